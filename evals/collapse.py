@@ -1,0 +1,25 @@
+"""`jepa-wm eval collapse`: is the frozen eye still telling samples apart?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.run import RunFolder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.observe.datasets import open_data
+from jepa_wm.predict.meters import collapse_meters
+
+FRAMES = 4_000
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """`collapsed`, `feature_std`, `effective_rank` of the frozen eye on held-out frames."""
+    set_threads(run.config.train.threads)
+    heldout = open_data(run.path, run.config, "heldout")
+    rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
+    eye = Eye.load(run.path / "encode")
+    result: dict[str, object] = dict(collapse_meters(eye.raw(torch.from_numpy(heldout.frames[rows]))))
+    run.write_result("eval_collapse", result)
+    return result

@@ -1,0 +1,33 @@
+"""`jepa-wm eval planning`: success on frozen tasks; `python -m jepa_wm.evals.planning freeze FILE` makes them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jepa_wm.act import evaluate
+from jepa_wm.core.run import RunFolder
+from jepa_wm.worlds.tasks import freeze_tasks
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """The result of the `plan` stage, played now if it is not finished."""
+    return evaluate.run(run)
+
+
+def main() -> None:
+    """Freeze a task file: start, goal, layout seed of every episode."""
+    parser = argparse.ArgumentParser(prog="python -m jepa_wm.evals.planning", description=main.__doc__)
+    parser.add_argument("verb", choices=["freeze"])
+    parser.add_argument("file", type=Path, help="where to write the JSON")
+    parser.add_argument("--task", choices=["two_rooms", "wall"], default="two_rooms")
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    words = parser.parse_args()
+    tasks = freeze_tasks(words.task, episodes=words.episodes, seed=words.seed)
+    tasks.save(words.file)
+    print(f"{words.file}: {len(tasks)} episodes of {tasks.name}, digest {tasks.digest}")
+
+
+if __name__ == "__main__":
+    main()

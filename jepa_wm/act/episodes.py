@@ -1,0 +1,62 @@
+"""Closed-loop episodes on frozen tasks: what happened, and who won.
+
+B episodes, K decisions, T environment steps, a action numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jepa_wm.core.intervals import wilson
+from jepa_wm.core.schema import NoiseLevels
+from jepa_wm.worlds.tasks import Tasks, judge
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+GOAL_NOISE = 10**9  # goal images have a distraction of their own
+
+
+@dataclass
+class Record:
+    """What a batch of episodes left."""
+
+    frames: np.ndarray  # [B, K+1, h, w, 3] uint8, at decisions and at the end
+    track: np.ndarray  # [B, T+1, 2] px, positions at every environment step
+    decision_steps: np.ndarray  # [K+1]
+
+
+def begin(tasks: Tasks, noise: NoiseLevels) -> tuple[TwoRooms, np.ndarray]:
+    """(worlds at their starts, goal images [B, h, w, 3] uint8)."""
+    goals = TwoRooms(tasks.geometry, noise)
+    goals.reset(tasks.seeds, dot=tasks.goal, noise_seeds=tasks.seeds + GOAL_NOISE)
+    world = TwoRooms(tasks.geometry, noise)
+    world.reset(tasks.seeds, dot=tasks.start)
+    return world, goals.render()
+
+
+def play(world: TwoRooms, act: Callable[[np.ndarray], np.ndarray], *, budget: int) -> Record:
+    """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are taken."""
+    frames, track, at = [world.render()], [world.state()[:, :2]], [0]
+    taken = 0
+    while taken < budget:
+        for action in np.moveaxis(act(frames[-1]), 1, 0)[: budget - taken]:
+            world.step(action)
+            track.append(world.state()[:, :2])
+            taken += 1
+        frames.append(world.render())
+        at.append(taken)
+    return Record(np.stack(frames, 1), np.stack(track, 1), np.array(at))
+
+
+def success(track: np.ndarray, goal: np.ndarray, *, radius: float, strict: float) -> dict[str, float | int]:
+    """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B, T+1, 2]."""
+    outcome = judge(track, goal, radius=radius)
+    low, high = wilson(int(outcome.final.sum()), len(track))
+    close = judge(track, goal, radius=strict)
+    return {
+        "final": float(outcome.final.mean()), "latched": float(outcome.latched.mean()), "low": low, "high": high,
+        "final_strict": float(close.final.mean()), "latched_strict": float(close.latched.mean()),
+        "episodes": len(track), "seeds": 1, "budget": track.shape[1] - 1, "radius": radius, "strict_radius": strict,
+    }  # fmt: skip

@@ -1,0 +1,185 @@
+"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling.
+
+B episodes, K decisions, R solver rounds, T environment steps, G grid side.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jepa_wm.act.agent import Agent
+from jepa_wm.act.episodes import Record, begin, play, success
+from jepa_wm.act.floors import random_track, simulator_track, straight_track
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.progress import Progress
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.core.schema import Plan as PlanSettings
+from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.worlds.tasks import Tasks, freeze_tasks
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+CHUNK = 25  # episodes played together, and the most that an interrupt can cost
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """Play all episodes with the main objective and those to compare, then the floors and the ceiling."""
+    done = run.finished("plan")
+    if done is not None:
+        return done
+    config, began = run.config, time.monotonic()
+    set_threads(config.train.threads)
+    folder = run.stage_dir("plan")
+    model = WorldModel.load(run.path)
+    tasks = frozen_tasks(folder / "tasks.json", config)
+    space = action_space(config)
+    act = config.act
+    settings = {"main": config.plan} | {
+        name: config.plan.model_copy(update={"objective": name}) for name in config.plan.compare
+    }
+    by_name: dict[str, dict[str, float | int]] = {}
+    for name, plan in settings.items():
+        track = play_all(folder / name, model, tasks, space, config, plan)
+        by_name[plan.objective] = success(track, tasks.goal, radius=act.radius, strict=act.strict_radius)
+    floors = {
+        "random": random_track(tasks, budget=act.budget, hold=config.dynamics.frameskip),
+        "straight_line": straight_track(tasks, budget=act.budget),
+    }
+    ceiling = simulator_track(tasks, space, config.plan, budget=act.budget)
+    judged = {k: success(v, tasks.goal, radius=act.radius, strict=act.strict_radius) for k, v in floors.items()}
+    gather(folder, tasks, act.radius)
+    energy_maps(folder / "energy.npz", model, tasks, config)
+    result: dict[str, object] = {
+        "success": by_name[config.plan.objective],
+        "success_by": by_name,
+        "floors": {**judged, "random_encoder": None},
+        "ceiling": success(ceiling, tasks.goal, radius=act.radius, strict=act.strict_radius),
+        "seconds_per_decision": seconds_per_decision(model, tasks, space, config),
+        "tasks": {"name": tasks.name, "seed": tasks.seed, "digest": tasks.digest},
+        "seconds": time.monotonic() - began,
+    }
+    run.write_result("plan", result)
+    return result
+
+
+def action_space(config: Config) -> ActionSpace:
+    """The space the solver searches in the configured world."""
+    low, high, longest = TwoRooms(config.worlds.geometry).action_bounds
+    return ActionSpace.of_block(
+        low.tolist(), high.tolist(), max_norm=longest, block=config.dynamics.frameskip, hold=config.plan.hold
+    )
+
+
+def frozen_tasks(path: Path, config: Config) -> Tasks:
+    """The task file at `path`, frozen now if it is not there yet."""
+    act = config.act
+    if not path.exists():
+        freeze_tasks(
+            act.task, geometry=config.worlds.geometry, episodes=act.episodes, seed=act.task_seed, radius=act.radius
+        ).save(path)
+    return Tasks.load(path)
+
+
+def play_all(
+    folder: Path, model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings
+) -> np.ndarray:
+    """[B, T+1, 2] tracks of all episodes; each finished chunk is kept, so an interrupt costs at most one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tracks, won = [], 0
+    with catching_signals() as stop, Progress(f"plan {plan.objective}", len(tasks)) as bar:
+        for first in range(0, len(tasks), CHUNK):
+            file = folder / f"{first:05d}.npz"
+            part = tasks.part(first, first + CHUNK)
+            if not file.exists():
+                record, costs, seconds = play_chunk(model, part, space, config, plan, lambda: stop.raise_if_requested())
+                partial = file.with_suffix(".partial.npz")
+                np.savez_compressed(partial, frames=record.frames, track=record.track, cost=costs, seconds=seconds,
+                                    decision_steps=record.decision_steps)  # fmt: skip
+                partial.replace(file)
+            with np.load(file) as stored:
+                tracks.append(stored["track"])
+            gap = np.linalg.norm(tracks[-1][:, -1] - part.goal, axis=1)
+            won += int((gap < config.act.radius).sum())
+            bar.update(first + len(part), won=f"{won}/{first + len(part)}")
+    return np.concatenate(tracks)
+
+
+def play_chunk(
+    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings, pause: object = None
+) -> tuple[Record, np.ndarray, np.ndarray]:
+    """(record, cost of the best plan after each round [B, K, R], seconds of each decision [K])."""
+    agent = Agent(model, space, plan)
+    world, goals = begin(tasks, config.worlds.noise)
+    agent.reset(goals, tasks.seeds.tolist())
+    traces, seconds = [], []
+
+    def act(frames: np.ndarray) -> np.ndarray:
+        if callable(pause):
+            pause()
+        began = time.monotonic()
+        actions = agent.act(frames)
+        seconds.append(time.monotonic() - began)
+        assert agent.search.last is not None
+        traces.append(agent.search.last.trace.numpy())
+        return actions
+
+    record = play(world, act, budget=config.act.budget)
+    return record, np.stack(traces, 1), np.array(seconds)
+
+
+def seconds_per_decision(
+    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, *, count: int = 7
+) -> float:
+    """Median time of one decision for one episode: look, encode, imagine and search."""
+    world, goals = begin(tasks.part(0, 1), config.worlds.noise)
+    agent = Agent(model, space, config.plan)
+    agent.reset(goals, [0])
+    times = []
+    for _ in range(count):
+        frames, began = world.render(), time.monotonic()
+        agent.act(frames)
+        times.append(time.monotonic() - began)
+    return float(np.median(times[1:]))
+
+
+def gather(folder: Path, tasks: Tasks, radius: float, *, most: int = 50) -> None:
+    """`episodes.npz` for the report: the first `most` episodes played with the main objective."""
+    parts = [np.load(file) for file in sorted((folder / "main").glob("*[0-9].npz"))]
+    merged = {k: np.concatenate([p[k] for p in parts])[:most] for k in ("frames", "track", "cost")}
+    at, goal = parts[0]["decision_steps"], tasks.goal[:most]
+    distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)
+    goals = TwoRooms(tasks.geometry)
+    goals.reset(tasks.seeds[:most], dot=goal)
+    np.savez_compressed(
+        folder / "episodes.npz", goal_frame=goals.render(), frames=merged["frames"], positions=merged["track"][:, at],
+        goal_position=goal, distance=distance, final=distance[:, -1] < radius, latched=(distance < radius).any(1),
+        cost=merged["cost"], radius=radius,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, maps: int = 3, grid: int = 28) -> None:
+    """Energy of every agent position of a layout against a goal image, learned metric beside raw L2 distance."""
+    g = tasks.geometry
+    axis = np.linspace(g.low, g.high, grid)
+    dots = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)  # rows run along y
+    chosen = tasks.part(0, maps)
+    goals, (_, goal_frames) = TwoRooms(g), begin(chosen, config.worlds.noise)
+    goals.reset(chosen.seeds, dot=chosen.goal)
+    learned, raw = [], []
+    for i in range(len(chosen)):
+        world = TwoRooms(g, config.worlds.noise)
+        seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
+        world.reset(seeds, dot=dots, noise_seeds=np.arange(len(dots)))
+        latents = model.encode(torch.from_numpy(world.render()))
+        goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
+        learned.append(model.steps_to_go(latents[None], goal)[0].view(grid, grid).numpy())
+        raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).numpy())
+    np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),
+                        goal=chosen.goal)  # fmt: skip

@@ -1,0 +1,74 @@
+"""What a model is measured against: random and wall-blind walkers below, the same planner in the true simulator above.
+
+B episodes, S candidates, H horizon, T environment steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.act.agent import make_solver
+from jepa_wm.act.episodes import begin, play
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.schema import NoiseLevels
+from jepa_wm.core.schema import Plan as Settings
+from jepa_wm.plan.receding import RecedingHorizon
+from jepa_wm.worlds.policies import straight_line, through_door
+from jepa_wm.worlds.tasks import Tasks
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+def random_track(tasks: Tasks, *, budget: int, hold: int) -> np.ndarray:
+    """[B, T+1, 2] of a policy that holds uniformly drawn actions for `hold` steps."""
+    world, _ = begin(tasks, NoiseLevels())
+    low, high, _ = world.action_bounds
+    r = np.random.default_rng([tasks.seed, 7])
+
+    def act(frames: np.ndarray) -> np.ndarray:
+        action = r.uniform(low, high, (len(frames), 2)).astype(np.float32)
+        return np.repeat(action[:, None], hold, 1)
+
+    return play(world, act, budget=budget).track
+
+
+def straight_track(tasks: Tasks, *, budget: int) -> np.ndarray:
+    """[B, T+1, 2] of the walker that knows the goal's place but no walls."""
+    world, _ = begin(tasks, NoiseLevels())
+    return play(
+        world, lambda frames: straight_line(world.state(), tasks.goal, tasks.geometry)[:, None], budget=budget
+    ).track
+
+
+def simulator_track(tasks: Tasks, space: ActionSpace, settings: Settings, *, budget: int) -> np.ndarray:
+    """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as its cost."""
+    world, _ = begin(tasks, NoiseLevels())
+    search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
+    search.reset(tasks.seeds.tolist(), device=torch.device("cpu"))
+
+    def cost(blocks: Tensor) -> Tensor:
+        b, s, horizon = blocks.shape[:3]
+        actions = space.steps(blocks.flatten(0, 1)).numpy()  # [B*S, H*frameskip, a]
+        copies = TwoRooms(tasks.geometry)
+        copies.place(np.repeat(world.state(), s, 0))
+        goal = np.repeat(tasks.goal, s, 0)
+        costs = []
+        for step in range(actions.shape[1]):
+            copies.step(actions[:, step])
+            if (step + 1) % (actions.shape[1] // horizon) == 0:
+                costs.append(way_to_go(copies.state(), goal))
+        total = np.stack(costs, 1)
+        return torch.from_numpy(total[:, -1] if settings.steps == "last" else total.mean(1)).view(b, s)
+
+    return play(world, lambda frames: space.steps(search.plan(cost)).numpy(), budget=budget).track
+
+
+def way_to_go(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """[B] length in pixels of the way from state [B, 4] to goal [B, 2] through the door where it is needed."""
+    waypoint = through_door(state, goal)
+    first = np.linalg.norm(waypoint - state[:, :2], axis=1)
+    reached = np.concatenate([waypoint, state[:, 2:]], 1)
+    second_stop = through_door(reached, goal)
+    second = np.linalg.norm(second_stop - waypoint, axis=1)
+    return (first + second + np.linalg.norm(goal - second_stop, axis=1)).astype(np.float32)

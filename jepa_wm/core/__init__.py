@@ -1,0 +1,1 @@
+"""Facts that all rooms share; imports nothing else of ours."""

@@ -1,0 +1,157 @@
+"""Configs: PyYAML reads them, pydantic checks them, and every problem is named at once with file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from jepa_wm.core.config_errors import explain
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.yaml_source import KeyPath, Source, read_override, read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from jepa_wm.core.schema import Config
+
+Schema = TypeVar("Schema", bound=BaseModel)
+Settings = BaseModel | Mapping[str, Any]  # a checked config, or one read back as plain data
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked config of a shipped name ("two_rooms") or a YAML file, with `section.key=value` overrides.
+
+    Raises UserError that lists every problem.
+    """
+    from jepa_wm.core.schema import Config
+
+    return load_yaml_config(name_or_path, overrides, Config)
+
+
+def load_yaml_config(name_or_path: str | Path, overrides: Sequence[str], schema: type[Schema]) -> Schema:
+    """Read a YAML (laid over the config its `base:` names), lay the overrides on top, check it with `schema`.
+
+    Types are strict: an integer may stand for a float, nothing else is converted. Raises UserError that lists
+    every problem, one a line: place (file:line or override), dotted key, what was expected and what was found.
+    """
+    path = find_config(name_or_path)
+    source = _read_with_bases(path, ())
+    broken: list[str] = []
+    for override in overrides:
+        try:
+            source = read_override(override).lay_over(source)
+        except UserError as error:
+            broken.append(str(error))
+    problems = source.problems + broken
+    config = None
+    try:
+        config = schema.model_validate_json(json.dumps(source.data), strict=True)
+    except ValidationError as error:
+        problems += explain(error, source, schema, path)
+    if problems or config is None:
+        raise UserError("\n".join(problems))
+    return config
+
+
+def find_config(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
+    """The file that a config's name or path means; a bare name is sought beside a config, then among the shipped.
+
+    `beside` is the file whose `base:` named this one; relative paths start there. Raises UserError with the
+    nearest name.
+    """
+    wanted = Path(name_or_path)
+    if wanted.suffix in (".yaml", ".yml") or len(wanted.parts) != 1:
+        path = beside.parent / wanted if beside else wanted
+        if not path.is_file():
+            raise UserError(f"config {str(name_or_path)!r}: there is no file {path}; {_shipped_ones(wanted.stem)}")
+        return path
+    if beside and beside.stem != wanted.name and (beside.parent / f"{wanted}.yaml").is_file():
+        return beside.parent / f"{wanted}.yaml"
+    path = _shipped_folder() / f"{wanted}.yaml"
+    if not path.is_file():
+        raise UserError(f"no config is named {str(name_or_path)!r}; {_shipped_ones(str(wanted))}")
+    return path
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Write the resolved config so that loading it gives an equal one; atomic."""
+    write_yaml(config.model_dump(mode="json"), path)
+
+
+def config_diff(a: Settings, b: Settings) -> list[str]:
+    """What differs, one `dotted.key: value in a -> value in b` each; a key that one side lacks is '(absent)'."""
+    left, right = dict(_leaves(as_plain(a))), dict(_leaves(as_plain(b)))
+    absent = "(absent)"
+    return [
+        f"{'.'.join(key)}: {left.get(key, absent)} -> {right.get(key, absent)}"
+        for key in {**left, **right}
+        if key not in left or key not in right or left[key] != right[key]
+    ]
+
+
+def pick(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
+    """{dotted key: its section or value} for the chosen keys that the config has."""
+    chosen = {}
+    for dotted in keys:
+        value: Any = as_plain(config)
+        for name in dotted.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            chosen[dotted] = value
+    return chosen
+
+
+def digest(config: Settings, *keys: str) -> str:
+    """A short sha256 (16 hex digits) of the chosen dotted keys, of everything when none is given.
+
+    The same on every machine and in every order of keys.
+    """
+    chosen = pick(config, keys) if keys else as_plain(config)
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def as_plain(config: Settings) -> dict[str, Any]:
+    """The config as dicts, lists and scalars, as they stand in its YAML."""
+    return config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+
+
+def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Source:
+    """A file laid over its base, and that over its own; raises UserError when they run in a circle."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: 'base' runs in a circle: {' -> '.join(str(p) for p in (*above, path.resolve()))}")
+    source = read_yaml(path)
+    base = source.data.pop("base", None)
+    if base is None:
+        return source
+    place = source.where.pop(("base",))
+    if not isinstance(base, str):
+        raise UserError(f"{place}: 'base' must be the name or path of one config, got {base!r}")
+    try:
+        below = find_config(base, beside=path)
+    except UserError as error:
+        raise UserError(f"{place}: 'base': {error}") from None
+    return source.lay_over(_read_with_bases(below, (*above, path.resolve())))
+
+
+def _leaves(data: Mapping[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _shipped_folder() -> Path:
+    return Path(str(importlib.resources.files("jepa_wm.configs")))
+
+
+def _shipped_ones(wanted: str) -> str:
+    names = sorted(file.stem for file in _shipped_folder().glob("*.yaml"))
+    close = difflib.get_close_matches(wanted, names, n=1)
+    return (f"nearest: {close[0]}; " if close else "") + f"shipped with the library: {', '.join(names) or 'none'}"

@@ -1,0 +1,24 @@
+"""The exceptions that the command line answers with a message instead of a traceback."""
+
+from __future__ import annotations
+
+import signal
+
+
+class UserError(ValueError):
+    """Something the user can put right; its text names the thing and the remedy."""
+
+
+class TrainingDiverged(UserError):
+    """A loss is no longer finite; the text names the step and the last good checkpoint."""
+
+
+class Interrupted(Exception):
+    """A signal asked the work to stop and the loop has left things in order.
+
+    `signum` is the signal's number, so that the process can exit with 128 + signum.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum

@@ -1,0 +1,201 @@
+"""One run, one folder: its config, one sub-folder a stage, and results that are never mixed with another config's.
+
+runs/two_rooms/config.yaml            the resolved config of the last command
+runs/two_rooms/<stage>/config.yaml    the settings this stage was begun with, its upstream stages' included
+runs/two_rooms/<stage>/result.json    written when the stage is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import finite, write_atomic
+from jepa_wm.core.yaml_source import read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from jepa_wm.core.schema import Config
+
+DIGEST_KEY = "config_digest"  # of the settings a result depends on, stored inside it
+
+
+class RunFolder:
+    """A run folder that this process alone works in, with its checked config; a context manager.
+
+    A stage's settings may change freely until it is begun. Afterwards a config that differs in them is refused.
+    """
+
+    # stage -> the stages whose output it reads
+    AFTER: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "pretrain": ("collect",),
+        "encode": ("pretrain",),
+        "dynamics": ("encode",),
+        "plan": ("dynamics",),
+        "eval_planning": ("dynamics",),
+        "eval_rollout": ("dynamics",),
+        "eval_state": ("encode",),
+        "eval_collapse": ("encode",),
+    }
+    # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none
+    DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "collect": (
+            "seed", "worlds", "observe.path", "observe.episodes", "observe.length",
+            "observe.heldout_episodes", "observe.heldout_length",
+        ),
+        "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
+        "encode": ("freeze",),
+        "dynamics": ("dynamics", "train.dynamics", "train.metric"),
+        "plan": ("plan", "act"),
+        "eval_planning": ("plan", "act"),
+    }
+
+    def __init__(self, path: Path, config: Config, lock: int) -> None:
+        self.path, self.config, self._lock = path, config, lock
+
+    @classmethod
+    def open(cls, path: str | Path, config: Config) -> RunFolder:
+        """Make or reopen the folder and lock it; its config.yaml then holds `config`.
+
+        Raises UserError if another process works there, if a stage there was begun with settings that differ in
+        what it depends on (all differing keys named), or if the path is no folder.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{path}: is not a folder; choose another --run") from None
+        run = cls(path, config, _lock(path))
+        with ExitStack() as on_failure:
+            on_failure.callback(run.close)
+            run._refuse_other_config()
+            if not _same_yaml(path / "config.yaml", config):
+                save_config(config, path / "config.yaml")
+            on_failure.pop_all()
+        return run
+
+    def stage_dir(self, stage: str) -> Path:
+        """The folder of a stage, made on first use together with a record of the settings it is begun with.
+
+        Raises UserError if it was begun with others.
+        """
+        folder = self.path / stage
+        folder.mkdir(exist_ok=True)
+        if (folder / "config.yaml").exists():
+            self._refuse_other_config(stage)
+        else:
+            write_yaml(_nested(pick(self.config, self.depends(stage))), folder / "config.yaml")
+        return folder
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """The stored result of a finished stage, None if it is not finished.
+
+        Raises UserError naming the differing keys if it was made with other settings.
+        """
+        file = self.path / stage / "result.json"
+        if not file.exists():
+            return None
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: is damaged ({error}); delete it and run {stage!r} again") from None
+        self._refuse_other_config(stage)
+        if not isinstance(result, dict) or result.pop(DIGEST_KEY, None) != self._digest(stage):
+            raise UserError(f"{file}: does not belong to {file.parent / 'config.yaml'}; {self._remedy([stage])}")
+        return result
+
+    def write_result(self, stage: str, result: Mapping[str, Any]) -> Path:
+        """Store a finished stage's result, atomically; numbers that are not finite become null."""
+        file = self.stage_dir(stage) / "result.json"
+        stored = {**finite(result), DIGEST_KEY: self._digest(stage)}
+        write_atomic(file, json.dumps(stored, indent=1, allow_nan=False) + "\n")
+        return file
+
+    def depends(self, stage: str) -> tuple[str, ...]:
+        """The dotted keys that a stage and all its upstream stages depend on."""
+        return tuple(dict.fromkeys(key for one in self._with_upstream(stage) for key in self.DEPENDS.get(one, ())))
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _with_upstream(self, stage: str) -> Iterator[str]:
+        for upstream in self.AFTER.get(stage, ()):
+            yield from self._with_upstream(upstream)
+        yield stage
+
+    def _digest(self, stage: str) -> str:
+        return digest(pick(self.config, self.depends(stage)))
+
+    def _refuse_other_config(self, *stages: str) -> None:
+        """Compare with the settings the stages (default: all in the folder) were begun with."""
+        differing: dict[str, None] = {}
+        begun = []
+        for stage in stages or sorted(file.parent.name for file in self.path.glob("*/config.yaml")):
+            file = self.path / stage / "config.yaml"
+            if not file.exists():
+                continue
+            keys = self.depends(stage)
+            changes = config_diff(pick(read_yaml(file).data, keys), pick(self.config, keys))
+            if changes:
+                differing.update(dict.fromkeys(changes))
+                begun.append(stage)
+        if begun:
+            listed = "\n".join(f"  {line}" for line in differing)
+            raise UserError(f"{self.path}: was made with another config:\n{listed}\n{self._remedy(begun)}")
+
+    def _remedy(self, stages: list[str]) -> str:
+        folders = " ".join(str(self.path / stage) for stage in stages)
+        return f"Choose another --run, keep the old settings, or delete what was made with them: {folders}"
+
+
+def _lock(folder: Path) -> int:
+    """An open, locked file handle; the kernel drops the lock with the process, however that ends."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 32, 0).decode().strip() or "unknown"
+        os.close(handle)
+        raise UserError(
+            f"{folder}: process {holder} is working in this run folder; wait for it, or choose another --run"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    return handle
+
+
+def _same_yaml(file: Path, config: BaseModel) -> bool:
+    """False also for a file that is not there; one that cannot be read raises UserError."""
+    return file.exists() and read_yaml(file).data == as_plain(config)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"act.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys kept whole."""
+    nested: dict[str, Any] = {}
+    for dotted, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
+        inside = nested
+        *parents, name = dotted.split(".")
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+        inside.setdefault(name, value)
+    return nested

@@ -1,0 +1,78 @@
+"""The latent world model: what summarises frozen tokens, what moves the summary, and how far two summaries are apart.
+
+B batch, T frames, n frozen tokens of width E, N latent tokens of width D, A action numbers between two frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.dynamics.bottleneck import InverseDynamics, Slots, variance_covariance
+from jepa_wm.dynamics.metric import StepsToGo
+from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.encode.pool import TemporalContrast
+
+
+class LatentModel(nn.Module):
+    """Slots (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on frozen features."""
+
+    action_scale: Tensor
+
+    def __init__(self, tokens: int, token_width: int, action_size: int, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sizes = {"tokens": tokens, "token_width": token_width, "action_size": action_size}
+        b = settings.bottleneck
+        self.slots = Slots(tokens, token_width, b) if b else None
+        count, width = (b.slots, b.width) if b else (tokens, token_width)
+        self.block = action_size * settings.frameskip
+        self.dynamics = Dynamics(
+            tokens=count, latent_width=width, action_size=self.block, width=settings.width,
+            depth=settings.depth, heads=settings.heads, window=settings.window,
+        )  # fmt: skip
+        self.inverse = InverseDynamics(count * width, action_size) if b else None
+        self.contrast = TemporalContrast(count * width) if b else None
+        self.metric = StepsToGo(count * width, settings.metric)
+        self.register_buffer("action_scale", torch.ones(action_size))
+
+    def summarise(self, tokens: Tensor) -> Tensor:
+        """Latents [..., N, D] in fp32 of frozen tokens [..., n, E]."""
+        return tokens.float() if self.slots is None else self.slots(tokens)
+
+    def scaled(self, actions: Tensor) -> Tensor:
+        """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
+        return actions / self.action_scale.repeat(self.settings.frameskip)
+
+    def dynamics_losses(self, tokens: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
+        """Losses for frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
+
+        `forced`: next latent from true ones; `rollout`: the whole window imagined from its first frame. With a
+        bottleneck the summary is trained along, and kept from collapsing by variance, covariance and an
+        inverse-dynamics term (PLDM, EB-JEPA), all label-free.
+        """
+        latents, acts = self.summarise(tokens), self.scaled(actions)
+        truth = latents[:, 1:]
+        forced = self.dynamics(latents[:, :-1], acts)
+        losses = {"forced": (forced - truth).square().mean()}
+        if rollout and acts.shape[1] > 1:
+            losses["rollout"] = (self._imagine(latents[:, :1], acts) - truth).square().mean()
+        losses["loss"] = losses["forced"] + rollout * losses.get("rollout", torch.zeros(()))
+        b = self.settings.bottleneck
+        if b and self.inverse is not None and self.contrast is not None:
+            flat = latents.flatten(2)
+            losses["variance"], losses["covariance"] = variance_covariance(flat.flatten(0, 1))
+            mean_action = acts.unflatten(-1, (self.settings.frameskip, -1)).mean(-2)  # all that two latents tell
+            losses["inverse"] = (self.inverse(flat[:, :-1], flat[:, 1:]) - mean_action).square().mean()
+            losses["contrast"] = self.contrast(flat)
+            for name in ("variance", "covariance", "inverse", "contrast"):
+                losses["loss"] = losses["loss"] + getattr(b, name) * losses[name]
+        return losses
+
+    def _imagine(self, first: Tensor, acts: Tensor) -> Tensor:
+        cache, latent, frames = self.dynamics.new_cache(), first, []
+        for t in range(acts.shape[1]):
+            latent = self.dynamics(latent, acts[:, t : t + 1], cache=cache, start=t)
+            frames.append(latent)
+        return torch.cat(frames, 1)

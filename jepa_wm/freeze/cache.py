@@ -1,0 +1,134 @@
+"""The `encode` stage: frozen features computed once, kept on disk, read through a memory map.
+
+R encoded rows, N tokens a frame, D width. bf16 numbers are stored as 16-bit integers, which NumPy can map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import write_atomic
+from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.progress import Progress
+from jepa_wm.core.run import RunFolder
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.observe.datasets import open_data
+from jepa_wm.observe.trajectories import Trajectories
+
+CHUNK = 512  # frames encoded between two looks at the clock and at signals
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """Freeze the pretrained target encoder into an eye and encode the training and held-out frames."""
+    done = run.finished("encode")
+    if done is not None:
+        return done
+    config = run.config
+    began = time.monotonic()
+    set_threads(config.train.threads)
+    folder = run.stage_dir("encode")
+    train = open_data(run.path, config, "train")
+    if not (folder / "eye.json").exists():
+        eye = Eye(_pretrained(run), config.observe.image_size, precision=config.train.precision)
+        count = min(config.freeze.samples, len(train.actions))
+        eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
+        eye.save(folder, config.encode)
+    eye = Eye.load(folder)
+    result: dict[str, object] = {}
+    parts: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
+    for part in parts:
+        data = open_data(run.path, config, part)
+        write_features(folder / part, eye, data, stride=config.freeze.stride)
+        result[part] = {"rows": len(encoded_rows(data, config.freeze.stride)), "path": str(folder / part)}
+    result |= {"tokens": eye.tokens_per_frame, "width": eye.width, "seconds": time.monotonic() - began}
+    run.write_result("encode", result)
+    return result
+
+
+def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
+    """Row numbers of every `stride`-th frame of each episode."""
+    return np.concatenate([o + np.arange(0, n, stride) for o, n in zip(data.offsets, data.lengths, strict=True)])
+
+
+def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int) -> None:
+    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = encoded_rows(data, stride)
+    shape = (len(rows), eye.tokens_per_frame, eye.width)
+    key = {"eye": weights_digest(eye), "data": data.digest, "stride": stride, "shape": list(shape)}
+    meta = folder / "features.json"
+    known = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else {}
+    start = int(known.get("done", 0)) if {k: known.get(k) for k in key} == key else 0
+    file = folder / "features.bf16"
+    if start == 0:
+        meta.unlink(missing_ok=True)  # from here on the file below is another's no more
+        with open(file, "wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, int(np.prod(shape)) * 2)  # a full disk shows now, not in the middle
+    store = np.memmap(file, np.int16, "r+", shape=shape)
+    with catching_signals() as stop, Progress(f"encode {folder.name}", len(rows), start=start) as bar:
+        for first in range(start, len(rows), CHUNK):
+            chunk = rows[first : first + CHUNK]
+            tokens = eye(torch.from_numpy(data.frames[chunk]))
+            store[first : first + len(chunk)] = tokens.bfloat16().view(torch.int16).numpy()
+            done = first + len(chunk)
+            bar.update(done)
+            if stop.requested or done == len(rows) or (first // CHUNK) % 20 == 19:
+                store.flush()
+                write_atomic(meta, json.dumps({**key, "done": done}))
+            stop.raise_if_requested()
+
+
+class Features:
+    """Frozen features of a trajectory file, by row number."""
+
+    def __init__(self, folder: Path, data: Trajectories) -> None:
+        meta = folder / "features.json"
+        if not meta.exists():
+            raise UserError(f"{meta}: no cached features; run `jepa-wm encode` first")
+        known = json.loads(meta.read_text(encoding="utf-8"))
+        if known["data"] != data.digest or known["done"] != known["shape"][0]:
+            raise UserError(f"{folder}: features are unfinished or of other data than {data.path}; encode again")
+        self.stride, self.data = int(known["stride"]), data
+        self._store = np.memmap(folder / "features.bf16", np.int16, "r", shape=tuple(known["shape"]))
+        counts = -(-data.lengths // self.stride)
+        self._first = np.concatenate([[0], np.cumsum(counts)[:-1]])  # of each episode, in the store
+
+    def tokens(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one shape."""
+        return torch.from_numpy(self._store[self._first[episode] + frame // self.stride]).view(torch.bfloat16)
+
+
+def weights_digest(eye: Eye) -> str:
+    """Short sha256 of all weights and standardising numbers."""
+    sha = hashlib.sha256()
+    for name, value in sorted(eye.state_dict().items()):
+        sha.update(name.encode() + value.contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _pretrained(run: RunFolder) -> Encoder:
+    """The target encoder of the newest pretraining checkpoint; a random one if train.pretrain.steps is 0."""
+    config = run.config
+    torch.manual_seed(config.seed)
+    encoder = Encoder.from_settings(config.observe.image_size, config.encode)
+    if config.train.pretrain.steps == 0:
+        return encoder
+    newest = newest_checkpoint(run.path / "pretrain" / "checkpoints")
+    if newest is None:
+        raise UserError(f"{run.path / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first")
+    weights, _ = load_checkpoint(newest)
+    encoder.load_state_dict({k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")})
+    return encoder

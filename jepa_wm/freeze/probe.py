@@ -1,0 +1,89 @@
+"""Probes that read a state from frozen, standardised tokens; they judge a representation and never train it.
+
+B samples, N tokens, D width, Q queries, Y state dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jepa_wm.core.precision import autocast
+from jepa_wm.core.schedule import warmup_cosine
+from jepa_wm.encode.pool import AttentivePool
+
+
+class AttentiveProbe(nn.Module):
+    """An attentive pool whose outputs are a state in its own units."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, tokens: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.pool = AttentivePool(tokens, width, outputs)
+        self.register_buffer("mean", torch.zeros(outputs))
+        self.register_buffer("scale", torch.ones(outputs))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, Y] standardised state guesses from tokens [B, N, D]."""
+        return self.pool(tokens)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, *, batch: int = 512) -> Tensor:
+        """[B, Y] states in their own units."""
+        parts = []
+        for part in tokens.split(batch):
+            with autocast(tokens.device, "bf16"):
+                parts.append(self(part).float())
+        return torch.cat(parts) * self.scale + self.mean
+
+
+def fit_attentive(
+    tokens: Tensor, state: Tensor, *, steps: int, batch: int = 128, lr: float = 2e-3, seed: int = 0
+) -> AttentiveProbe:
+    """A probe fitted on tokens [n, N, D] and states [n, Y]; the same seed gives the same probe."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        probe = AttentiveProbe(tokens.shape[1], tokens.shape[2], state.shape[1])
+    probe.mean.copy_(state.mean(0))
+    probe.scale.copy_(state.std(0) + 1e-6)
+    target = (state - probe.mean) / probe.scale
+    optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * warmup_cosine(step, steps=steps, warmup=steps // 10, final=0.0)
+        rows = torch.randint(len(tokens), (batch,), generator=generator)
+        with autocast(tokens.device, "bf16"):
+            guess = probe(tokens[rows])
+        loss = nn.functional.smooth_l1_loss(guess.float(), target[rows], beta=0.2)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
+        optimiser.step()
+    return probe.eval()
+
+
+class RidgeProbe(nn.Module):
+    """A linear map from a flattened latent to the state, fitted in closed form."""
+
+    def __init__(self, latents: Tensor, state: Tensor, *, penalty: float = 1e-2) -> None:
+        """Fit on latents [n, F] and states [n, Y]; `penalty` is per sample, on standardised inputs."""
+        super().__init__()
+        x = latents.double()
+        self.centre, self.spread = x.mean(0), x.std(0) + 1e-6
+        x = torch.cat([(x - self.centre) / self.spread, torch.ones(len(x), 1)], 1)
+        gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+        self.weight = torch.linalg.solve(gram, x.T @ state.double())
+
+    @torch.no_grad()
+    def read(self, latents: Tensor) -> Tensor:
+        """[B, Y] states in their own units from latents [B, F]."""
+        x = (latents.double() - self.centre) / self.spread
+        return (x @ self.weight[:-1] + self.weight[-1]).float()
+
+
+def state_errors(guess: Tensor, state: Tensor, groups: dict[str, list[int]]) -> dict[str, float]:
+    """Mean Euclidean error of each named group of state dimensions."""
+    return {name: (guess - state)[:, ids].norm(dim=1).mean().item() for name, ids in groups.items()}

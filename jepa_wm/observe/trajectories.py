@@ -1,0 +1,87 @@
+"""Trajectories on disk: flat HDF5 rows with `ep_offset` and `ep_len`, as stable-worldmodel writes them.
+
+Rows of one episode are contiguous. Row t holds the observation at t and the action taken there; the last action of
+an episode leads nowhere. N rows, E episodes. Frames are stored unchunked and read through a memory map.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+
+
+class TrajectoryWriter:
+    """Writes a file of known size whole or not at all: it grows under a temporary name and is renamed by `close`."""
+
+    def __init__(self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]) -> None:
+        self.path, self._partial = Path(path), Path(path).with_suffix(".partial")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._partial, "w")
+        rows = int(np.sum(lengths))
+        self.offset = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        self._file["ep_len"], self._file["ep_offset"] = np.asarray(lengths, np.int64), self.offset
+        for name, (shape, dtype) in columns.items():
+            self._file.create_dataset(name, (rows, *shape), dtype)
+
+    def write(self, column: str, row: int, values: np.ndarray) -> None:
+        """Put `values` [n, ...] at rows `row` .. `row + n`."""
+        self._file[column][row : row + len(values)] = values
+
+    def close(self, **attributes: str | int | float) -> None:
+        """Finish: store attributes, flush, and let the file appear under its name."""
+        self._file.attrs.update(attributes)
+        self._file.close()
+        self._partial.replace(self.path)
+
+    def abandon(self) -> None:
+        """Drop what was written."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+class Trajectories:
+    """A read-only trajectory file. `frames` is a memory map [N, h, w, c] uint8; nothing is loaded until indexed."""
+
+    def __init__(self, path: Path | str, *, pixels: str = "pixels", action: str = "action") -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise UserError(f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name another file")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(f"{self.path}: not a readable HDF5 file ({error}); collect it again") from error
+        for name in ("ep_len", "ep_offset", pixels, action):
+            if name not in self._file:
+                raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
+        self.lengths = self._file["ep_len"][:]
+        self.offsets = self._file["ep_offset"][:]
+        self.frames = _map(self._file[pixels], self.path)
+        self.actions = self._file[action][:].astype(np.float32)
+        self.attributes: dict[str, object] = dict(self._file.attrs)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def digest(self) -> str:
+        """Names the content; written once by whoever made the file."""
+        return str(self.attributes.get("digest", f"{self.path.stat().st_size}-{len(self.actions)}"))
+
+    def column(self, name: str) -> np.ndarray:
+        """A whole small column [N, ...]; UserError if the file lacks it."""
+        if name not in self._file:
+            raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
+        return self._file[name][:]
+
+
+def _map(dataset: h5py.Dataset, path: Path) -> np.ndarray:
+    """A memory map of an unchunked dataset, else the dataset read whole."""
+    offset = dataset.id.get_offset()
+    if dataset.chunks is None and offset is not None:
+        return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+    return dataset[:]

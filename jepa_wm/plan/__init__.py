@@ -1,0 +1,1 @@
+"""Searching: objectives over imagined latents, solvers, and the receding horizon; knows a callable, nothing else."""

@@ -1,0 +1,58 @@
+"""Receding horizon: plan, hand out the first model steps, start the next search from what is left of the plan.
+
+B episodes, H horizon in model steps, A searched numbers a step, E expanded numbers a step, K executed model steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from jepa_wm.core.actions import zero_plan
+from jepa_wm.plan.search import Cost, Plan, Solver
+
+
+class RecedingHorizon:
+    """Plans decision after decision for a batch of episodes, each with its own generator and warm start.
+
+    `execute` model steps are handed out per decision; the mean of the search, shifted by as many, starts the next one,
+    its free end filled with its last step ("repeat") or with doing nothing ("zero"). `last` is the latest plan.
+    Raises ValueError for an `execute` outside 1..horizon.
+    """
+
+    def __init__(self, solver: Solver, *, execute: int = 1, fill: Literal["repeat", "zero"] = "repeat") -> None:
+        if not 1 <= execute <= solver.horizon:
+            raise ValueError(f"execute must lie in 1..horizon ({solver.horizon}), got {execute}")
+        if fill not in ("repeat", "zero"):
+            raise ValueError(f"fill {fill!r} is not known; choose repeat or zero")
+        self.solver, self.execute, self.fill = solver, execute, fill
+        self.last: Plan | None = None
+        self._start: Tensor | None = None  # [B, H, A]
+        self._generators: list[torch.Generator] = []
+
+    def reset(self, seeds: Sequence[int], *, device: torch.device) -> None:
+        """Begin one new episode per seed; what an episode draws depends on its own seed alone."""
+        self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+        self.last = self._start = None
+
+    def plan(self, cost: Cost) -> Tensor:
+        """[B, K, E] the model steps to take now, for the cost of plans [B, S, H, E] from where the episodes are.
+
+        Raises RuntimeError before the first `reset`.
+        """
+        if not self._generators:
+            raise RuntimeError("RecedingHorizon.plan before reset; call reset with one seed per episode")
+        self.last = self.solver.solve(cost, start=self._start, generator=self._generators)
+        self._start = self._shifted(self.last.mean)
+        return self.solver.space.expand(self.last.actions[:, : self.execute])
+
+    def _shifted(self, mean: Tensor) -> Tensor:
+        """[B, H, A] what is left of the mean once the executed steps are taken."""
+        if self.fill == "repeat":
+            end = mean[:, -1:].expand(-1, self.execute, -1)
+        else:
+            end = zero_plan(self.solver.space, len(mean), self.execute, device=mean.device)
+        return torch.cat([mean[:, self.execute :], end], 1)

@@ -1,0 +1,121 @@
+"""JEPA: the target sees all, the context sees part, the predictor guesses the rest, all in latent space.
+
+B clips, T time steps, n tokens a step, N = T*n tokens, D width, K context tokens, M target tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepa_wm.core.schema import Encode, Observe, Predict, Targets
+from jepa_wm.encode.pool import AttentivePool, TemporalContrast
+from jepa_wm.encode.rope import grid_positions
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.predict.masks import draw_mask, split
+from jepa_wm.predict.predictor import Predictor
+
+
+class JEPA(nn.Module):
+    """Context encoder, target encoder (an exponential moving average of it) and predictor."""
+
+    def __init__(self, observe: Observe, encode: Encode, predict: Predict) -> None:
+        super().__init__()
+        self.settings = predict
+        self.encoder = Encoder.from_settings(observe.image_size, encode)
+        self.target = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.predictor = Predictor(
+            width=predict.width, depth=predict.depth, heads=predict.heads, encoder_width=encode.width,
+            output_width=2 * encode.width, mask_types=len(predict.masks), rope_base=encode.rope_base,
+            locality=predict.locality,
+        )  # fmt: skip
+        self.summary = AttentivePool(self.encoder.tokens_per_frame, encode.width, encode.width)
+        self.contrast = TemporalContrast(encode.width)
+
+    def forward(self, clip: Tensor, far: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
+        averaged over mask types."""
+        grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
+        positions = grid_positions(steps, grid, grid).to(clip.device)
+        stay, move = self.look_at_all(clip, far)
+        parts: dict[str, list[Tensor]] = {"stay": [], "move": [], "contrast": []}
+        for kind, mask in enumerate(self.settings.masks):
+            hidden = draw_mask(mask, len(clip), steps, grid, generator)
+            seen, wanted = (ids.to(clip.device) for ids in split(hidden, generator))
+            wanted = self._thin(wanted, generator)
+            context = self.encoder(clip, seen)  # [B, K, D]
+            guess = self.predictor(context, positions[seen], positions[wanted], kind).float()  # [B, M, 2D]
+            guess_stay, guess_move = guess.chunk(2, -1)
+            if self.settings.contrast and (frames := whole_frames(hidden, steps)) is not None:
+                parts["contrast"].append(self.tell_frames_apart(context, frames))
+            parts["stay"].append((guess_stay - _take(stay, wanted)).abs().mean())
+            parts["move"].append((guess_move - _take(move, wanted)).square().mean())
+        losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
+        targets = self.settings.targets
+        losses["loss"] = targets.stay * losses["stay"] + targets.move * losses["move"]
+        if "contrast" in losses:
+            losses["loss"] = losses["loss"] + self.settings.contrast * losses["contrast"]
+        return losses
+
+    def tell_frames_apart(self, context: Tensor, frames: int) -> Tensor:
+        """The regulariser: each clip's `frames` whole context frames [B, frames*n, D] are summarised, and a summary
+        must tell the frame that follows it from all others. Without it the static layout, which is predicted with
+        ease, crowds out of the latent whatever is small and moves."""
+        summaries = self.summary(context.unflatten(1, (frames, -1)).flatten(0, 1))
+        return self.contrast(summaries.unflatten(0, (-1, frames)))
+
+    @torch.no_grad()
+    def look_at_all(self, clip: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+        """The targets `stay` and `move`, each [B, N, D] in fp32."""
+        tokens = self.target(torch.cat([clip, far], 1)).float()
+        steps = clip.shape[1] // self.target.tubelet
+        per_step = tokens.unflatten(1, (-1, self.target.tokens_per_frame))  # [B, T + R, n, D]
+        return latent_targets(per_step[:, :steps], per_step[:, steps:], self.settings.targets)
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Move the target encoder toward the context encoder: target = momentum * target + (1 - momentum) * context."""
+        torch._foreach_lerp_(list(self.target.parameters()), list(self.encoder.parameters()), 1 - momentum)
+
+    def _thin(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        most = self.settings.most_targets
+        if not most or wanted.shape[1] <= most:
+            return wanted
+        chosen = torch.rand(wanted.shape, generator=generator).argsort(1)[:, :most].to(wanted.device)
+        return wanted.gather(1, chosen)
+
+
+def whole_frames(hidden: Tensor, steps: int) -> int | None:
+    """How many frames every sample of hidden [B, T*n] leaves wholly in view, if it leaves nothing else in view and
+    the number is the same for all and at least two; else None."""
+    per_frame = hidden.unflatten(1, (steps, -1))
+    seen = (~per_frame).all(-1).sum(1)
+    partly = (per_frame.any(-1) & ~per_frame.all(-1)).any()
+    return int(seen[0]) if not partly and seen[0] >= 2 and bool((seen == seen[0]).all()) else None
+
+
+def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tensor, Tensor]:
+    """(stay, move), each [B, T*n, D], from tokens [B, T, n, D] of a clip and far [B, R, n, D] of its episode.
+
+    stay: LayerNorm without parameters (V-JEPA); centred over the batch and scaled to unit variance if asked.
+    move: its difference from the mean of the far frames, scaled to unit variance. What never changes, which is all
+    too easily predicted and crowds out the rest, cancels; and as the context never sees the far frames, noise of its
+    own frames tells it nothing about the difference.
+    """
+    steps = tokens.shape[1]
+    y = F.layer_norm(torch.cat([tokens, far], 1), tokens.shape[-1:])
+    if settings.centre:
+        y = y - y.mean((0, 1), keepdim=True)
+        y = y / (y.square().mean().sqrt() + 1e-6)
+    stay = y[:, :steps]
+    if not settings.far:
+        return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
+    move = stay - y[:, steps:].mean(1, keepdim=True)
+    return stay.flatten(1, 2), (move / (move.square().mean().sqrt() + 1e-6)).flatten(1, 2)
+
+
+def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

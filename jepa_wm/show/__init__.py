@@ -1,0 +1,1 @@
+"""What a person looks at: the HTML report, its plots and GIFs, and real frames found for imagined latents."""

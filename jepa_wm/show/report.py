@@ -1,0 +1,98 @@
+"""The report: one self-contained HTML page on everything a run folder holds so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from jepa_wm.core.files import write_atomic
+from jepa_wm.core.run import RunFolder
+from jepa_wm.show import acting, learning, provenance
+from jepa_wm.show.left import Left
+from jepa_wm.show.page import Group, number, page
+
+TOLD_HORIZON = 8  # model steps, of the headline's imagined error
+
+
+def run(run: RunFolder) -> dict[str, Any]:
+    """Write <run>/report/index.html from what other stages left; returns its path, size and sections.
+
+    A section whose source is absent says which verb makes it and is listed as missing. Raises UserError naming a
+    file that is damaged.
+    """
+    left = Left.read(run)
+    groups = (acting.group(left), learning.imagining(left), learning.seeing(left), provenance.group(run, left))
+    name = run.path.resolve().name
+    text = page(f"{name} · jepa_wm", _head(name, left), groups, run=str(run.path))
+    path = run.stage_dir("report") / "index.html"
+    write_atomic(path, text)
+    result = {
+        "report": str(path),
+        "bytes": len(text.encode()),
+        "sections": _keys(groups, present=True),
+        "missing": _keys(groups, present=False),
+    }
+    run.write_result("report", result)
+    return result
+
+
+def _keys(groups: Sequence[Group], *, present: bool) -> list[str]:
+    return [section.key for group in groups for section in group.sections if (section.body is not None) == present]
+
+
+def _head(name: str, left: Left) -> str:
+    tiles = "".join(f'<div class="tile"><b>{value}</b><span>{said}</span></div>' for value, said in _tiles(left))
+    title = escape(name.replace("_", " "))
+    return f'<h1>{title}</h1>\n<p class="lead">{_lead(left)}</p>\n<div class="tiles">{tiles}</div>'
+
+
+def _lead(left: Left) -> str:
+    """The outcome in one sentence, as far as there is one."""
+    success = left.results.get("plan", {}).get("success")
+    if success:
+        return (
+            f"A model that learned to see without labels or a pixel decoder plans to goal images and is there at the "
+            f"end in {acting.percent(success['final'])} of {success['episodes']} episodes "
+            f"(95 % interval {acting.interval(success)})."
+        )
+    done = ", ".join(left.results) or "nothing"
+    return f"This run is not finished. Done so far: {escape(done)}."
+
+
+def _tiles(left: Left) -> list[tuple[str, str]]:
+    """(figure, what it is) of the few figures that matter, those that exist."""
+    results = left.results
+    tiles = _plan_tiles(results.get("plan", {})) + _seeing_tiles(results.get("pretrain", {}))
+    for entry in results.get("dynamics", {}).get("rollout") or ():
+        if entry["horizon"] == TOLD_HORIZON and entry.get("state_error") is not None:
+            told = f"{number(entry['state_error'], 2)} {escape(str(entry.get('unit', '')))}"
+            tiles.append((told, f"error of the imagined state after {TOLD_HORIZON} model steps"))
+    seconds = {stage: result["seconds"] for stage, result in results.items() if result.get("seconds") is not None}
+    if seconds:
+        tiles.append((provenance.clock(sum(seconds.values())), f"for {escape(', '.join(seconds))}"))
+    return tiles
+
+
+def _plan_tiles(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    tiles = []
+    if success := plan.get("success"):
+        radius = f" within {success['radius']:g} px" if success.get("radius") is not None else ""
+        tiles.append((acting.percent(success["final"]), f"of episodes end{radius} of the goal"))
+    if plan.get("seconds_per_decision") is not None:
+        tiles.append((f"{number(plan['seconds_per_decision'], 2)} s", "to decide on the next actions"))
+    return tiles
+
+
+def _seeing_tiles(pretrain: Mapping[str, Any]) -> list[tuple[str, str]]:
+    tiles = []
+    if pretrain.get("collapsed") is not None:
+        word = '<em class="lost">collapsed</em>' if pretrain["collapsed"] else "no collapse"
+        said = f"spread {number(pretrain.get('feature_std'))}, effective rank {number(pretrain.get('effective_rank'))}"
+        tiles.append((word, said))
+    for name, probe in list((pretrain.get("probe") or {}).items())[:1]:
+        rival = probe.get("random_encoder")
+        beside = f", {number(rival, 2)} from a random encoder" if rival is not None else ""
+        unit = escape(str(probe.get("unit", "")))
+        tiles.append((f"{number(probe.get('error'), 2)} {unit}", f"error in reading the {escape(name)}{beside}"))
+    return tiles

@@ -1,0 +1,115 @@
+"""Learning to see: masked latent prediction on clips, watched by collapse meters and an online state probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.core.precision import autocast, set_threads
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schedule import linear
+from jepa_wm.core.schema import Config
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.freeze.probe import fit_attentive, state_errors
+from jepa_wm.observe.clips import ClipSampler, to_input
+from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.predict.jepa import JEPA
+from jepa_wm.predict.meters import collapse_meters
+from jepa_wm.train.loop import Task, fit
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
+    done = run.finished("pretrain")
+    if done is not None:
+        return done
+    config = run.config
+    set_threads(config.train.threads)
+    train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
+    settings = config.train.pretrain
+    torch.manual_seed(config.seed)
+    model = JEPA(config.observe, config.encode, config.predict)
+    judge = Judge(config, train, heldout)
+    random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
+    random_encoder.load_state_dict(model.encoder.state_dict())
+    task = make_task(model, train, config, judge)
+    seconds = fit(run, task, settings)
+    meters, errors = judge(model.target)
+    reference = judge(random_encoder)[1] if settings.steps else errors
+    result: dict[str, object] = {
+        **meters,
+        "probe": {k: {"error": e, "unit": "px", "random_encoder": reference[k]} for k, e in errors.items()},
+        "seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
+    }  # fmt: skip
+    run.write_result("pretrain", result)
+    return result
+
+
+def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | None = None) -> Task:
+    """One pretraining step as a function of its number: clips, masks and momentum are drawn from (seed, step)."""
+    settings = config.train.pretrain
+    sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=config.seed)
+
+    targets, size = config.predict.targets, config.observe.image_size
+
+    def losses(step: int) -> dict[str, Tensor]:
+        clip = to_input(sampler.frames_at(sampler.rows(step, settings.batch)), size)
+        rows = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
+        far = to_input(sampler.frames_at(rows), size)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        with autocast(clip.device, config.train.precision):
+            return model(clip, far, generator)
+
+    def follow(step: int) -> None:
+        start, end = config.predict.ema
+        model.follow(linear(step, steps=settings.steps, start=start, end=end))
+
+    evaluate = None if judge is None else lambda: judge.figures(model.target)
+    return Task("pretrain", model, losses, follow, evaluate)
+
+
+@dataclass
+class Judge:
+    """Looks at an encoder from outside: collapse meters, and an attentive probe of the state on held-out frames."""
+
+    config: Config
+    train: Trajectories
+    heldout: Trajectories
+
+    def __call__(self, encoder: Encoder) -> tuple[dict[str, float | bool], dict[str, float]]:
+        """`collapsed`, `feature_std`, `effective_rank`; and the probe's error for each state group, none without."""
+        settings, config = self.config.train.pretrain, self.config
+        eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision)
+        rows = _spread(len(self.train.actions), settings.probe_frames)
+        seen = eye.standardise_on(self.train.frames[rows])
+        meters = collapse_meters(seen * eye.scale)
+        groups = state_groups(self.train)
+        if not groups:
+            return meters, {}
+        test = _spread(len(self.heldout.actions), settings.probe_frames // 4)
+        state = torch.from_numpy(self.train.column("state")[rows]).float()
+        truth = torch.from_numpy(self.heldout.column("state")[test]).float()
+        probe = fit_attentive(seen.bfloat16(), state, steps=settings.probe_steps, seed=config.seed)
+        guess = probe.read(eye(torch.from_numpy(self.heldout.frames[test])).bfloat16())
+        return meters, state_errors(guess, truth, groups)
+
+    def figures(self, encoder: Encoder) -> dict[str, float]:
+        """The same as flat numbers for the metrics file."""
+        meters, errors = self(encoder)
+        return {k: float(v) for k, v in meters.items()} | {f"probe/{name}": error for name, error in errors.items()}
+
+
+def _copy(encoder: Encoder, config: Config) -> Encoder:
+    copy = Encoder.from_settings(config.observe.image_size, config.encode)
+    copy.load_state_dict(encoder.state_dict())
+    return copy
+
+
+def _spread(rows: int, count: int) -> np.ndarray:
+    """`count` row numbers spread evenly over the file (never more than there are)."""
+    return np.unique(np.linspace(0, rows - 1, min(count, rows)).astype(np.int64))

@@ -1,0 +1,78 @@
+"""Rollout error against the horizon: imagined latents against the encoded truth, with true and with shuffled actions.
+
+E held-out windows, H horizon, N latent tokens of width D, Y state dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.freeze.cache import Features
+from jepa_wm.freeze.probe import RidgeProbe
+from jepa_wm.imagine.rollout import unroll
+from jepa_wm.observe.datasets import state_groups
+from jepa_wm.observe.windows import WindowSampler
+
+PROBE_FRAMES = 8000
+
+
+@torch.no_grad()
+def rollout_errors(
+    model: LatentModel, heldout: Features, train: Features, *, horizon: int = 32, windows: int = 200
+) -> list[dict[str, float | int | str | None]]:
+    """One row a horizon: `relative_error` (mean |imagined - true| over mean |first - true|), the same with actions
+    taken from another window, and the error of the first state group as a linear probe reads it from the imagined
+    latent. The horizon is cut to what the held-out episodes hold."""
+    data, skip = heldout.data, model.settings.frameskip
+    horizon = min(horizon, int(data.lengths.min() - 1) // skip)
+    sampler = WindowSampler(data, frames=horizon + 1, frameskip=skip, stride=heldout.stride, seed=0)
+    episode, frame, actions = sampler.batch(0, windows)
+    latents = model.summarise(heldout.tokens(episode, frame))  # [E, H+1, N, D]
+    acts = model.scaled(torch.from_numpy(actions))
+    shuffled = acts.roll(1, 0)
+    empty = acts[:, :0]
+    imagined = [unroll(model.dynamics, latents[:, :1], empty, a).float() for a in (acts, shuffled)]
+    truth, first = latents[:, 1:], latents[:, :1]
+    copying = (first - truth).abs().mean((0, 2, 3))
+    relative = [((guess - truth).abs().mean((0, 2, 3)) / copying).tolist() for guess in imagined]
+    state = _state_errors(model, heldout, train, episode[:, 1:], frame[:, 1:], imagined)
+    return [
+        {
+            "horizon": h + 1,
+            "relative_error": relative[0][h], "relative_error_shuffled": relative[1][h],
+            "state_error": state[0][h], "state_error_shuffled": state[1][h], "unit": "px",
+        }
+        for h in range(horizon)
+    ]  # fmt: skip
+
+
+def _state_errors(
+    model: LatentModel, heldout: Features, train: Features, episode: np.ndarray, frame: np.ndarray,
+    imagined: list[torch.Tensor],
+) -> list[list[float | None]]:  # fmt: skip
+    """Mean error [2][H] of the first state group (the agent) read from each set of imagined latents [E, H, N, D]."""
+    groups = state_groups(train.data)
+    if not groups:
+        return [[None] * frame.shape[1]] * 2
+    probe = fit_latent_probe(model, train)
+    rows = heldout.data.offsets[episode] + frame
+    ids = next(iter(groups.values()))
+    truth = torch.from_numpy(heldout.data.column("state")[rows]).float()[..., ids]
+    errors: list[list[float | None]] = []
+    for guess in imagined:
+        read = probe.read(guess.flatten(0, 1).flatten(1))[:, ids].view_as(truth)
+        errors.append((read - truth).norm(dim=-1).mean(0).tolist())
+    return errors
+
+
+def fit_latent_probe(model: LatentModel, train: Features) -> RidgeProbe:
+    """The linear state probe on latents of training frames."""
+    data, r = train.data, np.random.default_rng(6)
+    episode = r.integers(data.episodes, size=PROBE_FRAMES)
+    frame = (r.random(PROBE_FRAMES) * data.lengths[episode]).astype(np.int64) // train.stride * train.stride
+    state = torch.from_numpy(data.column("state")[data.offsets[episode] + frame]).float()
+    latents = [model.summarise(train.tokens(e, f)) for e, f in zip(
+        np.array_split(episode, 16), np.array_split(frame, 16), strict=True)]  # fmt: skip
+    return RidgeProbe(torch.cat(latents).flatten(1), state)

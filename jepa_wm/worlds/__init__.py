@@ -1,0 +1,1 @@
+"""Simulators behind one protocol, the frozen tasks and their success rules, and scripted policies."""

@@ -1,0 +1,87 @@
+"""Scripted two-rooms policies: a wanderer that collects data, a solver that knows the door, a wall-blind walker.
+
+They read the true state; none of them is part of the model or of the planner.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jepa_wm.core.schema import Geometry
+from jepa_wm.worlds.two_rooms import WALL_HALF
+
+
+def toward(position: np.ndarray, target: np.ndarray, speed: np.ndarray | float) -> np.ndarray:
+    """[B, 2] steps from `position` toward `target`, no longer than `speed` pixels and never beyond the target."""
+    gap = target - position
+    length = np.linalg.norm(gap, axis=1, keepdims=True)
+    reach = np.minimum(np.asarray(speed).reshape(-1, 1), length)
+    return (gap / np.maximum(length, 1e-8) * reach).astype(np.float32)
+
+
+def through_door(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """[B, 2] next waypoint on the way to `goal` [B, 2]: the near door mouth, the far mouth, then the goal itself."""
+    dot, wall, door = state[:, :2], state[:, 2], state[:, 3]
+    goal_side = np.where(goal[:, 0] > wall, 1.0, -1.0)
+    here = (dot[:, 0] - wall) * goal_side  # negative: still in the other room
+    near = np.stack([wall - goal_side * (WALL_HALF + 1.0), door], 1)
+    far = np.stack([wall + goal_side * (WALL_HALF + 0.5), door], 1)
+    at_mouth = (np.abs(dot[:, 1] - door) <= 2.5) & (here >= -(WALL_HALF + 3.5))
+    waypoint = np.where(at_mouth[:, None], far, near)
+    return np.where((here >= WALL_HALF)[:, None], goal, waypoint).astype(np.float32)
+
+
+def solver(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """[B, 2] actions of the reference that knows walls and doors."""
+    speed = geometry.max_step * geometry.action_scale
+    return toward(state[:, :2], through_door(state, goal), speed) / geometry.action_scale
+
+
+def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """[B, 2] actions of the wall-blind walker: straight at the goal, full speed."""
+    speed = geometry.max_step * geometry.action_scale
+    return toward(state[:, :2], goal, speed) / geometry.action_scale
+
+
+class Wanderer:
+    """The data policy: legs toward random points, some through the door, with heading noise, pauses and drifting.
+
+    A leg has its own target, speed and heading noise and lasts until the target is near or time is up.
+    """
+
+    def __init__(self, geometry: Geometry, seeds: np.ndarray, *, cross: float = 0.5, drift: float = 0.3) -> None:
+        self.geometry, self.cross, self.drift = geometry, cross, drift
+        self._generators = [np.random.default_rng([int(seed), 2]) for seed in seeds]
+        batch = len(seeds)
+        self._target = np.zeros((batch, 2), np.float32)
+        self._speed, self._wobble = np.zeros(batch, np.float32), np.zeros(batch, np.float32)
+        self._heading = np.array([r.random() for r in self._generators], np.float32) * 2 * np.pi
+        self._left = np.zeros(batch, np.int64)  # steps left in the leg
+        self._drifting = np.zeros(batch, bool)
+
+    def act(self, state: np.ndarray) -> np.ndarray:
+        """[B, 2] actions in the world's units for states [B, 4]."""
+        near = np.linalg.norm(state[:, :2] - self._target, axis=1) < 1.5
+        for b in np.nonzero((self._left <= 0) | (near & ~self._drifting))[0]:
+            self._new_leg(int(b), state[b])
+        self._left -= 1
+        shake = np.array([r.standard_normal() for r in self._generators], np.float32)
+        aim = toward(state[:, :2], through_door(state, self._target), self._speed)
+        self._heading = np.where(
+            self._drifting, self._heading + 0.35 * shake, np.arctan2(aim[:, 1], aim[:, 0]) + self._wobble * shake
+        ).astype(np.float32)
+        length = np.where(self._drifting, self._speed, np.linalg.norm(aim, axis=1))
+        move = length[:, None] * np.stack([np.cos(self._heading), np.sin(self._heading)], 1)
+        return (move / self.geometry.action_scale).astype(np.float32)
+
+    def _new_leg(self, b: int, state: np.ndarray) -> None:
+        r, g = self._generators[b], self.geometry
+        full = g.max_step * g.action_scale
+        self._drifting[b] = r.random() < self.drift
+        self._left[b] = r.integers(8, 25) if self._drifting[b] else r.integers(20, 80)
+        self._speed[b] = 0.0 if r.random() < 0.05 else full * r.uniform(0.3, 1.0)
+        self._wobble[b] = r.uniform(0.0, 0.8)
+        on_right = state[0] > state[2]
+        to_right = on_right != (r.random() < self.cross)
+        low, high = (state[2] + WALL_HALF, g.high) if to_right else (g.low, state[2] - WALL_HALF)
+        self._target[b] = r.uniform(low, high), r.uniform(g.low, g.high)

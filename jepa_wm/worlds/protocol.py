@@ -1,0 +1,54 @@
+"""What a simulator must offer to be collected from, planned in and scored: one protocol, whole batches at a time.
+
+B worlds in the batch, S and W frame height and width, a action numbers, K state numbers (0 where there is no state).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class VectorWorld(Protocol):
+    """A batch of worlds that step together; world i depends on its seed and its actions, never on its neighbours."""
+
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float | None]:
+        """(low [a], high [a], longest norm or None) of one action."""
+        ...
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """K names for the numbers of `state`; empty where the simulator shows none."""
+        ...
+
+    def __len__(self) -> int:
+        """B, 0 before the first reset."""
+        ...
+
+    def reset(self, seeds: np.ndarray, *, dot: np.ndarray | None = None) -> None:
+        """Begin one world per seed, its agent at `dot` [B, 2] where that is given."""
+        ...
+
+    def step(self, action: np.ndarray) -> None:
+        """Act in every world: [B, a]."""
+        ...
+
+    def render(self) -> np.ndarray:
+        """[B, S, W, 3] uint8: what the agent sees."""
+        ...
+
+    def state(self) -> np.ndarray:
+        """[B, K] float32: for scoring and probes only; the planner never sees it."""
+        ...
+
+
+@runtime_checkable
+class SelfScoring(VectorWorld, Protocol):
+    """A world that judges its own success, such as `GymWorld`."""
+
+    def succeeded(self) -> np.ndarray:
+        """[B] bool: whether each world has reported success at any step since its reset."""
+        ...

@@ -1,0 +1,145 @@
+"""Two rooms joined by a door: a point agent on a 65 px canvas, many layouts stepped and rendered at once.
+
+B worlds in the batch, S canvas side in pixels. Positions are (x, y) in pixels, x to the right, y down.
+The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door half-height 4, |a| <= 2.45.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jepa_wm.core.schema import Geometry, NoiseLevels
+from jepa_wm.worlds.noise import Distraction
+
+DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
+WALL_HALF = 1.5  # px, half the wall's thickness
+BACKGROUND, WALL_COLOUR, DOT_COLOUR = (24, 26, 38), (84, 150, 190), (255, 120, 60)
+
+
+class TwoRooms:
+    """A batch of worlds, each with its own layout, agent and distraction.
+
+    `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in.
+    """
+
+    def __init__(self, geometry: Geometry | None = None, noise: NoiseLevels | None = None) -> None:
+        self.geometry = geometry or Geometry()
+        self.levels = noise or NoiseLevels()
+        self.wall_x = self.door_y = np.zeros(0, np.float32)
+        self.dot = np.zeros((0, 2), np.float32)
+
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """(low [2], high [2], longest norm) of one action, in pixels per step before `action_scale`."""
+        limit = np.full(2, self.geometry.max_step, np.float32)
+        return -limit, limit, self.geometry.max_step
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names for the numbers of `state`, all in pixels."""
+        return "dot_x", "dot_y", "wall_x", "door_y"
+
+    def __len__(self) -> int:
+        return len(self.dot)
+
+    def reset(
+        self, seeds: np.ndarray, *, dot: np.ndarray | None = None, noise_seeds: np.ndarray | None = None
+    ) -> None:
+        """Draw a layout, an agent position (uniform in the free space unless given) and a distraction per seed.
+
+        `noise_seeds` gives the distractions seeds of their own, for another look at the same layouts. Raises
+        ValueError for positions that are not one per seed or lie outside the canvas.
+        """
+        if dot is not None and np.shape(dot) != (len(seeds), 2):
+            raise ValueError(f"dot has shape {np.shape(dot)}; give one (x, y) for each of the {len(seeds)} seeds")
+        g = self.geometry
+        generators = [np.random.default_rng([int(seed), 0]) for seed in seeds]
+        if g.fixed_wall is None:
+            walls = [r.integers(g.wall_padding, g.size - g.wall_padding) for r in generators]
+        else:
+            walls = [np.int64(g.fixed_wall)] * len(generators)
+        self.wall_x = np.array(walls, np.float32)
+        self.door_y = np.array([r.integers(g.door_padding, g.size - g.door_padding) for r in generators], np.float32)
+        side = np.array([r.random() < 0.5 for r in generators])
+        drawn = self.uniform_position(generators, right=side)
+        self.dot = drawn if dot is None else np.array(dot, np.float32)
+        self._walls = self._draw_walls()
+        self._distraction = Distraction(self.levels, g.size, seeds if noise_seeds is None else noise_seeds)
+
+    def place(self, state: np.ndarray) -> None:
+        """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not rendered."""
+        self.dot, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
+        self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
+
+    def uniform_position(self, generators: list[np.random.Generator], *, right: np.ndarray) -> np.ndarray:
+        """[B, 2] positions uniform in the right or left room of each world, clear of the wall."""
+        g = self.geometry
+        u = np.array([r.random(2) for r in generators], np.float32)
+        left_edge, right_edge = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
+        low = np.where(right, right_edge, g.low)
+        high = np.where(right, g.high, left_edge)
+        return np.stack([low + u[:, 0] * (high - low), g.low + u[:, 1] * (g.high - g.low)], 1).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> None:
+        """Move every agent by its action [B, 2]; agents slide along walls. Advances the distraction too.
+
+        Raises ValueError for another shape and for numbers that are not finite.
+        """
+        if np.shape(action) != self.dot.shape or not np.isfinite(action).all():
+            raise ValueError(f"actions of shape {np.shape(action)} must be finite and [{len(self.dot)}, 2]")
+        g = self.geometry
+        norm = np.linalg.norm(action, axis=1, keepdims=True)
+        move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
+        # Moves longer than the wall is thick are taken in pieces, so that none can jump through it.
+        pieces = max(1, int(np.ceil(g.max_step * g.action_scale / (2 * WALL_HALF - 0.5))))
+        for _ in range(pieces):
+            self.dot = self._slide(self.dot, move / pieces)
+        self._distraction.advance()
+
+    def _slide(self, dot: np.ndarray, move: np.ndarray) -> np.ndarray:
+        """One short move, x first, then y; what a wall forbids is cut off and the rest goes on along it."""
+        g = self.geometry
+        left_face, right_face = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
+        in_door = np.abs(dot[:, 1] - self.door_y) <= g.door_half
+        x = np.clip(dot[:, 0] + move[:, 0], g.low, g.high)
+        from_left, from_right = dot[:, 0] <= left_face, dot[:, 0] >= right_face
+        x = np.where(~in_door & from_left, np.minimum(x, left_face), x)
+        x = np.where(~in_door & from_right, np.maximum(x, right_face), x)
+        in_wall = (x > left_face) & (x < right_face)
+        y = np.clip(dot[:, 1] + move[:, 1], g.low, g.high)
+        y = np.where(in_wall, np.clip(y, self.door_y - g.door_half, self.door_y + g.door_half), y)
+        return np.stack([x, y], 1).astype(np.float32)
+
+    def state(self) -> np.ndarray:
+        """[B, 4] float32: dot x, dot y, wall x, door y. For scoring, probes and scripted policies only."""
+        return np.concatenate([self.dot, self.wall_x[:, None], self.door_y[:, None]], 1)
+
+    def render(self) -> np.ndarray:
+        """[B, S, S, 3] uint8: background, walls and agent, then the distraction on top."""
+        return self._distraction.apply(self._compose(self.dot))
+
+    def render_clean(self, dot: np.ndarray) -> np.ndarray:
+        """[B, S, S, 3] uint8 of the same layouts with agents at `dot` [B, 2] and no distraction."""
+        return self._compose(dot)
+
+    def _compose(self, dot: np.ndarray) -> np.ndarray:
+        axis = np.arange(self.geometry.size, dtype=np.float32)
+        bell_x = np.exp(-((axis - dot[:, :1]) ** 2) / (2 * DOT_SIGMA**2))
+        bell_y = np.exp(-((axis - dot[:, 1:]) ** 2) / (2 * DOT_SIGMA**2))
+        image = self._walls.copy()
+        for b in range(len(dot)):  # the agent touches a few pixels only: composite that patch alone
+            rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
+            patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+            alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
+            under = image[b][patch].astype(np.float32)
+            image[b][patch] = np.rint(under + alpha * (np.array(DOT_COLOUR, np.float32) - under)).astype(np.uint8)
+        return image
+
+    def _draw_walls(self) -> np.ndarray:
+        g, axis = self.geometry, np.arange(self.geometry.size)
+        outside = (axis < g.border) | (axis > g.size - 1 - g.border)
+        solid = outside[None, :, None] | outside[None, None, :]
+        wall = np.abs(axis[None] - self.wall_x[:, None]) <= WALL_HALF
+        door = np.abs(axis[None] - self.door_y[:, None]) <= g.door_half
+        solid = solid | (wall[:, None, :] & ~door[:, :, None])
+        return np.where(solid[..., None], np.array(WALL_COLOUR, np.uint8), np.array(BACKGROUND, np.uint8))

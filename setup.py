@@ -1,0 +1,70 @@
+"""Installs the library, with the top-level folders `evals/`, `launch/` and `configs/` as parts of `jepa_wm`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+ROOMS_AT_THE_TOP = ("evals", "launch", "configs")  # live beside jepa_wm/, install as jepa_wm.<name>
+
+
+def packages() -> list[str]:
+    """All packages by the name they are imported under."""
+    names = find_packages(str(HERE), include=["jepa_wm", "jepa_wm.*"])
+    for room in ROOMS_AT_THE_TOP:
+        names += [f"jepa_wm.{found}" for found in find_packages(str(HERE), include=[room, f"{room}.*"])]
+    return names
+
+
+def version() -> str:
+    """The one place that states the version is jepa_wm/__init__.py; it is read, not imported."""
+    text = (HERE / "jepa_wm" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    assert found, "jepa_wm/__init__.py states no __version__"
+    return found.group(1)
+
+
+def long_description() -> str:
+    """The README; empty while a source tree has none."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="jepa-wm",
+    version=version(),
+    description="A representation-first world model: see by masked latent prediction, imagine, plan; no pixel decoder.",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=packages(),
+    package_dir={f"jepa_wm.{room}": room for room in ROOMS_AT_THE_TOP},
+    package_data={"jepa_wm": ["py.typed"], "jepa_wm.configs": ["*.yaml"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision",
+        "timm",
+        "submitit",
+        "pyyaml",
+        "faiss-cpu",
+        "pydantic>=2",
+        "h5py",
+        "safetensors",
+        "gymnasium",
+        "tensorboard",
+        "rich",
+        "matplotlib",
+        "huggingface_hub",
+        "numpy",
+        "av",
+        "pillow",
+    ],
+    extras_require={
+        # setuptools and wheel: one test builds a wheel without asking the registry for a builder.
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "setuptools>=68", "wheel"],
+    },
+    entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},
+)

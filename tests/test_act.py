@@ -1,0 +1,91 @@
+"""The agent: remembers as many frames as the model's window, and plans for each episode as if it were alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_wm.act.agent import Agent
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.schema import Bottleneck, Encode, Metric, Plan
+from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.world_model import WorldModel
+
+SKIP = 2
+SPACE = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP, hold=True)
+SOLVERS = ("cem", "mppi", "random")
+
+
+def world_model(window=3):
+    torch.manual_seed(0)
+    eye = Eye(Encoder.from_settings(12, Encode(patch=4, width=16, depth=1, heads=1)), 12, precision="fp32")
+    settings = Settings(
+        frameskip=SKIP, window=window, width=16, depth=1, heads=1, bottleneck=Bottleneck(width=5, queries=2),
+        metric=Metric(groups=2, components=2, width=8),
+    )  # fmt: skip
+    return WorldModel(eye, LatentModel(9, 16, 2, settings))
+
+
+def agent(window=3, **plan):
+    settings = Plan(**{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, **plan})
+    return Agent(world_model(window), SPACE, settings)
+
+
+def frames(count, seed):
+    return np.random.default_rng(seed).integers(256, size=(count, 12, 12, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 6])
+def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatch):
+    a, seen = agent(window), []
+    imagine = a.model.imagine
+
+    def look(context, past, actions):
+        seen.append((context.shape[1], past.shape[1]))
+        return imagine(context, past, actions)
+
+    monkeypatch.setattr(a.model, "imagine", look)
+    a.reset(frames(2, 0), [0, 1])
+    taken = []
+    for step in range(8):
+        taken.append(a.act(frames(2, step + 1)))
+        assert taken[-1].shape == (2, SKIP, 2) and np.abs(taken[-1]).max() <= 1
+        remembered = min(step + 1, window)
+        assert seen[-1] == (remembered, remembered - 1)
+        past = [block.numpy().reshape(2, SKIP, 2) for block in a._past[-window:]]
+        assert all(np.array_equal(x, y) for x, y in zip(past, taken[-len(past) :], strict=True)), "the latest, in order"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_episode_plans_as_if_it_were_alone(solver):
+    together, alone = agent(solver=solver), agent(solver=solver)
+    together.reset(frames(3, 0), [5, 6, 7])
+    alone.reset(frames(3, 0)[1:2], [6])
+    for step in range(3):
+        seen = frames(3, step + 1)
+        np.testing.assert_allclose(together.act(seen)[1:2], alone.act(seen[1:2]), atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["metric", "l1", "l2", "cosine"])
+@pytest.mark.parametrize("execute", [1, 2])
+def test_every_objective_plans_and_several_steps_can_be_taken_at_once(objective, execute):
+    a = agent(objective=objective, execute=execute)
+    for _ in range(2):  # a reset forgets
+        a.reset(frames(2, 0), [0, 1])
+        first = a.act(frames(2, 1))
+        assert first.shape == (2, execute * SKIP, 2)
+        a.act(frames(2, 2))
+    a.reset(frames(2, 0), [0, 1])
+    assert np.array_equal(a.act(frames(2, 1)), first)
+
+
+def test_what_does_not_fit_is_refused():
+    wider = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP + 1, hold=True)
+    with pytest.raises(ValueError, match="6 numbers a model step but the model was trained on 4"):
+        Agent(world_model(), wider, Plan())
+    a = agent()
+    a.reset(frames(2, 0), [0, 1])
+    with pytest.raises(ValueError, match="3 frames for 2 episodes"):
+        a.act(frames(3, 1))

@@ -1,0 +1,112 @@
+"""The command line: every way out has its exit code and its message, and scripts get one JSON line."""
+
+import errno
+import json
+import os
+import signal
+import sys
+
+import pytest
+from pydantic import BaseModel
+
+from jepa_wm import cli
+from jepa_wm.core import config
+from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
+from jepa_wm.core.run import RunFolder
+
+
+class Toy(BaseModel):
+    seed: int = 0
+
+
+@pytest.fixture
+def verb(monkeypatch, tmp_path):
+    """Put a function in the place of `collect`; returns a caller of the command line that runs it."""
+
+    def call(body, *words):
+        def load(name, overrides):
+            return config.load_yaml_config(tmp_path / "toy.yaml", overrides, Toy)
+
+        (tmp_path / "toy.yaml").write_text("seed: 1\n")
+        monkeypatch.setattr(config, "load_config", load)
+        monkeypatch.setattr(sys.modules[__name__], "body", body, raising=False)
+        monkeypatch.setitem(cli.VERBS, "collect", (f"{__name__}:body", ""))
+        return cli.main(["collect", "--run", str(tmp_path / "run"), *words])
+
+    return call
+
+
+def test_json_is_the_last_line_and_the_only_one_on_stdout(verb, capsys):
+    def body(run: RunFolder) -> dict:
+        print("chatter")
+        return {"seed": run.config.seed, "loss": float("nan")}
+
+    assert verb(body, "seed=7", "--json") == 0
+    seen = capsys.readouterr()
+    assert json.loads(seen.out) == {"seed": 7, "loss": None} and seen.out.count("\n") == 1
+    assert "chatter" in seen.err
+
+
+def test_without_json_the_result_is_for_reading(verb, capsys):
+    assert verb(lambda run: {"frames": 12, "more": {}}) == 0
+    assert "frames: 12" in capsys.readouterr().out
+
+
+def stop_by(signum: int):
+    def body(run: RunFolder) -> dict:
+        os.kill(os.getpid(), signum)
+        signal.pause()
+        return {}
+
+    return body
+
+
+def raise_(error: BaseException):
+    def body(run: RunFolder) -> dict:
+        raise error
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (raise_(UserError("no [such] thing")), 2, "error: no [such] thing"),
+        (raise_(TrainingDiverged("the loss is NaN at step 3")), 2, "NaN at step 3"),
+        (raise_(KeyboardInterrupt()), 130, "stopped by SIGINT; run the same command again"),
+        (raise_(Interrupted(signal.SIGTERM)), 143, "stopped by SIGTERM; run the same command again"),
+        (stop_by(signal.SIGTERM), 143, "stopped by SIGTERM"),
+        (stop_by(signal.SIGUSR2), 128 + signal.SIGUSR2, "stopped by SIGUSR2"),
+        (raise_(OSError(errno.ENOSPC, "full", "/data/x")), 1, "no space left on the disk of /data/x"),
+    ],
+)
+def test_every_way_out_has_its_code_and_message(verb, capsys, body, code, message):
+    before = signal.getsignal(signal.SIGTERM)
+    assert verb(body) == code
+    seen = capsys.readouterr()
+    assert message in seen.err and "Traceback" not in seen.err and seen.out == ""
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_system_errors_are_not_hidden(verb):
+    with pytest.raises(OSError, match="odd"):
+        verb(raise_(OSError(errno.EIO, "odd")))
+
+
+def test_a_wrong_override_is_a_message(verb, capsys):
+    assert verb(lambda run: {}, "seed=x") == 2
+    assert "override 'seed=x'" in capsys.readouterr().err
+
+
+def test_options_and_overrides_come_in_any_order():
+    words = cli._parse(["pretrain", "a.b=1", "--run", "x", "c.d=-2", "--json"])
+    assert (words.overrides, words.run, words.json, words.config) == (["a.b=1", "c.d=-2"], "x", True, "two_rooms")
+    words = cli._parse(["eval", "--json", "state", "a=1", "--config", "debug"])
+    assert (words.target, words.overrides, words.config) == ("jepa_wm.evals.state:run", ["a=1"], "debug")
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["eval"], ["eval", "dance"], ["plan", "--runn", "x", "--what"]])
+def test_misuse_exits_with_two(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2 and "usage: jepa-wm" in capsys.readouterr().err

@@ -1,0 +1,134 @@
+"""Dynamics: causal, banded, and its cache exact for any sizes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.imagine.rollout import one_step, teacher_forced, unroll, unroll_candidates
+
+LATENT, ACTION = 6, 4
+
+
+def dynamics(*, tokens=4, window=3, depth=2, seed=0):
+    torch.manual_seed(seed)
+    model = Dynamics(
+        tokens=tokens, latent_width=LATENT, action_size=ACTION, width=16, depth=depth, heads=2, window=window
+    )
+    for name, p in model.named_parameters():  # far from the small initial values, so that a leak shows
+        torch.nn.init.normal_(p, std=0.05 if name.startswith("head") else 0.3)
+    return model.eval()
+
+
+def data(frames, *, tokens=4, batch=2, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, frames, tokens, LATENT, generator=g), torch.randn(batch, frames, ACTION, generator=g)
+
+
+@torch.no_grad()
+def influence(model, frames, changed):
+    """Largest change of each frame's prediction [T] when one frame's latents, or its action, are changed."""
+    latents, actions = data(frames, tokens=model.tokens)
+    plain = model(latents, actions)
+    latents, actions = latents.clone(), actions.clone()
+    latents[:, changed], actions[:, changed] = latents[:, changed] + 1, actions[:, changed] - 1
+    return (model(latents, actions) - plain).abs().amax((0, 2, 3))
+
+
+@pytest.mark.parametrize("changed", [0, 3, 7])
+@pytest.mark.parametrize(("window", "depth"), [(1, 2), (3, 1), (3, 2), (20, 1)])
+def test_a_frame_matters_from_itself_on_for_window_times_depth(window, depth, changed):
+    reach = depth * (window - 1) + 1
+    effect = influence(dynamics(window=window, depth=depth), 8, changed)
+    within = torch.arange(8)
+    within = (within >= changed) & (within < changed + reach)
+    assert (effect[~within] == 0).all(), effect
+    assert (effect[within] > 1e-4).all(), effect
+
+
+def test_every_part_of_the_past_counts():
+    """Latents alone and actions alone have an influence, and every token of a frame sees the others."""
+    model = dynamics()
+    latents, actions = data(3)
+    with torch.no_grad():
+        plain = model(latents, actions)
+        moved = latents.clone()
+        moved[:, 1, 0] += 1
+        assert (model(moved, actions) - plain).abs()[:, 1:].amax((0, 3)).min() > 1e-4
+        assert (model(latents, actions + 1) - plain).abs().amax((0, 2, 3)).min() > 1e-4
+
+
+def test_time_is_relative():
+    model = dynamics()
+    latents, actions = data(4)
+    with torch.no_grad():
+        torch.testing.assert_close(model(latents, actions), model(latents, actions, start=11), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def unroll_without_cache(model, context, past, actions):
+    latents = context
+    for h in range(actions.shape[1]):
+        taken = torch.cat([past, actions[:, : h + 1]], 1)
+        latents = torch.cat([latents, model(latents, taken)[:, -1:]], 1)
+    return latents[:, context.shape[1] :]
+
+
+@given(
+    tokens=st.integers(1, 5), window=st.integers(1, 5), depth=st.integers(1, 3),
+    horizon=st.integers(1, 7), seen=st.integers(1, 7), seed=st.integers(0, 1000),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_a_cached_unroll_equals_computing_everything_again(tokens, window, depth, horizon, seen, seed):
+    model = dynamics(tokens=tokens, window=window, depth=depth, seed=seed)
+    latents, acts = data(seen + horizon, tokens=tokens, seed=seed)
+    context, past, actions = latents[:, :seen], acts[:, : seen - 1], acts[:, seen - 1 : seen - 1 + horizon]
+    with torch.no_grad():
+        cached = unroll(model, context, past, actions)
+    expected = unroll_without_cache(model, context, past, actions)
+    torch.testing.assert_close(cached, expected, atol=1e-5, rtol=1e-5)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4))
+@settings(max_examples=20, deadline=None)
+def test_candidates_in_one_batch_equal_each_alone(batch, candidates, horizon, seen):
+    model = dynamics()
+    context, past = data(seen, batch=batch)
+    past = past[:, : seen - 1]
+    plans = torch.randn(batch, candidates, horizon, ACTION, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        together = unroll_candidates(model, context, past, plans)
+        assert together.shape == (batch, candidates, horizon, 4, LATENT)
+        for s in range(candidates):
+            for b in range(batch):
+                alone = unroll(model, context[b : b + 1], past[b : b + 1], plans[b : b + 1, s])
+                torch.testing.assert_close(together[b : b + 1, s], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_step_teacher_forcing_and_unroll_agree_on_the_first_frame():
+    model = dynamics()
+    latents, actions = data(4)
+    with torch.no_grad():
+        forced = teacher_forced(model, latents, actions)
+        torch.testing.assert_close(one_step(model, latents[:, 0], actions[:, 0]), forced[:, 0])
+        torch.testing.assert_close(
+            unroll(model, latents, actions[:, :-1], actions[:, -1:])[:, 0], forced[:, -1], atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0, ACTION), (2, 3, 2, ACTION + 1), (2, 3, 2, ACTION // 2)])
+def test_plans_that_do_not_fit_are_refused(shape):
+    context, _ = data(1)
+    with pytest.raises(ValueError, match="horizon must be at least 1 and the model takes 4 numbers a step"):
+        unroll_candidates(dynamics(), context, context.new_zeros(2, 0, ACTION), torch.zeros(shape))
+
+
+def test_the_memory_stays_bounded():
+    model = dynamics(window=3)
+    cache = model.new_cache()
+    latents, actions = data(9)
+    with torch.no_grad():
+        for t in range(9):
+            model(latents[:, t : t + 1], actions[:, t : t + 1], cache=cache, start=t)
+    assert all(layer.keys.shape[2] == 2 * model.tokens for layer in cache)

@@ -1,0 +1,207 @@
+"""The eye: RoPE is a rotation, what is masked is not computed and not missed, frames do not see each other."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_wm.core.attention import attend
+from jepa_wm.core.schema import Encode
+from jepa_wm.encode.blocks import Block, KeyValueCache, init_transformer
+from jepa_wm.encode.rope import axis_pairs, grid_positions, rope_tables, rotate
+from jepa_wm.encode.vit import Encoder
+
+SIDE, PATCH = 12, 4  # a 3 x 3 grid
+
+
+def encoder(attend="clip", tubelet=1, seed=0, locality=1.5):
+    torch.manual_seed(seed)
+    eye = Encoder(
+        image_size=SIDE, patch=PATCH, tubelet=tubelet, width=16, depth=2, heads=2, attend=attend, locality=locality
+    )
+    for p in eye.parameters():  # far from the small initial values, so that a wrong path shows
+        torch.nn.init.normal_(p, std=0.3)
+    return eye.eval()
+
+
+def clip(batch=2, frames=3, seed=1):
+    return torch.rand(batch, frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@given(
+    st.integers(0, 2**31), st.sampled_from([2, 8, 12, 32]),
+    st.lists(st.integers(-20, 20), min_size=3, max_size=3),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_rope_is_a_rotation(seed, head_dim, offset):
+    generator = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, 1, 1, 7, head_dim, generator=generator, dtype=torch.float64)
+    where = torch.randint(0, 16, (1, 7, 3), generator=generator)
+
+    def scores(positions):
+        cos, sin = (table[:, None].double() for table in rope_tables(positions, head_dim, 100.0))
+        a, b = rotate(q, cos, sin), rotate(k, cos, sin)
+        torch.testing.assert_close(a.norm(dim=-1), q.norm(dim=-1), rtol=1e-6, atol=1e-6)
+        return a @ b.transpose(-1, -2)
+
+    torch.testing.assert_close(scores(where), scores(where + torch.tensor(offset)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_axis_turns_the_scores(axis):
+    q, k = torch.randn(2, 1, 1, 2, 12, generator=torch.Generator().manual_seed(0))
+    offset = torch.zeros(1, 2, 3)
+    offset[0, 1, axis] = 3
+    cos, sin = (table[:, None] for table in rope_tables(offset, 12, 100.0))
+    score = (rotate(q, cos, sin)[0, 0, 0] * rotate(k, cos, sin)[0, 0, 1]).sum()
+    assert abs(score - (q[0, 0, 0] * k[0, 0, 1]).sum()) > 0.05
+
+
+@given(st.integers(1, 64), st.integers(1, 4))
+def test_all_channel_pairs_are_shared_out(pairs, axes):
+    shares = axis_pairs(2 * pairs, axes)
+    assert sum(shares) == pairs and max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 4)])
+def test_grid_positions_count_time_then_rows_then_columns(shape):
+    expected = [[t, y, x] for t in range(shape[0]) for y in range(shape[1]) for x in range(shape[2])]
+    assert grid_positions(*shape).tolist() == expected
+
+
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_patches_cover_every_pixel_once_in_token_order(tubelet):
+    eye = encoder(tubelet=tubelet)
+    frames = 4
+    pixels = torch.arange(frames * 3 * SIDE * SIDE, dtype=torch.float32).view(1, frames, 3, SIDE, SIDE)
+    patches = eye._patches(pixels)[0]
+    assert sorted(patches.flatten().tolist()) == pixels.flatten().tolist()
+    for token, (t, y, x) in enumerate(grid_positions(frames // tubelet, 3, 3).tolist()):
+        cut = pixels[0, t * tubelet : (t + 1) * tubelet, :, y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH]
+        assert torch.equal(patches[token], cut.flatten())
+
+
+def outputs_with_hidden_keys(eye, video, keep):
+    """The same encoder without dropping anything: tokens that are not kept are computed, but nobody looks at them."""
+    x = eye.embed(eye._patches(video))
+    positions = grid_positions(video.shape[1] // eye.tubelet, eye.grid, eye.grid)
+    cos, sin = rope_tables(positions[None], eye.head_dim, eye.rope_base)
+    bias = torch.full((len(x), 1, 1, x.shape[1]), -torch.inf)
+    for row, ids in zip(bias, keep, strict=True):
+        row[..., ids] = 0
+    if eye.attend == "frame":
+        time = positions[:, 0]
+        bias = bias.masked_fill(time[:, None] != time, -torch.inf)
+        bias = bias.masked_fill(torch.eye(len(time), dtype=torch.bool), 0)  # a dropped token alone in its frame
+    for block in eye.blocks:
+        x = block(x, (cos[:, None], sin[:, None]), bias)
+    return eye.norm(x).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+
+
+@pytest.mark.parametrize("attend_to", ["clip", "frame"])
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_dropped_tokens_are_as_if_masked(attend_to, tubelet):
+    eye, video = encoder(attend_to, tubelet), clip(frames=4)
+    count = 4 // tubelet * 9
+    keep = torch.stack([torch.randperm(count)[: count // 2].sort().values for _ in range(2)])
+    with torch.no_grad():
+        torch.testing.assert_close(eye(video, keep), outputs_with_hidden_keys(eye, video, keep), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_folding_time_equals_the_masked_path_and_frames_stand_alone(tubelet):
+    eye, video = encoder("frame", tubelet), clip(frames=4)
+    steps = 4 // tubelet
+    everything = torch.arange(steps * 9).expand(2, -1)
+    with torch.no_grad():
+        folded = eye(video)
+        torch.testing.assert_close(folded, eye(video, everything), atol=1e-5, rtol=1e-5)
+        for t in range(steps):
+            alone = eye(video[:, t * tubelet : (t + 1) * tubelet])
+            torch.testing.assert_close(folded[:, t * 9 : (t + 1) * 9], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_in_clip_mode_other_frames_matter():
+    eye, video = encoder("clip"), clip()
+    with torch.no_grad():
+        assert not torch.allclose(eye(video)[:, :9], eye(video[:, :1]), atol=1e-3)
+
+
+def test_kept_tokens_come_in_the_order_asked_for():
+    eye, video = encoder("clip"), clip()
+    keep = torch.arange(27).expand(2, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(eye(video, keep.flip(1)), eye(video).flip(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_in_bf16_agrees_with_fp32(biased):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 9, 16, generator=generator) for _ in range(3))
+    bias = torch.zeros(9, 9).masked_fill(torch.rand(9, 9, generator=generator) < 0.3, -1e4) if biased else None
+    exact = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    torch.testing.assert_close(attend(q, k, v, bias), exact)
+    half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, atol=0.04, rtol=0.04)
+    mixed = attend(q, k, v.bfloat16(), bias)  # under autocast the rotated keys can be wider than the values
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), exact, atol=0.04, rtol=0.04)
+
+
+def test_locality_is_only_an_initial_bias():
+    torch.manual_seed(0)
+    plain = torch.nn.ModuleList(Block(16, 2) for _ in range(3))
+    init_transformer(plain, plain)
+    torch.manual_seed(0)
+    local = torch.nn.ModuleList(Block(16, 2) for _ in range(3))
+    init_transformer(local, local, locality=1.5)
+    for name, value in plain.state_dict().items():
+        other = local.state_dict()[name]
+        if name.endswith("attn.qkv.bias"):
+            assert torch.equal(value, torch.zeros(48))
+            assert other[:32].eq(1.5).all() and other[32:].eq(0).all()
+        else:
+            assert torch.equal(value, other), name
+    assert all(p.requires_grad for p in local.parameters())
+
+
+def test_locality_makes_attention_look_near_first():
+    """Equal query and key biases, rotated by position, score highest at offset zero."""
+    positions = torch.stack([torch.zeros(9), torch.zeros(9), torch.arange(9)], -1)[None]
+    cos, sin = rope_tables(positions, 64, 100.0)
+    turned = rotate(torch.full((1, 1, 9, 64), 1.5), cos[:, None], sin[:, None])
+    scores = (turned @ turned.transpose(-1, -2))[0, 0]
+    assert scores.argmax(1).tolist() == list(range(9))
+    assert scores[0, 0] > scores[0, 1] > scores[0, 2]
+
+
+def test_deeper_blocks_start_with_smaller_outputs():
+    torch.manual_seed(0)
+    blocks = torch.nn.ModuleList(Block(64, 2) for _ in range(4))
+    init_transformer(blocks, blocks)
+    for depth, block in enumerate(blocks, 1):
+        for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
+            assert weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * depth), rel=0.1)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 10])
+def test_a_cache_keeps_the_latest_tokens(limit):
+    cache = KeyValueCache(limit)
+    seen = torch.arange(6.0).view(1, 1, 6, 1)
+    for t in range(6):
+        k, v = cache.extend(seen[:, :, t : t + 1], -seen[:, :, t : t + 1])
+        assert k.flatten().tolist() == list(range(max(0, t - limit), t + 1))
+        assert torch.equal(v, -k)
+        assert cache.keys.shape[2] == min(limit, t + 1)
+    copies = cache.repeat(3)
+    assert copies.keys.shape[0] == 3 and copies.limit == limit
+
+
+@pytest.mark.parametrize("change", [{"width": 130, "heads": 4}, {"width": 6, "heads": 2}])
+def test_sizes_that_do_not_fit_are_refused(change):
+    with pytest.raises(ValueError, match="must be an even multiple of heads"):
+        Encode(**change)

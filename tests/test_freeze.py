@@ -1,0 +1,180 @@
+"""The frozen eye: saved and loaded exactly, standardised, its features cached once and for nobody else."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.core.schema import Encode
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze import cache
+from jepa_wm.freeze.cache import Features, encoded_rows, weights_digest, write_features
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.freeze.probe import RidgeProbe, fit_attentive, state_errors
+from jepa_wm.observe.trajectories import Trajectories
+
+ENCODE = Encode(patch=13, width=16, depth=1, heads=1)
+EVERY_THIRD = np.arange(0, 186, 3)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_data):
+    return Trajectories(tiny_data / "train.h5")
+
+
+def make_eye(data, seed=0, precision="fp32"):
+    torch.manual_seed(seed)
+    eye = Eye(Encoder.from_settings(65, ENCODE), 65, precision=precision)
+    eye.standardise_on(data.frames[EVERY_THIRD])
+    return eye
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_saved_eye_sees_the_same(data, tmp_path, precision):
+    eye = make_eye(data, precision=precision)
+    eye.save(tmp_path, ENCODE)
+    other = Eye.load(tmp_path)
+    frames = torch.from_numpy(data.frames[np.arange(5)])
+    assert torch.equal(eye(frames), other(frames)) and other.precision == precision
+    assert weights_digest(eye) == weights_digest(other) != weights_digest(make_eye(data, seed=1))
+    assert not any(p.requires_grad for p in other.parameters()) and not other.encoder.training
+
+
+def test_a_missing_or_foreign_eye_is_named(data, tmp_path):
+    with pytest.raises(UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm encode` first"):
+        Eye.load(tmp_path)
+    make_eye(data).save(tmp_path, ENCODE)
+    sizes = json.loads((tmp_path / "eye.json").read_text())
+    sizes["encode"]["depth"] = 2
+    (tmp_path / "eye.json").write_text(json.dumps(sizes))
+    with pytest.raises(UserError, match=r"eye\.safetensors do not fit Eye:\n  12 missing: encoder\.blocks\.1"):
+        Eye.load(tmp_path)
+
+
+def test_standardised_features_have_no_constant_part_and_unit_scale(data):
+    eye = make_eye(data)
+    seen = eye(torch.from_numpy(data.frames[EVERY_THIRD]))
+    assert seen.mean(0).abs().max() < 1e-4
+    torch.testing.assert_close(seen.square().mean((0, 1)), torch.ones(16), atol=1e-3, rtol=1e-3)
+    raw = eye.raw(torch.from_numpy(data.frames[EVERY_THIRD]))
+    assert raw.mean(0).abs().max() > 0.1, "there was something to remove"
+
+
+def test_a_frame_is_seen_the_same_in_any_batch(data):
+    eye = make_eye(data)
+    frames = torch.from_numpy(data.frames[np.arange(7)])
+    together = eye.raw(frames, batch=3)
+    torch.testing.assert_close(together, torch.cat([eye.raw(f[None]) for f in frames]), atol=1e-5, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- features on disk
+
+
+@pytest.mark.parametrize("stride", [1, 5])
+def test_cached_features_are_those_of_the_eye(data, tmp_path, stride):
+    eye = make_eye(data)
+    write_features(tmp_path, eye, data, stride=stride)
+    features = Features(tmp_path, data)
+    assert features.stride == stride
+    episode, frame = np.array([[0, 5], [2, 2]]), np.array([[0, 30], [5, 10]])
+    tokens = features.tokens(episode, frame)
+    expected = eye(torch.from_numpy(data.frames[(data.offsets[episode] + frame).flatten()])).bfloat16()
+    assert tokens.shape == (2, 2, 25, 16)
+    torch.testing.assert_close(tokens.flatten(0, 1).float(), expected.float(), atol=0.05, rtol=0.02)
+
+
+def test_rows_of_a_stride_begin_anew_in_each_episode(data):
+    rows = encoded_rows(data, 7)
+    assert [r for r in rows if r < 31] == [0, 7, 14, 21, 28] and 31 in rows and len(rows) == 6 * 5
+
+
+def test_an_interrupted_pass_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CHUNK", 40)
+    eye = make_eye(data)
+    write_features(tmp_path / "whole", eye, data, stride=1)
+    calls = []
+    original = Eye.forward
+
+    def look(self, frames):
+        calls.append(len(frames))
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, frames)
+
+    monkeypatch.setattr(Eye, "forward", look)
+    with pytest.raises(Interrupted):
+        write_features(tmp_path / "cut", eye, data, stride=1)
+    assert sum(calls) == 80, "the chunk at hand is finished, then it stops"
+    with pytest.raises(UserError, match="unfinished"):
+        Features(tmp_path / "cut", data)
+    write_features(tmp_path / "cut", eye, data, stride=1)
+    assert sum(calls) == 6 * 31, "what was done is not done again"
+    whole, cut = ((tmp_path / name / "features.bf16").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+    write_features(tmp_path / "cut", eye, data, stride=1)
+    assert sum(calls) == 6 * 31
+
+
+@pytest.mark.parametrize("change", ["eye", "stride"])
+def test_another_eye_or_stride_starts_afresh(data, tmp_path, change):
+    write_features(tmp_path / "a", make_eye(data), data, stride=1)
+    eye, stride = make_eye(data, seed=int(change == "eye")), 5 if change == "stride" else 1
+    write_features(tmp_path / "a", eye, data, stride=stride)
+    write_features(tmp_path / "b", eye, data, stride=stride)
+    assert (tmp_path / "a" / "features.bf16").read_bytes() == (tmp_path / "b" / "features.bf16").read_bytes()
+    assert json.loads((tmp_path / "a" / "features.json").read_text())["eye"] == weights_digest(eye)
+
+
+def test_a_kill_while_a_new_eye_writes_leaves_no_stale_claim(data, tmp_path, monkeypatch):
+    write_features(tmp_path, make_eye(data), data, stride=1)
+
+    class Killed(BaseException):
+        pass
+
+    def die(self, frames):
+        raise Killed
+
+    monkeypatch.setattr(Eye, "forward", die)
+    with pytest.raises(Killed):
+        write_features(tmp_path, make_eye(data, seed=1), data, stride=1)
+    with pytest.raises(UserError, match="no cached features"):
+        Features(tmp_path, data)
+
+
+def test_features_of_other_data_are_refused(data, tiny_data, tmp_path):
+    write_features(tmp_path, make_eye(data), data, stride=1)
+    with pytest.raises(UserError, match="of other data than .*heldout.h5; encode again"):
+        Features(tmp_path, Trajectories(tiny_data / "heldout.h5"))
+
+
+# ---------------------------------------------------------------- probes
+
+
+def test_the_ridge_probe_finds_a_known_linear_map():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 6, generator=g) * torch.tensor([1.0, 10, 100, 0.1, 1, 1]) + 5
+    truth = x @ torch.randn(6, 2, generator=g) + torch.tensor([3.0, -7.0])
+    probe = RidgeProbe(x, truth, penalty=1e-9)
+    new = torch.randn(50, 6, generator=g) * 2 + 5
+    slope = torch.linalg.lstsq(torch.cat([x, torch.ones(500, 1)], 1).double(), truth.double()).solution
+    torch.testing.assert_close(probe.read(new), (new.double() @ slope[:-1] + slope[-1]).float(), atol=1e-2, rtol=1e-3)
+
+
+def test_the_attentive_probe_is_reproducible_and_leaves_the_global_generator_alone():
+    tokens = torch.randn(300, 4, 16, generator=torch.Generator().manual_seed(0))
+    state = tokens[:, 2, :2] * 10 + 30
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    a, b = (fit_attentive(tokens, state, steps=150, seed=3) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(a.read(tokens), b.read(tokens))
+    error = (a.read(tokens) - state).norm(dim=1).mean()
+    assert error < 0.75 * (state - state.mean(0)).norm(dim=1).mean(), "it reads what is plain to see"
+
+
+def test_errors_are_euclidean_distances_of_each_group():
+    guess, truth = torch.tensor([[3.0, 4, 1]]), torch.tensor([[0.0, 0, 3]])
+    assert state_errors(guess, truth, {"dot": [0, 1], "wall": [2]}) == {"dot": 5.0, "wall": 2.0}

@@ -1,0 +1,128 @@
+"""What stands on frozen tokens: the summary and its terms, and a metric that is a quasimetric."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jepa_wm.core.schema import Bottleneck, Metric
+from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.dynamics.bottleneck import variance_covariance
+from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.dynamics.metric import StepsToGo
+from jepa_wm.encode.pool import TemporalContrast
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 10))
+@settings(max_examples=40, deadline=None)
+def test_steps_to_go_is_a_quasimetric(seed, size):
+    torch.manual_seed(seed)
+    metric = StepsToGo(8, Metric(groups=3, components=4, width=16))
+    with torch.no_grad():
+        a, b, c = torch.randn(3, 20, 8) * size
+        assert metric(a, a).abs().max() == 0
+        assert metric(a, b).min() >= 0
+        assert (metric(a, c) <= metric(a, b) + metric(b, c) + 1e-5).all()
+
+
+def test_the_metric_can_tell_there_from_back():
+    torch.manual_seed(0)
+    metric = StepsToGo(8, Metric(groups=3, components=4, width=16))
+    a, b = torch.randn(2, 20, 8)
+    assert not torch.allclose(metric(a, b), metric(b, a), atol=1e-3)
+
+
+def test_the_metric_learns_how_many_steps_lie_between():
+    """On a one-way ring of 12 places, moving on costs a step each and going back means going round."""
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    places = torch.nn.functional.one_hot(torch.arange(12), 12).float()
+    metric = StepsToGo(12, Metric(groups=8, components=8, width=64, slack=0.05))
+    optimiser = torch.optim.AdamW(metric.parameters(), lr=1e-2)
+    for _ in range(600):
+        here = torch.randint(12, (128,), generator=g)
+        steps = torch.ones(128)
+        away = torch.randint(12, (128,), generator=g)
+        losses = metric.losses(torch.stack([places[here], places[(here + 1) % 12]]), steps, places[away])
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+    with torch.no_grad():
+        ahead = [metric(places, places.roll(-k, 0)).mean().item() for k in range(12)]
+    assert 0.8 < ahead[1] < 1.8
+    assert ahead[1] < ahead[3] < ahead[6] < ahead[9]
+    assert ahead[11] > 3 * ahead[1], "one place back is the long way round"
+
+
+# ---------------------------------------------------------------- the latent model
+
+
+def latent_model(**changes):
+    torch.manual_seed(0)
+    bottleneck = changes.pop("bottleneck", Bottleneck(slots=2, width=5, queries=3))
+    return LatentModel(
+        9, 8, 2, Settings(frameskip=3, width=16, depth=1, heads=1, bottleneck=bottleneck,
+                          metric=Metric(groups=2, components=2, width=8), **changes)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bottleneck", [Bottleneck(slots=2, width=5, queries=3), None])
+def test_losses_are_finite_and_reach_every_part(bottleneck):
+    model = latent_model(bottleneck=bottleneck)
+    losses = model.dynamics_losses(torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6), rollout=1.0)
+    losses["loss"].backward()
+    assert all(torch.isfinite(v) for v in losses.values())
+    untouched = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")]
+    assert untouched == []
+
+
+def test_without_a_bottleneck_the_tokens_are_the_latent():
+    tokens = torch.randn(2, 3, 9, 8).bfloat16()
+    latent = latent_model(bottleneck=None).summarise(tokens)
+    assert latent.dtype == torch.float32 and torch.equal(latent, tokens.float())
+
+
+def test_a_summary_does_not_depend_on_its_neighbours():
+    model = latent_model()
+    tokens = torch.randn(4, 3, 9, 8)
+    with torch.no_grad():
+        whole = model.summarise(tokens)
+        assert whole.shape == (4, 3, 2, 5)
+        torch.testing.assert_close(whole[1, 2], model.summarise(tokens[1, 2]), atol=1e-5, rtol=1e-5)
+
+
+def test_action_units_are_taken_out_number_by_number():
+    model = latent_model()
+    model.action_scale.copy_(torch.tensor([2.0, 4.0]))
+    assert model.scaled(torch.tensor([[2.0, 4.0, 4.0, 8.0, 6.0, 12.0]])).tolist() == [[1, 1, 2, 2, 3, 3]]
+
+
+def test_variance_and_covariance_terms_know_good_from_bad():
+    g = torch.Generator().manual_seed(0)
+    good = torch.randn(2000, 6, generator=g)
+    assert all(term < 0.03 for term in variance_covariance(good))
+    shortfall, _ = variance_covariance(good * 0.1)
+    assert shortfall == pytest.approx(0.9, abs=0.02)
+    _, copies = variance_covariance(good[:, :1].expand(-1, 6))
+    assert copies == pytest.approx(5, rel=0.1)
+
+
+def test_contrast_asks_for_what_moves_in_a_window_and_for_what_tells_windows_apart():
+    torch.manual_seed(0)
+    contrast = TemporalContrast(8)
+    noise = 1e-4 * torch.randn(64, 5, 8)
+    layout = torch.randn(64, 1, 8).expand(-1, 5, -1)  # differs between windows, not within
+    angle = torch.arange(5) * 0.5 + torch.rand(64, 1) * 6
+    moving = torch.cat([angle.cos()[..., None], angle.sin()[..., None], torch.zeros(64, 5, 6)], -1)
+    with torch.no_grad():
+        static, shifting = (
+            torch.stack([contrast(window[None]) for window in windows]).mean().item()  # no other window to tell from
+            for windows in (layout + noise, moving)
+        )
+        assert static == pytest.approx(math.log(4), abs=0.05), "what is static gives no better than chance"
+        assert shifting < static - 0.1
+        all_alike = contrast(noise + torch.ones(8)).item()
+        assert all_alike == pytest.approx(math.log(4) + math.log(64), abs=0.05)
+        assert contrast(layout + noise).item() < all_alike - 2

@@ -1,0 +1,162 @@
+"""Action spaces, the receding horizon, and objectives against naive loops."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.plan.objectives import Objective, ToGoal, effort, imagined_cost, latent_distance, over_steps
+from jepa_wm.plan.receding import RecedingHorizon
+from jepa_wm.plan.solvers import CEM
+
+BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
+H = 3
+
+
+def bowl(target):
+    """Squared distance of plans [B, S, H, E] to `target`, summed over steps; elementwise, so exact in any batch."""
+    return lambda plans: (plans - target).square().sum((-2, -1))
+
+
+# ---------------------------------------------------------------- action space
+
+
+def test_a_held_action_fills_its_block_in_time_order():
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=3, hold=True)
+    plan = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+    assert (space.searched, space.expanded, space.size) == (2, 6, 2)
+    assert space.expand(plan).tolist() == plan.repeat_interleave(3, 0).reshape(2, 6).tolist()
+    assert torch.equal(space.steps(space.expand(plan)), plan.repeat_interleave(3, 0))
+    full = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=3, hold=False)
+    assert (full.searched, full.expanded, full.size) == (6, 6, 2)
+    assert torch.equal(full.expand(plan), plan)
+
+
+def test_projection_keeps_what_is_inside_and_the_direction_of_what_is_not():
+    space = ActionSpace((-3.0,) * 4, (3.0,) * 4, max_norm=1.0, group=2)
+    inside, outside = torch.tensor([0.3, 0.4, 0.0, 0.0]), torch.tensor([3.0, 4.0, 0.0, -9.0])
+    assert torch.equal(space.project(inside), inside)
+    torch.testing.assert_close(space.project(outside), torch.tensor([0.5**0.5, 0.5**0.5, 0.0, -1.0]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rest", "message"),
+    [
+        ((0.0,), (math.inf,), {}, "finite"),
+        ((1.0,), (0.0,), {}, "swap"),
+        ((0.0,), (1.0, 1.0), {}, "one each"),
+        ((1.0,), (2.0,), {"max_norm": 1.0}, "around zero"),
+        ((-1.0,), (2.0,), {"max_norm": 0.0}, "max_norm must be positive"),
+        ((-1.0,) * 3, (1.0,) * 3, {"group": 2}, "group 2 does not divide"),
+        ((-1.0,), (1.0,), {"repeat": 0}, "repeat"),
+    ],
+    ids=str,
+)
+def test_spaces_that_cannot_be_searched_are_refused(low, high, rest, message):
+    with pytest.raises(ValueError, match=message):
+        ActionSpace(low, high, **rest)
+
+
+# ---------------------------------------------------------------- receding horizon
+
+
+@pytest.mark.parametrize("fill", ["repeat", "zero"])
+def test_the_next_search_starts_from_what_is_left(fill):
+    starts = []
+
+    class Spy:
+        space, horizon = BOX, H
+
+        def solve(self, cost, *, start, generator):
+            starts.append(start)
+            return CEM(space=BOX, horizon=H, rounds=2).solve(cost, start=start, generator=generator)
+
+    agent = RecedingHorizon(Spy(), execute=2, fill=fill)
+    with pytest.raises(RuntimeError, match="before reset"):
+        agent.plan(bowl(0.5))
+    agent.reset([3, 4], device=torch.device("cpu"))
+    first = agent.plan(bowl(0.5))
+    mean = agent.last.mean
+    assert torch.equal(first, agent.last.actions[:, :2])
+    agent.plan(bowl(0.5))
+    assert starts[0] is None
+    assert torch.equal(starts[1][:, 0], mean[:, 2])
+    end = mean[:, 2] if fill == "repeat" else torch.zeros(2, 2)
+    assert torch.equal(starts[1][:, 1], end) and torch.equal(starts[1][:, 2], end)
+    agent.reset([3, 4], device=torch.device("cpu"))
+    assert torch.equal(agent.plan(bowl(0.5)), first) and starts[2] is None
+
+
+def test_a_point_is_steered_to_its_goal_one_block_at_a_time():
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=5, hold=True)
+    agent = RecedingHorizon(CEM(space=space, horizon=4, candidates=64, rounds=4))
+    agent.reset(range(3), device=torch.device("cpu"))
+    position, goal = torch.zeros(3, 2), torch.tensor([[20.0, 5.0], [-9.0, 3.0], [0.0, -14.0]])
+
+    def moved(plans):  # [B, S, H, 10] to positions after each model step
+        return position[:, None, None] + plans.unflatten(-1, (5, 2)).sum(-2).cumsum(-2)
+
+    for _ in range(6):
+        block = agent.plan(lambda plans: (moved(plans) - goal[:, None, None]).norm(dim=-1).mean(-1))
+        assert block.shape == (3, 1, 10)
+        position = position + space.steps(block).sum(1)
+    assert (position - goal).norm(dim=-1).max() < 1.0
+
+
+def test_what_cannot_be_executed_is_refused():
+    with pytest.raises(ValueError, match="execute must lie in 1..horizon"):
+        RecedingHorizon(CEM(space=BOX, horizon=2), execute=3)
+    with pytest.raises(ValueError, match="fill"):
+        RecedingHorizon(CEM(space=BOX, horizon=2), fill="again")
+
+
+# ---------------------------------------------------------------- objectives
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "cosine"])
+def test_distances_equal_naive_loops(kind):
+    latents, goal = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 5, 6)
+    expected = torch.empty(2, 3, 4)
+    for b, s, h in itertools.product(range(2), range(3), range(4)):
+        total = 0.0
+        for n in range(5):
+            x, g = latents[b, s, h, n], goal[b, n]
+            if kind == "cosine":
+                total += 1 - float(x @ g / (x.norm() * g.norm()))
+            else:
+                total += sum(abs(float(d)) ** (1 if kind == "l1" else 2) for d in x - g) / 6
+        expected[b, s, h] = total / 5
+    torch.testing.assert_close(latent_distance(kind)(latents, goal), expected)
+
+
+def test_steps_are_reduced_as_named():
+    costs = torch.randn(2, 3, 4)
+    weights = [0.5**k for k in range(4)]
+    discounted = sum(w * costs[..., k] for k, w in enumerate(weights)) / sum(weights)
+    torch.testing.assert_close(over_steps(costs, mode="discounted", discount=0.5), discounted)
+    torch.testing.assert_close(over_steps(costs, mode="all"), sum(costs[..., k] for k in range(4)) / 4)
+    assert torch.equal(over_steps(costs, mode="last"), costs[..., 3])
+    with pytest.raises(ValueError, match="first.*choose last"):
+        over_steps(costs, mode="first")
+    with pytest.raises(ValueError, match="discount"):
+        over_steps(costs, mode="discounted", discount=0.0)
+    with pytest.raises(ValueError, match="l3.*choose one of l1"):
+        latent_distance("l3")
+
+
+def test_an_objective_is_the_weighted_sum_of_its_terms_and_takes_a_learned_metric():
+    latents, goal, actions = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 5, 6), torch.randn(2, 3, 4, 2)
+    metric = torch.nn.Linear(6, 1)
+
+    def learned(latents, goal):
+        return metric(latents - goal[:, None, None]).abs().mean((-2, -1))
+
+    far = ToGoal(goal=goal, distance=learned, mode="all")
+    objective = Objective(((1.0, far), (0.1, effort)))
+    expected = learned(latents, goal).mean(-1) + 0.1 * actions.square().mean((2, 3))
+    torch.testing.assert_close(objective(latents, actions), expected)
+    torch.testing.assert_close(imagined_cost(lambda _: latents, objective)(actions), expected)
+    with pytest.raises(ValueError, match="at least one"):
+        Objective(())

@@ -1,0 +1,211 @@
+"""Solvers find known optima inside their bounds, reproducibly, and refuse what is no search."""
+
+import math
+
+import pytest
+import torch
+
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.plan.solvers import CEM, MPPI, RandomShooting
+
+BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
+H = 3
+
+
+def solvers(space=BOX, horizon=H, **settings):
+    shared = {"space": space, "horizon": horizon, **settings}
+    elites = max(2, shared.get("candidates", 128) // 8)
+    return [CEM(elites=elites, **shared), MPPI(**shared), RandomShooting(**shared)]
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def bowl(target):
+    """Squared distance of plans [B, S, H, E] to `target`, summed over steps; elementwise, so exact in any batch."""
+    return lambda plans: (plans - target).square().sum((-2, -1))
+
+
+def names(value):
+    return type(value).__name__ if not isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=256, rounds=10), ids=names)
+def test_every_solver_finds_the_bottom_of_a_bowl(solver):
+    target = torch.tensor([0.4, -0.3])
+    plan = solver.solve(bowl(target), generator=generators(0, 1))
+    # Random shooting in 6 dimensions only gets near; the others converge.
+    tolerance = 0.5 if isinstance(solver, RandomShooting) else 0.1
+    assert plan.actions.shape == plan.mean.shape == (2, H, 2)
+    assert (plan.actions - target).abs().max() < tolerance
+    assert torch.equal(plan.cost, bowl(target)(plan.actions[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("kind", [CEM, MPPI])
+def test_a_curved_valley_is_followed_to_its_end(kind):
+    def rosenbrock(plans):
+        x, y = 2 * plans[..., 0], 2 * plans[..., 1]
+        return ((1 - x).square() + 10 * (y - x.square()).square()).sum(-1)
+
+    solver = kind(space=BOX, horizon=1, candidates=256, rounds=25)
+    plan = solver.solve(rosenbrock, generator=generators(3))
+    assert plan.cost.item() < 0.01
+    assert (plan.actions - 0.5).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=256, rounds=8), ids=names)
+def test_of_two_basins_the_deeper_one_is_taken(solver):
+    def basins(plans):
+        x = plans.mean(-2)
+        shallow = (x + 0.6).square().sum(-1)
+        deep = (x - 0.6).square().sum(-1) - 0.5
+        return torch.minimum(shallow, deep)
+
+    plan = solver.solve(basins, generator=generators(0, 1, 2))
+    assert (plan.cost < -0.3).all()
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=64, rounds=4), ids=names)
+def test_best_never_rises_and_ends_at_the_cost(solver):
+    plan = solver.solve(bowl(0.7), generator=generators(0, 1))
+    assert plan.trace.shape == (2, 4)
+    assert (plan.trace.diff(dim=1) <= 0).all()
+    assert torch.equal(plan.trace[:, -1], plan.cost)
+
+
+@pytest.mark.parametrize("kind", [CEM, MPPI, RandomShooting])
+@pytest.mark.parametrize("hold", [True, False])
+def test_no_candidate_leaves_the_box_or_the_ball(kind, hold):
+    space = ActionSpace.of_block((-1.0, -0.5), (1.0, 2.0), max_norm=1.2, block=5, hold=hold)
+    seen = []
+
+    def cost(plans):
+        assert plans.shape[2:] == (H, 10)
+        seen.append(plans)
+        return -plans.sum((-2, -1))  # pulls into the corner
+
+    plan = kind(space=space, horizon=H, candidates=32, rounds=4).solve(cost, generator=generators(0))
+    for plans in [*seen, space.expand(plan.actions)[:, None], space.expand(plan.mean)[:, None]]:
+        single = space.steps(plans)
+        assert single.shape[-2:] == (H * 5, 2)
+        assert (single >= torch.tensor([-1.0, -0.5])).all() and (single <= torch.tensor([1.0, 2.0])).all()
+        assert (single.norm(dim=-1) <= 1.2 + 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"candidates": 37, "rounds": 3}, {"candidates": 300, "rounds": 2, "horizon": 6}], ids=str
+)
+@pytest.mark.parametrize("kind", [CEM, MPPI, RandomShooting])
+def test_an_episode_alone_gets_the_plan_it_gets_in_a_batch(kind, settings):
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=5, hold=False)
+    solver = kind(**{"space": space, "horizon": 4, **settings})
+    seeds = (5, 6, 7, 8, 9)
+    targets = torch.randn(5, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    starts = 0.3 * torch.randn(5, solver.horizon, 10, generator=torch.Generator().manual_seed(1))
+    together = solver.solve(bowl(targets), start=starts, generator=generators(*seeds))
+    for i, seed in enumerate(seeds):
+        alone = solver.solve(bowl(targets[i : i + 1]), start=starts[i : i + 1], generator=generators(seed))
+        for field in ("actions", "mean", "cost", "trace"):
+            assert torch.equal(getattr(alone, field)[0], getattr(together, field)[i]), field
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=32, rounds=3), ids=names)
+def test_the_generator_alone_decides(solver):
+    a, b, other = (solver.solve(bowl(0.5), generator=generators(seed)) for seed in (1, 1, 2))
+    assert torch.equal(a.actions, b.actions) and torch.equal(a.mean, b.mean)
+    assert not torch.equal(a.actions, other.actions)
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=16, rounds=1), ids=names)
+def test_a_warm_start_helps_and_is_never_lost(solver):
+    target = torch.tensor([0.83, -0.77])
+    cold = solver.solve(bowl(target), generator=generators(0))
+    warm = solver.solve(bowl(target), start=target.expand(1, H, 2), generator=generators(0))
+    assert warm.cost < cold.cost
+    assert torch.equal(warm.actions, target.expand(1, H, 2))
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=8, rounds=2), ids=names)
+def test_doing_nothing_is_always_considered(solver):
+    plan = solver.solve(bowl(0.0), start=torch.full((1, H, 2), 0.9), generator=generators(0))
+    assert plan.cost.item() == 0.0
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=16, rounds=3), ids=names)
+def test_every_round_tries_the_mean_and_the_best_so_far(solver):
+    seen, cheapest = [], []
+
+    def cost(plans):
+        costs = bowl(0.4)(plans)
+        seen.append(plans)
+        cheapest.append(plans[0, costs[0].argmin()])
+        return costs
+
+    start = torch.full((1, H, 2), -0.5)
+    plan = solver.solve(cost, start=start, generator=generators(0))
+    assert torch.equal(seen[0][0, 0], start[0]) and torch.equal(seen[0][0, 1], torch.zeros(H, 2))
+    for earlier, later in zip(cheapest, seen[1:3], strict=False):
+        assert torch.equal(later[0, 1], earlier)
+    if not isinstance(solver, RandomShooting):
+        assert seen[-1].shape == (1, 1, H, 2) and torch.equal(seen[-1][:, 0], plan.mean)
+    assert len(seen) <= 4 and all(plans.shape[1] == 16 for plans in seen[:3])
+
+
+def test_momentum_slows_the_mean():
+    target, start = torch.tensor([0.9, 0.9]), torch.full((1, H, 2), -0.9)
+    quick, slow = (
+        CEM(space=BOX, horizon=H, rounds=1, momentum=m).solve(bowl(target), start=start, generator=generators(0))
+        for m in (0.0, 0.8)
+    )
+    assert (slow.mean - start).norm() < 0.5 * (quick.mean - start).norm()
+
+
+def test_mppi_noise_falls_when_told_and_cold_weights_follow_the_cheapest():
+    annealed = MPPI(space=BOX, horizon=H, std=0.8, min_std=0.05, rounds=5)
+    assert annealed._std(0) == 0.8 and annealed._std(4) == pytest.approx(0.05)
+    assert MPPI(space=BOX, horizon=H, std=0.8, rounds=5)._std(4) == 0.8
+    costs = torch.tensor([[3.0, 1.0, 2.0]])
+    assert MPPI(space=BOX, horizon=H, temperature=1e-3)._weights(costs)[0, 1] > 0.999
+    flat = MPPI(space=BOX, horizon=H)._weights(torch.ones(1, 4))
+    torch.testing.assert_close(flat, torch.full((1, 4), 0.25, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("solver", solvers(candidates=8, rounds=2), ids=names)
+def test_costs_that_are_not_finite_are_refused_with_their_share(solver):
+    def cost(plans):
+        costs = bowl(0.0)(plans)
+        costs[1, : plans.shape[1] // 2] = math.nan
+        return costs
+
+    with pytest.raises(ValueError, match=r"25\.0% of 16 candidates \(first episodes: \[1\]\)"):
+        solver.solve(cost, generator=generators(0, 1))
+    with pytest.raises(ValueError, match=r"returned shape \(1, 8, 3\) for \(1, 8\) candidates"):
+        solver.solve(lambda plans: plans.sum(-1), generator=generators(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (CEM, {"elites": 65, "candidates": 64}, "elites must lie in 1..candidates"),
+        (CEM, {"horizon": 0}, "horizon must be at least 1"),
+        (CEM, {"momentum": 1.0}, "momentum"),
+        (CEM, {"std": 0.1, "min_std": 0.2}, "min_std"),
+        (MPPI, {"temperature": 0.0}, "temperature must be positive"),
+        (MPPI, {"min_std": 0.0}, "min_std must be positive"),
+        (MPPI, {"std": math.nan}, "std"),
+        (RandomShooting, {"candidates": 1}, "candidates must be at least 2"),
+        (RandomShooting, {"rounds": 0}, "rounds must be at least 1"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_search_are_refused(kind, settings, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**{"space": BOX, "horizon": H, **settings})
+
+
+def test_a_warm_start_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"start has shape \(1, 2, 2\).*\(1, 3, 2\)"):
+        CEM(space=BOX, horizon=H).solve(bowl(0.0), start=torch.zeros(1, 2, 2), generator=generators(0))
+    with pytest.raises(ValueError, match="one torch.Generator per episode"):
+        CEM(space=BOX, horizon=H).solve(bowl(0.0), generator=[])

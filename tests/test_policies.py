@@ -1,0 +1,66 @@
+"""The scripted policies: the wanderer that collects, the solver, the wall-blind walker."""
+
+import numpy as np
+import pytest
+
+from jepa_wm.worlds.policies import Wanderer, solver, straight_line
+from jepa_wm.worlds.tasks import freeze_tasks, judge
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+def new_world(count):
+    world = TwoRooms()
+    world.reset(np.arange(count))
+    return world
+
+
+def wander(world, steps):
+    """Positions [steps, B, 2] that the data policy visits."""
+    policy, seen = Wanderer(world.geometry, np.arange(len(world))), []
+    for _ in range(steps):
+        seen.append(world.dot.copy())
+        action = policy.act(world.state())
+        assert (np.linalg.norm(action, axis=1) <= world.geometry.max_step + 1e-4).all()
+        world.step(action)
+    return np.stack(seen)
+
+
+def drive(tasks, policy):
+    """Positions [E, T + 1, 2] of a scripted policy on frozen tasks, 200 steps."""
+    world = TwoRooms(tasks.geometry)
+    world.reset(tasks.seeds, dot=tasks.start)
+    seen = [world.dot.copy()]
+    for _ in range(200):
+        world.step(policy(world.state(), tasks.goal, tasks.geometry))
+        seen.append(world.dot.copy())
+    return np.stack(seen, 1)
+
+
+def test_the_wanderer_uses_the_door_and_covers_both_rooms():
+    world = new_world(60)
+    seen = wander(world, 300)  # [T, B, 2]
+    right = seen[..., 0] > world.wall_x
+    crossings = (right[1:] != right[:-1]).sum(0)
+    assert (crossings > 0).mean() > 0.9 and crossings.mean() > 2
+    assert 0.35 < right.mean() < 0.65
+    shares, _, _ = np.histogram2d(seen[..., 0].ravel(), seen[..., 1].ravel(), bins=6, range=[[5, 59], [5, 59]])
+    assert (shares > 0.2 * shares.mean()).all()
+
+
+def test_the_wanderers_data_do_not_depend_on_the_batch():
+    whole = wander(new_world(5), 50)
+    alone = wander(new_world(1), 50)
+    assert np.array_equal(whole[:, 0], alone[:, 0])
+
+
+@pytest.mark.parametrize("name", ["two_rooms", "wall"])
+def test_the_scripted_solver_always_arrives(name):
+    tasks = freeze_tasks(name, episodes=200, seed=5)
+    outcome = judge(drive(tasks, solver), tasks.goal, radius=1.41)
+    assert outcome.final.all()
+
+
+def test_the_wall_blind_walker_wins_about_two_in_five():
+    tasks = freeze_tasks(episodes=400, seed=5)
+    outcome = judge(drive(tasks, straight_line), tasks.goal)
+    assert 0.25 < outcome.final.mean() < 0.5

@@ -1,0 +1,194 @@
+"""JEPA: the target follows and never learns, targets carry what they should, and collapse is noticed."""
+
+import copy
+
+import pytest
+import torch
+
+from jepa_wm.core.schema import BlockMask, Encode, Observe, Predict, Targets
+from jepa_wm.predict.jepa import JEPA, latent_targets
+from jepa_wm.predict.masks import draw_mask
+from jepa_wm.predict.meters import collapse_meters
+
+HALF = BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5))
+BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
+
+
+def jepa(seed=0, **predict):
+    torch.manual_seed(seed)
+    observe = Observe(image_size=12, frames=4)
+    encode = Encode(patch=4, width=16, depth=2, heads=2, attend=predict.pop("attend", "frame"))
+    return JEPA(observe, encode, Predict(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict}))
+
+
+def clip(batch=8, seed=1):
+    """Smooth random patterns that drift, so that what is hidden can be guessed from what is seen."""
+    g = torch.Generator().manual_seed(seed)
+    phase, speed = torch.rand(batch, 1, 3, 1, 1, generator=g) * 6, torch.rand(batch, 1, 3, 1, 1, generator=g)
+    t, y, x = torch.meshgrid(torch.arange(4.0), torch.arange(12.0), torch.arange(12.0), indexing="ij")
+    return torch.sin(phase + speed * t[None, :, None] + 0.4 * x[None, :, None] + 0.3 * y[None, :, None])
+
+
+def far(batch=8, frames=1):
+    return clip(batch, seed=7)[:, :frames]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_only_context_encoder_and_predictor_learn():
+    model = jepa()
+    model(clip(), far(), generator())["loss"].backward()
+    assert all(p.grad is None and not p.requires_grad for p in model.target.parameters())
+    for name, p in [*model.encoder.named_parameters(), *model.predictor.named_parameters()]:
+        assert p.grad is not None and p.grad.abs().sum() > 0, name
+
+
+def test_targets_carry_no_gradient():
+    assert not any(part.requires_grad for part in jepa().look_at_all(clip(), far()))
+
+
+def test_the_target_looks_through_its_own_weights():
+    model = jepa()
+    before = model.look_at_all(clip(), far())
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(torch.randn(p.shape, generator=generator()))
+    for a, b in zip(before, model.look_at_all(clip(), far()), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_target_follows_the_average_exactly():
+    model = jepa()
+    expected = copy.deepcopy(model.target.state_dict())
+    for step, momentum in enumerate((0.9, 0.99, 0.5)):
+        with torch.no_grad():
+            for p in model.encoder.parameters():
+                p.add_(torch.randn(p.shape, generator=generator(step)))
+        context = copy.deepcopy(model.encoder.state_dict())
+        model.follow(momentum)
+        expected = {k: momentum * v.double() + (1 - momentum) * context[k].double() for k, v in expected.items()}
+        for name, value in model.target.state_dict().items():
+            torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=1e-6)
+        assert all(torch.equal(v, context[k]) for k, v in model.encoder.state_dict().items()), "it only follows"
+
+
+@pytest.mark.parametrize(("momentum", "source"), [(0.0, "encoder"), (1.0, "target")])
+def test_the_ends_of_the_average_are_exact(momentum, source):
+    model = jepa()
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(1.0)
+    expected = copy.deepcopy(getattr(model, source).state_dict())
+    model.follow(momentum)
+    assert all(torch.equal(v, expected[k]) for k, v in model.target.state_dict().items())
+
+
+def tokens(seed=0, frames=4):
+    return torch.randn(32, frames, 5, 16, generator=generator(seed))
+
+
+def per_position(part):
+    """The mean over clips and time of targets [B, T*n, D] at each position."""
+    return part.unflatten(1, (4, 5)).mean((0, 1))
+
+
+def test_a_part_that_depends_on_the_position_alone_is_no_target():
+    x = tokens() + 3 * torch.randn(1, 1, 5, 16, generator=generator(3))
+    stay, move = latent_targets(x, x, Targets(centre=True))
+    assert per_position(stay).abs().max() < 1e-4 and per_position(move).abs().max() < 1e-4
+    assert stay.square().mean().item() == pytest.approx(1.0, abs=0.01)
+    assert move.square().mean().item() == pytest.approx(1.0, abs=0.01)
+    plain, _ = latent_targets(x, x, Targets(centre=False))
+    assert per_position(plain).abs().max() > 0.5, "it is there when it is not taken out"
+
+
+def test_targets_do_not_depend_on_the_scale_of_the_features():
+    for centre in (True, False):
+        settings, far = Targets(centre=centre), tokens(1, frames=2)
+        plain, other = latent_targets(tokens(), far, settings), latent_targets(tokens() * 7 + 3, far * 7 + 3, settings)
+        for a, b in zip(plain, other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_what_stays_the_same_until_the_far_frame_is_no_part_of_what_moves():
+    x = tokens()
+    still = x.clone()
+    still[:, :, 2] = x[:, :1, 2]
+    stay, move = (part.unflatten(1, (4, 5)) for part in latent_targets(still, still[:, :1], Targets()))
+    assert move[:, :, 2].abs().max() == 0 and stay[:, :, 2].abs().max() > 0.5
+    assert move[:, 0].abs().max() == 0, "the far frame against itself"
+    assert move[:, 1:, 3].abs().max() > 0.5
+
+
+def test_without_far_frames_there_is_no_change_to_guess():
+    stay, move = latent_targets(tokens(), tokens(frames=0), Targets(far=0, move=0))
+    assert stay.shape == move.shape and move.abs().max() == 0
+
+
+def test_the_loss_is_finite_reproducible_and_falls():
+    model, video = jepa(masks=(HALF,)), clip(16)
+    same = [model(video, far(16), generator(5))["loss"].item() for _ in range(2)]
+    assert same[0] == same[1] != model(video, far(16), generator(6))["loss"].item()
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    history = []
+    for _ in range(30):
+        losses = model(video, far(16), generator(0))
+        assert all(torch.isfinite(v) for v in losses.values())
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+        model.follow(0.99)
+        history.append(losses["loss"].item())
+    assert sum(history[-5:]) < 0.9 * sum(history[:5])
+
+
+def test_the_predictor_cannot_see_what_it_must_guess():
+    """Other hidden or far frames change the targets, never the guesses."""
+    model = jepa(masks=(HALF,), attend="clip")
+    seen_by_predictor = []
+    model.predictor.register_forward_hook(lambda module, args, out: seen_by_predictor.append(out))
+    video = clip()
+    hidden = draw_mask(HALF, len(video), 4, 3, generator(2)).view(len(video), 4, 9).all(2)
+    other = torch.where(hidden[..., None, None, None], torch.randn(video.shape, generator=generator(9)), video)
+    others = [(video, far()), (other, far()), (video, far() * 0.5)]
+    losses = [model(*seen, generator(2))["loss"].item() for seen in others]
+    assert all(torch.equal(seen_by_predictor[0], guess) for guess in seen_by_predictor[1:])
+    assert len(set(losses)) == 3, "what is hidden, and the far frame, change the targets"
+
+
+def test_each_mask_type_has_its_own_token():
+    model = jepa()
+    assert model.predictor.mask_tokens.shape[0] == 2
+    where = torch.zeros(1, 3, 3)
+    a, b = (model.predictor(torch.zeros(1, 3, 16), where, where + 1, kind) for kind in (0, 1))
+    assert not torch.equal(a, b)
+
+
+def test_fewer_targets_can_be_asked_for():
+    counts = []
+    model = jepa(masks=(HALF,), most_targets=5)
+    model.predictor.register_forward_hook(lambda module, args, out: counts.append(out.shape[1]))
+    model(clip(), far(), generator())
+    assert counts == [5]
+
+
+def test_constant_features_are_collapsed_and_gaussian_ones_are_not():
+    g = generator()
+    healthy = collapse_meters(torch.randn(200, 9, 16, generator=g))
+    assert not healthy["collapsed"]
+    assert healthy["feature_std"] == pytest.approx(1.0, rel=0.05) and 14 < healthy["effective_rank"] <= 16.01
+    constant = collapse_meters(torch.randn(1, 9, 16, generator=g).expand(200, -1, -1))
+    assert constant["collapsed"] and constant["feature_std"] == pytest.approx(0, abs=1e-5)
+    line = torch.randn(200, 1, 1, generator=g) * torch.randn(1, 1, 16, generator=g)
+    flat = collapse_meters(line.expand(-1, 9, -1))
+    assert flat["collapsed"] and flat["feature_std"] > 0.3 and flat["effective_rank"] == pytest.approx(1, abs=1e-3)
+
+
+def test_meters_are_blind_to_what_positions_have_in_common():
+    x = torch.randn(200, 9, 16, generator=generator())
+    layout = 5 * torch.randn(1, 9, 16, generator=generator(1))
+    plain, shifted = collapse_meters(x), collapse_meters(x + layout)
+    assert plain["feature_std"] == pytest.approx(shifted["feature_std"], rel=1e-4)
+    assert plain["effective_rank"] == pytest.approx(shifted["effective_rank"], rel=1e-3)

@@ -1,0 +1,129 @@
+"""Run folders: finished work is found again, and never mixed with another config or another process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from jepa_wm.core.config import pick
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import RunFolder
+
+
+class Collect(BaseModel):
+    episodes: int = 5
+
+
+class Act(BaseModel):
+    collect: Collect = Collect()
+    steps: int = 200
+
+
+class Toy(BaseModel):
+    seed: int = 0
+    worlds: dict[str, int] = {"size": 65}
+    act: Act = Act()
+    plan: dict[str, int] = {"candidates": 8}
+
+
+class Run(RunFolder):
+    AFTER = {"plan": ("collect",)}
+    DEPENDS = {"collect": ("seed", "worlds", "act.collect"), "plan": ("plan", "act")}
+
+
+def test_a_result_is_found_again(tmp_path):
+    with Run.open(tmp_path / "a" / "run", Toy()) as run:
+        assert run.finished("collect") is None
+        run.write_result("collect", {"frames": 10, "loss": float("nan"), "curve": (1.0, float("inf"))})
+    with Run.open(tmp_path / "a" / "run", Toy()) as run:
+        assert run.finished("collect") == {"frames": 10, "loss": None, "curve": [1.0, None]}
+        assert run.finished("plan") is None
+        assert json.loads((run.path / "collect" / "result.json").read_text())["loss"] is None
+
+
+def test_settings_of_a_later_stage_may_change_until_it_begins(tmp_path):
+    with Run.open(tmp_path, Toy()) as run:
+        run.write_result("collect", {"frames": 10})
+    changed = Toy(plan={"candidates": 16}, act=Act(steps=100))
+    with Run.open(tmp_path, changed) as run:
+        assert run.finished("collect") == {"frames": 10}
+        run.stage_dir("plan")
+    assert "candidates: 16" in (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError, match="plan.candidates: 16 -> 8"):
+        Run.open(tmp_path, Toy(act=Act(steps=100)))
+
+
+def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
+    with Run.open(tmp_path, Toy()) as run:
+        run.write_result("collect", {})
+        run.stage_dir("plan")
+    kept = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError) as caught:
+        Run.open(tmp_path, Toy(seed=1, act=Act(collect=Collect(episodes=6))))
+    message = str(caught.value)
+    for part in (
+        "seed: 0 -> 1",
+        "act.collect.episodes: 5 -> 6",
+        "another --run",
+        f"{tmp_path}/collect {tmp_path}/plan",
+    ):
+        assert part in message
+    assert (tmp_path / "config.yaml").read_text() == kept
+    Run.open(tmp_path, Toy()).close()  # the refused attempt left no lock behind
+
+
+def test_a_stage_begun_but_not_finished_is_bound_to_its_upstream_settings_too(tmp_path):
+    with Run.open(tmp_path, Toy()) as run:
+        run.stage_dir("plan")
+    with pytest.raises(UserError, match="worlds.size: 65 -> 64"):
+        Run.open(tmp_path, Toy(worlds={"size": 64}))
+
+
+def test_a_damaged_or_foreign_result_is_named(tmp_path):
+    with Run.open(tmp_path, Toy()) as run:
+        file = run.write_result("collect", {"frames": 10})
+        file.write_text(file.read_text()[:-9])
+        with pytest.raises(UserError, match="result.json: is damaged"):
+            run.finished("collect")
+        file.write_text('{"frames": 10}')
+        with pytest.raises(UserError, match="does not belong to"):
+            run.finished("collect")
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+    script = (
+        "import sys; from test_run_folder import Run, Toy\n"
+        "run = Run.open(sys.argv[1], Toy()); print('open', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert other.stdin and other.stdout
+    assert other.stdout.readline() == "open\n"
+    with pytest.raises(UserError, match=f"process {other.pid} is working in this run folder"):
+        Run.open(tmp_path, Toy())
+    other.kill()  # even then the lock goes with it
+    other.communicate()
+    Run.open(tmp_path, Toy()).close()
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"):
+        Run.open(tmp_path / "file", Toy())
+    with pytest.raises(UserError, match="is not a folder"):
+        Run.open(tmp_path / "file" / "run", Toy())
+
+
+def test_every_setting_named_in_the_table_exists():
+    from jepa_wm.core.schema import Config
+
+    names = {key for keys in RunFolder.DEPENDS.values() for key in keys}
+    assert names == set(pick(Config(observe={"path": "elsewhere"}), sorted(names)))  # pick leaves out what is null

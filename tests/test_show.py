@@ -1,0 +1,256 @@
+"""The report: one page that holds everything a run has, says what it has not, and hides nothing that went wrong."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.progress import Metrics
+from jepa_wm.core.run import RunFolder
+from jepa_wm.show.gif import encode_gif
+from jepa_wm.show.report import run as report
+from jepa_wm.show.retrieval import FrameBank
+
+E, K, T, R, SIDE = 6, 8, 40, 4, 33
+LOST = (2, 5)
+SUCCESS = {"final": 4 / 6, "latched": 5 / 6, "low": 0.3, "high": 0.903, "episodes": 6, "seeds": 1, "budget": T}
+VOID = {"meta", "link", "img", "br", "hr", "source", "input", "base"}
+
+
+class Toy(BaseModel):
+    seed: int = 0
+    plan: dict[str, int] = {"candidates": 8}
+
+
+class Page(HTMLParser):
+    """Every address and id on a page; fails on tags that are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.addresses = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "srcset", "href", "data", "action", "poster"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def room(position, *, noise=None):
+    """[SIDE, SIDE, 3] with a bright dot, a wall and, if asked, pixel noise."""
+    frame = np.full((SIDE, SIDE, 3), 20, np.uint8)
+    frame[:, SIDE // 2] = (80, 150, 190)
+    x, y = (int(round(value)) for value in position)
+    frame[y - 1 : y + 2, x - 1 : x + 2] = (255, 120, 60)
+    return frame if noise is None else noise.integers(0, 256, frame.shape, np.uint8) // 2 + frame // 2
+
+
+def episodes(*, lost=LOST, noise=None):
+    goal, start = np.array([24.0, 20.0]), np.array([6.0, 8.0])
+    share = np.linspace(0, 1, T + 1)
+    distance = np.linalg.norm(start - goal) * (1 - np.stack([share * (0.5 if e in lost else 1) for e in range(E)]))
+    way = np.stack([np.linspace(0, 0.5 if e in lost else 1, K + 1) for e in range(E)])
+    positions = start + way[..., None] * (goal - start)
+    frames = np.stack([[room(p, noise=noise) for p in row] for row in positions])
+    final = np.array([e not in lost for e in range(E)])
+    cost = np.linspace(2, 1, R) * np.ones((E, K, R))
+    cost[0, -1] = np.nan  # a decision that was not taken
+    latched = final | (np.arange(E) == 5)
+    goals = np.stack([room(goal, noise=noise)] * E)
+    return {
+        "goal_frame": goals,
+        "frames": frames,
+        "positions": positions,
+        "goal_position": np.stack([goal] * E),
+        "distance": distance,
+        "final": final,
+        "latched": latched,
+        "cost": cost,
+        "radius": 4.5,
+    }
+
+
+def open_run(folder):
+    return RunFolder.open(folder / "two_rooms", Toy())
+
+
+def fill(run, *, noise=None, lost=LOST):
+    """Leave behind what every stage would."""
+    run.write_result("collect", {"seconds": 2.0})
+    probe = {"dot": {"error": 0.7, "unit": "px", "random_encoder": 2.1}, "a<b": {"error": 3.0, "unit": "px"}}
+    seen = {"collapsed": False, "feature_std": 0.31, "effective_rank": 20.5, "probe": probe, "seconds": 65.0}
+    run.write_result("pretrain", seen)
+    run.write_result("encode", {})
+    errors = {"relative_error": 0.2, "relative_error_shuffled": 0.9, "state_error": 1.5, "state_error_shuffled": 9.0}
+    run.write_result("dynamics", {"rollout": [{"horizon": h, "unit": "px", **errors} for h in (1, 2, 4, 8)]})
+    floors = {"random": SUCCESS, "straight_line": None, "random_encoder": {**SUCCESS, "final": 0.0}}
+    plan = {"success": SUCCESS, "success_by": {"raw_l2": SUCCESS}, "floors": floors, "ceiling": 1.0}
+    run.write_result("plan", {**plan, "seconds_per_decision": 0.2})
+    with Metrics(run.path, "pretrain", tensorboard=False) as metrics:
+        for step in range(0, 50, 10):
+            loss = float("nan") if step == 20 else 1.0 / (1 + step)
+            metrics.log(step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/dot": 1.0})
+    with Metrics(run.path, "dynamics", tensorboard=False) as metrics:
+        metrics.log(10, {"loss": 1.0, "loss/rollout": 0.6})
+    recorded = episodes(noise=noise, lost=lost)
+    folder = run.stage_dir("plan")
+    np.savez(folder / "episodes.npz", **recorded)
+    axis, energy = np.linspace(2, SIDE - 3, 7), np.random.default_rng(0).random((2, 7, 7))
+    energy[0, 0, 0] = np.nan  # inside a wall
+    frames, goals = recorded["goal_frame"][:2], recorded["goal_position"][:2]
+    np.savez(folder / "energy.npz", learned=energy, raw=energy, xs=axis, ys=axis, frame=frames, goal=goals)
+    strip = recorded["frames"][:2]
+    np.savez(folder / "strips.npz", true=strip, imagined=strip, shuffled=strip[:, ::-1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(result, text of the page, folder of the run) of a run in which every stage has left its files."""
+    with open_run(tmp_path_factory.mktemp("runs")) as run:
+        fill(run)
+        result = report(run)
+    return result, (run.path / "report" / "index.html").read_text(encoding="utf-8"), run.path
+
+
+def gifs(text):
+    found = re.findall(r'src="data:image/gif;base64,([^"]+)"', text)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
+
+
+def test_the_page_stands_alone_and_parses(whole):
+    result, text, _ = whole
+    page = Page(text)
+    assert page.addresses and all(a.startswith(("data:image/", "#")) for a in page.addresses)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"url\(|@import|https?://", re.sub(r"base64,[^\"]+", "", text))
+    assert len(page.ids) == len(set(page.ids))
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    assert result["bytes"] == len(text.encode()) < 8e6
+
+
+def test_every_section_is_there_when_every_stage_is(whole):
+    result, text, folder = whole
+    assert result["missing"] == [] and len(result["sections"]) > 8
+    assert set(result["sections"]) <= set(Page(text).ids)
+    assert "Not there yet" not in text
+    assert json.loads((folder / "report" / "result.json").read_text())["sections"] == result["sections"]
+    for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s"):
+        assert said in text, said
+
+
+def test_lost_episodes_are_shown_with_the_won_ones(whole):
+    _, text, _ = whole
+    assert "Won: 4 of 6" in text and "Lost: 2 of 6" in text
+    assert "after it had been there" in text  # episode 6 was within the radius on its way
+    assert len(gifs(text)) == 3 + 2
+
+
+def test_a_gif_has_a_frame_for_the_start_and_for_every_decision(whole):
+    for gif in gifs(whole[1]):
+        assert gif.n_frames == K + 1
+        gif.seek(K)
+        assert gif.info["duration"] > 1000  # the end is held
+        dot = np.abs(np.asarray(gif.convert("RGB")).astype(int) - (255, 120, 60)).sum(2)
+        assert (dot < 40).sum() > 9  # the few pixels that matter keep their colour
+
+
+def test_a_gap_in_the_curves_is_said(whole):
+    assert "not finite, gaps in the curves: 1." in whole[1]
+
+
+def test_what_is_absent_names_the_verb_that_makes_it(tmp_path):
+    with open_run(tmp_path) as run:
+        result = report(run)
+        text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+    Page(text)
+    assert {"episodes", "success", "energy", "imagined", "rollout", "probes", "collapse"} <= set(result["missing"])
+    for section in result["missing"]:
+        part = text.split(f'<section id="{section}">')[1].split("</section>")[0]
+        assert re.search(r"Not there yet: <code>jepa-wm (plan|dynamics|pretrain) --config", part), section
+    assert not gifs(text) and "%" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S)
+
+
+def test_no_lost_episode_is_said_too(tmp_path):
+    with open_run(tmp_path) as run:
+        fill(run, lost=())
+        report(run)
+        text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "None of the 6 recorded episodes was lost" in text
+
+
+def test_noise_does_not_swell_the_page(tmp_path):
+    with open_run(tmp_path) as run:
+        fill(run, noise=np.random.default_rng(0))
+        assert report(run)["bytes"] < 8e6
+
+
+@pytest.mark.parametrize("harm", ["cut short", "other shape", "no such array"])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path, harm):
+    with open_run(tmp_path) as run:
+        file = run.stage_dir("plan") / "episodes.npz"
+        recorded = episodes()
+        if harm == "other shape":
+            recorded["positions"] = recorded["positions"][:, :-1]
+        elif harm == "no such array":
+            del recorded["cost"]
+        np.savez(file, **recorded)
+        if harm == "cut short":
+            file.write_bytes(file.read_bytes()[:2000])
+        with pytest.raises(UserError, match="episodes.npz.*run 'jepa-wm plan' again"):
+            report(run)
+
+
+def test_a_gif_gives_up_frames_before_it_grows_too_large():
+    noise = np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3), np.uint8)
+    full = Image.open(io.BytesIO(encode_gif(noise, [100] * 17, max_bytes=10**9)))
+    small = encode_gif(noise, [100] * 17, max_bytes=12_000)
+    assert full.n_frames == 17 and len(small) <= 12_000
+    image, lasts = Image.open(io.BytesIO(small)), 0
+    assert 1 < image.n_frames < 17
+    for frame in range(image.n_frames):
+        image.seek(frame)
+        lasts += image.info["duration"]
+    assert lasts == 1700
+
+
+def test_the_frame_bank_finds_what_brute_force_finds():
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((300, 24)).astype(np.float32)
+    rows, asked = rng.permutation(10_000)[:300], rng.standard_normal((40, 24)).astype(np.float32)
+    every = np.linalg.norm(asked[:, None] - latents[None], axis=2)
+    found, distances = FrameBank(latents, rows).nearest(asked)
+    assert (found == rows[every.argmin(1)]).all()
+    np.testing.assert_allclose(distances, every.min(1), rtol=1e-5)
+    again, zero = FrameBank(latents, rows).nearest(latents)
+    assert (again == rows).all() and (zero == 0).all()
+
+
+def test_the_frame_bank_says_what_does_not_fit():
+    latents = np.zeros((3, 4), np.float32)
+    bank = FrameBank(latents, np.arange(3))
+    assert [len(part) for part in bank.nearest(latents[:0])] == [0, 0]
+    with pytest.raises(ValueError, match="width 5.*width 4"):
+        bank.nearest(np.zeros((2, 5), np.float32))
+    with pytest.raises(ValueError, match="not finite"):
+        bank.nearest(np.full((1, 4), np.nan, np.float32))
+    with pytest.raises(ValueError, match="empty"):
+        FrameBank(latents[:0], np.arange(0))
+    with pytest.raises(ValueError, match="rows"):
+        FrameBank(latents, np.arange(2))

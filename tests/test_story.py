@@ -1,0 +1,113 @@
+"""The whole story from one command, on the tiny setting of configs/debug.yaml."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from jepa_wm import cli
+
+STAGES = ("collect", "pretrain", "encode", "dynamics", "plan")
+FLOOR = "act.random_encoder_floor=true"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """(run folder, the JSON of `jepa-wm demo --config debug`)."""
+    folder = tmp_path_factory.mktemp("story") / "run"
+    command = [sys.executable, "-m", "jepa_wm", "demo", "--config", "debug", "--run", str(folder), "--json", FLOOR]
+    same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, capture_output=True, text=True, env=same_threads)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_success(entry):
+    assert {"final", "latched", "low", "high", "episodes", "seeds", "budget"} <= entry.keys()
+    assert 0 <= entry["low"] <= entry["final"] <= entry["high"] <= 1 and entry["final"] <= entry["latched"]
+
+
+def test_the_last_line_has_all_that_scripts_are_promised(story):
+    _, result = story
+    assert {"collapsed", "feature_std", "effective_rank", "probe", "rollout", "minutes"} <= result.keys()
+    assert {"dot", "wall", "door"} == result["probe"].keys()
+    for entry in result["probe"].values():
+        assert entry["error"] > 0 and entry["random_encoder"] > 0 and entry["unit"] == "px"
+    for horizon, row in enumerate(result["rollout"], 1):
+        assert row["horizon"] == horizon and row["unit"] == "px"
+        for key in ("relative_error", "relative_error_shuffled", "state_error", "state_error_shuffled"):
+            assert row[key] > 0
+    assert_success(result["success"])
+    assert result["floors"].keys() == {"random", "straight_line", "random_encoder"}
+    for entry in [*result["floors"].values(), result["ceiling"], *result["success_by"].values()]:
+        assert_success(entry)
+    assert 0 < result["seconds_per_decision"] < 10 and 0 < result["minutes"] < 10
+
+
+def test_the_scripted_walkers_frame_the_task(story):
+    """The planner with the true simulator does better than chance, or the tasks and floors are not what they say."""
+    _, result = story
+    assert result["ceiling"]["latched"] >= result["floors"]["random"]["latched"]
+    assert result["success"]["episodes"] == result["ceiling"]["episodes"] == 6
+
+
+def test_every_stage_keeps_its_result_and_the_page_is_there(story):
+    folder, result = story
+    for stage in STAGES:
+        stored = json.loads((folder / stage / "result.json").read_text())
+        shared = stored.keys() & result.keys() - {"train", "heldout", "seconds", "config_digest", "width", "tokens"}
+        assert all(stored[key] == result[key] for key in shared)
+    page = (folder / "report" / "index.html").read_text()
+    assert str(folder / "report" / "index.html") == result["report"] and page.startswith("<!")
+    assert 'src="http' not in page and 'href="http' not in page.replace('href="https://github.com', "")
+
+
+def work_files(folder):
+    """Everything a stage made, with the time it was written."""
+    return {
+        path: path.stat().st_mtime_ns
+        for stage in (*STAGES, "random_encoder")
+        for path in (folder / stage).rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_a_second_call_does_nothing_again_and_says_the_same(story, capsys):
+    folder, result = story
+    before = work_files(folder)
+    assert cli.main(["demo", "--config", "debug", "--run", str(folder), "--json", FLOOR]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+    assert work_files(folder) == before
+
+
+def test_a_run_folder_of_another_config_is_refused(story, capsys):
+    folder, _ = story
+    assert cli.main(["demo", "--config", "debug", "--run", str(folder), FLOOR, "train.dynamics.lr=0.5"]) == 2
+    assert "train.dynamics.lr: 0.001 -> 0.5" in capsys.readouterr().err
+
+
+def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
+    """States replaced by NaN in the data, all else equal: the probes go blind, the plans stay the same to the bit."""
+    folder, seen = story
+    blind = tmp_path / "blind"
+    shutil.copytree(folder / "collect", blind / "collect")
+    for part in ("train", "heldout"):
+        with h5py.File(blind / "collect" / f"{part}.h5", "r+") as file:
+            file["state"][:] = np.nan
+    assert cli.main(["demo", "--config", "debug", "--run", str(blind), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["probe"]["dot"]["error"] is None and seen["probe"]["dot"]["error"] > 0
+    chunks = sorted((folder / "plan" / "main").glob("*.npz"))
+    assert chunks
+    for chunk in chunks:
+        with np.load(chunk) as a, np.load(blind / "plan" / "main" / chunk.name) as b:
+            for key in ("track", "cost", "frames"):
+                assert np.array_equal(a[key], b[key]), key
+            assert np.ptp(a["track"], axis=1).max() > 1, "somebody moved"
+    assert result["success"] == seen["success"]

@@ -1,0 +1,241 @@
+"""The training loop: stopped in any way and run again it reaches the same bits; NaN ends it with nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from jepa_wm.act import collect
+from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
+from jepa_wm.core.progress import read_metrics
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Optimiser
+from jepa_wm.freeze import cache
+from jepa_wm.train import dynamics, loop, pretrain
+
+STAGES = {"collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run}
+STEPS, SAVED = 22, 8
+SMALL = [
+    "encode.width=16", "encode.depth=1", "predict.width=16", "freeze.samples=60", "dynamics.width=16",
+    *(f"train.{part}.{key}" for part in ("pretrain", "dynamics", "metric")
+      for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
+    "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
+]  # fmt: skip
+PARTS = ("pretrain/checkpoints", "dynamics/checkpoints/dynamics", "dynamics/checkpoints/metric")
+
+
+def overrides(data):
+    return [f"observe.path={data}", *SMALL]
+
+
+def train(folder, data):
+    with RunFolder.open(folder, load_config("debug", overrides(data))) as run:
+        for stage in STAGES.values():
+            stage(run)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_data):
+    """A run folder that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder, tiny_data)
+    return folder
+
+
+def assert_same_bits(a, b):
+    """Weights, optimiser and figures of all trainings, the features in between and the saved model."""
+    for part in PARTS:
+        newest = [newest_checkpoint(folder / part) for folder in (a, b)]
+        assert [p.name for p in newest] == [f"step_{STEPS:08d}"] * 2
+        (weights, state), (other_weights, other_state) = map(load_checkpoint, newest)
+        assert weights.keys() == other_weights.keys()
+        assert all(torch.equal(v, other_weights[k]) for k, v in weights.items()), part
+        moments, other = state["optimiser"]["state"], other_state["optimiser"]["state"]
+        assert moments.keys() == other.keys()
+        assert all(torch.equal(v, other[i][k]) for i, m in moments.items() for k, v in m.items())
+    for file in ("encode/eye.safetensors", "encode/train/features.bf16", "dynamics/latent.safetensors"):
+        assert (a / file).read_bytes() == (b / file).read_bytes(), file
+    for stage in ("pretrain", "dynamics_dynamics", "dynamics_metric"):
+        assert read_metrics(a, stage) == read_metrics(b, stage)
+
+
+def at_steps(monkeypatch, steps, act):
+    """Call `act` in the middle of those steps, counted over all trainings of the test."""
+    original, taken = loop._one_step, []
+
+    def one_step(*args):
+        taken.append(1)
+        if len(taken) in steps:
+            act()
+        return original(*args)
+
+    monkeypatch.setattr(loop, "_one_step", one_step)
+    return taken
+
+
+def test_a_signal_at_any_stage_and_again_gives_the_same_bits(tmp_path, tiny_data, whole, monkeypatch):
+    stops = (3, 17, 30, 60)  # twice in pretraining, once in dynamics, once in the metric
+    taken = at_steps(monkeypatch, stops, lambda: signal.raise_signal(signal.SIGTERM))
+    for _ in stops:
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", tiny_data)
+    train(tmp_path / "run", tiny_data)
+    assert len(taken) == 3 * STEPS, "no step is taken twice"
+    assert_same_bits(tmp_path / "run", whole)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_crash_costs_the_steps_since_the_last_checkpoint_only(tmp_path, tiny_data, whole, monkeypatch):
+    def die():
+        raise Killed
+
+    # Step 12 of pretraining; then, resumed at 8, all of it, and step 19 of the dynamics; then step 3 of the metric.
+    stops = (12, 12 + 14 + 19, 12 + 14 + 19 + 6 + 3)
+    taken = at_steps(monkeypatch, stops, die)
+    for _ in stops:
+        with pytest.raises(Killed):
+            train(tmp_path / "run", tiny_data)
+    train(tmp_path / "run", tiny_data)
+    assert len(taken) == stops[-1] + STEPS
+    assert_same_bits(tmp_path / "run", whole)
+
+
+def test_kill_9_and_the_same_command_again(tmp_path, tiny_data, whole):
+    script = (
+        "import os, signal, sys\n"
+        "from jepa_wm import cli\n"
+        "from jepa_wm.train import loop\n"
+        "original = loop._one_step\n"
+        "def one_step(task, optimiser, settings, step):\n"
+        "    if step == 13:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(task, optimiser, settings, step)\n"
+        "loop._one_step = one_step\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    folder = tmp_path / "run"
+    words = ["pretrain", "--config", "debug", "--run", str(folder), *overrides(tiny_data)]
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    ended = subprocess.run([sys.executable, "-c", script, *words], env=threads, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert newest_checkpoint(folder / PARTS[0]).name == f"step_{SAVED:08d}"
+    train(folder, tiny_data)
+    assert_same_bits(folder, whole)
+
+
+def test_nan_ends_the_training_and_keeps_the_newest_checkpoint(tmp_path, tiny_data, whole, monkeypatch):
+    original = loop._one_step
+
+    def poisoned(task, optimiser, settings, step):
+        if step == 13:
+            losses = task.losses
+            task.losses = lambda step: {k: v * float("nan") for k, v in losses(step).items()}
+        return original(task, optimiser, settings, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_one_step", poisoned)
+        with pytest.raises(TrainingDiverged, match=r"not finite at step 13 .*Lower train\.pretrain\.lr"):
+            train(tmp_path / "run", tiny_data)
+    newest = newest_checkpoint(tmp_path / "run" / PARTS[0])
+    assert newest.name == f"step_{SAVED:08d}"
+    weights, _ = load_checkpoint(newest)
+    assert all(torch.isfinite(v).all() for v in weights.values())
+    train(tmp_path / "run", tiny_data)
+    assert_same_bits(tmp_path / "run", whole)
+
+
+def test_finished_work_is_not_done_again(tiny_data, whole, monkeypatch):
+    monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("a finished stage was trained again"))
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file() and p.name != ".lock"}
+    train(whole, tiny_data)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_every_evaluation_is_in_the_figures(whole):
+    lines = {line["step"]: line for line in read_metrics(whole, "pretrain")}
+    assert sorted(lines) == [10, 11, 20, STEPS]
+    for step, line in lines.items():
+        judged = {"feature_std", "effective_rank", "collapsed", "probe/dot"} <= line.keys()
+        assert judged == (step % 11 == 0)
+
+
+def test_results_have_the_promised_keys(whole):
+    seen = json.loads((whole / "pretrain" / "result.json").read_text())
+    assert {"collapsed", "feature_std", "effective_rank", "probe"} <= seen.keys()
+    assert all({"error", "unit", "random_encoder"} == set(entry) for entry in seen["probe"].values())
+    rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
+    assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
+    assert all(row["relative_error"] > 0 and row["state_error"] > 0 for row in rows)
+
+
+def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):
+    with RunFolder.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run:
+        with pytest.raises(UserError, match="run `jepa-wm pretrain` first"):
+            cache.run(run)
+        with pytest.raises(UserError, match="run `jepa-wm encode` first"):
+            dynamics.run(run)
+
+
+def test_no_pretraining_means_the_seeds_random_encoder(tmp_path, tiny_data):
+    config = load_config("debug", [*overrides(tiny_data), "train.pretrain.steps=0"])
+    with RunFolder.open(tmp_path / "run", config) as run:
+        result = pretrain.run(run)
+        cache.run(run)
+    assert all(entry["error"] == entry["random_encoder"] for entry in result["probe"].values())
+    torch.manual_seed(config.seed)
+    expected = pretrain.JEPA(config.observe, config.encode, config.predict).encoder.state_dict()
+    eye = cache.Eye.load(tmp_path / "run" / "encode").encoder.state_dict()
+    assert all(torch.equal(v, eye[k]) for k, v in expected.items())
+
+
+def line_task():
+    """Fit y = 2x + 1."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(1, 1)
+
+    def losses(step):
+        x = torch.randn(16, 1, generator=torch.Generator().manual_seed(step))
+        return {"loss": (model(x) - 2 * x - 1).square().mean()}
+
+    return loop.Task("pretrain", model, losses)
+
+
+def test_the_loop_learns(tmp_path):
+    with RunFolder.open(tmp_path, load_config("debug")) as run:
+        task = line_task()
+        loop.fit(run, task, Optimiser(steps=100, lr=0.1, warmup=5, weight_decay=0.0, final_lr=0.01))
+        assert task.model.weight.item() == pytest.approx(2, abs=0.1)
+        assert task.model.bias.item() == pytest.approx(1, abs=0.1)
+    history = [line["loss"] for line in read_metrics(tmp_path, "pretrain")]
+    assert history[-1] < 0.05 * history[0]
+
+
+def test_losses_on_frozen_features_fall(tmp_path, tiny_data):
+    """That of pretraining is looked at in test_predict, with targets that stand still."""
+    longer = [f"train.{part}.{key}" for part in ("dynamics", "metric") for key in ("steps=60", "lr=3e-3")]
+    with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])) as run:
+        for stage in STAGES.values():
+            stage(run)
+    for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_metric", "push")):
+        history = [line[figure] for line in read_metrics(tmp_path / "run", stage)]
+        assert sum(history[-2:]) < sum(history[:2]), (stage, history)
+
+
+def test_decay_is_for_matrices_and_nothing_is_left_out():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    model[0].weight.requires_grad_(True)
+    frozen = torch.nn.Linear(4, 4).requires_grad_(False)
+    matrices, others = loop.make_optimiser(
+        torch.nn.Sequential(model, frozen), Optimiser(weight_decay=0.3)
+    ).param_groups
+    assert [p.shape for p in matrices["params"]] == [(4, 3)] and matrices["weight_decay"] == 0.3
+    assert len(others["params"]) == 3 and others["weight_decay"] == 0
