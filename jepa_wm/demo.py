@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jepa_wm.act import collect, evaluate
 from jepa_wm.core.run import RunFolder
@@ -19,30 +19,53 @@ STAGES: dict[str, Stage] = {
     "dynamics": dynamics.run,
     "plan": evaluate.run,
 }
+PROMISED: dict[str, tuple[str, ...]] = {  # what scripts find at the top of the result; the rest lies under `stages`
+    "pretrain": ("collapsed", "feature_std", "effective_rank", "probe"),
+    "dynamics": ("rollout",),
+    "plan": ("success", "success_by", "floors", "ceiling", "seconds_per_decision"),
+    "report": ("report",),
+}
 
 
 def run(run: RunFolder) -> dict[str, object]:
     """Every stage that is not finished yet, then the floor of a random frozen encoder if asked for, then the page.
 
-    Returns all stages' results in one object, with the `minutes` they took; interrupted, it goes on where it stopped.
+    Returns the promised keys of all stages, the rest as `stages` {name: {key: value}}, each with its `seconds`, and
+    the `minutes` they took together. Interrupted, it goes on where it stopped.
     """
     results = {name: _tell(name, stage)(run) for name, stage in STAGES.items()}
     plan = results["plan"]
     floors = plan["floors"]
     assert isinstance(floors, dict)
     if run.config.act.random_encoder_floor and floors["random_encoder"] is None:
-        floors["random_encoder"] = random_encoder_floor(run)
+        floors["random_encoder"], plan["random_encoder_seconds"] = random_encoder_floor(run)
         run.write_result("plan", plan)
-    page = _tell("report", report.run)(run)
+    results["report"] = _tell("report", report.run)(run)
+    if "random_encoder_seconds" in plan:
+        results["random_encoder"] = {"seconds": plan.pop("random_encoder_seconds")}
+    return _merged(results)
+
+
+def _merged(results: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """Promised keys at the top, whatever else a stage tells under its name: no two stages share a key by accident."""
     merged: dict[str, object] = {}
-    for result in results.values():
-        merged |= {k: v for k, v in result.items() if k not in ("seconds", "training_seconds")}
-    seconds = [v for result in results.values() if isinstance(v := result["seconds"], float)]
-    return merged | {"report": page["report"], "minutes": sum(seconds) / 60}
+    stages: dict[str, dict[str, object]] = {}
+    for name, result in results.items():
+        promised = PROMISED.get(name, ())
+        merged |= {key: result[key] for key in promised}
+        stages[name] = {key: value for key, value in result.items() if key not in promised}
+    return {**merged, "stages": stages, "minutes": sum(map(_seconds, results.values())) / 60}
 
 
-def random_encoder_floor(run: RunFolder) -> object:
-    """Success of the same chain, on the same data, with an encoder that was never trained."""
+def _seconds(result: Mapping[str, object]) -> float:
+    """What a stage took, which every stage's result tells."""
+    seconds = result["seconds"]
+    assert isinstance(seconds, (int, float))
+    return float(seconds)
+
+
+def random_encoder_floor(run: RunFolder) -> tuple[object, float]:
+    """(success of the same chain on the same data with an encoder that was never trained, seconds it took)."""
     config = run.config
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     changed = config.model_copy(
@@ -53,9 +76,8 @@ def random_encoder_floor(run: RunFolder) -> object:
         }
     )
     with RunFolder.open(run.path / "random_encoder", changed) as floor:
-        for name, stage in STAGES.items():
-            result = _tell(f"random encoder: {name}", stage)(floor)
-    return result["success"]
+        results = {name: _tell(f"random encoder: {name}", stage)(floor) for name, stage in STAGES.items()}
+    return results["plan"]["success"], sum(map(_seconds, results.values()))
 
 
 def _tell(name: str, stage: Stage) -> Stage:

@@ -99,7 +99,7 @@ def test_an_own_environment_comes_in_with_render_and_its_own_end():
     assert world.state().shape == (2, 0) and world.state_names == ()
     for _ in range(4):
         world.step(np.array([[1.0], [0.25]], np.float32))
-    assert world.succeeded().tolist() == [True, False]
+    assert world.succeeded().tolist() == world.ended().tolist() == [True, False]
     frames = world.render()
     assert frames.shape == (2, 16, 16, 3) and frames.dtype == np.uint8
     assert frames[0].max() == 30 and frames[1].max() == 20  # the first stood still once it had ended

@@ -17,7 +17,8 @@ BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
 def jepa(seed=0, **predict):
     torch.manual_seed(seed)
     observe = Observe(image_size=12, frames=4)
-    encode = Encode(patch=4, width=16, depth=2, heads=2, attend=predict.pop("attend", "frame"))
+    looks = {key: predict.pop(key) for key in ("attend", "tubelet") if key in predict}
+    encode = Encode(patch=4, width=16, depth=2, heads=2, **looks)
     return JEPA(observe, encode, Predict(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict}))
 
 
@@ -125,6 +126,42 @@ def test_what_stays_the_same_until_the_far_frame_is_no_part_of_what_moves():
 def test_without_far_frames_there_is_no_change_to_guess():
     stay, move = latent_targets(tokens(), tokens(frames=0), Targets(far=0, move=0))
     assert stay.shape == move.shape and move.abs().max() == 0
+
+
+@pytest.mark.parametrize("attend", ["clip", "frame"])
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attend, tubelet):
+    model, video, away = jepa(attend=attend, tubelet=tubelet, most_targets=9), clip(), far(frames=3)
+    looked_at = []
+    model.target.register_forward_hook(lambda module, args, out: looked_at.append((args[0], out)))
+    stay, move = model.look_at_all(video, away)
+    seen = [(x, out) for x, out in looked_at if x.shape[1] in (4, tubelet)]
+    assert torch.equal(seen[0][0], video) or torch.equal(seen[1][0], video), "the clip, with nothing beside it"
+    with torch.no_grad():
+        here = model.target(video).unflatten(1, (-1, 9))
+        still = away.flatten(0, 1)[:, None].repeat(1, tubelet, 1, 1, 1)
+        there = model.target(still).unflatten(0, (len(video), 3))
+    expected = latent_targets(here, there, model.settings.targets)
+    torch.testing.assert_close(stay, expected[0])
+    torch.testing.assert_close(move, expected[1])
+    assert stay.shape == (8, 4 // tubelet * 9, 16)
+    assert torch.isfinite(model(video, away, generator())["loss"])
+
+
+def test_no_far_frames_are_no_trouble():
+    model = jepa(targets=Targets(far=0, move=0))
+    losses = model(clip(), clip()[:, :0], generator())
+    losses["loss"].backward()
+    assert losses["move"].isfinite() and losses["loss"].isfinite()
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_rounding_noise_of_constant_features_is_no_target(centre):
+    still = torch.randn(1, 1, 5, 16, generator=generator(3)).expand(32, 4, -1, -1)
+    rounding = 1e-7 * torch.randn(32, 4, 5, 16, generator=generator(4))
+    stay, move = latent_targets(still + rounding, (still + rounding)[:, ::4], Targets(centre=centre))
+    assert move.abs().max() < 0.01
+    assert not centre or stay.abs().max() < 0.01
 
 
 def test_the_loss_is_finite_reproducible_and_falls():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Plan as Settings
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.plan.objectives import Distance, ToGoal, imagined_cost, latent_distance
@@ -34,6 +35,15 @@ class Agent:
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._goal = torch.zeros(0)
+
+    @classmethod
+    def of_run(cls, run: RunFolder, bounds: tuple[np.ndarray, np.ndarray, float | None]) -> Agent:
+        """The agent of a run whose dynamics are trained, for worlds whose `action_bounds` are (low, high, norm)."""
+        low, high, longest = bounds
+        model, plan = WorldModel.load(run.path), run.config.plan
+        frameskip = run.config.dynamics.frameskip
+        space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=frameskip, hold=plan.hold)
+        return cls(model, space, plan)
 
     def reset(self, goal_frames: np.ndarray, seeds: Sequence[int]) -> None:
         """Begin one episode per goal image [B, h, w, c] uint8; an episode's plans depend on its own seed alone."""

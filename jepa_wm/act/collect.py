@@ -1,82 +1,133 @@
-"""The `collect` stage: let a scripted wanderer loose in many layouts and record what it sees and does."""
+"""Collecting: let a policy loose in any world and record what it sees and does; the `collect` stage is one use of it.
+
+B worlds stepped together, L frames an episode, a action numbers, K state numbers.
+"""
 
 from __future__ import annotations
 
-import time
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Worlds
-from jepa_wm.observe.datasets import data_folder, open_data
+from jepa_wm.core.schema import Config, Worlds
+from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.worlds.policies import Wanderer
+from jepa_wm.worlds.protocol import NewPolicy, Policy, SelfScoring, VectorWorld
 from jepa_wm.worlds.two_rooms import TwoRooms
 
-CHUNK = 100  # worlds stepped together; it bounds the memory, not the content
+TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
 HELDOUT_SEEDS = 10**6  # layouts of the held-out file are drawn from here on, never met in training
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Write `train.h5` and `heldout.h5`; files that are there already are kept."""
+    """Write `train.h5` and `heldout.h5` of two rooms; files that are there already are kept."""
     done = run.finished("collect")
     if done is not None:
         return done
-    config, began = run.config, time.monotonic()
-    folder = data_folder(run.path, config)
-    run.stage_dir("collect")
-    if config.observe.path is None:
-        for part, episodes, length, first in (
-            ("train", config.observe.episodes, config.observe.length, 0),
-            ("heldout", config.observe.heldout_episodes, config.observe.heldout_length, HELDOUT_SEEDS),
-        ):
-            if not (folder / f"{part}.h5").exists():
-                seeds = config.seed * 10**7 + first + np.arange(episodes)
-                record(folder / f"{part}.h5", config.worlds, seeds, length, label=f"collect {part}")
-    result: dict[str, object] = {"seconds": time.monotonic() - began}
-    for name in ("train", "heldout"):
-        data = open_data(run.path, config, "train" if name == "train" else "heldout")
-        result[name] = {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
-    run.write_result("collect", result)
+    with run.clock("collect") as spent:
+        result = collect(run)
+        result["seconds"] = spent()
+        run.write_result("collect", result)
     return result
 
 
-def record(path: Path, worlds: Worlds, seeds: np.ndarray, length: int, *, label: str = "collect") -> None:
-    """Write one episode of `length` frames per seed. An interrupted file leaves nothing behind and is begun again."""
-    columns = {"pixels": ((worlds.geometry.size,) * 2 + (3,), "u1"), "action": ((2,), "f4"), "state": ((4,), "f4")}
+def collect(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; a part that an interrupted run has finished is kept."""
+    config = run.config
+    folder = data_folder(run.path, config)
+    run.stage_dir("collect")
+    if config.observe.path is None:
+        world = TwoRooms(config.worlds.geometry, config.worlds.noise)
+        record_parts(folder, world, wandering(config.worlds), config)
+    result: dict[str, object] = {}
+    for name in ("train", "heldout"):
+        data = open_data(run.path, config, "train" if name == "train" else "heldout")
+        result[name] = {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
+    return result
+
+
+def wandering(worlds: Worlds) -> NewPolicy:
+    """The configured two-rooms wanderer as a policy."""
+
+    def wander(seeds: np.ndarray) -> Policy:
+        wanderer = Wanderer(worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift)
+        return lambda world: wanderer.act(world.state())
+
+    return wander
+
+
+def record_parts(folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config) -> None:
+    """`record` `train.h5` and `heldout.h5` of the sizes in config.observe; a file that is there already is kept."""
+    observe = config.observe
+    for part, episodes, length, first in (
+        ("train", observe.episodes, observe.length, 0),
+        ("heldout", observe.heldout_episodes, observe.heldout_length, HELDOUT_SEEDS),
+    ):
+        path, seeds = Path(folder) / f"{part}.h5", config.seed * 10**7 + first + np.arange(episodes)
+        if not path.exists():
+            record(path, world, new_policy, seeds, length, label=f"collect {part}")
+
+
+def record(
+    path: Path, world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, *, label: str = "collect"
+) -> None:
+    """Write one episode of `length` frames per seed: columns pixels and action, and state where the world has one.
+
+    `new_policy(seeds)` begins the policy of a batch. An interrupted file leaves nothing behind and is begun again.
+    Raises UserError for an episode that ends before it has `length` frames.
+    """
+    world.reset(seeds[:1])
+    frame, names = world.render()[0], world.state_names
+    columns = {"pixels": (frame.shape, "u1"), "action": (world.action_bounds[0].shape, "f4")}
+    if names:
+        columns["state"] = ((len(names),), "f4")
+    together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
+    sums = {name: hashlib.sha256() for name in columns}
     writer = TrajectoryWriter(path, np.full(len(seeds), length), columns)
     try:
         with catching_signals() as stop, Progress(label, len(seeds)) as bar:
-            for first in range(0, len(seeds), CHUNK):
-                _record_chunk(writer, worlds, seeds[first : first + CHUNK], length, row=first * length)
-                bar.update(min(first + CHUNK, len(seeds)))
+            for first in range(0, len(seeds), together):
+                some = seeds[first : first + together]
+                for name, values in _episodes(world, new_policy, some, length).items():
+                    writer.write(name, first * length, values)
+                    sums[name].update(values.tobytes())
+                bar.update(first + len(some))
                 stop.raise_if_requested()
     except BaseException:
         writer.abandon()
         raise
-    writer.close(
-        state_groups="dot:0,1 wall:2 door:3",
-        state_names="dot_x dot_y wall_x door_y",
-        digest=f"{worlds.model_dump_json()}-{seeds[0]}-{len(seeds)}-{length}",
-    )
+    about = {"state_groups": grouped(names), "state_names": " ".join(names)} if names else {}
+    content = "".join(part.hexdigest() for part in sums.values())
+    writer.close(**about, digest=hashlib.sha256(content.encode()).hexdigest()[:16])
 
 
-def _record_chunk(writer: TrajectoryWriter, worlds: Worlds, seeds: np.ndarray, length: int, *, row: int) -> None:
-    world = TwoRooms(worlds.geometry, worlds.noise)
+def _episodes(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """{column: rows [B * L, ...], episode after episode} of a batch played from its reset."""
     world.reset(seeds)
-    policy = Wanderer(worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift)
+    policy = new_policy(seeds)
     steps: dict[str, list[np.ndarray]] = {"pixels": [], "action": [], "state": []}
-    for _ in range(length):
-        state = world.state()
-        action = policy.act(state)
-        for name, value in (("pixels", world.render()), ("action", action), ("state", state)):
-            steps[name].append(value)
-        world.step(action)
-    for name, values in steps.items():
-        stacked = np.stack(values, 1)  # [worlds, length, ...]
-        writer.write(name, row, stacked.reshape(-1, *stacked.shape[2:]))
+    for step in range(length):
+        if step:
+            _refuse_an_early_end(world, step, length)
+            world.step(steps["action"][-1])
+        steps["pixels"].append(world.render())
+        steps["action"].append(np.asarray(policy(world), np.float32))
+        if world.state_names:
+            steps["state"].append(world.state().astype(np.float32))
+    stacked = {name: np.stack(values, 1) for name, values in steps.items() if values}  # [B, L, ...]
+    return {name: values.reshape(-1, *values.shape[2:]) for name, values in stacked.items()}
 
 
+def _refuse_an_early_end(world: VectorWorld, step: int, length: int) -> None:
+    """What follows an end is a standing picture whatever is done: it would teach that actions do nothing."""
+    if isinstance(world, SelfScoring) and world.ended().any():
+        raise UserError(
+            f"world {int(world.ended().argmax())} of a batch ended after {step - 1} steps, before its {length} frames: "
+            "record shorter episodes, or give the environment no end of its own"
+        )

@@ -12,6 +12,7 @@ import numpy as np
 
 from jepa_wm.core.intervals import wilson
 from jepa_wm.core.schema import NoiseLevels
+from jepa_wm.worlds.protocol import VectorWorld
 from jepa_wm.worlds.tasks import Tasks, judge
 from jepa_wm.worlds.two_rooms import TwoRooms
 
@@ -23,7 +24,7 @@ class Record:
     """What a batch of episodes left."""
 
     frames: np.ndarray  # [B, K+1, h, w, 3] uint8, at decisions and at the end
-    track: np.ndarray  # [B, T+1, 2] px, positions at every environment step
+    track: np.ndarray  # [B, T+1, 2] the first two state numbers (px in two rooms) at every environment step
     decision_steps: np.ndarray  # [K+1]
 
 
@@ -36,8 +37,11 @@ def begin(tasks: Tasks, noise: NoiseLevels) -> tuple[TwoRooms, np.ndarray]:
     return world, goals.render()
 
 
-def play(world: TwoRooms, act: Callable[[np.ndarray], np.ndarray], *, budget: int) -> Record:
-    """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are taken."""
+def play(world: VectorWorld, act: Callable[[np.ndarray], np.ndarray], *, budget: int) -> Record:
+    """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are taken.
+
+    The worlds must be reset; a world without state leaves a track of no numbers.
+    """
     frames, track, at = [world.render()], [world.state()[:, :2]], [0]
     taken = 0
     while taken < budget:

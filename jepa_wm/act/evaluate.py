@@ -1,20 +1,22 @@
 """The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling.
 
-B episodes, K decisions, R solver rounds, T environment steps, G grid side.
+B episodes, K decisions, R solver rounds, T environment steps.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from jepa_wm.act.agent import Agent
+from jepa_wm.act.energy import energy_maps
 from jepa_wm.act.episodes import Record, begin, play, success
 from jepa_wm.act.floors import random_track, simulator_track, straight_track
 from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.precision import set_threads
 from jepa_wm.core.progress import Progress
@@ -33,12 +35,21 @@ def run(run: RunFolder) -> dict[str, object]:
     done = run.finished("plan")
     if done is not None:
         return done
-    config, began = run.config, time.monotonic()
+    with run.clock("plan") as spent:
+        result = play_and_judge(run)
+        result["seconds"] = spent()
+        run.write_result("plan", result)
+    return result
+
+
+def play_and_judge(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
+    config = run.config
     set_threads(config.train.threads)
-    folder = run.stage_dir("plan")
     model = WorldModel.load(run.path)
+    space = fitting_space(run, model)
+    folder = run.stage_dir("plan")
     tasks = frozen_tasks(folder / "tasks.json", config)
-    space = action_space(config)
     act = config.act
     settings = {"main": config.plan} | {
         name: config.plan.model_copy(update={"objective": name}) for name in config.plan.compare
@@ -55,17 +66,25 @@ def run(run: RunFolder) -> dict[str, object]:
     judged = {k: success(v, tasks.goal, radius=act.radius, strict=act.strict_radius) for k, v in floors.items()}
     gather(folder, tasks, act.radius)
     energy_maps(folder / "energy.npz", model, tasks, config)
-    result: dict[str, object] = {
+    return {
         "success": by_name[config.plan.objective],
         "success_by": by_name,
         "floors": {**judged, "random_encoder": None},
         "ceiling": success(ceiling, tasks.goal, radius=act.radius, strict=act.strict_radius),
         "seconds_per_decision": seconds_per_decision(model, tasks, space, config),
         "tasks": {"name": tasks.name, "seed": tasks.seed, "digest": tasks.digest},
-        "seconds": time.monotonic() - began,
     }
-    run.write_result("plan", result)
-    return result
+
+
+def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
+    """The world's action space; UserError if the run's model was trained on actions of another size."""
+    try:
+        space = action_space(run.config)
+        Agent(model, space, run.config.plan)
+    except ValueError as error:
+        world = run.config.worlds.name
+        raise UserError(f"{run.path}: this model cannot act in the world {world!r}: {error}") from error
+    return space
 
 
 def action_space(config: Config) -> ActionSpace:
@@ -97,7 +116,7 @@ def play_all(
             file = folder / f"{first:05d}.npz"
             part = tasks.part(first, first + CHUNK)
             if not file.exists():
-                record, costs, seconds = play_chunk(model, part, space, config, plan, lambda: stop.raise_if_requested())
+                record, costs, seconds = play_chunk(model, part, space, config, plan, stop.raise_if_requested)
                 partial = file.with_suffix(".partial.npz")
                 np.savez_compressed(partial, frames=record.frames, track=record.track, cost=costs, seconds=seconds,
                                     decision_steps=record.decision_steps)  # fmt: skip
@@ -111,8 +130,9 @@ def play_all(
 
 
 def play_chunk(
-    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings, pause: object = None
-) -> tuple[Record, np.ndarray, np.ndarray]:
+    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings,
+    before_decision: Callable[[], None] = lambda: None,
+) -> tuple[Record, np.ndarray, np.ndarray]:  # fmt: skip
     """(record, cost of the best plan after each round [B, K, R], seconds of each decision [K])."""
     agent = Agent(model, space, plan)
     world, goals = begin(tasks, config.worlds.noise)
@@ -120,8 +140,7 @@ def play_chunk(
     traces, seconds = [], []
 
     def act(frames: np.ndarray) -> np.ndarray:
-        if callable(pause):
-            pause()
+        before_decision()
         began = time.monotonic()
         actions = agent.act(frames)
         seconds.append(time.monotonic() - began)
@@ -161,25 +180,3 @@ def gather(folder: Path, tasks: Tasks, radius: float, *, most: int = 50) -> None
         goal_position=goal, distance=distance, final=distance[:, -1] < radius, latched=(distance < radius).any(1),
         cost=merged["cost"], radius=radius,
     )  # fmt: skip
-
-
-@torch.no_grad()
-def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, maps: int = 3, grid: int = 28) -> None:
-    """Energy of every agent position of a layout against a goal image, learned metric beside raw L2 distance."""
-    g = tasks.geometry
-    axis = np.linspace(g.low, g.high, grid)
-    dots = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)  # rows run along y
-    chosen = tasks.part(0, maps)
-    goals, (_, goal_frames) = TwoRooms(g), begin(chosen, config.worlds.noise)
-    goals.reset(chosen.seeds, dot=chosen.goal)
-    learned, raw = [], []
-    for i in range(len(chosen)):
-        world = TwoRooms(g, config.worlds.noise)
-        seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
-        world.reset(seeds, dot=dots, noise_seeds=np.arange(len(dots)))
-        latents = model.encode(torch.from_numpy(world.render()))
-        goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
-        learned.append(model.steps_to_go(latents[None], goal)[0].view(grid, grid).numpy())
-        raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).numpy())
-    np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),
-                        goal=chosen.goal)  # fmt: skip

@@ -3,6 +3,7 @@
 runs/two_rooms/config.yaml            the resolved config of the last command
 runs/two_rooms/<stage>/config.yaml    the settings this stage was begun with, its upstream stages' included
 runs/two_rooms/<stage>/result.json    written when the stage is finished
+runs/two_rooms/<stage>/seconds.json   what an unfinished stage has taken so far
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
+from jepa_wm.core.clock import clock
 from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
@@ -54,7 +56,7 @@ class RunFolder:
         ),
         "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
         "encode": ("freeze",),
-        "dynamics": ("dynamics", "train.dynamics", "train.metric"),
+        "dynamics": ("dynamics", "train.summary", "train.dynamics", "train.metric"),
         "plan": ("plan", "act"),
         "eval_planning": ("plan", "act"),
     }
@@ -119,6 +121,10 @@ class RunFolder:
         stored = {**finite(result), DIGEST_KEY: self._digest(stage)}
         write_atomic(file, json.dumps(stored, indent=1, allow_nan=False) + "\n")
         return file
+
+    def clock(self, stage: str) -> AbstractContextManager[Callable[[], float]]:
+        """Counts the seconds of a stage over all processes that work on it; gives a function that tells them."""
+        return clock(self.path / stage / "seconds.json")
 
     def depends(self, stage: str) -> tuple[str, ...]:
         """The dotted keys that a stage and all its upstream stages depend on."""

@@ -45,29 +45,36 @@ class LatentModel(nn.Module):
         """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
         return actions / self.action_scale.repeat(self.settings.frameskip)
 
-    def dynamics_losses(self, tokens: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
-        """Losses for frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
+    def summary_losses(self, tokens: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Losses that train the slots on frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
 
-        `forced`: next latent from true ones; `rollout`: the whole window imagined from its first frame. With a
-        bottleneck the summary is trained along, and kept from collapsing by variance, covariance and an
-        inverse-dynamics term (PLDM, EB-JEPA), all label-free.
+        All are label-free: the next summary is predictable (`forced`), summaries keep their variance and do not copy
+        each other, the action is readable from two of them (PLDM, EB-JEPA), and a frame is told from the others.
         """
+        b = self.settings.bottleneck
+        assert b is not None and self.inverse is not None and self.contrast is not None
         latents, acts = self.summarise(tokens), self.scaled(actions)
-        truth = latents[:, 1:]
-        forced = self.dynamics(latents[:, :-1], acts)
-        losses = {"forced": (forced - truth).square().mean()}
+        flat = latents.flatten(2)
+        losses = {"forced": (self.dynamics(latents[:, :-1], acts) - latents[:, 1:]).square().mean()}
+        losses["variance"], losses["covariance"] = variance_covariance(flat.flatten(0, 1))
+        mean_action = acts.unflatten(-1, (self.settings.frameskip, -1)).mean(-2)  # all that two latents tell
+        losses["inverse"] = (self.inverse(flat[:, :-1], flat[:, 1:]) - mean_action).square().mean()
+        losses["contrast"] = self.contrast(flat)
+        weights = {name: getattr(b, name) for name in ("variance", "covariance", "inverse", "contrast")}
+        losses["loss"] = losses["forced"] + sum(weight * losses[name] for name, weight in weights.items())
+        return losses
+
+    def dynamics_losses(self, latents: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
+        """Losses for latents [B, T, N, D] that no longer change and the raw action blocks between them [B, T-1, A].
+
+        `forced`: each next latent from the true ones before it; `rollout`: the whole window imagined from its first.
+        """
+        acts, truth = self.scaled(actions), latents[:, 1:]
+        losses = {"forced": (self.dynamics(latents[:, :-1], acts) - truth).square().mean()}
+        losses["loss"] = losses["forced"]
         if rollout and acts.shape[1] > 1:
             losses["rollout"] = (self._imagine(latents[:, :1], acts) - truth).square().mean()
-        losses["loss"] = losses["forced"] + rollout * losses.get("rollout", torch.zeros(()))
-        b = self.settings.bottleneck
-        if b and self.inverse is not None and self.contrast is not None:
-            flat = latents.flatten(2)
-            losses["variance"], losses["covariance"] = variance_covariance(flat.flatten(0, 1))
-            mean_action = acts.unflatten(-1, (self.settings.frameskip, -1)).mean(-2)  # all that two latents tell
-            losses["inverse"] = (self.inverse(flat[:, :-1], flat[:, 1:]) - mean_action).square().mean()
-            losses["contrast"] = self.contrast(flat)
-            for name in ("variance", "covariance", "inverse", "contrast"):
-                losses["loss"] = losses["loss"] + getattr(b, name) * losses[name]
+            losses["loss"] = losses["forced"] + rollout * losses["rollout"]
         return losses
 
     def _imagine(self, first: Tensor, acts: Tensor) -> Tensor:

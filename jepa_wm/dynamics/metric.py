@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from jepa_wm.core.schema import Metric
 
+PACE = 30.0  # how much faster the multiplier may move than a weight does under Adam
+
 
 class StepsToGo(nn.Module):
     """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle inequality by form.
@@ -27,7 +29,7 @@ class StepsToGo(nn.Module):
             nn.Linear(settings.width, settings.width), nn.GELU(),
             nn.Linear(settings.width, settings.groups * settings.components),
         )  # fmt: skip
-        self.log_multiplier = nn.Parameter(torch.tensor(1.0))
+        self.raw_multiplier = nn.Parameter(torch.tensor(5.0 / PACE))
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
@@ -49,7 +51,7 @@ class StepsToGo(nn.Module):
         excess = (local - steps).clamp(min=0).square().mean() - self.settings.slack**2
         apart = self.between(here, away)
         push = F.softplus(15.0 - apart, beta=0.5).mean()  # less and less for pairs that are far apart already
-        multiplier = F.softplus(self.log_multiplier)
+        multiplier = F.softplus(PACE * self.raw_multiplier)
         # The multiplier climbs while moves are too long and falls when they are not: one optimiser, two directions.
         loss = push + multiplier.detach() * excess - multiplier * excess.detach()
         return {"loss": loss, "push": push, "excess": excess, "multiplier": multiplier, "apart": apart.mean()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +35,16 @@ def run(run: RunFolder) -> dict[str, object]:
     done = run.finished("encode")
     if done is not None:
         return done
+    with run.clock("encode") as spent:
+        result = freeze_and_encode(run)
+        result["seconds"] = spent()
+        run.write_result("encode", result)
+    return result
+
+
+def freeze_and_encode(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; what an interrupted pass has done is kept."""
     config = run.config
-    began = time.monotonic()
     set_threads(config.train.threads)
     folder = run.stage_dir("encode")
     train = open_data(run.path, config, "train")
@@ -53,9 +60,7 @@ def run(run: RunFolder) -> dict[str, object]:
         data = open_data(run.path, config, part)
         write_features(folder / part, eye, data, stride=config.freeze.stride)
         result[part] = {"rows": len(encoded_rows(data, config.freeze.stride)), "path": str(folder / part)}
-    result |= {"tokens": eye.tokens_per_frame, "width": eye.width, "seconds": time.monotonic() - began}
-    run.write_result("encode", result)
-    return result
+    return result | {"tokens": eye.tokens_per_frame, "width": eye.width}
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
@@ -108,7 +113,18 @@ class Features:
 
     def tokens(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one shape."""
-        return torch.from_numpy(self._store[self._first[episode] + frame // self.stride]).view(torch.bfloat16)
+        return torch.from_numpy(self._store[self.index(episode, frame)]).view(torch.bfloat16)
+
+    def index(self, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Where frames (multiples of the stride) of episodes lie in the store."""
+        return self._first[episode] + frame // self.stride
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def slab(self, first: int, last: int) -> Tensor:
+        """[last - first, N, D] bf16 tokens in the order of the store."""
+        return torch.from_numpy(self._store[first:last]).view(torch.bfloat16)
 
 
 def weights_digest(eye: Eye) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,3 +25,14 @@ def state_groups(data: Trajectories) -> dict[str, list[int]]:
     text = str(data.attributes.get("state_groups", ""))
     pairs = (entry.split(":") for entry in text.split())
     return {name: [int(i) for i in ids.split(",")] for name, ids in pairs}
+
+
+def grouped(names: Sequence[str]) -> str:
+    """The `state_groups` text of state names: what stands before the last underscore names the group.
+
+    ("dot_x", "dot_y", "speed") gives "dot:0,1 speed:2"; numbers of one group should be of one unit.
+    """
+    groups: dict[str, list[str]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name.rpartition("_")[0] or name, []).append(str(i))
+    return " ".join(f"{group}:{','.join(ids)}" for group, ids in groups.items())

@@ -69,11 +69,17 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def look_at_all(self, clip: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-        """The targets `stay` and `move`, each [B, N, D] in fp32."""
-        tokens = self.target(torch.cat([clip, far], 1)).float()
-        steps = clip.shape[1] // self.target.tubelet
-        per_step = tokens.unflatten(1, (-1, self.target.tokens_per_frame))  # [B, T + R, n, D]
-        return latent_targets(per_step[:, :steps], per_step[:, steps:], self.settings.targets)
+        """The targets `stay` and `move`, each [B, N, D] in fp32.
+
+        Far frames are looked at one by one, as stills that fill a tubelet: they lie at no moment of the clip, and
+        the clip's tokens know nothing of them.
+        """
+        here = self.target(clip).float().unflatten(1, (-1, self.target.tokens_per_frame))
+        away = here[:, :0]
+        if far.shape[1]:
+            stills = far.flatten(0, 1)[:, None].expand(-1, self.target.tubelet, -1, -1, -1)
+            away = self.target(stills).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
+        return latent_targets(here, away, self.settings.targets)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -109,12 +115,17 @@ def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tens
     y = F.layer_norm(torch.cat([tokens, far], 1), tokens.shape[-1:])
     if settings.centre:
         y = y - y.mean((0, 1), keepdim=True)
-        y = y / (y.square().mean().sqrt() + 1e-6)
-    stay = y[:, :steps]
+    stay = (_to_unit(y) if settings.centre else y)[:, :steps]
     if not settings.far:
         return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
-    move = stay - y[:, steps:].mean(1, keepdim=True)
-    return stay.flatten(1, 2), (move / (move.square().mean().sqrt() + 1e-6)).flatten(1, 2)
+    move = y[:, :steps] - y[:, steps:].mean(1, keepdim=True)
+    return stay.flatten(1, 2), _to_unit(move).flatten(1, 2)
+
+
+def _to_unit(y: Tensor) -> Tensor:
+    """Differences between LayerNorm'd features, scaled to unit mean square."""
+    # Features that are exactly constant differ by rounding noise, about 1e-7: a floor as low would make targets of it.
+    return y / y.square().mean().sqrt().clamp(min=1e-3)
 
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -21,6 +22,7 @@ def run(run: RunFolder) -> dict[str, Any]:
     A section whose source is absent says which verb makes it and is listed as missing. Raises UserError naming a
     file that is damaged.
     """
+    began, before = time.monotonic(), run.finished("report") or {}
     left = Left.read(run)
     groups = (acting.group(left), learning.imagining(left), learning.seeing(left), provenance.group(run, left))
     name = run.path.resolve().name
@@ -32,6 +34,7 @@ def run(run: RunFolder) -> dict[str, Any]:
         "bytes": len(text.encode()),
         "sections": _keys(groups, present=True),
         "missing": _keys(groups, present=False),
+        "seconds": before.get("seconds", time.monotonic() - began),  # of the first writing, so that a rerun agrees
     }
     run.write_result("report", result)
     return result

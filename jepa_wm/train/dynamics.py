@@ -1,8 +1,6 @@
-"""Learning what actions do: dynamics on frozen features, then the steps-to-go metric on its latents."""
+"""Learning what actions do: a summary of frozen features, dynamics on it, and the steps-to-go metric."""
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.precision import autocast, set_threads
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
+from jepa_wm.core.schema import Config, TrainDynamics
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.cache import Features
 from jepa_wm.imagine.world_model import save_latent_model
@@ -20,27 +18,39 @@ from jepa_wm.observe.windows import PairSampler, WindowSampler
 from jepa_wm.train.loop import Task, fit
 from jepa_wm.train.rollout_errors import rollout_errors
 
+SLAB = 1024  # frames summarised in one go
+
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the horizon."""
     done = run.finished("dynamics")
     if done is not None:
         return done
+    with run.clock("dynamics") as spent:
+        result = train(run)
+        result["seconds"] = spent()
+        run.write_result("dynamics", result)
+    return result
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; interrupted, it goes on from the newest checkpoint of either training."""
     config = run.config
-    began = time.monotonic()
     set_threads(config.train.threads)
     data = open_data(run.path, config, "train")
     features = Features(run.path / "encode" / "train", data)
     torch.manual_seed(config.seed + 1)
     model = make_model(config, features, data)
-    seconds = fit(run, dynamics_task(model, features, config), config.train.dynamics)
-    seconds += fit(run, metric_task(model, features, config), config.train.metric)
+    seconds = 0.0
+    if model.slots is not None:
+        seconds += fit(run, summary_task(model, features, config), config.train.summary)
+    latents = Latents(model, features)
+    seconds += fit(run, dynamics_task(model, latents, config), config.train.dynamics)
+    seconds += fit(run, metric_task(model, latents, config), config.train.metric)
     save_latent_model(run.stage_dir("dynamics"), model)
     heldout = open_data(run.path, config, "heldout")
     rollout = rollout_errors(model, Features(run.path / "encode" / "heldout", heldout), features)
-    result: dict[str, object] = {"rollout": rollout, "training_seconds": seconds, "seconds": time.monotonic() - began}
-    run.write_result("dynamics", result)
-    return result
+    return {"rollout": rollout, "training_seconds": seconds}
 
 
 def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
@@ -51,38 +61,70 @@ def make_model(config: Config, features: Features, data: Trajectories) -> Latent
     return model
 
 
-def dynamics_task(model: LatentModel, features: Features, config: Config) -> Task:
-    """Trains slots, dynamics and inverse dynamics."""
-    settings = config.train.dynamics
-    sampler = WindowSampler(
-        features.data, frames=settings.frames, frameskip=config.dynamics.frameskip,
-        stride=features.stride, seed=config.seed,
-    )  # fmt: skip
+class Latents:
+    """The latents of a features file: all summaries held in memory, or the frozen tokens themselves where the model
+    has no bottleneck."""
+
+    def __init__(self, model: LatentModel, features: Features) -> None:
+        self.features = features
+        self._held: Tensor | None = None
+        if model.slots is not None:
+            with torch.no_grad(), autocast("cpu", "bf16"):
+                parts = [model.summarise(features.slab(k, k + SLAB)) for k in range(0, len(features), SLAB)]
+            self._held = torch.cat(parts)
+
+    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape."""
+        if self._held is None:
+            return self.features.tokens(episode, frame).float()
+        return self._held[torch.from_numpy(self.features.index(episode, frame))]
+
+
+def summary_task(model: LatentModel, features: Features, config: Config) -> Task:
+    """Trains the slots, with dynamics and inverse dynamics beside them."""
+    sampler = _windows(features, config, config.train.summary)
     trained = nn.ModuleList(m for m in (model.slots, model.dynamics, model.inverse, model.contrast) if m is not None)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        episode, frame, actions = sampler.batch(step, config.train.summary.batch)
+        with autocast("cpu", config.train.precision):
+            return model.summary_losses(features.tokens(episode, frame), torch.from_numpy(actions))
+
+    return Task("dynamics", trained, losses, part="summary")
+
+
+def dynamics_task(model: LatentModel, latents: Latents, config: Config) -> Task:
+    """Trains the dynamics on latents that no longer change."""
+    settings = config.train.dynamics
+    sampler = _windows(latents.features, config, settings)
 
     def losses(step: int) -> dict[str, Tensor]:
         episode, frame, actions = sampler.batch(step, settings.batch)
         with autocast("cpu", config.train.precision):
             return model.dynamics_losses(
-                features.tokens(episode, frame), torch.from_numpy(actions), rollout=settings.rollout
+                latents.at(episode, frame), torch.from_numpy(actions), rollout=settings.rollout
             )
 
-    return Task("dynamics", trained, losses, part="dynamics")
+    return Task("dynamics", model.dynamics, losses, part="dynamics")
 
 
-def metric_task(model: LatentModel, features: Features, config: Config) -> Task:
+def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     """Trains the metric head; what it stands on is fixed by now."""
     settings = config.train.metric
     skip = config.dynamics.frameskip
-    sampler = PairSampler(features.data, stride=features.stride, nearest=2 * skip, seed=config.seed)
+    sampler = PairSampler(latents.features.data, stride=latents.features.stride, nearest=2 * skip, seed=config.seed)
 
     def losses(step: int) -> dict[str, Tensor]:
         episode, frames, gap = sampler.batch(step, settings.batch)
-        with torch.no_grad(), autocast("cpu", config.train.precision):
-            tokens = features.tokens(np.broadcast_to(episode, frames.shape), frames)
-            latents = model.summarise(tokens).flatten(2)  # [3, B, F]
-        steps = torch.from_numpy(gap / skip).float()
+        flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [3, B, F]
         with autocast("cpu", config.train.precision):
-            return model.metric.losses(latents[:2], steps, latents[2])
+            return model.metric.losses(flat[:2], torch.from_numpy(gap / skip).float(), flat[2])
 
     return Task("dynamics", model.metric, losses, part="metric")
+
+
+def _windows(features: Features, config: Config, settings: TrainDynamics) -> WindowSampler:
+    return WindowSampler(
+        features.data, frames=settings.frames, frameskip=config.dynamics.frameskip, stride=features.stride,
+        seed=config.seed,
+    )  # fmt: skip

@@ -60,6 +60,7 @@ def fit(run: RunFolder, task: Task, settings: Optimiser) -> float:
 
         for step in range(start, settings.steps):
             figures = _one_step(task, optimiser, settings, step)
+            _refuse_divergence(task, settings, step, figures, folder)
             task.after_step(step)
             done = step + 1
             judged = task.evaluate is not None and (done % settings.eval_every == 0 or done == settings.steps)
@@ -95,13 +96,20 @@ def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, ste
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip))
     figures = {name: float(value.detach()) for name, value in losses.items()}
-    if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
-        raise TrainingDiverged(
-            f"{task.stage}: the loss or its gradient is not finite at step {step} ({figures}); the newest checkpoint "
-            f"is kept. Lower train.{task.part or task.stage}.lr ({settings.lr}), or look for NaN in the data"
-        )
     optimiser.step()
     return figures | {"lr": settings.lr * share, "gradient_norm": norm}
+
+
+def _refuse_divergence(task: Task, settings: Optimiser, step: int, figures: Mapping[str, float], folder: Path) -> None:
+    """Raise TrainingDiverged if the step just taken was not finite; the model it spoiled is never saved."""
+    if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
+        return
+    newest = newest_checkpoint(folder)
+    kept = f"the newest whole checkpoint is {newest}" if newest else f"there is no checkpoint yet in {folder}"
+    raise TrainingDiverged(
+        f"{task.stage}: the loss or its gradient is not finite at step {step} ({dict(figures)}); {kept}. "
+        f"Lower train.{task.part or task.stage}.lr ({settings.lr}) in a new --run, or look for NaN in the data"
+    )
 
 
 def _resume(folder: Path, model: nn.Module, optimiser: torch.optim.AdamW) -> tuple[int, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.precision import autocast, set_threads
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schedule import linear
@@ -22,32 +24,50 @@ from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
 
+Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
+
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
     done = run.finished("pretrain")
     if done is not None:
         return done
+    with run.clock("pretrain") as spent:
+        result = train(run)
+        result["seconds"] = spent()
+        run.write_result("pretrain", result)
+    return result
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; interrupted, it goes on from the newest checkpoint."""
     config = run.config
     set_threads(config.train.threads)
-    train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
+    data, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
     settings = config.train.pretrain
     torch.manual_seed(config.seed)
     model = JEPA(config.observe, config.encode, config.predict)
-    judge = Judge(config, train, heldout)
+    judge = Judge(config, data, heldout)
     random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
     random_encoder.load_state_dict(model.encoder.state_dict())
-    task = make_task(model, train, config, judge)
+    task = make_task(model, data, config, judge)
     seconds = fit(run, task, settings)
-    meters, errors = judge(model.target)
-    reference = judge(random_encoder)[1] if settings.steps else errors
-    result: dict[str, object] = {
+    meters, errors = judge.last or judge(model.target)  # the loop's last judgement is of the final eye
+    reference = probe_once(run, judge, random_encoder) if settings.steps else errors
+    return {
         **meters,
         "probe": {k: {"error": e, "unit": "px", "random_encoder": reference[k]} for k, e in errors.items()},
-        "seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
+        "training_seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
     }  # fmt: skip
-    run.write_result("pretrain", result)
-    return result
+
+
+def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
+    """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
+    file = run.stage_dir("pretrain") / "random_encoder.json"
+    if not file.exists():
+        write_atomic(file, json.dumps(finite(judge(random_encoder)[1])))
+    errors: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
+    return errors
 
 
 def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | None = None) -> Task:
@@ -59,8 +79,10 @@ def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | No
 
     def losses(step: int) -> dict[str, Tensor]:
         clip = to_input(sampler.frames_at(sampler.rows(step, settings.batch)), size)
-        rows = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
-        far = to_input(sampler.frames_at(rows), size)
+        far = clip[:, :0]
+        if targets.far:
+            rows = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
+            far = to_input(sampler.frames_at(rows), size)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with autocast(clip.device, config.train.precision):
             return model(clip, far, generator)
@@ -80,8 +102,9 @@ class Judge:
     config: Config
     train: Trajectories
     heldout: Trajectories
+    last: Judgement | None = field(default=None, init=False)  # what `figures` saw last
 
-    def __call__(self, encoder: Encoder) -> tuple[dict[str, float | bool], dict[str, float]]:
+    def __call__(self, encoder: Encoder) -> Judgement:
         """`collapsed`, `feature_std`, `effective_rank`; and the probe's error for each state group, none without."""
         settings, config = self.config.train.pretrain, self.config
         eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision)
@@ -100,7 +123,7 @@ class Judge:
 
     def figures(self, encoder: Encoder) -> dict[str, float]:
         """The same as flat numbers for the metrics file."""
-        meters, errors = self(encoder)
+        self.last = meters, errors = self(encoder)
         return {k: float(v) for k, v in meters.items()} | {f"probe/{name}": error for name, error in errors.items()}
 
 

@@ -85,6 +85,10 @@ class GymWorld:
             )
         return np.stack([np.asarray(info["state"], np.float32) for info in self._infos])
 
+    def ended(self) -> np.ndarray:
+        """[B] bool: terminated or truncated since the reset."""
+        return self._ended.copy()
+
     def succeeded(self) -> np.ndarray:
         """[B] bool: success at any step since the reset."""
         return self._success.copy()

@@ -1,6 +1,6 @@
-"""Scripted two-rooms policies: a wanderer that collects data, a solver that knows the door, a wall-blind walker.
+"""Policies that are no part of the model or of the planner: random actions for any world, and scripted two-rooms ones.
 
-They read the true state; none of them is part of the model or of the planner.
+The scripted ones read the true state: a wanderer that collects data, a solver that knows the door, a wall-blind walker.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from jepa_wm.core.schema import Geometry
+from jepa_wm.worlds.protocol import VectorWorld
 from jepa_wm.worlds.two_rooms import WALL_HALF
 
 
@@ -41,6 +42,28 @@ def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np
     """[B, 2] actions of the wall-blind walker: straight at the goal, full speed."""
     speed = geometry.max_step * geometry.action_scale
     return toward(state[:, :2], goal, speed) / geometry.action_scale
+
+
+class RandomHolds:
+    """Uniform random actions in any world, each held for `hold` steps on average; world i depends on its seed alone."""
+
+    def __init__(self, seeds: np.ndarray, *, hold: int = 5) -> None:
+        if hold < 1:
+            raise ValueError(f"hold must be at least 1 step, got {hold}")
+        self.hold = hold
+        self._generators = [np.random.default_rng([int(seed), 6]) for seed in seeds]
+        self._action: np.ndarray | None = None  # [B, a]
+
+    def __call__(self, world: VectorWorld) -> np.ndarray:
+        """[B, a] actions within the world's bounds."""
+        low, high, longest = world.action_bounds
+        renew = np.array([r.random() * self.hold < 1 for r in self._generators])
+        drawn = np.stack([r.uniform(low, high) for r in self._generators]).astype(np.float32)
+        if longest is not None:
+            norm = np.linalg.norm(drawn, axis=1, keepdims=True)
+            drawn *= np.minimum(1.0, longest / np.maximum(norm, 1e-8))
+        self._action = drawn if self._action is None else np.where(renew[:, None], drawn, self._action)
+        return self._action
 
 
 class Wanderer:

@@ -5,6 +5,7 @@ B worlds in the batch, S and W frame height and width, a action numbers, K state
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +22,10 @@ class VectorWorld(Protocol):
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """K names for the numbers of `state`; empty where the simulator shows none."""
+        """K names for the numbers of `state`; empty where the simulator shows none.
+
+        Names that differ only after their last underscore ("dot_x", "dot_y") are probed as one quantity.
+        """
         ...
 
     def __len__(self) -> int:
@@ -47,8 +51,16 @@ class VectorWorld(Protocol):
 
 @runtime_checkable
 class SelfScoring(VectorWorld, Protocol):
-    """A world that judges its own success, such as `GymWorld`."""
+    """A world that ends its episodes and judges its success by itself, such as `GymWorld`."""
+
+    def ended(self) -> np.ndarray:
+        """[B] bool: whether each episode is over; such a world stands still until the next reset."""
+        ...
 
     def succeeded(self) -> np.ndarray:
         """[B] bool: whether each world has reported success at any step since its reset."""
         ...
+
+
+Policy = Callable[[VectorWorld], np.ndarray]  # actions [B, a] for the worlds as they stand
+NewPolicy = Callable[[np.ndarray], Policy]  # the policy of a batch with these seeds [B], which it draws from alone

@@ -1,0 +1,39 @@
+"""Maps of the energy the planner descends: where in a layout it is low, seen by the metric and by raw distance.
+
+G grid side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jepa_wm.act.episodes import begin
+from jepa_wm.core.schema import Config
+from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.worlds.tasks import Tasks
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+@torch.no_grad()
+def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, maps: int = 3, grid: int = 28) -> None:
+    """Energy of every agent position of a layout against a goal image, learned metric beside raw L2 distance."""
+    g = tasks.geometry
+    axis = np.linspace(g.low, g.high, grid)
+    dots = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)  # rows run along y
+    chosen = tasks.part(0, maps)
+    goals, (_, goal_frames) = TwoRooms(g), begin(chosen, config.worlds.noise)
+    goals.reset(chosen.seeds, dot=chosen.goal)
+    learned, raw = [], []
+    for i in range(len(chosen)):
+        world = TwoRooms(g, config.worlds.noise)
+        seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
+        world.reset(seeds, dot=dots, noise_seeds=np.arange(len(dots)))
+        latents = model.encode(torch.from_numpy(world.render()))
+        goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
+        learned.append(model.steps_to_go(latents[None], goal)[0].view(grid, grid).numpy())
+        raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).numpy())
+    np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),
+                        goal=chosen.goal)  # fmt: skip

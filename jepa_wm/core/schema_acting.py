@@ -1,0 +1,110 @@
+"""Sections of the config: what actions do, how to plan with it and be judged, and how all parts are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jepa_wm.core.section import Section, check_heads
+
+
+class Bottleneck(Section):
+    """A label-free summary of a frame's tokens: what the dynamics and the planner work on."""
+
+    slots: int = Field(1, ge=1)  # latent tokens a frame
+    width: int = Field(128, ge=1)  # numbers a slot
+    queries: int = Field(8, ge=1)  # attention queries that read the frozen tokens
+    variance: float = 1.0  # weight: every number has at least unit spread over the batch
+    covariance: float = 0.02  # weight: numbers are not copies of each other
+    inverse: float = 3.0  # weight: the mean action is readable from two successive latents
+    contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
+
+
+class Metric(Section):
+    """The learned steps-to-go metric: a quasimetric head on the latents."""
+
+    groups: int = 16
+    components: int = 16
+    width: int = 256
+    slack: float = 0.05  # by how much one observed step may exceed distance 1
+
+
+class Dynamics(Section):
+    """The action-conditioned predictor on frozen features."""
+
+    frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
+    window: int = Field(3, ge=1)  # frames a prediction sees
+    width: int = 192
+    depth: int = Field(3, ge=1)
+    heads: int = Field(3, ge=1)
+    bottleneck: Bottleneck | None = Bottleneck()  # null: all frozen tokens are the latent
+    metric: Metric = Metric()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Dynamics:
+        check_heads(self.width, self.heads)
+        return self
+
+
+class Plan(Section):
+    """The solver and what it minimises."""
+
+    solver: Literal["cem", "mppi", "random"] = "cem"
+    objective: Literal["metric", "l1", "l2", "cosine"] = "metric"
+    compare: tuple[Literal["metric", "l1", "l2", "cosine"], ...] = ("l2",)  # objectives reported beside it
+    steps: Literal["last", "all"] = "all"  # which imagined steps are compared with the goal
+    horizon: int = Field(6, ge=1)  # model steps
+    candidates: int = Field(128, ge=2)
+    rounds: int = Field(6, ge=1)
+    elites: int = Field(16, ge=1)
+    std: float = 0.7  # first spread, as a share of the action box's half width
+    min_std: float = 0.05
+    temperature: float = 0.5  # MPPI only
+    hold: bool = True  # one action is searched per model step and held for its `frameskip` environment steps
+    execute: int = Field(1, ge=1)  # model steps executed before planning again
+
+
+class Act(Section):
+    """The closed loop's judgement: frozen tasks, budget and success rule."""
+
+    task: Literal["two_rooms", "wall"] = "two_rooms"
+    episodes: int = Field(100, ge=1)
+    task_seed: int = 0  # names the frozen task file
+    budget: int = Field(200, ge=1)  # environment steps
+    radius: float = Field(4.5, gt=0)  # px
+    strict_radius: float = Field(1.41, gt=0)  # px, reported beside
+    random_encoder_floor: bool = False  # `demo` also runs the whole chain on an encoder that was never trained
+
+
+class Optimiser(Section):
+    """AdamW with warm-up and cosine decay, as functions of the step."""
+
+    steps: int = Field(1000, ge=0)
+    batch: int = Field(64, ge=1)
+    lr: float = 1e-3
+    warmup: int = Field(100, ge=0)
+    final_lr: float = 0.1  # share of lr left at the last step
+    weight_decay: float = 0.04  # on matrices; never on biases, norms and single vectors
+    clip: float = 1.0  # largest gradient norm
+    save_every: int = Field(250, ge=1)
+    eval_every: int = Field(500, ge=1)
+
+
+class Pretrain(Optimiser):
+    probe_frames: int = 5000
+    probe_steps: int = 400
+
+
+class TrainDynamics(Optimiser):
+    frames: int = Field(12, ge=2)  # in a training window
+    rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
+
+
+class Train(Section):
+    threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
+    precision: Literal["bf16", "fp32"] = "bf16"
+    pretrain: Pretrain = Pretrain()
+    summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
+    dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)
+    metric: Optimiser = Optimiser(steps=1500, batch=512, lr=1e-3)

@@ -1,0 +1,159 @@
+"""Sections of the config: the world, what is observed of it, and how the eye learns to see it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jepa_wm.core.section import Section, check_heads
+
+
+class Geometry(Section):
+    """Two rooms: where walls and doors may be. All lengths in pixels."""
+
+    size: int = 65
+    border: int = 5  # the agent stays in [border, size - 1 - border]
+    door_half: float = 4.0
+    wall_padding: int = 20  # wall x is drawn from [padding, size - padding)
+    door_padding: int = 10
+    max_step: float = 2.45  # longest move in one step; longer actions are scaled back to it
+    action_scale: float = 1.0  # next = position + action_scale * action
+    fixed_wall: int | None = None  # a wall that never moves (DINO-WM's setting), else random
+
+    @property
+    def low(self) -> float:
+        return float(self.border)
+
+    @property
+    def high(self) -> float:
+        return float(self.size - 1 - self.border)
+
+
+class NoiseLevels(Section):
+    """How strong each distraction is, in units where an image spans -1..1; all zero means a clean world."""
+
+    brightness: float = 0.0  # per-frame gain is 1 + brightness * normal
+    pixel: float = 0.0  # standard deviation, independent for each pixel and channel
+    blotches: float = 0.0  # standard deviation of the low-frequency coloured pattern
+    wavelength: tuple[float, float] = (16.0, 64.0)  # px, range of the waves in the pattern
+    drift: float = 0.2  # rad per step, spread of each wave's steady motion
+    wander: float = 0.7  # rad per step, random part of each wave's motion
+
+    @property
+    def any(self) -> bool:
+        return self.brightness > 0 or self.pixel > 0 or self.blotches > 0
+
+
+class Worlds(Section):
+    """The simulator, and the wandering policy that collects data in it."""
+
+    name: Literal["two_rooms"] = "two_rooms"
+    geometry: Geometry = Geometry()
+    noise: NoiseLevels = NoiseLevels()
+    cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
+    drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target
+
+
+class Observe(Section):
+    """The data set that `collect` makes, and clips drawn from it."""
+
+    path: str | None = None  # a folder with train.h5 and heldout.h5 made elsewhere; null: `collect` makes them
+    episodes: int = Field(1500, ge=1)
+    length: int = Field(91, ge=2)  # frames in an episode
+    heldout_episodes: int = Field(100, ge=1)
+    heldout_length: int = Field(181, ge=2)
+    image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
+    frames: int = Field(8, ge=1)  # in a pretraining clip
+    gaps: tuple[int, ...] = (3, 4, 5)  # environment steps between the frames of a clip, drawn per clip
+
+
+class Encode(Section):
+    """The vision transformer."""
+
+    patch: int = 8
+    tubelet: int = Field(1, ge=1)
+    width: int = 128
+    depth: int = Field(4, ge=1)
+    heads: int = Field(2, ge=1)
+    channels: int = 3
+    attend: Literal["clip", "frame"] = "frame"  # what a token sees: the whole clip, or only its own frame
+    rope_base: float = 100.0
+    locality: float = 1.5  # initial query and key bias; 0: attention starts out blind to distance
+
+    @model_validator(mode="after")
+    def _fits(self) -> Encode:
+        check_heads(self.width, self.heads)
+        return self
+
+
+class BlockMask(Section):
+    """`blocks` boxes of `scale` of a frame's area and `aspect` (height / width) over `time` of the clip's length.
+
+    scale .15 x 8 blocks and .7 x 2 blocks over the full length are V-JEPA's short and long range masks.
+    time 1.0 hides a tube; less hides a stretch at a random place. scale 1.0 hides whole frames.
+    """
+
+    blocks: int = Field(8, ge=1)
+    scale: tuple[float, float] = (0.15, 0.15)
+    aspect: tuple[float, float] = (0.75, 1.5)
+    time: tuple[float, float] = (1.0, 1.0)
+    least_seen: float = Field(0.125, ge=0, lt=1)  # share of tokens left visible even where boxes cover all
+
+    @model_validator(mode="after")
+    def _fits(self) -> BlockMask:
+        for name, (low, high) in (("scale", self.scale), ("aspect", self.aspect), ("time", self.time)):
+            if low > high:
+                raise ValueError(f"{name} [{low}, {high}] is a range: the lower number comes first")
+            if name != "aspect" and not 0 <= low <= high <= 1:
+                raise ValueError(f"{name} [{low}, {high}] must lie within 0..1, it is a share")
+        if self.aspect[0] <= 0:
+            raise ValueError(f"aspect {list(self.aspect)} must be above 0, it is height / width")
+        return self
+
+
+class Targets(Section):
+    """What the predictor has to guess: the target encoder's tokens, and how they differ from another moment.
+
+    With `centre`, each position's mean over the batch is removed first, so that a constant cannot be a target.
+    """
+
+    centre: bool = True
+    stay: float = Field(1.0, ge=0)  # weight of the plain token, absolute error
+    move: float = Field(1.0, ge=0)  # weight of its change against far frames of the same episode, squared error
+    far: int = Field(1, ge=0)  # far frames a clip; the context never sees them
+    apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
+
+    @model_validator(mode="after")
+    def _fits(self) -> Targets:
+        if self.move > 0 and self.far == 0:
+            raise ValueError("move > 0 needs far >= 1: a change is measured against a frame the context never sees")
+        return self
+
+
+class Predict(Section):
+    """The predictor, what it sees, what it must guess, and how the target encoder follows."""
+
+    width: int = 64
+    depth: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    locality: float = 1.5
+    masks: tuple[BlockMask, ...] = (BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),)
+    targets: Targets = Targets()
+    contrast: float = Field(1.0, ge=0)  # weight of telling whole context frames apart, the regulariser
+    most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
+    ema: tuple[float, float] = (0.99, 0.999)  # target encoder's momentum at the first and at the last step
+
+    @model_validator(mode="after")
+    def _fits(self) -> Predict:
+        check_heads(self.width, self.heads)
+        if not self.masks:
+            raise ValueError("masks is empty: with nothing hidden there is nothing to predict; give at least one mask")
+        return self
+
+
+class Freeze(Section):
+    """The frozen eye's features on disk."""
+
+    stride: int = Field(1, ge=1)  # every how many frames are encoded; must divide dynamics.frameskip
+    samples: int = 4000  # frames whose mean and spread standardise the features

@@ -1,0 +1,84 @@
+"""Recording works in any world with any policy; what is written depends on the seeds alone."""
+
+import h5py
+import numpy as np
+import pytest
+from test_gym import Drifter
+
+from jepa_wm.act import collect
+from jepa_wm.act.collect import record, wandering
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.schema import Worlds
+from jepa_wm.observe.datasets import grouped, state_groups
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.policies import RandomHolds
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+def still(seeds):
+    return lambda world: np.zeros((len(world), *world.action_bounds[0].shape), np.float32)
+
+
+def test_rows_are_what_was_seen_and_done(tmp_path):
+    seeds = np.array([5, 9])
+    record(tmp_path / "a.h5", TwoRooms(), wandering(Worlds()), seeds, 7)
+    data, world = Trajectories(tmp_path / "a.h5"), TwoRooms()
+    assert data.lengths.tolist() == [7, 7] and data.offsets.tolist() == [0, 7]
+    assert state_groups(data) == {"dot": [0, 1], "wall": [2], "door": [3]}
+    assert data.attributes["state_names"] == "dot_x dot_y wall_x door_y"
+    for row, seed in zip(data.offsets, seeds, strict=True):
+        world.reset(np.array([seed]))
+        for step in range(7):
+            assert np.array_equal(data.frames[row + step], world.render()[0])
+            assert np.array_equal(data.column("state")[row + step], world.state()[0])
+            world.step(data.actions[row + step][None])
+
+
+def test_how_many_worlds_step_together_changes_nothing(tmp_path, monkeypatch):
+    digests = set()
+    for together in (100, 2, 1):
+        monkeypatch.setattr(collect, "TOGETHER", together)
+        record(tmp_path / f"{together}.h5", TwoRooms(), RandomHolds, np.arange(5), 6)
+        digests.add(Trajectories(tmp_path / f"{together}.h5").digest)
+    assert len(digests) == 1
+    record(tmp_path / "other.h5", TwoRooms(), RandomHolds, np.arange(1, 6), 6)
+    assert Trajectories(tmp_path / "other.h5").digest not in digests, "the digest names the content"
+
+
+def test_a_world_without_state_writes_no_state(tmp_path):
+    record(tmp_path / "a.h5", GymWorld(Drifter, size=16), still, np.arange(3), 4)
+    data = Trajectories(tmp_path / "a.h5")
+    assert data.frames.shape == (12, 16, 16, 3) and data.actions.shape == (12, 1)
+    assert state_groups(data) == {} and set(data.attributes) == {"digest"}
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert "state" not in file
+
+
+def test_an_episode_that_ends_early_is_refused_and_leaves_nothing(tmp_path):
+    def full_speed(seeds):
+        return lambda world: np.ones((len(world), 1), np.float32)
+
+    record(tmp_path / "a.h5", GymWorld(Drifter, size=16), full_speed, np.arange(2), 3)  # over at its last frame
+    with pytest.raises(UserError, match="ended after 2 steps, before its 4 frames"):
+        record(tmp_path / "b.h5", GymWorld(Drifter, size=16), full_speed, np.arange(2), 4)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_state_names_are_grouped_by_what_stands_before_the_last_underscore():
+    assert grouped(("dot_x", "dot_y", "wall_x", "door_y")) == "dot:0,1 wall:2 door:3"
+    assert grouped(("left_arm_x", "speed", "left_arm_y")) == "left_arm:0,2 speed:1"
+
+
+def test_random_actions_fit_the_world_and_are_held():
+    world, seeds = TwoRooms(), np.arange(40)
+    world.reset(seeds)
+    both, alone = RandomHolds(seeds, hold=4), RandomHolds(seeds[7:8], hold=4)
+    taken = np.stack([both(world) for _ in range(60)])  # [T, B, 2]
+    assert taken.dtype == np.float32 and np.linalg.norm(taken, axis=2).max() <= world.action_bounds[2] + 1e-5
+    changed = (taken[1:] != taken[:-1]).any(2)
+    assert 0.2 < changed.mean() < 0.3
+    world.reset(seeds[7:8])
+    assert np.array_equal(taken[:, 7], np.stack([alone(world)[0] for _ in range(60)]))
+    with pytest.raises(ValueError, match="hold"):
+        RandomHolds(seeds, hold=0)

@@ -1,0 +1,58 @@
+"""The pretrain stage: what is judged once, what is read, and what an interrupt does to the seconds."""
+
+import json
+import signal
+
+import pytest
+from test_train import STAGES, at_steps, overrides, train
+
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import Interrupted
+from jepa_wm.core.progress import read_metrics
+from jepa_wm.core.run import RunFolder
+from jepa_wm.train import pretrain
+
+
+def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, monkeypatch):
+    original, judged = pretrain.Judge.__call__, []
+
+    def judge(self, encoder):
+        judged.append(encoder)
+        return original(self, encoder)
+
+    monkeypatch.setattr(pretrain.Judge, "__call__", judge)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_result", lambda *args: pytest.fail("not this time"))
+        with (
+            RunFolder.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run,
+            pytest.raises(pytest.fail.Exception),
+        ):
+            pretrain.run(run)
+    assert len(judged) == 2 + 1, "at steps 11 and 22, and the random encoder"
+    with RunFolder.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run:
+        result = pretrain.run(run)
+    assert len(judged) == 4, "the final eye is judged again after an interrupt, the random encoder is not"
+    seen = read_metrics(tmp_path / "run", "pretrain")[-1]
+    assert result["probe"]["dot"]["error"] == seen["probe/dot"], "what the loop saw last is the result"
+    assert result["effective_rank"] == seen["effective_rank"]
+
+
+def test_seconds_count_what_an_interrupted_process_took(tmp_path, tiny_data, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_steps(patch, (3,), lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", tiny_data)
+    file = tmp_path / "run" / "pretrain" / "seconds.json"
+    assert json.loads(file.read_text())["seconds"] > 0
+    file.write_text('{"seconds": 1000.0}')
+    train(tmp_path / "run", tiny_data)
+    seconds = {stage: json.loads((tmp_path / "run" / stage / "result.json").read_text())["seconds"] for stage in STAGES}
+    assert 1000 < seconds["pretrain"] < 1100 and all(0 < seconds[stage] < 100 for stage in ("encode", "dynamics"))
+    assert not file.exists()
+
+
+def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
+    monkeypatch.setattr(pretrain.ClipSampler, "far_rows", lambda *a, **k: pytest.fail("a far frame was drawn"))
+    words = ["predict.targets={far: 0, move: 0}", "observe.image_size=26", "train.pretrain.steps=2"]
+    with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
+        assert pretrain.run(run)["probe"]["dot"]["error"] > 0

@@ -1,0 +1,89 @@
+"""What the README says is so: its paths, commands and settings exist, and its example is the file that runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jepa_wm import cli
+from jepa_wm.core.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "docs" / "own_environment.py"
+PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
+
+
+def mapped():
+    """Paths of the README's file map, relative to the root."""
+    folder, paths = "", []
+    for line in re.search(r"## File map\n\n```text\n(.*?)```", README, re.DOTALL).group(1).splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0].split(", ")
+        if not line.startswith(" "):
+            folder = names[0] if names[0].endswith("/") else ""
+            paths += names
+        else:
+            paths += [folder + name for name in names]
+    return paths
+
+
+def commands():
+    """Every `jepa-wm <words>` of the two texts."""
+    found = re.findall(r"jepa-wm +([a-z][^`\n|]*)", PLACEHOLDER.sub("", README + RESULTS))
+    return sorted({command.strip() for command in found})
+
+
+def test_the_file_map_is_true_to_the_tree():
+    paths = mapped()
+    assert len(paths) == len(set(paths)) > 50
+    assert not [path for path in paths if not (ROOT / path).exists()], "named, but not there"
+    rooms = [*(ROOT / "jepa_wm").iterdir(), ROOT / "evals"]
+    files = {file.relative_to(ROOT).as_posix() for room in rooms for file in room.glob("*.py")}
+    files |= {file.relative_to(ROOT).as_posix() for file in (ROOT / "jepa_wm").glob("*.py")}
+    missing = sorted(file for file in files - set(paths) if not Path(file).name.startswith("__"))
+    assert not missing, "there, but without a line in the README's file map"
+
+
+def test_every_command_is_one():
+    assert {"demo", "demo --config debug"} <= set(commands())
+    for command in commands():
+        words = cli._parse(command.split())  # exits for an unknown verb or option
+        if words.config in {file.stem for file in (ROOT / "configs").glob("*.yaml")}:
+            load_config(words.config, words.overrides)  # raises for an unknown key
+
+
+def test_the_table_of_verbs_is_the_command_line():
+    told = re.findall(r"^\| `([a-z]+)(?: NAME)?` \|", re.search(r"## Verbs\n.*?\n## ", README, re.DOTALL).group(), re.M)
+    assert sorted(told) == sorted([*cli.VERBS, "eval"])
+    assert all(f"`{name}`" in README for name in cli.EVALS)
+
+
+def test_the_make_targets_and_documents_exist():
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\w+)", README, re.MULTILINE):
+        assert f"\n{target}:" in targets
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert link == "docs/episode.png" or (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "results"])
+def test_the_project_speaks_of_itself_alone(text):
+    assert not re.findall(r"https?://|localhost|\b\d+\.\d+\.\d+\.\d+\b|/work/|/home/|\.\./|#\d+|issue \d", text)
+
+
+def test_the_example_is_the_file_and_short():
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    assert block == EXAMPLE.read_text(encoding="utf-8")
+    assert len(block.splitlines()) <= 40
+
+
+def test_the_example_reaches_its_goals(tmp_path):
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, EXAMPLE], cwd=tmp_path, env=one_thread, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    start, end = map(float, done.stdout.splitlines()[-1].split()[-2:])
+    assert start > 15 and end < 8, done.stdout

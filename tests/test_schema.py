@@ -1,0 +1,41 @@
+"""Settings that contradict each other are refused before anything is done, in words that name them."""
+
+import pytest
+
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+
+MASK = "predict.masks=[{{{}}}]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["encode.width=30", "encode.heads=4"], "encode: width 30 must be an even multiple of heads 4"),
+        (["predict.width=65"], "predict: width 65 must be an even multiple of heads 1"),
+        (["predict.heads=3"], "predict: width 64 must be an even multiple of heads 3"),
+        (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of heads 64"),
+        (["dynamics.width=0"], "dynamics: width 0 must be"),
+        (["encode.tubelet=2"], "observe.frames 3 is not a multiple of encode.tubelet 2"),
+        (["predict.masks=[]"], "predict: masks is empty"),
+        ([MASK.format("scale: [0.7, 0.2]")], "scale [0.7, 0.2] is a range"),
+        ([MASK.format("time: [0.5, 1.5]")], "time [0.5, 1.5] must lie within 0..1"),
+        ([MASK.format("scale: [-0.1, 0.5]")], "scale [-0.1, 0.5] must lie within 0..1"),
+        ([MASK.format("aspect: [1.5, 0.75]")], "aspect [1.5, 0.75] is a range"),
+        ([MASK.format("aspect: [0, 1]")], "aspect [0.0, 1.0] must be above 0"),
+        (["act.radius=0"], "'act.radius' must be greater than 0"),
+        (["dynamics.window=0"], "'dynamics.window' must be greater than or equal to 1"),
+        (["plan.execute=5"], "plan.execute 5 exceeds plan.horizon 4"),
+        (["plan.elites=33"], "plan.elites 33 exceed plan.candidates 32"),
+    ],
+)
+def test_a_contradiction_names_the_fields(overrides, said):
+    with pytest.raises(UserError) as caught:
+        load_config("debug", overrides)
+    assert said in str(caught.value)
+
+
+def test_what_just_fits_is_taken():
+    two_halves = MASK.format("scale: [0, 1], time: [0.5, 0.5], aspect: [0.1, 9]")
+    config = load_config("debug", ["encode.tubelet=3", "plan.execute=4", two_halves, "dynamics.heads=32"])
+    assert config.predict.masks[0].scale == (0, 1) and config.plan.execute == config.plan.horizon
