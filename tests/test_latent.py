@@ -71,9 +71,13 @@ def latent_model(**changes):
 @pytest.mark.parametrize("bottleneck", [Bottleneck(slots=2, width=5, queries=3), None])
 def test_losses_are_finite_and_reach_every_part(bottleneck):
     model = latent_model(bottleneck=bottleneck)
-    losses = model.dynamics_losses(torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6), rollout=1.0)
-    losses["loss"].backward()
-    assert all(torch.isfinite(v) for v in losses.values())
+    tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
+    rounds = [model.dynamics_losses(model.summarise(tokens).detach(), actions, rollout=1.0)]
+    if bottleneck is not None:
+        rounds.append(model.summary_losses(tokens, actions))
+    for losses in rounds:
+        losses["loss"].backward()
+        assert all(torch.isfinite(v) for v in losses.values())
     untouched = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")]
     assert untouched == []
 

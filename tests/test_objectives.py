@@ -137,6 +137,8 @@ def test_steps_are_reduced_as_named():
     discounted = sum(w * costs[..., k] for k, w in enumerate(weights)) / sum(weights)
     torch.testing.assert_close(over_steps(costs, mode="discounted", discount=0.5), discounted)
     torch.testing.assert_close(over_steps(costs, mode="all"), sum(costs[..., k] for k in range(4)) / 4)
+    rising = sum((k + 1) * costs[..., k] for k in range(4)) / 10
+    torch.testing.assert_close(over_steps(costs, mode="rising"), rising)
     assert torch.equal(over_steps(costs, mode="last"), costs[..., 3])
     with pytest.raises(ValueError, match="first.*choose last"):
         over_steps(costs, mode="first")

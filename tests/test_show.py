@@ -107,7 +107,7 @@ def fill(run, *, noise=None, lost=LOST):
         for step in range(0, 50, 10):
             loss = float("nan") if step == 20 else 1.0 / (1 + step)
             metrics.log(step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/dot": 1.0})
-    with Metrics(run.path, "dynamics", tensorboard=False) as metrics:
+    with Metrics(run.path, "dynamics_dynamics", tensorboard=False) as metrics:
         metrics.log(10, {"loss": 1.0, "loss/rollout": 0.6})
     recorded = episodes(noise=noise, lost=lost)
     folder = run.stage_dir("plan")
@@ -117,7 +117,7 @@ def fill(run, *, noise=None, lost=LOST):
     frames, goals = recorded["goal_frame"][:2], recorded["goal_position"][:2]
     np.savez(folder / "energy.npz", learned=energy, raw=energy, xs=axis, ys=axis, frame=frames, goal=goals)
     strip = recorded["frames"][:2]
-    np.savez(folder / "strips.npz", true=strip, imagined=strip, shuffled=strip[:, ::-1])
+    np.savez(run.stage_dir("report") / "strips.npz", true=strip, imagined=strip, shuffled=strip[:, ::-1])
 
 
 @pytest.fixture(scope="module")

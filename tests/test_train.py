@@ -23,11 +23,11 @@ STAGES = {"collect": collect.run, "pretrain": pretrain.run, "encode": cache.run,
 STEPS, SAVED = 22, 8
 SMALL = [
     "encode.width=16", "encode.depth=1", "predict.width=16", "freeze.samples=60", "dynamics.width=16",
-    *(f"train.{part}.{key}" for part in ("pretrain", "dynamics", "metric")
+    *(f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric")
       for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
     "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
 ]  # fmt: skip
-PARTS = ("pretrain/checkpoints", "dynamics/checkpoints/dynamics", "dynamics/checkpoints/metric")
+PARTS = ("pretrain/checkpoints", *(f"dynamics/checkpoints/{part}" for part in ("summary", "dynamics", "metric")))
 
 
 def overrides(data):
@@ -61,7 +61,7 @@ def assert_same_bits(a, b):
         assert all(torch.equal(v, other[i][k]) for i, m in moments.items() for k, v in m.items())
     for file in ("encode/eye.safetensors", "encode/train/features.bf16", "dynamics/latent.safetensors"):
         assert (a / file).read_bytes() == (b / file).read_bytes(), file
-    for stage in ("pretrain", "dynamics_dynamics", "dynamics_metric"):
+    for stage in ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric"):
         assert read_metrics(a, stage) == read_metrics(b, stage)
 
 
@@ -80,13 +80,13 @@ def at_steps(monkeypatch, steps, act):
 
 
 def test_a_signal_at_any_stage_and_again_gives_the_same_bits(tmp_path, tiny_data, whole, monkeypatch):
-    stops = (3, 17, 30, 60)  # twice in pretraining, once in dynamics, once in the metric
+    stops = (3, 17, 30, 60, 80)  # twice in pretraining, once in summary, dynamics and metric
     taken = at_steps(monkeypatch, stops, lambda: signal.raise_signal(signal.SIGTERM))
     for _ in stops:
         with pytest.raises(Interrupted):
             train(tmp_path / "run", tiny_data)
     train(tmp_path / "run", tiny_data)
-    assert len(taken) == 3 * STEPS, "no step is taken twice"
+    assert len(taken) == 4 * STEPS, "no step is taken twice"
     assert_same_bits(tmp_path / "run", whole)
 
 
@@ -98,8 +98,8 @@ def test_a_crash_costs_the_steps_since_the_last_checkpoint_only(tmp_path, tiny_d
     def die():
         raise Killed
 
-    # Step 12 of pretraining; then, resumed at 8, all of it, and step 19 of the dynamics; then step 3 of the metric.
-    stops = (12, 12 + 14 + 19, 12 + 14 + 19 + 6 + 3)
+    # Step 12 of pretraining; then, resumed at 8, all of it, and step 19 of the summary; then step 3 of the metric.
+    stops = (12, 12 + 14 + 19, 12 + 14 + 19 + 6 + STEPS + 3)
     taken = at_steps(monkeypatch, stops, die)
     for _ in stops:
         with pytest.raises(Killed):

@@ -56,7 +56,7 @@ def wandering(worlds: Worlds) -> NewPolicy:
     """The configured two-rooms wanderer as a policy."""
 
     def wander(seeds: np.ndarray) -> Policy:
-        wanderer = Wanderer(worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift)
+        wanderer = Wanderer(worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift, blind=worlds.blind)
         return lambda world: wanderer.act(world.state())
 
     return wander

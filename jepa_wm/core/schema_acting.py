@@ -53,7 +53,7 @@ class Plan(Section):
     solver: Literal["cem", "mppi", "random"] = "cem"
     objective: Literal["metric", "l1", "l2", "cosine"] = "metric"
     compare: tuple[Literal["metric", "l1", "l2", "cosine"], ...] = ("l2",)  # objectives reported beside it
-    steps: Literal["last", "all"] = "all"  # which imagined steps are compared with the goal
+    steps: Literal["last", "all", "rising"] = "all"  # which imagined steps are compared with the goal
     horizon: int = Field(6, ge=1)  # model steps
     candidates: int = Field(128, ge=2)
     rounds: int = Field(6, ge=1)
@@ -92,6 +92,9 @@ class Optimiser(Section):
 
 
 class Pretrain(Optimiser):
+    steps: int = Field(300, ge=0)
+    batch: int = Field(24, ge=1)
+    lr: float = 5e-4
     probe_frames: int = 5000
     probe_steps: int = 400
 

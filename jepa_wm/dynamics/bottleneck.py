@@ -5,7 +5,6 @@ B samples, n frozen tokens of width E, N slots of width D, A action numbers.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Bottleneck
@@ -24,20 +23,6 @@ class Slots(nn.Module):
         """[..., N, D] in fp32 from frozen tokens [..., n, E]."""
         lead = tokens.shape[:-2]
         return self.pool(tokens.reshape(-1, *tokens.shape[-2:])).float().view(*lead, *self.shape)
-
-
-class InverseDynamics(nn.Module):
-    """Which action led from one latent to the next; used in training only."""
-
-    def __init__(self, latent: int, action_size: int, *, width: int = 256) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(2 * latent, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, action_size)
-        )
-
-    def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """[..., A] from latents [..., F] before and after."""
-        return self.net(torch.cat([before, after], -1))
 
 
 def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import InverseDynamics, Slots, variance_covariance
+from jepa_wm.dynamics.bottleneck import Slots, variance_covariance
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.encode.pool import TemporalContrast
+from jepa_wm.encode.pool import InverseDynamics, TemporalContrast
 
 
 class LatentModel(nn.Module):

@@ -59,17 +59,41 @@ class TemporalContrast(nn.Module):
         self.project = nn.Linear(width, projected)
         self.temperature = temperature
 
-    def forward(self, summaries: Tensor) -> Tensor:
-        """The mean loss for summaries [B, T, F]: within its clip, plus across clips."""
+    def forward(self, summaries: Tensor, far: Tensor | None = None) -> Tensor:
+        """The mean loss for summaries [B, T, F]: within its clip, plus across clips.
+
+        Within a clip a frame's successor is told from the clip's other frames or, where they are given, from frames
+        far [B, R, F] away in the same episode, which near neighbours cannot be confused with.
+        """
         x = nn.functional.normalize(self.project(summaries).float(), dim=-1)
         batch, frames = x.shape[:2]
-        within = x[:, :-1] @ x.transpose(1, 2) / self.temperature  # [B, T-1, T]
-        itself = torch.eye(frames - 1, frames, dtype=torch.bool, device=x.device)
-        successor = torch.arange(1, frames, device=x.device).expand(batch, -1)
-        moving = _cross_entropy(within.masked_fill(itself, float("-inf")), successor)
+        if far is None:
+            within = x[:, :-1] @ x.transpose(1, 2) / self.temperature  # [B, T-1, T]
+            itself = torch.eye(frames - 1, frames, dtype=torch.bool, device=x.device)
+            successor = torch.arange(1, frames, device=x.device).expand(batch, -1)
+            moving = _cross_entropy(within.masked_fill(itself, float("-inf")), successor)
+        else:
+            others = nn.functional.normalize(self.project(far).float(), dim=-1)
+            right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
+            scores = torch.cat([right, x[:, :-1] @ others.transpose(1, 2)], -1) / self.temperature
+            moving = _cross_entropy(scores, torch.zeros_like(scores[..., 0], dtype=torch.long))
         across = x[:, :-1].transpose(0, 1) @ x[:, 1:].permute(1, 2, 0) / self.temperature  # [T-1, B, B]
         own = torch.arange(batch, device=x.device).expand(frames - 1, -1)
         return moving + _cross_entropy(across, own)
+
+
+class InverseDynamics(nn.Module):
+    """Which action led from one summary to the next; used in training only (Agrawal et al. 2016; PLDM, EB-JEPA)."""
+
+    def __init__(self, latent: int, action_size: int, *, width: int = 256) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(2 * latent, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, action_size)
+        )
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """[..., A] from latents [..., F] before and after."""
+        return self.net(torch.cat([before, after], -1))
 
 
 def _cross_entropy(scores: Tensor, right: Tensor) -> Tensor:

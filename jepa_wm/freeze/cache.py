@@ -124,7 +124,7 @@ class Features:
 
     def slab(self, first: int, last: int) -> Tensor:
         """[last - first, N, D] bf16 tokens in the order of the store."""
-        return torch.from_numpy(self._store[first:last]).view(torch.bfloat16)
+        return torch.from_numpy(np.array(self._store[first:last])).view(torch.bfloat16)
 
 
 def weights_digest(eye: Eye) -> str:

@@ -24,6 +24,8 @@ class ClipSampler:
                 f"(observe.frames {frames} x gap {max(gaps)} needs {longest})"
             )
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
+        actions = np.cumsum(data.actions, 0, dtype=np.float64)
+        self._path = np.concatenate([np.zeros_like(actions[:1]), actions])  # of the actions before each row
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         """[B, T] row numbers of batch `step`."""
@@ -49,6 +51,10 @@ class ClipSampler:
         pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
         from_end = self.data.lengths[episode][:, None] - 1 - (pick - before[:, None])
         return self.data.offsets[episode][:, None] + np.where(pick < before[:, None], pick, from_end)
+
+    def path_at(self, rows: np.ndarray) -> Tensor:
+        """[B, T, a] sum of the actions taken from each clip's first frame up to each of its frames [B, T]."""
+        return torch.from_numpy((self._path[rows] - self._path[rows[:, :1]]).astype(np.float32))
 
     def frames_at(self, rows: np.ndarray) -> Tensor:
         """[..., h, w, c] uint8 frames of row numbers [...]."""

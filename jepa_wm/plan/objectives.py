@@ -15,6 +15,8 @@ from torch import Tensor
 Distance = Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], goal [B, N, D] -> [B, S, H]
 Term = Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], actions [B, S, H, A] -> [B, S]
 
+Steps = Literal["last", "all", "rising", "discounted"]
+
 
 def latent_distance(kind: Literal["l1", "l2", "cosine"]) -> Distance:
     """The distance of imagined latents to the goal's latent, averaged over a frame's tokens.
@@ -28,18 +30,22 @@ def latent_distance(kind: Literal["l1", "l2", "cosine"]) -> Distance:
     return _DISTANCES[kind]
 
 
-def over_steps(costs: Tensor, *, mode: Literal["last", "all", "discounted"] = "last", discount: float = 0.9) -> Tensor:
+def over_steps(costs: Tensor, *, mode: Steps = "last", discount: float = 0.9) -> Tensor:
     """[B, S] one number per plan from its costs per step [B, S, H].
 
-    "last" takes the final step, "all" the mean, "discounted" the mean weighted by discount**step, so that arriving
-    early counts more. Raises ValueError for another mode and for a discount outside 0..1 (0 excluded).
+    "last" takes the final step, "all" the mean, "rising" the mean weighted by the step's number, so that a detour may
+    lead away from the goal first and yet arriving early counts, "discounted" the mean weighted by discount**step.
+    Raises ValueError for another mode and for a discount outside 0..1 (0 excluded).
     """
     if mode == "last":
         return costs[..., -1]
     if mode == "all":
         return costs.mean(-1)
+    if mode == "rising":
+        weights = torch.arange(1, costs.shape[-1] + 1, device=costs.device, dtype=costs.dtype)
+        return (costs * weights).sum(-1) / weights.sum()
     if mode != "discounted":
-        raise ValueError(f"steps {mode!r} is not known; choose last, all or discounted")
+        raise ValueError(f"steps {mode!r} is not known; choose last, all, rising or discounted")
     if not 0 < discount <= 1:
         raise ValueError(f"discount must lie in 0..1 (0 excluded), got {discount}")
     weights = discount ** torch.arange(costs.shape[-1], device=costs.device, dtype=costs.dtype)
@@ -52,7 +58,7 @@ class ToGoal:
 
     goal: Tensor  # [B, N, D]
     distance: Distance
-    mode: Literal["last", "all", "discounted"] = "last"
+    mode: Steps = "last"
     discount: float = 0.9
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
-from jepa_wm.encode.pool import AttentivePool, TemporalContrast
+from jepa_wm.encode.pool import AttentivePool, InverseDynamics, TemporalContrast
 from jepa_wm.encode.rope import grid_positions
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.predict.masks import draw_mask, split
@@ -22,7 +22,7 @@ from jepa_wm.predict.predictor import Predictor
 class JEPA(nn.Module):
     """Context encoder, target encoder (an exponential moving average of it) and predictor."""
 
-    def __init__(self, observe: Observe, encode: Encode, predict: Predict) -> None:
+    def __init__(self, observe: Observe, encode: Encode, predict: Predict, *, action_size: int = 0) -> None:
         super().__init__()
         self.settings = predict
         self.encoder = Encoder.from_settings(observe.image_size, encode)
@@ -34,14 +34,17 @@ class JEPA(nn.Module):
         )  # fmt: skip
         self.summary = AttentivePool(self.encoder.tokens_per_frame, encode.width, encode.width)
         self.contrast = TemporalContrast(encode.width)
+        self.inverse = InverseDynamics(encode.width, action_size) if action_size and predict.inverse else None
 
-    def forward(self, clip: Tensor, far: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, clip: Tensor, far: Tensor, generator: torch.Generator, path: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
-        averaged over mask types."""
+        averaged over mask types. `path` [B, T, a] is the sum of all actions up to each time step, where known."""
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid).to(clip.device)
         stay, move = self.look_at_all(clip, far)
-        parts: dict[str, list[Tensor]] = {"stay": [], "move": [], "contrast": []}
+        parts: dict[str, list[Tensor]] = {"stay": [], "move": [], "contrast": [], "inverse": []}
         for kind, mask in enumerate(self.settings.masks):
             hidden = draw_mask(mask, len(clip), steps, grid, generator)
             seen, wanted = (ids.to(clip.device) for ids in split(hidden, generator))
@@ -49,23 +52,39 @@ class JEPA(nn.Module):
             context = self.encoder(clip, seen)  # [B, K, D]
             guess = self.predictor(context, positions[seen], positions[wanted], kind).float()  # [B, M, 2D]
             guess_stay, guess_move = guess.chunk(2, -1)
-            if self.settings.contrast and (frames := whole_frames(hidden, steps)) is not None:
-                parts["contrast"].append(self.tell_frames_apart(context, frames))
+            if self.settings.contrast and (shown := whole_frames(hidden, steps)) is not None:
+                summaries = self._summarise(context, shown.shape[1])
+                parts["contrast"].append(self.tell_frames_apart(summaries, far))
+                if self.inverse is not None and path is not None:
+                    parts["inverse"].append(self.tell_actions(summaries, _take(path, shown)))
             parts["stay"].append((guess_stay - _take(stay, wanted)).abs().mean())
             parts["move"].append((guess_move - _take(move, wanted)).square().mean())
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
         targets = self.settings.targets
         losses["loss"] = targets.stay * losses["stay"] + targets.move * losses["move"]
-        if "contrast" in losses:
-            losses["loss"] = losses["loss"] + self.settings.contrast * losses["contrast"]
+        for name in ("contrast", "inverse"):
+            if name in losses:
+                losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
         return losses
 
-    def tell_frames_apart(self, context: Tensor, frames: int) -> Tensor:
-        """The regulariser: each clip's `frames` whole context frames [B, frames*n, D] are summarised, and a summary
-        must tell the frame that follows it from all others. Without it the static layout, which is predicted with
-        ease, crowds out of the latent whatever is small and moves."""
-        summaries = self.summary(context.unflatten(1, (frames, -1)).flatten(0, 1))
-        return self.contrast(summaries.unflatten(0, (-1, frames)))
+    def tell_frames_apart(self, summaries: Tensor, far: Tensor) -> Tensor:
+        """The regulariser: the summary [B, V, F] of a whole context frame must tell the frame that follows it from far
+        frames [B, R, C, S, S] of its episode and from other episodes. Without it the static layout, which is predicted
+        with ease, crowds out of the latent what is small and moves."""
+        others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None
+        return self.contrast(summaries, others)
+
+    def tell_actions(self, summaries: Tensor, path: Tensor) -> Tensor:
+        """The same for worlds with actions: two summaries in a row [B, V, F] must tell what was done between them,
+        from path [B, V, a]; the error is in units of the batch's own spread."""
+        assert self.inverse is not None
+        done = path[:, 1:] - path[:, :-1]
+        return (self.inverse(summaries[:, :-1], summaries[:, 1:]) - done).square().mean() / done.square().mean()
+
+    def _summarise(self, tokens: Tensor, frames: int) -> Tensor:
+        """[B, frames, F] from whole frames' tokens [B, frames*n, D] or [B*frames, n, D]."""
+        per_frame = tokens.reshape(-1, self.encoder.tokens_per_frame, tokens.shape[-1])
+        return self.summary(per_frame).unflatten(0, (-1, frames))
 
     @torch.no_grad()
     def look_at_all(self, clip: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,14 +96,17 @@ class JEPA(nn.Module):
         here = self.target(clip).float().unflatten(1, (-1, self.target.tokens_per_frame))
         away = here[:, :0]
         if far.shape[1]:
-            stills = far.flatten(0, 1)[:, None].expand(-1, self.target.tubelet, -1, -1, -1)
-            away = self.target(stills).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
+            away = self.target(self._stills(far)).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
         return latent_targets(here, away, self.settings.targets)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Move the target encoder toward the context encoder: target = momentum * target + (1 - momentum) * context."""
         torch._foreach_lerp_(list(self.target.parameters()), list(self.encoder.parameters()), 1 - momentum)
+
+    def _stills(self, frames: Tensor) -> Tensor:
+        """[B*R, tubelet, C, S, S]: each of frames [B, R, C, S, S] as a clip of its own, repeated to fill a tubelet."""
+        return frames.flatten(0, 1)[:, None].expand(-1, self.encoder.tubelet, -1, -1, -1)
 
     def _thin(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
         most = self.settings.most_targets
@@ -94,13 +116,15 @@ class JEPA(nn.Module):
         return wanted.gather(1, chosen)
 
 
-def whole_frames(hidden: Tensor, steps: int) -> int | None:
-    """How many frames every sample of hidden [B, T*n] leaves wholly in view, if it leaves nothing else in view and
-    the number is the same for all and at least two; else None."""
+def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
+    """[B, V] time steps that hidden [B, T*n] leaves wholly in view, if nothing else is in view and V is the same for
+    all samples and at least two; else None."""
     per_frame = hidden.unflatten(1, (steps, -1))
-    seen = (~per_frame).all(-1).sum(1)
-    partly = (per_frame.any(-1) & ~per_frame.all(-1)).any()
-    return int(seen[0]) if not partly and seen[0] >= 2 and bool((seen == seen[0]).all()) else None
+    seen = ~per_frame.any(-1)
+    count = seen.sum(1)
+    if (per_frame.all(-1) != ~seen).any() or count[0] < 2 or (count != count[0]).any():
+        return None
+    return seen.nonzero()[:, 1].view(len(hidden), -1)
 
 
 def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,10 @@ class Energy:
     goal: np.ndarray  # [M, 2] px
 
 
+# curves of the page -> what the training loop calls them
+METRICS = {"pretrain": "pretrain", "dynamics": "dynamics_dynamics"}
+
+
 @dataclass(frozen=True)
 class Strips:
     """Real frames nearest to what was imagined; [N, H+1, h, w, 3] uint8 each."""
@@ -86,11 +90,12 @@ class Left:
     def read(cls, run: RunFolder) -> Left:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
         results = {stage: result for stage in STAGES if (result := run.finished(stage)) is not None}
-        metrics = {stage: read_metrics(run.path, stage) for stage in ("pretrain", "dynamics")}
-        plan = run.path / "plan"
+        metrics = {stage: read_metrics(run.path, name) for stage, name in METRICS.items()}
         episodes, energy, strips = (
-            _arrays(plan / name, axes)
-            for name, axes in (("episodes.npz", EPISODES), ("energy.npz", ENERGY), ("strips.npz", STRIPS))
+            _arrays(run.path / stage / f"{name}.npz", axes)
+            for stage, name, axes in (
+                ("plan", "episodes", EPISODES), ("plan", "energy", ENERGY), ("report", "strips", STRIPS)
+            )  # fmt: skip
         )
         return cls(
             results=results,

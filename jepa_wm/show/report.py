@@ -12,6 +12,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.show import acting, learning, provenance
 from jepa_wm.show.left import Left
 from jepa_wm.show.page import Group, number, page
+from jepa_wm.show.strips import make_strips
 
 TOLD_HORIZON = 8  # model steps, of the headline's imagined error
 
@@ -23,6 +24,9 @@ def run(run: RunFolder) -> dict[str, Any]:
     file that is damaged.
     """
     began, before = time.monotonic(), run.finished("report") or {}
+    strips = run.stage_dir("report") / "strips.npz"
+    if not strips.exists() and run.finished("dynamics") and (run.path / "dynamics" / "latent.json").exists():
+        make_strips(run, strips)
     left = Left.read(run)
     groups = (acting.group(left), learning.imagining(left), learning.seeing(left), provenance.group(run, left))
     name = run.path.resolve().name

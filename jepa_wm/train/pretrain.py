@@ -46,7 +46,7 @@ def train(run: RunFolder) -> dict[str, object]:
     data, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
     settings = config.train.pretrain
     torch.manual_seed(config.seed)
-    model = JEPA(config.observe, config.encode, config.predict)
+    model = JEPA(config.observe, config.encode, config.predict, action_size=data.actions.shape[1])
     judge = Judge(config, data, heldout)
     random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
     random_encoder.load_state_dict(model.encoder.state_dict())
@@ -78,14 +78,15 @@ def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | No
     targets, size = config.predict.targets, config.observe.image_size
 
     def losses(step: int) -> dict[str, Tensor]:
-        clip = to_input(sampler.frames_at(sampler.rows(step, settings.batch)), size)
+        clip_rows = sampler.rows(step, settings.batch)
+        clip = to_input(sampler.frames_at(clip_rows), size)
         far = clip[:, :0]
         if targets.far:
             rows = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
             far = to_input(sampler.frames_at(rows), size)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with autocast(clip.device, config.train.precision):
-            return model(clip, far, generator)
+            return model(clip, far, generator, sampler.path_at(clip_rows))
 
     def follow(step: int) -> None:
         start, end = config.predict.ema

@@ -67,13 +67,16 @@ class RandomHolds:
 
 
 class Wanderer:
-    """The data policy: legs toward random points, some through the door, with heading noise, pauses and drifting.
+    """The data policy: legs toward random points, some through the door, some straight at the wall that is in the
+    way, with heading noise, pauses and drifting. What walls do can only be learned by walking into them.
 
     A leg has its own target, speed and heading noise and lasts until the target is near or time is up.
     """
 
-    def __init__(self, geometry: Geometry, seeds: np.ndarray, *, cross: float = 0.5, drift: float = 0.3) -> None:
-        self.geometry, self.cross, self.drift = geometry, cross, drift
+    def __init__(
+        self, geometry: Geometry, seeds: np.ndarray, *, cross: float = 0.5, drift: float = 0.3, blind: float = 0.3,
+    ) -> None:  # fmt: skip
+        self.geometry, self.cross, self.drift, self.blind = geometry, cross, drift, blind
         self._generators = [np.random.default_rng([int(seed), 2]) for seed in seeds]
         batch = len(seeds)
         self._target = np.zeros((batch, 2), np.float32)
@@ -81,6 +84,7 @@ class Wanderer:
         self._heading = np.array([r.random() for r in self._generators], np.float32) * 2 * np.pi
         self._left = np.zeros(batch, np.int64)  # steps left in the leg
         self._drifting = np.zeros(batch, bool)
+        self._blind = np.zeros(batch, bool)
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """[B, 2] actions in the world's units for states [B, 4]."""
@@ -89,7 +93,8 @@ class Wanderer:
             self._new_leg(int(b), state[b])
         self._left -= 1
         shake = np.array([r.standard_normal() for r in self._generators], np.float32)
-        aim = toward(state[:, :2], through_door(state, self._target), self._speed)
+        waypoint = np.where(self._blind[:, None], self._target, through_door(state, self._target))
+        aim = toward(state[:, :2], waypoint, self._speed)
         self._heading = np.where(
             self._drifting, self._heading + 0.35 * shake, np.arctan2(aim[:, 1], aim[:, 0]) + self._wobble * shake
         ).astype(np.float32)
@@ -104,6 +109,7 @@ class Wanderer:
         self._left[b] = r.integers(8, 25) if self._drifting[b] else r.integers(20, 80)
         self._speed[b] = 0.0 if r.random() < 0.05 else full * r.uniform(0.3, 1.0)
         self._wobble[b] = r.uniform(0.0, 0.8)
+        self._blind[b] = r.random() < self.blind
         on_right = state[0] > state[2]
         to_right = on_right != (r.random() < self.cross)
         low, high = (state[2] + WALL_HALF, g.high) if to_right else (g.low, state[2] - WALL_HALF)

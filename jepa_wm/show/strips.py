@@ -1,0 +1,50 @@
+"""Film strips of what is imagined: each imagined latent shown as the real frame whose latent lies nearest.
+
+n strips, H horizon, M frames in the bank, h, w frame size, N latent tokens of width D.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jepa_wm.core.run import RunFolder
+from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.observe.datasets import open_data
+from jepa_wm.observe.windows import WindowSampler
+from jepa_wm.show.retrieval import FrameBank
+
+STRIPS, HORIZON, BANK = 4, 8, 3000
+
+
+def make_strips(run: RunFolder, path: Path) -> None:
+    """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out episodes of a trained run.
+
+    All three start at the same real frame; `shuffled` imagines with another window's actions.
+    """
+    config = run.config
+    data = open_data(run.path, config, "heldout")
+    model = WorldModel.load(run.path)
+    skip = config.dynamics.frameskip
+    horizon = min(HORIZON, int(data.lengths.min() - 1) // skip)
+    sampler = WindowSampler(data, frames=horizon + 1, frameskip=skip, stride=1, seed=1)
+    episode, frame, actions = sampler.batch(0, STRIPS)
+    rows = data.offsets[episode] + frame  # [n, H+1]
+    true = data.frames[rows]
+    bank = _bank(model, data.frames, len(data.actions))
+    start = model.encode(torch.from_numpy(true[:, 0]))[:, None]
+    strips = {"true": true}
+    for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
+        future = model.imagine(start, torch.zeros(len(rows), 0, model.block), torch.from_numpy(blocks)[:, None])
+        nearest, _ = bank.nearest(future.flatten(0, 2).flatten(1).numpy())
+        shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
+        strips[name] = np.concatenate([true[:, :1], shown], 1)
+    np.savez_compressed(path, **strips)
+
+
+def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:
+    rows = np.unique(np.linspace(0, count - 1, min(BANK, count)).astype(np.int64))
+    latents = model.encode(torch.from_numpy(frames[rows]))
+    return FrameBank(latents.flatten(1).numpy(), rows)
