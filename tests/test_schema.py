@@ -5,6 +5,7 @@ import pytest
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 
+NO_REGULARISER = ["predict.contrast=0", "predict.inverse=0"]
 MASK = "predict.masks=[{{{}}}]"
 
 
@@ -16,8 +17,9 @@ MASK = "predict.masks=[{{{}}}]"
         (["predict.heads=3"], "predict: width 64 must be an even multiple of heads 3"),
         (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of heads 64"),
         (["dynamics.width=0"], "dynamics: width 0 must be"),
-        (["encode.tubelet=2"], "observe.frames 3 is not a multiple of encode.tubelet 2"),
+        (["encode.tubelet=3"], "observe.frames 4 is not a multiple of encode.tubelet 3"),
         (["predict.masks=[]"], "predict: masks is empty"),
+        ([MASK.format("blocks: 8")], "need a mask that leaves at least two of 4 time steps whole"),
         ([MASK.format("scale: [0.7, 0.2]")], "scale [0.7, 0.2] is a range"),
         ([MASK.format("time: [0.5, 1.5]")], "time [0.5, 1.5] must lie within 0..1"),
         ([MASK.format("scale: [-0.1, 0.5]")], "scale [-0.1, 0.5] must lie within 0..1"),
@@ -37,5 +39,6 @@ def test_a_contradiction_names_the_fields(overrides, said):
 
 def test_what_just_fits_is_taken():
     two_halves = MASK.format("scale: [0, 1], time: [0.5, 0.5], aspect: [0.1, 9]")
-    config = load_config("debug", ["encode.tubelet=3", "plan.execute=4", two_halves, "dynamics.heads=32"])
+    fits = ["encode.tubelet=4", "plan.execute=4", two_halves, "dynamics.heads=32", *NO_REGULARISER]
+    config = load_config("debug", fits)
     assert config.predict.masks[0].scale == (0, 1) and config.plan.execute == config.plan.horizon

@@ -112,6 +112,11 @@ class BlockMask(Section):
             raise ValueError(f"aspect {list(self.aspect)} must be above 0, it is height / width")
         return self
 
+    def leaves_whole_frames(self, steps: int) -> bool:
+        """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many in every sample."""
+        whole = self.blocks == 1 and self.scale == self.aspect == (1, 1) and self.time[0] == self.time[1]
+        return whole and steps - max(1, round(steps * self.time[0])) >= 2
+
 
 class Targets(Section):
     """What the predictor has to guess: the target encoder's tokens, and how they differ from another moment.

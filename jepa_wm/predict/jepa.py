@@ -35,6 +35,7 @@ class JEPA(nn.Module):
         self.summary = AttentivePool(self.encoder.tokens_per_frame, encode.width, encode.width)
         self.contrast = TemporalContrast(encode.width)
         self.inverse = InverseDynamics(encode.width, action_size) if action_size and predict.inverse else None
+        self.regularised = bool(predict.contrast) or self.inverse is not None
 
     def forward(
         self, clip: Tensor, far: Tensor, generator: torch.Generator, path: Tensor | None = None
@@ -52,11 +53,13 @@ class JEPA(nn.Module):
             context = self.encoder(clip, seen)  # [B, K, D]
             guess = self.predictor(context, positions[seen], positions[wanted], kind).float()  # [B, M, 2D]
             guess_stay, guess_move = guess.chunk(2, -1)
-            if self.settings.contrast and (shown := whole_frames(hidden, steps)) is not None:
+            if self.regularised and (shown := whole_frames(hidden, steps)) is not None:
                 summaries = self._summarise(context, shown.shape[1])
-                parts["contrast"].append(self.tell_frames_apart(summaries, far))
+                if self.settings.contrast:
+                    parts["contrast"].append(self.tell_frames_apart(summaries, far))
                 if self.inverse is not None and path is not None:
-                    parts["inverse"].append(self.tell_actions(summaries, _take(path, shown)))
+                    at_steps = path[:, :: self.encoder.tubelet]
+                    parts["inverse"].append(self.tell_actions(summaries, _take(at_steps, shown)))
             parts["stay"].append((guess_stay - _take(stay, wanted)).abs().mean())
             parts["move"].append((guess_move - _take(move, wanted)).square().mean())
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
@@ -79,7 +82,8 @@ class JEPA(nn.Module):
         from path [B, V, a]; the error is in units of the batch's own spread."""
         assert self.inverse is not None
         done = path[:, 1:] - path[:, :-1]
-        return (self.inverse(summaries[:, :-1], summaries[:, 1:]) - done).square().mean() / done.square().mean()
+        error = (self.inverse(summaries[:, :-1], summaries[:, 1:]) - done).square().mean()
+        return error / done.square().mean().clamp(min=1e-6)
 
     def _summarise(self, tokens: Tensor, frames: int) -> Tensor:
         """[B, frames, F] from whole frames' tokens [B, frames*n, D] or [B*frames, n, D]."""

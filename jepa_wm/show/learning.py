@@ -64,7 +64,7 @@ def imagining(left: Left) -> Group:
                 "Nothing here is painted by the model: each imagined latent is shown as the real frame whose latent "
                 "lies nearest.",
                 _strips(left.strips) if left.strips else None,
-                "plan",
+                "dynamics",
             ),
             Section(
                 "dynamics_curves",
