@@ -32,8 +32,10 @@ def run(run: RunFolder) -> dict[str, object]:
     if not groups:
         raise UserError(f"{train.path}: has no state columns, so there is nothing to probe; use rollout or planning")
     torch.manual_seed(config.seed)
-    random_eye = Eye(Encoder.from_settings(config.observe.image_size, config.encode), config.observe.image_size)
-    eyes = {"trained": Eye.load(run.path / "encode"), "random_encoder": random_eye}
+    trained = Eye.load(run.path / "encode")
+    untrained = Encoder.from_settings(config.observe.image_size, config.encode)
+    random_eye = Eye(untrained, config.observe.image_size, precision=trained.precision)
+    eyes = {"trained": trained, "random_encoder": random_eye}
     found = {name: probe_eye(eye, train, heldout, groups) for name, eye in eyes.items()}
     probe = {
         name: {"error": found["trained"][0][name], "unit": "px", "random_encoder": found["random_encoder"][0][name]}

@@ -50,6 +50,18 @@ def test_rope_is_a_rotation(seed, head_dim, offset):
     torch.testing.assert_close(scores(where), scores(where + torch.tensor(offset)), rtol=1e-4, atol=1e-4)
 
 
+def test_a_pair_of_channels_turns_by_its_angle():
+    x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    angle = torch.rand(2, 1, 5, 4, generator=torch.Generator().manual_seed(1)) * 6
+    turned = rotate(x, angle.cos(), angle.sin())
+    a, b = x[..., 0::2], x[..., 1::2]
+    torch.testing.assert_close(turned[..., 0::2], a * angle.cos() - b * angle.sin())
+    torch.testing.assert_close(turned[..., 1::2], a * angle.sin() + b * angle.cos())
+    half = rotate(x.bfloat16(), angle.cos(), angle.sin())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), turned, atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_every_axis_turns_the_scores(axis):
     q, k = torch.randn(2, 1, 1, 2, 12, generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from jepa_wm.core.schema import BlockMask, Encode, Observe, Predict, Targets
-from jepa_wm.predict.jepa import JEPA, latent_targets
-from jepa_wm.predict.masks import draw_mask
+from jepa_wm.predict.jepa import JEPA, latent_targets, whole_frames
+from jepa_wm.predict.masks import draw_mask, split
 from jepa_wm.predict.meters import collapse_meters
 
 HALF = BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5))
@@ -229,3 +229,31 @@ def test_meters_are_blind_to_what_positions_have_in_common():
     plain, shifted = collapse_meters(x), collapse_meters(x + layout)
     assert plain["feature_std"] == pytest.approx(shifted["feature_std"], rel=1e-4)
     assert plain["effective_rank"] == pytest.approx(shifted["effective_rank"], rel=1e-3)
+
+
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
+    """Folding the frames in view into the batch is the cheap way to what masking the whole clip gives."""
+    model, video = jepa(attend="frame", tubelet=tubelet), clip()
+    hidden = draw_mask(HALF, 8, 4 // tubelet, 3, generator())
+    shown = whole_frames(hidden, 4 // tubelet)
+    if tubelet == 2:
+        assert shown is None, "one stretch in view is none to tell from another"
+        return
+    seen, _ = split(hidden, generator())
+    torch.testing.assert_close(model._look(video, seen, shown), model.encoder(video, seen), atol=1e-5, rtol=1e-4)
+
+
+def test_the_path_is_read_from_context_and_far_frames():
+    torch.manual_seed(0)
+    observe, encode = Observe(image_size=12, frames=4), Encode(patch=4, width=16, depth=1, heads=1)
+    model = JEPA(observe, encode, Predict(width=16, depth=1, heads=1, masks=(HALF,)), action_size=2)
+    path = torch.randn(8, 4 + 1, 2, generator=generator(4)).cumsum(1)
+    losses = model(clip(), far(), generator(), path)
+    assert 0.5 < losses["path"].item() < 2
+    model.path.read.weight.grad = None
+    losses["path"].backward()
+    assert model.encoder.embed.weight.grad.abs().sum() > 0, "it teaches the encoder"
+    other = torch.cat([path[:, :4], path[:, 4:] + 3], 1)
+    assert model(clip(), far(), generator(), other)["path"].item() != losses["path"].item(), "far frames count"
+    assert "path" not in model(clip(), far(), generator()), "a file without actions has no path"

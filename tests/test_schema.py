@@ -5,7 +5,7 @@ import pytest
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 
-NO_REGULARISER = ["predict.contrast=0", "predict.inverse=0"]
+NO_REGULARISER = ["predict.contrast=0", "predict.path=0"]
 MASK = "predict.masks=[{{{}}}]"
 
 

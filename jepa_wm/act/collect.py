@@ -27,14 +27,7 @@ HELDOUT_SEEDS = 10**6  # layouts of the held-out file are drawn from here on, ne
 
 def run(run: RunFolder) -> dict[str, object]:
     """Write `train.h5` and `heldout.h5` of two rooms; files that are there already are kept."""
-    done = run.finished("collect")
-    if done is not None:
-        return done
-    with run.clock("collect") as spent:
-        result = collect(run)
-        result["seconds"] = spent()
-        run.write_result("collect", result)
-    return result
+    return run.once("collect", collect)
 
 
 def collect(run: RunFolder) -> dict[str, object]:

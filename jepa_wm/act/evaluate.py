@@ -32,14 +32,7 @@ CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 def run(run: RunFolder) -> dict[str, object]:
     """Play all episodes with the main objective and those to compare, then the floors and the ceiling."""
-    done = run.finished("plan")
-    if done is not None:
-        return done
-    with run.clock("plan") as spent:
-        result = play_and_judge(run)
-        result["seconds"] = spent()
-        run.write_result("plan", result)
-    return result
+    return run.once("plan", play_and_judge)
 
 
 def play_and_judge(run: RunFolder) -> dict[str, object]:

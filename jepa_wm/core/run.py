@@ -122,6 +122,17 @@ class RunFolder:
         write_atomic(file, json.dumps(stored, indent=1, allow_nan=False) + "\n")
         return file
 
+    def once(self, stage: str, work: Callable[[RunFolder], dict[str, object]]) -> dict[str, object]:
+        """The stored result of a finished stage; else what `work` makes of it, with its `seconds`, which is stored."""
+        done = self.finished(stage)
+        if done is not None:
+            return done
+        with self.clock(stage) as spent:
+            result = work(self)
+            result["seconds"] = spent()
+            self.write_result(stage, result)
+        return result
+
     def clock(self, stage: str) -> AbstractContextManager[Callable[[], float]]:
         """Counts the seconds of a stage over all processes that work on it; gives a function that tells them."""
         return clock(self.path / stage / "seconds.json")

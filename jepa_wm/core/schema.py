@@ -87,11 +87,11 @@ class Config(Section):
         if self.plan.execute > self.plan.horizon:
             raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
         steps = self.observe.frames // self.encode.tubelet
-        if (self.predict.contrast or self.predict.inverse) and not any(
+        if (self.predict.contrast or self.predict.path) and not any(
             mask.leaves_whole_frames(steps) for mask in self.predict.masks
         ):
             raise ValueError(
-                f"predict.contrast {self.predict.contrast} and predict.inverse {self.predict.inverse} need a mask that "
+                f"predict.contrast {self.predict.contrast} and predict.path {self.predict.path} need a mask that "
                 f"leaves at least two of {steps} time steps whole: one block of scale [1, 1], aspect [1, 1] and one "
                 "length of time; add such a mask, raise observe.frames, or set both weights to 0"
             )

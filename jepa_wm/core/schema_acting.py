@@ -17,7 +17,7 @@ class Bottleneck(Section):
     queries: int = Field(8, ge=1)  # attention queries that read the frozen tokens
     variance: float = 1.0  # weight: every number has at least unit spread over the batch
     covariance: float = 0.02  # weight: numbers are not copies of each other
-    inverse: float = 3.0  # weight: the mean action is readable from two successive latents
+    path: float = 3.0  # weight: the sum of the actions between two latents is readable from their difference
     contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
 
 
@@ -106,7 +106,7 @@ class TrainDynamics(Optimiser):
 
 class Train(Section):
     threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: whichever is faster here, by a measurement
     pretrain: Pretrain = Pretrain()
     summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
     dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)

@@ -127,7 +127,7 @@ class Targets(Section):
     centre: bool = True
     stay: float = Field(0.3, ge=0)  # weight of the plain token, absolute error
     move: float = Field(1.0, ge=0)  # weight of its change against far frames of the same episode, squared error
-    far: int = Field(2, ge=0)  # far frames a clip; the context never sees them
+    far: int = Field(4, ge=0)  # far frames a clip; the context never sees them
     apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
 
     @model_validator(mode="after")
@@ -146,8 +146,8 @@ class Predict(Section):
     locality: float = 1.5
     masks: tuple[BlockMask, ...] = (BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),)
     targets: Targets = Targets()
-    contrast: float = Field(3.0, ge=0)  # weight of telling whole context frames apart, the regulariser
-    inverse: float = Field(3.0, ge=0)  # weight of telling the actions between them, where a file has actions
+    contrast: float = Field(0.3, ge=0)  # weight of telling whole context frames apart, a regulariser
+    path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
     ema: tuple[float, float] = (0.998, 0.9995)  # target encoder's momentum at the first and at the last step
 

@@ -12,7 +12,7 @@ from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.bottleneck import Slots, variance_covariance
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.encode.pool import InverseDynamics, TemporalContrast
+from jepa_wm.encode.pool import PathReader, TemporalContrast
 
 
 class LatentModel(nn.Module):
@@ -32,7 +32,7 @@ class LatentModel(nn.Module):
             tokens=count, latent_width=width, action_size=self.block, width=settings.width,
             depth=settings.depth, heads=settings.heads, window=settings.window,
         )  # fmt: skip
-        self.inverse = InverseDynamics(count * width, action_size) if b else None
+        self.path = PathReader(count * width, action_size) if b else None
         self.contrast = TemporalContrast(count * width) if b else None
         self.metric = StepsToGo(count * width, settings.metric)
         self.register_buffer("action_scale", torch.ones(action_size))
@@ -49,18 +49,18 @@ class LatentModel(nn.Module):
         """Losses that train the slots on frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
 
         All are label-free: the next summary is predictable (`forced`), summaries keep their variance and do not copy
-        each other, the action is readable from two of them (PLDM, EB-JEPA), and a frame is told from the others.
+        each other, the way between two of them is readable as their difference, and a frame is told from the others.
         """
         b = self.settings.bottleneck
-        assert b is not None and self.inverse is not None and self.contrast is not None
+        assert b is not None and self.path is not None and self.contrast is not None
         latents, acts = self.summarise(tokens), self.scaled(actions)
         flat = latents.flatten(2)
         losses = {"forced": (self.dynamics(latents[:, :-1], acts) - latents[:, 1:]).square().mean()}
         losses["variance"], losses["covariance"] = variance_covariance(flat.flatten(0, 1))
-        mean_action = acts.unflatten(-1, (self.settings.frameskip, -1)).mean(-2)  # all that two latents tell
-        losses["inverse"] = (self.inverse(flat[:, :-1], flat[:, 1:]) - mean_action).square().mean()
+        done = acts.unflatten(-1, (self.settings.frameskip, -1)).sum(-2)  # [B, T-1, a]
+        losses["path"] = self.path(flat, torch.nn.functional.pad(done.cumsum(1), (0, 0, 1, 0)))
         losses["contrast"] = self.contrast(flat)
-        weights = {name: getattr(b, name) for name in ("variance", "covariance", "inverse", "contrast")}
+        weights = {name: getattr(b, name) for name in ("variance", "covariance", "path", "contrast")}
         losses["loss"] = losses["forced"] + sum(weight * losses[name] for name, weight in weights.items())
         return losses
 

@@ -19,7 +19,7 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.interrupt import catching_signals
-from jepa_wm.core.precision import set_threads
+from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.encode.vit import Encoder
@@ -32,19 +32,12 @@ CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 def run(run: RunFolder) -> dict[str, object]:
     """Freeze the pretrained target encoder into an eye and encode the training and held-out frames."""
-    done = run.finished("encode")
-    if done is not None:
-        return done
-    with run.clock("encode") as spent:
-        result = freeze_and_encode(run)
-        result["seconds"] = spent()
-        run.write_result("encode", result)
-    return result
+    return run.once("encode", freeze_and_encode)
 
 
 def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     """The work of the stage; what an interrupted pass has done is kept."""
-    config = run.config
+    config = settled(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("encode")
     train = open_data(run.path, config, "train")

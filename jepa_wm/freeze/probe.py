@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.precision import autocast
 from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.encode.pool import AttentivePool
 
@@ -34,8 +33,7 @@ class AttentiveProbe(nn.Module):
         """[B, Y] states in their own units."""
         parts = []
         for part in tokens.split(batch):
-            with autocast(tokens.device, "bf16"):
-                parts.append(self(part).float())
+            parts.append(self(part.float()))
         return torch.cat(parts) * self.scale + self.mean
 
 
@@ -55,9 +53,7 @@ def fit_attentive(
         for group in optimiser.param_groups:
             group["lr"] = lr * warmup_cosine(step, steps=steps, warmup=steps // 10, final=0.0)
         rows = torch.randint(len(tokens), (batch,), generator=generator)
-        with autocast(tokens.device, "bf16"):
-            guess = probe(tokens[rows])
-        loss = nn.functional.smooth_l1_loss(guess.float(), target[rows], beta=0.2)
+        loss = nn.functional.smooth_l1_loss(probe(tokens[rows].float()), target[rows], beta=0.2)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(probe.parameters(), 1.0)

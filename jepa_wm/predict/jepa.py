@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
-from jepa_wm.encode.pool import AttentivePool, InverseDynamics, TemporalContrast
+from jepa_wm.encode.pool import GridPool, PathReader, TemporalContrast
 from jepa_wm.encode.rope import grid_positions
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.predict.masks import draw_mask, split
@@ -32,58 +32,69 @@ class JEPA(nn.Module):
             output_width=2 * encode.width, mask_types=len(predict.masks), rope_base=encode.rope_base,
             locality=predict.locality,
         )  # fmt: skip
-        self.summary = AttentivePool(self.encoder.tokens_per_frame, encode.width, encode.width)
+        self.summary = GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
         self.contrast = TemporalContrast(encode.width)
-        self.inverse = InverseDynamics(encode.width, action_size) if action_size and predict.inverse else None
-        self.regularised = bool(predict.contrast) or self.inverse is not None
+        self.path = PathReader(encode.width, action_size) if action_size and predict.path else None
+        self.regularised = bool(predict.contrast) or self.path is not None
 
     def forward(
         self, clip: Tensor, far: Tensor, generator: torch.Generator, path: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
-        averaged over mask types. `path` [B, T, a] is the sum of all actions up to each time step, where known."""
+        averaged over mask types. `path` [B, T + R, a] is the sum of all actions from the clip's first frame to each of
+        its frames and to the far ones, where known."""
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid).to(clip.device)
         stay, move = self.look_at_all(clip, far)
-        parts: dict[str, list[Tensor]] = {"stay": [], "move": [], "contrast": [], "inverse": []}
+        parts: dict[str, list[Tensor]] = {"stay": [], "move": [], "contrast": [], "path": []}
         for kind, mask in enumerate(self.settings.masks):
             hidden = draw_mask(mask, len(clip), steps, grid, generator)
             seen, wanted = (ids.to(clip.device) for ids in split(hidden, generator))
             wanted = self._thin(wanted, generator)
-            context = self.encoder(clip, seen)  # [B, K, D]
+            shown = whole_frames(hidden, steps)
+            context = self._look(clip, seen, shown)  # [B, K, D]
             guess = self.predictor(context, positions[seen], positions[wanted], kind).float()  # [B, M, 2D]
             guess_stay, guess_move = guess.chunk(2, -1)
-            if self.regularised and (shown := whole_frames(hidden, steps)) is not None:
-                summaries = self._summarise(context, shown.shape[1])
-                if self.settings.contrast:
-                    parts["contrast"].append(self.tell_frames_apart(summaries, far))
-                if self.inverse is not None and path is not None:
-                    at_steps = path[:, :: self.encoder.tubelet]
-                    parts["inverse"].append(self.tell_actions(summaries, _take(at_steps, shown)))
+            if self.regularised and shown is not None:
+                for name, value in self.regularise(context, shown, far, path).items():
+                    parts[name].append(value)
             parts["stay"].append((guess_stay - _take(stay, wanted)).abs().mean())
             parts["move"].append((guess_move - _take(move, wanted)).square().mean())
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
         targets = self.settings.targets
         losses["loss"] = targets.stay * losses["stay"] + targets.move * losses["move"]
-        for name in ("contrast", "inverse"):
+        for name in ("contrast", "path"):
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
         return losses
 
-    def tell_frames_apart(self, summaries: Tensor, far: Tensor) -> Tensor:
-        """The regulariser: the summary [B, V, F] of a whole context frame must tell the frame that follows it from far
-        frames [B, R, C, S, S] of its episode and from other episodes. Without it the static layout, which is predicted
-        with ease, crowds out of the latent what is small and moves."""
-        others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None
-        return self.contrast(summaries, others)
+    def regularise(self, context: Tensor, shown: Tensor, far: Tensor, path: Tensor | None) -> dict[str, Tensor]:
+        """What keeps the latent from losing what is small and moves, which the static layout, predicted with ease,
+        crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and of far
+        frames [B, R, C, S, S].
 
-    def tell_actions(self, summaries: Tensor, path: Tensor) -> Tensor:
-        """The same for worlds with actions: two summaries in a row [B, V, F] must tell what was done between them,
-        from path [B, V, a]; the error is in units of the batch's own spread."""
-        assert self.inverse is not None
-        done = path[:, 1:] - path[:, :-1]
-        error = (self.inverse(summaries[:, :-1], summaries[:, 1:]) - done).square().mean()
-        return error / done.square().mean().clamp(min=1e-6)
+        `contrast`: a frame's successor is told from far frames of its episode and from other episodes. `path`: the sum
+        of the actions between any two of these frames is read from their summaries.
+        """
+        summaries = self._summarise(context, shown.shape[1])
+        others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None
+        losses = {}
+        if self.settings.contrast:
+            losses["contrast"] = self.contrast(summaries, others)
+        if self.path is not None and path is not None:
+            clip_steps = path.shape[1] - far.shape[1]
+            way = torch.cat([_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]], 1)
+            losses["path"] = self.path(summaries if others is None else torch.cat([summaries, others], 1), way)
+        return losses
+
+    def _look(self, clip: Tensor, seen: Tensor, shown: Tensor | None) -> Tensor:
+        """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own, the same numbers
+        come cheaper from those frames alone."""
+        if shown is None or self.encoder.attend != "frame":
+            return self.encoder(clip, seen)
+        stretch = clip.unflatten(1, (-1, self.encoder.tubelet))
+        frames = stretch[torch.arange(len(clip), device=clip.device)[:, None], shown.to(clip.device)]
+        return self.encoder(frames.flatten(1, 2))
 
     def _summarise(self, tokens: Tensor, frames: int) -> Tensor:
         """[B, frames, F] from whole frames' tokens [B, frames*n, D] or [B*frames, n, D]."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.precision import autocast, set_threads
+from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, TrainDynamics
 from jepa_wm.dynamics.latent import LatentModel
@@ -23,19 +23,12 @@ SLAB = 1024  # frames summarised in one go
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the horizon."""
-    done = run.finished("dynamics")
-    if done is not None:
-        return done
-    with run.clock("dynamics") as spent:
-        result = train(run)
-        result["seconds"] = spent()
-        run.write_result("dynamics", result)
-    return result
+    return run.once("dynamics", train)
 
 
 def train(run: RunFolder) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint of either training."""
-    config = run.config
+    config = settled(run.config, run.path)
     set_threads(config.train.threads)
     data = open_data(run.path, config, "train")
     features = Features(run.path / "encode" / "train", data)
@@ -44,7 +37,7 @@ def train(run: RunFolder) -> dict[str, object]:
     seconds = 0.0
     if model.slots is not None:
         seconds += fit(run, summary_task(model, features, config), config.train.summary)
-    latents = Latents(model, features)
+    latents = Latents(model, features, config.train.precision)
     seconds += fit(run, dynamics_task(model, latents, config), config.train.dynamics)
     seconds += fit(run, metric_task(model, latents, config), config.train.metric)
     save_latent_model(run.stage_dir("dynamics"), model)
@@ -65,11 +58,11 @@ class Latents:
     """The latents of a features file: all summaries held in memory, or the frozen tokens themselves where the model
     has no bottleneck."""
 
-    def __init__(self, model: LatentModel, features: Features) -> None:
+    def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
         self.features = features
         self._held: Tensor | None = None
         if model.slots is not None:
-            with torch.no_grad(), autocast("cpu", "bf16"):
+            with torch.no_grad(), autocast("cpu", precision):
                 parts = [model.summarise(features.slab(k, k + SLAB)) for k in range(0, len(features), SLAB)]
             self._held = torch.cat(parts)
 
@@ -81,9 +74,9 @@ class Latents:
 
 
 def summary_task(model: LatentModel, features: Features, config: Config) -> Task:
-    """Trains the slots, with dynamics and inverse dynamics beside them."""
+    """Trains the slots, with the dynamics and what regularises them beside."""
     sampler = _windows(features, config, config.train.summary)
-    trained = nn.ModuleList(m for m in (model.slots, model.dynamics, model.inverse, model.contrast) if m is not None)
+    trained = nn.ModuleList(m for m in (model.slots, model.dynamics, model.path, model.contrast) if m is not None)
 
     def losses(step: int) -> dict[str, Tensor]:
         episode, frame, actions = sampler.batch(step, config.train.summary.batch)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.files import finite, write_atomic
-from jepa_wm.core.precision import autocast, set_threads
+from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schedule import linear
 from jepa_wm.core.schema import Config
@@ -29,19 +29,12 @@ Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the 
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
-    done = run.finished("pretrain")
-    if done is not None:
-        return done
-    with run.clock("pretrain") as spent:
-        result = train(run)
-        result["seconds"] = spent()
-        run.write_result("pretrain", result)
-    return result
+    return run.once("pretrain", train)
 
 
 def train(run: RunFolder) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint."""
-    config = run.config
+    config = settled(run.config, run.path)
     set_threads(config.train.threads)
     data, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
     settings = config.train.pretrain
@@ -78,15 +71,15 @@ def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | No
     targets, size = config.predict.targets, config.observe.image_size
 
     def losses(step: int) -> dict[str, Tensor]:
-        clip_rows = sampler.rows(step, settings.batch)
-        clip = to_input(sampler.frames_at(clip_rows), size)
-        far = clip[:, :0]
+        rows = sampler.rows(step, settings.batch)
         if targets.far:
-            rows = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
-            far = to_input(sampler.frames_at(rows), size)
+            away = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
+            rows = np.concatenate([rows, away], 1)
+        frames = to_input(sampler.frames_at(rows), size)
+        clip, far = frames[:, : sampler.frames], frames[:, sampler.frames :]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with autocast(clip.device, config.train.precision):
-            return model(clip, far, generator, sampler.path_at(clip_rows))
+            return model(clip, far, generator, sampler.path_at(rows))
 
     def follow(step: int) -> None:
         start, end = config.predict.ema
