@@ -11,7 +11,7 @@ from jepa_wm.core.schema import Bottleneck, Metric
 from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.bottleneck import variance_covariance
 from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.dynamics.metric import StepsToGo
+from jepa_wm.dynamics.metric import StepsToGo, hardest
 from jepa_wm.encode.pool import TemporalContrast
 
 
@@ -39,21 +39,28 @@ def test_the_metric_learns_how_many_steps_lie_between():
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     places = torch.nn.functional.one_hot(torch.arange(12), 12).float()
-    metric = StepsToGo(12, Metric(groups=8, components=8, width=64, slack=0.05))
+    metric = StepsToGo(12, Metric(groups=8, components=8, width=64))
     optimiser = torch.optim.AdamW(metric.parameters(), lr=1e-2)
     for _ in range(600):
         here = torch.randint(12, (128,), generator=g)
-        steps = torch.ones(128)
-        away = torch.randint(12, (128,), generator=g)
-        losses = metric.losses(torch.stack([places[here], places[(here + 1) % 12]]), steps, places[away])
+        moved = torch.randint(1, 12, (128,), generator=g)
+        dawdled = moved * torch.where(torch.rand(128, generator=g) < 0.5, 1, 3)  # half of the agents took their time
+        losses = metric.losses(torch.stack([places[here], places[(here + moved) % 12]]), dawdled.float())
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()
     with torch.no_grad():
         ahead = [metric(places, places.roll(-k, 0)).mean().item() for k in range(12)]
-    assert 0.8 < ahead[1] < 1.8
+    assert 5 < ahead[6] < 9, "nearer to the 6 steps of the quick than to the 12 of the average"
     assert ahead[1] < ahead[3] < ahead[6] < ahead[9]
     assert ahead[11] > 3 * ahead[1], "one place back is the long way round"
+
+
+def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
+    latents = torch.zeros(2, 6, 2)
+    latents[1, :, 0] = torch.tensor([5.0, 0.1, 5.0, 5.0, 5.0, 0.1])
+    steps = torch.tensor([9.0, 9.0, 1.0, 1.0, 9.0, 2.0])
+    assert hardest(latents, steps, count=2, rivals=3).tolist() == [1, 5]
 
 
 # ---------------------------------------------------------------- the latent model

@@ -172,15 +172,14 @@ def test_the_last_window_of_an_episode_is_drawn_too(data):
         assert last == data.lengths[e] - 1
 
 
-@given(st.sampled_from([(1, 4), (2, 4), (5, 10), (1, 60)]), st.integers(0, 10**6), st.integers(1, 64))
+@given(st.sampled_from([1, 2, 5]), st.integers(0, 10**6), st.integers(1, 64))
 @settings(max_examples=40, deadline=None)
-def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride_nearest, step, batch):
-    stride, nearest = stride_nearest
-    sampler = PairSampler(data, stride=stride, nearest=nearest, seed=0)
+def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, batch):
+    sampler = PairSampler(data, stride=stride, seed=0)
     episode, frames, gap = sampler.batch(step, batch)
-    assert frames.shape == (3, batch) and (frames % stride == 0).all()
+    assert frames.shape == (2, batch) and (frames % stride == 0).all()
     assert (frames >= 0).all() and (frames < data.lengths[episode]).all()
-    assert (frames[1] - frames[0] == gap).all() and (gap >= stride).all() and (gap <= nearest).all()
+    assert (frames[1] - frames[0] == gap).all() and (gap >= stride).all()
     assert all((a == b).all() for a, b in zip(sampler.batch(step, batch), (episode, frames, gap), strict=True))
 
 

@@ -226,7 +226,7 @@ def test_losses_on_frozen_features_fall(tmp_path, tiny_data):
     with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])) as run:
         for stage in STAGES.values():
             stage(run)
-    for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_metric", "push")):
+    for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_metric", "loss")):
         history = [line[figure] for line in read_metrics(tmp_path / "run", stage)]
         assert sum(history[-2:]) < sum(history[:2]), (stage, history)
 

@@ -26,8 +26,9 @@ class Metric(Section):
 
     groups: int = 16
     components: int = 16
-    width: int = 256
-    slack: float = 0.05  # by how much one observed step may exceed distance 1
+    width: int = 384
+    expectile: float = Field(0.1, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
+    rivals: int = Field(8, ge=1)  # half of the pairs are the hardest out of as many
 
 
 class Dynamics(Section):
@@ -110,4 +111,4 @@ class Train(Section):
     pretrain: Pretrain = Pretrain()
     summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
     dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)
-    metric: Optimiser = Optimiser(steps=1500, batch=512, lr=1e-3)
+    metric: Optimiser = Optimiser(steps=1500, batch=512, lr=2e-3)

@@ -6,19 +6,17 @@ B pairs, F flattened latent width, G groups, K components.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Metric
-
-PACE = 30.0  # how much faster the multiplier may move than a weight does under Adam
 
 
 class StepsToGo(nn.Module):
     """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle inequality by form.
 
-    Trained as in quasimetric reinforcement learning (Wang et al. 2023): push all pairs apart while an observed move
-    of k model steps may not be longer than k. What remains is the length of the shortest way through what was seen.
+    The form is the asymmetric part of a metric residual network (Liu et al. 2023). It is fitted to the steps that
+    passed between two frames of an episode by an asymmetric squared error (expectile regression, as in implicit
+    Q-learning, Kostrikov et al. 2022).
     """
 
     def __init__(self, latent: int, settings: Metric) -> None:
@@ -29,7 +27,6 @@ class StepsToGo(nn.Module):
             nn.Linear(settings.width, settings.width), nn.GELU(),
             nn.Linear(settings.width, settings.groups * settings.components),
         )  # fmt: skip
-        self.raw_multiplier = nn.Parameter(torch.tensor(5.0 / PACE))
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
@@ -43,15 +40,21 @@ class StepsToGo(nn.Module):
         """[...] model steps from latents [..., F] to [..., F]."""
         return self.between(self.embed(start), self.embed(goal))
 
-    def losses(self, latents: Tensor, steps: Tensor, far: Tensor) -> dict[str, Tensor]:
-        """Losses for latents [2, B, F] seen `steps` [B] model steps apart, and far [B, F] from anywhere in the
-        episode."""
-        here, there, away = self.embed(torch.cat([latents.flatten(0, 1), far])).chunk(3)
-        local = self.between(here, there)
-        excess = (local - steps).clamp(min=0).square().mean() - self.settings.slack**2
-        apart = self.between(here, away)
-        push = F.softplus(15.0 - apart, beta=0.5).mean()  # less and less for pairs that are far apart already
-        multiplier = F.softplus(PACE * self.raw_multiplier)
-        # The multiplier climbs while moves are too long and falls when they are not: one optimiser, two directions.
-        loss = push + multiplier.detach() * excess - multiplier * excess.detach()
-        return {"loss": loss, "push": push, "excess": excess, "multiplier": multiplier, "apart": apart.mean()}
+    def losses(self, latents: Tensor, steps: Tensor) -> dict[str, Tensor]:
+        """Losses for latents [2, B, F] of which the second was met `steps` [B] model steps after the first.
+
+        A pair was met on ways of many lengths; the expectile leans toward the shortest.
+        """
+        excess = self(latents[0], latents[1]) - steps
+        share = self.settings.expectile
+        loss = (torch.where(excess > 0, 1 - share, share) * excess.square()).mean()
+        return {"loss": loss, "steps_error": excess.detach().abs().mean()}
+
+
+def hardest(latents: Tensor, steps: Tensor, *, count: int, rivals: int) -> Tensor:
+    """[count] row numbers of pairs [2, count * rivals, F] met `steps` apart: of every `rivals` the most distant in time
+    for their latent distance. Such pairs, as on two sides of a wall, are rare, and where a search gets stuck without.
+    """
+    distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
+    ratio = (steps / (distance + 0.1 * latents.std())).view(count, rivals)
+    return ratio.argmax(1) + torch.arange(count, device=ratio.device) * rivals

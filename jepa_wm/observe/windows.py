@@ -40,17 +40,17 @@ class WindowSampler:
 
 
 class PairSampler:
-    """Draws, from one episode each: a frame, one a few steps later, and one anywhere."""
+    """Draws a frame and a later one of the same episode, at multiples of `stride`."""
 
-    def __init__(self, data: Trajectories, *, stride: int, nearest: int, seed: int) -> None:
-        self.data, self.stride, self.nearest, self.seed = data, stride, nearest, seed
+    def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
+        self.data, self.stride, self.seed = data, stride, seed
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(episode [B], frames [3, B], environment steps between the first two [B]) of batch `step`."""
+        """(episode [B], frames [2, B], environment steps between them [B]) of batch `step`; an episode with a single
+        multiple of `stride` gives pairs 0 steps apart."""
         r = np.random.default_rng([self.seed, 5, step])
         episode = r.integers(self.data.episodes, size=batch)
         last = (self.data.lengths[episode] - 1) // self.stride
-        gap = np.minimum(r.integers(1, self.nearest // self.stride + 1, size=batch), last)
-        first = (r.random(batch) * (last - gap + 1)).astype(np.int64)
-        away = (r.random(batch) * (last + 1)).astype(np.int64)
-        return episode, np.stack([first, first + gap, away]) * self.stride, gap * self.stride
+        first = (r.random(batch) * last).astype(np.int64)
+        later = np.minimum(first + 1 + (r.random(batch) * (last - first)).astype(np.int64), last)
+        return episode, np.stack([first, later]) * self.stride, (later - first) * self.stride

@@ -10,6 +10,7 @@ from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, TrainDynamics
 from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.dynamics.metric import hardest
 from jepa_wm.freeze.cache import Features
 from jepa_wm.imagine.world_model import save_latent_model
 from jepa_wm.observe.datasets import open_data
@@ -103,15 +104,19 @@ def dynamics_task(model: LatentModel, latents: Latents, config: Config) -> Task:
 
 def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     """Trains the metric head; what it stands on is fixed by now."""
-    settings = config.train.metric
-    skip = config.dynamics.frameskip
-    sampler = PairSampler(latents.features.data, stride=latents.features.stride, nearest=2 * skip, seed=config.seed)
+    settings, rivals = config.train.metric, config.dynamics.metric.rivals
+    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
+    hard = settings.batch // 2
 
     def losses(step: int) -> dict[str, Tensor]:
-        episode, frames, gap = sampler.batch(step, settings.batch)
-        flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [3, B, F]
+        episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
+        flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [2, n, F]
+        steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
+        some = hard * rivals
+        chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
+        rows = torch.cat([chosen, torch.arange(some, len(steps))])
         with autocast("cpu", config.train.precision):
-            return model.metric.losses(flat[:2], torch.from_numpy(gap / skip).float(), flat[2])
+            return model.metric.losses(flat[:, rows], steps[rows])
 
     return Task("dynamics", model.metric, losses, part="metric")
 
