@@ -1,11 +1,12 @@
 """Small videos made for tests: the brightness of a frame tells its number."""
 
+import struct
 from fractions import Fraction
 
 import av
 import numpy as np
 
-TICKS = 12800  # a second
+TICKS = 12800  # a second, where the rate varies
 
 
 def grey(number):
@@ -23,19 +24,29 @@ def number_of(picture):
     return int(np.abs(levels - np.median(picture)).argmin())
 
 
-def write(path, pictures, *, fps=10, seconds=None, codec="libx264", gop=12, pix_fmt="yuv420p"):
+def write(path, pictures, *, fps=10, seconds=None, codec="libx264", gop=12, pix_fmt="yuv420p", options=None):
     """Encode pictures [n, h, w, 3]; `seconds` [n] gives each its own time, else they are 1/fps apart."""
+    ticks = fps if seconds is None else TICKS
     seconds = np.arange(len(pictures)) / fps if seconds is None else seconds
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt, stream.gop_size, stream.thread_count = pix_fmt, gop, 1
-        stream.codec_context.time_base = Fraction(1, TICKS)
+        stream.codec_context.time_base = Fraction(1, ticks)
         for picture, second in zip(pictures, seconds, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = round(second * TICKS), Fraction(1, TICKS)
+            frame.pts, frame.time_base = round(second * ticks), Fraction(1, ticks)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def turn(path):
+    """Let an mp4 say that it is to be shown turned by a quarter, clockwise."""
+    content = path.read_bytes()
+    at = content.index(b"tkhd") + 4 + 40  # behind times, track, duration, layer and volume
+    matrix = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:at] + matrix + content[at + 36 :])
     return path
 
 

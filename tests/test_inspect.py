@@ -2,6 +2,7 @@
 
 import json
 
+import films
 import made_formats as made
 import numpy as np
 import pytest
@@ -55,3 +56,18 @@ def test_a_sheet_is_a_png_of_pictures_of_any_size(tmp_path):
         contact_sheet(tmp_path / "sheet.jpg", pictures)
     with pytest.raises(UserError, match="no picture could be read"):
         contact_sheet(tmp_path / "sheet.png", {})
+
+
+def test_a_set_of_videos(tmp_path, capsys):
+    for label, name, count in (("a", "one.mp4", 24), ("b", "two.mkv", 12)):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        films.write(tmp_path / "set" / label / name, films.frames(count))
+    (tmp_path / "set" / "b" / "bad.mp4").write_text("no video")
+    sheet = tmp_path / "sheet.png"
+    told = inspected(capsys, tmp_path / "set", "--sheet", sheet)
+    assert told["videos"] == 3 and told["classes"] == {"a": 1, "b": 2} and list(told["unreadable"]) == ["b/bad.mp4"]
+    assert told["fps"] == {"10": 2} and told["sizes"] == {"64 x 48": 2}
+    assert told["seconds"]["total"] == pytest.approx(3.6, abs=0.05) and sheet.exists()
+    assert cli.main(["inspect", str(tmp_path / "set")]) == 0
+    seen = capsys.readouterr().out
+    assert "3 videos, 1 of them unreadable" in seen and "sizes: 64 x 48 (2)" in seen and "bad.mp4: cannot be" in seen

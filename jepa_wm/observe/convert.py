@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames")
 
 
-def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[str] = tuple(FORMATS)) -> None:
     """The words that say what a source is and which of its columns are used."""
-    parser.add_argument("--format", choices=list(FORMATS), help="default: recognised from the files")
+    parser.add_argument("--format", choices=formats, help="default: recognised from the files")
     parser.add_argument("--pixels", metavar="COLUMN", help="the column of frames")
     parser.add_argument("--action", metavar="COLUMN")
     parser.add_argument("--state", metavar="COLUMN")

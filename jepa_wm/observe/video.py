@@ -5,6 +5,7 @@ K frames of h x w px, turned the way the file says they are to be shown. Seconds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 
 FAR = 2.0  # seconds ahead from which looking for a keyframe is cheaper than decoding on
+FINEST = 2e-6  # seconds, what a second rounded to microseconds may be off
 AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
 
 
@@ -53,15 +55,12 @@ class Video:
     def facts(self) -> Facts:
         """Length, rate and size; reads the whole file (without decoding) where the header does not tell them."""
         with _blaming(self.path):
-            frame = next(self._restarted(), None)
-            if frame is None:
-                raise self._empty()
-            height, width = self._pixels(frame).shape[:2]
+            height, width = self._shown_at(0.0).shape[:2]
             count, end = self._stream.frames, self._promised_end()
             if not count or end is None:
                 count, end = self._counted()
-        rate = self._stream.average_rate
-        return Facts(end, float(rate) if rate else count / end, count, width, height, self._stream.codec_context.name)
+        rate = float(self._stream.average_rate or (count / end if end else 1.0))
+        return Facts(end, rate, count, width, height, self._stream.codec_context.name)
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """[K, h, w, 3] uint8 frames on screen at `seconds` [K], in any order.
@@ -105,7 +104,7 @@ class Video:
     def _shown_at(self, second: float) -> np.ndarray:
         if self._now is None or not self._second(self._now) <= second <= self._second(self._now) + FAR:
             self._jump(second)
-        while self._next is not None and self._second(self._next) <= second + self._slack(self._next):
+        while self._next is not None and self._second(self._next) <= second + self._slack():
             self._now, self._next = self._next, next(self._frames, None)
         assert self._now is not None
         if self._next is None:
@@ -121,7 +120,7 @@ class Video:
             first = next(self._frames, None)
         except AMISS:
             first = None
-        if first is None or self._second(first) > second + self._slack(first):
+        if first is None or self._second(first) > second + self._slack():
             self._frames = self._restarted()
             first = next(self._frames, None)
         if first is None:
@@ -143,10 +142,10 @@ class Video:
             raise VideoError(f"{self.path}: its frames have no timestamps; encode it again")
         return (stamp - self._zero) * self._tick
 
-    def _slack(self, frame: av.VideoFrame) -> float:
-        """Containers round timestamps to their ticks: one tick early is on time, if a tick is short for a frame."""
+    def _slack(self) -> float:
+        """Containers round timestamps to ticks: one tick early is on time, if a tick is short beside a frame."""
         interval = 1 / float(self._stream.average_rate or 25)
-        return min(self._tick, interval / 4)
+        return min(max(self._tick, FINEST), interval / 4)
 
     def _promised_end(self) -> float | None:
         """Seconds at which the last frame leaves the screen, by the header."""
@@ -186,6 +185,19 @@ class Video:
         image = frame.to_ndarray(format="rgb24")
         quarters = round(frame.rotation / 90)  # counter-clockwise, as the file's display matrix has it
         return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
+
+
+def moments(fps: float, *, start: float = 0.0, end: float) -> np.ndarray:
+    """[K] seconds start, start + 1/fps, ... before `end`: what to ask `Video.at` for to see a stretch at a rate.
+
+    Always at least one. ValueError for a rate or a stretch that is not positive.
+    """
+    if fps <= 0 or end < start:
+        raise ValueError(
+            f"fps {fps}, start {start}, end {end}: the rate must be above 0 and the end not before the start"
+        )
+    count = max(1, math.ceil((end - start) * fps - 1e-6))
+    return start + np.arange(count) / fps
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is in a set of trajectories, and what is broken there (verb inspect)."""
+"""What is in a set of trajectories or videos, and what is broken there (verb inspect)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Progress
 from jepa_wm.observe.convert import action_statistics, add_column_arguments, chosen
-from jepa_wm.observe.formats.registry import format_of, open_source
+from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
 from jepa_wm.observe.formats.source import Source
 from jepa_wm.observe.formats.view import View
+from jepa_wm.show import inspect_videos
 from jepa_wm.show.sheet import contact_sheet
 
 PICTURES = 24  # on a sheet
+VIDEOS = "videos"  # the format that is none of trajectories
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm inspect`."""
-    parser.add_argument("path", metavar="PATH", help="a set of trajectories")
-    add_column_arguments(parser)
+    parser.add_argument("path", metavar="PATH", help="trajectories, or a folder or manifest of videos")
+    add_column_arguments(parser, formats=(*FORMATS, VIDEOS))
     parser.add_argument("--sheet", metavar="OUT.png", help="write a contact sheet of frames there")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
     """The verb: open, look at every episode, tell."""
-    path = Path(arguments.path)
+    path, sheet = Path(arguments.path), Path(arguments.sheet) if arguments.sheet else None
+    if (arguments.format or format_of(path) or VIDEOS) == VIDEOS:
+        return {"path": path, "format": VIDEOS, **inspect_videos.looked_through(path, sheet)}
     source = open_source(path, arguments.format)
     result = {"path": path, "format": arguments.format or format_of(path), **table(source)}
     try:
         view = View(source, chosen(arguments))
     except UserError as error:  # a set without pictures, say, still has columns to show
         return {**result, "unusable": str(error)}
-    return {**result, **looked_through(view, Path(arguments.sheet) if arguments.sheet else None)}
+    return {**result, **looked_through(view, sheet)}
 
 
 def table(source: Source) -> dict[str, object]:
@@ -86,6 +90,8 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
+    if result["format"] == VIDEOS:
+        return inspect_videos.lines(result)
     length, fps = result["length"], f", {result['fps']:g} fps" if result["fps"] else ""
     told = [
         f"{result['path']}: {result['format']}, {result['episodes']} episodes, {result['frames']} frames{fps}",
