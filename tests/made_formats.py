@@ -213,6 +213,7 @@ def spoil_missing(folder):
 def spoil_short(folder):
     path = make_hdf5(folder)
     with h5py.File(path, "a") as file:
+        file["ep_seed"] = np.zeros(len(LENGTHS))  # of episodes: no fault
         del file["action"]
         file["action"] = rows()["action"][:-2]
     return path
@@ -244,6 +245,25 @@ def spoil_pickle(folder):
 def spoil_film(folder):
     path = make_lerobot(folder)
     next(path.rglob("000001.mp4")).unlink()
+    return path
+
+
+def spoil_parquet(folder):
+    path = make_lerobot(folder)
+    films.cut(next(path.rglob("000002.parquet")), 0.6)
+    return path
+
+
+def spoil_info(folder):
+    path = make_lerobot(folder)
+    (path / "meta/info.json").write_text('{"codebase_version": "v2.1"')
+    return path
+
+
+def spoil_zarr_chunk(folder):
+    pytest.importorskip("zarr")
+    path = make_zarr(folder)
+    films.cut(path / "data/img/1.0.0.0", 0.5)
     return path
 
 

@@ -1,12 +1,15 @@
 """Every format gives the rows it was written with, read by window, and says what is wrong with a damaged file."""
 
+import io
 from pathlib import Path
 
 import films
+import h5py
 import made_formats as made
 import numpy as np
 import pytest
 from made_formats import LENGTHS, MAKERS, ROWS, rows
+from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
@@ -74,6 +77,29 @@ def test_discrete_actions_become_one_hot(tmp_path):
     assert View(open_source(tmp_path / "rows.npz")).action_size == 3, "one more than the largest that was met"
 
 
+@pytest.mark.parametrize("equal", [True, False])
+def test_minari_may_keep_pictures_as_jpeg(tmp_path, equal):
+    path = made.make_minari(tmp_path)
+    with h5py.File(path / "data/main_data.hdf5", "a") as file:
+        for e, start in enumerate(np.cumsum(LENGTHS) - LENGTHS):
+            files = []
+            for picture in rows()["img"][start : start + LENGTHS[e]]:
+                buffer = io.BytesIO()
+                Image.fromarray(picture).save(buffer, "JPEG", quality=95)
+                files.append(np.frombuffer(buffer.getvalue(), np.uint8))
+            name, longest = f"episode_{e}/observations/image", max(map(len, files))
+            del file[name]
+            if equal:
+                file[name] = np.stack([np.pad(content, (0, longest - len(content))) for content in files])
+                continue
+            stored = file.create_dataset(name, (len(files),), h5py.vlen_dtype(np.uint8))
+            for i, content in enumerate(files):
+                stored[i] = content
+    view = View(open_source(path))
+    assert view.pictures == {"pixels": "observations/image"}
+    assert np.abs(view.frames("pixels", 2, 3, 8).astype(int) - rows()["img"][15:20]).max() <= 2
+
+
 def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
     action = np.float32([[0, 0], [1, 1], [2, 2]])
     stacked = np.arange(3)[:, None, None, None] + np.repeat([0, 50, 100], 3)[:, None, None] + np.zeros((3, 9, 16, 16))
@@ -118,6 +144,9 @@ def test_float_pictures_go_to_one_or_to_255(tmp_path, scale, low):
         (made.spoil_pickle, r"states\.pth: holds more than tensors"),
         (made.spoil_film, r"000001\.mp4: no such video file"),
         (made.spoil_meta, r"meta/info.json tells of 21 frames, the episodes of 7"),
+        (made.spoil_parquet, r"000002\.parquet: cannot be read .*copy it again"),
+        (made.spoil_info, r"info\.json: cannot be read .*copy it again"),
+        (made.spoil_zarr_chunk, r"set\.zarr: cannot be read .*copy it again"),
         (made.spoil_chunk, r"set\.zarr: 1 of 3 chunks of 'img' are missing; copy it again"),
     ],
 )

@@ -49,7 +49,7 @@ class LeRobot:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
-        info = _json(path / "meta/info.json")
+        info = _info(path / "meta/info.json")
         version = str(info.get("codebase_version", "")).lstrip("v")
         if version.partition(".")[0] not in ("2", "3"):
             raise UserError(f"{path}: is of version {version or 'unknown'}; convert it to v2.1 or v3.0 with lerobot")
@@ -148,11 +148,12 @@ class LeRobot:
         return places
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
+def _info(file: Path) -> dict[str, Any]:
+    with reading(file):
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: is damaged ({error}); copy it again") from error
+    missing = [key for key in ("features", "fps", "data_path") if key not in found]
+    if missing:
+        raise UserError(f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again")
     return found
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.source import (
     About,
-    Array,
     Column,
     EpisodeArrays,
     FlatRows,
@@ -23,6 +22,7 @@ from jepa_wm.observe.formats.source import (
     reading,
 )
 
+TABLES = ("ep_len", "ep_offset", "episode_ends")
 ACTIONS = ("action", "actions")
 
 
@@ -36,9 +36,7 @@ def open_source(path: Path) -> Source:
     arrays = archive(path)
     lengths = episode_lengths(arrays)
     if lengths is not None:
-        rows = int(lengths.sum())
-        kept = {name: array for name, array in arrays.items() if array.shape and array.shape[0] >= rows}
-        return FlatRows(path, kept or arrays, lengths)
+        return FlatRows(path, {name: array for name, array in arrays.items() if name not in TABLES}, lengths)
     together = _episodes_by_frames(arrays)
     if together is not None:
         flat = {
@@ -137,6 +135,3 @@ def _episodes_by_frames(arrays: dict[str, Member]) -> tuple[int, int] | None:
         if len(array.shape) == 5 or (len(array.shape) == 3 and name in ACTIONS):
             return array.shape[0], array.shape[1]
     return None
-
-
-_: type[Array] = Member  # a member is what the two shapes of a source take

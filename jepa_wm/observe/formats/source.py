@@ -73,7 +73,7 @@ class Source(Protocol):
 
 
 class FlatRows:
-    """All episodes end to end in arrays of N rows."""
+    """All episodes end to end in arrays of N rows; arrays of E entries are about episodes and passed over."""
 
     def __init__(
         self,
@@ -89,7 +89,11 @@ class FlatRows:
         if not len(self.lengths) or self.lengths.min() < 0:
             raise UserError(f"{path}: has no episodes, or one of negative length; its table of episodes is damaged")
         rows = int((self.offsets + self.lengths).max())
-        self._arrays = {name: array for name, array in arrays.items() if len(array.shape)}
+        self._arrays = {
+            name: array
+            for name, array in arrays.items()
+            if len(array.shape) and (array.shape[0] >= rows or array.shape[0] != len(self.lengths))
+        }
         short = [f"'{name}' {array.shape[0]}" for name, array in self._arrays.items() if array.shape[0] < rows]
         if short:
             raise UserError(
@@ -174,5 +178,7 @@ def reading(path: Path) -> Iterator[None]:
     """Whatever a damaged file makes a library raise becomes a UserError with the file's name."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); it is damaged or cut short: copy it again") from error

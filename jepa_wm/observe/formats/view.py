@@ -145,7 +145,7 @@ class View:
                 fits = [name for name in there if name == camera or name.replace("/", ".").endswith(f".{camera}")]
                 if len(fits) != 1:
                     raise UserError(f"{path}: --camera {camera} fits {fits or 'no column'} of {there}; name it in full")
-                found["pixels" if not found else f"pixels_{camera}"] = fits[0]
+                found["pixels" if not found else f"pixels_{camera.replace('/', '_')}"] = fits[0]
             return found
         if chosen.pixels is not None or len(there) == 1:
             return {"pixels": chosen.pixels or there[0]}
