@@ -104,7 +104,7 @@ def make_minari(folder, *, actions=None, space=None):
     return folder / "set"
 
 
-def make_dino_wm(folder):
+def make_dino_wm(folder, *, films_too=False):
     root, longest = folder / "dino", max(LENGTHS)
     (root / "obses").mkdir(parents=True)
     tables = {"states": np.zeros((3, longest, 3), "f4"), "rel_actions": np.zeros((3, longest, 2), "f4")}
@@ -112,7 +112,10 @@ def make_dino_wm(folder):
         part = slice(start, start + LENGTHS[e])
         tables["states"][e, : LENGTHS[e]] = rows()["state"][part]
         tables["rel_actions"][e, : LENGTHS[e]] = rows()["action"][part]
-        torch.save(torch.from_numpy(rows()["img"][part].copy()), root / f"obses/episode_{e:03d}.pth")
+        if films_too:
+            films.write(root / f"obses/episode_{e:03d}.mp4", films.frames(ROWS)[part], fps=30)
+        else:
+            torch.save(torch.from_numpy(rows()["img"][part].copy()), root / f"obses/episode_{e:03d}.pth")
     for name, table in tables.items():
         torch.save(torch.from_numpy(table), root / f"{name}.pth")
     return root

@@ -78,6 +78,7 @@ def test_splits_are_drawn_once_and_cover_all(tmp_path):
         (["out.h5", "--heldout", "0.1"], "with --heldout name it FOLDER/train.h5"),
         (["train.h5", "--heldout", "1.5"], "a whole number k >= 2"),
         (["train.h5", "--heldout", "1"], "a whole number k >= 2"),
+        (["out.h5", "--shortest", "1"], "--shortest 1: an episode needs 2 frames"),
         (["out.h5", "--size", "0"], "--size 0: frames need at least 1 px"),
         (["out.h5", "--without", "3"], "--without 3: the episodes are 0 to 2"),
         (["out.h5", "--shortest", "99"], "leave none for train.h5"),
@@ -97,6 +98,18 @@ def test_a_broken_episode_can_be_left_out(tmp_path, capsys):
     assert cli.main(["convert", str(spoil_nan(tmp_path)), str(target), "--without", "1"]) == 0
     assert "left out: episodes 1" in capsys.readouterr().out
     assert Trajectories(target).lengths.tolist() == [7, 9]
+
+
+def test_episodes_of_differing_frames_need_a_size(tmp_path):
+    (tmp_path / "set").mkdir()
+    for e, side in enumerate((16, 20)):
+        arrays = {"img": np.zeros((3, side, side, 3), "u1"), "action": np.zeros((3, 2))}
+        np.savez(tmp_path / "set" / f"{e}.npz", **arrays)
+    view = View(open_source(tmp_path / "set"))
+    with pytest.raises(UserError, match=r"'pixels' is \(20, 20, 3\) in episode 1, but \(16, 16, 3\) in the first"):
+        convert.convert(view, Conversion(tmp_path / "out.h5"))
+    convert.convert(view, Conversion(tmp_path / "out.h5", size=8))
+    assert Trajectories(tmp_path / "out.h5").frames.shape == (6, 8, 8, 3)
 
 
 def test_nothing_is_overwritten(tmp_path):

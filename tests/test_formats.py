@@ -54,6 +54,18 @@ def test_lerobot_tells_names_and_rate(version, tmp_path):
         View(view.source, Chosen(cameras=("side",)))
 
 
+def test_dino_wm_films_and_sets_of_sets(tmp_path):
+    path = made.make_dino_wm(tmp_path, films_too=True)
+    (path / "seq_lengths.pkl").write_bytes(b"never unpickled")
+    view = View(open_source(path))
+    assert tuple(view.source.lengths) == LENGTHS and view.action == "rel_action"
+    assert [films.number_of(frame) for frame in view.frames("pixels", 2, 1, 6)] == list(range(13, 18))
+    path.rename(tmp_path / "train")
+    assert format_of(tmp_path) == "dino_wm"
+    with pytest.raises(UserError, match="holds several sets; name one of them: .*train or "):
+        open_source(tmp_path)
+
+
 def test_a_format_is_named_or_recognised(tmp_path):
     path = made.make_npz(tmp_path)
     assert open_source(path, "npz").lengths.sum() == ROWS
@@ -98,6 +110,13 @@ def test_minari_may_keep_pictures_as_jpeg(tmp_path, equal):
     view = View(open_source(path))
     assert view.pictures == {"pixels": "observations/image"}
     assert np.abs(view.frames("pixels", 2, 3, 8).astype(int) - rows()["img"][15:20]).max() <= 2
+
+
+def test_an_action_that_is_never_taken_may_be_anything(tmp_path):
+    arrays = rows()
+    arrays["action"][6] = np.nan  # the last of episode 0
+    np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
+    assert View(open_source(tmp_path / "rows.npz")).actions(0)[6].tolist() == [0, 0]
 
 
 def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):

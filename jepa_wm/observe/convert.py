@@ -19,6 +19,7 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.observe.datasets import grouped
 from jepa_wm.observe.formats.registry import FORMATS, open_source
+from jepa_wm.observe.formats.source import leave_out
 from jepa_wm.observe.formats.view import Chosen, View
 from jepa_wm.observe.frames import resized
 from jepa_wm.observe.trajectories import TrajectoryWriter
@@ -43,6 +44,8 @@ class Conversion:
             raise UserError(f"{self.target}: with --heldout name it FOLDER/train.h5; heldout.h5 is written beside it")
         if self.heldout < 0 or (self.heldout >= 1 and (self.heldout < 2 or self.heldout % 1)):
             raise UserError(f"--heldout {self.heldout:g}: give a share below 1, or a whole number k >= 2: every k-th")
+        if self.shortest < 2:
+            raise UserError(f"--shortest {self.shortest}: an episode needs 2 frames for an action between them")
         if self.size is not None and self.size < 1:
             raise UserError(f"--size {self.size}: frames need at least 1 px")
 
@@ -111,9 +114,11 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     statistics = action_statistics([actions[e] for e in parts["train"]])
     columns, about = _columns(view, conversion), _about(view, statistics)
     with ExitStack() as on_failure:
+        writers: list[TrajectoryWriter] = []
         jobs: dict[int, tuple[TrajectoryWriter, int]] = {}  # the file of each episode, and its first row there
         for part, path in conversion.files.items():
             writer = TrajectoryWriter(path, view.source.lengths[parts[part]], columns)
+            writers.append(writer)
             on_failure.callback(writer.abandon)
             jobs.update({e: (writer, int(writer.offset[i])) for i, e in enumerate(parts[part])})
         with catching_signals() as stop, Progress("convert", len(jobs)) as bar:
@@ -121,10 +126,15 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
                 for start, name, values in _windows(view, conversion, e):
+                    if values.shape[1:] != columns[name][0]:
+                        raise UserError(
+                            f"{view.source.path}: '{name}' is {values.shape[1:]} in episode {e}, but "
+                            f"{columns[name][0]} in the first; make frames equal with --size, or {leave_out(e)}"
+                        )
                     writer.write(name, row + start, values)
                     stop.raise_if_requested()
                 bar.update(done)
-        for writer in dict.fromkeys(writer for writer, _ in jobs.values()):
+        for writer in reversed(writers):  # the target last: once it is there, all is
             writer.close(**about)
         on_failure.pop_all()
     result: dict[str, object] = {

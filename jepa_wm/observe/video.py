@@ -50,6 +50,9 @@ class Video:
         self.path, self.size = Path(path), size
         if not self.path.is_file():
             raise VideoError(f"{path}: no such video file")
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._now: av.VideoFrame | None = None  # on screen at the last second asked for
+        self._next: av.VideoFrame | None = None  # the one after it, decoded already
         self._open()
 
     def facts(self) -> Facts:
@@ -71,7 +74,11 @@ class Video:
         seconds = np.asarray(seconds, np.float64)
         wanted, back = np.unique(seconds, return_inverse=True)
         with _blaming(self.path):
-            shown = [self._shown_at(second) for second in wanted]
+            try:
+                shown = [self._shown_at(second) for second in wanted]
+            except AMISS:
+                self._now = None  # what is decoded next does not follow it
+                raise
         if len({frame.shape for frame in shown}) > 1:
             raise VideoError(f"{self.path}: changes its size on the way; encode it again")
         return np.stack(shown)[back.reshape(-1)]
@@ -97,9 +104,7 @@ class Video:
         self._stream.thread_count = 1  # several loaders share the machine
         self._tick = float(self._stream.time_base or 0)
         self._zero = self._stream.start_time or 0
-        self._frames: Iterator[av.VideoFrame] = iter(())
-        self._now: av.VideoFrame | None = None  # on screen at the last second asked for
-        self._next: av.VideoFrame | None = None  # the one after it, decoded already
+        self._now = self._next = None
 
     def _shown_at(self, second: float) -> np.ndarray:
         if self._now is None or not self._second(self._now) <= second <= self._second(self._now) + FAR:

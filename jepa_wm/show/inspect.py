@@ -12,7 +12,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Progress
 from jepa_wm.observe.convert import action_statistics, add_column_arguments, chosen
 from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
-from jepa_wm.observe.formats.source import Source
+from jepa_wm.observe.formats.source import Source, leave_out
 from jepa_wm.observe.formats.view import View
 from jepa_wm.show import inspect_videos
 from jepa_wm.show.sheet import contact_sheet
@@ -67,6 +67,8 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
         for e in range(episodes):
             try:
                 last = int(view.source.lengths[e]) - 1
+                if last < 0:
+                    raise UserError(f"{view.source.path}: episode {e} has no frames; {leave_out(e)}")
                 actions.append(view.actions(e))
                 ends = [view.frames(name, e, last, last + 1) for name in view.pictures]
                 if view.state is not None:

@@ -39,9 +39,7 @@ def open_source(path: Path) -> Source:
         return FlatRows(path, {name: array for name, array in arrays.items() if name not in TABLES}, lengths)
     together = _episodes_by_frames(arrays)
     if together is not None:
-        flat = {
-            name: array.merged() for name, array in arrays.items() if array.shape[:2] == together
-        }  # rows of all episodes end to end
+        flat = {name: array.merged() for name, array in arrays.items() if array.shape[:2] == together}
         return FlatRows(path, flat, np.full(*together))
     length = _rows(arrays)
     kept = {name: array for name, array in arrays.items() if array.shape and array.shape[0] in (length, length - 1)}
@@ -107,13 +105,12 @@ class Member:
 
 def _folder(path: Path) -> EpisodeArrays:
     files = sorted(path.glob("*.npz"))
-    episodes = [archive(file) for file in files]
-    lengths = [_rows(arrays) for arrays in episodes]
+    lengths = [_rows(archive(file)) for file in files]
 
     def opened(episode: int) -> dict[str, Member]:
         return archive(files[episode])
 
-    return EpisodeArrays(path, opened, np.array(lengths), about=_about(episodes[0]))
+    return EpisodeArrays(path, opened, np.array(lengths), about=_about(archive(files[0])))
 
 
 def _rows(arrays: dict[str, Member]) -> int:

@@ -136,6 +136,11 @@ class EpisodeArrays:
                     f"{self.path}: episode {episode} has {length} frames but {rows} rows of '{column}'; "
                     f"{leave_out(episode)}"
                 )
+            if tuple(array.shape[1:]) != self.columns[column].shape and not self.columns[column].picture:
+                raise UserError(
+                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {episode}, but "
+                    f"{self.columns[column].shape} in the first; {leave_out(episode)}"
+                )
             values = np.asarray(array[start : min(stop, rows)])
         if stop > rows:
             values = np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))])

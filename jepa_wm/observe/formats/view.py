@@ -84,7 +84,7 @@ class View:
         if self._shift:
             values = np.concatenate([values[1:], np.zeros_like(values[:1])])
         self._refuse_not_finite(self.action, episode, values[: length - 1])
-        return np.nan_to_num(values) if values.dtype.kind == "f" else values
+        return np.where(np.isfinite(values), values, 0)  # the last one is never taken and may be anything
 
     def states(self, episode: int, start: int, stop: int) -> np.ndarray:
         """[stop - start, k] float32, where there is a `state`; UserError for numbers that are not finite."""
@@ -97,9 +97,15 @@ class View:
     def choices(self) -> int:
         """How many discrete actions there are: what the format says, else one more than the largest met."""
         if self._choices is None:
-            largest = [self.raw_actions(e).max(initial=0) for e in range(len(self.source.lengths))]
-            self._choices = int(max(largest)) + 1
+            self._choices = max(self._largest(e) for e in range(len(self.source.lengths))) + 1
         return self._choices
+
+    def _largest(self, episode: int) -> int:
+        """The largest discrete action of an episode; 0 of a broken one, which says so where it is read."""
+        try:
+            return int(self.raw_actions(episode).max(initial=0))
+        except UserError:
+            return 0
 
     @property
     def action_size(self) -> int:
