@@ -129,6 +129,15 @@ def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
     assert View(view.source, Chosen(action_row="leaving")).actions(0).tolist() == action.tolist()
 
 
+def test_wider_integers_are_not_cut_to_bytes(tmp_path):
+    arrays = rows("i8")
+    np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
+    assert (View(open_source(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]).all()
+    np.savez(tmp_path / "deep.npz", **{**arrays, "img": arrays["img"] * 256}, episode_ends=np.cumsum(LENGTHS))
+    with pytest.raises(UserError, match="values outside 0..255; store its frames as uint8"):
+        View(open_source(tmp_path / "deep.npz")).frames("pixels", 2, 0, 9)
+
+
 def test_pictures_of_every_layout_become_frames():
     colour = np.random.default_rng(0).integers(256, size=(2, 16, 20, 4), dtype=np.uint8)
     assert (as_frames(colour) == colour[..., :3]).all()

@@ -50,20 +50,19 @@ class View:
         """[stop - start, h, w, 3] uint8 of our picture column `name`; of stacked frames the newest."""
         theirs = self.pictures[name]
         values = self.source.read(theirs, episode, start, stop)
-        if values.dtype.kind == "f":
-            values = values * self._scale[name]
+        if values.dtype != np.uint8:
+            values = np.round(values * self._scale[name])
             if not (values.min() >= 0 and values.max() <= 255):
                 raise UserError(
                     f"{self.source.path}: '{theirs}' of episode {episode} has values outside 0..255; "
                     "store its frames as uint8"
                 )
-            values = values.round()
         return as_frames(values.astype(np.uint8, copy=False))
 
     def actions(self, episode: int) -> np.ndarray:
-        """[L, a] float32; a discrete action as one-hot, which `choices` must be known for. Zeros where none is taken.
+        """[L, a] float32; a discrete action as one-hot. Where none is stored for the last frame, 0 stands for it.
 
-        UserError for numbers that are not finite.
+        UserError for numbers that are not finite, and for discrete actions that there are not.
         """
         values = self.raw_actions(episode)
         if self.discrete:
