@@ -63,8 +63,11 @@ setup(
         "pillow",
     ],
     extras_require={
+        "zarr": ["zarr"],
+        "lerobot": ["pyarrow"],
         # setuptools and wheel: one test builds a wheel without asking the registry for a builder.
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "setuptools>=68", "wheel"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "setuptools>=68", "wheel"]
+        + ["zarr", "pyarrow"],
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},
 )

@@ -1,6 +1,7 @@
 """The command line: one verb a stage of the story, every verb with the same options.
 
 jepa-wm <verb> [--config NAME_OR_PATH] [--run DIR] [--json] [section.key=value ...]
+jepa-wm <tool> ... [--json]: what works on files and needs no run, with words of its own
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +33,11 @@ VERBS = {
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse")}
+# tool -> its module (`add_arguments(parser)`, `run(arguments) -> dict`, `lines(result)`) and its line in the help
+TOOLS = {
+    "convert": ("jepa_wm.observe.convert", "trajectories of another format as the HDF5 that observe.path takes"),
+    "inspect": ("jepa_wm.show.inspect", "what is in a set of trajectories or videos, and what is broken there"),
+}
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -43,19 +49,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
-    folder = Path(arguments.run or Path("runs") / Path(arguments.config).stem)
+    tool = arguments.verb in TOOLS
+    folder = Path() if tool else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
     try:
         with _signals_raise():
-            _carry_out(arguments, folder)
+            if tool:
+                _use_tool(arguments)
+            else:
+                _carry_out(arguments, folder)
     except UserError as error:
         return _say(f"error: {error}", EXIT_USER)
     except Interrupted as stop:
-        return _say(_how_to_continue(stop.signum, folder), 128 + stop.signum)
+        return _say(_how_to_continue(stop.signum, None if tool else folder), 128 + stop.signum)
     except KeyboardInterrupt:
-        return _say(_how_to_continue(signal.SIGINT, folder), 128 + signal.SIGINT)
+        return _say(_how_to_continue(signal.SIGINT, None if tool else folder), 128 + signal.SIGINT)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        if tool:
+            return _say("error: no space left on the disk: free some, then run the same command again", EXIT_FAILED)
         place = error.filename or folder
         return _say(
             f"error: no space left on the disk of {place}. What was finished before is whole: free some space, "
@@ -71,19 +83,33 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
     from jepa_wm.core.run import RunFolder
 
     config = load_config(arguments.config, arguments.overrides)
-    with RunFolder.open(folder, config) as run:
-        # What a stage prints must not come between a script and the one line it reads.
-        output = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
-        with output:
-            result = _function(arguments.target)(run)
+    with RunFolder.open(folder, config) as run, _quiet(arguments.json):
+        result = _function(arguments.target)(run)
+
+    def lines(result: dict[str, Any]) -> list[str]:
+        figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
+        return [f"{arguments.verb}: done, in {folder}", *figures]
+
+    _print(result, lines, as_json=arguments.json)
+
+
+def _use_tool(arguments: argparse.Namespace) -> None:
+    """Do what a tool does, print its result."""
+    with _quiet(arguments.json):
+        result = _function(f"{arguments.target}:run")(arguments)
+    _print(result, _function(f"{arguments.target}:lines"), as_json=arguments.json)
+
+
+def _quiet(as_json: bool) -> contextlib.AbstractContextManager[Any]:
+    """What a stage prints must not come between a script and the one line it reads."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
+def _print(result: Any, lines: Callable[[dict[str, Any]], list[str]], *, as_json: bool) -> None:
     from jepa_wm.core.files import finite
 
     result = finite(result)
-    if arguments.json:
-        print(json.dumps(result, allow_nan=False), flush=True)
-    else:
-        figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
-        print("\n".join([f"{arguments.verb}: done, in {folder}", *figures]), flush=True)
+    print(json.dumps(result, allow_nan=False) if as_json else "\n".join(lines(result)), flush=True)
 
 
 def _function(target: str) -> Any:
@@ -96,7 +122,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     front = argparse.ArgumentParser(prog="jepa-wm", description="See, imagine, plan: a world model without a decoder.")
     front.add_argument("--version", action="version", version=f"jepa-wm {__version__}")
     verbs = front.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, (_, summary) in VERBS.items():
+    for verb, (_, summary) in {**VERBS, **TOOLS}.items():
         verbs.add_parser(verb, help=summary, add_help=False)
     verbs.add_parser("eval", help=f"one evaluation of a trained run: {', '.join(EVALS)}", add_help=False)
     # The verb's own words are parsed apart: only so may options and overrides come in any order.
@@ -104,13 +130,17 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser = _verb_parser(verb)
     arguments = parser.parse_intermixed_args(words[1:])
     arguments.verb = verb
-    arguments.target = EVALS[arguments.name] if verb == "eval" else VERBS[verb][0]
+    arguments.target = EVALS[arguments.name] if verb == "eval" else {**VERBS, **TOOLS}[verb][0]
     return arguments
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
-    summary = VERBS[verb][1] if verb in VERBS else "one evaluation of a trained run"
+    summary = {**VERBS, **TOOLS}[verb][1] if verb != "eval" else "one evaluation of a trained run"
     parser = argparse.ArgumentParser(prog=f"jepa-wm {verb}", description=summary)
+    if verb in TOOLS:
+        importlib.import_module(TOOLS[verb][0]).add_arguments(parser)
+        parser.add_argument("--json", action="store_true", help="end with the result as one JSON line on stdout")
+        return parser
     if verb == "eval":
         parser.add_argument("name", choices=list(EVALS), help="which evaluation")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
@@ -138,8 +168,12 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _how_to_continue(signum: int, folder: Path) -> str:
-    return f"stopped by {signal.Signals(signum).name}; run the same command again to continue ({folder})"
+def _how_to_continue(signum: int, folder: Path | None) -> str:
+    """`folder` is where a run goes on; None for a tool, which begins again."""
+    name = signal.Signals(signum).name
+    if folder is None:
+        return f"stopped by {name}; nothing was written: run the same command again"
+    return f"stopped by {name}; run the same command again to continue ({folder})"
 
 
 def _say(text: str, code: int) -> int:

@@ -6,6 +6,7 @@ an episode leads nowhere. N rows, E episodes. Frames are stored unchunked and re
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import h5py
@@ -24,16 +25,19 @@ class TrajectoryWriter:
         rows = int(np.sum(lengths))
         self.offset = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._file["ep_len"], self._file["ep_offset"] = np.asarray(lengths, np.int64), self.offset
+        self._sums = {name: hashlib.sha256() for name in columns}
         for name, (shape, dtype) in columns.items():
             self._file.create_dataset(name, (rows, *shape), dtype)
 
     def write(self, column: str, row: int, values: np.ndarray) -> None:
         """Put `values` [n, ...] at rows `row` .. `row + n`."""
         self._file[column][row : row + len(values)] = values
+        self._sums[column].update(np.ascontiguousarray(values).data)
 
-    def close(self, **attributes: str | int | float) -> None:
-        """Finish: store attributes, flush, and let the file appear under its name."""
-        self._file.attrs.update(attributes)
+    def close(self, **attributes: str | int | float | np.ndarray) -> None:
+        """Finish: store attributes and a digest of what was written, flush, and let the file appear under its name."""
+        content = "".join(part.hexdigest() for part in self._sums.values())
+        self._file.attrs.update({"digest": hashlib.sha256(content.encode()).hexdigest()[:16], **attributes})
         self._file.close()
         self._partial.replace(self.path)
 

@@ -1,0 +1,52 @@
+"""HDF5 of flat rows: stable-worldmodel's `ep_len` and `ep_offset`, or D4RL's flags on the last row of an episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.observe.formats.source import About, Array, FlatRows, episode_lengths, reading
+
+SUFFIXES = (".h5", ".hdf5")
+NOT_ROWS = ("ep_len", "ep_offset", "episode_ends")
+
+
+def recognises(path: Path) -> bool:
+    return path.is_file() and path.suffix in SUFFIXES
+
+
+def open_source(path: Path) -> FlatRows:
+    """The file's rows; data sets in groups are named group/name, and what lies under `metadata` is passed over."""
+    with reading(path):
+        file = h5py.File(path, "r")
+    arrays = tree_arrays(file)
+    lengths = episode_lengths(arrays)
+    if lengths is None:
+        raise UserError(
+            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts; "
+            f"it has {sorted(arrays)}"
+        )
+    rows = {name: array for name, array in arrays.items() if name not in NOT_ROWS and not name.startswith("metadata")}
+    offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
+    names = {
+        column: tuple(str(file.attrs[f"{column}_names"]).split())
+        for column in ("action", "state")
+        if f"{column}_names" in file.attrs
+    }
+    fps = file.attrs.get("fps")
+    return FlatRows(path, rows, lengths, offsets=offsets, about=About(float(fps) if fps else None, names))
+
+
+def tree_arrays(group: h5py.Group) -> dict[str, Array]:
+    """All data sets below a group by their path; text is passed over."""
+    found: dict[str, Array] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape and item.dtype.kind in "biuf":
+            found[name] = item
+
+    group.visititems(visit)
+    return found

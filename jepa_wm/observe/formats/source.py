@@ -1,0 +1,189 @@
+"""What a trajectory format offers to the rest of the library, and two shapes that most formats fit.
+
+E episodes, L frames of one, N rows of all. Row t of an episode holds what was seen at t and the action taken there;
+the last action leads nowhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+
+
+class Array(Protocol):
+    """What HDF5 data sets, zarr arrays, memory maps and streamed members of an archive have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """One kind of number or picture that every row has."""
+
+    shape: tuple[int, ...]  # of one row
+    dtype: np.dtype
+    picture: bool
+
+    @classmethod
+    def of(cls, array: Array) -> Column:
+        """The column of an array [n, ...]; pictures are told from numbers by their shape."""
+        shape, dtype = tuple(array.shape[1:]), np.dtype(array.dtype)
+        sides = sorted(shape)
+        coloured = len(shape) == 3 and sides[1] >= 8 and (sides[0] in (1, 3, 4) or sides[0] % 3 == 0)
+        grey = len(shape) == 2 and dtype == np.uint8 and sides[0] >= 16
+        return cls(shape, dtype, coloured or grey)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a format says beside the rows."""
+
+    fps: float | None = None
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a column's numbers
+    choices: int | None = None  # how many discrete actions there are
+    arriving: bool = False  # row t holds the action that led to t instead of the one taken there
+
+
+class Source(Protocol):
+    """Trajectories on disk in some format; nothing but small tables is in memory."""
+
+    path: Path
+    lengths: np.ndarray  # [E] frames in each episode
+    columns: dict[str, Column]
+    about: About
+
+    def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of one episode [stop - start, ...]; UserError if the file does not hold them."""
+        ...
+
+
+class FlatRows:
+    """All episodes end to end in arrays of N rows; arrays of E entries are about episodes and passed over."""
+
+    def __init__(
+        self,
+        path: Path,
+        arrays: Mapping[str, Array],
+        lengths: np.ndarray,
+        *,
+        offsets: np.ndarray | None = None,
+        about: About | None = None,
+    ) -> None:
+        self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about or About()
+        self.offsets = np.cumsum(self.lengths) - self.lengths if offsets is None else np.asarray(offsets, np.int64)
+        if not len(self.lengths) or self.lengths.min() < 0:
+            raise UserError(f"{path}: has no episodes, or one of negative length; its table of episodes is damaged")
+        rows = int((self.offsets + self.lengths).max())
+        self._arrays = {
+            name: array
+            for name, array in arrays.items()
+            if len(array.shape) and (array.shape[0] >= rows or array.shape[0] != len(self.lengths))
+        }
+        short = [f"'{name}' {array.shape[0]}" for name, array in self._arrays.items() if array.shape[0] < rows]
+        if short:
+            raise UserError(
+                f"{path}: the episodes need {rows} rows, but there are fewer of {', '.join(short)}; "
+                "the file was cut short or its episode lengths are wrong: make it or copy it again"
+            )
+        self.columns = {name: Column.of(array) for name, array in self._arrays.items()}
+
+    def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
+        first = int(self.offsets[episode])
+        with reading(self.path):
+            return np.asarray(self._arrays[column][first + start : first + stop])
+
+
+class EpisodeArrays:
+    """Every episode with arrays of its own, opened when it is read; the last few stay open.
+
+    Numbers may have one row fewer than there are frames (no action is taken at the last one): a row of zeros stands
+    in for it.
+    """
+
+    def __init__(
+        self, path: Path, opened: Callable[[int], Mapping[str, Array]], lengths: np.ndarray, *, about: About
+    ) -> None:
+        self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about
+        if not len(self.lengths):
+            raise UserError(f"{path}: has no episodes")
+        self._opened = lru_cache(maxsize=4)(opened)
+        self.columns = {name: Column.of(array) for name, array in self._opened(0).items() if len(array.shape)}
+
+    def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
+        with reading(self.path):
+            arrays, length = self._opened(episode), int(self.lengths[episode])
+            if column not in arrays:
+                raise UserError(f"{self.path}: episode {episode} has no '{column}'; {leave_out(episode)}")
+            array = arrays[column]
+            rows = array.shape[0]
+            if rows != length and (rows != length - 1 or self.columns[column].picture):
+                raise UserError(
+                    f"{self.path}: episode {episode} has {length} frames but {rows} rows of '{column}'; "
+                    f"{leave_out(episode)}"
+                )
+            if tuple(array.shape[1:]) != self.columns[column].shape and not self.columns[column].picture:
+                raise UserError(
+                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {episode}, but "
+                    f"{self.columns[column].shape} in the first; {leave_out(episode)}"
+                )
+            values = np.asarray(array[start : min(stop, rows)])
+        if stop > rows:
+            values = np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))])
+        return values
+
+
+def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
+    """[E] frames of each episode, from whichever table of ends the arrays hold; None if they hold none.
+
+    `ep_len` (stable-worldmodel), `episode_ends` (cumulative; diffusion policy), or a flag on the last row of an
+    episode: `terminals` with or without `timeouts` (OGBench, D4RL). Rows after the last flag are an episode too.
+    """
+    if "ep_len" in arrays:
+        return np.asarray(arrays["ep_len"][:])
+    if "episode_ends" in arrays:
+        return np.diff(np.asarray(arrays["episode_ends"][:]), prepend=0)
+    flags = [np.asarray(arrays[name][:]).reshape(-1) > 0 for name in ("terminals", "timeouts") if name in arrays]
+    if not flags or len({len(flag) for flag in flags}) > 1:
+        return None
+    ends = np.flatnonzero(np.any(flags, axis=0)) + 1
+    rows = len(flags[0])
+    return np.diff(ends if rows in ends else np.append(ends, rows), prepend=0)
+
+
+def leave_out(episode: int) -> str:
+    """The remedy for one broken episode."""
+    return f"repair it, or leave it out with --without {episode}"
+
+
+def needs(module: str, *, extra: str, path: Path) -> Any:
+    """The module of an optional dependency; UserError with the command that installs it if it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs {module}; pip install 'jepa-wm[{extra}]'") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes a library raise becomes a UserError with the file's name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); it is damaged or cut short: copy it again") from error

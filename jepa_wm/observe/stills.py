@@ -1,0 +1,71 @@
+"""Images as footage: a folder of frames is a video of a given rate, and one image a video that stands still.
+
+K frames of h x w px.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jepa_wm.observe.video import Facts, VideoError
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+
+
+class Stills:
+    """What `Video` is for a file, for a folder of images in the order of the numbers in their names, or one image.
+
+    Image k is on screen from k / fps seconds on. Images are turned as their EXIF says; alpha is dropped.
+    """
+
+    def __init__(self, path: Path | str, *, fps: float, size: int | None = None) -> None:
+        self.path, self.fps, self.size = Path(path), fps, size
+        self._files = images(self.path) if self.path.is_dir() else [self.path]
+        if not self._files:
+            raise VideoError(f"{path}: holds no images")
+
+    def facts(self) -> Facts:
+        """Length, rate and size; one image lasts 0 s."""
+        height, width = self._image(self._files[0]).shape[:2]
+        count = len(self._files)
+        return Facts(count / self.fps if count > 1 else 0.0, self.fps, count, width, height, self._files[0].suffix[1:])
+
+    def at(self, seconds: np.ndarray) -> np.ndarray:
+        """[K, h, w, 3] uint8 frames on screen at `seconds` [K]; the first before, and the last after them all.
+
+        VideoError if an image cannot be read, or has another size than the first.
+        """
+        numbers = np.floor(np.asarray(seconds) * self.fps + 1e-4).astype(int).clip(0, len(self._files) - 1)
+        shown = {number: self._image(self._files[number]) for number in np.unique(numbers)}
+        if len({image.shape for image in shown.values()}) > 1:
+            raise VideoError(f"{self.path}: its images differ in size; make them equal")
+        return np.stack([shown[number] for number in numbers])
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _image(self, file: Path) -> np.ndarray:
+        try:
+            with Image.open(file) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise VideoError(f"{file}: cannot be read ({error}); copy it again") from error
+        if self.size is not None:
+            scale = self.size / min(image.size)
+            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        return np.asarray(image)
+
+
+def images(folder: Path) -> list[Path]:
+    """The images directly in a folder, frame_2 before frame_10."""
+    return sorted((file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES), key=natural)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by value."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

@@ -1,0 +1,214 @@
+"""One video file: the frames on screen at given seconds, as PyAV decodes them.
+
+K frames of h x w px, turned the way the file says they are to be shown. Seconds count from the first frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+
+FAR = 2.0  # seconds ahead from which looking for a keyframe is cheaper than decoding on
+FINEST = 2e-6  # seconds, what a second rounded to microseconds may be off
+AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
+
+
+class VideoError(UserError):
+    """A video that cannot be read, or not up to its end."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a video's header says; `seconds` and `frames` are counted where it says nothing."""
+
+    seconds: float
+    fps: float  # on average
+    frames: int
+    width: int  # px, as shown
+    height: int
+    codec: str
+
+
+class Video:
+    """An open video file; close it, or use it in a `with`.
+
+    `size` scales frames, antialiased, so that their shorter side has that many px. A frame is on screen from its own
+    timestamp until that of the next, whatever the nominal rate; after the last frame the last one stays. Alpha is
+    dropped: colours are shown as stored. Pixels are taken for square.
+    """
+
+    def __init__(self, path: Path | str, *, size: int | None = None) -> None:
+        self.path, self.size = Path(path), size
+        if not self.path.is_file():
+            raise VideoError(f"{path}: no such video file")
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._now: av.VideoFrame | None = None  # on screen at the last second asked for
+        self._next: av.VideoFrame | None = None  # the one after it, decoded already
+        self._open()
+
+    def facts(self) -> Facts:
+        """Length, rate and size; reads the whole file (without decoding) where the header does not tell them."""
+        with _blaming(self.path):
+            height, width = self._shown_at(0.0).shape[:2]
+            count, end = self._stream.frames, self._promised_end()
+            if not count or end is None:
+                count, end = self._counted()
+        rate = float(self._stream.average_rate or (count / end if end else 1.0))
+        return Facts(end, rate, count, width, height, self._stream.codec_context.name)
+
+    def at(self, seconds: np.ndarray) -> np.ndarray:
+        """[K, h, w, 3] uint8 frames on screen at `seconds` [K], in any order.
+
+        Before the first frame the first is shown, after the last the last. VideoError if the file is damaged there,
+        or ends before its header says.
+        """
+        seconds = np.asarray(seconds, np.float64)
+        wanted, back = np.unique(seconds, return_inverse=True)
+        with _blaming(self.path):
+            try:
+                shown = [self._shown_at(second) for second in wanted]
+            except AMISS:
+                self._now = None  # what is decoded next does not follow it
+                raise
+        if len({frame.shape for frame in shown}) > 1:
+            raise VideoError(f"{self.path}: changes its size on the way; encode it again")
+        return np.stack(shown)[back.reshape(-1)]
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        with _blaming(self.path):
+            self._container = av.open(str(self.path))
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError(f"{self.path}: has no video stream")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_count = 1  # several loaders share the machine
+        self._tick = float(self._stream.time_base or 0)
+        self._zero = self._stream.start_time or 0
+        self._now = self._next = None
+
+    def _shown_at(self, second: float) -> np.ndarray:
+        if self._now is None or not self._second(self._now) <= second <= self._second(self._now) + FAR:
+            self._jump(second)
+        while self._next is not None and self._second(self._next) <= second + self._slack():
+            self._now, self._next = self._next, next(self._frames, None)
+        assert self._now is not None
+        if self._next is None:
+            self._refuse_early_end(second)
+        return self._pixels(self._now)
+
+    def _jump(self, second: float) -> None:
+        """Go to a keyframe at or before `second`; from the start where the index of the file misleads."""
+        target = self._zero + int(max(second, 0.0) / self._tick)
+        try:
+            self._container.seek(target, stream=self._stream, backward=True)
+            self._frames = self._container.decode(self._stream)
+            first = next(self._frames, None)
+        except AMISS:
+            first = None
+        if first is None or self._second(first) > second + self._slack():
+            self._frames = self._restarted()
+            first = next(self._frames, None)
+        if first is None:
+            raise self._empty()
+        self._now, self._next = first, next(self._frames, None)
+
+    def _empty(self) -> VideoError:
+        return VideoError(f"{self.path}: holds no frame that can be decoded; copy it again")
+
+    def _restarted(self) -> Iterator[av.VideoFrame]:
+        self._container.close()
+        self._open()
+        self._frames = self._container.decode(self._stream)
+        return self._frames
+
+    def _second(self, frame: av.VideoFrame) -> float:
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        if stamp is None:
+            raise VideoError(f"{self.path}: its frames have no timestamps; encode it again")
+        return (stamp - self._zero) * self._tick
+
+    def _slack(self) -> float:
+        """Containers round timestamps to ticks: one tick early is on time, if a tick is short beside a frame."""
+        interval = 1 / float(self._stream.average_rate or 25)
+        return min(max(self._tick, FINEST), interval / 4)
+
+    def _promised_end(self) -> float | None:
+        """Seconds at which the last frame leaves the screen, by the header."""
+        if self._stream.duration:
+            return self._stream.duration * self._tick
+        alone = len(self._container.streams) == 1  # else the sound may be what lasts
+        if alone and self._container.duration:
+            return self._container.duration / av.time_base
+        return None
+
+    def _refuse_early_end(self, second: float) -> None:
+        assert self._now is not None
+        promised = self._promised_end()
+        if promised is None or not self._now.duration:
+            return
+        end = self._second(self._now) + self._now.duration * self._tick
+        late = max(0.5, 2 * self._now.duration * self._tick)
+        if end + late < min(second, promised):
+            raise VideoError(
+                f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it was cut short: "
+                "copy it again"
+            )
+
+    def _counted(self) -> tuple[int, float]:
+        """(frames, seconds) from the packets of the whole file."""
+        self._restarted()
+        packets = [packet for packet in self._container.demux(self._stream) if packet.pts is not None]
+        end = max(((packet.pts or 0) + (packet.duration or 0) for packet in packets), default=self._zero)
+        self._restarted()
+        return len(packets), (end - self._zero) * self._tick
+
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        if self.size is not None:
+            scale = self.size / min(frame.width, frame.height)
+            width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+            frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
+        image = frame.to_ndarray(format="rgb24")
+        quarters = round(frame.rotation / 90)  # counter-clockwise, as the file's display matrix has it
+        return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
+
+
+def moments(fps: float, *, start: float = 0.0, end: float) -> np.ndarray:
+    """[K] seconds start, start + 1/fps, ... before `end`: what to ask `Video.at` for to see a stretch at a rate.
+
+    Always at least one. ValueError for a rate or a stretch that is not positive.
+    """
+    if fps <= 0 or end < start:
+        raise ValueError(
+            f"fps {fps}, start {start}, end {end}: the rate must be above 0 and the end not before the start"
+        )
+    count = max(1, math.ceil((end - start) * fps - 1e-6))
+    return start + np.arange(count) / fps
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Whatever PyAV raises for a damaged file becomes a VideoError with the file's name."""
+    try:
+        yield
+    except AMISS as error:
+        raise VideoError(f"{path}: cannot be decoded ({error}); copy or encode it again") from error

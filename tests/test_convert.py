@@ -1,0 +1,142 @@
+"""Converted files hold the source's rows, split and sized as asked, and appear whole or not at all."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from made_formats import LENGTHS, ROWS, make_npz, make_ogbench, rows, spoil_nan
+
+from jepa_wm import cli
+from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.core.schema import Config
+from jepa_wm.observe import convert
+from jepa_wm.observe.clips import ClipSampler
+from jepa_wm.observe.convert import Conversion
+from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.formats.registry import open_source
+from jepa_wm.observe.formats.view import View
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.observe.windows import WindowSampler
+
+
+def test_one_file_of_all_episodes(tmp_path, capsys):
+    source, target = make_npz(tmp_path), tmp_path / "out" / "train.h5"
+    assert cli.main(["convert", str(source), str(target), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"train": {"path": str(target), "episodes": 3, "frames": ROWS}, "left_out": []}
+    assert [file.name for file in target.parent.iterdir()] == ["train.h5"]
+    data, expected = Trajectories(target), rows()
+    assert data.lengths.tolist() == list(LENGTHS) and isinstance(data.frames, np.memmap)
+    assert (data.frames == expected["img"]).all() and (data.actions == expected["action"]).all()
+    assert (data.column("state") == expected["state"]).all() and state_groups(data) == {"state": [0, 1, 2]}
+    assert tuple(open_source(target).lengths) == LENGTHS, "what we write is a format we read"
+
+
+def test_the_parts_serve_observe_path(tmp_path, capsys):
+    target = tmp_path / "data" / "train.h5"
+    words = ["convert", str(make_ogbench(tmp_path)), str(target), "--heldout", "2", "--size", "8"]
+    assert cli.main(words) == 0
+    seen = capsys.readouterr()
+    assert f"{target}: 1 episodes, 5 frames" in seen.out and "heldout.h5: 2 episodes, 16 frames" in seen.out
+    config = Config(observe={"path": str(target.parent)})
+    train, heldout = (open_data(tmp_path, config, part) for part in ("train", "heldout"))
+    assert train.frames.shape == (5, 8, 8, 3) and heldout.lengths.tolist() == [7, 9]
+    assert (heldout.frames[:, 0, 0, 0] == rows()["img"][[*range(7), *range(12, 21)], 0, 0, 0]).all()
+    assert ClipSampler(train, frames=2, gaps=(1,), seed=0).rows(0, 4).shape == (4, 2)
+    assert WindowSampler(heldout, frames=3, frameskip=2, stride=1, seed=0).batch(0, 4)[2].shape == (4, 2, 4)
+    assert train.digest != heldout.digest and len(train.digest) == 16
+
+
+def test_statistics_are_those_of_actions_that_lead_somewhere_in_training(tmp_path):
+    convert.convert(View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "train.h5", heldout=2))
+    taken = rows()["action"][7:11].astype(float)  # episode 1 without its last action
+    for part in ("train", "heldout"):
+        about = Trajectories(tmp_path / f"{part}.h5").attributes
+        assert np.allclose(about["action_mean"], taken.mean(0)) and np.allclose(about["action_std"], taken.std(0))
+        assert np.allclose(about["action_min"], taken.min(0)) and np.allclose(about["action_max"], taken.max(0))
+
+
+def test_splits_are_drawn_once_and_cover_all(tmp_path):
+    lengths = np.full(40, 5)
+    lengths[[3, 8]] = 1, 4
+    for heldout, count in ((0.1, 4), (10, 4), (0.0, 0)):
+        made = Conversion(tmp_path / "train.h5", heldout=heldout, without=(11,))
+        parts, left_out = convert.split(lengths, made)
+        assert left_out == [3, 11] and parts == convert.split(lengths, made)[0]
+        assert sorted(sum(parts.values(), left_out)) == list(range(40))
+        assert len(parts.get("heldout", [])) == count
+    assert parts["train"] and convert.split(lengths, Conversion(tmp_path / "t.h5", shortest=5))[1] == [3, 8]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out.h5"], "'action' of episode 1 is not finite in 1 rows"),
+        (["out.zip"], "let its name end in .h5"),
+        (["out.h5", "--heldout", "0.1"], "with --heldout name it FOLDER/train.h5"),
+        (["train.h5", "--heldout", "1.5"], "a whole number k >= 2"),
+        (["train.h5", "--heldout", "1"], "a whole number k >= 2"),
+        (["out.h5", "--shortest", "1"], "--shortest 1: an episode needs 2 frames"),
+        (["out.h5", "--size", "0"], "--size 0: frames need at least 1 px"),
+        (["out.h5", "--without", "3"], "--without 3: the episodes are 0 to 2"),
+        (["out.h5", "--shortest", "99"], "leave none for train.h5"),
+        (["out.h5", "--state", "pose"], r"column 'pose' is missing; name one of ['action', 'state'] with --state"),
+        (["out.h5", "--pixels", "state"], "column 'state' holds no pictures"),
+    ],
+)
+def test_a_mistake_is_a_message_and_leaves_nothing(tmp_path, capsys, words, message):
+    source = spoil_nan(tmp_path)
+    (tmp_path / "out").mkdir()
+    assert cli.main(["convert", str(source), str(tmp_path / "out" / words[0]), *words[1:]]) == 2
+    assert message in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+
+
+def test_a_broken_episode_can_be_left_out(tmp_path, capsys):
+    target = tmp_path / "out.h5"
+    assert cli.main(["convert", str(spoil_nan(tmp_path)), str(target), "--without", "1"]) == 0
+    assert "left out: episodes 1" in capsys.readouterr().out
+    assert Trajectories(target).lengths.tolist() == [7, 9]
+
+
+def test_episodes_of_differing_frames_need_a_size(tmp_path):
+    (tmp_path / "set").mkdir()
+    for e, side in enumerate((16, 20)):
+        arrays = {"img": np.zeros((3, side, side, 3), "u1"), "action": np.zeros((3, 2))}
+        np.savez(tmp_path / "set" / f"{e}.npz", **arrays)
+    view = View(open_source(tmp_path / "set"))
+    with pytest.raises(UserError, match=r"'pixels' is \(20, 20, 3\) in episode 1, but \(16, 16, 3\) in the first"):
+        convert.convert(view, Conversion(tmp_path / "out.h5"))
+    convert.convert(view, Conversion(tmp_path / "out.h5", size=8))
+    assert Trajectories(tmp_path / "out.h5").frames.shape == (6, 8, 8, 3)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    view = View(open_source(make_npz(tmp_path)))
+    (tmp_path / "heldout.h5").write_text("precious")
+    with pytest.raises(UserError, match=r"heldout\.h5: is there already; delete it or choose another target"):
+        convert.convert(view, Conversion(tmp_path / "train.h5", heldout=0.3))
+    assert (tmp_path / "heldout.h5").read_text() == "precious" and not (tmp_path / "train.h5").exists()
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
+    view = View(open_source(make_npz(tmp_path)))
+    read = view.frames
+
+    def interrupted(name, episode, start, stop):
+        if episode == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(name, episode, start, stop)
+
+    monkeypatch.setattr(view, "frames", interrupted)
+    with pytest.raises(Interrupted):
+        convert.convert(view, Conversion(tmp_path / "out" / "train.h5", heldout=0.3))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_long_episodes_are_copied_by_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "WINDOW", 4 * 16 * 20 * 3 * 2)  # two frames
+    convert.convert(View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "out.h5"))
+    data = Trajectories(tmp_path / "out.h5")
+    assert (data.frames == rows()["img"]).all() and (data.column("state") == rows()["state"]).all()

@@ -1,0 +1,217 @@
+"""Every format gives the rows it was written with, read by window, and says what is wrong with a damaged file."""
+
+import io
+from pathlib import Path
+
+import films
+import h5py
+import made_formats as made
+import numpy as np
+import pytest
+from made_formats import LENGTHS, MAKERS, ROWS, rows
+from PIL import Image
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
+from jepa_wm.observe.formats.view import Chosen, View, as_frames
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+NAMES = {"d4rl": "hdf5", "ogbench": "npz", "npz_folder": "npz", "lerobot_3": "lerobot"}
+LAST_IS_ZERO = ("minari",)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_windows_are_the_rows_that_were_written(kind, tmp_path):
+    if kind == "zarr":
+        pytest.importorskip("zarr")
+    path = MAKERS[kind](tmp_path)
+    assert format_of(path) == NAMES.get(kind, kind)
+    source = open_source(path)
+    assert tuple(source.lengths) == LENGTHS
+    view = View(source, Chosen(cameras=("wrist", "front") if "lerobot" in kind else ()))
+    expected, starts = rows(), np.cumsum(LENGTHS) - LENGTHS
+    for e, start, stop in ((1, 1, 4), (2, 0, 9), (0, 3, 7), (0, 0, 1)):  # back and forth, whole and in part
+        inside = slice(starts[e] + start, starts[e] + stop)
+        frames = view.frames("pixels", e, start, stop)
+        assert frames.dtype == np.uint8 and (frames == expected["img"][inside]).all()
+        actions = expected["action"][starts[e] : starts[e] + LENGTHS[e]].copy()
+        actions[-1] *= kind not in LAST_IS_ZERO
+        assert view.actions(e).dtype == np.float32 and (view.actions(e) == actions).all()
+        assert (view.states(e, start, stop) == expected["state"][inside]).all()
+        if "lerobot" in kind:
+            film = view.frames("pixels_front", e, start, stop)
+            assert [films.number_of(frame) for frame in film] == list(range(inside.start, inside.stop))
+    assert not view.discrete and view.action_size == 2
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_lerobot_tells_names_and_rate(version, tmp_path):
+    view = View(open_source(made.make_lerobot(tmp_path, version)), Chosen(pixels="observation.images.wrist"))
+    assert view.state_names == ("arm_x", "arm_y", "grip") and view.source.about.fps == 10
+    with pytest.raises(UserError, match=r"several cameras; choose with --camera or --pixels among .*front.*wrist"):
+        View(view.source)
+    with pytest.raises(UserError, match=r"--camera side fits no column of"):
+        View(view.source, Chosen(cameras=("side",)))
+
+
+def test_dino_wm_films_and_sets_of_sets(tmp_path):
+    path = made.make_dino_wm(tmp_path, films_too=True)
+    (path / "seq_lengths.pkl").write_bytes(b"never unpickled")
+    view = View(open_source(path))
+    assert tuple(view.source.lengths) == LENGTHS and view.action == "rel_action"
+    assert [films.number_of(frame) for frame in view.frames("pixels", 2, 1, 6)] == list(range(13, 18))
+    path.rename(tmp_path / "train")
+    assert format_of(tmp_path) == "dino_wm"
+    with pytest.raises(UserError, match="holds several sets; name one of them: .*train or "):
+        open_source(tmp_path)
+
+
+def test_a_format_is_named_or_recognised(tmp_path):
+    path = made.make_npz(tmp_path)
+    assert open_source(path, "npz").lengths.sum() == ROWS
+    with pytest.raises(UserError, match="gone: no such file or folder"):
+        open_source(tmp_path / "gone")
+    with pytest.raises(UserError, match=f"--format npx: is none of {', '.join(FORMATS)}"):
+        open_source(path, "npx")
+    (tmp_path / "notes.txt").write_text("no data")
+    with pytest.raises(UserError, match="no trajectory format is recognised; name one with --format"):
+        open_source(tmp_path / "notes.txt")
+
+
+def test_discrete_actions_become_one_hot(tmp_path):
+    actions = np.arange(ROWS) % 3
+    space = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}
+    view = View(open_source(made.make_minari(tmp_path, actions=actions, space=space)))
+    assert view.discrete and view.action_size == 4
+    assert view.actions(1).argmax(1).tolist() == [*actions[7:11], 0] and (view.actions(1).sum(1) == 1).all()
+    arrays = {**rows(), "action": actions[:, None]}
+    np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
+    assert View(open_source(tmp_path / "rows.npz")).action_size == 3, "one more than the largest that was met"
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_minari_may_keep_pictures_as_jpeg(tmp_path, equal):
+    path = made.make_minari(tmp_path)
+    with h5py.File(path / "data/main_data.hdf5", "a") as file:
+        for e, start in enumerate(np.cumsum(LENGTHS) - LENGTHS):
+            files = []
+            for picture in rows()["img"][start : start + LENGTHS[e]]:
+                buffer = io.BytesIO()
+                Image.fromarray(picture).save(buffer, "JPEG", quality=95)
+                files.append(np.frombuffer(buffer.getvalue(), np.uint8))
+            name, longest = f"episode_{e}/observations/image", max(map(len, files))
+            del file[name]
+            if equal:
+                file[name] = np.stack([np.pad(content, (0, longest - len(content))) for content in files])
+                continue
+            stored = file.create_dataset(name, (len(files),), h5py.vlen_dtype(np.uint8))
+            for i, content in enumerate(files):
+                stored[i] = content
+    view = View(open_source(path))
+    assert view.pictures == {"pixels": "observations/image"}
+    assert np.abs(view.frames("pixels", 2, 3, 8).astype(int) - rows()["img"][15:20]).max() <= 2
+
+
+def test_an_action_that_is_never_taken_may_be_anything(tmp_path):
+    arrays = rows()
+    arrays["action"][6] = np.nan  # the last of episode 0
+    np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
+    assert View(open_source(tmp_path / "rows.npz")).actions(0)[6].tolist() == [0, 0]
+
+
+def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
+    action = np.float32([[0, 0], [1, 1], [2, 2]])
+    stacked = np.arange(3)[:, None, None, None] + np.repeat([0, 50, 100], 3)[:, None, None] + np.zeros((3, 9, 16, 16))
+    np.savez(tmp_path / "e.npz", observation=stacked.astype("u1"), action=action, discount=np.ones((3, 1)))
+    view = View(open_source(tmp_path / "e.npz"))
+    assert view.actions(0).tolist() == [[1, 1], [2, 2], [0, 0]]
+    assert (view.frames("pixels", 0, 1, 2) == 101).all(), "the newest of the stacked frames"
+    assert View(view.source, Chosen(action_row="leaving")).actions(0).tolist() == action.tolist()
+
+
+def test_wider_integers_are_not_cut_to_bytes(tmp_path):
+    arrays = rows("i8")
+    np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
+    assert (View(open_source(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]).all()
+    np.savez(tmp_path / "deep.npz", **{**arrays, "img": arrays["img"] * 256}, episode_ends=np.cumsum(LENGTHS))
+    with pytest.raises(UserError, match="values outside 0..255; store its frames as uint8"):
+        View(open_source(tmp_path / "deep.npz")).frames("pixels", 2, 0, 9)
+
+
+def test_pictures_of_every_layout_become_frames():
+    colour = np.random.default_rng(0).integers(256, size=(2, 16, 20, 4), dtype=np.uint8)
+    assert (as_frames(colour) == colour[..., :3]).all()
+    assert (as_frames(np.moveaxis(colour[..., :3], -1, 1)) == colour[..., :3]).all()
+    assert (as_frames(colour[..., 0]) == colour[..., :1]).all() and as_frames(colour[..., :1]).shape[-1] == 3
+
+
+@pytest.mark.parametrize(("scale", "low"), [(1 / 255, 0), (1, 0), (1, -1)])
+def test_float_pictures_go_to_one_or_to_255(tmp_path, scale, low):
+    arrays = rows("f4")
+    np.savez(tmp_path / "rows.npz", **{**arrays, "img": (arrays["img"] + 1 + 2 * low) * scale})
+    view = View(open_source(tmp_path / "rows.npz"))
+    if low < 0:
+        with pytest.raises(UserError, match="'img' of episode 0 has values outside 0..255; store its frames as uint8"):
+            view.frames("pixels", 0, 0, 3)
+    else:
+        assert (view.frames("pixels", 0, 0, ROWS) == arrays["img"] + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            made.spoil_nan,
+            r"rows\.npz: 'action' of episode 1 is not finite in 1 rows; repair it, or leave it out with --w",
+        ),
+        (made.spoil_missing, r"rows\.npz: a column for the action is missing; name one of \['state'\] with --action"),
+        (made.spoil_short, r"rows\.h5: the episodes need 21 rows, but there are fewer of 'action' 19"),
+        (made.spoil_lengths, r"main_data\.hdf5: episode 1 has 5 frames but 2 rows of 'actions'; .* --without 1"),
+        (made.spoil_cut(made.make_hdf5), r"rows\.h5: cannot be read .*truncated.*copy it again"),
+        (made.spoil_cut(made.make_npz), r"rows\.npz: cannot be read .*copy it again"),
+        (made.spoil_pickle, r"states\.pth: holds more than tensors"),
+        (made.spoil_film, r"000001\.mp4: no such video file"),
+        (made.spoil_meta, r"meta/info.json tells of 21 frames, the episodes of 7"),
+        (made.spoil_parquet, r"000002\.parquet: cannot be read .*copy it again"),
+        (made.spoil_info, r"info\.json: cannot be read .*copy it again"),
+        (made.spoil_zarr_chunk, r"set\.zarr: cannot be read .*copy it again"),
+        (made.spoil_chunk, r"set\.zarr: 1 of 3 chunks of 'img' are missing; copy it again"),
+    ],
+)
+def test_what_is_broken_is_said_with_a_remedy(spoil, message, tmp_path):
+    path = spoil(tmp_path)
+    with pytest.raises(UserError, match=message):
+        view = View(open_source(path), Chosen(cameras=("front",)) if "v2.1" in path.name else None)
+        for e, length in enumerate(LENGTHS):
+            view.actions(e)
+            view.frames("pixels", e, 0, length)
+
+
+def test_a_missing_reader_tells_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zarr", None)
+    with pytest.raises(UserError, match=r"reading it needs zarr; pip install 'jepa-wm\[zarr\]'"):
+        open_source(made.make_zarr(tmp_path))
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared is not there")
+def test_real_pusht_is_the_same_in_zarr_and_npz():
+    pytest.importorskip("zarr")
+    whole = View(open_source(SHARED / "pusht_human/pusht_cchi_v7_replay.zarr"))
+    tenth = View(open_source(SHARED / "pusht_human/pusht_every10th_episode.npz"))
+    assert len(whole.source.lengths) == 206 and whole.source.lengths.sum() == 25650
+    for e in (0, 7, 20):
+        assert whole.source.lengths[10 * e] == tenth.source.lengths[e]
+        assert (whole.frames("pixels", 10 * e, 5, 40) == tenth.frames("pixels", e, 5, 40)).all()
+        assert (whole.actions(10 * e) == tenth.actions(e)).all()
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared is not there")
+def test_real_archives_of_other_layouts():
+    bridge = View(open_source(SHARED / "bridge_v1_octo/bridge_25x10.npz"), Chosen(cameras=("image_1", "image_2")))
+    assert bridge.source.lengths.tolist() == [10] * 25 and list(bridge.pictures) == ["pixels", "pixels_image_2"]
+    assert bridge.frames("pixels", 24, 2, 9).shape == (7, 64, 64, 3)
+    hammer = View(open_source(SHARED / "metaworld_sim/hammer"))
+    assert hammer.source.lengths.tolist() == [101] * 5 and hammer.frames("pixels", 2, 0, 5).shape == (5, 64, 64, 3)
+    assert hammer.actions(0)[0].any() and not hammer.actions(0)[-1].any()

@@ -1,0 +1,208 @@
+"""Sets of videos are found, looked at and sampled: purely, without overlap between ranks, and never silently wrong."""
+
+import itertools
+from pathlib import Path
+
+import films
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.observe import video_clips
+from jepa_wm.observe.clips import ClipSampler, to_input
+from jepa_wm.observe.stills import Stills
+from jepa_wm.observe.video import VideoError
+from jepa_wm.observe.video_clips import MOMENTS, SampleOrder, VideoClipSampler
+from jepa_wm.observe.videos import Entry, VideoSet, find
+
+
+def save_frames(folder, count, *, size=(64, 48)):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", size, (films.grey(number),) * 3).save(folder / f"frame_{number}.png")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two classes: videos of 24 and 5 frames (10 a second), and a folder of 13 frames."""
+    root = tmp_path_factory.mktemp("set")
+    (root / "wave").mkdir()
+    films.write(root / "wave" / "long one.mp4", films.frames(24))
+    films.write(root / "wave" / "short.mkv", films.frames(5, height=32, width=80))
+    save_frames(root / "jump" / "clip", 13)
+    (root / "wave" / "notes.md").write_text("no video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def videos(root):
+    return VideoSet(find(root), folder_fps=10)
+
+
+def test_class_folders_flat_folders_and_single_files(root, tmp_path):
+    found = find(root)
+    assert [(e.path.relative_to(root).as_posix(), e.label) for e in found] == [
+        ("jump/clip", "jump"), ("wave/long one.mp4", "wave"), ("wave/short.mkv", "wave"),
+    ]  # fmt: skip
+    assert [e.label for e in find(root / "wave")] == [None, None]
+    assert find(root / "wave" / "short.mkv") == [Entry(root / "wave" / "short.mkv")]
+    assert [e.path.name for e in find(root / "jump", single_images=True)][:3] == [f"frame_{n}.png" for n in range(3)]
+    with pytest.raises(UserError, match="holds no video"):
+        find(tmp_path)
+    with pytest.raises(UserError, match="gone: no such file or folder"):
+        find(tmp_path / "gone")
+
+
+def test_a_manifest_knows_spaces_labels_and_relative_paths(root):
+    lines = ["path,label", "wave/long one.mp4,wave", '"wave/short.mkv" , "a, b"', "", "wave/long one.mp4", "# no",
+             "wave/short.mkv 3", f"{root}/jump/clip 0"]  # fmt: skip
+    (root / "list.csv").write_text("\n".join(lines))
+    found = [(e.path.relative_to(root).as_posix(), e.label) for e in find(root / "list.csv")]
+    long, short = "wave/long one.mp4", "wave/short.mkv"
+    assert found == [(long, "wave"), (short, "a, b"), (long, None), (short, "3"), ("jump/clip", "0")]
+    (root / "wrong.csv").write_text("wave/short.mkv,1,2\n")
+    with pytest.raises(UserError, match=r"wrong\.csv, line 1: 3 fields instead of path,label"):
+        find(root / "wrong.csv")
+
+
+def test_folders_of_frames_and_images(root, tmp_path):
+    stills = Stills(root / "jump" / "clip", fps=10)
+    assert stills.facts().frames == 13 and stills.facts().seconds == 1.3
+    assert [films.number_of(f) for f in stills.at(np.array([-1, 0, 0.1, 0.29, 1.0, 1.2, 9]))] == [
+        0,
+        0,
+        1,
+        2,
+        10,
+        12,
+        12,
+    ]
+    picture = Image.new("RGBA", (40, 20), (200, 10, 10, 0))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    picture.save(tmp_path / "one.png", exif=exif)
+    one = Stills(tmp_path / "one.png", fps=10, size=10)
+    assert one.facts().seconds == 0 and one.at(np.arange(3)).shape == (3, 20, 10, 3)
+    assert one.at(np.zeros(1))[0, 0, 0].tolist() == [200, 10, 10], "alpha is dropped, not laid on black"
+    (tmp_path / "two.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
+    with pytest.raises(VideoError, match=r"two\.png: cannot be read"):
+        Stills(tmp_path / "two.png", fps=10).at(np.zeros(1))
+
+
+def test_what_a_set_knows(videos):
+    assert len(videos) == 3 and videos.classes == ["jump", "wave"] and videos.labels.tolist() == [0, 1, 1]
+    assert np.allclose(videos.seconds, [1.3, 2.4, 0.5], atol=0.01) and not videos.unreadable.why
+
+
+def test_unreadable_videos_are_named_and_too_many_refused(root, tmp_path):
+    for number in range(9):
+        (tmp_path / f"{number}.mkv").write_bytes((root / "wave" / "short.mkv").read_bytes())
+    (tmp_path / "bad.mp4").write_text("no video")
+    with pytest.warns(UserWarning, match=r"left out, 1 of 10 so far: .*bad\.mp4: cannot be decoded"):
+        some = VideoSet(find(tmp_path), ceiling=0.1)
+    assert len(some) == 9 and [path.name for path in some.unreadable.why] == ["bad.mp4"]
+    with pytest.raises(UserError, match=r"1 of 10 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"):
+        VideoSet(find(tmp_path))
+
+
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 9), st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
+    count = max(count, ranks)
+    orders = [SampleOrder(count, seed, rank, ranks) for rank in range(ranks)]
+    dealt = [[order.index(epoch, p) for p in range(order.positions)] for order in orders]
+    samples = list(itertools.chain(*dealt))
+    assert len(samples) == len(set(samples)) == count // ranks * ranks and set(samples) <= set(range(count))
+    last = [SampleOrder(count, seed, r, ranks).index(epoch, orders[r].positions - 1) for r in range(ranks)]
+    assert last == [part[-1] for part in dealt], "a position needs no history"
+    assert orders[0].nth(epoch * orders[0].positions) == (epoch, dealt[0][0])
+
+
+def test_epochs_and_seeds_differ():
+    first = [[SampleOrder(50, seed).index(epoch, p) for p in range(50)] for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in first}) == 4 and all(sorted(order) == list(range(50)) for order in first)
+    with pytest.raises(UserError, match="3 videos are too few for 4 processes"):
+        SampleOrder(3, 0, 0, 4)
+    with pytest.raises(UserError, match="rank 4 is none of 0 to 3"):
+        SampleOrder(9, 0, 4, 4)
+
+
+def sampler_of(videos, *, frames=4, fps=(5.0, 10.0), seed=0, rank=0, ranks=1):
+    return VideoClipSampler(videos, frames=frames, fps=fps, size=16, order=SampleOrder(len(videos), seed, rank, ranks))
+
+
+@given(st.integers(0, 99), st.integers(0, 10**4), st.integers(1, 9), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_clips_are_pure_stay_inside_and_keep_their_rate(videos, seed, step, batch, frames):
+    sampler = sampler_of(videos, frames=frames, seed=seed)
+    rows = sampler.rows(step, batch)
+    assert rows.shape == (batch, frames) and rows.dtype == np.int64
+    assert (sampler_of(videos, frames=frames, seed=seed).rows(step, batch) == rows).all()
+    whole = sampler.rows(0, batch * 2)
+    assert (np.concatenate([sampler.rows(0, batch), sampler.rows(1, batch)]) == whole).all(), "batches cut one sequence"
+    video, moment = np.divmod(rows, MOMENTS)
+    assert (video == video[:, :1]).all() and (moment >= 0).all()
+    interval = np.diff(moment, axis=1)
+    assert np.isin(interval, [99999, 100000, 100001, 199999, 200000, 200001]).all()
+    seconds = videos.seconds[video[:, 0]]
+    fits = (moment[:, -1] - moment[:, 0]) / 1e6 < seconds
+    assert (moment[fits, -1] / 1e6 <= seconds[fits]).all() and (moment[~fits, 0] == 0).all()
+
+
+@given(st.integers(0, 10**4), st.integers(1, 6), st.integers(1, 4), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(videos, step, batch, count, apart):
+    sampler = sampler_of(videos, frames=3)
+    rows, far = sampler.rows(step, batch), sampler.far_rows(step, batch, count=count, apart=apart)
+    assert far.shape == (batch, count) and (far // MOMENTS == rows[:, :1] // MOMENTS).all()
+    end = (videos.seconds[rows[:, :1] // MOMENTS] * 1e6).astype(np.int64)
+    moment, other = rows % MOMENTS, far % MOMENTS
+    assert (other <= end).all()
+    distance = np.maximum(moment[:, :1] - other, other - moment[:, -1:])
+    possible = np.maximum(moment[:, :1], end - moment[:, -1:])
+    assert (distance >= np.minimum(apart * (moment[:, 1] - moment[:, 0])[:, None], possible) - 1).all()
+
+
+def test_frames_are_those_of_their_moments(videos):
+    sampler = sampler_of(videos)
+    rows = sampler.rows(0, 6)
+    frames = sampler.frames_at(rows)
+    assert frames.shape == (6, 4, 16, 16, 3) and frames.dtype == torch.uint8
+    for row, clip in zip(rows, frames.numpy(), strict=True):
+        video, moment = np.divmod(row, MOMENTS)
+        count = videos.facts[video[0]].frames
+        expected = np.minimum(np.floor(moment / 1e5 + 1e-3), count - 1)  # short videos repeat their last frame
+        assert [films.number_of(frame) for frame in clip] == expected.tolist()
+    assert to_input(frames, 16).shape == (6, 4, 3, 16, 16) and sampler.path_at(rows).shape == (6, 4, 0)
+    assert sampler.frames_at(sampler.far_rows(0, 6, count=2, apart=3)).shape == (6, 2, 16, 16, 3)
+    for method in ("rows", "far_rows", "path_at", "frames_at"):
+        assert hasattr(ClipSampler, method) and hasattr(VideoClipSampler, method)
+
+
+def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
+    for number in range(4):
+        films.write(tmp_path / f"{number}.mp4", films.frames(12))
+    sampler = sampler_of(VideoSet(find(tmp_path), ceiling=0.3))
+    rows = sampler.rows(0, 4)
+    whole = sampler.frames_at(rows)
+    broken = int(rows[1, 0] // MOMENTS)
+    sampler.videos.entries[broken].path.write_text("gone bad")
+    with pytest.warns(UserWarning, match=rf"left out, 1 of 4 so far: .*{broken}\.mp4"):
+        frames = sampler.frames_at(rows)
+    assert torch.equal(frames[[0, 2, 3]], whole[[0, 2, 3]]) and torch.equal(frames[1], whole[2])
+    other = next(v for v in range(4) if v != broken)
+    sampler.videos.entries[other].path.write_text("gone bad too")
+    with pytest.raises(UserError, match="2 of 4 videos cannot be read, more than 30.0% of them"):
+        sampler.frames_at(rows)
+
+
+def test_a_sampler_refuses_what_cannot_be(videos):
+    with pytest.raises(UserError, match="the order is of 9 samples, but 3 videos are readable"):
+        VideoClipSampler(videos, frames=2, fps=(4.0,), size=16, order=SampleOrder(9, 0))
+    with pytest.raises(UserError, match="give at least one rate above 0"):
+        sampler_of(videos, fps=())
+    assert video_clips.SampleOrder(3, 0).positions == 3 and isinstance(videos.entries[0].path, Path)
