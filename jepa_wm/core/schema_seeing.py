@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from jepa_wm.core.section import Section, check_heads
 
@@ -79,13 +79,26 @@ class Encode(Section):
     heads: int = Field(2, ge=1)
     channels: int = 3
     attend: Literal["clip", "frame"] = "frame"  # what a token sees: the whole clip, or only its own frame
-    rope_base: float = 100.0
+    rope: Literal["rotation", "vjepa2"] = "rotation"  # vjepa2: for the released weights, which need their own variant
+    rope_base: float = 100.0  # 10000 in the released weights
+    mlp_ratio: float = Field(4.0, gt=0)  # hidden width of a block's MLP in units of width
     locality: float = 1.5  # initial query and key bias; 0: attention starts out blind to distance
 
     @model_validator(mode="after")
     def _fits(self) -> Encode:
         check_heads(self.width, self.heads)
+        if self.rope == "vjepa2" and self.width // self.heads < 6:
+            raise ValueError(f"rope vjepa2 needs heads of 6 channels or more, not width {self.width} / {self.heads}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are written where they are not the default: older run folders stay valid."""
+        plain = dump(self)
+        for name in ("rope", "mlp_ratio"):
+            if plain[name] == type(self).model_fields[name].default:
+                del plain[name]
+        return plain
 
 
 class BlockMask(Section):
