@@ -1,6 +1,7 @@
 """The command line: one verb a stage of the story, every verb with the same options.
 
 jepa-wm <verb> [--config NAME_OR_PATH] [--run DIR] [--json] [section.key=value ...]
+jepa-wm eval parity --weights FILE --ac FILE --io FILE [--json]
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ VERBS = {
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
-EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse")}
+EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse", "parity")}
+# evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
+FILES = {
+    "parity": {
+        "weights": "a released V-JEPA 2 pretraining file",
+        "ac": "one with the action-conditioned predictor",
+        "io": "safetensors with inputs and the outputs of the public code",
+    }
+}
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -66,16 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
-    """Check the config, open the run folder, do the verb, print its result."""
-    from jepa_wm.core.config import load_config
-    from jepa_wm.core.run import RunFolder
-
-    config = load_config(arguments.config, arguments.overrides)
-    with RunFolder.open(folder, config) as run:
-        # What a stage prints must not come between a script and the one line it reads.
-        output = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
-        with output:
-            result = _function(arguments.target)(run)
+    """Do the verb, print its result."""
+    # What a stage prints must not come between a script and the one line it reads.
+    output = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
+    with output:
+        result = _function(arguments.target)(**arguments.files) if arguments.files else _on_run(arguments, folder)
     from jepa_wm.core.files import finite
 
     result = finite(result)
@@ -83,7 +87,18 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
         print(json.dumps(result, allow_nan=False), flush=True)
     else:
         figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
-        print("\n".join([f"{arguments.verb}: done, in {folder}", *figures]), flush=True)
+        where = "" if arguments.files else f", in {folder}"
+        print("\n".join([f"{arguments.verb}: done{where}", *figures]), flush=True)
+
+
+def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
+    """Check the config, open the run folder, do the verb there."""
+    from jepa_wm.core.config import load_config
+    from jepa_wm.core.run import RunFolder
+
+    config = load_config(arguments.config, arguments.overrides)
+    with RunFolder.open(folder, config) as run:
+        return _function(arguments.target)(run)
 
 
 def _function(target: str) -> Any:
@@ -105,7 +120,20 @@ def _parse(words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(words[1:])
     arguments.verb = verb
     arguments.target = EVALS[arguments.name] if verb == "eval" else VERBS[verb][0]
+    arguments.files = _files(parser, arguments) if verb == "eval" else {}
     return arguments
+
+
+def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, Path]:
+    """The files an evaluation compares, empty for one that measures a run; exits with 2 where the two are mixed."""
+    wanted = FILES.get(arguments.name, {})
+    given = {file: getattr(arguments, file) for files in FILES.values() for file in files if getattr(arguments, file)}
+    if set(given) != set(wanted):
+        needs = " and ".join(f"--{file}" for file in wanted) or "none"
+        parser.error(f"{arguments.name} takes files of its own: {needs}")
+    if wanted and (arguments.overrides or arguments.run or arguments.config != parser.get_default("config")):
+        parser.error(f"{arguments.name} compares files: it takes no --run, --config or settings")
+    return given
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
@@ -113,6 +141,9 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"jepa-wm {verb}", description=summary)
     if verb == "eval":
         parser.add_argument("name", choices=list(EVALS), help="which evaluation")
+        for name, files in FILES.items():
+            for file, meaning in files.items():
+                parser.add_argument(f"--{file}", type=Path, metavar="FILE", help=f"{name} only: {meaning}")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
     parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
