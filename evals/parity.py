@@ -49,7 +49,7 @@ def run(*, weights: Path, ac: Path, io: Path) -> dict[str, object]:
 
 def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What encoder and predictor make of the inputs, by name of the entry."""
-    encoder, _ = load_encoder(weights, size)
+    encoder = load_encoder(weights, size)
     for name, clip in (("full", "video"), ("one_tubelet", "video_one_tubelet"), ("wide", "video_wide")):
         if f"encoder.{name}" in entries:
             yield f"encoder.{name}", encoder(_clip(entries, clip))
@@ -68,7 +68,7 @@ def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tup
 
 def _acted(ac: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What the action-conditioned predictor makes of the inputs, by name of the entry."""
-    patch = load_encoder(ac, size)[0].patch
+    patch = load_encoder(ac, size).patch
     predictor = load_action_predictor(ac, ActionPredictor, size, patch=patch)
     for name, frames in (("ac.output", None), ("ac.output_first_step", 1)):
         if name in entries:

@@ -65,10 +65,10 @@ def test_what_is_written_in_the_released_layout_comes_back(models, tmp_path, wra
             save_file({name: value.contiguous() for name, value in flat.items()}, file)
         else:
             torch.save({**content, "epoch": 3, "opt": {"state": {}}}, file)
-    target, settings = load_encoder(path, SIZE)
-    assert same(target, models["target_encoder"]) and settings.mlp_ratio == pytest.approx(48 / 11)
-    assert same(load_encoder(path, SIZE, part="encoder")[0], models["encoder"])
-    assert same(load_encoder(ac, SIZE)[0], models["encoder"]), "the only one there is"
+    target = load_encoder(path, SIZE)
+    assert same(target, models["target_encoder"]) and target.settings.mlp_ratio == pytest.approx(48 / 11)
+    assert same(load_encoder(path, SIZE, part="encoder"), models["encoder"])
+    assert same(load_encoder(ac, SIZE), models["encoder"]), "the only one there is"
     assert same(load_predictor(path, Predictor, SIZE), models["predictor"])
     assert same(load_action_predictor(ac, ActionPredictor, SIZE, patch=4), models["action_predictor"])
     clip = torch.randn(1, 4, 3, 16, 16)
@@ -104,9 +104,9 @@ def test_position_tables_that_rope_models_ignore_are_let_pass(models, tmp_path):
 
 def test_a_loaded_encoder_can_be_kept_as_an_eye(models, tmp_path):
     torch.save(pretrained(models), tmp_path / "x.pt")
-    encoder, settings = load_encoder(tmp_path / "x.pt", SIZE)
+    encoder = load_encoder(tmp_path / "x.pt", SIZE)
     eye = Eye(encoder, SIZE.image_size, precision="fp32")
-    eye.save(tmp_path, settings)
+    eye.save(tmp_path)
     frames = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
     assert torch.equal(Eye.load(tmp_path)(frames), eye(frames))
 

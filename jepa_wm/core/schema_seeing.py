@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from jepa_wm.core.section import Section, check_heads
 
@@ -72,6 +72,8 @@ class Observe(Section):
 class Encode(Section):
     """The vision transformer."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("rope", "mlp_ratio")
+
     patch: int = 8
     tubelet: int = Field(1, ge=1)
     width: int = 128
@@ -90,15 +92,6 @@ class Encode(Section):
         if self.rope == "vjepa2" and self.width // self.heads < 6:
             raise ValueError(f"rope vjepa2 needs heads of 6 channels or more, not width {self.width} / {self.heads}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that came later are written where they are not the default: older run folders stay valid."""
-        plain = dump(self)
-        for name in ("rope", "mlp_ratio"):
-            if plain[name] == type(self).model_fields[name].default:
-                del plain[name]
-        return plain
 
 
 class BlockMask(Section):
@@ -173,7 +166,24 @@ class Predict(Section):
 
 
 class Freeze(Section):
-    """The frozen eye's features on disk."""
+    """The frozen eye, and its features on disk."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("backbone", "weights")
 
     stride: int = Field(1, ge=1)  # every how many frames are encoded; must divide dynamics.frameskip
     samples: int = 4000  # frames whose mean and spread standardise the features
+    backbone: str | None = None  # the eye, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
+    weights: str | None = None  # of timm: "published" fetches them, null leaves it random; of vjepa2: the file
+
+    @model_validator(mode="after")
+    def _fits(self) -> Freeze:
+        if self.backbone is None and self.weights is not None:
+            raise ValueError(f"weights {self.weights} are for a backbone; give backbone: timm/NAME or vjepa2/SIZE too")
+        kind, _, name = (self.backbone or "").partition("/")
+        if self.backbone is not None and (kind not in ("timm", "vjepa2") or not name):
+            raise ValueError(f"backbone {self.backbone!r} is neither timm/NAME nor vjepa2/SIZE")
+        if kind == "vjepa2" and self.weights is None:
+            raise ValueError(f"backbone {self.backbone} needs weights, the path of the released file")
+        if kind == "timm" and self.weights not in (None, "published"):
+            raise ValueError(f"weights {self.weights!r} of a timm backbone are 'published', or null for random ones")
+        return self

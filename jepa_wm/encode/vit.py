@@ -27,6 +27,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.grid, self.patch, self.tubelet, self.attend = image_size // patch, patch, tubelet, attend
         self.width, self.head_dim, self.rope, self.rope_base = width, width // heads, rope, rope_base
+        self.settings: Encode | None = None  # what from_settings made it of
         self.embed = nn.Linear(tubelet * channels * patch * patch, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -35,11 +36,13 @@ class Encoder(nn.Module):
     @classmethod
     def from_settings(cls, image_size: int, encode: Encode) -> Encoder:
         """A freshly initialised encoder of the config's size."""
-        return cls(
+        encoder = cls(
             image_size=image_size, patch=encode.patch, tubelet=encode.tubelet, width=encode.width,
             depth=encode.depth, heads=encode.heads, channels=encode.channels, attend=encode.attend,
             rope=encode.rope, rope_base=encode.rope_base, mlp_ratio=encode.mlp_ratio, locality=encode.locality,
         )  # fmt: skip
+        encoder.settings = encode
+        return encoder
 
     def forward(self, clip: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens [B, K, D] of a clip [B, T, C, H, W] in -1..1; keep [B, K] are token numbers, None keeps all N.

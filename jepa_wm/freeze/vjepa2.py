@@ -31,6 +31,8 @@ NAMES = {
 }
 UNUSED = ("pos_embed", "predictor_pos_embed")  # tables of fixed positions, which models with RoPE do not read
 
+IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of colours in 0..1
+
 _KERNEL = "patch_embed.proj.weight"  # [D, C, tubelet, patch, patch] of a convolution, a matrix here
 _MASK_TOKEN = re.compile(r"mask_tokens\.(\d+)")  # K parameters [1, 1, D], one [K, D] here
 
@@ -76,6 +78,17 @@ def to_ours(released: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     if tokens:
         ours["mask_tokens"] = torch.stack([tokens[i] for i in sorted(tokens)])
     return ours
+
+
+@torch.no_grad()
+def take_plain_frames(encoder: Encoder) -> Encoder:
+    """The encoder, from now on for frames in -1..1 as all of ours are: ImageNet's mean and spread, by which released
+    models want frames normalised, are folded into the patch embedding, which is linear. Changes it in place."""
+    mean, spread = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_SPREAD))
+    kernel = encoder.embed.weight.double().unflatten(1, (encoder.tubelet, 3, encoder.patch, encoder.patch))
+    encoder.embed.bias.add_((kernel * ((0.5 - mean) / spread)).flatten(1).sum(1))
+    encoder.embed.weight.copy_((kernel * (0.5 / spread)).flatten(1))
+    return encoder
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

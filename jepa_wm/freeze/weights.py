@@ -48,16 +48,25 @@ SIZES = {
 }
 
 
-def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> tuple[Encoder, Encode]:
-    """The encoder of a released file, ready for use, and the settings that describe it (for `Eye.save`).
+def named_size(size: str | Size) -> Size:
+    """The size of that name in SIZES, a Size as it is; UserError for an unknown name."""
+    if isinstance(size, Size):
+        return size
+    if size not in SIZES:
+        raise UserError(f"size {size!r} is unknown; it is one of {', '.join(SIZES)}, or a Size")
+    return SIZES[size]
+
+
+def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encoder:
+    """The encoder of a released file, frozen; its `settings` tell its sizes.
 
     `size` is a name in SIZES or, for any other model, a Size. `part` is 'target_encoder' or 'encoder'; by default the
     target encoder where the file has one, as in the public code. It sees whole clips [B, T, C, H, W] of frames that
-    were normalised by ImageNet's mean and spread. Raises UserError for a file that is none, is damaged or holds
-    anything but tensors and plain data (no pickle is ever run), and for keys that are missing, stray or of another
-    shape.
+    were normalised by ImageNet's mean and spread; for frames in -1..1 see `take_plain_frames`. Raises UserError for a
+    file that is none, is damaged or holds anything but tensors and plain data (no pickle is ever run), and for keys
+    that are missing, stray or of another shape.
     """
-    parts, size = read_parts(Path(path)), _size(size)
+    parts, size = read_parts(Path(path)), named_size(size)
     part = part or ("target_encoder" if "target_encoder" in parts else "encoder")
     weights, source = _part(parts, part, path)
     kernel = _of_dimensions(weights, "patch_embed.proj.weight", 5, source)
@@ -73,8 +82,7 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> tuple
         channels=kernel.shape[1], attend="clip", rope="vjepa2", rope_base=ROPE_BASE,
         mlp_ratio=_mlp_ratio(weights, "blocks", width, source), locality=0.0,
     )  # fmt: skip
-    encoder = _filled(lambda: Encoder.from_settings(size.image_size, settings), weights, part, source)
-    return encoder, settings
+    return _filled(lambda: Encoder.from_settings(size.image_size, settings), weights, part, source)
 
 
 def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Size) -> Model:
@@ -86,7 +94,7 @@ def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Si
     weights, source = _part(read_parts(Path(path)), "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
     back = _of_dimensions(weights, "predictor_proj.weight", 2, source)
-    width, heads = embed.shape[0], _size(size).predictor_heads
+    width, heads = embed.shape[0], named_size(size).predictor_heads
     _check_heads(width, heads, "predictor_heads", source)
 
     def sized() -> Model:
@@ -107,7 +115,7 @@ def load_action_predictor(path: str | Path, build: Callable[..., Model], size: s
     """
     weights, source = _part(read_parts(Path(path)), "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
-    width, size = embed.shape[0], _size(size)
+    width, size = embed.shape[0], named_size(size)
     _check_heads(width, size.action_heads, "action_heads", source)
     inputs = {
         f"{name}_size": _of_dimensions(weights, f"{name}_encoder.weight", 2, source).shape[1]
@@ -144,14 +152,6 @@ def _part(parts: Mapping[str, object], part: str, path: str | Path) -> tuple[dic
     if strange:
         raise UserError(f"{source}: {strange[0]!r} is no tensor; this is not the released layout")
     return without_wrappers(found, source=source), source
-
-
-def _size(size: str | Size) -> Size:
-    if isinstance(size, Size):
-        return size
-    if size not in SIZES:
-        raise UserError(f"size {size!r} is unknown; it is one of {', '.join(SIZES)}, or a Size")
-    return SIZES[size]
 
 
 def _of_dimensions(weights: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> Tensor:
