@@ -1,4 +1,4 @@
-"""Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept, shared and used in a run."""
+"""Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept, shared, used in a run."""
 
 import json
 
