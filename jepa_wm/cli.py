@@ -2,6 +2,7 @@
 
 jepa-wm <verb> [--config NAME_OR_PATH] [--run DIR] [--json] [section.key=value ...]
 jepa-wm <tool> ... [--json]: what works on files and needs no run, with words of its own
+jepa-wm eval parity --weights FILE --ac FILE --io FILE [--json]
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ VERBS = {
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
-EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse")}
+EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse", "parity")}
+# evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
+FILES = {
+    "parity": {
+        "weights": "a released V-JEPA 2 pretraining file",
+        "ac": "one with the action-conditioned predictor",
+        "io": "safetensors with inputs and the outputs of the public code",
+    }
+}
 # tool -> its module (`add_arguments(parser)`, `run(arguments) -> dict`, `lines(result)`) and its line in the help
 TOOLS = {
     "convert": ("jepa_wm.observe.convert", "trajectories of another format as the HDF5 that observe.path takes"),
@@ -78,19 +87,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
-    """Check the config, open the run folder, do the verb, print its result."""
+    """Do the verb, print its result."""
+    with _quiet(arguments.json):
+        result = _function(arguments.target)(**arguments.files) if arguments.files else _on_run(arguments, folder)
+
+    def lines(result: dict[str, Any]) -> list[str]:
+        figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
+        where = "" if arguments.files else f", in {folder}"
+        return [f"{arguments.verb}: done{where}", *figures]
+
+    _print(result, lines, as_json=arguments.json)
+
+
+def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
+    """Check the config, open the run folder, do the verb there."""
     from jepa_wm.core.config import load_config
     from jepa_wm.core.run import RunFolder
 
     config = load_config(arguments.config, arguments.overrides)
-    with RunFolder.open(folder, config) as run, _quiet(arguments.json):
-        result = _function(arguments.target)(run)
-
-    def lines(result: dict[str, Any]) -> list[str]:
-        figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
-        return [f"{arguments.verb}: done, in {folder}", *figures]
-
-    _print(result, lines, as_json=arguments.json)
+    with RunFolder.open(folder, config) as run:
+        return _function(arguments.target)(run)
 
 
 def _use_tool(arguments: argparse.Namespace) -> None:
@@ -131,7 +147,20 @@ def _parse(words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(words[1:])
     arguments.verb = verb
     arguments.target = EVALS[arguments.name] if verb == "eval" else {**VERBS, **TOOLS}[verb][0]
+    arguments.files = _files(parser, arguments) if verb == "eval" else {}
     return arguments
+
+
+def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, Path]:
+    """The files an evaluation compares, empty for one that measures a run; exits with 2 where the two are mixed."""
+    wanted = FILES.get(arguments.name, {})
+    given = {file: getattr(arguments, file) for files in FILES.values() for file in files if getattr(arguments, file)}
+    if set(given) != set(wanted):
+        needs = " and ".join(f"--{file}" for file in wanted) or "none"
+        parser.error(f"{arguments.name} takes files of its own: {needs}")
+    if wanted and (arguments.overrides or arguments.run or arguments.config != parser.get_default("config")):
+        parser.error(f"{arguments.name} compares files: it takes no --run, --config or settings")
+    return given
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
@@ -143,6 +172,9 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
         return parser
     if verb == "eval":
         parser.add_argument("name", choices=list(EVALS), help="which evaluation")
+        for name, files in FILES.items():
+            for file, meaning in files.items():
+                parser.add_argument(f"--{file}", type=Path, metavar="FILE", help=f"{name} only: {meaning}")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
     parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")

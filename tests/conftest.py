@@ -1,4 +1,6 @@
-"""What several test files share: tiny trajectories of the two-rooms world, collected once."""
+"""What several test files share: tiny trajectories of the two-rooms world, collected once; the folder ../shared."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,4 +16,13 @@ def tiny_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_data")
     for part, seeds in (("train", np.arange(6)), ("heldout", 10**6 + np.arange(3))):
         record(folder / f"{part}.h5", TwoRooms(), wandering(Worlds()), seeds, 31)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder ../shared beside the checkout; tests that need it are marked `shared`."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"there is no folder {folder}")
     return folder

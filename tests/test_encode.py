@@ -213,6 +213,57 @@ def test_a_cache_keeps_the_latest_tokens(limit):
     assert copies.keys.shape[0] == 3 and copies.limit == limit
 
 
+def test_the_vjepa2_variant_turns_adjacent_channels_by_different_angles():
+    """The definition channel by channel: three segments of 2 * ((14 // 3) // 2) = 4, two channels left over."""
+    x = torch.randn(14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    where = torch.tensor([[3, 0.5, 7]])
+    cos, sin = rope_tables(where, 14, 10_000.0, "vjepa2")
+    turned = rotate(x[None, None, None], cos.double(), sin.double()).flatten()
+    expected = x.clone()
+    for axis, position in enumerate(where[0].tolist()):
+        for i in range(4):
+            angle = position * 10_000.0 ** (-(i % 2) / 2)  # tiled: f0 f1 f0 f1
+            own, partner = 4 * axis + i, 4 * axis + i + (1 if i % 2 == 0 else -1)
+            sign = -1 if i % 2 == 0 else 1
+            expected[own] = x[own] * math.cos(angle) + sign * x[partner] * math.sin(angle)
+    torch.testing.assert_close(turned, expected, atol=1e-6, rtol=1e-6)
+    assert torch.equal(turned[12:], x[12:])
+
+
+@pytest.mark.parametrize("rope", ["rotation", "vjepa2"])
+def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
+    torch.manual_seed(0)
+    eye = Encoder(image_size=SIDE, patch=PATCH, tubelet=2, width=16, depth=1, heads=2, rope=rope)
+    wide = torch.randn(2, 4, 3, 8, 20)  # 2 x 2 x 5 tokens
+    with torch.no_grad():
+        seen = eye(wide)
+        assert seen.shape == (2, 20, 16)
+        assert eye.positions(wide).tolist() == [[t, y, x] for t in range(2) for y in range(2) for x in range(5)]
+        everything = torch.arange(20).flip(0).expand(2, -1)
+        torch.testing.assert_close(eye(wide, everything).flip(1), seen, atol=1e-5, rtol=1e-5)
+        changed = wide.clone()
+        changed[:, :, :, -1, -1] += 3  # the corner that a square reading would miss
+        assert not torch.allclose(eye(changed), seen, atol=1e-3)
+
+
+@pytest.mark.parametrize("attend_to", ["clip", "frame"])
+@pytest.mark.parametrize("shape", [(3, 12, 12), (4, 13, 12), (4, 12, 10)])
+def test_a_clip_that_does_not_divide_is_refused(attend_to, shape):
+    frames, height, width = shape
+    with pytest.raises(ValueError, match=f"clip of {frames} frames of {height} x {width} px does not divide"):
+        encoder(attend_to, tubelet=2)(torch.zeros(1, frames, 3, height, width))
+
+
+def test_later_settings_reach_the_encoder_and_leave_older_run_folders_valid():
+    assert "rope" not in Encode().model_dump() and "mlp_ratio" not in Encode().model_dump(mode="json")
+    settings = Encode(rope="vjepa2", mlp_ratio=48 / 11, width=44, heads=2, depth=1)
+    assert Encode(**settings.model_dump()) == settings
+    eye = Encoder.from_settings(16, settings)
+    assert eye.rope == "vjepa2" and eye.blocks[0].mlp.fc1.out_features == 192
+    with pytest.raises(ValueError, match="rope vjepa2 needs heads of 6 channels or more"):
+        Encode(rope="vjepa2", width=16, heads=4)
+
+
 @pytest.mark.parametrize("change", [{"width": 130, "heads": 4}, {"width": 6, "heads": 2}])
 def test_sizes_that_do_not_fit_are_refused(change):
     with pytest.raises(ValueError, match="must be an even multiple of heads"):

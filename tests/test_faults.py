@@ -105,7 +105,7 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path, tiny
 def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
     config, encode = load_config("debug"), Encode(patch=13, width=16, depth=1, heads=1)
     with RunFolder.open(tmp_path, config) as run:
-        Eye(Encoder.from_settings(65, encode), 65).save(run.path / "encode", encode)
+        Eye(Encoder.from_settings(65, encode), 65).save(run.path / "encode")
         (tmp_path / "dynamics").mkdir()
         save_latent_model(run.path / "dynamics", LatentModel(25, 16, 3, config.dynamics))  # 3 numbers an action
     assert cli.main([*words, "--config", "debug", "--run", str(tmp_path)]) == 2

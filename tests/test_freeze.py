@@ -35,7 +35,7 @@ def make_eye(data, seed=0, precision="fp32"):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_saved_eye_sees_the_same(data, tmp_path, precision):
     eye = make_eye(data, precision=precision)
-    eye.save(tmp_path, ENCODE)
+    eye.save(tmp_path)
     other = Eye.load(tmp_path)
     frames = torch.from_numpy(data.frames[np.arange(5)])
     assert torch.equal(eye(frames), other(frames)) and other.precision == precision
@@ -46,7 +46,7 @@ def test_a_saved_eye_sees_the_same(data, tmp_path, precision):
 def test_a_missing_or_foreign_eye_is_named(data, tmp_path):
     with pytest.raises(UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm encode` first"):
         Eye.load(tmp_path)
-    make_eye(data).save(tmp_path, ENCODE)
+    make_eye(data).save(tmp_path)
     sizes = json.loads((tmp_path / "eye.json").read_text())
     sizes["encode"]["depth"] = 2
     (tmp_path / "eye.json").write_text(json.dumps(sizes))

@@ -90,25 +90,31 @@ def load_strict(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *,
 
     Raises UserError listing all keys that are missing, unexpected or of another shape; the module is then unchanged.
     """
-    own = module.state_dict()
+    check_fit(weights, module.state_dict(), source=source, model=type(module).__name__)
+    module.load_state_dict(dict(weights), strict=True)
+
+
+def check_fit(
+    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], *, source: str, model: str
+) -> None:
+    """Raises UserError listing all keys of `weights` that are missing, unexpected or of another shape than wanted."""
     faults = []
     for title, names in (
-        ("missing", [name for name in own if name not in weights]),
-        ("unexpected", [name for name in weights if name not in own]),
+        ("missing", [name for name in wanted if name not in weights]),
+        ("unexpected", [name for name in weights if name not in wanted]),
         (
             "of another shape",
             [
-                f"{name} {tuple(weights[name].shape)}, the model has {tuple(own[name].shape)}"
-                for name in own
-                if name in weights and weights[name].shape != own[name].shape
+                f"{name} {tuple(weights[name].shape)}, the model has {tuple(wanted[name].shape)}"
+                for name in wanted
+                if name in weights and weights[name].shape != wanted[name].shape
             ],
         ),
     ):
         if names:
             faults.append(f"  {len(names)} {title}: {_some(names)}")
     if faults:
-        raise UserError(f"{source} do not fit {type(module).__name__}:\n" + "\n".join(faults))
-    module.load_state_dict(dict(weights), strict=True)
+        raise UserError(f"{source} do not fit {model}:\n" + "\n".join(faults))
 
 
 def _candidates(folder: Path) -> list[Path]:

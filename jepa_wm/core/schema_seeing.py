@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -72,6 +72,8 @@ class Observe(Section):
 class Encode(Section):
     """The vision transformer."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("rope", "mlp_ratio")
+
     patch: int = 8
     tubelet: int = Field(1, ge=1)
     width: int = 128
@@ -79,12 +81,16 @@ class Encode(Section):
     heads: int = Field(2, ge=1)
     channels: int = 3
     attend: Literal["clip", "frame"] = "frame"  # what a token sees: the whole clip, or only its own frame
-    rope_base: float = 100.0
+    rope: Literal["rotation", "vjepa2"] = "rotation"  # vjepa2: for the released weights, which need their own variant
+    rope_base: float = 100.0  # 10000 in the released weights
+    mlp_ratio: float = Field(4.0, gt=0)  # hidden width of a block's MLP in units of width
     locality: float = 1.5  # initial query and key bias; 0: attention starts out blind to distance
 
     @model_validator(mode="after")
     def _fits(self) -> Encode:
         check_heads(self.width, self.heads)
+        if self.rope == "vjepa2" and self.width // self.heads < 6:
+            raise ValueError(f"rope vjepa2 needs heads of 6 channels or more, not width {self.width} / {self.heads}")
         return self
 
 
@@ -160,7 +166,24 @@ class Predict(Section):
 
 
 class Freeze(Section):
-    """The frozen eye's features on disk."""
+    """The frozen eye, and its features on disk."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("backbone", "weights")
 
     stride: int = Field(1, ge=1)  # every how many frames are encoded; must divide dynamics.frameskip
     samples: int = 4000  # frames whose mean and spread standardise the features
+    backbone: str | None = None  # the eye, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
+    weights: str | None = None  # of timm: "published" fetches them, null leaves it random; of vjepa2: the file
+
+    @model_validator(mode="after")
+    def _fits(self) -> Freeze:
+        if self.backbone is None and self.weights is not None:
+            raise ValueError(f"weights {self.weights} are for a backbone; give backbone: timm/NAME or vjepa2/SIZE too")
+        kind, _, name = (self.backbone or "").partition("/")
+        if self.backbone is not None and (kind not in ("timm", "vjepa2") or not name):
+            raise ValueError(f"backbone {self.backbone!r} is neither timm/NAME nor vjepa2/SIZE")
+        if kind == "vjepa2" and self.weights is None:
+            raise ValueError(f"backbone {self.backbone} needs weights, the path of the released file")
+        if kind == "timm" and self.weights not in (None, "published"):
+            raise ValueError(f"weights {self.weights!r} of a timm backbone are 'published', or null for random ones")
+        return self

@@ -71,7 +71,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=nn.GELU)
+        self.mlp = Mlp(width, round(width * mlp_ratio), act_layer=nn.GELU)  # a ratio of 48/11 must not lose a unit
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None, cache: KeyValueCache | None = None

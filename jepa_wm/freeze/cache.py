@@ -23,6 +23,7 @@ from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.backbone import backbone_of
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
@@ -31,7 +32,8 @@ CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Freeze the pretrained target encoder into an eye and encode the training and held-out frames."""
+    """Freeze the pretrained target encoder, or the backbone that the config names, into an eye and encode the training
+    and held-out frames."""
     return run.once("encode", freeze_and_encode)
 
 
@@ -42,10 +44,12 @@ def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     folder = run.stage_dir("encode")
     train = open_data(run.path, config, "train")
     if not (folder / "eye.json").exists():
-        eye = Eye(_pretrained(run), config.observe.image_size, precision=config.train.precision)
+        size, own = config.observe.image_size, config.freeze.backbone is None
+        encoder = _pretrained(run) if own else backbone_of(config.freeze, size)
+        eye = Eye(encoder, size, precision=config.train.precision)
         count = min(config.freeze.samples, len(train.actions))
         eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
-        eye.save(folder, config.encode)
+        eye.save(folder)
     eye = Eye.load(folder)
     result: dict[str, object] = {}
     parts: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")

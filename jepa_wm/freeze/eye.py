@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,17 +21,24 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.schema import Encode
 from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.backbone import Backbone
 from jepa_wm.observe.clips import to_input
 
+_SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
 
-class Eye(nn.Module):
+
+class Eye(nn.Module, ModelHubMixin, library_name="jepa_wm"):
     """Single frames to standardised tokens: mean per position and one scale per dimension are removed, because a
-    constant, position-only part otherwise drowns what differs between frames."""
+    constant, position-only part otherwise drowns what differs between frames.
+
+    `save_pretrained`, `push_to_hub` and `from_pretrained` (huggingface_hub) share one with others; a run keeps its own
+    by `save` and `load`.
+    """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: Encoder, image_size: int, *, precision: str = "bf16") -> None:
+    def __init__(self, encoder: Encoder | Backbone, image_size: int, *, precision: str = "bf16") -> None:
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
         self.image_size, self.precision = image_size, precision
@@ -66,14 +75,10 @@ class Eye(nn.Module):
         self.scale.copy_((tokens - self.mean).square().mean((0, 1)).sqrt() + 1e-6)
         return (tokens - self.mean) / self.scale
 
-    def save(self, folder: Path, encode: Encode) -> None:
+    def save(self, folder: Path) -> None:
         """`eye.safetensors` and `eye.json` in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "eye.partial"
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial)
-        partial.replace(folder / "eye.safetensors")
-        sizes = {"image_size": self.image_size, "precision": self.precision, "encode": encode.model_dump()}
-        write_atomic(folder / "eye.json", json.dumps(sizes, indent=1))
+        self._write(folder / "eye.safetensors", folder / "eye.json", self._sizes())
 
     @classmethod
     def load(cls, folder: Path) -> Eye:
@@ -82,8 +87,62 @@ class Eye(nn.Module):
             if not (folder / name).exists():
                 raise UserError(f"{folder / name}: no frozen eye here; run `jepa-wm encode` first")
         sizes = json.loads((folder / "eye.json").read_text(encoding="utf-8"))
-        encode = Encode(**sizes["encode"])
-        encoder = Encoder.from_settings(sizes["image_size"], encode)
+        return cls._read(folder / "eye.safetensors", sizes)
+
+    def _sizes(self) -> dict[str, Any]:
+        """What it takes to build an equal eye before its weights are loaded."""
+        sizes = {"image_size": self.image_size, "precision": self.precision}
+        if isinstance(self.encoder, Backbone):
+            return sizes | {"backbone": self.encoder.name}
+        if self.encoder.settings is None:
+            raise ValueError("encoder has no settings to save; make it by Encoder.from_settings")
+        return sizes | {"encode": self.encoder.settings.model_dump()}
+
+    def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
+        partial = weights.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial)
+        partial.replace(weights)
+        write_atomic(sizes_file, json.dumps(sizes, indent=1))
+
+    @classmethod
+    def _read(cls, weights: Path, sizes: dict[str, Any]) -> Eye:
+        encoder: Encoder | Backbone
+        if "backbone" in sizes:
+            encoder = Backbone(sizes["backbone"], sizes["image_size"])
+        else:
+            encoder = Encoder.from_settings(sizes["image_size"], Encode(**sizes["encode"]))
         eye = cls(encoder, sizes["image_size"], precision=sizes["precision"])
-        load_strict(eye, load_file(folder / "eye.safetensors"), source=str(folder / "eye.safetensors"))
+        load_strict(eye, load_file(weights), source=str(weights))
         return eye
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained as well.
+        self._write(save_directory / _SHARED[0], save_directory / _SHARED[1], {"eye": self._sizes()})
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
+        local_files_only: bool, token: str | bool | None, **unknown: Any,
+    ) -> Eye:  # fmt: skip
+        """The eye in a folder, or in a repository of the hub of that name."""
+        if unknown:
+            raise UserError(f"from_pretrained: an eye takes no {', '.join(unknown)}; its config.json says it all")
+        if Path(model_id).is_dir():
+            weights, config = (Path(model_id) / name for name in _SHARED)
+        else:
+            weights, config = (
+                Path(
+                    hf_hub_download(
+                        model_id, name, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                        local_files_only=local_files_only, token=token,
+                    )
+                )
+                for name in _SHARED
+            )  # fmt: skip
+        for file in (weights, config):
+            if not file.exists():
+                raise UserError(f"{file}: no shared eye here; give a folder that Eye.save_pretrained wrote")
+        sizes = json.loads(config.read_text(encoding="utf-8"))
+        if "eye" not in sizes:
+            raise UserError(f"{config}: describes another kind of model, not an eye of jepa_wm")
+        return cls._read(weights, sizes["eye"])

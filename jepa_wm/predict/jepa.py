@@ -29,8 +29,8 @@ class JEPA(nn.Module):
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(
             width=predict.width, depth=predict.depth, heads=predict.heads, encoder_width=encode.width,
-            output_width=2 * encode.width, mask_types=len(predict.masks), rope_base=encode.rope_base,
-            locality=predict.locality,
+            output_width=2 * encode.width, mask_types=len(predict.masks), rope=encode.rope,
+            rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
         self.summary = GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
         self.contrast = TemporalContrast(encode.width)

@@ -10,7 +10,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from jepa_wm.encode.blocks import Block, init_transformer
-from jepa_wm.encode.rope import rope_tables
+from jepa_wm.encode.rope import Rope, rope_tables
 
 
 class Predictor(nn.Module):
@@ -18,13 +18,13 @@ class Predictor(nn.Module):
 
     def __init__(
         self, *, width: int, depth: int, heads: int, encoder_width: int, output_width: int, mask_types: int,
-        rope_base: float = 100.0, locality: float = 0.0,
+        rope: Rope = "rotation", rope_base: float = 100.0, mlp_ratio: float = 4.0, locality: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.head_dim, self.rope_base = width // heads, rope_base
+        self.head_dim, self.rope, self.rope_base = width // heads, rope, rope_base
         self.embed = nn.Linear(encoder_width, width)
         self.mask_tokens = nn.Parameter(torch.zeros(mask_types, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.project = nn.Linear(width, output_width)
         init_transformer(self, self.blocks, locality=locality)
@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         queries = self.mask_tokens[mask_type].expand(len(context), wanted.shape[1], -1)
         x = self.embed(context)
         x = torch.cat([x, queries.to(x.dtype)], 1)
-        cos, sin = rope_tables(torch.cat([where, wanted], 1), self.head_dim, self.rope_base)
+        cos, sin = rope_tables(torch.cat([where, wanted], 1), self.head_dim, self.rope_base, self.rope)
         rope = (cos[:, None], sin[:, None])
         for block in self.blocks:
             x = block(x, rope)

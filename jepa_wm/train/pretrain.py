@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
@@ -29,6 +30,11 @@ Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the 
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
+    if run.config.freeze.backbone is not None:
+        raise UserError(
+            f"freeze.backbone {run.config.freeze.backbone} is the eye of this run, so there is nothing to pretrain; "
+            "after `collect` go on with `jepa-wm encode`"
+        )
     return run.once("pretrain", train)
 
 

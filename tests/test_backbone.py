@@ -1,0 +1,183 @@
+"""Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept, shared, used in a run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Encode, Freeze
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze import cache, weights
+from jepa_wm.freeze.backbone import Backbone, backbone_of
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.freeze.vjepa2 import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
+from jepa_wm.train import pretrain
+
+VIT, CONV = "test_vit", "test_convnext"  # timm's own, made for tests
+
+
+def backbone(name=VIT, size=64, seed=0):
+    torch.manual_seed(seed)
+    return Backbone(name, size)
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """(path, encoder) of a small encoder in the released layout, under the size name `vit_small`."""
+    torch.manual_seed(0)
+    size = weights.Size(32, heads=2, width=24, depth=1)
+    monkeypatch.setitem(weights.SIZES, "vit_small", size)
+    encoder = Encoder(image_size=32, patch=8, tubelet=2, width=24, depth=1, heads=2, rope="vjepa2", rope_base=1e4)
+    torch.save({"encoder": to_released(encoder, "encoder")}, tmp_path / "small.pt")
+    return tmp_path / "small.pt", encoder
+
+
+@pytest.mark.parametrize(("name", "tokens"), [(VIT, 16), (CONV, 4)])
+def test_a_backbone_sees_each_frame_by_itself(name, tokens):
+    eye = backbone(name)
+    clip = torch.rand(2, 3, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        seen = eye(clip)
+        assert seen.shape == (2, 3 * tokens, eye.width) and eye.tokens_per_frame == tokens
+        for t in range(3):
+            alone = eye(clip[:, t : t + 1])
+            torch.testing.assert_close(seen[:, t * tokens : (t + 1) * tokens], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [VIT, CONV])
+def test_tokens_lie_in_rows(name):
+    """A change in the frame's upper right corner shows most in the last token of the first row."""
+    eye, clip = backbone(name), torch.zeros(1, 1, 3, 64, 64)
+    with torch.no_grad():
+        before = eye(clip)
+        clip[..., :4, -4:] = 1
+        change = (eye(clip) - before).abs().sum(-1)[0]
+    assert change.argmax() == round(eye.tokens_per_frame**0.5) - 1
+
+
+def test_frames_are_normalised_as_the_model_wants_them():
+    eye, seen = backbone(), []
+    eye.model.forward_features = lambda x: seen.append(x) or torch.zeros(1, 17, 64)
+    colours = torch.rand(1, 1, 3, 64, 64)
+    eye(colours * 2 - 1)
+    mean, spread = (torch.tensor(eye.model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    torch.testing.assert_close(seen[0], (colours[0] - mean) / spread)
+
+
+@pytest.mark.parametrize("name", [VIT, CONV])
+def test_an_eye_of_a_backbone_is_kept_and_shared_whole(name, tmp_path):
+    eye = Eye(backbone(name), 64, precision="fp32")
+    frames = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    eye.standardise_on(frames)
+    eye.save(tmp_path / "run")
+    eye.save_pretrained(tmp_path / "shared")
+    for other in (Eye.load(tmp_path / "run"), Eye.from_pretrained(tmp_path / "shared")):
+        assert torch.equal(other(torch.from_numpy(frames)), eye(torch.from_numpy(frames)))
+        assert not any(p.requires_grad for p in other.parameters()) and not other.encoder.training
+
+
+def test_our_own_eye_is_shared_whole(tmp_path):
+    torch.manual_seed(0)
+    settings = Encode(patch=16, width=16, depth=1, heads=1)
+    eye = Eye(Encoder.from_settings(32, settings), 32)
+    eye.standardise_on(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
+    eye.save_pretrained(tmp_path)
+    assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    other = Eye.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(eye.state_dict().values(), other.state_dict().values(), strict=True))
+    assert other.encoder.settings == settings and other.precision == "bf16"
+    with pytest.raises(UserError, match="an eye takes no precison"):
+        Eye.from_pretrained(tmp_path, precison="fp32")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="config.json: describes another kind of model"):
+        Eye.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="model.safetensors: no shared eye here"):
+        Eye.from_pretrained(tmp_path)
+
+
+def test_an_encoder_without_settings_is_not_half_saved(tmp_path):
+    eye = Eye(Encoder(image_size=16, patch=8, tubelet=1, width=16, depth=1, heads=1), 16)
+    with pytest.raises(ValueError, match="make it by Encoder.from_settings"):
+        eye.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folding_imagenet_normalisation_changes_nothing_but_the_input(released):
+    path, encoder = released
+    colours = torch.rand(2, 2, 3, 32, 32)
+    mean, spread = (torch.tensor(x)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_SPREAD))
+    with torch.no_grad():
+        expected = encoder((colours - mean) / spread)
+        folded = take_plain_frames(weights.load_encoder(path, "vit_small"))
+        torch.testing.assert_close(folded(colours * 2 - 1), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_released_encoder_takes_the_size_of_the_run(released):
+    eye = backbone_of(Freeze(backbone="vjepa2/vit_small", weights=str(released[0])), 48)
+    assert eye.tokens_per_frame == 36
+    with pytest.raises(UserError, match="observe.image_size 60 is not a multiple of 8, the patch of vjepa2/vit_small"):
+        backbone_of(Freeze(backbone="vjepa2/vit_small", weights=str(released[0])), 60)
+
+
+# ---------------------------------------------------------------- in a run
+
+
+@pytest.mark.parametrize("kind", ["timm", "vjepa2"])
+def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(kind, released, tiny_data, tmp_path):
+    chosen = {"timm": [f"freeze.backbone=timm/{VIT}"], "vjepa2": ["freeze.backbone=vjepa2/vit_small"]}[kind]
+    chosen += [f"freeze.weights={released[0]}"] if kind == "vjepa2" else []
+    config = load_config("debug", [f"observe.path={tiny_data}", "observe.image_size=64", "encode.patch=8", *chosen])
+    with RunFolder.open(tmp_path / "run", config) as run:
+        with pytest.raises(UserError, match="is the eye of this run, so there is nothing to pretrain"):
+            pretrain.run(run)
+        result = cache.run(run)
+        assert (result["tokens"], result["width"]) == {"timm": (16, 64), "vjepa2": (64, 24)}[kind]
+        eye = Eye.load(run.path / "encode")
+    assert isinstance(eye.encoder, Backbone) == (kind == "timm")
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "resnet18"}, "backbone 'resnet18' is neither timm/NAME nor vjepa2/SIZE"),
+        ({"backbone": "timm/"}, "backbone 'timm/' is neither"),
+        ({"weights": "x.pt"}, "weights x.pt are for a backbone"),
+        ({"backbone": "vjepa2/vit_large"}, "needs weights, the path of the released file"),
+        ({"backbone": "timm/x", "weights": "x.pt"}, "are 'published', or null for random ones"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Freeze(**settings)
+
+
+def test_older_run_folders_know_nothing_of_backbones():
+    assert set(Freeze().model_dump()) == {"stride", "samples"}
+    chosen = Freeze(backbone="timm/x")
+    assert Freeze(**chosen.model_dump()) == chosen
+
+
+def test_what_cannot_be_had_is_said(monkeypatch):
+    with pytest.raises(UserError, match="timm/test_vitt: there is no such model; did you mean test_vit"):
+        Backbone("test_vitt", 64)
+    with pytest.raises(UserError, match="observe.image_size 65 is not a multiple of 16, the patch of timm/test_vit"):
+        Backbone(VIT, 65)
+    fetched = []
+
+    def create(name, *, pretrained, **sizes):
+        fetched.append(pretrained)
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", create)
+    with pytest.raises(UserError, match=r"timm/test_vit: its published weights cannot be fetched \(no network\)"):
+        Backbone(VIT, 64, published=True)
+    with pytest.raises(OSError, match="no network"):
+        Backbone(VIT, 64)
+    assert fetched == [True, False], "nothing is fetched unless asked for"
