@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act.agent import Agent
-from jepa_wm.core.actions import ActionSpace
+from jepa_wm.act.agent import Agent, make_solver
+from jepa_wm.core.actions import ActionSpace, DiscreteSpace
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Bottleneck, Encode, Metric, Plan
 from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.latent import LatentModel
@@ -15,7 +16,7 @@ from jepa_wm.imagine.world_model import WorldModel
 
 SKIP = 2
 SPACE = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP, hold=True)
-SOLVERS = ("cem", "mppi", "random")
+SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 
 
 def world_model(window=3):
@@ -29,7 +30,8 @@ def world_model(window=3):
 
 
 def agent(window=3, **plan):
-    settings = Plan(**{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, **plan})
+    few = {"restarts": 4, "steps": 3}
+    settings = Plan(**{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan})
     return Agent(world_model(window), SPACE, settings)
 
 
@@ -42,9 +44,9 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
     a, seen = agent(window), []
     imagine = a.model.imagine
 
-    def look(context, past, actions):
+    def look(context, past, actions, **rest):
         seen.append((context.shape[1], past.shape[1]))
-        return imagine(context, past, actions)
+        return imagine(context, past, actions, **rest)
 
     monkeypatch.setattr(a.model, "imagine", look)
     a.reset(frames(2, 0), [0, 1])
@@ -89,3 +91,66 @@ def test_what_does_not_fit_is_refused():
     a.reset(frames(2, 0), [0, 1])
     with pytest.raises(ValueError, match="3 frames for 2 episodes"):
         a.act(frames(3, 1))
+
+
+def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
+    plans, largest = [], []
+    each, fixed = world_model().plan_bytes(3)
+    for most in (1000, 7):
+        a = agent(memory_mb=(fixed + (most + 0.5) * each) / 2**20)
+        imagine, seen = a.model.imagine, []
+
+        def look(context, past, actions, imagine=imagine, seen=seen, **rest):
+            seen.append(actions.shape[0] * actions.shape[1])
+            return imagine(context, past, actions, **rest)
+
+        monkeypatch.setattr(a.model, "imagine", look)
+        a.reset(frames(2, 0), [0, 1])
+        plans.append(a.act(frames(2, 1)))
+        largest.append(max(seen))
+    assert largest == [24, 6]
+    np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
+    with pytest.raises(UserError, match="plan.memory_mb 0.001 is below one candidate.*raise plan.memory_mb"):
+        agent(memory_mb=0.001)
+
+
+def test_effort_and_smoothness_calm_the_plan():
+    wild, still, even = agent(), agent(effort=1e3), agent(smoothness=1e3)
+    acted = []
+    for a in (wild, still, even):
+        a.reset(frames(2, 0), [0, 1])
+        first = a.act(frames(2, 1))
+        acted.append((first, a.act(frames(2, 2))))
+    assert not acted[1][0].any() and acted[0][0].any(), "doing nothing is cheapest"
+    jump = [np.abs(second[:, 0] - first[:, -1]).max() for first, second in acted]
+    assert jump[2] < jump[0]
+
+
+def test_discrete_actions_are_chosen_by_number():
+    space = DiscreteSpace.of_block(3, block=SKIP, hold=False, vectors=[[0, 0], [1, 0], [0, 1]])
+    a = Agent(world_model(), space, Plan(horizon=3, candidates=12, rounds=2, elites=3))
+    a.reset(frames(2, 0), [0, 1])
+    for step in range(2):
+        chosen = a.act(frames(2, step + 1))
+        assert chosen.shape == (2, SKIP, 1) and set(chosen.flatten()) <= {0, 1, 2}
+    with pytest.raises(ValueError, match="plan.solver icem searches continuous actions; set plan.solver cem"):
+        make_solver(space, Plan(solver="icem"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_world_model_gives_gradients_where_they_are_wanted(precision):
+    model = world_model()
+    model.eye.precision = precision
+    context, past = torch.randn(2, 2, 1, 5), torch.randn(2, 1, 4)
+    actions = torch.randn(2, 3, 4, 4)
+    plain = model.imagine(context, past, actions)
+    steps = model.steps_to_go(plain, context[:, 0])
+    assert not plain.requires_grad and not steps.requires_grad
+    wanted = model.imagine(context, past, actions.requires_grad_())
+    costs = model.steps_to_go(wanted, context[:, 0])
+    (slope,) = torch.autograd.grad(costs.sum(), actions)
+    assert torch.isfinite(slope).all() and slope.any()
+    near = 1e-5 if precision == "fp32" else 0.1
+    torch.testing.assert_close(wanted, plain, atol=near, rtol=near)
+    with torch.no_grad():
+        assert not model.imagine(context, past, actions).requires_grad

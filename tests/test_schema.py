@@ -28,6 +28,15 @@ MASK = "predict.masks=[{{{}}}]"
         (["act.radius=0"], "'act.radius' must be greater than 0"),
         (["dynamics.window=0"], "'dynamics.window' must be greater than or equal to 1"),
         (["plan.execute=5"], "plan.execute 5 exceeds plan.horizon 4"),
+        (["plan.solver=icem", "plan.elites=17"], "plan: elites 17 with candidates 32: solver icem needs"),
+        (
+            ["plan.solver=gradient", "plan.steps=last", "plan.gradient.truncate=2"],
+            "plan: gradient.truncate 2 below horizon 4 leaves the first actions without gradient",
+        ),
+        (["plan.solver=adam"], "plan.solver"),
+        (["plan.gradient.restarts=1"], "'plan.gradient.restarts' must be greater than or equal to 2"),
+        (["plan.memory_mb=0"], "'plan.memory_mb' must be greater than 0"),
+        (["plan.icem.color=1"], "unknown key 'plan.icem.color'"),
         (["plan.elites=33"], "plan.elites 33 exceed plan.candidates 32"),
     ],
 )

@@ -1,6 +1,7 @@
 """The agent: sees frames and a goal image, imagines, searches, and hands out actions. It never meets a simulator.
 
-B episodes, S candidates, H horizon, N latent tokens of width D, A action numbers a model step, a of one action.
+B episodes, b episodes of a piece, S candidates, H horizon, N latent tokens of width D, A action numbers a model step,
+a of one action.
 """
 
 from __future__ import annotations
@@ -11,20 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Plan as Settings
 from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.plan.objectives import Distance, ToGoal, imagined_cost, latent_distance
+from jepa_wm.plan.categorical import CategoricalCEM
+from jepa_wm.plan.chunks import in_chunks, plans_within
+from jepa_wm.plan.gradient import Gradient, InTurn
+from jepa_wm.plan.icem import ICEM
+from jepa_wm.plan.objectives import (
+    Distance,
+    Objective,
+    Smoothness,
+    Term,
+    ToGoal,
+    effort,
+    imagined_cost,
+    latent_distance,
+)
 from jepa_wm.plan.receding import RecedingHorizon
-from jepa_wm.plan.search import Solver
+from jepa_wm.plan.search import Cost, Solver
 from jepa_wm.plan.solvers import CEM, MPPI, RandomShooting
 
 
 class Agent:
     """Plans toward goal images for a batch of episodes, remembering the last frames and the actions between them."""
 
-    def __init__(self, model: WorldModel, space: ActionSpace, settings: Settings) -> None:
+    def __init__(self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: Settings) -> None:
         if space.expanded != model.block:
             raise ValueError(
                 f"the world's action space gives {space.expanded} numbers a model step but the model was trained on "
@@ -32,6 +46,11 @@ class Agent:
             )
         self.model, self.settings, self.space = model, settings, space
         self.search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
+        self._most = plans_within(settings.memory_mb, *model.plan_bytes(settings.horizon))
+        self._most_with_gradient = self._most
+        if settings.solver in DESCENDING:
+            with_gradient = model.plan_bytes(settings.horizon, gradients=True)
+            self._most_with_gradient = plans_within(settings.memory_mb, *with_gradient)
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._goal = torch.zeros(0)
@@ -63,16 +82,32 @@ class Agent:
         nothing = context.new_zeros(len(frames), 0, self.model.block)
         past = torch.stack(self._past, 1) if self._past else nothing
 
-        def imagine(actions: Tensor) -> Tensor:
-            return self.model.imagine(context, past, actions)
+        def cost_of(some: slice) -> Cost:
+            def imagine(actions: Tensor) -> Tensor:
+                cut = self.settings.gradient.truncate
+                return self.model.imagine(context[some], past[some], actions, truncate=cut)
 
-        goal = ToGoal(goal=self._goal, distance=self._distance(), mode=self.settings.steps)
-        blocks = self.search.plan(imagined_cost(imagine, goal))  # [B, K, A]
+            return imagined_cost(imagine, self._objective(some))
+
+        cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
+        blocks = self.search.plan(cost)  # [B, K, A]
         if self.settings.execute == 1:
             self._past.append(blocks[:, 0])
         else:  # frames between are not seen, so the memory starts anew
             self._latents, self._past = [], []
         return self.space.steps(blocks).numpy()
+
+    def _objective(self, some: slice) -> Objective:
+        """What is minimised for some of the episodes."""
+        wanted = self.settings
+        goal = ToGoal(goal=self._goal[some], distance=self._distance(), mode=wanted.steps)
+        last = self._past[-1][some, -self.space.size :] if self._past else None
+        terms: list[tuple[float, Term]] = [(1.0, goal)]
+        if wanted.effort:
+            terms.append((wanted.effort, effort))
+        if wanted.smoothness:
+            terms.append((wanted.smoothness, Smoothness(size=self.space.size, before=last)))
+        return Objective(tuple(terms))
 
     def _distance(self) -> Distance:
         if self.settings.objective == "metric":
@@ -80,17 +115,38 @@ class Agent:
         return latent_distance(self.settings.objective)
 
 
-def make_solver(space: ActionSpace, settings: Settings) -> Solver:
-    """The solver the config names."""
+DESCENDING = ("gradient", "cem_gradient")  # solvers that need the cost's gradient
+
+
+def make_solver(space: ActionSpace | DiscreteSpace, settings: Settings) -> Solver:
+    """The solver the config names, for the space. Raises ValueError for one that cannot search it."""
     s = settings
-    if s.solver == "cem":
-        return CEM(
-            space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds,
-            elites=s.elites, std=s.std, min_std=s.min_std,
+    if isinstance(space, DiscreteSpace):
+        if s.solver != "cem":
+            raise ValueError(
+                f"plan.solver {s.solver} searches continuous actions; set plan.solver cem for discrete ones"
+            )
+        return CategoricalCEM(space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds, elites=s.elites)
+    if s.solver == "icem":
+        return ICEM(
+            space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds, elites=s.elites, std=s.std,
+            min_std=s.min_std, momentum=s.icem.momentum, colour=s.icem.colour, shrink=s.icem.shrink, kept=s.icem.kept,
         )  # fmt: skip
     if s.solver == "mppi":
         return MPPI(
             space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds,
             temperature=s.temperature, std=s.std, min_std=s.min_std,
         )  # fmt: skip
-    return RandomShooting(space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds)
+    if s.solver == "random":
+        return RandomShooting(space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds)
+    descent = Gradient(
+        space=space, horizon=s.horizon, restarts=s.gradient.restarts, rounds=s.gradient.steps,
+        lr=s.gradient.lr, std=s.gradient.std, noise=s.gradient.noise,
+    )  # fmt: skip
+    if s.solver == "gradient":
+        return descent
+    search = CEM(
+        space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds,
+        elites=s.elites, std=s.std, min_std=s.min_std,
+    )  # fmt: skip
+    return search if s.solver == "cem" else InTurn(search, descent)

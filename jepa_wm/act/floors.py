@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.act.agent import make_solver
+from jepa_wm.act.agent import DESCENDING, make_solver
 from jepa_wm.act.episodes import begin, play
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.schema import NoiseLevels
@@ -42,8 +42,13 @@ def straight_track(tasks: Tasks, *, budget: int) -> np.ndarray:
 
 
 def simulator_track(tasks: Tasks, space: ActionSpace, settings: Settings, *, budget: int) -> np.ndarray:
-    """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as its cost."""
+    """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as its cost.
+
+    The simulator has no gradient, so cem stands in for solvers that need one.
+    """
     world, _ = begin(tasks, NoiseLevels())
+    if settings.solver in DESCENDING:
+        settings = settings.model_copy(update={"solver": "cem"})
     search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
     search.reset(tasks.seeds.tolist(), device=torch.device("cpu"))
 

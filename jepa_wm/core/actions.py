@@ -1,6 +1,7 @@
-"""The space a solver searches: a box, a longest norm, and how a searched action becomes a model step's action block.
+"""The space a solver searches, a box or a list of choices, and how a plan becomes the action blocks of model steps.
 
-H horizon in model steps, A searched numbers a step, a numbers of one environment action, block = frameskip.
+H horizon in model steps, A searched numbers a step, a numbers of one environment action, block = frameskip,
+n choices of a discrete action, G choices searched per model step (A = G * n).
 """
 
 from __future__ import annotations
@@ -8,9 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Space(Protocol):
+    """What the protocol of solvers, the receding horizon and the agent ask of a space."""
+
+    @property
+    def searched(self) -> int: ...
+
+    @property
+    def expanded(self) -> int: ...
+
+    def project(self, actions: Tensor) -> Tensor: ...
+
+    def expand(self, actions: Tensor) -> Tensor: ...
+
+    def steps(self, expanded: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,92 @@ class ActionSpace:
         return self.project(unit.new_tensor(self.low) + 2 * unit * self.half_width(unit))
 
 
-def zero_plan(space: ActionSpace, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
-    """[B, H, A] the plan of doing nothing, or the nearest the box allows."""
+@dataclass(frozen=True)
+class DiscreteSpace:
+    """A choice among n actions; a plan is one-hot, [..., H, G * n], and the model takes each choice's numbers.
+
+    Choice 0 stands for doing nothing. Make it with `DiscreteSpace.of_block`.
+    Raises ValueError for vectors that are fewer than two, of unequal lengths, not finite or not distinct.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]  # [n, a] what the model takes for each choice
+    slots: int = 1  # G
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", tuple(tuple(float(x) for x in vector) for vector in self.vectors))
+        if len(self.vectors) < 2 or not self.vectors[0] or len({len(vector) for vector in self.vectors}) > 1:
+            raise ValueError(f"vectors {self.vectors}: give at least two, one a choice and all of one length")
+        if not all(math.isfinite(x) for vector in self.vectors for x in vector):
+            raise ValueError(f"vectors {self.vectors} must be finite")
+        if len(set(self.vectors)) < len(self.vectors):
+            raise ValueError(f"vectors {self.vectors}: two choices have the same; the model could not tell them apart")
+        for name in ("slots", "repeat"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @classmethod
+    def of_block(
+        cls, choices: int, *, block: int, hold: bool, vectors: Sequence[Sequence[float]] | None = None
+    ) -> DiscreteSpace:
+        """The space for `block` environment actions per model step, each one of `choices`.
+
+        With `hold`, one is chosen and held for the block. The model takes `vectors` [n, a], one-hot if None.
+        """
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}")
+        if vectors is None:
+            vectors = torch.eye(choices).tolist()
+        if len(vectors) != choices:
+            raise ValueError(f"{len(vectors)} vectors for {choices} choices; give one each")
+        rows = tuple(tuple(vector) for vector in vectors)
+        return cls(rows, 1, block) if hold else cls(rows, block, 1)
+
+    @property
+    def choices(self) -> int:
+        """n."""
+        return len(self.vectors)
+
+    @property
+    def size(self) -> int:
+        """a: numbers of one environment action as the model takes it."""
+        return len(self.vectors[0])
+
+    @property
+    def searched(self) -> int:
+        """A: numbers of a plan per model step, G * n."""
+        return self.slots * self.choices
+
+    @property
+    def expanded(self) -> int:
+        """Numbers the model takes per step: block * a."""
+        return self.slots * self.repeat * self.size
+
+    def one_hot(self, chosen: Tensor) -> Tensor:
+        """[..., A] float plans of chosen numbers [..., G]."""
+        return torch.nn.functional.one_hot(chosen, self.choices).flatten(-2).float()
+
+    def project(self, actions: Tensor) -> Tensor:
+        """[..., A] one-hot: of each slot's n numbers the largest wins, the first of equals."""
+        return self.one_hot(self._chosen(actions)).to(actions)
+
+    def expand(self, actions: Tensor) -> Tensor:
+        """[..., H, A] plans as [..., H, block * a], what the model takes; time runs first within a block."""
+        numbers = actions.new_tensor(self.vectors)[self._chosen(actions)]  # [..., H, G, a]
+        return numbers.repeat_interleave(self.repeat, -2).flatten(-2)
+
+    def steps(self, expanded: Tensor) -> Tensor:
+        """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the order they are taken."""
+        taken = expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
+        gap = (taken[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
+        return gap.argmin(-1, keepdim=True)
+
+    def _chosen(self, actions: Tensor) -> Tensor:
+        """[..., G] the number of the largest entry of each slot."""
+        each = actions.unflatten(-1, (self.slots, self.choices))
+        return (each == each.amax(-1, keepdim=True)).int().argmax(-1)  # argmax alone may return any of equals
+
+
+def zero_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
+    """[B, H, A] the plan of doing nothing: the nearest to it that the box allows, or choice 0 throughout."""
     return space.project(torch.zeros(episodes, horizon, space.searched, device=device))

@@ -9,9 +9,11 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from jepa_wm.core.schema_acting import (
+    ICEM,
     Act,
     Bottleneck,
     Dynamics,
+    Gradient,
     Metric,
     Optimiser,
     Plan,
@@ -33,6 +35,7 @@ from jepa_wm.core.schema_seeing import (
 from jepa_wm.core.section import Section
 
 __all__ = [
+    "ICEM",
     "Act",
     "BlockMask",
     "Bottleneck",
@@ -41,6 +44,7 @@ __all__ = [
     "Encode",
     "Freeze",
     "Geometry",
+    "Gradient",
     "Metric",
     "NoiseLevels",
     "Observe",

@@ -48,22 +48,62 @@ class Dynamics(Section):
         return self
 
 
+class ICEM(Section):
+    """What iCEM has beside the settings of CEM."""
+
+    momentum: float = Field(0.1, ge=0, lt=1)  # share of the old mean and spread that a refit keeps
+    colour: float = Field(2.0, ge=0)  # noise over the horizon is 1 / f**colour: 0 white, 2 Brownian
+    shrink: float = Field(1.25, ge=1)  # candidates of a round over those of the next, down to twice the elites
+    kept: float = Field(0.3, ge=0, le=1)  # share of the elites that the next round and the next decision try again
+
+
+class Gradient(Section):
+    """Adam on the plans: solvers gradient and cem_gradient. Shares are of the action box's half width."""
+
+    restarts: int = Field(16, ge=2)  # plans that are improved side by side
+    steps: int = Field(20, ge=1)
+    lr: float = Field(0.1, gt=0)  # Adam's, as a share
+    std: float = Field(0.5, gt=0)  # first spread of the restarts around the warm start, as a share
+    noise: float = Field(0.0, ge=0)  # added after each step and falling to none at the last, as a share
+    truncate: int = Field(0, ge=0)  # the gradient is cut every so many model steps; 0: never
+
+
 class Plan(Section):
     """The solver and what it minimises."""
 
-    solver: Literal["cem", "mppi", "random"] = "cem"
+    solver: Literal["cem", "icem", "mppi", "random", "gradient", "cem_gradient"] = "cem"
     objective: Literal["metric", "l1", "l2", "cosine"] = "metric"
     compare: tuple[Literal["metric", "l1", "l2", "cosine"], ...] = ("l2",)  # objectives reported beside it
     steps: Literal["last", "all", "rising"] = "all"  # which imagined steps are compared with the goal
+    effort: float = Field(0.0, ge=0)  # weight of the mean squared action
+    smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between successive environment actions
     horizon: int = Field(6, ge=1)  # model steps
-    candidates: int = Field(128, ge=2)
-    rounds: int = Field(6, ge=1)
+    candidates: int = Field(128, ge=2)  # not of solver gradient, which has gradient.restarts
+    rounds: int = Field(6, ge=1)  # not of solver gradient, which has gradient.steps
     elites: int = Field(16, ge=1)
     std: float = 0.7  # first spread, as a share of the action box's half width
     min_std: float = 0.05
     temperature: float = 0.5  # MPPI only
+    icem: ICEM = ICEM()
+    gradient: Gradient = Gradient()
     hold: bool = True  # one action is searched per model step and held for its `frameskip` environment steps
     execute: int = Field(1, ge=1)  # model steps executed before planning again
+    memory_mb: float = Field(2048, gt=0)  # bound on what imagining candidates takes; they come in pieces that fit
+
+    @model_validator(mode="after")
+    def _fits(self) -> Plan:
+        if self.solver == "icem" and not 2 <= self.elites <= self.candidates // 2:
+            raise ValueError(
+                f"elites {self.elites} with candidates {self.candidates}: solver icem needs at least 2 elites and "
+                "twice as many candidates; change elites or candidates"
+            )
+        descends, cut = self.solver in ("gradient", "cem_gradient"), self.gradient.truncate
+        if descends and self.steps == "last" and 0 < cut < self.horizon:
+            raise ValueError(
+                f"gradient.truncate {cut} below horizon {self.horizon} leaves the first actions without gradient when "
+                "steps is last; set gradient.truncate 0, or steps all or rising"
+            )
+        return self
 
 
 class Act(Section):

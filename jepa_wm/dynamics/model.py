@@ -49,7 +49,7 @@ class Dynamics(nn.Module):
         b, t = latents.shape[:2]
         x = self.embed(latents) + self.slot + self.act(actions)[:, :, None]
         x = x.flatten(1, 2)  # [B, T*N, P]
-        positions = self._positions(start, t, latents.device)
+        positions = self.positions(start, t, latents.device)
         cos, sin = rope_tables(positions, self.head_dim, self.rope_base)
         rope = (cos[None, None], sin[None, None])
         remembered = 0
@@ -65,7 +65,14 @@ class Dynamics(nn.Module):
         """An empty memory of the last W - 1 frames, one per block."""
         return [KeyValueCache((self.window - 1) * self.tokens) for _ in self.blocks]
 
-    def _positions(self, start: int, frames: int, device: torch.device) -> Tensor:
+    def cache_of(self, latents: Tensor, actions: Tensor) -> list[KeyValueCache]:
+        """The memory left by frames latents [B, T, N, D] and the actions [B, T, A] taken there; T may be 0."""
+        cache = self.new_cache()
+        if latents.shape[1]:
+            self(latents, actions, cache=cache)
+        return cache
+
+    def positions(self, start: int, frames: int, device: torch.device) -> Tensor:
         """[T*N, 3] time, row, column; tokens that form no square grid lie in one row."""
         token = torch.arange(self.tokens, device=device)
         side = self.grid or self.tokens

@@ -1,6 +1,7 @@
-"""Imagining: one step, teacher-forced steps, and a free unroll with a key/value cache.
+"""Imagining: one step, teacher-forced steps, and a free unroll with a key/value cache, for training and for search.
 
-B batch, S candidates, T frames, C context frames, H horizon, N tokens a frame, D latent width, A action numbers.
+B batch, S candidates, T frames, C context frames, H horizon, N tokens a frame, D latent width, A action numbers,
+P model width, W window.
 """
 
 from __future__ import annotations
@@ -8,7 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jepa_wm.core.precision import autocast
 from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.dynamics.stepper import Stepper
+
+# Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push the tokens out of
+# the cache; between 512 and 4096 the time differs by a few per cent.
+TOKENS_AT_ONCE = 1024
 
 
 def one_step(model: Dynamics, latent: Tensor, action: Tensor) -> Tensor:
@@ -26,26 +33,87 @@ def unroll(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor) -> T
     return unroll_candidates(model, context, past, actions[:, None])[:, 0]
 
 
-def unroll_candidates(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-    """[B, S, H, N, D] futures of S candidate plans [B, S, H, A]; the context is computed once and shared by all.
+def unroll_candidates(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0) -> Tensor:
+    """[B, S, H, N, D] futures of S candidate plans [B, S, H, A], with gradients where they are enabled.
 
+    The context is computed once and shared by all. `truncate` > 0 cuts the gradient between frames every so many
+    steps: a frame then blames only the actions since the last cut.
     Raises ValueError for a horizon of 0 or an action width that the model was not trained with.
     """
-    b, s, horizon, width = actions.shape
-    if horizon == 0 or width != model.action_size:
-        raise ValueError(
-            f"actions of shape {tuple(actions.shape)}: the horizon must be at least 1 and the model takes "
-            f"{model.action_size} numbers a step (action size x frameskip)"
-        )
+    _check(model, actions)
+    b, s, horizon, _ = actions.shape
     seen = context.shape[1] - 1
-    cache = model.new_cache()
-    if seen:
-        model(context[:, :-1], past, cache=cache)
-    cache = [layer.repeat(s) for layer in cache]
+    cache = [layer.repeat(s) for layer in model.cache_of(context[:, :-1], past)]
     latent = context[:, -1:].repeat_interleave(s, 0)  # [B*S, 1, N, D]
     steps = actions.flatten(0, 1)  # [B*S, H, A]
     frames = []
     for h in range(horizon):
+        if truncate and h and h % truncate == 0:
+            latent = latent.detach()
+            for layer in cache:
+                assert layer.keys is not None and layer.values is not None
+                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
         latent = model(latent, steps[:, h : h + 1], cache=cache, start=seen + h)
         frames.append(latent)
     return torch.cat(frames, 1).unflatten(0, (b, s))
+
+
+@torch.no_grad()
+def imagine_candidates(
+    model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0
+) -> Tensor:
+    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients, no fresh memory, and several times faster.
+
+    `at_once` plans are computed together; 0: as many as suit the device. The result does not depend on it but for
+    rounding. Raises as `unroll_candidates`.
+    """
+    _check(model, actions)
+    b, s, horizon, _ = actions.shape
+    plans, seen = b * s, context.shape[1] - 1
+    with autocast(context.device, precision):
+        cache = model.cache_of(context[:, :-1], past)
+    if not at_once:
+        at_once = max(1, TOKENS_AT_ONCE // model.tokens) if context.device.type == "cpu" else plans
+    stepper = Stepper(model, min(at_once, plans), precision=precision)
+    steps = actions.flatten(0, 1)  # [B*S, H, A]
+    frames = torch.empty(plans, horizon, *context.shape[2:], device=context.device)
+    samples = torch.arange(plans, device=context.device) // s
+    for first in range(0, plans, at_once):
+        some = slice(first, first + at_once)
+        stepper.remember(cache, samples[some], seen=seen)
+        latent = context[samples[some], -1]
+        for h in range(horizon):
+            latent = stepper.step(latent, steps[some, h], time=seen + h)
+            frames[some, h] = latent
+    return frames.unflatten(0, (b, s))
+
+
+def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int:
+    """Bytes that imagining one plan takes at most, its latents and three more of their size for an objective included.
+
+    An estimate from shapes, on the safe side: it counts the memory of the context and all working memory for every
+    plan, though plans of one episode share the former and a CPU has the latter for a few plans only.
+    """
+    n, width, window, depth = model.tokens, model.embed.out_features, model.window, len(model.blocks)
+    heads = width // model.head_dim
+    latents = 4 * horizon * n * model.latent_width  # the futures, then differences and products of them
+    scores = heads * n * window * n  # attention of one layer
+    if gradients:
+        kept = (24 + 4 * window) * width * n + 3 * scores  # what one layer of one step leaves for the way back
+        return 4 * (2 * latents + horizon * depth * kept)
+    memory = 2 * depth * (2 * window - 1) * width * n  # the ring, and the context it is filled from
+    working = (16 + 14 * (window - 1)) * width * n + 3 * scores  # of one layer, for a frame and for the context
+    return 4 * (latents + memory + working)
+
+
+def fixed_bytes(model: Dynamics, *, precision: str) -> int:
+    """Bytes that imagining takes whatever the number of plans: the weights in bf16, twice, while they change hands."""
+    return 0 if precision == "fp32" else 2 * 2 * sum(p.numel() for p in model.parameters())
+
+
+def _check(model: Dynamics, actions: Tensor) -> None:
+    if actions.shape[2] == 0 or actions.shape[3] != model.action_size:
+        raise ValueError(
+            f"actions of shape {tuple(actions.shape)}: the horizon must be at least 1 and the model takes "
+            f"{model.action_size} numbers a step (action size x frameskip)"
+        )

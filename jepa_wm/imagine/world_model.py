@@ -19,7 +19,7 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.eye import Eye
-from jepa_wm.imagine.rollout import unroll_candidates
+from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 
 
 class WorldModel(nn.Module):
@@ -46,24 +46,38 @@ class WorldModel(nn.Module):
         with autocast(frames.device, self.eye.precision):
             return self.latent.summarise(self.eye(frames))
 
-    @torch.no_grad()
-    def imagine(self, context: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+    def imagine(self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0) -> Tensor:
         """Futures [B, S, H, N, D] after context [B, C, N, D] with past action blocks [B, C-1, A], for raw candidate
-        action blocks [B, S, H, A]."""
-        with autocast(context.device, self.eye.precision):
-            return unroll_candidates(
-                self.latent.dynamics, context, self.latent.scaled(past), self.latent.scaled(actions)
-            ).float()
+        action blocks [B, S, H, A].
 
-    @torch.no_grad()
+        Where the actions want gradients the futures carry them, cut every `truncate` steps (0: nowhere).
+        """
+        past, steps = self.latent.scaled(past), self.latent.scaled(actions)
+        if not _wants_gradient(actions):
+            return imagine_candidates(self.latent.dynamics, context, past, steps, precision=self.eye.precision)
+        with autocast(context.device, self.eye.precision):
+            return unroll_candidates(self.latent.dynamics, context, past, steps, truncate=truncate).float()
+
     def steps_to_go(self, latents: Tensor, goal: Tensor) -> Tensor:
         """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D]."""
         metric = self.latent.metric
-        with autocast(latents.device, self.eye.precision):
+        with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
             here = metric.embed(latents.flatten(-2))
             there = metric.embed(goal.flatten(-2))
-        shape = (len(goal), *[1] * (here.dim() - 3), *there.shape[1:])
-        return metric.between(here, there.view(shape))
+            shape = (len(goal), *[1] * (here.dim() - 3), *there.shape[1:])
+            return metric.between(here, there.view(shape))
+
+    def plan_bytes(self, horizon: int, *, gradients: bool = False) -> tuple[int, int]:
+        """(bytes that imagining and judging one plan takes at most, bytes that it takes for any number of plans),
+        estimated from shapes on the safe side."""
+        metric, dynamics = self.latent.settings.metric, self.latent.dynamics
+        judging = 4 * horizon * (8 * metric.width + 4 * metric.groups * metric.components)
+        each = plan_bytes(dynamics, horizon, gradients=gradients) + judging
+        return each, fixed_bytes(dynamics, precision=self.eye.precision)
+
+
+def _wants_gradient(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def save_latent_model(folder: Path, model: LatentModel) -> None:

@@ -66,9 +66,128 @@ class ToGoal:
         return over_steps(self.distance(latents, self.goal), mode=self.mode, discount=self.discount)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToState:
+    """The term of reaching a state, such as the robot's own joints: `read` tells it from imagined latents.
+
+    The squared difference to the goal's state, each number in units of `scale`, averaged over the numbers.
+    """
+
+    goal: Tensor  # [B, P]
+    read: Callable[[Tensor], Tensor]  # latents [B, S, H, N, D] to states [B, S, H, P]
+    scale: Tensor | None = None  # [P], such as the spread of each number in the data
+    mode: Steps = "last"
+    discount: float = 0.9
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S]."""
+        gap = self.read(latents) - self.goal[:, None, None]
+        gap = gap if self.scale is None else gap / self.scale
+        return over_steps(gap.square().mean(-1), mode=self.mode, discount=self.discount)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Return:
+    """Expected discounted reward until the episode ends; give it a negative weight to earn as much as possible.
+
+    sum over steps h of discount**h * P(not ended before h) * reward(h), where `ended` is the chance that the episode
+    ends with imagined frame h, whose own reward still counts; None: it never ends.
+    Raises ValueError for a discount outside 0..1 (0 excluded).
+    """
+
+    reward: Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], actions [B, S, H, A] to [B, S, H]
+    ended: Callable[[Tensor], Tensor] | None = None  # latents [B, S, H, N, D] to chances [B, S, H] in 0..1
+    discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount must lie in 0..1 (0 excluded), got {self.discount}")
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S]."""
+        rewards = self.reward(latents, actions)
+        weights = self.discount ** torch.arange(rewards.shape[-1], device=rewards.device, dtype=rewards.dtype)
+        if self.ended is not None:
+            on = (1 - self.ended(latents)).cumprod(-1)
+            weights = weights * torch.cat([torch.ones_like(on[..., :1]), on[..., :-1]], -1)
+        return (weights * rewards).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """How far the members of an ensemble are apart: dear with a positive weight, sought with a negative one.
+
+    The variance over M members, averaged over a frame's tokens and numbers.
+    """
+
+    members: Callable[[Tensor], Tensor]  # actions [B, S, H, A] to futures [M, B, S, H, N, D]
+    mode: Steps = "all"
+    discount: float = 0.9
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S]. Raises ValueError for fewer than two members."""
+        futures = self.members(actions)
+        if len(futures) < 2:
+            raise ValueError(f"{len(futures)} ensemble members cannot disagree; give at least two")
+        return over_steps(futures.var(0).mean((-2, -1)), mode=self.mode, discount=self.discount)
+
+
 def effort(latents: Tensor, actions: Tensor) -> Tensor:
     """[B, S] the mean squared action: a term against needless motion."""
     return actions.square().mean((-2, -1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothness:
+    """The mean squared change from one environment action to the next: a term against jerks.
+
+    `size` is the length a of one environment action, `before` the last one taken, [B, a], which the plan's first is
+    compared with too. Without it a plan of a single action costs nothing.
+    """
+
+    size: int
+    before: Tensor | None = None
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S]."""
+        each = actions.unflatten(-1, (-1, self.size)).flatten(-3, -2)  # [B, S, H*block, a]
+        if self.before is not None:
+            each = torch.cat([self.before[:, None, None].expand(-1, each.shape[1], 1, -1), each], 2)
+        change = each.diff(dim=2).square()
+        return change.mean((-2, -1)) if change.shape[2] else each.new_zeros(each.shape[:2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLimits:
+    """Limits A x <= b on the action block x of every model step: as a term, how far they are exceeded.
+
+    The excess over each limit, summed over limits and averaged over steps: zero inside, so that a large enough weight
+    leaves the best allowed plan best. Raises ValueError for limits that are not one number of b per row of A.
+    """
+
+    matrix: Tensor  # A [C, A], a row a limit
+    bound: Tensor  # b [C]
+
+    def __post_init__(self) -> None:
+        if self.matrix.dim() != 2 or self.bound.shape != self.matrix.shape[:1]:
+            raise ValueError(
+                f"matrix has shape {tuple(self.matrix.shape)} and bound {tuple(self.bound.shape)}; give a row of the "
+                "matrix and a number of the bound for each limit"
+            )
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S]."""
+        return self.excess(actions).sum(-1).mean(-1)
+
+    def allowed(self, actions: Tensor, *, tolerance: float = 1e-5) -> Tensor:
+        """[...] bool: whether plans [..., H, A] keep all limits at all steps, to within `tolerance`."""
+        return (self.excess(actions) <= tolerance).all(-1).all(-1)
+
+    def excess(self, actions: Tensor) -> Tensor:
+        """[..., H, C] by how much actions [..., H, A] exceed each limit. Raises ValueError for another width."""
+        if actions.shape[-1] != self.matrix.shape[1]:
+            raise ValueError(f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action numbers a step")
+        return (actions @ self.matrix.to(actions).T - self.bound.to(actions)).clamp(min=0)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from jepa_wm.plan.search import Cost, Plan, Solver
 class RecedingHorizon:
     """Plans decision after decision for a batch of episodes, each with its own generator and warm start.
 
-    `execute` model steps are handed out per decision; the mean of the search, shifted by as many, starts the next one,
-    its free end filled with its last step ("repeat") or with doing nothing ("zero"). `last` is the latest plan.
+    `execute` model steps are handed out per decision; the mean of the search and the plans that it kept, shifted by as
+    many, start the next one, their free ends filled with their last step ("repeat") or with doing nothing ("zero").
+    `last` is the latest plan.
     Raises ValueError for an `execute` outside 1..horizon.
     """
 
@@ -30,7 +31,7 @@ class RecedingHorizon:
             raise ValueError(f"fill {fill!r} is not known; choose repeat or zero")
         self.solver, self.execute, self.fill = solver, execute, fill
         self.last: Plan | None = None
-        self._start: Tensor | None = None  # [B, H, A]
+        self._start: Tensor | None = None  # [B, H, A] or [B, 1 + kept, H, A]
         self._generators: list[torch.Generator] = []
 
     def reset(self, seeds: Sequence[int], *, device: torch.device) -> None:
@@ -46,13 +47,15 @@ class RecedingHorizon:
         if not self._generators:
             raise RuntimeError("RecedingHorizon.plan before reset; call reset with one seed per episode")
         self.last = self.solver.solve(cost, start=self._start, generator=self._generators)
-        self._start = self._shifted(self.last.mean)
+        mean, kept = self.last.mean, self.last.kept
+        self._start = self._shifted(mean if kept is None else torch.cat([mean[:, None], kept], 1))
         return self.solver.space.expand(self.last.actions[:, : self.execute])
 
-    def _shifted(self, mean: Tensor) -> Tensor:
-        """[B, H, A] what is left of the mean once the executed steps are taken."""
+    def _shifted(self, plans: Tensor) -> Tensor:
+        """[..., H, A] what is left of plans once the executed steps are taken."""
         if self.fill == "repeat":
-            end = mean[:, -1:].expand(-1, self.execute, -1)
+            end = plans[..., -1:, :].expand(*plans.shape[:-2], self.execute, -1)
         else:
-            end = zero_plan(self.solver.space, len(mean), self.execute, device=mean.device)
-        return torch.cat([mean[:, self.execute :], end], 1)
+            zero = zero_plan(self.solver.space, 1, self.execute, device=plans.device)[0]
+            end = zero.expand(*plans.shape[:-2], -1, -1)
+        return torch.cat([plans[..., self.execute :, :], end], -2)

@@ -1,6 +1,7 @@
 """What every solver shares: the protocol, the plan it returns, and the scoring of candidates.
 
-B episodes, S candidates, H horizon in model steps, A searched numbers a step, E expanded numbers a step, R rounds.
+B episodes, S candidates, K elites or kept plans, H horizon in model steps, A searched numbers a step,
+E expanded numbers a step, R rounds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jepa_wm.core.actions import ActionSpace, zero_plan
+from jepa_wm.core.actions import Space, zero_plan
 
 Cost = Callable[[Tensor], Tensor]  # candidate plans [B, S, H, E] to their costs [B, S], lower is better
 
@@ -25,13 +26,14 @@ class Plan:
     mean: Tensor  # [B, H, A] what the next search starts from
     cost: Tensor  # [B] of `actions`
     trace: Tensor  # [B, R] cheapest cost after each round; the last entry is `cost`
+    kept: Tensor | None = None  # [B, K, H, A] further plans that the next search should try, if the solver keeps any
 
 
 class Solver(Protocol):
     """Searches `horizon` model steps in `space`."""
 
     @property
-    def space(self) -> ActionSpace: ...
+    def space(self) -> Space: ...
 
     @property
     def horizon(self) -> int: ...
@@ -39,6 +41,7 @@ class Solver(Protocol):
     def solve(self, cost: Cost, *, start: Tensor | None, generator: list[torch.Generator]) -> Plan:
         """Plan for B = len(generator) episodes from the warm start [B, H, A], or from doing nothing.
 
+        A start [B, 1 + K, H, A] brings plans to be tried behind the mean; who keeps none heeds the mean alone.
         Each episode draws from its own generator, so that its plan does not depend on which others share the batch.
         Raises ValueError for costs that are not finite or have the wrong shape.
         """
@@ -64,26 +67,36 @@ class Best:
     def end_round(self) -> None:
         self._trace.append(self.cost)
 
-    def plan(self, mean: Tensor) -> Plan:
-        return Plan(self.actions, mean, self.cost, torch.stack([*self._trace[:-1], self.cost], 1))
+    def plan(self, mean: Tensor, kept: Tensor | None = None) -> Plan:
+        return Plan(self.actions, mean, self.cost, torch.stack([*self._trace[:-1], self.cost], 1), kept)
 
 
-def first_mean(space: ActionSpace, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
+def first_mean(space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
     """[B, H, A] the warm start inside the space, zeros without one. Raises ValueError for one that does not fit."""
     if not generator:
         raise ValueError("generator is empty; give one torch.Generator per episode")
     zero = zero_plan(space, len(generator), horizon, device=generator[0].device)
-    if start is None:
-        return zero
-    if start.shape != zero.shape:
+    return zero if start is None else space.project(checked_start(start, zero)[:, 0])
+
+
+def kept_plans(space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
+    """[B, K, H, A] the plans a warm start brings beside its mean, inside the space; K may be 0."""
+    zero = zero_plan(space, len(generator), horizon, device=generator[0].device)
+    return zero[:, None][:, :0] if start is None else space.project(checked_start(start, zero)[:, 1:])
+
+
+def checked_start(start: Tensor, like: Tensor) -> Tensor:
+    """[B, 1 + K, H, A] a warm start with or without plans behind its mean; ValueError if it does not fit `like`."""
+    plans = start[:, None] if start.dim() == 3 else start
+    if plans.dim() != 4 or not plans.shape[1] or (len(plans), *plans.shape[2:]) != like.shape:
         raise ValueError(
-            f"start has shape {tuple(start.shape)}; {len(generator)} generators, horizon {horizon} and the action "
-            f"space ask for {tuple(zero.shape)}"
+            f"start has shape {tuple(start.shape)}; {len(like)} generators, horizon {like.shape[1]} and the action "
+            f"space ask for {tuple(like.shape)}, or for several such plans per episode"
         )
-    return space.project(start.to(zero))
+    return plans.to(like)
 
 
-def score(cost: Cost, space: ActionSpace, plans: Tensor) -> Tensor:
+def score(cost: Cost, space: Space, plans: Tensor) -> Tensor:
     """[B, S] float32 costs of plans [B, S, H, A], expanded for the model and checked."""
     costs = cost(space.expand(plans))
     if costs.shape != plans.shape[:2]:
@@ -106,14 +119,30 @@ def noise(plans: Tensor, count: int, generator: list[torch.Generator], *, unifor
     return torch.stack([draw(shape, generator=g, device=g.device) for g in generator])
 
 
-def with_known(drawn: Tensor, mean: Tensor, second: Tensor) -> Tensor:
-    """[B, S, H, A] the drawn plans, with the mean and a second known plan in the first two places."""
-    return torch.cat([mean[:, None], second[:, None], drawn[:, 2:]], 1)
+def with_known(drawn: Tensor, mean: Tensor, second: Tensor, kept: Tensor | None = None) -> Tensor:
+    """[B, S, H, A] the drawn plans; the mean, a second known plan and those kept [B, K, H, A] take the first places."""
+    known = [mean[:, None], second[:, None], *([] if kept is None else [kept])]
+    count = sum(plans.shape[1] for plans in known)
+    return torch.cat([*known, drawn[:, count:]], 1)
 
 
-def check(horizon: int, candidates: int, rounds: int) -> None:
-    """Raises ValueError naming the number that makes no search."""
-    for name, value, least in (("horizon", horizon, 1), ("candidates", candidates, 2), ("rounds", rounds, 1)):
+def cheapest(plans: Tensor, costs: Tensor, count: int) -> Tensor:
+    """[B, K, H, A] the `count` cheapest of the plans, cheapest first; ties keep their order."""
+    order = costs.argsort(dim=1, stable=True)[:, :count]
+    return plans.gather(1, order[:, :, None, None].expand(-1, -1, *plans.shape[2:]))
+
+
+def refit(elites: Tensor, mean: Tensor, std: Tensor, *, keep: float) -> tuple[Tensor, Tensor]:
+    """Mean and spread [B, H, A] of the elites [B, K, H, A], mixed with a share `keep` of the old ones."""
+    # In double: the batch around an episode must not change its plan by a bit.
+    centre = elites.double().mean(1)
+    spread = (elites.double() - centre[:, None]).square().mean(1).sqrt()
+    return keep * mean + (1 - keep) * centre.to(mean), keep * std + (1 - keep) * spread.to(std)
+
+
+def check(horizon: int, candidates: int, rounds: int, *, drawn: str = "candidates") -> None:
+    """Raises ValueError naming the number that makes no search; `drawn` is what the solver calls its candidates."""
+    for name, value, least in (("horizon", horizon, 1), (drawn, candidates, 2), ("rounds", rounds, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 

@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.actions import ActionSpace, zero_plan
-from jepa_wm.plan.search import Best, Cost, Plan, check, check_spread, first_mean, noise, score, with_known
+from jepa_wm.plan.search import (
+    Best,
+    Cost,
+    Plan,
+    cheapest,
+    check,
+    check_spread,
+    first_mean,
+    noise,
+    refit,
+    score,
+    with_known,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +68,12 @@ class CEM:
             plans = with_known(drawn, mean, second)  # [B, S, H, A]
             costs = score(cost, self.space, plans)
             best.see(plans, costs)
-            mean, std = self._refit(plans, costs, mean, std)
+            mean, std = refit(cheapest(plans, costs, self.elites), mean, std, keep=self.momentum)
             std = std.maximum(self.min_std * half)
             second = best.actions
             best.end_round()
         best.see(mean[:, None], score(cost, self.space, mean[:, None]))
         return best.plan(mean)
-
-    def _refit(self, plans: Tensor, costs: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and spread [B, H, A] of the elites, mixed with the old ones."""
-        # A stable sort and double sums: ties and the batch around an episode must not change its plan by a bit.
-        order = costs.argsort(dim=1, stable=True)[:, : self.elites]  # [B, K]
-        elites = plans.gather(1, order[:, :, None, None].expand(-1, -1, *plans.shape[2:])).double()
-        centre = elites.mean(1)
-        spread = (elites - centre[:, None]).square().mean(1).sqrt()
-        keep = self.momentum
-        return keep * mean + (1 - keep) * centre.to(mean), keep * std + (1 - keep) * spread.to(std)
 
 
 @dataclass(frozen=True, kw_only=True)

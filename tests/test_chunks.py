@@ -1,0 +1,132 @@
+"""Candidates in pieces: the same costs and gradients, never more plans than the bound, and a bound that is kept."""
+
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.errors import UserError
+from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
+from jepa_wm.plan.chunks import MB, in_chunks, plans_within
+from jepa_wm.plan.gradient import Gradient
+from jepa_wm.plan.objectives import ToGoal, imagined_cost, latent_distance
+from jepa_wm.plan.solvers import CEM
+
+TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+
+
+def bowls(seen, episodes):
+    def cost_of(some):
+        def cost(plans):
+            assert len(plans) == len(range(*some.indices(episodes)))
+            seen.append(plans.shape[0] * plans.shape[1])
+            return (plans - TARGET[:episodes][some]).square().sum((-2, -1))
+
+        return cost
+
+    return cost_of
+
+
+@given(st.integers(1, 7), st.integers(1, 40), st.integers(1, 60), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_costs_and_gradients_are_those_of_one_piece(episodes, candidates, most, gradients):
+    plans = torch.randn(episodes, candidates, 3, 2, generator=torch.Generator().manual_seed(1))
+    plans.requires_grad_(gradients)
+    whole, pieces = [], []
+    expected = bowls(whole, episodes)(slice(0, episodes))(plans)
+    limits = {"most": 10**6, "most_with_gradient": most} if gradients else {"most": most, "most_with_gradient": 1}
+    costs = in_chunks(bowls(pieces, episodes), **limits)(plans)
+    assert torch.equal(costs, expected)
+    assert max(pieces) <= most and sum(pieces) == episodes * candidates
+    assert len(pieces) <= -(-episodes // max(1, most // candidates)) * -(-candidates // most), "no more than needed"
+    if gradients:
+        ours, theirs = (torch.autograd.grad(c.square().sum(), plans)[0] for c in (costs, expected))
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [CEM, Gradient])
+def test_a_search_in_pieces_is_the_same_search(kind):
+    space, generators = ActionSpace((-1.0,) * 2, (1.0,) * 2), [torch.Generator() for _ in range(4)]
+    number = {"candidates": 37} if kind is CEM else {"restarts": 37}
+    plans = []
+    for most in (10**6, 50, 5):
+        for g in generators:
+            g.manual_seed(3)
+        cost = in_chunks(bowls([], 4), most=most, most_with_gradient=most)
+        plans.append(kind(space=space, horizon=3, rounds=4, **number).solve(cost, generator=generators))
+    for other in plans[1:]:
+        assert torch.equal(plans[0].actions, other.actions) and torch.equal(plans[0].trace, other.trace)
+
+
+def test_a_bound_below_one_candidate_is_refused_with_the_remedy():
+    assert plans_within(10, 3 * MB) == 3
+    with pytest.raises(UserError, match="plan.memory_mb 0.5 is below one candidate, which takes about 0.8 MB; raise"):
+        plans_within(0.5, int(0.8 * MB))
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made inside were alive at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak, self.known = 0, 0, weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        list(self._new(args))  # what comes from outside, such as weights, is not counted
+        out = func(*args, **(kwargs or {}))
+        for storage in self._new(out):
+            self.alive += storage.nbytes()
+            weakref.finalize(storage, self._gone, storage.nbytes())
+        self.peak = max(self.peak, self.alive)
+        return out
+
+    def _new(self, values):
+        for tensor in tree_leaves(values):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                yield storage
+
+    def _gone(self, size):
+        self.alive -= size
+
+
+@pytest.mark.parametrize(("gradients", "precision"), [(False, "fp32"), (False, "bf16"), (True, "fp32")])
+@pytest.mark.parametrize("tokens", [4, 49])
+def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
+    torch.manual_seed(0)
+    model = Dynamics(tokens=tokens, latent_width=24, action_size=4, width=64, depth=3, heads=2, window=3).eval()
+    context, past, goal = torch.randn(2, 3, tokens, 24), torch.randn(2, 2, 4), torch.randn(2, tokens, 24)
+    unroll = unroll_candidates if gradients else partial(imagine_candidates, precision=precision)
+    largest = []
+
+    def cost_of(some):
+        def imagine(actions):
+            largest.append(actions.shape[0] * actions.shape[1])
+            return unroll(model, context[some], past[some], actions)
+
+        return imagined_cost(imagine, ToGoal(goal=goal[some], distance=latent_distance("l2"), mode="all"))
+
+    each, fixed = plan_bytes(model, 5, gradients=gradients), fixed_bytes(model, precision=precision)
+    plans = torch.randn(2, 24, 5, 4, requires_grad=gradients)
+    results = {}
+    for fit in (3, 8, 48):
+        bound = (fixed + (fit + 0.5) * each) / MB
+        most = plans_within(bound, each, fixed)
+        cost = in_chunks(cost_of, most=most, most_with_gradient=most)
+        largest.clear()
+        with PeakMemory() as memory:
+            results[fit] = cost(plans).detach()
+        assert max(largest) <= most == fit
+        assert memory.peak <= bound * MB, f"{memory.peak / MB:.2f} MB alive, {bound:.2f} allowed"
+        if fit == 3:
+            assert memory.peak > 0.15 * bound * MB, "an estimate far too safe would waste the machine"
+    rounding = 1e-6 if precision == "fp32" else 2e-2
+    for fit in (3, 8):
+        torch.testing.assert_close(results[fit], results[48], atol=rounding, rtol=rounding)
