@@ -138,8 +138,7 @@ def _norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
 
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """`encode.rope.rotate` of x [R', h, N, d] by angles [N, d/2], written to `out`."""
-    half = x.shape[-1] // 2
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    torch.mul(x, torch.cat([cos, cos], -1), out=out)
-    out[..., :half].addcmul_(x[..., half:], sin, value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin)
+    torch.mul(x, cos.repeat_interleave(2, -1), out=out)
+    out[..., 0::2].addcmul_(x[..., 1::2], sin, value=-1)
+    out[..., 1::2].addcmul_(x[..., 0::2], sin)
