@@ -31,6 +31,7 @@ VERBS = {
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
+BENCHES = {"plan": "jepa_wm.evals.bench_plan:run"}  # `run(config, quick=...) -> dict`; they need no run folder
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse")}
 
 EXIT_FAILED, EXIT_USER = 1, 2
@@ -71,10 +72,13 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
     from jepa_wm.core.run import RunFolder
 
     config = load_config(arguments.config, arguments.overrides)
-    with RunFolder.open(folder, config) as run:
-        # What a stage prints must not come between a script and the one line it reads.
-        output = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
+    # What a stage prints must not come between a script and the one line it reads.
+    output = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
+    if arguments.verb == "bench":
         with output:
+            result = _function(arguments.target)(config, quick=arguments.quick)
+    else:
+        with RunFolder.open(folder, config) as run, output:
             result = _function(arguments.target)(run)
     from jepa_wm.core.files import finite
 
@@ -99,24 +103,32 @@ def _parse(words: list[str]) -> argparse.Namespace:
     for verb, (_, summary) in VERBS.items():
         verbs.add_parser(verb, help=summary, add_help=False)
     verbs.add_parser("eval", help=f"one evaluation of a trained run: {', '.join(EVALS)}", add_help=False)
+    verbs.add_parser("bench", help=f"measure the speed of a part here: {', '.join(BENCHES)}", add_help=False)
     # The verb's own words are parsed apart: only so may options and overrides come in any order.
     verb = front.parse_known_args(words[:1])[0].verb
     parser = _verb_parser(verb)
     arguments = parser.parse_intermixed_args(words[1:])
     arguments.verb = verb
-    arguments.target = EVALS[arguments.name] if verb == "eval" else VERBS[verb][0]
+    named = {"eval": EVALS, "bench": BENCHES}
+    arguments.target = named[verb][arguments.name] if verb in named else VERBS[verb][0]
     return arguments
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
-    summary = VERBS[verb][1] if verb in VERBS else "one evaluation of a trained run"
+    others = {"eval": "one evaluation of a trained run", "bench": "measure speed on this machine; ends with JSON"}
+    summary = VERBS[verb][1] if verb in VERBS else others[verb]
     parser = argparse.ArgumentParser(prog=f"jepa-wm {verb}", description=summary)
     if verb == "eval":
         parser.add_argument("name", choices=list(EVALS), help="which evaluation")
+    if verb == "bench":
+        parser.set_defaults(run=None, json=True)
+        parser.add_argument("name", choices=list(BENCHES), help="what to measure")
+        parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    else:
+        parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
+        parser.add_argument("--json", action="store_true", help="end with the result as one JSON line on stdout")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
-    parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
-    parser.add_argument("--json", action="store_true", help="end with the result as one JSON line on stdout")
     return parser
 
 
