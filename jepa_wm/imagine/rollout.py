@@ -12,7 +12,7 @@ from torch import Tensor
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.threads import side_by_side
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.dynamics.stepper import Stepper
+from jepa_wm.dynamics.stepper import Stepper, Weights
 
 # Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push the tokens out of
 # the cache; between 512 and 4096 the time differs by a few per cent.
@@ -63,7 +63,7 @@ def unroll_candidates(model: Dynamics, context: Tensor, past: Tensor, actions: T
 def imagine_candidates(
     model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0
 ) -> Tensor:
-    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients, no fresh memory, and several times faster.
+    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no fresh memory.
 
     Up to `at_once` plans are computed together; 0: as many as suit the device. On a CPU such pieces run side by side,
     a thread each. The result depends on neither but for rounding. Raises as `unroll_candidates`.
@@ -73,12 +73,12 @@ def imagine_candidates(
     seen = context.shape[1] - 1
     with autocast(context.device, precision):
         cache = model.cache_of(context[:, :-1], past)
-    steps = actions.flatten(0, 1)  # [B*S, H, A]
+    weights, steps = Weights.of(model, precision), actions.flatten(0, 1)  # [B*S, H, A]
     samples = torch.arange(b * s, device=context.device) // s
     frames = torch.empty(b * s, horizon, *context.shape[2:], device=context.device)
 
     def imagine(some: slice) -> None:
-        stepper = Stepper(model, some.stop - some.start, precision=precision)
+        stepper = Stepper(weights, some.stop - some.start)
         stepper.remember(cache, samples[some], seen=seen)
         latent = context[samples[some], -1]
         for h in range(horizon):
