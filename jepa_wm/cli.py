@@ -33,6 +33,7 @@ VERBS = {
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
+BENCHES = {"plan": "jepa_wm.evals.bench_plan:run"}  # `run(config, quick=...) -> dict`; they need no run folder
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse", "parity")}
 # evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
 FILES = {
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
     tool = arguments.verb in TOOLS
-    folder = Path() if tool else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
+    runless = tool or arguments.verb == "bench" or bool(arguments.files)
+    folder = Path() if runless else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
     try:
         with _signals_raise():
             if tool:
@@ -69,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _say(f"error: {error}", EXIT_USER)
     except Interrupted as stop:
-        return _say(_how_to_continue(stop.signum, None if tool else folder), 128 + stop.signum)
+        return _say(_how_to_continue(stop.signum, None if runless else folder), 128 + stop.signum)
     except KeyboardInterrupt:
-        return _say(_how_to_continue(signal.SIGINT, None if tool else folder), 128 + signal.SIGINT)
+        return _say(_how_to_continue(signal.SIGINT, None if runless else folder), 128 + signal.SIGINT)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        if tool:
+        if runless:
             return _say("error: no space left on the disk: free some, then run the same command again", EXIT_FAILED)
         place = error.filename or folder
         return _say(
@@ -89,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
     """Do the verb, print its result."""
     with _quiet(arguments.json):
-        result = _function(arguments.target)(**arguments.files) if arguments.files else _on_run(arguments, folder)
+        if arguments.verb == "bench":
+            result = _bench(arguments)
+        else:
+            result = _function(arguments.target)(**arguments.files) if arguments.files else _on_run(arguments, folder)
 
     def lines(result: dict[str, Any]) -> list[str]:
         figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
@@ -107,6 +112,13 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     config = load_config(arguments.config, arguments.overrides)
     with RunFolder.open(folder, config) as run:
         return _function(arguments.target)(run)
+
+
+def _bench(arguments: argparse.Namespace) -> Any:
+    """Check the config, measure; no run folder is touched."""
+    from jepa_wm.core.config import load_config
+
+    return _function(arguments.target)(load_config(arguments.config, arguments.overrides), quick=arguments.quick)
 
 
 def _use_tool(arguments: argparse.Namespace) -> None:
@@ -141,12 +153,14 @@ def _parse(words: list[str]) -> argparse.Namespace:
     for verb, (_, summary) in {**VERBS, **TOOLS}.items():
         verbs.add_parser(verb, help=summary, add_help=False)
     verbs.add_parser("eval", help=f"one evaluation of a trained run: {', '.join(EVALS)}", add_help=False)
+    verbs.add_parser("bench", help=f"measure the speed of a part here: {', '.join(BENCHES)}", add_help=False)
     # The verb's own words are parsed apart: only so may options and overrides come in any order.
     verb = front.parse_known_args(words[:1])[0].verb
     parser = _verb_parser(verb)
     arguments = parser.parse_intermixed_args(words[1:])
     arguments.verb = verb
-    arguments.target = EVALS[arguments.name] if verb == "eval" else {**VERBS, **TOOLS}[verb][0]
+    named = {"eval": EVALS, "bench": BENCHES}
+    arguments.target = named[verb][arguments.name] if verb in named else {**VERBS, **TOOLS}[verb][0]
     arguments.files = _files(parser, arguments) if verb == "eval" else {}
     return arguments
 
@@ -164,7 +178,8 @@ def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> di
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
-    summary = {**VERBS, **TOOLS}[verb][1] if verb != "eval" else "one evaluation of a trained run"
+    others = {"eval": "one evaluation of a trained run", "bench": "measure speed on this machine; ends with JSON"}
+    summary = others[verb] if verb in others else {**VERBS, **TOOLS}[verb][1]
     parser = argparse.ArgumentParser(prog=f"jepa-wm {verb}", description=summary)
     if verb in TOOLS:
         importlib.import_module(TOOLS[verb][0]).add_arguments(parser)
@@ -175,10 +190,15 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
         for name, files in FILES.items():
             for file, meaning in files.items():
                 parser.add_argument(f"--{file}", type=Path, metavar="FILE", help=f"{name} only: {meaning}")
+    if verb == "bench":
+        parser.set_defaults(run=None, json=True)
+        parser.add_argument("name", choices=list(BENCHES), help="what to measure")
+        parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
+    else:
+        parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
+        parser.add_argument("--json", action="store_true", help="end with the result as one JSON line on stdout")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
-    parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
-    parser.add_argument("--json", action="store_true", help="end with the result as one JSON line on stdout")
     return parser
 
 

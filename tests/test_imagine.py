@@ -1,11 +1,13 @@
 """Imagining for search: equal to computing everything again, for any sizes, precision and pieces."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepa_wm.core.threads import side_by_side
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.dynamics.stepper import Stepper
+from jepa_wm.dynamics.stepper import Stepper, Weights
 from jepa_wm.imagine.rollout import imagine_candidates, unroll_candidates
 
 ACTION = 4
@@ -66,7 +68,7 @@ def test_bf16_is_near_and_returns_fp32():
 
 def test_a_stepper_serves_fewer_plans_and_starts_anew():
     model = dynamics()
-    stepper = Stepper(model, 6)
+    stepper = Stepper(Weights.of(model, "fp32"), 6)
     for batch in (6, 2, 5):
         context, past, actions = data(model, batch=batch, candidates=1, seen=4, horizon=3, seed=batch)
         stepper.remember(model.cache_of(context[:, :-1], past), torch.arange(batch), seen=3)
@@ -89,3 +91,36 @@ def test_a_cut_gradient_blames_only_the_actions_since_the_cut():
     (short,) = torch.autograd.grad(cut[:, :, 3].sum(), actions)
     assert full[:, :, :4].abs().amin((0, 1, 3)).gt(0).all() and not full[:, :, 4].any()
     assert not short[:, :, :2].any() and short[:, :, 2:4].abs().amin((0, 1, 3)).gt(0).all()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_pieces_side_by_side_are_all_done_each_on_one_thread(threads):
+    done = {}
+
+    def work(piece):
+        done[piece] = torch.get_num_threads()
+
+    side_by_side(work, range(7))
+    assert done == dict.fromkeys(range(7), 1)
+    assert torch.get_num_threads() == threads
+
+    def fail(piece):
+        raise RuntimeError(f"piece {piece}")
+
+    with pytest.raises(RuntimeError, match="piece 0"):
+        side_by_side(fail, range(7))
+    assert torch.get_num_threads() == threads
+
+
+def test_the_number_of_threads_changes_nothing(threads):
+    model = dynamics(tokens=5)
+    inputs = data(model, batch=2, candidates=60, seen=3, horizon=3)  # enough for several pieces
+    expected = unroll_candidates(model, *inputs).detach()
+    torch.testing.assert_close(imagine_candidates(model, *inputs), expected, atol=1e-5, rtol=1e-5)

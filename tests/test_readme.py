@@ -58,8 +58,8 @@ def test_every_command_is_one():
 
 def test_the_table_of_verbs_is_the_command_line():
     told = re.findall(r"^\| `([a-z]+)[^`]*` \|", re.search(r"## Verbs\n.*?\n## ", README, re.DOTALL).group(), re.M)
-    assert sorted(told) == sorted([*cli.VERBS, *cli.TOOLS, "eval"])
-    assert all(f"`{name}`" in README for name in cli.EVALS)
+    assert sorted(told) == sorted([*cli.VERBS, *cli.TOOLS, "eval", "bench"])
+    assert all(f"`{name}`" in README for name in [*cli.EVALS, *cli.BENCHES])
 
 
 def test_the_make_targets_and_documents_exist():

@@ -20,28 +20,25 @@ from jepa_wm.encode.rope import rope_tables
 class Stepper:
     """Equal to `Dynamics.forward` with a cache, frame by frame, for up to R plans.
 
-    A large tensor made anew for each operation costs a CPU about as much as the arithmetic on it, since the system
+    A large tensor made anew for each operation can cost a CPU more than the operation itself, since the system
     hands out every page cleared; so all large ones are made once here and written in place. Keys and values lie in a
     ring of W frames: the newest overwrites the oldest, and nothing moves when the window slides.
-    The matrices are kept in `precision`, "fp32" or "bf16"; the running sum of the layers stays in fp32.
     """
 
-    def __init__(self, model: Dynamics, plans: int, *, precision: str = "fp32") -> None:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    def __init__(self, weights: Weights, plans: int) -> None:
+        model, dtype = weights.model, weights.dtype
         width, tokens = model.embed.out_features, model.tokens
         heads = width // model.head_dim
-        self.model, self.dtype = model, dtype
-        self.layers = [_Layer.of(block, dtype) for block in model.blocks]
-        self.embed, self.head = _Matrix.of(model.embed, dtype), _Matrix.of(model.head, dtype)
+        self.model, self.dtype, self.weights = model, dtype, weights
 
         def room(*shape: int, kind: torch.dtype = dtype) -> Tensor:
             return torch.empty(*shape, dtype=kind, device=model.slot.device)
 
-        ring = (len(self.layers), plans, heads, model.window * tokens, model.head_dim)
+        ring = (len(weights.layers), plans, heads, model.window * tokens, model.head_dim)
         self.keys, self.values = room(*ring), room(*ring)
         self.query = room(plans, heads, tokens, model.head_dim)
         self.sum = room(plans * tokens, width, kind=torch.float32)
-        self.qkv, self.hidden = room(plans * tokens, 3 * width), room(plans * tokens, self.layers[0].fc1.outputs)
+        self.qkv, self.hidden = room(plans * tokens, 3 * width), room(plans * tokens, weights.layers[0].fc1.outputs)
         self.change = room(plans * tokens, width)
 
     def remember(self, cache: list[KeyValueCache], which: Tensor, *, seen: int) -> None:
@@ -63,14 +60,14 @@ class Stepper:
         place, held = _frame(time % model.window, tokens), _frame(0, tokens, min(time + 1, model.window))
         rope = rope_tables(model.positions(time, 1, latents.device), model.head_dim, model.rope_base)  # [N, d/2]
         x = self.sum[: plans * tokens]
-        embedded = F.linear(latents.to(self.dtype), self.embed.weight, self.embed.bias)
+        embedded = F.linear(latents.to(self.dtype), *self.weights.embed)
         torch.add(embedded + model.slot, model.act(actions)[:, None], out=x.view(plans, tokens, -1))
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.weights.layers):
             keys, values = self.keys[number, :plans], self.values[number, :plans]
             self._attend(x, layer, rope, keys, values, place, held)
             hidden = layer.fc1(_norm(x, layer.norm2, self.dtype), out=self.hidden)
             x += layer.fc2(torch.ops.aten.gelu_(hidden), out=self.change)
-        change = F.linear(_norm(x, model.norm, self.dtype), self.head.weight, self.head.bias)
+        change = F.linear(_norm(x, model.norm, self.dtype), *self.weights.head)
         return latents + change.view(plans, tokens, -1)
 
     def _attend(
@@ -87,6 +84,23 @@ class Stepper:
         values[:, :, place] = v
         seen = attend(query, keys[:, :, held], values[:, :, held])  # [R', h, N, d]
         x += layer.proj(seen.transpose(1, 2).reshape(len(x), -1), out=self.change)
+
+
+class Weights(NamedTuple):
+    """The matrices of a model in the precision they are multiplied in; the running sum of layers stays in fp32."""
+
+    model: Dynamics
+    dtype: torch.dtype
+    embed: _Matrix
+    layers: list[_Layer]
+    head: _Matrix
+
+    @classmethod
+    def of(cls, model: Dynamics, precision: str) -> Weights:
+        """`precision` "fp32" copies nothing, "bf16" every matrix once."""
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        layers = [_Layer.of(block, dtype) for block in model.blocks]
+        return cls(model, dtype, _Matrix.of(model.embed, dtype), layers, _Matrix.of(model.head, dtype))
 
 
 class _Matrix(NamedTuple):

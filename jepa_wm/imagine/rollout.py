@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.precision import autocast
+from jepa_wm.core.threads import side_by_side
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.dynamics.stepper import Stepper
+from jepa_wm.dynamics.stepper import Stepper, Weights
 
 # Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push the tokens out of
 # the cache; between 512 and 4096 the time differs by a few per cent.
@@ -62,30 +63,41 @@ def unroll_candidates(model: Dynamics, context: Tensor, past: Tensor, actions: T
 def imagine_candidates(
     model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0
 ) -> Tensor:
-    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients, no fresh memory, and several times faster.
+    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no fresh memory.
 
-    `at_once` plans are computed together; 0: as many as suit the device. The result does not depend on it but for
-    rounding. Raises as `unroll_candidates`.
+    Up to `at_once` plans are computed together; 0: as many as suit the device. On a CPU such pieces run side by side,
+    a thread each. The result depends on neither but for rounding. Raises as `unroll_candidates`.
     """
     _check(model, actions)
     b, s, horizon, _ = actions.shape
-    plans, seen = b * s, context.shape[1] - 1
+    seen = context.shape[1] - 1
     with autocast(context.device, precision):
         cache = model.cache_of(context[:, :-1], past)
-    if not at_once:
-        at_once = max(1, TOKENS_AT_ONCE // model.tokens) if context.device.type == "cpu" else plans
-    stepper = Stepper(model, min(at_once, plans), precision=precision)
-    steps = actions.flatten(0, 1)  # [B*S, H, A]
-    frames = torch.empty(plans, horizon, *context.shape[2:], device=context.device)
-    samples = torch.arange(plans, device=context.device) // s
-    for first in range(0, plans, at_once):
-        some = slice(first, first + at_once)
+    weights, steps = Weights.of(model, precision), actions.flatten(0, 1)  # [B*S, H, A]
+    samples = torch.arange(b * s, device=context.device) // s
+    frames = torch.empty(b * s, horizon, *context.shape[2:], device=context.device)
+
+    def imagine(some: slice) -> None:
+        stepper = Stepper(weights, some.stop - some.start)
         stepper.remember(cache, samples[some], seen=seen)
         latent = context[samples[some], -1]
         for h in range(horizon):
             latent = stepper.step(latent, steps[some, h], time=seen + h)
             frames[some, h] = latent
+
+    side_by_side(imagine, _pieces(b * s, model.tokens, context.device, at_once))
     return frames.unflatten(0, (b, s))
+
+
+def _pieces(plans: int, tokens: int, device: torch.device, at_once: int) -> list[slice]:
+    """Slices of the plans, of nearly equal size."""
+    if not at_once:
+        at_once = max(1, TOKENS_AT_ONCE // tokens) if device.type == "cpu" else plans
+    count = -(-plans // at_once)
+    if device.type == "cpu" and plans * tokens >= TOKENS_AT_ONCE // 2:  # else the work is too little to share
+        threads = torch.get_num_threads()
+        count = min(plans, -(-count // threads) * threads)
+    return [slice(plans * i // count, plans * (i + 1) // count) for i in range(count)]
 
 
 def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int:

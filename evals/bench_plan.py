@@ -1,0 +1,159 @@
+"""`jepa-wm bench plan`: imagining and judging candidates, ours against a reference shaped like the peers' planners.
+
+Same weights, candidates, rounds and horizon, in one process. The reference computes the whole window of frames again at
+every imagined step, in fp32 with the fused attention kernel, one episode's candidates at a time.
+B episodes, S candidates, R rounds, C context frames, H horizon, N tokens a frame, D latent width, A action numbers,
+P model width, W window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.schema import Config
+from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.encode.blocks import Block
+from jepa_wm.encode.rope import rope_tables, rotate
+from jepa_wm.imagine.rollout import imagine_candidates
+from jepa_wm.plan.objectives import latent_distance
+
+ACTION = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size to measure."""
+
+    tokens: int
+    episodes: int = 1
+    candidates: int = 64
+    rounds: int = 1
+    horizon: int = 6
+    depth: int = 6
+    width: int = 384
+    heads: int = 6
+    window: int = 3
+    repeats: int = 3
+
+
+CASES = (Case(tokens=64, episodes=2), Case(tokens=256))
+QUICK = {"candidates": 3, "horizon": 4, "depth": 1, "width": 32, "heads": 2, "repeats": 1}
+
+
+def run(config: Config, *, quick: bool = False) -> dict[str, object]:
+    """`ratio` and `share_of_matmul` of the worst case, the figures of all `cases`, and this machine's matmul rates.
+
+    The precision of ours is that of the faster matrix product, measured here.
+    """
+    set_threads(config.train.threads)
+    rates = {name: matmul_rate(kind, rows=64 if quick else 2048) for name, kind in KINDS.items()}
+    precision = max(rates, key=lambda name: rates[name])
+    sizes = [replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES]
+    cases = [measure(case, precision=precision, best_rate=max(rates.values())) for case in sizes]
+    return {
+        "ratio": min(case["ratio"] for case in cases),
+        "share_of_matmul": min(case["share_of_matmul"] for case in cases),
+        "precision": precision,
+        "matmul_gflops": {name: rate / 1e9 for name, rate in rates.items()},
+        "threads": torch.get_num_threads(),
+        "cases": [{**asdict(size), **case} for size, case in zip(sizes, cases, strict=True)],
+    }
+
+
+@torch.no_grad()
+def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]:
+    """Medians of both in seconds, their `ratio`, and our FLOP/s as a share of `best_rate`.
+
+    Both take turns, so that a neighbour on the machine disturbs both alike. `first_frame` is the largest difference
+    of their first imagined frames relative to the spread; later ones differ since the reference forgets what lies
+    before its window.
+    """
+    torch.manual_seed(0)
+    model = Dynamics(
+        tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width, depth=case.depth,
+        heads=case.heads, window=case.window,
+    ).eval()  # fmt: skip
+    context = torch.randn(case.episodes, case.window, case.tokens, case.width)
+    past = torch.randn(case.episodes, case.window - 1, ACTION)
+    goal = torch.randn(case.episodes, case.tokens, case.width)
+    rounds = torch.randn(case.rounds, case.episodes, case.candidates, case.horizon, ACTION)
+
+    def ours(plans: Tensor) -> Tensor:
+        return imagine_candidates(model, context, past, plans, precision=precision)
+
+    def reference(plans: Tensor) -> Tensor:
+        return torch.cat([peer_rollout(model, context[b], past[b], plans[b])[None] for b in range(len(plans))])
+
+    def seconds(imagine: Callable[[Tensor], Tensor]) -> float:
+        began = time.perf_counter()
+        for plans in rounds:
+            latent_distance("l2")(imagine(plans), goal)
+        return time.perf_counter() - began
+
+    few = rounds[0, :, :2, :1]
+    theirs = reference(few)
+    first_frame = float((ours(few) - theirs).abs().max() / theirs.std())
+    times = [(seconds(ours), seconds(reference)) for _ in range(case.repeats)]
+    mine, peer = (median(column) for column in zip(*times, strict=True))
+    share = flops(case) / mine / best_rate
+    return {"ratio": peer / mine, "share_of_matmul": share, "ours_s": mine, "reference_s": peer,
+            "first_frame": first_frame}  # fmt: skip
+
+
+def flops(case: Case) -> float:
+    """Multiplications and additions of the matrix products that ours needs."""
+    token = case.depth * (24 * case.width**2 + 4 * case.window * case.tokens * case.width) + 4 * case.width**2
+    frames = case.candidates * case.horizon + case.window - 1  # the context before its last frame once an episode
+    return float(case.rounds * case.episodes * frames * case.tokens * token)
+
+
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@torch.no_grad()
+def matmul_rate(kind: torch.dtype, *, rows: int) -> float:
+    """FLOP/s of the best of ten products of the size of a layer's widest."""
+    x, weight = torch.randn(rows, 384).to(kind), torch.randn(1536, 384).to(kind)
+    times = []
+    for _ in range(11):
+        began = time.perf_counter()
+        for _ in range(4):
+            F.linear(x, weight)
+        times.append((time.perf_counter() - began) / 4)
+    return 2 * rows * 384 * 1536 / min(times[1:])
+
+
+def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) -> Tensor:
+    """[S, H, N, D] of one episode's candidates [S, H, A] after context [C, N, D], the window anew each step."""
+    latents = context.expand(len(plans), -1, -1, -1)
+    actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
+    for _ in range(plans.shape[1]):
+        seen = latents.shape[1]
+        window = slice(max(0, seen - model.window), seen)
+        latents = torch.cat([latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1)
+    return latents[:, len(context) :]
+
+
+def peer_forward(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
+    """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a cache."""
+    frames, tokens = latents.shape[1:3]
+    x = (model.embed(latents) + model.slot + model.act(actions)[:, :, None]).flatten(1, 2)  # [S, T*N, P]
+    frame = torch.arange(frames).repeat_interleave(tokens)
+    visible = frame[:, None] >= frame
+    cos, sin = rope_tables(model.positions(0, frames, x.device), model.head_dim, model.rope_base)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        x = x + block.attn.proj(attended.transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return latents + model.head(model.norm(x)).unflatten(1, (frames, tokens))

@@ -1,0 +1,50 @@
+"""`jepa-wm bench`: ends with JSON, leaves nothing behind, and compares what is the same."""
+
+import json
+
+import pytest
+import torch
+
+from jepa_wm import cli
+from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.evals.bench_plan import Case, flops, peer_forward, peer_rollout
+from jepa_wm.imagine.rollout import imagine_candidates
+
+
+def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "plan", "--quick"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ratio"] > 0 and 0 < result["share_of_matmul"] < 1.5
+    assert result["precision"] == max(result["matmul_gflops"], key=result["matmul_gflops"].get)
+    assert len(result["cases"]) == 2 and result["ratio"] == min(case["ratio"] for case in result["cases"])
+    for case in result["cases"]:
+        assert case["ours_s"] > 0 and case["reference_s"] > 0 and case["first_frame"] < 0.05
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_reference_is_the_same_model():
+    torch.manual_seed(0)
+    model = Dynamics(tokens=5, latent_width=6, action_size=4, width=16, depth=2, heads=2, window=3).eval()
+    context, past, plans = torch.randn(2, 3, 5, 6), torch.randn(2, 2, 4), torch.randn(2, 4, 5, 4)
+    with torch.no_grad():
+        actions = torch.cat([past, plans[:, 0, :1]], 1)
+        torch.testing.assert_close(peer_forward(model, context, actions), model(context, actions), atol=1e-5, rtol=1e-5)
+        theirs = torch.stack([peer_rollout(model, context[b], past[b], plans[b]) for b in range(2)])
+        ours = imagine_candidates(model, context, past, plans)
+    assert theirs.shape == ours.shape
+    torch.testing.assert_close(theirs[:, :, 0], ours[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_operations_are_counted_by_hand():
+    case = Case(tokens=2, episodes=3, candidates=4, horizon=5, depth=1, width=6, heads=1, window=2, rounds=7)
+    linear = 2 * (6 * 18 + 6 * 6 + 6 * 24 + 24 * 6)  # qkv, projection, MLP
+    attention = 2 * 2 * (2 * 2) * 6  # scores and their use, over a window of 2 frames of 2 tokens
+    ends = 2 * 2 * 6 * 6  # in and out
+    assert flops(case) == 7 * 3 * (4 * 5 + 1) * 2 * (linear + attention + ends)
+
+
+def test_an_unknown_bench_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "dance"])
+    assert "invalid choice" in capsys.readouterr().err
