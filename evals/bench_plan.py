@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepa_wm.core.precision import set_threads
+from jepa_wm.core.precision import KINDS, matmul_rate, set_threads
 from jepa_wm.core.schema import Config
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.encode.blocks import Block
@@ -54,7 +54,8 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     The precision of ours is that of the faster matrix product, measured here.
     """
     set_threads(config.train.threads)
-    rates = {name: matmul_rate(kind, rows=64 if quick else 2048) for name, kind in KINDS.items()}
+    widest = {"rows": 64 if quick else 2048, "inner": 384, "columns": 1536}  # of a layer's products
+    rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}  # GFLOP/s
     precision = max(rates, key=lambda name: rates[name])
     sizes = [replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES]
     cases = [measure(case, precision=precision, best_rate=max(rates.values())) for case in sizes]
@@ -62,7 +63,7 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
         "ratio": min(case["ratio"] for case in cases),
         "share_of_matmul": min(case["share_of_matmul"] for case in cases),
         "precision": precision,
-        "matmul_gflops": {name: rate / 1e9 for name, rate in rates.items()},
+        "matmul_gflops": rates,
         "threads": torch.get_num_threads(),
         "cases": [{**asdict(size), **case} for size, case in zip(sizes, cases, strict=True)],
     }
@@ -70,7 +71,7 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
 
 @torch.no_grad()
 def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]:
-    """Medians of both in seconds, their `ratio`, and our FLOP/s as a share of `best_rate`.
+    """Medians of both in seconds, their `ratio`, and our GFLOP/s as a share of `best_rate`.
 
     Both take turns, so that a neighbour on the machine disturbs both alike. `first_frame` is the largest difference
     of their first imagined frames relative to the spread; later ones differ since the reference forgets what lies
@@ -103,7 +104,7 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
     first_frame = float((ours(few) - theirs).abs().max() / theirs.std())
     times = [(seconds(ours), seconds(reference)) for _ in range(case.repeats)]
     mine, peer = (median(column) for column in zip(*times, strict=True))
-    share = flops(case) / mine / best_rate
+    share = 1e-9 * flops(case) / mine / best_rate
     return {"ratio": peer / mine, "share_of_matmul": share, "ours_s": mine, "reference_s": peer,
             "first_frame": first_frame}  # fmt: skip
 
@@ -113,22 +114,6 @@ def flops(case: Case) -> float:
     token = case.depth * (24 * case.width**2 + 4 * case.window * case.tokens * case.width) + 4 * case.width**2
     frames = case.candidates * case.horizon + case.window - 1  # the context before its last frame once an episode
     return float(case.rounds * case.episodes * frames * case.tokens * token)
-
-
-KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@torch.no_grad()
-def matmul_rate(kind: torch.dtype, *, rows: int) -> float:
-    """FLOP/s of the best of ten products of the size of a layer's widest."""
-    x, weight = torch.randn(rows, 384).to(kind), torch.randn(1536, 384).to(kind)
-    times = []
-    for _ in range(11):
-        began = time.perf_counter()
-        for _ in range(4):
-            F.linear(x, weight)
-        times.append((time.perf_counter() - began) / 4)
-    return 2 * rows * 384 * 1536 / min(times[1:])
 
 
 def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(words)
     tool = arguments.verb in TOOLS
-    runless = tool or arguments.verb == "bench" or bool(arguments.files)
+    runless = arguments.runless
     folder = Path() if runless else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
     try:
         with _signals_raise():
@@ -98,7 +98,7 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
 
     def lines(result: dict[str, Any]) -> list[str]:
         figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
-        where = "" if arguments.files else f", in {folder}"
+        where = "" if arguments.runless else f", in {folder}"
         return [f"{arguments.verb}: done{where}", *figures]
 
     _print(result, lines, as_json=arguments.json)
@@ -162,6 +162,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     named = {"eval": EVALS, "bench": BENCHES}
     arguments.target = named[verb][arguments.name] if verb in named else {**VERBS, **TOOLS}[verb][0]
     arguments.files = _files(parser, arguments) if verb == "eval" else {}
+    arguments.runless = verb in TOOLS or verb == "bench" or bool(arguments.files)
     return arguments
 
 

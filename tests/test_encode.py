@@ -254,8 +254,8 @@ def test_a_clip_that_does_not_divide_is_refused(attend_to, shape):
         encoder(attend_to, tubelet=2)(torch.zeros(1, frames, 3, height, width))
 
 
-def test_later_settings_reach_the_encoder_and_leave_older_run_folders_valid():
-    assert "rope" not in Encode().model_dump() and "mlp_ratio" not in Encode().model_dump(mode="json")
+def test_all_settings_are_written_down_and_reach_the_encoder():
+    assert Encode().model_dump()["rope"] == "rotation" and Encode().model_dump(mode="json")["mlp_ratio"] == 4.0
     settings = Encode(rope="vjepa2", mlp_ratio=48 / 11, width=44, heads=2, depth=1)
     assert Encode(**settings.model_dump()) == settings
     eye = Encoder.from_settings(16, settings)

@@ -43,6 +43,17 @@ def test_a_saved_eye_sees_the_same(data, tmp_path, precision):
     assert not any(p.requires_grad for p in other.parameters()) and not other.encoder.training
 
 
+def test_an_eye_that_does_not_say_how_it_was_made_is_refused(data, tmp_path):
+    make_eye(data).save(tmp_path)
+    file = tmp_path / "eye.json"
+    sizes = json.loads(file.read_text())
+    del sizes["encode"]["rope"]
+    file.write_text(json.dumps(sizes))
+    with pytest.raises(UserError, match="older version that knew no rope; make it again"):
+        Eye.load(tmp_path)
+
+
+
 def test_a_missing_or_foreign_eye_is_named(data, tmp_path):
     with pytest.raises(UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm encode` first"):
         Eye.load(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -71,8 +71,6 @@ class Observe(Section):
 
 class Encode(Section):
     """The vision transformer."""
-
-    LATER: ClassVar[tuple[str, ...]] = ("rope", "mlp_ratio")
 
     patch: int = 8
     tubelet: int = Field(1, ge=1)
@@ -167,8 +165,6 @@ class Predict(Section):
 
 class Freeze(Section):
     """The frozen eye, and its features on disk."""
-
-    LATER: ClassVar[tuple[str, ...]] = ("backbone", "weights")
 
     stride: int = Field(1, ge=1)  # every how many frames are encoded; must divide dynamics.frameskip
     samples: int = 4000  # frames whose mean and spread standardise the features

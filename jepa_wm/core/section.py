@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
     """Unknown keys are refused; a section never changes once it is made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-    # Settings that came after run folders were first made: they are written only where they are not the default, so
-    # that a folder which knows nothing of them stays valid.
-    LATER: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        plain = dump(self)
-        for name in self.LATER:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                plain.pop(name, None)
-        return plain
 
 
 def check_heads(width: int, heads: int) -> None:

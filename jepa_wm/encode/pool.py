@@ -40,7 +40,7 @@ class GridPool(nn.Module):
     """Every token is squeezed to a few numbers that keep their place; an MLP reads the whole map into F numbers.
 
     Where a rare thing is acts on the output from the first step, without a query having to find it first: in noise
-    this learns where a small object is several times sooner than an attentive pool.
+    this learns where a small object is sooner than an attentive pool (docs/results.md).
     """
 
     def __init__(self, tokens: int, width: int, outputs: int, *, channels: int = 16, hidden: int = 256) -> None:
@@ -101,7 +101,7 @@ class TemporalContrast(nn.Module):
 
 
 class PathReader(nn.Module):
-    """Reads the way an agent went from two summaries; used in training only.
+    """Reads the way an agent went from the summaries of its frames; used in training only.
 
     A linear map of the summary, in which the difference of two frames of an episode shall be the sum of the actions
     between them (dead reckoning). Being linear it gives a direction from the first step, where an inverse-dynamics

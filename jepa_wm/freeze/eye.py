@@ -110,6 +110,9 @@ class Eye(nn.Module, ModelHubMixin, library_name="jepa_wm"):
         if "backbone" in sizes:
             encoder = Backbone(sizes["backbone"], sizes["image_size"])
         else:
+            unsaid = sorted(set(Encode.model_fields) - set(sizes["encode"]))
+            if unsaid:  # a default would stand in, and the eye might see otherwise than it did
+                raise UserError(f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make it again")
             encoder = Encoder.from_settings(sizes["image_size"], Encode(**sizes["encode"]))
         eye = cls(encoder, sizes["image_size"], precision=sizes["precision"])
         load_strict(eye, load_file(weights), source=str(weights))

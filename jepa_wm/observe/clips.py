@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.frames import antialiased
 from jepa_wm.observe.trajectories import Trajectories
 
 
@@ -71,6 +72,5 @@ def to_input(frames: Tensor, size: int) -> Tensor:
     height, width = x.shape[-2:]
     if size <= min(height, width) and max(height, width) - size < 8:
         return x[..., :size, :size].float().div_(127.5).sub_(1.0)
-    flat = x.reshape(-1, *x.shape[-3:]).float()
-    flat = torch.nn.functional.interpolate(flat, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    flat = antialiased(x.reshape(-1, *x.shape[-3:]).float(), size)
     return flat.div_(127.5).sub_(1.0).view(*x.shape[:-2], size, size)
