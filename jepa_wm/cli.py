@@ -12,6 +12,7 @@ import contextlib
 import errno
 import importlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -48,6 +49,8 @@ TOOLS = {
     "convert": ("jepa_wm.observe.convert", "trajectories of another format as the HDF5 that observe.path takes"),
     "inspect": ("jepa_wm.show.inspect", "what is in a set of trajectories or videos, and what is broken there"),
 }
+
+TOGETHER = ("pretrain", "dynamics")  # verbs that several ranks do as one job
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -108,9 +111,12 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     """Check the config, open the run folder, do the verb there."""
     from jepa_wm.core.config import load_config
     from jepa_wm.core.run import RunFolder
+    from jepa_wm.core.world import joined
 
     config = load_config(arguments.config, arguments.overrides)
-    with RunFolder.open(folder, config) as run:
+    if arguments.verb not in TOGETHER and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}")
+    with joined(), RunFolder.open(folder, config) as run:
         return _function(arguments.target)(run)
 
 

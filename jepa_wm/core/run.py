@@ -23,6 +23,7 @@ from jepa_wm.core.clock import clock
 from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
+from jepa_wm.core.world import here
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class RunFolder:
         what it depends on (all differing keys named), or if the path is no folder.
         """
         path = Path(path)
+        if not here().first:
+            here().told_by_first(None)  # rank 0 has opened the folder, checked and locked it
+            return cls(path, config, -1)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -82,6 +86,7 @@ class RunFolder:
             run._refuse_other_config()
             if not _same_yaml(path / "config.yaml", config):
                 save_config(config, path / "config.yaml")
+            here().told_by_first(None)
             on_failure.pop_all()
         return run
 
@@ -91,6 +96,8 @@ class RunFolder:
         Raises UserError if it was begun with others.
         """
         folder = self.path / stage
+        if not here().first:
+            return folder
         folder.mkdir(exist_ok=True)
         if (folder / "config.yaml").exists():
             self._refuse_other_config(stage)
@@ -124,9 +131,11 @@ class RunFolder:
 
     def once(self, stage: str, work: Callable[[RunFolder], dict[str, object]]) -> dict[str, object]:
         """The stored result of a finished stage; else what `work` makes of it, with its `seconds`, which is stored."""
-        done = self.finished(stage)
+        done = here().told_by_first(self.finished(stage) if here().first else None)
         if done is not None:
             return done
+        if not here().first:
+            return work(self)  # to help with it; what is made of it rank 0 stores
         with self.clock(stage) as spent:
             result = work(self)
             result["seconds"] = spent()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Bottleneck
+from jepa_wm.core.world import whole_batch
 from jepa_wm.encode.pool import AttentivePool
 
 
@@ -27,6 +28,7 @@ class Slots(nn.Module):
 
 def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:
     """VICReg's two terms for latents [B, F]: mean shortfall of each spread from 1, mean squared covariance."""
+    latents = whole_batch(latents)  # both are statistics of the batch
     x = latents - latents.mean(0)
     spread = (x.square().mean(0) + 1e-4).sqrt()
     covariance = (x.T @ x) / (len(x) - 1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.attention import attend
+from jepa_wm.core.world import batch_mean, own_rows, whole_batch
 
 
 class AttentivePool(nn.Module):
@@ -95,8 +96,9 @@ class TemporalContrast(nn.Module):
             right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
             scores = torch.cat([right, x[:, :-1] @ others.transpose(1, 2)], -1) / self.temperature
             moving = _cross_entropy(scores, torch.zeros_like(scores[..., 0], dtype=torch.long))
-        across = x[:, :-1].transpose(0, 1) @ x[:, 1:].permute(1, 2, 0) / self.temperature  # [T-1, B, B]
-        own = torch.arange(batch, device=x.device).expand(frames - 1, -1)
+        successors = whole_batch(x[:, 1:])  # also of the clips that other ranks have
+        across = x[:, :-1].transpose(0, 1) @ successors.permute(1, 2, 0) / self.temperature  # [T-1, B, all B]
+        own = own_rows(batch).to(x.device).expand(frames - 1, -1)
         return moving + _cross_entropy(across, own)
 
 
@@ -121,9 +123,9 @@ class PathReader(nn.Module):
         """
         guess, way = self.read(summaries).float(), path.float()
         guess, way = guess - guess.mean(1, keepdim=True), way - way.mean(1, keepdim=True)
-        way = way / way.square().mean((0, 1)).sqrt().clamp(min=1e-6)
+        way = way / batch_mean(way.square().mean((0, 1))).sqrt().clamp(min=1e-6)
         error = nn.functional.smooth_l1_loss(guess, way, beta=0.2)
-        return error / nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2).clamp(min=1e-6)
+        return error / batch_mean(nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2)).clamp(min=1e-6)
 
 
 def _cross_entropy(scores: Tensor, right: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schedule import linear
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.freeze.probe import fit_attentive, state_errors
@@ -24,6 +25,7 @@ from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
+from jepa_wm.train.parallel import whole_weights
 
 Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
 
@@ -49,7 +51,7 @@ def train(run: RunFolder) -> dict[str, object]:
     judge = Judge(config, data, heldout)
     random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
     random_encoder.load_state_dict(model.encoder.state_dict())
-    task = make_task(model, data, config, judge)
+    task = make_task(model.to(here().device), data, config, judge)
     seconds = fit(run, task, settings)
     meters, errors = judge.last or judge(model.target)  # the loop's last judgement is of the final eye
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
@@ -63,10 +65,9 @@ def train(run: RunFolder) -> dict[str, object]:
 def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
     """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
-    if not file.exists():
+    if here().first and not file.exists():
         write_atomic(file, json.dumps(finite(judge(random_encoder)[1])))
-    errors: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
-    return errors
+    return here().told_by_first(json.loads(file.read_text(encoding="utf-8")) if here().first else {})
 
 
 def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | None = None) -> Task:
@@ -76,16 +77,18 @@ def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | No
 
     targets, size = config.predict.targets, config.observe.image_size
 
-    def losses(step: int) -> dict[str, Tensor]:
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
         rows = sampler.rows(step, settings.batch)
         if targets.far:
             away = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
             rows = np.concatenate([rows, away], 1)
-        frames = to_input(sampler.frames_at(rows), size)
-        clip, far = frames[:, : sampler.frames], frames[:, sampler.frames :]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        masks = [m.of(some) for m in model.draw_masks(settings.batch, sampler.frames, generator)]
+        frames = to_input(sampler.frames_at(rows[some]).to(here().device), size)
+        clip, far = frames[:, : sampler.frames], frames[:, sampler.frames :]
         with autocast(clip.device, config.train.precision):
-            return model(clip, far, generator, sampler.path_at(rows))
+            return model(clip, far, masks, sampler.path_at(rows[some]).to(clip.device))
 
     def follow(step: int) -> None:
         start, end = config.predict.ema
@@ -129,7 +132,7 @@ class Judge:
 
 def _copy(encoder: Encoder, config: Config) -> Encoder:
     copy = Encoder.from_settings(config.observe.image_size, config.encode)
-    copy.load_state_dict(encoder.state_dict())
+    copy.load_state_dict(whole_weights(encoder))
     return copy
 
 
