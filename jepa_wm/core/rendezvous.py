@@ -20,7 +20,7 @@ def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
     Raises TimeoutError if rank 0 does not write the file in time, and what torch raises if it cannot be reached.
     """
     if rank == 0:
-        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        host = socket.gethostname()
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=timeout, wait_for_workers=False)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps({"host": host, "port": store.port}))

@@ -1,7 +1,7 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
-The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze) and
-schema_acting.py (dynamics, plan, act, train); all are imported from here.
+The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze),
+schema_acting.py (dynamics, plan, act, train) and schema_launch.py; all are imported from here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from jepa_wm.core.schema_acting import (
     Train,
     TrainDynamics,
 )
+from jepa_wm.core.schema_launch import Launch
 from jepa_wm.core.schema_seeing import (
     BlockMask,
     Encode,
@@ -46,6 +47,7 @@ __all__ = [
     "Freeze",
     "Geometry",
     "Gradient",
+    "Launch",
     "Metric",
     "NoiseLevels",
     "Observe",
@@ -73,6 +75,7 @@ class Config(Section):
     plan: Plan = Plan()
     act: Act = Act()
     train: Train = Train()
+    launch: Launch = Launch()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
