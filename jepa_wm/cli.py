@@ -36,7 +36,8 @@ VERBS = {
 }
 # verb -> what does one share of its work, `share(run, k, n) -> dict`, for the verb itself to find and finish
 SHARES = {"encode": "jepa_wm.freeze.cache:encode_share", "plan": "jepa_wm.act.evaluate:play_share"}
-BENCHES = {"plan": "jepa_wm.evals.bench_plan:run"}  # `run(config, quick=...) -> dict`; they need no run folder
+# `run(config, quick=...) -> dict`; they need no run folder
+BENCHES = {name: f"jepa_wm.evals.bench_{name}:run" for name in ("plan", "train")}
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse", "parity")}
 # evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
 FILES = {
@@ -176,7 +177,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     named = {"eval": EVALS, "bench": BENCHES}
     arguments.target = named[verb][arguments.name] if verb in named else {**VERBS, **TOOLS}[verb][0]
     arguments.files = _files(parser, arguments) if verb == "eval" else {}
-    arguments.runless = verb in TOOLS or verb == "bench" or bool(arguments.files)
+    arguments.runless = verb in ("convert", "inspect", "bench") or bool(arguments.files)
     return arguments
 
 

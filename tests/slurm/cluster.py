@@ -97,7 +97,10 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(CONF.format(folder=self.folder, ports=ports, host=host))
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # there is no `disabled`
         (self.folder / "gres.conf").write_text("AutoDetect=off\nNodeName=node[1-2] Name=gpu File=/dev/tty[0-1]\n")
-        at = [f"--{what}={self.folder}/munge.{what.split('-')[0]}" for what in ("socket", "key-file", "pid-file", "log-file")]
+        at = [
+            f"--{what}={self.folder}/munge.{what.split('-')[0]}"
+            for what in ("socket", "key-file", "pid-file", "log-file")
+        ]
         self._start("munged", "munged", "--foreground", "--force", *at, f"--seed-file={self.folder}/munge.seed")
         self._until(lambda: (self.folder / "munge.socket").exists(), "munged")
         self._start("slurmctld", "slurmctld", "-D", "-c", "-i")
@@ -151,7 +154,9 @@ class Cluster:
 
     def _start(self, name, *command):
         with open(self.folder / f"{name}.out", "ab") as said:
-            self._daemons[name] = subprocess.Popen(command, env=self.env, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+            self._daemons[name] = subprocess.Popen(
+                command, env=self.env, stdout=said, stderr=said, stdin=subprocess.DEVNULL
+            )
 
     def _until(self, true, what, seconds=40):
         until = time.monotonic() + seconds
