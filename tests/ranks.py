@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jepa_wm import cli
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["jepa_wm.train.pretrain", "jepa_wm.train.dynamics", "torch.utils.tensorboard"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["jepa_wm.train.pretrain", "jepa_wm.train.dynamics", "torch.utils.tensorboard"])
 
 
 def run_ranks(size, words, meeting, *, log=None, stop_at=None):
@@ -18,7 +18,7 @@ def run_ranks(size, words, meeting, *, log=None, stop_at=None):
     At training step `stop_at` the last rank, and only that one, gets a SIGUSR2.
     """
     shared = (size, words, meeting, log, stop_at)
-    processes = [_context.Process(target=_rank, args=(rank, *shared)) for rank in range(size)]
+    processes = [context.Process(target=_rank, args=(rank, *shared)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
