@@ -9,6 +9,7 @@ from jepa_wm import cli
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.evals import bench_train
 from jepa_wm.evals.bench_plan import Case, flops, peer_forward, peer_rollout
+from jepa_wm.evals.peer_step import peer_losses
 from jepa_wm.imagine.rollout import imagine_candidates
 from jepa_wm.observe.clips import to_input
 
@@ -64,7 +65,7 @@ def test_the_training_reference_computes_the_same_loss_and_gradient():
     model, frames, masks = bench_train._fresh(case)
     clip = to_input(frames, case.side)
     ours = model(clip, clip[:, :0], masks)["loss"]
-    theirs = bench_train.peer_losses(model, clip, masks)
+    theirs = peer_losses(model, clip, masks)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     parameters = [p for p in model.encoder.parameters() if p.requires_grad]
     for mine, its in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_ranks import CURVES, alone, assert_equal_to_rounding, overrides  # noqa: F401  (alone is a fixture)
+from ranks import CURVES, assert_equal_to_rounding, overrides
 
 from jepa_wm import cli
 from jepa_wm.core.checkpoint import newest_checkpoint
@@ -60,7 +60,7 @@ def record_of(folder):
 
 
 @pytest.mark.parametrize("cluster", ["local", "torchrun"])
-def test_two_ranks_as_a_job_train_what_one_process_does(tmp_path, alone, tiny_data, cluster):  # noqa: F811
+def test_two_ranks_as_a_job_train_what_one_process_does(tmp_path, alone, tiny_data, cluster):
     folder = tmp_path / "run"
     words = ["--config", "debug", "--run", folder, "--cluster", cluster, "--tasks-per-node", 2, *overrides(tiny_data)]
     done = launch("pretrain", *words, "--json")
@@ -128,7 +128,7 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(tmp_path, tiny_
     assert newest_checkpoint(folder / "pretrain/checkpoints") is not None
 
 
-def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):  # noqa: F811
+def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
     whole, split = tmp_path / "whole", tmp_path / "split"
     shutil.copytree(alone, whole)
     config = RunFolder.open(whole, load_config(whole / "config.yaml"))

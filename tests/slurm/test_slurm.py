@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_ranks import CURVES, alone, assert_equal_to_rounding, overrides  # noqa: F401  (alone is a fixture)
+from ranks import CURVES, assert_equal_to_rounding, overrides
 from test_train import SMALL
 
 from jepa_wm import cli
@@ -95,7 +95,7 @@ def test_two_nodes_of_two_tasks_preempt_one_and_equal_a_single_process(
     tmp_path,
     alone,
     tiny_data,
-    long_run,  # noqa: F811
+    long_run,
 ):
     """The job in the lower partition is pushed out of its node, goes on afterwards, and reaches the same bits."""
     low = submit("pretrain", "--run", tmp_path / "low", *long_run[1], "launch.warning_seconds=30")
@@ -230,8 +230,8 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
         2,
     ]
     line = shlex.join([sys.executable, *map(str, inner), *tiny])
-    launch("collect", "--run", tmp_path / "outer", "--config", "debug", "--cluster", "slurm", "--wait", "observe.episodes=2",
-           f"launch.setup={json.dumps([line])}")  # fmt: skip
+    outer = ["--run", tmp_path / "outer", "--config", "debug", "--cluster", "slurm", "--wait", "observe.episodes=2"]
+    launch("collect", *outer, f"launch.setup={json.dumps([line])}")
     rows = until(lambda: (rows := status.of(run)) and not any(status.is_live(row) for row in rows) and rows, 500)
     assert [row["verb"] for row in rows] == [
         "collect",
