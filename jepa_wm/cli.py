@@ -116,14 +116,18 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
 def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     """Check the config, open the run folder, do the verb there."""
     from jepa_wm.core.config import load_config
+    from jepa_wm.core.interrupt import catching_signals
     from jepa_wm.core.run import RunFolder
     from jepa_wm.core.world import joined
 
     config = load_config(arguments.config, arguments.overrides)
-    if arguments.verb not in TOGETHER and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and arguments.verb not in TOGETHER:
         raise UserError(f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}")
     share = getattr(arguments, "share", None)
-    with joined(), RunFolder.open(folder, config, shared=share is not None) as run:
+    # A rank that left alone, wherever a signal finds it, would break the others; the loop has all leave together.
+    calm = catching_signals() if several else contextlib.nullcontext()
+    with calm, joined(), RunFolder.open(folder, config, shared=share is not None) as run:
         if share is not None:
             return _function(SHARES[arguments.verb])(run, *share)
         return _function(arguments.target)(run)

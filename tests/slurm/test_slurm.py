@@ -144,7 +144,7 @@ def test_a_time_limit_is_met_with_a_checkpoint(cluster, submit, tmp_path, long_r
     file = tmp_path / "mine.yaml"
     file.write_text("base: debug\nseed: 7\n")
     words = [*long_run[1][2:-2], f"train.pretrain.steps={steps}", f"train.pretrain.eval_every={steps}"]
-    limits = ["--minutes", 1, "launch.warning_seconds=50"]
+    limits = ["--minutes", 1, "launch.warning_seconds=25"]
     row = submit("pretrain", "--run", tmp_path / "run", "--config", file, *words, *limits)
     wait_for_training(row)
     file.write_text("base: debug\nseed: 8\n")
