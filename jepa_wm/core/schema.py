@@ -23,6 +23,7 @@ from jepa_wm.core.schema_acting import (
 )
 from jepa_wm.core.schema_seeing import (
     BlockMask,
+    Crop,
     Encode,
     Freeze,
     Geometry,
@@ -30,6 +31,7 @@ from jepa_wm.core.schema_seeing import (
     Observe,
     Predict,
     Targets,
+    Videos,
     Worlds,
 )
 from jepa_wm.core.section import Section
@@ -40,6 +42,7 @@ __all__ = [
     "BlockMask",
     "Bottleneck",
     "Config",
+    "Crop",
     "Dynamics",
     "Encode",
     "Freeze",
@@ -56,6 +59,7 @@ __all__ = [
     "Targets",
     "Train",
     "TrainDynamics",
+    "Videos",
     "Worlds",
 ]
 
@@ -85,6 +89,20 @@ class Config(Section):
         if self.observe.frames % self.encode.tubelet:
             raise ValueError(
                 f"observe.frames {self.observe.frames} is not a multiple of encode.tubelet {self.encode.tubelet}"
+            )
+        if self.observe.videos is not None and self.predict.path:
+            raise ValueError(
+                f"predict.path {self.predict.path} reads actions, and observe.videos have none; set predict.path=0"
+            )
+        if any(part.images for part in self.observe.sets) and self.predict.contrast:
+            raise ValueError(
+                f"predict.contrast {self.predict.contrast} tells a frame from its successor, and in a still image they "
+                "are equal; set predict.contrast=0, or leave out the sets with images: true"
+            )
+        if self.observe.crop is not None and self.predict.path:
+            raise ValueError(
+                f"predict.path {self.predict.path} reads displacements, which observe.crop rescales and mirrors; set "
+                "predict.path=0 or observe.crop=null"
             )
         if self.plan.elites > self.plan.candidates:
             raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
