@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from jepa_wm.core.schema import BlockMask, Encode, Observe, Predict, Targets
+from jepa_wm.core.schema import BlockMask, Config, Encode, Observe, Predict, Targets
 from jepa_wm.predict.jepa import JEPA, latent_targets, whole_frames
 from jepa_wm.predict.masks import draw_mask, split
 from jepa_wm.predict.meters import collapse_meters
@@ -152,7 +152,25 @@ def test_no_far_frames_are_no_trouble():
     model = jepa(targets=Targets(far=0, move=0))
     losses = model(clip(), clip()[:, :0], generator())
     losses["loss"].backward()
-    assert losses["move"].isfinite() and losses["loss"].isfinite()
+    assert "move" not in losses and losses["loss"].isfinite()
+    assert torch.equal(losses["loss"], model.settings.targets.stay * losses["stay"] + 0.3 * losses["contrast"])
+
+
+def test_the_dense_recipe_predicts_what_is_in_view_at_several_levels():
+    targets = Targets(far=0, move=0, stay=1, visible=0.5, levels=2, centre=False)
+    model = jepa(targets=targets, contrast=0, masks=(BOXES,))
+    video = clip()
+    stay, _ = model.look_at_all(video, video[:, :0])
+    first = []
+    model.target.blocks[0].register_forward_hook(lambda module, inputs, output: first.append(output.detach()))
+    last = model.target(video)
+    per_level = [torch.nn.functional.layer_norm(x, (16,)) for x in (first[0].reshape(last.shape), last)]
+    torch.testing.assert_close(stay, torch.cat(per_level, -1))
+    losses = model(video, video[:, :0], generator())
+    assert losses.keys() == {"stay", "visible", "loss"} and losses["visible"] > 0
+    torch.testing.assert_close(losses["loss"], losses["stay"] + 0.5 * losses["visible"])
+    with pytest.raises(ValueError, match="levels 5 exceed encode.depth 2"):
+        Config(encode=Encode(depth=2), predict=Predict(targets=Targets(levels=5)))
 
 
 @pytest.mark.parametrize("centre", [True, False])

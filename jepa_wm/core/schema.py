@@ -104,6 +104,10 @@ class Config(Section):
                 f"predict.path {self.predict.path} reads displacements, which observe.crop rescales and mirrors; set "
                 "predict.path=0 or observe.crop=null"
             )
+        if self.predict.targets.levels > self.encode.depth:
+            raise ValueError(
+                f"predict.targets.levels {self.predict.targets.levels} exceed encode.depth {self.encode.depth}"
+            )
         if self.plan.elites > self.plan.candidates:
             raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
         if self.plan.execute > self.plan.horizon:

@@ -166,6 +166,8 @@ class Targets(Section):
     centre: bool = True
     stay: float = Field(0.3, ge=0)  # weight of the plain token, absolute error
     move: float = Field(1.0, ge=0)  # weight of its change against far frames of the same episode, squared error
+    visible: float = Field(0.0, ge=0)  # weight of the plain token where it is in view, for dense features (V-JEPA 2.1)
+    levels: int = Field(1, ge=1)  # of the target encoder that make up a token, at equal distances in depth
     far: int = Field(4, ge=0)  # far frames a clip; the context never sees them
     apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
 
