@@ -48,7 +48,8 @@ class Encoder(nn.Module):
         """Tokens [B, K, D] of a clip [B, T, C, H, W] in -1..1; keep [B, K] are token numbers, None keeps all N.
 
         With several `levels` [B, K, levels * D]: what comes out of as many blocks at equal distances, the last one's
-        behind the final norm. Frames may be larger, smaller or wider than image_size. Raises ValueError if they do not divide into patches.
+        behind the final norm. Frames may be larger, smaller or wider than image_size. Raises ValueError if they
+        do not divide into patches.
         """
         if self.attend == "frame" and keep is None and clip.shape[1] > self.tubelet:
             # No token looks beyond its frame: fold time into the batch, which is the cheaper way to the same numbers.

@@ -29,7 +29,8 @@ class JEPA(nn.Module):
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(
             width=predict.width, depth=predict.depth, heads=predict.heads, encoder_width=encode.width,
-            output_width=(2 if predict.targets.move else 1) * predict.targets.levels * encode.width, mask_types=len(predict.masks), rope=encode.rope,
+            output_width=(2 if predict.targets.move else 1) * predict.targets.levels * encode.width,
+            mask_types=len(predict.masks), rope=encode.rope,
             rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
         self.summary = GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
@@ -154,7 +155,8 @@ def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
 def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tensor, Tensor]:
     """(stay, move), each [B, T*n, L*D], from tokens [B, T, n, L*D] of a clip and far [B, R, n, L*D] of its episode.
 
-    stay: LayerNorm of each level without parameters (V-JEPA); centred over the batch and scaled to unit variance if asked.
+    stay: LayerNorm of each level without parameters (V-JEPA); centred over the batch and scaled to unit variance if
+    asked.
     move: its difference from the mean of the far frames, scaled to unit variance. What never changes, which is all
     too easily predicted and crowds out the rest, cancels; and as the context never sees the far frames, noise of its
     own frames tells it nothing about the difference.
