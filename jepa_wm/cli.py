@@ -34,7 +34,9 @@ VERBS = {
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
 BENCHES = {"plan": "jepa_wm.evals.bench_plan:run"}  # `run(config, quick=...) -> dict`; they need no run folder
-EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse", "parity")}
+EVALS = {name: f"jepa_wm.evals.{name}:run" for name in (
+    "planning", "rollout", "collapse", "linear", "attentive", "knn", "state", "parity",
+)}  # fmt: skip
 # evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
 FILES = {
     "parity": {

@@ -1,7 +1,7 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
 The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze) and
-schema_acting.py (dynamics, plan, act, train); all are imported from here.
+schema_acting.py (dynamics, plan, act, train), and schema_evals.py (evals); all are imported from here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jepa_wm.core.schema_acting import (
     Train,
     TrainDynamics,
 )
+from jepa_wm.core.schema_evals import Evals
 from jepa_wm.core.schema_seeing import (
     BlockMask,
     Crop,
@@ -45,6 +46,7 @@ __all__ = [
     "Crop",
     "Dynamics",
     "Encode",
+    "Evals",
     "Freeze",
     "Geometry",
     "Gradient",
@@ -75,6 +77,7 @@ class Config(Section):
     plan: Plan = Plan()
     act: Act = Act()
     train: Train = Train()
+    evals: Evals = Evals()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

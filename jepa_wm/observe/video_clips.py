@@ -125,7 +125,7 @@ class VideoClipSampler:
         try:
             footage = entry.open(fps=part.videos.folder_fps, size=self.size)
             try:
-                return _middle(footage.at(moments % MOMENTS / 1e6), self.size)
+                return middle(footage.at(moments % MOMENTS / 1e6), self.size)
             finally:
                 footage.close()
         except VideoError as error:
@@ -147,6 +147,7 @@ def loaded_size(image_size: int, smallest: float) -> int:
     return math.ceil(image_size / math.sqrt((smallest + 1) / 2))
 
 
-def _middle(frames: np.ndarray, size: int) -> np.ndarray:
+def middle(frames: np.ndarray, size: int) -> np.ndarray:
+    """[T, size, size, 3] the middle of frames [T, h, w, 3], whose shorter side is `size`."""
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
     return frames[:, top : top + size, left : left + size]
