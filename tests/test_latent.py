@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from jepa_wm.core.schema import Bottleneck, Metric
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import variance_covariance
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import StepsToGo, hardest
 from jepa_wm.encode.pool import TemporalContrast
+from jepa_wm.encode.spread import variance_covariance
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))

@@ -187,6 +187,7 @@ class Predict(Section):
     locality: float = 1.5
     masks: tuple[BlockMask, ...] = (BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),)
     targets: Targets = Targets()
+    spread: float = Field(0.0, ge=0)  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
     contrast: float = Field(0.3, ge=0)  # weight of telling whole context frames apart, a regulariser
     path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all

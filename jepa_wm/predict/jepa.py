@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
 from jepa_wm.encode.pool import GridPool, PathReader, TemporalContrast
 from jepa_wm.encode.rope import grid_positions
+from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.predict.masks import draw_mask, split
 from jepa_wm.predict.predictor import Predictor
+
+COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `spread`, as in VICReg (1 to 25)
 
 
 class JEPA(nn.Module):
@@ -47,7 +50,8 @@ class JEPA(nn.Module):
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid).to(clip.device)
         stay, move = self.look_at_all(clip, far)
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "move", "visible", "contrast", "path")}
+        names = ("stay", "move", "visible", "spread", "contrast", "path")
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for kind, mask in enumerate(self.settings.masks):
             hidden = draw_mask(mask, len(clip), steps, grid, generator)
             seen, wanted = (ids.to(clip.device) for ids in split(hidden, generator))
@@ -60,6 +64,9 @@ class JEPA(nn.Module):
             if self.regularised and shown is not None:
                 for name, value in self.regularise(context, shown, far, path).items():
                     parts[name].append(value)
+            if self.settings.spread:
+                variance, covariance = variance_covariance(context.float().mean(1))
+                parts["spread"].append(variance + COVARIANCE * covariance)
             width = stay.shape[-1]
             parts["stay"].append((guess[..., :width] - _take(stay, wanted)).abs().mean())
             if self.settings.targets.move:
@@ -72,7 +79,7 @@ class JEPA(nn.Module):
         for name in ("move", "visible"):
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(targets, name) * losses[name]
-        for name in ("contrast", "path"):
+        for name in ("spread", "contrast", "path"):
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
         return losses
