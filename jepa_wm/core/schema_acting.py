@@ -145,8 +145,15 @@ class Pretrain(Optimiser):
     steps: int = Field(300, ge=0)
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
+    start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
     probe_frames: int = 5000
     probe_steps: int = 400
+
+    @model_validator(mode="after")
+    def _starts(self) -> Pretrain:
+        if self.start is not None and self.steps == 0:
+            raise ValueError(f"start {self.start} with steps 0 trains nothing; to freeze it see freeze.backbone")
+        return self
 
 
 class TrainDynamics(Optimiser):

@@ -29,6 +29,7 @@ from jepa_wm.observe.video_source import clip_sampler, open_sets
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
+from jepa_wm.train.start import start_at
 
 Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
 
@@ -62,6 +63,8 @@ def train(run: RunFolder) -> dict[str, object]:
     model = JEPA(config.observe, config.encode, config.predict, action_size=action_size)
     random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
     random_encoder.load_state_dict(model.encoder.state_dict())
+    if settings.start is not None:
+        start_at(model, settings.start, config)
     task = make_task(model, sampler, config, judge)
     seconds = fit(run, task, settings)
     meters, errors = judge.last or judge(model.target)  # the loop's last judgement is of the final eye
