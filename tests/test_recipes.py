@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_video_pretrain import sets, weights  # noqa: F401  (sets is a fixture)
@@ -11,9 +12,14 @@ from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
+from jepa_wm.dynamics.action_predictor import ActionPredictor
+from jepa_wm.dynamics.poses import difference
 from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze import cache
+from jepa_wm.imagine.robot import normalised
+from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.predict.predictor import Predictor
-from jepa_wm.train import pretrain
+from jepa_wm.train import dynamics, pretrain, robot
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)
@@ -102,3 +108,66 @@ def test_fine_tuning_begins_at_released_weights(released, sets, tmp_path):  # no
         take_steps("vjepa2_vitl16", tmp_path / "b", *words, "encode.depth=3")
     with pytest.raises(UserError, match="set predict.targets.levels=1"):
         take_steps("vjepa2_dense_vitl16", tmp_path / "c", *words)
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory):
+    """Trajectories of a bright square that goes where the first two numbers of a 7-number pose say."""
+    root, r = tmp_path_factory.mktemp("arm"), np.random.default_rng(0)
+    for part, episodes in (("train", 6), ("heldout", 3)):
+        columns = {"pixels": ((32, 32, 3), "u1"), "action": ((7,), "f4"), "state": ((7,), "f4")}
+        writer = TrajectoryWriter(root / f"{part}.h5", np.full(episodes, 20), columns)
+        for row in writer.offset:
+            change = r.uniform(-0.08, 0.08, (20, 7)).astype(np.float32)
+            pose = np.clip(0.5 + np.cumsum(change, 0), 0.05, 0.95).astype(np.float32)
+            frames = np.zeros((20, 32, 32, 3), np.uint8)
+            for t, (x, y) in enumerate((24 * pose[:, :2]).astype(int)):
+                frames[t, y : y + 8, x : x + 8] = 255
+            for name, values in (("pixels", frames), ("action", change), ("state", pose)):
+                writer.write(name, int(row), values)
+        writer.close()
+    return root
+
+
+def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
+    words = [
+        f"observe.path={arm}", "observe.image_size=32", "encode.width=24", "encode.depth=1", "encode.heads=2",
+        "freeze={stride: 2, samples: 40, backbone: null, weights: null}", "train.pretrain.steps=0", "dynamics.frameskip=2", "dynamics.width=24",
+        "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
+        "train.dynamics.steps=6",
+    ]  # fmt: skip
+    with RunFolder.open(tmp_path / "run", load_config("vjepa2_ac_droid", words)) as run:
+        for stage in (cache, dynamics):
+            result = stage.run(run)
+    assert [row["horizon"] for row in result["rollout"]] == list(range(1, 9))
+    assert all(row["relative_error"] > 0 and row["relative_error_shuffled"] > 0 for row in result["rollout"])
+    seen = read_metrics(tmp_path / "run", "dynamics_dynamics")[-1]
+    assert seen["forced"] + seen["rollout"] == pytest.approx(seen["loss"])
+    assert (tmp_path / "run" / "dynamics" / "action_predictor.safetensors").exists()
+
+
+def test_the_action_conditioned_recipe_is_true_to_the_paper():
+    config = load_config("vjepa2_ac_droid", [])
+    d, t = config.dynamics, config.train.dynamics
+    assert (d.width, d.depth, d.heads) == (1024, 24, 16) and t.frames == 15 + 1
+    assert t.lr * t.first_lr == pytest.approx(7.5e-5, rel=0.01) and t.lr == 4.25e-4
+    assert (t.warmup, t.cooldown) == (4500, 4500)
+    assert t.steps - t.warmup - t.cooldown == 85_500 and t.batch == 256
+
+
+def test_the_predictor_is_trained_on_errors_of_normalised_frames():
+    torch.manual_seed(0)
+    model = ActionPredictor(encoder_width=24, grid=2, width=24, depth=1, heads=2)
+    tokens, poses = normalised(torch.randn(2, 3, 4, 24)), torch.rand(2, 3, 7)
+    actions = difference(poses[:, :-1], poses[:, 1:])
+    found = robot.losses(model, tokens, poses, actions, rollout=0.5)
+    one = normalised(model(tokens[:, :1], actions[:, :1], poses[:, :1]))
+    two = normalised(model(tokens[:, :2], actions, poses[:, :2])[:, 1:])
+    forced = (torch.cat([one, two], 1) - tokens[:, 1:]).abs().mean()
+    torch.testing.assert_close(found["forced"], forced)
+    again = normalised(model(torch.cat([tokens[:, :1], one], 1), actions, poses[:, :2])[:, 1])
+    torch.testing.assert_close(found["rollout"], (again - tokens[:, 2]).abs().mean())
+    torch.testing.assert_close(found["loss"], forced + 0.5 * found["rollout"])
+    rows = robot.rollout_errors(model, tokens, poses, actions)
+    expected = (again - tokens[:, 2]).abs().mean() / (tokens[:, 0] - tokens[:, 2]).abs().mean()
+    assert rows[1]["relative_error"] == pytest.approx(float(expected), rel=1e-3)

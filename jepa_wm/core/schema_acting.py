@@ -34,6 +34,7 @@ class Metric(Section):
 class Dynamics(Section):
     """The action-conditioned predictor on frozen features."""
 
+    kind: Literal["latent", "vjepa2_ac"] = "latent"  # vjepa2_ac: V-JEPA 2's predictor, for the 7-number pose of a robot
     frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
     window: int = Field(3, ge=1)  # frames a prediction sees
     width: int = 192
