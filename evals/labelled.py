@@ -126,7 +126,7 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
         sets.append(VideoSet(entries, ceiling=observe.unreadable, folder_fps=observe.folder_fps))
     classes = sets[0].classes
     for path, videos in zip((train, test), sets, strict=True):
-        if not len(videos) or (videos.labels[:] < 0).any():
+        if not len(videos) or (videos.labels < 0).any():
             raise UserError(f"{path}: not every video has a class; use class folders, or a manifest with path,label")
         unknown = sorted(set(videos.classes) - set(classes))
         if unknown:
@@ -139,13 +139,14 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
 def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[str]) -> Part:
     evals, observe = config.evals, config.observe
     numbers = np.array([classes.index(name) for name in videos.classes])
+    seconds = videos.seconds
     unit = np.repeat(np.arange(len(videos)), evals.clips)
     left_out += videos.unreadable.why.values()
 
     def read(i: int) -> np.ndarray:
         video, clip = divmod(i, evals.clips)
         interval = 1 / observe.fps[0]
-        room = max(float(videos.seconds[video]) - evals.frames * interval, 0.0)
+        room = max(float(seconds[video]) - evals.frames * interval, 0.0)
         start = room * (clip + 0.5) / evals.clips
         footage = videos.entry(video).open(fps=videos.folder_fps, size=observe.image_size)
         try:
@@ -153,7 +154,7 @@ def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[
         finally:
             footage.close()
 
-    return Part(read, numbers[videos.labels[:]][unit], unit, unit)
+    return Part(read, numbers[videos.labels][unit], unit, unit)
 
 
 def batches(part: Part, count: int, name: str, left_out: list[str]) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:

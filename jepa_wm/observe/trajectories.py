@@ -63,7 +63,7 @@ class Trajectories:
                 raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
         self.lengths = self._file["ep_len"][:]
         self.offsets = self._file["ep_offset"][:]
-        self.frames = mapped(self._file[pixels], self.path)
+        self.frames = _map(self._file[pixels], self.path)
         self.actions = self._file[action][:].astype(np.float32)
         self.attributes: dict[str, object] = dict(self._file.attrs)
 
@@ -83,7 +83,7 @@ class Trajectories:
         return self._file[name][:]
 
 
-def mapped(dataset: h5py.Dataset, path: Path) -> np.ndarray:
+def _map(dataset: h5py.Dataset, path: Path) -> np.ndarray:
     """A memory map of an unchunked dataset, else the dataset read whole."""
     offset = dataset.id.get_offset()
     if dataset.chunks is None and offset is not None:

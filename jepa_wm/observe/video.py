@@ -83,7 +83,7 @@ class Video:
                 raise
         if len({frame.shape for frame in shown}) > 1:
             raise VideoError(f"{self.path}: changes its size on the way; encode it again")
-        return np.stack(shown)[back.reshape(-1)]
+        return np.stack([shown[i] for i in back.reshape(-1)])
 
     def close(self) -> None:
         self._container.close()

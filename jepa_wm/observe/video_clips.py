@@ -53,7 +53,7 @@ class VideoClipSampler:
         order = parts[0].order
         self._dealer = Dealer(tuple(part.weight for part in parts), order.seed, order.rank)
         self._first = np.cumsum([0, *(len(part.videos) for part in parts)])  # number of each part's first video
-        self._pool = ThreadPoolExecutor(workers)
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         """[B, T] moments of batch `step`."""
@@ -65,7 +65,8 @@ class VideoClipSampler:
         rows, order = self.rows(step, batch), self.parts[0].order
         r = np.random.default_rng([order.seed, 7, order.rank, step])
         video, moment = np.divmod(rows, MOMENTS)
-        seconds = np.array([self._at(int(v))[0].videos.seconds[self._at(int(v))[1]] for v in video[:, 0]])
+        at = [self._at(int(v)) for v in video[:, 0]]
+        seconds = np.array([part.videos.length(number) for part, number in at])
         end = (seconds * 1e6).astype(np.int64).clip(max=MOMENTS - 1)
         away = apart * (moment[:, 1] - moment[:, 0] if self.frames > 1 else int(1e6 / self.fps[0]))
         before = np.maximum(moment[:, 0] - away, 0)  # microseconds that are far enough, at either side
@@ -87,7 +88,8 @@ class VideoClipSampler:
         clip of the batch, or else the start of the next readable video, stands in for its clip, so that no process
         waits for another. UserError if there are too many.
         """
-        clips = list(self._pool.map(self._decoded, rows.reshape(len(rows), -1)))
+        each = map if self._pool is None else self._pool.map
+        clips = list(each(self._decoded, rows.reshape(len(rows), -1)))
         good = [i for i, clip in enumerate(clips) if clip is not None]
         if not good:
             clips[0], good = self._next_readable(rows.reshape(len(rows), -1)[0]), [0]
@@ -108,7 +110,7 @@ class VideoClipSampler:
         r = np.random.default_rng([part.order.seed, 8, number, epoch, video])
         interval = 1 / self.fps[r.integers(len(self.fps))]
         span = (self.frames - 1) * interval
-        seconds = min(float(part.videos.seconds[video]), MOMENTS / 1e6 - span - interval)
+        seconds = min(part.videos.length(video), MOMENTS / 1e6 - span - interval)
         start = r.random() * max(seconds - span - interval, 0.0)  # the last frame has its time too
         moments = ((start + interval * np.arange(self.frames)) * 1e6).astype(np.int64)
         return (self._first[number] + video) * MOMENTS + moments

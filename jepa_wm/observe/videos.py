@@ -49,6 +49,10 @@ class Entry:
             return stills.Stills(self.path, fps=fps, size=size, source=source)
         return Video(self.path, size=size, source=source)
 
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        return self.path.read_bytes() if self.span is None else self._inside(self.span)
+
     def _inside(self, span: shards.Span) -> bytes:
         try:
             return shards.content(self.path, span)
