@@ -29,7 +29,7 @@ class Evals(Section):
     pixels: int = Field(32, ge=1)  # px, side of the raw frames they are measured against
     steps: int = Field(500, ge=1)  # of training the heads, all at once
     batch: int = Field(64, ge=1)
-    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    lrs: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     weight_decays: tuple[float, ...] = (0.01, 0.3)
     depths: tuple[int, ...] = (1, 4)  # of attentive heads: the last block reads, those before it let tokens meet
     head_width: int = Field(32, ge=2)  # channels of an attention head of attentive heads
