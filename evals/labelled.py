@@ -5,11 +5,15 @@ n samples, T frames, Y numbers of a target.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torchvision
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
@@ -19,8 +23,10 @@ from jepa_wm.core.schema import Config
 from jepa_wm.observe.datasets import data_folder, state_groups
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.video_set import VideoSet
+from jepa_wm.observe.video_set import VideoSet, is_index
 from jepa_wm.observe.videos import find
+
+BUILT_IN = "torchvision/"
 
 
 @dataclass
@@ -76,19 +82,12 @@ class Labelled:
 def open_labelled(run: RunFolder, config: Config) -> Labelled:
     """The data that `evals.train` and `evals.test` name, or the run's own trajectories."""
     evals, own = config.evals, data_folder(run.path, config)
+    if evals.train is not None and evals.train.startswith(BUILT_IN):
+        return _built_in(evals.train, str(evals.test))
     train, test = Path(evals.train or own / "train.h5"), Path(evals.test or own / "heldout.h5")
-    if all(path.suffix == ".h5" and not _is_index(path) for path in (train, test)):
+    if all(path.suffix == ".h5" and not is_index(path) for path in (train, test)):
         return _trajectories(Trajectories(train), Trajectories(test), config)
     return _videos(train, test, config)
-
-
-def _is_index(path: Path) -> bool:
-    """Whether an .h5 file is an index of videos; a file that is not there is for others to complain of."""
-    try:
-        VideoSet.open(path)
-    except UserError:
-        return False
-    return True
 
 
 def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> Labelled:
@@ -114,12 +113,37 @@ def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> La
     return Labelled(first, second, None, groups, [])
 
 
+def _built_in(train: str, test: str) -> Labelled:
+    """A labelled set of torchvision that lies here already, `torchvision/NAME/FOLDER`; nothing is fetched."""
+    parts, classes = [], []
+    for text, training in ((train, True), (test, False)):
+        name, _, root = text.removeprefix(BUILT_IN).partition("/")
+        made: Any = getattr(torchvision.datasets, name, None)
+        arguments = inspect.signature(made).parameters if isinstance(made, type) else {}
+        which: dict[str, object] = {"train": training} if "train" in arguments else {}
+        if not text.startswith(BUILT_IN) or not {"train", "split"} & set(arguments):
+            raise UserError(f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of torchvision")
+        try:
+            data = made(root, **(which or {"split": "train" if training else "test"}))
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{text}: is not there or not whole ({error}); download it into the folder first") from None
+        target = np.array([int(data[i][1]) for i in range(len(data))])
+        rows = np.arange(len(data))
+        parts.append(Part(partial(_picture, data), target, rows, rows))
+        classes = list(getattr(data, "classes", range(int(target.max()) + 1)))
+    return Labelled(parts[0], parts[1], [str(name) for name in classes], {}, [])
+
+
+def _picture(data: Any, i: int) -> np.ndarray:
+    return np.asarray(data[i][0].convert("RGB"))[None]
+
+
 def _videos(train: Path, test: Path, config: Config) -> Labelled:
     """Clips of labelled videos and images, evenly spread over each."""
     observe = config.observe
     sets = []
     for path in (train, test):
-        if path.suffix == ".h5":
+        if is_index(path):
             sets.append(VideoSet.open(path, ceiling=observe.unreadable))
             continue
         entries = find(path, single_images=config.evals.images)

@@ -88,7 +88,7 @@ def _seen(look: Look, part: Part, size: int, name: str, left_out: list[str]) -> 
 
 def _input(clip: np.ndarray, size: int) -> Tensor:
     """[T, C, S, S] the middle square of frames [T, h, w, 3]."""
-    return to_input(torch.from_numpy(np.ascontiguousarray(middle(clip, min(clip.shape[1:3])))), size)
+    return to_input(torch.from_numpy(np.array(middle(clip, min(clip.shape[1:3])))), size)
 
 
 def _through(encoder: Encoder | Backbone, config: Config) -> Look:

@@ -232,3 +232,22 @@ def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
     assert train.tokens.float().mean(0).abs().max() < 0.01
     assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)
     assert test.tokens.shape[1:] == train.tokens.shape[1:] and test.tokens.float().mean(0).abs().max() > 0.01
+
+
+def test_a_built_in_set_of_torchvision(tmp_path):
+    raw, r = tmp_path / "MNIST" / "raw", np.random.default_rng(0)
+    raw.mkdir(parents=True)
+    for part, count in (("train", 60), ("t10k", 20)):
+        label = np.arange(count) % 10
+        pictures = r.integers(0, 40, (count, 28, 28)) + 20 * label[:, None, None]
+        for name, values in (("images-idx3", pictures), ("labels-idx1", label)):
+            head = (0x0800 + values.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in values.shape)
+            (raw / f"{part}-{name}-ubyte").write_bytes(head + values.astype(np.uint8).tobytes())
+    words = [f"evals.train=torchvision/MNIST/{tmp_path}", f"evals.test=torchvision/MNIST/{tmp_path}"]
+    result = evaluate(linear, tmp_path / "run", *words, "evals.baselines=[pixels]", "evals.steps=150")
+    assert result["pixels"]["n"] == 20 and result["pixels"]["accuracy"] > 0.3
+    assert list(result["eye"]["per_class"])[0] == "0 - zero"
+    with pytest.raises(UserError, match="torchvision/MNIST/nowhere: is not there"):
+        evaluate(linear, tmp_path / "run", *(word.replace(str(tmp_path), "nowhere") for word in words))
+    with pytest.raises(UserError, match="give torchvision/NAME/FOLDER"):
+        evaluate(linear, tmp_path / "run", "evals.train=torchvision/Nothing/x", "evals.test=torchvision/Nothing/x")

@@ -1,5 +1,6 @@
 """Tar shards: what was packed is read in place, found again through the index, and what is damaged is named."""
 
+import json
 import tarfile
 import warnings
 
@@ -60,6 +61,14 @@ def test_shards_are_plain_tar_files_of_the_webdataset_layout(root, packed):
                 samples.setdefault(stem, {})[suffix] = tar.extractfile(member).read()
     assert [sorted(sample) for _, sample in sorted(samples.items())] == [["cls", "mp4"], ["cls", "png"], ["cls", "mp4"]]
     assert [sample["cls"] for _, sample in sorted(samples.items())] == [b"a", b"a", b"b"]
+
+
+@pytest.mark.parametrize("name", ["index.h5", "000000.tar", ""])
+def test_what_is_packed_can_be_inspected(packed, name, capsys):
+    assert cli.main(["inspect", str(packed / name), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["videos"] == (1 if name == "000000.tar" else 3) and not result["unreadable"]
+    assert sum(result["classes"].values()) == result["videos"]
 
 
 def test_a_moved_folder_of_shards_still_works(packed, tmp_path):

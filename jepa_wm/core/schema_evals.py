@@ -16,7 +16,8 @@ class Evals(Section):
     classes), never on the test set.
     """
 
-    train: str | None = None  # class folders, manifest, tar shards, index or .h5 trajectories; null: the run's own
+    # Class folders, a manifest, tar shards, an index, .h5 trajectories, torchvision/NAME/FOLDER; null: the run's own.
+    train: str | None = None
     test: str | None = None  # the same for the test, which is looked at once
     images: bool = False  # every image of a class folder is a sample, instead of a frame of the folder's video
     column: str = "state"  # of trajectories: what is to be read

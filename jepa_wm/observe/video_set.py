@@ -101,6 +101,14 @@ class VideoSet:
         return len(self._columns["seconds"])
 
 
+def is_index(path: Path) -> bool:
+    """Whether a file is an index of videos."""
+    if path.suffix != ".h5" or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        return {*COLUMNS, NAMES, *TEXTS} <= set(file)
+
+
 class Stored:
     """A column in a file, read where it is asked for; a mapped one would fill a worker's memory with what it met."""
 
