@@ -19,6 +19,7 @@ class Bottleneck(Section):
     covariance: float = 0.02  # weight: numbers are not copies of each other
     path: float = 3.0  # weight: the sum of the actions between two latents is readable from their difference
     contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
+    episode: float = 1.0  # weight: frames of the window's second half can be told from those of other windows
 
 
 class Metric(Section):

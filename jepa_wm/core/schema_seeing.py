@@ -53,7 +53,7 @@ class Worlds(Section):
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
     drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target
-    blind: float = Field(0.3, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
+    blind: float = Field(0.2, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
 
 
 class Observe(Section):
@@ -150,7 +150,8 @@ class Predict(Section):
     locality: float = 1.5
     masks: tuple[BlockMask, ...] = (BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),)
     targets: Targets = Targets()
-    contrast: float = Field(0.3, ge=0)  # weight of telling whole context frames apart, a regulariser
+    contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
+    episode: float = Field(0.3, ge=0)  # weight of telling far frames from other episodes', another; needs targets.far
     path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
     ema: tuple[float, float] = (0.998, 0.9995)  # target encoder's momentum at the first and at the last step
