@@ -17,7 +17,7 @@ from jepa_wm.core.schema import Config, Worlds
 from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.worlds.policies import Wanderer
-from jepa_wm.worlds.protocol import NewPolicy, Policy, SelfScoring, VectorWorld
+from jepa_wm.worlds.protocol import NewPolicy, Policy, Rewarding, SelfScoring, VectorWorld
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
@@ -35,7 +35,7 @@ def collect(run: RunFolder) -> dict[str, object]:
     folder = data_folder(run.path, config)
     run.stage_dir("collect")
     if config.observe.path is None:
-        world = TwoRooms(config.worlds.geometry, config.worlds.noise)
+        world = TwoRooms(config.worlds.geometry, config.worlds.noise, config.worlds.spot)
         record_parts(folder, world, wandering(config.worlds), config)
     result: dict[str, object] = {}
     for name in ("train", "heldout"):
@@ -69,7 +69,8 @@ def record_parts(folder: Path | str, world: VectorWorld, new_policy: NewPolicy, 
 def record(
     path: Path, world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, *, label: str = "collect"
 ) -> None:
-    """Write one episode of `length` frames per seed: columns pixels and action, and state where the world has one.
+    """Write one episode of `length` frames per seed: columns pixels and action, state where the world has one, and
+    reward and terminated where it pays rewards: what the action of a row earned, and whether it ended the episode.
 
     `new_policy(seeds)` begins the policy of a batch. An interrupted file leaves nothing behind and is begun again.
     Raises UserError for an episode that ends before it has `length` frames.
@@ -79,6 +80,8 @@ def record(
     columns = {"pixels": (frame.shape, "u1"), "action": (world.action_bounds[0].shape, "f4")}
     if names:
         columns["state"] = ((len(names),), "f4")
+    if pays(world):
+        columns |= {"reward": ((), "f4"), "terminated": ((), "u1")}
     together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
     writer = TrajectoryWriter(path, np.full(len(seeds), length), columns)
     try:
@@ -100,17 +103,33 @@ def _episodes(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, leng
     """{column: rows [B * L, ...], episode after episode} of a batch played from its reset."""
     world.reset(seeds)
     policy = new_policy(seeds)
-    steps: dict[str, list[np.ndarray]] = {"pixels": [], "action": [], "state": []}
+    steps: dict[str, list[np.ndarray]] = {name: [] for name in ("pixels", "action", "state", "reward", "terminated")}
     for step in range(length):
         if step:
             _refuse_an_early_end(world, step, length)
             world.step(steps["action"][-1])
+            _note_pay(world, steps)
         steps["pixels"].append(world.render())
         steps["action"].append(np.asarray(policy(world), np.float32))
         if world.state_names:
             steps["state"].append(world.state().astype(np.float32))
+    if steps["reward"]:  # the last action is never taken
+        steps["reward"].append(np.zeros(len(seeds), np.float32))
+        steps["terminated"].append(np.zeros(len(seeds), np.uint8))
     stacked = {name: np.stack(values, 1) for name, values in steps.items() if values}  # [B, L, ...]
     return {name: values.reshape(-1, *values.shape[2:]) for name, values in stacked.items()}
+
+
+def pays(world: VectorWorld) -> bool:
+    """Whether a world pays rewards; two rooms without a reward spot do not."""
+    return isinstance(world, Rewarding) and not (isinstance(world, TwoRooms) and world.spot is None)
+
+
+def _note_pay(world: VectorWorld, steps: dict[str, list[np.ndarray]]) -> None:
+    if pays(world):
+        assert isinstance(world, Rewarding)
+        steps["reward"].append(world.reward())
+        steps["terminated"].append(world.terminated().astype(np.uint8))
 
 
 def _refuse_an_early_end(world: VectorWorld, step: int, length: int) -> None:

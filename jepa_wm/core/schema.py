@@ -14,12 +14,15 @@ from jepa_wm.core.schema_acting import (
     Bottleneck,
     Dynamics,
     Gradient,
+    HeadSizes,
+    Limits,
     Metric,
     Optimiser,
     Plan,
     Pretrain,
     Train,
     TrainDynamics,
+    TrainHeads,
 )
 from jepa_wm.core.schema_seeing import (
     BlockMask,
@@ -29,6 +32,7 @@ from jepa_wm.core.schema_seeing import (
     NoiseLevels,
     Observe,
     Predict,
+    RewardSpot,
     Targets,
     Worlds,
 )
@@ -45,6 +49,8 @@ __all__ = [
     "Freeze",
     "Geometry",
     "Gradient",
+    "HeadSizes",
+    "Limits",
     "Metric",
     "NoiseLevels",
     "Observe",
@@ -52,10 +58,12 @@ __all__ = [
     "Plan",
     "Predict",
     "Pretrain",
+    "RewardSpot",
     "Section",
     "Targets",
     "Train",
     "TrainDynamics",
+    "TrainHeads",
     "Worlds",
 ]
 

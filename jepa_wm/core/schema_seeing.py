@@ -45,11 +45,19 @@ class NoiseLevels(Section):
         return self.brightness > 0 or self.pixel > 0 or self.blotches > 0
 
 
+class RewardSpot(Section):
+    """A place in two rooms that pays 1 for every step the agent ends there, the same in all layouts. Pixels."""
+
+    at: tuple[float, float] = (54.0, 32.0)  # x, y; the default always lies in the right room
+    radius: float = Field(5.0, gt=0)
+
+
 class Worlds(Section):
     """The simulator, and the wandering policy that collects data in it."""
 
     name: Literal["two_rooms"] = "two_rooms"
     geometry: Geometry = Geometry()
+    spot: RewardSpot | None = None  # where two rooms pay a reward; null: they pay none
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
     drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target

@@ -31,7 +31,7 @@ class GymWorld:
         self._space = _action_box(self._envs[0])
         self._frames: list[np.ndarray] = []  # of [S, W, 3]
         self._infos: list[dict[str, Any]] = []
-        self._ended, self._success = np.zeros(0, bool), np.zeros(0, bool)
+        self._forget(0)
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float | None]:
@@ -54,15 +54,22 @@ class GymWorld:
             observation, info = self._envs[i].reset(seed=int(seed), options=options)
             self._frames.append(self._frame(self._envs[i], observation))
             self._infos.append(info)
-        self._ended, self._success = np.zeros(len(seeds), bool), np.zeros(len(seeds), bool)
+        self._forget(len(seeds))
+
+    def _forget(self, count: int) -> None:
+        self._ended, self._success, self._terminated = (np.zeros(count, bool) for _ in range(3))
+        self._reward = np.zeros(count, np.float32)
 
     def step(self, action: np.ndarray) -> None:
         """Act with [B, a] in every world whose episode goes on."""
         if action.shape != (len(self), *self._space.shape):
             raise ValueError(f"actions have shape {action.shape}; {len(self)} worlds take {self._space.shape} each")
         clipped = np.clip(action, self._space.low, self._space.high).astype(self._space.dtype)
+        self._reward = np.zeros(len(self), np.float32)
+        self._terminated = np.zeros(len(self), bool)
         for i in np.nonzero(~self._ended)[0]:
-            observation, _, terminated, truncated, info = self._envs[i].step(clipped[i])
+            observation, self._reward[i], terminated, truncated, info = self._envs[i].step(clipped[i])
+            self._terminated[i] = terminated
             self._frames[i], self._infos[i] = self._frame(self._envs[i], observation), info
             self._ended[i] = terminated or truncated
             self._success[i] |= bool(info.get("success", terminated))
@@ -88,6 +95,14 @@ class GymWorld:
     def ended(self) -> np.ndarray:
         """[B] bool: terminated or truncated since the reset."""
         return self._ended.copy()
+
+    def reward(self) -> np.ndarray:
+        """[B] float32: what the latest step earned."""
+        return self._reward.copy()
+
+    def terminated(self) -> np.ndarray:
+        """[B] bool: whether the latest step terminated the episode."""
+        return self._terminated.copy()
 
     def succeeded(self) -> np.ndarray:
         """[B] bool: success at any step since the reset."""

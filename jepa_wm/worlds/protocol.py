@@ -62,5 +62,18 @@ class SelfScoring(VectorWorld, Protocol):
         ...
 
 
+@runtime_checkable
+class Rewarding(VectorWorld, Protocol):
+    """A world that pays rewards."""
+
+    def reward(self) -> np.ndarray:
+        """[B] float32: what the latest step earned; 0 after the reset, and in an episode that was over before it."""
+        ...
+
+    def terminated(self) -> np.ndarray:
+        """[B] bool: whether the latest step ended the episode for good, not by a limit of time."""
+        ...
+
+
 Policy = Callable[[VectorWorld], np.ndarray]  # actions [B, a] for the worlds as they stand
 NewPolicy = Callable[[np.ndarray], Policy]  # the policy of a batch with these seeds [B], which it draws from alone
