@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jepa_wm.act.objective import Scene, TermOf, check_objective, objective_of
 from jepa_wm.act.solver import DESCENDING, make_solver
+from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Plan as Settings
@@ -22,6 +23,7 @@ from jepa_wm.plan.chunks import in_chunks, plans_within
 from jepa_wm.plan.objectives import imagined_cost
 from jepa_wm.plan.receding import RecedingHorizon
 from jepa_wm.plan.search import Cost
+from jepa_wm.worlds.protocol import VectorWorld
 
 
 class Agent:
@@ -54,13 +56,11 @@ class Agent:
         self._count = 0
 
     @classmethod
-    def of_run(cls, run: RunFolder, bounds: tuple[np.ndarray, np.ndarray, float | None]) -> Agent:
-        """The agent of a run whose dynamics are trained, for worlds whose `action_bounds` are (low, high, norm)."""
-        low, high, longest = bounds
-        model, plan = WorldModel.load(run.path), run.config.plan
-        frameskip = run.config.dynamics.frameskip
-        space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=frameskip, hold=plan.hold)
-        return cls(model, space, plan)
+    def of_run(cls, run: RunFolder, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()) -> Agent:
+        """The agent of a run whose dynamics are trained, for worlds with the actions of `world`."""
+        plan = run.config.plan
+        space = space_of(world, frameskip=run.config.dynamics.frameskip, hold=plan.hold)
+        return cls(WorldModel.load(run.path), space, plan, more=more)
 
     def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
         """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective has goals.

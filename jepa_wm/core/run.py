@@ -58,7 +58,7 @@ class RunFolder:
             "observe.episodes",
             "observe.length",
             "observe.heldout_episodes",
-            "observe.heldout_length",
+            "observe.heldout_length", "observe.shortest",
         ),
         "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
         "encode": ("freeze",),

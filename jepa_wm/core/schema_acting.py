@@ -120,6 +120,11 @@ class Plan(Section):
     execute: int = Field(1, ge=1)  # model steps executed before planning again
     memory_mb: float = Field(2048, gt=0)  # bound on what imagining candidates takes; they come in pieces that fit
 
+    @property
+    def needs_heads(self) -> bool:
+        """Whether planning reads a head (verb heads)."""
+        return self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
+
     @model_validator(mode="after")
     def _fits(self) -> Plan:
         if self.solver == "icem" and not 2 <= self.elites <= self.candidates // 2:

@@ -37,6 +37,16 @@ class TwoRooms:
         return -limit, limit, self.geometry.max_step
 
     @property
+    def choices(self) -> None:
+        """Moves are continuous."""
+        return None
+
+    @property
+    def pays(self) -> bool:
+        """Whether there is a reward spot."""
+        return self.spot is not None
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """Names for the numbers of `state`, all in pixels."""
         return "dot_x", "dot_y", "wall_x", "door_y"
