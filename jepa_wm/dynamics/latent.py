@@ -46,6 +46,10 @@ class LatentModel(nn.Module):
         """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
         return actions / self.action_scale.repeat(self.settings.frameskip)
 
+    def unscaled(self, actions: Tensor) -> Tensor:
+        """The inverse of `scaled`."""
+        return actions * self.action_scale.repeat(self.settings.frameskip)
+
     def summary_losses(self, tokens: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """Losses that train the slots on frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
 

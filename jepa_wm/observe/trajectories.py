@@ -76,6 +76,9 @@ class Trajectories:
         """Names the content; written once by whoever made the file."""
         return str(self.attributes.get("digest", f"{self.path.stat().st_size}-{len(self.actions)}"))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
     def column(self, name: str) -> np.ndarray:
         """A whole small column [N, ...]; UserError if the file lacks it."""
         if name not in self._file:

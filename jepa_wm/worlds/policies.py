@@ -47,7 +47,10 @@ def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np
 
 
 class RandomHolds:
-    """Uniform random actions in any world, each held for `hold` steps on average; world i depends on its seed alone."""
+    """Uniform random actions in any world (one-hot where discrete), each held for `hold` steps on average.
+
+    World i depends on its seed alone.
+    """
 
     def __init__(self, seeds: np.ndarray, *, hold: int = 5) -> None:
         if hold < 1:
@@ -61,7 +64,9 @@ class RandomHolds:
         low, high, longest = world.action_bounds
         renew = np.array([r.random() * self.hold < 1 for r in self._generators])
         drawn = np.stack([r.uniform(low, high) for r in self._generators]).astype(np.float32)
-        if longest is not None:
+        if world.choices is not None:
+            drawn = np.eye(world.choices, dtype=np.float32)[drawn.argmax(1)]
+        elif longest is not None:
             norm = np.linalg.norm(drawn, axis=1, keepdims=True)
             drawn *= np.minimum(1.0, longest / np.maximum(norm, 1e-8))
         self._action = drawn if self._action is None else np.where(renew[:, None], drawn, self._action)
