@@ -7,12 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.schema import Bottleneck, Metric
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.schema import Bottleneck, Encode, Metric
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import variance_covariance
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import StepsToGo, hardest
 from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast
+from jepa_wm.encode.spread import variance_covariance
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.world_model import WorldModel
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))
@@ -150,3 +154,9 @@ def test_episode_contrast_prefers_what_lasts_to_what_is_near():
     seen = [contrast(x[:, :1], x[:, 1:]).item() for x in (lasting, passing)]
     assert seen[0] < math.log(32) - 1.5 and seen[1] > math.log(32)
 
+
+def test_dynamics_of_another_eye_are_refused():
+    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
+    latent = LatentModel(4, 12, 2, Settings(bottleneck=None))
+    with pytest.raises(UserError, match="trained on 4 tokens of width 12 a frame, but the eye gives 4 of width 16"):
+        WorldModel(eye, latent)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import Slots, variance_covariance
+from jepa_wm.dynamics.bottleneck import Slots
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.encode.pool import EpisodeContrast, PathReader, SuccessorContrast
+from jepa_wm.encode.spread import variance_covariance
 
 
 class LatentModel(nn.Module):
