@@ -183,8 +183,9 @@ class Pretrain(Optimiser):
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
     start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
-    probe_frames: int = 5000
-    probe_steps: int = 400
+    probe_frames: int = 10000
+    probe_steps: int = 400  # of the probe at every evaluation, which shows whether the eye gets better
+    final_probe_steps: int = 1500  # of the probe that is reported, which should be limited by the eye alone
 
     @model_validator(mode="after")
     def _starts(self) -> Pretrain:

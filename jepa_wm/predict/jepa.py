@@ -132,7 +132,7 @@ class JEPA(nn.Module):
         levels = self.settings.targets.levels
         here = self.target(clip, levels=levels).float().unflatten(1, (-1, self.target.tokens_per_frame))
         away = here[:, :0]
-        if far.shape[1]:
+        if far.shape[1] and self.settings.targets.move:
             away = self.target(self._stills(far), levels=levels).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
         return latent_targets(here, away, self.settings.targets)
 
@@ -179,7 +179,7 @@ def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tens
     if settings.centre:
         y = y - y.mean((0, 1), keepdim=True)
     stay = (_to_unit(y) if settings.centre else y)[:, :steps]
-    if not settings.far:
+    if not far.shape[1]:
         return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
     move = y[:, :steps] - y[:, steps:].mean(1, keepdim=True)
     return stay.flatten(1, 2), _to_unit(move).flatten(1, 2)
