@@ -30,6 +30,7 @@ VERBS = {
     "pretrain": ("jepa_wm.train.pretrain:run", "learn to see: masked latent prediction, no labels, no decoder"),
     "encode": ("jepa_wm.freeze.cache:run", "freeze the encoder and compute the features of all frames once"),
     "dynamics": ("jepa_wm.train.dynamics:run", "learn what actions do to the frozen features"),
+    "heads": ("jepa_wm.train.heads:run", "learn rewards, ends, states and a policy from the columns there are"),
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }

@@ -1,4 +1,4 @@
-"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling.
+"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling; or episodes for reward.
 
 B episodes, K decisions, R solver rounds, T environment steps.
 """
@@ -15,6 +15,8 @@ from jepa_wm.act.agent import Agent
 from jepa_wm.act.energy import energy_maps
 from jepa_wm.act.episodes import Record, begin, play, success
 from jepa_wm.act.floors import random_track, simulator_track, straight_track
+from jepa_wm.act.returns import play_for_reward
+from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
@@ -40,6 +42,13 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
     config = run.config
     set_threads(config.train.threads)
     model = WorldModel.load(run.path)
+    if config.plan.objective == "reward":
+        return play_for_reward(run, model)
+    if config.worlds.name != "two_rooms":
+        raise UserError(
+            f"plan.objective {config.plan.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
+            f"{config.worlds.name} plan for reward (plan.objective=reward), or toward images through Agent"
+        )
     space = fitting_space(run, model)
     folder = run.stage_dir("plan")
     tasks = frozen_tasks(folder / "tasks.json", config)
@@ -82,10 +91,9 @@ def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
 
 def action_space(config: Config) -> ActionSpace:
     """The space the solver searches in the configured world."""
-    low, high, longest = TwoRooms(config.worlds.geometry).action_bounds
-    return ActionSpace.of_block(
-        low.tolist(), high.tolist(), max_norm=longest, block=config.dynamics.frameskip, hold=config.plan.hold
-    )
+    space = space_of(TwoRooms(config.worlds.geometry), frameskip=config.dynamics.frameskip, hold=config.plan.hold)
+    assert isinstance(space, ActionSpace)
+    return space
 
 
 def frozen_tasks(path: Path, config: Config) -> Tasks:

@@ -42,8 +42,9 @@ class RunFolder:
         "pretrain": ("collect",),
         "encode": ("pretrain",),
         "dynamics": ("encode",),
-        "plan": ("dynamics",),
-        "eval_planning": ("dynamics",),
+        "heads": ("dynamics",),
+        "plan": ("heads",),
+        "eval_planning": ("heads",),
         "eval_rollout": ("dynamics",),
         "eval_state": ("pretrain",),
         "eval_linear": ("pretrain",),
@@ -54,12 +55,18 @@ class RunFolder:
     # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none
     DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "collect": (
-            "seed", "worlds", "observe.path", "observe.episodes", "observe.length",
-            "observe.heldout_episodes", "observe.heldout_length",
+            "seed",
+            "worlds",
+            "observe.path",
+            "observe.episodes",
+            "observe.length",
+            "observe.heldout_episodes",
+            "observe.heldout_length", "observe.shortest",
         ),
         "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
         "encode": ("freeze",),
         "dynamics": ("dynamics", "train.summary", "train.dynamics", "train.metric"),
+        "heads": ("train.heads",),
         "plan": ("plan", "act"),
         "eval_planning": ("plan", "act"),
     }

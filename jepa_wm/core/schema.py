@@ -14,12 +14,15 @@ from jepa_wm.core.schema_acting import (
     Bottleneck,
     Dynamics,
     Gradient,
+    HeadSizes,
+    Limits,
     Metric,
     Optimiser,
     Plan,
     Pretrain,
     Train,
     TrainDynamics,
+    TrainHeads,
 )
 from jepa_wm.core.schema_evals import Evals
 from jepa_wm.core.schema_seeing import (
@@ -28,9 +31,11 @@ from jepa_wm.core.schema_seeing import (
     Encode,
     Freeze,
     Geometry,
+    Gym,
     NoiseLevels,
     Observe,
     Predict,
+    RewardSpot,
     Targets,
     Videos,
     Worlds,
@@ -50,6 +55,9 @@ __all__ = [
     "Freeze",
     "Geometry",
     "Gradient",
+    "Gym",
+    "HeadSizes",
+    "Limits",
     "Metric",
     "NoiseLevels",
     "Observe",
@@ -57,10 +65,12 @@ __all__ = [
     "Plan",
     "Predict",
     "Pretrain",
+    "RewardSpot",
     "Section",
     "Targets",
     "Train",
     "TrainDynamics",
+    "TrainHeads",
     "Videos",
     "Worlds",
 ]
@@ -116,12 +126,13 @@ class Config(Section):
         if self.plan.execute > self.plan.horizon:
             raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
         steps = self.observe.frames // self.encode.tubelet
-        if (self.predict.contrast or self.predict.path) and not any(
-            mask.leaves_whole_frames(steps) for mask in self.predict.masks
-        ):
+        weights = {name: getattr(self.predict, name) for name in ("contrast", "episode", "path")}
+        if any(weights.values()) and not any(mask.leaves_whole_frames(steps) for mask in self.predict.masks):
+            said = ", ".join(f"predict.{name} {weight}" for name, weight in weights.items())
             raise ValueError(
-                f"predict.contrast {self.predict.contrast} and predict.path {self.predict.path} need a mask that "
-                f"leaves at least two of {steps} time steps whole: one block of scale [1, 1], aspect [1, 1] and one "
-                "length of time; add such a mask, raise observe.frames, or set both weights to 0"
+                f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
+                "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
             )
+        if self.predict.episode and not self.predict.targets.far:
+            raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.targets.far >= 1")
         return self

@@ -19,6 +19,7 @@ class Bottleneck(Section):
     covariance: float = 0.02  # weight: numbers are not copies of each other
     path: float = 3.0  # weight: the sum of the actions between two latents is readable from their difference
     contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
+    episode: float = 1.0  # weight: frames of the window's second half can be told from those of other windows
 
 
 class Metric(Section):
@@ -49,6 +50,14 @@ class Dynamics(Section):
         return self
 
 
+class HeadSizes(Section):
+    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward goals."""
+
+    width: int = Field(256, ge=1)
+    bins: int = Field(63, ge=2)  # of the reward's distribution
+    policy_steps: int = Field(6, ge=1)  # model steps the policy answers with; a longer plan repeats its last
+
+
 class ICEM(Section):
     """What iCEM has beside the settings of CEM."""
 
@@ -69,13 +78,35 @@ class Gradient(Section):
     truncate: int = Field(0, ge=0)  # the gradient is cut every so many model steps; 0: never
 
 
+class Limits(Section):
+    """Linear limits A x <= b on every environment action x, priced where a plan exceeds them."""
+
+    matrix: tuple[tuple[float, ...], ...] = Field(min_length=1)  # A, a row a limit
+    bound: tuple[float, ...]  # b, a number a limit
+    weight: float = Field(1e3, gt=0)  # of the mean excess: so large that the best allowed plan stays best
+
+    @model_validator(mode="after")
+    def _fits(self) -> Limits:
+        if len(self.bound) != len(self.matrix) or len({len(row) for row in self.matrix}) > 1:
+            raise ValueError(
+                f"matrix has {len(self.matrix)} rows and bound {len(self.bound)} numbers: one each, rows of one length"
+            )
+        return self
+
+
 class Plan(Section):
     """The solver and what it minimises."""
 
     solver: Literal["cem", "icem", "mppi", "random", "gradient", "cem_gradient"] = "cem"
-    objective: Literal["metric", "l1", "l2", "cosine"] = "metric"
-    compare: tuple[Literal["metric", "l1", "l2", "cosine"], ...] = ("l2",)  # objectives reported beside it
+    # What is minimised: a distance to the goal image's latent, to the state read from it, or reward with a minus.
+    objective: Literal["metric", "l1", "l2", "cosine", "state", "reward"] = "metric"
+    compare: tuple[Literal["metric", "l1", "l2", "cosine", "state"], ...] = ("l2",)  # objectives reported beside it
     steps: Literal["last", "all", "rising"] = "all"  # which imagined steps are compared with the goal
+    reward: float = Field(0.0, ge=0)  # weight of the expected reward beside the objective
+    discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
+    state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state beside the objective
+    state_names: tuple[str, ...] = ()  # the numbers of the state that count; empty: all
+    limits: Limits | None = None  # on environment actions
     effort: float = Field(0.0, ge=0)  # weight of the mean squared action
     smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between successive environment actions
     horizon: int = Field(6, ge=1)  # model steps
@@ -90,6 +121,11 @@ class Plan(Section):
     hold: bool = True  # one action is searched per model step and held for its `frameskip` environment steps
     execute: int = Field(1, ge=1)  # model steps executed before planning again
     memory_mb: float = Field(2048, gt=0)  # bound on what imagining candidates takes; they come in pieces that fit
+
+    @property
+    def needs_heads(self) -> bool:
+        """Whether planning reads a head (verb heads)."""
+        return self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
 
     @model_validator(mode="after")
     def _fits(self) -> Plan:
@@ -147,8 +183,9 @@ class Pretrain(Optimiser):
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
     start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
-    probe_frames: int = 5000
-    probe_steps: int = 400
+    probe_frames: int = 10000
+    probe_steps: int = 400  # of the probe at every evaluation, which shows whether the eye gets better
+    final_probe_steps: int = 1500  # of the probe that is reported, which should be limited by the eye alone
 
     @model_validator(mode="after")
     def _starts(self) -> Pretrain:
@@ -162,6 +199,10 @@ class TrainDynamics(Optimiser):
     rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
 
 
+class TrainHeads(Optimiser):
+    sizes: HeadSizes = HeadSizes()
+
+
 class Train(Section):
     threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: whichever is faster here, by a measurement
@@ -169,3 +210,4 @@ class Train(Section):
     summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
     dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)
     metric: Optimiser = Optimiser(steps=1500, batch=512, lr=2e-3)
+    heads: TrainHeads = TrainHeads(steps=1500, batch=256, lr=1e-3)

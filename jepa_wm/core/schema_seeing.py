@@ -45,15 +45,33 @@ class NoiseLevels(Section):
         return self.brightness > 0 or self.pixel > 0 or self.blotches > 0
 
 
+class RewardSpot(Section):
+    """A place in two rooms that pays 1 for every step the agent ends there, the same in all layouts. Pixels."""
+
+    at: tuple[float, float] = (54.0, 32.0)  # x, y; the default always lies in the right room
+    radius: float = Field(5.0, gt=0)
+
+
+class Gym(Section):
+    """A Gymnasium environment with images: as observation or from render()."""
+
+    id: str = "Pendulum-v1"  # as gymnasium.make takes it; "module:Name-v0" imports the module first
+    options: dict[str, bool | int | float | str] = {}  # further arguments of the environment
+    size: int | None = 64  # px, side that frames are resized to; null: as they come
+    hold: int = Field(5, ge=1)  # steps that the random actions which collect data are held, on average
+
+
 class Worlds(Section):
     """The simulator, and the wandering policy that collects data in it."""
 
-    name: Literal["two_rooms"] = "two_rooms"
+    name: Literal["two_rooms", "gym"] = "two_rooms"  # what follows, `gym` and `noise` apart, is of two_rooms
+    gym: Gym = Gym()
     geometry: Geometry = Geometry()
+    spot: RewardSpot | None = None  # where two rooms pay a reward; null: they pay none
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
     drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target
-    blind: float = Field(0.3, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
+    blind: float = Field(0.2, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
 
 
 class Crop(Section):
@@ -88,6 +106,7 @@ class Observe(Section):
     length: int = Field(91, ge=2)  # frames in an episode
     heldout_episodes: int = Field(100, ge=1)
     heldout_length: int = Field(181, ge=2)
+    shortest: int = Field(2, ge=2)  # frames; episodes that end by themselves before are left out by `collect`
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
     frames: int = Field(8, ge=1)  # in a pretraining clip
     gaps: tuple[int, ...] = (3, 4, 5)  # environment steps between the frames of a clip, drawn per clip
@@ -188,7 +207,8 @@ class Predict(Section):
     masks: tuple[BlockMask, ...] = (BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),)
     targets: Targets = Targets()
     spread: float = Field(0.0, ge=0)  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
-    contrast: float = Field(0.3, ge=0)  # weight of telling whole context frames apart, a regulariser
+    contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
+    episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes', another; needs targets.far
     path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
     ema: tuple[float, float] = (0.998, 0.9995)  # target encoder's momentum at the first and at the last step

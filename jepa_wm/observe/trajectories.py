@@ -81,6 +81,9 @@ class Trajectories:
         """Names the content; written once by whoever made the file."""
         return str(self.attributes.get("digest", f"{self.path.stat().st_size}-{len(self.actions)}"))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
     def _finite(self, actions: np.ndarray) -> np.ndarray:
         """Actions [N, a]; what is not finite is refused, but in an episode's last, which leads nowhere: there 0."""
         last = self.offsets + self.lengths - 1

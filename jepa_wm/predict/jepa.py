@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
-from jepa_wm.encode.pool import GridPool, PathReader, TemporalContrast
+from jepa_wm.encode.pool import EpisodeContrast, GridPool, PathReader, SuccessorContrast
 from jepa_wm.encode.rope import grid_positions
 from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.predict.masks import draw_mask, split
 from jepa_wm.predict.predictor import Predictor
 
+# losses beside prediction, and the settings with their weights
+REGULARISERS = ("spread", "contrast", "episode", "path")
 COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `spread`, as in VICReg (1 to 25)
 
 
@@ -37,9 +39,10 @@ class JEPA(nn.Module):
             rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
         self.summary = GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
-        self.contrast = TemporalContrast(encode.width)
+        self.contrast = SuccessorContrast(encode.width)
+        self.episode = EpisodeContrast(encode.width)
         self.path = PathReader(encode.width, action_size) if action_size and predict.path else None
-        self.regularised = bool(predict.contrast) or self.path is not None
+        self.regularised = bool(predict.contrast or predict.episode) or self.path is not None
 
     def forward(
         self, clip: Tensor, far: Tensor, generator: torch.Generator, path: Tensor | None = None
@@ -50,7 +53,7 @@ class JEPA(nn.Module):
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid).to(clip.device)
         stay, move = self.look_at_all(clip, far)
-        names = ("stay", "move", "visible", "spread", "contrast", "path")
+        names = ("stay", "move", "visible", *REGULARISERS)
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for kind, mask in enumerate(self.settings.masks):
             hidden = draw_mask(mask, len(clip), steps, grid, generator)
@@ -79,7 +82,7 @@ class JEPA(nn.Module):
         for name in ("move", "visible"):
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(targets, name) * losses[name]
-        for name in ("spread", "contrast", "path"):
+        for name in REGULARISERS:
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
         return losses
@@ -89,14 +92,16 @@ class JEPA(nn.Module):
         crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and of far
         frames [B, R, C, S, S].
 
-        `contrast`: a frame's successor is told from far frames of its episode and from other episodes. `path`: the sum
-        of the actions between any two of these frames is read from their summaries.
+        `contrast`: a frame's successor is told from far frames of its episode. `episode`: far frames are told from
+        those of other episodes. `path`: the sum of the actions between any two frames is read from their summaries.
         """
         summaries = self._summarise(context, shown.shape[1])
         others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None
         losses = {}
         if self.settings.contrast:
             losses["contrast"] = self.contrast(summaries, others)
+        if self.settings.episode and others is not None:
+            losses["episode"] = self.episode(summaries, others)
         if self.path is not None and path is not None:
             clip_steps = path.shape[1] - far.shape[1]
             way = torch.cat([_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]], 1)
@@ -127,7 +132,7 @@ class JEPA(nn.Module):
         levels = self.settings.targets.levels
         here = self.target(clip, levels=levels).float().unflatten(1, (-1, self.target.tokens_per_frame))
         away = here[:, :0]
-        if far.shape[1]:
+        if far.shape[1] and self.settings.targets.move:
             away = self.target(self._stills(far), levels=levels).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
         return latent_targets(here, away, self.settings.targets)
 
@@ -174,7 +179,7 @@ def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tens
     if settings.centre:
         y = y - y.mean((0, 1), keepdim=True)
     stay = (_to_unit(y) if settings.centre else y)[:, :steps]
-    if not settings.far:
+    if not far.shape[1]:
         return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
     move = y[:, :steps] - y[:, steps:].mean(1, keepdim=True)
     return stay.flatten(1, 2), _to_unit(move).flatten(1, 2)

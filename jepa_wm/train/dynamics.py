@@ -78,7 +78,8 @@ class Latents:
 def summary_task(model: LatentModel, features: Features, config: Config) -> Task:
     """Trains the slots, with the dynamics and what regularises them beside."""
     sampler = _windows(features, config, config.train.summary)
-    trained = nn.ModuleList(m for m in (model.slots, model.dynamics, model.path, model.contrast) if m is not None)
+    parts = (model.slots, model.dynamics, model.path, model.contrast, model.episode)
+    trained = nn.ModuleList(part for part in parts if part is not None)
 
     def losses(step: int) -> dict[str, Tensor]:
         episode, frame, actions = sampler.batch(step, config.train.summary.batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def train(run: RunFolder) -> dict[str, object]:
         start_at(model, settings.start, config)
     task = make_task(model, sampler, config, judge)
     seconds = fit(run, task, settings)
-    meters, errors = judge.last or judge(model.target)  # the loop's last judgement is of the final eye
+    meters, errors = judge(model.target, steps=settings.final_probe_steps)
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
     return {
         **meters,
@@ -81,7 +81,8 @@ def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[st
     """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
     if not file.exists():
-        write_atomic(file, json.dumps(finite(judge(random_encoder)[1])))
+        steps = run.config.train.pretrain.final_probe_steps
+        write_atomic(file, json.dumps(finite(judge(random_encoder, steps=steps)[1])))
     errors: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
     return errors
 
@@ -136,7 +137,6 @@ class Judge:
     config: Config
     frames: np.ndarray  # [n, h, w, c] uint8
     known: Known | None = None
-    last: Judgement | None = field(default=None, init=False)  # what `figures` saw last
 
     @classmethod
     def of_trajectories(cls, config: Config, train: Trajectories, heldout: Trajectories) -> Judge:
@@ -157,22 +157,23 @@ class Judge:
         clips = -(-config.train.pretrain.probe_frames // config.observe.frames)
         return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
 
-    def __call__(self, encoder: Encoder) -> Judgement:
-        """`collapsed`, `feature_std`, `effective_rank`; and the probe's error for each state group, none without."""
-        settings, config, known = self.config.train.pretrain, self.config, self.known
+    def __call__(self, encoder: Encoder, *, steps: int) -> Judgement:
+        """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
+        fitted in so many steps."""
+        config, known = self.config, self.known
         eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision)
         seen = eye.standardise_on(self.frames)
         meters = collapse_meters(seen * eye.scale)
         if known is None:
             return meters, {}
         state, truth = (torch.from_numpy(values).float() for values in (known.state, known.truth))
-        probe = fit_attentive(seen.bfloat16(), state, steps=settings.probe_steps, seed=config.seed)
+        probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed)
         guess = probe.read(eye(torch.from_numpy(known.test)).bfloat16())
         return meters, state_errors(guess, truth, known.groups)
 
     def figures(self, encoder: Encoder) -> dict[str, float]:
         """The same as flat numbers for the metrics file."""
-        self.last = meters, errors = self(encoder)
+        meters, errors = self(encoder, steps=self.config.train.pretrain.probe_steps)
         return {k: float(v) for k, v in meters.items()} | {f"probe/{name}": error for name, error in errors.items()}
 
 

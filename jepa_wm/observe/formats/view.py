@@ -18,6 +18,11 @@ from jepa_wm.observe.formats.source import Source, leave_out
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
 ACTIONS = ("action", "actions", "rel_action")
 STATES = ("state", "states", "observation.state", "observations/state", "qpos", "observations", "observation")
+# What the action of a row earned and whether it ended the episode for good, by our names.
+PAY = {
+    "reward": ("reward", "rewards", "next.reward"),
+    "terminated": ("terminated", "terminals", "terminations", "termination"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class View:
         self.state = self._usual_state() if chosen.state is None else self._named("state", chosen.state, STATES)
         row = chosen.action_row or ("arriving" if source.about.arriving else "leaving")
         self._shift = 1 if row == "arriving" else 0
+        self.pay = self._usual_pay()  # {our name: theirs}
         column = source.columns[self.action]
         self.discrete = column.dtype.kind in "iu" and int(np.prod(column.shape)) == 1
         self._choices = source.about.choices
@@ -94,6 +100,18 @@ class View:
         self._refuse_not_finite(self.state, episode, values)
         return values.astype(np.float32)
 
+    def earned(self, name: str, episode: int) -> np.ndarray:
+        """[L] of our column `name` of `pay`, beside the frame whose action it is of; 0 where none is stored.
+
+        UserError for numbers that are not finite.
+        """
+        length, theirs = int(self.source.lengths[episode]), self.pay[name]
+        values = self.source.read(theirs, episode, 0, length).reshape(length, -1)
+        if self._shift:
+            values = np.concatenate([values[1:], np.zeros_like(values[:1])])
+        self._refuse_not_finite(theirs, episode, values[: length - 1])
+        return np.where(np.isfinite(values), values, 0)[:, 0]
+
     @property
     def choices(self) -> int:
         """How many discrete actions there are: what the format says, else one more than the largest met."""
@@ -142,6 +160,12 @@ class View:
     def _usual_state(self) -> str | None:
         columns = self.source.columns
         return next((name for name in STATES if name in columns and not columns[name].picture), None)
+
+    def _usual_pay(self) -> dict[str, str]:
+        columns = self.source.columns
+        single = [name for name in columns if not columns[name].picture and int(np.prod(columns[name].shape)) == 1]
+        found = {ours: next((name for name in usual if name in single), None) for ours, usual in PAY.items()}
+        return {ours: theirs for ours, theirs in found.items() if theirs is not None}
 
     def _pictures(self, chosen: Chosen) -> dict[str, str]:
         path, columns = self.source.path, self.source.columns
