@@ -63,6 +63,7 @@ setup(
         "pillow",
     ],
     extras_require={
+        "gym": ["gymnasium[classic-control]"],  # what draws Pendulum and CartPole
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
         # setuptools and wheel: one test builds a wheel without asking the registry for a builder.

@@ -30,7 +30,7 @@ world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"))
 collect.record_parts(config.observe.path, world, policies.RandomHolds, config)
 with RunFolder.open("runs/puck", config) as run:
     results = [stage(run) for stage in (pretrain.run, cache.run, dynamics.run)]
-    planner = agent.Agent.of_run(run, world.action_bounds)
+    planner = agent.Agent.of_run(run, world)
 world.reset(np.arange(100, 108))
 goals, there = world.render(), world.state()
 world.reset(np.arange(8))

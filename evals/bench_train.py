@@ -99,7 +99,7 @@ def flops(case: Case, masks: list[Masked]) -> float:
         k, m = mask.seen.shape[1], mask.wanted.shape[1]
         total += 3 * (k * pixels + case.depth * block(k, case.width))
         total += 3 * (case.predictor_depth * block(k + m, case.predictor_width))
-        total += 3 * 2 * case.width * case.predictor_width * (k + 2 * m)  # in, and out to both kinds of targets
+        total += 3 * 2 * case.width * case.predictor_width * (k + m)  # in and out
     return case.batch * total
 
 
@@ -110,7 +110,7 @@ def _fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
                     attend="clip", locality=0.0)  # fmt: skip
     targets = Targets(stay=1, far=0, move=0, centre=False)
     predict = Predict(width=case.predictor_width, depth=case.predictor_depth, heads=case.heads, masks=(SHORT, LONG),
-                      targets=targets, contrast=0.0, path=0.0, most_targets=0)  # fmt: skip
+                      targets=targets, contrast=0.0, episode=0.0, path=0.0, spread=0.0, most_targets=0)  # fmt: skip
     model = JEPA(Observe(image_size=case.side, frames=case.frames), encode, predict)
     frames = torch.randint(256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8)
     return model, frames, model.draw_masks(case.batch, case.frames, torch.Generator().manual_seed(0))

@@ -26,7 +26,7 @@ def peer_losses(model: JEPA, clip: Tensor, masks: list[Masked]) -> Tensor:
     parts = []
     for kind, mask in enumerate(masks):
         context = peer_encode(model.encoder, clip, mask.seen)
-        guess = peer_predict(model, context, mask, kind, clip).float().chunk(2, -1)[0]
+        guess = peer_predict(model, context, mask, kind, clip).float()
         truth = wanted_of_all.gather(1, mask.wanted[..., None].expand(-1, -1, wanted_of_all.shape[-1]))
         parts.append((guess - truth).abs().mean())
     return torch.stack(parts).mean()
@@ -42,7 +42,7 @@ def peer_encode(encoder: Encoder, clip: Tensor, keep: Tensor | None) -> Tensor:
 
 
 def peer_predict(model: JEPA, context: Tensor, mask: Masked, kind: int, clip: Tensor) -> Tensor:
-    """[B, M, 2 D]: context and mask tokens sorted by place, one sample after another."""
+    """[B, M, D]: context and mask tokens sorted by place, one sample after another."""
     predictor, grid = model.predictor, model.encoder.grid
     place = grid_positions(clip.shape[1] // model.encoder.tubelet, grid, grid)
     x = predictor.embed(context)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 from jepa_wm.act import collect, evaluate
 from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
 from jepa_wm.freeze import cache
 from jepa_wm.show import report
-from jepa_wm.train import dynamics, pretrain
+from jepa_wm.train import dynamics, heads, pretrain
 
 Stage = Callable[[RunFolder], dict[str, object]]
 STAGES: dict[str, Stage] = {
@@ -17,12 +18,13 @@ STAGES: dict[str, Stage] = {
     "pretrain": pretrain.run,
     "encode": cache.run,
     "dynamics": dynamics.run,
+    "heads": heads.run,  # only where the plan asks for one
     "plan": evaluate.run,
 }
 PROMISED: dict[str, tuple[str, ...]] = {  # what scripts find at the top of the result; the rest lies under `stages`
     "pretrain": ("collapsed", "feature_std", "effective_rank", "probe"),
     "dynamics": ("rollout",),
-    "plan": ("success", "success_by", "floors", "ceiling", "seconds_per_decision"),
+    "plan": ("success", "success_by", "return", "floors", "ceiling", "seconds_per_decision"),
     "report": ("report",),
 }
 
@@ -33,7 +35,7 @@ def run(run: RunFolder) -> dict[str, object]:
     Returns the promised keys of all stages, the rest as `stages` {name: {key: value}}, each with its `seconds`, and
     the `minutes` they took together. Interrupted, it goes on where it stopped.
     """
-    results = {name: _tell(name, stage)(run) for name, stage in STAGES.items()}
+    results = {name: _tell(name, stage)(run) for name, stage in stages_for(run.config).items()}
     plan = results["plan"]
     floors = plan["floors"]
     assert isinstance(floors, dict)
@@ -52,9 +54,14 @@ def _merged(results: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     stages: dict[str, dict[str, object]] = {}
     for name, result in results.items():
         promised = PROMISED.get(name, ())
-        merged |= {key: result[key] for key in promised}
+        merged |= {key: result[key] for key in promised if key in result}
         stages[name] = {key: value for key, value in result.items() if key not in promised}
     return {**merged, "stages": stages, "minutes": sum(map(_seconds, results.values())) / 60}
+
+
+def stages_for(config: Config) -> dict[str, Stage]:
+    """The stages a config needs: heads only where its plan asks for one."""
+    return {name: stage for name, stage in STAGES.items() if name != "heads" or config.plan.needs_heads}
 
 
 def _seconds(result: Mapping[str, object]) -> float:
@@ -65,7 +72,7 @@ def _seconds(result: Mapping[str, object]) -> float:
 
 
 def random_encoder_floor(run: RunFolder) -> tuple[object, float]:
-    """(success of the same chain on the same data with an encoder that was never trained, seconds it took)."""
+    """(success or return of the same chain on the same data with an encoder that was never trained, its seconds)."""
     config = run.config
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     changed = config.model_copy(
@@ -76,8 +83,9 @@ def random_encoder_floor(run: RunFolder) -> tuple[object, float]:
         }
     )
     with RunFolder.open(run.path / "random_encoder", changed) as floor:
-        results = {name: _tell(f"random encoder: {name}", stage)(floor) for name, stage in STAGES.items()}
-    return results["plan"]["success"], sum(map(_seconds, results.values()))
+        results = {name: _tell(f"random encoder: {name}", stage)(floor) for name, stage in stages_for(changed).items()}
+    judged = results["plan"]["return" if config.plan.objective == "reward" else "success"]
+    return judged, sum(map(_seconds, results.values()))
 
 
 def _tell(name: str, stage: Stage) -> Stage:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act.agent import Agent, make_solver
+from jepa_wm.act.agent import Agent
+from jepa_wm.act.solver import make_solver
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Bottleneck, Encode, Metric, Plan

@@ -8,7 +8,7 @@ from test_gym import Drifter
 from jepa_wm.act import collect
 from jepa_wm.act.collect import record, wandering
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Worlds
+from jepa_wm.core.schema import RewardSpot, Worlds
 from jepa_wm.observe.datasets import grouped, state_groups
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.worlds.gym_world import GymWorld
@@ -35,6 +35,18 @@ def test_rows_are_what_was_seen_and_done(tmp_path):
             world.step(data.actions[row + step][None])
 
 
+def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
+    spot = RewardSpot(at=(40.0, 30.0), radius=14)
+    record(tmp_path / "a.h5", TwoRooms(spot=spot), wandering(Worlds()), np.arange(20), 30)
+    data = Trajectories(tmp_path / "a.h5")
+    pay = data.column("reward").reshape(20, 30)
+    after = np.linalg.norm(data.column("state").reshape(20, 30, 4)[:, 1:, :2] - spot.at, axis=2)
+    assert np.array_equal(pay[:, :-1], after < 14) and not pay[:, -1].any() and 0.02 < pay.mean() < 0.9
+    assert not data.column("terminated").any()
+    record(tmp_path / "b.h5", TwoRooms(), wandering(Worlds()), np.arange(2), 5)
+    assert "reward" not in Trajectories(tmp_path / "b.h5")
+
+
 def test_how_many_worlds_step_together_changes_nothing(tmp_path, monkeypatch):
     digests = set()
     for together in (100, 2, 1):
@@ -55,14 +67,31 @@ def test_a_world_without_state_writes_no_state(tmp_path):
         assert "state" not in file
 
 
-def test_an_episode_that_ends_early_is_refused_and_leaves_nothing(tmp_path):
-    def full_speed(seeds):
-        return lambda world: np.ones((len(world), 1), np.float32)
+def test_an_episode_that_ends_early_is_cut_with_its_last_frame_kept(tmp_path, monkeypatch):
+    """World i drifts at 1 / (1 + i) a step and ends at 2: with its 3rd, 5th, 7th frame."""
 
-    record(tmp_path / "a.h5", GymWorld(Drifter, size=16), full_speed, np.arange(2), 3)  # over at its last frame
-    with pytest.raises(UserError, match="ended after 2 steps, before its 4 frames"):
-        record(tmp_path / "b.h5", GymWorld(Drifter, size=16), full_speed, np.arange(2), 4)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.h5"]
+    def drift(seeds):
+        return lambda world: (1 / (1 + seeds[:, None])).astype(np.float32)
+
+    whole = None
+    for together in (100, 2):
+        monkeypatch.setattr(collect, "TOGETHER", together)
+        record(tmp_path / f"{together}.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7)
+        data = Trajectories(tmp_path / f"{together}.h5")
+        assert data.lengths.tolist() == [3, 5, 7, 7] and "left_out" not in data.attributes
+        assert whole in (None, data.digest)
+        whole = data.digest
+    for e, (first, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
+        x = np.minimum(np.arange(length) / (1 + e), 2)
+        assert np.array_equal(data.frames[first : first + length, 0, 0, 0], np.uint8(10 + 10 * x + 1e-4))
+        ends = data.column("terminated")[first : first + length]
+        assert ends.tolist() == [0] * (length - 2) + [int(e < 3), 0], "the action before the last frame ended it"
+    record(tmp_path / "long.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7, shortest=5)
+    data = Trajectories(tmp_path / "long.h5")
+    assert data.lengths.tolist() == [5, 7, 7] and data.attributes["left_out"] == 1
+    with pytest.raises(UserError, match="no episode has 8 frames before it ends, the longest 7; lower"):
+        record(tmp_path / "none.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7, shortest=8)
+    assert not (tmp_path / "none.h5").exists() and not list(tmp_path.glob("*.partial"))
 
 
 def test_state_names_are_grouped_by_what_stands_before_the_last_underscore():

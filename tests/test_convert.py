@@ -140,3 +140,17 @@ def test_long_episodes_are_copied_by_windows(tmp_path, monkeypatch):
     convert.convert(View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "out.h5"))
     data = Trajectories(tmp_path / "out.h5")
     assert (data.frames == rows()["img"]).all() and (data.column("state") == rows()["state"]).all()
+
+
+@pytest.mark.parametrize("arriving", [False, True])
+def test_rewards_and_ends_come_along_beside_the_action_they_are_of(tmp_path, arriving):
+    pay, over = np.arange(ROWS, dtype=np.float32), np.arange(ROWS) % 3 == 0
+    source = tmp_path / "rows.npz"
+    np.savez(source, **rows(), rewards=pay, terminals=over, episode_ends=np.cumsum(LENGTHS))
+    words = ["--action-row", "arriving"] if arriving else []
+    assert cli.main(["convert", str(source), str(tmp_path / "train.h5"), *words]) == 0
+    data = Trajectories(tmp_path / "train.h5")
+    for first, length in zip(data.offsets, data.lengths, strict=True):
+        inside, led = slice(first, first + length - 1), slice(first + arriving, first + length - 1 + arriving)
+        assert np.array_equal(data.column("reward")[inside], pay[led])
+        assert np.array_equal(data.column("terminated")[inside], over[led])

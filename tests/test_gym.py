@@ -12,7 +12,8 @@ from gymnasium.utils.env_checker import check_env
 from jepa_wm.core.schema import NoiseLevels
 from jepa_wm.worlds.gym_env import ENV_ID, TwoRoomsEnv, register
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.protocol import SelfScoring, VectorWorld
+from jepa_wm.worlds.policies import RandomHolds
+from jepa_wm.worlds.protocol import Rewarding, SelfScoring, VectorWorld
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 
@@ -119,12 +120,57 @@ def test_what_cannot_be_planned_in_is_refused():
         world.reset(np.arange(1))
         world.state()
 
-    class Discrete(Drifter):
-        action_space = spaces.Discrete(3)
-
     class Unbounded(Drifter):
         action_space = spaces.Box(-math.inf, math.inf, (1,))
 
-    for kind in (Discrete, Unbounded):
-        with pytest.raises(ValueError, match="bounded Box"):
+    class Alone(Drifter):
+        action_space = spaces.Discrete(1)
+
+    for kind in (Alone, Unbounded):
+        with pytest.raises(ValueError, match="bounded Box.*Discrete"):
             GymWorld(kind)
+    world = GymWorld(Drifter, size=16)
+    world.reset(np.arange(1))
+    with pytest.raises(ValueError, match="finite"):
+        world.step(np.array([[math.nan]], np.float32))
+
+
+class Chooser(Drifter):
+    """Left, stay or right by number, from 5 on."""
+
+    action_space = spaces.Discrete(3, start=5)
+
+    def step(self, action):
+        assert isinstance(action, int)
+        return super().step(np.array([action - 6.0], np.float32))
+
+
+def test_discrete_actions_are_numbers_or_one_hot():
+    world = GymWorld(Chooser, size=16)
+    world.reset(np.arange(3))
+    assert world.choices == 3 and world.action_bounds[0].shape == (3,)
+    world.step(np.array([[0], [1], [2]], np.float32))
+    assert [env.x[0] for env in world._envs] == [-1, 0, 1]
+    world.step(np.eye(3, dtype=np.float32)[[2, 2, 0]])
+    assert [env.x[0] for env in world._envs] == [0, 1, 0]
+    with pytest.raises(ValueError, match=r"shape \(3, 2\)"):
+        world.step(np.zeros((3, 2), np.float32))
+    policy = RandomHolds(np.arange(3), hold=2)
+    taken = np.stack([policy(world) for _ in range(60)])
+    assert (taken.sum(-1) == 1).all() and set(taken.argmax(-1).flatten()) == {0, 1, 2}
+
+
+def test_rewards_are_of_the_latest_step_and_stop_with_the_episode():
+    class Paying(Drifter):
+        def step(self, action):
+            x, _, over, cut, info = super().step(action)
+            return x, float(x[0]), over, cut, info
+
+    world = GymWorld(Paying, size=16)
+    world.reset(np.arange(2))
+    assert isinstance(world, Rewarding) and not world.reward().any()
+    told = []
+    for _ in range(3):
+        world.step(np.array([[1.0], [0.25]], np.float32))
+        told.append((world.reward().tolist(), world.terminated().tolist()))
+    assert told == [([1, 0.25], [False, False]), ([2, 0.5], [True, False]), ([0, 0.75], [False, False])]

@@ -20,18 +20,18 @@ def test_reward_is_discounted_and_ends_with_the_episode(future):
     def reward(latents, actions):
         return latents.mean((-2, -1)) - actions.square().sum(-1)
 
-    def ended(latents):
+    def ended(latents, actions):
         return latents[..., 0, 0].sigmoid()
 
     expected = torch.zeros(B, S)
     on = torch.ones(B, S)
     for h in range(H):
         expected += 0.9**h * on * reward(latents, actions)[..., h]
-        on = on * (1 - ended(latents)[..., h])
+        on = on * (1 - ended(latents, actions)[..., h])
     torch.testing.assert_close(Return(reward=reward, ended=ended, discount=0.9)(latents, actions), expected)
     endless = sum(0.9**h * reward(latents, actions)[..., h] for h in range(H))
     torch.testing.assert_close(Return(reward=reward, discount=0.9)(latents, actions), endless)
-    at_once = Return(reward=reward, ended=lambda latents: torch.ones(B, S, H), discount=0.9)
+    at_once = Return(reward=reward, ended=lambda latents, actions: torch.ones(B, S, H), discount=0.9)
     torch.testing.assert_close(at_once(latents, actions), reward(latents, actions)[..., 0], msg="the end itself counts")
     with pytest.raises(ValueError, match="discount"):
         Return(reward=reward, discount=1.5)

@@ -17,17 +17,23 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Optimiser
 from jepa_wm.freeze import cache
-from jepa_wm.train import dynamics, loop, pretrain
+from jepa_wm.train import dynamics, heads, loop, pretrain
 
-STAGES = {"collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run}
+STAGES = {
+    "collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run,
+    "heads": heads.run,
+}  # fmt: skip
 STEPS, SAVED = 22, 8
 SMALL = [
     "encode.width=16", "encode.depth=1", "predict.width=16", "freeze.samples=60", "dynamics.width=16",
-    *(f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric")
+    *(f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
       for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
     "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
 ]  # fmt: skip
-PARTS = ("pretrain/checkpoints", *(f"dynamics/checkpoints/{part}" for part in ("summary", "dynamics", "metric")))
+PARTS = (
+    "pretrain/checkpoints", *(f"dynamics/checkpoints/{part}" for part in ("summary", "dynamics", "metric")),
+    "heads/checkpoints",
+)  # fmt: skip
 
 
 def overrides(data):
@@ -59,9 +65,10 @@ def assert_same_bits(a, b):
         moments, other = state["optimiser"]["state"], other_state["optimiser"]["state"]
         assert moments.keys() == other.keys()
         assert all(torch.equal(v, other[i][k]) for i, m in moments.items() for k, v in m.items())
-    for file in ("encode/eye.safetensors", "encode/train/features.bf16", "dynamics/latent.safetensors"):
+    for file in ("encode/eye.safetensors", "encode/train/features.bf16", "dynamics/latent.safetensors",
+                 "heads/heads.safetensors"):
         assert (a / file).read_bytes() == (b / file).read_bytes(), file
-    for stage in ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric"):
+    for stage in ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric", "heads"):
         assert read_metrics(a, stage) == read_metrics(b, stage)
 
 
@@ -86,7 +93,7 @@ def test_a_signal_at_any_stage_and_again_gives_the_same_bits(tmp_path, tiny_data
         with pytest.raises(Interrupted):
             train(tmp_path / "run", tiny_data)
     train(tmp_path / "run", tiny_data)
-    assert len(taken) == 4 * STEPS, "no step is taken twice"
+    assert len(taken) == len(PARTS) * STEPS, "no step is taken twice"
     assert_same_bits(tmp_path / "run", whole)
 
 
@@ -105,7 +112,7 @@ def test_a_crash_costs_the_steps_since_the_last_checkpoint_only(tmp_path, tiny_d
         with pytest.raises(Killed):
             train(tmp_path / "run", tiny_data)
     train(tmp_path / "run", tiny_data)
-    assert len(taken) == stops[-1] + STEPS
+    assert len(taken) == stops[-1] + 2 * STEPS
     assert_same_bits(tmp_path / "run", whole)
 
 

@@ -16,16 +16,16 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, Worlds
 from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.trajectories import TrajectoryWriter
-from jepa_wm.worlds.policies import Wanderer
-from jepa_wm.worlds.protocol import NewPolicy, Policy, SelfScoring, VectorWorld
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.make import make_world
+from jepa_wm.worlds.policies import RandomHolds, Wanderer
+from jepa_wm.worlds.protocol import NewPolicy, Policy, Rewarding, SelfScoring, VectorWorld
 
 TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
 HELDOUT_SEEDS = 10**6  # layouts of the held-out file are drawn from here on, never met in training
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Write `train.h5` and `heldout.h5` of two rooms; files that are there already are kept."""
+    """Write `train.h5` and `heldout.h5` of the configured world; files that are there already are kept."""
     return run.once("collect", collect)
 
 
@@ -35,13 +35,19 @@ def collect(run: RunFolder) -> dict[str, object]:
     folder = data_folder(run.path, config)
     run.stage_dir("collect")
     if config.observe.path is None:
-        world = TwoRooms(config.worlds.geometry, config.worlds.noise)
-        record_parts(folder, world, wandering(config.worlds), config)
+        record_parts(folder, make_world(config.worlds), collecting(config.worlds), config)
     result: dict[str, object] = {}
     for name in ("train", "heldout"):
         data = open_data(run.path, config, "train" if name == "train" else "heldout")
         result[name] = {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
     return result
+
+
+def collecting(worlds: Worlds) -> NewPolicy:
+    """The policy that collects data: the wanderer in two rooms, else random actions."""
+    if worlds.name == "two_rooms":
+        return wandering(worlds)
+    return lambda seeds: RandomHolds(seeds, hold=worlds.gym.hold)
 
 
 def wandering(worlds: Worlds) -> NewPolicy:
@@ -63,60 +69,95 @@ def record_parts(folder: Path | str, world: VectorWorld, new_policy: NewPolicy, 
     ):
         path, seeds = Path(folder) / f"{part}.h5", config.seed * 10**7 + first + np.arange(episodes)
         if not path.exists():
-            record(path, world, new_policy, seeds, length, label=f"collect {part}")
+            record(path, world, new_policy, seeds, length, shortest=observe.shortest, label=f"collect {part}")
 
 
 def record(
-    path: Path, world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, *, label: str = "collect"
-) -> None:
-    """Write one episode of `length` frames per seed: columns pixels and action, and state where the world has one.
+    path: Path, world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, *, shortest: int = 2,
+    label: str = "collect",
+) -> None:  # fmt: skip
+    """Write one episode of `length` frames per seed, fewer where it ends by itself.
 
-    `new_policy(seeds)` begins the policy of a batch. An interrupted file leaves nothing behind and is begun again.
-    Raises UserError for an episode that ends before it has `length` frames.
+    Columns: pixels and action; state where the world has one; reward and terminated where it pays rewards: what the
+    action of a row earned, and whether it ended the episode.
+    `new_policy(seeds)` begins the policy of a batch. Episodes that end before `shortest` frames are left out; how many
+    there were is the file's attribute `left_out`. An interrupted file leaves nothing behind and is begun again.
+    Raises UserError if no episode is left.
     """
     world.reset(seeds[:1])
     frame, names = world.render()[0], world.state_names
     columns = {"pixels": (frame.shape, "u1"), "action": (world.action_bounds[0].shape, "f4")}
     if names:
         columns["state"] = ((len(names),), "f4")
+    if isinstance(world, Rewarding) and world.pays:
+        columns |= {"reward": ((), "f4"), "terminated": ((), "u1")}
     together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
-    writer = TrajectoryWriter(path, np.full(len(seeds), length), columns)
+    lengths = _lengths(world, new_policy, seeds, length, together)
+    kept = lengths >= shortest
+    if not kept.any():
+        raise UserError(f"no episode has {shortest} frames before it ends, the longest {lengths.max()}; {_SHORTER}")
+    seeds, lengths = seeds[kept], lengths[kept]
+    writer = TrajectoryWriter(path, lengths, columns)
     try:
         with catching_signals() as stop, Progress(label, len(seeds)) as bar:
             for first in range(0, len(seeds), together):
-                some = seeds[first : first + together]
-                for name, values in _episodes(world, new_policy, some, length).items():
-                    writer.write(name, first * length, values)
-                bar.update(first + len(some))
+                some = slice(first, first + together)
+                for name, values in _episodes(world, new_policy, seeds[some], length).items():
+                    for row, count, episode in zip(writer.offset[some], lengths[some], values, strict=True):
+                        writer.write(name, int(row), episode[:count])
+                bar.update(min(first + together, len(seeds)))
                 stop.raise_if_requested()
     except BaseException:
         writer.abandon()
         raise
-    about = {"state_groups": grouped(names), "state_names": " ".join(names)} if names else {}
+    about: dict[str, str | int] = {}
+    if names:
+        about = {"state_groups": grouped(names), "state_names": " ".join(names)}
+    if not kept.all():
+        about["left_out"] = int((~kept).sum())
     writer.close(**about)
 
 
+_SHORTER = "lower observe.shortest, or collect with a policy that lasts longer"
+
+
+def _lengths(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, together: int) -> np.ndarray:
+    """[E] frames until each episode's end. What follows an end is a standing picture whatever is done, and would teach
+    that actions do nothing. A file's size must be known before it is written, so worlds with an end are played twice.
+    """
+    lengths = np.full(len(seeds), length)
+    if not isinstance(world, SelfScoring):
+        return lengths
+    for first in range(0, len(seeds), together):
+        some = slice(first, first + together)
+        world.reset(seeds[some])
+        policy = new_policy(seeds[some])
+        for step in range(1, length):
+            world.step(np.asarray(policy(world), np.float32))
+            lengths[some][world.ended() & (lengths[some] == length)] = step + 1
+    return lengths
+
+
 def _episodes(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """{column: rows [B * L, ...], episode after episode} of a batch played from its reset."""
+    """{column: [B, L, ...]} of a batch played from its reset."""
     world.reset(seeds)
     policy = new_policy(seeds)
-    steps: dict[str, list[np.ndarray]] = {"pixels": [], "action": [], "state": []}
+    steps: dict[str, list[np.ndarray]] = {name: [] for name in ("pixels", "action", "state", "reward", "terminated")}
     for step in range(length):
         if step:
-            _refuse_an_early_end(world, step, length)
             world.step(steps["action"][-1])
+            _note_pay(world, steps)
         steps["pixels"].append(world.render())
         steps["action"].append(np.asarray(policy(world), np.float32))
         if world.state_names:
             steps["state"].append(world.state().astype(np.float32))
-    stacked = {name: np.stack(values, 1) for name, values in steps.items() if values}  # [B, L, ...]
-    return {name: values.reshape(-1, *values.shape[2:]) for name, values in stacked.items()}
+    if steps["reward"]:  # the last action is never taken
+        steps["reward"].append(np.zeros(len(seeds), np.float32))
+        steps["terminated"].append(np.zeros(len(seeds), np.uint8))
+    return {name: np.stack(values, 1) for name, values in steps.items() if values}
 
 
-def _refuse_an_early_end(world: VectorWorld, step: int, length: int) -> None:
-    """What follows an end is a standing picture whatever is done: it would teach that actions do nothing."""
-    if isinstance(world, SelfScoring) and world.ended().any():
-        raise UserError(
-            f"world {int(world.ended().argmax())} of a batch ended after {step - 1} steps, before its {length} frames: "
-            "record shorter episodes, or give the environment no end of its own"
-        )
+def _note_pay(world: VectorWorld, steps: dict[str, list[np.ndarray]]) -> None:
+    if isinstance(world, Rewarding) and world.pays:
+        steps["reward"].append(world.reward())
+        steps["terminated"].append(world.terminated().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling.
+"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling; or episodes for reward.
 
 B episodes, K decisions, R solver rounds, T environment steps.
 """
@@ -15,6 +15,8 @@ from jepa_wm.act.agent import Agent
 from jepa_wm.act.energy import energy_maps
 from jepa_wm.act.episodes import Record, begin, play, success
 from jepa_wm.act.floors import random_track, simulator_track, straight_track
+from jepa_wm.act.returns import play_for_reward
+from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
@@ -37,8 +39,12 @@ def run(run: RunFolder) -> dict[str, object]:
 
 def play_and_judge(run: RunFolder) -> dict[str, object]:
     """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
-    model, space, tasks, folder = _begin(run)
     config, act = run.config, run.config.act
+    set_threads(config.train.threads)
+    model = WorldModel.load(run.path)
+    if config.plan.objective == "reward":
+        return play_for_reward(run, model)
+    space, tasks, folder = _begin(run, model)
     by_name: dict[str, dict[str, float | int]] = {}
     for name, plan in _objectives(config).items():
         track = play_all(folder / name, model, tasks, space, config, plan)
@@ -63,19 +69,28 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
 
 def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play theirs meanwhile."""
-    model, space, tasks, folder = _begin(run)
+    set_threads(run.config.train.threads)
+    model = WorldModel.load(run.path)
+    if run.config.plan.objective == "reward":
+        raise UserError("plan.objective reward: its episodes are played in one job; launch plan without --split")
+    space, tasks, folder = _begin(run, model)
     first, last = (len(tasks) * k // shares for k in (share, share + 1))
     for name, plan in _objectives(run.config).items():
         play_all(folder / name, model, tasks, space, run.config, plan, some=range(first, last))
     return {"share": share, "shares": shares, "episodes": last - first}
 
 
-def _begin(run: RunFolder) -> tuple[WorldModel, ActionSpace, Tasks, Path]:
-    set_threads(run.config.train.threads)
-    model = WorldModel.load(run.path)
+def _begin(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
+    """What episodes toward goal images need; UserError where there are no such tasks."""
+    config = run.config
+    if config.worlds.name != "two_rooms":
+        raise UserError(
+            f"plan.objective {config.plan.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
+            f"{config.worlds.name} plan for reward (plan.objective=reward), or toward images through Agent"
+        )
     space = fitting_space(run, model)
     folder = run.stage_dir("plan")
-    return model, space, frozen_tasks(folder / "tasks.json", run.config), folder
+    return space, frozen_tasks(folder / "tasks.json", config), folder
 
 
 def _objectives(config: Config) -> dict[str, PlanSettings]:
@@ -97,10 +112,9 @@ def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
 
 def action_space(config: Config) -> ActionSpace:
     """The space the solver searches in the configured world."""
-    low, high, longest = TwoRooms(config.worlds.geometry).action_bounds
-    return ActionSpace.of_block(
-        low.tolist(), high.tolist(), max_norm=longest, block=config.dynamics.frameskip, hold=config.plan.hold
-    )
+    space = space_of(TwoRooms(config.worlds.geometry), frameskip=config.dynamics.frameskip, hold=config.plan.hold)
+    assert isinstance(space, ActionSpace)
+    return space
 
 
 def frozen_tasks(path: Path, config: Config) -> Tasks:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.act.agent import DESCENDING, make_solver
 from jepa_wm.act.episodes import begin, play
+from jepa_wm.act.solver import DESCENDING, make_solver
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.schema import NoiseLevels
 from jepa_wm.core.schema import Plan as Settings

@@ -1,7 +1,8 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
 The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze),
-schema_acting.py (dynamics, plan, act, train) and schema_launch.py; all are imported from here.
+schema_acting.py (dynamics, plan, act, train), schema_evals.py (evals) and schema_launch.py (launch); all are imported
+from here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from jepa_wm.core.schema_acting import (
     Bottleneck,
     Dynamics,
     Gradient,
+    HeadSizes,
+    Limits,
     Metric,
     Optimiser,
     Parallel,
@@ -21,17 +24,23 @@ from jepa_wm.core.schema_acting import (
     Pretrain,
     Train,
     TrainDynamics,
+    TrainHeads,
 )
+from jepa_wm.core.schema_evals import Evals
 from jepa_wm.core.schema_launch import Launch
 from jepa_wm.core.schema_seeing import (
     BlockMask,
+    Crop,
     Encode,
     Freeze,
     Geometry,
+    Gym,
     NoiseLevels,
     Observe,
     Predict,
+    RewardSpot,
     Targets,
+    Videos,
     Worlds,
 )
 from jepa_wm.core.section import Section
@@ -42,12 +51,17 @@ __all__ = [
     "BlockMask",
     "Bottleneck",
     "Config",
+    "Crop",
     "Dynamics",
     "Encode",
+    "Evals",
     "Freeze",
     "Geometry",
     "Gradient",
+    "Gym",
+    "HeadSizes",
     "Launch",
+    "Limits",
     "Metric",
     "NoiseLevels",
     "Observe",
@@ -56,10 +70,13 @@ __all__ = [
     "Plan",
     "Predict",
     "Pretrain",
+    "RewardSpot",
     "Section",
     "Targets",
     "Train",
     "TrainDynamics",
+    "TrainHeads",
+    "Videos",
     "Worlds",
 ]
 
@@ -75,6 +92,7 @@ class Config(Section):
     plan: Plan = Plan()
     act: Act = Act()
     train: Train = Train()
+    evals: Evals = Evals()
     launch: Launch = Launch()
 
     @model_validator(mode="after")
@@ -91,17 +109,36 @@ class Config(Section):
             raise ValueError(
                 f"observe.frames {self.observe.frames} is not a multiple of encode.tubelet {self.encode.tubelet}"
             )
+        if self.observe.videos is not None and self.predict.path:
+            raise ValueError(
+                f"predict.path {self.predict.path} reads actions, and observe.videos have none; set predict.path=0"
+            )
+        if any(part.images for part in self.observe.sets) and self.predict.contrast:
+            raise ValueError(
+                f"predict.contrast {self.predict.contrast} tells a frame from its successor, and in a still image they "
+                "are equal; set predict.contrast=0, or leave out the sets with images: true"
+            )
+        if self.observe.crop is not None and self.predict.path:
+            raise ValueError(
+                f"predict.path {self.predict.path} reads displacements, which observe.crop rescales and mirrors; set "
+                "predict.path=0 or observe.crop=null"
+            )
+        if self.predict.targets.levels > self.encode.depth:
+            raise ValueError(
+                f"predict.targets.levels {self.predict.targets.levels} exceed encode.depth {self.encode.depth}"
+            )
         if self.plan.elites > self.plan.candidates:
             raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
         if self.plan.execute > self.plan.horizon:
             raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
         steps = self.observe.frames // self.encode.tubelet
-        if (self.predict.contrast or self.predict.path) and not any(
-            mask.leaves_whole_frames(steps) for mask in self.predict.masks
-        ):
+        weights = {name: getattr(self.predict, name) for name in ("contrast", "episode", "path")}
+        if any(weights.values()) and not any(mask.leaves_whole_frames(steps) for mask in self.predict.masks):
+            said = ", ".join(f"predict.{name} {weight}" for name, weight in weights.items())
             raise ValueError(
-                f"predict.contrast {self.predict.contrast} and predict.path {self.predict.path} need a mask that "
-                f"leaves at least two of {steps} time steps whole: one block of scale [1, 1], aspect [1, 1] and one "
-                "length of time; add such a mask, raise observe.frames, or set both weights to 0"
+                f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
+                "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
             )
+        if self.predict.episode and not self.predict.targets.far:
+            raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.targets.far >= 1")
         return self

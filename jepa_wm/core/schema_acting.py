@@ -19,6 +19,7 @@ class Bottleneck(Section):
     covariance: float = 0.02  # weight: numbers are not copies of each other
     path: float = 3.0  # weight: the sum of the actions between two latents is readable from their difference
     contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
+    episode: float = 1.0  # weight: frames of the window's second half can be told from those of other windows
 
 
 class Metric(Section):
@@ -34,6 +35,7 @@ class Metric(Section):
 class Dynamics(Section):
     """The action-conditioned predictor on frozen features."""
 
+    kind: Literal["latent", "vjepa2_ac"] = "latent"  # vjepa2_ac: V-JEPA 2's predictor, for the 7-number pose of a robot
     frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
     window: int = Field(3, ge=1)  # frames a prediction sees
     width: int = 192
@@ -46,6 +48,14 @@ class Dynamics(Section):
     def _fits(self) -> Dynamics:
         check_heads(self.width, self.heads)
         return self
+
+
+class HeadSizes(Section):
+    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward goals."""
+
+    width: int = Field(256, ge=1)
+    bins: int = Field(63, ge=2)  # of the reward's distribution
+    policy_steps: int = Field(6, ge=1)  # model steps the policy answers with; a longer plan repeats its last
 
 
 class ICEM(Section):
@@ -68,13 +78,35 @@ class Gradient(Section):
     truncate: int = Field(0, ge=0)  # the gradient is cut every so many model steps; 0: never
 
 
+class Limits(Section):
+    """Linear limits A x <= b on every environment action x, priced where a plan exceeds them."""
+
+    matrix: tuple[tuple[float, ...], ...] = Field(min_length=1)  # A, a row a limit
+    bound: tuple[float, ...]  # b, a number a limit
+    weight: float = Field(1e3, gt=0)  # of the mean excess: so large that the best allowed plan stays best
+
+    @model_validator(mode="after")
+    def _fits(self) -> Limits:
+        if len(self.bound) != len(self.matrix) or len({len(row) for row in self.matrix}) > 1:
+            raise ValueError(
+                f"matrix has {len(self.matrix)} rows and bound {len(self.bound)} numbers: one each, rows of one length"
+            )
+        return self
+
+
 class Plan(Section):
     """The solver and what it minimises."""
 
     solver: Literal["cem", "icem", "mppi", "random", "gradient", "cem_gradient"] = "cem"
-    objective: Literal["metric", "l1", "l2", "cosine"] = "metric"
-    compare: tuple[Literal["metric", "l1", "l2", "cosine"], ...] = ("l2",)  # objectives reported beside it
+    # What is minimised: a distance to the goal image's latent, to the state read from it, or reward with a minus.
+    objective: Literal["metric", "l1", "l2", "cosine", "state", "reward"] = "metric"
+    compare: tuple[Literal["metric", "l1", "l2", "cosine", "state"], ...] = ("l2",)  # objectives reported beside it
     steps: Literal["last", "all", "rising"] = "all"  # which imagined steps are compared with the goal
+    reward: float = Field(0.0, ge=0)  # weight of the expected reward beside the objective
+    discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
+    state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state beside the objective
+    state_names: tuple[str, ...] = ()  # the numbers of the state that count; empty: all
+    limits: Limits | None = None  # on environment actions
     effort: float = Field(0.0, ge=0)  # weight of the mean squared action
     smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between successive environment actions
     horizon: int = Field(6, ge=1)  # model steps
@@ -89,6 +121,11 @@ class Plan(Section):
     hold: bool = True  # one action is searched per model step and held for its `frameskip` environment steps
     execute: int = Field(1, ge=1)  # model steps executed before planning again
     memory_mb: float = Field(2048, gt=0)  # bound on what imagining candidates takes; they come in pieces that fit
+
+    @property
+    def needs_heads(self) -> bool:
+        """Whether planning reads a head (verb heads)."""
+        return self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
 
     @model_validator(mode="after")
     def _fits(self) -> Plan:
@@ -119,30 +156,51 @@ class Act(Section):
 
 
 class Optimiser(Section):
-    """AdamW with warm-up and cosine decay, as functions of the step."""
+    """AdamW with warm-up and decay, as functions of the step."""
 
     steps: int = Field(1000, ge=0)
     batch: int = Field(64, ge=1)
     lr: float = 1e-3
     warmup: int = Field(100, ge=0)
-    final_lr: float = 0.1  # share of lr left at the last step
+    first_lr: float = Field(0.0, ge=0, le=1)  # share of lr that the warm-up starts from
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
+    cooldown: int = Field(0, ge=0)  # last steps of a constant schedule, in which it decays linearly
+    final_lr: float = 0.1  # share of lr left at the last step, unless it is constant to the end
     weight_decay: float = 0.04  # on matrices; never on biases, norms and single vectors
     clip: float = 1.0  # largest gradient norm
     save_every: int = Field(250, ge=1)
     eval_every: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _scheduled(self) -> Optimiser:
+        if self.cooldown and self.schedule != "constant":
+            raise ValueError(f"cooldown {self.cooldown} belongs to schedule constant, not to {self.schedule}")
+        return self
 
 
 class Pretrain(Optimiser):
     steps: int = Field(300, ge=0)
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
-    probe_frames: int = 5000
-    probe_steps: int = 400
+    start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
+    probe_frames: int = 10000
+    probe_steps: int = 400  # of the probe at every evaluation, which shows whether the eye gets better
+    final_probe_steps: int = 1500  # of the probe that is reported, which should be limited by the eye alone
+
+    @model_validator(mode="after")
+    def _starts(self) -> Pretrain:
+        if self.start is not None and self.steps == 0:
+            raise ValueError(f"start {self.start} with steps 0 trains nothing; to freeze it see freeze.backbone")
+        return self
 
 
 class TrainDynamics(Optimiser):
     frames: int = Field(12, ge=2)  # in a training window
     rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
+
+
+class TrainHeads(Optimiser):
+    sizes: HeadSizes = HeadSizes()
 
 
 class Parallel(Section):
@@ -163,3 +221,4 @@ class Train(Section):
     summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
     dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)
     metric: Optimiser = Optimiser(steps=1500, batch=512, lr=2e-3)
+    heads: TrainHeads = TrainHeads(steps=1500, batch=256, lr=1e-3)

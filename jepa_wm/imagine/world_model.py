@@ -6,6 +6,7 @@ B episodes, S candidates, H horizon, N latent tokens of width D, A action number
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,23 +18,33 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.core.schema import HeadSizes
+from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 
 
 class WorldModel(nn.Module):
-    """A frozen eye and the latent model on it."""
+    """A frozen eye, the latent model on it, and heads that read rewards and states, where they were trained."""
 
-    def __init__(self, eye: Eye, latent: LatentModel) -> None:
+    def __init__(self, eye: Eye, latent: LatentModel, heads: Heads | None = None) -> None:
         super().__init__()
+        expected, seen = (latent.sizes["tokens"], latent.sizes["token_width"]), (eye.tokens_per_frame, eye.width)
+        if expected != seen:
+            raise UserError(
+                f"the dynamics were trained on {expected[0]} tokens of width {expected[1]} a frame, but the eye gives "
+                f"{seen[0]} of width {seen[1]}; take the eye they were trained with, or train dynamics on this one"
+            )
         self.eye, self.latent = eye.eval(), latent.eval()
+        self.heads = None if heads is None else heads.eval()
 
     @classmethod
     def load(cls, run: Path | str) -> WorldModel:
-        """The world model of a finished run folder (stages `encode` and `dynamics`)."""
-        eye = Eye.load(Path(run) / "encode")
-        return cls(eye, load_latent_model(Path(run) / "dynamics"))
+        """The world model of a finished run folder (stages `encode` and `dynamics`, and `heads` if it was run)."""
+        run = Path(run)
+        heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
+        return cls(Eye.load(run / "encode"), load_latent_model(run / "dynamics"), heads)
 
     @property
     def block(self) -> int:
@@ -67,11 +78,57 @@ class WorldModel(nn.Module):
             shape = (len(goal), *[1] * (here.dim() - 3), *there.shape[1:])
             return metric.between(here, there.view(shape))
 
+    def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S, H] expected rewards of model steps with raw action blocks [B, S, H, A] that lead from latents
+        before [B, N, D] through latents [B, S, H, N, D]. UserError without such a head."""
+        return self._of_steps(self.needed("reward").reward, before, latents, actions)
+
+    def ended(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S, H] chances that the episode ends in each model step, as `reward`."""
+        return self._of_steps(self.needed("termination").termination, before, latents, actions)
+
+    def state(self, latents: Tensor) -> Tensor:
+        """[..., Y] the physical state, in its own units, read from latents [..., N, D]. UserError without a head."""
+        read = self.needed("state").state
+        assert read is not None
+        with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
+            return read(latents.flatten(-2))
+
+    @torch.no_grad()
+    def propose(self, here: Tensor, goal: Tensor, horizon: int) -> Tensor:
+        """[B, H, A] raw action blocks from latents here [B, N, D] toward goal [B, N, D], by the policy alone."""
+        heads = self.needed("policy")
+        with autocast(here.device, self.eye.precision):
+            blocks = heads.policy(here.flatten(-2), goal.flatten(-2))
+        longer = blocks[:, -1:].expand(-1, max(0, horizon - blocks.shape[1]), -1)
+        return self.latent.unscaled(torch.cat([blocks, longer], 1)[:, :horizon])
+
+    def needed(self, name: str) -> Heads:
+        """The heads, if one of that name is among them; else UserError with the remedy."""
+        if self.heads is None or getattr(self.heads, name) is None:
+            columns = {"reward": "reward", "termination": "terminated", "state": "state", "policy": "action"}
+            raise UserError(
+                f"the plan needs a {name} head, which this run has not: train it with `jepa-wm heads` on trajectories "
+                f"with a column '{columns[name]}', or choose another objective and solver"
+            )
+        return self.heads
+
+    def _of_steps(self, head: nn.Module | None, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
+        assert head is not None
+        after = latents.flatten(-2)
+        first = before.flatten(-2)[:, None, None].expand(-1, latents.shape[1], -1, -1)
+        earlier = torch.cat([first, after[:, :, :-1]], 2)  # [B, S, H, F]
+        wanted = _wants_gradient(latents) or _wants_gradient(actions)
+        with torch.set_grad_enabled(wanted), autocast(latents.device, self.eye.precision):
+            return head(earlier, after, self.latent.scaled(actions))
+
     def plan_bytes(self, horizon: int, *, gradients: bool = False) -> tuple[int, int]:
         """(bytes that imagining and judging one plan takes at most, bytes that it takes for any number of plans),
         estimated from shapes on the safe side."""
         metric, dynamics = self.latent.settings.metric, self.latent.dynamics
         judging = 4 * horizon * (8 * metric.width + 4 * metric.groups * metric.components)
+        if self.heads is not None:
+            judging += 4 * horizon * (8 * self.heads.settings.width + 4 * self.heads.settings.bins)
         each = plan_bytes(dynamics, horizon, gradients=gradients) + judging
         return each, fixed_bytes(dynamics, precision=self.eye.precision)
 
@@ -82,11 +139,30 @@ def _wants_gradient(x: Tensor) -> bool:
 
 def save_latent_model(folder: Path, model: LatentModel) -> None:
     """`latent.safetensors` and `latent.json` in `folder`; each appears whole or not at all."""
-    partial = folder / "latent.partial"
+    _save(folder, "latent", model, {"settings": model.settings.model_dump(), **model.sizes})
+
+
+def save_heads(folder: Path, heads: Heads) -> None:
+    """`heads.safetensors` and `heads.json` in `folder`, as `save_latent_model`."""
+    sizes = {"settings": heads.settings.model_dump(), "present": asdict(heads.present), **heads.sizes}
+    _save(folder, "heads", heads, sizes)
+
+
+def load_heads(folder: Path) -> Heads:
+    """The heads saved in `folder`."""
+    sizes = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+    present = sizes.pop("present")
+    present["state"] = tuple(present["state"])
+    heads = Heads(settings=HeadSizes(**sizes.pop("settings")), present=Present(**present), **sizes)
+    load_strict(heads, load_file(folder / "heads.safetensors"), source=str(folder / "heads.safetensors"))
+    return heads
+
+
+def _save(folder: Path, name: str, model: nn.Module, sizes: dict[str, object]) -> None:
+    partial = folder / f"{name}.partial"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
-    partial.replace(folder / "latent.safetensors")
-    sizes = {"settings": model.settings.model_dump(), **model.sizes}
-    write_atomic(folder / "latent.json", json.dumps(sizes, indent=1))
+    partial.replace(folder / f"{name}.safetensors")
+    write_atomic(folder / f"{name}.json", json.dumps(sizes, indent=1))
 
 
 def load_latent_model(folder: Path) -> LatentModel:

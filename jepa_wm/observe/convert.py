@@ -76,6 +76,10 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
     parser.add_argument("--action", metavar="COLUMN")
     parser.add_argument("--state", metavar="COLUMN")
     parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME",
+        help="of the state's numbers; what stands before the last underscore groups them: block_x block_y angle",
+    )  # fmt: skip
+    parser.add_argument(
         "--camera", nargs="+", default=[], metavar="NAME", help="cameras by name: pixels, then pixels_NAME for more"
     )
     parser.add_argument(
@@ -87,7 +91,7 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
 def chosen(arguments: argparse.Namespace) -> Chosen:
     """The columns that the command line names."""
     a = arguments
-    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), a.action_row)
+    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.action_row)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
@@ -101,7 +105,8 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 def convert(view: View, conversion: Conversion) -> dict[str, object]:
     """Write the parts; each file appears whole, all at the end of one pass over the source.
 
-    Columns: pixels (and one for each further camera), action, and state where the source has one. Both files carry
+    Columns: pixels (and one for each further camera), action; state, reward and terminated where the source has them.
+    Both files carry
     `action_mean`, `action_std`, `action_min` and `action_max` of the training part. Raises UserError for a target that
     is there already, for a broken episode, and where a part would have no episode.
     """
@@ -125,6 +130,8 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
             for done, e in enumerate(actions, 1):  # in the source's order: some can only be streamed
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
+                for name in view.pay:
+                    writer.write(name, row, view.earned(name, e).astype(columns[name][1]))
                 for start, name, values in _windows(view, conversion, e):
                     if values.shape[1:] != columns[name][0]:
                         raise UserError(
@@ -192,7 +199,8 @@ def _columns(view: View, conversion: Conversion) -> dict[str, tuple[tuple[int, .
     columns["action"] = ((view.action_size,), "f4")
     if view.state is not None:
         columns["state"] = ((len(view.state_names),), "f4")
-    return columns
+    kinds = {"reward": "f4", "terminated": "u1"}
+    return columns | {name: ((), kinds[name]) for name in view.pay}
 
 
 def _windows(view: View, conversion: Conversion, episode: int) -> Iterator[tuple[int, str, np.ndarray]]:

@@ -1,6 +1,7 @@
-"""Windows of frames and action blocks for dynamics, and pairs for the metric, as pure functions of (seed, step).
+"""Windows of frames and action blocks for dynamics, pairs for the metric and the policy, as pure functions of
+(seed, step).
 
-B windows, T frames, A = action size x frameskip.
+B windows, T frames, H model steps, A = action size x frameskip.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ class WindowSampler:
     def at(self, episode: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows of `episode` [B] that begin at frame `first` [B]."""
         frame = first[:, None] + self.frameskip * np.arange(self.frames)
-        row = (self.data.offsets[episode] + first)[:, None] + np.arange(self.span)
-        blocks = self.data.actions[row].reshape(len(episode), self.frames - 1, -1)
+        blocks = self.data.actions[self.rows(episode, first)].reshape(len(episode), self.frames - 1, -1)
         return np.repeat(episode[:, None], self.frames, 1), frame, blocks
+
+    def rows(self, episode: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """[B, (T-1) * frameskip] rows of the file whose actions lead through the windows."""
+        return (self.data.offsets[episode] + first)[:, None] + np.arange(self.span)
 
 
 class PairSampler:
@@ -54,3 +58,29 @@ class PairSampler:
         first = (r.random(batch) * last).astype(np.int64)
         later = np.minimum(first + 1 + (r.random(batch) * (last - first)).astype(np.int64), last)
         return episode, np.stack([first, later]) * self.stride, (later - first) * self.stride
+
+
+class GoalSampler:
+    """Draws a frame, a later one of the same episode as the goal, and the action blocks taken from the former on."""
+
+    def __init__(self, data: Trajectories, *, steps: int, frameskip: int, stride: int, seed: int) -> None:
+        if data.lengths.max() <= frameskip:
+            raise UserError(f"{data.path}: no episode is longer than dynamics.frameskip {frameskip}")
+        self.data, self.steps, self.frameskip, self.stride, self.seed = data, steps, frameskip, stride, seed
+        self._long = np.nonzero(data.lengths > frameskip)[0]
+
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B], frames [2, B], blocks [B, H, A], counts [B, H]) of batch `step`.
+
+        The goal lies any number of model steps later; `counts` is 1 for blocks taken before it was reached.
+        """
+        r = np.random.default_rng([self.seed, 8, step])
+        episode = self._long[r.integers(len(self._long), size=batch)]
+        last = self.data.lengths[episode] - 1
+        starts = (last - self.frameskip) // self.stride + 1
+        first = (r.random(batch) * starts).astype(np.int64) * self.stride
+        gap = 1 + (r.random(batch) * ((last - first) // self.frameskip)).astype(np.int64)  # model steps
+        after = np.minimum(first[:, None] + np.arange(self.steps * self.frameskip), last[:, None])
+        blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(batch, self.steps, -1)
+        counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)
+        return episode, np.stack([first, first + gap * self.frameskip]), blocks, counts

@@ -91,12 +91,12 @@ class Return:
     """Expected discounted reward until the episode ends; give it a negative weight to earn as much as possible.
 
     sum over steps h of discount**h * P(not ended before h) * reward(h), where `ended` is the chance that the episode
-    ends with imagined frame h, whose own reward still counts; None: it never ends.
+    ends in model step h, whose own reward still counts; None: it never ends.
     Raises ValueError for a discount outside 0..1 (0 excluded).
     """
 
     reward: Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], actions [B, S, H, A] to [B, S, H]
-    ended: Callable[[Tensor], Tensor] | None = None  # latents [B, S, H, N, D] to chances [B, S, H] in 0..1
+    ended: Callable[[Tensor, Tensor], Tensor] | None = None  # the same to chances [B, S, H] in 0..1
     discount: float = 0.99
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Return:
         rewards = self.reward(latents, actions)
         weights = self.discount ** torch.arange(rewards.shape[-1], device=rewards.device, dtype=rewards.dtype)
         if self.ended is not None:
-            on = (1 - self.ended(latents)).cumprod(-1)
+            on = (1 - self.ended(latents, actions)).cumprod(-1)
             weights = weights * torch.cat([torch.ones_like(on[..., :1]), on[..., :-1]], -1)
         return (weights * rewards).sum(-1)
 

@@ -19,7 +19,7 @@ from jepa_wm.core.precision import settled
 from jepa_wm.core.progress import Metrics, Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.saver import Saver
-from jepa_wm.core.schedule import warmup_cosine
+from jepa_wm.core.schedule import learning_rate
 from jepa_wm.core.schema import Optimiser
 from jepa_wm.core.world import here
 from jepa_wm.train.parallel import applied, load_moments, whole, whole_weights
@@ -106,10 +106,9 @@ class _Shown:
 
 
 def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, step: int) -> dict[str, float]:
-    world = here()
-    share = warmup_cosine(step, steps=settings.steps, warmup=settings.warmup, final=settings.final_lr)
+    world, rate = here(), learning_rate(step, settings)
     for group in optimiser.param_groups:
-        group["lr"] = settings.lr * share
+        group["lr"] = rate
     optimiser.zero_grad()
     told: list[Losses] = []
     for part in range(task.parts):
@@ -122,7 +121,7 @@ def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, ste
     mean = world.average(torch.stack([torch.stack([part[name] for part in told]).mean() for name in told[0]]))
     figures = dict(zip(told[0], mean.tolist(), strict=True))
     optimiser.step()
-    return figures | {"lr": settings.lr * share, "gradient_norm": norm}
+    return figures | {"lr": rate, "gradient_norm": norm}
 
 
 def _refuse_divergence(task: Task, settings: Optimiser, step: int, figures: Mapping[str, float], saver: Saver) -> None:

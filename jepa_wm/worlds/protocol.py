@@ -17,7 +17,12 @@ class VectorWorld(Protocol):
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float | None]:
-        """(low [a], high [a], longest norm or None) of one action."""
+        """(low [a], high [a], longest norm or None) of one action; a discrete one is a one-hot of a numbers."""
+        ...
+
+    @property
+    def choices(self) -> int | None:
+        """How many discrete actions there are; None where actions are continuous."""
         ...
 
     @property
@@ -37,7 +42,7 @@ class VectorWorld(Protocol):
         ...
 
     def step(self, action: np.ndarray) -> None:
-        """Act in every world: [B, a]."""
+        """Act in every world: [B, a], or the numbers of discrete actions [B, 1]."""
         ...
 
     def render(self) -> np.ndarray:
@@ -59,6 +64,24 @@ class SelfScoring(VectorWorld, Protocol):
 
     def succeeded(self) -> np.ndarray:
         """[B] bool: whether each world has reported success at any step since its reset."""
+        ...
+
+
+@runtime_checkable
+class Rewarding(VectorWorld, Protocol):
+    """A world that pays rewards, if `pays`."""
+
+    @property
+    def pays(self) -> bool:
+        """Whether any reward can be earned."""
+        ...
+
+    def reward(self) -> np.ndarray:
+        """[B] float32: what the latest step earned; 0 after the reset, and in an episode that was over before it."""
+        ...
+
+    def terminated(self) -> np.ndarray:
+        """[B] bool: whether the latest step ended the episode for good, not by a limit of time."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jepa_wm.core.schema import Geometry, NoiseLevels
+from jepa_wm.core.schema import Geometry, NoiseLevels, RewardSpot
 from jepa_wm.worlds.noise import Distraction
 
 DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
@@ -22,8 +22,10 @@ class TwoRooms:
     `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in.
     """
 
-    def __init__(self, geometry: Geometry | None = None, noise: NoiseLevels | None = None) -> None:
-        self.geometry = geometry or Geometry()
+    def __init__(
+        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None, spot: RewardSpot | None = None
+    ) -> None:
+        self.geometry, self.spot = geometry or Geometry(), spot
         self.levels = noise or NoiseLevels()
         self.wall_x = self.door_y = np.zeros(0, np.float32)
         self.dot = np.zeros((0, 2), np.float32)
@@ -33,6 +35,16 @@ class TwoRooms:
         """(low [2], high [2], longest norm) of one action, in pixels per step before `action_scale`."""
         limit = np.full(2, self.geometry.max_step, np.float32)
         return -limit, limit, self.geometry.max_step
+
+    @property
+    def choices(self) -> None:
+        """Moves are continuous."""
+        return None
+
+    @property
+    def pays(self) -> bool:
+        """Whether there is a reward spot."""
+        return self.spot is not None
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -113,6 +125,17 @@ class TwoRooms:
     def state(self) -> np.ndarray:
         """[B, 4] float32: dot x, dot y, wall x, door y. For scoring, probes and scripted policies only."""
         return np.concatenate([self.dot, self.wall_x[:, None], self.door_y[:, None]], 1)
+
+    def reward(self) -> np.ndarray:
+        """[B] float32: 1 for agents on the reward spot, 0 for others and where there is none."""
+        if self.spot is None:
+            return np.zeros(len(self), np.float32)
+        gap = np.linalg.norm(self.dot - np.array(self.spot.at, np.float32), axis=1)
+        return (gap < self.spot.radius).astype(np.float32)
+
+    def terminated(self) -> np.ndarray:
+        """[B] bool: never."""
+        return np.zeros(len(self), bool)
 
     def render(self) -> np.ndarray:
         """[B, S, S, 3] uint8: background, walls and agent, then the distraction on top."""

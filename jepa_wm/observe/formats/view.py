@@ -18,6 +18,11 @@ from jepa_wm.observe.formats.source import Source, leave_out
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
 ACTIONS = ("action", "actions", "rel_action")
 STATES = ("state", "states", "observation.state", "observations/state", "qpos", "observations", "observation")
+# What the action of a row earned and whether it ended the episode for good, by our names.
+PAY = {
+    "reward": ("reward", "rewards", "next.reward"),
+    "terminated": ("terminated", "terminals", "terminations", "termination"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Chosen:
     action: str | None = None
     state: str | None = None
     cameras: tuple[str, ...] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
+    names: tuple[str, ...] = ()  # of the state's numbers, where the format has none or others are wanted
     action_row: Literal["leaving", "arriving"] | None = None  # row t: the action taken at t, or the one that led there
 
 
@@ -41,9 +47,11 @@ class View:
         self.state = self._usual_state() if chosen.state is None else self._named("state", chosen.state, STATES)
         row = chosen.action_row or ("arriving" if source.about.arriving else "leaving")
         self._shift = 1 if row == "arriving" else 0
+        self.pay = self._usual_pay()  # {our name: theirs}
         column = source.columns[self.action]
         self.discrete = column.dtype.kind in "iu" and int(np.prod(column.shape)) == 1
         self._choices = source.about.choices
+        self.state_names = self._state_names(chosen.names)
         self._scale = {name: self._float_scale(theirs) for name, theirs in self.pictures.items()}
 
     def frames(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
@@ -92,6 +100,18 @@ class View:
         self._refuse_not_finite(self.state, episode, values)
         return values.astype(np.float32)
 
+    def earned(self, name: str, episode: int) -> np.ndarray:
+        """[L] of our column `name` of `pay`, beside the frame whose action it is of; 0 where none is stored.
+
+        UserError for numbers that are not finite.
+        """
+        length, theirs = int(self.source.lengths[episode]), self.pay[name]
+        values = self.source.read(theirs, episode, 0, length).reshape(length, -1)
+        if self._shift:
+            values = np.concatenate([values[1:], np.zeros_like(values[:1])])
+        self._refuse_not_finite(theirs, episode, values[: length - 1])
+        return np.where(np.isfinite(values), values, 0)[:, 0]
+
     @property
     def choices(self) -> int:
         """How many discrete actions there are: what the format says, else one more than the largest met."""
@@ -111,12 +131,14 @@ class View:
         """How many numbers an action has here."""
         return self.choices if self.discrete else int(np.prod(self.source.columns[self.action].shape))
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """A name for each state number; state_0, state_1, ... where the format has none."""
-        assert self.state is not None
+    def _state_names(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        """A name for each state number, () without a state; state_0, state_1, ... where nobody has named them."""
+        if self.state is None:
+            return ()
         count = int(np.prod(self.source.columns[self.state].shape))
-        names = self.source.about.names.get(self.state, ())
+        if given and len(given) != count:
+            raise UserError(f"{self.source.path}: --names gives {len(given)} for the {count} numbers of '{self.state}'")
+        names = given or self.source.about.names.get(self.state, ())
         return tuple("_".join(name.split()) for name in names) or tuple(f"state_{i}" for i in range(count))
 
     def _refuse_not_finite(self, column: str, episode: int, values: np.ndarray) -> None:
@@ -138,6 +160,12 @@ class View:
     def _usual_state(self) -> str | None:
         columns = self.source.columns
         return next((name for name in STATES if name in columns and not columns[name].picture), None)
+
+    def _usual_pay(self) -> dict[str, str]:
+        columns = self.source.columns
+        single = [name for name in columns if not columns[name].picture and int(np.prod(columns[name].shape)) == 1]
+        found = {ours: next((name for name in usual if name in single), None) for ours, usual in PAY.items()}
+        return {ours: theirs for ours, theirs in found.items() if theirs is not None}
 
     def _pictures(self, chosen: Chosen) -> dict[str, str]:
         path, columns = self.source.path, self.source.columns

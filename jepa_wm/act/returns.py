@@ -1,0 +1,139 @@
+"""Planning for reward, judged by what the world pays: beside random actions and the best constant one.
+
+B episodes, K decisions, T environment steps, a action numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jepa_wm.act.agent import Agent
+from jepa_wm.act.space import space_of
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.intervals import bootstrap
+from jepa_wm.core.progress import Progress
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.worlds.make import make_world
+from jepa_wm.worlds.policies import RandomHolds
+from jepa_wm.worlds.protocol import Rewarding
+
+CHUNK = 25  # episodes played together, and the most that an interrupt can cost
+JUDGED_SEEDS = 2 * 10**6  # episodes are begun from here on, apart from those of the data
+CONSTANTS = 81  # constant actions tried, at most; fewer where a grid of them has fewer
+
+Act = Callable[[np.ndarray], np.ndarray]  # frames [B, h, w, 3] to actions [B, k, a]
+
+
+def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
+    """What the planner and the floors earn in the same episodes; the chunks an interrupted run has finished are kept.
+
+    The best constant action is the best of a grid on these very episodes, which flatters it.
+    """
+    config, world = run.config, rewarding_world(run.config)
+    seeds = JUDGED_SEEDS + config.act.task_seed * 10**5 + np.arange(config.act.episodes)
+    folder = run.stage_dir("plan") / "returns"
+    folder.mkdir(exist_ok=True)
+    earned, seconds = planned_returns(folder, model, world, seeds, config)
+    policy = RandomHolds(seeds, hold=config.dynamics.frameskip)
+    random = play_rewards(world, seeds, lambda frames: policy(world)[:, None], budget=config.act.budget)
+    by_constant = {
+        tuple(map(float, action)): play_rewards(world, seeds, holding(action), budget=config.act.budget)
+        for action in constant_actions(world)
+    }
+    best = max(by_constant, key=lambda action: by_constant[action].mean())
+    return {
+        "return": told(earned, config),
+        "floors": {
+            "random": told(random, config),
+            "constant": told(by_constant[best], config) | {"action": list(best)},
+            "random_encoder": None,
+        },
+        "seconds_per_decision": float(np.median(seconds)),
+    }
+
+
+def rewarding_world(config: Config) -> Rewarding:
+    """The configured world; UserError for one that pays nothing."""
+    world = make_world(config.worlds)
+    if not isinstance(world, Rewarding) or not world.pays:
+        raise UserError(
+            f"plan.objective reward: the world {config.worlds.name} pays none; set worlds.spot, or name another world"
+        )
+    return world
+
+
+def planned_returns(
+    folder: Path, model: WorldModel, world: Rewarding, seeds: np.ndarray, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """(returns [B] of all episodes, seconds of each decision)."""
+    space = space_of(world, frameskip=config.dynamics.frameskip, hold=config.plan.hold)
+    returns, seconds = [], []
+    with catching_signals() as stop, Progress("plan reward", len(seeds)) as bar:
+        for first in range(0, len(seeds), CHUNK):
+            file, some = folder / f"{first:05d}.npz", seeds[first : first + CHUNK]
+            if not file.exists():
+                agent = Agent(model, space, config.plan)
+                times: list[float] = []
+                agent.reset(None, some.tolist())
+
+                def act(frames: np.ndarray, agent: Agent = agent, times: list[float] = times) -> np.ndarray:
+                    stop.raise_if_requested()
+                    began = time.monotonic()
+                    actions = agent.act(frames)
+                    times.append((time.monotonic() - began) / len(frames))
+                    return actions
+
+                earned = play_rewards(world, some, act, budget=config.act.budget)
+                partial = file.with_suffix(".partial.npz")
+                np.savez(partial, earned=earned, seconds=times)
+                partial.replace(file)
+            with np.load(file) as stored:
+                returns.append(stored["earned"])
+                seconds.append(stored["seconds"])
+            bar.update(first + len(some), earned=float(np.concatenate(returns).mean()))
+    return np.concatenate(returns), np.concatenate(seconds)
+
+
+def play_rewards(world: Rewarding, seeds: np.ndarray, act: Act, *, budget: int) -> np.ndarray:
+    """[B] float64 sums of what episodes from `seeds` pay within `budget` steps."""
+    world.reset(seeds)
+    earned, taken = np.zeros(len(seeds)), 0
+    while taken < budget:
+        for action in np.moveaxis(act(world.render()), 1, 0)[: budget - taken]:
+            world.step(action)
+            earned += world.reward()
+            taken += 1
+    return earned
+
+
+def constant_actions(world: Rewarding) -> np.ndarray:
+    """[n, a] actions to be held for whole episodes: every choice, or a grid over the box, or draws in a wide box."""
+    if world.choices is not None:
+        return np.arange(world.choices, dtype=np.float32)[:, None]
+    low, high, _ = world.action_bounds
+    levels = next((n for n in (9, 5, 3) if n ** len(low) <= CONSTANTS), 0)
+    if levels:
+        axes = [np.linspace(a, b, levels) for a, b in zip(low, high, strict=True)]
+        return np.array(list(itertools.product(*axes)), np.float32)
+    drawn = np.random.default_rng(0).uniform(low, high, (CONSTANTS - 1, len(low)))
+    return np.concatenate([np.zeros((1, len(low))), drawn]).astype(np.float32)
+
+
+def holding(action: np.ndarray) -> Act:
+    """Always the same action [a]."""
+    return lambda frames: np.tile(action, (len(frames), 1, 1))
+
+
+def told(earned: np.ndarray, config: Config) -> dict[str, object]:
+    """Mean return [B] with its bootstrap 95 % interval."""
+    low, high = bootstrap(earned)
+    episodes = {"episodes": len(earned), "seeds": 1, "budget": config.act.budget}
+    return {"mean": float(earned.mean()), "low": low, "high": high, **episodes}

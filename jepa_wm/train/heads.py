@@ -1,0 +1,208 @@
+"""Heads on frozen latents (stage heads): trained on the columns a trajectory file has, judged on held-out ones.
+
+B samples, T = 2 frames, N latent tokens of width D, F = N * D, H model steps, Y state numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.precision import autocast, set_threads, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.dynamics.heads import Heads, Present
+from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.freeze.cache import Features
+from jepa_wm.imagine.world_model import load_latent_model, save_heads
+from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.observe.windows import GoalSampler, WindowSampler
+from jepa_wm.train.dynamics import Latents
+from jepa_wm.train.loop import Losses, Task, fit
+
+JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
+
+Score = dict[str, float | str]
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """The `heads` stage: trains, saves, and scores every head beside a constant predictor on held-out trajectories."""
+    return run.once("heads", train)
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; interrupted, it goes on from the newest checkpoint."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    model = load_latent_model(run.path / "dynamics").eval()
+    seen = Samples.of_run(run, config, model, "train")
+    torch.manual_seed(config.seed + 2)
+    heads = make_heads(config, model, seen)
+    seconds = fit(run, heads_task(heads, seen, config), config.train.heads)
+    heads.eval()
+    scores = judge(heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision)
+    save_heads(run.stage_dir("heads"), heads)
+    return {"heads": scores, "training_seconds": seconds}
+
+
+@dataclass
+class Samples:
+    """Latents of a trajectory file and the columns that teach heads, drawn as pure functions of the step."""
+
+    data: Trajectories
+    latents: Latents
+    scaled: Callable[[Tensor], Tensor]
+    columns: dict[str, np.ndarray]
+    windows: WindowSampler
+    goals: GoalSampler
+
+    @classmethod
+    def of_run(cls, run: RunFolder, config: Config, model: LatentModel, part: str) -> Samples:
+        assert part in ("train", "heldout")
+        data = open_data(run.path, config, "train" if part == "train" else "heldout")
+        features = Features(run.path / "encode" / part, data)
+        skip, steps = config.dynamics.frameskip, config.train.heads.sizes.policy_steps
+        rest = {"frameskip": skip, "stride": features.stride, "seed": config.seed}
+        return cls(
+            data, Latents(model, features, config.train.precision), model.scaled, teaching_columns(data),
+            WindowSampler(data, frames=2, **rest), GoalSampler(data, steps=steps, **rest),
+        )  # fmt: skip
+
+    def steps(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] summed over the step, "terminated": [B],
+        "state": [B, Y] there after the step}) of batch `step`."""
+        episode, frame, actions = self.windows.batch(step, batch)
+        flat = self.latents.at(episode, frame).flatten(2)
+        rows = self.windows.rows(episode[:, 0], frame[:, 0])  # [B, frameskip]
+        truth = {}
+        if "reward" in self.columns:
+            truth["reward"] = torch.from_numpy(self.columns["reward"][rows].sum(1))
+        if "terminated" in self.columns:
+            truth["terminated"] = torch.from_numpy(self.columns["terminated"][rows].any(1)).float()
+        if "state" in self.columns:
+            truth["state"] = torch.from_numpy(self.columns["state"][rows[:, -1] + 1])
+        return flat[:, 0], flat[:, 1], self.scaled(torch.from_numpy(actions[:, 0])), truth
+
+    def ways(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(here [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of batch `step`."""
+        episode, frames, blocks, counts = self.goals.batch(step, batch)
+        flat = self.latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)
+        return flat[0], flat[1], self.scaled(torch.from_numpy(blocks)), torch.from_numpy(counts)
+
+
+def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
+    """Those of reward [rows], terminated [rows] and state [rows, Y] that the file has; UserError for a broken one."""
+    found = {}
+    for name in ("reward", "terminated", "state"):
+        if name not in data:
+            continue
+        values = data.column(name).astype(np.float32).reshape(len(data.actions), -1)
+        if not np.isfinite(values).all():
+            raise UserError(f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave it out")
+        if name != "state" and values.shape[1] != 1:
+            raise UserError(f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row, one is wanted")
+        found[name] = values if name == "state" else values[:, 0]
+    return found
+
+
+def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
+    """Fresh heads for the columns there are, their ranges and units taken from the data."""
+    columns = seen.columns
+    names = str(seen.data.attributes.get("state_names", "")).split() if "state" in columns else []
+    if "state" in columns and not names:
+        names = [f"state_{i}" for i in range(columns["state"].shape[1])]
+    present = Present("reward" in columns, "terminated" in columns, tuple(names))
+    tokens, width = model.dynamics.tokens, model.dynamics.latent_width
+    heads = Heads(tokens * width, model.block, present, config.train.heads.sizes)
+    if heads.reward is not None:
+        skip = config.dynamics.frameskip
+        sums = np.concatenate([block_sums(part, skip) for part in episodes_of(columns["reward"], seen.data)])
+        heads.reward.span(float(sums.min()), float(sums.max()))
+    if heads.state is not None:
+        heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0)))
+        heads.state.scale.copy_(torch.from_numpy(columns["state"].std(0)) + 1e-6)
+    return heads
+
+
+def episodes_of(column: np.ndarray, data: Trajectories) -> list[np.ndarray]:
+    return [column[o : o + n] for o, n in zip(data.offsets, data.lengths, strict=True)]
+
+
+def block_sums(rewards: np.ndarray, skip: int) -> np.ndarray:
+    """Sums over every `skip` consecutive rewards of an episode; those of its last row are of no step."""
+    total = np.concatenate([[0], np.cumsum(rewards[:-1], dtype=np.float64)])
+    return total[skip:] - total[:-skip]
+
+
+def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
+    """Trains all heads side by side; they share nothing but the batch."""
+    settings = config.train.heads
+
+    def losses(step: int, some: slice) -> Losses:
+        before, after, actions, columns = seen.steps(step, settings.batch)
+        truth = {name: column[some] for name, column in columns.items()}
+        before, after, actions = before[some], after[some], actions[some]
+        with autocast("cpu", config.train.precision):
+            parts = {"policy": heads.policy.loss(*(drawn[some] for drawn in seen.ways(step, settings.batch)))}
+            if heads.reward is not None:
+                parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
+            if heads.termination is not None:
+                parts["termination"] = heads.termination.loss(before, after, actions, truth["terminated"])
+            if heads.state is not None:
+                parts["state"] = heads.state.loss(after, truth["state"])
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    return Task("heads", heads, losses)
+
+
+@torch.no_grad()
+def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict[str, dict[str, object]]:
+    """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure of the best constant
+    that the training samples give."""
+    known, (before, after, actions, truth) = seen.steps(0, JUDGED)[3], heldout.steps(0, JUDGED)
+    scores: dict[str, dict[str, object]] = {}
+    with autocast("cpu", precision):
+        if heads.reward is not None:
+            guess, mean = heads.reward(before, after, actions), known["reward"].mean()
+            scores["reward"] = _score(_rms, truth["reward"], guess, mean, "root mean squared error of a model step")
+        if heads.termination is not None:
+            guess, mean = heads.termination(before, after, actions), known["terminated"].mean()
+            scores["termination"] = _score(_log_loss, truth["terminated"], guess, mean, "log loss in nats")
+        if heads.state is not None:
+            guess, mean = heads.state(after), known["state"].mean(0)
+            groups = state_groups(heldout.data) or {name: [i] for i, name in enumerate(heads.present.state)}
+            for group, ids in groups.items():
+                some = truth["state"][:, ids]
+                told = "mean Euclidean error in the state's units"
+                scores[f"state/{group}"] = _score(_far, some, guess[:, ids], mean[ids], told)
+        here, there, blocks, counts = heldout.ways(0, JUDGED)
+        told = "root mean squared error, scaled actions"
+        _, _, usual, used = seen.ways(0, JUDGED)
+        taken, guessed = blocks[counts > 0], heads.policy(here, there)[counts > 0]
+        scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), told)
+    return scores
+
+
+def _score(
+    measure: Callable[[Tensor, Tensor], Tensor], truth: Tensor, guess: Tensor, constant: Tensor, told: str
+) -> dict[str, object]:
+    error, floor = measure(guess, truth).item(), measure(constant.expand_as(truth), truth).item()
+    return {"error": error, "constant": floor, "measure": told}
+
+
+def _rms(guess: Tensor, truth: Tensor) -> Tensor:
+    return (guess - truth).square().mean().sqrt()
+
+
+def _far(guess: Tensor, truth: Tensor) -> Tensor:
+    return (guess - truth).norm(dim=-1).mean()
+
+
+def _log_loss(guess: Tensor, truth: Tensor) -> Tensor:
+    return torch.nn.functional.binary_cross_entropy(guess.clamp(1e-6, 1 - 1e-6), truth)

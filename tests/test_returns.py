@@ -1,0 +1,155 @@
+"""Planning for reward in a foreign world with discrete actions, from recording to returns; and its floors."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from jepa_wm import cli
+from jepa_wm.act import collect, evaluate, returns
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.intervals import bootstrap
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config, Gym, RewardSpot, Worlds
+from jepa_wm.freeze import cache
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.train import dynamics, heads
+from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.make import make_world
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+class Bar(gymnasium.Env):
+    """A bright bar on a dark strip: stay, left or right; each step pays 1 at the middle and less away from it."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = spaces.Discrete(3)
+    render_mode = "rgb_array"
+
+    def __init__(self, render_mode=None):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        self.x = np.random.default_rng(seed).integers(1, 15)
+        return self.picture(), {}
+
+    def step(self, action):
+        self.x = int(np.clip(self.x + (0, -1, 1)[action], 1, 14))
+        return self.picture(), 1 - abs(self.x - 8) / 4, False, False, {}
+
+    def picture(self):
+        image = np.zeros((16, 16, 3), np.uint8)
+        image[:, self.x - 1 : self.x + 2] = 255
+        return image
+
+
+SETTINGS = [
+    "worlds.name=gym", "worlds.gym={id: Bar-v0, size: 16, hold: 3}", "observe.episodes=40", "observe.length=24",
+    "observe.heldout_length=24", "observe.image_size=16", "encode.patch=4", "dynamics.frameskip=1",
+    "dynamics.bottleneck=null", "train.pretrain.steps=0", "train.dynamics.steps=150", "train.metric.steps=1",
+    "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32", "freeze.stride=1",
+    "plan.objective=reward", "plan.horizon=4", "plan.hold=false", "act.episodes=30", "act.budget=20",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bar():
+    gymnasium.register(id="Bar-v0", entry_point=Bar)
+    yield
+    del gymnasium.registry["Bar-v0"]
+
+
+@pytest.fixture(scope="module")
+def played(bar, tmp_path_factory):
+    """(run folder, result of the plan stage) in the strip."""
+    folder = tmp_path_factory.mktemp("bar") / "run"
+    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+        for stage in (collect, cache, dynamics, heads):
+            stage.run(run)
+        return folder, evaluate.run(run)
+
+
+def test_discrete_actions_are_recorded_one_hot(played):
+    data = Trajectories(played[0] / "collect" / "train.h5")
+    assert data.actions.shape == (40 * 24, 3) and (data.actions.sum(1) == 1).all()
+    assert set(data.actions.argmax(1)) == {0, 1, 2} and "reward" in data
+
+
+def test_planning_for_reward_beats_random_and_the_best_constant_action(played):
+    result = played[1]
+    earned, floors = result["return"], result["floors"]
+    assert earned["episodes"] == 30 and earned["low"] <= earned["mean"] <= earned["high"] <= 20
+    for name in ("random", "constant"):
+        assert floors[name]["high"] < earned["low"], (name, result)
+    assert floors["constant"]["action"] == [0.0], "staying where one began is the best of the constants"
+
+
+def test_finished_episodes_are_kept_and_the_verb_tells_the_return(played, capsys):
+    folder, result = played
+    (folder / "plan" / "result.json").unlink()
+    file = folder / "plan" / "returns" / "00025.npz"
+    with np.load(file) as stored:
+        changed = dict(stored, earned=stored["earned"] + 30)
+    np.savez(file, **changed)
+    assert cli.main(["plan", "--config", "debug", "--run", str(folder), "--json", *SETTINGS]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["return"]["mean"] == pytest.approx(result["return"]["mean"] + 5 * 30 / 30)
+    assert again["floors"] == result["floors"], "floors are drawn from the seeds alone"
+
+
+def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_path):
+    folder, _ = played
+    for goal in ("plan.objective=metric", "plan.objective=l2"):
+        run = RunFolder(folder, load_config("debug", [*SETTINGS, goal]), -1)
+        with pytest.raises(UserError, match="goal tasks for two_rooms alone.*plan.objective=reward"):
+            evaluate.play_and_judge(run)
+    with pytest.raises(UserError, match="world two_rooms pays none; set worlds.spot"):
+        returns.rewarding_world(Config())
+    assert returns.rewarding_world(Config(worlds=Worlds(spot=RewardSpot()))).pays
+    with pytest.raises(UserError, match="worlds.gym.id Nowhere-v0: the environment cannot be made"):
+        make_world(Worlds(name="gym", gym=Gym(id="Nowhere-v0")))
+
+
+# ---------------------------------------------------------------- floors
+
+
+def test_returns_are_what_the_world_paid_within_the_budget():
+    spot = RewardSpot(at=(30.0, 30.0), radius=30)
+    world, r = TwoRooms(spot=spot), np.random.default_rng(0)
+    moves = r.uniform(-2, 2, (12, 3, 2)).astype(np.float32)  # [T, B, a]
+    asked = iter(np.moveaxis(moves.reshape(4, 3, 3, 2), 1, 2))
+    earned = returns.play_rewards(world, np.arange(3), lambda frames: next(asked), budget=10)
+    world.reset(np.arange(3))
+    expected = np.zeros(3)
+    for move in moves[:10]:
+        world.step(move)
+        expected += world.reward()
+    assert np.array_equal(earned, expected) and 0 < earned.sum() < 30
+
+
+def test_constant_actions_cover_the_box_or_the_choices():
+    assert returns.constant_actions(GymWorld(Bar)).tolist() == [[0], [1], [2]]
+    grid = returns.constant_actions(TwoRooms())
+    assert len(grid) == 81 and grid.min() == pytest.approx(-2.45) and [0, 0] in grid.tolist()
+
+    class Arm(Bar):
+        action_space = spaces.Box(-1, 2, (7,))
+
+    drawn = returns.constant_actions(GymWorld(Arm))
+    assert drawn.shape == (81, 7) and drawn.min() >= -1 and drawn.max() <= 2 and not drawn[0].any()
+
+
+def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
+    r = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        low, high = bootstrap(r.exponential(size=40), draws=500)
+        inside += low <= 1 <= high
+    assert 0.87 < inside / 200 < 0.98
+    assert bootstrap(np.ones(5)) == (1, 1)
+    with pytest.raises(ValueError, match="values is empty"):
+        bootstrap(np.zeros(0))
