@@ -1,5 +1,11 @@
 """Heads on frozen latents: each learns what it says, is better than a constant, and the planner asks for it by name."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -184,6 +190,7 @@ def agent(folder, **plan):
 
 @pytest.mark.parametrize(
     "plan", [{"objective": "reward"}, {"objective": "reward", "solver": "gradient"}, {"objective": "state"},
+             {"solver": "amortised"}, {"propose": True}, {"propose": True, "solver": "icem"},
              {"reward": 0.5, "state": 0.1, "state_names": ["dot_x", "dot_y"], "effort": 0.1, "smoothness": 0.1}],
     ids=str,
 )  # fmt: skip
@@ -196,6 +203,24 @@ def test_reward_and_state_plan_as_goals_do(trained, plan):
     for _ in range(2):
         actions = a.act(world.render())
         assert actions.shape == (2, 5, 2) and np.isfinite(actions).all()
+
+
+def test_the_policy_alone_hands_out_what_it_proposes(trained):
+    a = agent(trained[0], solver="amortised")
+    world = TwoRooms()
+    world.reset(np.arange(2))
+    seen = world.render()
+    world.reset(np.arange(2, 4))
+    a.reset(world.render(), [0, 1])
+    here, there = (a.model.encode(torch.from_numpy(frames)) for frames in (seen, world.render()))
+    held = a.model.propose(here, there, 3)[:, 0].unflatten(-1, (5, 2)).mean(1)
+    norm = held.norm(dim=-1, keepdim=True)
+    np.testing.assert_allclose(a.act(seen)[:, 0], held * (2.45 / norm).clamp(max=1), atol=1e-4)
+    assert a.model.propose(here, there, 9).shape == (2, 9, 10), "the last block is repeated"
+    with pytest.raises(UserError, match="a policy toward goals needs a goal image"):
+        b = agent(trained[0], objective="reward", propose=True)
+        b.reset(None, [0, 1])
+        b.act(seen)
 
 
 def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
@@ -252,3 +277,15 @@ def test_sizes_of_heads_are_refused_where_they_make_none():
     with pytest.raises(ValueError):
         HeadSizes(bins=1)
     assert Heads(4, 2, Present(), HeadSizes(width=8)).reward is None
+
+
+def test_the_example_of_an_own_objective_does_what_it_says(trained):
+    """In docs/own_objective.py the goal is to stay; with enough curiosity agents leave."""
+    example = Path(__file__).resolve().parents[1] / "docs" / "own_objective.py"
+    words = [sys.executable, example, str(trained[0])]
+    root = str(example.parents[1])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    still, curious = map(float, re.findall(r"\d+\.\d", done.stdout))
+    assert curious > still + 3, done.stdout

@@ -67,6 +67,8 @@ class Worlds(Section):
     name: Literal["two_rooms", "gym"] = "two_rooms"  # what follows, `gym` and `noise` apart, is of two_rooms
     gym: Gym = Gym()
     geometry: Geometry = Geometry()
+    look: Literal["colour", "ebjepa"] = "colour"  # ebjepa: its two channels, dot and walls; the third is empty
+    slip: float = Field(0.0, ge=0)  # spread of the chance part of every move, in units of the longest step
     spot: RewardSpot | None = None  # where two rooms pay a reward; null: they pay none
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
