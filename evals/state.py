@@ -1,73 +1,82 @@
-"""`jepa-wm eval state`: attentive state probe on frozen, standardised features, beside a randomly initialised encoder.
+"""`jepa-wm eval state`: ridge regression from frozen, standardised tokens to a column of trajectories.
 
-The probe's steps are chosen on a part of the training set; the held-out file is looked at once.
+The penalty and the way of pooling are chosen on a part of the training set; the test set is looked at once.
+n samples, F numbers of a feature, Y numbers of a state.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.freeze.probe import fit_attentive, state_errors
-from jepa_wm.observe.datasets import open_data, state_groups
-from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.evals.labelled import Labelled
+from jepa_wm.evals.looks import Seen, look_at, open_all, pooled, pools
+from jepa_wm.evals.scores import score
 
-FRAMES, TEST_FRAMES = 12_000, 3_000
-STEPS = (1_000, 2_500)  # lengths of training to choose from
-RATES = (1e-3, 3e-3)
+PENALTIES = tuple(float(10**power) for power in np.arange(-4, 3.01, 0.5))  # a sample, on features of unit spread
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A linear map with a constant; fitted in whichever of its two forms is the smaller."""
+
+    weight: np.ndarray  # [F, Y]
+    centre: np.ndarray  # [F]
+    constant: np.ndarray  # [Y]
+
+    def read(self, features: np.ndarray) -> np.ndarray:
+        """[n, Y] from features [n, F]."""
+        return (features - self.centre) @ self.weight + self.constant
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """`probe` {name: {error, unit, random_encoder}} and the settings chosen for each encoder."""
-    config = run.config
-    set_threads(config.train.threads)
-    train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
-    groups = state_groups(train)
-    if not groups:
-        raise UserError(f"{train.path}: has no state columns, so there is nothing to probe; use rollout or planning")
-    torch.manual_seed(config.seed)
-    trained = Eye.load(run.path / "encode")
-    untrained = Encoder.from_settings(config.observe.image_size, config.encode)
-    random_eye = Eye(untrained, config.observe.image_size, precision=trained.precision)
-    eyes = {"trained": trained, "random_encoder": random_eye}
-    found = {name: probe_eye(eye, train, heldout, groups) for name, eye in eyes.items()}
-    probe = {
-        name: {"error": found["trained"][0][name], "unit": "px", "random_encoder": found["random_encoder"][0][name]}
-        for name in groups
-    }
-    result: dict[str, object] = {"probe": probe, "chosen": {name: chosen for name, (_, chosen) in found.items()}}
+    """For the `eye` and each baseline, R2 and error of each group of numbers on the test part; what was `chosen`."""
+    set_threads(run.config.train.threads)
+    config, data, looks = open_all(run)
+    if data.classes is not None:
+        raise UserError("the data has classes, and eval state reads numbers; use linear, attentive or knn")
+    result: dict[str, object] = {}
+    for name, look in looks.items():
+        raw = name == "pixels"
+        train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
+        fit, choose = Labelled(train.part, train.part, None, {}, []).split(config.evals.chosen_on)
+        tried = {pool: _best_penalty(train, fit, choose, pool) for pool in pools(name)}
+        pool = min(tried, key=lambda kind: tried[kind][1])
+        ridge = fit_ridge(_features(train, pool), train.part.target, (tried[pool][0],))[0]
+        figures = score(ridge.read(_features(test, pool)), test.part, data)
+        result[name] = {**figures, "chosen": {"pool": pool, "penalty": tried[pool][0]}}
     run.write_result("eval_state", result)
     return result
 
 
-def probe_eye(
-    eye: Eye, train: Trajectories, heldout: Trajectories, groups: dict[str, list[int]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """(test error of each group, the chosen rate and steps)."""
-    rows = np.unique(np.linspace(0, len(train.actions) - 1, FRAMES).astype(np.int64))
-    np.random.default_rng(8).shuffle(rows)
-    tokens = eye.standardise_on(train.frames[rows]).bfloat16()
-    state = torch.from_numpy(train.column("state")[rows]).float()
-    cut = len(rows) * 5 // 6
-
-    def validation(rate: float, steps: int) -> float:
-        probe = fit_attentive(tokens[:cut], state[:cut], steps=steps, lr=rate)
-        return _relative(probe.read(tokens[cut:]), state[cut:])
-
-    rate, steps = min(((r, s) for r in RATES for s in STEPS), key=lambda choice: validation(*choice))
-    probe = fit_attentive(tokens, state, steps=steps, lr=rate)
-    test = np.unique(np.linspace(0, len(heldout.actions) - 1, TEST_FRAMES).astype(np.int64))
-    guess = probe.read(eye(torch.from_numpy(heldout.frames[test])).bfloat16())
-    truth = torch.from_numpy(heldout.column("state")[test]).float()
-    return state_errors(guess, truth, groups), {"lr": rate, "steps": steps}
+def fit_ridge(features: np.ndarray, target: np.ndarray, penalties: tuple[float, ...]) -> list[Ridge]:
+    """A ridge regression for each penalty, from one decomposition, of features [n, F] to targets [n, Y]."""
+    centre, constant = features.mean(0), target.mean(0)
+    x, y = (features - centre).astype(np.float64), (target - constant).astype(np.float64)
+    dual = x.shape[0] < x.shape[1]
+    values, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
+    turned = vectors.T @ (y if dual else x.T @ y)
+    found = []
+    for penalty in penalties:
+        solved = vectors @ (turned / (np.maximum(values, 0) + penalty * len(x))[:, None])
+        found.append(Ridge(x.T @ solved if dual else solved, centre, constant))
+    return found
 
 
-def _relative(guess: Tensor, truth: Tensor) -> float:
-    """Mean squared error in units of each state dimension's variance."""
-    return float(((guess - truth) / truth.std(0)).square().mean())
+def _best_penalty(seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str) -> tuple[float, float]:
+    """(penalty, its mean squared error in units of each number's variance, on the samples to choose by)."""
+    features, target = _features(seen, pool), seen.part.target
+    spread = target.std(0) + 1e-6
+    errors = [
+        float((((ridge.read(features[choose]) - target[choose]) / spread) ** 2).mean())
+        for ridge in fit_ridge(features[fit], target[fit], PENALTIES)
+    ]
+    return PENALTIES[int(np.argmin(errors))], min(errors)
+
+
+def _features(seen: Seen, pool: str) -> np.ndarray:
+    return pooled(seen.tokens, pool).numpy()

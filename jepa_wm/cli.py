@@ -34,8 +34,11 @@ VERBS = {
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
-BENCHES = {"plan": "jepa_wm.evals.bench_plan:run"}  # `run(config, quick=...) -> dict`; they need no run folder
-EVALS = {name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "state", "collapse", "parity")}
+# bench -> `run(config, quick=...) -> dict`; they need no run folder
+BENCHES = {name: f"jepa_wm.evals.bench_{name}:run" for name in ("plan", "data")}
+EVALS = {name: f"jepa_wm.evals.{name}:run" for name in (
+    "planning", "rollout", "collapse", "linear", "attentive", "knn", "state", "parity",
+)}  # fmt: skip
 # evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
 FILES = {
     "parity": {
@@ -47,6 +50,7 @@ FILES = {
 # tool -> its module (`add_arguments(parser)`, `run(arguments) -> dict`, `lines(result)`) and its line in the help
 TOOLS = {
     "convert": ("jepa_wm.observe.convert", "trajectories of another format as the HDF5 that observe.path takes"),
+    "pack": ("jepa_wm.observe.pack", "videos and images as tar shards with an index, for large sets"),
     "inspect": ("jepa_wm.show.inspect", "what is in a set of trajectories or videos, and what is broken there"),
 }
 

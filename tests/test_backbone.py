@@ -1,10 +1,14 @@
 """Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept, shared, used in a run."""
 
 import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import hub_mixin
 from pydantic import ValidationError
 
 from jepa_wm.core.config import load_config
@@ -88,6 +92,8 @@ def test_our_own_eye_is_shared_whole(tmp_path):
     eye.standardise_on(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
     eye.save_pretrained(tmp_path)
     assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
+    card = (tmp_path / "README.md").read_text()
+    assert "library_name: jepa_wm" in card and "| tokens a frame | 4 |" in card and "1 blocks, patches of 16 px" in card
     other = Eye.from_pretrained(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(eye.state_dict().values(), other.state_dict().values(), strict=True))
     assert other.encoder.settings == settings and other.precision == "bf16"
@@ -99,6 +105,36 @@ def test_our_own_eye_is_shared_whole(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="model.safetensors: no shared eye here"):
         Eye.from_pretrained(tmp_path)
+
+
+def test_pushing_uploads_the_whole_eye_with_its_card(tmp_path, monkeypatch):
+    uploaded = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            assert token == "secret"
+
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id, folder_path, **options):
+            uploaded[repo_id] = shutil.copytree(folder_path, tmp_path / "there")
+
+    monkeypatch.setattr(hub_mixin, "HfApi", Hub)
+    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
+    eye.push_to_hub("me/eye", token="secret", model_card_kwargs={"measured": "Digits: 81 %."})
+    assert "Digits: 81 %." in (uploaded["me/eye"] / "README.md").read_text()
+    assert torch.equal(Eye.from_pretrained(uploaded["me/eye"]).encoder.embed.weight, eye.encoder.embed.weight)
+
+
+def test_torch_hub_finds_eyes_and_released_encoders(released, tmp_path):
+    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
+    eye.save_pretrained(tmp_path / "eye")
+    root = str(Path(__file__).resolve().parents[1])
+    again = torch.hub.load(root, "eye", tmp_path / "eye", source="local")
+    assert torch.equal(again.encoder.embed.weight, eye.encoder.embed.weight)
+    with pytest.raises(UserError, match="there is no such file"):
+        torch.hub.load(root, "vjepa2_encoder", tmp_path / "no.pt", "vit_large", source="local")
 
 
 def test_an_encoder_without_settings_is_not_half_saved(tmp_path):

@@ -7,12 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.schema import Bottleneck, Metric
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.schema import Bottleneck, Encode, Metric
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import variance_covariance
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import StepsToGo, hardest
-from jepa_wm.encode.pool import TemporalContrast
+from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast
+from jepa_wm.encode.spread import variance_covariance
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.world_model import WorldModel
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))
@@ -120,20 +124,39 @@ def test_variance_and_covariance_terms_know_good_from_bad():
     assert copies == pytest.approx(5, rel=0.1)
 
 
-def test_contrast_asks_for_what_moves_in_a_window_and_for_what_tells_windows_apart():
+def test_contrasts_ask_for_what_moves_in_a_window_and_for_what_tells_windows_apart():
     torch.manual_seed(0)
-    contrast = TemporalContrast(8)
+    successor, episode = SuccessorContrast(8), EpisodeContrast(8)
     noise = 1e-4 * torch.randn(64, 5, 8)
-    layout = torch.randn(64, 1, 8).expand(-1, 5, -1)  # differs between windows, not within
+    layout = torch.randn(64, 1, 8).expand(-1, 5, -1) + noise  # differs between windows, not within
     angle = torch.arange(5) * 0.5 + torch.rand(64, 1) * 6
     moving = torch.cat([angle.cos()[..., None], angle.sin()[..., None], torch.zeros(64, 5, 6)], -1)
     with torch.no_grad():
-        static, shifting = (
-            torch.stack([contrast(window[None]) for window in windows]).mean().item()  # no other window to tell from
-            for windows in (layout + noise, moving)
-        )
+        static, shifting = successor(layout).item(), successor(moving).item()
         assert static == pytest.approx(math.log(4), abs=0.05), "what is static gives no better than chance"
         assert shifting < static - 0.1
-        all_alike = contrast(noise + torch.ones(8)).item()
-        assert all_alike == pytest.approx(math.log(4) + math.log(64), abs=0.05)
-        assert contrast(layout + noise).item() < all_alike - 2
+        alike = noise + torch.ones(8)
+        assert episode(alike[:, :2], alike[:, 2:]).item() == pytest.approx(math.log(64), abs=0.05)
+        assert episode(layout[:, :2], layout[:, 2:]).item() < math.log(64) - 2
+        spinning = moving.roll(1, 0)  # what moved on says nothing of the episode
+        assert episode(moving[:, :1], spinning[:, -1:]).item() > math.log(64)
+
+
+def test_episode_contrast_prefers_what_lasts_to_what_is_near():
+    torch.manual_seed(0)
+    contrast = EpisodeContrast(4, projected=4)
+    with torch.no_grad():
+        contrast.project.weight.copy_(torch.eye(4))
+        contrast.project.bias.zero_()
+    place = torch.randn(32, 2, 2)  # where the agent is: another at each of the two frames
+    lasting = torch.nn.functional.pad(torch.randn(32, 1, 2).expand(-1, 2, -1), (0, 2))
+    passing = torch.nn.functional.pad(place, (2, 0))
+    seen = [contrast(x[:, :1], x[:, 1:]).item() for x in (lasting, passing)]
+    assert seen[0] < math.log(32) - 1.5 and seen[1] > math.log(32)
+
+
+def test_dynamics_of_another_eye_are_refused():
+    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
+    latent = LatentModel(4, 12, 2, Settings(bottleneck=None))
+    with pytest.raises(UserError, match="trained on 4 tokens of width 12 a frame, but the eye gives 4 of width 16"):
+        WorldModel(eye, latent)

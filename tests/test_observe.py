@@ -206,3 +206,37 @@ def test_input_leaves_the_frames_alone():
     before = frames.clone()
     to_input(frames, 65)
     assert torch.equal(frames, before)
+
+
+def changed(folder, tmp_path, change):
+    """A copy of the training file in which `change` was made."""
+    path = tmp_path / "train.h5"
+    path.write_bytes((folder / "train.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def test_actions_that_are_not_finite_are_refused_but_where_they_lead_nowhere(tiny_data, tmp_path):
+    def last(file):
+        file["action"][30] = np.nan
+
+    def inside(file):
+        file["action"][40:42] = np.inf
+
+    assert not Trajectories(changed(tiny_data, tmp_path, last)).actions[30].any()
+    with pytest.raises(UserError, match=r"2 actions are not finite, the first in episode 1; .*--without 1"):
+        Trajectories(changed(tiny_data, tmp_path, inside))
+
+
+def test_lengths_that_do_not_fit_the_rows_are_refused(tiny_data, tmp_path):
+    def long(file):
+        file["ep_len"][5] = 32
+
+    def empty(file):
+        file["ep_len"][2] = 0
+
+    with pytest.raises(UserError, match=r"episodes need 187 rows, it has of 'pixels' 186, 'action' 186"):
+        Trajectories(changed(tiny_data, tmp_path, long))
+    with pytest.raises(UserError, match="an episode is empty"):
+        Trajectories(changed(tiny_data, tmp_path, empty))

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from jepa_wm.core.schema import BlockMask, Encode, Observe, Predict, Targets
+from jepa_wm.core.schema import BlockMask, Config, Encode, Observe, Predict, Targets
+from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.predict.jepa import JEPA, latent_targets, whole_frames
 from jepa_wm.predict.masks import draw_mask, split
 from jepa_wm.predict.meters import collapse_meters
@@ -152,7 +153,42 @@ def test_no_far_frames_are_no_trouble():
     model = jepa(targets=Targets(far=0, move=0))
     losses = model(clip(), clip()[:, :0], generator())
     losses["loss"].backward()
-    assert losses["move"].isfinite() and losses["loss"].isfinite()
+    assert "move" not in losses and losses["loss"].isfinite()
+    assert torch.equal(losses["loss"], model.settings.targets.stay * losses["stay"] + 0.3 * losses["contrast"])
+
+
+def test_the_spread_term_is_that_of_the_pooled_context_and_wants_it_wider():
+    model = jepa(targets=Targets(far=0, move=0), contrast=0, spread=2.0, masks=(BOXES,))
+    seen = []
+    model.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    losses = model(clip(), clip()[:, :0], generator())
+    variance, covariance = variance_covariance(seen[0].mean(1))
+    torch.testing.assert_close(losses["spread"], variance + 0.04 * covariance)
+    torch.testing.assert_close(losses["loss"], 0.3 * losses["stay"] + 2 * losses["spread"])
+    before = float(seen[0].mean(1).std(0).mean().detach())
+    optimiser = torch.optim.Adam(model.encoder.parameters(), lr=1e-3)
+    for _ in range(20):
+        optimiser.zero_grad()
+        model(clip(), clip()[:, :0], generator())["spread"].backward()
+        optimiser.step()
+    assert float(seen[-1].detach().mean(1).std(0).mean()) > 1.5 * before
+
+
+def test_the_dense_recipe_predicts_what_is_in_view_at_several_levels():
+    targets = Targets(far=0, move=0, stay=1, visible=0.5, levels=2, centre=False)
+    model = jepa(targets=targets, contrast=0, masks=(BOXES,))
+    video = clip()
+    stay, _ = model.look_at_all(video, video[:, :0])
+    first = []
+    model.target.blocks[0].register_forward_hook(lambda module, inputs, output: first.append(output.detach()))
+    last = model.target(video)
+    per_level = [torch.nn.functional.layer_norm(x, (16,)) for x in (first[0].reshape(last.shape), last)]
+    torch.testing.assert_close(stay, torch.cat(per_level, -1))
+    losses = model(video, video[:, :0], generator())
+    assert losses.keys() == {"stay", "visible", "loss"} and losses["visible"] > 0
+    torch.testing.assert_close(losses["loss"], losses["stay"] + 0.5 * losses["visible"])
+    with pytest.raises(ValueError, match="levels 5 exceed encode.depth 2"):
+        Config(encode=Encode(depth=2), predict=Predict(targets=Targets(levels=5)))
 
 
 @pytest.mark.parametrize("centre", [True, False])

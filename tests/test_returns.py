@@ -1,4 +1,4 @@
-"""Planning for reward in a foreign world with discrete actions, from recording to returns, beside its floors."""
+"""Planning for reward in a foreign world with discrete actions, from recording to returns; and its floors."""
 
 import json
 

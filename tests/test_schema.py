@@ -1,9 +1,12 @@
 """Settings that contradict each other are refused before anything is done, in words that name them."""
 
 import pytest
+from pydantic import ValidationError
 
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.schedule import learning_rate
+from jepa_wm.core.schema import Optimiser
 
 NO_REGULARISER = ["predict.contrast=0", "predict.path=0"]
 MASK = "predict.masks=[{{{}}}]"
@@ -51,3 +54,16 @@ def test_what_just_fits_is_taken():
     fits = ["encode.tubelet=4", "plan.execute=4", two_halves, "dynamics.heads=32", *NO_REGULARISER]
     config = load_config("debug", fits)
     assert config.predict.masks[0].scale == (0, 1) and config.plan.execute == config.plan.horizon
+
+
+def test_learning_rates_rise_hold_and_fall():
+    rate = Optimiser(steps=100, lr=2.0, warmup=10, first_lr=0.2, schedule="constant", cooldown=20, final_lr=0.1)
+    rates = [learning_rate(step, rate) for step in range(100)]
+    assert rates[0] == pytest.approx(2 * (0.2 + 0.08)) and rates[9] == rates[10] == rates[80] == 2
+    assert rates[90] == pytest.approx(2 * (0.1 + 0.9 / 2)) and rates[99] == pytest.approx(2 * (0.1 + 0.9 / 20))
+    steady = Optimiser(steps=100, lr=2.0, warmup=0, schedule="constant")
+    assert {learning_rate(step, steady) for step in range(100)} == {2}
+    falling = Optimiser(steps=100, lr=2.0, warmup=0, schedule="linear", final_lr=0)
+    assert [learning_rate(step, falling) for step in (0, 50)] == [2, 1]
+    with pytest.raises(ValidationError, match="cooldown 5 belongs to schedule constant, not to cosine"):
+        Optimiser(cooldown=5)

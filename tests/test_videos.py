@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe import video_clips
 from jepa_wm.observe.clips import ClipSampler, to_input
+from jepa_wm.observe.shuffle import Dealer, SampleOrder
 from jepa_wm.observe.stills import Stills
 from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.video_clips import MOMENTS, SampleOrder, VideoClipSampler
-from jepa_wm.observe.videos import Entry, VideoSet, find
+from jepa_wm.observe.video_clips import MOMENTS, Part, VideoClipSampler
+from jepa_wm.observe.video_set import VideoSet
+from jepa_wm.observe.videos import Entry, find
 
 
 def save_frames(folder, count, *, size=(64, 48)):
@@ -122,6 +123,22 @@ def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
     assert orders[0].nth(epoch * orders[0].positions) == (epoch, dealt[0][0])
 
 
+@given(st.lists(st.floats(0.01, 9), min_size=1, max_size=4), st.integers(0, 9), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed, first):
+    dealer, block = Dealer(tuple(weights), seed, 0), Dealer.BLOCK
+    first = first // block * block
+    dealt = [dealer.nth(first + i) for i in range(block)]
+    for part, weight in enumerate(weights):
+        own = [before for number, before in dealt if number == part]
+        assert abs(len(own) - block * weight / sum(weights)) <= len(weights) and own
+        assert own == list(range(own[0], own[0] + len(own))), "no sample of a part is left out or comes twice"
+    following = dealer.nth(first + block)
+    assert following[1] == sum(number == following[0] for number, _ in dealt) + first // block * (
+        sum(number == following[0] for number, _ in dealt)
+    )
+
+
 def test_epochs_and_seeds_differ():
     first = [[SampleOrder(50, seed).index(epoch, p) for p in range(50)] for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(order) for order in first}) == 4 and all(sorted(order) == list(range(50)) for order in first)
@@ -132,7 +149,8 @@ def test_epochs_and_seeds_differ():
 
 
 def sampler_of(videos, *, frames=4, fps=(5.0, 10.0), seed=0, rank=0, ranks=1):
-    return VideoClipSampler(videos, frames=frames, fps=fps, size=16, order=SampleOrder(len(videos), seed, rank, ranks))
+    part = Part(videos, SampleOrder(len(videos), seed, rank, ranks))
+    return VideoClipSampler([part], frames=frames, fps=fps, size=16, workers=2)
 
 
 @given(st.integers(0, 99), st.integers(0, 10**4), st.integers(1, 9), st.integers(1, 5))
@@ -174,7 +192,7 @@ def test_frames_are_those_of_their_moments(videos):
     assert frames.shape == (6, 4, 16, 16, 3) and frames.dtype == torch.uint8
     for row, clip in zip(rows, frames.numpy(), strict=True):
         video, moment = np.divmod(row, MOMENTS)
-        count = videos.facts[video[0]].frames
+        count = round(float(videos.seconds[video[0]]) * 10)
         expected = np.minimum(np.floor(moment / 1e5 + 1e-3), count - 1)  # short videos repeat their last frame
         assert [films.number_of(frame) for frame in clip] == expected.tolist()
     assert to_input(frames, 16).shape == (6, 4, 3, 16, 16) and sampler.path_at(rows).shape == (6, 4, 0)
@@ -190,19 +208,70 @@ def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
     rows = sampler.rows(0, 4)
     whole = sampler.frames_at(rows)
     broken = int(rows[1, 0] // MOMENTS)
-    sampler.videos.entries[broken].path.write_text("gone bad")
+    sampler.parts[0].videos.entry(broken).path.write_text("gone bad")
     with pytest.warns(UserWarning, match=rf"left out, 1 of 4 so far: .*{broken}\.mp4"):
         frames = sampler.frames_at(rows)
     assert torch.equal(frames[[0, 2, 3]], whole[[0, 2, 3]]) and torch.equal(frames[1], whole[2])
     other = next(v for v in range(4) if v != broken)
-    sampler.videos.entries[other].path.write_text("gone bad too")
+    sampler.parts[0].videos.entry(other).path.write_text("gone bad too")
     with pytest.raises(UserError, match="2 of 4 videos cannot be read, more than 30.0% of them"):
         sampler.frames_at(rows)
 
 
 def test_a_sampler_refuses_what_cannot_be(videos):
     with pytest.raises(UserError, match="the order is of 9 samples, but 3 videos are readable"):
-        VideoClipSampler(videos, frames=2, fps=(4.0,), size=16, order=SampleOrder(9, 0))
+        Part(videos, SampleOrder(9, 0))
     with pytest.raises(UserError, match="give at least one rate above 0"):
         sampler_of(videos, fps=())
-    assert video_clips.SampleOrder(3, 0).positions == 3 and isinstance(videos.entries[0].path, Path)
+    with pytest.raises(UserError, match="each part of a mixture needs a weight above 0"):
+        VideoClipSampler([Part(videos, SampleOrder(3, 0), 0.0)], frames=2, fps=(4.0,), size=16)
+    assert SampleOrder(3, 0).positions == 3 and isinstance(videos.entry(0).path, Path)
+
+
+def test_a_batch_of_broken_videos_is_stood_in_for_by_the_next_that_can_be_read(tmp_path):
+    for number in range(4):
+        films.write(tmp_path / f"{number}.mp4", films.frames(12))
+    sampler = sampler_of(VideoSet(find(tmp_path), ceiling=0.3))
+    row = sampler.rows(0, 1)
+    broken = int(row[0, 0] // MOMENTS)
+    (tmp_path / f"{broken}.mp4").write_text("gone bad")
+    with pytest.warns(UserWarning, match="left out, 1 of 4 so far"):
+        frames = sampler.frames_at(row)
+    assert torch.equal(frames, sampler.frames_at((row + MOMENTS) % (4 * MOMENTS)))
+    assert len(sampler.unreadable) == 1 and f"{broken}.mp4" in sampler.unreadable[0]
+
+
+def test_an_index_gives_back_the_set(root, videos, tmp_path):
+    with pytest.warns(UserWarning, match="left out"):
+        (root / "wave" / "bad.mp4").write_text("no video")
+        known = VideoSet(find(root), ceiling=0.5, folder_fps=10)
+    (root / "wave" / "bad.mp4").unlink()
+    known.save(tmp_path / "videos.h5")
+    again = VideoSet.open(tmp_path / "videos.h5", ceiling=0.5)
+    assert [again.entry(v) for v in range(3)] == [videos.entry(v) for v in range(3)]
+    assert again.classes == videos.classes and again.folder_fps == 10 and (again.labels == videos.labels).all()
+    assert (again.seconds == videos.seconds).all() and again.unreadable.total == 4
+    assert [path.name for path in again.unreadable.why] == ["bad.mp4"]
+    assert torch.equal(*(sampler_of(s).frames_at(sampler_of(s).rows(0, 3)) for s in (again, videos)))
+    with pytest.raises(UserError, match=r"gone\.h5: no such index"):
+        VideoSet.open(tmp_path / "gone.h5")
+    (tmp_path / "cut.h5").write_bytes((tmp_path / "videos.h5").read_bytes()[:400])
+    with pytest.raises(UserError, match=r"cut\.h5: not a readable HDF5 file"):
+        VideoSet.open(tmp_path / "cut.h5")
+
+
+def test_parquet_manifests(root, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    table = {"path": ["wave/long one.mp4", "jump/clip"], "label": [3, 4]}
+    parquet.write_table(pyarrow.table(table), root / "list.parquet")
+    assert [(e.path.name, e.label) for e in find(root / "list.parquet")] == [("long one.mp4", "3"), ("clip", "4")]
+    parquet.write_table(pyarrow.table({"file": ["a"]}), tmp_path / "wrong.parquet")
+    with pytest.raises(UserError, match="column 'path' is missing; it has 'file'"):
+        find(tmp_path / "wrong.parquet")
+    parquet.write_table(pyarrow.table({"path": ["a", None]}), tmp_path / "empty.parquet")
+    with pytest.raises(UserError, match="row 1 has no path"):
+        find(tmp_path / "empty.parquet")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(UserError, match=r"cut\.parquet: cannot be read"):
+        find(tmp_path / "cut.parquet")

@@ -46,7 +46,10 @@ class RunFolder:
         "plan": ("heads",),
         "eval_planning": ("heads",),
         "eval_rollout": ("dynamics",),
-        "eval_state": ("encode",),
+        "eval_state": ("pretrain",),
+        "eval_linear": ("pretrain",),
+        "eval_attentive": ("pretrain",),
+        "eval_knn": ("pretrain",),
         "eval_collapse": ("encode",),
     }
     # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none

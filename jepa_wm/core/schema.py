@@ -1,7 +1,7 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
 The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze) and
-schema_acting.py (dynamics, plan, act, train); all are imported from here.
+schema_acting.py (dynamics, plan, act, train), and schema_evals.py (evals); all are imported from here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from jepa_wm.core.schema_acting import (
     TrainDynamics,
     TrainHeads,
 )
+from jepa_wm.core.schema_evals import Evals
 from jepa_wm.core.schema_seeing import (
     BlockMask,
+    Crop,
     Encode,
     Freeze,
     Geometry,
@@ -35,6 +37,7 @@ from jepa_wm.core.schema_seeing import (
     Predict,
     RewardSpot,
     Targets,
+    Videos,
     Worlds,
 )
 from jepa_wm.core.section import Section
@@ -45,8 +48,10 @@ __all__ = [
     "BlockMask",
     "Bottleneck",
     "Config",
+    "Crop",
     "Dynamics",
     "Encode",
+    "Evals",
     "Freeze",
     "Geometry",
     "Gradient",
@@ -66,6 +71,7 @@ __all__ = [
     "Train",
     "TrainDynamics",
     "TrainHeads",
+    "Videos",
     "Worlds",
 ]
 
@@ -81,6 +87,7 @@ class Config(Section):
     plan: Plan = Plan()
     act: Act = Act()
     train: Train = Train()
+    evals: Evals = Evals()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -96,17 +103,36 @@ class Config(Section):
             raise ValueError(
                 f"observe.frames {self.observe.frames} is not a multiple of encode.tubelet {self.encode.tubelet}"
             )
+        if self.observe.videos is not None and self.predict.path:
+            raise ValueError(
+                f"predict.path {self.predict.path} reads actions, and observe.videos have none; set predict.path=0"
+            )
+        if any(part.images for part in self.observe.sets) and self.predict.contrast:
+            raise ValueError(
+                f"predict.contrast {self.predict.contrast} tells a frame from its successor, and in a still image they "
+                "are equal; set predict.contrast=0, or leave out the sets with images: true"
+            )
+        if self.observe.crop is not None and self.predict.path:
+            raise ValueError(
+                f"predict.path {self.predict.path} reads displacements, which observe.crop rescales and mirrors; set "
+                "predict.path=0 or observe.crop=null"
+            )
+        if self.predict.targets.levels > self.encode.depth:
+            raise ValueError(
+                f"predict.targets.levels {self.predict.targets.levels} exceed encode.depth {self.encode.depth}"
+            )
         if self.plan.elites > self.plan.candidates:
             raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
         if self.plan.execute > self.plan.horizon:
             raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
         steps = self.observe.frames // self.encode.tubelet
-        if (self.predict.contrast or self.predict.path) and not any(
-            mask.leaves_whole_frames(steps) for mask in self.predict.masks
-        ):
+        weights = {name: getattr(self.predict, name) for name in ("contrast", "episode", "path")}
+        if any(weights.values()) and not any(mask.leaves_whole_frames(steps) for mask in self.predict.masks):
+            said = ", ".join(f"predict.{name} {weight}" for name, weight in weights.items())
             raise ValueError(
-                f"predict.contrast {self.predict.contrast} and predict.path {self.predict.path} need a mask that "
-                f"leaves at least two of {steps} time steps whole: one block of scale [1, 1], aspect [1, 1] and one "
-                "length of time; add such a mask, raise observe.frames, or set both weights to 0"
+                f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
+                "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
             )
+        if self.predict.episode and not self.predict.targets.far:
+            raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.targets.far >= 1")
         return self

@@ -19,6 +19,7 @@ class Bottleneck(Section):
     covariance: float = 0.02  # weight: numbers are not copies of each other
     path: float = 3.0  # weight: the sum of the actions between two latents is readable from their difference
     contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
+    episode: float = 1.0  # weight: frames of the window's second half can be told from those of other windows
 
 
 class Metric(Section):
@@ -34,6 +35,7 @@ class Metric(Section):
 class Dynamics(Section):
     """The action-conditioned predictor on frozen features."""
 
+    kind: Literal["latent", "vjepa2_ac"] = "latent"  # vjepa2_ac: V-JEPA 2's predictor, for the 7-number pose of a robot
     frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
     window: int = Field(3, ge=1)  # frames a prediction sees
     width: int = 192
@@ -167,25 +169,42 @@ class Act(Section):
 
 
 class Optimiser(Section):
-    """AdamW with warm-up and cosine decay, as functions of the step."""
+    """AdamW with warm-up and decay, as functions of the step."""
 
     steps: int = Field(1000, ge=0)
     batch: int = Field(64, ge=1)
     lr: float = 1e-3
     warmup: int = Field(100, ge=0)
-    final_lr: float = 0.1  # share of lr left at the last step
+    first_lr: float = Field(0.0, ge=0, le=1)  # share of lr that the warm-up starts from
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
+    cooldown: int = Field(0, ge=0)  # last steps of a constant schedule, in which it decays linearly
+    final_lr: float = 0.1  # share of lr left at the last step, unless it is constant to the end
     weight_decay: float = 0.04  # on matrices; never on biases, norms and single vectors
     clip: float = 1.0  # largest gradient norm
     save_every: int = Field(250, ge=1)
     eval_every: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _scheduled(self) -> Optimiser:
+        if self.cooldown and self.schedule != "constant":
+            raise ValueError(f"cooldown {self.cooldown} belongs to schedule constant, not to {self.schedule}")
+        return self
 
 
 class Pretrain(Optimiser):
     steps: int = Field(300, ge=0)
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
-    probe_frames: int = 5000
-    probe_steps: int = 400
+    start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
+    probe_frames: int = 10000
+    probe_steps: int = 400  # of the probe at every evaluation, which shows whether the eye gets better
+    final_probe_steps: int = 1500  # of the probe that is reported, which should be limited by the eye alone
+
+    @model_validator(mode="after")
+    def _starts(self) -> Pretrain:
+        if self.start is not None and self.steps == 0:
+            raise ValueError(f"start {self.start} with steps 0 trains nothing; to freeze it see freeze.backbone")
+        return self
 
 
 class TrainDynamics(Optimiser):

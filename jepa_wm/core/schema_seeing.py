@@ -73,7 +73,31 @@ class Worlds(Section):
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
     drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target
-    blind: float = Field(0.3, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
+    blind: float = Field(0.2, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
+
+
+class Crop(Section):
+    """Random resized crops of pretraining clips, the same for all frames of a clip; the eye looks at whole frames."""
+
+    scale: tuple[float, float] = (0.3, 1.0)  # share of the frame's area
+    aspect: tuple[float, float] = (0.75, 1.35)  # width / height
+    flip: bool = True  # half of the clips are mirrored
+
+    @model_validator(mode="after")
+    def _fits(self) -> Crop:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)} is a range of shares of the area, above 0 and at most 1")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"aspect {list(self.aspect)} is a range above 0: the lower number comes first")
+        return self
+
+
+class Videos(Section):
+    """One of several sets of videos or images to pretrain on."""
+
+    path: str  # a folder, a manifest, tar shards, or the index that `pack` wrote
+    weight: float = Field(1.0, gt=0)  # its share of the clips, relative to the other sets
+    images: bool = False  # every image of a folder is a video that stands still, instead of a frame of the folder's
 
 
 class Observe(Section):
@@ -88,6 +112,17 @@ class Observe(Section):
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
     frames: int = Field(8, ge=1)  # in a pretraining clip
     gaps: tuple[int, ...] = (3, 4, 5)  # environment steps between the frames of a clip, drawn per clip
+    crop: Crop | None = None  # null: clips show whole frames
+    videos: str | tuple[Videos, ...] | None = None  # pretrain on these instead of on trajectories: a path, or a mixture
+    fps: tuple[float, ...] = (4.0,)  # of clips of videos, drawn per clip
+    folder_fps: float = Field(30.0, gt=0)  # of folders of frames, which do not state a rate
+    unreadable: float = Field(0.01, ge=0, le=1)  # share of the videos that may be unreadable; more end the run
+    workers: int = Field(1, ge=1)  # threads that decode videos
+
+    @property
+    def sets(self) -> tuple[Videos, ...]:
+        """The sets of videos, none where trajectories are used."""
+        return (Videos(path=self.videos),) if isinstance(self.videos, str) else self.videos or ()
 
 
 class Encode(Section):
@@ -152,6 +187,8 @@ class Targets(Section):
     centre: bool = True
     stay: float = Field(0.3, ge=0)  # weight of the plain token, absolute error
     move: float = Field(1.0, ge=0)  # weight of its change against far frames of the same episode, squared error
+    visible: float = Field(0.0, ge=0)  # weight of the plain token where it is in view, for dense features (V-JEPA 2.1)
+    levels: int = Field(1, ge=1)  # of the target encoder that make up a token, at equal distances in depth
     far: int = Field(4, ge=0)  # far frames a clip; the context never sees them
     apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
 
@@ -171,7 +208,9 @@ class Predict(Section):
     locality: float = 1.5
     masks: tuple[BlockMask, ...] = (BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),)
     targets: Targets = Targets()
-    contrast: float = Field(0.3, ge=0)  # weight of telling whole context frames apart, a regulariser
+    spread: float = Field(0.0, ge=0)  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
+    contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
+    episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes', another; needs targets.far
     path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
     ema: tuple[float, float] = (0.998, 0.9995)  # target encoder's momentum at the first and at the last step

@@ -23,12 +23,3 @@ class Slots(nn.Module):
         """[..., N, D] in fp32 from frozen tokens [..., n, E]."""
         lead = tokens.shape[:-2]
         return self.pool(tokens.reshape(-1, *tokens.shape[-2:])).float().view(*lead, *self.shape)
-
-
-def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's two terms for latents [B, F]: mean shortfall of each spread from 1, mean squared covariance."""
-    x = latents - latents.mean(0)
-    spread = (x.square().mean(0) + 1e-4).sqrt()
-    covariance = (x.T @ x) / (len(x) - 1)
-    off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
-    return (1 - spread).clamp(min=0).mean(), off_diagonal / x.shape[1]

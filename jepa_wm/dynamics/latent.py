@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import Slots, variance_covariance
+from jepa_wm.dynamics.bottleneck import Slots
 from jepa_wm.dynamics.losses import forced_loss, rollout_loss
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.encode.pool import PathReader, TemporalContrast
+from jepa_wm.encode.pool import EpisodeContrast, PathReader, SuccessorContrast
+from jepa_wm.encode.spread import variance_covariance
 
 
 class LatentModel(nn.Module):
@@ -38,7 +39,8 @@ class LatentModel(nn.Module):
         ]  # fmt: skip
         self.dynamics, self.others = members[0], nn.ModuleList(members[1:])
         self.path = PathReader(count * width, action_size) if b else None
-        self.contrast = TemporalContrast(count * width) if b else None
+        self.contrast = SuccessorContrast(count * width) if b else None
+        self.episode = EpisodeContrast(count * width) if b else None
         self.metric = StepsToGo(count * width, settings.metric)
         self.register_buffer("action_scale", torch.ones(action_size))
 
@@ -63,10 +65,11 @@ class LatentModel(nn.Module):
         """Losses that train the slots on frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
 
         All are label-free: the next summary is predictable (`forced`), summaries keep their variance and do not copy
-        each other, the way between two of them is readable as their difference, and a frame is told from the others.
+        each other, the way between two of them is readable as their difference, a frame is told from the others of its
+        window, and the window from other windows.
         """
         b = self.settings.bottleneck
-        assert b is not None and self.path is not None and self.contrast is not None
+        assert b and self.path and self.contrast and self.episode
         latents, acts = self.summarise(tokens), self.scaled(actions)
         flat = latents.flatten(2)
         losses = {"forced": (self.dynamics(latents[:, :-1], acts) - latents[:, 1:]).square().mean()}
@@ -74,7 +77,9 @@ class LatentModel(nn.Module):
         done = acts.unflatten(-1, (self.settings.frameskip, -1)).sum(-2)  # [B, T-1, a]
         losses["path"] = self.path(flat, torch.nn.functional.pad(done.cumsum(1), (0, 0, 1, 0)))
         losses["contrast"] = self.contrast(flat)
-        weights = {name: getattr(b, name) for name in ("variance", "covariance", "path", "contrast")}
+        early, late = flat.tensor_split(2, 1)
+        losses["episode"] = self.episode(early, late)
+        weights = {name: getattr(b, name) for name in ("variance", "covariance", "path", "contrast", "episode")}
         losses["loss"] = losses["forced"] + sum(weight * losses[name] for name, weight in weights.items())
         return losses
 

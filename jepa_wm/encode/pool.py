@@ -65,11 +65,10 @@ def fourier_positions(tokens: int, width: int) -> Tensor:
     return 2**0.5 * torch.cat([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
 
 
-class TemporalContrast(nn.Module):
-    """Tells a frame's successor from other frames (InfoNCE); used in training only.
+class SuccessorContrast(nn.Module):
+    """Tells a frame's successor from other frames of the same episode (InfoNCE); used in training only.
 
-    Frames of the same clip share their layout, so against them only what moves can help; against frames of other
-    clips, the layout does. Both have to be in the summary.
+    They share their layout, so that only what moves can help.
     """
 
     def __init__(self, width: int, *, projected: int = 64, temperature: float = 0.1) -> None:
@@ -78,26 +77,42 @@ class TemporalContrast(nn.Module):
         self.temperature = temperature
 
     def forward(self, summaries: Tensor, far: Tensor | None = None) -> Tensor:
-        """The mean loss for summaries [B, T, F]: within its clip, plus across clips.
+        """The mean loss for summaries [B, T, F] of clips.
 
-        Within a clip a frame's successor is told from the clip's other frames or, where they are given, from frames
-        far [B, R, F] away in the same episode, which near neighbours cannot be confused with.
+        The others are the clip's other frames or, where they are given, frames far [B, R, F] away in the same episode,
+        which near neighbours cannot be confused with.
         """
         x = nn.functional.normalize(self.project(summaries).float(), dim=-1)
         batch, frames = x.shape[:2]
         if far is None:
-            within = x[:, :-1] @ x.transpose(1, 2) / self.temperature  # [B, T-1, T]
+            scores = x[:, :-1] @ x.transpose(1, 2) / self.temperature  # [B, T-1, T]
             itself = torch.eye(frames - 1, frames, dtype=torch.bool, device=x.device)
             successor = torch.arange(1, frames, device=x.device).expand(batch, -1)
-            moving = _cross_entropy(within.masked_fill(itself, float("-inf")), successor)
-        else:
-            others = nn.functional.normalize(self.project(far).float(), dim=-1)
-            right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
-            scores = torch.cat([right, x[:, :-1] @ others.transpose(1, 2)], -1) / self.temperature
-            moving = _cross_entropy(scores, torch.zeros_like(scores[..., 0], dtype=torch.long))
-        across = x[:, :-1].transpose(0, 1) @ x[:, 1:].permute(1, 2, 0) / self.temperature  # [T-1, B, B]
-        own = torch.arange(batch, device=x.device).expand(frames - 1, -1)
-        return moving + _cross_entropy(across, own)
+            return _cross_entropy(scores.masked_fill(itself, float("-inf")), successor)
+        others = nn.functional.normalize(self.project(far).float(), dim=-1)
+        right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
+        scores = torch.cat([right, x[:, :-1] @ others.transpose(1, 2)], -1) / self.temperature
+        return _cross_entropy(scores, torch.zeros_like(scores[..., 0], dtype=torch.long))
+
+
+class EpisodeContrast(nn.Module):
+    """Tells a far frame of the same episode from frames of other episodes (InfoNCE); used in training only.
+
+    What moves has moved on by then, so that only what lasts can help. Were the positive a near frame, where the agent
+    is would tell the episodes of a batch apart well enough, and what is hard to see of the layout would be lost.
+    """
+
+    def __init__(self, width: int, *, projected: int = 64, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, projected)
+        self.temperature = temperature
+
+    def forward(self, summaries: Tensor, far: Tensor) -> Tensor:
+        """The mean loss for summaries [B, T, F] of B episodes and far [B, R, F], other frames of the same ones."""
+        x, y = (nn.functional.normalize(self.project(frames).float(), dim=-1) for frames in (summaries, far))
+        scores = torch.einsum("btf,crf->trbc", x, y) / self.temperature
+        own = torch.arange(len(x), device=x.device).expand(scores.shape[:3])
+        return _cross_entropy(scores, own)
 
 
 class PathReader(nn.Module):

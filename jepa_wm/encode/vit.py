@@ -44,15 +44,17 @@ class Encoder(nn.Module):
         encoder.settings = encode
         return encoder
 
-    def forward(self, clip: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, clip: Tensor, keep: Tensor | None = None, *, levels: int = 1) -> Tensor:
         """Tokens [B, K, D] of a clip [B, T, C, H, W] in -1..1; keep [B, K] are token numbers, None keeps all N.
 
-        Frames may be larger, smaller or wider than image_size. Raises ValueError if they do not divide into patches.
+        With several `levels` [B, K, levels * D]: what comes out of as many blocks at equal distances, the last one's
+        behind the final norm. Frames may be larger, smaller or wider than image_size. Raises ValueError if they
+        do not divide into patches.
         """
         if self.attend == "frame" and keep is None and clip.shape[1] > self.tubelet:
             # No token looks beyond its frame: fold time into the batch, which is the cheaper way to the same numbers.
             frames = clip.unflatten(1, (self._extent(clip)[0], self.tubelet)).flatten(0, 1)
-            return self(frames).unflatten(0, (clip.shape[0], -1)).flatten(1, 2)
+            return self(frames, levels=levels).unflatten(0, (clip.shape[0], -1)).flatten(1, 2)
         x = self.embed(self._patches(clip))  # [B, N, D]
         positions = self.positions(clip)[None]
         if keep is not None:
@@ -61,9 +63,13 @@ class Encoder(nn.Module):
         bias = self._own_frame(positions) if self.attend == "frame" and clip.shape[1] > self.tubelet else None
         cos, sin = rope_tables(positions, self.head_dim, self.rope_base, self.rope)
         rope = (cos[:, None], sin[:, None])
-        for block in self.blocks:
+        depth, lower = len(self.blocks), []
+        shown = {depth * level // levels for level in range(1, levels)}  # after how many blocks
+        for done, block in enumerate(self.blocks, 1):
             x = block(x, rope, bias)
-        return self.norm(x)
+            if done in shown:
+                lower.append(x)
+        return torch.cat([*lower, self.norm(x)], -1) if lower else self.norm(x)
 
     def positions(self, clip: Tensor) -> Tensor:
         """[N, 3] time, row and column of each token of a clip [B, T, C, H, W], in token order."""

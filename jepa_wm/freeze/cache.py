@@ -45,7 +45,7 @@ def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     train = open_data(run.path, config, "train")
     if not (folder / "eye.json").exists():
         size, own = config.observe.image_size, config.freeze.backbone is None
-        encoder = _pretrained(run) if own else backbone_of(config.freeze, size)
+        encoder = pretrained(run) if own else backbone_of(config.freeze, size)
         eye = Eye(encoder, size, precision=config.train.precision)
         count = min(config.freeze.samples, len(train.actions))
         eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
@@ -132,7 +132,7 @@ def weights_digest(eye: Eye) -> str:
     return sha.hexdigest()[:16]
 
 
-def _pretrained(run: RunFolder) -> Encoder:
+def pretrained(run: RunFolder) -> Encoder:
     """The target encoder of the newest pretraining checkpoint; a random one if train.pretrain.steps is 0."""
     config = run.config
     torch.manual_seed(config.seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,12 +22,15 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.schema import Encode
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.backbone import Backbone
+from jepa_wm.freeze.card import CARD
 from jepa_wm.observe.clips import to_input
 
 _SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
 
 
-class Eye(nn.Module, ModelHubMixin, library_name="jepa_wm"):
+class Eye(
+    nn.Module, ModelHubMixin, library_name="jepa_wm", pipeline_tag="image-feature-extraction", model_card_template=CARD
+):
     """Single frames to standardised tokens: mean per position and one scale per dimension are removed, because a
     constant, position-only part otherwise drowns what differs between frames.
 
@@ -117,6 +120,19 @@ class Eye(nn.Module, ModelHubMixin, library_name="jepa_wm"):
         eye = cls(encoder, sizes["image_size"], precision=sizes["precision"])
         load_strict(eye, load_file(weights), source=str(weights))
         return eye
+
+    def generate_model_card(self, *, measured: str = "No figures were given.") -> ModelCard:
+        """The README that is shared with the eye; `measured` says how well it sees (`model_card_kwargs` of
+        `save_pretrained` and `push_to_hub`)."""
+        if isinstance(self.encoder, Backbone):
+            encoder = f"timm {self.encoder.name}"
+        else:
+            encoder = f"{len(self.encoder.blocks)} blocks, patches of {self.encoder.patch} px"
+        return super().generate_model_card(
+            image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width, measured=measured,
+            encoder=encoder,
+            parameters=f"{sum(p.numel() for p in self.encoder.parameters()):,}",
+        )  # fmt: skip
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained as well.

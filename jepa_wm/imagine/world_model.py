@@ -32,6 +32,12 @@ class WorldModel(nn.Module):
 
     def __init__(self, eye: Eye, latent: LatentModel, heads: Heads | None = None) -> None:
         super().__init__()
+        expected, seen = (latent.sizes["tokens"], latent.sizes["token_width"]), (eye.tokens_per_frame, eye.width)
+        if expected != seen:
+            raise UserError(
+                f"the dynamics were trained on {expected[0]} tokens of width {expected[1]} a frame, but the eye gives "
+                f"{seen[0]} of width {seen[1]}; take the eye they were trained with, or train dynamics on this one"
+            )
         self.eye, self.latent = eye.eval(), latent.eval()
         self.heads = None if heads is None else heads.eval()
         self.compiled = False

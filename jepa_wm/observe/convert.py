@@ -76,6 +76,10 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
     parser.add_argument("--action", metavar="COLUMN")
     parser.add_argument("--state", metavar="COLUMN")
     parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME",
+        help="of the state's numbers; what stands before the last underscore groups them: block_x block_y angle",
+    )  # fmt: skip
+    parser.add_argument(
         "--camera", nargs="+", default=[], metavar="NAME", help="cameras by name: pixels, then pixels_NAME for more"
     )
     parser.add_argument(
@@ -87,7 +91,7 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
 def chosen(arguments: argparse.Namespace) -> Chosen:
     """The columns that the command line names."""
     a = arguments
-    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), a.action_row)
+    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.action_row)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:

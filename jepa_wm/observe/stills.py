@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,8 +23,11 @@ class Stills:
     Image k is on screen from k / fps seconds on. Images are turned as their EXIF says; alpha is dropped.
     """
 
-    def __init__(self, path: Path | str, *, fps: float, size: int | None = None) -> None:
-        self.path, self.fps, self.size = Path(path), fps, size
+    def __init__(
+        self, path: Path | str, *, fps: float, size: int | None = None, source: BinaryIO | None = None
+    ) -> None:
+        """`source` holds the bytes of a single image where the path is only what to call it."""
+        self.path, self.fps, self.size, self._source = Path(path), fps, size, source
         self._files = images(self.path) if self.path.is_dir() else [self.path]
         if not self._files:
             raise VideoError(f"{path}: holds no images")
@@ -50,7 +54,7 @@ class Stills:
 
     def _image(self, file: Path) -> np.ndarray:
         try:
-            with Image.open(file) as opened:
+            with Image.open(file if self._source is None else self._source) as opened:
                 image = ImageOps.exif_transpose(opened).convert("RGB")
         except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise VideoError(f"{file}: cannot be read ({error}); copy it again") from error

@@ -63,8 +63,13 @@ class Trajectories:
                 raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
         self.lengths = self._file["ep_len"][:]
         self.offsets = self._file["ep_offset"][:]
+        needed = int((self.offsets + self.lengths).max()) if len(self.lengths) else 0
+        short = [f"'{name}' {len(self._file[name])}" for name in (pixels, action) if len(self._file[name]) < needed]
+        if short or not needed or self.lengths.min() < 1:
+            fault = f"its episodes need {needed} rows, it has of {', '.join(short)}" if short else "an episode is empty"
+            raise UserError(f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it again")
         self.frames = _map(self._file[pixels], self.path)
-        self.actions = self._file[action][:].astype(np.float32)
+        self.actions = self._finite(self._file[action][:].astype(np.float32).reshape(len(self._file[action]), -1))
         self.attributes: dict[str, object] = dict(self._file.attrs)
 
     @property
@@ -78,6 +83,19 @@ class Trajectories:
 
     def __contains__(self, name: str) -> bool:
         return name in self._file
+
+    def _finite(self, actions: np.ndarray) -> np.ndarray:
+        """Actions [N, a]; what is not finite is refused, but in an episode's last, which leads nowhere: there 0."""
+        last = self.offsets + self.lengths - 1
+        actions[last] = np.nan_to_num(actions[last], nan=0.0, posinf=0.0, neginf=0.0)
+        bad = np.flatnonzero(~np.isfinite(actions).all(1))
+        if len(bad):
+            episode = int(np.searchsorted(self.offsets, bad[0], side="right")) - 1
+            raise UserError(
+                f"{self.path}: {len(bad)} actions are not finite, the first in episode {episode}; leave such episodes "
+                f"out with `jepa-wm convert ... --without {episode}`"
+            )
+        return actions
 
     def column(self, name: str) -> np.ndarray:
         """A whole small column [N, ...]; UserError if the file lacks it."""

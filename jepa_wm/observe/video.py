@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -46,9 +47,10 @@ class Video:
     dropped: colours are shown as stored. Pixels are taken for square.
     """
 
-    def __init__(self, path: Path | str, *, size: int | None = None) -> None:
-        self.path, self.size = Path(path), size
-        if not self.path.is_file():
+    def __init__(self, path: Path | str, *, size: int | None = None, source: BinaryIO | None = None) -> None:
+        """`source` holds the file's bytes where the path is only what to call it."""
+        self.path, self.size, self._source = Path(path), size, source
+        if source is None and not self.path.is_file():
             raise VideoError(f"{path}: no such video file")
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._now: av.VideoFrame | None = None  # on screen at the last second asked for
@@ -81,7 +83,7 @@ class Video:
                 raise
         if len({frame.shape for frame in shown}) > 1:
             raise VideoError(f"{self.path}: changes its size on the way; encode it again")
-        return np.stack(shown)[back.reshape(-1)]
+        return np.stack([shown[i] for i in back.reshape(-1)])
 
     def close(self) -> None:
         self._container.close()
@@ -96,7 +98,10 @@ class Video:
 
     def _open(self) -> None:
         with _blaming(self.path):
-            self._container = av.open(str(self.path))
+            if self._source is not None:
+                self._source.seek(0)
+            opened = self._source or str(self.path)
+            self._container = av.open(opened, "r")
         if not self._container.streams.video:
             self._container.close()
             raise VideoError(f"{self.path}: has no video stream")

@@ -1,63 +1,39 @@
 """Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their frames.
 
-B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a moment of a video: video * 2^40 +
-microseconds.
+B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a moment of a video: video * 2^36 +
+microseconds; the videos of several sets are numbered on.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.shuffle import Dealer, SampleOrder
 from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.videos import VideoSet
+from jepa_wm.observe.video_set import VideoSet
 
-MOMENTS = 2**40  # microseconds, twelve days: more than a video lasts
+MOMENTS = 2**36  # microseconds, nineteen hours; of a longer video the rest is not used
 
 
 @dataclass(frozen=True)
-class SampleOrder:
-    """Which sample comes when: every epoch a new permutation, dealt out to the ranks in turn.
+class Part:
+    """One set of a mixture, the order of its samples, and its share of them relative to the other parts."""
 
-    A pure function of seed, epoch, position and rank, and of how many samples there are: nothing to save, and no
-    sample for two ranks in one epoch. What is left when all ranks have had equally many is not used in that epoch.
-    """
-
-    count: int  # samples
-    seed: int
-    rank: int = 0
-    ranks: int = 1
+    videos: VideoSet
+    order: SampleOrder
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.ranks:
-            raise UserError(f"rank {self.rank} is none of 0 to {self.ranks - 1}")
-        if self.count < self.ranks:
-            raise UserError(f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more videos")
-
-    @property
-    def positions(self) -> int:
-        """Samples of one rank in one epoch."""
-        return self.count // self.ranks
-
-    def index(self, epoch: int, position: int) -> int:
-        """The sample at a position, 0 to `positions` - 1, of this rank's epoch."""
-        assert 0 <= position < self.positions
-        return int(_permutation(self.seed, epoch, self.count)[position * self.ranks + self.rank])
-
-    def nth(self, n: int) -> tuple[int, int]:
-        """(epoch, sample) of the n-th sample since the beginning."""
-        epoch, position = divmod(n, self.positions)
-        return epoch, self.index(epoch, position)
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, 6, epoch]).permutation(count)
+        if self.order.count != len(self.videos):
+            raise UserError(f"the order is of {self.order.count} samples, but {len(self.videos)} videos are readable")
 
 
 class VideoClipSampler:
@@ -65,26 +41,33 @@ class VideoClipSampler:
 
     `fps` are the rates to draw from, one for each clip. Frames are scaled to S on their shorter side and cut to the
     middle square. Of a video shorter than a clip, the clip begins with the first frame and the last one is repeated.
+    Every set of a mixture gives samples in proportion to its weight. `workers` threads decode.
     """
 
-    def __init__(self, videos: VideoSet, *, frames: int, fps: tuple[float, ...], size: int, order: SampleOrder) -> None:
-        if order.count != len(videos):
-            raise UserError(f"the order is of {order.count} samples, but {len(videos)} videos are readable")
+    def __init__(
+        self, parts: Sequence[Part], *, frames: int, fps: tuple[float, ...], size: int, workers: int = 1
+    ) -> None:
         if not fps or min(fps) <= 0:
             raise UserError(f"fps {fps}: give at least one rate above 0")
-        self.videos, self.frames, self.fps, self.size, self.order = videos, frames, fps, size, order
+        self.parts, self.frames, self.fps, self.size = parts, frames, fps, size
+        order = parts[0].order
+        self._dealer = Dealer(tuple(part.weight for part in parts), order.seed, order.rank)
+        self._first = np.cumsum([0, *(len(part.videos) for part in parts)])  # number of each part's first video
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         """[B, T] moments of batch `step`."""
-        return np.stack([self._clip(*self.order.nth(step * batch + i)) for i in range(batch)])
+        return np.stack([self._clip(step * batch + i) for i in range(batch)])
 
     def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
         """[B, R] moments of `count` other frames of each clip's video, at least `apart` frame intervals of the clip
         from it where the video is long enough, else as far as it allows."""
-        rows = self.rows(step, batch)
-        r = np.random.default_rng([self.order.seed, 7, self.order.rank, step])
+        rows, order = self.rows(step, batch), self.parts[0].order
+        r = np.random.default_rng([order.seed, 7, order.rank, step])
         video, moment = np.divmod(rows, MOMENTS)
-        end = (self.videos.seconds[video[:, 0]] * 1e6).astype(np.int64)
+        at = [self._at(int(v)) for v in video[:, 0]]
+        seconds = np.array([part.videos.length(number) for part, number in at])
+        end = (seconds * 1e6).astype(np.int64).clip(max=MOMENTS - 1)
         away = apart * (moment[:, 1] - moment[:, 0] if self.frames > 1 else int(1e6 / self.fps[0]))
         before = np.maximum(moment[:, 0] - away, 0)  # microseconds that are far enough, at either side
         after = np.maximum(end - (moment[:, -1] + away), 0)
@@ -101,40 +84,72 @@ class VideoClipSampler:
     def frames_at(self, rows: np.ndarray) -> Tensor:
         """[B, ..., S, S, 3] uint8 frames of moments [B, ...], each row of one video.
 
-        A video that cannot be decoded there is noted in `videos.unreadable`, with a warning, and the next readable clip
-        of the batch stands in for its clip, so that no process waits for another. UserError if there are too many.
+        A video that cannot be decoded there is noted in its set's `unreadable`, with a warning, and the next readable
+        clip of the batch, or else the start of the next readable video, stands in for its clip, so that no process
+        waits for another. UserError if there are too many.
         """
-        clips: list[np.ndarray | None] = [self._decoded(row.reshape(-1)) for row in rows]
+        each = map if self._pool is None else self._pool.map
+        clips = list(each(self._decoded, rows.reshape(len(rows), -1)))
         good = [i for i, clip in enumerate(clips) if clip is not None]
         if not good:
-            raise UserError(f"no clip of a batch of {len(rows)} can be decoded; see the warnings for their names")
+            clips[0], good = self._next_readable(rows.reshape(len(rows), -1)[0]), [0]
         stand_in = [i if clips[i] is not None else next((g for g in good if g > i), good[0]) for i in range(len(rows))]
         stacked = np.stack([clip for i in stand_in if (clip := clips[i]) is not None])
         return torch.from_numpy(stacked.reshape(*rows.shape, *stacked.shape[2:]))
 
-    def _clip(self, epoch: int, video: int) -> np.ndarray:
-        """[T] moments of the clip that a video gives in an epoch."""
-        r = np.random.default_rng([self.order.seed, 8, epoch, video])
+    @property
+    def unreadable(self) -> list[str]:
+        """What is wrong with each video that could not be read so far."""
+        return [why for part in self.parts for why in part.videos.unreadable.why.values()]
+
+    def _clip(self, n: int) -> np.ndarray:
+        """[T] moments of the n-th sample."""
+        number, before = self._dealer.nth(n)
+        part = self.parts[number]
+        epoch, video = part.order.nth(before)
+        r = np.random.default_rng([part.order.seed, 8, number, epoch, video])
         interval = 1 / self.fps[r.integers(len(self.fps))]
         span = (self.frames - 1) * interval
-        start = r.random() * max(self.videos.seconds[video] - span - interval, 0.0)  # the last frame has its time too
-        return video * MOMENTS + ((start + interval * np.arange(self.frames)) * 1e6).astype(np.int64)
+        seconds = min(part.videos.length(video), MOMENTS / 1e6 - span - interval)
+        start = r.random() * max(seconds - span - interval, 0.0)  # the last frame has its time too
+        moments = ((start + interval * np.arange(self.frames)) * 1e6).astype(np.int64)
+        return (self._first[number] + video) * MOMENTS + moments
+
+    def _at(self, video: int) -> tuple[Part, int]:
+        """(the part a video belongs to, its number there)."""
+        number = int(np.searchsorted(self._first, video, side="right")) - 1
+        return self.parts[number], video - int(self._first[number])
 
     def _decoded(self, moments: np.ndarray) -> np.ndarray | None:
         """[n, S, S, 3] frames, None if the video cannot be read there."""
-        video, seconds = int(moments[0] // MOMENTS), moments % MOMENTS / 1e6
-        entry = self.videos.entries[video]
+        part, video = self._at(int(moments[0] // MOMENTS))
+        entry = part.videos.entry(video)
         try:
-            footage = entry.open(fps=self.videos.folder_fps, size=self.size)
+            footage = entry.open(fps=part.videos.folder_fps, size=self.size)
             try:
-                return _middle(footage.at(seconds), self.size)
+                return middle(footage.at(moments % MOMENTS / 1e6), self.size)
             finally:
                 footage.close()
         except VideoError as error:
-            self.videos.unreadable.add(entry.path, error)
+            part.videos.unreadable.add(entry.path, error)
             return None
 
+    def _next_readable(self, moments: np.ndarray) -> np.ndarray:
+        """The same moments of the next video that can be read; the ceiling on the unreadable ends the search."""
+        video, count = int(moments[0] // MOMENTS), int(self._first[-1])
+        for number in range(video + 1, video + count):
+            clip = self._decoded(number % count * MOMENTS + moments % MOMENTS)
+            if clip is not None:
+                return clip
+        raise UserError("no video can be decoded; see the warnings for their names")
 
-def _middle(frames: np.ndarray, size: int) -> np.ndarray:
+
+def loaded_size(image_size: int, smallest: float) -> int:
+    """px to load frames at so that a crop of between `smallest` and all of the area has about `image_size` px."""
+    return math.ceil(image_size / math.sqrt((smallest + 1) / 2))
+
+
+def middle(frames: np.ndarray, size: int) -> np.ndarray:
+    """[T, size, size, 3] the middle of frames [T, h, w, 3], whose shorter side is `size`."""
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
     return frames[:, top : top + size, left : left + size]

@@ -1,13 +1,11 @@
-"""Sets of videos: found in a folder or a manifest, looked at, and what cannot be read counted and named.
-
-V videos.
-"""
+"""Videos found in a folder, a manifest or tar shards, looked at, and what cannot be read counted and named."""
 
 from __future__ import annotations
 
 import csv
+import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +15,12 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.observe import stills
+from jepa_wm.observe import shards, stills
+from jepa_wm.observe.formats.source import needs, reading
 from jepa_wm.observe.video import Facts, Video, VideoError
 
 SUFFIXES = frozenset((".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".gif"))
-MANIFESTS = frozenset((".csv", ".txt"))
+MANIFESTS = frozenset((".csv", ".txt", ".parquet"))
 
 
 class Footage(Protocol):
@@ -34,16 +33,31 @@ class Footage(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One video file, folder of frames, or image; `label` is the name of its class."""
+    """One video file, folder of frames, or image; `label` is the name of its class.
+
+    With a `span` it lies in a tar file, which its path leads into: SHARD.tar/NAME.
+    """
 
     path: Path
     label: str | None = None
+    span: shards.Span | None = None
 
     def open(self, *, fps: float, size: int | None = None) -> Footage:
         """Its frames; `fps` is the rate of a folder of frames, which does not state one."""
-        if self.path.is_dir() or self.path.suffix.lower() in stills.SUFFIXES:
-            return stills.Stills(self.path, fps=fps, size=size)
-        return Video(self.path, size=size)
+        source = None if self.span is None else io.BytesIO(self._inside(self.span))
+        if self.path.suffix.lower() in stills.SUFFIXES or (source is None and self.path.is_dir()):
+            return stills.Stills(self.path, fps=fps, size=size, source=source)
+        return Video(self.path, size=size, source=source)
+
+    def content(self) -> bytes:
+        """The bytes of the file."""
+        return self.path.read_bytes() if self.span is None else self._inside(self.span)
+
+    def _inside(self, span: shards.Span) -> bytes:
+        try:
+            return shards.content(self.path, span)
+        except OSError as error:
+            raise VideoError(f"{self.path}: cannot be read ({error}); is its shard still there?") from error
 
 
 def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
@@ -54,11 +68,11 @@ def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() in MANIFESTS:
-        entries = _manifest(path)
+        entries = _parquet(path) if path.suffix.lower() == ".parquet" else _manifest(path)
     elif path.is_dir():
         entries = _folder(path, single_images)
     elif path.is_file():
-        entries = [Entry(path)]
+        entries = list(_in_shard(path)) if path.suffix == ".tar" else [Entry(path)]
     else:
         raise UserError(f"{path}: no such file or folder; check the path")
     if not entries:
@@ -87,28 +101,6 @@ class Unreadable:
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)
 
 
-class VideoSet:
-    """The readable videos of a set with their facts; opening it looks into every file's header and first frame.
-
-    `folder_fps` is the rate of folders of frames. UserError if more than `ceiling` of the videos cannot be read;
-    `unreadable` names those that are left out.
-    """
-
-    def __init__(self, entries: Sequence[Entry], *, ceiling: float = 0.01, folder_fps: float = 30.0) -> None:
-        self.folder_fps = folder_fps
-        self.unreadable = Unreadable(len(entries), ceiling)
-        found = look(entries, self.unreadable.add, folder_fps=folder_fps)
-        self.entries, self.facts = list(found), list(found.values())
-        self.seconds = np.array([facts.seconds for facts in self.facts])  # [V]
-        self.classes = sorted({entry.label for entry in self.entries if entry.label is not None})
-        self.labels = np.array(
-            [self.classes.index(e.label) if e.label is not None else -1 for e in self.entries]
-        )  # [V]
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-
 def look(
     entries: Sequence[Entry],
     note: Callable[[Path, VideoError], None],
@@ -135,16 +127,41 @@ def look(
 
 
 def _folder(root: Path, single_images: bool) -> list[Entry]:
-    found = []
+    found: list[Path] = []
+    inside: list[Entry] = []
     for folder in sorted([root, *(path for path in root.rglob("*") if path.is_dir())]):
         files = sorted((file for file in folder.iterdir() if file.is_file()), key=stills.natural)
         found += [file for file in files if file.suffix.lower() in SUFFIXES]
+        inside += [entry for file in files if file.suffix == ".tar" for entry in _in_shard(file)]
         pictures = [file for file in files if file.suffix.lower() in stills.SUFFIXES]
         if pictures:
             found += pictures if single_images else [folder]
     ways = [path.relative_to(root).parts for path in found]
     classed = bool(ways) and all(len(way) > 1 for way in ways)
-    return [Entry(path, way[0] if classed else None) for path, way in zip(found, ways, strict=True)]
+    return [Entry(path, way[0] if classed else None) for path, way in zip(found, ways, strict=True)] + inside
+
+
+def _in_shard(shard: Path) -> Iterator[Entry]:
+    """The videos and images of a tar shard."""
+    for path, label, span in shards.members(shard, SUFFIXES | stills.SUFFIXES):
+        yield Entry(path, label, span)
+
+
+def _parquet(path: Path) -> list[Entry]:
+    """A manifest with a column `path` and perhaps one `label`; paths are relative to the manifest's folder."""
+    parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
+    with reading(path):
+        columns = parquet.read_table(path).to_pydict()
+    if "path" not in columns:
+        raise UserError(f"{path}: column 'path' is missing; it has {', '.join(map(repr, columns)) or 'none'}")
+    labels = columns.get("label", [None] * len(columns["path"]))
+    empty = [row for row, name in enumerate(columns["path"]) if not name]
+    if empty:
+        raise UserError(f"{path}: row {empty[0]} has no path; take it out")
+    return [
+        Entry(path.parent / name, None if label is None else str(label))
+        for name, label in zip(columns["path"], labels, strict=True)
+    ]
 
 
 def _manifest(path: Path) -> list[Entry]:
@@ -162,6 +179,8 @@ def _manifest(path: Path) -> list[Entry]:
                 raise UserError(
                     f"{path}, line {number}: {len(words)} fields instead of path,label; quote commas in names"
                 )
+            if not words[0].strip():
+                raise UserError(f"{path}, line {number}: has no path; give path,label")
             name, label = words[0].strip(), words[1].strip() if len(words) == 2 else None
             if label is None and not (path.parent / name).exists() and len(name.rsplit(maxsplit=1)) == 2:
                 name, label = name.rsplit(maxsplit=1)

@@ -1,6 +1,6 @@
 """JEPA: the target sees all, the context sees part, the predictor guesses the rest, all in latent space.
 
-B clips, T time steps, n tokens a step, N = T*n tokens, D width, K context tokens, M target tokens.
+B clips, T time steps, n tokens a step, N = T*n tokens, D width, L levels, K context tokens, M target tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
-from jepa_wm.encode.pool import GridPool, PathReader, TemporalContrast
+from jepa_wm.encode.pool import EpisodeContrast, GridPool, PathReader, SuccessorContrast
 from jepa_wm.encode.rope import grid_positions
+from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.predict.masks import draw_mask, split
 from jepa_wm.predict.predictor import Predictor
+
+# losses beside prediction, and the settings with their weights
+REGULARISERS = ("spread", "contrast", "episode", "path")
+COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `spread`, as in VICReg (1 to 25)
 
 
 class JEPA(nn.Module):
@@ -29,13 +34,15 @@ class JEPA(nn.Module):
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(
             width=predict.width, depth=predict.depth, heads=predict.heads, encoder_width=encode.width,
-            output_width=2 * encode.width, mask_types=len(predict.masks), rope=encode.rope,
+            output_width=(2 if predict.targets.move else 1) * predict.targets.levels * encode.width,
+            mask_types=len(predict.masks), rope=encode.rope,
             rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
         self.summary = GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
-        self.contrast = TemporalContrast(encode.width)
+        self.contrast = SuccessorContrast(encode.width)
+        self.episode = EpisodeContrast(encode.width)
         self.path = PathReader(encode.width, action_size) if action_size and predict.path else None
-        self.regularised = bool(predict.contrast) or self.path is not None
+        self.regularised = bool(predict.contrast or predict.episode) or self.path is not None
 
     def forward(
         self, clip: Tensor, far: Tensor, generator: torch.Generator, path: Tensor | None = None
@@ -46,24 +53,36 @@ class JEPA(nn.Module):
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid).to(clip.device)
         stay, move = self.look_at_all(clip, far)
-        parts: dict[str, list[Tensor]] = {"stay": [], "move": [], "contrast": [], "path": []}
+        names = ("stay", "move", "visible", *REGULARISERS)
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for kind, mask in enumerate(self.settings.masks):
             hidden = draw_mask(mask, len(clip), steps, grid, generator)
             seen, wanted = (ids.to(clip.device) for ids in split(hidden, generator))
             wanted = self._thin(wanted, generator)
             shown = whole_frames(hidden, steps)
             context = self._look(clip, seen, shown)  # [B, K, D]
-            guess = self.predictor(context, positions[seen], positions[wanted], kind).float()  # [B, M, 2D]
-            guess_stay, guess_move = guess.chunk(2, -1)
+            visible = bool(self.settings.targets.visible)
+            guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
+            again, guess = guess[:, : -wanted.shape[1]], guess[:, -wanted.shape[1] :]  # [B, K or 0], [B, M], 1 or 2 L*D
             if self.regularised and shown is not None:
                 for name, value in self.regularise(context, shown, far, path).items():
                     parts[name].append(value)
-            parts["stay"].append((guess_stay - _take(stay, wanted)).abs().mean())
-            parts["move"].append((guess_move - _take(move, wanted)).square().mean())
+            if self.settings.spread:
+                variance, covariance = variance_covariance(context.float().mean(1))
+                parts["spread"].append(variance + COVARIANCE * covariance)
+            width = stay.shape[-1]
+            parts["stay"].append((guess[..., :width] - _take(stay, wanted)).abs().mean())
+            if self.settings.targets.move:
+                parts["move"].append((guess[..., width:] - _take(move, wanted)).square().mean())
+            if self.settings.targets.visible:
+                parts["visible"].append((again[..., :width] - _take(stay, seen)).abs().mean())
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
         targets = self.settings.targets
-        losses["loss"] = targets.stay * losses["stay"] + targets.move * losses["move"]
-        for name in ("contrast", "path"):
+        losses["loss"] = targets.stay * losses["stay"]
+        for name in ("move", "visible"):
+            if name in losses:
+                losses["loss"] = losses["loss"] + getattr(targets, name) * losses[name]
+        for name in REGULARISERS:
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
         return losses
@@ -73,14 +92,16 @@ class JEPA(nn.Module):
         crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and of far
         frames [B, R, C, S, S].
 
-        `contrast`: a frame's successor is told from far frames of its episode and from other episodes. `path`: the sum
-        of the actions between any two of these frames is read from their summaries.
+        `contrast`: a frame's successor is told from far frames of its episode. `episode`: far frames are told from
+        those of other episodes. `path`: the sum of the actions between any two frames is read from their summaries.
         """
         summaries = self._summarise(context, shown.shape[1])
         others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None
         losses = {}
         if self.settings.contrast:
             losses["contrast"] = self.contrast(summaries, others)
+        if self.settings.episode and others is not None:
+            losses["episode"] = self.episode(summaries, others)
         if self.path is not None and path is not None:
             clip_steps = path.shape[1] - far.shape[1]
             way = torch.cat([_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]], 1)
@@ -103,15 +124,16 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def look_at_all(self, clip: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-        """The targets `stay` and `move`, each [B, N, D] in fp32.
+        """The targets `stay` and `move`, each [B, N, L*D] in fp32, of L levels of the encoder.
 
         Far frames are looked at one by one, as stills that fill a tubelet: they lie at no moment of the clip, and
         the clip's tokens know nothing of them.
         """
-        here = self.target(clip).float().unflatten(1, (-1, self.target.tokens_per_frame))
+        levels = self.settings.targets.levels
+        here = self.target(clip, levels=levels).float().unflatten(1, (-1, self.target.tokens_per_frame))
         away = here[:, :0]
-        if far.shape[1]:
-            away = self.target(self._stills(far)).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
+        if far.shape[1] and self.settings.targets.move:
+            away = self.target(self._stills(far), levels=levels).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
         return latent_targets(here, away, self.settings.targets)
 
     @torch.no_grad()
@@ -143,19 +165,21 @@ def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
 
 
 def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tensor, Tensor]:
-    """(stay, move), each [B, T*n, D], from tokens [B, T, n, D] of a clip and far [B, R, n, D] of its episode.
+    """(stay, move), each [B, T*n, L*D], from tokens [B, T, n, L*D] of a clip and far [B, R, n, L*D] of its episode.
 
-    stay: LayerNorm without parameters (V-JEPA); centred over the batch and scaled to unit variance if asked.
+    stay: LayerNorm of each level without parameters (V-JEPA); centred over the batch and scaled to unit variance if
+    asked.
     move: its difference from the mean of the far frames, scaled to unit variance. What never changes, which is all
     too easily predicted and crowds out the rest, cancels; and as the context never sees the far frames, noise of its
     own frames tells it nothing about the difference.
     """
     steps = tokens.shape[1]
-    y = F.layer_norm(torch.cat([tokens, far], 1), tokens.shape[-1:])
+    each = torch.cat([tokens, far], 1).unflatten(-1, (settings.levels, -1))
+    y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
     if settings.centre:
         y = y - y.mean((0, 1), keepdim=True)
     stay = (_to_unit(y) if settings.centre else y)[:, :steps]
-    if not settings.far:
+    if not far.shape[1]:
         return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
     move = y[:, :steps] - y[:, steps:].mean(1, keepdim=True)
     return stay.flatten(1, 2), _to_unit(move).flatten(1, 2)

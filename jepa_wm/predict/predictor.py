@@ -30,8 +30,11 @@ class Predictor(nn.Module):
         init_transformer(self, self.blocks, locality=locality)
         trunc_normal_(self.mask_tokens, std=0.02)
 
-    def forward(self, context: Tensor, where: Tensor, wanted: Tensor, mask_type: int) -> Tensor:
-        """[B, M, output] guesses for positions wanted [B, M, 3] from context [B, K, D] at positions where [B, K, 3]."""
+    def forward(
+        self, context: Tensor, where: Tensor, wanted: Tensor, mask_type: int, *, visible: bool = False
+    ) -> Tensor:
+        """[B, M, output] guesses for positions wanted [B, M, 3] from context [B, K, D] at positions where [B, K, 3];
+        if `visible`, [B, K + M, output], with what it makes of the tokens in view before them."""
         queries = self.mask_tokens[mask_type].expand(len(context), wanted.shape[1], -1)
         x = self.embed(context)
         x = torch.cat([x, queries.to(x.dtype)], 1)
@@ -39,4 +42,4 @@ class Predictor(nn.Module):
         rope = (cos[:, None], sin[:, None])
         for block in self.blocks:
             x = block(x, rope)
-        return self.project(self.norm(x[:, context.shape[1] :]))
+        return self.project(self.norm(x if visible else x[:, context.shape[1] :]))

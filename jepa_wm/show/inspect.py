@@ -14,6 +14,7 @@ from jepa_wm.observe.convert import action_statistics, add_column_arguments, cho
 from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
 from jepa_wm.observe.formats.source import Source, leave_out
 from jepa_wm.observe.formats.view import View
+from jepa_wm.observe.video_set import is_index
 from jepa_wm.show import inspect_videos
 from jepa_wm.show.sheet import contact_sheet
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, object]:
     """The verb: open, look at every episode, tell."""
     path, sheet = Path(arguments.path), Path(arguments.sheet) if arguments.sheet else None
-    if (arguments.format or format_of(path) or VIDEOS) == VIDEOS:
+    if is_index(path) or (arguments.format or format_of(path) or VIDEOS) == VIDEOS:
         return {"path": path, "format": VIDEOS, **inspect_videos.looked_through(path, sheet)}
     source = open_source(path, arguments.format)
     result = {"path": path, "format": arguments.format or format_of(path), **table(source)}

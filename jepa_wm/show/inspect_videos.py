@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.observe.video import VideoError
+from jepa_wm.observe.video_set import VideoSet, is_index
 from jepa_wm.observe.videos import find, look
 from jepa_wm.show.sheet import contact_sheet
 
@@ -19,7 +20,11 @@ LISTED = 8  # of the commonest sizes, rates and codecs
 
 def looked_through(path: Path, sheet: Path | None) -> dict[str, object]:
     """Counts, rates, sizes and durations of the videos; every header is read, and the first and last frame decoded."""
-    entries = find(path)
+    if is_index(path):
+        videos = VideoSet.open(path)
+        entries = [videos.entry(i) for i in range(len(videos))]
+    else:
+        entries = find(path)
     unreadable: dict[str, str] = {}
 
     def note(video: Path, error: VideoError) -> None:

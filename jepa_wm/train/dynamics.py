@@ -16,6 +16,7 @@ from jepa_wm.imagine.world_model import save_latent_model
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import PairSampler, WindowSampler
+from jepa_wm.train import robot
 from jepa_wm.train.loop import Task, fit
 from jepa_wm.train.rollout_errors import rollout_errors
 
@@ -24,7 +25,7 @@ SLAB = 1024  # frames summarised in one go
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the horizon."""
-    return run.once("dynamics", train)
+    return run.once("dynamics", robot.train if run.config.dynamics.kind == "vjepa2_ac" else train)
 
 
 def train(run: RunFolder) -> dict[str, object]:
@@ -77,7 +78,8 @@ class Latents:
 def summary_task(model: LatentModel, features: Features, config: Config) -> Task:
     """Trains the slots, with the dynamics and what regularises them beside."""
     sampler = _windows(features, config, config.train.summary)
-    trained = nn.ModuleList(m for m in (model.slots, model.dynamics, model.path, model.contrast) if m is not None)
+    parts = (model.slots, model.dynamics, model.path, model.contrast, model.episode)
+    trained = nn.ModuleList(part for part in parts if part is not None)
 
     def losses(step: int) -> dict[str, Tensor]:
         episode, frame, actions = sampler.batch(step, config.train.summary.batch)

@@ -16,7 +16,7 @@ from jepa_wm.core.errors import TrainingDiverged
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Metrics, Progress
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schedule import warmup_cosine
+from jepa_wm.core.schedule import learning_rate
 from jepa_wm.core.schema import Optimiser
 
 Losses = dict[str, Tensor]
@@ -87,9 +87,9 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
 
 
 def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, step: int) -> dict[str, float]:
-    share = warmup_cosine(step, steps=settings.steps, warmup=settings.warmup, final=settings.final_lr)
+    rate = learning_rate(step, settings)
     for group in optimiser.param_groups:
-        group["lr"] = settings.lr * share
+        group["lr"] = rate
     losses = task.losses(step)
     optimiser.zero_grad()
     losses["loss"].backward()
@@ -97,7 +97,7 @@ def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, ste
     norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip))
     figures = {name: float(value.detach()) for name, value in losses.items()}
     optimiser.step()
-    return figures | {"lr": settings.lr * share, "gradient_norm": norm}
+    return figures | {"lr": rate, "gradient_norm": norm}
 
 
 def _refuse_divergence(task: Task, settings: Optimiser, step: int, figures: Mapping[str, float], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,12 +18,18 @@ from jepa_wm.core.schema import Config
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.freeze.probe import fit_attentive, state_errors
+from jepa_wm.observe.ahead import Ahead
 from jepa_wm.observe.clips import ClipSampler, to_input
 from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.frames import random_crops
 from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.observe.video_clips import VideoClipSampler
+from jepa_wm.observe.video_set import VideoSet
+from jepa_wm.observe.video_source import clip_sampler, open_sets
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
+from jepa_wm.train.start import start_at
 
 Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
 
@@ -42,21 +48,32 @@ def train(run: RunFolder) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
-    data, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
     settings = config.train.pretrain
     torch.manual_seed(config.seed)
-    model = JEPA(config.observe, config.encode, config.predict, action_size=data.actions.shape[1])
-    judge = Judge(config, data, heldout)
+    sampler: ClipSampler | VideoClipSampler
+    if config.observe.videos is None:
+        data = open_data(run.path, config, "train")
+        sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=config.seed)
+        judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
+        action_size = data.actions.shape[1]
+    else:
+        sets, action_size = open_sets(run.stage_dir("pretrain"), config), 0
+        sampler = clip_sampler(sets, config, seed=config.seed)
+        judge = Judge.of_videos(config, sets)
+    model = JEPA(config.observe, config.encode, config.predict, action_size=action_size)
     random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
     random_encoder.load_state_dict(model.encoder.state_dict())
-    task = make_task(model, data, config, judge)
+    if settings.start is not None:
+        start_at(model, settings.start, config)
+    task = make_task(model, sampler, config, judge)
     seconds = fit(run, task, settings)
-    meters, errors = judge.last or judge(model.target)  # the loop's last judgement is of the final eye
+    meters, errors = judge(model.target, steps=settings.final_probe_steps)
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
     return {
         **meters,
         "probe": {k: {"error": e, "unit": "px", "random_encoder": reference[k]} for k, e in errors.items()},
         "training_seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
+        **({"unreadable": sampler.unreadable} if isinstance(sampler, VideoClipSampler) else {}),
     }  # fmt: skip
 
 
@@ -64,28 +81,36 @@ def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[st
     """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
     if not file.exists():
-        write_atomic(file, json.dumps(finite(judge(random_encoder)[1])))
+        steps = run.config.train.pretrain.final_probe_steps
+        write_atomic(file, json.dumps(finite(judge(random_encoder, steps=steps)[1])))
     errors: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
     return errors
 
 
-def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | None = None) -> Task:
-    """One pretraining step as a function of its number: clips, masks and momentum are drawn from (seed, step)."""
-    settings = config.train.pretrain
-    sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=config.seed)
+def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Config, judge: Judge | None = None) -> Task:
+    """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
+    settings, observe, targets = config.train.pretrain, config.observe, config.predict.targets
 
-    targets, size = config.predict.targets, config.observe.image_size
-
-    def losses(step: int) -> dict[str, Tensor]:
+    def read(step: int) -> tuple[Tensor, Tensor]:
         rows = sampler.rows(step, settings.batch)
         if targets.far:
             away = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
             rows = np.concatenate([rows, away], 1)
-        frames = to_input(sampler.frames_at(rows), size)
-        clip, far = frames[:, : sampler.frames], frames[:, sampler.frames :]
+        frames, path = sampler.frames_at(rows), sampler.path_at(rows)
+        if observe.crop is None:
+            return to_input(frames, observe.image_size), path
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
+        return random_crops(frames, observe.crop, observe.image_size, generator), path
+
+    # Decoding takes its time; trajectories are read in none, and would only take it from the training.
+    batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
+
+    def losses(step: int) -> dict[str, Tensor]:
+        frames, path = batches(step)
+        clip, far = frames[:, : observe.frames], frames[:, observe.frames :]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with autocast(clip.device, config.train.precision):
-            return model(clip, far, generator, sampler.path_at(rows))
+            return model(clip, far, generator, path)
 
     def follow(step: int) -> None:
         start, end = config.predict.ema
@@ -96,34 +121,59 @@ def make_task(model: JEPA, data: Trajectories, config: Config, judge: Judge | No
 
 
 @dataclass
+class Known:
+    """Frames whose state is known: those of the training part that the judge looks at, and others to test on."""
+
+    groups: dict[str, list[int]]
+    state: np.ndarray  # [n, Y] of the judge's frames
+    test: np.ndarray  # [m, h, w, c] uint8
+    truth: np.ndarray  # [m, Y]
+
+
+@dataclass
 class Judge:
     """Looks at an encoder from outside: collapse meters, and an attentive probe of the state on held-out frames."""
 
     config: Config
-    train: Trajectories
-    heldout: Trajectories
-    last: Judgement | None = field(default=None, init=False)  # what `figures` saw last
+    frames: np.ndarray  # [n, h, w, c] uint8
+    known: Known | None = None
 
-    def __call__(self, encoder: Encoder) -> Judgement:
-        """`collapsed`, `feature_std`, `effective_rank`; and the probe's error for each state group, none without."""
-        settings, config = self.config.train.pretrain, self.config
+    @classmethod
+    def of_trajectories(cls, config: Config, train: Trajectories, heldout: Trajectories) -> Judge:
+        """A judge of frames spread over the training part, and of the state where there is one."""
+        count, groups = config.train.pretrain.probe_frames, state_groups(train)
+        rows, test = _spread(len(train.actions), count), _spread(len(heldout.actions), count // 4)
+        known = None
+        if groups:
+            truth = heldout.column("state")[test]
+            known = Known(groups, train.column("state")[rows], heldout.frames[test], truth)
+        return cls(config, train.frames[rows], known)
+
+    @classmethod
+    def of_videos(cls, config: Config, sets: list[VideoSet]) -> Judge:
+        """A judge of frames of clips that are drawn as for training, but whole and in another order."""
+        whole = config.model_copy(update={"observe": config.observe.model_copy(update={"crop": None})})
+        sampler = clip_sampler(sets, whole, seed=config.seed + 1)
+        clips = -(-config.train.pretrain.probe_frames // config.observe.frames)
+        return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
+
+    def __call__(self, encoder: Encoder, *, steps: int) -> Judgement:
+        """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
+        fitted in so many steps."""
+        config, known = self.config, self.known
         eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision)
-        rows = _spread(len(self.train.actions), settings.probe_frames)
-        seen = eye.standardise_on(self.train.frames[rows])
+        seen = eye.standardise_on(self.frames)
         meters = collapse_meters(seen * eye.scale)
-        groups = state_groups(self.train)
-        if not groups:
+        if known is None:
             return meters, {}
-        test = _spread(len(self.heldout.actions), settings.probe_frames // 4)
-        state = torch.from_numpy(self.train.column("state")[rows]).float()
-        truth = torch.from_numpy(self.heldout.column("state")[test]).float()
-        probe = fit_attentive(seen.bfloat16(), state, steps=settings.probe_steps, seed=config.seed)
-        guess = probe.read(eye(torch.from_numpy(self.heldout.frames[test])).bfloat16())
-        return meters, state_errors(guess, truth, groups)
+        state, truth = (torch.from_numpy(values).float() for values in (known.state, known.truth))
+        probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed)
+        guess = probe.read(eye(torch.from_numpy(known.test)).bfloat16())
+        return meters, state_errors(guess, truth, known.groups)
 
     def figures(self, encoder: Encoder) -> dict[str, float]:
         """The same as flat numbers for the metrics file."""
-        self.last = meters, errors = self(encoder)
+        meters, errors = self(encoder, steps=self.config.train.pretrain.probe_steps)
         return {k: float(v) for k, v in meters.items()} | {f"probe/{name}": error for name, error in errors.items()}
 
 

@@ -33,6 +33,7 @@ class Chosen:
     action: str | None = None
     state: str | None = None
     cameras: tuple[str, ...] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
+    names: tuple[str, ...] = ()  # of the state's numbers, where the format has none or others are wanted
     action_row: Literal["leaving", "arriving"] | None = None  # row t: the action taken at t, or the one that led there
 
 
@@ -50,6 +51,7 @@ class View:
         column = source.columns[self.action]
         self.discrete = column.dtype.kind in "iu" and int(np.prod(column.shape)) == 1
         self._choices = source.about.choices
+        self.state_names = self._state_names(chosen.names)
         self._scale = {name: self._float_scale(theirs) for name, theirs in self.pictures.items()}
 
     def frames(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
@@ -129,12 +131,14 @@ class View:
         """How many numbers an action has here."""
         return self.choices if self.discrete else int(np.prod(self.source.columns[self.action].shape))
 
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """A name for each state number; state_0, state_1, ... where the format has none."""
-        assert self.state is not None
+    def _state_names(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        """A name for each state number, () without a state; state_0, state_1, ... where nobody has named them."""
+        if self.state is None:
+            return ()
         count = int(np.prod(self.source.columns[self.state].shape))
-        names = self.source.about.names.get(self.state, ())
+        if given and len(given) != count:
+            raise UserError(f"{self.source.path}: --names gives {len(given)} for the {count} numbers of '{self.state}'")
+        names = given or self.source.about.names.get(self.state, ())
         return tuple("_".join(name.split()) for name in names) or tuple(f"state_{i}" for i in range(count))
 
     def _refuse_not_finite(self, column: str, episode: int, values: np.ndarray) -> None:

@@ -1,0 +1,80 @@
+"""Energy map and search with a released V-JEPA 2-AC: which way is the goal image, by what the model imagines?
+
+`python docs/vjepa2_ac.py AC.pt TRAJECTORY.npz --out energy.png` reads `observations` (1, 2, h, w, 3) and `states`
+(1, 2, 7), start and goal, as the public example has them. `--size` names the model; one of another size is told by
+`--sizes` instead.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from matplotlib import pyplot
+
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.dynamics.action_predictor import ActionPredictor
+from jepa_wm.dynamics.poses import difference
+from jepa_wm.freeze.vjepa2 import take_plain_frames
+from jepa_wm.freeze.weights import Size, load_action_predictor, load_encoder, named_size
+from jepa_wm.imagine.robot import imagine_poses, normalised
+from jepa_wm.observe.clips import to_input
+from jepa_wm.observe.frames import resized
+from jepa_wm.plan.objectives import ToGoal, imagined_cost, latent_distance
+from jepa_wm.plan.solvers import CEM
+
+BOX = 0.075  # m, how far one step may go along each axis
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", help="a released file with encoder and action-conditioned predictor")
+    parser.add_argument("trajectory", help="npz with observations and states")
+    parser.add_argument("--size", default="vit_giant")
+    parser.add_argument("--sizes", type=int, nargs=3, metavar=("PX", "HEADS", "ACTION_HEADS"), help="instead of --size")
+    parser.add_argument("--grid", type=int, default=9, help="places along each axis of the map")
+    parser.add_argument("--candidates", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--out", default="energy.png")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def main():
+    words = arguments()
+    pixels, heads, action_heads = words.sizes or (0, 0, 0)
+    size = Size(pixels, heads, action_heads=action_heads) if words.sizes else named_size(words.size)
+    encoder = take_plain_frames(load_encoder(words.weights, size))
+    model = load_action_predictor(words.weights, ActionPredictor, size, patch=encoder.patch)
+    example = np.load(words.trajectory)
+    frames = torch.from_numpy(resized(example["observations"][0], size.image_size))
+    clip = to_input(frames, size.image_size)[:, None].expand(-1, encoder.tubelet, -1, -1, -1)  # each frame a still
+    start, goal = normalised(encoder(clip))[:, None]  # [1, N, D]
+    poses = torch.from_numpy(example["states"][0]).float()
+    cost = imagined_cost(
+        lambda plans: imagine_poses(model, start, poses[:1], plans)[0],
+        ToGoal(goal=goal, distance=latent_distance("l1")),
+    )
+
+    axis = torch.linspace(-BOX, BOX, words.grid)
+    moves = torch.zeros(1, words.grid**2, 1, 7)
+    moves[0, :, 0, 0], moves[0, :, 0, 2] = (place.flatten() for place in torch.meshgrid(axis, axis, indexing="ij"))
+    energy = cost(moves)[0].view(words.grid, words.grid)
+
+    box = torch.tensor([BOX, BOX, BOX, 0, 0, 0, 0.75])  # the hand does not turn
+    solver = CEM(space=ActionSpace(tuple(-box), tuple(box)), horizon=1, candidates=words.candidates,
+                 rounds=words.rounds, elites=10)  # fmt: skip
+    plan = solver.solve(cost, generator=[torch.Generator().manual_seed(0)])
+    true = difference(poses[0], poses[1])
+    print("energy of doing nothing, of the way that was taken, of the way that was found:",
+          *(f"{float(cost(way.view(1, 1, 1, 7))):.4f}" for way in (0 * true, true, plan.actions[0, 0])))  # fmt: skip
+    print("taken, m:", *(f"{x:.3f}" for x in true[:3]), "found, m:", *(f"{x:.3f}" for x in plan.actions[0, 0, :3]))
+
+    pyplot.imshow(energy.T, origin="lower", extent=(-BOX, BOX, -BOX, BOX), cmap="viridis")
+    pyplot.plot(*true[[0, 2]], "w*", label="taken")
+    pyplot.plot(*plan.actions[0, 0, [0, 2]], "wo", fillstyle="none", label="found")
+    pyplot.xlabel("x, m"), pyplot.ylabel("z, m"), pyplot.legend(), pyplot.colorbar(label="energy")
+    pyplot.savefig(words.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""`jepa-wm eval attentive`: attentive heads of several depths on frozen tokens, settings chosen as for linear ones."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.run import RunFolder
+from jepa_wm.evals.heads import Attentive
+from jepa_wm.evals.linear import fitted, guesses
+from jepa_wm.evals.looks import look_at, open_all
+from jepa_wm.evals.scores import score
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """For each depth (`depth_1`, ...), for the `eye` and each baseline: the test's figures and what was `chosen`."""
+    set_threads(run.config.train.threads)
+    config, data, looks = open_all(run)
+    evals, folder = config.evals, run.stage_dir("eval_attentive")
+    result: dict[str, dict[str, object]] = {f"depth_{depth}": {} for depth in evals.depths}
+    for name, look in looks.items():
+        train, test = look_at(look, data, config, name)  # raw pixels too in full size: the head sees patches
+        for depth in evals.depths:
+            kinds = {str(depth): partial(Attentive, depth=depth, head_width=evals.head_width)}
+            picture = None if data.classes is None else folder / f"confusion_{name}_{depth}.png"
+            head = fitted(kinds, train, data, config, f"{name}, depth {depth}")
+            figures = score(guesses(head, test, train, data), test.part, data, picture)
+            result[f"depth_{depth}"][name] = {**figures, "chosen": vars(head.choice)}
+    told: dict[str, object] = {**result, "left_out": sorted(set(data.left_out))}
+    run.write_result("eval_attentive", told)
+    return told

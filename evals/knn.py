@@ -1,0 +1,66 @@
+"""`jepa-wm eval knn`: what the nearest training samples are, by the cosine of frozen features (faiss).
+
+n samples, F numbers of a feature, k neighbours, K classes.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.run import RunFolder
+from jepa_wm.evals.labelled import Labelled
+from jepa_wm.evals.looks import Seen, look_at, open_all, pooled, pools
+from jepa_wm.evals.scores import score
+
+TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """For the `eye` and each baseline the test's figures, and the way of pooling that was `chosen`."""
+    set_threads(run.config.train.threads)
+    config, data, looks = open_all(run)
+    folder, k = run.stage_dir("eval_knn"), config.evals.neighbours
+    result: dict[str, object] = {}
+    for name, look in looks.items():
+        raw = name == "pixels"
+        train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
+        inside = Labelled(train.part, train.part, data.classes, data.groups, [])
+        fit, choose = inside.split(config.evals.chosen_on)
+        if k > len(fit):
+            raise UserError(f"evals.neighbours {k} are more than the {len(fit)} samples to choose them from")
+        pool = max(pools(name), key=lambda kind: _chosen_by(train, fit, choose, inside, kind, k))
+        guess = votes(_unit(train, pool), train.part.target, _unit(test, pool), data.classes, k)
+        picture = None if data.classes is None else folder / f"confusion_{name}.png"
+        result[name] = {**score(guess, test.part, data, picture), "chosen": {"pool": pool}}
+    result["left_out"] = sorted(set(data.left_out))
+    run.write_result("eval_knn", result)
+    return result
+
+
+def votes(known: np.ndarray, target: np.ndarray, asked: np.ndarray, classes: list[str] | None, k: int) -> np.ndarray:
+    """[n, K] shares of the votes of the k nearest of `known` [m, F] for `asked` [n, F], both of unit length; for
+    numbers as targets [m, Y] their weighted mean [n, Y]."""
+    index = faiss.IndexFlatIP(known.shape[1])
+    index.add(known)
+    cosine, nearest = index.search(asked, k)
+    weight = np.exp((cosine - cosine[:, :1]) / TEMPERATURE)
+    values = np.eye(len(classes))[target] if classes is not None else target
+    return np.einsum("nk,nky->ny", weight / weight.sum(1, keepdims=True), values[nearest])
+
+
+def _unit(seen: Seen, pool: str) -> np.ndarray:
+    """[n, F] features of unit length."""
+    features = pooled(seen.tokens, pool).numpy()
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _chosen_by(train: Seen, fit: np.ndarray, choose: np.ndarray, data: Labelled, pool: str, k: int) -> float:
+    """How good a way of pooling is on the samples to choose by; more is better."""
+    features, target = _unit(train, pool), train.part.target
+    guess = votes(features[fit], target[fit], features[choose], data.classes, k)
+    if data.classes is not None:
+        return float((guess.argmax(1) == target[choose]).mean())
+    return -float((((guess - target[choose]) / (target.std(0) + 1e-6)) ** 2).mean())

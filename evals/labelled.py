@@ -1,0 +1,199 @@
+"""Labelled clips for frozen evaluation: images, videos, or a column of trajectories, all as the same plain samples.
+
+n samples, T frames, Y numbers of a target.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.progress import Progress
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.observe.datasets import data_folder, state_groups
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.observe.video import VideoError
+from jepa_wm.observe.video_set import VideoSet, is_index
+from jepa_wm.observe.videos import find
+
+BUILT_IN = "torchvision/"
+
+
+@dataclass
+class Part:
+    """Samples of the training or the test part, in a fixed order.
+
+    `unit` numbers the video or frame that a sample is a clip of, `group` what belongs together: an episode, or that
+    video again. Sample i counts as 1 / (clips of its unit).
+    """
+
+    read: Callable[[int], np.ndarray]  # sample -> [T, h, w, 3] uint8, its frames about as large as they are wanted
+    target: np.ndarray  # [n] numbers of classes, or [n, Y] float32
+    unit: np.ndarray  # [n]
+    group: np.ndarray  # [n]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def of(self, rows: np.ndarray) -> Part:
+        """The samples at those rows alone."""
+        read = self.read
+        return Part(lambda i: read(int(rows[i])), self.target[rows], self.unit[rows], self.group[rows])
+
+
+@dataclass
+class Labelled:
+    """Both parts; `classes` are names of classes, or None where targets are numbers, named and grouped by `groups`."""
+
+    train: Part
+    test: Part
+    classes: list[str] | None
+    groups: dict[str, list[int]]
+    left_out: list[str]  # why videos could not be read
+
+    def split(self, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """(rows to fit heads on, rows to choose them on): the last `share` of the training part's groups in their
+        order, of each class where there are classes."""
+        chosen = np.zeros(len(self.train), bool)
+        kinds = self.train.target if self.classes is not None else np.zeros(len(self.train), int)
+        for kind in np.unique(kinds):
+            rows = np.flatnonzero(kinds == kind)
+            groups = self.train.group[rows]
+            order = groups[np.sort(np.unique(groups, return_index=True)[1])]  # as they first appear
+            chosen[rows] = np.isin(groups, order[len(order) - max(1, round(share * len(order))) :])
+        if chosen.all():
+            raise UserError(
+                "the training part is too small to choose settings on a part of it; give more samples of each class, "
+                "or more episodes"
+            )
+        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def open_labelled(run: RunFolder, config: Config) -> Labelled:
+    """The data that `evals.train` and `evals.test` name, or the run's own trajectories."""
+    evals, own = config.evals, data_folder(run.path, config)
+    if evals.train is not None and evals.train.startswith(BUILT_IN):
+        return _built_in(evals.train, str(evals.test))
+    train, test = Path(evals.train or own / "train.h5"), Path(evals.test or own / "heldout.h5")
+    if all(path.suffix == ".h5" and not is_index(path) for path in (train, test)):
+        return _trajectories(Trajectories(train), Trajectories(test), config)
+    return _videos(train, test, config)
+
+
+def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> Labelled:
+    """Every frame of a spread-out choice, the clip that ends there, and the row of the column that is to be read."""
+    evals = config.evals
+
+    def part(data: Trajectories) -> Part:
+        target = data.column(evals.column).astype(np.float32).reshape(len(data.actions), -1)
+        rows = np.unique(np.linspace(0, len(target) - 1, min(evals.samples, len(target))).astype(np.int64))
+        if not np.isfinite(target[rows]).all():
+            raise UserError(f"{data.path}: column '{evals.column}' is not finite everywhere; repair it")
+        episode = np.searchsorted(data.offsets, rows, side="right") - 1
+        back = evals.gap * np.arange(evals.frames - 1, -1, -1)
+        clips = np.maximum(rows[:, None] - back, data.offsets[episode][:, None])  # an episode's first frame repeats
+        return Part(lambda i: data.frames[clips[i]], target[rows], np.arange(len(rows)), episode)
+
+    first, second = part(train), part(test)
+    size = first.target.shape[1]
+    if second.target.shape[1] != size:
+        raise UserError(f"{test.path}: column '{evals.column}' has {second.target.shape[1]} numbers, not {size}")
+    own = state_groups(train) if evals.column == "state" else {}
+    groups = own or {f"{evals.column}_{i}" if size > 1 else evals.column: [i] for i in range(size)}
+    return Labelled(first, second, None, groups, [])
+
+
+def _built_in(train: str, test: str) -> Labelled:
+    """A labelled set of torchvision that lies here already, `torchvision/NAME/FOLDER`; nothing is fetched."""
+    parts, classes = [], []
+    for text, training in ((train, True), (test, False)):
+        name, _, root = text.removeprefix(BUILT_IN).partition("/")
+        made: Any = getattr(torchvision.datasets, name, None)
+        arguments = inspect.signature(made).parameters if isinstance(made, type) else {}
+        which: dict[str, object] = {"train": training} if "train" in arguments else {}
+        if not text.startswith(BUILT_IN) or not {"train", "split"} & set(arguments):
+            raise UserError(f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of torchvision")
+        try:
+            data = made(root, **(which or {"split": "train" if training else "test"}))
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{text}: is not there or not whole ({error}); download it into the folder first") from None
+        target = np.array([int(data[i][1]) for i in range(len(data))])
+        rows = np.arange(len(data))
+        parts.append(Part(partial(_picture, data), target, rows, rows))
+        classes = list(getattr(data, "classes", range(int(target.max()) + 1)))
+    return Labelled(parts[0], parts[1], [str(name) for name in classes], {}, [])
+
+
+def _picture(data: Any, i: int) -> np.ndarray:
+    return np.asarray(data[i][0].convert("RGB"))[None]
+
+
+def _videos(train: Path, test: Path, config: Config) -> Labelled:
+    """Clips of labelled videos and images, evenly spread over each."""
+    observe = config.observe
+    sets = []
+    for path in (train, test):
+        if is_index(path):
+            sets.append(VideoSet.open(path, ceiling=observe.unreadable))
+            continue
+        entries = find(path, single_images=config.evals.images)
+        sets.append(VideoSet(entries, ceiling=observe.unreadable, folder_fps=observe.folder_fps))
+    classes = sets[0].classes
+    for path, videos in zip((train, test), sets, strict=True):
+        if not len(videos) or (videos.labels < 0).any():
+            raise UserError(f"{path}: not every video has a class; use class folders, or a manifest with path,label")
+        unknown = sorted(set(videos.classes) - set(classes))
+        if unknown:
+            raise UserError(f"{path}: class {unknown[0]!r} is not among those of {train}: {', '.join(classes)}")
+    left_out: list[str] = []
+    parts = [_clips(videos, classes, config, left_out) for videos in sets]
+    return Labelled(parts[0], parts[1], classes, {}, left_out)
+
+
+def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[str]) -> Part:
+    evals, observe = config.evals, config.observe
+    numbers = np.array([classes.index(name) for name in videos.classes])
+    seconds = videos.seconds
+    unit = np.repeat(np.arange(len(videos)), evals.clips)
+    left_out += videos.unreadable.why.values()
+
+    def read(i: int) -> np.ndarray:
+        video, clip = divmod(i, evals.clips)
+        interval = 1 / observe.fps[0]
+        room = max(float(seconds[video]) - evals.frames * interval, 0.0)
+        start = room * (clip + 0.5) / evals.clips
+        footage = videos.entry(video).open(fps=videos.folder_fps, size=observe.image_size)
+        try:
+            return footage.at(start + interval * np.arange(evals.frames))
+        finally:
+            footage.close()
+
+    return Part(read, numbers[videos.labels][unit], unit, unit)
+
+
+def batches(part: Part, count: int, name: str, left_out: list[str]) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """(rows, their clips) of a part, `count` at a time, in order; what cannot be decoded after all is left out and its
+    reason added to `left_out`."""
+    with catching_signals() as stop, Progress(name, len(part)) as bar:
+        for first in range(0, len(part), count):
+            rows, clips = [], []
+            for i in range(first, min(first + count, len(part))):
+                try:
+                    clips.append(part.read(i))
+                    rows.append(i)
+                except VideoError as error:
+                    left_out.append(str(error))
+            bar.update(min(first + count, len(part)))
+            stop.raise_if_requested()
+            if rows:
+                yield np.array(rows), clips

@@ -1,0 +1,76 @@
+"""`jepa-wm eval linear`: linear heads on frozen tokens, their settings chosen on a part of the training set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jepa_wm.core.precision import set_threads
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.evals.heads import Linear, Trained, best, train_heads
+from jepa_wm.evals.labelled import Labelled
+from jepa_wm.evals.looks import Seen, look_at, open_all, pools
+from jepa_wm.evals.scores import score
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """For the `eye` and each baseline: the test's figures and what was `chosen`; `left_out`, what could not be read."""
+    set_threads(run.config.train.threads)
+    config, data, looks = open_all(run)
+    folder, result = run.stage_dir("eval_linear"), {}
+    for name, look in looks.items():
+        raw = name == "pixels"
+        train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
+        kinds = {pool: partial(Linear, pool=pool) for pool in pools(name)}
+        picture = None if data.classes is None else folder / f"confusion_{name}.png"
+        head = fitted(kinds, train, data, config, name)
+        result[name] = {
+            **score(guesses(head, test, train, data), test.part, data, picture),
+            "chosen": vars(head.choice),
+        }
+    told: dict[str, object] = {**result, "left_out": sorted(set(data.left_out))}
+    run.write_result("eval_linear", told)
+    return told
+
+
+def fitted(
+    kinds: Mapping[str, Callable[..., nn.Module]], train: Seen, data: Labelled, config: Config, name: str
+) -> Trained:
+    """The best of all heads: trained on one share of the training part, chosen on the rest.
+
+    `kinds` are called with the numbers of tokens, of their width and of outputs.
+    """
+    fit, choose = Labelled(train.part, train.part, data.classes, {}, []).split(config.evals.chosen_on)
+    target = _targets(train, data)
+    outputs = len(data.classes) if data.classes is not None else target.shape[1]
+    build = {kind: partial(make, *train.tokens.shape[1:], outputs) for kind, make in kinds.items()}
+    rows = torch.from_numpy(fit)
+    heads = train_heads(build, train.tokens[rows], target[rows], config.evals, seed=config.seed, name=f"{name}: heads")
+    rows = torch.from_numpy(choose)
+    return best(heads, train.tokens[rows], target[rows])
+
+
+def guesses(head: Trained, test: Seen, train: Seen, data: Labelled) -> np.ndarray:
+    """[n, K] shares of classes, or [n, Y] numbers in their own units, of the test part."""
+    outputs = head.outputs(test.tokens)
+    if data.classes is not None:
+        return outputs.softmax(-1).numpy()
+    mean, spread = _units(train)
+    return (outputs * spread + mean).numpy()
+
+
+def _targets(train: Seen, data: Labelled) -> Tensor:
+    if data.classes is not None:
+        return torch.from_numpy(train.part.target)
+    mean, spread = _units(train)
+    return (torch.from_numpy(train.part.target) - mean) / spread
+
+
+def _units(train: Seen) -> tuple[Tensor, Tensor]:
+    target = torch.from_numpy(train.part.target)
+    return target.mean(0), target.std(0) + 1e-6

@@ -1,0 +1,86 @@
+"""How good guesses are: exact counts with intervals, per class and as a picture, or errors of numbers.
+
+n samples, U units (videos or frames), K classes, Y numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from jepa_wm.core.intervals import wilson
+from jepa_wm.evals.labelled import Labelled, Part
+from jepa_wm.show.style import Draw, Theme, panels
+
+RESAMPLES = 1000
+
+
+def score(guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = None) -> dict[str, object]:
+    """Figures of guesses for the samples of a part: shares [n, K] that sum to 1, or numbers [n, Y].
+
+    The clips of one video are averaged first, so each video counts once, whatever became of single clips.
+    """
+    units, first, unit = np.unique(part.unit, return_index=True, return_inverse=True)
+    summed = np.zeros((len(units), guess.shape[1]))
+    np.add.at(summed, unit, guess)
+    guess = summed / np.bincount(unit)[:, None]
+    if data.classes is None:
+        return _numbers(guess, part.target[first], part.group[first], data.groups)
+    return _classes(guess.argmax(1), part.target[first], data.classes, picture)
+
+
+def _classes(guess: np.ndarray, truth: np.ndarray, classes: list[str], picture: Path | None) -> dict[str, object]:
+    """`accuracy` with its 95 % interval, `per_class`, and the confusion matrix, rows the truth."""
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (truth, guess), 1)
+    right, count = int(confusion.trace()), int(confusion.sum())
+    low, high = wilson(right, count)
+    result: dict[str, object] = {"accuracy": right / count, "low": low, "high": high, "n": count}
+    result["per_class"] = {
+        name: {"accuracy": row[k] / row.sum() if row.sum() else None, "n": int(row.sum())}
+        for k, (name, row) in enumerate(zip(classes, confusion, strict=True))
+    }
+    if picture is not None:
+        picture.write_bytes(panels(_drawn(confusion, classes))[0])
+        result["confusion"] = str(picture)
+    return {**result, "confusion_matrix": confusion.tolist()}
+
+
+def _numbers(
+    guess: np.ndarray, truth: np.ndarray, group: np.ndarray, groups: Mapping[str, list[int]]
+) -> dict[str, object]:
+    """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement), and mean `error`."""
+    r, episodes = np.random.default_rng(0), np.unique(group)
+    result: dict[str, object] = {"n": len(truth), "episodes": len(episodes)}
+    for name, ids in groups.items():
+        missed, spread = (guess - truth)[:, ids], truth[:, ids] - truth[:, ids].mean(0)
+        lost, all_there = ([float((x[group == e] ** 2).sum()) for e in episodes] for x in (missed, spread))
+        drawn = r.integers(len(episodes), size=(RESAMPLES, len(episodes)))
+        shares = 1 - np.array(lost)[drawn].sum(1) / np.maximum(np.array(all_there)[drawn].sum(1), 1e-12)
+        low, high = np.quantile(shares, (0.025, 0.975)).tolist()
+        result[name] = {
+            "r2": 1 - sum(lost) / max(sum(all_there), 1e-12), "low": low, "high": high,
+            "error": float(np.linalg.norm(missed, axis=1).mean()),
+        }  # fmt: skip
+    return result
+
+
+def _drawn(confusion: np.ndarray, classes: list[str]) -> Draw:
+    def draw(axes: Axes, theme: Theme) -> None:
+        shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if len(classes) <= 12:
+            for (row, column), count in np.ndenumerate(confusion):
+                if count:
+                    ink = "white" if shares[row, column] > 0.5 else "black"
+                    axes.text(column, row, str(count), ha="center", va="center", fontsize=6, color=ink)
+            axes.set_xticks(range(len(classes)), classes, fontsize=7, rotation=90)
+            axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("is")
+        axes.grid(False)
+
+    return draw

@@ -1,0 +1,118 @@
+"""Training V-JEPA 2's action-conditioned predictor on a frozen eye: tokens and poses of a robot's hand.
+
+B windows, T frames, N tokens a frame, D width, H horizon; poses and actions have 7 numbers, see `dynamics.poses`.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import write_atomic
+from jepa_wm.core.precision import autocast, set_threads, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.dynamics.action_predictor import ActionPredictor
+from jepa_wm.dynamics.poses import difference
+from jepa_wm.freeze.cache import Features
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.robot import imagine_poses, normalised
+from jepa_wm.observe.datasets import open_data
+from jepa_wm.observe.windows import WindowSampler
+from jepa_wm.train.loop import Task, fit
+
+WINDOWS, HORIZON = 100, 8  # of the rollout error
+
+
+class Windows:
+    """Windows of a features file as the predictor is trained on them: LayerNorm'd tokens, poses, and the actions
+    between them, which are the differences of the poses."""
+
+    def __init__(self, run: RunFolder, config: Config, part: str, frames: int) -> None:
+        self.data = open_data(run.path, config, "train" if part == "train" else "heldout")
+        self.features = Features(run.path / "encode" / part, self.data)
+        self.eye = Eye.load(run.path / "encode")
+        self.sampler = WindowSampler(
+            self.data, frames=frames, frameskip=config.dynamics.frameskip, stride=self.features.stride,
+            seed=config.seed,
+        )  # fmt: skip
+        self.states = self.data.column("state")
+        if self.states.shape[1:] != (7,):
+            raise UserError(
+                f"{self.data.path}: 'state' has shape {self.states.shape[1:]}; dynamics.kind vjepa2_ac wants 7 numbers "
+                "a frame: place, Euler angles, opening of the gripper"
+            )
+
+    def batch(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens [B, T, N, D], poses [B, T, 7], actions [B, T-1, 7])."""
+        episode, frame, _ = self.sampler.batch(step, batch)
+        seen = self.features.tokens(episode, frame).float() * self.eye.scale + self.eye.mean  # before standardising
+        poses = torch.from_numpy(self.states[self.data.offsets[episode] + frame].astype(np.float32))
+        return normalised(seen), poses, difference(poses[:, :-1], poses[:, 1:])
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The `dynamics` stage where `dynamics.kind` is vjepa2_ac; interrupted, it goes on from the newest checkpoint."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    settings, d = config.train.dynamics, config.dynamics
+    windows = Windows(run, config, "train", settings.frames)
+    torch.manual_seed(config.seed + 1)
+    grid = round(windows.eye.tokens_per_frame**0.5)
+    sizes = {"encoder_width": windows.eye.width, "grid": grid, "width": d.width, "depth": d.depth, "heads": d.heads}
+    model = ActionPredictor(**sizes)
+    model.extrinsics.requires_grad_(False)  # of the released layout; no camera is placed here
+
+    def losses_of(step: int) -> dict[str, Tensor]:
+        with autocast("cpu", config.train.precision):
+            return losses(model, *windows.batch(step, settings.batch), rollout=settings.rollout)
+
+    seconds = fit(run, Task("dynamics", model, losses_of, part="dynamics"), settings)
+    folder = run.stage_dir("dynamics")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "action_predictor.partial")
+    (folder / "action_predictor.partial").replace(folder / "action_predictor.safetensors")
+    write_atomic(folder / "action_predictor.json", json.dumps(sizes, indent=1))
+    longest = int(open_data(run.path, config, "heldout").lengths.min() - 1) // d.frameskip
+    heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
+    return {"rollout": rollout_errors(model, *heldout.batch(0, WINDOWS)), "training_seconds": seconds}
+
+
+def losses(
+    model: ActionPredictor, tokens: Tensor, poses: Tensor, actions: Tensor, *, rollout: float
+) -> dict[str, Tensor]:
+    """Mean absolute errors of windows [B, T, N, D] with poses [B, T, 7] and actions [B, T-1, 7] (Assran et al., 2025).
+
+    `forced`: each next frame from the true ones before it; `rollout`: the second frame after the first two steps, the
+    first of which is imagined. Guesses are LayerNorm'd as the frames are.
+    """
+    ahead = normalised(model(tokens[:, :-1], actions, poses[:, :-1]))
+    found = {"forced": (ahead - tokens[:, 1:]).abs().mean()}
+    found["loss"] = found["forced"]
+    if rollout and tokens.shape[1] > 2:
+        seen = torch.cat([tokens[:, :1], ahead[:, :1]], 1)
+        second = normalised(model(seen, actions[:, :2], poses[:, :2])[:, -1])
+        found["rollout"] = (second - tokens[:, 2]).abs().mean()
+        found["loss"] = found["forced"] + rollout * found["rollout"]
+    return found
+
+
+@torch.no_grad()
+def rollout_errors(
+    model: ActionPredictor, tokens: Tensor, poses: Tensor, actions: Tensor
+) -> list[dict[str, float | int]]:
+    """One row a horizon: mean |imagined - true| over mean |first - true|, with true actions and another window's."""
+    truth, first = tokens[:, 1:], tokens[:, :1]
+    copying = (first - truth).abs().mean((0, 2, 3))
+    relative = []
+    for acts in (actions, actions.roll(1, 0)):
+        imagined = imagine_poses(model, tokens[:, 0], poses[:, 0], acts[:, None])[0][:, 0]
+        relative.append(((imagined - truth).abs().mean((0, 2, 3)) / copying).tolist())
+    return [
+        {"horizon": h + 1, "relative_error": relative[0][h], "relative_error_shuffled": relative[1][h]}
+        for h in range(truth.shape[1])
+    ]

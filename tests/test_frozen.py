@@ -1,0 +1,253 @@
+"""Frozen evaluation: heads find what is there, choose without the test set, count exactly, say what they left out."""
+
+import json
+import shutil
+
+import films
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jepa_wm import cli
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.intervals import wilson
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Evals
+from jepa_wm.evals import attentive, heads, knn, labelled, linear, looks, scores, state
+from jepa_wm.evals.labelled import Labelled, Part
+from jepa_wm.observe.trajectories import TrajectoryWriter
+
+SMALL = [
+    "observe.image_size=24", "encode.patch=8", "encode.width=16", "encode.depth=1", "train.pretrain.steps=0",
+    "evals.steps=60", "evals.lrs=[0.01]", "evals.weight_decays=[0.0,0.1]", "evals.pixels=12", "evals.neighbours=5",
+    "evals.head_width=8",
+]  # fmt: skip
+
+
+def photo(r, kind):
+    """A picture whose lower half is noise and whose upper half tells its class by brightness."""
+    picture = r.integers(0, 255, (24, 24, 3), np.uint8)
+    picture[:12] = (60, 130, 200)[kind] + r.integers(-20, 20)
+    return Image.fromarray(picture)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Class folders `train` (10 of each of three classes) and `test` (4 of each)."""
+    root, r = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for part, count in (("train", 10), ("test", 4)):
+        for kind, name in enumerate(("dark", "grey", "light")):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                photo(r, kind).save(root / part / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    """Trajectories in which the brightness of the left half is the state, 8 training and 4 held-out episodes."""
+    root, r = tmp_path_factory.mktemp("drives"), np.random.default_rng(1)
+    for part, episodes in (("train", 8), ("heldout", 4)):
+        lengths = np.full(episodes, 15)
+        columns = {"pixels": ((24, 24, 3), "u1"), "action": ((1,), "f4"), "state": ((2,), "f4")}
+        writer = TrajectoryWriter(root / f"{part}.h5", lengths, columns)
+        value = r.uniform(0, 1, (lengths.sum(), 2)).astype(np.float32)
+        frames = r.integers(100, 110, (len(value), 24, 24, 3)).astype(np.uint8)
+        frames[:, :, :12] += (100 * value[:, :1, None, None]).astype(np.uint8)
+        for name, values in (("pixels", frames), ("action", value[:, :1]), ("state", value)):
+            writer.write(name, 0, values)
+        writer.close(state_groups="light:0 hidden:1")
+    return root
+
+
+def evaluate(verb, folder, *words):
+    with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
+        return verb.run(run)
+
+
+def of_photos(photos):
+    return [f"evals.train={photos / 'train'}", f"evals.test={photos / 'test'}", "evals.images=true"]
+
+
+def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
+    result = evaluate(linear, tmp_path / "run", *of_photos(photos))
+    for name in ("eye", "random_encoder", "pixels"):
+        figures = result[name]
+        right = sum(row[k] for k, row in enumerate(figures["confusion_matrix"]))
+        assert figures["n"] == 12 and figures["accuracy"] == right / 12 > 0.7
+        assert (figures["low"], figures["high"]) == wilson(right, 12)
+        assert {entry["n"] for entry in figures["per_class"].values()} == {4}
+        assert figures["chosen"]["lr"] == 0.01
+        assert Image.open(figures["confusion"]).size[0] > 300
+    assert result["pixels"]["chosen"]["name"] == "all" and result["left_out"] == []
+    assert json.loads((tmp_path / "run" / "eval_linear" / "result.json").read_text())["eye"] == result["eye"]
+
+
+def test_attentive_heads_and_neighbours(photos, tmp_path):
+    result = evaluate(attentive, tmp_path / "run", *of_photos(photos), "evals.depths=[1,2]")
+    assert result.keys() == {"depth_1", "depth_2", "left_out"}
+    assert all(result[depth][name]["accuracy"] > 0.7 for depth in ("depth_1", "depth_2") for name in ("eye", "pixels"))
+    result = evaluate(knn, tmp_path / "run", *of_photos(photos))
+    assert result["eye"]["accuracy"] > 0.7 and result["eye"]["chosen"]["pool"] in ("mean", "all")
+
+
+def test_numbers_are_read_from_a_column(drives, tmp_path):
+    words = [f"observe.path={drives}"]
+    result = evaluate(state, tmp_path / "run", *words)
+    for name in ("eye", "random_encoder", "pixels"):
+        light, hidden = result[name]["light"], result[name]["hidden"]
+        assert light["r2"] > 0.8 and light["low"] <= light["r2"] <= light["high"] and light["error"] < 0.1
+        assert hidden["r2"] < 0.2, "what the frames do not show cannot be read"
+        assert result[name]["n"] == 60 and result[name]["episodes"] == 4
+    assert evaluate(linear, tmp_path / "run", *words, "evals.steps=300")["eye"]["light"]["r2"] > 0.8
+    assert evaluate(knn, tmp_path / "run", *words)["pixels"]["light"]["r2"] > 0.5
+    two = evaluate(state, tmp_path / "run", *words, "evals.frames=2", "evals.column=action")
+    assert two["eye"]["action"]["r2"] > 0.8
+
+
+def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
+    words = ["eval", "linear", "--config", "debug", "--run", str(tmp_path / "run"), "--json"]
+    assert cli.main([*words, *SMALL, *of_photos(photos), "evals.baselines=[]"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result.keys() == {"eye", "left_out"} and result["eye"]["n"] == 12
+
+
+def test_clips_of_a_video_count_once_together():
+    part = Part(lambda i: np.zeros(1), np.array([0, 0, 1, 1, 1]), np.array([3, 3, 5, 5, 9]), np.zeros(5, int))
+    data = Labelled(part, part, ["a", "b"], {}, [])
+    guess = np.array([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.8, 0.2]])  # of video 3, of 5, of 9
+    result = scores.score(guess, part, data)
+    assert result["confusion_matrix"] == [[1, 0], [1, 1]] and result["n"] == 3
+    assert result["per_class"]["b"] == {"accuracy": 0.5, "n": 2}
+
+
+def test_r2_is_that_of_its_formula():
+    truth, guess = np.random.default_rng(0).normal(size=(2, 40, 3))
+    part = Part(lambda i: np.zeros(1), truth, np.arange(40), np.arange(40) // 5)
+    result = scores.score(guess, part, Labelled(part, part, None, {"xy": [0, 1], "z": [2]}, []))
+    missed, spread = ((guess - truth) ** 2).sum(0), ((truth - truth.mean(0)) ** 2).sum(0)
+    assert result["xy"]["r2"] == pytest.approx(1 - missed[:2].sum() / spread[:2].sum())
+    assert result["z"]["r2"] == pytest.approx(1 - missed[2] / spread[2])
+    assert result["z"]["error"] == pytest.approx(np.abs(guess - truth)[:, 2].mean())
+
+
+def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
+    group = np.repeat(np.arange(10), 3)
+    part = Part(lambda i: np.zeros(1), np.repeat([0, 1], 15), group, group)
+    fit, choose = Labelled(part, part, ["a", "b"], {}, []).split(0.2)
+    assert sorted(set(group[choose])) == [4, 9] and len(fit) + len(choose) == 30 and not set(fit) & set(choose)
+    lone = part.of(np.arange(3))
+    with pytest.raises(UserError, match="too small to choose settings"):
+        Labelled(lone, lone, ["a"], {}, []).split(0.2)
+
+
+def test_the_test_part_has_no_say(photos, tmp_path):
+    """Other labels in the test folder change the score, never the choice."""
+    before = evaluate(linear, tmp_path / "a", *of_photos(photos), "evals.baselines=[]")
+    shutil.copytree(photos, tmp_path / "turned")
+    (tmp_path / "turned" / "test" / "dark").rename(tmp_path / "turned" / "test" / "x")
+    (tmp_path / "turned" / "test" / "light").rename(tmp_path / "turned" / "test" / "dark")
+    (tmp_path / "turned" / "test" / "x").rename(tmp_path / "turned" / "test" / "light")
+    after = evaluate(linear, tmp_path / "b", *of_photos(tmp_path / "turned"), "evals.baselines=[]")
+    assert after["eye"]["chosen"] == before["eye"]["chosen"]
+    assert after["eye"]["accuracy"] < before["eye"]["accuracy"]
+    assert sorted(map(sum, after["eye"]["confusion_matrix"])) == [4, 4, 4]
+
+
+def test_heads_trained_together_are_those_trained_alone():
+    g = torch.Generator().manual_seed(0)
+    tokens, target = torch.randn(40, 3, 8, generator=g), torch.randint(3, (40,), generator=g)
+    kinds = {"2": lambda: heads.Attentive(3, 8, 3, depth=2, head_width=4)}
+    settings = Evals(lrs=(0.01, 0.001), weight_decays=(0.0, 0.5), steps=8, batch=10)
+    together = heads.train_heads(kinds, tokens, target, settings, seed=0, name="all")
+    assert len(together) == 4
+    for one in together:
+        alone = settings.model_copy(update={"lrs": (one.choice.lr,), "weight_decays": (one.choice.weight_decay,)})
+        (again,) = heads.train_heads(kinds, tokens, target, alone, seed=0, name="one")
+        torch.testing.assert_close(again.outputs(tokens), one.outputs(tokens))
+
+
+def test_ridge_has_one_answer_in_both_forms_and_it_is_right():
+    r = np.random.default_rng(0)
+    x, y = r.normal(size=(30, 6)).astype(np.float32), r.normal(size=(30, 2)).astype(np.float32)
+    wide = np.concatenate([x, np.zeros((30, 50), np.float32)], 1)  # solved through the other form
+    for penalty in (0.01, 1.0):
+        (primal,), (dual,) = state.fit_ridge(x, y, (penalty,)), state.fit_ridge(wide, y, (penalty,))
+        assert np.allclose(primal.read(x), dual.read(wide), atol=1e-5)
+        z = x - x.mean(0)
+        weight = np.linalg.solve(z.T @ z + penalty * 30 * np.eye(6), z.T @ (y - y.mean(0)))
+        assert np.allclose(primal.weight, weight, atol=1e-5)
+
+
+def test_neighbours_vote_by_cosine():
+    known = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
+    guess = knn.votes(known, np.array([0, 1, 1]), np.array([[1, 0]], np.float32), ["a", "b"], 3)
+    weight = np.exp(np.array([1, 0.6, 0]) / 0.07)
+    assert np.allclose(guess, [[weight[0] / weight.sum(), weight[1:].sum() / weight.sum()]], atol=1e-6)
+
+
+def test_labelled_videos_and_what_cannot_be_read(tmp_path):
+    for part in ("train", "test"):
+        for number, name in enumerate(("slow", "fast")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for clip in range(4):
+                shown = films.frames(20)[clip :: 1 + 2 * number][:6]
+                films.write(tmp_path / part / name / f"{clip}.mp4", shown)
+    films.cut(tmp_path / "test" / "slow" / "2.mp4", 0.3)
+    words = [f"evals.train={tmp_path / 'train'}", f"evals.test={tmp_path / 'test'}", "observe.fps=[10]",
+             "evals.frames=3", "evals.clips=2", "observe.unreadable=0.2", "evals.baselines=[]"]  # fmt: skip
+    with pytest.warns(UserWarning, match="left out, 1 of 8"):
+        result = evaluate(linear, tmp_path / "run", *words)
+    assert result["eye"]["n"] == 7 and len(result["left_out"]) == 1 and "2.mp4" in result["left_out"][0]
+    with pytest.raises(UserError, match="1 of 8 videos cannot be read, more than 1.0%"):
+        evaluate(linear, tmp_path / "run2", *words, "observe.unreadable=0.01")
+
+
+def test_what_does_not_fit_is_said(photos, drives, tmp_path):
+    shutil.copytree(photos, tmp_path / "more")
+    (tmp_path / "more" / "test" / "grey").rename(tmp_path / "more" / "test" / "green")
+    with pytest.raises(UserError, match="class 'green' is not among those of .*: dark, grey, light"):
+        evaluate(linear, tmp_path / "run", *of_photos(tmp_path / "more"))
+    with pytest.raises(UserError, match="reads numbers; use linear, attentive or knn"):
+        evaluate(state, tmp_path / "run", *of_photos(photos))
+    with pytest.raises(UserError, match="column 'angle' is missing"):
+        evaluate(state, tmp_path / "run", f"observe.path={drives}", "evals.column=angle")
+    with pytest.raises(UserError, match="no class; use class folders|not every video has a class"):
+        flat = photos / "train" / "dark"
+        evaluate(linear, tmp_path / "run", f"evals.train={flat}", f"evals.test={flat}", "evals.images=true")
+    with pytest.raises(UserError, match="evals.neighbours 500 are more than"):
+        evaluate(knn, tmp_path / "run", *of_photos(photos), "evals.neighbours=500")
+    with pytest.raises(UserError, match="train and test belong together"):
+        load_config("debug", ["evals.train=x"])
+
+
+def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
+    words = [*SMALL, f"observe.path={drives}"]
+    with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
+        config, data, found = looks.open_all(run)
+        train, test = looks.look_at(found["eye"], data, config, "eye")
+    assert isinstance(labelled.open_labelled(run, config), Labelled)
+    assert train.tokens.float().mean(0).abs().max() < 0.01
+    assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)
+    assert test.tokens.shape[1:] == train.tokens.shape[1:] and test.tokens.float().mean(0).abs().max() > 0.01
+
+
+def test_a_built_in_set_of_torchvision(tmp_path):
+    raw, r = tmp_path / "MNIST" / "raw", np.random.default_rng(0)
+    raw.mkdir(parents=True)
+    for part, count in (("train", 60), ("t10k", 20)):
+        label = np.arange(count) % 10
+        pictures = r.integers(0, 40, (count, 28, 28)) + 20 * label[:, None, None]
+        for name, values in (("images-idx3", pictures), ("labels-idx1", label)):
+            head = (0x0800 + values.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in values.shape)
+            (raw / f"{part}-{name}-ubyte").write_bytes(head + values.astype(np.uint8).tobytes())
+    words = [f"evals.train=torchvision/MNIST/{tmp_path}", f"evals.test=torchvision/MNIST/{tmp_path}"]
+    result = evaluate(linear, tmp_path / "run", *words, "evals.baselines=[pixels]", "evals.steps=150")
+    assert result["pixels"]["n"] == 20 and result["pixels"]["accuracy"] > 0.3
+    assert list(result["eye"]["per_class"])[0] == "0 - zero"
+    with pytest.raises(UserError, match="torchvision/MNIST/nowhere: is not there"):
+        evaluate(linear, tmp_path / "run", *(word.replace(str(tmp_path), "nowhere") for word in words))
+    with pytest.raises(UserError, match="give torchvision/NAME/FOLDER"):
+        evaluate(linear, tmp_path / "run", "evals.train=torchvision/Nothing/x", "evals.test=torchvision/Nothing/x")

@@ -1,0 +1,128 @@
+"""Pretraining on videos alone: resumable to the sample, over mixtures with stills, with bad files counted."""
+
+import signal
+
+import films
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_train import at_steps
+
+from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.core.progress import read_metrics
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Crop
+from jepa_wm.observe.ahead import Ahead
+from jepa_wm.observe.frames import random_crops
+from jepa_wm.train import pretrain
+
+STEPS = 9
+SMALL = [
+    "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "encode.patch=8", "encode.width=16",
+    "encode.depth=1", "predict.width=16", "predict.path=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
+    f"train.pretrain.steps={STEPS}", "train.pretrain.probe_frames=16",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """A folder with `films`, five videos of moving squares, and `photos`, three images."""
+    root = tmp_path_factory.mktemp("sets")
+    (root / "films").mkdir()
+    (root / "photos").mkdir()
+    r = np.random.default_rng(0)
+    for number in range(5):
+        frames = np.repeat(r.integers(0, 255, (1, 32, 40, 3), np.uint8), 20, 0)
+        for t in range(20):
+            frames[t, 8:16, t : t + 8] = 255
+        films.write(root / "films" / f"{number}.mp4", frames)
+    for number in range(3):
+        Image.fromarray(r.integers(0, 255, (30, 30, 3), np.uint8)).save(root / "photos" / f"{number}.png")
+    return root
+
+
+def train(folder, *words):
+    with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
+        return pretrain.run(run)
+
+
+def weights(folder):
+    return load_checkpoint(newest_checkpoint(folder / "pretrain" / "checkpoints"))[0]
+
+
+def test_an_interrupted_run_on_videos_goes_on_to_the_same_bits(tmp_path, sets, monkeypatch):
+    words = [f"observe.videos={sets / 'films'}", "observe.crop={}"]
+    result = train(tmp_path / "whole", *words)
+    assert result["probe"] == {} and result["unreadable"] == [] and result["feature_std"] > 0
+    with monkeypatch.context() as patch:
+        at_steps(patch, (3, 6), lambda: signal.raise_signal(signal.SIGTERM))
+        for _ in range(2):
+            with pytest.raises(Interrupted):
+                train(tmp_path / "stopped", *words)
+        train(tmp_path / "stopped", *words)
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+    assert read_metrics(tmp_path / "whole", "pretrain") == read_metrics(tmp_path / "stopped", "pretrain")
+
+
+def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, sets):
+    (tmp_path / "films").mkdir()
+    for file in (sets / "films").iterdir():
+        (tmp_path / "films" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "films" / "bad.mp4").write_bytes(b"no video")
+    mixture = f"observe.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
+    words = [mixture, "predict.contrast=0", "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]"]
+    with pytest.raises(UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"):
+        train(tmp_path / "strict", *words)
+    with pytest.warns(UserWarning, match=r"left out, 1 of 6 so far: .*bad\.mp4"):
+        result = train(tmp_path / "run", *words, "observe.unreadable=0.2")
+    assert len(result["unreadable"]) == 1 and "bad.mp4" in result["unreadable"][0]
+    assert all((tmp_path / "run" / "pretrain" / f"videos_{i}.h5").exists() for i in range(2))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["observe.videos=x", "predict.path=1"], r"predict.path 1.0 reads actions.*set predict.path=0"),
+        (["observe.videos=[{path: x, images: true}]"], r"predict.contrast .* set predict.contrast=0"),
+        (["observe.crop={}", "predict.path=1"], r"which observe.crop rescales and mirrors"),
+        (["observe.crop={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
+        (["observe.videos=[{path: x, weight: 0}]"], "weight"),
+    ],
+)
+def test_what_videos_cannot_give_is_refused_by_name(words, message):
+    with pytest.raises(UserError, match=message):
+        load_config("debug", ["predict.path=0", *words])
+
+
+def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
+    ramp = torch.arange(40, dtype=torch.uint8).expand(30, 40)
+    clip = torch.stack([ramp, 2 * ramp])[None, ..., None].expand(6, -1, -1, -1, 3)
+    crops = (random_crops(clip, Crop(), 16, torch.Generator().manual_seed(1)) + 1) * 127.5
+    assert crops.shape == (6, 2, 3, 16, 16)
+    assert torch.allclose(crops[:, 1], 2 * crops[:, 0], atol=1e-3), "one crop for all frames of a clip"
+    slope = crops[:, 0, 0, 0, -1] - crops[:, 0, 0, 0, 0]  # how much of the ramp is seen, mirrored if negative
+    assert (slope.abs() > 40 * 0.3 * 0.5).all() and (slope < 0).any() and (slope > 0).any()
+    assert len({round(float(value), 3) for value in slope.abs()}) > 4
+    whole = random_crops(clip, Crop(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False), 16, torch.Generator())
+    assert torch.allclose(whole[:1], whole, atol=1e-6) and (whole[0, 0, 0, 0].diff() > 0).all()
+
+
+def test_batches_are_made_ahead_and_are_those_of_their_step():
+    made = []
+
+    def make(step):
+        made.append(step)
+        if step == 3:
+            raise UserError("step 3 is bad")
+        return step * 10
+
+    ahead = Ahead(make)
+    assert [ahead.batch(step) for step in (0, 1, 7)] == [0, 10, 70]
+    assert made[:3] == [0, 1, 2] and 7 in made
+    assert ahead.batch(2) == 20
+    with pytest.raises(UserError, match="step 3 is bad"):
+        ahead.batch(3)
