@@ -191,7 +191,7 @@ def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
     for member, future in zip(model.latent.members, futures[:, 0], strict=True):
         alone = imagine_candidates(member, context, context.new_zeros(2, 0, 4), model.latent.scaled(plans))
         torch.testing.assert_close(future, alone)
-    assert model.plan_bytes(3)[0] > 1.9 * world_model().plan_bytes(3)[0]
+    assert model.plan_bytes(3)[0] > 1.7 * world_model().plan_bytes(3)[0]
 
 
 def test_effort_and_smoothness_calm_the_plan():
