@@ -115,6 +115,7 @@ class Observe(Section):
     crop: Crop | None = None  # null: clips show whole frames
     videos: str | tuple[Videos, ...] | None = None  # pretrain on these instead of on trajectories: a path, or a mixture
     fps: tuple[float, ...] = (4.0,)  # of clips of videos, drawn per clip
+    clips: int = Field(1, ge=1)  # that a video gives in an epoch
     folder_fps: float = Field(30.0, gt=0)  # of folders of frames, which do not state a rate
     unreadable: float = Field(0.01, ge=0, le=1)  # share of the videos that may be unreadable; more end the run
     workers: int = Field(1, ge=1)  # threads that decode videos
