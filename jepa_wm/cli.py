@@ -12,6 +12,7 @@ import contextlib
 import errno
 import importlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from jepa_wm import __version__
-from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 
 # verb -> the function that does it, `run(run: RunFolder) -> dict`, and its line in the help
 VERBS = {
@@ -34,8 +35,10 @@ VERBS = {
     "plan": ("jepa_wm.act.evaluate:run", "reach goal images by planning in imagination; success with intervals"),
     "report": ("jepa_wm.show.report:run", "one HTML page: curves, GIFs, tables"),
 }
+# verb -> what does one share of its work, `share(run, k, n) -> dict`, for the verb itself to find and finish
+SHARES = {"encode": "jepa_wm.freeze.cache:encode_share", "plan": "jepa_wm.act.evaluate:play_share"}
 # bench -> `run(config, quick=...) -> dict`; they need no run folder
-BENCHES = {name: f"jepa_wm.evals.bench_{name}:run" for name in ("plan", "data")}
+BENCHES = {name: f"jepa_wm.evals.bench_{name}:run" for name in ("plan", "data", "train")}
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in (
     "planning", "rollout", "collapse", "linear", "attentive", "knn", "state", "parity",
 )}  # fmt: skip
@@ -52,7 +55,10 @@ TOOLS = {
     "convert": ("jepa_wm.observe.convert", "trajectories of another format as the HDF5 that observe.path takes"),
     "pack": ("jepa_wm.observe.pack", "videos and images as tar shards with an index, for large sets"),
     "inspect": ("jepa_wm.show.inspect", "what is in a set of trajectories or videos, and what is broken there"),
+    "launch": ("jepa_wm.launch.command", "a verb as a job: here, under torchrun or on SLURM"),
 }
+
+TOGETHER = ("pretrain", "dynamics")  # verbs that several ranks do as one job
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -75,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _carry_out(arguments, folder)
     except UserError as error:
         return _say(f"error: {error}", EXIT_USER)
+    except JobFailed as error:
+        return _say(f"error: {error}", error.code)
     except Interrupted as stop:
         return _say(_how_to_continue(stop.signum, None if runless else folder), 128 + stop.signum)
     except KeyboardInterrupt:
@@ -112,10 +120,20 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
 def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     """Check the config, open the run folder, do the verb there."""
     from jepa_wm.core.config import load_config
+    from jepa_wm.core.interrupt import catching_signals
     from jepa_wm.core.run import RunFolder
+    from jepa_wm.core.world import joined
 
     config = load_config(arguments.config, arguments.overrides)
-    with RunFolder.open(folder, config) as run:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and arguments.verb not in TOGETHER:
+        raise UserError(f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}")
+    share = getattr(arguments, "share", None)
+    # A rank that left alone, wherever a signal finds it, would break the others; the loop has all leave together.
+    calm = catching_signals() if several else contextlib.nullcontext()
+    with calm, joined(), RunFolder.open(folder, config, shared=share is not None) as run:
+        if share is not None:
+            return _function(SHARES[arguments.verb])(run, *share)
         return _function(arguments.target)(run)
 
 
@@ -167,7 +185,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     named = {"eval": EVALS, "bench": BENCHES}
     arguments.target = named[verb][arguments.name] if verb in named else {**VERBS, **TOOLS}[verb][0]
     arguments.files = _files(parser, arguments) if verb == "eval" else {}
-    arguments.runless = verb in TOOLS or verb == "bench" or bool(arguments.files)
+    arguments.runless = verb in (*TOOLS, "bench") and verb != "launch" or bool(arguments.files)
     return arguments
 
 
@@ -203,9 +221,18 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
     else:
         parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
         parser.add_argument("--json", action="store_true", help="end with the result as one JSON line on stdout")
+    if verb in SHARES:
+        parser.add_argument("--share", type=_share, metavar="K/N", help="only part K (from 0) of N, for others")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
     return parser
+
+
+def _share(text: str) -> tuple[int, int]:
+    share, _, shares = text.partition("/")
+    if not (share.isdigit() and shares.isdigit() and int(share) < int(shares)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected K/N with 0 <= K < N")
+    return int(share), int(shares)
 
 
 @contextlib.contextmanager

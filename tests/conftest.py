@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jepa_wm.act.collect import record, wandering
+from jepa_wm.core.config import load_config
+from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Worlds
 from jepa_wm.worlds.two_rooms import TwoRooms
 
@@ -25,4 +27,17 @@ def shared():
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip(f"there is no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory, tiny_data):
+    """The run folder of a single process, up to dynamics, with the settings of `ranks.overrides`."""
+    from ranks import overrides
+    from test_train import STAGES
+
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    with RunFolder.open(folder, load_config("debug", overrides(tiny_data))) as run:
+        for stage in STAGES.values():
+            stage(run)
     return folder

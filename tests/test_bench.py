@@ -7,8 +7,11 @@ import torch
 
 from jepa_wm import cli
 from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.evals import bench_train
 from jepa_wm.evals.bench_plan import Case, flops, peer_forward, peer_rollout
+from jepa_wm.evals.peer_step import peer_losses
 from jepa_wm.imagine.rollout import imagine_candidates
+from jepa_wm.observe.clips import to_input
 
 
 def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):
@@ -42,6 +45,31 @@ def test_operations_are_counted_by_hand():
     attention = 2 * 2 * (2 * 2) * 6  # scores and their use, over a window of 2 frames of 2 tokens
     ends = 2 * 2 * 6 * 6  # in and out
     assert flops(case) == 7 * 3 * (4 * 5 + 1) * 2 * (linear + attention + ends)
+
+
+def test_training_is_measured_and_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "train", "--quick"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ratio"] == min(result["reference_s"].values()) / result["ours_s"] > 0
+    assert result["clips_per_second"] == bench_train.QUICK.batch / result["ours_s"]
+    assert set(result["split"]) == {
+        "data", "forward", "backward", "optimiser", "ema", "checkpoint", "written"
+    } and all(seconds > 0 for seconds in result["split"].values())  # fmt: skip
+    assert 0 < result["share_of_matmul"] < 1.5 and result["ranks"]["ddp"] > 0 < result["ranks"]["fsdp"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_training_reference_computes_the_same_loss_and_gradient():
+    case = bench_train.QUICK
+    model, frames, masks = bench_train._fresh(case)
+    clip = to_input(frames, case.side)
+    ours = model(clip, clip[:, :0], masks)["loss"]
+    theirs = peer_losses(model, clip, masks)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    parameters = [p for p in model.encoder.parameters() if p.requires_grad]
+    for mine, its in zip(torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-6, rtol=1e-3)
 
 
 def test_an_unknown_bench_is_refused(capsys):

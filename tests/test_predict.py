@@ -39,9 +39,13 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def losses_of(model, video, away, seeded, path=None):
+    return model(video, away, model.draw_masks(len(video), video.shape[1], seeded), path)
+
+
 def test_only_context_encoder_and_predictor_learn():
     model = jepa()
-    model(clip(), far(), generator())["loss"].backward()
+    losses_of(model, clip(), far(), generator())["loss"].backward()
     assert all(p.grad is None and not p.requires_grad for p in model.target.parameters())
     for name, p in [*model.encoder.named_parameters(), *model.predictor.named_parameters()]:
         assert p.grad is not None and p.grad.abs().sum() > 0, name
@@ -146,12 +150,12 @@ def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attend, tubelet):
     torch.testing.assert_close(stay, expected[0])
     torch.testing.assert_close(move, expected[1])
     assert stay.shape == (8, 4 // tubelet * 9, 16)
-    assert torch.isfinite(model(video, away, generator())["loss"])
+    assert torch.isfinite(losses_of(model, video, away, generator())["loss"])
 
 
 def test_no_far_frames_are_no_trouble():
     model = jepa(targets=Targets(far=0, move=0))
-    losses = model(clip(), clip()[:, :0], generator())
+    losses = losses_of(model, clip(), clip()[:, :0], generator())
     losses["loss"].backward()
     assert "move" not in losses and losses["loss"].isfinite()
     assert torch.equal(losses["loss"], model.settings.targets.stay * losses["stay"] + 0.3 * losses["contrast"])
@@ -161,7 +165,7 @@ def test_the_spread_term_is_that_of_the_pooled_context_and_wants_it_wider():
     model = jepa(targets=Targets(far=0, move=0), contrast=0, spread=2.0, masks=(BOXES,))
     seen = []
     model.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    losses = model(clip(), clip()[:, :0], generator())
+    losses = losses_of(model, clip(), clip()[:, :0], generator())
     variance, covariance = variance_covariance(seen[0].mean(1))
     torch.testing.assert_close(losses["spread"], variance + 0.04 * covariance)
     torch.testing.assert_close(losses["loss"], 0.3 * losses["stay"] + 2 * losses["spread"])
@@ -169,7 +173,7 @@ def test_the_spread_term_is_that_of_the_pooled_context_and_wants_it_wider():
     optimiser = torch.optim.Adam(model.encoder.parameters(), lr=1e-3)
     for _ in range(20):
         optimiser.zero_grad()
-        model(clip(), clip()[:, :0], generator())["spread"].backward()
+        losses_of(model, clip(), clip()[:, :0], generator())["spread"].backward()
         optimiser.step()
     assert float(seen[-1].detach().mean(1).std(0).mean()) > 1.5 * before
 
@@ -184,7 +188,7 @@ def test_the_dense_recipe_predicts_what_is_in_view_at_several_levels():
     last = model.target(video)
     per_level = [torch.nn.functional.layer_norm(x, (16,)) for x in (first[0].reshape(last.shape), last)]
     torch.testing.assert_close(stay, torch.cat(per_level, -1))
-    losses = model(video, video[:, :0], generator())
+    losses = losses_of(model, video, video[:, :0], generator())
     assert losses.keys() == {"stay", "visible", "loss"} and losses["visible"] > 0
     torch.testing.assert_close(losses["loss"], losses["stay"] + 0.5 * losses["visible"])
     with pytest.raises(ValueError, match="levels 5 exceed encode.depth 2"):
@@ -202,12 +206,12 @@ def test_rounding_noise_of_constant_features_is_no_target(centre):
 
 def test_the_loss_is_finite_reproducible_and_falls():
     model, video = jepa(masks=(HALF,)), clip(16)
-    same = [model(video, far(16), generator(5))["loss"].item() for _ in range(2)]
-    assert same[0] == same[1] != model(video, far(16), generator(6))["loss"].item()
+    same = [losses_of(model, video, far(16), generator(5))["loss"].item() for _ in range(2)]
+    assert same[0] == same[1] != losses_of(model, video, far(16), generator(6))["loss"].item()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     history = []
     for _ in range(30):
-        losses = model(video, far(16), generator(0))
+        losses = losses_of(model, video, far(16), generator(0))
         assert all(torch.isfinite(v) for v in losses.values())
         optimiser.zero_grad()
         losses["loss"].backward()
@@ -226,7 +230,7 @@ def test_the_predictor_cannot_see_what_it_must_guess():
     hidden = draw_mask(HALF, len(video), 4, 3, generator(2)).view(len(video), 4, 9).all(2)
     other = torch.where(hidden[..., None, None, None], torch.randn(video.shape, generator=generator(9)), video)
     others = [(video, far()), (other, far()), (video, far() * 0.5)]
-    losses = [model(*seen, generator(2))["loss"].item() for seen in others]
+    losses = [losses_of(model, *seen, generator(2))["loss"].item() for seen in others]
     assert all(torch.equal(seen_by_predictor[0], guess) for guess in seen_by_predictor[1:])
     assert len(set(losses)) == 3, "what is hidden, and the far frame, change the targets"
 
@@ -243,7 +247,7 @@ def test_fewer_targets_can_be_asked_for():
     counts = []
     model = jepa(masks=(HALF,), most_targets=5)
     model.predictor.register_forward_hook(lambda module, args, out: counts.append(out.shape[1]))
-    model(clip(), far(), generator())
+    losses_of(model, clip(), far(), generator())
     assert counts == [5]
 
 
@@ -285,11 +289,11 @@ def test_the_path_is_read_from_context_and_far_frames():
     observe, encode = Observe(image_size=12, frames=4), Encode(patch=4, width=16, depth=1, heads=1)
     model = JEPA(observe, encode, Predict(width=16, depth=1, heads=1, masks=(HALF,)), action_size=2)
     path = torch.randn(8, 4 + 1, 2, generator=generator(4)).cumsum(1)
-    losses = model(clip(), far(), generator(), path)
+    losses = losses_of(model, clip(), far(), generator(), path)
     assert 0.5 < losses["path"].item() < 2
     model.path.read.weight.grad = None
     losses["path"].backward()
     assert model.encoder.embed.weight.grad.abs().sum() > 0, "it teaches the encoder"
     other = torch.cat([path[:, :4], path[:, 4:] + 3], 1)
-    assert model(clip(), far(), generator(), other)["path"].item() != losses["path"].item(), "far frames count"
-    assert "path" not in model(clip(), far(), generator()), "a file without actions has no path"
+    assert losses_of(model, clip(), far(), generator(), other)["path"].item() != losses["path"].item(), "they count"
+    assert "path" not in losses_of(model, clip(), far(), generator()), "a file without actions has no path"

@@ -41,7 +41,8 @@ def test_the_file_map_is_true_to_the_tree():
     paths = mapped()
     assert len(paths) == len(set(paths)) > 50
     assert not [path for path in paths if not (ROOT / path).exists()], "named, but not there"
-    rooms = [*(room for room in (ROOT / "jepa_wm").iterdir() if not room.is_symlink()), ROOT / "evals"]
+    inside = (path for path in (ROOT / "jepa_wm").iterdir() if not path.is_symlink())
+    rooms = [*inside, ROOT / "evals", ROOT / "launch"]
     files = {file.relative_to(ROOT).as_posix() for room in rooms for file in room.glob("*.py")}
     files |= {file.relative_to(ROOT).as_posix() for file in (ROOT / "jepa_wm").glob("*.py")}
     missing = sorted(file for file in files - set(paths) if not Path(file).name.startswith("__"))

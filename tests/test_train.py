@@ -145,7 +145,7 @@ def test_nan_ends_the_training_and_keeps_the_newest_checkpoint(tmp_path, tiny_da
     def poisoned(task, optimiser, settings, step):
         if step == 13:
             losses = task.losses
-            task.losses = lambda step: {k: v * float("nan") for k, v in losses(step).items()}
+            task.losses = lambda *step: {k: v * float("nan") for k, v in losses(*step).items()}
         return original(task, optimiser, settings, step)
 
     with monkeypatch.context() as patch:
@@ -210,7 +210,7 @@ def line_task():
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 1)
 
-    def losses(step):
+    def losses(step, rows):
         x = torch.randn(16, 1, generator=torch.Generator().manual_seed(step))
         return {"loss": (model(x) - 2 * x - 1).square().mean()}
 

@@ -16,7 +16,7 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Crop
 from jepa_wm.observe.ahead import Ahead
-from jepa_wm.observe.frames import random_crops
+from jepa_wm.observe.frames import draw_crops, random_crops
 from jepa_wm.train import pretrain
 
 STEPS = 9
@@ -74,7 +74,7 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
         (tmp_path / "films" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "films" / "bad.mp4").write_bytes(b"no video")
     mixture = f"observe.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
-    words = [mixture, "predict.contrast=0", "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]"]
+    words = [mixture, "predict.contrast=0", "predict.episode=0", "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]"]
     with pytest.raises(UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"):
         train(tmp_path / "strict", *words)
     with pytest.warns(UserWarning, match=r"left out, 1 of 6 so far: .*bad\.mp4"):
@@ -101,28 +101,34 @@ def test_what_videos_cannot_give_is_refused_by_name(words, message):
 def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
     ramp = torch.arange(40, dtype=torch.uint8).expand(30, 40)
     clip = torch.stack([ramp, 2 * ramp])[None, ..., None].expand(6, -1, -1, -1, 3)
-    crops = (random_crops(clip, Crop(), 16, torch.Generator().manual_seed(1)) + 1) * 127.5
+    crops = (random_crops(clip, Crop(), 16, draw_crops(6, torch.Generator().manual_seed(1))) + 1) * 127.5
     assert crops.shape == (6, 2, 3, 16, 16)
     assert torch.allclose(crops[:, 1], 2 * crops[:, 0], atol=1e-3), "one crop for all frames of a clip"
     slope = crops[:, 0, 0, 0, -1] - crops[:, 0, 0, 0, 0]  # how much of the ramp is seen, mirrored if negative
     assert (slope.abs() > 40 * 0.3 * 0.5).all() and (slope < 0).any() and (slope > 0).any()
     assert len({round(float(value), 3) for value in slope.abs()}) > 4
-    whole = random_crops(clip, Crop(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False), 16, torch.Generator())
+    whole_frame = Crop(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False)
+    whole = random_crops(clip, whole_frame, 16, draw_crops(6, torch.Generator()))
     assert torch.allclose(whole[:1], whole, atol=1e-6) and (whole[0, 0, 0, 0].diff() > 0).all()
 
 
 def test_batches_are_made_ahead_and_are_those_of_their_step():
     made = []
 
-    def make(step):
+    def make(step, rows):
         made.append(step)
         if step == 3:
             raise UserError("step 3 is bad")
-        return step * 10
+        return step * 10 + rows.start
 
-    ahead = Ahead(make)
-    assert [ahead.batch(step) for step in (0, 1, 7)] == [0, 10, 70]
+    ahead, rows = Ahead(make), slice(0, 4)
+    assert [ahead.batch(step, rows) for step in (0, 1, 7)] == [0, 10, 70]
     assert made[:3] == [0, 1, 2] and 7 in made
-    assert ahead.batch(2) == 20
+    assert ahead.batch(2, rows) == 20
     with pytest.raises(UserError, match="step 3 is bad"):
-        ahead.batch(3)
+        ahead.batch(3, rows)
+    made.clear()
+    parts = [slice(0, 2), slice(2, 4)]
+    assert [ahead.batch(step, part) for step in (4, 5) for part in parts] == [40, 42, 50, 52]
+    ahead.batch(6, parts[0])
+    assert made.count(5) == 2, "each part was prepared once"

@@ -6,7 +6,7 @@ B episodes, K decisions, R solver rounds, T environment steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,25 +40,14 @@ def run(run: RunFolder) -> dict[str, object]:
 
 def play_and_judge(run: RunFolder) -> dict[str, object]:
     """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
-    config = run.config
+    config, act = run.config, run.config.act
     set_threads(config.train.threads)
     model = WorldModel.load(run.path)
     if config.plan.objective == "reward":
         return play_for_reward(run, model)
-    if config.worlds.name != "two_rooms":
-        raise UserError(
-            f"plan.objective {config.plan.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
-            f"{config.worlds.name} plan for reward (plan.objective=reward), or toward images through Agent"
-        )
-    space = fitting_space(run, model)
-    folder = run.stage_dir("plan")
-    tasks = frozen_tasks(folder / "tasks.json", config)
-    act = config.act
-    settings = {"main": config.plan} | {
-        name: config.plan.model_copy(update={"objective": name}) for name in config.plan.compare
-    }
+    space, tasks, folder = _begin(run, model)
     by_name: dict[str, dict[str, float | int]] = {}
-    for name, plan in settings.items():
+    for name, plan in _objectives(config).items():
         track = play_all(folder / name, model, tasks, space, config, plan)
         by_name[plan.objective] = success(track, tasks.goal, radius=act.radius, strict=act.strict_radius)
     floors = {
@@ -77,6 +66,38 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
         "seconds_per_decision": seconds_per_decision(model, tasks, space, config),
         "tasks": {"name": tasks.name, "seed": tasks.seed, "digest": tasks.digest},
     }
+
+
+def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
+    """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play theirs meanwhile."""
+    set_threads(run.config.train.threads)
+    model = WorldModel.load(run.path)
+    if run.config.plan.objective == "reward":
+        raise UserError("plan.objective reward: its episodes are played in one job; launch plan without --split")
+    space, tasks, folder = _begin(run, model)
+    first, last = (len(tasks) * k // shares for k in (share, share + 1))
+    for name, plan in _objectives(run.config).items():
+        play_all(folder / name, model, tasks, space, run.config, plan, some=range(first, last))
+    return {"share": share, "shares": shares, "episodes": last - first}
+
+
+def _begin(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
+    """What episodes toward goal images need; UserError where there are no such tasks."""
+    config = run.config
+    if config.worlds.name != "two_rooms":
+        raise UserError(
+            f"plan.objective {config.plan.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
+            f"{config.worlds.name} plan for reward (plan.objective=reward), or toward images through Agent"
+        )
+    space = fitting_space(run, model)
+    folder = run.stage_dir("plan")
+    return space, frozen_tasks(folder / "tasks.json", config), folder
+
+
+def _objectives(config: Config) -> dict[str, PlanSettings]:
+    """The settings to plan with, by the folder of their episodes: the main objective and those to compare."""
+    others = {name: config.plan.model_copy(update={"objective": name}) for name in config.plan.compare}
+    return {"main": config.plan} | others
 
 
 def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
@@ -108,16 +129,21 @@ def frozen_tasks(path: Path, config: Config) -> Tasks:
 
 
 def play_all(
-    folder: Path, model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings
+    folder: Path, model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings,
+    *, some: range | None = None,
 ) -> np.ndarray:
-    """[B, T+1, 2] tracks of all episodes; each finished chunk is kept, so an interrupt costs at most one."""
+    """[B, T+1, 2] tracks of all episodes, or of `some`; each finished chunk is kept, so an interrupt costs at most one.
+
+    Chunks that others have played of them, of whatever size, are not played again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tracks, won = [], 0
-    with catching_signals() as stop, Progress(f"plan {plan.objective}", len(tasks)) as bar:
-        for first in range(0, len(tasks), CHUNK):
+    first, last = (0, len(tasks)) if some is None else (some.start, some.stop)
+    tracks, won, done = [], 0, 0
+    with catching_signals() as stop, Progress(f"plan {plan.objective}", last - first) as bar:
+        while first < last:
             file = folder / f"{first:05d}.npz"
-            part = tasks.part(first, first + CHUNK)
             if not file.exists():
+                part = tasks.part(first, min(first + CHUNK, last, *_starts_past(folder, first)))
                 record, costs, seconds = play_chunk(model, part, space, config, plan, stop.raise_if_requested)
                 partial = file.with_suffix(".partial.npz")
                 np.savez_compressed(partial, frames=record.frames, track=record.track, cost=costs, seconds=seconds,
@@ -125,10 +151,16 @@ def play_all(
                 partial.replace(file)
             with np.load(file) as stored:
                 tracks.append(stored["track"])
-            gap = np.linalg.norm(tracks[-1][:, -1] - part.goal, axis=1)
-            won += int((gap < config.act.radius).sum())
-            bar.update(first + len(part), won=f"{won}/{first + len(part)}")
+            ends = tasks.part(first, first + len(tracks[-1])).goal
+            won += int((np.linalg.norm(tracks[-1][:, -1] - ends, axis=1) < config.act.radius).sum())
+            first, done = first + len(tracks[-1]), done + len(tracks[-1])
+            bar.update(done, won=f"{won}/{done}")
     return np.concatenate(tracks)
+
+
+def _starts_past(folder: Path, first: int) -> list[int]:
+    """Where the chunks begin that lie behind episode `first`."""
+    return [start for file in folder.glob("*[0-9].npz") if (start := int(file.stem)) > first]
 
 
 def play_chunk(
@@ -171,7 +203,9 @@ def seconds_per_decision(
 
 def gather(folder: Path, tasks: Tasks, config: Config, *, most: int = 50) -> None:
     """`episodes.npz` for the report: the first `most` episodes played with the main objective."""
-    parts = [np.load(file) for file in sorted((folder / "main").glob("*[0-9].npz"))]
+    parts: list[Mapping[str, np.ndarray]] = []
+    while (first := sum(len(part["track"]) for part in parts)) < len(tasks):
+        parts.append(np.load(folder / "main" / f"{first:05d}.npz"))
     merged = {k: np.concatenate([p[k] for p in parts])[:most] for k in ("frames", "track", "cost")}
     at, goal = parts[0]["decision_steps"], tasks.goal[:most]
     distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)

@@ -13,6 +13,17 @@ class TrainingDiverged(UserError):
     """A loss is no longer finite; the text names the step and the last good checkpoint."""
 
 
+class JobFailed(Exception):
+    """A job that was launched did not end well; the text says which, how and where its log lies.
+
+    `code` is what the launching process exits with.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class Interrupted(Exception):
     """A signal asked the work to stop and the loop has left things in order.
 

@@ -13,6 +13,9 @@ from jepa_wm.core.errors import Interrupted
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
+_outer: StopFlag | None = None  # of the block that is open, if one is
+
+
 class StopFlag:
     """`requested` turns true with the first signal; `signum` says which it was."""
 
@@ -33,9 +36,14 @@ class StopFlag:
 def catching_signals() -> Iterator[StopFlag]:
     """Within the block signals only set the flag, but a second Ctrl-C raises KeyboardInterrupt at once.
 
-    The handlers found on entry are put back at the end. Python lets only the main thread set handlers: in any
-    other thread the flag is never set.
+    The handlers found on entry are put back at the end. A block within such a block shares its flag, so that a signal
+    that came before the inner one is not lost. Python lets only the main thread set handlers: in any other thread the
+    flag is never set.
     """
+    global _outer
+    if _outer is not None:
+        yield _outer
+        return
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -50,7 +58,9 @@ def catching_signals() -> Iterator[StopFlag]:
     try:
         for signum in STOPPING:
             signal.signal(signum, note)
+        _outer = flag
         yield flag
     finally:
+        _outer = None
         for signum, handler in before.items():
             signal.signal(signum, handler)

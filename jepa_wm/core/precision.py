@@ -11,6 +11,7 @@ import torch
 
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GAIN = 1.3  # bf16 rounds more: it has to be faster than fp32 by this factor to be taken
@@ -32,11 +33,11 @@ def settled(config: Config, folder: Path) -> Config:
     if config.train.precision != "auto":
         return config
     file = folder / "precision.json"
-    if not file.exists():
+    if here().first and not file.exists():
         rates = {name: matmul_rate(dtype) for name, dtype in KINDS.items()}
         chosen = "bf16" if rates["bf16"] > GAIN * rates["fp32"] else "fp32"
         write_atomic(file, json.dumps({"precision": chosen, "gflops": rates}))
-    precision = json.loads(file.read_text(encoding="utf-8"))["precision"]
+    precision = here().told_by_first(json.loads(file.read_text(encoding="utf-8"))["precision"] if here().first else "")
     return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 

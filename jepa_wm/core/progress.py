@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,21 +20,25 @@ from jepa_wm.core.files import finite, write_atomic
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_NOTES = 10.0, 5.0
 
 
 class Progress:
     """A bar with the remaining time and the live figures, on stderr; without a terminal a line every 10 s.
 
-    `start` is the step a resumed loop begins at: the time left is reckoned from this process's own pace.
+    `start` is the step a resumed loop begins at: the time left is reckoned from this process's own pace. `file` tells
+    the same to whoever asks how a job is getting on.
     """
 
-    def __init__(self, label: str, total: int, *, start: int = 0, stream: TextIO | None = None) -> None:
-        self.label, self.total, self.start = label, total, start
+    def __init__(
+        self, label: str, total: int, *, start: int = 0, stream: TextIO | None = None, file: Path | None = None
+    ) -> None:
+        self.label, self.total, self.start, self.file = label, total, start, file
         self.console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._step = start
         self._figures: dict[str, float | str] = {}
         self._began = self._printed = time.monotonic()
+        self._told = 0.0
         self._bar: RichProgress | None = None
         if self.console.is_terminal:
             self._bar = RichProgress(
@@ -58,6 +63,7 @@ class Progress:
             self._bar.stop()
         else:
             self._print_line()
+        self._tell()
 
     def update(self, step: int, **figures: float | str) -> None:
         """`step` steps are done; the figures given replace those of the same name, the others stay."""
@@ -67,6 +73,8 @@ class Progress:
             self._bar.update(self._task, completed=step, figures=self._shown_figures())
         elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._print_line()
+        if time.monotonic() - self._told >= SECONDS_BETWEEN_NOTES:
+            self._tell()
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -87,6 +95,14 @@ class Progress:
         if left is not None and self._step < self.total:
             parts.append(f"{_clock(left)} left")
         self.note("  ".join([*parts, self._shown_figures()]).rstrip())
+
+    def _tell(self) -> None:
+        if self.file is None:
+            return
+        self._told = time.monotonic()
+        known = {"label": self.label, "step": self._step, "total": self.total, "seconds_left": self.seconds_left()}
+        with suppress(OSError):  # a full disk: the work itself is to go on
+            write_atomic(self.file, json.dumps({**known, "at": time.time(), "figures": finite(self._figures)}))
 
     def _shown_figures(self) -> str:
         return "  ".join(

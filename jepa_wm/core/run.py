@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ from jepa_wm.core.clock import clock
 from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
+from jepa_wm.core.world import here
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
 if TYPE_CHECKING:
@@ -75,23 +77,29 @@ class RunFolder:
         self.path, self.config, self._lock = path, config, lock
 
     @classmethod
-    def open(cls, path: str | Path, config: Config) -> RunFolder:
+    def open(cls, path: str | Path, config: Config, *, shared: bool = False) -> RunFolder:
         """Make or reopen the folder and lock it; its config.yaml then holds `config`.
+
+        `shared`: others that open it so may work there too, each at a share of a stage that it does not finish.
 
         Raises UserError if another process works there, if a stage there was begun with settings that differ in
         what it depends on (all differing keys named), or if the path is no folder.
         """
         path = Path(path)
+        if not here().first:
+            here().told_by_first(None)  # rank 0 has opened the folder, checked and locked it
+            return cls(path, config, -1)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{path}: is not a folder; choose another --run") from None
-        run = cls(path, config, _lock(path))
+        run = cls(path, config, _lock(path, shared))
         with ExitStack() as on_failure:
             on_failure.callback(run.close)
             run._refuse_other_config()
             if not _same_yaml(path / "config.yaml", config):
                 save_config(config, path / "config.yaml")
+            here().told_by_first(None)
             on_failure.pop_all()
         return run
 
@@ -101,6 +109,8 @@ class RunFolder:
         Raises UserError if it was begun with others.
         """
         folder = self.path / stage
+        if not here().first:
+            return folder
         folder.mkdir(exist_ok=True)
         if (folder / "config.yaml").exists():
             self._refuse_other_config(stage)
@@ -134,9 +144,11 @@ class RunFolder:
 
     def once(self, stage: str, work: Callable[[RunFolder], dict[str, object]]) -> dict[str, object]:
         """The stored result of a finished stage; else what `work` makes of it, with its `seconds`, which is stored."""
-        done = self.finished(stage)
+        done = here().told_by_first(self.finished(stage) if here().first else None)
         if done is not None:
             return done
+        if not here().first:
+            return work(self)  # to help with it; what is made of it rank 0 stores
         with self.clock(stage) as spent:
             result = work(self)
             result["seconds"] = spent()
@@ -195,20 +207,26 @@ class RunFolder:
         return f"Choose another --run, keep the old settings, or delete what was made with them: {folders}"
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, shared: bool) -> int:
     """An open, locked file handle; the kernel drops the lock with the process, however that ends."""
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(handle, 32, 0).decode().strip() or "unknown"
+        holder = os.pread(handle, 200, 0).decode().strip() or "unknown"
         os.close(handle)
         raise UserError(
-            f"{folder}: process {holder} is working in this run folder; wait for it, or choose another --run"
+            f"{folder}: {holder} is working in this run folder; wait for it, or choose another --run"
         ) from None
     os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    os.pwrite(handle, _self().encode(), 0)
     return handle
+
+
+def _self() -> str:
+    """This process, as another one that finds the folder locked is told."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return (f"job {job}, " if job else "") + f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _same_yaml(file: Path, config: BaseModel) -> bool:

@@ -1,7 +1,8 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
-The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze) and
-schema_acting.py (dynamics, plan, act, train), and schema_evals.py (evals); all are imported from here.
+The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze),
+schema_acting.py (dynamics, plan, act, train), schema_evals.py (evals) and schema_launch.py (launch); all are imported
+from here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jepa_wm.core.schema_acting import (
     Limits,
     Metric,
     Optimiser,
+    Parallel,
     Plan,
     Pretrain,
     Train,
@@ -25,6 +27,7 @@ from jepa_wm.core.schema_acting import (
     TrainHeads,
 )
 from jepa_wm.core.schema_evals import Evals
+from jepa_wm.core.schema_launch import Launch
 from jepa_wm.core.schema_seeing import (
     BlockMask,
     Crop,
@@ -57,11 +60,13 @@ __all__ = [
     "Gradient",
     "Gym",
     "HeadSizes",
+    "Launch",
     "Limits",
     "Metric",
     "NoiseLevels",
     "Observe",
     "Optimiser",
+    "Parallel",
     "Plan",
     "Predict",
     "Pretrain",
@@ -88,6 +93,7 @@ class Config(Section):
     act: Act = Act()
     train: Train = Train()
     evals: Evals = Evals()
+    launch: Launch = Launch()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

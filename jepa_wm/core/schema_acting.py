@@ -216,9 +216,20 @@ class TrainHeads(Optimiser):
     sizes: HeadSizes = HeadSizes()
 
 
+class Parallel(Section):
+    """How the ranks of a job train together; what is learned is the same, so none of it belongs to a run's identity."""
+
+    fsdp: bool = False  # weights, gradients and moments sharded over ranks (FSDP2); else every rank has all (DDP)
+    recompute: bool = False  # activations of blocks are computed again in the backward pass instead of kept
+    compile: bool = False  # torch.compile of blocks; gains nothing on a CPU
+    accumulate: int = Field(1, ge=1)  # parts a batch is computed in; statistics over the batch are then of a part
+
+
 class Train(Section):
     threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: whichever is faster here, by a measurement
+    keep: int = Field(2, ge=1)  # newest checkpoints of a training that are kept
+    parallel: Parallel = Parallel()
     pretrain: Pretrain = Pretrain()
     summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
     dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)

@@ -40,6 +40,17 @@ def join(data: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     return {key: join(item, tensors) for key, item in data.items()}
 
 
+def on_host(state: Any) -> Any:
+    """The same nested state with every tensor copied to the CPU, so that training may go on changing its own."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: on_host(item) for key, item in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(on_host(item) for item in state)
+    return state
+
+
 def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         unique = name

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.attention import attend
+from jepa_wm.core.world import batch_mean, own_rows, whole_batch
 
 
 class AttentivePool(nn.Module):
@@ -110,8 +111,9 @@ class EpisodeContrast(nn.Module):
     def forward(self, summaries: Tensor, far: Tensor) -> Tensor:
         """The mean loss for summaries [B, T, F] of B episodes and far [B, R, F], other frames of the same ones."""
         x, y = (nn.functional.normalize(self.project(frames).float(), dim=-1) for frames in (summaries, far))
-        scores = torch.einsum("btf,crf->trbc", x, y) / self.temperature
-        own = torch.arange(len(x), device=x.device).expand(scores.shape[:3])
+        # Against the far frames of the whole batch, also of the clips that other ranks have.
+        scores = torch.einsum("btf,crf->trbc", x, whole_batch(y)) / self.temperature
+        own = own_rows(len(x)).to(x.device).expand(scores.shape[:3])
         return _cross_entropy(scores, own)
 
 
@@ -136,9 +138,9 @@ class PathReader(nn.Module):
         """
         guess, way = self.read(summaries).float(), path.float()
         guess, way = guess - guess.mean(1, keepdim=True), way - way.mean(1, keepdim=True)
-        way = way / way.square().mean((0, 1)).sqrt().clamp(min=1e-6)
+        way = way / batch_mean(way.square().mean((0, 1))).sqrt().clamp(min=1e-6)
         error = nn.functional.smooth_l1_loss(guess, way, beta=0.2)
-        return error / nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2).clamp(min=1e-6)
+        return error / batch_mean(nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2)).clamp(min=1e-6)
 
 
 def _cross_entropy(scores: Tensor, right: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ R encoded rows, N tokens a frame, D width. bf16 numbers are stored as 16-bit int
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +24,14 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.backbone import backbone_of
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
 
+PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 
@@ -42,22 +46,41 @@ def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("encode")
-    train = open_data(run.path, config, "train")
-    if not (folder / "eye.json").exists():
-        size, own = config.observe.image_size, config.freeze.backbone is None
-        encoder = pretrained(run) if own else backbone_of(config.freeze, size)
-        eye = Eye(encoder, size, precision=config.train.precision)
-        count = min(config.freeze.samples, len(train.actions))
-        eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
-        eye.save(folder)
-    eye = Eye.load(folder)
+    eye = _frozen_eye(run, config, folder)
     result: dict[str, object] = {}
-    parts: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
-    for part in parts:
+    for part in PARTS:
         data = open_data(run.path, config, part)
         write_features(folder / part, eye, data, stride=config.freeze.stride)
         result[part] = {"rows": len(encoded_rows(data, config.freeze.stride)), "path": str(folder / part)}
     return result | {"tokens": eye.tokens_per_frame, "width": eye.width}
+
+
+def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
+    """Encode one of `shares` equal parts of all frames, for `freeze_and_encode` to find; others do theirs meanwhile."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    folder = run.stage_dir("encode")
+    eye = _frozen_eye(run, config, folder)
+    for part in PARTS:
+        write_features(
+            folder / part, eye, open_data(run.path, config, part), stride=config.freeze.stride, share=(share, shares)
+        )
+    return {"share": share, "shares": shares}
+
+
+def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
+    """The eye of the run, made by whichever process comes first."""
+    with open(folder / ".eye.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "eye.json").exists():
+            train = open_data(run.path, config, "train")
+            size, own = config.observe.image_size, config.freeze.backbone is None
+            encoder = pretrained(run) if own else backbone_of(config.freeze, size)
+            eye = Eye(encoder, size, precision=config.train.precision)
+            count = min(config.freeze.samples, len(train.actions))
+            eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
+            eye.save(folder)
+    return Eye.load(folder)
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
@@ -65,32 +88,50 @@ def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
     return np.concatenate([o + np.arange(0, n, stride) for o, n in zip(data.offsets, data.lengths, strict=True)])
 
 
-def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int) -> None:
-    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride."""
+def write_features(
+    folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)
+) -> None:
+    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride.
+
+    `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = encoded_rows(data, stride)
     shape = (len(rows), eye.tokens_per_frame, eye.width)
     key = {"eye": weights_digest(eye), "data": data.digest, "stride": stride, "shape": list(shape)}
-    meta = folder / "features.json"
-    known = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else {}
-    start = int(known.get("done", 0)) if {k: known.get(k) for k in key} == key else 0
+    first, last = (len(rows) * k // share[1] for k in (share[0], share[0] + 1))
+    meta = folder / ("features.json" if share == (0, 1) else f"share_{share[0]}_of_{share[1]}.json")
+    start = _done(meta, key, first)
+    covered = [(a, b) for file in folder.glob("share_*.json") if (a := _done(file, key, -1, "first")) >= 0
+               and (b := _done(file, key, -1)) > a] if share == (0, 1) else []  # fmt: skip
     file = folder / "features.bf16"
-    if start == 0:
+    if start == first:
         meta.unlink(missing_ok=True)  # from here on the file below is another's no more
-        with open(file, "wb") as handle:
+        with open(file, "ab") as handle:
+            handle.truncate(int(np.prod(shape)) * 2)
             os.posix_fallocate(handle.fileno(), 0, int(np.prod(shape)) * 2)  # a full disk shows now, not in the middle
     store = np.memmap(file, np.int16, "r+", shape=shape)
-    with catching_signals() as stop, Progress(f"encode {folder.name}", len(rows), start=start) as bar:
-        for first in range(start, len(rows), CHUNK):
-            chunk = rows[first : first + CHUNK]
-            tokens = eye(torch.from_numpy(data.frames[chunk]))
-            store[first : first + len(chunk)] = tokens.bfloat16().view(torch.int16).numpy()
-            done = first + len(chunk)
-            bar.update(done)
-            if stop.requested or done == len(rows) or (first // CHUNK) % 20 == 19:
+    with catching_signals() as stop, Progress(f"encode {folder.name}", last - first, start=start - first) as bar:
+        at, written = start, start
+        while at < last:
+            end = min(at + CHUNK, last, *(a for a, _ in covered if a > at))
+            found = max((b for a, b in covered if a <= at < b), default=0)
+            if not found:
+                tokens = eye(torch.from_numpy(data.frames[rows[at:end]]))
+                store[at:end] = tokens.bfloat16().view(torch.int16).numpy()
+            at = found or end
+            bar.update(at - first)
+            if stop.requested or at == last or at - written >= 20 * CHUNK:
                 store.flush()
-                write_atomic(meta, json.dumps({**key, "done": done}))
+                write_atomic(meta, json.dumps({**key, "first": first, "done": at}))
+                written = at
             stop.raise_if_requested()
+
+
+def _done(meta: Path, key: Mapping[str, object], nothing: int, name: str = "done") -> int:
+    """How far a pass for `key` has come by its record (or where it began); `nothing` where there is no such pass."""
+    known = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else {}
+    return int(known.get(name, nothing)) if {k: known.get(k) for k in key} == key else nothing
 
 
 class Features:

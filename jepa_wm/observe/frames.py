@@ -22,15 +22,19 @@ def antialiased(frames: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(frames, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def random_crops(frames: Tensor, crop: Crop, size: int, generator: torch.Generator) -> Tensor:
+def draw_crops(batch: int, generator: torch.Generator) -> Tensor:
+    """[5, B] random numbers in 0..1 that `random_crops` of so many clips stand on."""
+    return torch.rand((5, batch), generator=generator)
+
+
+def random_crops(frames: Tensor, crop: Crop, size: int, u: Tensor) -> Tensor:
     """float [B, T, c, S, S] in -1..1 of uint8 clips [B, T, h, w, c]: of each a part of random area, aspect and place,
-    half of them mirrored if asked; the same for all frames of a clip.
+    half of them mirrored if asked; the same for all frames of a clip. `u` [5, B] are the numbers of `draw_crops`.
 
     The usual random resized crop: area and aspect (width / height, evenly in its logarithm) are those of `crop`; sides
     that do not fit are cut to the frame.
     """
-    batch, height, width = frames.shape[0], *frames.shape[2:4]
-    u = torch.rand((5, batch), generator=generator)
+    height, width = frames.shape[2:4]
     area = (crop.scale[0] + (crop.scale[1] - crop.scale[0]) * u[0]) * height * width
     low, high = torch.tensor(crop.aspect).log()
     aspect = (low + (high - low) * u[1]).exp()

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
+from jepa_wm.core.world import batch_mean
 from jepa_wm.encode.pool import EpisodeContrast, GridPool, PathReader, SuccessorContrast
 from jepa_wm.encode.rope import grid_positions
 from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
-from jepa_wm.predict.masks import draw_mask, split
+from jepa_wm.predict.masks import Masked, draw_mask, split
 from jepa_wm.predict.predictor import Predictor
 
 # losses beside prediction, and the settings with their weights
@@ -44,8 +45,18 @@ class JEPA(nn.Module):
         self.path = PathReader(encode.width, action_size) if action_size and predict.path else None
         self.regularised = bool(predict.contrast or predict.episode) or self.path is not None
 
+    def draw_masks(self, batch: int, frames: int, generator: torch.Generator) -> list[Masked]:
+        """One for each mask type, for `batch` clips of `frames` frames."""
+        grid, steps = self.encoder.grid, frames // self.encoder.tubelet
+        drawn = []
+        for mask in self.settings.masks:
+            hidden = draw_mask(mask, batch, steps, grid, generator)
+            seen, wanted = split(hidden, generator)
+            drawn.append(Masked(seen, self._thin(wanted, generator), whole_frames(hidden, steps)))
+        return drawn
+
     def forward(
-        self, clip: Tensor, far: Tensor, generator: torch.Generator, path: Tensor | None = None
+        self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
         averaged over mask types. `path` [B, T + R, a] is the sum of all actions from the clip's first frame to each of
@@ -55,11 +66,8 @@ class JEPA(nn.Module):
         stay, move = self.look_at_all(clip, far)
         names = ("stay", "move", "visible", *REGULARISERS)
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
-        for kind, mask in enumerate(self.settings.masks):
-            hidden = draw_mask(mask, len(clip), steps, grid, generator)
-            seen, wanted = (ids.to(clip.device) for ids in split(hidden, generator))
-            wanted = self._thin(wanted, generator)
-            shown = whole_frames(hidden, steps)
+        for kind, mask in enumerate(masks):
+            seen, wanted, shown = mask.seen.to(clip.device), mask.wanted.to(clip.device), mask.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
             visible = bool(self.settings.targets.visible)
             guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
@@ -177,7 +185,7 @@ def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tens
     each = torch.cat([tokens, far], 1).unflatten(-1, (settings.levels, -1))
     y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
     if settings.centre:
-        y = y - y.mean((0, 1), keepdim=True)
+        y = y - batch_mean(y.mean((0, 1), keepdim=True))
     stay = (_to_unit(y) if settings.centre else y)[:, :steps]
     if not far.shape[1]:
         return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
@@ -188,7 +196,7 @@ def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tens
 def _to_unit(y: Tensor) -> Tensor:
     """Differences between LayerNorm'd features, scaled to unit mean square."""
     # Features that are exactly constant differ by rounding noise, about 1e-7: a floor as low would make targets of it.
-    return y / y.square().mean().sqrt().clamp(min=1e-3)
+    return y / batch_mean(y.square().mean()).sqrt().clamp(min=1e-3)
 
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:

@@ -5,10 +5,26 @@ B clips, T time steps, g grid side, N = T*g*g tokens, K context tokens, M target
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from jepa_wm.core.schema import BlockMask
+
+
+@dataclass(frozen=True)
+class Masked:
+    """What one mask type leaves of a batch: token numbers seen [B, K] and wanted [B, M], and the time steps shown
+    [B, V] where whole frames are in view and nothing else is."""
+
+    seen: Tensor
+    wanted: Tensor
+    shown: Tensor | None
+
+    def of(self, rows: slice) -> Masked:
+        """The same for some of the samples."""
+        return Masked(self.seen[rows], self.wanted[rows], None if self.shown is None else self.shown[rows])
 
 
 def draw_mask(kind: BlockMask, batch: int, time: int, grid: int, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, TrainDynamics
+from jepa_wm.core.world import here
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import hardest
 from jepa_wm.freeze.cache import Features
@@ -35,14 +36,16 @@ def train(run: RunFolder) -> dict[str, object]:
     data = open_data(run.path, config, "train")
     features = Features(run.path / "encode" / "train", data)
     torch.manual_seed(config.seed + 1)
-    model = make_model(config, features, data)
+    model = make_model(config, features, data).to(here().device)
     seconds = 0.0
     if model.slots is not None:
         seconds += fit(run, summary_task(model, features, config), config.train.summary)
     latents = Latents(model, features, config.train.precision)
     seconds += fit(run, dynamics_task(model, latents, config), config.train.dynamics)
     seconds += fit(run, metric_task(model, latents, config), config.train.metric)
-    save_latent_model(run.stage_dir("dynamics"), model)
+    model.cpu()
+    if here().first:
+        save_latent_model(run.stage_dir("dynamics"), model)
     heldout = open_data(run.path, config, "heldout")
     rollout = rollout_errors(model, Features(run.path / "encode" / "heldout", heldout), features)
     return {"rollout": rollout, "training_seconds": seconds}
@@ -64,9 +67,10 @@ class Latents:
         self.features = features
         self._held: Tensor | None = None
         if model.slots is not None:
-            with torch.no_grad(), autocast("cpu", precision):
-                parts = [model.summarise(features.slab(k, k + SLAB)) for k in range(0, len(features), SLAB)]
-            self._held = torch.cat(parts)
+            device = here().device
+            with torch.no_grad(), autocast(device, precision):
+                slabs = (features.slab(k, k + SLAB).to(device) for k in range(0, len(features), SLAB))
+                self._held = torch.cat([model.summarise(slab).cpu() for slab in slabs])
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape."""
@@ -81,10 +85,11 @@ def summary_task(model: LatentModel, features: Features, config: Config) -> Task
     parts = (model.slots, model.dynamics, model.path, model.contrast, model.episode)
     trained = nn.ModuleList(part for part in parts if part is not None)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        episode, frame, actions = sampler.batch(step, config.train.summary.batch)
-        with autocast("cpu", config.train.precision):
-            return model.summary_losses(features.tokens(episode, frame), torch.from_numpy(actions))
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        episode, frame, actions = (drawn[some] for drawn in sampler.batch(step, config.train.summary.batch))
+        tokens, acts = (x.to(here().device) for x in (features.tokens(episode, frame), torch.from_numpy(actions)))
+        with autocast(tokens.device, config.train.precision):
+            return model.summary_losses(tokens, acts)
 
     return Task("dynamics", trained, losses, part="summary")
 
@@ -96,15 +101,14 @@ def dynamics_task(model: LatentModel, latents: Latents, config: Config) -> Task:
 
     members = config.dynamics.members
 
-    def of_member(step: int, member: int) -> dict[str, Tensor]:
-        episode, frame, actions = sampler.batch(step * members + member, settings.batch)
-        with autocast("cpu", config.train.precision):
-            return model.dynamics_losses(
-                latents.at(episode, frame), torch.from_numpy(actions), rollout=settings.rollout, member=member
-            )
+    def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
+        episode, frame, actions = (drawn[some] for drawn in sampler.batch(step * members + member, settings.batch))
+        truth, acts = (x.to(here().device) for x in (latents.at(episode, frame), torch.from_numpy(actions)))
+        with autocast(truth.device, config.train.precision):
+            return model.dynamics_losses(truth, acts, rollout=settings.rollout, member=member)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        each = [of_member(step, member) for member in range(members)]
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        each = [of_member(step, some, member) for member in range(members)]
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
     trained = model.dynamics if members == 1 else nn.ModuleList(model.members)
@@ -117,15 +121,17 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
 
-    def losses(step: int) -> dict[str, Tensor]:
+    def losses(step: int, part: slice) -> dict[str, Tensor]:
+        # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
         episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
         flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [2, n, F]
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
-        rows = torch.cat([chosen, torch.arange(some, len(steps))])
-        with autocast("cpu", config.train.precision):
-            return model.metric.losses(flat[:, rows], steps[rows])
+        rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
+        pairs, apart = (x.to(here().device) for x in (flat[:, rows], steps[rows]))
+        with autocast(pairs.device, config.train.precision):
+            return model.metric.losses(pairs, apart)
 
     return Task("dynamics", model.metric, losses, part="metric")
 

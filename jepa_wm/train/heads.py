@@ -144,10 +144,12 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
     """Trains all heads side by side; they share nothing but the batch."""
     settings = config.train.heads
 
-    def losses(step: int) -> Losses:
-        before, after, actions, truth = seen.steps(step, settings.batch)
+    def losses(step: int, some: slice) -> Losses:
+        before, after, actions, columns = seen.steps(step, settings.batch)
+        truth = {name: column[some] for name, column in columns.items()}
+        before, after, actions = before[some], after[some], actions[some]
         with autocast("cpu", config.train.precision):
-            parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch))}
+            parts = {"policy": heads.policy.loss(*(drawn[some] for drawn in seen.ways(step, settings.batch)))}
             if heads.reward is not None:
                 parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
             if heads.termination is not None:

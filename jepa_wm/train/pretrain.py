@@ -15,13 +15,14 @@ from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schedule import linear
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.freeze.probe import fit_attentive, state_errors
 from jepa_wm.observe.ahead import Ahead
 from jepa_wm.observe.clips import ClipSampler, to_input
 from jepa_wm.observe.datasets import open_data, state_groups
-from jepa_wm.observe.frames import random_crops
+from jepa_wm.observe.frames import draw_crops, random_crops
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video_clips import VideoClipSampler
 from jepa_wm.observe.video_set import VideoSet
@@ -29,6 +30,7 @@ from jepa_wm.observe.video_source import clip_sampler, open_sets
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
+from jepa_wm.train.parallel import whole_weights
 from jepa_wm.train.start import start_at
 
 Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
@@ -57,7 +59,10 @@ def train(run: RunFolder) -> dict[str, object]:
         judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
     else:
-        sets, action_size = open_sets(run.stage_dir("pretrain"), config), 0
+        folder, action_size = run.stage_dir("pretrain"), 0
+        mine = open_sets(folder, config) if here().first else []
+        here().told_by_first(None)  # rank 0 has looked into every file and written down what it found
+        sets = mine or open_sets(folder, config)
         sampler = clip_sampler(sets, config, seed=config.seed)
         judge = Judge.of_videos(config, sets)
     model = JEPA(config.observe, config.encode, config.predict, action_size=action_size)
@@ -65,7 +70,7 @@ def train(run: RunFolder) -> dict[str, object]:
     random_encoder.load_state_dict(model.encoder.state_dict())
     if settings.start is not None:
         start_at(model, settings.start, config)
-    task = make_task(model, sampler, config, judge)
+    task = make_task(model.to(here().device), sampler, config, judge)
     seconds = fit(run, task, settings)
     meters, errors = judge(model.target, steps=settings.final_probe_steps)
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
@@ -80,37 +85,40 @@ def train(run: RunFolder) -> dict[str, object]:
 def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
     """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
-    if not file.exists():
+    if here().first and not file.exists():
         steps = run.config.train.pretrain.final_probe_steps
         write_atomic(file, json.dumps(finite(judge(random_encoder, steps=steps)[1])))
-    errors: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8"))
-    return errors
+    return here().told_by_first(json.loads(file.read_text(encoding="utf-8")) if here().first else {})
 
 
 def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Config, judge: Judge | None = None) -> Task:
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
     settings, observe, targets = config.train.pretrain, config.observe, config.predict.targets
 
-    def read(step: int) -> tuple[Tensor, Tensor]:
+    def read(step: int, some: slice) -> tuple[Tensor, Tensor]:
+        # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
         rows = sampler.rows(step, settings.batch)
         if targets.far:
             away = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
             rows = np.concatenate([rows, away], 1)
-        frames, path = sampler.frames_at(rows), sampler.path_at(rows)
+        frames, path = sampler.frames_at(rows[some]), sampler.path_at(rows[some])
         if observe.crop is None:
-            return to_input(frames, observe.image_size), path
+            return to_input(frames.to(here().device), observe.image_size), path.to(here().device)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
-        return random_crops(frames, observe.crop, observe.image_size, generator), path
+        crops = draw_crops(settings.batch, generator)[:, some]
+        clips = random_crops(frames, observe.crop, observe.image_size, crops)
+        return clips.to(here().device), path.to(here().device)
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the training.
     batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
 
-    def losses(step: int) -> dict[str, Tensor]:
-        frames, path = batches(step)
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        frames, path = batches(step, some)
         clip, far = frames[:, : observe.frames], frames[:, observe.frames :]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        masks = [mask.of(some) for mask in model.draw_masks(settings.batch, observe.frames, generator)]
         with autocast(clip.device, config.train.precision):
-            return model(clip, far, generator, path)
+            return model(clip, far, masks, path)
 
     def follow(step: int) -> None:
         start, end = config.predict.ema
@@ -179,7 +187,7 @@ class Judge:
 
 def _copy(encoder: Encoder, config: Config) -> Encoder:
     copy = Encoder.from_settings(config.observe.image_size, config.encode)
-    copy.load_state_dict(encoder.state_dict())
+    copy.load_state_dict(whole_weights(encoder))
     return copy
 
 

@@ -17,6 +17,7 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 from jepa_wm.dynamics.action_predictor import ActionPredictor
 from jepa_wm.dynamics.poses import difference
 from jepa_wm.freeze.cache import Features
@@ -68,15 +69,18 @@ def train(run: RunFolder) -> dict[str, object]:
     model = ActionPredictor(**sizes)
     model.extrinsics.requires_grad_(False)  # of the released layout; no camera is placed here
 
-    def losses_of(step: int) -> dict[str, Tensor]:
-        with autocast("cpu", config.train.precision):
-            return losses(model, *windows.batch(step, settings.batch), rollout=settings.rollout)
+    def losses_of(step: int, some: slice) -> dict[str, Tensor]:
+        tokens, poses, actions = (drawn[some].to(here().device) for drawn in windows.batch(step, settings.batch))
+        with autocast(tokens.device, config.train.precision):
+            return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
-    seconds = fit(run, Task("dynamics", model, losses_of, part="dynamics"), settings)
+    seconds = fit(run, Task("dynamics", model.to(here().device), losses_of, part="dynamics"), settings)
+    model.cpu()
     folder = run.stage_dir("dynamics")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "action_predictor.partial")
-    (folder / "action_predictor.partial").replace(folder / "action_predictor.safetensors")
-    write_atomic(folder / "action_predictor.json", json.dumps(sizes, indent=1))
+    if here().first:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "action_predictor.partial")
+        (folder / "action_predictor.partial").replace(folder / "action_predictor.safetensors")
+        write_atomic(folder / "action_predictor.json", json.dumps(sizes, indent=1))
     longest = int(open_data(run.path, config, "heldout").lengths.min() - 1) // d.frameskip
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
     return {"rollout": rollout_errors(model, *heldout.batch(0, WINDOWS)), "training_seconds": seconds}

@@ -1,0 +1,231 @@
+"""`jepa-wm launch`: a verb as a job here, under torchrun or on SLURM; sweeps, work split over jobs, the whole story.
+
+jepa-wm launch VERB [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G] [--config ...] [section.key=value]
+jepa-wm launch pipeline ...       collect, pretrain, encode, dynamics, plan and report, each after the one before
+jepa-wm launch status --run DIR   the jobs of a run folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jepa_wm.core.config import load_config, save_config
+from jepa_wm.core.errors import JobFailed, UserError
+from jepa_wm.core.schema import Config, Launch
+from jepa_wm.launch import here, slurm, snapshot, status, sweep
+from jepa_wm.launch.job import Job
+
+TOGETHER = ("pretrain", "dynamics")  # done by all ranks of a job together
+SHARED = ("encode", "plan")  # whose work can be split over jobs that know nothing of each other
+ALONE = ("collect", "report", "demo")
+STORY = ("collect", "pretrain", "encode", "dynamics", "plan", "report")
+ENTRY = "jepa_wm.cli:main"
+SHORT = {"cluster": str, "nodes": int, "tasks_per_node": int, "gpus_per_node": int, "partition": str, "minutes": int}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A verb on one run folder, with the config it is to have."""
+
+    verb: tuple[str, ...]
+    run: Path
+    config: Config
+    source: tuple[str, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of the command line."""
+    parser.add_argument("job", help=f"a verb ({', '.join((*TOGETHER, *SHARED, *ALONE))}, eval), pipeline or status")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings; for eval its name first")
+    parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
+    parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
+    for name, kind in SHORT.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, metavar=name[0].upper(), help=f"short for launch.{name}=...")
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=[A,B]", help="sweep over all combinations")
+    parser.add_argument("--each", action="append", default=[], metavar="'K=V K=V'", help="one run of a sweep")
+    parser.add_argument("--split", type=int, default=1, metavar="N", help="encode or plan: N jobs with a share each")
+    parser.add_argument("--wait", action="store_true", help="on slurm: until all jobs have ended, and fail if one did")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be given to sbatch")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Launch what the words ask for; returns what was done, with the ids of jobs that go on without this process."""
+    words = [word for word in arguments.overrides if "=" not in word]
+    given = [word for word in arguments.overrides if "=" in word]
+    given += [f"launch.{name}={getattr(arguments, name)}" for name in SHORT if getattr(arguments, name) is not None]
+    folder = Path(arguments.run or Path("runs") / Path(arguments.config).stem).resolve()
+    if arguments.job == "status":
+        return {"jobs": status.of(folder)}
+    verb = (arguments.job, *words)
+    _refuse_other_words(verb, arguments)
+    stages = [(stage,) for stage in STORY] if arguments.job == "pipeline" else [verb]
+    overrides = sweep.overrides(arguments.grid, arguments.each)
+    config = load_config(arguments.config, given)
+    if arguments.dry_run:
+        return {"sbatch": [_dry(stage, config, folder, len(overrides)) for stage in stages]}
+    chains = []
+    for number, more in enumerate(overrides or [[]]):
+        run = folder / "sweep" / sweep.name(number, more) if overrides else folder
+        source = (arguments.config, *given, *more)
+        chains.append([Piece(stage, run, load_config(arguments.config, source[1:]), source) for stage in stages])
+    for chain in chains:
+        status.refuse_live(chain[0].run)
+    if config.launch.cluster == "slurm":
+        return _submit(chains, arguments, folder)
+    return _run_here(chains)
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result for reading."""
+    if "sbatch" in result:
+        return list(result["sbatch"])
+    return status.table(result["jobs"]) if result.get("jobs") else ["no jobs"]
+
+
+def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
+    """One after another; a sweep goes on past a run that failed, a chain does not. Raises JobFailed at the end."""
+    done, failed = [], []
+    for chain in chains:
+        for piece in chain:
+            record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
+            job = _prepare(piece, record)
+            row = {"job": "here", "verb": " ".join(piece.verb), "run": str(piece.run), "log": str(record / "log")}
+            try:
+                here.run(job, settings, settings.nodes * settings.tasks_per_node)
+            except JobFailed as error:
+                failed.append(error)
+                done.append({**row, "state": "FAILED", "exit": error.code})
+                break
+            done.append({**row, "state": "COMPLETED", "exit": 0})
+    if failed:
+        count = f"{len(failed)} of {len(chains)} runs failed\n" if len(chains) > 1 else ""
+        raise JobFailed(count + "\n".join(str(error) for error in failed), failed[0].code)
+    return {"jobs": done}
+
+
+def _submit(chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Hand all to SLURM: a sweep of one verb as an array, stages after each other, a split with its merging job."""
+    rows: list[dict[str, Any]] = []
+    try:
+        if len(chains) > 1 and len(chains[0]) == 1:
+            _submit_array(chains, folder, rows)
+        else:
+            for chain in chains:
+                _submit_chain(chain, arguments.split, rows)
+    except UserError:
+        slurm.cancel([row["job"] for row in rows])  # half a pipeline is of no use
+        raise
+    if arguments.wait:
+        _wait(rows)
+    return {"jobs": [status.look(row) for row in rows]}
+
+
+def _submit_array(chains: Sequence[Sequence[Piece]], folder: Path, rows: list[dict[str, Any]]) -> None:
+    pieces = [chain[0] for chain in chains]
+    common = _record(folder, pieces[0].verb[0])
+    jobs = []
+    snapshot.take(common, pieces[0].config)
+    for number, piece in enumerate(pieces):
+        record = common / f"{number:03d}"
+        record.mkdir()
+        save_config(piece.config, record / "config.yaml")
+        jobs.append(_job(piece, record))
+    settings = _asked(pieces[0].verb, pieces[0].config)
+    ids = slurm.submit(jobs, settings, record=common, name=_name(pieces[0].verb))
+    for one, piece, job in zip(ids, pieces, jobs, strict=True):
+        rows.append(_noted(one, piece, Path(job.record), common))
+
+
+def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]) -> None:
+    """Stages one after another; one whose work can be shared as an array with a merging job behind."""
+    after: str | None = None
+    for piece in chain:
+        record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
+        job, every = _prepare(piece, record), False
+        if split > 1 and piece.verb[0] in SHARED:
+            words = [(*job.words, "--share", f"{k}/{split}") for k in range(split)]
+            shares = [replace(job, words=one) for one in words]
+            ids = slurm.submit(shares, settings, record=record, name=f"{_name(piece.verb)}-share", after=after)
+            rows += [_noted(one, piece, record, record) for one in ids]
+            after, every = ids[0].split("_")[0], True  # whatever became of the shares, what is missing is then done
+        (after,) = slurm.submit([job], settings, record=record, name=_name(piece.verb), after=after, every=every)
+        rows.append(_noted(after, piece, record, record))
+
+
+def _noted(job: str, piece: Piece, record: Path, common: Path) -> dict[str, Any]:
+    """A row of the table of jobs, also kept in the run folder, where `status` finds it."""
+    row = {"job": job, "verb": " ".join(piece.verb), "run": str(piece.run), "record": str(record),
+           "log": str(slurm.log_of(common, job))}  # fmt: skip
+    status.note(piece.run, row)
+    return row
+
+
+def _wait(rows: Sequence[dict[str, Any]]) -> None:
+    """Until no job is in the queue any more; raises JobFailed naming those that did not end well, with their logs."""
+    while any(status.is_live(row) for row in rows):
+        time.sleep(2)
+    bad = [found for row in rows if (found := status.look(row))["state"] != "COMPLETED"]
+    if bad:
+        raise JobFailed("\n".join(status.complaint(row) for row in bad), bad[0]["exit"] or 1)
+
+
+def _prepare(piece: Piece, record: Path) -> Job:
+    snapshot.take(record, piece.config)
+    return _job(piece, record)
+
+
+def _job(piece: Piece, record: Path) -> Job:
+    words = (*piece.verb, "--config", str(record / "config.yaml"), "--run", str(piece.run))
+    name, *overrides = piece.source
+    known = str(Path(name).resolve()) if Path(name).suffix in (".yaml", ".yml") else name
+    return Job(ENTRY, words, str(record), (known, *overrides))
+
+
+def _record(run: Path, verb: str) -> Path:
+    """A new folder for what is launched now."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{verb}"
+    for number in itertools.count():
+        record = run / "launch" / (f"{stem}_{number}" if number else stem)
+        try:
+            record.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return record
+    raise AssertionError("count ends")
+
+
+def _asked(verb: tuple[str, ...], config: Config) -> Launch:
+    """What a job of this verb asks for: several ranks only where they work together."""
+    settings = config.launch
+    if verb[0] in TOGETHER:
+        return settings
+    alone = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": min(settings.gpus_per_node, 1)}
+    return settings.model_copy(update=alone)
+
+
+def _dry(verb: tuple[str, ...], config: Config, folder: Path, jobs: int) -> str:
+    record = folder / "launch" / f"<time>_{verb[0]}"
+    return slurm.sbatch_text(_asked(verb, config), record=record, name=_name(verb), jobs=jobs or 1)
+
+
+def _refuse_other_words(verb: tuple[str, ...], arguments: argparse.Namespace) -> None:
+    known = (*TOGETHER, *SHARED, *ALONE, "eval", "pipeline")
+    if verb[0] not in known:
+        raise UserError(f"there is no job {verb[0]!r}; there are {', '.join((*known, 'status'))}")
+    if len(verb) != (2 if verb[0] == "eval" else 1):
+        raise UserError(f"launch {' '.join(verb)}: eval takes one name, other jobs none; settings have the form a.b=c")
+    if arguments.split > 1 and verb[0] not in (*SHARED, "pipeline"):
+        raise UserError(f"--split is for {' and '.join(SHARED)}, not {verb[0]}")
+    if arguments.split > 1 and (arguments.cluster or "local") != "slurm":
+        raise UserError("--split needs --cluster slurm: one machine gains nothing by it")
+
+
+def _name(verb: tuple[str, ...]) -> str:
+    return "jepa-wm-" + "-".join(verb)

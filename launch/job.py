@@ -1,0 +1,144 @@
+"""The one job class: a verb of the command line on a snapshot of code and config, here, under torchrun or on SLURM.
+
+<run>/launch/<when>_<verb>/job.json      what is run
+<run>/launch/<when>_<verb>/config.yaml   the resolved config it runs with, whatever becomes of the file it came from
+<run>/launch/<when>_<verb>/code/         the code it runs
+<run>/launch/<when>_<verb>/log/          what it said, a file a rank
+<run>/launch/<when>_<verb>/ended_<job>   how it ended
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jepa_wm.core.config import config_diff, load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import write_atomic
+from jepa_wm.core.world import STORE
+from jepa_wm.core.yaml_source import read_yaml
+
+STOPPED = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)  # exit codes of a verb that saved and can go on
+
+
+@dataclass(frozen=True)
+class Job:
+    """`entry` names the function that is given `words`; `record` is the folder described above; `source` are the
+    config's name and the overrides that the snapshot was made of."""
+
+    entry: str
+    words: tuple[str, ...]
+    record: str
+    source: tuple[str, ...]
+
+    def __call__(self) -> None:
+        """Run as one rank, placed by the environment; exits with the verb's code if that is not 0.
+
+        On SLURM a stopped job goes back into the queue, where it goes on from its checkpoint.
+        """
+        on_slurm = "SUBMITIT_EXECUTOR" in os.environ
+        if on_slurm:
+            _take_place(Path(self.record))
+        if os.environ.get("RANK", "0") == "0":
+            self._tell_of_changes()
+        module, _, name = self.entry.partition(":")
+        main: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), name)
+        code = main(self.words)
+        if on_slurm and code in STOPPED and not _cancelled():
+            _requeue()
+        if os.environ.get("RANK", "0") == "0":
+            ended = {"exit": code, "at": time.time()}
+            write_atomic(Path(self.record) / f"ended_{_job_id()}", json.dumps(ended))
+        if code:
+            sys.exit(code)
+
+    def checkpoint(self) -> object:
+        """What submitit puts back into the queue where a signal comes before the verb has begun."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def save(self) -> Path:
+        """Write job.json, from which `python -m jepa_wm.launch.job FILE` runs it."""
+        file = Path(self.record) / "job.json"
+        write_atomic(file, json.dumps(asdict(self), indent=1) + "\n")
+        return file
+
+    @classmethod
+    def load(cls, file: Path) -> Job:
+        """The job that `save` wrote."""
+        known = json.loads(file.read_text(encoding="utf-8"))
+        return cls(known["entry"], tuple(known["words"]), known["record"], tuple(known["source"]))
+
+    def _tell_of_changes(self) -> None:
+        """Say what a user has changed since the launch: the snapshot wins."""
+        if not self.source:
+            return
+        name, *overrides = self.source
+        try:
+            now = load_config(name, overrides)
+        except UserError as error:
+            print(f"config {name} can no longer be read ({error}); the snapshot of the launch wins", file=sys.stderr)
+            return
+        changes = config_diff(read_yaml(Path(self.record) / "config.yaml").data, now)
+        if changes:
+            listed = "\n".join(f"  {change}" for change in changes)
+            print(f"config {name} has changed since the launch; the snapshot wins over:\n{listed}", file=sys.stderr)
+
+
+def _take_place(record: Path) -> None:
+    """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start of the job."""
+    size = int(os.environ.get("SLURM_NTASKS", "1"))
+    os.environ |= {
+        "RANK": os.environ.get("SLURM_PROCID", "0"), "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+        "WORLD_SIZE": str(size),
+    }  # fmt: skip
+    start = os.environ.get("SLURM_RESTART_COUNT", "0")
+    os.environ[STORE] = str(record / "meet" / f"{_job_id()}_{start}")
+
+
+def _job_id() -> str:
+    """SLURM's name of this job, "array_task" in an array; "local" elsewhere."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "local")
+
+
+def _cancelled() -> bool:
+    """Whether a user took the job out of the queue: then it must not go back in."""
+    said = subprocess.run(["scontrol", "-o", "show", "job", _job_id()], capture_output=True, text=True).stdout
+    return "JobState=CANCELLED" in said
+
+
+def _requeue() -> None:
+    """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by itself before
+    would count as done."""
+    if os.environ["RANK"] == "0":
+        print(f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True)
+        said = subprocess.run(["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60)
+        if said.returncode:  # it may be there already: somebody else's requeue is what stopped it
+            print(said.stderr, file=sys.stderr, flush=True)
+    for signum in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_DFL)
+    time.sleep(120)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the launching process ends in whatever way: no rank is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    Job.load(Path(sys.argv[1]))()

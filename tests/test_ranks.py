@@ -1,0 +1,99 @@
+"""One process equals many: curves and weights of 1, 2 and 4 gloo processes agree to rounding, sharded or not."""
+
+import shutil
+import signal
+from datetime import timedelta
+
+import pytest
+from ranks import CURVES, assert_equal_to_rounding, overrides, run_ranks
+
+from jepa_wm import cli
+from jepa_wm.core import world
+from jepa_wm.core.checkpoint import newest_checkpoint
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.progress import read_metrics
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.world import World
+from jepa_wm.train import dynamics, pretrain
+
+
+def train_together(size, alone, folder, data, **parallel):
+    """Both trained stages by `size` ranks; dynamics stands on the features that the single process made."""
+    words = ["--config", "debug", "--run", str(folder), *overrides(data, **parallel)]
+    assert run_ranks(size, ["pretrain", *words], folder.parent / "meet_a", log=folder.parent / "log") == [0] * size
+    shutil.copytree(alone / "encode", folder / "encode")
+    assert run_ranks(size, ["dynamics", *words], folder.parent / "meet_b", log=folder.parent / "log") == [0] * size
+
+
+@pytest.mark.parametrize(("size", "fsdp"), [(2, False), (4, False), (2, True)])
+def test_many_train_what_one_does(tmp_path, alone, tiny_data, size, fsdp):
+    train_together(size, alone, tmp_path / "run", tiny_data, fsdp=fsdp)
+    assert_equal_to_rounding(tmp_path / "run", alone)
+
+
+def test_a_signal_to_one_stops_all_and_other_numbers_go_on(tmp_path, alone, tiny_data):
+    def words(**parallel):
+        return ["pretrain", "--config", "debug", "--run", str(tmp_path / "run"), *overrides(tiny_data, **parallel)]
+
+    stopped = run_ranks(2, words(fsdp=True), tmp_path / "meet_a", log=tmp_path / "log", stop_at=1)
+    assert stopped == [128 + signal.SIGUSR2] * 2
+    assert newest_checkpoint(tmp_path / "run/pretrain/checkpoints").name == "step_00000002"
+    assert run_ranks(4, words(), tmp_path / "meet_b", log=tmp_path / "log", stop_at=3) == [128 + signal.SIGUSR2] * 4
+    assert newest_checkpoint(tmp_path / "run/pretrain/checkpoints").name == "step_00000004"
+    assert cli.main(words(recompute=True)) == 0
+    assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[:1])
+
+
+def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data):
+    """Recomputed activations and parts of a batch; statistics over a batch are of a part, so pretraining differs."""
+    folder = tmp_path / "run"
+    with RunFolder.open(folder, load_config("debug", overrides(tiny_data, recompute=True))) as run:
+        pretrain.run(run)
+    assert_equal_to_rounding(folder, alone, curves=CURVES[:1])
+    shutil.copytree(alone / "encode", folder / "encode")
+    shutil.copytree(alone / "dynamics/checkpoints/summary", folder / "dynamics/checkpoints/summary")
+    with RunFolder.open(folder, load_config("debug", overrides(tiny_data, accumulate=2, recompute=True))) as run:
+        dynamics.run(run)
+    assert_equal_to_rounding(folder, alone, curves=CURVES[2:])
+
+
+@pytest.mark.slow
+def test_sharded_in_bf16_recomputed_and_compiled_is_the_same_training(tmp_path, alone, tiny_data):
+    words = [word for word in overrides(tiny_data, fsdp=True, recompute=True, compile=True) if "precision" not in word]
+    words = ["pretrain", "--config", "debug", "--run", str(tmp_path / "run"), *words, "train.precision=bf16"]
+    assert run_ranks(2, words, tmp_path / "meet", log=tmp_path / "log", seconds=900) == [0, 0]
+    curves = [[line["loss"] for line in read_metrics(folder, "pretrain")] for folder in (tmp_path / "run", alone)]
+    assert len(curves[0]) == 4 and curves[0] == pytest.approx(curves[1], rel=0.03)
+
+
+def test_ranks_draw_what_one_process_would():
+    """Every sample is some rank's, in the order of the batch, parts before ranks."""
+    batch = list(range(24))
+    for size, parts in ((1, 1), (4, 1), (2, 3), (4, 3)):
+        drawn = [batch[World(r, size).rows(24, part, parts)] for part in range(parts) for r in range(size)]
+        assert sum(drawn, []) == batch and len({len(share) for share in drawn}) == 1
+    with pytest.raises(UserError, match="a batch of 24 does not divide over 5 ranks .* multiple of 5"):
+        World(0, 5).rows(24)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set but 'RANK' is not"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "1"},
+         "rank 1 of 2 could not join the others"),
+    ],
+)  # fmt: skip
+def test_a_failed_start_is_an_error(tmp_path, capsys, monkeypatch, place, said):
+    monkeypatch.setattr(world, "JOIN", timedelta(seconds=2))
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["pretrain", "--config", "debug", "--run", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+    assert world.here().size == 1
+
+
+def test_a_stage_that_one_process_does_is_not_done_by_many(tmp_path):
+    assert run_ranks(2, ["collect", "--config", "debug", "--run", str(tmp_path / "run")], tmp_path / "m") == [2, 2]
+    assert not (tmp_path / "run").exists()
