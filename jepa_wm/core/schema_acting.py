@@ -28,7 +28,7 @@ class Metric(Section):
     groups: int = 16
     components: int = 16
     width: int = 384
-    expectile: float = Field(0.1, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
+    expectile: float = Field(0.03, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
     rivals: int = Field(8, ge=1)  # half of the pairs are the hardest out of as many
 
 

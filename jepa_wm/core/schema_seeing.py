@@ -73,7 +73,7 @@ class Worlds(Section):
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
     drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target
-    blind: float = Field(0.2, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
+    blind: float = Field(0.5, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
 
 
 class Crop(Section):

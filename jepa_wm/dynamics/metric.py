@@ -24,7 +24,8 @@ class StepsToGo(nn.Module):
         self.settings = settings
         self.net = nn.Sequential(
             nn.Linear(latent, settings.width), nn.LayerNorm(settings.width), nn.GELU(),
-            nn.Linear(settings.width, settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.width), nn.LayerNorm(settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.width), nn.LayerNorm(settings.width), nn.GELU(),
             nn.Linear(settings.width, settings.groups * settings.components),
         )  # fmt: skip
 
