@@ -8,7 +8,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.schedule import learning_rate
 from jepa_wm.core.schema import Optimiser
 
-NO_REGULARISER = ["predict.contrast=0", "predict.path=0"]
+NO_REGULARISER = ["predict.contrast=0", "predict.episode=0", "predict.path=0"]
 MASK = "predict.masks=[{{{}}}]"
 
 

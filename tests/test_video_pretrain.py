@@ -74,7 +74,7 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
         (tmp_path / "films" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "films" / "bad.mp4").write_bytes(b"no video")
     mixture = f"observe.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
-    words = [mixture, "predict.contrast=0", "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]"]
+    words = [mixture, "predict.contrast=0", "predict.episode=0", "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]"]
     with pytest.raises(UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"):
         train(tmp_path / "strict", *words)
     with pytest.warns(UserWarning, match=r"left out, 1 of 6 so far: .*bad\.mp4"):

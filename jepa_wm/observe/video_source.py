@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from jepa_wm.core.schema import Config
-from jepa_wm.core.world import here
 from jepa_wm.observe.shuffle import SampleOrder
 from jepa_wm.observe.video_clips import Part, VideoClipSampler, loaded_size
 from jepa_wm.observe.video_set import VideoSet
@@ -23,20 +22,19 @@ def open_sets(folder: Path, config: Config) -> list[VideoSet]:
         index = Path(part.path)
         if index.suffix != ".h5":
             index = folder / f"videos_{number}.h5"
-            if here().first and not index.exists():
+            if not index.exists():
                 found = find(part.path, single_images=part.images)
                 VideoSet(found, ceiling=observe.unreadable, folder_fps=observe.folder_fps).save(index)
-            here().told_by_first(None)  # only now do the other ranks look
         opened.append(VideoSet.open(index, ceiling=observe.unreadable))
     return opened
 
 
-def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoClipSampler:
-    """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
+def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int, rank: int = 0, ranks: int = 1) -> VideoClipSampler:
+    """Pretraining clips of those sets, for one of several processes; where clips are cropped they are loaded larger."""
     observe = config.observe
     size = observe.image_size if observe.crop is None else loaded_size(observe.image_size, observe.crop.scale[0])
     parts = [
-        Part(videos, SampleOrder(len(videos), seed), part.weight)
+        Part(videos, SampleOrder(len(videos), seed, rank, ranks), part.weight)
         for videos, part in zip(sets, observe.sets, strict=True)
     ]
     return VideoClipSampler(parts, frames=observe.frames, fps=observe.fps, size=size, workers=observe.workers)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
-from jepa_wm.core.errors import TrainingDiverged
+from jepa_wm.core.errors import Interrupted, TrainingDiverged
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.precision import settled
 from jepa_wm.core.progress import Metrics, Progress
@@ -65,12 +65,13 @@ def fit(run: RunFolder, task: Task, settings: Optimiser) -> float:
                 figures |= task.evaluate()
             if show and (judged or done % 10 == 0 or done == settings.steps):
                 show.tell(done, figures)
-            stop.signum = world.largest(stop.signum or 0) or None  # all ranks stop after the same step
-            if stop.requested or done % settings.save_every == 0 or done == settings.steps:
+            leaving = world.largest(stop.signum or 0)  # the signal of any rank: all stop after the same step
+            if leaving or done % settings.save_every == 0 or done == settings.steps:
                 save(done)
-            if stop.requested or done == settings.steps:
+            if leaving or done == settings.steps:
                 saver.settle()
-            stop.raise_if_requested()
+            if leaving:
+                raise Interrupted(leaving)
     return before + time.monotonic() - began
 
 

@@ -59,7 +59,10 @@ def train(run: RunFolder) -> dict[str, object]:
         judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
     else:
-        sets, action_size = open_sets(run.stage_dir("pretrain"), config), 0
+        folder, action_size = run.stage_dir("pretrain"), 0
+        mine = open_sets(folder, config) if here().first else []
+        here().told_by_first(None)  # rank 0 has looked into every file and written down what it found
+        sets = mine or open_sets(folder, config)
         sampler = clip_sampler(sets, config, seed=config.seed)
         judge = Judge.of_videos(config, sets)
     model = JEPA(config.observe, config.encode, config.predict, action_size=action_size)
