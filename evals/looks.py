@@ -42,9 +42,10 @@ def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
     looks = {"eye": _through(eye, config)}
     if "random_encoder" in config.evals.baselines:
         torch.manual_seed(config.seed)
-        settings = eye.settings if isinstance(eye, Encoder) else config.encode
-        untrained = Encoder.from_settings(size, settings or config.encode)
-        looks["random_encoder"] = _through(untrained, config)
+        if isinstance(eye, Backbone):
+            looks["random_encoder"] = _through(Backbone(eye.name, size), config)
+        else:
+            looks["random_encoder"] = _through(Encoder.from_settings(size, eye.settings or config.encode), config)
     if "pixels" in config.evals.baselines:
         looks["pixels"] = _pixels(config.encode.patch)
     return config, data, looks

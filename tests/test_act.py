@@ -1,5 +1,8 @@
 """The agent: remembers as many frames as the model's window, and plans for each episode as if it were alone."""
 
+import gc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.rollout import imagine_candidates
 from jepa_wm.imagine.world_model import WorldModel
 
 SKIP = 2
@@ -20,12 +24,12 @@ SPACE = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP, hold=True)
 SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 
 
-def world_model(window=3):
+def world_model(window=3, **changes):
     torch.manual_seed(0)
     eye = Eye(Encoder.from_settings(12, Encode(patch=4, width=16, depth=1, heads=1)), 12, precision="fp32")
     settings = Settings(
         frameskip=SKIP, window=window, width=16, depth=1, heads=1, bottleneck=Bottleneck(width=5, queries=2),
-        metric=Metric(groups=2, components=2, width=8),
+        metric=Metric(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
     return WorldModel(eye, LatentModel(9, 16, 2, settings))
 
@@ -43,13 +47,13 @@ def frames(count, seed):
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 6])
 def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatch):
     a, seen = agent(window), []
-    imagine = a.model.imagine
+    imagine = a.model.futures
 
     def look(context, past, actions, **rest):
         seen.append((context.shape[1], past.shape[1]))
         return imagine(context, past, actions, **rest)
 
-    monkeypatch.setattr(a.model, "imagine", look)
+    monkeypatch.setattr(a.model, "futures", look)
     a.reset(frames(2, 0), [0, 1])
     taken = []
     for step in range(8):
@@ -99,13 +103,13 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
     each, fixed = world_model().plan_bytes(3)
     for most in (1000, 7):
         a = agent(memory_mb=(fixed + (most + 0.5) * each) / 2**20)
-        imagine, seen = a.model.imagine, []
+        imagine, seen = a.model.futures, []
 
         def look(context, past, actions, imagine=imagine, seen=seen, **rest):
             seen.append(actions.shape[0] * actions.shape[1])
             return imagine(context, past, actions, **rest)
 
-        monkeypatch.setattr(a.model, "imagine", look)
+        monkeypatch.setattr(a.model, "futures", look)
         a.reset(frames(2, 0), [0, 1])
         plans.append(a.act(frames(2, 1)))
         largest.append(max(seen))
@@ -113,6 +117,81 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
     with pytest.raises(UserError, match="plan.memory_mb 0.001 is below one candidate.*raise plan.memory_mb"):
         agent(memory_mb=0.001)
+
+
+def test_goals_of_another_size_and_frames_that_are_no_pictures_are_refused():
+    a = agent()
+    a.reset(frames(2, 0), [0, 1])
+    with pytest.raises(ValueError, match="frames are 13 x 13 px, the goal images 12 x 12"):
+        a.act(np.zeros((2, 13, 13, 3), np.uint8))
+    broken = frames(2, 1).astype(np.float32)
+    broken[0, 3] = np.nan
+    with pytest.raises(ValueError, match="frames are torch.float32.*give uint8 pictures.*no NaN"):
+        a.act(broken)
+    with pytest.raises(ValueError, match="frames are torch.float32"):
+        a.reset(broken, [0, 1])
+    with pytest.raises(UserError, match="plan.doubt 1 needs models that can disagree.*dynamics.members"):
+        agent(doubt=1.0)
+
+
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system tells no memory in /proc")
+def test_a_thousand_decisions_take_no_more_memory_than_a_hundred():
+    a = agent(horizon=2, candidates=4, rounds=1, elites=2)
+    a.reset(frames(2, 0), [0, 1])
+    seen = frames(2, 1)
+    for _ in range(100):
+        a.act(seen)
+    gc.collect()
+    before, objects = resident(), len(gc.get_objects())
+    for _ in range(1000):
+        a.act(seen)
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 500
+    assert resident() - before < 4 * 2**20
+
+
+def planned(a):
+    a.reset(frames(2, 0), [0, 1])
+    return np.stack([a.act(frames(2, step + 1)) for step in range(3)]), a.search.last
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["eager", pytest.param("inductor", marks=pytest.mark.slow)],  # eager: captured as a graph, not compiled
+)
+def test_compiled_layers_give_the_same_plan(backend, monkeypatch):
+    plain, compiled = agent(), agent()
+    compiled.model.compile(backend=backend)
+    (actions, plan), (others, other) = planned(plain), planned(compiled)
+    np.testing.assert_allclose(others, actions, atol=1e-4)
+    torch.testing.assert_close(other.trace, plan.trace, atol=1e-4, rtol=1e-4)
+    asked = []
+    monkeypatch.setattr(WorldModel, "compile", lambda self: asked.append(self))
+    assert agent(compile=True).model is asked[0] and not agent().model.compiled
+
+
+def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
+    cases = (({"members": 2}, {"doubt": 0.5}), ({"outcomes": 2}, {"draws": 3}), ({"members": 2, "outcomes": 1}, {}))
+    for changes, plan in cases:
+        few = Plan(horizon=3, candidates=12, rounds=2, elites=3, **plan)
+        a = Agent(world_model(**changes), SPACE, few)
+        a.reset(frames(2, 0), [0, 1])
+        first = a.act(frames(2, 1))
+        a.reset(frames(2, 0), [0, 1])
+        assert np.isfinite(first).all() and np.array_equal(a.act(frames(2, 1)), first), "chance is the same every time"
+    model = world_model(members=2)
+    context, plans = torch.randn(2, 1, 1, 5), torch.randn(2, 4, 3, 4)
+    futures = model.futures(context, context.new_zeros(2, 0, 4), plans)
+    assert futures.shape == (2, 1, 2, 4, 3, 1, 5)
+    for member, future in zip(model.latent.members, futures[:, 0], strict=True):
+        alone = imagine_candidates(member, context, context.new_zeros(2, 0, 4), model.latent.scaled(plans))
+        torch.testing.assert_close(future, alone)
+    assert model.plan_bytes(3)[0] > 1.7 * world_model().plan_bytes(3)[0]
 
 
 def test_effort_and_smoothness_calm_the_plan():

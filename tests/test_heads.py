@@ -1,5 +1,11 @@
 """Heads on frozen latents: each learns what it says, is better than a constant, and the planner asks for it by name."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -12,7 +18,17 @@ from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import HeadSizes, Limits, Plan
-from jepa_wm.dynamics.heads import Heads, Present, RewardHead, StateHead, TerminationHead, symexp, symlog, two_hot
+from jepa_wm.dynamics.heads import (
+    Heads,
+    Policy,
+    Present,
+    RewardHead,
+    StateHead,
+    TerminationHead,
+    symexp,
+    symlog,
+    two_hot,
+)
 from jepa_wm.freeze import cache
 from jepa_wm.imagine.world_model import WorldModel, load_heads
 from jepa_wm.observe.trajectories import Trajectories
@@ -103,6 +119,24 @@ def test_the_hazard_is_the_share_that_ends_and_states_are_read_in_their_units():
         torch.testing.assert_close(state(places), where, atol=15, rtol=0)
 
 
+def test_the_policy_learns_which_actions_lead_toward_a_goal():
+    """On a line, with steps of at most 1: full speed until the goal is near, then what is left, then nothing counts."""
+    torch.manual_seed(0)
+    policy, g = Policy(1, 1, HeadSizes(width=32, policy_steps=3)), torch.Generator().manual_seed(0)
+
+    def ways(count):
+        here, gap = torch.randn(count, 1, generator=g), 4 * torch.rand(count, 1, generator=g) - 2
+        left = [gap.abs() - step for step in range(3)]
+        blocks = torch.stack([gap.sign() * part.clamp(0, 1) for part in left], 1)  # [B, 3, 1]
+        return here, here + gap, blocks, torch.stack([(part > 0).float()[:, 0] for part in left], 1)
+
+    fit(policy, lambda step: policy.loss(*ways(128)))
+    here, there, blocks, counts = ways(500)
+    with torch.no_grad():
+        wrong = (policy(here, there) - blocks)[counts > 0].abs()
+    assert wrong.mean() < 0.12 and (counts.sum(1) < 3).any()
+
+
 def test_goals_are_later_frames_and_actions_count_until_them(tiny_data):
     data = Trajectories(tiny_data / "train.h5")
     sampler = GoalSampler(data, steps=4, frameskip=3, stride=3, seed=0)
@@ -122,8 +156,9 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
     folder, result = trained
     scores = result["heads"]
     assert scores.keys() == {"reward", "termination", "policy", "state/dot", "state/wall", "state/door"}
-    for name, share in (("reward", 0.8), ("policy", 1.0), ("state/dot", 0.5), ("state/wall", 0.3), ("state/door", 0.9)):
+    for name, share in (("reward", 0.8), ("state/dot", 0.5), ("state/wall", 0.3), ("state/door", 0.9)):
         assert 0 < scores[name]["error"] < share * scores[name]["constant"], name
+    assert scores["policy"]["error"] > 0 and scores["policy"]["constant"] == pytest.approx(1, abs=0.2)
     assert scores["termination"]["constant"] < 1e-4, "nothing ever ends in two rooms"
     loaded = load_heads(folder / "heads")
     assert loaded.present == Present(True, True, ("dot_x", "dot_y", "wall_x", "door_y"))
@@ -184,6 +219,7 @@ def agent(folder, **plan):
 
 @pytest.mark.parametrize(
     "plan", [{"objective": "reward"}, {"objective": "reward", "solver": "gradient"}, {"objective": "state"},
+             {"solver": "amortised"}, {"propose": True}, {"propose": True, "solver": "icem"},
              {"reward": 0.5, "state": 0.1, "state_names": ["dot_x", "dot_y"], "effort": 0.1, "smoothness": 0.1}],
     ids=str,
 )  # fmt: skip
@@ -196,6 +232,24 @@ def test_reward_and_state_plan_as_goals_do(trained, plan):
     for _ in range(2):
         actions = a.act(world.render())
         assert actions.shape == (2, 5, 2) and np.isfinite(actions).all()
+
+
+def test_the_policy_alone_hands_out_what_it_proposes(trained):
+    a = agent(trained[0], solver="amortised")
+    world = TwoRooms()
+    world.reset(np.arange(2))
+    seen = world.render()
+    world.reset(np.arange(2, 4))
+    a.reset(world.render(), [0, 1])
+    here, there = (a.model.encode(torch.from_numpy(frames)) for frames in (seen, world.render()))
+    held = a.model.propose(here, there, 3)[:, 0].unflatten(-1, (5, 2)).mean(1)
+    norm = held.norm(dim=-1, keepdim=True)
+    np.testing.assert_allclose(a.act(seen)[:, 0], held * (2.45 / norm).clamp(max=1), atol=1e-4)
+    assert a.model.propose(here, there, 9).shape == (2, 9, 10), "the last block is repeated"
+    with pytest.raises(UserError, match="a policy toward goals needs a goal image"):
+        b = agent(trained[0], objective="reward", propose=True)
+        b.reset(None, [0, 1])
+        b.act(seen)
 
 
 def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
@@ -252,3 +306,13 @@ def test_sizes_of_heads_are_refused_where_they_make_none():
     with pytest.raises(ValueError):
         HeadSizes(bins=1)
     assert Heads(4, 2, Present(), HeadSizes(width=8)).reward is None
+
+
+def test_the_example_of_an_own_objective_does_what_it_says(trained):
+    """In docs/own_objective.py the goal is to stay; with a term for going right, agents go as far as they can."""
+    example = Path(__file__).resolve().parents[1] / "docs" / "own_objective.py"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(example.parents[1])}
+    done = subprocess.run([sys.executable, example, str(trained[0])], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    alone, drawn = map(float, re.findall(r"-?\d+\.\d", done.stdout))
+    assert drawn > alone + 4, done.stdout

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.plan.objectives import Objective, ToGoal, effort, imagined_cost, latent_distance, over_steps
 from jepa_wm.plan.receding import RecedingHorizon
-from jepa_wm.plan.solvers import CEM
+from jepa_wm.plan.solvers import CEM, AsProposed
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
 H = 3
@@ -103,6 +103,54 @@ def test_a_point_is_steered_to_its_goal_one_block_at_a_time():
         assert block.shape == (3, 1, 10)
         position = position + space.steps(block).sum(1)
     assert (position - goal).norm(dim=-1).max() < 1.0
+
+
+def test_a_search_starts_from_a_proposal_and_tries_what_is_left_beside_it():
+    starts = []
+
+    class Spy:
+        space, horizon = BOX, H
+
+        def solve(self, cost, *, start, generator):
+            starts.append(start)
+            return CEM(space=BOX, horizon=H, rounds=2).solve(cost, start=start, generator=generator)
+
+    agent, proposal = RecedingHorizon(Spy()), torch.full((2, H, 2), 0.25)
+    agent.reset([3, 4], device=torch.device("cpu"))
+    agent.plan(bowl(0.5), proposal=proposal)
+    left = agent._start
+    agent.plan(bowl(0.5), proposal=-proposal)
+    assert torch.equal(starts[0], proposal[:, None])
+    assert torch.equal(starts[1][:, 0], -proposal) and torch.equal(starts[1][:, 1], left)
+
+
+def test_cem_tries_every_plan_of_a_warm_start_and_a_proposal_alone_is_taken_as_it_is():
+    """Nothing drawn comes near the needle, but one of the plans it was given is there."""
+    needle = torch.tensor([[0.9, -0.9], [-0.9, 0.9], [0.9, 0.9]])
+    start = torch.stack([torch.zeros(1, H, 2), torch.full((1, H, 2), 0.1), needle[None]], 1)
+    tried = CEM(space=BOX, horizon=H, candidates=8, elites=2, rounds=1)
+    plan = tried.solve(bowl(needle), start=start, generator=[torch.Generator().manual_seed(0)])
+    assert torch.equal(plan.actions[0], needle) and plan.cost == 0
+    alone = AsProposed(space=BOX, horizon=H)
+    plan = alone.solve(bowl(needle), start=2 * needle[None], generator=[torch.Generator()])
+    assert torch.equal(plan.actions[0], needle.sign()) and plan.trace.shape == (1, 1)
+    torch.testing.assert_close(plan.cost, bowl(needle)(needle.sign()[None, None])[0])
+    with pytest.raises(ValueError, match="horizon"):
+        AsProposed(space=BOX, horizon=0)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_condensing_undoes_expanding(hold):
+    g = torch.Generator().manual_seed(0)
+    for space in (
+        ActionSpace.of_block((-1.0, -2.0), (1.0, 2.0), max_norm=1.5, block=3, hold=hold),
+        DiscreteSpace.of_block(4, block=3, hold=hold),
+        DiscreteSpace.of_block(3, block=3, hold=hold, vectors=[[0, 0], [1, 0], [0, 1]]),
+    ):
+        plan = space.project(torch.randn(2, 5, space.searched, generator=g))
+        near = space.expand(plan) + 0.01 * torch.randn(2, 5, space.expanded, generator=g)
+        torch.testing.assert_close(space.condense(space.expand(plan)), plan)
+        torch.testing.assert_close(space.condense(near), plan, atol=0.05, rtol=0)
 
 
 def test_what_cannot_be_executed_is_refused():

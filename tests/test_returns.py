@@ -137,7 +137,7 @@ def test_returns_are_what_the_world_paid_within_the_budget():
     world, r = TwoRooms(spot=spot), np.random.default_rng(0)
     moves = r.uniform(-2, 2, (12, 3, 2)).astype(np.float32)  # [T, B, a]
     asked = iter(np.moveaxis(moves.reshape(4, 3, 3, 2), 1, 2))
-    earned = returns.play_rewards(world, np.arange(3), lambda frames: next(asked), budget=10)
+    earned = returns.play_rewards(world, np.arange(3), lambda world: next(asked), budget=10)
     world.reset(np.arange(3))
     expected = np.zeros(3)
     for move in moves[:10]:

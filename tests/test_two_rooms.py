@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from jepa_wm.core.schema import Geometry, NoiseLevels
 from jepa_wm.worlds.tasks import task_geometry
-from jepa_wm.worlds.two_rooms import BACKGROUND, DOT_COLOUR, WALL_COLOUR, WALL_HALF, TwoRooms
+from jepa_wm.worlds.two_rooms import LOOKS, WALL_HALF, TwoRooms
+
+BACKGROUND, WALL_COLOUR, DOT_COLOUR = LOOKS["colour"]
 
 NOISY = NoiseLevels(brightness=0.25, pixel=0.2, blotches=0.2)
 

@@ -185,6 +185,13 @@ def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(videos, step,
     assert (distance >= np.minimum(apart * (moment[:, 1] - moment[:, 0])[:, None], possible) - 1).all()
 
 
+def test_every_video_gives_as_many_clips_an_epoch_as_asked_for(videos):
+    part = Part(videos, SampleOrder(9, 0), clips=3)
+    rows = VideoClipSampler([part], frames=2, fps=(10.0,), size=16).rows(0, 9)
+    assert sorted(rows[:, 0] // MOMENTS) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert len({tuple(row) for row in rows}) == 9, "each at its own moment"
+
+
 def test_frames_are_those_of_their_moments(videos):
     sampler = sampler_of(videos)
     rows = sampler.rows(0, 6)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.act.objective import Scene, TermOf, check_objective, objective_of
+from jepa_wm.act.objective import Scene, TermOf, check_objective, goal_of, objective_of
 from jepa_wm.act.solver import DESCENDING, make_solver
 from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
@@ -20,7 +20,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Plan as Settings
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.plan.chunks import in_chunks, plans_within
-from jepa_wm.plan.objectives import imagined_cost
+from jepa_wm.plan.objectives import expected_cost
 from jepa_wm.plan.receding import RecedingHorizon
 from jepa_wm.plan.search import Cost
 from jepa_wm.worlds.protocol import VectorWorld
@@ -44,15 +44,18 @@ class Agent:
             )
         check_objective(model, settings)
         self.model, self.settings, self.space, self.more = model, settings, space, more
+        if settings.compile and not model.compiled:
+            model.compile()
         self.search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
-        self._most = plans_within(settings.memory_mb, *model.plan_bytes(settings.horizon))
+        self._most = plans_within(settings.memory_mb, *model.plan_bytes(settings.horizon, draws=settings.draws))
         self._most_with_gradient = self._most
         if settings.solver in DESCENDING:
-            with_gradient = model.plan_bytes(settings.horizon, gradients=True)
+            with_gradient = model.plan_bytes(settings.horizon, gradients=True, draws=settings.draws)
             self._most_with_gradient = plans_within(settings.memory_mb, *with_gradient)
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._goal: Tensor | None = None
+        self._goal_shape: tuple[int, ...] = ()
         self._count = 0
 
     @classmethod
@@ -70,11 +73,17 @@ class Agent:
         if goal_frames is not None and len(goal_frames) != len(seeds):
             raise ValueError(f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each")
         self._goal = None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
+        self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._count = [], [], len(seeds)
         self.search.reset(seeds, device=self.model.eye.mean.device)
 
     def act(self, frames: np.ndarray) -> np.ndarray:
         """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c] uint8."""
+        if self._goal is not None and frames.shape[1:] != self._goal_shape:
+            raise ValueError(
+                f"frames are {frames.shape[1]} x {frames.shape[2]} px, the goal images {self._goal_shape[0]} x "
+                f"{self._goal_shape[1]}: give goals as the world renders them"
+            )
         if len(frames) != self._count:
             raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
         self._latents.append(self.model.encode(torch.from_numpy(frames)))
@@ -87,16 +96,20 @@ class Agent:
 
         def cost_of(some: slice) -> Cost:
             def imagine(actions: Tensor) -> Tensor:
-                cut = self.settings.gradient.truncate
-                return self.model.imagine(context[some], past[some], actions, truncate=cut)
+                cut, draws = self.settings.gradient.truncate, self.settings.draws
+                return self.model.futures(context[some], past[some], actions, truncate=cut, draws=draws)
 
             goal = None if self._goal is None else self._goal[some]
             last = self._past[-1][some, -self.space.size :] if self._past else None
             scene = Scene(self.model, self.settings, context[some, -1], goal, last)
-            return imagined_cost(imagine, objective_of(scene, self.more))
+            return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
-        blocks = self.search.plan(cost)  # [B, K, A]
+        proposal = None
+        if self.settings.asks_policy:
+            toward = self.model.propose(context[:, -1], goal_of(self.settings, self._goal), self.settings.horizon)
+            proposal = self.space.condense(toward)
+        blocks = self.search.plan(cost, proposal=proposal)  # [B, K, A]
         if self.settings.execute == 1:
             self._past.append(blocks[:, 0])
         else:  # frames between are not seen, so the memory starts anew

@@ -13,8 +13,8 @@ import torch
 from jepa_wm.act.episodes import begin
 from jepa_wm.core.schema import Config
 from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.worlds.make import clean, rooms
 from jepa_wm.worlds.tasks import Tasks
-from jepa_wm.worlds.two_rooms import TwoRooms
 
 
 @torch.no_grad()
@@ -24,11 +24,11 @@ def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, 
     axis = np.linspace(g.low, g.high, grid)
     dots = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)  # rows run along y
     chosen = tasks.part(0, maps)
-    goals, (_, goal_frames) = TwoRooms(g), begin(chosen, config.worlds.noise)
+    goals, (_, goal_frames) = rooms(clean(config.worlds), g), begin(chosen, config.worlds)
     goals.reset(chosen.seeds, dot=chosen.goal)
     learned, raw = [], []
     for i in range(len(chosen)):
-        world = TwoRooms(g, config.worlds.noise)
+        world = rooms(config.worlds, g)
         seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
         world.reset(seeds, dot=dots, noise_seeds=np.arange(len(dots)))
         latents = model.encode(torch.from_numpy(world.render()))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_wm.core.intervals import wilson
-from jepa_wm.core.schema import NoiseLevels
+from jepa_wm.core.schema import Worlds
+from jepa_wm.worlds.make import rooms
 from jepa_wm.worlds.protocol import VectorWorld
 from jepa_wm.worlds.tasks import Tasks, judge
 from jepa_wm.worlds.two_rooms import TwoRooms
@@ -28,11 +29,11 @@ class Record:
     decision_steps: np.ndarray  # [K+1]
 
 
-def begin(tasks: Tasks, noise: NoiseLevels) -> tuple[TwoRooms, np.ndarray]:
+def begin(tasks: Tasks, worlds: Worlds) -> tuple[TwoRooms, np.ndarray]:
     """(worlds at their starts, goal images [B, h, w, 3] uint8)."""
-    goals = TwoRooms(tasks.geometry, noise)
+    goals = rooms(worlds, tasks.geometry)
     goals.reset(tasks.seeds, dot=tasks.goal, noise_seeds=tasks.seeds + GOAL_NOISE)
-    world = TwoRooms(tasks.geometry, noise)
+    world = rooms(worlds, tasks.geometry)
     world.reset(tasks.seeds, dot=tasks.start)
     return world, goals.render()
 

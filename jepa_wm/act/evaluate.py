@@ -26,6 +26,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
 from jepa_wm.core.schema import Plan as PlanSettings
 from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.worlds.make import clean, rooms
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 from jepa_wm.worlds.two_rooms import TwoRooms
 
@@ -49,12 +50,12 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
         track = play_all(folder / name, model, tasks, space, config, plan)
         by_name[plan.objective] = success(track, tasks.goal, radius=act.radius, strict=act.strict_radius)
     floors = {
-        "random": random_track(tasks, budget=act.budget, hold=config.dynamics.frameskip),
-        "straight_line": straight_track(tasks, budget=act.budget),
+        "random": random_track(tasks, config.worlds, budget=act.budget, hold=config.dynamics.frameskip),
+        "straight_line": straight_track(tasks, config.worlds, budget=act.budget),
     }
-    ceiling = simulator_track(tasks, space, config.plan, budget=act.budget)
+    ceiling = simulator_track(tasks, config.worlds, space, config.plan, budget=act.budget)
     judged = {k: success(v, tasks.goal, radius=act.radius, strict=act.strict_radius) for k, v in floors.items()}
-    gather(folder, tasks, act.radius)
+    gather(folder, tasks, config)
     energy_maps(folder / "energy.npz", model, tasks, config)
     return {
         "success": by_name[config.plan.objective],
@@ -170,7 +171,7 @@ def play_chunk(
 ) -> tuple[Record, np.ndarray, np.ndarray]:  # fmt: skip
     """(record, cost of the best plan after each round [B, K, R], seconds of each decision [K])."""
     agent = Agent(model, space, plan)
-    world, goals = begin(tasks, config.worlds.noise)
+    world, goals = begin(tasks, config.worlds)
     agent.reset(goals, tasks.seeds.tolist())
     traces, seconds = [], []
 
@@ -191,7 +192,7 @@ def seconds_per_decision(
     model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, *, count: int = 7
 ) -> float:
     """Median time of one decision for one episode: look, encode, imagine and search."""
-    world, goals = begin(tasks.part(0, 1), config.worlds.noise)
+    world, goals = begin(tasks.part(0, 1), config.worlds)
     agent = Agent(model, space, config.plan)
     agent.reset(goals, [0])
     times = []
@@ -202,7 +203,7 @@ def seconds_per_decision(
     return float(np.median(times[1:]))
 
 
-def gather(folder: Path, tasks: Tasks, radius: float, *, most: int = 50) -> None:
+def gather(folder: Path, tasks: Tasks, config: Config, *, most: int = 50) -> None:
     """`episodes.npz` for the report: the first `most` episodes played with the main objective."""
     parts: list[Mapping[str, np.ndarray]] = []
     while (first := sum(len(part["track"]) for part in parts)) < len(tasks):
@@ -210,7 +211,7 @@ def gather(folder: Path, tasks: Tasks, radius: float, *, most: int = 50) -> None
     merged = {k: np.concatenate([p[k] for p in parts])[:most] for k in ("frames", "track", "cost")}
     at, goal = parts[0]["decision_steps"], tasks.goal[:most]
     distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)
-    goals = TwoRooms(tasks.geometry)
+    radius, goals = config.act.radius, rooms(clean(config.worlds), tasks.geometry)
     goals.reset(tasks.seeds[:most], dot=goal)
     np.savez_compressed(
         folder / "episodes.npz", goal_frame=goals.render(), frames=merged["frames"], positions=merged["track"][:, at],

@@ -12,17 +12,18 @@ from torch import Tensor
 from jepa_wm.act.episodes import begin, play
 from jepa_wm.act.solver import DESCENDING, make_solver
 from jepa_wm.core.actions import ActionSpace
-from jepa_wm.core.schema import NoiseLevels
 from jepa_wm.core.schema import Plan as Settings
+from jepa_wm.core.schema import Worlds
 from jepa_wm.plan.receding import RecedingHorizon
+from jepa_wm.worlds.make import clean
 from jepa_wm.worlds.policies import straight_line, through_door
 from jepa_wm.worlds.tasks import Tasks
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 
-def random_track(tasks: Tasks, *, budget: int, hold: int) -> np.ndarray:
+def random_track(tasks: Tasks, worlds: Worlds, *, budget: int, hold: int) -> np.ndarray:
     """[B, T+1, 2] of a policy that holds uniformly drawn actions for `hold` steps."""
-    world, _ = begin(tasks, NoiseLevels())
+    world, _ = begin(tasks, clean(worlds))
     low, high, _ = world.action_bounds
     r = np.random.default_rng([tasks.seed, 7])
 
@@ -33,21 +34,21 @@ def random_track(tasks: Tasks, *, budget: int, hold: int) -> np.ndarray:
     return play(world, act, budget=budget).track
 
 
-def straight_track(tasks: Tasks, *, budget: int) -> np.ndarray:
+def straight_track(tasks: Tasks, worlds: Worlds, *, budget: int) -> np.ndarray:
     """[B, T+1, 2] of the walker that knows the goal's place but no walls."""
-    world, _ = begin(tasks, NoiseLevels())
+    world, _ = begin(tasks, clean(worlds))
     return play(
         world, lambda frames: straight_line(world.state(), tasks.goal, tasks.geometry)[:, None], budget=budget
     ).track
 
 
-def simulator_track(tasks: Tasks, space: ActionSpace, settings: Settings, *, budget: int) -> np.ndarray:
+def simulator_track(tasks: Tasks, worlds: Worlds, space: ActionSpace, settings: Settings, *, budget: int) -> np.ndarray:
     """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as its cost.
 
-    The simulator has no gradient, so cem stands in for solvers that need one.
+    The simulator has no gradient and knows no policy, so cem stands in for solvers that need one.
     """
-    world, _ = begin(tasks, NoiseLevels())
-    if settings.solver in DESCENDING:
+    world, _ = begin(tasks, clean(worlds))
+    if settings.solver in (*DESCENDING, "amortised"):
         settings = settings.model_copy(update={"solver": "cem"})
     search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
     search.reset(tasks.seeds.tolist(), device=torch.device("cpu"))

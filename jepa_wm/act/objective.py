@@ -40,12 +40,18 @@ class Scene:
 
     def goal_latent(self) -> Tensor:
         """The goal; UserError where there is none."""
-        if self.goal is None:
-            raise UserError(
-                f"plan.objective {self.settings.objective} needs a goal image: give one to Agent.reset, or plan for "
-                "reward alone (plan.objective=reward)"
-            )
-        return self.goal
+        return goal_of(self.settings, self.goal)
+
+
+def goal_of(settings: Settings, goal: Tensor | None) -> Tensor:
+    """The goal; UserError where there is none."""
+    if goal is None:
+        asks = f"plan.objective {settings.objective}" if settings.objective != "reward" else "a policy toward goals"
+        raise UserError(
+            f"{asks} needs a goal image: give one to Agent.reset, or plan for reward alone (plan.objective=reward, "
+            "plan.propose=false and a solver that searches)"
+        )
+    return goal
 
 
 TermOf = Callable[[Scene], Term]  # makes a term for the episodes of a scene
@@ -65,6 +71,13 @@ def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Obj
 
 def check_objective(model: WorldModel, settings: Settings) -> None:
     """UserError for a term that needs what the model has not."""
+    if settings.doubt and model.latent.settings.members < 2:
+        raise UserError(
+            f"plan.doubt {settings.doubt:g} needs models that can disagree: train with dynamics.members of at least 2, "
+            "or set plan.doubt 0"
+        )
+    if settings.asks_policy:
+        model.needed("policy")
     if settings.objective == "reward" or settings.reward:
         model.needed("reward")
     if settings.objective == "state" or settings.state:

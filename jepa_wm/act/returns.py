@@ -29,7 +29,7 @@ CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 JUDGED_SEEDS = 2 * 10**6  # episodes are begun from here on, apart from those of the data
 CONSTANTS = 81  # constant actions tried, at most; fewer where a grid of them has fewer
 
-Act = Callable[[np.ndarray], np.ndarray]  # frames [B, h, w, 3] to actions [B, k, a]
+Act = Callable[[Rewarding], np.ndarray]  # the worlds as they stand to actions [B, k, a]; who looks, renders
 
 
 def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
@@ -40,7 +40,7 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
     config, world, seeds = run.config, rewarding_world(run.config), _seeds(run.config)
     earned, seconds = planned_returns(run.stage_dir("plan") / "returns", model, world, seeds, config)
     policy = RandomHolds(seeds, hold=config.dynamics.frameskip)
-    random = play_rewards(world, seeds, lambda frames: policy(world)[:, None], budget=config.act.budget)
+    random = play_rewards(world, seeds, lambda world: policy(world)[:, None], budget=config.act.budget)
     by_constant = {
         tuple(map(float, action)): play_rewards(world, seeds, holding(action), budget=config.act.budget)
         for action in constant_actions(world)
@@ -96,11 +96,11 @@ def planned_returns(
                 times: list[float] = []
                 agent.reset(None, chunk.tolist())
 
-                def act(frames: np.ndarray, agent: Agent = agent, times: list[float] = times) -> np.ndarray:
+                def act(world: Rewarding, agent: Agent = agent, times: list[float] = times) -> np.ndarray:
                     stop.raise_if_requested()
                     began = time.monotonic()
-                    actions = agent.act(frames)
-                    times.append((time.monotonic() - began) / len(frames))
+                    actions = agent.act(world.render())
+                    times.append((time.monotonic() - began) / len(world))
                     return actions
 
                 earned = play_rewards(world, chunk, act, budget=config.act.budget)
@@ -119,7 +119,7 @@ def play_rewards(world: Rewarding, seeds: np.ndarray, act: Act, *, budget: int) 
     world.reset(seeds)
     earned, taken = np.zeros(len(seeds)), 0
     while taken < budget:
-        for action in np.moveaxis(act(world.render()), 1, 0)[: budget - taken]:
+        for action in np.moveaxis(act(world), 1, 0)[: budget - taken]:
             world.step(action)
             earned += world.reward()
             taken += 1
@@ -141,7 +141,7 @@ def constant_actions(world: Rewarding) -> np.ndarray:
 
 def holding(action: np.ndarray) -> Act:
     """Always the same action [a]."""
-    return lambda frames: np.tile(action, (len(frames), 1, 1))
+    return lambda world: np.tile(action, (len(world), 1, 1))
 
 
 def told(earned: np.ndarray, config: Config) -> dict[str, object]:

@@ -8,7 +8,7 @@ from jepa_wm.plan.categorical import CategoricalCEM
 from jepa_wm.plan.gradient import Gradient, InTurn
 from jepa_wm.plan.icem import ICEM
 from jepa_wm.plan.search import Solver
-from jepa_wm.plan.solvers import CEM, MPPI, RandomShooting
+from jepa_wm.plan.solvers import CEM, MPPI, AsProposed, RandomShooting
 
 DESCENDING = ("gradient", "cem_gradient")  # solvers that need the cost's gradient
 
@@ -16,6 +16,8 @@ DESCENDING = ("gradient", "cem_gradient")  # solvers that need the cost's gradie
 def make_solver(space: ActionSpace | DiscreteSpace, settings: Settings) -> Solver:
     """The solver the config names, for the space. Raises ValueError for one that cannot search it."""
     s = settings
+    if s.solver == "amortised":
+        return AsProposed(space=space, horizon=s.horizon)
     if isinstance(space, DiscreteSpace):
         if s.solver != "cem":
             raise ValueError(

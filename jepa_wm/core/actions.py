@@ -28,6 +28,8 @@ class Space(Protocol):
 
     def expand(self, actions: Tensor) -> Tensor: ...
 
+    def condense(self, expanded: Tensor) -> Tensor: ...
+
     def steps(self, expanded: Tensor) -> Tensor: ...
 
 
@@ -108,6 +110,11 @@ class ActionSpace:
     def expand(self, actions: Tensor) -> Tensor:
         """[..., H, A] searched actions as [..., H, block * a], what the model takes; time runs first within a block."""
         return actions.repeat(*[1] * (actions.dim() - 1), self.repeat)
+
+    def condense(self, expanded: Tensor) -> Tensor:
+        """[..., H, A] the plan of the space nearest to model steps [..., H, block * a]: where one action is held, the
+        mean of the block's."""
+        return self.project(expanded.unflatten(-1, (self.repeat, -1)).mean(-2))
 
     def steps(self, expanded: Tensor) -> Tensor:
         """[..., H, block * a] as single environment actions [..., H * block, a] in the order they are taken."""
@@ -195,6 +202,12 @@ class DiscreteSpace:
         """[..., H, A] plans as [..., H, block * a], what the model takes; time runs first within a block."""
         numbers = actions.new_tensor(self.vectors)[self._chosen(actions)]  # [..., H, G, a]
         return numbers.repeat_interleave(self.repeat, -2).flatten(-2)
+
+    def condense(self, expanded: Tensor) -> Tensor:
+        """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block * a]."""
+        held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(-2)  # [..., H, G, a]
+        gap = (held[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
+        return self.one_hot(gap.argmin(-1)).to(expanded)
 
     def steps(self, expanded: Tensor) -> Tensor:
         """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the order they are taken."""

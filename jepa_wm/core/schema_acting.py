@@ -41,6 +41,8 @@ class Dynamics(Section):
     width: int = 192
     depth: int = Field(3, ge=1)
     heads: int = Field(3, ge=1)
+    members: int = Field(1, ge=1)  # models of an ensemble, which differ in their first weights and in what they met
+    outcomes: int = Field(0, ge=0)  # 0: one future; 1: a Gaussian; more: a discrete latent chooses among so many
     bottleneck: Bottleneck | None = Bottleneck()  # null: all frozen tokens are the latent
     metric: Metric = Metric()
 
@@ -97,7 +99,9 @@ class Limits(Section):
 class Plan(Section):
     """The solver and what it minimises."""
 
-    solver: Literal["cem", "icem", "mppi", "random", "gradient", "cem_gradient"] = "cem"
+    # amortised: no search, the policy that `jepa-wm heads` trained says what leads toward the goal.
+    solver: Literal["cem", "icem", "mppi", "random", "gradient", "cem_gradient", "amortised"] = "cem"
+    propose: bool = False  # that policy's plan is where each search starts
     # What is minimised: a distance to the goal image's latent, to the state read from it, or reward with a minus.
     objective: Literal["metric", "l1", "l2", "cosine", "state", "reward"] = "metric"
     compare: tuple[Literal["metric", "l1", "l2", "cosine", "state"], ...] = ("l2",)  # objectives reported beside it
@@ -106,6 +110,8 @@ class Plan(Section):
     discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
     state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state beside the objective
     state_names: tuple[str, ...] = ()  # the numbers of the state that count; empty: all
+    doubt: float = 0.0  # weight of the disagreement of an ensemble beside the objective; below 0 it is sought
+    draws: int = Field(4, ge=1)  # futures imagined per plan where dynamics have outcomes; their costs are averaged
     limits: Limits | None = None  # on environment actions
     effort: float = Field(0.0, ge=0)  # weight of the mean squared action
     smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between successive environment actions
@@ -120,12 +126,19 @@ class Plan(Section):
     gradient: Gradient = Gradient()
     hold: bool = True  # one action is searched per model step and held for its `frameskip` environment steps
     execute: int = Field(1, ge=1)  # model steps executed before planning again
+    compile: bool = False  # torch.compile makes the dynamics' layers: for GPUs
     memory_mb: float = Field(2048, gt=0)  # bound on what imagining candidates takes; they come in pieces that fit
 
     @property
     def needs_heads(self) -> bool:
         """Whether planning reads a head (verb heads)."""
-        return self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
+        reads = self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
+        return reads or self.asks_policy
+
+    @property
+    def asks_policy(self) -> bool:
+        """Whether the policy toward goals has a say."""
+        return self.propose or self.solver == "amortised"
 
     @model_validator(mode="after")
     def _fits(self) -> Plan:

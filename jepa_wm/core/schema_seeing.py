@@ -67,6 +67,8 @@ class Worlds(Section):
     name: Literal["two_rooms", "gym"] = "two_rooms"  # what follows, `gym` and `noise` apart, is of two_rooms
     gym: Gym = Gym()
     geometry: Geometry = Geometry()
+    look: Literal["colour", "ebjepa"] = "colour"  # ebjepa: its two channels, dot and walls; the third is empty
+    slip: float = Field(0.0, ge=0)  # spread of the chance part of every move, in units of the longest step
     spot: RewardSpot | None = None  # where two rooms pay a reward; null: they pay none
     noise: NoiseLevels = NoiseLevels()
     cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
@@ -113,6 +115,7 @@ class Observe(Section):
     crop: Crop | None = None  # null: clips show whole frames
     videos: str | tuple[Videos, ...] | None = None  # pretrain on these instead of on trajectories: a path, or a mixture
     fps: tuple[float, ...] = (4.0,)  # of clips of videos, drawn per clip
+    clips: int = Field(1, ge=1)  # that a video gives in an epoch
     folder_fps: float = Field(30.0, gt=0)  # of folders of frames, which do not state a rate
     unreadable: float = Field(0.01, ge=0, le=1)  # share of the videos that may be unreadable; more end the run
     workers: int = Field(1, ge=1)  # threads that decode videos

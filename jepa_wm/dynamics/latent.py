@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.bottleneck import Slots
+from jepa_wm.dynamics.losses import forced_loss, rollout_loss
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.encode.pool import EpisodeContrast, PathReader, SuccessorContrast
@@ -29,15 +30,24 @@ class LatentModel(nn.Module):
         self.slots = Slots(tokens, token_width, b) if b else None
         count, width = (b.slots, b.width) if b else (tokens, token_width)
         self.block = action_size * settings.frameskip
-        self.dynamics = Dynamics(
-            tokens=count, latent_width=width, action_size=self.block, width=settings.width,
-            depth=settings.depth, heads=settings.heads, window=settings.window,
-        )  # fmt: skip
+        members = [
+            Dynamics(
+                tokens=count, latent_width=width, action_size=self.block, width=settings.width, depth=settings.depth,
+                heads=settings.heads, window=settings.window, outcomes=settings.outcomes,
+            )
+            for _ in range(settings.members)
+        ]  # fmt: skip
+        self.dynamics, self.others = members[0], nn.ModuleList(members[1:])
         self.path = PathReader(count * width, action_size) if b else None
         self.contrast = SuccessorContrast(count * width) if b else None
         self.episode = EpisodeContrast(count * width) if b else None
         self.metric = StepsToGo(count * width, settings.metric)
         self.register_buffer("action_scale", torch.ones(action_size))
+
+    @property
+    def members(self) -> list[Dynamics]:
+        """The models of the ensemble, the first one included."""
+        return [self.dynamics, *(model for model in self.others if isinstance(model, Dynamics))]
 
     def summarise(self, tokens: Tensor) -> Tensor:
         """Latents [..., N, D] in fp32 of frozen tokens [..., n, E]."""
@@ -73,22 +83,18 @@ class LatentModel(nn.Module):
         losses["loss"] = losses["forced"] + sum(weight * losses[name] for name, weight in weights.items())
         return losses
 
-    def dynamics_losses(self, latents: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
+    def dynamics_losses(
+        self, latents: Tensor, actions: Tensor, *, rollout: float, member: int = 0
+    ) -> dict[str, Tensor]:
         """Losses for latents [B, T, N, D] that no longer change and the raw action blocks between them [B, T-1, A].
 
         `forced`: each next latent from the true ones before it; `rollout`: the whole window imagined from its first.
+        Both are squared errors, or negative log likelihoods a number where the dynamics have outcomes.
         """
-        acts, truth = self.scaled(actions), latents[:, 1:]
-        losses = {"forced": (self.dynamics(latents[:, :-1], acts) - truth).square().mean()}
+        model, acts = self.members[member], self.scaled(actions)
+        losses = {"forced": forced_loss(model, latents, acts)}
         losses["loss"] = losses["forced"]
         if rollout and acts.shape[1] > 1:
-            losses["rollout"] = (self._imagine(latents[:, :1], acts) - truth).square().mean()
+            losses["rollout"] = rollout_loss(model, latents, acts)
             losses["loss"] = losses["forced"] + rollout * losses["rollout"]
         return losses
-
-    def _imagine(self, first: Tensor, acts: Tensor) -> Tensor:
-        cache, latent, frames = self.dynamics.new_cache(), first, []
-        for t in range(acts.shape[1]):
-            latent = self.dynamics(latent, acts[:, t : t + 1], cache=cache, start=t)
-            frames.append(latent)
-        return torch.cat(frames, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.dynamics.outcomes import Draw, Outcomes, Outlook
 from jepa_wm.encode.blocks import Block, KeyValueCache, init_transformer
 from jepa_wm.encode.rope import rope_tables
 
@@ -21,7 +22,7 @@ class Dynamics(nn.Module):
 
     def __init__(
         self, *, tokens: int, latent_width: int, action_size: int, width: int, depth: int, heads: int,
-        window: int, rope_base: float = 100.0,
+        window: int, rope_base: float = 100.0, outcomes: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.tokens, self.latent_width, self.action_size = tokens, latent_width, action_size
@@ -33,19 +34,39 @@ class Dynamics(nn.Module):
         self.slot = nn.Parameter(torch.zeros(tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, latent_width)
+        self.head = nn.Linear(width, latent_width) if outcomes == 0 else Outcomes(width, latent_width, outcomes)
         init_transformer(self, self.blocks)
         nn.init.trunc_normal_(self.slot, std=0.02)
         nn.init.normal_(first.weight, std=action_size**-0.5)
         nn.init.normal_(second.weight, std=width**-0.5)
 
     def forward(
-        self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0
-    ) -> Tensor:
+        self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0,
+        draw: Draw | None = None,
+    ) -> Tensor:  # fmt: skip
         """The latents one frame later, [B, T, N, D], for latents [B, T, N, D] and actions [B, T, A] taken there.
 
         With a cache (one per block) the frames continue those seen before; `start` is the number of the first one.
+        Of several outcomes it is the mean of the likeliest, or with a draw what comes about by that chance.
         """
+        return self.arrive(latents, self.hidden(latents, actions, cache=cache, start=start), draw)
+
+    def outlook(self, latents: Tensor, actions: Tensor) -> Outlook:
+        """The distribution over the latents one frame later, as `forward`; for dynamics that have outcomes."""
+        assert isinstance(self.head, Outcomes)
+        return self.head(latents, self.hidden(latents, actions))
+
+    def arrive(self, latents: Tensor, hidden: Tensor, draw: Draw | None) -> Tensor:
+        """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's output [..., N, P]."""
+        if not isinstance(self.head, Outcomes):
+            return latents + self.head(hidden)
+        outlook = self.head(latents, hidden)
+        return outlook.likeliest() if draw is None else outlook.drawn(draw)
+
+    def hidden(
+        self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0
+    ) -> Tensor:
+        """[B, T, N, P] the transformer's output for latents [B, T, N, D] and actions [B, T, A]."""
         b, t = latents.shape[:2]
         x = self.embed(latents) + self.slot + self.act(actions)[:, :, None]
         x = x.flatten(1, 2)  # [B, T*N, P]
@@ -58,8 +79,7 @@ class Dynamics(nn.Module):
         bias = self._band(t, remembered, x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, rope, bias, None if cache is None else cache[i])
-        change = self.head(self.norm(x)).unflatten(1, (t, self.tokens))
-        return latents + change
+        return self.norm(x).unflatten(1, (t, self.tokens))
 
     def new_cache(self) -> list[KeyValueCache]:
         """An empty memory of the last W - 1 frames, one per block."""

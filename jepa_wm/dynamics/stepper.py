@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.attention import attend
 from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.dynamics.outcomes import Draw, Outcomes
 from jepa_wm.encode.blocks import Block, KeyValueCache
 from jepa_wm.encode.rope import rope_tables
 
@@ -54,8 +55,11 @@ class Stepper:
                 self.values[layer, : len(which), :, there] = memory.values[:, :, here].to(self.dtype)[which]
 
     @torch.no_grad()
-    def step(self, latents: Tensor, actions: Tensor, *, time: int) -> Tensor:
-        """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R', A]; R' <= R."""
+    def step(self, latents: Tensor, actions: Tensor, *, time: int, draw: Draw | None = None) -> Tensor:
+        """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R', A]; R' <= R.
+
+        Of several outcomes the likeliest, or the one that comes about by a draw.
+        """
         model, (plans, tokens, _) = self.model, latents.shape
         place, held = _frame(time % model.window, tokens), _frame(0, tokens, min(time + 1, model.window))
         rope = rope_tables(model.positions(time, 1, latents.device), model.head_dim, model.rope_base)  # [N, d/2]
@@ -67,8 +71,10 @@ class Stepper:
             self._attend(x, layer, rope, keys, values, place, held)
             hidden = layer.fc1(_norm(x, layer.norm2, self.dtype), out=self.hidden)
             x += layer.fc2(torch.ops.aten.gelu_(hidden), out=self.change)
-        change = F.linear(_norm(x, model.norm, self.dtype), *self.weights.head)
-        return latents + change.view(plans, tokens, -1)
+        hidden = _norm(x, model.norm, self.dtype)
+        if self.weights.head is None:
+            return model.arrive(latents, hidden.view(plans, tokens, -1), draw)
+        return latents + F.linear(hidden, *self.weights.head).view(plans, tokens, -1)
 
     def _attend(
         self, x: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor,
@@ -93,14 +99,15 @@ class Weights(NamedTuple):
     dtype: torch.dtype
     embed: _Matrix
     layers: list[_Layer]
-    head: _Matrix
+    head: _Matrix | None  # None: outcomes, computed by the model itself in fp32
 
     @classmethod
     def of(cls, model: Dynamics, precision: str) -> Weights:
         """`precision` "fp32" copies nothing, "bf16" every matrix once."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         layers = [_Layer.of(block, dtype) for block in model.blocks]
-        return cls(model, dtype, _Matrix.of(model.embed, dtype), layers, _Matrix.of(model.head, dtype))
+        head = None if isinstance(model.head, Outcomes) else _Matrix.of(model.head, dtype)
+        return cls(model, dtype, _Matrix.of(model.embed, dtype), layers, head)
 
 
 class _Matrix(NamedTuple):

@@ -12,6 +12,7 @@ from torch import Tensor
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.threads import side_by_side
 from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.dynamics.outcomes import Draws, Outcomes
 from jepa_wm.dynamics.stepper import Stepper, Weights
 
 # Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push the tokens out of
@@ -34,11 +35,14 @@ def unroll(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor) -> T
     return unroll_candidates(model, context, past, actions[:, None])[:, 0]
 
 
-def unroll_candidates(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0) -> Tensor:
+def unroll_candidates(
+    model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0, draws: Draws | None = None
+) -> Tensor:
     """[B, S, H, N, D] futures of S candidate plans [B, S, H, A], with gradients where they are enabled.
 
     The context is computed once and shared by all. `truncate` > 0 cuts the gradient between frames every so many
-    steps: a frame then blames only the actions since the last cut.
+    steps: a frame then blames only the actions since the last cut. `draws` is the chance of stochastic dynamics;
+    without it each step takes the likeliest outcome.
     Raises ValueError for a horizon of 0 or an action width that the model was not trained with.
     """
     _check(model, actions)
@@ -54,15 +58,17 @@ def unroll_candidates(model: Dynamics, context: Tensor, past: Tensor, actions: T
             for layer in cache:
                 assert layer.keys is not None and layer.values is not None
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-        latent = model(latent, steps[:, h : h + 1], cache=cache, start=seen + h)
+        draw = None if draws is None else draws.at(h)
+        latent = model(latent, steps[:, h : h + 1], cache=cache, start=seen + h, draw=draw)
         frames.append(latent)
     return torch.cat(frames, 1).unflatten(0, (b, s))
 
 
 @torch.no_grad()
 def imagine_candidates(
-    model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0
-) -> Tensor:
+    model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0,
+    draws: Draws | None = None,
+) -> Tensor:  # fmt: skip
     """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no fresh memory.
 
     Up to `at_once` plans are computed together; 0: as many as suit the device. On a CPU such pieces run side by side,
@@ -82,7 +88,7 @@ def imagine_candidates(
         stepper.remember(cache, samples[some], seen=seen)
         latent = context[samples[some], -1]
         for h in range(horizon):
-            latent = stepper.step(latent, steps[some, h], time=seen + h)
+            latent = stepper.step(latent, steps[some, h], time=seen + h, draw=None if draws is None else draws.at(h))
             frames[some, h] = latent
 
     side_by_side(imagine, _pieces(b * s, model.tokens, context.device, at_once))
@@ -115,6 +121,8 @@ def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int
         return 4 * (2 * latents + horizon * depth * kept)
     memory = 2 * depth * (2 * window - 1) * width * n  # the ring, and the context it is filled from
     working = (16 + 14 * (window - 1)) * width * n + 3 * scores  # of one layer, for a frame and for the context
+    if isinstance(model.head, Outcomes):
+        working += 8 * model.head.outcomes * n * model.latent_width
     return 4 * (latents + memory + working)
 
 

@@ -25,19 +25,27 @@ MOMENTS = 2**36  # microseconds, nineteen hours; of a longer video the rest is n
 
 @dataclass(frozen=True)
 class Part:
-    """One set of a mixture, the order of its samples, and its share of them relative to the other parts."""
+    """One set of a mixture, the order of its samples, and its share of them relative to the other parts.
+
+    Every video gives `clips` samples an epoch.
+    """
 
     videos: VideoSet
     order: SampleOrder
     weight: float = 1.0
+    clips: int = 1
 
     def __post_init__(self) -> None:
-        if self.order.count != len(self.videos):
-            raise UserError(f"the order is of {self.order.count} samples, but {len(self.videos)} videos are readable")
+        if self.order.count != len(self.videos) * self.clips:
+            raise UserError(
+                f"the order is of {self.order.count} samples, but {len(self.videos)} videos are readable, with "
+                f"{self.clips} clips of each"
+            )
 
 
 class VideoClipSampler:
-    """Draws clips of T frames, 1/fps seconds apart, one from each video an epoch; has the methods of `ClipSampler`.
+    """Draws clips of T frames, 1/fps seconds apart, from each video as often in an epoch as its part says; has the
+    methods of `ClipSampler`.
 
     `fps` are the rates to draw from, one for each clip. Frames are scaled to S on their shorter side and cut to the
     middle square. Of a video shorter than a clip, the clip begins with the first frame and the last one is repeated.
@@ -106,8 +114,9 @@ class VideoClipSampler:
         """[T] moments of the n-th sample."""
         number, before = self._dealer.nth(n)
         part = self.parts[number]
-        epoch, video = part.order.nth(before)
-        r = np.random.default_rng([part.order.seed, 8, number, epoch, video])
+        epoch, sample = part.order.nth(before)
+        video = sample // part.clips
+        r = np.random.default_rng([part.order.seed, 8, number, epoch, sample])
         interval = 1 / self.fps[r.integers(len(self.fps))]
         span = (self.frames - 1) * interval
         seconds = min(part.videos.length(video), MOMENTS / 1e6 - span - interval)

@@ -34,7 +34,7 @@ def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int, rank: int =
     observe = config.observe
     size = observe.image_size if observe.crop is None else loaded_size(observe.image_size, observe.crop.scale[0])
     parts = [
-        Part(videos, SampleOrder(len(videos), seed, rank, ranks), part.weight)
+        Part(videos, SampleOrder(len(videos) * observe.clips, seed, rank, ranks), part.weight, observe.clips)
         for videos, part in zip(sets, observe.sets, strict=True)
     ]
     return VideoClipSampler(parts, frames=observe.frames, fps=observe.fps, size=size, workers=observe.workers)

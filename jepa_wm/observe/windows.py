@@ -79,7 +79,8 @@ class GoalSampler:
         last = self.data.lengths[episode] - 1
         starts = (last - self.frameskip) // self.stride + 1
         first = (r.random(batch) * starts).astype(np.int64) * self.stride
-        gap = 1 + (r.random(batch) * ((last - first) // self.frameskip)).astype(np.int64)  # model steps
+        # Model steps; near goals more often, as a way there says more about the next action than about the last.
+        gap = 1 + (r.random(batch) ** 2 * ((last - first) // self.frameskip)).astype(np.int64)
         after = np.minimum(first[:, None] + np.arange(self.steps * self.frameskip), last[:, None])
         blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(batch, self.steps, -1)
         counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)

@@ -211,6 +211,22 @@ def imagined_cost(imagine: Callable[[Tensor], Tensor], objective: Term) -> Calla
     return lambda actions: objective(imagine(actions), actions)
 
 
+def expected_cost(
+    imagine: Callable[[Tensor], Tensor], objective: Term, *, doubt: float = 0.0
+) -> Callable[[Tensor], Tensor]:
+    """The same where `imagine` gives several futures [M, R, B, S, H, N, D] of each plan: the mean of their costs, plus
+    `doubt` times the disagreement of the M members, each averaged over its R draws."""
+
+    def cost(actions: Tensor) -> Tensor:
+        futures = imagine(actions)
+        costs = torch.stack([objective(future, actions) for future in futures.flatten(0, 1)]).mean(0)
+        if doubt:
+            costs = costs + doubt * Disagreement(members=lambda _: futures.mean(1))(futures[0, 0], actions)
+        return costs
+
+    return cost
+
+
 def _l1(latents: Tensor, goal: Tensor) -> Tensor:
     return (latents - goal[:, None, None]).abs().mean((-2, -1))
 

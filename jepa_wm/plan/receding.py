@@ -39,14 +39,19 @@ class RecedingHorizon:
         self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
         self.last = self._start = None
 
-    def plan(self, cost: Cost) -> Tensor:
+    def plan(self, cost: Cost, *, proposal: Tensor | None = None) -> Tensor:
         """[B, K, E] the model steps to take now, for the cost of plans [B, S, H, E] from where the episodes are.
 
-        Raises RuntimeError before the first `reset`.
+        The search starts from a proposal [B, H, A] where there is one; what is left of the plan before is then tried
+        beside it. Raises RuntimeError before the first `reset`.
         """
         if not self._generators:
             raise RuntimeError("RecedingHorizon.plan before reset; call reset with one seed per episode")
-        self.last = self.solver.solve(cost, start=self._start, generator=self._generators)
+        start = self._start
+        if proposal is not None:
+            before = proposal[:, None][:, :0] if start is None else start.view(len(start), -1, *proposal.shape[1:])
+            start = torch.cat([proposal[:, None], before], 1)
+        self.last = self.solver.solve(cost, start=start, generator=self._generators)
         mean, kept = self.last.mean, self.last.kept
         self._start = self._shifted(mean if kept is None else torch.cat([mean[:, None], kept], 1))
         return self.solver.space.expand(self.last.actions[:, : self.execute])

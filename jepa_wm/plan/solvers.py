@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jepa_wm.core.actions import ActionSpace, zero_plan
+from jepa_wm.core.actions import ActionSpace, Space, zero_plan
 from jepa_wm.plan.search import (
     Best,
     Cost,
@@ -21,6 +21,7 @@ from jepa_wm.plan.search import (
     check,
     check_spread,
     first_mean,
+    kept_plans,
     noise,
     refit,
     score,
@@ -61,11 +62,13 @@ class CEM:
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)  # [A]
         std = (self.std * half).expand_as(mean)
+        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
         second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         best = Best(mean)
         for _ in range(self.rounds):
             drawn = self.space.project(mean[:, None] + std[:, None] * noise(mean, self.candidates, generator))
-            plans = with_known(drawn, mean, second)  # [B, S, H, A]
+            plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
+            kept = kept[:, :0]
             costs = score(cost, self.space, plans)
             best.see(plans, costs)
             mean, std = refit(cheapest(plans, costs, self.elites), mean, std, keep=self.momentum)
@@ -163,3 +166,26 @@ class RandomShooting:
             mean = second = best.actions
             best.end_round()
         return best.plan(mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsProposed:
+    """No search: the warm start is the plan, such as a policy's proposal; one evaluation tells its cost.
+
+    Raises ValueError for a horizon below 1.
+    """
+
+    space: Space
+    horizon: int
+
+    def __post_init__(self) -> None:
+        check(self.horizon, 2, 1)
+
+    @torch.no_grad()
+    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+        """See `Solver.solve`."""
+        plan = first_mean(self.space, self.horizon, start, generator)
+        best = Best(plan)
+        best.see(plan[:, None], score(cost, self.space, plan[:, None]))
+        best.end_round()
+        return best.plan(plan)

@@ -99,13 +99,20 @@ def dynamics_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     settings = config.train.dynamics
     sampler = _windows(latents.features, config, settings)
 
-    def losses(step: int, some: slice) -> dict[str, Tensor]:
-        episode, frame, actions = (drawn[some] for drawn in sampler.batch(step, settings.batch))
+    members = config.dynamics.members
+
+    def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
+        episode, frame, actions = (drawn[some] for drawn in sampler.batch(step * members + member, settings.batch))
         truth, acts = (x.to(here().device) for x in (latents.at(episode, frame), torch.from_numpy(actions)))
         with autocast(truth.device, config.train.precision):
-            return model.dynamics_losses(truth, acts, rollout=settings.rollout)
+            return model.dynamics_losses(truth, acts, rollout=settings.rollout, member=member)
 
-    return Task("dynamics", model.dynamics, losses, part="dynamics")
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        each = [of_member(step, some, member) for member in range(members)]
+        return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
+
+    trained = model.dynamics if members == 1 else nn.ModuleList(model.members)
+    return Task("dynamics", trained, losses, part="dynamics")
 
 
 def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:

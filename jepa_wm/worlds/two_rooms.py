@@ -6,6 +6,8 @@ The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, d
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from jepa_wm.core.schema import Geometry, NoiseLevels, RewardSpot
@@ -13,19 +15,26 @@ from jepa_wm.worlds.noise import Distraction
 
 DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
 WALL_HALF = 1.5  # px, half the wall's thickness
-BACKGROUND, WALL_COLOUR, DOT_COLOUR = (24, 26, 38), (84, 150, 190), (255, 120, 60)
+LOOKS = {  # colours of background, wall and dot
+    "colour": ((24, 26, 38), (84, 150, 190), (255, 120, 60)),
+    "ebjepa": ((0, 0, 0), (0, 255, 0), (255, np.nan, np.nan)),  # EB-JEPA's two channels as red and green
+}
 
 
 class TwoRooms:
     """A batch of worlds, each with its own layout, agent and distraction.
 
+    With `slip`, chance moves the agent as well: normally distributed, in units of the longest step.
+
     `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in.
     """
 
     def __init__(
-        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None, spot: RewardSpot | None = None
-    ) -> None:
-        self.geometry, self.spot = geometry or Geometry(), spot
+        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None, spot: RewardSpot | None = None, *,
+        slip: float = 0.0, look: Literal["colour", "ebjepa"] = "colour",
+    ) -> None:  # fmt: skip
+        self.geometry, self.spot, self.slip = geometry or Geometry(), spot, slip
+        self.background, self.wall_colour, self.dot_colour = LOOKS[look]
         self.levels = noise or NoiseLevels()
         self.wall_x = self.door_y = np.zeros(0, np.float32)
         self.dot = np.zeros((0, 2), np.float32)
@@ -75,11 +84,13 @@ class TwoRooms:
         side = np.array([r.random() < 0.5 for r in generators])
         drawn = self.uniform_position(generators, right=side)
         self.dot = drawn if dot is None else np.array(dot, np.float32)
+        self._slips = [np.random.default_rng([int(seed), 11]) for seed in seeds] if self.slip else []
         self._walls = self._draw_walls()
         self._distraction = Distraction(self.levels, g.size, seeds if noise_seeds is None else noise_seeds)
 
     def place(self, state: np.ndarray) -> None:
         """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not rendered."""
+        self._slips = []
         self.dot, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
         self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
 
@@ -102,8 +113,12 @@ class TwoRooms:
         g = self.geometry
         norm = np.linalg.norm(action, axis=1, keepdims=True)
         move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
+        if self._slips:
+            chance = np.stack([r.standard_normal(2) for r in self._slips])
+            move = (move + self.slip * g.max_step * g.action_scale * chance).astype(np.float32)
         # Moves longer than the wall is thick are taken in pieces, so that none can jump through it.
-        pieces = max(1, int(np.ceil(g.max_step * g.action_scale / (2 * WALL_HALF - 0.5))))
+        longest = max(g.max_step * g.action_scale, float(np.abs(move).max(initial=0)) if self._slips else 0.0)
+        pieces = max(1, int(np.ceil(longest / (2 * WALL_HALF - 0.5))))
         for _ in range(pieces):
             self.dot = self._slide(self.dot, move / pieces)
         self._distraction.advance()
@@ -155,7 +170,9 @@ class TwoRooms:
             patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
             alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
             under = image[b][patch].astype(np.float32)
-            image[b][patch] = np.rint(under + alpha * (np.array(DOT_COLOUR, np.float32) - under)).astype(np.uint8)
+            colour = np.array(self.dot_colour, np.float32)
+            gap = np.where(np.isnan(colour), 0, colour - under)  # nan: that channel knows no dot
+            image[b][patch] = np.rint(under + alpha * gap).astype(np.uint8)
         return image
 
     def _draw_walls(self) -> np.ndarray:
@@ -165,4 +182,4 @@ class TwoRooms:
         wall = np.abs(axis[None] - self.wall_x[:, None]) <= WALL_HALF
         door = np.abs(axis[None] - self.door_y[:, None]) <= g.door_half
         solid = solid | (wall[:, None, :] & ~door[:, :, None])
-        return np.where(solid[..., None], np.array(WALL_COLOUR, np.uint8), np.array(BACKGROUND, np.uint8))
+        return np.where(solid[..., None], np.array(self.wall_colour, np.uint8), np.array(self.background, np.uint8))

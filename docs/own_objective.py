@@ -1,0 +1,42 @@
+"""An objective of your own beside those of the config: `python docs/own_objective.py RUN` plans in a trained run.
+
+A term is a function of imagined latents [B, S, H, N, D] and actions [B, S, H, A] that tells a cost [B, S]. What it has
+to know of the episodes, it takes from the scene at each decision.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from jepa_wm import RunFolder, load_config
+from jepa_wm.act import episodes
+from jepa_wm.act.agent import Agent
+from jepa_wm.act.objective import Scene
+from jepa_wm.plan.objectives import Term
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+def eastward(scene: Scene) -> Term:
+    """Cheap where the actions lead to the right; `scene.now`, `goal` and `last` would tell where episodes stand."""
+
+    def cost(latents, actions):
+        moves = actions.unflatten(-1, (-1, 2))  # [B, S, H, frameskip, 2]
+        return -moves[..., 0].mean((-2, -1))
+
+    return cost
+
+
+def gone(weight: float, run: RunFolder) -> float:
+    """How far to the right agents are after 15 steps, in px, the goal image being of where they begin."""
+    world = TwoRooms(run.config.worlds.geometry)
+    agent = Agent.of_run(run, world, more=((weight, eastward),))
+    world.reset(np.arange(8), dot=np.full((8, 2), 12.0, np.float32))
+    agent.reset(world.render(), seeds=range(8))
+    track = episodes.play(world, agent.act, budget=15).track  # [8, 16, 2]
+    return float((track[:, -1, 0] - track[:, 0, 0]).mean())
+
+
+folder = Path(sys.argv[1])
+with RunFolder.open(folder, load_config(folder / "config.yaml")) as run:
+    print(f"px to the right: {gone(0.0, run):.1f} by the goal alone, {gone(1000.0, run):.1f} with a term of our own")

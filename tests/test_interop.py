@@ -1,0 +1,244 @@
+"""Our world model in other harnesses: fakes with their signatures, and the real stable-worldmodel, marked slow."""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from jepa_wm.act.agent import Agent
+from jepa_wm.act.interop import CostServer, EbJepa, PolicyServer, serve_to
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.schema import Bottleneck, Encode, Metric, Plan
+from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.worlds.make import make_world
+from jepa_wm.worlds.two_rooms import WALL_HALF
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def world_model(skip=2, *, size=12, tokens=True):
+    torch.manual_seed(0)
+    eye = Eye(Encoder.from_settings(size, Encode(patch=size // 3, width=16, depth=1, heads=1)), size, precision="fp32")
+    settings = Settings(
+        frameskip=skip, width=16, depth=1, heads=1, metric=Metric(groups=2, components=2, width=8),
+        bottleneck=None if tokens else Bottleneck(width=5, queries=2),
+    )  # fmt: skip
+    model = LatentModel(9, 16, 2, settings)
+    for p in model.dynamics.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return WorldModel(eye, model)
+
+
+def pictures(count, seed, size=12):
+    return np.random.default_rng(seed).integers(256, size=(count, size, size, 3), dtype=np.uint8)
+
+
+# ---------------------------------------------------------------- stable-worldmodel
+
+
+class FakeSolver:
+    """Random shooting with the calls of stable-worldmodel 0.1.1: expanded, read-only views of the infos."""
+
+    def __init__(self, model, batch_size=1, num_samples=8, seed=0):
+        self.model, self.samples, self.batch = model, num_samples, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def solve(self, infos, horizon, width):
+        best = []
+        for first in range(0, len(infos["pixels"]), self.batch):
+            part = {k: torch.as_tensor(v[first : first + self.batch]) for k, v in infos.items()}
+            wide = {k: v[:, None].expand(-1, self.samples, *v.shape[1:]) for k, v in part.items()}
+            wide["id"] = np.zeros((self.batch, self.samples, 1))
+            for _ in range(2):
+                plans = torch.randn(len(part["pixels"]), self.samples, horizon, width, generator=self.generator)
+                costs = self.model.get_cost(wide, plans)
+                assert isinstance(costs, torch.Tensor) and costs.shape == plans.shape[:2]
+            best.append(plans[torch.arange(len(plans)), costs.argmin(1)])
+        return torch.cat(best)
+
+
+class NewerSolver(FakeSolver):
+    def __init__(self, cost, num_samples=8):
+        super().__init__(cost, num_samples=num_samples)
+
+
+@pytest.mark.parametrize("solver", [FakeSolver, NewerSolver])
+def test_a_solver_of_either_version_is_given_our_costs(solver):
+    model = world_model()
+    ours = serve_to(solver, CostServer(model, Plan(objective="l2", steps="last")), num_samples=5)
+    infos = {"pixels": pictures(3, 0)[:, None], "goal": pictures(3, 1)[:, None]}
+    assert ours.solve(infos, 4, 4).shape == (3, 4, 4)
+
+    class Neither:
+        def __init__(self, world):
+            pass
+
+    with pytest.raises(ValueError, match="neither an argument 'cost' nor 'model'"):
+        serve_to(Neither, CostServer(model, Plan()))
+
+
+def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch):
+    model = world_model()
+    server = CostServer(model, Plan(objective="l2", steps="last", memory_mb=1))
+    here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 6, 3, 4)
+    wide = {
+        name: torch.from_numpy(frames)[:, None, None].expand(-1, 6, 1, -1, -1, -1)
+        for name, frames in (("pixels", here), ("goal", there))
+    }
+    looked = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda frames: looked.append(len(frames)) or encode(frames))
+    costs = server.get_cost(wide, plans)
+    assert torch.equal(server.get_cost(wide, plans), costs) and looked == [2, 2]
+    now, goal = encode(torch.from_numpy(here)), encode(torch.from_numpy(there))
+    futures = model.imagine(now[:, None], now.new_zeros(2, 0, 4), plans)
+    expected = (futures[:, :, -1] - goal[:, None]).square().mean((-2, -1))
+    torch.testing.assert_close(costs, expected, atol=1e-5, rtol=1e-5)
+    one = server.get_cost({k: v[1] for k, v in wide.items()}, plans[1])
+    torch.testing.assert_close(one, expected[1], atol=1e-5, rtol=1e-5)
+    space = ActionSpace.of_block((-0.1, -0.1), (0.1, 0.1), block=2, hold=False)
+    clipped = CostServer(model, Plan(objective="l2", steps="last"), space)
+    torch.testing.assert_close(clipped.get_cost(wide, plans), server.get_cost(wide, plans.clamp(-0.1, 0.1)))
+    with pytest.raises(ValueError, match="6 numbers a step, the model takes 4: set action_block to its frameskip, 2"):
+        server.get_cost(wide, torch.zeros(2, 6, 3, 6))
+    with pytest.raises(ValueError, match="'pixels' is torch.float32.*leave them out of the harness' transforms"):
+        server.get_cost({**wide, "pixels": wide["pixels"].float()}, plans)
+    with pytest.raises(UserError, match="needs a reward head"):
+        CostServer(model, Plan(objective="reward"))
+
+
+def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
+    model = world_model()
+    env = SimpleNamespace(num_envs=2, action_space=spaces.Box(-1, 1, (2, 2)))
+
+    def make_agent(env):
+        low, high = env.action_space.low[0], env.action_space.high[0]
+        space = ActionSpace.of_block(low.tolist(), high.tolist(), block=2, hold=True)
+        return Agent(model, space, Plan(horizon=2, candidates=6, rounds=1, elites=2))
+
+    policy, alone = PolicyServer(make_agent), make_agent(env)
+    with pytest.raises(RuntimeError, match="before set_env"):
+        policy.get_action({})
+    policy.set_env(env)
+    for goal_seed in (7, 8):
+        goals = pictures(2, goal_seed)
+        alone.reset(goals, [0, 1])
+        for step in range(2):
+            seen = pictures(2, step)
+            expected = alone.act(seen)
+            for i in range(2):  # between decisions it does not look
+                infos = {"pixels": (seen if i == 0 else pictures(2, 99))[:, None], "goal": goals[:, None]}
+                np.testing.assert_allclose(policy.get_action(infos), expected[:, i], atol=1e-6)
+    with pytest.raises(ValueError, match="no 'goal'"):
+        policy.get_action({"pixels": seen})
+
+
+# ---------------------------------------------------------------- eb_jepa
+
+
+def observed(world):
+    """What eb_jepa's environment shows, [B, 2, 1, h, w]: a bell of sigma 1.3 and the walls, both up to 255."""
+    axis = np.arange(65, dtype=np.float32)
+    bell = [np.exp(-((axis - world.dot[:, i : i + 1]) ** 2) / (2 * 1.3**2)) for i in (1, 0)]
+    dot = np.rint(255 * bell[0][:, :, None] * bell[1][:, None])
+    dot[dot < 255e-3] = 0
+    outside = (axis < 5) | (axis > 59)
+    wall = (np.abs(axis - world.wall_x[:, None]) <= WALL_HALF)[:, None] & (
+        np.abs(axis - world.door_y[:, None]) > world.geometry.door_half
+    )[:, :, None]
+    walls = 255.0 * (wall | outside[:, None] | outside[None, :])
+    return torch.from_numpy(np.stack([dot, walls], 1)[:, :, None].astype(np.float32))
+
+
+def test_the_bundled_world_can_show_ebjepas_two_channels():
+    config = load_config("two_rooms_ebjepa", [])
+    world = make_world(config.worlds)
+    world.reset(np.arange(20))
+    obs, seen = observed(world), torch.from_numpy(world.render())
+    assert config.dynamics.frameskip == 1 and not seen[..., 2].any()
+    served = EbJepa(world_model(1, size=12))
+    assert (served.frames(obs)[:, 0].int() - seen.int()).abs().max() <= 1
+    mean, std = (12.0, 90.0), (30.0, 110.0)
+    shift, scale = (torch.tensor(v).view(1, 2, 1, 1, 1) for v in (mean, std))
+    told = EbJepa(world_model(1), mean=mean, std=std)
+    assert (told.frames((obs - shift) / scale)[:, 0].int() - seen.int()).abs().max() <= 1
+    for broken in ((obs - shift) / scale, obs / 255):
+        with pytest.raises(ValueError, match="instead of 0..255: give EbJepa the mean and std"):
+            served.frames(broken)
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_ebjepa_is_given_latents_on_their_grid_and_every_step(tokens):
+    model = world_model(1, tokens=tokens)
+    served = EbJepa(model)
+    obs = torch.from_numpy(pictures(4, 0)).movedim(-1, 1)[:, :2].float().unflatten(0, (2, 2)).transpose(1, 2)
+    shape = (16, 3, 3) if tokens else (5, 1, 1)
+    latents = served.encode(obs)  # [2, D, 2, h, w]
+    assert latents.shape == (2, shape[0], 2, *shape[1:])
+    torch.testing.assert_close(latents[:, :, 1:], served.encode(obs[:, :, 1:]))
+    actions = torch.randn(2, 2, 5)
+    future, nothing = served.unroll(obs[:, :, :1], actions, nsteps=4, unroll_mode="autoregressive")
+    assert nothing is None and future.shape == (2, shape[0], 5, *shape[1:])
+    torch.testing.assert_close(future[:, :, :1], latents[:, :, :1])
+    plain = model.imagine(
+        latents[:, :, 0].flatten(2).transpose(1, 2)[:, None], torch.zeros(2, 0, 2), actions.movedim(1, 2)[:, None, :4]
+    )
+    torch.testing.assert_close(future[:, :, 1:].flatten(3).permute(0, 2, 3, 1), plain[:, 0], atol=1e-5, rtol=1e-5)
+    shared, _ = served.unroll(obs[:1, :, :1], actions)
+    torch.testing.assert_close(shared[:1], served.unroll(obs[:1, :, :1], actions[:1])[0])
+    with pytest.raises(UserError, match="frameskip 2: eb_jepa asks for a latent after every action"):
+        EbJepa(world_model(2))
+    with pytest.raises(ValueError, match=r"\[B, 2, T, h, w\] is wanted"):
+        served.encode(obs[:, :1])
+
+
+# ---------------------------------------------------------------- the real one
+
+SCRIPT = """
+import sys; sys.path[:0] = sys.argv[1:3]
+import torch, gymnasium, numpy as np
+from types import SimpleNamespace
+from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
+from stable_worldmodel.solver import CEMSolver
+from test_interop import world_model, pictures
+from jepa_wm.act.interop import CostServer, serve_to
+from jepa_wm.core.schema import Plan
+solver = serve_to(CEMSolver, CostServer(world_model(), Plan(objective="l2")), num_samples=16, n_steps=2, topk=4)
+policy = WorldModelPolicy(solver=solver, config=PlanConfig(horizon=3, receding_horizon=1, action_block=2))
+env = SimpleNamespace(num_envs=2, action_space=gymnasium.spaces.Box(-1, 1, (2, 2)))
+policy.set_env(env)
+actions = policy.get_action({"pixels": pictures(2, 0)[:, None], "goal": pictures(2, 1)[:, None]})
+assert np.asarray(actions).shape == (2, 2) and np.isfinite(np.asarray(actions)).all(), actions
+print("planned")
+"""
+
+
+@pytest.mark.slow
+def test_the_released_stable_worldmodel_plans_with_our_model(tmp_path):
+    """stable-worldmodel 0.1.1 from the registry, in an environment that sees our packages but does not change them."""
+    venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
+    python = tmp_path / "env" / "bin" / "python"
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    (next((tmp_path / "env" / "lib").iterdir()) / "site-packages" / "ours.pth").write_text(ours)
+    install = [python, "-m", "pip", "install", "-q", "stable-worldmodel==0.1.1"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"stable-worldmodel cannot be installed here: {done.stderr[-300:]}")
+    script = tmp_path / "plan.py"
+    script.write_text(SCRIPT)
+    words = [python, script, str(ROOT), str(ROOT / "tests")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and "planned" in done.stdout, done.stderr

@@ -1,0 +1,252 @@
+"""Dynamics that admit doubt: outcomes are a distribution, where worlds have chance they beat the one that averages, and
+ensembles disagree where they have not been."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.core.schema import Metric
+from jepa_wm.dynamics.latent import LatentModel
+from jepa_wm.dynamics.losses import forced_loss, rollout_loss
+from jepa_wm.dynamics.model import Dynamics
+from jepa_wm.dynamics.outcomes import Draw, Draws, Outlook
+from jepa_wm.imagine.rollout import imagine_candidates, unroll_candidates
+from jepa_wm.plan.objectives import expected_cost
+from jepa_wm.worlds.policies import Wanderer
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+DRAWN = 16
+
+
+def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, tokens=1):
+    torch.manual_seed(0)
+    model = Dynamics(
+        tokens=tokens, latent_width=latent, action_size=action, width=width, depth=depth, heads=1, window=window,
+        outcomes=outcomes,
+    )  # fmt: skip
+    torch.nn.init.normal_(model.embed.weight, std=0.5)  # a few numbers, as loud as the hundred of a real latent
+    return model
+
+
+# ---------------------------------------------------------------- the distribution
+
+
+def test_likelihood_and_draws_are_those_of_a_mixture():
+    g = torch.Generator().manual_seed(0)
+    outlook = Outlook(
+        torch.tensor([0.2, 0.5, 0.3]).log(), torch.randn(3, 2, 2, generator=g), 0.3 * torch.randn(3, 2, 2, generator=g)
+    )
+    truth = torch.randn(2, 2, generator=g)
+    density = sum(
+        chance * math.prod(
+            math.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
+            for x, m, s in zip(truth.flatten().tolist(), mean.flatten().tolist(), std.flatten().tolist(), strict=True)
+        )
+        for chance, mean, std in zip([0.2, 0.5, 0.3], outlook.mean, outlook.log_std.exp(), strict=True)
+    )  # fmt: skip
+    assert outlook.log_likelihood(truth).item() == pytest.approx(math.log(density), rel=1e-4)
+    assert torch.equal(outlook.likeliest(), outlook.mean[1])
+    sharp = outlook._replace(log_std=outlook.log_std - 4)
+    assert torch.equal(sharp.nearest(outlook.mean[2] + 1e-3), outlook.mean[2])
+    drawn = torch.stack([
+        outlook.drawn(Draw(torch.rand((), generator=g), torch.randn(2, 2, generator=g))) for _ in range(4000)
+    ])  # fmt: skip
+    weights = torch.tensor([0.2, 0.5, 0.3])[:, None, None]
+    mean = (weights * outlook.mean).sum(0)
+    variance = (weights * (outlook.log_std.mul(2).exp() + outlook.mean.square())).sum(0) - mean.square()
+    torch.testing.assert_close(drawn.mean(0), mean, atol=0.08, rtol=0)
+    torch.testing.assert_close(drawn.var(0), variance, rtol=0.1, atol=0)
+    batch = Outlook(*(part[None, None].expand(4, 5, *part.shape) for part in outlook))
+    assert torch.equal(batch.drawn(Draw(torch.tensor(0.3), torch.zeros(2, 2)))[3, 4], outlook.mean[1])
+
+
+@pytest.mark.parametrize("outcomes", [1, 3])
+def test_searching_imagines_the_same_as_training_draw_for_draw(outcomes):
+    model = dynamics(outcomes, tokens=4, depth=2, window=3)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    g = torch.Generator().manual_seed(1)
+    context, past = torch.randn(2, 3, 4, 3, generator=g), torch.randn(2, 2, 2, generator=g)
+    plans = torch.randn(2, 5, 4, 2, generator=g)
+    futures = []
+    for draws in (None, *(Draws.seeded(r, horizon=4, tokens=4, width=3, device=torch.device("cpu")) for r in (0, 1))):
+        with torch.no_grad():
+            slow = unroll_candidates(model, context, past, plans, draws=draws)
+        fast = imagine_candidates(model, context, past, plans, draws=draws, at_once=3)
+        torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
+        futures.append(fast)
+    assert not torch.allclose(futures[0], futures[1]) and not torch.allclose(futures[1], futures[2])
+
+
+def test_a_longer_future_begins_with_the_shorter_ones_chance():
+    sizes = {"tokens": 2, "width": 3, "device": torch.device("cpu")}
+    short, long = (Draws.seeded(3, horizon=h, **sizes) for h in (2, 5))
+    assert torch.equal(short.choice, long.choice[:2]) and torch.equal(short.noise, long.noise[:2])
+
+
+# ---------------------------------------------------------------- worlds with chance
+
+
+def fit(model, windows, *, steps, seed=0, lr=3e-3):
+    """Train on windows (latents [n, T, 1, D], actions [n, T-1, A])."""
+    latents, actions = windows
+    g = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
+    for step in range(steps):
+        rows = torch.randint(len(latents), (128,), generator=g)
+        loss = forced_loss(model, latents[rows], actions[rows]) + rollout_loss(model, latents[rows], actions[rows])
+        for group in optimiser.param_groups:
+            group["lr"] = lr * (1 - step / steps) + 1e-5
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def judged(model, seen, new):
+    """(log likelihood a number, distance [n] of the true last frame of new windows to the nearest of 16 draws).
+
+    The deterministic model draws its guess, and its likelihood is of the Gaussian that squared error assumes: one
+    spread for all numbers, here that of its errors in the seen windows.
+    """
+    (before, acts), truth = (new[0][:, :-1], new[1]), new[0][:, -1, 0]
+    if model.head.__class__.__name__ == "Outcomes":
+        outlook = Outlook(*(part[:, -1] for part in model.outlook(before, acts)))
+        likelihood = outlook.log_likelihood(truth[:, None]).mean() / truth.shape[-1]
+        chances = [Draws.seeded(r, horizon=1, tokens=1, width=truth.shape[-1], device=truth.device).at(0)
+                   for r in range(DRAWN)]  # fmt: skip
+        drawn = torch.stack([outlook.drawn(chance)[:, 0] for chance in chances])
+    else:
+        guess = model(before, acts)[:, -1, 0]
+        std = (model(seen[0][:, :-1], seen[1])[:, -1, 0] - seen[0][:, -1, 0]).square().mean().sqrt()
+        normal = torch.distributions.Normal(guess, std)
+        likelihood, drawn = normal.log_prob(truth).mean(), guess[None]
+    return likelihood.item(), (drawn - truth).norm(dim=-1).amin(0)
+
+
+def forks(count, seed, *, up=0.5):
+    """An agent walks right; beyond x = 0 it is thrown up or down by 1, at random. Latents (x, y, 0) and some noise."""
+    r = np.random.default_rng(seed)
+    speed = r.uniform(0.5, 1.0, (count, 1)).astype(np.float32)
+    x = np.concatenate([-1.2 * speed, -0.2 * speed, 0.8 * speed], 1)
+    y = np.zeros_like(x)
+    y[:, 2] = np.where(r.random(count) < up, 1, -1)
+    latents = np.stack([x, y, 0 * y], -1)[:, :, None]
+    latents = latents + 0.05 * r.standard_normal(latents.shape)
+    actions = np.repeat(speed[:, None], 2, 1).repeat(2, 2)
+    return torch.from_numpy(latents.astype(np.float32)), torch.from_numpy(actions.astype(np.float32))
+
+
+def slipping_rooms(count, seed):
+    """Two rooms in which moves slip: latents are the state in units of its spread, T = 3 frames of 3 steps each."""
+    world = TwoRooms(slip=0.5)
+    seeds = seed * 10**6 + np.arange(count)
+    world.reset(seeds)
+    wanderer = Wanderer(world.geometry, seeds)
+    states, actions = [world.state()], []
+    for _ in range(6):
+        actions.append(wanderer.act(world.state()))
+        world.step(actions[-1])
+        states.append(world.state())
+    latents = (np.stack(states[::3], 1) - 32) / np.array([16, 16, 8, 12], np.float32)
+    latents = latents + 0.02 * np.random.default_rng(seed).standard_normal(latents.shape)  # as an eye reads it
+    blocks = np.stack(actions, 1).reshape(count, 2, 6)
+    return torch.from_numpy(latents[:, :, None].astype(np.float32)), torch.from_numpy(blocks)
+
+
+@pytest.mark.parametrize(("world", "outcomes"), [(forks, 3), (slipping_rooms, 1)], ids=str)
+def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outcomes):
+    seen, new = world(2000, 1), world(500, 2)
+    sizes = {"latent": seen[0].shape[-1], "action": seen[1].shape[-1]}
+    averaging, admitting = (fit(dynamics(k, **sizes), seen, steps=250) for k in (0, outcomes))
+    flat, sure = judged(averaging, seen, new)
+    told, nearest = judged(admitting, seen, new)
+    assert told > flat + 0.1, "nats a number"
+    radius = sure.mean() / 2
+    assert (nearest < radius).float().mean() > (sure < radius).float().mean() + 0.15
+    if world is forks:
+        with torch.no_grad():
+            guess = averaging(new[0][:, :-1], new[1])[:, -1, 0, 1]
+            outlook = admitting.outlook(new[0][:, :-1], new[1])
+        assert guess.abs().mean() < 0.3, "the average of up and down is where nobody ever is"
+        weight = outlook.choice[:, -1].exp()
+        up = (weight * (outlook.mean[:, -1, :, 0, 1] > 0.8)).sum(-1)
+        down = (weight * (outlook.mean[:, -1, :, 0, 1] < -0.8)).sum(-1)
+        assert up.mean() == pytest.approx(0.5, abs=0.15) and down.mean() == pytest.approx(0.5, abs=0.15)
+
+
+def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
+    moved = []
+    for seeds in ([3, 4], [4]):
+        world = TwoRooms(slip=0.5)
+        world.reset(np.array(seeds))
+        before = world.state()
+        for _ in range(5):
+            world.step(np.zeros((len(seeds), 2), np.float32))
+        moved.append(world.state()[-1] - before[-1])
+    assert np.array_equal(*moved) and np.abs(moved[0][:2]).max() > 0.3 and not moved[0][2:].any()
+    sure = TwoRooms()
+    sure.reset(np.array([4]))
+    sure.step(np.zeros((1, 2), np.float32))
+    assert np.array_equal(sure.state(), before)
+
+
+# ---------------------------------------------------------------- ensembles
+
+
+def latent_model(**changes):
+    torch.manual_seed(0)
+    settings = Settings(
+        frameskip=1, width=32, depth=1, heads=1, window=2, bottleneck=None,
+        metric=Metric(groups=2, components=2, width=8), **changes,
+    )  # fmt: skip
+    return LatentModel(1, 2, 2, settings)
+
+
+def test_members_agree_where_they_were_taught_and_not_elsewhere():
+    model = latent_model(members=3)
+    assert len(model.members) == 3 and len(latent_model().members) == 1
+    g = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(300):
+        here = torch.randn(64, 1, 1, 2, generator=g) * 0.5
+        acts = torch.rand(64, 1, 2, generator=g) - 0.5
+        windows = torch.cat([here, here + acts[:, :, None]], 1)
+        optimiser.zero_grad()
+        model.dynamics_losses(windows, acts, rollout=0.0, member=step % 3)["loss"].backward()
+        optimiser.step()
+    with torch.no_grad():
+
+        def disagreement(scale):
+            here, acts = scale * torch.randn(200, 1, 1, 2, generator=g), torch.zeros(200, 1, 2)
+            return torch.stack([m(here, acts) for m in model.members]).var(0).mean().item()
+
+        assert disagreement(8.0) > 10 * disagreement(0.5) > 0
+
+
+def test_every_member_and_outcome_is_trained():
+    for changes in ({"members": 2}, {"outcomes": 2}, {"members": 2, "outcomes": 1}):
+        model = latent_model(**changes)
+        for member in range(len(model.members)):
+            losses = model.dynamics_losses(torch.randn(4, 4, 1, 2), torch.randn(4, 3, 2), rollout=1.0, member=member)
+            assert {"forced", "rollout", "loss"} == losses.keys()
+            losses["loss"].backward()
+        untouched = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")]
+        assert untouched == []
+
+
+def test_the_cost_is_the_mean_over_futures_and_doubt_is_of_members_alone():
+    g = torch.Generator().manual_seed(0)
+    futures, plans = torch.randn(3, 2, 1, 4, 5, 2, 6, generator=g), torch.zeros(1, 4, 5, 2)
+
+    def objective(latents, actions):
+        return latents.square().sum((-3, -2, -1))
+
+    plain = expected_cost(lambda actions: futures, objective)(plans)
+    torch.testing.assert_close(plain, futures.square().sum((-3, -2, -1)).mean((0, 1)))
+    doubtful = expected_cost(lambda actions: futures, objective, doubt=2.0)(plans)
+    torch.testing.assert_close(doubtful - plain, 2 * futures.mean(1).var(0).mean((-3, -2, -1)))
