@@ -58,7 +58,7 @@ TOOLS = {
     "launch": ("jepa_wm.launch.command", "a verb as a job: here, under torchrun or on SLURM"),
 }
 
-TOGETHER = ("pretrain", "dynamics")  # verbs that several ranks do as one job
+TOGETHER = ("pretrain", "dynamics", "heads")  # verbs that several ranks do as one job
 
 EXIT_FAILED, EXIT_USER = 1, 2
 

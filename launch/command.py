@@ -1,7 +1,7 @@
 """`jepa-wm launch`: a verb as a job here, under torchrun or on SLURM; sweeps, work split over jobs, the whole story.
 
 jepa-wm launch VERB [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G] [--config ...] [section.key=value]
-jepa-wm launch pipeline ...       collect, pretrain, encode, dynamics, plan and report, each after the one before
+jepa-wm launch pipeline ...       collect, pretrain, encode, dynamics, heads if the plan asks, plan, report, in turn
 jepa-wm launch status --run DIR   the jobs of a run folder
 """
 
@@ -21,10 +21,10 @@ from jepa_wm.core.schema import Config, Launch
 from jepa_wm.launch import here, slurm, snapshot, status, sweep
 from jepa_wm.launch.job import Job
 
-TOGETHER = ("pretrain", "dynamics")  # done by all ranks of a job together
+TOGETHER = ("pretrain", "dynamics", "heads")  # done by all ranks of a job together
 SHARED = ("encode", "plan")  # whose work can be split over jobs that know nothing of each other
 ALONE = ("collect", "report", "demo")
-STORY = ("collect", "pretrain", "encode", "dynamics", "plan", "report")
+STORY = ("collect", "pretrain", "encode", "dynamics", "heads", "plan", "report")
 ENTRY = "jepa_wm.cli:main"
 SHORT = {"cluster": str, "nodes": int, "tasks_per_node": int, "gpus_per_node": int, "partition": str, "minutes": int}
 
@@ -65,21 +65,28 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return {"jobs": status.of(folder)}
     verb = (arguments.job, *words)
     _refuse_other_words(verb, arguments)
-    stages = [(stage,) for stage in STORY] if arguments.job == "pipeline" else [verb]
     overrides = sweep.overrides(arguments.grid, arguments.each)
     config = load_config(arguments.config, given)
     if arguments.dry_run:
-        return {"sbatch": [_dry(stage, config, folder, len(overrides)) for stage in stages]}
+        return {"sbatch": [_dry(stage, config, folder, len(overrides)) for stage in _stages(verb, config)]}
     chains = []
     for number, more in enumerate(overrides or [[]]):
         run = folder / "sweep" / sweep.name(number, more) if overrides else folder
         source = (arguments.config, *given, *more)
-        chains.append([Piece(stage, run, load_config(arguments.config, source[1:]), source) for stage in stages])
+        settings = load_config(arguments.config, source[1:])
+        chains.append([Piece(stage, run, settings, source) for stage in _stages(verb, settings)])
     for chain in chains:
         status.refuse_live(chain[0].run)
     if config.launch.cluster == "slurm":
         return _submit(chains, arguments, folder)
     return _run_here(chains)
+
+
+def _stages(verb: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
+    """What a run does one after the other: a verb, or the story, with heads only where its plan asks for one."""
+    if verb != ("pipeline",):
+        return [verb]
+    return [(stage,) for stage in STORY if stage != "heads" or config.plan.needs_heads]
 
 
 def lines(result: dict[str, Any]) -> list[str]:

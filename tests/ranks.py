@@ -59,14 +59,19 @@ def _rank(rank, size, words, meeting, log, stop_at):
 
 
 STEPS = 8
-CURVES = ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric")
+CURVES = ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric", "heads")
+
+
+# Whatever looks at the whole batch: other clips, its means and its spread.
+EVERY_TERM = ("episode=0.3", "spread=0.2", "contrast=0.3", "path=3", "targets.centre=true", "targets.move=0.5")
 
 
 def overrides(data, **parallel):
     words = [word for word in SMALL if "steps=" not in word and "save_every" not in word and "eval_every" not in word]
-    words += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric")
+    words += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
               for key in (f"steps={STEPS}", "save_every=5", "eval_every=2")]  # fmt: skip
     words += ["train.pretrain.probe_steps=5", "train.precision=fp32", "predict.depth=1", f"observe.path={data}"]
+    words += [f"predict.{term}" for term in EVERY_TERM]
     return words + [f"train.parallel.{key}={str(value).lower()}" for key, value in parallel.items()]
 
 
@@ -74,7 +79,7 @@ def overrides(data, **parallel):
 # of full size of the smallest gradient, so that what stands on an earlier training differs by more than a bit.
 TOLERANCE = {
     "pretrain": (1e-6, 1e-5), "dynamics_summary": (1e-4, 2e-4), "dynamics_dynamics": (1e-3, 1e-4),
-    "dynamics_metric": (1e-4, 5e-4),
+    "dynamics_metric": (1e-4, 5e-4), "heads": (1e-5, 1e-4),
 }  # fmt: skip
 # The loss does not depend on them (a shift that is subtracted again, or that all keys share): their steps are noise.
 WITHOUT_GRADIENT = ("read.bias", "key_value.bias", "pool.norm.bias")
@@ -88,7 +93,8 @@ def assert_equal_to_rounding(folder, alone, *, curves=CURVES):
         for a, b in zip(mine, its, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=of_loss), (curve, a["step"])
             assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=100 * of_loss), (curve, a["step"])
-        part = {"pretrain": "pretrain/checkpoints"}.get(curve, f"dynamics/checkpoints/{curve.split('_')[-1]}")
+        stage, _, of_stage = curve.partition("_")
+        part = f"{stage}/checkpoints/{of_stage}"
         (weights, state), (expected, other) = (load_checkpoint(newest_checkpoint(f / part)) for f in (folder, alone))
         assert weights.keys() == expected.keys() and state["step"] == other["step"] == STEPS
         for name, value in expected.items():

@@ -194,4 +194,8 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in text, line
     assert "\nmodule load cuda\n" in text and "--kill-on-bad-exit=1" in text
+    for objective, heads in (("metric", 0), ("reward", 1)):
+        words = ["launch", "pipeline", "--dry-run", "--run", str(tmp_path), f"plan.objective={objective}"]
+        assert cli.main(words) == 0
+        assert capsys.readouterr().out.count("--job-name=jepa-wm-heads\n") == heads, objective
     assert not list(tmp_path.iterdir())

@@ -1,11 +1,14 @@
 """One process equals many: curves and weights of 1, 2 and 4 gloo processes agree to rounding, sharded or not."""
 
+import json
 import shutil
 import signal
 from datetime import timedelta
 
+import films
+import numpy as np
 import pytest
-from ranks import CURVES, assert_equal_to_rounding, overrides, run_ranks
+from ranks import CURVES, STEPS, assert_equal_to_rounding, overrides, run_ranks
 
 from jepa_wm import cli
 from jepa_wm.core import world
@@ -16,6 +19,13 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.world import World
 from jepa_wm.train import dynamics, pretrain
+
+VIDEOS = [
+    "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "observe.crop={}", "encode.patch=8",
+    "encode.width=16", "encode.depth=1", "predict.width=16", "predict.path=0", "train.pretrain.batch=8",
+    f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2", "train.pretrain.probe_frames=16",
+    "train.precision=fp32",
+]  # fmt: skip
 
 
 def train_together(size, alone, folder, data, **parallel):
@@ -29,7 +39,32 @@ def train_together(size, alone, folder, data, **parallel):
 @pytest.mark.parametrize(("size", "fsdp"), [(2, False), (4, False), (2, True)])
 def test_many_train_what_one_does(tmp_path, alone, tiny_data, size, fsdp):
     train_together(size, alone, tmp_path / "run", tiny_data, fsdp=fsdp)
-    assert_equal_to_rounding(tmp_path / "run", alone)
+    assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[:4])
+
+
+def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
+    for stage in ("encode", "dynamics"):
+        shutil.copytree(alone / stage, tmp_path / "run" / stage)
+    words = ["heads", "--config", "debug", "--run", str(tmp_path / "run"), *overrides(tiny_data)]
+    assert run_ranks(2, words, tmp_path / "meet", log=tmp_path / "log") == [0, 0]
+    assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[4:])
+    assert (tmp_path / "run/heads/heads.safetensors").exists()
+
+
+def test_many_train_on_videos_what_one_does(tmp_path):
+    """Clips, crops and far frames are those of the whole batch, each decoded by one rank; parts are read ahead."""
+    (tmp_path / "films").mkdir()
+    for number in range(5):
+        ramp = np.arange(12)[:, None, None, None] * 9 + np.arange(40)[None, None, :, None] * number
+        films.write(tmp_path / "films" / f"{number}.mp4", np.broadcast_to(ramp, (12, 32, 40, 3)).astype(np.uint8))
+    words = ["pretrain", "--config", "debug", *VIDEOS, f"observe.videos={tmp_path / 'films'}", "predict.episode=0.3"]
+    for size, parts in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        folder = tmp_path / f"{size}_{parts}"
+        run = [*words, "--run", str(folder), f"train.parallel.accumulate={parts}"]
+        assert run_ranks(size, run, tmp_path / f"meet_{size}_{parts}", log=tmp_path / "log") == [0] * size
+        assert json.loads((folder / "pretrain/result.json").read_text())["unreadable"] == []
+    for one, two in (("1_1", "2_1"), ("1_2", "2_2")):
+        assert_equal_to_rounding(tmp_path / two, tmp_path / one, curves=CURVES[:1])
 
 
 def test_a_signal_to_one_stops_all_and_other_numbers_go_on(tmp_path, alone, tiny_data):
@@ -55,7 +90,7 @@ def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data
     shutil.copytree(alone / "dynamics/checkpoints/summary", folder / "dynamics/checkpoints/summary")
     with RunFolder.open(folder, load_config("debug", overrides(tiny_data, accumulate=2, recompute=True))) as run:
         dynamics.run(run)
-    assert_equal_to_rounding(folder, alone, curves=CURVES[2:])
+    assert_equal_to_rounding(folder, alone, curves=CURVES[2:4])
 
 
 @pytest.mark.slow

@@ -101,6 +101,21 @@ def test_finished_episodes_are_kept_and_the_verb_tells_the_return(played, capsys
     assert again["floors"] == result["floors"], "floors are drawn from the seeds alone"
 
 
+def test_shares_of_the_episodes_are_found_by_the_whole(played):
+    folder, result = played
+    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+        kept = {file: file.read_bytes() for file in sorted((folder / "plan" / "returns").iterdir())}
+        assert [file.stem for file in kept] == ["00000", "00025"]
+        for file in kept:
+            file.unlink()
+        told = [evaluate.play_share(run, share, 3) for share in range(3)]
+        assert [share["episodes"] for share in told] == [25, 5, 0]
+        earned = np.concatenate([np.load(file)["earned"] for file in kept])
+        assert earned.mean() == pytest.approx(result["return"]["mean"])
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+
 def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_path):
     folder, _ = played
     for goal in ("plan.objective=metric", "plan.objective=l2"):

@@ -15,7 +15,7 @@ from jepa_wm.act.agent import Agent
 from jepa_wm.act.energy import energy_maps
 from jepa_wm.act.episodes import Record, begin, play, success
 from jepa_wm.act.floors import random_track, simulator_track, straight_track
-from jepa_wm.act.returns import play_for_reward
+from jepa_wm.act.returns import play_for_reward, play_share_for_reward
 from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.errors import UserError
@@ -40,12 +40,11 @@ def run(run: RunFolder) -> dict[str, object]:
 
 def play_and_judge(run: RunFolder) -> dict[str, object]:
     """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
-    config, act = run.config, run.config.act
-    set_threads(config.train.threads)
-    model = WorldModel.load(run.path)
-    if config.plan.objective == "reward":
+    model = _model(run)
+    if run.config.plan.objective == "reward":
         return play_for_reward(run, model)
-    space, tasks, folder = _begin(run, model)
+    space, tasks, folder = _goals(run, model)
+    config, act = run.config, run.config.act
     by_name: dict[str, dict[str, float | int]] = {}
     for name, plan in _objectives(config).items():
         track = play_all(folder / name, model, tasks, space, config, plan)
@@ -70,19 +69,22 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
 
 def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play theirs meanwhile."""
-    set_threads(run.config.train.threads)
-    model = WorldModel.load(run.path)
+    model = _model(run)
     if run.config.plan.objective == "reward":
-        raise UserError("plan.objective reward: its episodes are played in one job; launch plan without --split")
-    space, tasks, folder = _begin(run, model)
+        return play_share_for_reward(run, model, share, shares)
+    space, tasks, folder = _goals(run, model)
     first, last = (len(tasks) * k // shares for k in (share, share + 1))
     for name, plan in _objectives(run.config).items():
         play_all(folder / name, model, tasks, space, run.config, plan, some=range(first, last))
     return {"share": share, "shares": shares, "episodes": last - first}
 
 
-def _begin(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
-    """What episodes toward goal images need; UserError where there are no such tasks."""
+def _model(run: RunFolder) -> WorldModel:
+    set_threads(run.config.train.threads)
+    return WorldModel.load(run.path)
+
+
+def _goals(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
     config = run.config
     if config.worlds.name != "two_rooms":
         raise UserError(

@@ -37,11 +37,8 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
 
     The best constant action is the best of a grid on these very episodes, which flatters it.
     """
-    config, world = run.config, rewarding_world(run.config)
-    seeds = JUDGED_SEEDS + config.act.task_seed * 10**5 + np.arange(config.act.episodes)
-    folder = run.stage_dir("plan") / "returns"
-    folder.mkdir(exist_ok=True)
-    earned, seconds = planned_returns(folder, model, world, seeds, config)
+    config, world, seeds = run.config, rewarding_world(run.config), _seeds(run.config)
+    earned, seconds = planned_returns(run.stage_dir("plan") / "returns", model, world, seeds, config)
     policy = RandomHolds(seeds, hold=config.dynamics.frameskip)
     random = play_rewards(world, seeds, lambda world: policy(world)[:, None], budget=config.act.budget)
     by_constant = {
@@ -60,6 +57,19 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
     }
 
 
+def play_share_for_reward(run: RunFolder, model: WorldModel, share: int, shares: int) -> dict[str, object]:
+    """Play every `shares`-th chunk of the planner's episodes, for `play_for_reward` to find; others play theirs."""
+    folder, world, seeds = run.stage_dir("plan") / "returns", rewarding_world(run.config), _seeds(run.config)
+    some = range(share * CHUNK, len(seeds), shares * CHUNK)
+    if some:
+        planned_returns(folder, model, world, seeds, run.config, some=some)
+    return {"share": share, "shares": shares, "episodes": sum(len(seeds[first : first + CHUNK]) for first in some)}
+
+
+def _seeds(config: Config) -> np.ndarray:
+    return JUDGED_SEEDS + config.act.task_seed * 10**5 + np.arange(config.act.episodes)
+
+
 def rewarding_world(config: Config) -> Rewarding:
     """The configured world; UserError for one that pays nothing."""
     world = make_world(config.worlds)
@@ -71,18 +81,20 @@ def rewarding_world(config: Config) -> Rewarding:
 
 
 def planned_returns(
-    folder: Path, model: WorldModel, world: Rewarding, seeds: np.ndarray, config: Config
-) -> tuple[np.ndarray, np.ndarray]:
-    """(returns [B] of all episodes, seconds of each decision)."""
+    folder: Path, model: WorldModel, world: Rewarding, seeds: np.ndarray, config: Config,
+    *, some: range | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(returns [B] of all episodes, seconds of each decision); of `some` chunks only, named by their first episodes."""
+    folder.mkdir(exist_ok=True)
     space = space_of(world, frameskip=config.dynamics.frameskip, hold=config.plan.hold)
     returns, seconds = [], []
     with catching_signals() as stop, Progress("plan reward", len(seeds)) as bar:
-        for first in range(0, len(seeds), CHUNK):
-            file, some = folder / f"{first:05d}.npz", seeds[first : first + CHUNK]
+        for first in range(0, len(seeds), CHUNK) if some is None else some:
+            file, chunk = folder / f"{first:05d}.npz", seeds[first : first + CHUNK]
             if not file.exists():
                 agent = Agent(model, space, config.plan)
                 times: list[float] = []
-                agent.reset(None, some.tolist())
+                agent.reset(None, chunk.tolist())
 
                 def act(world: Rewarding, agent: Agent = agent, times: list[float] = times) -> np.ndarray:
                     stop.raise_if_requested()
@@ -91,14 +103,14 @@ def planned_returns(
                     times.append((time.monotonic() - began) / len(world))
                     return actions
 
-                earned = play_rewards(world, some, act, budget=config.act.budget)
+                earned = play_rewards(world, chunk, act, budget=config.act.budget)
                 partial = file.with_suffix(".partial.npz")
                 np.savez(partial, earned=earned, seconds=times)
                 partial.replace(file)
             with np.load(file) as stored:
                 returns.append(stored["earned"])
                 seconds.append(stored["seconds"])
-            bar.update(first + len(some), earned=float(np.concatenate(returns).mean()))
+            bar.update(first + len(chunk), earned=float(np.concatenate(returns).mean()))
     return np.concatenate(returns), np.concatenate(seconds)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import HeadSizes
+from jepa_wm.core.world import batch_mean
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Policy(nn.Module):
     def loss(self, here: Tensor, there: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
         """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says they led there."""
         wrong = (self(here, there) - actions).square().mean(-1)
-        return (wrong * counts).sum() / counts.sum()
+        return (wrong * counts).mean() / batch_mean(counts.mean())
 
 
 def symlog(x: Tensor) -> Tensor:

@@ -55,9 +55,7 @@ class JEPA(nn.Module):
             drawn.append(Masked(seen, self._thin(wanted, generator), whole_frames(hidden, steps)))
         return drawn
 
-    def forward(
-        self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
         averaged over mask types. `path` [B, T + R, a] is the sum of all actions from the clip's first frame to each of
         its frames and to the far ones, where known."""
@@ -67,7 +65,8 @@ class JEPA(nn.Module):
         names = ("stay", "move", "visible", *REGULARISERS)
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for kind, mask in enumerate(masks):
-            seen, wanted, shown = mask.seen.to(clip.device), mask.wanted.to(clip.device), mask.shown
+            on = mask.to(clip.device)
+            seen, wanted, shown = on.seen, on.wanted, on.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
             visible = bool(self.settings.targets.visible)
             guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
@@ -122,7 +121,7 @@ class JEPA(nn.Module):
         if shown is None or self.encoder.attend != "frame":
             return self.encoder(clip, seen)
         stretch = clip.unflatten(1, (-1, self.encoder.tubelet))
-        frames = stretch[torch.arange(len(clip), device=clip.device)[:, None], shown.to(clip.device)]
+        frames = stretch[torch.arange(len(clip), device=clip.device)[:, None], shown]
         return self.encoder(frames.flatten(1, 2))
 
     def _summarise(self, tokens: Tensor, frames: int) -> Tensor:

@@ -26,6 +26,11 @@ class Masked:
         """The same for some of the samples."""
         return Masked(self.seen[rows], self.wanted[rows], None if self.shown is None else self.shown[rows])
 
+    def to(self, device: torch.device) -> Masked:
+        """The same on another device."""
+        shown = None if self.shown is None else self.shown.to(device)
+        return Masked(self.seen.to(device), self.wanted.to(device), shown)
+
 
 def draw_mask(kind: BlockMask, batch: int, time: int, grid: int, generator: torch.Generator) -> Tensor:
     """[B, T*g*g] bool: True where hidden. Every sample draws its own boxes."""

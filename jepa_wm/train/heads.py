@@ -16,6 +16,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.cache import Features
@@ -40,14 +41,15 @@ def train(run: RunFolder) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
-    model = load_latent_model(run.path / "dynamics").eval()
+    model = load_latent_model(run.path / "dynamics").eval().to(here().device)
     seen = Samples.of_run(run, config, model, "train")
     torch.manual_seed(config.seed + 2)
-    heads = make_heads(config, model, seen)
+    heads = make_heads(config, model, seen).to(here().device)
     seconds = fit(run, heads_task(heads, seen, config), config.train.heads)
     heads.eval()
     scores = judge(heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision)
-    save_heads(run.stage_dir("heads"), heads)
+    if here().first:
+        save_heads(run.stage_dir("heads"), heads.cpu())
     return {"heads": scores, "training_seconds": seconds}
 
 
@@ -74,26 +76,34 @@ class Samples:
             WindowSampler(data, frames=2, **rest), GoalSampler(data, steps=steps, **rest),
         )  # fmt: skip
 
-    def steps(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def steps(
+        self, step: int, batch: int, some: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] summed over the step, "terminated": [B],
-        "state": [B, Y] there after the step}) of batch `step`."""
-        episode, frame, actions = self.windows.batch(step, batch)
-        flat = self.latents.at(episode, frame).flatten(2)
+        "state": [B, Y] there after the step}) of batch `step`, or of some of its samples."""
+        episode, frame, actions = (drawn[some] for drawn in self.windows.batch(step, batch))
+        flat = _given(self.latents.at(episode, frame)).flatten(2)
         rows = self.windows.rows(episode[:, 0], frame[:, 0])  # [B, frameskip]
         truth = {}
         if "reward" in self.columns:
-            truth["reward"] = torch.from_numpy(self.columns["reward"][rows].sum(1))
+            truth["reward"] = _given(self.columns["reward"][rows].sum(1))
         if "terminated" in self.columns:
-            truth["terminated"] = torch.from_numpy(self.columns["terminated"][rows].any(1)).float()
+            truth["terminated"] = _given(self.columns["terminated"][rows].any(1)).float()
         if "state" in self.columns:
-            truth["state"] = torch.from_numpy(self.columns["state"][rows[:, -1] + 1])
-        return flat[:, 0], flat[:, 1], self.scaled(torch.from_numpy(actions[:, 0])), truth
+            truth["state"] = _given(self.columns["state"][rows[:, -1] + 1])
+        return flat[:, 0], flat[:, 1], self.scaled(_given(actions[:, 0])), truth
 
-    def ways(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(here [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of batch `step`."""
+    def ways(self, step: int, batch: int, some: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of batch `step`, or of some
+        of its samples."""
         episode, frames, blocks, counts = self.goals.batch(step, batch)
-        flat = self.latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)
-        return flat[0], flat[1], self.scaled(torch.from_numpy(blocks)), torch.from_numpy(counts)
+        episode, frames = episode[some], frames[:, some]
+        flat = _given(self.latents.at(np.broadcast_to(episode, frames.shape), frames)).flatten(2)
+        return flat[0], flat[1], self.scaled(_given(blocks[some])), _given(counts[some])
+
+
+def _given(values: np.ndarray | Tensor) -> Tensor:
+    return torch.as_tensor(values).to(here().device)
 
 
 def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
@@ -145,11 +155,9 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
     settings = config.train.heads
 
     def losses(step: int, some: slice) -> Losses:
-        before, after, actions, columns = seen.steps(step, settings.batch)
-        truth = {name: column[some] for name, column in columns.items()}
-        before, after, actions = before[some], after[some], actions[some]
-        with autocast("cpu", config.train.precision):
-            parts = {"policy": heads.policy.loss(*(drawn[some] for drawn in seen.ways(step, settings.batch)))}
+        before, after, actions, truth = seen.steps(step, settings.batch, some)
+        with autocast(before.device, config.train.precision):
+            parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, some))}
             if heads.reward is not None:
                 parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
             if heads.termination is not None:
@@ -167,7 +175,7 @@ def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict
     that the training samples give."""
     known, (before, after, actions, truth) = seen.steps(0, JUDGED)[3], heldout.steps(0, JUDGED)
     scores: dict[str, dict[str, object]] = {}
-    with autocast("cpu", precision):
+    with autocast(before.device, precision):
         if heads.reward is not None:
             guess, mean = heads.reward(before, after, actions), known["reward"].mean()
             scores["reward"] = _score(_rms, truth["reward"], guess, mean, "root mean squared error of a model step")
@@ -181,10 +189,10 @@ def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict
                 some = truth["state"][:, ids]
                 told = "mean Euclidean error in the state's units"
                 scores[f"state/{group}"] = _score(_far, some, guess[:, ids], mean[ids], told)
-        here, there, blocks, counts = heldout.ways(0, JUDGED)
+        start, goal, blocks, counts = heldout.ways(0, JUDGED)
         told = "root mean squared error, scaled actions"
         _, _, usual, used = seen.ways(0, JUDGED)
-        taken, guessed = blocks[counts > 0], heads.policy(here, there)[counts > 0]
+        taken, guessed = blocks[counts > 0], heads.policy(start, goal)[counts > 0]
         scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), told)
     return scores
 

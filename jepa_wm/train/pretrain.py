@@ -78,8 +78,13 @@ def train(run: RunFolder) -> dict[str, object]:
         **meters,
         "probe": {k: {"error": e, "unit": "px", "random_encoder": reference[k]} for k, e in errors.items()},
         "training_seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
-        **({"unreadable": sampler.unreadable} if isinstance(sampler, VideoClipSampler) else {}),
+        **({"unreadable": _unreadable(sampler)} if isinstance(sampler, VideoClipSampler) else {}),
     }  # fmt: skip
+
+
+def _unreadable(sampler: VideoClipSampler) -> list[str]:
+    """What any of the ranks could not read."""
+    return sorted({why for of_rank in here().told_by_all(sampler.unreadable) for why in of_rank})
 
 
 def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
