@@ -158,7 +158,7 @@ def slipping_rooms(count, seed):
     return torch.from_numpy(latents[:, :, None].astype(np.float32)), torch.from_numpy(blocks)
 
 
-@pytest.mark.parametrize(("world", "outcomes"), [(forks, 3), (slipping_rooms, 1)], ids=str)
+@pytest.mark.parametrize(("world", "outcomes"), [(forks, 3), (slipping_rooms, 1)], ids=["forks", "slips"])
 def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outcomes):
     seen, new = world(2000, 1), world(500, 2)
     sizes = {"latent": seen[0].shape[-1], "action": seen[1].shape[-1]}
