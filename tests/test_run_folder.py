@@ -107,7 +107,7 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
     )
     assert other.stdin and other.stdout
     assert other.stdout.readline() == "open\n"
-    with pytest.raises(UserError, match=f"process {other.pid} is working in this run folder"):
+    with pytest.raises(UserError, match=f"process {other.pid} on .* is working in this run folder"):
         Run.open(tmp_path, Toy())
     other.kill()  # even then the lock goes with it
     other.communicate()

@@ -98,7 +98,7 @@ def test_a_second_call_does_nothing_again_and_says_the_same(story, capsys):
 def test_a_run_folder_of_another_config_is_refused(story, capsys):
     folder, _ = story
     assert cli.main(["demo", "--config", "debug", "--run", str(folder), FLOOR, "train.dynamics.lr=0.5"]) == 2
-    assert "train.dynamics.lr: 0.001 -> 0.5" in capsys.readouterr().err
+    assert "train.dynamics.lr: 0.003 -> 0.5" in capsys.readouterr().err
 
 
 def test_no_plan_knows_the_true_state(story, tmp_path, capsys):

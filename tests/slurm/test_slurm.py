@@ -18,6 +18,8 @@ from jepa_wm.launch import status
 TRAINED = "pretrain/checkpoints"
 SECONDS = 8
 
+pytestmark = pytest.mark.slow  # minutes, and a cluster of its own
+
 
 def launch(*words, code=0):
     """Run `jepa-wm launch`; a wrong exit code fails."""
@@ -63,7 +65,7 @@ def long_run(tmp_path_factory, long_words):
     """(folder, words) of an undisturbed training in this process, long enough to be disturbed elsewhere."""
     folder, steps = tmp_path_factory.mktemp("long") / "run", 30
     began = time.monotonic()
-    words = ["--config", "debug", *long_words]
+    words = ["--config", "debug", *long_words, "train.threads=1"]  # as many as a job has: other sums, other bits
     assert cli.main(["pretrain", *words, "--run", str(folder.parent / "pace"), f"train.pretrain.steps={steps}"]) == 0
     steps = round(min(max(SECONDS * steps / (time.monotonic() - began), 100), 3000))
     words += [f"train.pretrain.steps={steps}", f"train.pretrain.eval_every={steps}"]
