@@ -19,8 +19,7 @@ VIT_G = (  # V-JEPA 2's largest encoder at its main resolution, with its masks, 
     "observe.image_size=256", "observe.frames=16", "encode.patch=16", "encode.tubelet=2", "encode.width=1408",
     "encode.depth=40", "encode.heads=22", "encode.mlp_ratio=4.3636", "encode.attend=clip", "predict.width=384",
     "predict.depth=12", "predict.heads=12", "predict.contrast=0", "predict.path=0", "predict.episode=0",
-    "predict.most_targets=0",
-    "predict.targets={centre: false, stay: 1, move: 0, far: 0}", "train.pretrain.batch=3072",
+    "predict.far=0", "predict.most_targets=0", "predict.targets={centre: false, stay: 1}", "train.pretrain.batch=3072",
     "predict.masks=[{blocks: 8, scale: [.15, .15]}, {blocks: 2, scale: [.7, .7]}]", "train.pretrain.steps=252000",
 )  # fmt: skip
 

@@ -108,9 +108,9 @@ def _fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
     torch.manual_seed(0)
     encode = Encode(patch=case.patch, tubelet=case.tubelet, width=case.width, depth=case.depth, heads=case.heads,
                     attend="clip", locality=0.0)  # fmt: skip
-    targets = Targets(stay=1, far=0, move=0, centre=False)
     predict = Predict(width=case.predictor_width, depth=case.predictor_depth, heads=case.heads, masks=(SHORT, LONG),
-                      targets=targets, contrast=0.0, episode=0.0, path=0.0, spread=0.0, most_targets=0)  # fmt: skip
+                      targets=Targets(stay=1, centre=False), far=0, contrast=0.0, episode=0.0, path=0.0, spread=0.0,
+                      most_targets=0)  # fmt: skip
     model = JEPA(Observe(image_size=case.side, frames=case.frames), encode, predict)
     frames = torch.randint(256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8)
     return model, frames, model.draw_masks(case.batch, case.frames, torch.Generator().manual_seed(0))

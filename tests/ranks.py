@@ -63,7 +63,7 @@ CURVES = ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric"
 
 
 # Whatever looks at the whole batch: other clips, its means and its spread.
-EVERY_TERM = ("episode=0.3", "spread=0.2", "contrast=0.3", "path=3", "targets.centre=true", "targets.move=0.5")
+EVERY_TERM = ("episode=0.3", "spread=0.2", "contrast=0.3", "path=3", "targets.centre=true")
 
 
 def overrides(data, **parallel):

@@ -54,7 +54,7 @@ def test_seconds_count_what_an_interrupted_process_took(tmp_path, tiny_data, mon
 
 def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     monkeypatch.setattr(pretrain.ClipSampler, "far_rows", lambda *a, **k: pytest.fail("a far frame was drawn"))
-    words = ["predict.targets={far: 0, move: 0}", "predict.episode=0"]
+    words = ["predict.far=0", "predict.episode=0"]
     words += ["observe.image_size=26", "train.pretrain.steps=2"]
     with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
         assert pretrain.run(run)["probe"]["dot"]["error"] > 0

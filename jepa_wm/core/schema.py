@@ -139,6 +139,6 @@ class Config(Section):
                 f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
                 "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
             )
-        if self.predict.episode and not self.predict.targets.far:
-            raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.targets.far >= 1")
+        if self.predict.episode and not self.predict.far:
+            raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.far >= 1")
         return self

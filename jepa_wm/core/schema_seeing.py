@@ -180,24 +180,15 @@ class BlockMask(Section):
 
 
 class Targets(Section):
-    """What the predictor has to guess: the target encoder's tokens, and how they differ from another moment.
+    """What the predictor has to guess: the target encoder's tokens.
 
     With `centre`, each position's mean over the batch is removed first, so that a constant cannot be a target.
     """
 
     centre: bool = True
-    stay: float = Field(0.3, ge=0)  # weight of the plain token, absolute error
-    move: float = Field(1.0, ge=0)  # weight of its change against far frames of the same episode, squared error
-    visible: float = Field(0.0, ge=0)  # weight of the plain token where it is in view, for dense features (V-JEPA 2.1)
+    stay: float = Field(0.3, ge=0)  # weight of the hidden tokens, absolute error
+    visible: float = Field(0.0, ge=0)  # weight of those in view, for dense features (V-JEPA 2.1)
     levels: int = Field(1, ge=1)  # of the target encoder that make up a token, at equal distances in depth
-    far: int = Field(4, ge=0)  # far frames a clip; the context never sees them
-    apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
-
-    @model_validator(mode="after")
-    def _fits(self) -> Targets:
-        if self.move > 0 and self.far == 0:
-            raise ValueError("move > 0 needs far >= 1: a change is measured against a frame the context never sees")
-        return self
 
 
 class Predict(Section):
@@ -211,8 +202,10 @@ class Predict(Section):
     targets: Targets = Targets()
     spread: float = Field(0.0, ge=0)  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
     contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
-    episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes', another; needs targets.far
+    episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes', another; needs far >= 1
     path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
+    far: int = Field(4, ge=0)  # frames a clip, from elsewhere in its episode, that these three look at beside it
+    apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
     ema: tuple[float, float] = (0.998, 0.9995)  # target encoder's momentum at the first and at the last step
 

@@ -35,7 +35,7 @@ class JEPA(nn.Module):
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(
             width=predict.width, depth=predict.depth, heads=predict.heads, encoder_width=encode.width,
-            output_width=(2 if predict.targets.move else 1) * predict.targets.levels * encode.width,
+            output_width=predict.targets.levels * encode.width,
             mask_types=len(predict.masks), rope=encode.rope,
             rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
@@ -61,34 +61,29 @@ class JEPA(nn.Module):
         its frames and to the far ones, where known."""
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid).to(clip.device)
-        stay, move = self.look_at_all(clip, far)
-        names = ("stay", "move", "visible", *REGULARISERS)
-        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        target = self.look_at_all(clip)
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "visible", *REGULARISERS)}
         for kind, mask in enumerate(masks):
             on = mask.to(clip.device)
             seen, wanted, shown = on.seen, on.wanted, on.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
             visible = bool(self.settings.targets.visible)
             guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
-            again, guess = guess[:, : -wanted.shape[1]], guess[:, -wanted.shape[1] :]  # [B, K or 0], [B, M], 1 or 2 L*D
+            again, guess = guess[:, : -wanted.shape[1]], guess[:, -wanted.shape[1] :]  # [B, K or 0, L*D], [B, M, L*D]
             if self.regularised and shown is not None:
                 for name, value in self.regularise(context, shown, far, path).items():
                     parts[name].append(value)
             if self.settings.spread:
                 variance, covariance = variance_covariance(context.float().mean(1))
                 parts["spread"].append(variance + COVARIANCE * covariance)
-            width = stay.shape[-1]
-            parts["stay"].append((guess[..., :width] - _take(stay, wanted)).abs().mean())
-            if self.settings.targets.move:
-                parts["move"].append((guess[..., width:] - _take(move, wanted)).square().mean())
+            parts["stay"].append((guess - _take(target, wanted)).abs().mean())
             if self.settings.targets.visible:
-                parts["visible"].append((again[..., :width] - _take(stay, seen)).abs().mean())
+                parts["visible"].append((again - _take(target, seen)).abs().mean())
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
         targets = self.settings.targets
         losses["loss"] = targets.stay * losses["stay"]
-        for name in ("move", "visible"):
-            if name in losses:
-                losses["loss"] = losses["loss"] + getattr(targets, name) * losses[name]
+        if targets.visible:
+            losses["loss"] = losses["loss"] + targets.visible * losses["visible"]
         for name in REGULARISERS:
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
@@ -130,18 +125,10 @@ class JEPA(nn.Module):
         return self.summary(per_frame).unflatten(0, (-1, frames))
 
     @torch.no_grad()
-    def look_at_all(self, clip: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
-        """The targets `stay` and `move`, each [B, N, L*D] in fp32, of L levels of the encoder.
-
-        Far frames are looked at one by one, as stills that fill a tubelet: they lie at no moment of the clip, and
-        the clip's tokens know nothing of them.
-        """
-        levels = self.settings.targets.levels
-        here = self.target(clip, levels=levels).float().unflatten(1, (-1, self.target.tokens_per_frame))
-        away = here[:, :0]
-        if far.shape[1] and self.settings.targets.move:
-            away = self.target(self._stills(far), levels=levels).float().unflatten(0, far.shape[:2])  # [B, R, n, D]
-        return latent_targets(here, away, self.settings.targets)
+    def look_at_all(self, clip: Tensor) -> Tensor:
+        """The targets [B, N, L*D] in fp32, of L levels of the target encoder, for clips [B, T, C, S, S]."""
+        tokens = self.target(clip, levels=self.settings.targets.levels).float()
+        return latent_targets(tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings.targets)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -171,31 +158,16 @@ def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
     return seen.nonzero()[:, 1].view(len(hidden), -1)
 
 
-def latent_targets(tokens: Tensor, far: Tensor, settings: Targets) -> tuple[Tensor, Tensor]:
-    """(stay, move), each [B, T*n, L*D], from tokens [B, T, n, L*D] of a clip and far [B, R, n, L*D] of its episode.
-
-    stay: LayerNorm of each level without parameters (V-JEPA); centred over the batch and scaled to unit variance if
-    asked.
-    move: its difference from the mean of the far frames, scaled to unit variance. What never changes, which is all
-    too easily predicted and crowds out the rest, cancels; and as the context never sees the far frames, noise of its
-    own frames tells it nothing about the difference.
-    """
-    steps = tokens.shape[1]
-    each = torch.cat([tokens, far], 1).unflatten(-1, (settings.levels, -1))
+def latent_targets(tokens: Tensor, settings: Targets) -> Tensor:
+    """[B, T*n, L*D] from tokens [B, T, n, L*D] of clips: LayerNorm of each level without parameters (V-JEPA); centred
+    over the batch and scaled to unit mean square if asked."""
+    each = tokens.unflatten(-1, (settings.levels, -1))
     y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
     if settings.centre:
         y = y - batch_mean(y.mean((0, 1), keepdim=True))
-    stay = (_to_unit(y) if settings.centre else y)[:, :steps]
-    if not far.shape[1]:
-        return stay.flatten(1, 2), torch.zeros_like(stay).flatten(1, 2)
-    move = y[:, :steps] - y[:, steps:].mean(1, keepdim=True)
-    return stay.flatten(1, 2), _to_unit(move).flatten(1, 2)
-
-
-def _to_unit(y: Tensor) -> Tensor:
-    """Differences between LayerNorm'd features, scaled to unit mean square."""
-    # Features that are exactly constant differ by rounding noise, about 1e-7: a floor as low would make targets of it.
-    return y / batch_mean(y.square().mean()).sqrt().clamp(min=1e-3)
+        # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor it would be a target.
+        y = y / batch_mean(y.square().mean()).sqrt().clamp(min=1e-3)
+    return y.flatten(1, 2)
 
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:

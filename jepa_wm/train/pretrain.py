@@ -98,13 +98,13 @@ def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[st
 
 def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Config, judge: Judge | None = None) -> Task:
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
-    settings, observe, targets = config.train.pretrain, config.observe, config.predict.targets
+    settings, observe, predict = config.train.pretrain, config.observe, config.predict
 
     def read(step: int, some: slice) -> tuple[Tensor, Tensor]:
         # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
         rows = sampler.rows(step, settings.batch)
-        if targets.far:
-            away = sampler.far_rows(step, settings.batch, count=targets.far, apart=targets.apart)
+        if predict.far:
+            away = sampler.far_rows(step, settings.batch, count=predict.far, apart=predict.apart)
             rows = np.concatenate([rows, away], 1)
         frames, path = sampler.frames_at(rows[some]), sampler.path_at(rows[some])
         if observe.crop is None:

@@ -42,11 +42,8 @@ def _released(path: Path, config: Config) -> dict[str, Tensor]:
     """The weights of a released pretraining file under our names, for frames in -1..1."""
     size = Size(config.observe.image_size, config.encode.heads, predictor_heads=config.predict.heads)
     targets = config.predict.targets
-    if targets.levels != 1 or targets.move:
-        raise UserError(
-            f"{path}: its predictor guesses plain tokens of the last level; set predict.targets.levels=1 and "
-            "predict.targets.move=0"
-        )
+    if targets.levels != 1:
+        raise UserError(f"{path}: its predictor guesses tokens of the last level; set predict.targets.levels=1")
     weights: dict[str, Tensor] = {}
     for part, theirs in (("encoder", "encoder"), ("target", "target_encoder")):
         has_it = theirs in read_parts(path)  # a file without targets: these begin where the encoder is
