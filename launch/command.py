@@ -18,11 +18,10 @@ from typing import Any
 from jepa_wm.core.config import load_config, save_config
 from jepa_wm.core.errors import JobFailed, UserError
 from jepa_wm.core.schema import Config, Launch
+from jepa_wm.core.verbs import SHARES, TOGETHER
 from jepa_wm.launch import here, slurm, snapshot, status, sweep
 from jepa_wm.launch.job import Job
 
-TOGETHER = ("pretrain", "dynamics", "heads")  # done by all ranks of a job together
-SHARED = ("encode", "plan")  # whose work can be split over jobs that know nothing of each other
 ALONE = ("collect", "report", "demo")
 STORY = ("collect", "pretrain", "encode", "dynamics", "heads", "plan", "report")
 ENTRY = "jepa_wm.cli:main"
@@ -41,7 +40,7 @@ class Piece:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the command line."""
-    parser.add_argument("job", help=f"a verb ({', '.join((*TOGETHER, *SHARED, *ALONE))}, eval), pipeline or status")
+    parser.add_argument("job", help=f"a verb ({', '.join((*TOGETHER, *SHARES, *ALONE))}, eval), pipeline or status")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings; for eval its name first")
     parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
     parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
@@ -156,7 +155,7 @@ def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]
     for piece in chain:
         record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
         job, every = _prepare(piece, record), False
-        if split > 1 and piece.verb[0] in SHARED:
+        if split > 1 and piece.verb[0] in SHARES:
             words = [(*job.words, "--share", f"{k}/{split}") for k in range(split)]
             shares = [replace(job, words=one) for one in words]
             ids = slurm.submit(shares, settings, record=record, name=f"{_name(piece.verb)}-share", after=after)
@@ -223,13 +222,13 @@ def _dry(verb: tuple[str, ...], config: Config, folder: Path, jobs: int) -> str:
 
 
 def _refuse_other_words(verb: tuple[str, ...], arguments: argparse.Namespace) -> None:
-    known = (*TOGETHER, *SHARED, *ALONE, "eval", "pipeline")
+    known = (*TOGETHER, *SHARES, *ALONE, "eval", "pipeline")
     if verb[0] not in known:
         raise UserError(f"there is no job {verb[0]!r}; there are {', '.join((*known, 'status'))}")
     if len(verb) != (2 if verb[0] == "eval" else 1):
         raise UserError(f"launch {' '.join(verb)}: eval takes one name, other jobs none; settings have the form a.b=c")
-    if arguments.split > 1 and verb[0] not in (*SHARED, "pipeline"):
-        raise UserError(f"--split is for {' and '.join(SHARED)}, not {verb[0]}")
+    if arguments.split > 1 and verb[0] not in (*SHARES, "pipeline"):
+        raise UserError(f"--split is for {' and '.join(SHARES)}, not {verb[0]}")
     if arguments.split > 1 and (arguments.cluster or "local") != "slurm":
         raise UserError("--split needs --cluster slurm: one machine gains nothing by it")
 
