@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from jepa_wm.act.agent import Agent
-from jepa_wm.act.objective import Scene, objective_of
 from jepa_wm.act.solver import make_solver
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.errors import UserError
@@ -193,18 +192,6 @@ def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
         alone = imagine_candidates(member, context, context.new_zeros(2, 0, 4), model.latent.scaled(plans))
         torch.testing.assert_close(future, alone)
     assert model.plan_bytes(3)[0] > 1.7 * world_model().plan_bytes(3)[0]
-
-
-def test_nearness_adds_the_latent_distance_to_the_objective():
-    model, now, goal = world_model(), torch.randn(2, 1, 5), torch.randn(2, 1, 5)
-    futures, actions = torch.randn(2, 4, 3, 1, 5), torch.zeros(2, 4, 3, 4)
-
-    def cost(**plan):
-        return objective_of(Scene(model, Plan(**plan), now, goal, None))(futures, actions)
-
-    both = cost(objective="metric") + 0.5 * cost(objective="l2")
-    torch.testing.assert_close(cost(objective="metric", nearness=0.5), both)
-    assert not torch.allclose(both, cost(objective="metric"))
 
 
 def test_effort_and_smoothness_calm_the_plan():

@@ -63,7 +63,6 @@ def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Obj
     terms: list[tuple[float, TermOf]] = [MAIN[wanted.objective]]
     terms += [(wanted.reward * MAIN["reward"][0], earned)] if wanted.reward else []
     terms += [(wanted.state, to_state)] if wanted.state else []
-    terms += [(wanted.nearness, near)] if wanted.nearness else []
     terms += [(wanted.effort, lambda scene: effort)] if wanted.effort else []
     terms += [(wanted.smoothness, smooth)] if wanted.smoothness else []
     terms += [(wanted.limits.weight, within_limits)] if wanted.limits else []
@@ -93,11 +92,6 @@ def check_objective(model: WorldModel, settings: Settings) -> None:
 def to_goal(scene: Scene) -> Term:
     """Distance to the goal image's latent."""
     return ToGoal(goal=scene.goal_latent(), distance=_distance(scene), mode=scene.settings.steps)
-
-
-def near(scene: Scene) -> Term:
-    """Mean squared distance to the goal image's latent."""
-    return ToGoal(goal=scene.goal_latent(), distance=latent_distance("l2"), mode=scene.settings.steps)
 
 
 def to_state(scene: Scene) -> Term:

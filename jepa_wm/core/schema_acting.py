@@ -109,7 +109,6 @@ class Plan(Section):
     reward: float = Field(0.0, ge=0)  # weight of the expected reward beside the objective
     discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
     state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state beside the objective
-    nearness: float = Field(0.0, ge=0)  # weight of the latent l2 distance beside it: sharp where a metric is coarse
     state_names: tuple[str, ...] = ()  # the numbers of the state that count; empty: all
     doubt: float = 0.0  # weight of the disagreement of an ensemble beside the objective; below 0 it is sought
     draws: int = Field(4, ge=1)  # futures imagined per plan where dynamics have outcomes; their costs are averaged

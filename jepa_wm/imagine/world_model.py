@@ -165,7 +165,7 @@ class WorldModel(nn.Module):
         """(bytes that imagining and judging one plan takes at most, bytes that it takes for any number of plans),
         estimated from shapes on the safe side; all members' futures and `draws` of each are held together."""
         metric, dynamics = self.latent.settings.metric, self.latent.dynamics
-        judging = 4 * horizon * (8 * metric.width + 4 * metric.groups * metric.components)
+        judging = 4 * horizon * (12 * metric.width + 4 * metric.groups * metric.components)
         if self.heads is not None:
             judging += 4 * horizon * (8 * self.heads.settings.width + 4 * self.heads.settings.bins)
         futures = self.latent.settings.members * (draws if self.latent.settings.outcomes else 1)

@@ -29,12 +29,12 @@ def open_sets(folder: Path, config: Config) -> list[VideoSet]:
     return opened
 
 
-def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int, rank: int = 0, ranks: int = 1) -> VideoClipSampler:
-    """Pretraining clips of those sets, for one of several processes; where clips are cropped they are loaded larger."""
+def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoClipSampler:
+    """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
     observe = config.observe
     size = observe.image_size if observe.crop is None else loaded_size(observe.image_size, observe.crop.scale[0])
     parts = [
-        Part(videos, SampleOrder(len(videos) * observe.clips, seed, rank, ranks), part.weight, observe.clips)
+        Part(videos, SampleOrder(len(videos) * observe.clips, seed), part.weight, observe.clips)
         for videos, part in zip(sets, observe.sets, strict=True)
     ]
     return VideoClipSampler(parts, frames=observe.frames, fps=observe.fps, size=size, workers=observe.workers)
