@@ -62,7 +62,7 @@ def test_training_is_measured_and_printed(capsys, tmp_path, monkeypatch):
 
 def test_the_training_reference_computes_the_same_loss_and_gradient():
     case = bench_train.QUICK
-    model, frames, masks = bench_train._fresh(case)
+    model, frames, masks = bench_train.fresh(case)
     clip = to_input(frames, case.side)
     ours = model(clip, clip[:, :0], masks)["loss"]
     theirs = peer_losses(model, clip, masks)
