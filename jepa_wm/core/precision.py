@@ -50,7 +50,7 @@ def matmul_rate(dtype: torch.dtype, *, rows: int = 4096, inner: int = 256, colum
     device = here().device
     g = torch.Generator(device).manual_seed(0)  # numbers at random: a GPU multiplies constants faster than those
     x, weight = (torch.randn(n, inner, generator=g, device=device).to(dtype) for n in (rows, columns))
-    repeats = 4 if device.type == "cpu" else 20  # a launch is answered before its work is done: queue enough of it
+    repeats = 4 if device.type == "cpu" else 10  # a launch is answered before its work is done: queue enough of it
     seconds = []
     for _ in range(11):
         began = now(device)
