@@ -1,8 +1,7 @@
 """`jepa-wm bench train`: a pretraining step, ours against a reference shaped like the peers' code, and many ranks
-against one process.
+against one process; on a GPU also ViT-L/16 against the card's own matrix product.
 
 Same weights, clips and masks, in one process; the reference (peer_step.py) in fp32 or bf16, whichever is the faster.
-B clips, T frames.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,11 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepa_wm.core.precision import KINDS, autocast, matmul_rate, set_threads
+from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.core.saver import Saver
-from jepa_wm.core.schema import BlockMask, Config, Encode, Observe, Optimiser, Parallel, Predict, Targets
+from jepa_wm.core.schema import Config, Optimiser, Parallel
 from jepa_wm.core.world import STORE, here, joined
+from jepa_wm.evals import bench_large
 from jepa_wm.evals.peer_step import peer_losses
+from jepa_wm.evals.train_case import LARGE, QUICK, Case, flops, fresh
 from jepa_wm.observe.clips import to_input
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.masks import Masked
@@ -33,41 +34,22 @@ from jepa_wm.train import loop
 from jepa_wm.train.parallel import applied
 from jepa_wm.train.task import Task
 
-LONG, SHORT = BlockMask(blocks=2, scale=(0.7, 0.7)), BlockMask()  # V-JEPA's two masks
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is measured."""
-
-    width: int = 192
-    depth: int = 12
-    heads: int = 3
-    predictor_width: int = 96
-    predictor_depth: int = 6
-    frames: int = 16
-    tubelet: int = 2
-    side: int = 64  # px
-    patch: int = 8
-    batch: int = 8
-    repeats: int = 5
-
-
-QUICK = Case(width=32, depth=1, heads=1, predictor_width=32, predictor_depth=1, frames=4, side=32, batch=4, repeats=1)
-
 
 def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     """`ratio` of the reference's seconds a step to ours, `share_of_matmul`, clips and tokens a second, the `split` of a
-    step into seconds, and `ranks`: samples a second of two processes as a share of one's with two threads."""
+    step into seconds, and `ranks`: samples a second of two processes as a share of one's with two threads, on CPUs.
+    On a GPU, and with `quick` in tiny sizes anywhere, `large`: see `bench_large.training`."""
     set_threads(config.train.threads)
-    case, threads = QUICK if quick else Case(), torch.get_num_threads()
+    case, threads, on_gpu = QUICK if quick else Case(), torch.get_num_threads(), here().device.type == "cuda"
     widest = {"rows": 64 if quick else 2048, "inner": 192, "columns": 768}
+    if on_gpu and not quick:
+        widest = {"rows": 8192, "inner": 8192, "columns": 8192}
     rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}
     precision = max(rates, key=lambda name: rates[name])
     mine = _ours(case, precision)
     peers = {name: _reference(case, name) for name in KINDS}
     step = sum(mine[name] for name in ("data", "forward", "backward", "optimiser", "ema"))
-    model, _, masks = _fresh(case)
+    model, _, masks = fresh(case)
     tokens = case.batch * model.encoder.tokens_per_frame * case.frames // case.tubelet
     working = mine["forward"] + mine["backward"]
     return {
@@ -81,55 +63,32 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
         "precision": precision,
         "matmul_gflops": rates,
         "threads": threads,
-        "ranks": _ranks(case, precision, threads),
+        "ranks": None if on_gpu else _ranks(case, precision, threads),
+        "large": _large(quick, precision, rates) if on_gpu or quick else None,
         "case": asdict(case),
     }
 
 
-def flops(case: Case, masks: list[Masked]) -> float:
-    """Multiplications and additions of the matrix products of a step: a backward pass costs twice a forward one."""
-
-    def block(count: int, width: int) -> float:
-        return count * (24 * width**2 + 4 * count * width)
-
-    n = case.frames // case.tubelet * (case.side // case.patch) ** 2
-    pixels = 2 * case.tubelet * 3 * case.patch**2 * case.width
-    total = n * pixels + case.depth * block(n, case.width)  # the target sees all and learns nothing
-    for mask in masks:
-        k, m = mask.seen.shape[1], mask.wanted.shape[1]
-        total += 3 * (k * pixels + case.depth * block(k, case.width))
-        total += 3 * (case.predictor_depth * block(k + m, case.predictor_width))
-        total += 3 * 2 * case.width * case.predictor_width * (k + m)  # in and out
-    return case.batch * total
-
-
-def _fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
-    """A model with its targets as V-JEPA has them, uint8 frames [B, T, side, side, 3] and masks."""
-    torch.manual_seed(0)
-    encode = Encode(patch=case.patch, tubelet=case.tubelet, width=case.width, depth=case.depth, heads=case.heads,
-                    attend="clip", locality=0.0)  # fmt: skip
-    predict = Predict(width=case.predictor_width, depth=case.predictor_depth, heads=case.heads, masks=(SHORT, LONG),
-                      targets=Targets(stay=1, centre=False), far=0, contrast=0.0, episode=0.0, path=0.0, spread=0.0,
-                      most_targets=0)  # fmt: skip
-    model = JEPA(Observe(image_size=case.side, frames=case.frames), encode, predict)
-    frames = torch.randint(256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8)
-    return model, frames, model.draw_masks(case.batch, case.frames, torch.Generator().manual_seed(0))
+def _large(quick: bool, precision: str, rates: dict[str, float]) -> dict[str, object]:
+    return bench_large.training(
+        QUICK if quick else LARGE, precision=precision, rate=rates[precision], compile=not quick
+    )
 
 
 def _ours(case: Case, precision: str) -> dict[str, float]:
     """Median seconds of each part of a step; `checkpoint` is what training waits for one, `written` what it takes."""
-    model, frames, masks = _fresh(case)
+    model, frames, masks = _there(case)
     optimiser = loop.make_optimiser(model, Optimiser())
     took: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        began = now(frames.device)
         result = work()
-        took.setdefault(name, []).append(time.perf_counter() - began)
+        took.setdefault(name, []).append(now(frames.device) - began)
         return result
 
     def losses() -> Tensor:
-        with autocast("cpu", precision):
+        with autocast(clip.device, precision):
             found: Tensor = model(clip, clip[:, :0], masks)["loss"]
         return found
 
@@ -153,20 +112,26 @@ def _ours(case: Case, precision: str) -> dict[str, float]:
 
 def _reference(case: Case, precision: str) -> float:
     """Median seconds of a whole step."""
-    model, frames, masks = _fresh(case)
+    model, frames, masks = _there(case)
     optimiser = loop.make_optimiser(model, Optimiser())
     seconds = []
     for _ in range(case.repeats + 1):
-        began = time.perf_counter()
+        began = now(frames.device)
         optimiser.zero_grad()
-        with autocast("cpu", precision):
+        with autocast(frames.device, precision):
             loss = peer_losses(model, to_input(frames, case.side), masks)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         model.follow(0.999)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(now(frames.device) - began)
     return median(seconds[1:])
+
+
+def _there(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
+    """`fresh` where this process computes."""
+    (model, frames, masks), device = fresh(case), here().device
+    return model.to(device), frames.to(device), [mask.to(device) for mask in masks]
 
 
 def _ranks(case: Case, precision: str, threads: int) -> dict[str, float]:
@@ -195,7 +160,7 @@ def _rank(rank: int, ranks: int, threads: int, fsdp: bool, precision: str, case:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), STORE: meeting}
     torch.set_num_threads(threads)
     with joined():
-        model, frames, masks = _fresh(case)
+        model, frames, masks = fresh(case)
 
         def losses(step: int, rows: slice) -> dict[str, Tensor]:
             clip = to_input(frames[rows], case.side)

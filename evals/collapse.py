@@ -7,6 +7,7 @@ import torch
 
 from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
+from jepa_wm.core.world import here
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.predict.meters import collapse_meters
@@ -19,7 +20,7 @@ def run(run: RunFolder) -> dict[str, object]:
     set_threads(run.config.train.threads)
     heldout = open_data(run.path, run.config, "heldout")
     rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
-    eye = Eye.load(run.path / "encode")
+    eye = Eye.load(run.path / "encode").to(here().device)
     result: dict[str, object] = dict(collapse_meters(eye.raw(torch.from_numpy(heldout.frames[rows]))))
     run.write_result("eval_collapse", result)
     return result

@@ -18,6 +18,7 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.core.schema import Evals
+from jepa_wm.core.world import here
 from jepa_wm.encode.blocks import Block, init_transformer
 from jepa_wm.encode.pool import fourier_positions
 from jepa_wm.evals.looks import pooled
@@ -40,6 +41,8 @@ class Attentive(nn.Module):
     """V-JEPA's attentive probe: `depth` - 1 blocks in which the tokens meet, then one in which a learned query reads
     them, then a linear map (Bardes et al., 2024). Tokens are told their places by sines and cosines."""
 
+    position: Tensor
+
     def __init__(self, tokens: int, width: int, outputs: int, depth: int, head_width: int) -> None:
         super().__init__()
         inner = max(head_width, width // head_width * head_width)
@@ -60,7 +63,7 @@ class Attentive(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens) + self.position
         half = x.shape[-1] // self.heads // 2
-        unturned = torch.ones(1, 1, x.shape[1], half), torch.zeros(1, 1, x.shape[1], half)
+        unturned = self.position.new_ones(1, 1, x.shape[1], half), self.position.new_zeros(1, 1, x.shape[1], half)
         for block in self.blocks:
             x = block(x, unturned)
         k, v = self.key_value(self.norm(x)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -85,8 +88,8 @@ class Trained:
 
     @torch.no_grad()
     def outputs(self, tokens: Tensor) -> Tensor:
-        """[n, Y] of tokens [n, N, D]."""
-        return torch.cat([self.head(part.float()) for part in tokens.split(256)])
+        """[n, Y] of tokens [n, N, D], both on the CPU."""
+        return torch.cat([self.head(part.to(here().device).float()).cpu() for part in tokens.split(256)])
 
 
 def train_heads(
@@ -105,9 +108,9 @@ def train_heads(
     """
     heads = []
     for kind, lr, decay in product(build, settings.lrs, settings.weight_decays):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            heads.append(Trained(Choice(kind, lr, decay), build[kind]()))
+            heads.append(Trained(Choice(kind, lr, decay), build[kind]().to(here().device)))
     groups = [
         {"params": list(one.head.parameters()), "weight_decay": one.choice.weight_decay, "peak": one.choice.lr}
         for one in heads
@@ -120,7 +123,7 @@ def train_heads(
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             rows = torch.randint(len(tokens), (settings.batch,), generator=generator)
-            batch, wanted = tokens[rows].float(), target[rows]
+            batch, wanted = tokens[rows].to(here().device).float(), target[rows].to(here().device)
             optimiser.zero_grad()
             torch.stack([loss(one.head(batch), wanted) for one in heads]).sum().backward()
             optimiser.step()

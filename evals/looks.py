@@ -15,6 +15,7 @@ from torch import Tensor
 from jepa_wm.core.precision import autocast, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
 from jepa_wm.freeze.backbone import Backbone, backbone_of
@@ -93,13 +94,14 @@ def _input(clip: np.ndarray, size: int) -> Tensor:
 
 
 def _through(encoder: Encoder | Backbone, config: Config) -> Look:
-    encoder.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False).to(here().device)
 
     def look(clips: Tensor) -> Tensor:
+        clips = clips.to(here().device)
         if clips.shape[1] < encoder.tubelet:  # a still fills a tubelet
             clips = clips[:, -1:].expand(-1, encoder.tubelet, -1, -1, -1)
         with autocast(clips.device, config.train.precision):
-            return encoder(clips).float()
+            return encoder(clips).float().cpu()
 
     return look
 

@@ -44,7 +44,7 @@ def peer_encode(encoder: Encoder, clip: Tensor, keep: Tensor | None) -> Tensor:
 def peer_predict(model: JEPA, context: Tensor, mask: Masked, kind: int, clip: Tensor) -> Tensor:
     """[B, M, D]: context and mask tokens sorted by place, one sample after another."""
     predictor, grid = model.predictor, model.encoder.grid
-    place = grid_positions(clip.shape[1] // model.encoder.tubelet, grid, grid)
+    place = grid_positions(clip.shape[1] // model.encoder.tubelet, grid, grid, device=clip.device)
     x = predictor.embed(context)
     sorted_x, sorted_at, backs = [], [], []
     for b in range(len(context)):

@@ -1,15 +1,41 @@
-"""What several test files share: tiny trajectories of the two-rooms world, collected once; the folder ../shared."""
+"""What several test files share: tiny trajectories of the two-rooms world, collected once; the folder ../shared.
 
+On a machine with a GPU, test_cuda.py is about it; all other tests are of a process that has none, and whose results
+are the same to the bit.
+"""
+
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from jepa_wm.act.collect import record, wandering
+from jepa_wm.core import world
 from jepa_wm.core.config import load_config
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Worlds
 from jepa_wm.worlds.two_rooms import TwoRooms
+
+THERE = world.here()
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+if THERE.device.type == "cuda":
+    torch.cuda.init()  # before the GPU is hidden from child processes
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made
+def pytest_runtest_setup(item):
+    if THERE.device.type == "cpu":
+        return
+    wanted = item.path.name == "test_cuda.py"
+    world._here = THERE if wanted else world.World()
+    if not wanted:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif VISIBLE is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,9 @@ def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):
     assert len(result["cases"]) == 2 and result["ratio"] == min(case["ratio"] for case in result["cases"])
     for case in result["cases"]:
         assert case["ours_s"] > 0 and case["reference_s"] > 0 and case["first_frame"] < 0.05
+    large = result["large"]
+    assert large["seconds"].keys() == {"stepper", "compiled"} and large["best_s"] == min(large["seconds"].values()) > 0
+    assert large["best_s"] > large["floor_s"] > 0 and large["ways_differ"] < 0.05
     assert not list(tmp_path.iterdir())
 
 
@@ -57,12 +60,13 @@ def test_training_is_measured_and_printed(capsys, tmp_path, monkeypatch):
         "data", "forward", "backward", "optimiser", "ema", "checkpoint", "written"
     } and all(seconds > 0 for seconds in result["split"].values())  # fmt: skip
     assert 0 < result["share_of_matmul"] < 1.5 and result["ranks"]["ddp"] > 0 < result["ranks"]["fsdp"]
+    assert 0 < result["large"]["utilisation"] < 1.5 and result["large"]["clips_per_second"] > 0
     assert not list(tmp_path.iterdir())
 
 
 def test_the_training_reference_computes_the_same_loss_and_gradient():
     case = bench_train.QUICK
-    model, frames, masks = bench_train._fresh(case)
+    model, frames, masks = bench_train.fresh(case)
     clip = to_input(frames, case.side)
     ours = model(clip, clip[:, :0], masks)["loss"]
     theirs = peer_losses(model, clip, masks)

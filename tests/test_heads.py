@@ -280,6 +280,7 @@ def test_the_reward_of_a_plan_is_discounted_and_cut_by_the_hazard(trained):
     """The search's cost against a plain loop over the heads."""
     folder, _ = trained
     model = WorldModel.load(folder)
+    model.eye.precision = "fp32"  # as in the loop, whichever was the faster here
     a = agent(folder, objective="reward", discount=0.9)
     world = TwoRooms()
     world.reset(np.arange(2))

@@ -68,7 +68,7 @@ def test_bf16_is_near_and_returns_fp32():
 
 def test_a_stepper_serves_fewer_plans_and_starts_anew():
     model = dynamics()
-    stepper = Stepper(Weights.of(model, "fp32"), 6)
+    stepper = Stepper(Weights.of(model, "fp32"), 6, frames=6)
     for batch in (6, 2, 5):
         context, past, actions = data(model, batch=batch, candidates=1, seen=4, horizon=3, seed=batch)
         stepper.remember(model.cache_of(context[:, :-1], past), torch.arange(batch), seen=3)

@@ -75,7 +75,8 @@ class Agent:
         self._goal = None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._count = [], [], len(seeds)
-        self.search.reset(seeds, device=self.model.eye.mean.device)
+        # On the CPU wherever the model is: a seed draws the same plans on every machine, and only costs cross over.
+        self.search.reset(seeds, device=torch.device("cpu"))
 
     def act(self, frames: np.ndarray) -> np.ndarray:
         """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c] uint8."""
@@ -105,13 +106,13 @@ class Agent:
             return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
-        proposal = None
+        device, proposal = self.model.device, None
         if self.settings.asks_policy:
             toward = self.model.propose(context[:, -1], goal_of(self.settings, self._goal), self.settings.horizon)
-            proposal = self.space.condense(toward)
-        blocks = self.search.plan(cost, proposal=proposal)  # [B, K, A]
+            proposal = self.space.condense(toward).cpu()
+        blocks = self.search.plan(lambda plans: cost(plans.to(device)).cpu(), proposal=proposal)  # [B, K, A]
         if self.settings.execute == 1:
-            self._past.append(blocks[:, 0])
+            self._past.append(blocks[:, 0].to(device))
         else:  # frames between are not seen, so the memory starts anew
             self._latents, self._past = [], []
         return self.space.steps(blocks).numpy()

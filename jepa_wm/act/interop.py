@@ -55,7 +55,7 @@ class CostServer:
             )
         now = self._latents("pixels", info)
         goal = self._latents("goal", info) if "goal" in info else None
-        plans = candidates.detach().float()
+        plans = candidates.detach().to(self.model.device).float()
         plans = plans if self.space is None else self.space.project(self._as_searched(plans))
 
         def cost_of(some: slice) -> Cost:
@@ -164,8 +164,9 @@ class EbJepa(nn.Module):
                 "dynamics.frameskip=1 (configs/two_rooms_ebjepa.yaml)"
             )
         self.model = model
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 2, 1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 2, 1, 1, 1))
+        for name, numbers in (("mean", mean), ("std", std)):
+            channels = torch.tensor(numbers, dtype=torch.float32, device=model.device)
+            self.register_buffer(name, channels.view(1, 2, 1, 1, 1))
 
     @torch.no_grad()
     def encode(self, obs: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class EbJepa(nn.Module):
     def unroll(self, obs: Tensor, actions: Tensor, *, nsteps: int | None = None, **rest: Any) -> tuple[Tensor, None]:
         """([B, D, 1 + n, h', w'], None): the latest observation of obs [B, 2, T, h, w] and what follows each of actions
         [B, a, n], the first `nsteps` of them where given. One observation serves all rows of actions."""
-        taken = actions.movedim(1, -1)[:, :nsteps]  # [B, n, a]
+        taken = actions.to(self.model.device).movedim(1, -1)[:, :nsteps]  # [B, n, a]
         latest = self.model.encode(self.frames(obs[:, :, -1:])[:, 0])  # [B or 1, N, D]
         if len(latest) not in (1, len(taken)):
             raise ValueError(f"{len(latest)} observations for {len(taken)} rows of actions; give one, or one each")
@@ -192,7 +193,7 @@ class EbJepa(nn.Module):
         observations that are not of that range once standardising is undone."""
         if obs.dim() != 5 or obs.shape[1] != 2:
             raise ValueError(f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, dot and walls")
-        raw = obs.float() * self.std + self.mean
+        raw = obs.to(self.model.device).float() * self.std + self.mean
         low, high = float(raw.min()), float(raw.max())
         if not (low > -2 and 16 < high < 257):
             raise ValueError(

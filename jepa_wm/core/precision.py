@@ -42,18 +42,29 @@ def settled(config: Config, folder: Path) -> Config:
 
 
 def matmul_rate(dtype: torch.dtype, *, rows: int = 4096, inner: int = 256, columns: int = 512) -> float:
-    """GFLOP/s of a product [rows, inner] x [inner, columns], the best of a few; with the threads that are set now.
+    """GFLOP/s of a product [rows, inner] x [inner, columns] where this process computes, the best of a few; on a CPU
+    with the threads that are set now.
 
     Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is half as fast.
     """
-    x, weight = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner, dtype=dtype)
+    device = here().device
+    g = torch.Generator(device).manual_seed(0)  # numbers at random: a GPU multiplies constants faster than those
+    x, weight = (torch.randn(n, inner, generator=g, device=device).to(dtype) for n in (rows, columns))
+    repeats = 4 if device.type == "cpu" else 10  # a launch is answered before its work is done: queue enough of it
     seconds = []
     for _ in range(11):
-        began = time.perf_counter()
-        for _ in range(4):
+        began = now(device)
+        for _ in range(repeats):
             torch.nn.functional.linear(x, weight)
-        seconds.append((time.perf_counter() - began) / 4)
+        seconds.append((now(device) - began) / repeats)
     return 2e-9 * rows * inner * columns / min(seconds[1:])
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that is read once all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def set_threads(threads: int) -> None:

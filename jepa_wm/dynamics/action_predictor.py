@@ -56,10 +56,10 @@ class ActionPredictor(nn.Module):
 
     def _positions(self, frames: int, conditions: int, device: torch.device) -> Tensor:
         """[T*(C+N), 3] time, row, column; what stands before the patches turns in time only."""
-        patches = grid_positions(frames, self.grid, self.grid).view(frames, -1, 3)
-        before = torch.zeros(frames, conditions, 3, dtype=patches.dtype)
-        before[..., 0] = torch.arange(frames)[:, None]
-        return torch.cat([before, patches], 1).flatten(0, 1).to(device)
+        patches = grid_positions(frames, self.grid, self.grid, device=device).view(frames, -1, 3)
+        before = torch.zeros(frames, conditions, 3, dtype=patches.dtype, device=device)
+        before[..., 0] = torch.arange(frames, device=device)[:, None]
+        return torch.cat([before, patches], 1).flatten(0, 1)
 
     @staticmethod
     def _no_future(frames: int, tokens: int, device: torch.device) -> Tensor | None:

@@ -162,7 +162,7 @@ def symexp(x: Tensor) -> Tensor:
 
 def two_hot(values: Tensor, bins: Tensor) -> Tensor:
     """[..., K] shares of the two bins around each value [...] whose mean is the value, cut to the bins' range."""
-    values = values.clamp(float(bins[0]), float(bins[-1])).to(bins)
+    values = values.to(bins).clamp(bins[0], bins[-1])
     above = torch.searchsorted(bins, values).clamp(1, len(bins) - 1)
     low, high = bins[above - 1], bins[above]
     share = ((values - low) / (high - low))[..., None]

@@ -104,10 +104,10 @@ class Dynamics(nn.Module):
 
     def _band(self, frames: int, remembered: int, device: torch.device) -> Tensor | None:
         """[T*N, (remembered + T)*N] additive mask: a frame sees itself and the W - 1 before; None if all is seen."""
+        if frames == 1 and remembered < self.window:
+            return None
         query = torch.arange(remembered, remembered + frames, device=device)[:, None]
         key = torch.arange(remembered + frames, device=device)[None]
         hidden = (key > query) | (key <= query - self.window)
-        if not bool(hidden.any()):
-            return None
         hidden = hidden.repeat_interleave(self.tokens, 0).repeat_interleave(self.tokens, 1)
         return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -1e4)

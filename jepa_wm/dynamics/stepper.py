@@ -23,19 +23,20 @@ class Stepper:
 
     A large tensor made anew for each operation can cost a CPU more than the operation itself, since the system
     hands out every page cleared; so all large ones are made once here and written in place. Keys and values lie in a
-    ring of W frames: the newest overwrites the oldest, and nothing moves when the window slides.
+    ring of W frames, or of all `frames` there will be where these are fewer: the newest overwrites the oldest, and
+    nothing moves when the window slides.
     """
 
-    def __init__(self, weights: Weights, plans: int) -> None:
+    def __init__(self, weights: Weights, plans: int, *, frames: int) -> None:
         model, dtype = weights.model, weights.dtype
         width, tokens = model.embed.out_features, model.tokens
         heads = width // model.head_dim
-        self.model, self.dtype, self.weights = model, dtype, weights
+        self.model, self.dtype, self.weights, self.frames = model, dtype, weights, min(frames, model.window)
 
         def room(*shape: int, kind: torch.dtype = dtype) -> Tensor:
             return torch.empty(*shape, dtype=kind, device=model.slot.device)
 
-        ring = (len(weights.layers), plans, heads, model.window * tokens, model.head_dim)
+        ring = (len(weights.layers), plans, heads, self.frames * tokens, model.head_dim)
         self.keys, self.values = room(*ring), room(*ring)
         self.query = room(plans, heads, tokens, model.head_dim)
         self.sum = room(plans * tokens, width, kind=torch.float32)
@@ -44,13 +45,13 @@ class Stepper:
 
     def remember(self, cache: list[KeyValueCache], which: Tensor, *, seen: int) -> None:
         """Fill the ring for plans of samples `which` [R'] with the cached frames before number `seen`."""
-        tokens, window = self.model.tokens, self.model.window
+        tokens = self.model.tokens
         for layer, memory in enumerate(cache):
             if memory.keys is None or memory.values is None:
                 continue
             held = memory.keys.shape[2] // tokens
             for i, frame in enumerate(range(seen - held, seen)):
-                here, there = _frame(i, tokens), _frame(frame % window, tokens)
+                here, there = _frame(i, tokens), _frame(frame % self.frames, tokens)
                 self.keys[layer, : len(which), :, there] = memory.keys[:, :, here].to(self.dtype)[which]
                 self.values[layer, : len(which), :, there] = memory.values[:, :, here].to(self.dtype)[which]
 
@@ -61,7 +62,7 @@ class Stepper:
         Of several outcomes the likeliest, or the one that comes about by a draw.
         """
         model, (plans, tokens, _) = self.model, latents.shape
-        place, held = _frame(time % model.window, tokens), _frame(0, tokens, min(time + 1, model.window))
+        place, held = _frame(time % self.frames, tokens), _frame(0, tokens, min(time + 1, self.frames))
         rope = rope_tables(model.positions(time, 1, latents.device), model.head_dim, model.rope_base)  # [N, d/2]
         x = self.sum[: plans * tokens]
         embedded = F.linear(latents.to(self.dtype), *self.weights.embed)

@@ -68,7 +68,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
-def grid_positions(time: int, height: int, width: int) -> Tensor:
+def grid_positions(time: int, height: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """[time * height * width, 3] integer positions in token order (time, then rows, then columns)."""
-    axes = torch.meshgrid(torch.arange(time), torch.arange(height), torch.arange(width), indexing="ij")
+    axes = torch.meshgrid(*(torch.arange(extent, device=device) for extent in (time, height, width)), indexing="ij")
     return torch.stack(axes, -1).view(-1, 3)

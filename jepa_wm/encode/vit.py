@@ -73,7 +73,7 @@ class Encoder(nn.Module):
 
     def positions(self, clip: Tensor) -> Tensor:
         """[N, 3] time, row and column of each token of a clip [B, T, C, H, W], in token order."""
-        return grid_positions(*self._extent(clip)).to(clip.device)
+        return grid_positions(*self._extent(clip), device=clip.device)
 
     @property
     def tokens_per_frame(self) -> int:

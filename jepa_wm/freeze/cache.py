@@ -25,6 +25,7 @@ from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.backbone import backbone_of
 from jepa_wm.freeze.eye import Eye
@@ -76,11 +77,11 @@ def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
             train = open_data(run.path, config, "train")
             size, own = config.observe.image_size, config.freeze.backbone is None
             encoder = pretrained(run) if own else backbone_of(config.freeze, size)
-            eye = Eye(encoder, size, precision=config.train.precision)
+            eye = Eye(encoder, size, precision=config.train.precision).to(here().device)
             count = min(config.freeze.samples, len(train.actions))
             eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
             eye.save(folder)
-    return Eye.load(folder)
+    return Eye.load(folder).to(here().device)
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
@@ -118,7 +119,7 @@ def write_features(
             found = max((b for a, b in covered if a <= at < b), default=0)
             if not found:
                 tokens = eye(torch.from_numpy(data.frames[rows[at:end]]))
-                store[at:end] = tokens.bfloat16().view(torch.int16).numpy()
+                store[at:end] = tokens.bfloat16().view(torch.int16).cpu().numpy()
             at = found or end
             bar.update(at - first)
             if stop.requested or at == last or at - written >= 20 * CHUNK:
@@ -169,7 +170,7 @@ def weights_digest(eye: Eye) -> str:
     """Short sha256 of all weights and standardising numbers."""
     sha = hashlib.sha256()
     for name, value in sorted(eye.state_dict().items()):
-        sha.update(name.encode() + value.contiguous().numpy().tobytes())
+        sha.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
     return sha.hexdigest()[:16]
 
 

@@ -58,16 +58,17 @@ class Eye(
 
     @torch.no_grad()
     def raw(self, frames: Tensor, *, batch: int = 256) -> Tensor:
-        """[B, N, D] fp32 tokens of uint8 frames [B, h, w, c], before standardising."""
+        """[B, N, D] fp32 tokens, where the eye is, of uint8 frames [B, h, w, c] from anywhere, before standardising."""
         out = []
         for part in frames.split(batch):
+            part = part.to(self.mean.device)
             with autocast(part.device, self.precision):
                 clip = to_input(part, self.image_size)[:, None].expand(-1, self.encoder.tubelet, -1, -1, -1)
                 out.append(self.encoder(clip).float())
         return torch.cat(out)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """[B, N, D] fp32 standardised tokens of uint8 frames [B, h, w, c]."""
+        """[B, N, D] fp32 standardised tokens, as `raw`."""
         return (self.raw(frames) - self.mean) / self.scale
 
     @torch.no_grad()

@@ -40,11 +40,12 @@ class AttentiveProbe(nn.Module):
 def fit_attentive(
     tokens: Tensor, state: Tensor, *, steps: int, batch: int = 128, lr: float = 2e-3, seed: int = 0
 ) -> AttentiveProbe:
-    """A probe fitted on tokens [n, N, D] and states [n, Y]; the same seed gives the same probe."""
+    """A probe fitted on tokens [n, N, D], where they are, and states [n, Y]; the same seed gives the same probe."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = AttentiveProbe(tokens.shape[1], tokens.shape[2], state.shape[1])
+    probe, state = probe.to(tokens.device), state.to(tokens.device)
     probe.mean.copy_(state.mean(0))
     probe.scale.copy_(state.std(0) + 1e-6)
     target = (state - probe.mean) / probe.scale
@@ -52,7 +53,7 @@ def fit_attentive(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = lr * warmup_cosine(step, steps=steps, warmup=steps // 10, final=0.0)
-        rows = torch.randint(len(tokens), (batch,), generator=generator)
+        rows = torch.randint(len(tokens), (batch,), generator=generator).to(tokens.device)
         loss = nn.functional.smooth_l1_loss(probe(tokens[rows].float()), target[rows], beta=0.2)
         optimiser.zero_grad()
         loss.backward()

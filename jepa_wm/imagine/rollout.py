@@ -18,6 +18,8 @@ from jepa_wm.dynamics.stepper import Stepper, Weights
 # Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push the tokens out of
 # the cache; between 512 and 4096 the time differs by a few per cent.
 TOKENS_AT_ONCE = 1024
+# On a GPU this many keep all of it busy; more would only take more memory.
+TOKENS_ON_GPU = 2**16
 
 
 def one_step(model: Dynamics, latent: Tensor, action: Tensor) -> Tensor:
@@ -84,21 +86,26 @@ def imagine_candidates(
     frames = torch.empty(b * s, horizon, *context.shape[2:], device=context.device)
 
     def imagine(some: slice) -> None:
-        stepper = Stepper(weights, some.stop - some.start)
+        stepper = Stepper(weights, some.stop - some.start, frames=seen + horizon)
         stepper.remember(cache, samples[some], seen=seen)
         latent = context[samples[some], -1]
         for h in range(horizon):
             latent = stepper.step(latent, steps[some, h], time=seen + h, draw=None if draws is None else draws.at(h))
             frames[some, h] = latent
 
-    side_by_side(imagine, _pieces(b * s, model.tokens, context.device, at_once))
+    pieces = _pieces(b * s, model.tokens, context.device, at_once)
+    if context.device.type == "cpu":
+        side_by_side(imagine, pieces)
+    else:  # one after another: each fills the device, and its memory is the next one's
+        for some in pieces:
+            imagine(some)
     return frames.unflatten(0, (b, s))
 
 
 def _pieces(plans: int, tokens: int, device: torch.device, at_once: int) -> list[slice]:
     """Slices of the plans, of nearly equal size."""
     if not at_once:
-        at_once = max(1, TOKENS_AT_ONCE // tokens) if device.type == "cpu" else plans
+        at_once = max(1, (TOKENS_AT_ONCE if device.type == "cpu" else TOKENS_ON_GPU) // tokens)
     count = -(-plans // at_once)
     if device.type == "cpu" and plans * tokens >= TOKENS_AT_ONCE // 2:  # else the work is too little to share
         threads = torch.get_num_threads()

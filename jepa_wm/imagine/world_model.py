@@ -19,6 +19,7 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.core.schema import HeadSizes
+from jepa_wm.core.world import here
 from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.model import Dynamics
@@ -44,10 +45,16 @@ class WorldModel(nn.Module):
 
     @classmethod
     def load(cls, run: Path | str) -> WorldModel:
-        """The world model of a finished run folder (stages `encode` and `dynamics`, and `heads` if it was run)."""
+        """The world model of a finished run folder (stages `encode` and `dynamics`, and `heads` if it was run), on the
+        device that this process computes on."""
         run = Path(run)
         heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
-        return cls(Eye.load(run / "encode"), load_latent_model(run / "dynamics"), heads)
+        return cls(Eye.load(run / "encode"), load_latent_model(run / "dynamics"), heads).to(here().device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is, and what it makes of frames."""
+        return self.eye.mean.device
 
     @property
     def block(self) -> int:
@@ -64,13 +71,14 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents [B, N, D] of uint8 frames [B, h, w, c]. Raises ValueError for other frames."""
+        """Latents [B, N, D], where the model is, of uint8 frames [B, h, w, c] from anywhere. Raises ValueError for
+        other frames."""
         if frames.dtype != torch.uint8 or frames.dim() != 4:
             raise ValueError(
                 f"frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 pictures [B, h, w, c] (0..255), "
                 "which can hold no NaN"
             )
-        with autocast(frames.device, self.eye.precision):
+        with autocast(self.device, self.eye.precision):
             return self.latent.summarise(self.eye(frames))
 
     def imagine(self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0) -> Tensor:

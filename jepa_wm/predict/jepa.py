@@ -60,12 +60,12 @@ class JEPA(nn.Module):
         averaged over mask types. `path` [B, T + R, a] is the sum of all actions from the clip's first frame to each of
         its frames and to the far ones, where known."""
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
-        positions = grid_positions(steps, grid, grid).to(clip.device)
+        positions = grid_positions(steps, grid, grid, device=clip.device)
+        masks = [mask.to(clip.device) for mask in masks]  # first of all: a copy waits for what is under way on a GPU
         target = self.look_at_all(clip)
         parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "visible", *REGULARISERS)}
         for kind, mask in enumerate(masks):
-            on = mask.to(clip.device)
-            seen, wanted, shown = on.seen, on.wanted, on.shown
+            seen, wanted, shown = mask.seen, mask.wanted, mask.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
             visible = bool(self.settings.targets.visible)
             guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()

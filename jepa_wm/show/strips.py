@@ -37,8 +37,9 @@ def make_strips(run: RunFolder, path: Path) -> None:
     start = model.encode(torch.from_numpy(true[:, 0]))[:, None]
     strips = {"true": true}
     for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
-        future = model.imagine(start, torch.zeros(len(rows), 0, model.block), torch.from_numpy(blocks)[:, None])
-        nearest, _ = bank.nearest(future.flatten(0, 2).flatten(1).numpy())
+        plans = torch.from_numpy(blocks)[:, None].to(model.device)
+        future = model.imagine(start, start.new_zeros(len(rows), 0, model.block), plans)
+        nearest, _ = bank.nearest(future.flatten(0, 2).flatten(1).cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
         strips[name] = np.concatenate([true[:, :1], shown], 1)
     np.savez_compressed(path, **strips)
@@ -47,4 +48,4 @@ def make_strips(run: RunFolder, path: Path) -> None:
 def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:
     rows = np.unique(np.linspace(0, count - 1, min(BANK, count)).astype(np.int64))
     latents = model.encode(torch.from_numpy(frames[rows]))
-    return FrameBank(latents.flatten(1).numpy(), rows)
+    return FrameBank(latents.flatten(1).cpu().numpy(), rows)

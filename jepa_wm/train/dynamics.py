@@ -43,7 +43,6 @@ def train(run: RunFolder) -> dict[str, object]:
     latents = Latents(model, features, config.train.precision)
     seconds += fit(run, dynamics_task(model, latents, config), config.train.dynamics)
     seconds += fit(run, metric_task(model, latents, config), config.train.metric)
-    model.cpu()
     if here().first:
         save_latent_model(run.stage_dir("dynamics"), model)
     heldout = open_data(run.path, config, "heldout")

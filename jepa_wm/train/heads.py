@@ -213,4 +213,5 @@ def _far(guess: Tensor, truth: Tensor) -> Tensor:
 
 
 def _log_loss(guess: Tensor, truth: Tensor) -> Tensor:
-    return torch.nn.functional.binary_cross_entropy(guess.clamp(1e-6, 1 - 1e-6), truth)
+    with torch.autocast(guess.device.type, enabled=False):  # on a GPU mixed precision refuses it
+        return torch.nn.functional.binary_cross_entropy(guess.float().clamp(1e-6, 1 - 1e-6), truth)

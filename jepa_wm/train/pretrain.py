@@ -28,6 +28,7 @@ from jepa_wm.observe.video_clips import VideoClipSampler
 from jepa_wm.observe.video_set import VideoSet
 from jepa_wm.observe.video_source import clip_sampler, open_sets
 from jepa_wm.predict.jepa import JEPA
+from jepa_wm.predict.masks import Masked
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
 from jepa_wm.train.parallel import whole_weights
@@ -100,28 +101,29 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
     settings, observe, predict = config.train.pretrain, config.observe, config.predict
 
-    def read(step: int, some: slice) -> tuple[Tensor, Tensor]:
+    def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked]]:
         # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
         rows = sampler.rows(step, settings.batch)
         if predict.far:
             away = sampler.far_rows(step, settings.batch, count=predict.far, apart=predict.apart)
             rows = np.concatenate([rows, away], 1)
-        frames, path = sampler.frames_at(rows[some]), sampler.path_at(rows[some])
+        device = here().device
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        drawn = model.draw_masks(settings.batch, observe.frames, generator)
+        masks = [mask.of(some).to(device) for mask in drawn]
+        frames, path = sampler.frames_at(rows[some]), sampler.path_at(rows[some]).to(device)
         if observe.crop is None:
-            return to_input(frames.to(here().device), observe.image_size), path.to(here().device)
+            return to_input(frames.to(device), observe.image_size), path, masks
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
         crops = draw_crops(settings.batch, generator)[:, some]
-        clips = random_crops(frames, observe.crop, observe.image_size, crops)
-        return clips.to(here().device), path.to(here().device)
+        return random_crops(frames, observe.crop, observe.image_size, crops).to(device), path, masks
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the training.
     batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
-        frames, path = batches(step, some)
+        frames, path, masks = batches(step, some)
         clip, far = frames[:, : observe.frames], frames[:, observe.frames :]
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        masks = [mask.of(some) for mask in model.draw_masks(settings.batch, observe.frames, generator)]
         with autocast(clip.device, config.train.precision):
             return model(clip, far, masks, path)
 
@@ -174,14 +176,14 @@ class Judge:
         """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
         fitted in so many steps."""
         config, known = self.config, self.known
-        eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision)
+        eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision).to(here().device)
         seen = eye.standardise_on(self.frames)
         meters = collapse_meters(seen * eye.scale)
         if known is None:
             return meters, {}
         state, truth = (torch.from_numpy(values).float() for values in (known.state, known.truth))
         probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed)
-        guess = probe.read(eye(torch.from_numpy(known.test)).bfloat16())
+        guess = probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu()
         return meters, state_errors(guess, truth, known.groups)
 
     def figures(self, encoder: Encoder) -> dict[str, float]:

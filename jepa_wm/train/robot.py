@@ -75,7 +75,6 @@ def train(run: RunFolder) -> dict[str, object]:
             return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
     seconds = fit(run, Task("dynamics", model.to(here().device), losses_of, part="dynamics"), settings)
-    model.cpu()
     folder = run.stage_dir("dynamics")
     if here().first:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "action_predictor.partial")
@@ -83,7 +82,8 @@ def train(run: RunFolder) -> dict[str, object]:
         write_atomic(folder / "action_predictor.json", json.dumps(sizes, indent=1))
     longest = int(open_data(run.path, config, "heldout").lengths.min() - 1) // d.frameskip
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
-    return {"rollout": rollout_errors(model, *heldout.batch(0, WINDOWS)), "training_seconds": seconds}
+    seen = (drawn.to(here().device) for drawn in heldout.batch(0, WINDOWS))
+    return {"rollout": rollout_errors(model, *seen), "training_seconds": seconds}
 
 
 def losses(

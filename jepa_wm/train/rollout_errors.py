@@ -29,8 +29,9 @@ def rollout_errors(
     horizon = min(horizon, int(data.lengths.min() - 1) // skip)
     sampler = WindowSampler(data, frames=horizon + 1, frameskip=skip, stride=heldout.stride, seed=0)
     episode, frame, actions = sampler.batch(0, windows)
-    latents = model.summarise(heldout.tokens(episode, frame))  # [E, H+1, N, D]
-    acts = model.scaled(torch.from_numpy(actions))
+    device = model.action_scale.device
+    latents = model.summarise(heldout.tokens(episode, frame).to(device))  # [E, H+1, N, D]
+    acts = model.scaled(torch.from_numpy(actions).to(device))
     shuffled = acts.roll(1, 0)
     empty = acts[:, :0]
     imagined = [unroll(model.dynamics, latents[:, :1], empty, a).float() for a in (acts, shuffled)]
@@ -62,17 +63,18 @@ def _state_errors(
     truth = torch.from_numpy(heldout.data.column("state")[rows]).float()[..., ids]
     errors: list[list[float | None]] = []
     for guess in imagined:
-        read = probe.read(guess.flatten(0, 1).flatten(1))[:, ids].view_as(truth)
+        read = probe.read(guess.flatten(0, 1).flatten(1).cpu())[:, ids].view_as(truth)
         errors.append((read - truth).norm(dim=-1).mean(0).tolist())
     return errors
 
 
 def fit_latent_probe(model: LatentModel, train: Features) -> RidgeProbe:
-    """The linear state probe on latents of training frames."""
+    """The linear state probe on latents of training frames, on the CPU."""
+    device = model.action_scale.device
     data, r = train.data, np.random.default_rng(6)
     episode = r.integers(data.episodes, size=PROBE_FRAMES)
     frame = (r.random(PROBE_FRAMES) * data.lengths[episode]).astype(np.int64) // train.stride * train.stride
     state = torch.from_numpy(data.column("state")[data.offsets[episode] + frame]).float()
-    latents = [model.summarise(train.tokens(e, f)) for e, f in zip(
+    latents = [model.summarise(train.tokens(e, f).to(device)).cpu() for e, f in zip(
         np.array_split(episode, 16), np.array_split(frame, 16), strict=True)]  # fmt: skip
     return RidgeProbe(torch.cat(latents).flatten(1), state)
