@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schedule import learning_rate
-from jepa_wm.core.schema import Optimiser
+from jepa_wm.core.schema import Config, Optimiser
+from jepa_wm.core.section import Section
 
 NO_REGULARISER = ["predict.contrast=0", "predict.episode=0", "predict.path=0"]
 MASK = "predict.masks=[{{{}}}]"
@@ -67,3 +68,15 @@ def test_learning_rates_rise_hold_and_fall():
     assert [learning_rate(step, falling) for step in (0, 50)] == [2, 1]
     with pytest.raises(ValidationError, match="cooldown 5 belongs to schedule constant, not to cosine"):
         Optimiser(cooldown=5)
+
+
+def sections(section):
+    """The section and all below it that are there by default."""
+    inner = [value for value in vars(section).values() if isinstance(value, Section)]
+    return [section, *(each for part in inner for each in sections(part))]
+
+
+def test_naming_one_key_of_a_section_leaves_the_others_at_their_defaults():
+    for section in sections(Config()):
+        assert section == type(section)(), type(section).__name__
+    assert load_config("debug", ["train.metric={steps: 5}"]).train.metric.batch == Config().train.metric.batch

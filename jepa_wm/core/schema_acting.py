@@ -212,7 +212,27 @@ class TrainDynamics(Optimiser):
     rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
 
 
+class TrainSummary(TrainDynamics):
+    steps: int = Field(400, ge=0)
+    batch: int = Field(48, ge=1)
+    lr: float = 2e-3
+    frames: int = Field(10, ge=2)
+
+
+class TrainMotion(TrainDynamics):
+    steps: int = Field(2000, ge=0)
+    frames: int = Field(10, ge=2)
+
+
+class TrainMetric(Optimiser):
+    steps: int = Field(1500, ge=0)
+    batch: int = Field(512, ge=1)
+    lr: float = 2e-3
+
+
 class TrainHeads(Optimiser):
+    steps: int = Field(1500, ge=0)
+    batch: int = Field(256, ge=1)
     sizes: HeadSizes = HeadSizes()
 
 
@@ -231,7 +251,7 @@ class Train(Section):
     keep: int = Field(2, ge=1)  # newest checkpoints of a training that are kept
     parallel: Parallel = Parallel()
     pretrain: Pretrain = Pretrain()
-    summary: TrainDynamics = TrainDynamics(steps=400, batch=48, lr=2e-3, frames=10)
-    dynamics: TrainDynamics = TrainDynamics(steps=2000, batch=64, lr=1e-3, frames=10)
-    metric: Optimiser = Optimiser(steps=1500, batch=512, lr=2e-3)
-    heads: TrainHeads = TrainHeads(steps=1500, batch=256, lr=1e-3)
+    summary: TrainSummary = TrainSummary()
+    dynamics: TrainMotion = TrainMotion()
+    metric: TrainMetric = TrainMetric()
+    heads: TrainHeads = TrainHeads()
