@@ -28,7 +28,8 @@ def world_model(window=3, **changes):
     torch.manual_seed(0)
     eye = Eye(Encoder.from_settings(12, Encode(patch=4, width=16, depth=1, heads=1)), 12, precision="fp32")
     settings = Settings(
-        frameskip=SKIP, window=window, width=16, depth=1, heads=1, bottleneck=Bottleneck(width=5, queries=2),
+        frameskip=SKIP, window=window, width=16, depth=1, heads=1,
+        bottleneck=Bottleneck(moving=3, lasting=2, components=8, width=8),
         metric=Metric(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
     return WorldModel(eye, LatentModel(9, 16, 2, settings))

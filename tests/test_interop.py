@@ -34,7 +34,7 @@ def world_model(skip=2, *, size=12, tokens=True):
     eye = Eye(Encoder.from_settings(size, Encode(patch=size // 3, width=16, depth=1, heads=1)), size, precision="fp32")
     settings = Settings(
         frameskip=skip, width=16, depth=1, heads=1, metric=Metric(groups=2, components=2, width=8),
-        bottleneck=None if tokens else Bottleneck(width=5, queries=2),
+        bottleneck=None if tokens else Bottleneck(moving=3, lasting=2, components=8, width=8),
     )  # fmt: skip
     model = LatentModel(9, 16, 2, settings)
     for p in model.dynamics.parameters():

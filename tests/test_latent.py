@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Bottleneck, Encode, Metric
 from jepa_wm.core.schema import Dynamics as Settings
+from jepa_wm.dynamics.bottleneck import Components, Summary, SummaryTraining
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import StepsToGo, hardest
 from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast
@@ -70,27 +72,110 @@ def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
 # ---------------------------------------------------------------- the latent model
 
 
+SMALL = Bottleneck(moving=3, lasting=2, components=6, width=16)
+
+
 def latent_model(**changes):
     torch.manual_seed(0)
-    bottleneck = changes.pop("bottleneck", Bottleneck(slots=2, width=5, queries=3))
-    return LatentModel(
+    bottleneck = changes.pop("bottleneck", SMALL)
+    model = LatentModel(
         9, 8, 2, Settings(frameskip=3, width=16, depth=1, heads=1, bottleneck=bottleneck,
                           metric=Metric(groups=2, components=2, width=8), **changes)
     )  # fmt: skip
+    if bottleneck is not None:
+        model.summary.components.fit(torch.randn(40, 9, 8))
+    return model
 
 
-@pytest.mark.parametrize("bottleneck", [Bottleneck(slots=2, width=5, queries=3), None])
+@pytest.mark.parametrize("bottleneck", [SMALL, SMALL.model_copy(update={"lasting": 0}), None])
 def test_losses_are_finite_and_reach_every_part(bottleneck):
     model = latent_model(bottleneck=bottleneck)
     tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
-    rounds = [model.dynamics_losses(model.summarise(tokens).detach(), actions, rollout=1.0)]
+    rounds = [model.dynamics_losses(model.summarise(tokens), actions, rollout=1.0)]
+    training = []
     if bottleneck is not None:
-        rounds.append(model.summary_losses(tokens, actions))
+        training = SummaryTraining(model.summary, 2, bottleneck)
+        frames = model.summary.components(tokens)
+        rounds.append(training.losses(frames, frames[:, 3], torch.randn(4, 5, 2)))
     for losses in rounds:
         losses["loss"].backward()
         assert all(torch.isfinite(v) for v in losses.values())
-    untouched = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")]
-    assert untouched == []
+    parts = nn.ModuleList([model, *([training] if training else [])])
+    assert [n for n, p in parts.named_parameters() if p.grad is None and "metric" not in n] == []
+
+
+def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
+    model = latent_model()
+    nn.init.normal_(model.dynamics.head.weight)
+    latents, actions = torch.randn(2, 4, 1, 5), torch.randn(2, 4, 6)
+    other = latents + torch.tensor([0.0, 0, 0, 1, 1])
+    with torch.no_grad():
+        after, elsewhere = model.dynamics(latents, actions), model.dynamics(other, actions)
+    assert torch.equal(after[..., 3:], latents[..., 3:]) and not torch.equal(after[..., :3], latents[..., :3])
+    assert not torch.allclose(after[..., :3], elsewhere[..., :3])
+
+
+def test_components_are_those_of_the_covariance_and_halfway_to_white():
+    torch.manual_seed(0)
+    spread = torch.tensor([8.0, 2.0, 0.5, 0.125]).repeat_interleave(2) ** 0.5
+    turn = torch.linalg.qr(torch.randn(8, 8))[0]
+    frames = (torch.randn(3000, 8) * spread @ turn.T).view(3000, 4, 2) + 3
+    components = Components(8, 4)
+    components.fit(frames)
+    found = components(frames)
+    assert found.mean(0).abs().max() < 1e-3
+    covariance = found.T @ found / len(found)
+    assert (covariance - covariance.diag().diag()).abs().max() < 1e-3 * covariance.max()
+    deviation = covariance.diag().sqrt()  # its own square root, up to the scale that all share
+    torch.testing.assert_close(deviation[0] / deviation[3], (spread[0] / spread[2]).sqrt(), rtol=0.1, atol=0)
+    assert deviation.square().mean() == pytest.approx(1, abs=0.01)
+
+
+def test_fewer_frames_than_components_leave_the_rest_at_nothing():
+    components = Components(8, 6)
+    components.fit(torch.randn(4, 4, 2))
+    assert (components(torch.randn(5, 4, 2)).abs().amax(0) > 0).tolist() == [True] * 3 + [False] * 3
+
+
+def test_moving_numbers_are_standardised_again_and_again():
+    summary = latent_model().summary
+    frames = summary.components(torch.randn(500, 9, 8))
+    for _ in range(2):
+        summary.standardise(frames)
+        moving = summary.moving(frames)
+        assert moving.mean(0).abs().max() < 1e-5 and (moving.std(0) - 1).abs().max() < 1e-5
+
+
+def test_a_summary_learns_where_things_are_without_labels():
+    """A blob on a grid of tokens that actions move, over a pattern that is another one in every episode."""
+    g = torch.Generator().manual_seed(0)
+    moves = torch.randn(300, 5, 2, generator=g) * 0.7
+    done = torch.nn.functional.pad(moves.cumsum(1), (0, 0, 1, 0))  # [E, 6, 2]
+    way = (torch.rand(300, 1, 2, generator=g) * 5 + done).clamp(0, 5)
+    grid = torch.cartesian_prod(torch.arange(6.0), torch.arange(6.0))
+    blob = (-(way[:, :, None] - grid).square().sum(-1) / 2).exp()  # [E, 6, 36]
+    tokens = (blob + 0.1 * torch.randn(300, 1, 36, generator=g))[..., None]
+    torch.manual_seed(0)
+    settings = Bottleneck(moving=2, lasting=0, components=36, width=64)
+    summary = Summary(36, 1, settings)
+    summary.components.fit(tokens.flatten(0, 1))
+    training, frames = SummaryTraining(summary, 2, settings), summary.components(tokens)
+    optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
+
+    def unexplained():
+        """Share of the variance of places that a linear map of the moving numbers leaves."""
+        with torch.no_grad():
+            read = torch.nn.functional.pad(summary.moving(frames).flatten(0, 1), (0, 1), value=1.0)
+        gap = read @ torch.linalg.lstsq(read, way.flatten(0, 1)).solution - way.flatten(0, 1)
+        return (gap.square().mean() / way.flatten(0, 1).var(0).mean()).item()
+
+    before = unexplained()
+    for _ in range(300):
+        some, other = torch.randint(300, (64,), generator=g), torch.randint(6, (64,), generator=g)
+        optimiser.zero_grad()
+        training.losses(frames[some], frames[some, other], done[some])["loss"].backward()
+        optimiser.step()
+    assert unexplained() < 0.06 < before / 4
 
 
 def test_without_a_bottleneck_the_tokens_are_the_latent():
@@ -104,7 +189,7 @@ def test_a_summary_does_not_depend_on_its_neighbours():
     tokens = torch.randn(4, 3, 9, 8)
     with torch.no_grad():
         whole = model.summarise(tokens)
-        assert whole.shape == (4, 3, 2, 5)
+        assert whole.shape == (4, 3, 1, 5)
         torch.testing.assert_close(whole[1, 2], model.summarise(tokens[1, 2]), atol=1e-5, rtol=1e-5)
 
 

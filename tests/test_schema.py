@@ -79,4 +79,4 @@ def sections(section):
 def test_naming_one_key_of_a_section_leaves_the_others_at_their_defaults():
     for section in sections(Config()):
         assert section == type(section)(), type(section).__name__
-    assert load_config("debug", ["train.metric={steps: 5}"]).train.metric.batch == Config().train.metric.batch
+    assert load_config("two_rooms", ["train.metric={steps: 5}"]).train.metric.batch == Config().train.metric.batch

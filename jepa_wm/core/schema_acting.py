@@ -12,14 +12,12 @@ from jepa_wm.core.section import Section, check_heads
 class Bottleneck(Section):
     """A label-free summary of a frame's tokens: what the dynamics and the planner work on."""
 
-    slots: int = Field(1, ge=1)  # latent tokens a frame
-    width: int = Field(128, ge=1)  # numbers a slot
-    queries: int = Field(8, ge=1)  # attention queries that read the frozen tokens
-    variance: float = 1.0  # weight: every number has at least unit spread over the batch
-    covariance: float = 0.02  # weight: numbers are not copies of each other
-    path: float = 3.0  # weight: the sum of the actions between two latents is readable from their difference
-    contrast: float = 1.0  # weight: a frame's successor can be told from the other frames of the window
-    episode: float = 1.0  # weight: frames of the window's second half can be told from those of other windows
+    moving: int = Field(4, ge=1)  # numbers that actions move; best about as many as the world has degrees of freedom
+    lasting: int = Field(4, ge=0)  # numbers that stay as they are in an episode and tell what actions will do in it
+    components: int = Field(512, ge=1)  # principal components of a frame's tokens, from which both are read
+    width: int = Field(256, ge=2)  # of the networks
+    layout: int = Field(2, ge=1)  # numbers that stand for what lasts when a frame is told from its moving ones
+    path: float = Field(1.0, ge=0)  # weight: the sum of the actions between two frames is their difference
 
 
 class Metric(Section):
@@ -212,11 +210,13 @@ class TrainDynamics(Optimiser):
     rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
 
 
-class TrainSummary(TrainDynamics):
-    steps: int = Field(400, ge=0)
-    batch: int = Field(48, ge=1)
+class TrainSummary(Optimiser):
+    steps: int = Field(4000, ge=0)
+    batch: int = Field(256, ge=1)
     lr: float = 2e-3
-    frames: int = Field(10, ge=2)
+    final_lr: float = 0.02
+    save_every: int = Field(1000, ge=1)
+    frames: int = Field(3, ge=2)  # in a training window
 
 
 class TrainMotion(TrainDynamics):

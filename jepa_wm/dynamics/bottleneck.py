@@ -1,25 +1,119 @@
-"""A label-free summary of frozen tokens: a few slots that keep what actions change, and what changes their effect.
+"""A label-free summary of a frame: the few numbers that actions move, and the few that last and change their effect.
 
-B samples, n frozen tokens of width E, N slots of width D, A action numbers.
+B samples, T frames, n frozen tokens of width E, K principal components, M moving and L lasting numbers, a numbers of an
+action.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Bottleneck
-from jepa_wm.encode.pool import AttentivePool
+from jepa_wm.core.world import batch_mean
+from jepa_wm.encode.pool import PathReader
 
 
-class Slots(nn.Module):
-    """An attentive pool over a frame's tokens, its output cut into N slots of width D."""
+class Components(nn.Module):
+    """The principal components of all tokens of a frame together, each divided by the root of its spread."""
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, size: int, count: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("basis", torch.zeros(size, count))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., K] fp32 components of frozen tokens [..., n, E]."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return (tokens.flatten(-2).float() - self.mean) @ self.basis
+
+    @torch.no_grad()
+    def fit(self, tokens: Tensor) -> None:
+        """Find them in sample frames [S, n, E]. The root is halfway between components as they are, of which the first
+        few are all, and whitened ones, of which the last are noise."""
+        x = tokens.flatten(1).float()
+        self.mean.copy_(x.mean(0))
+        x = x - self.mean
+        # Of the products of frames with frames: there are fewer frames in the sample than numbers in a frame.
+        value, vector = torch.linalg.eigh((x @ x.T).double())
+        count = min(self.basis.shape[1], len(x) - 1)
+        value, vector = value.flip(0)[:count].clamp(min=value[-1] * 1e-9).float(), vector.flip(1)[:, :count].float()
+        spread = (value / len(x)).sqrt()
+        basis = (x.T @ vector) / value.sqrt() / spread.sqrt()
+        self.basis.zero_()
+        self.basis[:, :count] = basis / spread.mean().sqrt()
+
+
+class Summary(nn.Module):
+    """Reads one latent token [moving | lasting] off a frame; moving numbers have mean 0 and spread 1 over the data."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, tokens: int, token_width: int, settings: Bottleneck) -> None:
         super().__init__()
-        self.shape = (settings.slots, settings.width)
-        self.pool = AttentivePool(tokens, token_width, settings.slots * settings.width, queries=settings.queries)
+        s = settings
+        self.components = Components(tokens * token_width, s.components)
+        self.places = mlp(s.components, s.moving, s.width, depth=2)
+        self.lasting = mlp(s.components, s.lasting, s.width // 2, depth=1) if s.lasting else None
+        self.register_buffer("shift", torch.zeros(s.moving))
+        self.register_buffer("scale", torch.ones(s.moving))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[..., N, D] in fp32 from frozen tokens [..., n, E]."""
-        lead = tokens.shape[:-2]
-        return self.pool(tokens.reshape(-1, *tokens.shape[-2:])).float().view(*lead, *self.shape)
+        """[..., 1, M + L] in fp32 from frozen tokens [..., n, E]."""
+        components = self.components(tokens)
+        return self.joined(self.moving(components), components)[..., None, :]
+
+    def moving(self, components: Tensor) -> Tensor:
+        """[..., M] fp32 moving numbers of components [..., K]."""
+        return (self.places(components).float() - self.shift) / self.scale
+
+    def joined(self, moving: Tensor, components: Tensor) -> Tensor:
+        """[..., M + L] moving numbers [..., M] and the lasting ones of components [..., K]."""
+        return moving if self.lasting is None else torch.cat([moving, self.lasting(components).float()], -1)
+
+    @torch.no_grad()
+    def standardise(self, components: Tensor) -> None:
+        """Give the moving numbers mean 0 and spread 1 over components [S, K] of the data."""
+        moving = self.moving(components)
+        self.shift.add_(moving.mean(0) * self.scale)
+        self.scale.mul_(moving.std(0).clamp(min=1e-6))
+
+
+class SummaryTraining(nn.Module):
+    """What trains the moving numbers without labels; none of it is needed afterwards.
+
+    A frame's components are told from its own moving numbers and from what is seen of the layout in another frame of
+    the episode, so that what moves and what lasts part: latent prediction, no pixels. The way between two frames is
+    readable from their moving numbers (`PathReader`), which makes places of them.
+    """
+
+    def __init__(self, summary: Summary, action_size: int, settings: Bottleneck) -> None:
+        super().__init__()
+        s = settings
+        self.weight = s.path
+        self.places = summary.places
+        self.layout = mlp(s.components, s.layout, s.width, depth=2)
+        self.tell = mlp(s.moving + s.layout, s.components, s.width, depth=3)
+        self.path = PathReader(s.moving, action_size)
+
+    def losses(self, frames: Tensor, others: Tensor, done: Tensor) -> dict[str, Tensor]:
+        """For components of windows [B, T, K], of other frames of their episodes [B, K], and the sums of all actions
+        up to each frame [B, T, a]."""
+        moving = self.places(frames).float()
+        layout = self.layout(others).float()[:, None].expand(-1, frames.shape[1], -1)
+        told = self.tell(torch.cat([moving, layout], -1)).float()
+        losses = {"told": (told - frames).square().mean() / batch_mean(frames.square().mean())}
+        losses["path"] = self.path(moving, done)
+        losses["loss"] = losses["told"] + self.weight * losses["path"]
+        return losses
+
+
+def mlp(inputs: int, outputs: int, width: int, *, depth: int) -> nn.Sequential:
+    """`depth` hidden layers of `width` with GELU between linear ones."""
+    sizes = [inputs, *[width] * depth]
+    layers = [part for i, o in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(i, o), nn.GELU())]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

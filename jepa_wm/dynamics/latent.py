@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import Slots
+from jepa_wm.dynamics.bottleneck import Summary
 from jepa_wm.dynamics.losses import forced_loss, rollout_loss
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.encode.pool import EpisodeContrast, PathReader, SuccessorContrast
-from jepa_wm.encode.spread import variance_covariance
 
 
 class LatentModel(nn.Module):
-    """Slots (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on frozen features."""
+    """A summary (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on frozen features."""
 
     action_scale: Tensor
 
@@ -27,20 +25,18 @@ class LatentModel(nn.Module):
         self.settings = settings
         self.sizes = {"tokens": tokens, "token_width": token_width, "action_size": action_size}
         b = settings.bottleneck
-        self.slots = Slots(tokens, token_width, b) if b else None
-        count, width = (b.slots, b.width) if b else (tokens, token_width)
+        self.summary = Summary(tokens, token_width, b) if b else None
+        count, width = (1, b.moving + b.lasting) if b else (tokens, token_width)
         self.block = action_size * settings.frameskip
         members = [
             Dynamics(
                 tokens=count, latent_width=width, action_size=self.block, width=settings.width, depth=settings.depth,
                 heads=settings.heads, window=settings.window, outcomes=settings.outcomes,
+                lasting=b.lasting if b else 0,
             )
             for _ in range(settings.members)
         ]  # fmt: skip
         self.dynamics, self.others = members[0], nn.ModuleList(members[1:])
-        self.path = PathReader(count * width, action_size) if b else None
-        self.contrast = SuccessorContrast(count * width) if b else None
-        self.episode = EpisodeContrast(count * width) if b else None
         self.metric = StepsToGo(count * width, settings.metric)
         self.register_buffer("action_scale", torch.ones(action_size))
 
@@ -51,7 +47,7 @@ class LatentModel(nn.Module):
 
     def summarise(self, tokens: Tensor) -> Tensor:
         """Latents [..., N, D] in fp32 of frozen tokens [..., n, E]."""
-        return tokens.float() if self.slots is None else self.slots(tokens)
+        return tokens.float() if self.summary is None else self.summary(tokens)
 
     def scaled(self, actions: Tensor) -> Tensor:
         """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
@@ -60,28 +56,6 @@ class LatentModel(nn.Module):
     def unscaled(self, actions: Tensor) -> Tensor:
         """The inverse of `scaled`."""
         return actions * self.action_scale.repeat(self.settings.frameskip)
-
-    def summary_losses(self, tokens: Tensor, actions: Tensor) -> dict[str, Tensor]:
-        """Losses that train the slots on frozen tokens [B, T, n, E] and the raw action blocks between them [B, T-1, A].
-
-        All are label-free: the next summary is predictable (`forced`), summaries keep their variance and do not copy
-        each other, the way between two of them is readable as their difference, a frame is told from the others of its
-        window, and the window from other windows.
-        """
-        b = self.settings.bottleneck
-        assert b and self.path and self.contrast and self.episode
-        latents, acts = self.summarise(tokens), self.scaled(actions)
-        flat = latents.flatten(2)
-        losses = {"forced": (self.dynamics(latents[:, :-1], acts) - latents[:, 1:]).square().mean()}
-        losses["variance"], losses["covariance"] = variance_covariance(flat.flatten(0, 1))
-        done = acts.unflatten(-1, (self.settings.frameskip, -1)).sum(-2)  # [B, T-1, a]
-        losses["path"] = self.path(flat, torch.nn.functional.pad(done.cumsum(1), (0, 0, 1, 0)))
-        losses["contrast"] = self.contrast(flat)
-        early, late = flat.tensor_split(2, 1)
-        losses["episode"] = self.episode(early, late)
-        weights = {name: getattr(b, name) for name in ("variance", "covariance", "path", "contrast", "episode")}
-        losses["loss"] = losses["forced"] + sum(weight * losses[name] for name, weight in weights.items())
-        return losses
 
     def dynamics_losses(
         self, latents: Tensor, actions: Tensor, *, rollout: float, member: int = 0

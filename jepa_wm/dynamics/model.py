@@ -14,7 +14,8 @@ from jepa_wm.encode.rope import rope_tables
 
 
 class Dynamics(nn.Module):
-    """Predicts the change of every token from the last W frames and the actions taken in them.
+    """Predicts the change of every token from the last W frames and the actions taken in them; the last `lasting` of
+    its D numbers stay as they are.
 
     A token sees all tokens of its own frame and of the W - 1 frames before, at relative positions only, in training
     exactly as in planning: a frame's keys and values stay valid while the window slides, so a cache is exact.
@@ -22,7 +23,7 @@ class Dynamics(nn.Module):
 
     def __init__(
         self, *, tokens: int, latent_width: int, action_size: int, width: int, depth: int, heads: int,
-        window: int, rope_base: float = 100.0, outcomes: int = 0,
+        window: int, rope_base: float = 100.0, outcomes: int = 0, lasting: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.tokens, self.latent_width, self.action_size = tokens, latent_width, action_size
@@ -34,7 +35,10 @@ class Dynamics(nn.Module):
         self.slot = nn.Parameter(torch.zeros(tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, latent_width) if outcomes == 0 else Outcomes(width, latent_width, outcomes)
+        self.lasting = 0 if outcomes else lasting  # outcomes spread over all numbers
+        self.head: nn.Module = nn.Linear(width, latent_width - lasting)
+        if outcomes:
+            self.head = Outcomes(width, latent_width, outcomes)
         init_transformer(self, self.blocks)
         nn.init.trunc_normal_(self.slot, std=0.02)
         nn.init.normal_(first.weight, std=action_size**-0.5)
@@ -59,9 +63,13 @@ class Dynamics(nn.Module):
     def arrive(self, latents: Tensor, hidden: Tensor, draw: Draw | None) -> Tensor:
         """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's output [..., N, P]."""
         if not isinstance(self.head, Outcomes):
-            return latents + self.head(hidden)
+            return latents + self.whole(self.head(hidden))
         outlook = self.head(latents, hidden)
         return outlook.likeliest() if draw is None else outlook.drawn(draw)
+
+    def whole(self, change: Tensor) -> Tensor:
+        """[..., N, D] the change of all numbers, for that of those that do not last."""
+        return nn.functional.pad(change, (0, self.lasting)) if self.lasting else change
 
     def hidden(
         self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0

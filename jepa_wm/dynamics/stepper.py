@@ -75,7 +75,7 @@ class Stepper:
         hidden = _norm(x, model.norm, self.dtype)
         if self.weights.head is None:
             return model.arrive(latents, hidden.view(plans, tokens, -1), draw)
-        return latents + F.linear(hidden, *self.weights.head).view(plans, tokens, -1)
+        return latents + model.whole(F.linear(hidden, *self.weights.head).view(plans, tokens, -1))
 
     def _attend(
         self, x: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor,

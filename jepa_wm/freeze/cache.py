@@ -163,7 +163,11 @@ class Features:
 
     def slab(self, first: int, last: int) -> Tensor:
         """[last - first, N, D] bf16 tokens in the order of the store."""
-        return torch.from_numpy(np.array(self._store[first:last])).view(torch.bfloat16)
+        return self.rows(np.arange(first, min(last, len(self))))
+
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """[r, N, D] bf16 tokens of rows [r] of the store."""
+        return torch.from_numpy(self._store[rows]).view(torch.bfloat16)
 
 
 def weights_digest(eye: Eye) -> str:

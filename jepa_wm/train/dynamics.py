@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config, TrainDynamics
+from jepa_wm.core.schema import Config
 from jepa_wm.core.world import here
+from jepa_wm.dynamics.bottleneck import Summary, SummaryTraining
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import hardest
 from jepa_wm.freeze.cache import Features
@@ -21,7 +24,8 @@ from jepa_wm.train import robot
 from jepa_wm.train.loop import Task, fit
 from jepa_wm.train.rollout_errors import rollout_errors
 
-SLAB = 1024  # frames summarised in one go
+SLAB = 1024  # frames read in one go
+SAMPLE = 3000  # frames that principal components are found in
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -37,11 +41,13 @@ def train(run: RunFolder) -> dict[str, object]:
     features = Features(run.path / "encode" / "train", data)
     torch.manual_seed(config.seed + 1)
     model = make_model(config, features, data).to(here().device)
-    seconds = 0.0
-    if model.slots is not None:
-        seconds += fit(run, summary_task(model, features, config), config.train.summary)
+    seconds, frames = 0.0, None
+    if model.summary is not None:
+        frames = Seen(model.summary, features)
+        seconds += fit(run, summary_task(model, frames, config), config.train.summary)
+        model.summary.standardise(frames.sample())
+    seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
     latents = Latents(model, features, config.train.precision)
-    seconds += fit(run, dynamics_task(model, latents, config), config.train.dynamics)
     seconds += fit(run, metric_task(model, latents, config), config.train.metric)
     if here().first:
         save_latent_model(run.stage_dir("dynamics"), model)
@@ -65,11 +71,9 @@ class Latents:
     def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
         self.features = features
         self._held: Tensor | None = None
-        if model.slots is not None:
-            device = here().device
-            with torch.no_grad(), autocast(device, precision):
-                slabs = (features.slab(k, k + SLAB).to(device) for k in range(0, len(features), SLAB))
-                self._held = torch.cat([model.summarise(slab).cpu() for slab in slabs])
+        if model.summary is not None:
+            with torch.no_grad(), autocast(here().device, precision):
+                self._held = of_all_frames(features, model.summarise)
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape."""
@@ -78,40 +82,81 @@ class Latents:
         return self._held[torch.from_numpy(self.features.index(episode, frame))]
 
 
-def summary_task(model: LatentModel, features: Features, config: Config) -> Task:
-    """Trains the slots, with the dynamics and what regularises them beside."""
-    sampler = _windows(features, config, config.train.summary)
-    parts = (model.slots, model.dynamics, model.path, model.contrast, model.episode)
-    trained = nn.ModuleList(part for part in parts if part is not None)
+class Seen:
+    """The principal components of all frames, held in memory: 4 K bytes a frame."""
+
+    def __init__(self, summary: Summary, features: Features) -> None:
+        self.features = features
+        few = np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
+        self._few = torch.from_numpy(few)
+        summary.components.fit(features.rows(few).to(here().device))
+        with torch.no_grad():
+            self._held = of_all_frames(features, summary.components)
+
+    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this rank's device."""
+        return self._held[torch.from_numpy(self.features.index(episode, frame))].to(here().device)
+
+    def sample(self) -> Tensor:
+        """[S, K] of frames from all over the file."""
+        return self._held[self._few].to(here().device)
+
+
+def of_all_frames(features: Features, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """[R, ...] what `read` makes of the tokens [r, n, E] of all frames, on the CPU."""
+    slabs = (features.slab(k, k + SLAB).to(here().device) for k in range(0, len(features), SLAB))
+    return torch.cat([read(slab).cpu() for slab in slabs])
+
+
+def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
+    """Trains the moving numbers of the summary."""
+    settings, bottleneck, data = config.train.summary, config.dynamics.bottleneck, frames.features.data
+    assert model.summary and bottleneck
+    training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(here().device)
+    sampler = _windows(frames.features, config, settings.frames)
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
-        episode, frame, actions = (drawn[some] for drawn in sampler.batch(step, config.train.summary.batch))
-        tokens, acts = (x.to(here().device) for x in (features.tokens(episode, frame), torch.from_numpy(actions)))
-        with autocast(tokens.device, config.train.precision):
-            return model.summary_losses(tokens, acts)
+        episode, frame, actions = sampler.batch(step, settings.batch)
+        other = sampler.elsewhere(step, episode[:, 0])
+        acts = model.scaled(torch.from_numpy(actions[some]).to(here().device))
+        done = acts.unflatten(-1, (config.dynamics.frameskip, -1)).sum(-2).cumsum(1)
+        window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
+        with autocast(acts.device, config.train.precision):
+            return training.losses(window, elsewhere, torch.nn.functional.pad(done, (0, 0, 1, 0)))
 
-    return Task("dynamics", trained, losses, part="summary")
+    return Task("dynamics", training, losses, part="summary")
 
 
-def dynamics_task(model: LatentModel, latents: Latents, config: Config) -> Task:
-    """Trains the dynamics on latents that no longer change."""
-    settings = config.train.dynamics
-    sampler = _windows(latents.features, config, settings)
+def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:
+    """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells best where actions lead.
 
-    members = config.dynamics.members
+    They are read from another frame of the episode, so that only what lasts can help.
+    """
+    settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
+    sampler = _windows(features, config, settings.frames)
+
+    def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        if summary is None or frames is None:
+            return features.tokens(episode[some], frame[some]).float().to(here().device)
+        with torch.no_grad():
+            moving = summary.moving(frames.at(episode[some], frame[some]))
+        other = frames.at(episode[some, 0], sampler.elsewhere(step, episode[:, 0])[some])
+        return summary.joined(moving, other[:, None].expand(-1, moving.shape[1], -1))[..., None, :]
 
     def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
-        episode, frame, actions = (drawn[some] for drawn in sampler.batch(step * members + member, settings.batch))
-        truth, acts = (x.to(here().device) for x in (latents.at(episode, frame), torch.from_numpy(actions)))
-        with autocast(truth.device, config.train.precision):
+        drawn = step * members + member
+        episode, frame, actions = sampler.batch(drawn, settings.batch)
+        acts = torch.from_numpy(actions[some]).to(here().device)
+        with autocast(acts.device, config.train.precision):
+            truth = latents(drawn, some, episode, frame)
             return model.dynamics_losses(truth, acts, rollout=settings.rollout, member=member)
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         each = [of_member(step, some, member) for member in range(members)]
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
-    trained = model.dynamics if members == 1 else nn.ModuleList(model.members)
-    return Task("dynamics", trained, losses, part="dynamics")
+    learning = [*model.members] if summary is None or summary.lasting is None else [*model.members, summary.lasting]
+    return Task("dynamics", learning[0] if len(learning) == 1 else nn.ModuleList(learning), losses, part="dynamics")
 
 
 def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
@@ -135,8 +180,8 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     return Task("dynamics", model.metric, losses, part="metric")
 
 
-def _windows(features: Features, config: Config, settings: TrainDynamics) -> WindowSampler:
+def _windows(features: Features, config: Config, frames: int) -> WindowSampler:
     return WindowSampler(
-        features.data, frames=settings.frames, frameskip=config.dynamics.frameskip, stride=features.stride,
+        features.data, frames=frames, frameskip=config.dynamics.frameskip, stride=features.stride,
         seed=config.seed,
     )  # fmt: skip
