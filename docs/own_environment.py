@@ -24,8 +24,8 @@ class Puck(gymnasium.Env):  # put yours here: a bounded Box of actions, an image
         return np.uint8(255 * y[:, None, None] * x[:, None] * np.ones(3)), 0.0, False, False, {"state": self.at}
 
 
-sizes = ["train.dynamics.steps=200", "train.metric.steps=300"]  # the rest as in configs/debug.yaml
-config = load_config("debug", ["observe.path=runs/puck_data", *sizes])
+sizes = [f"train.{part}.steps=600" for part in ("summary", "dynamics", "metric")]  # the rest as in configs/debug.yaml
+config = load_config("debug", ["observe.path=runs/puck_data", "observe.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"))
 collect.record_parts(config.observe.path, world, policies.RandomHolds, config)
 with RunFolder.open("runs/puck", config) as run:
