@@ -65,15 +65,14 @@ class Summary(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., 1, M + L] in fp32 from frozen tokens [..., n, E]."""
         components = self.components(tokens)
-        return self.joined(self.moving(components), components)[..., None, :]
+        parts = [self.moving(components)]
+        if self.lasting is not None:
+            parts.append(self.lasting(components).float())
+        return torch.cat(parts, -1)[..., None, :]
 
     def moving(self, components: Tensor) -> Tensor:
         """[..., M] fp32 moving numbers of components [..., K]."""
         return (self.places(components).float() - self.shift) / self.scale
-
-    def joined(self, moving: Tensor, components: Tensor) -> Tensor:
-        """[..., M + L] moving numbers [..., M] and the lasting ones of components [..., K]."""
-        return moving if self.lasting is None else torch.cat([moving, self.lasting(components).float()], -1)
 
     @torch.no_grad()
     def standardise(self, components: Tensor) -> None:

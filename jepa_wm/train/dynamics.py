@@ -97,6 +97,11 @@ class Seen:
         """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this rank's device."""
         return self._held[torch.from_numpy(self.features.index(episode, frame))].to(here().device)
 
+    @torch.no_grad()
+    def read(self, by: Callable[[Tensor], Tensor]) -> Tensor:
+        """[R, ...] what `by` makes of the components of all frames, on the CPU."""
+        return torch.cat([by(some.to(here().device)).cpu() for some in self._held.split(SLAB)])
+
     def sample(self) -> Tensor:
         """[S, K] of frames from all over the file."""
         return self._held[self._few].to(here().device)
@@ -135,13 +140,17 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
     settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
     sampler = _windows(features, config, settings.frames)
 
+    places = None if summary is None or frames is None else frames.read(summary.moving)
+
     def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        if summary is None or frames is None:
+        if summary is None or frames is None or places is None:
             return features.tokens(episode[some], frame[some]).float().to(here().device)
-        with torch.no_grad():
-            moving = summary.moving(frames.at(episode[some], frame[some]))
+        moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(here().device)
+        if summary.lasting is None:
+            return moving[..., None, :]
         other = frames.at(episode[some, 0], sampler.elsewhere(step, episode[:, 0])[some])
-        return summary.joined(moving, other[:, None].expand(-1, moving.shape[1], -1))[..., None, :]
+        lasting = summary.lasting(other).float()[:, None].expand(-1, moving.shape[1], -1)
+        return torch.cat([moving, lasting], -1)[..., None, :]
 
     def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
         drawn = step * members + member
