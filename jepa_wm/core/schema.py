@@ -1,8 +1,8 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
 The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze),
-schema_acting.py (dynamics, plan, act, train), schema_evals.py (evals) and schema_launch.py (launch); all are imported
-from here.
+schema_acting.py (dynamics, plan, act), schema_training.py (train), schema_evals.py (evals) and schema_launch.py
+(launch); all are imported from here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,7 @@ from jepa_wm.core.schema_acting import (
     HeadSizes,
     Limits,
     Metric,
-    Optimiser,
-    Parallel,
     Plan,
-    Pretrain,
-    Train,
-    TrainDynamics,
-    TrainHeads,
 )
 from jepa_wm.core.schema_evals import Evals
 from jepa_wm.core.schema_launch import Launch
@@ -43,6 +37,7 @@ from jepa_wm.core.schema_seeing import (
     Videos,
     Worlds,
 )
+from jepa_wm.core.schema_training import Optimiser, Parallel, Pretrain, Train, TrainDynamics, TrainHeads
 from jepa_wm.core.section import Section
 
 __all__ = [
