@@ -66,6 +66,27 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
         assert all(np.array_equal(x, y) for x, y in zip(past, taken[-len(past) :], strict=True)), "the latest, in order"
 
 
+def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_goal(monkeypatch):
+    a, contexts, towards = agent(2), [], []
+    a.model.latent.summary.components.fit(torch.randn(40, 9, 16))
+    imagine, steps = a.model.futures, a.model.steps_to_go
+    monkeypatch.setattr(a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k))
+    monkeypatch.setattr(a.model, "steps_to_go", lambda z, goal: towards.append(goal) or steps(z, goal))
+    for _ in range(2):  # a reset forgets the first episodes
+        goals, seen = frames(2, 0), [frames(2, step + 1) for step in range(4)]
+        a.reset(goals, [0, 1])
+        for now in seen:
+            a.act(now)
+        latents = [a.model.encode(torch.from_numpy(x)) for x in (goals, *seen)]
+        mean = torch.stack([x[..., 3:] for x in latents]).mean(0)
+        for got, own in ((contexts[-1][:, 0], latents[-2]), (contexts[-1][:, 1], latents[-1])):
+            assert torch.equal(got[..., :3], own[..., :3]) and not torch.equal(own[..., 3:], mean)
+            torch.testing.assert_close(got[..., 3:], mean)
+        goal = towards[-1].flatten(0, -3)[:2]
+        assert torch.equal(goal[..., :3], latents[0][..., :3])
+        torch.testing.assert_close(goal[..., 3:], mean)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_an_episode_plans_as_if_it_were_alone(solver):
     together, alone = agent(solver=solver), agent(solver=solver)

@@ -115,6 +115,19 @@ def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
     assert not torch.allclose(after[..., :3], elsewhere[..., :3])
 
 
+@pytest.mark.parametrize("bottleneck", [SMALL, SMALL.model_copy(update={"lasting": 0}), None])
+def test_lasting_numbers_are_read_and_replaced(bottleneck):
+    model = latent_model(bottleneck=bottleneck)
+    latents = model.summarise(torch.randn(2, 4, 9, 8))
+    assert torch.equal(model.with_lasting(latents, model.lasting(latents)), latents)
+    shared = model.lasting(latents).mean(1, keepdim=True)
+    settled = model.with_lasting(latents, shared)
+    assert settled.shape == latents.shape and torch.equal(model.lasting(settled), shared.expand(-1, 4, -1, -1))
+    moving = latents.shape[-1] - shared.shape[-1]
+    assert torch.equal(settled[..., :moving], latents[..., :moving])
+    assert shared.shape[-1] == (bottleneck.lasting if bottleneck else 0)
+
+
 def test_components_are_those_of_the_covariance_and_halfway_to_white():
     torch.manual_seed(0)
     spread = torch.tensor([8.0, 2.0, 0.5, 0.125]).repeat_interleave(2) ** 0.5

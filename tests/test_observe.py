@@ -172,6 +172,16 @@ def test_the_last_window_of_an_episode_is_drawn_too(data):
         assert last == data.lengths[e] - 1
 
 
+@pytest.mark.parametrize("stride", [1, 5])
+def test_frames_from_elsewhere_are_any_of_the_episode(data, stride):
+    sampler = WindowSampler(data, frames=3, frameskip=2, stride=stride, seed=0)
+    drawn = sampler.elsewhere(7, np.arange(4).repeat(100), count=3)
+    assert drawn.shape == (400, 3) and (drawn == sampler.elsewhere(7, np.arange(4).repeat(100), count=3)).all()
+    for e in range(4):
+        assert set(drawn[e * 100 : e * 100 + 100].flat) == set(range(0, data.lengths[e], stride))
+    assert (drawn[:, 0] != drawn[:, 1]).any()
+
+
 @given(st.sampled_from([1, 2, 5]), st.integers(0, 10**6), st.integers(1, 64))
 @settings(max_examples=40, deadline=None)
 def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, batch):

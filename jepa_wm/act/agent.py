@@ -55,6 +55,8 @@ class Agent:
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._goal: Tensor | None = None
+        self._lasting: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
+        self._looks = 0
         self._goal_shape: tuple[int, ...] = ()
         self._count = 0
 
@@ -75,6 +77,9 @@ class Agent:
         self._goal = None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._count = [], [], len(seeds)
+        self._lasting, self._looks = None, 0
+        if self._goal is not None:
+            self._settle(self._goal)
         # On the CPU wherever the model is: a seed draws the same plans on every machine, and only costs cross over.
         self.search.reset(seeds, device=torch.device("cpu"))
 
@@ -88,10 +93,12 @@ class Agent:
         if len(frames) != self._count:
             raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
         self._latents.append(self.model.encode(torch.from_numpy(frames)))
-        window = self.model.latent.settings.window
+        latent, lasting = self.model.latent, self._settle(self._latents[-1])
+        goals = None if self._goal is None else latent.with_lasting(self._goal, lasting)
+        window = latent.settings.window
         self._latents = self._latents[-window:]
         self._past = self._past[max(0, len(self._past) - window + 1) :]
-        context = torch.stack(self._latents, 1)
+        context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
         nothing = context.new_zeros(len(frames), 0, self.model.block)
         past = torch.stack(self._past, 1) if self._past else nothing
 
@@ -100,7 +107,7 @@ class Agent:
                 cut, draws = self.settings.gradient.truncate, self.settings.draws
                 return self.model.futures(context[some], past[some], actions, truncate=cut, draws=draws)
 
-            goal = None if self._goal is None else self._goal[some]
+            goal = None if goals is None else goals[some]
             last = self._past[-1][some, -self.space.size :] if self._past else None
             scene = Scene(self.model, self.settings, context[some, -1], goal, last)
             return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
@@ -108,7 +115,7 @@ class Agent:
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
         device, proposal = self.model.device, None
         if self.settings.asks_policy:
-            toward = self.model.propose(context[:, -1], goal_of(self.settings, self._goal), self.settings.horizon)
+            toward = self.model.propose(context[:, -1], goal_of(self.settings, goals), self.settings.horizon)
             proposal = self.space.condense(toward).cpu()
         blocks = self.search.plan(lambda plans: cost(plans.to(device)).cpu(), proposal=proposal)  # [B, K, A]
         if self.settings.execute == 1:
@@ -116,3 +123,12 @@ class Agent:
         else:  # frames between are not seen, so the memory starts anew
             self._latents, self._past = [], []
         return self.space.steps(blocks).numpy()
+
+    def _settle(self, latents: Tensor) -> Tensor:
+        """[B, N, L] the lasting numbers, once latents [B, N, D] are seen too.
+
+        They are the same in all frames of an episode and in its goal: the mean of readings is nearer than any one.
+        """
+        lasting, self._looks = self.model.latent.lasting(latents), self._looks + 1
+        self._lasting = lasting if self._lasting is None else self._lasting.lerp(lasting, 1 / self._looks)
+        return self._lasting

@@ -66,6 +66,7 @@ class TrainSummary(Optimiser):
 class TrainMotion(TrainDynamics):
     steps: int = Field(2000, ge=0)
     frames: int = Field(10, ge=2)
+    glances: int = Field(1, ge=1)  # frames of the episode that the lasting numbers of a window are averaged over
 
 
 class TrainMetric(Optimiser):

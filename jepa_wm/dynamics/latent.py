@@ -49,6 +49,15 @@ class LatentModel(nn.Module):
         """Latents [..., N, D] in fp32 of frozen tokens [..., n, E]."""
         return tokens.float() if self.summary is None else self.summary(tokens)
 
+    def lasting(self, latents: Tensor) -> Tensor:
+        """[..., N, L] the numbers of latents [..., N, D] that stay as they are in an episode; L may be 0."""
+        return latents[..., latents.shape[-1] - self.dynamics.lasting :]
+
+    def with_lasting(self, latents: Tensor, lasting: Tensor) -> Tensor:
+        """[..., N, D] the latents with these lasting numbers [..., N, L] (they broadcast) in place of their own."""
+        moving = latents[..., : latents.shape[-1] - self.dynamics.lasting]
+        return torch.cat([moving, lasting.expand(*moving.shape[:-1], -1)], -1)
+
     def scaled(self, actions: Tensor) -> Tensor:
         """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
         return actions / self.action_scale.repeat(self.settings.frameskip)

@@ -32,10 +32,10 @@ class WindowSampler:
         first = (r.random(batch) * starts).astype(np.int64) * self.stride
         return self.at(episode, first)
 
-    def elsewhere(self, step: int, episode: np.ndarray) -> np.ndarray:
-        """[B] frames from anywhere in the episodes [B] of batch `step`, at multiples of `stride`."""
-        r = np.random.default_rng([self.seed, 13, step])
-        return (r.random(len(episode)) * -(-self.data.lengths[episode] // self.stride)).astype(np.int64) * self.stride
+    def elsewhere(self, step: int, episode: np.ndarray, *, count: int = 1) -> np.ndarray:
+        """[B, count] frames from anywhere in the episodes [B] of batch `step`, at multiples of `stride`."""
+        r, frames = np.random.default_rng([self.seed, 13, step]), -(-self.data.lengths[episode] // self.stride)
+        return (r.random((len(episode), count)) * frames[:, None]).astype(np.int64) * self.stride
 
     def at(self, episode: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows of `episode` [B] that begin at frame `first` [B]."""

@@ -122,7 +122,7 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         episode, frame, actions = sampler.batch(step, settings.batch)
-        other = sampler.elsewhere(step, episode[:, 0])
+        other = sampler.elsewhere(step, episode[:, 0])[:, 0]
         acts = model.scaled(torch.from_numpy(actions[some]).to(here().device))
         done = acts.unflatten(-1, (config.dynamics.frameskip, -1)).sum(-2).cumsum(1)
         window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
@@ -135,7 +135,7 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
 def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:
     """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells best where actions lead.
 
-    They are read from another frame of the episode, so that only what lasts can help.
+    They are read from other frames of the episode, so that only what lasts can help, and averaged over these.
     """
     settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
     sampler = _windows(features, config, settings.frames)
@@ -148,8 +148,9 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
         moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(here().device)
         if summary.lasting is None:
             return moving[..., None, :]
-        other = frames.at(episode[some, 0], sampler.elsewhere(step, episode[:, 0])[some])
-        lasting = summary.lasting(other).float()[:, None].expand(-1, moving.shape[1], -1)
+        others = sampler.elsewhere(step, episode[:, 0], count=settings.glances)[some]
+        glances = frames.at(np.broadcast_to(episode[some, :1], others.shape), others)
+        lasting = summary.lasting(glances).float().mean(1, keepdim=True).expand(-1, moving.shape[1], -1)
         return torch.cat([moving, lasting], -1)[..., None, :]
 
     def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
@@ -177,7 +178,8 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     def losses(step: int, part: slice) -> dict[str, Tensor]:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
         episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
-        flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [2, n, F]
+        pair = latents.at(np.broadcast_to(episode, frames.shape), frames)  # [2, n, N, D]
+        flat = model.with_lasting(pair, model.lasting(pair).mean(0)).flatten(2)  # as the agent, which sees both
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
