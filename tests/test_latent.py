@@ -40,6 +40,17 @@ def test_the_metric_can_tell_there_from_back():
     assert not torch.allclose(metric(a, b), metric(b, a), atol=1e-3)
 
 
+def test_the_metric_sees_numbers_of_any_scale_alike():
+    torch.manual_seed(0)
+    plain, scaled = (StepsToGo(8, Metric(groups=3, components=4, width=16)) for _ in range(2))
+    scaled.load_state_dict(plain.state_dict())
+    a, b = torch.randn(2, 500, 8)
+    scale, shift = torch.rand(8) * 9 + 0.1, torch.randn(8) * 5
+    plain.standardise(a)
+    scaled.standardise(a * scale + shift)
+    torch.testing.assert_close(scaled(a * scale + shift, b * scale + shift), plain(a, b), rtol=1e-3, atol=1e-4)
+
+
 def test_the_metric_learns_how_many_steps_lie_between():
     """On a one-way ring of 12 places, moving on costs a step each and going back means going round."""
     torch.manual_seed(0)

@@ -32,6 +32,25 @@ def story(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
+LEARNS = [
+    "worlds.geometry.fixed_wall=32", "observe.episodes=600", "observe.heldout_episodes=20", "freeze.samples=4000",
+    "train.pretrain.steps=60", "train.pretrain.warmup=10", "train.pretrain.eval_every=60",
+    "train.pretrain.probe_frames=400", "train.pretrain.probe_steps=20", "train.pretrain.final_probe_steps=20",
+    "train.summary.steps=1500", "train.dynamics.steps=2500", "train.metric.steps=600",
+    "plan.horizon=6", "plan.candidates=96", "plan.compare=[]", "act.episodes=60",
+]  # fmt: skip
+
+
+def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_walls(tmp_path, capsys):
+    """One wall place, any door: what three minutes of training suffice for. The margins are wider than the noise."""
+    assert cli.main(["demo", "--config", "two_rooms", "--run", str(tmp_path / "run"), "--json", *LEARNS]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    won, floors = result["success"]["final"], result["floors"]
+    assert won > floors["random"]["final"] + 0.5 and won > floors["straight_line"]["final"] + 0.15
+    eighth = result["rollout"][7]
+    assert eighth["state_error"] < eighth["state_error_shuffled"] / 3
+
+
 def assert_success(entry):
     assert {"final", "latched", "low", "high", "episodes", "seeds", "budget"} <= entry.keys()
     assert 0 <= entry["low"] <= entry["final"] <= entry["high"] <= 1 and entry["final"] <= entry["latched"]

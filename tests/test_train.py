@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Optimiser
 from jepa_wm.freeze import cache
+from jepa_wm.imagine.world_model import load_latent_model
+from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.train import dynamics, heads, loop, pretrain
 
 STAGES = {
@@ -183,6 +186,21 @@ def test_results_have_the_promised_keys(whole):
     rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
     assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(row["relative_error"] > 0 and row["state_error"] > 0 for row in rows)
+
+
+def test_what_stands_on_latents_sees_an_episode_s_lasting_numbers_settled(whole, tiny_data):
+    """All frames of an episode share the mean of what each tells; moving numbers are each frame's own."""
+    data, model = Trajectories(tiny_data / "train.h5"), load_latent_model(whole / "dynamics")
+    features = cache.Features(whole / "encode" / "train", data)
+    latents = dynamics.Latents(model, features, "fp32")
+    frame = np.arange(0, 31, features.stride)
+    for e in range(3):
+        episode = np.full(len(frame), e)
+        with torch.no_grad():
+            own = model.summarise(features.tokens(episode, frame))
+        settled = latents.at(episode, frame)
+        torch.testing.assert_close(settled, model.with_lasting(own, model.lasting(own).mean(0)))
+        assert (model.lasting(own).std(0) > 0).all()
 
 
 def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):

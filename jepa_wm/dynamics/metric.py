@@ -19,19 +19,32 @@ class StepsToGo(nn.Module):
     Q-learning, Kostrikov et al. 2022).
     """
 
+    centre: Tensor
+    spread: Tensor
+
     def __init__(self, latent: int, settings: Metric) -> None:
         super().__init__()
         self.settings = settings
+        # Without normalised layers: those round off the edge at a wall, where the steps to go leap.
         self.net = nn.Sequential(
-            nn.Linear(latent, settings.width), nn.LayerNorm(settings.width), nn.GELU(),
-            nn.Linear(settings.width, settings.width), nn.LayerNorm(settings.width), nn.GELU(),
-            nn.Linear(settings.width, settings.width), nn.LayerNorm(settings.width), nn.GELU(),
+            nn.Linear(latent, settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.width), nn.GELU(),
             nn.Linear(settings.width, settings.groups * settings.components),
         )  # fmt: skip
+        self.register_buffer("centre", torch.zeros(latent))
+        self.register_buffer("spread", torch.ones(latent))
+
+    @torch.no_grad()
+    def standardise(self, latents: Tensor) -> None:
+        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]."""
+        self.centre.copy_(latents.mean(0))
+        self.spread.copy_(latents.std(0) + 1e-6)
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
-        return self.net(latent).float().unflatten(-1, (self.settings.groups, self.settings.components))
+        standard = (latent - self.centre) / self.spread
+        return self.net(standard).float().unflatten(-1, (self.settings.groups, self.settings.components))
 
     def between(self, start: Tensor, goal: Tensor) -> Tensor:
         """[...] model steps from embedded start to embedded goal [..., G, K] (they broadcast)."""

@@ -147,8 +147,8 @@ class Features:
             raise UserError(f"{folder}: features are unfinished or of other data than {data.path}; encode again")
         self.stride, self.data = int(known["stride"]), data
         self._store = np.memmap(folder / "features.bf16", np.int16, "r", shape=tuple(known["shape"]))
-        counts = -(-data.lengths // self.stride)
-        self._first = np.concatenate([[0], np.cumsum(counts)[:-1]])  # of each episode, in the store
+        self.counts = -(-data.lengths // self.stride)  # [E] frames of each episode in the store
+        self._first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
     def tokens(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one shape."""

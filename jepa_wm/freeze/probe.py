@@ -5,9 +5,12 @@ B samples, N tokens, D width, Q queries, Y state dimensions.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.encode.pool import AttentivePool
 
@@ -38,9 +41,12 @@ class AttentiveProbe(nn.Module):
 
 
 def fit_attentive(
-    tokens: Tensor, state: Tensor, *, steps: int, batch: int = 128, lr: float = 2e-3, seed: int = 0
+    tokens: Tensor, state: Tensor, *, steps: int, batch: int = 128, lr: float = 2e-3, seed: int = 0, label: str = ""
 ) -> AttentiveProbe:
-    """A probe fitted on tokens [n, N, D], where they are, and states [n, Y]; the same seed gives the same probe."""
+    """A probe fitted on tokens [n, N, D], where they are, and states [n, Y]; the same seed gives the same probe.
+
+    A label shows a progress bar of that name.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,15 +56,18 @@ def fit_attentive(
     probe.scale.copy_(state.std(0) + 1e-6)
     target = (state - probe.mean) / probe.scale
     optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2)
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lr * warmup_cosine(step, steps=steps, warmup=steps // 10, final=0.0)
-        rows = torch.randint(len(tokens), (batch,), generator=generator).to(tokens.device)
-        loss = nn.functional.smooth_l1_loss(probe(tokens[rows].float()), target[rows], beta=0.2)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
-        optimiser.step()
+    with Progress(label, steps) if label else nullcontext() as bar:
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * warmup_cosine(step, steps=steps, warmup=steps // 10, final=0.0)
+            rows = torch.randint(len(tokens), (batch,), generator=generator).to(tokens.device)
+            loss = nn.functional.smooth_l1_loss(probe(tokens[rows].float()), target[rows], beta=0.2)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
+            optimiser.step()
+            if bar:
+                bar.update(step + 1)
     return probe.eval()
 
 

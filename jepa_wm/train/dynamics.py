@@ -65,15 +65,18 @@ def make_model(config: Config, features: Features, data: Trajectories) -> Latent
 
 
 class Latents:
-    """The latents of a features file: all summaries held in memory, or the frozen tokens themselves where the model
-    has no bottleneck."""
+    """The latents of a features file: all summaries held in memory, their lasting numbers those of the episode's mean,
+    as an agent's are; or the frozen tokens themselves where the model has no bottleneck."""
 
     def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
         self.features = features
         self._held: Tensor | None = None
         if model.summary is not None:
             with torch.no_grad(), autocast(here().device, precision):
-                self._held = of_all_frames(features, model.summarise)
+                held = of_all_frames(features, model.summarise)
+            counts = features.counts.tolist()
+            means = torch.stack([frames.mean(0) for frames in model.lasting(held).split(counts)])
+            self._held = model.with_lasting(held, means.repeat_interleave(torch.tensor(counts), 0))
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape."""
@@ -174,12 +177,13 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     settings, rivals = config.train.metric, config.dynamics.metric.rivals
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
+    episode, frames, _ = sampler.batch(0, settings.batch)
+    model.metric.standardise(latents.at(episode, frames[0]).flatten(1).to(here().device))
 
     def losses(step: int, part: slice) -> dict[str, Tensor]:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
         episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
-        pair = latents.at(np.broadcast_to(episode, frames.shape), frames)  # [2, n, N, D]
-        flat = model.with_lasting(pair, model.lasting(pair).mean(0)).flatten(2)  # as the agent, which sees both
+        flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [2, n, F]
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)

@@ -73,7 +73,7 @@ def train(run: RunFolder) -> dict[str, object]:
         start_at(model, settings.start, config)
     task = make_task(model.to(here().device), sampler, config, judge)
     seconds = fit(run, task, settings)
-    meters, errors = judge(model.target, steps=settings.final_probe_steps)
+    meters, errors = judge(model.target, steps=settings.final_probe_steps, label="probe" if here().first else "")
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
     return {
         **meters,
@@ -93,7 +93,8 @@ def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[st
     file = run.stage_dir("pretrain") / "random_encoder.json"
     if here().first and not file.exists():
         steps = run.config.train.pretrain.final_probe_steps
-        write_atomic(file, json.dumps(finite(judge(random_encoder, steps=steps)[1])))
+        errors = judge(random_encoder, steps=steps, label="probe of a random encoder")[1]
+        write_atomic(file, json.dumps(finite(errors)))
     return here().told_by_first(json.loads(file.read_text(encoding="utf-8")) if here().first else {})
 
 
@@ -172,9 +173,9 @@ class Judge:
         clips = -(-config.train.pretrain.probe_frames // config.observe.frames)
         return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
 
-    def __call__(self, encoder: Encoder, *, steps: int) -> Judgement:
+    def __call__(self, encoder: Encoder, *, steps: int, label: str = "") -> Judgement:
         """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
-        fitted in so many steps."""
+        fitted in so many steps, under a progress bar if it is given a label."""
         config, known = self.config, self.known
         eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision).to(here().device)
         seen = eye.standardise_on(self.frames)
@@ -182,7 +183,7 @@ class Judge:
         if known is None:
             return meters, {}
         state, truth = (torch.from_numpy(values).float() for values in (known.state, known.truth))
-        probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed)
+        probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed, label=label)
         guess = probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu()
         return meters, state_errors(guess, truth, known.groups)
 
