@@ -71,7 +71,7 @@ def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_g
     a.model.latent.summary.components.fit(torch.randn(40, 9, 16))
     imagine, steps = a.model.futures, a.model.steps_to_go
     monkeypatch.setattr(a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k))
-    monkeypatch.setattr(a.model, "steps_to_go", lambda z, goal: towards.append(goal) or steps(z, goal))
+    monkeypatch.setattr(a.model, "steps_to_go", lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k))
     for _ in range(2):  # a reset forgets the first episodes
         goals, seen = frames(2, 0), [frames(2, step + 1) for step in range(4)]
         a.reset(goals, [0, 1])
@@ -226,6 +226,26 @@ def test_effort_and_smoothness_calm_the_plan():
     assert not acted[1][0].any() and acted[0][0].any(), "doing nothing is cheapest"
     jump = [np.abs(second[:, 0] - first[:, -1]).max() for first, second in acted]
     assert jump[2] < jump[0]
+
+
+def test_with_a_margin_the_worst_reading_nearby_counts():
+    model, margin = world_model(), 0.3
+    latents, goal = torch.randn(2, 7, 4, 1, 5), torch.randn(2, 1, 5)
+    plain, worst = model.steps_to_go(latents, goal), model.steps_to_go(latents, goal, margin=margin)
+    by_hand = []
+    for number in range(3):  # the moving ones
+        for sign in (1, -1):
+            other = latents.clone()
+            other[..., number] += sign * margin
+            by_hand.append(model.steps_to_go(other, goal))
+    torch.testing.assert_close(worst, torch.stack(by_hand).amax(0))
+    assert (worst - plain).abs().max() > 1e-3
+    a, b = (agent(margin=m) for m in (0.0, 5.0))
+    plans = []
+    for one in (a, b):
+        one.reset(frames(2, 0), [0, 1])
+        plans.append(one.act(frames(2, 1)))
+    assert not np.array_equal(*plans), "the search minimises what is read with the margin"
 
 
 def test_discrete_actions_are_chosen_by_number():

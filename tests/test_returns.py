@@ -50,7 +50,8 @@ class Bar(gymnasium.Env):
 SETTINGS = [
     "worlds.name=gym", "worlds.gym={id: Bar-v0, size: 16, hold: 3}", "observe.episodes=40", "observe.length=24",
     "observe.heldout_length=24", "observe.image_size=16", "encode.patch=4", "dynamics.frameskip=1",
-    "dynamics.bottleneck=null", "train.pretrain.steps=0", "train.dynamics.steps=150", "train.metric.steps=1",
+    "dynamics.bottleneck=null", "plan.margin=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
+    "train.metric.steps=1",
     "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32", "freeze.stride=1",
     "plan.objective=reward", "plan.horizon=4", "plan.hold=false", "act.episodes=30", "act.budget=20",
 ]  # fmt: skip

@@ -35,7 +35,8 @@ def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, 
         goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
         lasting = model.latent.lasting(torch.cat([goal, latents])).mean(0)  # settled, as an agent's that has seen much
         latents, goal = model.latent.with_lasting(latents, lasting), model.latent.with_lasting(goal, lasting)
-        learned.append(model.steps_to_go(latents[None], goal)[0].view(grid, grid).cpu().numpy())
+        steps = model.steps_to_go(latents[None], goal, margin=config.plan.margin)[0]
+        learned.append(steps.view(grid, grid).cpu().numpy())
         raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
     np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),
                         goal=chosen.goal)  # fmt: skip

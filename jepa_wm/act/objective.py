@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -143,7 +144,7 @@ def _distance(scene: Scene) -> Distance:
     name = scene.settings.objective
     if name == "l1" or name == "l2" or name == "cosine":
         return latent_distance(name)
-    return scene.model.steps_to_go
+    return partial(scene.model.steps_to_go, margin=scene.settings.margin)
 
 
 def _state_ids(model: WorldModel, settings: Settings) -> list[int]:

@@ -122,6 +122,11 @@ class Config(Section):
             raise ValueError(
                 f"predict.targets.levels {self.predict.targets.levels} exceed encode.depth {self.encode.depth}"
             )
+        if self.plan.margin and self.dynamics.bottleneck is None:
+            raise ValueError(
+                f"plan.margin {self.plan.margin:g} is of the moving numbers of dynamics.bottleneck, which is null; set "
+                "plan.margin=0"
+            )
         if self.plan.elites > self.plan.candidates:
             raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
         if self.plan.execute > self.plan.horizon:

@@ -104,6 +104,7 @@ class Plan(Section):
     objective: Literal["metric", "l1", "l2", "cosine", "state", "reward"] = "metric"
     compare: tuple[Literal["metric", "l1", "l2", "cosine", "state"], ...] = ("l2",)  # objectives reported beside it
     steps: Literal["last", "all", "rising"] = "all"  # which imagined steps are compared with the goal
+    margin: float = Field(0.0, ge=0)  # the metric is read at its worst within so much of each moving number (spread 1)
     reward: float = Field(0.0, ge=0)  # weight of the expected reward beside the objective
     discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
     state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state beside the objective

@@ -58,6 +58,12 @@ class LatentModel(nn.Module):
         moving = latents[..., : latents.shape[-1] - self.dynamics.lasting]
         return torch.cat([moving, lasting.expand(*moving.shape[:-1], -1)], -1)
 
+    def shifted(self, latents: Tensor, by: float) -> list[Tensor]:
+        """Latents [..., N, D] with one moving number of every token more or less by so much: two for each of them."""
+        width = latents.shape[-1]
+        shifts = by * torch.eye(width, device=latents.device)[: width - self.dynamics.lasting]
+        return [latents + sign * shift for shift in shifts for sign in (1, -1)]
+
     def scaled(self, actions: Tensor) -> Tensor:
         """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
         return actions / self.action_scale.repeat(self.settings.frameskip)

@@ -116,14 +116,19 @@ class WorldModel(nn.Module):
         with torch.set_grad_enabled(wanted), autocast(context.device, self.eye.precision):
             return unroll_candidates(dynamics, context, past, steps, truncate=truncate, draws=draws).float()
 
-    def steps_to_go(self, latents: Tensor, goal: Tensor) -> Tensor:
-        """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D]."""
+    def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> Tensor:
+        """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D].
+
+        With a margin the most that is read when one moving number, whose spread is 1, is that much larger or smaller:
+        where a small error changes much, as on the two sides of a wall, the worse side counts.
+        """
         metric = self.latent.metric
         with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
-            here = metric.embed(latents.flatten(-2))
             there = metric.embed(goal.flatten(-2))
-            shape = (len(goal), *[1] * (here.dim() - 3), *there.shape[1:])
-            return metric.between(here, there.view(shape))
+            there = there.view(len(goal), *[1] * (latents.dim() - 3), *there.shape[1:])
+            near = self.latent.shifted(latents, margin) if margin else [latents]
+            readings = [metric.between(metric.embed(one.flatten(-2)), there) for one in near]
+            return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
         """[B, S, H] expected rewards of model steps with raw action blocks [B, S, H, A] that lead from latents
