@@ -36,8 +36,8 @@ LEARNS = [
     "worlds.geometry.fixed_wall=32", "observe.episodes=600", "observe.heldout_episodes=20", "freeze.samples=4000",
     "train.pretrain.steps=60", "train.pretrain.warmup=10", "train.pretrain.eval_every=60",
     "train.pretrain.probe_frames=400", "train.pretrain.probe_steps=20", "train.pretrain.final_probe_steps=20",
-    "train.summary.steps=1500", "train.dynamics.steps=2500", "train.metric.steps=600",
-    "plan.horizon=6", "plan.candidates=96", "plan.compare=[]", "act.episodes=60",
+    "train.summary.steps=1000", "train.dynamics.steps=2000", "train.dynamics.batch=128", "train.metric.steps=600",
+    "plan.candidates=64", "plan.compare=[]", "act.episodes=50",
 ]  # fmt: skip
 
 
