@@ -235,11 +235,13 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
     by_hand = []
     for number in range(3):  # the moving ones
         for sign in (1, -1):
-            other = latents.clone()
-            other[..., number] += sign * margin
-            by_hand.append(model.steps_to_go(other, goal))
+            start, end = latents.clone(), goal.clone()
+            start[..., number] += sign * margin
+            end[..., number] += sign * margin
+            by_hand.append(model.steps_to_go(start, end))
     torch.testing.assert_close(worst, torch.stack(by_hand).amax(0))
     assert (worst - plain).abs().max() > 1e-3
+    assert model.steps_to_go(goal[:, None], goal, margin=margin).abs().max() == 0
     a, b = (agent(margin=m) for m in (0.0, 5.0))
     plans = []
     for one in (a, b):

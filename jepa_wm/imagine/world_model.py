@@ -119,15 +119,20 @@ class WorldModel(nn.Module):
     def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> Tensor:
         """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D].
 
-        With a margin the most that is read when one moving number, whose spread is 1, is that much larger or smaller:
-        where a small error changes much, as on the two sides of a wall, the worse side counts.
+        With a margin the most that is read when one moving number of both, whose spread is 1, is that much larger or
+        smaller: where a small error changes much, as on the two sides of a wall, the worse side counts; and what lies
+        at the goal stays there.
         """
         metric = self.latent.metric
         with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
-            there = metric.embed(goal.flatten(-2))
-            there = there.view(len(goal), *[1] * (latents.dim() - 3), *there.shape[1:])
-            near = self.latent.shifted(latents, margin) if margin else [latents]
-            readings = [metric.between(metric.embed(one.flatten(-2)), there) for one in near]
+            pairs = [(latents, goal)]
+            if margin:
+                pairs = list(zip(*(self.latent.shifted(x, margin) for x in (latents, goal)), strict=True))
+            readings = []
+            for start, end in pairs:
+                there = metric.embed(end.flatten(-2))
+                there = there.view(len(goal), *[1] * (latents.dim() - 3), *there.shape[1:])
+                readings.append(metric.between(metric.embed(start.flatten(-2)), there))
             return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
