@@ -16,9 +16,9 @@ from jepa_wm.train import pretrain
 def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, monkeypatch):
     original, judged = pretrain.Judge.__call__, []
 
-    def judge(self, encoder, *, steps):
+    def judge(self, encoder, *, steps, **shown):
         judged.append(steps)
-        return original(self, encoder, steps=steps)
+        return original(self, encoder, steps=steps, **shown)
 
     monkeypatch.setattr(pretrain.Judge, "__call__", judge)
     probes = ["train.pretrain.probe_steps=4", "train.pretrain.final_probe_steps=7"]
