@@ -136,6 +136,8 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
         plans.append(a.act(frames(2, 1)))
         largest.append(max(seen))
     assert largest == [24, 6]
+    judged, more = (world_model().plan_bytes(3, gradients=True, margin=m)[0] for m in (0.0, 0.1))
+    assert more - judged > 4 * 3 * 5 * 12 * 8, "a gradient keeps the layers of all six readings, of width 8"
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
     with pytest.raises(UserError, match="plan.memory_mb 0.001 is below one candidate.*raise plan.memory_mb"):
         agent(memory_mb=0.001)

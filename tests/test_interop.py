@@ -120,6 +120,21 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
         CostServer(model, Plan(objective="reward"))
 
 
+def test_what_lasts_is_shared_by_the_newest_frame_and_the_goal():
+    model = world_model(tokens=False)
+    model.latent.summary.components.fit(torch.randn(40, 9, 16))
+    here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 5, 3, 4)
+    costs = CostServer(model, Plan(steps="last")).get_cost({"pixels": here[:, None], "goal": there[:, None]}, plans)
+    latent, (now, goal) = model.latent, (model.encode(torch.from_numpy(x)) for x in (here, there))
+    shared = (latent.lasting(now) + latent.lasting(goal)) / 2
+    expected = []
+    for a, b in ((now, goal), (latent.with_lasting(now, shared), latent.with_lasting(goal, shared))):
+        futures = model.imagine(a[:, None], a.new_zeros(2, 0, 4), plans)
+        expected.append(model.steps_to_go(futures, b)[:, :, -1])
+    torch.testing.assert_close(costs, expected[1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(costs, expected[0], atol=1e-4)
+
+
 def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
     model = world_model()
     env = SimpleNamespace(num_envs=2, action_space=spaces.Box(-1, 1, (2, 2)))

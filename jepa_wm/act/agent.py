@@ -7,6 +7,7 @@ a of one action.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,11 +48,10 @@ class Agent:
         if settings.compile and not model.compiled:
             model.compile()
         self.search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
-        self._most = plans_within(settings.memory_mb, *model.plan_bytes(settings.horizon, draws=settings.draws))
-        self._most_with_gradient = self._most
+        size = partial(model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin)
+        self._most = self._most_with_gradient = plans_within(settings.memory_mb, *size())
         if settings.solver in DESCENDING:
-            with_gradient = model.plan_bytes(settings.horizon, gradients=True, draws=settings.draws)
-            self._most_with_gradient = plans_within(settings.memory_mb, *with_gradient)
+            self._most_with_gradient = plans_within(settings.memory_mb, *size(gradients=True))
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._goal: Tensor | None = None

@@ -35,7 +35,8 @@ class CostServer:
     def __init__(self, model: WorldModel, settings: Settings, space: ActionSpace | None = None) -> None:
         check_objective(model, settings)
         self.model, self.settings, self.space = model, settings, space
-        self._most = plans_within(settings.memory_mb, *model.plan_bytes(settings.horizon, draws=settings.draws))
+        size = model.plan_bytes(settings.horizon, draws=settings.draws, margin=settings.margin)
+        self._most = plans_within(settings.memory_mb, *size)
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # frames looked at last, and their latents
 
     @torch.no_grad()
@@ -55,6 +56,10 @@ class CostServer:
             )
         now = self._latents("pixels", info)
         goal = self._latents("goal", info) if "goal" in info else None
+        if goal is not None:  # what lasts is the same in both, as an agent holds it
+            latent = self.model.latent
+            lasting = (latent.lasting(now) + latent.lasting(goal)) / 2
+            now, goal = latent.with_lasting(now, lasting), latent.with_lasting(goal, lasting)
         plans = candidates.detach().to(self.model.device).float()
         plans = plans if self.space is None else self.space.project(self._as_searched(plans))
 

@@ -49,19 +49,23 @@ class LatentModel(nn.Module):
         """Latents [..., N, D] in fp32 of frozen tokens [..., n, E]."""
         return tokens.float() if self.summary is None else self.summary(tokens)
 
+    @property
+    def moving(self) -> int:
+        """How many numbers of a latent token come first and are moved by actions; the others last."""
+        return self.dynamics.latent_width - self.dynamics.lasting
+
     def lasting(self, latents: Tensor) -> Tensor:
         """[..., N, L] the numbers of latents [..., N, D] that stay as they are in an episode; L may be 0."""
-        return latents[..., latents.shape[-1] - self.dynamics.lasting :]
+        return latents[..., self.moving :]
 
     def with_lasting(self, latents: Tensor, lasting: Tensor) -> Tensor:
         """[..., N, D] the latents with these lasting numbers [..., N, L] (they broadcast) in place of their own."""
-        moving = latents[..., : latents.shape[-1] - self.dynamics.lasting]
+        moving = latents[..., : self.moving]
         return torch.cat([moving, lasting.expand(*moving.shape[:-1], -1)], -1)
 
     def shifted(self, latents: Tensor, by: float) -> list[Tensor]:
         """Latents [..., N, D] with one moving number of every token more or less by so much: two for each of them."""
-        width = latents.shape[-1]
-        shifts = by * torch.eye(width, device=latents.device)[: width - self.dynamics.lasting]
+        shifts = by * torch.eye(latents.shape[-1], device=latents.device)[: self.moving]
         return [latents + sign * shift for shift in shifts for sign in (1, -1)]
 
     def scaled(self, actions: Tensor) -> Tensor:

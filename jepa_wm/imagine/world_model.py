@@ -179,11 +179,18 @@ class WorldModel(nn.Module):
         with torch.set_grad_enabled(wanted), autocast(latents.device, self.eye.precision):
             return head(earlier, after, self.latent.scaled(actions))
 
-    def plan_bytes(self, horizon: int, *, gradients: bool = False, draws: int = 1) -> tuple[int, int]:
+    def plan_bytes(
+        self, horizon: int, *, gradients: bool = False, draws: int = 1, margin: float = 0.0
+    ) -> tuple[int, int]:
         """(bytes that imagining and judging one plan takes at most, bytes that it takes for any number of plans),
-        estimated from shapes on the safe side; all members' futures and `draws` of each are held together."""
+        estimated from shapes on the safe side; all members' futures and `draws` of each are held together, and for
+        gradients all readings of the metric within a margin."""
         metric, dynamics = self.latent.settings.metric, self.latent.dynamics
         judging = 4 * horizon * (12 * metric.width + 4 * metric.groups * metric.components)
+        if margin:
+            shifted = 2 * self.latent.moving
+            judging = judging * (shifted if gradients else 1) 
+            judging += 4 * horizon * shifted * dynamics.tokens * dynamics.latent_width
         if self.heads is not None:
             judging += 4 * horizon * (8 * self.heads.settings.width + 4 * self.heads.settings.bins)
         futures = self.latent.settings.members * (draws if self.latent.settings.outcomes else 1)

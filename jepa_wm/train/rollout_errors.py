@@ -35,7 +35,7 @@ def rollout_errors(
     shuffled = acts.roll(1, 0)
     empty = acts[:, :0]
     imagined = [unroll(model.dynamics, latents[:, :1], empty, a).float() for a in (acts, shuffled)]
-    moving = slice(model.dynamics.latent_width - model.dynamics.lasting)
+    moving = slice(model.moving)
     truth, first = latents[:, 1:, :, moving], latents[:, :1, :, moving]
     copying = (first - truth).abs().mean((0, 2, 3))
     relative = [((guess[..., moving] - truth).abs().mean((0, 2, 3)) / copying).tolist() for guess in imagined]
