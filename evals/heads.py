@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.core.attention import attend
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.core.schema import Evals
 from jepa_wm.core.world import here
 from jepa_wm.encode.blocks import Block, init_transformer
-from jepa_wm.encode.pool import fourier_positions
+from jepa_wm.encode.pool import ask, fourier_positions
 from jepa_wm.evals.looks import pooled
 
 
@@ -66,9 +65,7 @@ class Attentive(nn.Module):
         unturned = self.position.new_ones(1, 1, x.shape[1], half), self.position.new_zeros(1, 1, x.shape[1], half)
         for block in self.blocks:
             x = block(x, unturned)
-        k, v = self.key_value(self.norm(x)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q = self.query.unflatten(-1, (self.heads, -1)).transpose(0, 1).expand(len(x), -1, -1, -1)
-        y = self.query + self.read(attend(q.to(k.dtype), k, v).transpose(1, 2).flatten(2))  # [B, 1, inner]
+        y = self.query + self.read(ask(self.norm(x), self.query, self.key_value, self.heads))  # [B, 1, inner]
         return self.map((y + self.mlp(y))[:, 0])
 
 
@@ -115,7 +112,7 @@ def train_heads(
         {"params": list(one.head.parameters()), "weight_decay": one.choice.weight_decay, "peak": one.choice.lr}
         for one in heads
     ]
-    optimiser = torch.optim.AdamW(groups, lr=0.0)
+    optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
     generator = torch.Generator().manual_seed(seed)
     with catching_signals() as stop, Progress(name, settings.steps) as bar:
         for step in range(settings.steps):

@@ -1,7 +1,8 @@
 """The reference of `jepa-wm bench train`: a pretraining step shaped like the peers' code, on our weights.
 
-Fused attention, all patches embedded before what is masked is dropped, the predictor's tokens sorted sample by sample.
-B clips, N tokens a clip, K context tokens, M target tokens, D width.
+Fused attention, all patches embedded before what is masked is dropped, the predictor's tokens sorted sample by sample,
+angles computed anew in every block and queries and keys turned axis by axis (as in V-JEPA 2's public code).
+B clips, N tokens a clip, K context tokens, M target tokens, D width, h heads, d head width.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_wm.encode.blocks import Block
-from jepa_wm.encode.rope import grid_positions, rope_tables, rotate
+from jepa_wm.encode.rope import axis_pairs, grid_positions
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.masks import Masked
@@ -63,11 +64,23 @@ def peer_predict(model: JEPA, context: Tensor, mask: Masked, kind: int, clip: Te
 
 
 def _peer_blocks(blocks: Any, x: Tensor, positions: Tensor, head_dim: int, base: float) -> Tensor:
-    cos, sin = (table[:, None] for table in rope_tables(positions, head_dim, base))
     for block in blocks:
         assert isinstance(block, Block)
         q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        q, k = (_peer_turned(part, positions, head_dim, base).to(v.dtype) for part in (q, k))
         x = x + block.attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
     return x
+
+
+def _peer_turned(x: Tensor, positions: Tensor, head_dim: int, base: float) -> Tensor:
+    """x [B, h, N, d] turned by positions [B, N, 3], the channels of one axis after those of another."""
+    turned, first = [], 0
+    for axis, pairs in enumerate(axis_pairs(head_dim)):
+        part = x[..., first : first + 2 * pairs]
+        frequency = base ** (-torch.arange(pairs, device=x.device, dtype=torch.float32) / max(pairs, 1))
+        angle = (positions[:, None, :, axis, None].float() * frequency).repeat_interleave(2, -1)
+        partner = torch.stack([-part[..., 1::2], part[..., ::2]], -1).flatten(-2)
+        turned.append(part * angle.cos() + partner * angle.sin())
+        first += 2 * pairs
+    return torch.cat(turned, -1)

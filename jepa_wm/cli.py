@@ -180,7 +180,8 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
             for file, meaning in files.items():
                 parser.add_argument(f"--{file}", type=Path, metavar="FILE", help=f"{name} only: {meaning}")
     if verb == "bench":
-        parser.set_defaults(run=None, json=True)
+        parser.set_defaults(run=None)
+        parser.add_argument("--json", action="store_true", default=True, help="the default, and all there is")
         parser.add_argument("name", choices=list(BENCHES), help="what to measure")
         parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how fast")
     else:

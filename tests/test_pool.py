@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jepa_wm.encode.pool import GridPool, PathReader
+from jepa_wm.encode.pool import GridPool, PathReader, ask
 
 
 def generator(seed=0):
@@ -18,6 +18,15 @@ def test_a_grid_pool_tells_places_apart_that_hold_the_same_tokens():
     assert out.shape == (4, 5)
     assert not torch.allclose(out, pool(tokens.roll(1, 1)), atol=1e-4), "the same tokens elsewhere"
     torch.testing.assert_close(out[1:2], pool(tokens[1:2]))
+
+
+def test_queries_carried_to_the_tokens_find_what_keys_and_values_of_every_token_would():
+    torch.manual_seed(0)
+    tokens, query, key_value = torch.randn(3, 10, 12), torch.randn(5, 12), torch.nn.Linear(12, 24)
+    k, v = key_value(tokens).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)  # four heads of width 3
+    q = query.unflatten(-1, (4, -1)).transpose(0, 1).expand(3, -1, -1, -1)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(ask(tokens, query, key_value, 4), wanted)
 
 
 def exact_reader(places):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.attention import attend
 from jepa_wm.core.world import batch_mean, own_rows, whole_batch
 
 
@@ -32,9 +31,22 @@ class AttentivePool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, F] from tokens [B, N, D]."""
         x = self.norm(tokens) + self.position
-        k, v = self.key_value(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q = self.query.unflatten(-1, (self.heads, -1)).transpose(0, 1).expand(len(x), -1, -1, -1)
-        return self.out(attend(q.to(k.dtype), k, v).transpose(1, 2).flatten(1))
+        return self.out(ask(x, self.query, self.key_value, self.heads).flatten(1))
+
+
+def ask(tokens: Tensor, query: Tensor, key_value: nn.Linear, heads: int) -> Tensor:
+    """[B, Q, D] what learned queries [Q, D] find in tokens [B, N, D] by multi-head attention, with the keys and values
+    of a linear map D -> 2 D.
+
+    The few queries are carried to the tokens through the key map, and the value map comes after the weighted sum: the
+    same numbers as with a key and a value for every token, at a fraction of the products.
+    """
+    key, value = key_value.weight.unflatten(0, (2, heads, -1))  # [heads, d, D] each
+    q = query.unflatten(-1, (heads, -1)).transpose(0, 1)  # [heads, Q, d]
+    asked = (q @ key).flatten(0, 1) * q.shape[-1] ** -0.5  # [heads*Q, D]; a bias of the keys would cancel
+    found = (tokens @ asked.T).softmax(1).transpose(1, 2) @ tokens  # [B, heads*Q, D]
+    told = found.unflatten(1, (heads, -1)) @ value.transpose(1, 2)  # [B, heads, Q, d]
+    return told.transpose(1, 2).flatten(2) + key_value.bias.chunk(2)[1]
 
 
 class GridPool(nn.Module):

@@ -55,7 +55,7 @@ def fit_attentive(
     probe.mean.copy_(state.mean(0))
     probe.scale.copy_(state.std(0) + 1e-6)
     target = (state - probe.mean) / probe.scale
-    optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2, fused=True)
     with Progress(label, steps) if label else nullcontext() as bar:
         for step in range(steps):
             for group in optimiser.param_groups:

@@ -82,7 +82,7 @@ def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     assert len(matrices) + len(others) == len(trained)
     return torch.optim.AdamW(
         [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.lr, fused=True if all(p.is_cuda for p in trained) else None,
+        lr=settings.lr, fused=True,
     )  # fmt: skip
 
 
