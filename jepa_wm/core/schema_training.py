@@ -73,7 +73,6 @@ class TrainMetric(Optimiser):
     steps: int = Field(1500, ge=0)
     batch: int = Field(512, ge=1)
     lr: float = 2e-3
-    imagined: int = Field(0, ge=0)  # model steps that a pair's first frame is imagined ahead at most; 0: it is seen
 
 
 class TrainHeads(Optimiser):

@@ -16,7 +16,6 @@ from jepa_wm.dynamics.bottleneck import Summary, SummaryTraining
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import hardest
 from jepa_wm.freeze.cache import Features
-from jepa_wm.imagine.rollout import imagine_candidates
 from jepa_wm.imagine.world_model import save_latent_model
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
@@ -174,11 +173,7 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
 
 
 def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
-    """Trains the metric head; what it stands on is fixed by now.
-
-    A search asks it about imagined frames, and finds where these are wrong: pressed against a wall they lie a little
-    inside it. So a pair begins with a frame imagined up to `imagined` steps ahead, under the actions that were taken.
-    """
+    """Trains the metric head; what it stands on is fixed by now."""
     settings, rivals = config.train.metric, config.dynamics.metric.rivals
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
@@ -192,38 +187,12 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
-        rows = torch.cat([chosen, torch.arange(some, len(steps))])
-        ahead = np.random.default_rng([config.seed, 14, step]).integers(settings.imagined + 1, size=len(rows))
-        rows, ahead = rows[part], ahead[part]
-        start = imagined(model, latents, episode[rows], frames[0, rows], ahead, config)
-        apart, goal = steps[rows].to(start.device), flat[1, rows].to(start.device)
-        with autocast(start.device, config.train.precision):
-            return model.metric.losses(torch.stack([start.flatten(1), goal]), apart)
+        rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
+        pairs, apart = (x.to(here().device) for x in (flat[:, rows], steps[rows]))
+        with autocast(pairs.device, config.train.precision):
+            return model.metric.losses(pairs, apart)
 
     return Task("dynamics", model.metric, losses, part="metric")
-
-
-def imagined(
-    model: LatentModel, latents: Latents, episode: np.ndarray, frame: np.ndarray, ahead: np.ndarray, config: Config
-) -> Tensor:
-    """[B, N, D] frames [B] of episodes as they are imagined from the frame `ahead` [B] model steps earlier, or as near
-    to that as the episode begins; 0 ahead is the frame itself."""
-    data, skip = latents.features.data, config.dynamics.frameskip
-    ahead = np.minimum(ahead, frame // skip)
-    origin = frame - ahead * skip
-    start = latents.at(episode, origin).to(here().device)
-    most = int(ahead.max(initial=0))
-    if not most:
-        return start
-    last = data.offsets[episode] + data.lengths[episode] - 1  # later actions are none of the way to `frame`
-    rows = np.minimum((data.offsets[episode] + origin)[:, None] + np.arange(most * skip), last[:, None])
-    actions = torch.from_numpy(data.actions[rows].reshape(len(rows), 1, most, -1)).to(start.device)
-    nothing = start.new_zeros(len(rows), 0, model.block)
-    futures = imagine_candidates(
-        model.dynamics, start[:, None], nothing, model.scaled(actions), precision=config.train.precision
-    )
-    frames = torch.cat([start[:, None], futures[:, 0]], 1)
-    return frames[torch.arange(len(rows)), torch.from_numpy(ahead)]
 
 
 def _windows(features: Features, config: Config, frames: int) -> WindowSampler:
