@@ -189,7 +189,7 @@ class WorldModel(nn.Module):
         judging = 4 * horizon * (12 * metric.width + 4 * metric.groups * metric.components)
         if margin:
             shifted = 2 * self.latent.moving
-            judging = judging * (shifted if gradients else 1) 
+            judging *= shifted if gradients else 1
             judging += 4 * horizon * shifted * dynamics.tokens * dynamics.latent_width
         if self.heads is not None:
             judging += 4 * horizon * (8 * self.heads.settings.width + 4 * self.heads.settings.bins)

@@ -129,7 +129,8 @@ def test_requeued_from_outside_and_a_node_that_dies(cluster, submit, tmp_path, l
     cluster.ask("scontrol", "requeue", row["job"])
     until(lambda: cluster.field(row["job"], "Restarts") == "1" and cluster.field(row["job"], "JobState") == "RUNNING")
     checkpoints = Path(row["run"]) / TRAINED
-    until(lambda: any(checkpoints.glob("step_*")))
+    before = set(checkpoints.glob("step_*"))
+    until(lambda: set(checkpoints.glob("step_*")) - before)  # the step has begun: srun itself has lost no node
     node = cluster.field(row["job"], "NodeList")
     cluster.kill_node(node)
     try:
