@@ -114,17 +114,18 @@ class Cluster:
         self._start(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node):
-        """As if its power failed: its daemon, its steps and all they run are killed outright."""
-        parents = {}
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-        victims = [self._daemons.pop(node).pid]
-        for victim in victims:  # grows: the children of those found
-            victims += [child for child, parent in parents.items() if parent == victim]
-        for pid in victims:
+        """As if its power failed: its daemon, its steps and all they run are killed outright; first those that would
+        tell of the others' end."""
+        mine = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()}
+        tasks, keepers = set(), {self._daemons.pop(node).pid}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mine <= set((process / "environ").read_bytes().split(b"\0")):
+                    tasks.add(int(process.name))
+                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                    if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):  # slurmd is not its parent
+                        keepers.add(parent)
+        for pid in [*keepers, *tasks - keepers]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -128,9 +128,8 @@ def test_requeued_from_outside_and_a_node_that_dies(cluster, submit, tmp_path, l
     wait_for_training(row)
     cluster.ask("scontrol", "requeue", row["job"])
     until(lambda: cluster.field(row["job"], "Restarts") == "1" and cluster.field(row["job"], "JobState") == "RUNNING")
-    checkpoints = Path(row["run"]) / TRAINED
-    before = set(checkpoints.glob("step_*"))
-    until(lambda: set(checkpoints.glob("step_*")) - before)  # the step has begun: srun itself has lost no node
+    # Were the node gone before srun has reached it, the job would fail: wait until the task has begun once more.
+    until(lambda: sum(f.read_text().count("Starting with") for f in Path(row["run"]).glob("launch/*/log/*.out")) == 2)
     node = cluster.field(row["job"], "NodeList")
     cluster.kill_node(node)
     try:
