@@ -33,11 +33,11 @@ def story(tmp_path_factory):
 
 
 LEARNS = [
-    "worlds.geometry.fixed_wall=32", "observe.episodes=1000", "observe.heldout_episodes=20", "freeze.samples=4000",
-    "train.pretrain.steps=30", "train.pretrain.warmup=10", "train.pretrain.eval_every=30",
+    "worlds.geometry.fixed_wall=32", "observe.episodes=1000", "observe.heldout_episodes=20", "freeze.samples=2000",
+    "train.pretrain.steps=20", "train.pretrain.warmup=10", "train.pretrain.eval_every=20",
     "train.pretrain.probe_frames=400", "train.pretrain.probe_steps=20", "train.pretrain.final_probe_steps=20",
     "train.summary.steps=1000", "train.dynamics.steps=2000", "train.dynamics.batch=128", "train.metric.steps=1200",
-    "plan.candidates=64", "plan.compare=[]", "act.episodes=50",
+    "train.dynamics.rollout=0", "plan.candidates=64", "plan.compare=[]", "act.episodes=50",
 ]  # fmt: skip
 
 
