@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.rendezvous import meet
 
 Value = TypeVar("Value")
@@ -111,9 +111,13 @@ def joined() -> Iterator[World]:
     _here = _join(alone.device.type)
     try:
         yield _here
+    except Interrupted:  # all leave together
+        dist.destroy_process_group()
+        raise
+    else:  # after any other exception the others lose this process when it ends: once it has said what went wrong
+        dist.destroy_process_group()
     finally:
         _here = alone
-        dist.destroy_process_group()
 
 
 def whole_batch(rows: Tensor) -> Tensor:
