@@ -13,7 +13,7 @@ from jepa_wm import RunFolder, load_config
 from jepa_wm.act import episodes
 from jepa_wm.act.agent import Agent
 from jepa_wm.act.objective import Scene
-from jepa_wm.plan.objectives import Term
+from jepa_wm.plan.terms import Term
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 

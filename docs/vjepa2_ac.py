@@ -19,8 +19,9 @@ from jepa_wm.freeze.weights import Size, load_action_predictor, load_encoder, na
 from jepa_wm.imagine.robot import imagine_poses, normalised
 from jepa_wm.observe.clips import to_input
 from jepa_wm.observe.frames import resized
-from jepa_wm.plan.objectives import ToGoal, imagined_cost, latent_distance
+from jepa_wm.plan.objectives import imagined_cost
 from jepa_wm.plan.solvers import CEM
+from jepa_wm.plan.terms import ToGoal, latent_distance
 
 BOX = 0.075  # m, how far one step may go along each axis
 

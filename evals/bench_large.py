@@ -21,7 +21,7 @@ from jepa_wm.encode.blocks import Block
 from jepa_wm.evals import train_case
 from jepa_wm.imagine.rollout import TOKENS_ON_GPU, imagine_candidates, unroll_candidates
 from jepa_wm.observe.clips import to_input
-from jepa_wm.plan.objectives import latent_distance
+from jepa_wm.plan.terms import latent_distance
 from jepa_wm.train import loop
 from jepa_wm.train.parallel import applied
 from jepa_wm.train.task import Task

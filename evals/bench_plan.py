@@ -25,7 +25,7 @@ from jepa_wm.encode.blocks import Block
 from jepa_wm.encode.rope import rope_tables, rotate
 from jepa_wm.evals import bench_large
 from jepa_wm.imagine.rollout import imagine_candidates
-from jepa_wm.plan.objectives import latent_distance
+from jepa_wm.plan.terms import latent_distance
 
 ACTION = 10
 

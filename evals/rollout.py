@@ -6,7 +6,7 @@ from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.world import here
 from jepa_wm.freeze.cache import Features
-from jepa_wm.imagine.world_model import load_latent_model
+from jepa_wm.imagine.saved import load_latent_model
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.train.rollout_errors import rollout_errors
 

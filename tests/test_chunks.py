@@ -16,8 +16,9 @@ from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 from jepa_wm.plan.chunks import MB, in_chunks, plans_within
 from jepa_wm.plan.gradient import Gradient
-from jepa_wm.plan.objectives import ToGoal, imagined_cost, latent_distance
+from jepa_wm.plan.objectives import imagined_cost
 from jepa_wm.plan.solvers import CEM
+from jepa_wm.plan.terms import ToGoal, latent_distance
 
 TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 

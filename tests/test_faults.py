@@ -14,7 +14,7 @@ from jepa_wm.core.schema import Encode
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
-from jepa_wm.imagine.world_model import save_latent_model
+from jepa_wm.imagine.saved import save_latent_model
 from jepa_wm.train import loop
 
 STEPS, SAVED = 20, 8

@@ -30,7 +30,8 @@ from jepa_wm.dynamics.heads import (
     two_hot,
 )
 from jepa_wm.freeze import cache
-from jepa_wm.imagine.world_model import WorldModel, load_heads
+from jepa_wm.imagine.saved import load_heads
+from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import GoalSampler
 from jepa_wm.train import dynamics, heads

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from jepa_wm.plan.objectives import Disagreement, LinearLimits, Objective, Return, Smoothness, ToState, effort
+from jepa_wm.plan.action_terms import LinearLimits, Smoothness, effort
+from jepa_wm.plan.objectives import Objective
+from jepa_wm.plan.terms import Disagreement, Return, ToState
 
 B, S, H, N, D, A = 2, 3, 4, 5, 6, 4
 

@@ -18,7 +18,7 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Optimiser
 from jepa_wm.freeze import cache
-from jepa_wm.imagine.world_model import load_latent_model
+from jepa_wm.imagine.saved import load_latent_model
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.train import dynamics, heads, loop, pretrain
 

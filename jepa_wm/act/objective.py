@@ -15,18 +15,9 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Plan as Settings
 from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.plan.objectives import (
-    Distance,
-    LinearLimits,
-    Objective,
-    Return,
-    Smoothness,
-    Term,
-    ToGoal,
-    ToState,
-    effort,
-    latent_distance,
-)
+from jepa_wm.plan.action_terms import LinearLimits, Smoothness, effort
+from jepa_wm.plan.objectives import Objective
+from jepa_wm.plan.terms import Distance, Return, Term, ToGoal, ToState, latent_distance
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ runs/two_rooms/<stage>/seconds.json   what an unfinished stage has taken so far
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -24,6 +22,7 @@ from jepa_wm.core.clock import clock
 from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
+from jepa_wm.core.lock import locked
 from jepa_wm.core.world import here
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
@@ -57,14 +56,9 @@ class RunFolder:
     # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none
     DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "collect": (
-            "seed",
-            "worlds",
-            "observe.path",
-            "observe.episodes",
-            "observe.length",
-            "observe.heldout_episodes",
+            "seed", "worlds", "observe.path", "observe.episodes", "observe.length", "observe.heldout_episodes",
             "observe.heldout_length", "observe.shortest",
-        ),
+        ),  # fmt: skip
         "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
         "encode": ("freeze",),
         "dynamics": ("dynamics", "train.summary", "train.dynamics", "train.metric"),
@@ -93,7 +87,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{path}: is not a folder; choose another --run") from None
-        run = cls(path, config, _lock(path, shared))
+        run = cls(path, config, locked(path, shared=shared))
         with ExitStack() as on_failure:
             on_failure.callback(run.close)
             run._refuse_other_config()
@@ -205,28 +199,6 @@ class RunFolder:
     def _remedy(self, stages: list[str]) -> str:
         folders = " ".join(str(self.path / stage) for stage in stages)
         return f"Choose another --run, keep the old settings, or delete what was made with them: {folders}"
-
-
-def _lock(folder: Path, shared: bool) -> int:
-    """An open, locked file handle; the kernel drops the lock with the process, however that ends."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(handle, 200, 0).decode().strip() or "unknown"
-        os.close(handle)
-        raise UserError(
-            f"{folder}: {holder} is working in this run folder; wait for it, or choose another --run"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, _self().encode(), 0)
-    return handle
-
-
-def _self() -> str:
-    """This process, as another one that finds the folder locked is told."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return (f"job {job}, " if job else "") + f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _same_yaml(file: Path, config: BaseModel) -> bool:

@@ -5,27 +5,21 @@ B episodes, S candidates, H horizon, N latent tokens of width D, A action number
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jepa_wm.core.checkpoint import load_strict
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.core.schema import HeadSizes
 from jepa_wm.core.world import here
-from jepa_wm.dynamics.heads import Heads, Present
+from jepa_wm.dynamics.heads import Heads
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.dynamics.outcomes import Draws
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
+from jepa_wm.imagine.saved import load_heads, load_latent_model
 
 
 class WorldModel(nn.Module):
@@ -200,42 +194,3 @@ class WorldModel(nn.Module):
 
 def _wants_gradient(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
-
-
-def save_latent_model(folder: Path, model: LatentModel) -> None:
-    """`latent.safetensors` and `latent.json` in `folder`; each appears whole or not at all."""
-    _save(folder, "latent", model, {"settings": model.settings.model_dump(), **model.sizes})
-
-
-def save_heads(folder: Path, heads: Heads) -> None:
-    """`heads.safetensors` and `heads.json` in `folder`, as `save_latent_model`."""
-    sizes = {"settings": heads.settings.model_dump(), "present": asdict(heads.present), **heads.sizes}
-    _save(folder, "heads", heads, sizes)
-
-
-def load_heads(folder: Path) -> Heads:
-    """The heads saved in `folder`."""
-    sizes = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
-    present = sizes.pop("present")
-    present["state"] = tuple(present["state"])
-    heads = Heads(settings=HeadSizes(**sizes.pop("settings")), present=Present(**present), **sizes)
-    load_strict(heads, load_file(folder / "heads.safetensors"), source=str(folder / "heads.safetensors"))
-    return heads
-
-
-def _save(folder: Path, name: str, model: nn.Module, sizes: dict[str, object]) -> None:
-    partial = folder / f"{name}.partial"
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
-    partial.replace(folder / f"{name}.safetensors")
-    write_atomic(folder / f"{name}.json", json.dumps(sizes, indent=1))
-
-
-def load_latent_model(folder: Path) -> LatentModel:
-    """The latent model saved in `folder`; UserError names what is missing."""
-    for name in ("latent.json", "latent.safetensors"):
-        if not (folder / name).exists():
-            raise UserError(f"{folder / name}: no trained dynamics here; run `jepa-wm dynamics` first")
-    sizes = json.loads((folder / "latent.json").read_text(encoding="utf-8"))
-    model = LatentModel(settings=Settings(**sizes.pop("settings")), **sizes)
-    load_strict(model, load_file(folder / "latent.safetensors"), source=str(folder / "latent.safetensors"))
-    return model

@@ -16,7 +16,7 @@ from jepa_wm.dynamics.bottleneck import Summary, SummaryTraining
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import hardest
 from jepa_wm.freeze.cache import Features
-from jepa_wm.imagine.world_model import save_latent_model
+from jepa_wm.imagine.saved import save_latent_model
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import PairSampler, WindowSampler

@@ -20,7 +20,7 @@ from jepa_wm.core.world import here
 from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.cache import Features
-from jepa_wm.imagine.world_model import load_latent_model, save_heads
+from jepa_wm.imagine.saved import load_latent_model, save_heads
 from jepa_wm.observe.datasets import open_data, state_groups
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import GoalSampler, WindowSampler
