@@ -56,8 +56,8 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, h, N, d]
-        (q, k), v = rotate(qkv[:2], *rope), qkv[2]
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, h, N, d]
+        q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             k, v = cache.extend(k, v)
         return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2))

@@ -234,7 +234,8 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
     line = shlex.join([sys.executable, *map(str, inner), *tiny])
     outer = ["--run", tmp_path / "outer", "--config", "debug", "--cluster", "slurm", "--wait", "observe.episodes=2"]
     launch("collect", *outer, f"launch.setup={json.dumps([line])}")
-    rows = until(lambda: (rows := status.of(run)) and not any(status.is_live(row) for row in rows) and rows, 500)
+    until(lambda: (rows := status.of(run)) and not any(status.is_live(row) for row in rows), 500)
+    rows = status.of(run)  # read again: one may have ended between being read and being found dead
     assert [row["verb"] for row in rows] == [
         "collect",
         "pretrain",
