@@ -12,6 +12,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q -m "not slow"
+	test -z "$$CI" || $(VENV)/bin/python -m pytest -q -m slow tests/slurm
 
 # The stamp makes set-up happen once; a change of what is to be installed brings it back.
 $(INSTALLED): setup.py pyproject.toml

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
+from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.schema import Config, Optimiser, Parallel
-from jepa_wm.core.world import STORE, here, joined
+from jepa_wm.core.world import here, joined
 from jepa_wm.evals import bench_large
 from jepa_wm.evals.peer_step import peer_losses
 from jepa_wm.evals.train_case import LARGE, QUICK, Case, flops, fresh

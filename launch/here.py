@@ -15,8 +15,8 @@ from types import FrameType
 
 from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 from jepa_wm.core.interrupt import STOPPING
+from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.schema import Launch
-from jepa_wm.core.world import STORE, here
 from jepa_wm.launch.job import STOPPED, Job, die_with_parent
 
 PATIENCE, GRACE = 5.0, 10.0  # seconds that the other ranks have to end after one has failed: unasked, and asked
@@ -158,6 +158,8 @@ def _forwarding(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
 
 def _refuse_missing_gpus(settings: Launch, ranks: int) -> None:
     import torch
+
+    from jepa_wm.core.world import here
 
     there = torch.cuda.device_count() if here().device.type == "cuda" else 0
     wanted = max(settings.gpus_per_node, ranks if there else 0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from jepa_wm.core.config import config_diff, load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
-from jepa_wm.core.world import STORE
+from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.yaml_source import read_yaml
 
 STOPPED = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)  # exit codes of a verb that saved and can go on

@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import NoiseLevels
 from jepa_wm.worlds.gym_env import ENV_ID, TwoRoomsEnv, register
 from jepa_wm.worlds.gym_world import GymWorld
@@ -108,17 +109,24 @@ def test_an_own_environment_comes_in_with_render_and_its_own_end():
     assert not world.succeeded().any()
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
         world.step(np.zeros((2, 3), np.float32))
-    with pytest.raises(ValueError, match="goal_image"):
+    with pytest.raises(UserError, match="goal_image"):
         world.goals()
 
 
 def test_what_cannot_be_planned_in_is_refused():
-    with pytest.raises(ValueError, match="neither the observation nor"):
+    with pytest.raises(UserError, match="neither the observation nor"):
         GymWorld(lambda: Drifter(picture=False)).reset(np.arange(1))
-    with pytest.raises(ValueError, match="does not hold the 1 numbers"):
+    with pytest.raises(UserError, match="does not hold the 1 numbers"):
         world = GymWorld(Drifter, state_names=("x",))
         world.reset(np.arange(1))
         world.state()
+
+    class Undrawn(Drifter):
+        def render(self):
+            raise gymnasium.error.DependencyNotInstalled("pygame is missing, run `pip install ...`")
+
+    with pytest.raises(UserError, match="Undrawn.* draws no picture: pygame is missing"):
+        GymWorld(Undrawn).reset(np.arange(1))
 
     class Unbounded(Drifter):
         action_space = spaces.Box(-math.inf, math.inf, (1,))

@@ -8,10 +8,14 @@ import socket
 import time
 from datetime import timedelta
 from pathlib import Path
-
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from jepa_wm.core.files import write_atomic
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+STORE = "JEPA_WM_RENDEZVOUS"  # a file on a disk that all ranks see, where rank 0 says how it is reached
 
 
 def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
@@ -19,6 +23,8 @@ def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
 
     Raises TimeoutError if rank 0 does not write the file in time, and what torch raises if it cannot be reached.
     """
+    import torch.distributed as dist
+
     if rank == 0:
         host = socket.gethostname()
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=timeout, wait_for_workers=False)

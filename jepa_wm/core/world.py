@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.rendezvous import meet
+from jepa_wm.core.rendezvous import STORE, meet
 
 Value = TypeVar("Value")
-STORE = "JEPA_WM_RENDEZVOUS"  # a file on a disk that all ranks see, where rank 0 says how it is reached
 JOIN, WAIT = timedelta(seconds=120), timedelta(minutes=30)  # for all ranks to come; for the slowest in between
 
 

@@ -12,6 +12,8 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
+from jepa_wm.core.errors import UserError
+
 
 class GymWorld:
     """As many copies of an environment as there are seeds, stepped together.
@@ -101,7 +103,7 @@ class GymWorld:
             i for i, info in enumerate(self._infos) if np.asarray(info.get("state")).shape != (len(self._names),)
         ]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f'info["state"] of world {missing[0]} does not hold the {len(self._names)} numbers {self._names}; '
                 "let the environment report them, or leave state_names out"
             )
@@ -127,7 +129,7 @@ class GymWorld:
         """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises ValueError where there is none."""
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
-            raise ValueError(f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one')
+            raise UserError(f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one')
         return np.stack([self._fit(np.asarray(info["goal_image"])) for info in self._infos])
 
     def close(self) -> None:
@@ -151,9 +153,12 @@ class GymWorld:
     def _frame(self, env: gymnasium.Env, observation: Any) -> np.ndarray:
         if _is_image(observation):
             return self._fit(observation)
-        picture = env.render()
+        try:
+            picture = env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise UserError(f"{env} draws no picture: {error}") from error
         if not _is_image(picture):
-            raise ValueError(
+            raise UserError(
                 f"{env}: neither the observation nor render() is a uint8 image [height, width, 3]; "
                 'make it with render_mode="rgb_array"'
             )
