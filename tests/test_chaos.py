@@ -17,12 +17,12 @@ from jepa_wm.core import saver
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 
 STEPS = 60
-STORY = ("pretrain", "encode", "dynamics")
+STORY = ("pretrain", "encode", "dynamics", "heads")
 
 
 def words(folder, data, **more):
     kept = [word for word in SMALL if not any(part in word for part in ("steps=2", "save_every", "eval_every"))]
-    kept += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric")
+    kept += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
              for key in (f"steps={STEPS}", f"save_every={more.get('save_every', 3)}", "eval_every=30")]  # fmt: skip
     return ["--config", "debug", "--run", str(folder), f"observe.path={data}", *kept]
 

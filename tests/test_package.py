@@ -41,6 +41,12 @@ def test_help_and_launching_need_no_heavy_import(words, tmp_path):
     assert said[-1] == "False" and {"jepa-wm", "#SBATCH"} & set(said)
 
 
+def test_launch_is_a_program_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "jepa_wm.launch", "nonsense", "--run", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no job 'nonsense'" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The scripts folder of a new environment that holds our wheel, and sees the libraries of this one."""

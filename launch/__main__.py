@@ -1,0 +1,8 @@
+"""`python -m jepa_wm.launch VERB ...`: `jepa-wm launch VERB ...` without the installed script."""
+
+import runpy
+import sys
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "launch")
+    runpy.run_module("jepa_wm", run_name="__main__")
