@@ -126,7 +126,7 @@ class GymWorld:
         return self._success.copy()
 
     def goals(self) -> np.ndarray:
-        """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises ValueError where there is none."""
+        """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is none."""
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
             raise UserError(f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one')
