@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 	test -z "$$CI" || $(VENV)/bin/python -m pytest -q -m slow tests/slurm
 
 # The stamp makes set-up happen once; a change of what is to be installed brings it back.

@@ -7,6 +7,9 @@ are the same to the bit.
 import os
 from pathlib import Path
 
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # before torch is imported
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +39,11 @@ def pytest_runtest_setup(item):
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE
+
+
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first, so that workers side by side (`-n`) end together."""
+    items.sort(key=lambda item: item.path.name != "test_story.py")
 
 
 @pytest.fixture(scope="session")

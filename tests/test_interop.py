@@ -248,8 +248,8 @@ def test_the_released_stable_worldmodel_plans_with_our_model(tmp_path):
     python = tmp_path / "env" / "bin" / "python"
     ours = next(path for path in sys.path if path.endswith("site-packages"))
     (next((tmp_path / "env" / "lib").iterdir()) / "site-packages" / "ours.pth").write_text(ours)
-    # It imports cv2 without asking for it.
-    install = [python, "-m", "pip", "install", "-q", "stable-worldmodel==0.1.1", "opencv-python-headless"]
+    # It imports cv2 and imageio without asking for them.
+    install = [python, "-m", "pip", "install", "-q", "stable-worldmodel==0.1.1", "opencv-python-headless", "imageio"]
     done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"stable-worldmodel cannot be installed here: {done.stderr[-300:]}")

@@ -37,7 +37,7 @@ LEARNS = [
     "train.pretrain.steps=20", "train.pretrain.warmup=10", "train.pretrain.eval_every=20",
     "train.pretrain.probe_frames=400", "train.pretrain.probe_steps=20", "train.pretrain.final_probe_steps=20",
     "train.summary.steps=1000", "train.dynamics.steps=2000", "train.dynamics.batch=128", "train.metric.steps=1200",
-    "train.dynamics.rollout=0", "plan.candidates=64", "plan.compare=[]", "act.episodes=50",
+    "train.dynamics.rollout=0", "plan.candidates=64", "plan.compare=[]", "act.episodes=40", "act.budget=120",
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from jepa_wm.core.schema import Optimiser
 from jepa_wm.freeze import cache
 from jepa_wm.imagine.saved import load_latent_model
 from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.train import dynamics, heads, loop, pretrain
+from jepa_wm.train import dynamics, heads, loop, pretrain, rollout_errors
 
 STAGES = {
     "collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run,
@@ -186,6 +186,21 @@ def test_results_have_the_promised_keys(whole):
     rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
     assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(row["relative_error"] > 0 and row["state_error"] > 0 for row in rows)
+
+
+def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(whole, tiny_data, monkeypatch):
+    """One that imagines that nothing moves any more is as bad as copying, which is 1, at every horizon."""
+
+    def still(dynamics, context, past, actions):
+        assert context.shape[1] == model.settings.window and past.shape[1] == model.settings.window - 1
+        return context[:, -1:].repeat(1, actions.shape[1], 1, 1)
+
+    model, data = load_latent_model(whole / "dynamics"), Trajectories(tiny_data / "heldout.h5")
+    features = cache.Features(whole / "encode" / "heldout", data)
+    monkeypatch.setattr(rollout_errors, "unroll", still)
+    rows = rollout_errors.rollout_errors(model, features, features)
+    assert len(rows) == (31 - 1) // model.settings.frameskip - model.settings.window + 1
+    assert all(row["relative_error"] == row["relative_error_shuffled"] == pytest.approx(1) for row in rows)
 
 
 def test_what_stands_on_latents_sees_an_episode_s_lasting_numbers_settled(whole, tiny_data):

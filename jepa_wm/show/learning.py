@@ -53,8 +53,8 @@ def imagining(left: Left) -> Group:
             Section(
                 "rollout",
                 "Error of the imagined future",
-                "The model imagines from one frame and a list of actions; 1 is as wrong as taking the first frame for "
-                "all. The gap to shuffled actions is what knowing the actions buys.",
+                "From the frames it has seen the model imagines on by a list of actions alone; 1 is as wrong as taking "
+                "the last of them for all. The gap to shuffled actions is what knowing the actions buys.",
                 _rollout(rollout) if rollout else None,
                 "dynamics",
             ),

@@ -1,6 +1,6 @@
 """Rollout error against the horizon: imagined latents against the encoded truth, with true and with shuffled actions.
 
-E held-out windows, H horizon, N latent tokens of width D, Y state dimensions.
+E held-out windows, C frames seen, H horizon, N latent tokens of width D, Y state dimensions.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ PROBE_FRAMES = 8000
 def rollout_errors(
     model: LatentModel, heldout: Features, train: Features, *, horizon: int = 32, windows: int = 200
 ) -> list[dict[str, float | int | str | None]]:
-    """One row a horizon: `relative_error` (mean |imagined - true| over mean |first - true|, of the numbers that move),
-    the same with actions taken from another window, and the error of the first state group as a linear probe reads it
-    from the imagined latent. The horizon is cut to what the held-out episodes hold."""
+    """One row a horizon: `relative_error` (mean |imagined - true| over mean |last seen - true|, of the numbers that
+    move), the same with actions taken from another window, and the error of the first state group as a linear probe
+    reads it from the imagined latent.
+
+    Before it imagines, the model sees as many frames as it does when an agent acts, since one frame shows no speed.
+    The horizon is cut to what the held-out episodes hold."""
     data, skip = heldout.data, model.settings.frameskip
-    horizon = min(horizon, int(data.lengths.min() - 1) // skip)
-    sampler = WindowSampler(data, frames=horizon + 1, frameskip=skip, stride=heldout.stride, seed=0)
+    steps = int(data.lengths.min() - 1) // skip
+    seen = min(model.settings.window, steps)  # C
+    horizon = min(horizon, steps - seen + 1)
+    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0)
     episode, frame, actions = sampler.batch(0, windows)
     device = model.action_scale.device
-    latents = model.summarise(heldout.tokens(episode, frame).to(device))  # [E, H+1, N, D]
-    acts = model.scaled(torch.from_numpy(actions).to(device))
-    shuffled = acts.roll(1, 0)
-    empty = acts[:, :0]
-    imagined = [unroll(model.dynamics, latents[:, :1], empty, a).float() for a in (acts, shuffled)]
+    latents = model.summarise(heldout.tokens(episode, frame).to(device))  # [E, C+H, N, D]
+    past, acts = model.scaled(torch.from_numpy(actions).to(device)).split([seen - 1, horizon], 1)
+    imagined = [unroll(model.dynamics, latents[:, :seen], past, a).float() for a in (acts, acts.roll(1, 0))]
     moving = slice(model.moving)
-    truth, first = latents[:, 1:, :, moving], latents[:, :1, :, moving]
-    copying = (first - truth).abs().mean((0, 2, 3))
+    truth, last = latents[:, seen:, :, moving], latents[:, seen - 1 : seen, :, moving]
+    copying = (last - truth).abs().mean((0, 2, 3))
     relative = [((guess[..., moving] - truth).abs().mean((0, 2, 3)) / copying).tolist() for guess in imagined]
-    state = _state_errors(model, heldout, train, episode[:, 1:], frame[:, 1:], imagined)
+    state = _state_errors(model, heldout, train, episode[:, seen:], frame[:, seen:], imagined)
     return [
         {
             "horizon": h + 1,
