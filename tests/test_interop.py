@@ -233,7 +233,8 @@ from jepa_wm.act.interop import CostServer, serve_to
 from jepa_wm.core.schema import Plan
 solver = serve_to(CEMSolver, CostServer(world_model(), Plan(objective="l2")), num_samples=16, n_steps=2, topk=4)
 policy = WorldModelPolicy(solver=solver, config=PlanConfig(horizon=3, receding_horizon=1, action_block=2))
-env = SimpleNamespace(num_envs=2, action_space=gymnasium.spaces.Box(-1, 1, (2, 2)))
+one, both = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (2, 2))
+env = SimpleNamespace(num_envs=2, action_space=both, single_action_space=one)
 policy.set_env(env)
 actions = policy.get_action({"pixels": pictures(2, 0)[:, None], "goal": pictures(2, 1)[:, None]})
 assert np.asarray(actions).shape == (2, 2) and np.isfinite(np.asarray(actions)).all(), actions
