@@ -14,6 +14,7 @@ from jepa_wm.core.schema import Config
 from jepa_wm.core.world import here
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MEASURED = 0.3  # seconds that measuring a rate takes; a machine slow in bf16 would else wait ten for its answer
 GAIN = 1.3  # bf16 rounds more: it has to be faster than fp32 by this factor to be taken
 
 
@@ -42,22 +43,23 @@ def settled(config: Config, folder: Path) -> Config:
 
 
 def matmul_rate(dtype: torch.dtype, *, rows: int = 4096, inner: int = 256, columns: int = 512) -> float:
-    """GFLOP/s of a product [rows, inner] x [inner, columns] where this process computes, the best of a few; on a CPU
-    with the threads that are set now.
+    """GFLOP/s of a product [rows, inner] x [inner, columns] where this process computes, the best of what fits into
+    `MEASURED` seconds, three at least; on a CPU with the threads that are set now.
 
     Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is half as fast.
     """
     device = here().device
     g = torch.Generator(device).manual_seed(0)  # numbers at random: a GPU multiplies constants faster than those
     x, weight = (torch.randn(n, inner, generator=g, device=device).to(dtype) for n in (rows, columns))
-    repeats = 4 if device.type == "cpu" else 10  # a launch is answered before its work is done: queue enough of it
-    seconds = []
-    for _ in range(11):
+    repeats = 1 if device.type == "cpu" else 10  # a launch is answered before its work is done: queue enough of it
+    torch.nn.functional.linear(x, weight)  # the first call sets things up
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) * repeats < MEASURED:
         began = now(device)
         for _ in range(repeats):
             torch.nn.functional.linear(x, weight)
         seconds.append((now(device) - began) / repeats)
-    return 2e-9 * rows * inner * columns / min(seconds[1:])
+    return 2e-9 * rows * inner * columns / min(seconds)
 
 
 def now(device: torch.device) -> float:
