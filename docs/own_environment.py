@@ -24,7 +24,7 @@ class Puck(gymnasium.Env):  # put yours here: a bounded Box of actions, an image
         return np.uint8(255 * y[:, None, None] * x[:, None] * np.ones(3)), 0.0, False, False, {"state": self.at}
 
 
-sizes = [f"train.{part}.steps=600" for part in ("summary", "dynamics", "metric")]  # the rest as in configs/debug.yaml
+sizes = [f"train.{part}.steps=400" for part in ("summary", "dynamics", "metric")]  # the rest as in configs/debug.yaml
 config = load_config("debug", ["observe.path=runs/puck_data", "observe.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"))
 collect.record_parts(config.observe.path, world, policies.RandomHolds, config)
