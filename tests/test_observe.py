@@ -138,6 +138,17 @@ def test_far_frames_are_of_the_same_episode_and_as_far_as_it_allows(data, frames
     assert (distance >= np.minimum(apart, possible)).all()
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_way_is_the_sum_of_moves_or_the_difference_of_places(data, absolute):
+    sampler = ClipSampler(data, frames=3, gaps=(2,), seed=0, absolute=absolute)
+    rows = sampler.rows(0, 5)
+    for way, clip in zip(sampler.path_at(rows).numpy(), rows, strict=True):
+        for t, row in enumerate(clip):
+            a = data.actions
+            there = a[row] - a[clip[0]] if absolute else a[clip[0] : row].sum(0)
+            np.testing.assert_allclose(way[t], there, atol=1e-5)
+
+
 def test_clips_begin_anywhere_and_differ_from_step_to_step(data):
     sampler = ClipSampler(data, frames=4, gaps=(1, 4), seed=0)
     rows = np.concatenate([sampler.rows(step, 100) for step in range(30)])

@@ -17,7 +17,7 @@ class Bottleneck(Section):
     components: int = Field(512, ge=1)  # principal components of a frame's tokens, from which both are read
     width: int = Field(256, ge=2)  # of the networks
     layout: int = Field(2, ge=1)  # numbers that stand for what lasts when a frame is told from its moving ones
-    path: float = Field(1.0, ge=0)  # weight: the sum of the actions between two frames is their difference
+    path: float = Field(1.0, ge=0)  # weight: the way between two frames, by the actions, is their difference
 
 
 class Metric(Section):

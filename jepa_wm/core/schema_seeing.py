@@ -109,6 +109,9 @@ class Observe(Section):
     heldout_episodes: int = Field(100, ge=1)
     heldout_length: int = Field(181, ge=2)
     shortest: int = Field(2, ge=2)  # frames; episodes that end by themselves before are left out by `collect`
+    # What the way between two frames is told from: delta actions add up to it (velocities and torques roughly do);
+    # of absolute ones, the places to go to, it is the difference.
+    action_kind: Literal["delta", "absolute"] = "delta"
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
     frames: int = Field(8, ge=1)  # in a pretraining clip
     gaps: tuple[int, ...] = (3, 4, 5)  # environment steps between the frames of a clip, drawn per clip
@@ -203,7 +206,7 @@ class Predict(Section):
     spread: float = Field(0.0, ge=0)  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
     contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
     episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes', another; needs far >= 1
-    path: float = Field(3.0, ge=0)  # weight of reading the summed actions between them, another, where a file has them
+    path: float = Field(3.0, ge=0)  # weight of reading the way between two frames, another, where a file has actions
     far: int = Field(4, ge=0)  # frames a clip, from elsewhere in its episode, that these three look at beside it
     apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all

@@ -99,14 +99,14 @@ class SummaryTraining(nn.Module):
         self.tell = mlp(s.moving + s.layout, s.components, s.width, depth=3)
         self.path = PathReader(s.moving, action_size)
 
-    def losses(self, frames: Tensor, others: Tensor, done: Tensor) -> dict[str, Tensor]:
-        """For components of windows [B, T, K], of other frames of their episodes [B, K], and the sums of all actions
-        up to each frame [B, T, a]."""
+    def losses(self, frames: Tensor, others: Tensor, way: Tensor) -> dict[str, Tensor]:
+        """For components of windows [B, T, K], of other frames of their episodes [B, K], and the way to each frame
+        [B, T, a] by the actions."""
         moving = self.places(frames).float()
         layout = self.layout(others).float()[:, None].expand(-1, frames.shape[1], -1)
         told = self.tell(torch.cat([moving, layout], -1)).float()
         losses = {"told": (told - frames).square().mean() / batch_mean(frames.square().mean())}
-        losses["path"] = self.path(moving, done)
+        losses["path"] = self.path(moving, way)
         losses["loss"] = losses["told"] + self.weight * losses["path"]
         return losses
 

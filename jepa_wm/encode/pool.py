@@ -133,9 +133,9 @@ class PathReader(nn.Module):
     """Reads the way an agent went from the summaries of its frames; used in training only.
 
     A linear map of the summary, in which the difference of two frames of an episode shall be the sum of the actions
-    between them (dead reckoning). Being linear it gives a direction from the first step, where an inverse-dynamics
-    network (Agrawal et al. 2016; PLDM) has to find a position in both frames first. Where actions are no displacements
-    (torques, say) their sum tells less; the weight of this term should then be small.
+    between them (dead reckoning), or the difference of the places they name. Being linear it gives a direction from
+    the first step, where an inverse-dynamics network (Agrawal et al. 2016; PLDM) has to find a position in both frames
+    first. Where actions are neither (torques, say) their sum tells less; the weight should then be small.
     """
 
     def __init__(self, width: int, action_size: int) -> None:
@@ -143,7 +143,7 @@ class PathReader(nn.Module):
         self.read = nn.Linear(width, action_size)
 
     def forward(self, summaries: Tensor, path: Tensor) -> Tensor:
-        """The mean error for summaries [B, T, F] and path [B, T, a], the sum of all actions up to each frame, as a
+        """The mean error for summaries [B, T, F] and path [B, T, a], the way to each frame by the actions, as a
         share of what a reader that knows nothing would have: 1 is nothing learned, 0 is all.
 
         Where an agent went in front of a wall its actions and its way differ: large errors count linearly.

@@ -15,9 +15,14 @@ from jepa_wm.observe.trajectories import Trajectories
 
 
 class ClipSampler:
-    """Draws clips of T frames, a gap apart, from episodes; batch k of seed s is always the same."""
+    """Draws clips of T frames, a gap apart, from episodes; batch k of seed s is always the same.
 
-    def __init__(self, data: Trajectories, *, frames: int, gaps: tuple[int, ...], seed: int) -> None:
+    `absolute` says what actions are: places to go to, not moves.
+    """
+
+    def __init__(
+        self, data: Trajectories, *, frames: int, gaps: tuple[int, ...], seed: int, absolute: bool = False
+    ) -> None:
         longest = (frames - 1) * max(gaps) + 1
         if data.lengths.min() < longest:
             raise UserError(
@@ -25,8 +30,11 @@ class ClipSampler:
                 f"(observe.frames {frames} x gap {max(gaps)} needs {longest})"
             )
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
-        actions = np.cumsum(data.actions, 0, dtype=np.float64)
-        self._path = np.concatenate([np.zeros_like(actions[:1]), actions])  # of the actions before each row
+        if absolute:
+            self._path = data.actions
+        else:
+            actions = np.cumsum(data.actions, 0, dtype=np.float64)
+            self._path = np.concatenate([np.zeros_like(actions[:1]), actions])  # of the actions before each row
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         """[B, T] row numbers of batch `step`."""
@@ -54,7 +62,7 @@ class ClipSampler:
         return self.data.offsets[episode][:, None] + np.where(pick < before[:, None], pick, from_end)
 
     def path_at(self, rows: np.ndarray) -> Tensor:
-        """[B, T, a] sum of the actions taken from each clip's first frame up to each of its frames [B, T]."""
+        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their actions."""
         return torch.from_numpy((self._path[rows] - self._path[rows[:, :1]]).astype(np.float32))
 
     def frames_at(self, rows: np.ndarray) -> Tensor:

@@ -57,7 +57,7 @@ class JEPA(nn.Module):
 
     def forward(self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
-        averaged over mask types. `path` [B, T + R, a] is the sum of all actions from the clip's first frame to each of
+        averaged over mask types. `path` [B, T + R, a] is the way by the actions from the clip's first frame to each of
         its frames and to the far ones, where known."""
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid, device=clip.device)
@@ -95,7 +95,7 @@ class JEPA(nn.Module):
         frames [B, R, C, S, S].
 
         `contrast`: a frame's successor is told from far frames of its episode. `episode`: far frames are told from
-        those of other episodes. `path`: the sum of the actions between any two frames is read from their summaries.
+        those of other episodes. `path`: the way between any two frames, by the actions, is read from their summaries.
         """
         summaries = self._summarise(context, shown.shape[1])
         others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None

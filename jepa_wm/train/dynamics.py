@@ -127,12 +127,19 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
         episode, frame, actions = sampler.batch(step, settings.batch)
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
         acts = model.scaled(torch.from_numpy(actions[some]).to(here().device))
-        done = acts.unflatten(-1, (config.dynamics.frameskip, -1)).sum(-2).cumsum(1)
+        way = way_of(acts.unflatten(-1, (config.dynamics.frameskip, -1)), config.observe.action_kind)
         window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
         with autocast(acts.device, config.train.precision):
-            return training.losses(window, elsewhere, torch.nn.functional.pad(done, (0, 0, 1, 0)))
+            return training.losses(window, elsewhere, way)
 
     return Task("dynamics", training, losses, part="summary")
+
+
+def way_of(acts: Tensor, kind: str) -> Tensor:
+    """[B, T, a] the way from the first frame to each, by actions [B, T-1, k, a] of `kind` (observe.action_kind)."""
+    if kind == "absolute":  # a frame is where the action before it led, the first one where the next has just begun
+        return torch.cat([acts[:, :1, 0], acts[:, :, -1]], 1)
+    return torch.nn.functional.pad(acts.sum(-2).cumsum(1), (0, 0, 1, 0))
 
 
 def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:

@@ -56,7 +56,9 @@ def train(run: RunFolder) -> dict[str, object]:
     sampler: ClipSampler | VideoClipSampler
     if config.observe.videos is None:
         data = open_data(run.path, config, "train")
-        sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=config.seed)
+        observe = config.observe
+        absolute = observe.action_kind == "absolute"
+        sampler = ClipSampler(data, frames=observe.frames, gaps=observe.gaps, seed=config.seed, absolute=absolute)
         judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
     else:
