@@ -147,6 +147,23 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
     assert (tmp_path / "run" / "dynamics" / "action_predictor.safetensors").exists()
 
 
+RECORDED = [
+    "observe.image_size=32", "encode.width=24", "encode.depth=2", "encode.heads=2", "predict.width=12",
+    "predict.depth=1", "predict.heads=1", "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
+    "train.pretrain.final_probe_steps=2", "train.summary={steps: 20, batch: 16}", "train.metric.steps=1",
+    "train.dynamics={steps: 5, batch: 8, frames: 4}", "dynamics.bottleneck.width=32",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["pusht", "donkeycar", "bridge"])
+def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
+    with RunFolder.open(tmp_path / "run", load_config(recipe, [f"observe.path={arm}", *RECORDED])) as run:
+        results = [stage.run(run) for stage in (pretrain, cache, dynamics)]
+    assert results[0]["steps"] == 3 and all(row["relative_error"] > 0 for row in results[2]["rollout"])
+    assert read_metrics(tmp_path / "run", "pretrain")[-1]["stay"] > 0
+    assert read_metrics(tmp_path / "run", "dynamics_summary")[-1]["path"] > 0
+
+
 def test_the_action_conditioned_recipe_is_true_to_the_paper():
     config = load_config("vjepa2_ac_droid", [])
     d, t = config.dynamics, config.train.dynamics
