@@ -19,13 +19,6 @@ from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.train.dynamics import way_of
-
-
-def test_the_way_through_a_window_by_either_kind_of_action():
-    acts = torch.tensor([[[[1.0], [2.0]], [[4.0], [8.0]]]])  # two model steps of two actions of one number
-    assert way_of(acts, "delta").flatten().tolist() == [0, 3, 15]
-    assert way_of(acts, "absolute").flatten().tolist() == [1, 2, 8]
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))

@@ -11,7 +11,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.observe.clips import ClipSampler, to_input
 from jepa_wm.observe.datasets import open_data, state_groups
 from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.observe.windows import PairSampler, WindowSampler
+from jepa_wm.observe.windows import PairSampler, WindowSampler, way_of
 
 COLUMNS = {"pixels": ((4, 6, 3), "u1"), "action": ((2,), "f4"), "state": ((3,), "f4")}
 
@@ -147,6 +147,12 @@ def test_the_way_is_the_sum_of_moves_or_the_difference_of_places(data, absolute)
             a = data.actions
             there = a[row] - a[clip[0]] if absolute else a[clip[0] : row].sum(0)
             np.testing.assert_allclose(way[t], there, atol=1e-5)
+
+
+def test_the_way_through_a_window_by_either_kind_of_action():
+    acts = torch.tensor([[[[1.0], [2.0]], [[4.0], [8.0]]]])  # two model steps of two actions of one number
+    assert way_of(acts, "delta").flatten().tolist() == [0, 3, 15]
+    assert way_of(acts, "absolute").flatten().tolist() == [1, 2, 8]
 
 
 def test_clips_begin_anywhere_and_differ_from_step_to_step(data):

@@ -1,12 +1,14 @@
 """Windows of frames and action blocks for dynamics, pairs for the metric and the policy, as pure functions of
 (seed, step).
 
-B windows, T frames, H model steps, A = action size x frameskip.
+B windows, T frames, H model steps, A = action size a x frameskip k.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.trajectories import Trajectories
@@ -90,3 +92,10 @@ class GoalSampler:
         blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(batch, self.steps, -1)
         counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)
         return episode, np.stack([first, first + gap * self.frameskip]), blocks, counts
+
+
+def way_of(acts: Tensor, kind: str) -> Tensor:
+    """[B, T, a] the way from the first frame to each, by actions [B, T-1, k, a] of `kind` (observe.action_kind)."""
+    if kind == "absolute":  # a frame is where the action before it led, the first one where the next has just begun
+        return torch.cat([acts[:, :1, 0], acts[:, :, -1]], 1)
+    return torch.nn.functional.pad(acts.sum(-2).cumsum(1), (0, 0, 1, 0))

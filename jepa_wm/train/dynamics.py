@@ -19,7 +19,7 @@ from jepa_wm.freeze.cache import Features
 from jepa_wm.imagine.saved import save_latent_model
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.windows import PairSampler, WindowSampler
+from jepa_wm.observe.windows import PairSampler, WindowSampler, way_of
 from jepa_wm.train import robot
 from jepa_wm.train.loop import Task, fit
 from jepa_wm.train.rollout_errors import rollout_errors
@@ -133,13 +133,6 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
             return training.losses(window, elsewhere, way)
 
     return Task("dynamics", training, losses, part="summary")
-
-
-def way_of(acts: Tensor, kind: str) -> Tensor:
-    """[B, T, a] the way from the first frame to each, by actions [B, T-1, k, a] of `kind` (observe.action_kind)."""
-    if kind == "absolute":  # a frame is where the action before it led, the first one where the next has just begun
-        return torch.cat([acts[:, :1, 0], acts[:, :, -1]], 1)
-    return torch.nn.functional.pad(acts.sum(-2).cumsum(1), (0, 0, 1, 0))
 
 
 def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:
