@@ -45,6 +45,12 @@ def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
     assert not torch.equal(moved["encoder.embed.weight"], moved["target.embed.weight"])
 
 
+def test_the_recipe_for_photos_tells_them_apart_by_views(sets, tmp_path):  # noqa: F811
+    videos = f"observe.videos=[{{path: {sets / 'photos'}, images: true}}]"
+    result = take_steps("signs", tmp_path / "run", videos, "observe.frames=1")
+    assert result["clips"] == 9 and read_metrics(tmp_path / "run", "pretrain")[-1]["episode"] > 0
+
+
 def test_the_recipes_are_true_to_the_paper():
     sizes = {"vitl16": (1024, 24, 16), "vith16": (1280, 32, 16), "vitg16": (1408, 40, 22)}
     for name, size in sizes.items():

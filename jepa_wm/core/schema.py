@@ -113,6 +113,16 @@ class Config(Section):
                 f"predict.contrast {self.predict.contrast} tells a frame from its successor, and in a still image they "
                 "are equal; set predict.contrast=0, or leave out the sets with images: true"
             )
+        if self.observe.crop is not None and self.observe.crop.jitter and self.encode.channels != 3:
+            raise ValueError(
+                f"observe.crop.jitter {self.observe.crop.jitter} changes the light of frames of 3 channels, and "
+                f"encode.channels is {self.encode.channels}; set observe.crop.jitter=0"
+            )
+        if self.observe.crop is not None and self.observe.crop.own and self.predict.contrast:
+            raise ValueError(
+                f"predict.contrast {self.predict.contrast} tells the clip's frames from far ones, which views of their "
+                "own would betray; set observe.crop.own=false or predict.contrast=0"
+            )
         if self.observe.crop is not None and self.predict.path:
             raise ValueError(
                 f"predict.path {self.predict.path} reads displacements, which observe.crop rescales and mirrors; set "
@@ -132,12 +142,15 @@ class Config(Section):
         if self.plan.execute > self.plan.horizon:
             raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
         steps = self.observe.frames // self.encode.tubelet
-        weights = {name: getattr(self.predict, name) for name in ("contrast", "episode", "path")}
+        weights = {name: getattr(self.predict, name) for name in ("contrast", "path")}
+        if self.predict.far < 2:  # with two far frames or more, an episode is told by these alone
+            weights["episode"] = self.predict.episode
         if any(weights.values()) and not any(mask.leaves_whole_frames(steps) for mask in self.predict.masks):
             said = ", ".join(f"predict.{name} {weight}" for name, weight in weights.items())
             raise ValueError(
                 f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
                 "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
+                + ("; or set predict.far >= 2" if self.predict.episode and len(weights) == 3 else "")
             )
         if self.predict.episode and not self.predict.far:
             raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.far >= 1")

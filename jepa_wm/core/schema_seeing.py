@@ -77,11 +77,13 @@ class Worlds(Section):
 
 
 class Crop(Section):
-    """Random resized crops of pretraining clips, the same for all frames of a clip; the eye looks at whole frames."""
+    """Random views in pretraining, the same for all frames of a clip; the eye looks at whole frames."""
 
     scale: tuple[float, float] = (0.3, 1.0)  # share of the frame's area
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height
-    flip: bool = True  # half of the clips are mirrored
+    flip: bool = True  # half of the views are mirrored
+    jitter: float = Field(0.0, ge=0, le=1)  # of brightness, contrast, saturation (around 1) and a quarter of the hue
+    own: bool = False  # every far frame has a view of its own, so that two views of a file are told from other files'
 
     @model_validator(mode="after")
     def _fits(self) -> Crop:
@@ -203,9 +205,9 @@ class Predict(Section):
     targets: Targets = Targets()
     spread: float = Field(0.0, ge=0)  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
     contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
-    episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes', another; needs far >= 1
+    episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes' (files'), another
     path: float = Field(3.0, ge=0)  # weight of reading the way between two frames, another, where a file has actions
-    far: int = Field(4, ge=0)  # frames a clip, from elsewhere in its episode, that these three look at beside it
+    far: int = Field(4, ge=0)  # frames a clip, from elsewhere in its episode, for these three; a still is its own
     apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all
     ema: tuple[float, float] = (0.998, 0.9995)  # target encoder's momentum at the first and at the last step

@@ -64,6 +64,11 @@ class JEPA(nn.Module):
         masks = [mask.to(clip.device) for mask in masks]  # first of all: a copy waits for what is under way on a GPU
         target = self.look_at_all(clip)
         parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "visible", *REGULARISERS)}
+        others, whole = None, any(mask.shown is not None for mask in masks)
+        if far.shape[1] and (self.regularised if whole else self.settings.episode):
+            others = self._summarise(self.encoder(self._stills(far)), far.shape[1])
+            if not whole:  # no frame of the clip is wholly in view, so the far ones are told by one another
+                parts["episode"].append(self.episode(others[:, :1], others[:, 1:]))
         for kind, mask in enumerate(masks):
             seen, wanted, shown = mask.seen, mask.wanted, mask.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
@@ -71,7 +76,7 @@ class JEPA(nn.Module):
             guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
             again, guess = guess[:, : -wanted.shape[1]], guess[:, -wanted.shape[1] :]  # [B, K or 0, L*D], [B, M, L*D]
             if self.regularised and shown is not None:
-                for name, value in self.regularise(context, shown, far, path).items():
+                for name, value in self.regularise(context, shown, others, path).items():
                     parts[name].append(value)
             if self.settings.spread:
                 variance, covariance = variance_covariance(context.float().mean(1))
@@ -89,23 +94,24 @@ class JEPA(nn.Module):
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
         return losses
 
-    def regularise(self, context: Tensor, shown: Tensor, far: Tensor, path: Tensor | None) -> dict[str, Tensor]:
+    def regularise(
+        self, context: Tensor, shown: Tensor, others: Tensor | None, path: Tensor | None
+    ) -> dict[str, Tensor]:
         """What keeps the latent from losing what is small and moves, which the static layout, predicted with ease,
-        crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and of far
-        frames [B, R, C, S, S].
+        crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and those of
+        far frames, others [B, R, D].
 
         `contrast`: a frame's successor is told from far frames of its episode. `episode`: far frames are told from
         those of other episodes. `path`: the way between any two frames, by the actions, is read from their summaries.
         """
         summaries = self._summarise(context, shown.shape[1])
-        others = self._summarise(self.encoder(self._stills(far)), far.shape[1]) if far.shape[1] else None
         losses = {}
         if self.settings.contrast:
             losses["contrast"] = self.contrast(summaries, others)
         if self.settings.episode and others is not None:
             losses["episode"] = self.episode(summaries, others)
         if self.path is not None and path is not None:
-            clip_steps = path.shape[1] - far.shape[1]
+            clip_steps = path.shape[1] - (0 if others is None else others.shape[1])
             way = torch.cat([_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]], 1)
             losses["path"] = self.path(summaries if others is None else torch.cat([summaries, others], 1), way)
         return losses

@@ -22,11 +22,11 @@ from jepa_wm.freeze.probe import fit_attentive, state_errors
 from jepa_wm.observe.ahead import Ahead
 from jepa_wm.observe.clips import ClipSampler, to_input
 from jepa_wm.observe.datasets import open_data, state_groups
-from jepa_wm.observe.frames import draw_crops, random_crops
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video_clips import VideoClipSampler
 from jepa_wm.observe.video_set import VideoSet
 from jepa_wm.observe.video_source import clip_sampler, open_sets
+from jepa_wm.observe.views import draw_views, random_views
 from jepa_wm.predict.jepa import JEPA
 from jepa_wm.predict.masks import Masked
 from jepa_wm.predict.meters import collapse_meters
@@ -118,8 +118,11 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
         if observe.crop is None:
             return to_input(frames.to(device), observe.image_size), path, masks
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
-        crops = draw_crops(settings.batch, generator)[:, some]
-        return random_crops(frames, observe.crop, observe.image_size, crops).to(device), path, masks
+        shown = []
+        for view in frames.split([observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1):
+            u = draw_views(settings.batch, generator)[:, some]
+            shown.append(random_views(view, observe.crop, observe.image_size, u))
+        return torch.cat(shown, 1).to(device), path, masks
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the training.
     batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
