@@ -21,8 +21,9 @@ from jepa_wm.core.world import World
 from jepa_wm.train import dynamics, pretrain
 
 VIDEOS = [
-    "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "observe.crop={}", "encode.patch=8",
-    "encode.width=16", "encode.depth=1", "predict.width=16", "predict.path=0", "train.pretrain.batch=8",
+    "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "observe.crop={jitter: 0.3, own: true}",
+    "encode.patch=8", "encode.width=16", "encode.depth=1", "predict.width=16", "predict.path=0",
+    "train.pretrain.batch=8",
     f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2", "train.pretrain.probe_frames=16",
     "train.precision=fp32",
 ]  # fmt: skip
@@ -54,17 +55,21 @@ def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
 def test_many_train_on_videos_what_one_does(tmp_path):
     """Clips, crops and far frames are those of the whole batch, each decoded by one rank; parts are read ahead."""
     (tmp_path / "films").mkdir()
-    for number in range(5):
-        ramp = np.arange(12)[:, None, None, None] * 9 + np.arange(40)[None, None, :, None] * number
-        films.write(tmp_path / "films" / f"{number}.mp4", np.broadcast_to(ramp, (12, 32, 40, 3)).astype(np.uint8))
+    for number, colours in enumerate(np.random.default_rng(0).integers(0, 150, (5, 1, 4, 5, 3))):
+        pattern = colours.repeat(8, 1).repeat(8, 2) + np.arange(12)[:, None, None, None] * 9
+        films.write(tmp_path / "films" / f"{number}.mp4", pattern.astype(np.uint8))
     words = ["pretrain", "--config", "debug", *VIDEOS, f"observe.videos={tmp_path / 'films'}", "predict.episode=0.3"]
-    for size, parts in ((1, 1), (2, 1), (1, 2), (2, 2)):
-        folder = tmp_path / f"{size}_{parts}"
-        run = [*words, "--run", str(folder), f"train.parallel.accumulate={parts}"]
-        assert run_ranks(size, run, tmp_path / f"meet_{size}_{parts}", log=tmp_path / "log") == [0] * size
+    words += ["predict.contrast=0"]
+    for size, parts, pool in (*((n, k, "grid") for k in (1, 2) for n in (1, 2)), (1, 1, "mean"), (2, 1, "mean")):
+        folder = tmp_path / f"{size}_{parts}_{pool}"
+        run = [*words, "--run", str(folder), f"train.parallel.accumulate={parts}", f"predict.summary={pool}"]
+        assert run_ranks(size, run, folder.with_suffix(".meet"), log=tmp_path / "log") == [0] * size
         assert json.loads((folder / "pretrain/result.json").read_text())["unreadable"] == []
-    for one, two in (("1_1", "2_1"), ("1_2", "2_2")):
+    for one, two in (("1_1_grid", "2_1_grid"), ("1_2_grid", "2_2_grid")):
         assert_equal_to_rounding(tmp_path / two, tmp_path / one, curves=CURVES[:1])
+    # A shift of all tokens is nothing to the mean's summary: what is learned of it is mostly noise; so only the losses.
+    one, two = ([line["loss"] for line in read_metrics(tmp_path / f"{n}_1_mean", "pretrain")] for n in (1, 2))
+    assert one == pytest.approx(two, rel=2e-6) and len(one) == STEPS // 2
 
 
 def test_a_signal_to_one_stops_all_and_other_numbers_go_on(tmp_path, alone, tiny_data):

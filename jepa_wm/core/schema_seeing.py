@@ -207,6 +207,7 @@ class Predict(Section):
     contrast: float = Field(0.3, ge=0)  # weight of telling a frame's successor from far frames, a regulariser
     episode: float = Field(0.0, ge=0)  # weight of telling far frames from other episodes' (files'), another
     path: float = Field(3.0, ge=0)  # weight of reading the way between two frames, another, where a file has actions
+    summary: Literal["grid", "mean"] = "grid"  # how they see a frame: grid, where things are; mean, what there is
     far: int = Field(4, ge=0)  # frames a clip, from elsewhere in its episode, for these three; a still is its own
     apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
     most_targets: int = Field(0, ge=0)  # at most this many target tokens a clip, drawn at random; 0: all

@@ -67,6 +67,31 @@ class GridPool(nn.Module):
         return self.out(nn.functional.gelu(self.squeeze(self.norm(tokens))).flatten(1))
 
 
+class MeanPool(nn.Module):
+    """The mean of a frame's tokens, told beside those of the batch; an MLP reads it into F numbers.
+
+    What the picture shows counts, wherever it is. Means of tokens are nearly the same for all frames at first, so they
+    and the hidden numbers are standardised over the batch, as in the projectors of SimCLR and VICReg: without that,
+    telling frames apart stays on a plateau (docs/results.md). Used in training only.
+    """
+
+    def __init__(self, width: int, outputs: int, *, hidden: int = 256) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, outputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, F] from tokens [B, N, D]."""
+        x = nn.functional.gelu(self.squeeze(_standardised(tokens.float().mean(1))))
+        return self.out(_standardised(x.float()))
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """x [B, F] with mean 0 and spread 1 over the samples of all ranks."""
+    everywhere = whole_batch(x)
+    return (x - everywhere.mean(0)) / (everywhere.var(0, correction=0) + 1e-5).sqrt()
+
+
 def fourier_positions(tokens: int, width: int) -> Tensor:
     """[N, width] sines and cosines of each token's row and column (of its place in a line, if N is no square) at
     rising frequencies, of unit spread."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
 from jepa_wm.core.world import batch_mean
-from jepa_wm.encode.pool import EpisodeContrast, GridPool, PathReader, SuccessorContrast
+from jepa_wm.encode.pool import EpisodeContrast, GridPool, MeanPool, PathReader, SuccessorContrast
 from jepa_wm.encode.rope import grid_positions
 from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
@@ -39,7 +39,10 @@ class JEPA(nn.Module):
             mask_types=len(predict.masks), rope=encode.rope,
             rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
-        self.summary = GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
+        self.summary = (
+            MeanPool(encode.width, encode.width) if predict.summary == "mean"
+            else GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
+        )  # fmt: skip
         self.contrast = SuccessorContrast(encode.width)
         self.episode = EpisodeContrast(encode.width)
         self.path = PathReader(encode.width, action_size) if action_size and predict.path else None
