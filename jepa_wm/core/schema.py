@@ -1,6 +1,6 @@
 """Every setting of a run, typed and checked; sections carry the names of the rooms that read them.
 
-The sections with their defaults are in schema_seeing.py (worlds, observe, encode, predict, freeze),
+The sections with their defaults are in schema_worlds.py (worlds), schema_seeing.py (observe, encode, predict, freeze),
 schema_acting.py (dynamics, plan, act), schema_training.py (train), schema_evals.py (evals) and schema_launch.py
 (launch); all are imported from here.
 """
@@ -27,17 +27,13 @@ from jepa_wm.core.schema_seeing import (
     Crop,
     Encode,
     Freeze,
-    Geometry,
-    Gym,
-    NoiseLevels,
     Observe,
     Predict,
-    RewardSpot,
     Targets,
     Videos,
-    Worlds,
 )
 from jepa_wm.core.schema_training import Optimiser, Parallel, Pretrain, Train, TrainDynamics, TrainHeads
+from jepa_wm.core.schema_worlds import Geometry, Gym, NoiseLevels, RewardSpot, Worlds
 from jepa_wm.core.section import Section
 
 __all__ = [
@@ -91,7 +87,7 @@ class Config(Section):
     launch: Launch = Launch()
 
     @model_validator(mode="after")
-    def _fits(self) -> Config:
+    def _what_is_seen_fits(self) -> Config:
         if self.observe.image_size % self.encode.patch:
             raise ValueError(
                 f"observe.image_size {self.observe.image_size} is not a multiple of encode.patch {self.encode.patch}"
@@ -104,6 +100,10 @@ class Config(Section):
             raise ValueError(
                 f"observe.frames {self.observe.frames} is not a multiple of encode.tubelet {self.encode.tubelet}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_it_learns_from_fits(self) -> Config:
         if self.observe.videos is not None and self.predict.path:
             raise ValueError(
                 f"predict.path {self.predict.path} reads actions, and observe.videos have none; set predict.path=0"
@@ -132,6 +132,26 @@ class Config(Section):
             raise ValueError(
                 f"predict.targets.levels {self.predict.targets.levels} exceed encode.depth {self.encode.depth}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _regularisers_fit(self) -> Config:
+        steps, predict = self.observe.frames // self.encode.tubelet, self.predict
+        told_by_far = predict.far >= 2  # an episode can be told by far frames alone
+        asking = {"contrast": predict.contrast, "episode": 0 if told_by_far else predict.episode, "path": predict.path}
+        if any(asking.values()) and not any(mask.leaves_whole_frames(steps) for mask in predict.masks):
+            said = ", ".join(f"predict.{name} {weight}" for name, weight in asking.items() if weight)
+            raise ValueError(
+                f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
+                "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
+                + ("; or set predict.far >= 2" if asking["episode"] else "")
+            )
+        if predict.episode and not predict.far:
+            raise ValueError(f"predict.episode {predict.episode} needs far frames; set predict.far >= 1")
+        return self
+
+    @model_validator(mode="after")
+    def _plan_fits(self) -> Config:
         if self.plan.margin and self.dynamics.bottleneck is None:
             raise ValueError(
                 f"plan.margin {self.plan.margin:g} is of the moving numbers of dynamics.bottleneck, which is null; set "
@@ -141,17 +161,4 @@ class Config(Section):
             raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
         if self.plan.execute > self.plan.horizon:
             raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
-        steps = self.observe.frames // self.encode.tubelet
-        weights = {name: getattr(self.predict, name) for name in ("contrast", "path")}
-        if self.predict.far < 2:  # with two far frames or more, an episode is told by these alone
-            weights["episode"] = self.predict.episode
-        if any(weights.values()) and not any(mask.leaves_whole_frames(steps) for mask in self.predict.masks):
-            said = ", ".join(f"predict.{name} {weight}" for name, weight in weights.items())
-            raise ValueError(
-                f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
-                "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
-                + ("; or set predict.far >= 2" if self.predict.episode and len(weights) == 3 else "")
-            )
-        if self.predict.episode and not self.predict.far:
-            raise ValueError(f"predict.episode {self.predict.episode} needs far frames; set predict.far >= 1")
         return self
