@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepa_wm.dynamics.losses import rollout_loss
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.imagine.rollout import one_step, teacher_forced, unroll, unroll_candidates
 
@@ -115,6 +116,15 @@ def test_step_teacher_forcing_and_unroll_agree_on_the_first_frame():
         torch.testing.assert_close(
             unroll(model, latents, actions[:, :-1], actions[:, -1:])[:, 0], forced[:, -1], atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("context", [1, 3, 5])
+def test_an_imagined_window_is_judged_after_its_context(context):
+    model, (latents, actions) = dynamics(), data(6)
+    acts = actions[:, :-1]
+    imagined = unroll(model, latents[:, :context], acts[:, : context - 1], acts[:, context - 1 :])
+    wanted = (imagined - latents[:, context:]).square().mean()
+    assert rollout_loss(model, latents, acts, context=context).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 0, ACTION), (2, 3, 2, ACTION + 1), (2, 3, 2, ACTION // 2)])

@@ -75,6 +75,24 @@ def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
     Run.open(tmp_path, Toy()).close()  # the refused attempt left no lock behind
 
 
+def test_a_setting_newer_than_the_run_counts_as_its_default(tmp_path):
+    with Run.open(tmp_path, Toy()) as run:
+        run.write_result("collect", {"frames": 10})
+        begun = run.stage_dir("plan") / "config.yaml"
+    text = begun.read_text()
+    assert "  steps: 200\n" in text
+    begun.write_text(text.replace("  steps: 200\n", ""))
+    with Run.open(tmp_path, Toy()) as run:
+        assert run.finished("collect") == {"frames": 10}
+        run.write_result("plan", {"success": 1.0})
+        assert run.finished("plan") == {"success": 1.0}
+    with pytest.raises(UserError, match="act.steps: 200 -> 100"):
+        Run.open(tmp_path, Toy(act=Act(steps=100)))
+    begun.write_text(text.replace("  steps: 200\n", "  gone: 3\n"))
+    with pytest.raises(UserError, match="act.gone: 3 -> \\(absent\\)"):
+        Run.open(tmp_path, Toy())
+
+
 def test_a_stage_begun_but_not_finished_is_bound_to_its_upstream_settings_too(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
         run.stage_dir("plan")

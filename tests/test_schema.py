@@ -41,6 +41,10 @@ MASK = "predict.masks=[{{{}}}]"
         (["plan.gradient.restarts=1"], "'plan.gradient.restarts' must be greater than or equal to 2"),
         (["plan.memory_mb=0"], "'plan.memory_mb' must be greater than 0"),
         (["plan.icem.color=1"], "unknown key 'plan.icem.color'"),
+        (
+            ["train.dynamics.frames=4", "train.dynamics.context=4"],
+            "train.dynamics: context 4 leaves nothing to imagine of windows of frames 4",
+        ),
         (["plan.elites=33"], "plan.elites 33 exceed plan.candidates 32"),
     ],
 )
@@ -52,7 +56,8 @@ def test_a_contradiction_names_the_fields(overrides, said):
 
 def test_what_just_fits_is_taken():
     two_halves = MASK.format("scale: [0, 1], time: [0.5, 0.5], aspect: [0.1, 9]")
-    fits = ["encode.tubelet=4", "plan.execute=4", two_halves, "dynamics.heads=32", *NO_REGULARISER]
+    no_rollout = ["train.dynamics.rollout=0", "train.dynamics.context=99"]
+    fits = ["encode.tubelet=4", "plan.execute=4", two_halves, "dynamics.heads=32", *no_rollout, *NO_REGULARISER]
     config = load_config("debug", fits)
     assert config.predict.masks[0].scale == (0, 1) and config.plan.execute == config.plan.horizon
 

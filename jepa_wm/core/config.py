@@ -94,6 +94,19 @@ def config_diff(a: Settings, b: Settings) -> list[str]:
     ]
 
 
+def with_defaults(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any]:
+    """Settings that were stored, with those they lack at their defaults in the schema of `config`.
+
+    A section that `config` has as null is left as it was stored.
+    """
+    deeper = {
+        name: with_defaults(stored[name], section)
+        for name, section in config
+        if isinstance(section, BaseModel) and isinstance(stored.get(name), Mapping)
+    }
+    return {**type(config).model_construct().model_dump(mode="json"), **stored, **deeper}
+
+
 def pick(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
     """{dotted key: its section or value} for the chosen keys that the config has."""
     chosen = {}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from jepa_wm.core.clock import clock
-from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
+from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config, with_defaults
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.lock import locked
@@ -125,14 +125,14 @@ class RunFolder:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: is damaged ({error}); delete it and run {stage!r} again") from None
         self._refuse_other_config(stage)
-        if not isinstance(result, dict) or result.pop(DIGEST_KEY, None) != self._digest(stage):
+        if not isinstance(result, dict) or result.pop(DIGEST_KEY, None) != self.digest(stage):
             raise UserError(f"{file}: does not belong to {file.parent / 'config.yaml'}; {self._remedy([stage])}")
         return result
 
     def write_result(self, stage: str, result: Mapping[str, Any]) -> Path:
         """Store a finished stage's result, atomically; numbers that are not finite become null."""
         file = self.stage_dir(stage) / "result.json"
-        stored = {**finite(result), DIGEST_KEY: self._digest(stage)}
+        stored = {**finite(result), DIGEST_KEY: self.digest(stage)}
         write_atomic(file, json.dumps(stored, indent=1, allow_nan=False) + "\n")
         return file
 
@@ -152,6 +152,11 @@ class RunFolder:
     def clock(self, stage: str) -> AbstractContextManager[Callable[[], float]]:
         """Counts the seconds of a stage over all processes that work on it; gives a function that tells them."""
         return clock(self.path / stage / "seconds.json")
+
+    def digest(self, stage: str) -> str:
+        """The digest of the settings a stage was begun with; of this config's, if it was not begun."""
+        begun = self.path / stage / "config.yaml"
+        return digest(pick(read_yaml(begun).data if begun.exists() else self.config, self.depends(stage)))
 
     def depends(self, stage: str) -> tuple[str, ...]:
         """The dotted keys that a stage and all its upstream stages depend on."""
@@ -176,11 +181,11 @@ class RunFolder:
             yield from self._with_upstream(upstream)
         yield stage
 
-    def _digest(self, stage: str) -> str:
-        return digest(pick(self.config, self.depends(stage)))
-
     def _refuse_other_config(self, *stages: str) -> None:
-        """Compare with the settings the stages (default: all in the folder) were begun with."""
+        """Compare with the settings the stages (default: all in the folder) were begun with.
+
+        A key that was not there yet when a stage was begun had what is its default now.
+        """
         differing: dict[str, None] = {}
         begun = []
         for stage in stages or sorted(file.parent.name for file in self.path.glob("*/config.yaml")):
@@ -188,7 +193,8 @@ class RunFolder:
             if not file.exists():
                 continue
             keys = self.depends(stage)
-            changes = config_diff(pick(read_yaml(file).data, keys), pick(self.config, keys))
+            then = with_defaults(read_yaml(file).data, self.config)
+            changes = config_diff(pick(then, keys), pick(self.config, keys))
             if changes:
                 differing.update(dict.fromkeys(changes))
                 begun.append(stage)

@@ -66,7 +66,17 @@ class TrainSummary(Optimiser):
 class TrainMotion(TrainDynamics):
     steps: int = Field(2000, ge=0)
     frames: int = Field(10, ge=2)
+    context: int = Field(1, ge=1)  # frames of a window that the rollout loss is given; one shows no speed
     glances: int = Field(1, ge=1)  # frames of the episode that the lasting numbers of a window are averaged over
+
+    @model_validator(mode="after")
+    def _imagines(self) -> TrainMotion:
+        if self.rollout and self.context >= self.frames:
+            raise ValueError(
+                f"context {self.context} leaves nothing to imagine of windows of frames {self.frames}; lower it, or "
+                "set rollout=0"
+            )
+        return self
 
 
 class TrainMetric(Optimiser):

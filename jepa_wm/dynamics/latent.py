@@ -77,17 +77,17 @@ class LatentModel(nn.Module):
         return actions * self.action_scale.repeat(self.settings.frameskip)
 
     def dynamics_losses(
-        self, latents: Tensor, actions: Tensor, *, rollout: float, member: int = 0
+        self, latents: Tensor, actions: Tensor, *, rollout: float, context: int = 1, member: int = 0
     ) -> dict[str, Tensor]:
         """Losses for latents [B, T, N, D] that no longer change and the raw action blocks between them [B, T-1, A].
 
-        `forced`: each next latent from the true ones before it; `rollout`: the whole window imagined from its first.
-        Both are squared errors, or negative log likelihoods a number where the dynamics have outcomes.
+        `forced`: each next latent from the true ones before it; `rollout`: a window imagined from its first `context`
+        frames. Both are squared errors, or negative log likelihoods a number where the dynamics have outcomes.
         """
         model, acts = self.members[member], self.scaled(actions)
         losses = {"forced": forced_loss(model, latents, acts)}
         losses["loss"] = losses["forced"]
-        if rollout and acts.shape[1] > 1:
-            losses["rollout"] = rollout_loss(model, latents, acts)
+        if rollout and acts.shape[1] > context:
+            losses["rollout"] = rollout_loss(model, latents, acts, context=context)
             losses["loss"] = losses["forced"] + rollout * losses["rollout"]
         return losses

@@ -22,14 +22,15 @@ def forced_loss(model: Dynamics, latents: Tensor, acts: Tensor) -> Tensor:
     return (model(latents[:, :-1], acts) - latents[:, 1:]).square().mean()
 
 
-def rollout_loss(model: Dynamics, latents: Tensor, acts: Tensor) -> Tensor:
-    """The same where only the first frame is true and every other one imagined from the one before.
+def rollout_loss(model: Dynamics, latents: Tensor, acts: Tensor, *, context: int = 1) -> Tensor:
+    """The same where only the first `context` frames are true and every other one is imagined from those before.
 
     With outcomes, the imagined latent is each time the mean of the outcome nearest to the truth: what chance decided
     is told, what follows from it has to be imagined.
     """
-    cache, latent, losses = model.new_cache(), latents[:, :1], []
-    for t in range(acts.shape[1]):
+    known = context - 1
+    cache, latent, losses = model.cache_of(latents[:, :known], acts[:, :known]), latents[:, known:context], []
+    for t in range(known, acts.shape[1]):
         truth = latents[:, t + 1 : t + 2]
         hidden = model.hidden(latent, acts[:, t : t + 1], cache=cache, start=t)
         if isinstance(model.head, Outcomes):

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jepa_wm import __version__
-from jepa_wm.core.config import digest, pick
+from jepa_wm.core.config import digest
 from jepa_wm.core.run import RunFolder
 from jepa_wm.show.left import STAGES, Left
 from jepa_wm.show.page import Group, Section, command_line, row, table
@@ -69,7 +69,7 @@ def _stages(run: RunFolder, left: Left) -> str:
     rows = []
     for stage in STAGES:
         result = left.results.get(stage)
-        made = digest(pick(run.config, run.depends(stage))) if result is not None else "–"
+        made = run.digest(stage) if result is not None else "–"
         took = clock(result.get("seconds")) if result is not None else "not finished"
         command = f"<code>{escape(command_line(stage, str(run.path)))}</code>"
         rows.append(row((stage, took, f"<code>{made}</code>", command)))

@@ -162,7 +162,8 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
         acts = torch.from_numpy(actions[some]).to(here().device)
         with autocast(acts.device, config.train.precision):
             truth = latents(drawn, some, episode, frame)
-            return model.dynamics_losses(truth, acts, rollout=settings.rollout, member=member)
+            weight, context = settings.rollout, settings.context
+            return model.dynamics_losses(truth, acts, rollout=weight, context=context, member=member)
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         each = [of_member(step, some, member) for member in range(members)]
