@@ -16,6 +16,7 @@ from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine import recordings
 from jepa_wm.imagine.rollout import imagine_candidates
 from jepa_wm.imagine.world_model import WorldModel
 
@@ -35,10 +36,10 @@ def world_model(window=3, **changes):
     return WorldModel(eye, LatentModel(9, 16, 2, settings))
 
 
-def agent(window=3, **plan):
+def agent(window=3, model=None, **plan):
     few = {"restarts": 4, "steps": 3}
     settings = Plan(**{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan})
-    return Agent(world_model(window), SPACE, settings)
+    return Agent(model or world_model(window), SPACE, settings)
 
 
 def frames(count, seed):
@@ -197,6 +198,40 @@ def test_compiled_layers_give_the_same_plan(backend, monkeypatch):
     asked = []
     monkeypatch.setattr(WorldModel, "compile", lambda self: asked.append(self))
     assert agent(compile=True).model is asked[0] and not agent().model.compiled
+
+
+@pytest.mark.parametrize("sizes", [{}, {"members": 2, "outcomes": 2}])
+def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
+    """By a stand-in for CUDA graphs, which do the same: what is replayed is what was recorded, on what is given now."""
+    recorded = []
+
+    class Recording:
+        def __init__(self, work, given, pool):
+            self.work, self.given = work, [x.clone() for x in given]
+            recorded.append([x.shape for x in given])
+
+        def __call__(self, *given):
+            for held, new in zip(self.given, given, strict=True):
+                held.copy_(new)
+            return self.work(*self.given).clone()
+
+    model = world_model(**sizes)
+    known, plan = planned(agent(model=model, draws=2))
+    with pytest.raises(UserError, match="need a GPU.*set plan.cuda_graphs=false"):
+        agent(model=model, draws=2, cuda_graphs=True)
+    monkeypatch.setattr(recordings, "_Recording", Recording)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    model._recordings = recordings.Recordings()
+    again, other = planned(agent(model=model, draws=2))
+    np.testing.assert_array_equal(again, known)
+    torch.testing.assert_close(other.trace, plan.trace, atol=0, rtol=0)
+    members, seen = len(model.latent.members), model.latent.settings.window
+    assert len(recorded) == members * seen * 2, "for every count of frames seen, all candidates and the mean alone"
+    monkeypatch.setattr(recordings, "KEPT", 2)
+    planned(agent(model=model, draws=2))
+    assert len(model._recordings._kept) == 2
+    model.to(torch.device("cpu"))
+    assert len(model._recordings._kept) == 0, "they know where the weights were"
 
 
 def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():

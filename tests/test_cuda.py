@@ -281,6 +281,12 @@ def test_compiled_layers_give_the_same_plan():
     np.testing.assert_allclose(planned(GPU, decisions=2, compile=True), known, atol=2e-3)
 
 
+@pytest.mark.parametrize("solver", ["cem", "icem", "cem_gradient"])
+def test_recorded_imagining_gives_the_same_plan(solver):
+    known = planned(GPU, solver=solver)
+    np.testing.assert_allclose(planned(GPU, solver=solver, cuda_graphs=True), known, atol=1e-5)
+
+
 def test_frames_from_anywhere_are_seen_and_the_eye_is_known_by_its_weights():
     model = world_model()
     seen, digest = torch.from_numpy(frames(5, 0)), weights_digest(model.eye)

@@ -39,6 +39,7 @@ MASK = "predict.masks=[{{{}}}]"
         ),
         (["plan.solver=adam"], "plan.solver"),
         (["plan.gradient.restarts=1"], "'plan.gradient.restarts' must be greater than or equal to 2"),
+        (["plan.compile=true", "plan.cuda_graphs=true"], "plan: compile and cuda_graphs are two ways"),
         (["plan.memory_mb=0"], "'plan.memory_mb' must be greater than 0"),
         (["plan.icem.color=1"], "unknown key 'plan.icem.color'"),
         (

@@ -47,6 +47,8 @@ class Agent:
         self.model, self.settings, self.space, self.more = model, settings, space, more
         if settings.compile and not model.compiled:
             model.compile()
+        if settings.cuda_graphs:
+            model.record()
         self.search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
         size = partial(model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin)
         self._most = self._most_with_gradient = plans_within(settings.memory_mb, *size())

@@ -126,6 +126,7 @@ class Plan(Section):
     hold: bool = True  # one action is searched per model step and held for its `frameskip` environment steps
     execute: int = Field(1, ge=1)  # model steps executed before planning again
     compile: bool = False  # torch.compile makes the dynamics' layers: for GPUs
+    cuda_graphs: bool = False  # imagining is recorded once and replayed: for GPUs, where small models wait for launches
     memory_mb: float = Field(2048, gt=0)  # bound on what imagining candidates takes; they come in pieces that fit
 
     @property
@@ -146,6 +147,8 @@ class Plan(Section):
                 f"elites {self.elites} with candidates {self.candidates}: solver icem needs at least 2 elites and "
                 "twice as many candidates; change elites or candidates"
             )
+        if self.compile and self.cuda_graphs:
+            raise ValueError("compile and cuda_graphs are two ways to launch less; set one of them to false")
         descends, cut = self.solver in ("gradient", "cem_gradient"), self.gradient.truncate
         if descends and self.steps == "last" and 0 < cut < self.horizon:
             raise ValueError(

@@ -6,6 +6,7 @@ B episodes, S candidates, H horizon, N latent tokens of width D, A action number
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.model import Dynamics
 from jepa_wm.dynamics.outcomes import Draws
 from jepa_wm.freeze.eye import Eye
+from jepa_wm.imagine.recordings import Recordings
 from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 from jepa_wm.imagine.saved import load_heads, load_latent_model
 
@@ -36,6 +38,7 @@ class WorldModel(nn.Module):
         self.eye, self.latent = eye.eval(), latent.eval()
         self.heads = None if heads is None else heads.eval()
         self.compiled = False
+        self._recordings: Recordings | None = None
 
     @classmethod
     def load(cls, run: Path | str) -> WorldModel:
@@ -62,6 +65,18 @@ class WorldModel(nn.Module):
             for block in dynamics.blocks:
                 block.compile(backend=backend)
         self.compiled = True
+
+    def record(self) -> None:
+        """Have imagining recorded as CUDA graphs, one for every number of plans and of frames seen; where gradients are
+        wanted it is computed as before. UserError where the model is on no GPU."""
+        if self.device.type != "cuda":
+            raise UserError(f"CUDA graphs need a GPU, and the model is on {self.device}; set plan.cuda_graphs=false")
+        self._recordings = Recordings()
+
+    def _apply(self, *args: Any, **named: Any) -> WorldModel:
+        if self._recordings is not None:  # weights move, and recordings know where they were
+            self._recordings = Recordings()
+        return super()._apply(*args, **named)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -106,7 +121,13 @@ class WorldModel(nn.Module):
         past, steps = self.latent.scaled(past), self.latent.scaled(actions)
         wanted = _wants_gradient(actions)
         if not wanted and not self.compiled:
-            return imagine_candidates(dynamics, context, past, steps, precision=self.eye.precision, draws=draws)
+
+            def imagine(context: Tensor, past: Tensor, steps: Tensor, *chance: Tensor) -> Tensor:
+                draws = Draws(*chance) if chance else None
+                return imagine_candidates(dynamics, context, past, steps, precision=self.eye.precision, draws=draws)
+
+            given = (context, past, steps, *(draws or ()))
+            return imagine(*given) if self._recordings is None else self._recordings(dynamics, imagine, *given)
         with torch.set_grad_enabled(wanted), autocast(context.device, self.eye.precision):
             return unroll_candidates(dynamics, context, past, steps, truncate=truncate, draws=draws).float()
 
