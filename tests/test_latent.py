@@ -11,7 +11,7 @@ from torch import nn
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Bottleneck, Encode, Metric
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import Components, Summary, SummaryTraining
+from jepa_wm.dynamics.bottleneck import Components, Summary, SummaryTraining, bend
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.metric import StepsToGo, hardest
 from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast
@@ -200,6 +200,47 @@ def test_a_summary_learns_where_things_are_without_labels():
         training.losses(frames[some], frames[some, other], done[some])["loss"].backward()
         optimiser.step()
     assert unexplained() < 0.06 < before / 4
+
+
+def test_bending_knows_straight_ways_from_wild_ones_at_any_scale():
+    g = torch.Generator().manual_seed(0)
+    steps = torch.randn(500, 1, 3, generator=g)
+    even, wild = steps * torch.arange(6.0)[:, None], torch.randn(500, 6, 3, generator=g).cumsum(1)
+    assert bend(even) < 1e-10 and bend(wild) == pytest.approx(2, abs=0.1)
+    assert bend(100 * wild) == pytest.approx(bend(wild).item()) and bend(torch.zeros(4, 3, 2)) == 0
+    places = wild.clone().requires_grad_()
+    bend(places).backward()
+    assert abs((places.grad * places).sum()) < 1e-3 * places.grad.norm() * places.norm(), "smaller is no straighter"
+
+
+def test_a_summary_of_what_turns_by_itself_is_straightened():
+    """A blob that goes round a ring of tokens at a speed of its own, and is nudged by actions that add up to no way."""
+    g = torch.Generator().manual_seed(0)
+    nudges = torch.randn(300, 5, 1, generator=g)
+    speed = 0.3 * torch.randn(300, 1, 1, generator=g) + 0.05 * nudges.cumsum(1)
+    angle = torch.cat([6.28 * torch.rand(300, 1, 1, generator=g), speed], 1).cumsum(1)  # [E, 6, 1]
+    ring = torch.arange(24) / 24 * 2 * torch.pi
+    tokens = ((angle - ring).cos() * 8 - 8).exp()[..., None]  # [E, 6, 24, 1]
+
+    def bends(straight):
+        torch.manual_seed(0)
+        settings = Bottleneck(moving=4, lasting=0, components=24, width=64, path=0.0, straight=straight)
+        summary = Summary(24, 1, settings)
+        summary.components.fit(tokens.flatten(0, 1))
+        training, frames = SummaryTraining(summary, 1, settings), summary.components(tokens)
+        optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
+        for _ in range(300):
+            some, other = torch.randint(250, (64,)), torch.randint(6, (64,))
+            optimiser.zero_grad()
+            losses = training.losses(frames[some], frames[some, other], nudges.cumsum(1)[some, :1].expand(-1, 6, -1))
+            losses["loss"].backward()
+            optimiser.step()
+        with torch.no_grad():
+            others = training.losses(frames[250:], frames[250:, 3], torch.zeros(50, 6, 1))
+            return bend(summary.moving(frames[250:])).item(), others["told"].item()
+
+    wild, (straight, told) = bends(0.0)[0], bends(1.0)
+    assert straight < 0.4 * wild and told < 0.05
 
 
 def test_without_a_bottleneck_the_tokens_are_the_latent():

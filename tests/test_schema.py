@@ -46,6 +46,10 @@ MASK = "predict.masks=[{{{}}}]"
             ["train.dynamics.frames=4", "train.dynamics.context=4"],
             "train.dynamics: context 4 leaves nothing to imagine of windows of frames 4",
         ),
+        (
+            ["dynamics.bottleneck.straight=1", "train.summary.frames=2"],
+            "dynamics.bottleneck.straight 1 compares two steps, and train.summary.frames 2 make one",
+        ),
         (["plan.elites=33"], "plan.elites 33 exceed plan.candidates 32"),
     ],
 )

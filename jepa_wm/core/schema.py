@@ -151,6 +151,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _summary_fits(self) -> Config:
+        bottleneck, frames = self.dynamics.bottleneck, self.train.summary.frames
+        if bottleneck and bottleneck.straight and frames < 3:
+            raise ValueError(
+                f"dynamics.bottleneck.straight {bottleneck.straight:g} compares two steps, and train.summary.frames "
+                f"{frames} make one; set train.summary.frames=3"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _plan_fits(self) -> Config:
         if self.plan.margin and self.dynamics.bottleneck is None:
             raise ValueError(

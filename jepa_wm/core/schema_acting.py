@@ -18,6 +18,7 @@ class Bottleneck(Section):
     width: int = Field(256, ge=2)  # of the networks
     layout: int = Field(2, ge=1)  # numbers that stand for what lasts when a frame is told from its moving ones
     path: float = Field(1.0, ge=0)  # weight: the way between two frames, by the actions, is their difference
+    straight: float = Field(0.0, ge=0)  # weight: each step goes on as the one before; for what moves by itself
 
 
 class Metric(Section):

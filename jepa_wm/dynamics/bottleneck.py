@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Bottleneck
-from jepa_wm.core.world import batch_mean
+from jepa_wm.core.world import batch_mean, whole_batch
 from jepa_wm.encode.pool import PathReader
 
 
@@ -87,13 +87,14 @@ class SummaryTraining(nn.Module):
 
     A frame's components are told from its own moving numbers and from what is seen of the layout in another frame of
     the episode, so that what moves and what lasts part: latent prediction, no pixels. The way between two frames is
-    readable from their moving numbers (`PathReader`), which makes places of them.
+    readable from their moving numbers (`PathReader`), which makes places of them; where actions do not add up to a way,
+    steps that go on as they were (`bend`) do.
     """
 
     def __init__(self, summary: Summary, action_size: int, settings: Bottleneck) -> None:
         super().__init__()
         s = settings
-        self.weight = s.path
+        self.weights = {"told": 1.0, "path": s.path, "bend": s.straight}
         self.places = summary.places
         self.layout = mlp(s.components, s.layout, s.width, depth=2)
         self.tell = mlp(s.moving + s.layout, s.components, s.width, depth=3)
@@ -107,8 +108,20 @@ class SummaryTraining(nn.Module):
         told = self.tell(torch.cat([moving, layout], -1)).float()
         losses = {"told": (told - frames).square().mean() / batch_mean(frames.square().mean())}
         losses["path"] = self.path(moving, way)
-        losses["loss"] = losses["told"] + self.weight * losses["path"]
+        if self.weights["bend"]:
+            losses["bend"] = bend(moving)
+        losses["loss"] = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
         return losses
+
+
+def bend(places: Tensor) -> Tensor:
+    """How much the ways through places [B, T, M] bend: 0 where every step is the one before it, about 2 where steps
+    have nothing to do with one another. A ratio over the batch, which no scale can lower.
+
+    Source: perceptual straightening of natural videos (Henaff et al., 2019).
+    """
+    steps = whole_batch(places).diff(dim=1)
+    return steps.diff(dim=1).square().mean() / steps.square().mean().clamp(min=1e-8)
 
 
 def mlp(inputs: int, outputs: int, width: int, *, depth: int) -> nn.Sequential:
