@@ -15,7 +15,10 @@ from jepa_wm.core.intervals import bootstrap
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, Gym, RewardSpot, Worlds
 from jepa_wm.freeze import cache
+from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.show import report
+from jepa_wm.show.page import number
 from jepa_wm.train import dynamics, heads
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
@@ -87,6 +90,25 @@ def test_planning_for_reward_beats_random_and_the_best_constant_action(played):
     for name in ("random", "constant"):
         assert floors[name]["high"] < earned["low"], (name, result)
     assert floors["constant"]["action"] == [0.0], "staying where one began is the best of the constants"
+
+
+def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch):
+    folder, result = played
+    with np.load(folder / "plan" / "film.npz") as film:
+        assert film["frames"].shape == (returns.FILMED, 20, 16, 16, 3), "a frame a decision"
+        assert (film["frames"][:, 0] != film["frames"][:, -1]).any()
+    contexts, imagine = [], WorldModel.imagine
+    monkeypatch.setattr(WorldModel, "imagine", lambda self, c, p, a: contexts.append((c, p)) or imagine(self, c, p, a))
+    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+        told = report.run(run)
+        window = run.config.dynamics.window
+    assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {(window, window - 1)}, "as an agent does"
+    text = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert {"return", "episodes", "heads"} <= set(told["sections"])
+    assert not {"success", "search", "energy"} & set(told["missing"])
+    assert text.count("data:image/gif") == returns.FILMED and "state error" not in text
+    for said in ("plans for reward", "random actions", "best constant action 0", number(result["return"]["mean"])):
+        assert said in text, said
 
 
 def test_finished_episodes_are_kept_and_the_verb_tells_the_return(played, capsys):

@@ -27,6 +27,7 @@ from jepa_wm.worlds.protocol import Rewarding
 
 CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 JUDGED_SEEDS = 2 * 10**6  # episodes are begun from here on, apart from those of the data
+FILMED = 3  # of the first episodes, for the report
 CONSTANTS = 81  # constant actions tried, at most; fewer where a grid of them has fewer
 
 Act = Callable[[Rewarding], np.ndarray]  # the worlds as they stand to actions [B, k, a]; who looks, renders
@@ -93,17 +94,15 @@ def planned_returns(
             file, chunk = folder / f"{first:05d}.npz", seeds[first : first + CHUNK]
             if not file.exists():
                 agent = Agent(model, space, config.plan)
-                times: list[float] = []
                 agent.reset(None, chunk.tolist())
 
-                def act(world: Rewarding, agent: Agent = agent, times: list[float] = times) -> np.ndarray:
+                def tell(share: float, first: int = first, count: int = len(chunk)) -> None:
                     stop.raise_if_requested()
-                    began = time.monotonic()
-                    actions = agent.act(world.render())
-                    times.append((time.monotonic() - began) / len(world))
-                    return actions
+                    bar.update(first + int(share * count))
 
-                earned = play_rewards(world, chunk, act, budget=config.act.budget)
+                earned, times, film = _played(agent, world, chunk, config.act.budget, tell)
+                if first == 0 and film.shape[-1] == 3:
+                    np.savez_compressed(folder.parent / "film.npz", frames=film, earned=earned[:FILMED])
                 partial = file.with_suffix(".partial.npz")
                 np.savez(partial, earned=earned, seconds=times)
                 partial.replace(file)
@@ -112,6 +111,30 @@ def planned_returns(
                 seconds.append(stored["seconds"])
             bar.update(first + len(chunk), earned=float(np.concatenate(returns).mean()))
     return np.concatenate(returns), np.concatenate(seconds)
+
+
+def _played(
+    agent: Agent, world: Rewarding, seeds: np.ndarray, budget: int, tell: Callable[[float], None]
+) -> tuple[np.ndarray, list[float], np.ndarray]:
+    """(returns [B], seconds of each decision, frames [FILMED or fewer, K, h, w, c] of the first episodes); `tell` hears
+    before each decision what share is done."""
+    times: list[float] = []
+    film: list[np.ndarray] = []
+    taken = 0
+
+    def act(world: Rewarding) -> np.ndarray:
+        nonlocal taken
+        tell(taken / budget)
+        frames = world.render()
+        film.append(frames[:FILMED].copy())
+        began = time.monotonic()
+        actions = agent.act(frames)
+        times.append((time.monotonic() - began) / len(world))
+        taken += actions.shape[1]
+        return actions
+
+    earned = play_rewards(world, seeds, act, budget=budget)
+    return earned, times, np.stack(film, 1)
 
 
 def play_rewards(world: Rewarding, seeds: np.ndarray, act: Act, *, budget: int) -> np.ndarray:

@@ -39,6 +39,18 @@ def episode_gif(episodes: Episodes, index: int) -> bytes:
     return encode_gif(pictures, durations, exact=(GROUND, TEXT, FAINT, TRAIL, TARGET))
 
 
+def played_gif(frames: np.ndarray) -> bytes:
+    """An episode without a goal: frames [K, h, w, 3] of its decisions, with a counter."""
+    scale = max(1, round(PANEL / frames.shape[2]))
+    labels = [f"decision {k + 1}/{len(frames)}" for k in range(len(frames))]
+    pictures = [
+        _side_by_side((_enlarged(frame, scale),), (label,)) for frame, label in zip(frames, labels, strict=True)
+    ]
+    durations = [FRAME_MS] * len(frames)
+    durations[0] = durations[-1] = HOLD_MS
+    return encode_gif(pictures, durations, exact=(GROUND, TEXT, FAINT))
+
+
 def strip_png(frames: np.ndarray, *, gap: int = 2) -> bytes:
     """A PNG of frames [n, h, w, 3] in a row, each with a transparent margin of `gap` px at either side."""
     pictures = [Image.fromarray(frame) for frame in frames]

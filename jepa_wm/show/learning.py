@@ -19,33 +19,30 @@ COLUMNS = 9  # frames in a strip, spread over the horizon
 
 def seeing(left: Left) -> Group:
     result, metrics = left.results.get("pretrain"), left.metrics["pretrain"]
-    return Group(
-        "seeing",
-        "Learning to see",
-        (
-            Section(
-                "probes",
-                "What can be read from the frozen features",
-                "A small probe reads the world's state from features that were learned without it. Features that read "
-                "no better than those of a random encoder have learned nothing.",
-                _probe_table(result) if result and result.get("probe") else None,
-                "pretrain",
-            ),
-            Section(
-                "collapse",
-                "Loss, spread and rank while it learned",
-                "A falling loss proves nothing: a collapsed encoder predicts itself perfectly. Spread and effective "
-                "rank must hold while the probes get better.",
-                _seeing_curves(metrics, result) if metrics else None,
-                "pretrain",
-            ),
-        ),
+    probes = Section(
+        "probes",
+        "What can be read from the frozen features",
+        "A small probe reads the world's state from features that were learned without it. Features that read "
+        "no better than those of a random encoder have learned nothing.",
+        _probe_table(result) if result and result.get("probe") else None,
+        "pretrain",
     )
+    curves = Section(
+        "collapse",
+        "Loss, spread and rank while it learned",
+        "A falling loss proves nothing: a collapsed encoder predicts itself perfectly. Spread and effective "
+        "rank must hold while the probes get better.",
+        _seeing_curves(metrics, result) if metrics else None,
+        "pretrain",
+    )
+    stateless = result is not None and not result.get("probe")  # data without a state leave nothing to read
+    return Group("seeing", "Learning to see", (curves,) if stateless else (probes, curves))
 
 
 def imagining(left: Left) -> Group:
     result, metrics = left.results.get("dynamics"), left.metrics["dynamics"]
     rollout = result.get("rollout") if result else None
+    heads = left.results.get("heads")
     return Group(
         "imagining",
         "Learning what actions do",
@@ -73,7 +70,22 @@ def imagining(left: Left) -> Group:
                 _loss_panels(metrics) if metrics else None,
                 "dynamics",
             ),
+            *([_heads(heads)] if heads else []),
         ),
+    )
+
+
+def _heads(result: Mapping[str, Any]) -> Section:
+    rows = [
+        row((escape(name), number(head["error"]), number(head["constant"]), escape(head["measure"])))
+        for name, head in result["heads"].items()
+    ]
+    return Section(
+        "heads",
+        "What heads read",
+        "Heads on the frozen latents, on held-out samples, beside the best constant of the training samples.",
+        table(("head", "error", "best constant", "measure"), rows),
+        "heads",
     )
 
 
@@ -143,19 +155,20 @@ def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     items = [panel(draw, title, said) for draw, title, said in drawn if draw]
     chosen = [entry for entry in rows if entry["horizon"] in (1, 2, 4, 8, 16, 32)] or list(rows)
+    read = any(entry.get("state_error") is not None for entry in rows)
+    states = ("state_error", "state_error_shuffled") if read else ()
     figures = [
         row(
             (
                 str(entry["horizon"]),
                 number(entry.get("relative_error")),
                 number(entry.get("relative_error_shuffled")),
-                f"{number(entry.get('state_error'))} {escape(unit)}",
-                f"{number(entry.get('state_error_shuffled'))} {escape(unit)}",
+                *(f"{number(entry.get(name))} {escape(unit)}" for name in states),
             )
         )
         for entry in chosen
     ]
-    header = ("horizon", "relative error", "shuffled actions", "state error", "shuffled actions")
+    header = ("horizon", "relative error", "shuffled actions", *(["state error", "shuffled actions"] if states else []))
     return grid(items) + table(header, figures)
 
 

@@ -1,6 +1,7 @@
 """Reads what the other stages left in a run folder: results, metrics, recorded arrays; None for what is not there.
 
-E episodes, K decisions, T environment steps, R solver rounds, M energy maps, G grid side, N strips, H horizon.
+E episodes, F filmed ones, K decisions, T environment steps, R solver rounds, M energy maps, G grid side, N strips,
+H horizon.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 
-STAGES = ("collect", "pretrain", "encode", "dynamics", "plan")  # the order they are run in
+STAGES = ("collect", "pretrain", "encode", "dynamics", "heads", "plan")  # the order they are run in
 
 # array name -> its axes; a letter stands for one size throughout a file
 EPISODES = {
@@ -33,6 +34,7 @@ EPISODES = {
     "radius": "",
 }
 ENERGY = {"learned": "M G G", "raw": "M G G", "xs": "G", "ys": "G", "frame": "M h w 3", "goal": "M 2"}
+FILM = {"frames": "F K h w 3", "earned": "F"}
 STRIPS = {"true": "N H+1 h w 3", "imagined": "N H+1 h w 3", "shuffled": "N H+1 h w 3"}
 
 
@@ -77,6 +79,14 @@ class Strips:
 
 
 @dataclass(frozen=True)
+class Film:
+    """The first episodes that were played for reward."""
+
+    frames: np.ndarray  # [F, K, h, w, 3] uint8: what each decision saw
+    earned: np.ndarray  # [F]
+
+
+@dataclass(frozen=True)
 class Left:
     """Everything the report is made from."""
 
@@ -84,6 +94,7 @@ class Left:
     metrics: Mapping[str, list[dict[str, Any]]]  # of pretrain and dynamics
     episodes: Episodes | None
     energy: Energy | None
+    film: Film | None
     strips: Strips | None
 
     @classmethod
@@ -91,10 +102,11 @@ class Left:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
         results = {stage: result for stage in STAGES if (result := run.finished(stage)) is not None}
         metrics = {stage: read_metrics(run.path, name) for stage, name in METRICS.items()}
-        episodes, energy, strips = (
+        episodes, energy, film, strips = (
             _arrays(run.path / stage / f"{name}.npz", axes)
             for stage, name, axes in (
-                ("plan", "episodes", EPISODES), ("plan", "energy", ENERGY), ("report", "strips", STRIPS)
+                ("plan", "episodes", EPISODES), ("plan", "energy", ENERGY), ("plan", "film", FILM),
+                ("report", "strips", STRIPS),
             )  # fmt: skip
         )
         return cls(
@@ -102,6 +114,7 @@ class Left:
             metrics=metrics,
             episodes=Episodes(**episodes) if episodes else None,
             energy=Energy(**energy) if energy else None,
+            film=Film(**film) if film else None,
             strips=Strips(**strips) if strips else None,
         )
 

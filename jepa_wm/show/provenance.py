@@ -69,6 +69,8 @@ def _stages(run: RunFolder, left: Left) -> str:
     rows = []
     for stage in STAGES:
         result = left.results.get(stage)
+        if stage == "heads" and result is None:
+            continue  # plans toward goals need none
         made = run.digest(stage) if result is not None else "–"
         took = clock(result.get("seconds")) if result is not None else "not finished"
         command = f"<code>{escape(command_line(stage, str(run.path)))}</code>"

@@ -9,7 +9,7 @@ from typing import Any
 
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.run import RunFolder
-from jepa_wm.show import acting, learning, provenance
+from jepa_wm.show import acting, learning, paid, provenance
 from jepa_wm.show.left import Left
 from jepa_wm.show.page import Group, number, page
 from jepa_wm.show.strips import make_strips
@@ -56,8 +56,10 @@ def _head(name: str, left: Left) -> str:
 
 def _lead(left: Left) -> str:
     """The outcome in one sentence, as far as there is one."""
-    success = left.results.get("plan", {}).get("success")
-    if success:
+    plan = left.results.get("plan", {})
+    if plan.get("return"):
+        return paid.lead(plan)
+    if success := plan.get("success"):
         return (
             f"A model that learned to see without labels or a pixel decoder plans to goal images and is there at the "
             f"end in {acting.percent(success['final'])} of {success['episodes']} episodes "
@@ -86,6 +88,8 @@ def _plan_tiles(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     if success := plan.get("success"):
         radius = f" within {success['radius']:g} px" if success.get("radius") is not None else ""
         tiles.append((acting.percent(success["final"]), f"of episodes end{radius} of the goal"))
+    if earned := plan.get("return"):
+        tiles.append((number(earned["mean"]), f"earned in an episode of {earned['budget']} steps"))
     if plan.get("seconds_per_decision") is not None:
         tiles.append((f"{number(plan['seconds_per_decision'], 2)} s", "to decide on the next actions"))
     return tiles

@@ -22,23 +22,26 @@ STRIPS, HORIZON, BANK = 4, 8, 3000
 def make_strips(run: RunFolder, path: Path) -> None:
     """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out episodes of a trained run.
 
-    All three start at the same real frame; `shuffled` imagines with another window's actions.
+    All three start at the same real frame, up to which the model has seen as many as when an agent acts; `shuffled`
+    imagines with another window's actions.
     """
     config = run.config
     data = open_data(run.path, config, "heldout")
     model = WorldModel.load(run.path)
     skip = config.dynamics.frameskip
-    horizon = min(HORIZON, int(data.lengths.min() - 1) // skip)
-    sampler = WindowSampler(data, frames=horizon + 1, frameskip=skip, stride=1, seed=1)
+    steps = int(data.lengths.min() - 1) // skip
+    seen = min(config.dynamics.window, steps)
+    horizon = min(HORIZON, steps - seen + 1)
+    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1)
     episode, frame, actions = sampler.batch(0, STRIPS)
-    rows = data.offsets[episode] + frame  # [n, H+1]
-    true = data.frames[rows]
+    rows = data.offsets[episode] + frame  # [n, seen + H]
+    true = data.frames[rows[:, seen - 1 :]]
     bank = _bank(model, data.frames, len(data.actions))
-    start = model.encode(torch.from_numpy(true[:, 0]))[:, None]
+    context = torch.stack([model.encode(torch.from_numpy(data.frames[some])) for some in rows.T[:seen]], 1)
     strips = {"true": true}
     for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
-        plans = torch.from_numpy(blocks)[:, None].to(model.device)
-        future = model.imagine(start, start.new_zeros(len(rows), 0, model.block), plans)
+        past, plans = torch.from_numpy(actions[:, : seen - 1]), torch.from_numpy(blocks[:, None, seen - 1 :])
+        future = model.imagine(context, past.to(model.device), plans.to(model.device))
         nearest, _ = bank.nearest(future.flatten(0, 2).flatten(1).cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
         strips[name] = np.concatenate([true[:, :1], shown], 1)

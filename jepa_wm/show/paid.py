@@ -1,0 +1,72 @@
+"""The sections on acting for reward: the first episodes as GIFs, and what was earned beside the floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from jepa_wm.show.film import played_gif
+from jepa_wm.show.left import Film
+from jepa_wm.show.page import Section, figure, grid, img, number, row, table
+
+
+def sections(plan: Mapping[str, Any], film: Film | None) -> tuple[Section, ...]:
+    """Of a finished plan that has a `return`; without a film, which a world of other than three channels has none of,
+    the returns alone."""
+    returns = Section(
+        "return",
+        "Return, beside floors",
+        "The sum of what the world paid in an episode, with its 95 % bootstrap interval over episodes. The best "
+        "constant action is the best of a grid on these very episodes.",
+        _table(plan),
+        "plan",
+    )
+    if film is None:
+        return (returns,)
+    episodes = Section(
+        "episodes",
+        "Episodes",
+        "There is no goal image: each decision maximises the reward that the model expects. Shown are the first "
+        "episodes, not the best.",
+        grid([_card(film, index) for index in range(len(film.frames))], style="films"),
+        "plan",
+    )
+    return episodes, returns
+
+
+def lead(plan: Mapping[str, Any]) -> str:
+    """The outcome in one sentence."""
+    paid, floors = plan["return"], plan.get("floors") or {}
+    beside = [
+        f"{said} {number(floors[name]['mean'])}"
+        for name, said in (("random", "random actions"), ("constant", "the best constant action"))
+        if floors.get(name)
+    ]
+    return (
+        "A model that learned to see without labels or a pixel decoder plans for reward and earns "
+        f"{number(paid['mean'])} an episode (95 % interval {_interval(paid)}); {', '.join(beside)}."
+    )
+
+
+def _card(film: Film, index: int) -> str:
+    image = img("gif", played_gif(film.frames[index]), f"episode {index + 1}, a frame a decision")
+    return figure(image, f"episode {index + 1} earned <b>{number(float(film.earned[index]))}</b>", style="film")
+
+
+def _table(plan: Mapping[str, Any]) -> str:
+    rows = [_row("this model", plan["return"], "ours")]
+    for name, floor in (plan.get("floors") or {}).items():
+        if floor is not None:
+            action = f" action {', '.join(f'{x:g}' for x in floor['action'])}" if "action" in floor else ""
+            rows.append(_row({"constant": "best constant", "random": "random actions"}.get(name, name) + action, floor))
+    return table(("", "mean return", "95 % interval", "episodes", "steps"), rows)
+
+
+def _row(name: str, paid: Mapping[str, Any], style: str = "floor") -> str:
+    counts = (str(paid.get(key, "–")) for key in ("episodes", "budget"))
+    return row((escape(name), number(paid["mean"]), _interval(paid), *counts), style=style)
+
+
+def _interval(paid: Mapping[str, Any]) -> str:
+    return f"{number(paid['low'])} to {number(paid['high'])}"
