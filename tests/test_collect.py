@@ -1,5 +1,7 @@
 """Recording works in any world with any policy; what is written depends on the seeds alone."""
 
+import signal
+
 import h5py
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from test_gym import Drifter
 
 from jepa_wm.act import collect
 from jepa_wm.act.collect import record, wandering
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.schema import RewardSpot, Worlds
 from jepa_wm.observe.datasets import grouped, state_groups
 from jepa_wm.observe.trajectories import Trajectories
@@ -45,6 +47,23 @@ def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
     assert not data.column("terminated").any()
     record(tmp_path / "b.h5", TwoRooms(), wandering(Worlds()), np.arange(2), 5)
     assert "reward" not in Trajectories(tmp_path / "b.h5")
+
+
+def test_an_interrupt_is_heard_within_a_batch_and_leaves_nothing_behind(tmp_path):
+    steps = []
+
+    def stopping(seeds):
+        def policy(world):
+            steps.append(len(world))
+            if len(steps) == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return still(seeds)(world)
+
+        return policy
+
+    with pytest.raises(Interrupted):
+        record(tmp_path / "a.h5", TwoRooms(), stopping, np.arange(4), 50)
+    assert len(steps) == 3 and list(tmp_path.iterdir()) == []
 
 
 def test_how_many_worlds_step_together_changes_nothing(tmp_path, monkeypatch):

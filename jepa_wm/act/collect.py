@@ -5,6 +5,7 @@ B worlds stepped together, L frames an episode, a action numbers, K state number
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,12 @@ def record(
         with catching_signals() as stop, Progress(label, len(seeds)) as bar:
             for first in range(0, len(seeds), together):
                 some = slice(first, first + together)
-                for name, values in _episodes(world, new_policy, seeds[some], length).items():
+
+                def tell(share: float, first: int = first, count: int = len(seeds[some])) -> None:
+                    stop.raise_if_requested()
+                    bar.update(first + int(share * count))
+
+                for name, values in _episodes(world, new_policy, seeds[some], length, tell).items():
                     for row, count, episode in zip(writer.offset[some], lengths[some], values, strict=True):
                         writer.write(name, int(row), episode[:count])
                 bar.update(min(first + together, len(seeds)))
@@ -138,12 +144,15 @@ def _lengths(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, lengt
     return lengths
 
 
-def _episodes(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """{column: [B, L, ...]} of a batch played from its reset."""
+def _episodes(
+    world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, tell: Callable[[float], None]
+) -> dict[str, np.ndarray]:
+    """{column: [B, L, ...]} of a batch played from its reset; `tell` hears at each step what share is done."""
     world.reset(seeds)
     policy = new_policy(seeds)
     steps: dict[str, list[np.ndarray]] = {name: [] for name in ("pixels", "action", "state", "reward", "terminated")}
     for step in range(length):
+        tell(step / length)
         if step:
             world.step(steps["action"][-1])
             _note_pay(world, steps)
