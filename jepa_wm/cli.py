@@ -75,11 +75,21 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
             result = _function(arguments.target)(**arguments.files) if arguments.files else _on_run(arguments, folder)
 
     def lines(result: dict[str, Any]) -> list[str]:
-        figures = [f"  {key}: {value}" for key, value in result.items() if not isinstance(value, (dict, list))]
+        figures = [f"  {key}: {told}" for key, value in result.items() if (told := _in_a_line(value)) is not None]
         where = "" if arguments.runless else f", in {folder}"
         return [f"{arguments.verb}: done{where}", *figures]
 
     _print(result, lines, as_json=arguments.json)
+
+
+def _in_a_line(value: Any) -> str | None:
+    """A figure, or a few with names; None for what has more in it, which --json tells."""
+    if isinstance(value, dict):
+        if not value or any(isinstance(part, (dict, list)) for part in value.values()):
+            return None
+        parts = (f"{name} {part:.4g}" if isinstance(part, float) else f"{name} {part}" for name, part in value.items())
+        return ", ".join(parts)
+    return None if isinstance(value, list) else str(value)
 
 
 def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:

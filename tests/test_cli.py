@@ -48,8 +48,11 @@ def test_json_is_the_last_line_and_the_only_one_on_stdout(verb, capsys):
 
 
 def test_without_json_the_result_is_for_reading(verb, capsys):
-    assert verb(lambda run: {"frames": 12, "more": {}}) == 0
-    assert "frames: 12" in capsys.readouterr().out
+    result = {"frames": 12, "more": {}, "success": {"final": 2 / 3, "episodes": 6}, "floors": {"random": {"final": 0}}}
+    assert verb(lambda run: result) == 0
+    seen = capsys.readouterr().out
+    assert "  frames: 12\n" in seen and "  success: final 0.6667, episodes 6\n" in seen
+    assert "more" not in seen and "floors" not in seen
 
 
 def stop_by(signum: int):
