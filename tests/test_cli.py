@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from jepa_wm import cli
-from jepa_wm.core import config
+from jepa_wm.core import config, verbs
+from jepa_wm.core.arguments import parse
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.run import RunFolder
 
@@ -30,7 +31,7 @@ def verb(monkeypatch, tmp_path):
         (tmp_path / "toy.yaml").write_text("seed: 1\n")
         monkeypatch.setattr(config, "load_config", load)
         monkeypatch.setattr(sys.modules[__name__], "body", body, raising=False)
-        monkeypatch.setitem(cli.VERBS, "collect", (f"{__name__}:body", ""))
+        monkeypatch.setitem(verbs.VERBS, "collect", (f"{__name__}:body", ""))
         return cli.main(["collect", "--run", str(tmp_path / "run"), *words])
 
     return call
@@ -102,9 +103,9 @@ def test_a_wrong_override_is_a_message(verb, capsys):
 
 
 def test_options_and_overrides_come_in_any_order():
-    words = cli._parse(["pretrain", "a.b=1", "--run", "x", "c.d=-2", "--json"])
+    words = parse(["pretrain", "a.b=1", "--run", "x", "c.d=-2", "--json"])
     assert (words.overrides, words.run, words.json, words.config) == (["a.b=1", "c.d=-2"], "x", True, "two_rooms")
-    words = cli._parse(["eval", "--json", "state", "a=1", "--config", "debug"])
+    words = parse(["eval", "--json", "state", "a=1", "--config", "debug"])
     assert (words.target, words.overrides, words.config) == ("jepa_wm.evals.state:run", ["a=1"], "debug")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jepa_wm import cli
+from jepa_wm.core import verbs
+from jepa_wm.core.arguments import parse
 from jepa_wm.core.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,15 +53,15 @@ def test_the_file_map_is_true_to_the_tree():
 def test_every_command_is_one():
     assert {"demo", "demo --config debug"} <= set(commands())
     for command in commands():
-        words = cli._parse(command.split())  # exits for an unknown verb or option
-        if words.verb not in cli.TOOLS and words.config in {file.stem for file in (ROOT / "configs").glob("*.yaml")}:
+        words = parse(command.split())  # exits for an unknown verb or option
+        if words.verb not in verbs.TOOLS and words.config in {file.stem for file in (ROOT / "configs").glob("*.yaml")}:
             load_config(words.config, words.overrides)  # raises for an unknown key
 
 
 def test_the_table_of_verbs_is_the_command_line():
     told = re.findall(r"^\| `([a-z]+)[^`]*` \|", re.search(r"## Verbs\n.*?\n## ", README, re.DOTALL).group(), re.M)
-    assert sorted(told) == sorted([*cli.VERBS, *cli.TOOLS, "eval", "bench"])
-    assert all(f"`{name}`" in README for name in [*cli.EVALS, *cli.BENCHES])
+    assert sorted(told) == sorted([*verbs.VERBS, *verbs.TOOLS, "eval", "bench"])
+    assert all(f"`{name}`" in README for name in [*verbs.EVALS, *verbs.BENCHES])
 
 
 def test_the_make_targets_and_documents_exist():
