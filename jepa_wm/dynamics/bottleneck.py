@@ -98,7 +98,7 @@ class SummaryTraining(nn.Module):
         self.places = summary.places
         self.layout = mlp(s.components, s.layout, s.width, depth=2)
         self.tell = mlp(s.moving + s.layout, s.components, s.width, depth=3)
-        self.path = PathReader(s.moving, action_size)
+        self.path = PathReader(s.moving, action_size) if s.path else None
 
     def losses(self, frames: Tensor, others: Tensor, way: Tensor) -> dict[str, Tensor]:
         """For components of windows [B, T, K], of other frames of their episodes [B, K], and the way to each frame
@@ -107,7 +107,8 @@ class SummaryTraining(nn.Module):
         layout = self.layout(others).float()[:, None].expand(-1, frames.shape[1], -1)
         told = self.tell(torch.cat([moving, layout], -1)).float()
         losses = {"told": (told - frames).square().mean() / batch_mean(frames.square().mean())}
-        losses["path"] = self.path(moving, way)
+        if self.path is not None:
+            losses["path"] = self.path(moving, way)
         if self.weights["bend"]:
             losses["bend"] = bend(moving)
         losses["loss"] = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()

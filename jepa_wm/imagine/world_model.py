@@ -68,10 +68,11 @@ class WorldModel(nn.Module):
 
     def record(self) -> None:
         """Have imagining recorded as CUDA graphs, one for every number of plans and of frames seen; where gradients are
-        wanted it is computed as before. UserError where the model is on no GPU."""
+        wanted it is computed as before. What they keep comes beside plan.memory_mb. UserError where the model is on no
+        GPU."""
         if self.device.type != "cuda":
             raise UserError(f"CUDA graphs need a GPU, and the model is on {self.device}; set plan.cuda_graphs=false")
-        self._recordings = Recordings()
+        self._recordings = self._recordings or Recordings()
 
     def _apply(self, *args: Any, **named: Any) -> WorldModel:
         if self._recordings is not None:  # weights move, and recordings know where they were

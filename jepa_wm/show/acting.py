@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jepa_wm.show import charts, paid
+from jepa_wm.show import charts, returns
 from jepa_wm.show.film import episode_gif
 from jepa_wm.show.left import Energy, Episodes, Left
 from jepa_wm.show.page import Group, Section, figure, grid, img, panel, row, table
@@ -27,7 +27,7 @@ CEILING = "same planner in the true simulator"
 def group(left: Left) -> Group:
     episodes, energy, plan = left.episodes, left.energy, left.results.get("plan")
     if plan and plan.get("return"):
-        return Group("acting", "Acting", paid.sections(plan, left.film))
+        return Group("acting", "Acting", returns.sections(plan, left.film))
     return Group(
         "acting",
         "Acting",

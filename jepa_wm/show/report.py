@@ -9,7 +9,7 @@ from typing import Any
 
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.run import RunFolder
-from jepa_wm.show import acting, learning, paid, provenance
+from jepa_wm.show import acting, learning, provenance, returns
 from jepa_wm.show.left import Left
 from jepa_wm.show.page import Group, number, page
 from jepa_wm.show.strips import make_strips
@@ -58,7 +58,7 @@ def _lead(left: Left) -> str:
     """The outcome in one sentence, as far as there is one."""
     plan = left.results.get("plan", {})
     if plan.get("return"):
-        return paid.lead(plan)
+        return returns.lead(plan)
     if success := plan.get("success"):
         return (
             f"A model that learned to see without labels or a pixel decoder plans to goal images and is there at the "
