@@ -83,9 +83,9 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _in_a_line(value: Any) -> str | None:
-    """A figure, or a few with names; None for what has more in it, which --json tells."""
+    """A figure, or an outcome with its interval; None for what has more in it, which --json tells."""
     if isinstance(value, dict):
-        if not value or any(isinstance(part, (dict, list)) for part in value.values()):
+        if not {"low", "high"} <= value.keys():
             return None
         parts = (f"{name} {part:.4g}" if isinstance(part, float) else f"{name} {part}" for name, part in value.items())
         return ", ".join(parts)
