@@ -14,7 +14,7 @@ _HOME = {  # public name -> module that defines it
     "RunFolder": "jepa_wm.core.run",
     "UserError": "jepa_wm.core.errors",
     "load_config": "jepa_wm.core.config",
-    "WorldModel": "jepa_wm.imagine",
+    "WorldModel": "jepa_wm.imagine.world_model",
 }
 
 __all__ = ["Config", "RunFolder", "UserError", "WorldModel", "__version__", "load_config"]
