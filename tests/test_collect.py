@@ -10,10 +10,11 @@ from test_gym import Drifter
 from jepa_wm.act import collect
 from jepa_wm.act.collect import record, wandering
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.schema import RewardSpot, Worlds
+from jepa_wm.core.schema import Gym, RewardSpot, Worlds
 from jepa_wm.observe.datasets import grouped, state_groups
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
 from jepa_wm.worlds.two_rooms import TwoRooms
 
@@ -84,6 +85,15 @@ def test_a_world_without_state_writes_no_state(tmp_path):
     assert state_groups(data) == {} and set(data.attributes) == {"digest"}
     with h5py.File(tmp_path / "a.h5") as file:
         assert "state" not in file
+
+
+def test_a_world_whose_actions_are_places_says_so_in_its_file(tmp_path):
+    record(tmp_path / "moves.h5", GymWorld(Drifter, size=16), still, np.arange(2), 4)
+    record(tmp_path / "places.h5", GymWorld(Drifter, size=16, action_kind="absolute"), still, np.arange(2), 4)
+    assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
+    assert Trajectories(tmp_path / "places.h5").action_kind == "absolute"
+    settings = Worlds(name="gym", gym=Gym(id="Pendulum-v1", action_kind="absolute"))
+    assert make_world(settings).action_kind == "absolute"
 
 
 def test_an_episode_that_ends_early_is_cut_with_its_last_frame_kept(tmp_path, monkeypatch):

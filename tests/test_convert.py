@@ -58,6 +58,21 @@ def test_statistics_are_those_of_actions_that_lead_somewhere_in_training(tmp_pat
         assert np.allclose(about["action_min"], taken.min(0)) and np.allclose(about["action_max"], taken.max(0))
 
 
+def test_what_actions_are_is_said_once_and_stays_with_the_data(tmp_path, capsys):
+    source, first, again = make_npz(tmp_path), tmp_path / "first.h5", tmp_path / "again.h5"
+    assert cli.main(["convert", str(source), str(first), "--action-kind", "absolute"]) == 0
+    assert cli.main(["convert", str(first), str(again)]) == 0
+    assert Trajectories(first).action_kind == Trajectories(again).action_kind == "absolute"
+    assert cli.main(["convert", str(first), str(tmp_path / "moves.h5"), "--action-kind", "delta"]) == 0
+    assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
+    convert.convert(View(open_source(source)), Conversion(tmp_path / "plain.h5"))
+    assert Trajectories(tmp_path / "plain.h5").action_kind == "delta"
+    capsys.readouterr()
+    assert cli.main(["inspect", str(again)]) == 0
+    seen = capsys.readouterr().out
+    assert "actions: continuous, 2 numbers, absolute" in seen and "source first.h5" in seen
+
+
 def test_splits_are_drawn_once_and_cover_all(tmp_path):
     lengths = np.full(40, 5)
     lengths[[3, 8]] = 1, 4

@@ -267,3 +267,12 @@ def test_lengths_that_do_not_fit_the_rows_are_refused(tiny_data, tmp_path):
         Trajectories(changed(tiny_data, tmp_path, long))
     with pytest.raises(UserError, match="an episode is empty"):
         Trajectories(changed(tiny_data, tmp_path, empty))
+
+
+def test_a_file_says_whether_its_actions_are_moves_or_places(tmp_path):
+    assert write(tmp_path / "silent.h5", [5]).action_kind == "delta"
+    for word in ("delta", "absolute", np.bytes_(b"absolute")):
+        told = write(tmp_path / f"{len(str(word))}.h5", [5], action_kind=word).action_kind
+        assert told == ("delta" if word == "delta" else "absolute")
+    with pytest.raises(UserError, match=r"x\.h5: its attribute action_kind is 'continuous', neither delta nor absolute"):
+        _ = write(tmp_path / "x.h5", [5], action_kind="continuous").action_kind

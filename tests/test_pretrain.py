@@ -1,8 +1,10 @@
 """The pretrain stage: what is judged once, what is read, and what an interrupt does to the seconds."""
 
 import json
+import shutil
 import signal
 
+import h5py
 import pytest
 from test_train import STAGES, at_steps, overrides, train
 
@@ -58,3 +60,22 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     words += ["observe.image_size=26", "train.pretrain.steps=2"]
     with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
         assert pretrain.run(run)["probe"]["dot"]["error"] > 0
+
+
+def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monkeypatch):
+    """Of a copy of the data that says so; what is looked at is the sampler that the stage makes."""
+    for part in ("train", "heldout"):
+        shutil.copy(tiny_data / f"{part}.h5", tmp_path)
+        with h5py.File(tmp_path / f"{part}.h5", "a") as file:
+            file.attrs["action_kind"] = "absolute"
+    made = []
+    monkeypatch.setattr(pretrain, "ClipSampler", lambda data, **words: made.append(words) or exit_early())
+    for folder, expected in ((tiny_data, False), (tmp_path, True)):
+        config = load_config("debug", [f"observe.path={folder}"])
+        with RunFolder.open(tmp_path / f"run_{expected}", config) as run, pytest.raises(StopIteration):
+            pretrain.train(run)
+        assert made[-1]["absolute"] is expected
+
+
+def exit_early():
+    raise StopIteration

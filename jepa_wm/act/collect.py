@@ -19,7 +19,7 @@ from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds, Wanderer
-from jepa_wm.worlds.protocol import NewPolicy, Policy, Rewarding, SelfScoring, VectorWorld
+from jepa_wm.worlds.protocol import NewPolicy, Policy, Rewarding, SaysActionKind, SelfScoring, VectorWorld
 
 TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
 HELDOUT_SEEDS = 10**6  # layouts of the held-out file are drawn from here on, never met in training
@@ -119,6 +119,8 @@ def record(
     about: dict[str, str | int] = {}
     if names:
         about = {"state_groups": grouped(names), "state_names": " ".join(names)}
+    if isinstance(world, SaysActionKind) and world.action_kind != "delta":
+        about["action_kind"] = world.action_kind
     if not kept.all():
         about["left_out"] = int((~kept).sum())
     writer.close(**about)

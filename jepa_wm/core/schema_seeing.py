@@ -44,7 +44,6 @@ class Observe(Section):
     heldout_episodes: int = Field(100, ge=1)
     heldout_length: int = Field(181, ge=2)
     shortest: int = Field(2, ge=2)  # frames; episodes that end by themselves before are left out by `collect`
-    action_kind: Literal["delta", "absolute"] = "delta"  # actions are moves, which add up, or places to go to
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
     frames: int = Field(8, ge=1)  # in a pretraining clip
     gaps: tuple[int, ...] = (3, 4, 5)  # environment steps between the frames of a clip, drawn per clip

@@ -18,11 +18,12 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.observe.datasets import grouped
-from jepa_wm.observe.formats.registry import FORMATS, open_source
+from jepa_wm.observe.formats.arguments import add_column_arguments, chosen
+from jepa_wm.observe.formats.registry import open_source
 from jepa_wm.observe.formats.source import leave_out
-from jepa_wm.observe.formats.view import Chosen, View
+from jepa_wm.observe.formats.view import View
 from jepa_wm.observe.frames import resized
-from jepa_wm.observe.trajectories import TrajectoryWriter
+from jepa_wm.observe.trajectories import ACTION_KINDS, ActionKind, TrajectoryWriter
 
 WINDOW = 2**26  # bytes of frames read at a time
 
@@ -36,6 +37,7 @@ class Conversion:
     heldout: float = 0.0  # below 1: that share of the episodes, drawn; a whole number k: every k-th episode
     without: tuple[int, ...] = ()  # episodes to leave out
     shortest: int = 2  # episodes of fewer frames are left out
+    action_kind: ActionKind | None = None  # moves or places to go to; None: what the source says, else moves
 
     def __post_init__(self) -> None:
         if self.target.suffix != ".h5":
@@ -67,38 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--without", type=int, nargs="+", default=[], metavar="EPISODE", help="episodes to leave out")
     parser.add_argument("--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames")
-
-
-def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[str] = tuple(FORMATS)) -> None:
-    """The words that say what a source is and which of its columns are used."""
-    parser.add_argument("--format", choices=formats, help="default: recognised from the files")
-    parser.add_argument("--pixels", metavar="COLUMN", help="the column of frames")
-    parser.add_argument("--action", metavar="COLUMN")
-    parser.add_argument("--state", metavar="COLUMN")
     parser.add_argument(
-        "--names", nargs="+", default=[], metavar="NAME",
-        help="of the state's numbers; what stands before the last underscore groups them: block_x block_y angle",
+        "--action-kind", choices=ACTION_KINDS,
+        help="whether actions are moves, which add up (the default), or places to go to",
     )  # fmt: skip
-    parser.add_argument(
-        "--camera", nargs="+", default=[], metavar="NAME", help="cameras by name: pixels, then pixels_NAME for more"
-    )
-    parser.add_argument(
-        "--action-row", choices=["leaving", "arriving"],
-        help="whether a row holds the action taken at its frame or the one that led to it",
-    )  # fmt: skip
-
-
-def chosen(arguments: argparse.Namespace) -> Chosen:
-    """The columns that the command line names."""
-    a = arguments
-    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.action_row)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
     """The verb: open, convert, tell what was written."""
     conversion = Conversion(
-        Path(arguments.into), arguments.size, arguments.heldout, tuple(arguments.without), arguments.shortest
-    )
+        Path(arguments.into), arguments.size, arguments.heldout, tuple(arguments.without), arguments.shortest,
+        arguments.action_kind,
+    )  # fmt: skip
     return convert(View(open_source(arguments.source, arguments.format), chosen(arguments)), conversion)
 
 
@@ -117,7 +99,7 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     # All actions first: they are small, and what is wrong with them is found before the long work.
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
     statistics = action_statistics([actions[e] for e in parts["train"]])
-    columns, about = _columns(view, conversion), _about(view, statistics)
+    columns, about = _columns(view, conversion), _about(view, conversion, statistics)
     with ExitStack() as on_failure:
         writers: list[TrajectoryWriter] = []
         jobs: dict[int, tuple[TrajectoryWriter, int]] = {}  # the file of each episode, and its first row there
@@ -216,10 +198,12 @@ def _windows(view: View, conversion: Conversion, episode: int) -> Iterator[tuple
             yield start, "state", view.states(episode, start, stop)
 
 
-def _about(view: View, statistics: dict[str, np.ndarray]) -> dict[str, str | int | float | np.ndarray]:
+def _about(
+    view: View, conversion: Conversion, statistics: dict[str, np.ndarray]
+) -> dict[str, str | int | float | np.ndarray]:
     about: dict[str, str | int | float | np.ndarray] = {
         **statistics,
-        "action_kind": "discrete" if view.discrete else "continuous",
+        "action_kind": conversion.action_kind or view.source.about.action_kind or "delta",
         "source": view.source.path.name,
     }
     if view.source.about.fps:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+
+
+ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
+ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
 
 
 class TrajectoryWriter:
@@ -81,6 +86,21 @@ class Trajectories:
         """Names the content; written once by whoever made the file."""
         return str(self.attributes.get("digest", f"{self.path.stat().st_size}-{len(self.actions)}"))
 
+    @property
+    def action_kind(self) -> ActionKind:
+        """What an action is: a move ("delta", also where the file does not say) or a place to go to ("absolute").
+
+        UserError for another word in the file's attribute `action_kind`.
+        """
+        said = attribute_text(self.attributes.get("action_kind", "delta"))
+        for kind in ACTION_KINDS:
+            if said == kind:
+                return kind
+        raise UserError(
+            f"{self.path}: its attribute action_kind is {said!r}, neither delta nor absolute; "
+            "make the file again with `jepa-wm convert ... --action-kind delta` or `absolute`"
+        )
+
     def __contains__(self, name: str) -> bool:
         return name in self._file
 
@@ -102,6 +122,11 @@ class Trajectories:
         if name not in self._file:
             raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
         return self._file[name][:]
+
+
+def attribute_text(value: object) -> str:
+    """An HDF5 attribute as text: other writers than h5py store bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _map(dataset: h5py.Dataset, path: Path) -> np.ndarray:

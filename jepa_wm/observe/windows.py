@@ -95,7 +95,7 @@ class GoalSampler:
 
 
 def way_of(acts: Tensor, kind: str) -> Tensor:
-    """[B, T, a] the way from the first frame to each, by actions [B, T-1, k, a] of `kind` (observe.action_kind)."""
+    """[B, T, a] the way from the first frame to each, by actions [B, T-1, k, a] of `kind` (Trajectories.action_kind)."""
     if kind == "absolute":  # a frame is where the action before it led, the first one where the next has just begun
         return torch.cat([acts[:, :1, 0], acts[:, :, -1]], 1)
     return torch.nn.functional.pad(acts.sum(-2).cumsum(1), (0, 0, 1, 0))

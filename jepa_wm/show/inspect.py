@@ -10,7 +10,8 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Progress
-from jepa_wm.observe.convert import action_statistics, add_column_arguments, chosen
+from jepa_wm.observe.convert import action_statistics
+from jepa_wm.observe.formats.arguments import add_column_arguments, chosen
 from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
 from jepa_wm.observe.formats.source import Source, leave_out
 from jepa_wm.observe.formats.view import View
@@ -51,6 +52,7 @@ def table(source: Source) -> dict[str, object]:
         "frames": int(lengths.sum()),
         "length": {"shortest": int(lengths.min()), "median": float(np.median(lengths)), "longest": int(lengths.max())},
         "fps": source.about.fps,
+        "attributes": {name: np.asarray(value).tolist() for name, value in sorted(source.about.attributes.items())},
         "columns": {
             name: {"shape": list(column.shape), "dtype": str(column.dtype), "pictures": column.picture}
             for name, column in sorted(source.columns.items())
@@ -84,8 +86,8 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
         result["image_size"] = list(next(iter(pictures.values())).shape[:2])
     if actions:
         numbers = {name: values.tolist() for name, values in action_statistics(actions).items()}
-        kind = "discrete" if view.discrete else "continuous"
-        result["action"] = {"kind": kind, "size": view.action_size, **numbers}
+        space, means = "discrete" if view.discrete else "continuous", view.source.about.action_kind
+        result["action"] = {"space": space, "kind": means, "size": view.action_size, **numbers}
     if sheet is not None:
         result["sheet"] = contact_sheet(sheet, pictures)
     return {**result, "broken": broken}
@@ -101,12 +103,15 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"  frames an episode: {length['shortest']} to {length['longest']}, median {length['median']:g}",
     ]
     used = {theirs: ours for ours, theirs in result.get("used", {}).items()}
+    notes = [f"{name} {value}" for name, value in result["attributes"].items() if not isinstance(value, list)]
+    told += [f"  says of itself: {', '.join(notes)}"] if notes else []
     for name, column in result["columns"].items():
         part = f"  -> {used[name]}" if name in used else ""
         told.append(f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} {column['dtype']}{part}")
     if "action" in result:
         about = result["action"]
-        told.append(f"  actions: {about['kind']}, {about['size']} numbers")
+        kind = about["kind"] or "not said whether moves or places to go to (convert --action-kind; moves if not given)"
+        told.append(f"  actions: {about['space']}, {about['size']} numbers, {kind}")
         for name in ("mean", "std", "min", "max"):
             told.append(f"    {name:>4} " + " ".join(f"{value:10.4g}" for value in about[f"action_{name}"]))
     told += [f"  cannot be used: {result['unusable']}"] if "unusable" in result else []

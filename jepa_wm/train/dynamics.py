@@ -127,7 +127,7 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
         episode, frame, actions = sampler.batch(step, settings.batch)
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
         acts = model.scaled(torch.from_numpy(actions[some]).to(here().device))
-        way = way_of(acts.unflatten(-1, (config.dynamics.frameskip, -1)), config.observe.action_kind)
+        way = way_of(acts.unflatten(-1, (config.dynamics.frameskip, -1)), data.action_kind)
         window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
         with autocast(acts.device, config.train.precision):
             return training.losses(window, elsewhere, way)

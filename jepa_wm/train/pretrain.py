@@ -57,7 +57,7 @@ def train(run: RunFolder) -> dict[str, object]:
     if config.observe.videos is None:
         data = open_data(run.path, config, "train")
         observe = config.observe
-        absolute = observe.action_kind == "absolute"
+        absolute = data.action_kind == "absolute"
         sampler = ClipSampler(data, frames=observe.frames, gaps=observe.gaps, seed=config.seed, absolute=absolute)
         judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]

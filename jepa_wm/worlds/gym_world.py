@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.trajectories import ActionKind
 
 
 class GymWorld:
@@ -21,15 +22,21 @@ class GymWorld:
     A frame is the observation where that is a uint8 image, else `render()` (then make the environment with
     `render_mode="rgb_array"`), resized to `size` px if given. `info["state"]`, where there is one, is the state, named
     by `state_names`; success is `info["success"]`, or termination where the environment has no such entry.
+    `action_kind` says whether actions are moves or places to go to ("absolute").
     Actions are a bounded Box of one axis, or Discrete: then one-hot of n numbers, or the choice's number, from 0.
     An episode that ended stands still until the next reset. Raises ValueError for what cannot be planned in:
     other or unbounded actions, no image.
     """
 
     def __init__(
-        self, make: Callable[[], gymnasium.Env], *, state_names: tuple[str, ...] = (), size: int | None = None
+        self,
+        make: Callable[[], gymnasium.Env],
+        *,
+        state_names: tuple[str, ...] = (),
+        size: int | None = None,
+        action_kind: ActionKind = "delta",
     ) -> None:
-        self._make, self._size, self._names = make, size, state_names
+        self._make, self._size, self._names, self.action_kind = make, size, state_names, action_kind
         self._envs: list[gymnasium.Env] = [make()]
         self._space = _action_space(self._envs[0])
         self._frames: list[np.ndarray | None] = []  # of [S, W, 3]; None: not looked at yet

@@ -18,7 +18,7 @@ def make_world(worlds: Worlds) -> VectorWorld:
     if worlds.name == "two_rooms":
         return rooms(worlds)
     try:
-        return GymWorld(lambda: _make(worlds.gym), size=worlds.gym.size)
+        return GymWorld(lambda: _make(worlds.gym), size=worlds.gym.size, action_kind=worlds.gym.action_kind)
     except ValueError as error:
         raise UserError(f"worlds.gym.id {worlds.gym.id}: {error}") from error
 

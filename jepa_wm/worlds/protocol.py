@@ -6,7 +6,7 @@ B worlds in the batch, S and W frame height and width, a action numbers, K state
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -82,6 +82,16 @@ class Rewarding(VectorWorld, Protocol):
 
     def terminated(self) -> np.ndarray:
         """[B] bool: whether the latest step ended the episode for good, not by a limit of time."""
+        ...
+
+
+@runtime_checkable
+class SaysActionKind(VectorWorld, Protocol):
+    """A world that says what its actions are; those of one that does not are moves."""
+
+    @property
+    def action_kind(self) -> Literal["delta", "absolute"]:
+        """Whether actions are moves, which add up, or places to go to."""
         ...
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.source import About, Array, FlatRows, episode_lengths, reading
+from jepa_wm.observe.trajectories import ACTION_KINDS, attribute_text
 
 SUFFIXES = (".h5", ".hdf5")
 NOT_ROWS = ("ep_len", "ep_offset", "episode_ends")
@@ -37,7 +38,10 @@ def open_source(path: Path) -> FlatRows:
         if f"{column}_names" in file.attrs
     }
     fps = file.attrs.get("fps")
-    return FlatRows(path, rows, lengths, offsets=offsets, about=About(float(fps) if fps else None, names))
+    said = attribute_text(file.attrs.get("action_kind", ""))
+    kind = next((kind for kind in ACTION_KINDS if kind == said), None)
+    about = About(float(fps) if fps else None, names, action_kind=kind, attributes=dict(file.attrs))
+    return FlatRows(path, rows, lengths, offsets=offsets, about=about)
 
 
 def tree_arrays(group: h5py.Group) -> dict[str, Array]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.trajectories import ActionKind
 
 
 class Array(Protocol):
@@ -56,6 +57,8 @@ class About:
     fps: float | None = None
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a column's numbers
     choices: int | None = None  # how many discrete actions there are
+    action_kind: ActionKind | None = None  # whether actions are moves or places to go to; None: it does not say
+    attributes: Mapping[str, object] = field(default_factory=dict)  # whatever else a file of our own says
     arriving: bool = False  # row t holds the action that led to t instead of the one taken there
 
 
