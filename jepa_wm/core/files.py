@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+
+NOT_OFFERED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENODEV, errno.EINVAL)  # by some network disks
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -28,12 +35,46 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
+    """Make renames inside `folder` survive a power cut, on disks that can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
     finally:
         os.close(handle)
+
+
+def allocate(file: Path, size: int) -> None:
+    """Give a file `size` bytes, kept or zero, and take the room on the disk now: a full disk shows before the work.
+
+    A disk that cannot take room beforehand gives the size alone. Raises OSError.
+    """
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)  # no O_APPEND: what stands in for a missing fallocate bars it
+    try:
+        os.ftruncate(handle, size)
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+    finally:
+        os.close(handle)
+
+
+def mapped(file: Path, dtype: np.dtype | type, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
+    """A read-only memory map of an array in a file. Raises UserError where the disk offers none."""
+    try:
+        return np.memmap(file, dtype, "r", offset, shape)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+    try:  # a private map reads the same, and some disks (FUSE) that share none offer it
+        private = np.memmap(file, dtype, "c", offset, shape)
+    except OSError as error:
+        raise UserError(f"{file}: its disk offers no memory maps ({error.strerror}); copy it to another disk") from error
+    private.flags.writeable = False
+    return private
 
 
 def finite(value: Any) -> Any:

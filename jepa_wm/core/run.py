@@ -22,7 +22,7 @@ from jepa_wm.core.clock import clock
 from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config, with_defaults
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
-from jepa_wm.core.lock import locked
+from jepa_wm.core.lock import FORBIDDEN, locked
 from jepa_wm.core.world import here
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
@@ -87,6 +87,10 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{path}: is not a folder; choose another --run") from None
+        except OSError as error:
+            if error.errno not in FORBIDDEN:
+                raise
+            raise UserError(f"{path}: may not be written to ({error.strerror}); choose another --run") from None
         run = cls(path, config, locked(path, shared=shared))
         with ExitStack() as on_failure:
             on_failure.callback(run.close)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import write_atomic
+from jepa_wm.core.files import allocate, mapped, write_atomic
 from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.lock import lock
 from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
@@ -71,8 +72,8 @@ def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
 
 def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
     """The eye of the run, made by whichever process comes first."""
-    with open(folder / ".eye.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(folder / ".eye.lock", "w") as handle:
+        lock(handle.fileno(), fcntl.LOCK_EX, run.path)
         if not (folder / "eye.json").exists():
             train = open_data(run.path, config, "train")
             size, own = config.observe.image_size, config.freeze.backbone is None
@@ -108,22 +109,23 @@ def write_features(
     file = folder / "features.bf16"
     if start == first:
         meta.unlink(missing_ok=True)  # from here on the file below is another's no more
-        with open(file, "ab") as handle:
-            handle.truncate(int(np.prod(shape)) * 2)
-            os.posix_fallocate(handle.fileno(), 0, int(np.prod(shape)) * 2)  # a full disk shows now, not in the middle
-    store = np.memmap(file, np.int16, "r+", shape=shape)
-    with catching_signals() as stop, Progress(f"encode {folder.name}", last - first, start=start - first) as bar:
+        allocate(file, int(np.prod(shape)) * 2)
+    # Written, not mapped: of a page that is mapped on two machines, one would write back the other's rows as they were.
+    told = Progress(f"encode {folder.name}", last - first, start=start - first)
+    with open(file, "r+b") as store, catching_signals() as stop, told as bar:
         at, written = start, start
         while at < last:
             end = min(at + CHUNK, last, *(a for a, _ in covered if a > at))
             found = max((b for a, b in covered if a <= at < b), default=0)
             if not found:
                 tokens = eye(torch.from_numpy(data.frames[rows[at:end]]))
-                store[at:end] = tokens.bfloat16().view(torch.int16).cpu().numpy()
+                store.seek(at * int(np.prod(shape[1:])) * 2)
+                store.write(tokens.bfloat16().view(torch.int16).cpu().contiguous().numpy().data)
             at = found or end
             bar.update(at - first)
             if stop.requested or at == last or at - written >= 20 * CHUNK:
                 store.flush()
+                os.fsync(store.fileno())
                 write_atomic(meta, json.dumps({**key, "first": first, "done": at}))
                 written = at
             stop.raise_if_requested()
@@ -146,7 +148,7 @@ class Features:
         if known["data"] != data.digest or known["done"] != known["shape"][0]:
             raise UserError(f"{folder}: features are unfinished or of other data than {data.path}; encode again")
         self.stride, self.data = int(known["stride"]), data
-        self._store = np.memmap(folder / "features.bf16", np.int16, "r", shape=tuple(known["shape"]))
+        self._store = mapped(folder / "features.bf16", np.int16, tuple(known["shape"]))
         self.counts = -(-data.lengths // self.stride)  # [E] frames of each episode in the store
         self._first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 

@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import mapped
+from jepa_wm.observe.h5 import open_h5
 
 
 ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
@@ -26,7 +28,7 @@ class TrajectoryWriter:
     def __init__(self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]) -> None:
         self.path, self._partial = Path(path), Path(path).with_suffix(".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._partial, "w")
+        self._file = open_h5(self._partial, "w")
         rows = int(np.sum(lengths))
         self.offset = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._file["ep_len"], self._file["ep_offset"] = np.asarray(lengths, np.int64), self.offset
@@ -60,7 +62,7 @@ class Trajectories:
         if not self.path.exists():
             raise UserError(f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name another file")
         try:
-            self._file = h5py.File(self.path, "r")
+            self._file = open_h5(self.path)
         except OSError as error:
             raise UserError(f"{self.path}: not a readable HDF5 file ({error}); collect it again") from error
         for name in ("ep_len", "ep_offset", pixels, action):
@@ -133,5 +135,5 @@ def _map(dataset: h5py.Dataset, path: Path) -> np.ndarray:
     """A memory map of an unchunked dataset, else the dataset read whole."""
     offset = dataset.id.get_offset()
     if dataset.chunks is None and offset is not None:
-        return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+        return mapped(path, dataset.dtype, dataset.shape, offset)
     return dataset[:]

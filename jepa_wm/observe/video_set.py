@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.h5 import open_h5
 from jepa_wm.observe.videos import Entry, Unreadable, look
 
 COLUMNS = {"seconds": "f4", "label": "i4", "offset": "i8", "size": "i8", "name_end": "i8"}  # of V numbers each
@@ -51,7 +52,7 @@ class VideoSet:
             raise UserError(f"{path}: no such index of videos; make one with `jepa-wm pack`, or name a folder")
         videos = cls.__new__(cls)
         try:
-            with h5py.File(path, "r") as file:
+            with open_h5(path) as file:
                 missing = sorted({*COLUMNS, NAMES, *TEXTS} - set(file))
                 if missing:
                     raise UserError(f"{path}: is no index of videos, it lacks {', '.join(missing)}")
@@ -105,7 +106,7 @@ def is_index(path: Path) -> bool:
     """Whether a file is an index of videos."""
     if path.suffix != ".h5" or not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
+    with open_h5(path) as file:
         return {*COLUMNS, NAMES, *TEXTS} <= set(file)
 
 
@@ -142,7 +143,7 @@ def write_index(
     that are unreadable and why, beside them. `total` counts these too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with h5py.File(partial, "w") as file:
+    with open_h5(partial, "w") as file:
         for name, kind in {**COLUMNS, NAMES: "u1"}.items():
             stored = file.create_dataset(name, len(columns[name]), kind)
             for rows in _slices(len(columns[name])):

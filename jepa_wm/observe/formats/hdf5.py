@@ -9,6 +9,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.source import About, Array, FlatRows, episode_lengths, reading
+from jepa_wm.observe.h5 import open_h5
 from jepa_wm.observe.trajectories import ACTION_KINDS, attribute_text
 
 SUFFIXES = (".h5", ".hdf5")
@@ -22,7 +23,7 @@ def recognises(path: Path) -> bool:
 def open_source(path: Path) -> FlatRows:
     """The file's rows; data sets in groups are named group/name, and what lies under `metadata` is passed over."""
     with reading(path):
-        file = h5py.File(path, "r")
+        file = open_h5(path)
     arrays = tree_arrays(file)
     lengths = episode_lengths(arrays)
     if lengths is None:

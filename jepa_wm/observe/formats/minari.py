@@ -16,6 +16,7 @@ from PIL import Image
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.hdf5 import tree_arrays
 from jepa_wm.observe.formats.source import About, Array, EpisodeArrays, reading
+from jepa_wm.observe.h5 import open_h5
 
 JPEG = b"\xff\xd8\xff"  # the first bytes of every such file
 PLACES = ("data/main_data.hdf5", "main_data.hdf5")
@@ -31,7 +32,7 @@ def open_source(path: Path) -> EpisodeArrays:
     if main is None:
         raise UserError(f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: convert it there")
     with reading(main):
-        file = h5py.File(main, "r")
+        file = open_h5(main)
         names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
         lengths = np.array([_frames(main, file[name]) for name in names])
 

@@ -12,6 +12,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import mapped
 from jepa_wm.observe.formats.source import (
     About,
     Column,
@@ -100,7 +101,7 @@ class Member:
             file.seek(at + 26)  # of the member's own header: the lengths of its name and of its extra field
             name, extra = np.frombuffer(file.read(4), "<u2").astype(int)
         offset = at + 30 + name + extra + self._start
-        return np.memmap(self.path, mode="r", dtype=self.dtype, shape=self.shape, offset=offset)
+        return mapped(self.path, self.dtype, self.shape, offset)
 
 
 def _folder(path: Path) -> EpisodeArrays:
