@@ -6,8 +6,6 @@ n samples, F numbers of a feature, Y numbers of a state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from jepa_wm.core.errors import UserError
@@ -16,21 +14,9 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.looks import Seen, look_at, open_all, pooled, pools
 from jepa_wm.evals.scores import score
+from jepa_wm.freeze.ridge import fit_ridge
 
 PENALTIES = tuple(float(10**power) for power in np.arange(-4, 3.01, 0.5))  # a sample, on features of unit spread
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """A linear map with a constant; fitted in whichever of its two forms is the smaller."""
-
-    weight: np.ndarray  # [F, Y]
-    centre: np.ndarray  # [F]
-    constant: np.ndarray  # [Y]
-
-    def read(self, features: np.ndarray) -> np.ndarray:
-        """[n, Y] from features [n, F]."""
-        return (features - self.centre) @ self.weight + self.constant
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -51,20 +37,6 @@ def run(run: RunFolder) -> dict[str, object]:
         result[name] = {**figures, "chosen": {"pool": pool, "penalty": tried[pool][0]}}
     run.write_result("eval_state", result)
     return result
-
-
-def fit_ridge(features: np.ndarray, target: np.ndarray, penalties: tuple[float, ...]) -> list[Ridge]:
-    """A ridge regression for each penalty, from one decomposition, of features [n, F] to targets [n, Y]."""
-    centre, constant = features.mean(0), target.mean(0)
-    x, y = (features - centre).astype(np.float64), (target - constant).astype(np.float64)
-    dual = x.shape[0] < x.shape[1]
-    values, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
-    turned = vectors.T @ (y if dual else x.T @ y)
-    found = []
-    for penalty in penalties:
-        solved = vectors @ (turned / (np.maximum(values, 0) + penalty * len(x))[:, None])
-        found.append(Ridge(x.T @ solved if dual else solved, centre, constant))
-    return found
 
 
 def _best_penalty(seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str) -> tuple[float, float]:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import Summary
+from jepa_wm.dynamics.bottleneck import Components, Summary
 from jepa_wm.dynamics.losses import forced_loss, rollout_loss
 from jepa_wm.dynamics.metric import StepsToGo
 from jepa_wm.dynamics.model import Dynamics
+
+MANY = 8192  # numbers of a latent above which metric and heads read its principal components
+COMPONENTS = 512  # of a latent of many tokens
 
 
 class LatentModel(nn.Module):
@@ -37,7 +40,10 @@ class LatentModel(nn.Module):
             for _ in range(settings.members)
         ]  # fmt: skip
         self.dynamics, self.others = members[0], nn.ModuleList(members[1:])
-        self.metric = StepsToGo(count * width, settings.metric)
+        self.numbers = count * width  # of a latent
+        self.components = Components(self.numbers, COMPONENTS) if b is None and self.numbers > MANY else None
+        self.flat_width = self.numbers if self.components is None else COMPONENTS
+        self.metric = StepsToGo(self.flat_width, settings.metric)
         self.register_buffer("action_scale", torch.ones(action_size))
 
     @property
@@ -48,6 +54,11 @@ class LatentModel(nn.Module):
     def summarise(self, tokens: Tensor) -> Tensor:
         """Latents [..., N, D] in fp32 of frozen tokens [..., n, E]."""
         return tokens.float() if self.summary is None else self.summary(tokens)
+
+    def flat(self, latents: Tensor) -> Tensor:
+        """[..., F] what the metric and heads read of latents [..., N, D]: all their numbers end to end, or where these
+        are many their principal components, which keep where in the picture something is."""
+        return latents.flatten(-2) if self.components is None else self.components(latents)
 
     @property
     def moving(self) -> int:

@@ -152,6 +152,11 @@ class Features:
         self.counts = -(-data.lengths // self.stride)  # [E] frames of each episode in the store
         self._first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
+    @property
+    def numbers(self) -> int:
+        """N * D of a frame."""
+        return int(np.prod(self._store.shape[1:]))
+
     def tokens(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one shape."""
         return torch.from_numpy(self._store[self.index(episode, frame)]).view(torch.bfloat16)

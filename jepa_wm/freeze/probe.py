@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.encode.pool import AttentivePool
+from jepa_wm.freeze.ridge import fit_ridge
 
 
 class AttentiveProbe(nn.Module):
@@ -71,23 +72,16 @@ def fit_attentive(
     return probe.eval()
 
 
-class RidgeProbe(nn.Module):
+class RidgeProbe:
     """A linear map from a flattened latent to the state, fitted in closed form."""
 
     def __init__(self, latents: Tensor, state: Tensor, *, penalty: float = 1e-2) -> None:
         """Fit on latents [n, F] and states [n, Y]; `penalty` is per sample, on standardised inputs."""
-        super().__init__()
-        x = latents.double()
-        self.centre, self.spread = x.mean(0), x.std(0) + 1e-6
-        x = torch.cat([(x - self.centre) / self.spread, torch.ones(len(x), 1)], 1)
-        gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-        self.weight = torch.linalg.solve(gram, x.T @ state.double())
+        self.ridge = fit_ridge(latents.float().numpy(), state.numpy(), (penalty,), standardise=True)[0]
 
-    @torch.no_grad()
     def read(self, latents: Tensor) -> Tensor:
         """[B, Y] states in their own units from latents [B, F]."""
-        x = (latents.double() - self.centre) / self.spread
-        return (x @ self.weight[:-1] + self.weight[-1]).float()
+        return torch.from_numpy(self.ridge.read(latents.float().numpy())).float()
 
 
 def state_errors(guess: Tensor, state: Tensor, groups: dict[str, list[int]]) -> dict[str, float]:

@@ -146,9 +146,9 @@ class WorldModel(nn.Module):
                 pairs = list(zip(*(self.latent.shifted(x, margin) for x in (latents, goal)), strict=True))
             readings = []
             for start, end in pairs:
-                there = metric.embed(end.flatten(-2))
+                there = metric.embed(self.latent.flat(end))
                 there = there.view(len(goal), *[1] * (latents.dim() - 3), *there.shape[1:])
-                readings.append(metric.between(metric.embed(start.flatten(-2)), there))
+                readings.append(metric.between(metric.embed(self.latent.flat(start)), there))
             return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
@@ -165,14 +165,14 @@ class WorldModel(nn.Module):
         read = self.needed("state").state
         assert read is not None
         with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
-            return read(latents.flatten(-2))
+            return read(self.latent.flat(latents))
 
     @torch.no_grad()
     def propose(self, here: Tensor, goal: Tensor, horizon: int) -> Tensor:
         """[B, H, A] raw action blocks from latents here [B, N, D] toward goal [B, N, D], by the policy alone."""
         heads = self.needed("policy")
         with autocast(here.device, self.eye.precision):
-            blocks = heads.policy(here.flatten(-2), goal.flatten(-2))
+            blocks = heads.policy(self.latent.flat(here), self.latent.flat(goal))
         longer = blocks[:, -1:].expand(-1, max(0, horizon - blocks.shape[1]), -1)
         return self.latent.unscaled(torch.cat([blocks, longer], 1)[:, :horizon])
 
@@ -188,8 +188,8 @@ class WorldModel(nn.Module):
 
     def _of_steps(self, head: nn.Module | None, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
         assert head is not None
-        after = latents.flatten(-2)
-        first = before.flatten(-2)[:, None, None].expand(-1, latents.shape[1], -1, -1)
+        after = self.latent.flat(latents)
+        first = self.latent.flat(before)[:, None, None].expand(-1, latents.shape[1], -1, -1)
         earlier = torch.cat([first, after[:, :, :-1]], 2)  # [B, S, H, F]
         wanted = _wants_gradient(latents) or _wants_gradient(actions)
         with torch.set_grad_enabled(wanted), autocast(latents.device, self.eye.precision):

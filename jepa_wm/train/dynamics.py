@@ -47,6 +47,8 @@ def train(run: RunFolder) -> dict[str, object]:
         seconds += fit(run, summary_task(model, frames, config), config.train.summary)
         model.summary.standardise(frames.sample())
     seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
+    if model.components is not None:
+        model.components.fit(features.rows(sample_rows(features)).to(here().device))
     latents = Latents(model, features, config.train.precision)
     seconds += fit(run, metric_task(model, latents, config), config.train.metric)
     if here().first:
@@ -66,12 +68,17 @@ def make_model(config: Config, features: Features, data: Trajectories) -> Latent
 
 class Latents:
     """The latents of a features file: all summaries held in memory, their lasting numbers those of the episode's mean,
-    as an agent's are; or the frozen tokens themselves where the model has no bottleneck."""
+    as an agent's are; or the frozen tokens themselves where the model has no bottleneck, and in memory what the metric
+    and heads read of them where they are many."""
 
     def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
         self.features = features
         self._held: Tensor | None = None
-        if model.summary is not None:
+        self._components: Tensor | None = None
+        if model.components is not None:
+            with torch.no_grad():
+                self._components = of_all_frames(features, lambda tokens: model.flat(model.summarise(tokens)))
+        elif model.summary is not None:
             with torch.no_grad(), autocast(here().device, precision):
                 held = of_all_frames(features, model.summarise)
             counts = features.counts.tolist()
@@ -84,13 +91,24 @@ class Latents:
             return self.features.tokens(episode, frame).float()
         return self._held[torch.from_numpy(self.features.index(episode, frame))]
 
+    def flat(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., F] what the metric and heads read (`LatentModel.flat`) of such frames."""
+        if self._components is None:
+            return self.at(episode, frame).flatten(-2)
+        return self._components[torch.from_numpy(self.features.index(episode, frame))]
+
+
+def sample_rows(features: Features) -> np.ndarray:
+    """[S] rows from all over a features file, in which principal components are found."""
+    return np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
+
 
 class Seen:
     """The principal components of all frames, held in memory: 4 K bytes a frame."""
 
     def __init__(self, summary: Summary, features: Features) -> None:
         self.features = features
-        few = np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
+        few = sample_rows(features)
         self._few = torch.from_numpy(few)
         summary.components.fit(features.rows(few).to(here().device))
         with torch.no_grad():
@@ -179,12 +197,12 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)
-    model.metric.standardise(latents.at(episode, frames[0]).flatten(1).to(here().device))
+    model.metric.standardise(latents.flat(episode, frames[0]).to(here().device))
 
     def losses(step: int, part: slice) -> dict[str, Tensor]:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
         episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
-        flat = latents.at(np.broadcast_to(episode, frames.shape), frames).flatten(2)  # [2, n, F]
+        flat = latents.flat(np.broadcast_to(episode, frames.shape), frames)  # [2, n, F]
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)

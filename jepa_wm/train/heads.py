@@ -1,6 +1,6 @@
 """Heads on frozen latents (stage heads): trained on the columns a trajectory file has, judged on held-out ones.
 
-B samples, T = 2 frames, N latent tokens of width D, F = N * D, H model steps, Y state numbers.
+B samples, T = 2 frames, N latent tokens of width D, F flattened latent width, H model steps, Y state numbers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Samples:
         """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] summed over the step, "terminated": [B],
         "state": [B, Y] there after the step}) of batch `step`, or of some of its samples."""
         episode, frame, actions = (drawn[some] for drawn in self.windows.batch(step, batch))
-        flat = _given(self.latents.at(episode, frame)).flatten(2)
+        flat = _given(self.latents.flat(episode, frame))
         rows = self.windows.rows(episode[:, 0], frame[:, 0])  # [B, frameskip]
         truth = {}
         if "reward" in self.columns:
@@ -98,7 +98,7 @@ class Samples:
         of its samples."""
         episode, frames, blocks, counts = self.goals.batch(step, batch)
         episode, frames = episode[some], frames[:, some]
-        flat = _given(self.latents.at(np.broadcast_to(episode, frames.shape), frames)).flatten(2)
+        flat = _given(self.latents.flat(np.broadcast_to(episode, frames.shape), frames))
         return flat[0], flat[1], self.scaled(_given(blocks[some])), _given(counts[some])
 
 
@@ -128,8 +128,7 @@ def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
     if "state" in columns and not names:
         names = [f"state_{i}" for i in range(columns["state"].shape[1])]
     present = Present("reward" in columns, "terminated" in columns, tuple(names))
-    tokens, width = model.dynamics.tokens, model.dynamics.latent_width
-    heads = Heads(tokens * width, model.block, present, config.train.heads.sizes)
+    heads = Heads(model.flat_width, model.block, present, config.train.heads.sizes)
     if heads.reward is not None:
         skip = config.dynamics.frameskip
         sums = np.concatenate([block_sums(part, skip) for part in episodes_of(columns["reward"], seen.data)])

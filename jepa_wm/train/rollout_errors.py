@@ -16,6 +16,8 @@ from jepa_wm.observe.datasets import state_groups
 from jepa_wm.observe.windows import WindowSampler
 
 PROBE_FRAMES = 8000
+NUMBERS = 2**26  # of frozen features or latents that are held in one go
+WORK = 2**37  # products of one fit; the probe of a wide latent is fitted on fewer frames
 
 
 @torch.no_grad()
@@ -35,49 +37,54 @@ def rollout_errors(
     sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0)
     episode, frame, actions = sampler.batch(0, windows)
     device = model.action_scale.device
-    latents = model.summarise(heldout.tokens(episode, frame).to(device))  # [E, C+H, N, D]
-    past, acts = model.scaled(torch.from_numpy(actions).to(device)).split([seen - 1, horizon], 1)
-    imagined = [unroll(model.dynamics, latents[:, :seen], past, a).float() for a in (acts, acts.roll(1, 0))]
-    moving = slice(model.moving)
-    truth, last = latents[:, seen:, :, moving], latents[:, seen - 1 : seen, :, moving]
-    copying = (last - truth).abs().mean((0, 2, 3))
-    relative = [((guess[..., moving] - truth).abs().mean((0, 2, 3)) / copying).tolist() for guess in imagined]
-    state = _state_errors(model, heldout, train, episode[:, seen:], frame[:, seen:], imagined)
+    acts = model.scaled(torch.from_numpy(actions).to(device))
+    futures = (acts, torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1))
+    probe = fit_latent_probe(model, train) if state_groups(train.data) else None
+    moved, states = np.zeros((3, horizon)), np.zeros((2, horizon))  # copying, true, shuffled; true, shuffled
+    together = max(1, NUMBERS // (frame.shape[1] * heldout.numbers))
+    for start in range(0, windows, together):
+        some = slice(start, start + together)
+        latents = model.summarise(heldout.tokens(episode[some], frame[some]).to(device))  # [e, C+H, N, D]
+        imagined = [
+            unroll(model.dynamics, latents[:, :seen], a[some, : seen - 1], a[some, seen - 1 :]).float() for a in futures
+        ]
+        truth, last = latents[:, seen:], latents[:, seen - 1 : seen].expand(-1, horizon, -1, -1)
+        for k, guess in enumerate((last, *imagined)):
+            moved[k] += (guess - truth)[..., : model.moving].abs().mean((2, 3)).sum(0).cpu().numpy()
+        if probe is not None:
+            rows = data.offsets[episode[some]] + frame[some]
+            states += _state_errors(probe, train, data.column("state")[rows[:, seen:]], imagined)
+    copying, *relative = moved
     return [
         {
             "horizon": h + 1,
-            "relative_error": relative[0][h], "relative_error_shuffled": relative[1][h],
-            "state_error": state[0][h], "state_error_shuffled": state[1][h], "unit": "px",
+            "relative_error": relative[0][h] / copying[h], "relative_error_shuffled": relative[1][h] / copying[h],
+            "state_error": None if probe is None else states[0, h] / windows,
+            "state_error_shuffled": None if probe is None else states[1, h] / windows, "unit": "px",
         }
         for h in range(horizon)
     ]  # fmt: skip
 
 
-def _state_errors(
-    model: LatentModel, heldout: Features, train: Features, episode: np.ndarray, frame: np.ndarray,
-    imagined: list[torch.Tensor],
-) -> list[list[float | None]]:  # fmt: skip
-    """Mean error [2][H] of the first state group (the agent) read from each set of imagined latents [E, H, N, D]."""
-    groups = state_groups(train.data)
-    if not groups:
-        return [[None] * frame.shape[1]] * 2
-    probe = fit_latent_probe(model, train)
-    rows = heldout.data.offsets[episode] + frame
-    ids = next(iter(groups.values()))
-    truth = torch.from_numpy(heldout.data.column("state")[rows]).float()[..., ids]
-    errors: list[list[float | None]] = []
+def _state_errors(probe: RidgeProbe, train: Features, state: np.ndarray, imagined: list[torch.Tensor]) -> np.ndarray:
+    """Sums over windows [2, H] of the error of the first state group (the agent), read from each set of imagined
+    latents [e, H, N, D], for states [e, H, Y]."""
+    ids = next(iter(state_groups(train.data).values()))
+    truth = torch.from_numpy(state).float()[..., ids]
+    errors = []
     for guess in imagined:
         read = probe.read(guess.flatten(0, 1).flatten(1).cpu())[:, ids].view_as(truth)
-        errors.append((read - truth).norm(dim=-1).mean(0).tolist())
-    return errors
+        errors.append((read - truth).norm(dim=-1).sum(0).numpy())
+    return np.stack(errors)
 
 
 def fit_latent_probe(model: LatentModel, train: Features) -> RidgeProbe:
     """The linear state probe on latents of training frames, on the CPU."""
     device = model.action_scale.device
     data, r = train.data, np.random.default_rng(6)
-    episode = r.integers(data.episodes, size=PROBE_FRAMES)
-    frame = (r.random(PROBE_FRAMES) * data.lengths[episode]).astype(np.int64) // train.stride * train.stride
+    count = min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))
+    episode = r.integers(data.episodes, size=count)
+    frame = (r.random(count) * data.lengths[episode]).astype(np.int64) // train.stride * train.stride
     state = torch.from_numpy(data.column("state")[data.offsets[episode] + frame]).float()
     latents = [model.summarise(train.tokens(e, f).to(device)).cpu() for e, f in zip(
         np.array_split(episode, 16), np.array_split(frame, 16), strict=True)]  # fmt: skip

@@ -1,0 +1,87 @@
+"""Ridge regression in closed form, in whichever of its two forms is the smaller: never a matrix of F x F for F > n.
+
+n samples, F numbers of a feature, Y numbers of a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+BLOCK = 2**23  # numbers that are held as float64 in one go, beside the products
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A linear map with a constant."""
+
+    weight: np.ndarray  # [F, Y]
+    centre: np.ndarray  # [F]
+    constant: np.ndarray  # [Y]
+
+    def read(self, features: np.ndarray) -> np.ndarray:
+        """[n, Y] from features [n, F]."""
+        step = max(1, BLOCK // features.shape[1])
+        parts = [features[k : k + step] - self.centre for k in range(0, len(features), step)]
+        return np.concatenate([part @ self.weight for part in parts]) + self.constant
+
+
+def fit_ridge(
+    features: np.ndarray, target: np.ndarray, penalties: tuple[float, ...], *, standardise: bool = False
+) -> list[Ridge]:
+    """A ridge regression for each penalty (per sample), of features [n, F] to targets [n, Y].
+
+    The constant is not penalised. `standardise` has the penalty see every feature with spread 1.
+    """
+    features = np.asarray(features)
+    centre, spread = _moments(features)
+    if not standardise:
+        spread = np.ones_like(spread)
+    constant = target.mean(0, dtype=np.float64)
+    dual = features.shape[0] < features.shape[1]
+    gram, right = _products(features, centre, spread, target, constant, dual)
+    diagonal = torch.eye(len(gram), dtype=torch.float64) * len(features)
+    found = []
+    for penalty in penalties:
+        factor = torch.linalg.cholesky(torch.from_numpy(gram) + penalty * diagonal)
+        solved = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
+        if dual:
+            solved = np.concatenate([x.T @ solved for _, x in _columns(features, centre, spread)])
+        found.append(Ridge(solved / spread[:, None], centre, constant))
+    return found
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean [F], spread [F]) over the samples."""
+    centre, spread = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    for some, x in _columns(features, centre, spread.copy()):
+        centre[some], spread[some] = x.mean(0), x.std(0) + 1e-6
+    return centre, spread
+
+
+def _products(
+    features: np.ndarray, centre: np.ndarray, spread: np.ndarray, target: np.ndarray, constant: np.ndarray, dual: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is to be solved, (left, right): ([n, n], [n, Y]) in the dual form, else ([F, F], [F, Y])."""
+    if dual:
+        gram = np.zeros((len(features), len(features)))
+        for _, x in _columns(features, centre, spread):
+            gram += x @ x.T
+        return gram, target - constant
+    x = np.concatenate([block for _, block in _columns(features, centre, spread)], 1)
+    step = max(1, BLOCK // len(target))
+    columns = [slice(k, k + step) for k in range(0, target.shape[1], step)]
+    return x.T @ x, np.concatenate([x.T @ (target[:, some] - constant[some]) for some in columns], 1)
+
+
+def _columns(
+    features: np.ndarray, centre: np.ndarray, spread: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """(columns, standardised features [n, some of F] in float64), a block at a time."""
+    step = max(1, BLOCK // len(features))
+    for start in range(0, features.shape[1], step):
+        some = slice(start, start + step)
+        yield some, (features[:, some].astype(np.float64) - centre[some]) / spread[some]
