@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from jepa_wm.core.schema import Bottleneck, Metric
 from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.core.schema import Metric
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.dynamics.losses import forced_loss, rollout_loss
 from jepa_wm.dynamics.model import Dynamics
@@ -85,6 +85,51 @@ def test_a_longer_future_begins_with_the_shorter_ones_chance():
     sizes = {"tokens": 2, "width": 3, "device": torch.device("cpu")}
     short, long = (Draws.seeded(3, horizon=h, **sizes) for h in (2, 5))
     assert torch.equal(short.choice, long.choice[:2]) and torch.equal(short.noise, long.noise[:2])
+
+
+@pytest.mark.parametrize("outcomes", [0, 1, 3])
+def test_what_is_static_stays_static_whatever_the_head(outcomes):
+    """It is a property of the latent: read, averaged, kept in every future, and never shifted by the margin."""
+    settings = Settings(
+        frameskip=2, width=32, depth=1, heads=1, outcomes=outcomes,
+        bottleneck=Bottleneck(moving=2, lasting=3, components=6, width=16), metric=Metric(width=16),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LatentModel(4, 6, 2, settings)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    latents = torch.randn(2, 3, 1, 5)
+    assert model.moving == 2 and torch.equal(model.lasting(latents), latents[..., 2:])
+    shifted = model.shifted(latents, 0.5)
+    assert len(shifted) == 4 and all(torch.equal(x[..., 2:], latents[..., 2:]) for x in shifted)
+    plans, past = torch.randn(2, 4, 5, 4), torch.randn(2, 2, 4)
+    for draws in (None, Draws.seeded(0, horizon=5, tokens=1, width=5, device=torch.device("cpu"))):
+        with torch.no_grad():
+            futures = unroll_candidates(model.dynamics, latents, past, plans, draws=draws)
+        torch.testing.assert_close(
+            imagine_candidates(model.dynamics, latents, past, plans, draws=draws), futures, atol=1e-4, rtol=1e-4
+        )
+        kept = latents[:, None, -1:, :, 2:].expand(-1, 4, 5, -1, -1)
+        assert torch.equal(futures[..., 2:], kept), "no future changes what is static"
+        assert (futures[..., :2] - latents[:, None, -1:, :, :2]).abs().min() > 0
+
+
+def test_static_numbers_have_no_part_in_the_likelihood():
+    """Those of the truth say nothing: the loss is of the numbers that chance moves, and per such number."""
+    torch.manual_seed(0)
+    model = Dynamics(
+        tokens=1, latent_width=5, action_size=2, width=32, depth=1, heads=1, window=2, outcomes=2, lasting=3
+    )
+    latents, acts = torch.randn(4, 6, 1, 5), torch.randn(4, 5, 2)
+    with torch.no_grad():
+        likelihood = model.outlook(latents[:, :-1], acts)
+        assert likelihood.mean.shape == (4, 5, 2, 1, 2)
+        for loss in (forced_loss, rollout_loss):
+            windows = latents.clone()
+            windows[:, 1:, :, 2:] = windows[:, :1, :, 2:]
+            other = windows.clone()
+            other[:, -1, :, 2:] += 100
+            assert loss(model, windows, acts) == loss(model, other, acts)
 
 
 # ---------------------------------------------------------------- worlds with chance

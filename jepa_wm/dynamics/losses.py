@@ -18,7 +18,7 @@ def forced_loss(model: Dynamics, latents: Tensor, acts: Tensor) -> Tensor:
     """Mean squared error of the next latents from true latents [B, T, N, D] and scaled actions [B, T-1, A]; negative
     log likelihood a number for dynamics with outcomes."""
     if isinstance(model.head, Outcomes):
-        return _surprise(model.outlook(latents[:, :-1], acts), latents[:, 1:])
+        return _surprise(model.outlook(latents[:, :-1], acts), model.moving_of(latents[:, 1:]))
     return (model(latents[:, :-1], acts) - latents[:, 1:]).square().mean()
 
 
@@ -34,9 +34,9 @@ def rollout_loss(model: Dynamics, latents: Tensor, acts: Tensor, *, context: int
         truth = latents[:, t + 1 : t + 2]
         hidden = model.hidden(latent, acts[:, t : t + 1], cache=cache, start=t)
         if isinstance(model.head, Outcomes):
-            outlook = model.head(latent, hidden)
-            losses.append(_surprise(outlook, truth))
-            latent = outlook.nearest(truth)
+            outlook, moving = model.outlook_of(latent, hidden), model.moving_of(truth)
+            losses.append(_surprise(outlook, moving))
+            latent = model.moved(latent, outlook.nearest(moving))
         else:
             latent = model.arrive(latent, hidden, None)
             losses.append((latent - truth).square().mean())

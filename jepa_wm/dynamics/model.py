@@ -35,10 +35,10 @@ class Dynamics(nn.Module):
         self.slot = nn.Parameter(torch.zeros(tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.lasting = 0 if outcomes else lasting  # outcomes spread over all numbers
+        self.lasting = lasting
         self.head: nn.Module = nn.Linear(width, latent_width - lasting)
         if outcomes:
-            self.head = Outcomes(width, latent_width, outcomes)
+            self.head = Outcomes(width, latent_width - lasting, outcomes)
         init_transformer(self, self.blocks)
         nn.init.trunc_normal_(self.slot, std=0.02)
         nn.init.normal_(first.weight, std=action_size**-0.5)
@@ -56,16 +56,30 @@ class Dynamics(nn.Module):
         return self.arrive(latents, self.hidden(latents, actions, cache=cache, start=start), draw)
 
     def outlook(self, latents: Tensor, actions: Tensor) -> Outlook:
-        """The distribution over the latents one frame later, as `forward`; for dynamics that have outcomes."""
+        """The distribution over the moving numbers of the latents one frame later, as `forward`; for dynamics that have
+        outcomes."""
+        return self.outlook_of(latents, self.hidden(latents, actions))
+
+    def outlook_of(self, latents: Tensor, hidden: Tensor) -> Outlook:
+        """The distribution over the moving numbers [..., N, D - lasting] one frame after latents [..., N, D] with the
+        transformer's output [..., N, P]; the others have no chance in them."""
         assert isinstance(self.head, Outcomes)
-        return self.head(latents, self.hidden(latents, actions))
+        return self.head(self.moving_of(latents), hidden)
+
+    def moving_of(self, latents: Tensor) -> Tensor:
+        """[..., N, D - lasting] the numbers of latents [..., N, D] that actions move."""
+        return latents[..., : self.latent_width - self.lasting]
+
+    def moved(self, latents: Tensor, moving: Tensor) -> Tensor:
+        """[..., N, D] the latents with these moving numbers [..., N, D - lasting] in place of their own."""
+        return torch.cat([moving, latents[..., self.latent_width - self.lasting :]], -1) if self.lasting else moving
 
     def arrive(self, latents: Tensor, hidden: Tensor, draw: Draw | None) -> Tensor:
         """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's output [..., N, P]."""
         if not isinstance(self.head, Outcomes):
             return latents + self.whole(self.head(hidden))
-        outlook = self.head(latents, hidden)
-        return outlook.likeliest() if draw is None else outlook.drawn(draw)
+        outlook = self.outlook_of(latents, hidden)
+        return self.moved(latents, outlook.likeliest() if draw is None else outlook.drawn(draw))
 
     def whole(self, change: Tensor) -> Tensor:
         """[..., N, D] the change of all numbers, for that of those that do not last."""

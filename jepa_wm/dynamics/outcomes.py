@@ -1,6 +1,7 @@
 """Dynamics that admit chance: the next latent as one of K Gaussians, of which a discrete latent chooses.
 
-... any leading axes, N tokens a frame, D latent width, P model width, K outcomes, H horizon.
+... any leading axes, N tokens a frame, D numbers of a token that chance may move (no static ones), P model width,
+K outcomes, H horizon.
 """
 
 from __future__ import annotations
@@ -81,10 +82,10 @@ class Outlook(NamedTuple):
         return self.of(self.joint(truth).argmax(-1))[0]
 
     def drawn(self, draw: Draw) -> Tensor:
-        """[..., N, D] what comes about by that chance."""
+        """[..., N, D] what comes about by that chance, of whose noise the first D numbers a token count."""
         ladder = self.choice.exp().cumsum(-1)[..., :-1]  # K - 1 rungs
         mean, log_std = self.of((draw.choice >= ladder).sum(-1))
-        return mean + log_std.exp() * draw.noise
+        return mean + log_std.exp() * draw.noise[..., : mean.shape[-1]]
 
 
 class Outcomes(nn.Module):
