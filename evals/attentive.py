@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
-from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.heads import Attentive
+from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.linear import fitted, guesses
-from jepa_wm.evals.looks import look_at, open_all
+from jepa_wm.evals.looks import Look, look_at
 from jepa_wm.evals.scores import score
 
 
 def run(run: RunFolder) -> dict[str, object]:
     """For each depth (`depth_1`, ...), for the `eye` and each baseline: the test's figures and what was `chosen`."""
-    set_threads(run.config.train.threads)
-    config, data, looks = open_all(run)
-    evals, folder = config.evals, run.stage_dir("eval_attentive")
+    return measured(run, "eval_attentive", _measure)
+
+
+def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
+    evals = config.evals
     result: dict[str, dict[str, object]] = {f"depth_{depth}": {} for depth in evals.depths}
     for name, look in looks.items():
         train, test = look_at(look, data, config, name)  # raw pixels too in full size: the head sees patches
@@ -26,6 +32,4 @@ def run(run: RunFolder) -> dict[str, object]:
             head = fitted(kinds, train, data, config, f"{name}, depth {depth}")
             figures = score(guesses(head, test, train, data), test.part, data, picture)
             result[f"depth_{depth}"][name] = {**figures, "chosen": vars(head.choice)}
-    told: dict[str, object] = {**result, "left_out": sorted(set(data.left_out))}
-    run.write_result("eval_attentive", told)
-    return told
+    return {**result}

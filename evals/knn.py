@@ -5,14 +5,18 @@ n samples, F numbers of a feature, k neighbours, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import faiss
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.looks import Seen, look_at, open_all, pooled, pools
+from jepa_wm.evals.looks import Look, Seen, look_at, pooled, pools
 from jepa_wm.evals.scores import score
 
 TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
@@ -20,10 +24,11 @@ TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
 
 def run(run: RunFolder) -> dict[str, object]:
     """For the `eye` and each baseline the test's figures, and the way of pooling that was `chosen`."""
-    set_threads(run.config.train.threads)
-    config, data, looks = open_all(run)
-    folder, k = run.stage_dir("eval_knn"), config.evals.neighbours
-    result: dict[str, object] = {}
+    return measured(run, "eval_knn", _measure)
+
+
+def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
+    k, result = config.evals.neighbours, {}
     for name, look in looks.items():
         raw = name == "pixels"
         train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
@@ -35,9 +40,7 @@ def run(run: RunFolder) -> dict[str, object]:
         guess = votes(_unit(train, pool), train.part.target, _unit(test, pool), data.classes, k)
         picture = None if data.classes is None else folder / f"confusion_{name}.png"
         result[name] = {**score(guess, test.part, data, picture), "chosen": {"pool": pool}}
-    result["left_out"] = sorted(set(data.left_out))
-    run.write_result("eval_knn", result)
-    return result
+    return {**result}
 
 
 def votes(known: np.ndarray, target: np.ndarray, asked: np.ndarray, classes: list[str] | None, k: int) -> np.ndarray:

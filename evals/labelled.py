@@ -5,9 +5,10 @@ n samples, T frames, Y numbers of a target.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torchvision
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import PIECE, fingerprint
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
@@ -41,6 +43,7 @@ class Part:
     target: np.ndarray  # [n] numbers of classes, or [n, Y] float32
     unit: np.ndarray  # [n]
     group: np.ndarray  # [n]
+    digest: str = ""  # names the content: targets, and the frames, pictures or files that are looked at
 
     def __len__(self) -> int:
         return len(self.target)
@@ -102,7 +105,9 @@ def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> La
         episode = np.searchsorted(data.offsets, rows, side="right") - 1
         back = evals.gap * np.arange(evals.frames - 1, -1, -1)
         clips = np.maximum(rows[:, None] - back, data.offsets[episode][:, None])  # an episode's first frame repeats
-        return Part(lambda i: data.frames[clips[i]], target[rows], np.arange(len(rows)), episode)
+        shown = (data.frames[row] for row in np.unique(clips))
+        content = digest_of(target[rows], clips, shown)
+        return Part(lambda i: data.frames[clips[i]], target[rows], np.arange(len(rows)), episode, content)
 
     first, second = part(train), part(test)
     size = first.target.shape[1]
@@ -127,9 +132,9 @@ def _built_in(train: str, test: str) -> Labelled:
             data = made(root, **(which or {"split": "train" if training else "test"}))
         except (RuntimeError, OSError) as error:
             raise UserError(f"{text}: is not there or not whole ({error}); download it into the folder first") from None
-        target = np.array([int(data[i][1]) for i in range(len(data))])
-        rows = np.arange(len(data))
-        parts.append(Part(partial(_picture, data), target, rows, rows))
+        target, rows = np.array([int(data[i][1]) for i in range(len(data))]), np.arange(len(data))
+        content = digest_of(target, (_picture(data, i) for i in range(len(data))))
+        parts.append(Part(partial(_picture, data), target, rows, rows, content))
         classes = list(getattr(data, "classes", range(int(target.max()) + 1)))
     return Labelled(parts[0], parts[1], [str(name) for name in classes], {}, [])
 
@@ -178,7 +183,33 @@ def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[
         finally:
             footage.close()
 
-    return Part(read, numbers[videos.labels][unit], unit, unit)
+    return Part(read, numbers[videos.labels][unit], unit, unit, _content(videos, numbers))
+
+
+def _content(videos: VideoSet, numbers: np.ndarray) -> str:
+    """Names what is in the files of a set: their classes, lengths, sizes, and how each begins and ends."""
+    sha = hashlib.sha256(digest_of(numbers[videos.labels], videos.seconds).encode())
+    for i in range(len(videos)):
+        entry = videos.entry(i)
+        try:
+            if entry.span is None:
+                sha.update(fingerprint(entry.path, pieces=2).encode())
+                continue
+            offset, size = entry.span
+            for first in (offset, offset + max(0, size - PIECE)):
+                sha.update(f"{size} ".encode() + replace(entry, span=(first, min(size, PIECE))).content())
+        except (OSError, VideoError):
+            sha.update(b"not there")
+    return sha.hexdigest()[:16]
+
+
+def digest_of(*parts: np.ndarray | Iterable[np.ndarray]) -> str:
+    """Sixteen hex digits that name arrays, or series of them."""
+    sha = hashlib.sha256()
+    for part in parts:
+        for array in (part,) if isinstance(part, np.ndarray) else part:
+            sha.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:16]
 
 
 def batches(part: Part, count: int, name: str, left_out: list[str]) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.heads import Linear, Trained, best, train_heads
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.looks import Seen, look_at, open_all, pools
+from jepa_wm.evals.looks import Look, Seen, look_at, pools
 from jepa_wm.evals.scores import score
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For the `eye` and each baseline: the test's figures and what was `chosen`; `left_out`, what could not be read."""
-    set_threads(run.config.train.threads)
-    config, data, looks = open_all(run)
-    folder, result = run.stage_dir("eval_linear"), {}
+    """For the `eye` and each baseline: the test's figures and what was `chosen`."""
+    return measured(run, "eval_linear", _measure)
+
+
+def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
+    result: dict[str, object] = {}
     for name, look in looks.items():
         raw = name == "pixels"
         train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
         kinds = {pool: partial(Linear, pool=pool) for pool in pools(name)}
         picture = None if data.classes is None else folder / f"confusion_{name}.png"
         head = fitted(kinds, train, data, config, name)
-        result[name] = {
-            **score(guesses(head, test, train, data), test.part, data, picture),
-            "chosen": vars(head.choice),
-        }
-    told: dict[str, object] = {**result, "left_out": sorted(set(data.left_out))}
-    run.write_result("eval_linear", told)
-    return told
+        figures = score(guesses(head, test, train, data), test.part, data, picture)
+        result[name] = {**figures, "chosen": vars(head.choice)}
+    return result
 
 
 def fitted(

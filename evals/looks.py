@@ -18,8 +18,8 @@ from jepa_wm.core.schema import Config
 from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
-from jepa_wm.freeze.backbone import Backbone, backbone_of
-from jepa_wm.freeze.cache import pretrained
+from jepa_wm.freeze.backbone import Backbone
+from jepa_wm.freeze.cache import encoder_of
 from jepa_wm.observe.clips import to_input
 from jepa_wm.observe.video_clips import middle
 
@@ -38,9 +38,12 @@ class Seen:
 def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
     """(the config, the labelled data, what is to be compared: `eye` first, then the baselines that are asked for)."""
     config = settled(run.config, run.path)
-    data, size = open_labelled(run, config), config.observe.image_size
-    eye = pretrained(run) if config.freeze.backbone is None else backbone_of(config.freeze, size)
-    looks = {"eye": _through(eye, config)}
+    return config, open_labelled(run, config), looks_of(encoder_of(run, config), config)
+
+
+def looks_of(eye: Encoder | Backbone, config: Config) -> dict[str, Look]:
+    """What is to be compared: `eye` first, then the baselines that are asked for."""
+    looks, size = {"eye": _through(eye, config)}, config.observe.image_size
     if "random_encoder" in config.evals.baselines:
         torch.manual_seed(config.seed)
         if isinstance(eye, Backbone):
@@ -49,7 +52,7 @@ def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
             looks["random_encoder"] = _through(Encoder.from_settings(size, eye.settings or config.encode), config)
     if "pixels" in config.evals.baselines:
         looks["pixels"] = _pixels(config.encode.patch)
-    return config, data, looks
+    return looks
 
 
 def look_at(look: Look, data: Labelled, config: Config, name: str, *, size: int | None = None) -> tuple[Seen, Seen]:

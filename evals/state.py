@@ -6,13 +6,17 @@ n samples, F numbers of a feature, Y numbers of a state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.looks import Seen, look_at, open_all, pooled, pools
+from jepa_wm.evals.looks import Look, Seen, look_at, pooled, pools
 from jepa_wm.evals.scores import score
 from jepa_wm.freeze.ridge import fit_ridge
 
@@ -21,8 +25,10 @@ PENALTIES = tuple(float(10**power) for power in np.arange(-4, 3.01, 0.5))  # a s
 
 def run(run: RunFolder) -> dict[str, object]:
     """For the `eye` and each baseline, R2 and error of each group of numbers on the test part; what was `chosen`."""
-    set_threads(run.config.train.threads)
-    config, data, looks = open_all(run)
+    return measured(run, "eval_state", _measure)
+
+
+def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
     if data.classes is not None:
         raise UserError("the data has classes, and eval state reads numbers; use linear, attentive or knn")
     result: dict[str, object] = {}
@@ -35,7 +41,6 @@ def run(run: RunFolder) -> dict[str, object]:
         ridge = fit_ridge(_features(train, pool), train.part.target, (tried[pool][0],))[0]
         figures = score(ridge.read(_features(test, pool)), test.part, data)
         result[name] = {**figures, "chosen": {"pool": pool, "penalty": tried[pool][0]}}
-    run.write_result("eval_state", result)
     return result
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import films
 import numpy as np
@@ -12,18 +13,25 @@ from PIL import Image
 from jepa_wm import cli
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import finite
 from jepa_wm.core.intervals import wilson
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Evals
+from jepa_wm.core.schema import Encode, Evals
+from jepa_wm.encode.vit import Encoder
 from jepa_wm.evals import attentive, heads, knn, labelled, linear, looks, scores, state
 from jepa_wm.evals.labelled import Labelled, Part
+from jepa_wm.freeze import cache
 from jepa_wm.observe.trajectories import TrajectoryWriter
+from jepa_wm.show import report
 
 SMALL = [
     "observe.image_size=24", "encode.patch=8", "encode.width=16", "encode.depth=1", "train.pretrain.steps=0",
     "evals.steps=60", "evals.lrs=[0.01]", "evals.weight_decays=[0.0,0.1]", "evals.pixels=12", "evals.neighbours=5",
     "evals.head_width=8",
 ]  # fmt: skip
+
+
+SAID = ("left_out", "evaluated", "stored", "seconds")  # beside the figures
 
 
 def photo(r, kind):
@@ -82,12 +90,12 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
         assert figures["chosen"]["lr"] == 0.01
         assert Image.open(figures["confusion"]).size[0] > 300
     assert result["pixels"]["chosen"]["name"] == "all" and result["left_out"] == []
-    assert json.loads((tmp_path / "run" / "eval_linear" / "result.json").read_text())["eye"] == result["eye"]
+    assert json.loads((Path(result["stored"]) / "result.json").read_text())["eye"] == result["eye"]
 
 
 def test_attentive_heads_and_neighbours(photos, tmp_path):
     result = evaluate(attentive, tmp_path / "run", *of_photos(photos), "evals.depths=[1,2]")
-    assert result.keys() == {"depth_1", "depth_2", "left_out"}
+    assert result.keys() == {"depth_1", "depth_2", *SAID}
     assert all(result[depth][name]["accuracy"] > 0.7 for depth in ("depth_1", "depth_2") for name in ("eye", "pixels"))
     result = evaluate(knn, tmp_path / "run", *of_photos(photos))
     assert result["eye"]["accuracy"] > 0.7 and result["eye"]["chosen"]["pool"] in ("mean", "all")
@@ -111,7 +119,60 @@ def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
     words = ["eval", "linear", "--config", "debug", "--run", str(tmp_path / "run"), "--json"]
     assert cli.main([*words, *SMALL, *of_photos(photos), "evals.baselines=[]"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result.keys() == {"eye", "left_out"} and result["eye"]["n"] == 12
+    assert result.keys() == {"eye", *SAID} and result["eye"]["n"] == 12
+
+
+def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path):
+    folder, words = tmp_path / "run", [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=timm/test_resnet"]
+    first = evaluate(state, folder, *words)
+    made = Path(first["stored"]) / "result.json"
+    before = made.stat().st_mtime_ns
+    assert evaluate(state, folder, *words) == first and made.stat().st_mtime_ns == before, "not done twice"
+    results = [
+        first,
+        evaluate(state, folder, *words, "evals.column=action"),
+        evaluate(state, folder, *words, "freeze.backbone=timm/test_efficientnet"),
+        evaluate(knn, folder, *words, *of_photos(photos)),
+        evaluate(knn, folder, *words, *of_photos(photos), "evals.neighbours=3"),
+    ]
+    shutil.copytree(photos / "test", tmp_path / "test")
+    one = next((tmp_path / "test").rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
+    changed = [*words, f"evals.train={photos / 'train'}", f"evals.test={tmp_path / 'test'}", "evals.images=true"]
+    results.append(evaluate(knn, folder, *changed))
+    Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
+    results.append(evaluate(knn, folder, *changed))  # the same path and settings, another content
+    assert len({result["stored"] for result in results}) == len(results)
+    for result in results:
+        stored = json.loads((Path(result["stored"]) / "result.json").read_text())
+        assert stored["eye"] == finite(result["eye"]) and stored["evaluated"] == finite(result["evaluated"])
+    assert [result["evaluated"]["encoder"]["backbone"] for result in results[1:3]] == [
+        "timm/test_resnet", "timm/test_efficientnet"
+    ]  # fmt: skip
+    assert results[1]["evaluated"]["settings"]["column"] == "action"
+    assert results[-1]["evaluated"]["data"]["train"] == results[-2]["evaluated"]["data"]["train"]
+    assert results[-1]["evaluated"]["data"]["test"] != results[-2]["evaluated"]["data"]["test"]
+    with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
+        told = report.run(run)
+    page = Path(told["report"]).read_text()
+    assert "frozen" in told["sections"] and all(Path(result["stored"]).name in page for result in results)
+    with pytest.raises(UserError, match=r"result.json: is damaged .*; delete"):
+        made.write_text("{")
+        with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
+            report.run(run)
+
+
+def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
+    words = [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=vjepa2/tiny", "freeze.weights=w"]
+    seen = []
+    for seed in (0, 1, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            torch.manual_seed(seed)
+            encoder = Encoder.from_settings(12, Encode(patch=6, width=16, depth=1, heads=2))
+            patch.setattr(cache, "backbone_of", lambda *_, encoder=encoder: encoder)
+            seen.append(evaluate(state, tmp_path / "run", *words, "observe.image_size=12", "encode.patch=6"))
+    assert seen[0]["stored"] == seen[2]["stored"] != seen[1]["stored"]
+    assert seen[0]["evaluated"]["encoder"]["digest"] != seen[1]["evaluated"]["encoder"]["digest"]
 
 
 def test_clips_of_a_video_count_once_together():

@@ -4,6 +4,8 @@ runs/two_rooms/config.yaml            the resolved config of the last command
 runs/two_rooms/<stage>/config.yaml    the settings this stage was begun with, its upstream stages' included
 runs/two_rooms/<stage>/result.json    written when the stage is finished
 runs/two_rooms/<stage>/seconds.json   what an unfinished stage has taken so far
+
+A stage that is done for several settings or data beside each other has a folder for each: <stage>/<which>/...
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class RunFolder:
         "heads": ("train.heads",),
         "plan": ("plan", "act"),
         "eval_planning": ("plan", "act"),
+        **dict.fromkeys(("eval_state", "eval_linear", "eval_attentive", "eval_knn"), ("evals", "freeze")),
     }
 
     def __init__(self, path: Path, config: Config, lock: int) -> None:
@@ -109,7 +112,7 @@ class RunFolder:
         folder = self.path / stage
         if not here().first:
             return folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.yaml").exists():
             self._refuse_other_config(stage)
         else:
@@ -181,6 +184,7 @@ class RunFolder:
         self.close()
 
     def _with_upstream(self, stage: str) -> Iterator[str]:
+        stage = stage.partition("/")[0]
         for upstream in self.AFTER.get(stage, ()):
             yield from self._with_upstream(upstream)
         yield stage

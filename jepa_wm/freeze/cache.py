@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import UserError
@@ -28,7 +28,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
 from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.backbone import backbone_of
+from jepa_wm.freeze.backbone import Backbone, backbone_of
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.trajectories import Trajectories
@@ -76,9 +76,8 @@ def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
         lock(handle.fileno(), fcntl.LOCK_EX, run.path)
         if not (folder / "eye.json").exists():
             train = open_data(run.path, config, "train")
-            size, own = config.observe.image_size, config.freeze.backbone is None
-            encoder = pretrained(run) if own else backbone_of(config.freeze, size)
-            eye = Eye(encoder, size, precision=config.train.precision).to(here().device)
+            size = config.observe.image_size
+            eye = Eye(encoder_of(run, config), size, precision=config.train.precision).to(here().device)
             count = min(config.freeze.samples, len(train.actions))
             eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
             eye.save(folder)
@@ -177,12 +176,20 @@ class Features:
         return torch.from_numpy(self._store[rows]).view(torch.bfloat16)
 
 
-def weights_digest(eye: Eye) -> str:
-    """Short sha256 of all weights and standardising numbers."""
+def weights_digest(model: nn.Module) -> str:
+    """Short sha256 of all weights; of an eye, of its standardising numbers too."""
     sha = hashlib.sha256()
-    for name, value in sorted(eye.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         sha.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
     return sha.hexdigest()[:16]
+
+
+def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
+    """The encoder of a run: its own, or the backbone that the config names; random weights are those of the seed."""
+    if config.freeze.backbone is None:
+        return pretrained(run)
+    torch.manual_seed(config.seed)
+    return backbone_of(config.freeze, config.observe.image_size)
 
 
 def pretrained(run: RunFolder) -> Encoder:

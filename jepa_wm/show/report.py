@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.run import RunFolder
-from jepa_wm.show import acting, learning, provenance, returns
+from jepa_wm.show import acting, evaluations, learning, provenance, returns
 from jepa_wm.show.left import Left
 from jepa_wm.show.page import Group, number, page
 from jepa_wm.show.strips import make_strips
@@ -28,7 +29,9 @@ def run(run: RunFolder) -> dict[str, Any]:
     if not strips.exists() and run.finished("dynamics") and (run.path / "dynamics" / "latent.json").exists():
         make_strips(run, strips)
     left = Left.read(run)
-    groups = (acting.group(left), learning.imagining(left), learning.seeing(left), provenance.group(run, left))
+    seeing = learning.seeing(left)
+    seeing = replace(seeing, sections=(*seeing.sections, *evaluations.sections(run.path)))
+    groups = (acting.group(left), learning.imagining(left), seeing, provenance.group(run, left))
     name = run.path.resolve().name
     text = page(f"{name} · jepa_wm", _head(name, left), groups, run=str(run.path))
     path = run.stage_dir("report") / "index.html"

@@ -1,0 +1,49 @@
+"""Each distinct frozen evaluation once: its settings, data and encoder name the folder of its result, and stand in it.
+
+<run>/eval_linear/<digest>/result.json     `evaluated` tells what was measured
+<run>/eval_linear/<digest>/config.yaml     all settings that it depends on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jepa_wm.core.config import as_plain, digest, pick
+from jepa_wm.core.precision import set_threads, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Config
+from jepa_wm.evals.labelled import Labelled, Part, open_labelled
+from jepa_wm.evals.looks import Look, looks_of
+from jepa_wm.freeze.cache import encoder_of, weights_digest
+
+Measure = Callable[[Config, Labelled, Mapping[str, Look], Path], dict[str, object]]
+
+
+def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
+    """What `measure` makes of the labelled data, given a folder for pictures; or the stored result, if the same was
+    measured before. `evaluated` tells settings, data and encoder, `stored` where the result lies, `left_out` what
+    could not be read."""
+    set_threads(run.config.train.threads)
+    config = settled(run.config, run.path)
+    data, encoder = open_labelled(run, config), encoder_of(run, config)
+    evaluated: dict[str, object] = {
+        "settings": as_plain(config.evals),
+        "data": {"train": _told(data.train), "test": _told(data.test), "reads": data.classes or data.groups},
+        "encoder": {"backbone": config.freeze.backbone, "weights": config.freeze.weights,
+                    "digest": weights_digest(encoder)},
+        "precision": config.train.precision,
+    }  # fmt: skip
+    name = digest({"evaluated": evaluated, "depends": pick(config, run.depends(stage))})
+    place = f"{stage}/{name}"
+
+    def work(run: RunFolder) -> dict[str, object]:
+        result = measure(config, data, looks_of(encoder, config), run.stage_dir(place))
+        left_out = sorted(set(data.left_out))
+        return {**result, "left_out": left_out, "evaluated": evaluated, "stored": str(run.path / place)}
+
+    return run.once(place, work)
+
+
+def _told(part: Part) -> dict[str, object]:
+    return {"samples": len(part), "digest": part.digest}
