@@ -16,15 +16,9 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.observe.video_stream import AMISS, Shown, VideoError, VideoStream
 
 FAR = 2.0  # seconds ahead from which looking for a keyframe is cheaper than decoding on
-FINEST = 2e-6  # seconds, what a second rounded to microseconds may be off
-AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
-
-
-class VideoError(UserError):
-    """A video that cannot be read, or not up to its end."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +43,25 @@ class Video:
 
     def __init__(self, path: Path | str, *, size: int | None = None, source: BinaryIO | None = None) -> None:
         """`source` holds the file's bytes where the path is only what to call it."""
-        self.path, self.size, self._source = Path(path), size, source
+        self.path, self.size = Path(path), size
         if source is None and not self.path.is_file():
             raise VideoError(f"{path}: no such video file")
-        self._frames: Iterator[av.VideoFrame] = iter(())
-        self._now: av.VideoFrame | None = None  # on screen at the last second asked for
-        self._next: av.VideoFrame | None = None  # the one after it, decoded already
-        self._open()
+        self._now: Shown | None = None  # on screen at the last second asked for
+        self._next: Shown | None = None  # the one after it, decoded already
+        self._frames: Iterator[Shown] = iter(())
+        with _blaming(self.path):
+            self._stream = VideoStream(self.path, source)
 
     def facts(self) -> Facts:
         """Length, rate and size; reads the whole file (without decoding) where the header does not tell them."""
         with _blaming(self.path):
             height, width = self._shown_at(0.0).shape[:2]
-            count, end = self._stream.frames, self._promised_end()
+            count, end = self._stream.video.frames, self._stream.promised_end
             if not count or end is None:
-                count, end = self._counted()
-        rate = float(self._stream.average_rate or (count / end if end else 1.0))
-        return Facts(end, rate, count, width, height, self._stream.codec_context.name)
+                self._now = self._next = None  # the file is read on from elsewhere
+                count, end = self._stream.counted()
+        rate = float(self._stream.video.average_rate or (count / end if end else 1.0))
+        return Facts(end, rate, count, width, height, self._stream.video.codec_context.name)
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """[K, h, w, 3] uint8 frames on screen at `seconds` [K], in any order.
@@ -86,7 +82,7 @@ class Video:
         return np.stack([shown[i] for i in back.reshape(-1)])
 
     def close(self) -> None:
-        self._container.close()
+        self._stream.close()
 
     def __enter__(self) -> Video:
         return self
@@ -96,96 +92,36 @@ class Video:
     ) -> None:
         self.close()
 
-    def _open(self) -> None:
-        with _blaming(self.path):
-            if self._source is not None:
-                self._source.seek(0)
-            opened = self._source or str(self.path)
-            self._container = av.open(opened, "r")
-        if not self._container.streams.video:
-            self._container.close()
-            raise VideoError(f"{self.path}: has no video stream")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_count = 1  # several loaders share the machine
-        self._tick = float(self._stream.time_base or 0)
-        self._zero = self._stream.start_time or 0
-        self._now = self._next = None
-
     def _shown_at(self, second: float) -> np.ndarray:
-        if self._now is None or not self._second(self._now) <= second <= self._second(self._now) + FAR:
+        far = FAR if self._stream.can_seek else math.inf
+        if self._now is None or not self._now[0] <= second <= self._now[0] + far:
             self._jump(second)
-        while self._next is not None and self._second(self._next) <= second + self._slack():
+        while self._next is not None and self._next[0] <= second + self._stream.slack:
             self._now, self._next = self._next, next(self._frames, None)
         assert self._now is not None
         if self._next is None:
             self._refuse_early_end(second)
-        return self._pixels(self._now)
+        return self._pixels(self._now[1])
 
     def _jump(self, second: float) -> None:
-        """Go to a keyframe at or before `second`; from the start where the index of the file misleads."""
-        target = self._zero + int(max(second, 0.0) / self._tick)
-        try:
-            self._container.seek(target, stream=self._stream, backward=True)
-            self._frames = self._container.decode(self._stream)
-            first = next(self._frames, None)
-        except AMISS:
-            first = None
-        if first is None or self._second(first) > second + self._slack():
-            self._frames = self._restarted()
-            first = next(self._frames, None)
+        self._frames = self._stream.after(second)
+        first = next(self._frames, None)
         if first is None:
-            raise self._empty()
+            raise VideoError(f"{self.path}: holds no frame that can be decoded; copy it again")
         self._now, self._next = first, next(self._frames, None)
-
-    def _empty(self) -> VideoError:
-        return VideoError(f"{self.path}: holds no frame that can be decoded; copy it again")
-
-    def _restarted(self) -> Iterator[av.VideoFrame]:
-        self._container.close()
-        self._open()
-        self._frames = self._container.decode(self._stream)
-        return self._frames
-
-    def _second(self, frame: av.VideoFrame) -> float:
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        if stamp is None:
-            raise VideoError(f"{self.path}: its frames have no timestamps; encode it again")
-        return (stamp - self._zero) * self._tick
-
-    def _slack(self) -> float:
-        """Containers round timestamps to ticks: one tick early is on time, if a tick is short beside a frame."""
-        interval = 1 / float(self._stream.average_rate or 25)
-        return min(max(self._tick, FINEST), interval / 4)
-
-    def _promised_end(self) -> float | None:
-        """Seconds at which the last frame leaves the screen, by the header."""
-        if self._stream.duration:
-            return self._stream.duration * self._tick
-        alone = len(self._container.streams) == 1  # else the sound may be what lasts
-        if alone and self._container.duration:
-            return self._container.duration / av.time_base
-        return None
 
     def _refuse_early_end(self, second: float) -> None:
         assert self._now is not None
-        promised = self._promised_end()
-        if promised is None or not self._now.duration:
+        promised, (shown, frame) = self._stream.promised_end, self._now
+        if promised is None or not frame.duration:
             return
-        end = self._second(self._now) + self._now.duration * self._tick
-        late = max(0.5, 2 * self._now.duration * self._tick)
+        end = shown + frame.duration * self._stream.tick
+        late = max(0.5, 2 * frame.duration * self._stream.tick)
         if end + late < min(second, promised):
             raise VideoError(
                 f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it was cut short: "
                 "copy it again"
             )
-
-    def _counted(self) -> tuple[int, float]:
-        """(frames, seconds) from the packets of the whole file."""
-        self._restarted()
-        packets = [packet for packet in self._container.demux(self._stream) if packet.pts is not None]
-        end = max(((packet.pts or 0) + (packet.duration or 0) for packet in packets), default=self._zero)
-        self._restarted()
-        return len(packets), (end - self._zero) * self._tick
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         if self.size is not None:
