@@ -96,11 +96,12 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     """Check the config, open the run folder, do the verb there."""
     from jepa_wm.core.config import load_config
     from jepa_wm.core.interrupt import catching_signals
+    from jepa_wm.core.place import ranks
     from jepa_wm.core.run import RunFolder
     from jepa_wm.core.world import joined
 
     config = load_config(arguments.config, arguments.overrides)
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = ranks() > 1
     if several and arguments.verb not in TOGETHER:
         raise UserError(f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}")
     share = getattr(arguments, "share", None)

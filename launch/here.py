@@ -15,7 +15,7 @@ from types import FrameType
 
 from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 from jepa_wm.core.interrupt import STOPPING
-from jepa_wm.core.rendezvous import STORE
+from jepa_wm.core.rendezvous import LOOPBACK, STORE
 from jepa_wm.core.schema import Launch
 from jepa_wm.launch.job import STOPPED, Job, die_with_parent
 
@@ -65,6 +65,9 @@ def run(job: Job, settings: Launch, ranks: int) -> None:
 def environment() -> dict[str, str]:
     """This process's environment without what a job around it, if there is one, says of its own place."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN) or k == "SLURM_CONF"}
+    for name in ("SLURM_CONF", "OMP_NUM_THREADS"):  # empty, they would be taken for settings
+        if not kept.get(name, "set").strip():
+            del kept[name]
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", STORE):
         kept.pop(name, None)
     return kept
@@ -82,7 +85,7 @@ def _commands(file: Path, settings: Launch, ranks: int) -> list[list[str]]:
     """One command a child: a rank each, or torchrun with all of them."""
     job = ["-m", "jepa_wm.launch.job", str(file)]
     if settings.cluster == "torchrun":
-        rendezvous = ["--standalone", f"--nproc-per-node={ranks}"]
+        rendezvous = ["--standalone", f"--local-addr={LOOPBACK}", f"--nproc-per-node={ranks}"]  # needs no host name
         commands = [[sys.executable, "-m", "torch.distributed.run", *rendezvous, *job]]
     else:
         commands = [[sys.executable, *job]] * ranks

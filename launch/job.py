@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jepa_wm.core import place
 from jepa_wm.core.config import config_diff, load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
@@ -45,17 +46,22 @@ class Job:
 
         On SLURM a stopped job goes back into the queue, where it goes on from its checkpoint.
         """
-        on_slurm = "SUBMITIT_EXECUTOR" in os.environ
-        if on_slurm:
-            _take_place(Path(self.record))
-        if os.environ.get("RANK", "0") == "0":
+        on_slurm = place.variable("SUBMITIT_EXECUTOR") is not None
+        try:
+            if on_slurm:
+                _take_place(Path(self.record))
+            first = place.rank() == 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(2)
+        if first:
             self._tell_of_changes()
         module, _, name = self.entry.partition(":")
         main: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), name)
         code = main(self.words)
         if on_slurm and code in STOPPED and not _cancelled():
             _requeue()
-        if os.environ.get("RANK", "0") == "0":
+        if first:
             ended = {"exit": code, "at": time.time()}
             write_atomic(Path(self.record) / f"ended_{_job_id()}", json.dumps(ended))
         if code:
@@ -97,21 +103,20 @@ class Job:
 
 def _take_place(record: Path) -> None:
     """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start of the job."""
-    size = int(os.environ.get("SLURM_NTASKS", "1"))
     os.environ |= {
-        "RANK": os.environ.get("SLURM_PROCID", "0"), "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
-        "WORLD_SIZE": str(size),
+        "RANK": str(place.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(place.number("SLURM_LOCALID", 0)),
+        "WORLD_SIZE": str(place.number("SLURM_NTASKS", 1, least=1)),
     }  # fmt: skip
-    start = os.environ.get("SLURM_RESTART_COUNT", "0")
+    start = place.number("SLURM_RESTART_COUNT", 0)
     os.environ[STORE] = str(record / "meet" / f"{_job_id()}_{start}")
 
 
 def _job_id() -> str:
     """SLURM's name of this job, "array_task" in an array; "local" elsewhere."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array:
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID", "local")
+    array, task = place.variable("SLURM_ARRAY_JOB_ID"), place.variable("SLURM_ARRAY_TASK_ID")
+    if array is not None and task is not None:
+        return f"{array}_{task}"
+    return place.variable("SLURM_JOB_ID") or "local"
 
 
 def _cancelled() -> bool:
@@ -123,7 +128,7 @@ def _cancelled() -> bool:
 def _requeue() -> None:
     """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by itself before
     would count as done."""
-    if os.environ["RANK"] == "0":
+    if place.rank() == 0:
         print(f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True)
         said = subprocess.run(["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60)
         if said.returncode:  # it may be there already: somebody else's requeue is what stopped it

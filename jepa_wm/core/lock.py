@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.place import variable
 
 # What a lock fails with on a network disk that is mounted without them (Lustre, some NFS, many FUSE disks).
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
@@ -66,5 +67,5 @@ def tell_of_no_locks(place: Path) -> None:
 
 def _self() -> str:
     """This process, as another one that finds the folder locked is told."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = variable("SLURM_JOB_ID")
     return (f"job {job}, " if job else "") + f"process {os.getpid()} on {socket.gethostname()}"

@@ -7,6 +7,7 @@ get it from one process or from many. Alone, everything here is the identity.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.rendezvous import STORE, meet
+from jepa_wm.core.place import START, number, ranks, variable
+from jepa_wm.core.rendezvous import INTERFACE, STORE, gather, loopback_interface, meet, reachable, resolve
 
 Value = TypeVar("Value")
 JOIN, WAIT = timedelta(seconds=120), timedelta(minutes=30)  # for all ranks to come; for the slowest in between
@@ -104,9 +106,10 @@ def joined() -> Iterator[World]:
     """
     global _here
     alone = _here
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if ranks() == 1:
         yield alone
         return
+    interface = variable(INTERFACE)
     _here = _join(alone.device.type)
     try:
         yield _here
@@ -117,6 +120,8 @@ def joined() -> Iterator[World]:
         dist.destroy_process_group()
     finally:
         _here = alone
+        if INTERFACE in os.environ and interface is None:
+            del os.environ[INTERFACE]
 
 
 def whole_batch(rows: Tensor) -> Tensor:
@@ -157,10 +162,9 @@ class _Gather(torch.autograd.Function):
 
 
 def _join(kind: str) -> World:
-    try:
-        rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    except KeyError as error:
-        raise UserError(f"WORLD_SIZE is set but {error} is not: start with `jepa-wm launch` or torchrun") from None
+    rank, size, local = number("RANK"), ranks(), number("LOCAL_RANK")
+    if rank >= size:
+        raise UserError(f"RANK={rank}: there are WORLD_SIZE={size} ranks, numbered from 0; {START}")
     device = torch.device("cpu")
     if kind == "cuda":
         if local >= torch.cuda.device_count():
@@ -171,13 +175,38 @@ def _join(kind: str) -> World:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     try:
-        if STORE in os.environ:
-            store = meet(Path(os.environ[STORE]), rank, size, JOIN)
-        else:
-            store, rank, size = next(rendezvous("env://", rank, size, timeout=JOIN))
+        store = _store(rank, size)
+        _choose_interface(rank, one_machine=gather(store, rank, size, JOIN))
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
         dist.barrier()
     except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(f"rank {rank} of {size} could not join the others: {error}") from error
     return World(rank, size, device, dist.new_group())
+
+
+def _store(rank: int, size: int) -> dist.Store:
+    """Where ranks tell each other what they need to join: by a file, or at torchrun's address."""
+    file = variable(STORE)
+    if file is not None:
+        return meet(Path(file), rank, size, JOIN)
+    address = variable("MASTER_ADDR")
+    if address is None:
+        raise UserError(f"WORLD_SIZE is set but 'MASTER_ADDR' is not: {START}")
+    number("MASTER_PORT", least=1)
+    resolve(address, "MASTER_ADDR")
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=JOIN))
+    return store
+
+
+def _choose_interface(rank: int, *, one_machine: bool) -> None:
+    """Have gloo take the loopback on one machine, where no host name is needed; what the user has set stays.
+
+    Raises UserError where the ranks of other machines could not reach this one by its host name.
+    """
+    if variable(INTERFACE) is not None:
+        return
+    if not one_machine:
+        reachable(socket.gethostname(), f"the host name of rank {rank}")
+    elif (name := loopback_interface()) is not None:
+        os.environ[INTERFACE] = name
