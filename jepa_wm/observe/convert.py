@@ -30,7 +30,7 @@ WINDOW = 2**26  # bytes of frames read at a time
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is written and how; episodes are numbered as in the source."""
+    """What is written and how; episodes are called by the numbers that the source has for them."""
 
     target: Path  # an .h5 file; FOLDER/train.h5 where a part is held out
     size: int | None = None  # px, side of the square that frames are made; None: as they are
@@ -95,11 +95,12 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     for path in conversion.files.values():
         if path.exists():
             raise UserError(f"{path}: is there already; delete it or choose another target")
-    parts, left_out = split(view.source.lengths, conversion)
+    parts, left_out = split(view.source.lengths, conversion, numbers=view.source.numbers)
     # All actions first: they are small, and what is wrong with them is found before the long work.
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
+    _refuse_missing_frames(view, list(actions))
     statistics = action_statistics([actions[e] for e in parts["train"]])
-    columns, about = _columns(view, conversion), _about(view, conversion, statistics)
+    columns, about = _columns(view, conversion, next(iter(actions))), _about(view, conversion, statistics)
     with ExitStack() as on_failure:
         writers: list[TrajectoryWriter] = []
         jobs: dict[int, tuple[TrajectoryWriter, int]] = {}  # the file of each episode, and its first row there
@@ -117,8 +118,9 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
                 for start, name, values in _windows(view, conversion, e):
                     if values.shape[1:] != columns[name][0]:
                         raise UserError(
-                            f"{view.source.path}: '{name}' is {values.shape[1:]} in episode {e}, but "
-                            f"{columns[name][0]} in the first; make frames equal with --size, or {leave_out(e)}"
+                            f"{view.source.path}: '{name}' is {values.shape[1:]} in episode {view.called(e)}, but "
+                            f"{columns[name][0]} in the first; make frames equal with --size, or "
+                            f"{leave_out(view.called(e))}"
                         )
                     writer.write(name, row + start, values)
                     stop.raise_if_requested()
@@ -130,7 +132,7 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
         part: {"path": str(path), "episodes": len(parts[part]), "frames": int(view.source.lengths[parts[part]].sum())}
         for part, path in conversion.files.items()
     }
-    return {**result, "left_out": left_out}
+    return {**result, "left_out": [view.called(e) for e in left_out]}
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -143,12 +145,18 @@ def lines(result: dict[str, Any]) -> list[str]:
     return told + ([f"left out: episodes {', '.join(map(str, result['left_out']))}"] if result["left_out"] else [])
 
 
-def split(lengths: np.ndarray, conversion: Conversion) -> tuple[dict[str, list[int]], list[int]]:
-    """({part: episodes}, episodes left out) of a source with `lengths` [E]; the draw is always the same."""
-    wrong = [e for e in conversion.without if not 0 <= e < len(lengths)]
+def split(
+    lengths: np.ndarray, conversion: Conversion, *, numbers: np.ndarray | None = None
+) -> tuple[dict[str, list[int]], list[int]]:
+    """({part: episodes}, episodes left out), by place, of a source with `lengths` [E] whose episodes are called
+    `numbers` [E], default 0, 1, ...; the draw is always the same."""
+    called = (np.arange(len(lengths)) if numbers is None else numbers).tolist()
+    wrong = sorted(set(conversion.without) - set(called))
     if wrong:
-        raise UserError(f"--without {wrong[0]}: the episodes are 0 to {len(lengths) - 1}")
-    left_out = [e for e in range(len(lengths)) if e in conversion.without or lengths[e] < conversion.shortest]
+        gaps = ", not all of them" if called[-1] - called[0] >= len(called) else ""
+        raise UserError(f"--without {wrong[0]}: the episodes are {called[0]} to {called[-1]}{gaps}")
+    short = lengths < conversion.shortest
+    left_out = [e for e, number in enumerate(called) if number in conversion.without or short[e]]
     kept = np.setdiff1d(np.arange(len(lengths)), left_out)
     if conversion.heldout >= 1:
         held = kept[kept % int(conversion.heldout) == 0]
@@ -164,6 +172,19 @@ def split(lengths: np.ndarray, conversion: Conversion) -> tuple[dict[str, list[i
     return parts, left_out
 
 
+def _refuse_missing_frames(view: View, episodes: Sequence[int]) -> None:
+    """UserError that tells the numbers of all of the episodes in which frames are known to be missing."""
+    broken: dict[int, UserError] = {}
+    for e in episodes:
+        try:
+            view.check(e)
+        except UserError as error:
+            broken[view.called(e)] = error
+    if broken:
+        first, numbers = next(iter(broken.values())), " ".join(map(str, broken))
+        raise UserError(str(first) if len(broken) == 1 else f"{first}; broken are in all: --without {numbers}")
+
+
 def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """`action_mean`, `action_std`, `action_min`, `action_max` [a] over episodes [L, a].
 
@@ -173,10 +194,10 @@ def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"action_{name}": getattr(actions, name)(0) for name in ("mean", "std", "min", "max")}
 
 
-def _columns(view: View, conversion: Conversion) -> dict[str, tuple[tuple[int, ...], str]]:
+def _columns(view: View, conversion: Conversion, episode: int) -> dict[str, tuple[tuple[int, ...], str]]:
     columns: dict[str, tuple[tuple[int, ...], str]] = {}
     for name in view.pictures:
-        height, width = view.frames(name, 0, 0, 1).shape[1:3]
+        height, width = view.frames(name, episode, 0, 1).shape[1:3]
         columns[name] = ((conversion.size or height, conversion.size or width, 3), "u1")
     columns["action"] = ((view.action_size,), "f4")
     if view.state is not None:

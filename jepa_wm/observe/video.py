@@ -6,7 +6,7 @@ K frames of h x w px, turned the way the file says they are to be shown. Seconds
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +69,32 @@ class Video:
         Before the first frame the first is shown, after the last the last. VideoError if the file is damaged there,
         or ends before its header says.
         """
-        seconds = np.asarray(seconds, np.float64)
-        wanted, back = np.unique(seconds, return_inverse=True)
+        return self._each(seconds, self._shown_at)
+
+    def nearest(self, seconds: np.ndarray, *, within: float) -> np.ndarray:
+        """[K, h, w, 3] uint8 frames whose own times are nearest to `seconds` [K], in any order.
+
+        VideoError as of `at`, and where no frame is nearer than `within` seconds: it is missing there.
+        """
+        return self._each(seconds, lambda second: self._near(second, within))
+
+    def _each(self, seconds: np.ndarray, look: Callable[[float], np.ndarray]) -> np.ndarray:
+        wanted, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
         with _blaming(self.path):
             try:
-                shown = [self._shown_at(second) for second in wanted]
+                shown = [look(second) for second in wanted]
             except AMISS:
                 self._now = None  # what is decoded next does not follow it
                 raise
         if len({frame.shape for frame in shown}) > 1:
             raise VideoError(f"{self.path}: changes its size on the way; encode it again")
         return np.stack([shown[i] for i in back.reshape(-1)])
+
+    def stamps(self) -> np.ndarray:
+        """[K] seconds at which frames are shown, in order, from the packets of the whole file: nothing is decoded."""
+        self._now = self._next = None  # the file is read on from elsewhere
+        with _blaming(self.path):
+            return self._stream.stamps()
 
     def close(self) -> None:
         self._stream.close()
@@ -93,6 +108,17 @@ class Video:
         self.close()
 
     def _shown_at(self, second: float) -> np.ndarray:
+        return self._pixels(self._go(second)[1])
+
+    def _near(self, second: float, within: float) -> np.ndarray:
+        frames = [self._go(second), *([] if self._next is None else [self._next])]
+        shown, frame = min(frames, key=lambda frame: abs(frame[0] - second))
+        if abs(shown - second) >= within:
+            raise VideoError(f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at {shown:.3f} s")
+        return self._pixels(frame)
+
+    def _go(self, second: float) -> Shown:
+        """Let the frame on screen at `second` be the current one."""
         far = FAR if self._stream.can_seek else math.inf
         if self._now is None or not self._now[0] <= second <= self._now[0] + far:
             self._jump(second)
@@ -101,7 +127,7 @@ class Video:
         assert self._now is not None
         if self._next is None:
             self._refuse_early_end(second)
-        return self._pixels(self._now[1])
+        return self._now
 
     def _jump(self, second: float) -> None:
         self._frames = self._stream.after(second)

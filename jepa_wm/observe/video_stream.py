@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
+import numpy as np
 from av.stream import Disposition
 
 from jepa_wm.core.errors import UserError
@@ -58,6 +59,17 @@ class VideoStream:
                 count, last = count + 1, max(last, packet.pts + (packet.duration or 0))
         self.restart()
         return count, (last - (self.video.start_time or 0)) * self.tick
+
+    def stamps(self) -> np.ndarray:
+        """[K] seconds at which frames are shown, in order, from the packets of the whole file."""
+        self.restart()
+        if self._by_storage and self._first is None:
+            next(self._timed(self._container.decode(self.video)), None)  # notes what its first frame is stamped
+            self.restart()
+        packets = (packet for packet in self._container.demux(self.video) if packet.size and not packet.is_discard)
+        stamps = [packet.dts if self._by_storage else packet.pts for packet in packets]
+        self.restart()
+        return np.sort([self._seconds(stamp) for stamp in stamps if stamp is not None])
 
     def after(self, second: float) -> Iterator[Shown]:
         """Frames in order; the first is on screen at `second` or before, if the video has begun then."""

@@ -68,18 +68,20 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
     pictures: dict[str, np.ndarray] = {}
     with Progress("inspect", episodes) as bar:
         for e in range(episodes):
+            number = view.called(e)
             try:
                 last = int(view.source.lengths[e]) - 1
                 if last < 0:
-                    raise UserError(f"{view.source.path}: episode {e} has no frames; {leave_out(e)}")
+                    raise UserError(f"{view.source.path}: episode {number} has no frames; {leave_out(number)}")
                 actions.append(view.actions(e))
                 ends = [view.frames(name, e, last, last + 1) for name in view.pictures]
                 if view.state is not None:
                     view.states(e, 0, last + 1)
                 if e in shown:
-                    pictures[f"episode {e}"] = ends[0][0]
+                    pictures[f"episode {number}"] = ends[0][0]
+                view.check(e)
             except UserError as error:
-                broken[e] = str(error)
+                broken[number] = str(error)
             bar.update(e + 1)
     result: dict[str, object] = {"used": {**view.pictures, "action": view.action, "state": view.state}}
     if pictures:

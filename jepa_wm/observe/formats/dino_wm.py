@@ -35,8 +35,10 @@ def open_source(path: Path) -> EpisodeArrays:
     }
     videos = sorted((path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2]))
     episodes = len(tables["state"])
-    if len(videos) != episodes:
-        raise UserError(f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses; copy it again")
+    if [int(file.stem.rpartition("_")[2]) for file in videos] != list(range(episodes)):
+        lost = sorted(set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos})
+        missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
+        raise UserError(f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; copy it again")
 
     def opened(episode: int) -> dict[str, Array]:
         frames = _frames(videos[episode])
@@ -44,23 +46,31 @@ def open_source(path: Path) -> EpisodeArrays:
         numbers = {name: table[episode, :length] for name, table in tables.items() if table.ndim > 2}
         return {"pixels": frames, **numbers}
 
-    lengths = [_frames(video).shape[0] for video in videos]
+    def length(video: Path) -> int:
+        try:
+            return _frames(video).shape[0]
+        except UserError:  # said when the episode is read
+            return int(tables["state"].shape[1])
+
+    lengths = [length(video) for video in videos]
     return EpisodeArrays(path, opened, np.array(lengths), about=About())
 
 
 class _VideoRows:
-    """The frames of an mp4 as rows."""
+    """The frames of an mp4 as rows, counted; at whatever rate they are shown."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.dtype = path, np.dtype(np.uint8)
         with Video(path) as video:
-            facts = video.facts()
-        self.fps, self.dtype = facts.fps, np.dtype(np.uint8)
-        self.shape = (facts.frames, facts.height, facts.width, 3)
+            facts, self._stamps = video.facts(), video.stamps()
+        if len(self._stamps) < facts.frames:
+            raise UserError(f"{path}: holds {len(self._stamps)} of the {facts.frames} frames it tells of; copy it again")
+        self.shape = (len(self._stamps), facts.height, facts.width, 3)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        apart = np.diff(self._stamps).min(initial=1.0)
         with Video(self.path) as video:
-            return video.at((np.arange(*rows.indices(self.shape[0])) + 0.5) / self.fps)
+            return video.nearest(self._stamps[rows], within=max(apart / 2, 1e-6))
 
 
 def _frames(path: Path) -> Array:

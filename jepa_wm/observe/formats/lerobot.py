@@ -6,8 +6,7 @@ Version 2 has one file an episode; version 3 puts many episodes into one and tel
 from __future__ import annotations
 
 import io
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.source import About, Column, leave_out, needs, reading
-from jepa_wm.observe.video import Video
+from jepa_wm.observe.formats.lerobot_meta import Place, columns, number_names, places_2, places_3, read_info
+from jepa_wm.observe.formats.source import About, leave_out, needs, reading
+from jepa_wm.observe.video import Video, VideoError
 
-TEXT = ("string",)
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
@@ -33,145 +32,155 @@ def open_source(path: Path) -> LeRobot:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one episode lies."""
+class Table:
+    """An open parquet file, and where in it episodes lie."""
 
-    length: int
-    fill: dict[str, int]  # what the path templates are filled with for the numbers
-    row: int = 0  # of its first frame in the parquet file
-    video_fill: dict[str, dict[str, int]] = field(default_factory=dict)  # the same for each camera
-    second: dict[str, float] = field(default_factory=dict)  # at which it begins in each camera's file
+    file: Any
+    ends: np.ndarray  # [G] rows up to the end of each row group
+    spans: dict[int, tuple[int, int]]  # number: first row and how many
+    scattered: frozenset[int]  # episodes whose rows are not together, or not in the order of their frames
 
 
 class LeRobot:
-    """The episodes of one data set; parquet and video files are opened when they are read."""
+    """The episodes of one data set, known by their episode_index; parquet and video files are opened when read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
-        info = _info(path / "meta/info.json")
+        info = read_info(path / "meta/info.json")
         version = str(info.get("codebase_version", "")).lstrip("v")
         if version.partition(".")[0] not in ("2", "3"):
             raise UserError(f"{path}: is of version {version or 'unknown'}; convert it to v2.1 or v3.0 with lerobot")
-        self._info, self._features = info, info["features"]
-        self._places = self._version_2() if version.startswith("2") else self._version_3()
+        self._info, self._fps = info, float(info["fps"])
+        self._places = places_2(path, info) if version.startswith("2") else places_3(path, info, self._table)
         self.lengths = np.array([place.length for place in self._places], np.int64)
+        self.numbers = np.array([place.number for place in self._places], np.int64)
         if not len(self.lengths) or int(self.lengths.sum()) != info.get("total_frames", self.lengths.sum()):
             raise UserError(
                 f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the episodes of "
-                f"{self.lengths.sum()}; files of meta are missing or old: copy it again"
+                f"{self.lengths.sum()}; files of meta are missing or old: copy it again, or correct total_frames there "
+                "if these are all the episodes"
             )
-        self.columns = {
-            name: _column(feature)
-            for name, feature in self._features.items()
-            if feature["dtype"] not in TEXT and name not in BOOKKEEPING
-        }
-        names = {name: _names(feature) for name, feature in self._features.items()}
-        self.about = About(float(info["fps"]), {name: found for name, found in names.items() if found})
+        self.columns = columns(info, without=BOOKKEEPING)
+        names = {name: number_names(feature) for name, feature in info["features"].items()}
+        self.about = About(self._fps, {name: found for name, found in names.items() if found})
         self._file = lru_cache(maxsize=8)(self._opened)
+        self._stamps = lru_cache(maxsize=8)(_stamps)
         self._videos: dict[str, Video] = {}
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
-        if self._features[column]["dtype"] == "video":
-            return self._frames(column, episode, start, stop)
-        place = self._places[episode]
-        file = self.path / self._info["data_path"].format(**place.fill)
-        with reading(file):
-            found = self._rows(file, "episode_index", place.row + start, place.row + stop)
-            ids = _numbers(found)
-            if len(ids) < stop - start or (ids != episode).any():
-                raise UserError(
-                    f"{file}: does not hold the rows of episode {episode} that meta promises; {leave_out(episode)}"
-                )
-            values = self._rows(file, column, place.row + start, place.row + stop)
-            if self._features[column]["dtype"] == "image":
+        kind, place = self._info["features"][column]["dtype"], self._places[episode]
+        if kind == "video":
+            return self._frames(column, place, start, stop)
+        values = self._rows(place, column, start, stop)
+        with reading(self._data_file(place)):
+            if kind == "image":
                 return np.stack([_image(self.path, entry) for entry in values.to_pylist()])
             return _numbers(values).reshape(stop - start, *self.columns[column].shape)
 
-    def _frames(self, camera: str, episode: int, start: int, stop: int) -> np.ndarray:
+    def check(self, column: str, episode: int) -> None:
+        """UserError where the film of a camera has no frame for a row of the episode; nothing is decoded."""
+        if self._info["features"][column]["dtype"] != "video":
+            return
         place = self._places[episode]
+        seconds = self._promised(column, place, 0, place.length)
+        try:
+            stamps = self._stamps(self._film(column, place))
+        except VideoError as error:
+            raise self._blamed(place, error) from error
+        after = np.searchsorted(stamps, seconds).clip(1, max(1, len(stamps) - 1))
+        near = [stamps[(after - k).clip(0, len(stamps) - 1)] for k in (0, 1)] if len(stamps) else [seconds + np.inf]
+        lost = np.flatnonzero(np.min([np.abs(seconds - stamp) for stamp in near], 0) >= 0.5 / self._fps)
+        if len(lost):
+            fault = f"has no frame near {seconds[lost[0]]:.3f} s, where row {lost[0]} should be"
+            raise self._blamed(place, f"{self._film(column, place)}: {fault}; in all {len(lost)} rows have none")
+
+    def _frames(self, camera: str, place: Place, start: int, stop: int) -> np.ndarray:
+        file, seconds = self._film(camera, place), self._promised(camera, place, start, stop)
+        try:
+            if camera not in self._videos or self._videos[camera].path != file:
+                if camera in self._videos:
+                    self._videos.pop(camera).close()
+                self._videos[camera] = Video(file)
+            return self._videos[camera].nearest(seconds, within=0.5 / self._fps)
+        except VideoError as error:
+            raise self._blamed(place, error) from error
+
+    def _promised(self, camera: str, place: Place, start: int, stop: int) -> np.ndarray:
+        """[stop - start] seconds of a camera's file at which rows of an episode should be."""
+        begin = place.second.get(camera, 0.0)
+        if not np.isfinite(begin):
+            raise self._blamed(place, f"{self.path}/meta does not say where it begins in the film of '{camera}'")
+        if camera in place.shared:
+            film, other = self._film(camera, place), place.shared[camera]
+            raise self._blamed(place, f"{self.path}/meta has it and episode {other} in one stretch of {film}")
+        # As lerobot does it, by the time of each row; a row number would tell the same at a steady rate only.
+        if "timestamp" in self._table_of(place).file.schema_arrow.names:
+            return begin + _numbers(self._rows(place, "timestamp", start, stop)).reshape(-1).astype(np.float64)
+        return begin + np.arange(start, stop) / self._fps
+
+    def _blamed(self, place: Place, why: object) -> UserError:
+        return UserError(f"episode {place.number}: {why}; {leave_out(place.number)}")
+
+    def _data_file(self, place: Place) -> Path:
+        return self.path / str(self._info["data_path"]).format(**place.fill)
+
+    def _film(self, camera: str, place: Place) -> Path:
         fill = place.video_fill.get(camera, place.fill)
-        file = self.path / self._info["video_path"].format(video_key=camera, **fill)
-        if camera not in self._videos or self._videos[camera].path != file:
-            if camera in self._videos:
-                self._videos.pop(camera).close()
-            self._videos[camera] = Video(file)
-        middle = (np.arange(start, stop) + 0.5) / float(self._info["fps"])  # far from the frames before and after
-        return self._videos[camera].at(place.second.get(camera, 0.0) + middle)
+        return self.path / str(self._info["video_path"]).format(video_key=camera, **fill)
 
-    def _rows(self, file: Path, column: str, first: int, last: int) -> Any:
-        """Rows `first` to `last` of one column, from the row groups that hold them."""
-        parquet, ends = self._file(file)
-        inside = [g for g in range(len(ends)) if ends[g] > first and (ends[g - 1] if g else 0) < last]
-        begin = ends[inside[0] - 1] if inside and inside[0] else 0
-        table = parquet.read_row_groups(inside, columns=[column])
-        return table.column(column).combine_chunks().slice(first - begin, last - first)
+    def _rows(self, place: Place, column: str, start: int, stop: int) -> Any:
+        """Rows `start` to `stop` of an episode's column, from the row groups that hold them."""
+        file, table = self._data_file(place), self._table_of(place)
+        with reading(file):
+            first, count = table.spans.get(place.number, (0, 0))
+            if count != place.length:
+                raise self._blamed(place, f"{file} holds {count} rows of the {place.length} that meta promises")
+            if place.number in table.scattered:
+                raise self._blamed(place, f"{file}: its rows are not together in the order of frame_index")
+            if column not in table.file.schema_arrow.names:
+                raise self._blamed(place, f"{file} has no column '{column}'")
+            first, last, ends = first + start, first + stop, table.ends
+            inside = [g for g in range(len(ends)) if ends[g] > first and (ends[g - 1] if g else 0) < last]
+            begin = ends[inside[0] - 1] if inside and inside[0] else 0
+            rows = table.file.read_row_groups(inside, columns=[column])
+            return rows.column(column).combine_chunks().slice(first - begin, last - first)
 
-    def _opened(self, file: Path) -> tuple[Any, np.ndarray]:
+    def _table_of(self, place: Place) -> Table:
+        file = self._data_file(place)
         if not file.exists():
-            raise UserError(f"{file}: is missing; copy the data set again")
+            raise self._blamed(place, f"{file} is missing: copy the data set again")
+        with reading(file):
+            return self._file(file)
+
+    def _opened(self, file: Path) -> Table:
         parquet = self._parquet.ParquetFile(file)
         groups = range(parquet.metadata.num_row_groups)
-        return parquet, np.cumsum([parquet.metadata.row_group(g).num_rows for g in groups])
+        ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in groups])
+        known = [name for name in ("episode_index", "frame_index") if name in parquet.schema_arrow.names]
+        if "episode_index" not in known:
+            raise UserError(f"{file}: has no column 'episode_index', so nothing says whose rows these are; copy it again")
+        table = parquet.read(columns=known)
+        ids = _numbers(table.column("episode_index").combine_chunks()).astype(np.int64).reshape(-1)
+        found, first, count = np.unique(ids, return_index=True, return_counts=True)
+        spans = {int(e): (int(at), int(n)) for e, at, n in zip(found, first, count, strict=True)}
+        scattered = {e for e, (at, n) in spans.items() if (ids[at : at + n] != e).any()}
+        if "frame_index" in known:
+            order = _numbers(table.column("frame_index").combine_chunks()).reshape(-1)
+            scattered |= {e for e, (at, n) in spans.items() if (np.diff(order[at : at + n]) <= 0).any()}
+        return Table(parquet, ends, spans, frozenset(scattered))
 
-    def _version_2(self) -> list[Place]:
-        file = self.path / "meta/episodes.jsonl"
+    def _table(self, file: Path) -> list[dict[str, Any]]:
+        """The rows of a table of episodes, without its statistics."""
         with reading(file):
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        size = int(self._info.get("chunks_size", 1000))
-        return [
-            Place(int(line["length"]), {"episode_index": index, "episode_chunk": index // size})
-            for index, line in enumerate(sorted(lines, key=lambda line: line["episode_index"]))
-        ]
-
-    def _version_3(self) -> list[Place]:
-        files = sorted((self.path / "meta/episodes").rglob("*.parquet"))
-        rows: list[dict[str, Any]] = []
-        for file in files:
-            with reading(file):
-                wanted = [name for name in self._parquet.read_schema(file).names if not name.startswith("stats/")]
-                rows += self._parquet.read_table(file, columns=wanted).to_pylist()
-        rows.sort(key=lambda row: row["episode_index"])
-        cameras = [name for name, feature in self._features.items() if feature["dtype"] == "video"]
-        first_row: dict[tuple[int, int], int] = {}
-        places = []
-        for row in rows:
-            where = (row["data/chunk_index"], row["data/file_index"])
-            first_row.setdefault(where, row["dataset_from_index"])
-            fills = {
-                camera: {part: int(row[f"videos/{camera}/{part}"]) for part in ("chunk_index", "file_index")}
-                for camera in cameras
-            }
-            begins = {camera: float(row[f"videos/{camera}/from_timestamp"]) for camera in cameras}
-            fill = {"chunk_index": where[0], "file_index": where[1]}
-            places.append(Place(int(row["length"]), fill, row["dataset_from_index"] - first_row[where], fills, begins))
-        return places
+            wanted = [name for name in self._parquet.read_schema(file).names if not name.startswith("stats/")]
+            found: list[dict[str, Any]] = self._parquet.read_table(file, columns=wanted).to_pylist()
+        return found
 
 
-def _info(file: Path) -> dict[str, Any]:
-    with reading(file):
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    missing = [key for key in ("features", "fps", "data_path") if key not in found]
-    if missing:
-        raise UserError(f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again")
-    return found
-
-
-def _column(feature: dict[str, Any]) -> Column:
-    """Pictures are declared as such, with the channels first or last; both are read as [h, w, c]."""
-    shape, kind = tuple(feature["shape"]), feature["dtype"]
-    if kind not in ("video", "image"):
-        return Column(shape, np.dtype(kind), picture=False)
-    height, width = shape[1:] if shape[0] in (1, 3) else shape[:2]
-    return Column((height, width, 3), np.dtype(np.uint8), picture=True)
-
-
-def _names(feature: dict[str, Any]) -> tuple[str, ...]:
-    """Names of a column's numbers, () where there is not one for each."""
-    names = feature.get("names") or ()
-    if isinstance(names, dict):
-        names = next(iter(names.values()), ())
-    return tuple(names) if list(feature["shape"]) == [len(names)] else ()
+def _stamps(file: Path) -> np.ndarray:
+    with Video(file) as video:
+        return video.stamps()
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,11 +67,21 @@ class Source(Protocol):
 
     path: Path
     lengths: np.ndarray  # [E] frames in each episode
+    numbers: np.ndarray  # [E] what each is called in the set, rising; readers are asked by place, users by number
     columns: dict[str, Column]
     about: About
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of one episode [stop - start, ...]; UserError if the file does not hold them."""
+        """Rows `start` to `stop` of the episode at a place [stop - start, ...]; UserError if they are not there."""
+        ...
+
+
+@runtime_checkable
+class Checked(Source, Protocol):
+    """A source that can tell of rows that are missing without reading them all."""
+
+    def check(self, column: str, episode: int) -> None:
+        """UserError if a row that the episode at a place is said to have is missing from a column."""
         ...
 
 
@@ -88,6 +98,7 @@ class FlatRows:
         about: About | None = None,
     ) -> None:
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about or About()
+        self.numbers = np.arange(len(self.lengths))
         self.offsets = np.cumsum(self.lengths) - self.lengths if offsets is None else np.asarray(offsets, np.int64)
         if not len(self.lengths) or self.lengths.min() < 0:
             raise UserError(f"{path}: has no episodes, or one of negative length; its table of episodes is damaged")
@@ -119,30 +130,51 @@ class EpisodeArrays:
     """
 
     def __init__(
-        self, path: Path, opened: Callable[[int], Mapping[str, Array]], lengths: np.ndarray, *, about: About
+        self,
+        path: Path,
+        opened: Callable[[int], Mapping[str, Array]],
+        lengths: np.ndarray,
+        *,
+        about: About,
+        numbers: np.ndarray | None = None,
     ) -> None:
+        """`numbers` [E]: what the episodes are called; counted from 0 where the format does not number them."""
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about
+        self.numbers = np.arange(len(self.lengths)) if numbers is None else np.asarray(numbers, np.int64)
         if not len(self.lengths):
             raise UserError(f"{path}: has no episodes")
         self._opened = lru_cache(maxsize=4)(opened)
-        self.columns = {name: Column.of(array) for name, array in self._opened(0).items() if len(array.shape)}
+        self.columns = {name: Column.of(array) for name, array in self._whole().items() if len(array.shape)}
+
+    def _whole(self) -> Mapping[str, Array]:
+        """The arrays of the first episode that can be opened."""
+        for e in range(len(self.lengths) - 1):
+            try:
+                return self._opened(e)
+            except UserError:
+                continue
+        return self._opened(len(self.lengths) - 1)
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
+        length, number = int(self.lengths[episode]), int(self.numbers[episode])
         with reading(self.path):
-            arrays, length = self._opened(episode), int(self.lengths[episode])
+            try:
+                arrays = self._opened(episode)
+            except UserError as error:
+                raise UserError(f"episode {number}: {error}; {leave_out(number)}") from error
             if column not in arrays:
-                raise UserError(f"{self.path}: episode {episode} has no '{column}'; {leave_out(episode)}")
+                raise UserError(f"{self.path}: episode {number} has no '{column}'; {leave_out(number)}")
             array = arrays[column]
             rows = array.shape[0]
             if rows != length and (rows != length - 1 or self.columns[column].picture):
                 raise UserError(
-                    f"{self.path}: episode {episode} has {length} frames but {rows} rows of '{column}'; "
-                    f"{leave_out(episode)}"
+                    f"{self.path}: episode {number} has {length} frames but {rows} rows of '{column}'; "
+                    f"{leave_out(number)}"
                 )
             if tuple(array.shape[1:]) != self.columns[column].shape and not self.columns[column].picture:
                 raise UserError(
-                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {episode}, but "
-                    f"{self.columns[column].shape} in the first; {leave_out(episode)}"
+                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, but "
+                    f"{self.columns[column].shape} in the first; {leave_out(number)}"
                 )
             values = np.asarray(array[start : min(stop, rows)])
         if stop > rows:
@@ -168,9 +200,9 @@ def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
     return np.diff(ends if rows in ends else np.append(ends, rows), prepend=0)
 
 
-def leave_out(episode: int) -> str:
-    """The remedy for one broken episode."""
-    return f"repair it, or leave it out with --without {episode}"
+def leave_out(number: int) -> str:
+    """The remedy for one broken episode, by what it is called in the set."""
+    return f"repair it, or leave it out with --without {number}"
 
 
 def needs(module: str, *, extra: str, path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.source import Source, leave_out
+from jepa_wm.observe.formats.source import Checked, Source, leave_out
 
 # Looked for in this order where nothing is named.
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
@@ -54,6 +54,16 @@ class View:
         self.state_names = self._state_names(chosen.names)
         self._scale = {name: self._float_scale(theirs) for name, theirs in self.pictures.items()}
 
+    def called(self, episode: int) -> int:
+        """The number by which the set itself knows the episode at a place."""
+        return int(self.source.numbers[episode])
+
+    def check(self, episode: int) -> None:
+        """UserError where the source knows that frames of an episode are missing, without looking at them."""
+        if isinstance(self.source, Checked):
+            for column in self.pictures.values():
+                self.source.check(column, episode)
+
     def frames(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
         """[stop - start, h, w, 3] uint8 of our picture column `name`; of stacked frames the newest."""
         theirs = self.pictures[name]
@@ -62,7 +72,7 @@ class View:
             values = np.round(values * self._scale[name])
             if not (values.min() >= 0 and values.max() <= 255):
                 raise UserError(
-                    f"{self.source.path}: '{theirs}' of episode {episode} has values outside 0..255; "
+                    f"{self.source.path}: '{theirs}' of episode {self.called(episode)} has values outside 0..255; "
                     "store its frames as uint8"
                 )
         return as_frames(values.astype(np.uint8, copy=False))
@@ -76,8 +86,8 @@ class View:
         if self.discrete:
             if values.min(initial=0) < 0 or values.max(initial=0) >= self.choices:
                 raise UserError(
-                    f"{self.source.path}: '{self.action}' of episode {episode} is outside 0..{self.choices - 1}; "
-                    f"{leave_out(episode)}"
+                    f"{self.source.path}: '{self.action}' of episode {self.called(episode)} is outside 0..{self.choices - 1}; "
+                    f"{leave_out(self.called(episode))}"
                 )
             one_hot = np.zeros((len(values), self.choices), np.float32)
             one_hot[np.arange(len(values)), values[:, 0]] = 1
@@ -144,8 +154,9 @@ class View:
     def _refuse_not_finite(self, column: str, episode: int, values: np.ndarray) -> None:
         bad = np.count_nonzero(~np.isfinite(values).all(1)) if values.dtype.kind == "f" else 0
         if bad:
+            number = self.called(episode)
             raise UserError(
-                f"{self.source.path}: '{column}' of episode {episode} is not finite in {bad} rows; {leave_out(episode)}"
+                f"{self.source.path}: '{column}' of episode {number} is not finite in {bad} rows; {leave_out(number)}"
             )
 
     def _named(self, part: str, name: str | None, usual: tuple[str, ...]) -> str:
@@ -193,9 +204,13 @@ class View:
         """Pictures in floats go to 1 or to 255: the largest value in a few frames tells."""
         if self.source.columns[column].dtype.kind != "f":
             return 1.0
-        lengths = self.source.lengths
-        some = [(e, t) for e in {0, len(lengths) // 2, len(lengths) - 1} for t in {0, lengths[e] // 2, lengths[e] - 1}]
-        largest = max(float(self.source.read(column, e, int(t), int(t) + 1).max()) for e, t in sorted(some))
+        lengths, largest = self.source.lengths, 0.0
+        some = {(e, t) for e in {0, len(lengths) // 2, len(lengths) - 1} for t in {0, lengths[e] // 2, lengths[e] - 1}}
+        for e, t in sorted((e, int(t)) for e, t in some):
+            try:
+                largest = max(largest, float(self.source.read(column, e, t, t + 1).max(initial=0)))
+            except UserError:  # said where the episode is read
+                continue
         return 255.0 if largest <= 1.0 else 1.0
 
 
