@@ -84,6 +84,7 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
                 broken[number] = str(error)
             bar.update(e + 1)
     result: dict[str, object] = {"used": {**view.pictures, "action": view.action, "state": view.state}}
+    result["channels"] = {name: view.kind(name) for name in view.pictures}
     if pictures:
         result["image_size"] = list(next(iter(pictures.values())).shape[:2])
     if actions:
@@ -109,6 +110,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     told += [f"  says of itself: {', '.join(notes)}"] if notes else []
     for name, column in result["columns"].items():
         part = f"  -> {used[name]}" if name in used else ""
+        part += f" ({result['channels'][used[name]]})" if used.get(name) in result.get("channels", {}) else ""
         told.append(f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} {column['dtype']}{part}")
     if "action" in result:
         about = result["action"]

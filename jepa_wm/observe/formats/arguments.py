@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from jepa_wm.observe.formats.channels import UNITS
 from jepa_wm.observe.formats.registry import FORMATS
 from jepa_wm.observe.formats.view import Chosen
 
@@ -23,6 +24,10 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
         "--camera", nargs="+", default=[], metavar="NAME", help="cameras by name: pixels, then pixels_NAME for more"
     )
     parser.add_argument(
+        "--channels", choices=list(UNITS),
+        help="what one frame of the pictures is, where it does not show; more channels are stacked frames, newest last",
+    )  # fmt: skip
+    parser.add_argument(
         "--action-row", choices=["leaving", "arriving"],
         help="whether a row holds the action taken at its frame or the one that led to it",
     )  # fmt: skip
@@ -31,4 +36,4 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
 def chosen(arguments: argparse.Namespace) -> Chosen:
     """The columns that the command line names."""
     a = arguments
-    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.action_row)
+    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.channels, a.action_row)

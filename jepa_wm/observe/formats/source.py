@@ -22,6 +22,9 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.observe.trajectories import ActionKind
 
 
+MOST_CHANNELS = 16  # that frames stacked in one picture may have if they are no multiple of three
+
+
 class Array(Protocol):
     """What HDF5 data sets, zarr arrays, memory maps and streamed members of an archive have in common."""
 
@@ -45,9 +48,12 @@ class Column:
         """The column of an array [n, ...]; pictures are told from numbers by their shape."""
         shape, dtype = tuple(array.shape[1:]), np.dtype(array.dtype)
         sides = sorted(shape)
-        coloured = len(shape) == 3 and sides[1] >= 8 and (sides[0] in (1, 3, 4) or sides[0] % 3 == 0)
+        frames = len(shape) == 3 and sides[1] >= 8 and sides[0] in (shape[0], shape[2])
+        coloured = frames and (sides[0] in (1, 3, 4) or sides[0] % 3 == 0)
+        stacked = frames and dtype == np.uint8 and sides[0] < sides[1] and sides[0] <= MOST_CHANNELS
         grey = len(shape) == 2 and dtype == np.uint8 and sides[0] >= 16
-        return cls(shape, dtype, coloured or grey)
+        apart = len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3) and min(shape[1:3]) >= 8  # k frames each
+        return cls(shape, dtype, coloured or stacked or grey or (apart and shape[0] <= MOST_CHANNELS))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.formats.channels import Kind, channels_last, channels_of, usual
 from jepa_wm.observe.formats.source import Checked, Source, leave_out
 
 # Looked for in this order where nothing is named.
@@ -34,6 +35,7 @@ class Chosen:
     state: str | None = None
     cameras: tuple[str, ...] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
     names: tuple[str, ...] = ()  # of the state's numbers, where the format has none or others are wanted
+    channels: Kind | None = None  # of one frame of the pictures; more are stacked frames. None: what they show
     action_row: Literal["leaving", "arriving"] | None = None  # row t: the action taken at t, or the one that led there
 
 
@@ -52,7 +54,13 @@ class View:
         self.discrete = column.dtype.kind in "iu" and int(np.prod(column.shape)) == 1
         self._choices = source.about.choices
         self.state_names = self._state_names(chosen.names)
+        self._channels = {name: channels_of(source, theirs, chosen.channels) for name, theirs in self.pictures.items()}
         self._scale = {name: self._float_scale(theirs) for name, theirs in self.pictures.items()}
+
+    def kind(self, name: str) -> str:
+        """What a frame of our picture column `name` is, for reading."""
+        kind, stacked = self._channels[name].kind, self._channels[name].stacked
+        return f"{kind}, the newest of {stacked} stacked frames" if stacked > 1 else kind
 
     def called(self, episode: int) -> int:
         """The number by which the set itself knows the episode at a place."""
@@ -75,7 +83,7 @@ class View:
                     f"{self.source.path}: '{theirs}' of episode {self.called(episode)} has values outside 0..255; "
                     "store its frames as uint8"
                 )
-        return as_frames(values.astype(np.uint8, copy=False))
+        return self._channels[name].frames(values.astype(np.uint8, copy=False))
 
     def actions(self, episode: int) -> np.ndarray:
         """[L, a] float32; a discrete action as one-hot. Where none is stored for the last frame, 0 stands for it.
@@ -215,15 +223,8 @@ class View:
 
 
 def as_frames(values: np.ndarray) -> np.ndarray:
-    """[n, h, w, 3] of pictures [n, h, w], [n, h, w, c] or [n, c, h, w].
+    """[n, h, w, 3] of pictures [n, h, w], [n, h, w, c] or [n, c, h, w] of which nothing more is known.
 
     c = 1 is grey, 4 has alpha, which is dropped; 6, 9, ... are stacked frames, of which the last is the newest.
     """
-    if values.ndim == 3:
-        values = values[..., None]
-    if values.shape[1] < min(values.shape[2:]):  # the channels are the short side
-        values = np.moveaxis(values, 1, -1)
-    channels = values.shape[-1]
-    if channels == 1:
-        return np.repeat(values, 3, -1)
-    return values[..., :3] if channels in (3, 4) else values[..., -3:]
+    return usual(channels_last(values).shape[-1]).frames(values)
