@@ -1,6 +1,9 @@
 """Every format gives the rows it was written with, read by window, and says what is wrong with a damaged file."""
 
 import io
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import films
@@ -11,9 +14,11 @@ import pytest
 from made_formats import LENGTHS, MAKERS, ROWS, rows
 from PIL import Image
 
+from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
 from jepa_wm.observe.formats.view import Chosen, View, as_frames
+from jepa_wm.observe.trajectories import Trajectories
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMES = {"d4rl": "hdf5", "ogbench": "npz", "npz_folder": "npz", "lerobot_3": "lerobot"}
@@ -215,3 +220,62 @@ def test_real_archives_of_other_layouts():
     hammer = View(open_source(SHARED / "metaworld_sim/hammer"))
     assert hammer.source.lengths.tolist() == [101] * 5 and hammer.frames("pixels", 2, 0, 5).shape == (5, 64, 64, 3)
     assert hammer.actions(0)[0].any() and not hammer.actions(0)[-1].any()
+
+
+def locked(path, capsys, *words):
+    """What inspect shows of a set whose pictures need something installed: all columns, and why it cannot be used."""
+    assert cli.main(["inspect", str(path), *words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["columns"]["action"] == {"shape": [2], "dtype": "float32", "pictures": False}
+    assert told["columns"]["img"]["pictures"] and told["columns"]["img"]["locked"] in told["unusable"]
+    assert "column 'img' is stored by" in told["unusable"] and "damaged" not in told["unusable"]
+    return told["unusable"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("codec", "remedy"),
+    [
+        ("imagecodecs_jpegxl", "pip install 'imagecodecs'"),
+        ("zfpy", "pip install 'numcodecs[zfpy]'"),
+        ("own_codec", "install the package that registers it with zarr"),
+    ],
+)
+def test_a_codec_that_is_not_installed_is_called_so(codec, remedy, packed, tmp_path, capsys):
+    pytest.importorskip("zarr")
+    path = made.make_zarr(tmp_path)
+    file = path / "data/img/.zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"compressor": {"id": codec}}))
+    if packed:
+        path = Path(shutil.make_archive(str(path), "zip", path))
+    assert f"by the codec '{codec}', which is not installed: {remedy}" in locked(path, capsys)
+
+
+def test_a_codec_that_is_not_installed_in_zarr_of_version_3(tmp_path, capsys):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "set.zarr", mode="w", zarr_format=3)
+    group.create_group("meta").create_array("episode_ends", data=np.cumsum(LENGTHS))
+    data = group.create_group("data")
+    for name, values in rows().items():
+        data.create_array(name, data=values)
+    file = tmp_path / "set.zarr/data/img/zarr.json"
+    about = json.loads(file.read_text())
+    about["codecs"][-1] = {"name": "imagecodecs_jpegxl", "configuration": {}}
+    file.write_text(json.dumps(about))
+    assert "pip install 'imagecodecs'" in locked(tmp_path / "set.zarr", capsys)
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(32001, "pip install hdf5plugin"), (60000, "HDF5_PLUGIN_PATH")])
+def test_an_hdf5_filter_that_is_not_installed_is_called_so(number, remedy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    path = made.make_hdf5(tmp_path)
+    with h5py.File(path, "a") as file:
+        del file["img"]
+        space, stored = h5py.h5s.create_simple((ROWS, 16, 20, 3)), h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        stored.set_chunk((1, 16, 20, 3))
+        stored.set_filter(number, h5py.h5z.FLAG_OPTIONAL)  # a mandatory one could not be written here
+        h5py.h5d.create(file.id, b"img", h5py.h5t.STD_U8LE, space, stored)
+    why = locked(path, capsys)
+    assert f"by the HDF5 filter {number}" in why and remedy in why
+    with pytest.raises(UserError, match=f"column 'img' is stored by the HDF5 filter {number}"):
+        Trajectories(path, pixels="img")

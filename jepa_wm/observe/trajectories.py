@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.hdf5_filters import missing_filter
 from jepa_wm.core.files import mapped
 from jepa_wm.observe.h5 import open_h5
 
@@ -68,6 +69,9 @@ class Trajectories:
         for name in ("ep_len", "ep_offset", pixels, action):
             if name not in self._file:
                 raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
+            missing = missing_filter(self._file[name])
+            if missing is not None:
+                raise UserError(f"{self.path}: column '{name}' {missing}")
         self.lengths = self._file["ep_len"][:]
         self.offsets = self._file["ep_offset"][:]
         needed = int((self.offsets + self.lengths).max()) if len(self.lengths) else 0

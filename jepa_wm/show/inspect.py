@@ -54,7 +54,10 @@ def table(source: Source) -> dict[str, object]:
         "fps": source.about.fps,
         "attributes": {name: np.asarray(value).tolist() for name, value in sorted(source.about.attributes.items())},
         "columns": {
-            name: {"shape": list(column.shape), "dtype": str(column.dtype), "pictures": column.picture}
+            name: {
+                "shape": list(column.shape), "dtype": str(column.dtype), "pictures": column.picture,
+                **({"locked": column.locked} if column.locked else {}),
+            }
             for name, column in sorted(source.columns.items())
         },
     }
@@ -110,6 +113,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     told += [f"  says of itself: {', '.join(notes)}"] if notes else []
     for name, column in result["columns"].items():
         part = f"  -> {used[name]}" if name in used else ""
+        part += f", {column['locked']}" if "locked" in column else ""
         part += f" ({result['channels'][used[name]]})" if used.get(name) in result.get("channels", {}) else ""
         told.append(f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} {column['dtype']}{part}")
     if "action" in result:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.source import About, Array, EpisodeArrays, reading
+from jepa_wm.observe.formats.columns import Array
+from jepa_wm.observe.formats.source import About, EpisodeArrays, reading
 from jepa_wm.observe.video import Video
 
 TABLES = {"state": "states", "action": "actions", "rel_action": "rel_actions", "abs_action": "abs_actions"}

@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.source import About, Array, FlatRows, episode_lengths, reading
+from jepa_wm.observe.formats.columns import Array, Locked
+from jepa_wm.observe.formats.source import About, FlatRows, episode_lengths, reading
 from jepa_wm.observe.h5 import open_h5
+from jepa_wm.observe.hdf5_filters import missing_filter
 from jepa_wm.observe.trajectories import ACTION_KINDS, attribute_text
 
 SUFFIXES = (".h5", ".hdf5")
@@ -51,7 +53,8 @@ def tree_arrays(group: h5py.Group) -> dict[str, Array]:
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape and item.dtype.kind in "biuf":
-            found[name] = item
+            missing = missing_filter(item)
+            found[name] = item if missing is None else Locked(item.shape, item.dtype, missing)
 
     group.visititems(visit)
     return found

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.source import Column, reading
+from jepa_wm.observe.formats.columns import Column
+from jepa_wm.observe.formats.source import reading
 
 PICTURES = ("video", "image")
 Row = Mapping[str, Any]

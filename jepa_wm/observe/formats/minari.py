@@ -15,7 +15,8 @@ from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.hdf5 import tree_arrays
-from jepa_wm.observe.formats.source import About, Array, EpisodeArrays, reading
+from jepa_wm.observe.formats.columns import Array
+from jepa_wm.observe.formats.source import About, EpisodeArrays, reading
 from jepa_wm.observe.h5 import open_h5
 
 JPEG = b"\xff\xd8\xff"  # the first bytes of every such file

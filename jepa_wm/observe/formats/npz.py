@@ -13,15 +13,8 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import mapped
-from jepa_wm.observe.formats.source import (
-    About,
-    Column,
-    EpisodeArrays,
-    FlatRows,
-    Source,
-    episode_lengths,
-    reading,
-)
+from jepa_wm.observe.formats.columns import Column
+from jepa_wm.observe.formats.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, reading
 
 TABLES = ("ep_len", "ep_offset", "episode_ends")
 ACTIONS = ("action", "actions")

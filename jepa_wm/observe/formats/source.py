@@ -19,41 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.formats.columns import Array, Column
 from jepa_wm.observe.trajectories import ActionKind
-
-
-MOST_CHANNELS = 16  # that frames stacked in one picture may have if they are no multiple of three
-
-
-class Array(Protocol):
-    """What HDF5 data sets, zarr arrays, memory maps and streamed members of an archive have in common."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> Any: ...
-    def __getitem__(self, rows: slice, /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Column:
-    """One kind of number or picture that every row has."""
-
-    shape: tuple[int, ...]  # of one row
-    dtype: np.dtype
-    picture: bool
-
-    @classmethod
-    def of(cls, array: Array) -> Column:
-        """The column of an array [n, ...]; pictures are told from numbers by their shape."""
-        shape, dtype = tuple(array.shape[1:]), np.dtype(array.dtype)
-        sides = sorted(shape)
-        frames = len(shape) == 3 and sides[1] >= 8 and sides[0] in (shape[0], shape[2])
-        coloured = frames and (sides[0] in (1, 3, 4) or sides[0] % 3 == 0)
-        stacked = frames and dtype == np.uint8 and sides[0] < sides[1] and sides[0] <= MOST_CHANNELS
-        grey = len(shape) == 2 and dtype == np.uint8 and sides[0] >= 16
-        apart = len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3) and min(shape[1:3]) >= 8  # k frames each
-        return cls(shape, dtype, coloured or stacked or grey or (apart and shape[0] <= MOST_CHANNELS))
 
 
 @dataclass(frozen=True)
@@ -226,5 +193,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except NotImplementedError as error:
+        raise UserError(f"{path}: is compressed in a way that cannot be read here ({error}); store it again") from error
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); it is damaged or cut short: copy it again") from error

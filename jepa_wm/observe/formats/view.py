@@ -45,8 +45,10 @@ class View:
     def __init__(self, source: Source, chosen: Chosen | None = None) -> None:
         self.source, chosen = source, chosen or Chosen()
         self.pictures = self._pictures(chosen)  # {our name: theirs}
+        self._refuse_locked(*self.pictures.values())
         self.action = self._named("action", chosen.action, ACTIONS)
         self.state = self._usual_state() if chosen.state is None else self._named("state", chosen.state, STATES)
+        self._refuse_locked(self.action, *([] if self.state is None else [self.state]), *self._usual_pay().values())
         row = chosen.action_row or ("arriving" if source.about.arriving else "leaving")
         self._shift = 1 if row == "arriving" else 0
         self.pay = self._usual_pay()  # {our name: theirs}
@@ -166,6 +168,11 @@ class View:
             raise UserError(
                 f"{self.source.path}: '{column}' of episode {number} is not finite in {bad} rows; {leave_out(number)}"
             )
+
+    def _refuse_locked(self, *columns: str) -> None:
+        for name in columns:
+            if self.source.columns[name].locked is not None:
+                raise UserError(f"{self.source.path}: column '{name}' {self.source.columns[name].locked}")
 
     def _named(self, part: str, name: str | None, usual: tuple[str, ...]) -> str:
         columns = self.source.columns

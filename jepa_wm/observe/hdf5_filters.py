@@ -1,0 +1,28 @@
+"""HDF5 filters: which of them a data set needs that is not there to read it with."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+import h5py
+
+# Registered filters that the package hdf5plugin has: bzip2, blosc, LZ4, bitshuffle, ZFP, Zstandard, SZ, FCIDECOMP,
+# SZ3, blosc2, SPERR. Those of HDF5 itself have numbers below 256.
+PLUGIN = {307, 32001, 32004, 32008, 32013, 32015, 32017, 32018, 32024, 32026, 32028}
+
+
+def missing_filter(dataset: h5py.Dataset) -> str | None:
+    """What to install to read a data set, None where nothing is missing; hdf5plugin is used where it is there."""
+    stored = dataset.id.get_create_plist()
+    filters = [stored.get_filter(i) for i in range(stored.get_nfilters())]
+    if all(h5py.h5z.filter_avail(number) for number, *_ in filters):
+        return None
+    with contextlib.suppress(ImportError):
+        importlib.import_module("hdf5plugin")
+    for number, _, _, name in filters:
+        if not h5py.h5z.filter_avail(number):
+            known = "pip install hdf5plugin" if number in PLUGIN else "install its plugin, see HDF5_PLUGIN_PATH"
+            called = name.decode("utf-8", "replace").split(";")[0] or "without a name"
+            return f"is stored by the HDF5 filter {number} ({called}), which is not installed: {known}"
+    return None
