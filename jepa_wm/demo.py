@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from jepa_wm.act import collect, evaluate
+from jepa_wm.act.held_out import TRAINING
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
 from jepa_wm.freeze import cache
@@ -24,7 +25,10 @@ STAGES: dict[str, Stage] = {
 PROMISED: dict[str, tuple[str, ...]] = {  # what scripts find at the top of the result; the rest lies under `stages`
     "pretrain": ("collapsed", "feature_std", "effective_rank", "probe"),
     "dynamics": ("rollout",),
-    "plan": ("success", "success_by", "return", "floors", "ceiling", "seconds_per_decision"),
+    "plan": (
+        "success", "success_by", "success_training_layouts", "return", "return_training_layouts", "floors",
+        "floors_training_layouts", "ceiling", "ceiling_training_layouts", "seconds_per_decision",
+    ),  # fmt: skip
     "report": ("report",),
 }
 
@@ -37,10 +41,11 @@ def run(run: RunFolder) -> dict[str, object]:
     """
     results = {name: _tell(name, stage)(run) for name, stage in stages_for(run.config).items()}
     plan = results["plan"]
-    floors = plan["floors"]
-    assert isinstance(floors, dict)
-    if run.config.act.random_encoder_floor and floors["random_encoder"] is None:
-        floors["random_encoder"], plan["random_encoder_seconds"] = random_encoder_floor(run)
+    floors = {key: value for key, value in plan.items() if key.startswith("floors") and isinstance(value, dict)}
+    if run.config.act.random_encoder_floor and any(beside["random_encoder"] is None for beside in floors.values()):
+        judged, plan["random_encoder_seconds"] = random_encoder_floor(run)
+        for key, beside in floors.items():
+            beside["random_encoder"] = judged[key.removeprefix("floors")]
         run.write_result("plan", plan)
     results["report"] = _tell("report", report.run)(run)
     if "random_encoder_seconds" in plan:
@@ -71,8 +76,11 @@ def _seconds(result: Mapping[str, object]) -> float:
     return float(seconds)
 
 
-def random_encoder_floor(run: RunFolder) -> tuple[object, float]:
-    """(success or return of the same chain on the same data with an encoder that was never trained, its seconds)."""
+def random_encoder_floor(run: RunFolder) -> tuple[dict[str, object], float]:
+    """(success or return of the same chain on the same data with an encoder that was never trained, its seconds).
+
+    The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on those of training.
+    """
     config = run.config
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     changed = config.model_copy(
@@ -84,7 +92,8 @@ def random_encoder_floor(run: RunFolder) -> tuple[object, float]:
     )
     with RunFolder.open(run.path / "random_encoder", changed) as floor:
         results = {name: _tell(f"random encoder: {name}", stage)(floor) for name, stage in stages_for(changed).items()}
-    judged = results["plan"]["return" if config.plan.objective == "reward" else "success"]
+    name = "return" if config.plan.objective == "reward" else "success"
+    judged = {key.removeprefix(name): told for key, told in results["plan"].items() if key in (name, name + TRAINING)}
     return judged, sum(map(_seconds, results.values()))
 
 

@@ -51,7 +51,7 @@ def tiny_data(tmp_path_factory):
     """A folder with train.h5 (6 episodes of 31 frames) and heldout.h5 (3 of 31), as `collect` makes them."""
     folder = tmp_path_factory.mktemp("tiny_data")
     for part, seeds in (("train", np.arange(6)), ("heldout", 10**6 + np.arange(3))):
-        record(folder / f"{part}.h5", TwoRooms(), wandering(Worlds()), seeds, 31)
+        record(folder / f"{part}.h5", TwoRooms().of_split(part), wandering(Worlds()), seeds, 31)
     return folder
 
 

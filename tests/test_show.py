@@ -102,6 +102,8 @@ def fill(run, *, noise=None, lost=LOST):
     run.write_result("dynamics", {"rollout": [{"horizon": h, "unit": "px", **errors} for h in (1, 2, 4, 8)]})
     floors = {"random": SUCCESS, "straight_line": None, "random_encoder": {**SUCCESS, "final": 0.0}}
     plan = {"success": SUCCESS, "success_by": {"raw_l2": SUCCESS}, "floors": floors, "ceiling": 1.0}
+    plan |= {"success_training_layouts": {**SUCCESS, "final": 5 / 6}, "floors_training_layouts": floors}
+    plan["layouts"] = {"heldout": {"episodes": 6, "met": 0, "nearest": 2.0}, "training": {"episodes": 6, "met": 5}}
     run.write_result("plan", {**plan, "seconds_per_decision": 0.2})
     with Metrics(run.path, "pretrain", tensorboard=False) as metrics:
         for step in range(0, 50, 10):
@@ -151,7 +153,8 @@ def test_every_section_is_there_when_every_stage_is(whole):
     assert set(result["sections"]) <= set(Page(text).ids)
     assert "Not there yet" not in text
     assert json.loads((folder / "report" / "result.json").read_text())["sections"] == result["sections"]
-    for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s"):
+    for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s",
+                 "episodes on held-out layouts", "on training layouts in 83.3 %", "none is nearer than 2 px"):  # fmt: skip
         assert said in text, said
 
 

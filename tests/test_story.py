@@ -16,7 +16,8 @@ from jepa_wm import cli
 STAGES = ("collect", "pretrain", "encode", "dynamics", "plan")
 PROMISED = {
     "collapsed", "feature_std", "effective_rank", "probe", "rollout", "success", "success_by", "floors", "ceiling",
-    "seconds_per_decision", "minutes", "report", "stages",
+    "seconds_per_decision", "minutes", "report", "stages", "success_training_layouts", "floors_training_layouts",
+    "ceiling_training_layouts",
 }  # fmt: skip
 FLOOR = "act.random_encoder_floor=true"
 
@@ -70,9 +71,16 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
         for key in ("relative_error", "relative_error_shuffled", "state_error", "state_error_shuffled"):
             assert row[key] > 0
     assert_success(result["success"])
-    assert result["floors"].keys() == {"random", "straight_line", "random_encoder"}
-    for entry in [*result["floors"].values(), result["ceiling"], *result["success_by"].values()]:
+    for suffix in ("", "_training_layouts"):
+        floors = result[f"floors{suffix}"]
+        assert floors.keys() == {"random", "straight_line", "random_encoder"}
+        for entry in (result[f"success{suffix}"], result[f"ceiling{suffix}"], *floors.values()):
+            assert_success(entry)
+    for entry in result["success_by"].values():
         assert_success(entry)
+    layouts = result["stages"]["plan"]["layouts"]
+    assert layouts["heldout"]["met"] == 0 and layouts["heldout"]["nearest"] >= 2
+    assert layouts["heldout"]["episodes"] == layouts["training"]["episodes"] == 6
     assert 0 < result["seconds_per_decision"] < 10 and 0 < result["minutes"] < 10
 
 
@@ -142,3 +150,4 @@ def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
                 assert np.array_equal(a[key], b[key]), key
             assert np.ptp(a["track"], axis=1).max() > 1, "somebody moved"
     assert result["success"] == seen["success"]
+    assert result["stages"]["plan"]["layouts"]["heldout"]["met"] is None, "it cannot be known and is not claimed"

@@ -16,9 +16,9 @@ from jepa_wm.worlds.two_rooms import WALL_HALF, TwoRooms
 
 @pytest.mark.parametrize("name", ["two_rooms", "wall"])
 def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
-    tasks = freeze_tasks(name, episodes=600, seed=1)
+    tasks = freeze_tasks(name, episodes=300, seed=1)
     world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, dot=tasks.start)
+    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
     side = np.sign(tasks.start[:, 0] - world.wall_x)
     assert (side == -np.sign(tasks.goal[:, 0] - world.wall_x)).all()
     for points in (tasks.start, tasks.goal):
@@ -31,7 +31,7 @@ def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
 
 
 def test_near_pairs_are_drawn_again_and_the_others_kept():
-    kept, redrawn = freeze_tasks(episodes=300, radius=0.0), freeze_tasks(episodes=300, radius=20.0)
+    kept, redrawn = freeze_tasks(episodes=150, radius=0.0), freeze_tasks(episodes=150, radius=20.0)
     far = np.linalg.norm(kept.start - kept.goal, axis=1) >= 20
     assert 0 < far.sum() < 300
     assert np.array_equal(kept.start[far], redrawn.start[far]) and np.array_equal(kept.goal[far], redrawn.goal[far])
@@ -39,18 +39,20 @@ def test_near_pairs_are_drawn_again_and_the_others_kept():
     assert np.array_equal(kept.seeds, redrawn.seeds)
 
 
-def test_a_longer_set_begins_with_the_shorter_and_another_seed_is_another_set():
+def test_a_longer_set_holds_the_shorter_and_another_seed_is_another_set():
     short, long, other = freeze_tasks(episodes=5), freeze_tasks(episodes=40), freeze_tasks(episodes=5, seed=1)
-    for field in ("seeds", "start", "goal"):
-        assert np.array_equal(getattr(short, field), getattr(long, field)[:5])
+    assert short.split.tolist() == ["heldout"] * 5 + ["train"] * 5 and len(long) == 80
+    for field in ("seeds", "layout", "start", "goal"):
+        for split in ("heldout", "train"):
+            assert np.array_equal(getattr(short.of(split), field), getattr(long.of(split).part(0, 5), field))
         assert not np.array_equal(getattr(short, field), getattr(other, field))
     assert len({short.digest, long.digest, other.digest, freeze_tasks("wall", episodes=5).digest}) == 4
     assert short.digest == freeze_tasks(episodes=5).digest
 
 
 def test_the_set_of_the_protocol_never_changes():
-    assert freeze_tasks(episodes=100).digest == "be14b28ccb1a533b"
-    assert freeze_tasks("wall", episodes=100).digest == "4ad1aba691de5398"
+    assert freeze_tasks(episodes=100).digest == "fcb91a0db561099f"
+    assert freeze_tasks("wall", episodes=100).digest == "4596439720659173"
 
 
 def test_the_wall_task_is_dino_wms_setting():
@@ -68,7 +70,9 @@ def test_tasks_survive_the_disk_and_edits_are_noticed(tmp_path):
     tasks.save(path)
     loaded = Tasks.load(path)
     assert (loaded.digest, loaded.geometry, loaded.name, loaded.seed) == (tasks.digest, tasks.geometry, "wall", 3)
-    assert loaded.start.dtype == np.float32 and np.array_equal(loaded.start, tasks.start)
+    for field in ("seeds", "split", "layout", "start", "goal"):
+        assert getattr(loaded, field).dtype == getattr(tasks, field).dtype
+        assert np.array_equal(getattr(loaded, field), getattr(tasks, field))
     plain = json.loads(path.read_text())
     plain["goal"][0][0] += 1.0
     path.write_text(json.dumps(plain))
@@ -82,6 +86,8 @@ def test_tasks_survive_the_disk_and_edits_are_noticed(tmp_path):
         "{}",
         json.dumps({**plain, "geometry": {"sise": 3}}),
         json.dumps({**plain, "start": [1, 2, 3]}),
+        json.dumps({**plain, "start": plain["start"][1:]}),
+        json.dumps({**plain, "split": ["both"] * len(plain["split"])}),
     ):
         path.write_text(broken)
         with pytest.raises(UserError, match="is no task file"):

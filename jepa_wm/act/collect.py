@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jepa_wm.act.held_out import check_heldout
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
@@ -19,10 +20,12 @@ from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds, Wanderer
-from jepa_wm.worlds.protocol import NewPolicy, Policy, Rewarding, SaysActionKind, SelfScoring, VectorWorld
+from jepa_wm.worlds.protocol import (
+    NewPolicy, Policy, Rewarding, SaysActionKind, SelfScoring, Split, VectorWorld, of_split,
+)  # fmt: skip
 
 TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
-HELDOUT_SEEDS = 10**6  # layouts of the held-out file are drawn from here on, never met in training
+HELDOUT_SEEDS = 10**6  # episodes of the held-out file are drawn from here on; there are fewer for training
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -37,11 +40,12 @@ def collect(run: RunFolder) -> dict[str, object]:
     run.stage_dir("collect")
     if config.observe.path is None:
         record_parts(folder, make_world(config.worlds), collecting(config.worlds), config)
-    result: dict[str, object] = {}
-    for name in ("train", "heldout"):
-        data = open_data(run.path, config, "train" if name == "train" else "heldout")
-        result[name] = {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
-    return result
+    train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
+    result: dict[str, object] = {
+        name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
+        for name, data in (("train", train), ("heldout", heldout))
+    }
+    return {**result, "common_layouts": check_heldout(train, heldout)}
 
 
 def collecting(worlds: Worlds) -> NewPolicy:
@@ -62,15 +66,22 @@ def wandering(worlds: Worlds) -> NewPolicy:
 
 
 def record_parts(folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config) -> None:
-    """`record` `train.h5` and `heldout.h5` of the sizes in config.observe; a file that is there already is kept."""
+    """`record` `train.h5` and `heldout.h5` of the sizes in config.observe; a file that is there already is kept.
+
+    Of a world with splits each file shows its own; of others the seeds differ, which is all that can be kept apart.
+    """
     observe = config.observe
-    for part, episodes, length, first in (
+    if observe.episodes > HELDOUT_SEEDS:
+        raise UserError(f"observe.episodes {observe.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower")
+    parts: tuple[tuple[Split, int, int, int], ...] = (
         ("train", observe.episodes, observe.length, 0),
         ("heldout", observe.heldout_episodes, observe.heldout_length, HELDOUT_SEEDS),
-    ):
+    )
+    for part, episodes, length, first in parts:
         path, seeds = Path(folder) / f"{part}.h5", config.seed * 10**7 + first + np.arange(episodes)
         if not path.exists():
-            record(path, world, new_policy, seeds, length, shortest=observe.shortest, label=f"collect {part}")
+            drawn = of_split(world, part)
+            record(path, drawn, new_policy, seeds, length, shortest=observe.shortest, label=f"collect {part}")
 
 
 def record(

@@ -25,12 +25,13 @@ def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, 
     dots = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)  # rows run along y
     chosen = tasks.part(0, maps)
     goals, (_, goal_frames) = rooms(clean(config.worlds), g), begin(chosen, config.worlds)
-    goals.reset(chosen.seeds, dot=chosen.goal)
+    goals.reset(chosen.seeds, dot=chosen.goal, layout=chosen.layout)
     learned, raw = [], []
     for i in range(len(chosen)):
         world = rooms(config.worlds, g)
         seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
-        world.reset(seeds, dot=dots, noise_seeds=np.arange(len(dots)))
+        layout = np.repeat(chosen.layout[i : i + 1], len(dots), 0)
+        world.reset(seeds, dot=dots, layout=layout, noise_seeds=np.arange(len(dots)))
         latents = model.encode(torch.from_numpy(world.render()))
         goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
         lasting = model.latent.lasting(torch.cat([goal, latents])).mean(0)  # settled, as an agent's that has seen much

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_wm.core.intervals import wilson
-from jepa_wm.core.schema import Worlds
+from jepa_wm.core.schema import Act, Worlds
 from jepa_wm.worlds.make import rooms
 from jepa_wm.worlds.protocol import VectorWorld
 from jepa_wm.worlds.tasks import Tasks, judge
@@ -32,9 +32,9 @@ class Record:
 def begin(tasks: Tasks, worlds: Worlds) -> tuple[TwoRooms, np.ndarray]:
     """(worlds at their starts, goal images [B, h, w, 3] uint8)."""
     goals = rooms(worlds, tasks.geometry)
-    goals.reset(tasks.seeds, dot=tasks.goal, noise_seeds=tasks.seeds + GOAL_NOISE)
+    goals.reset(tasks.seeds, dot=tasks.goal, layout=tasks.layout, noise_seeds=tasks.seeds + GOAL_NOISE)
     world = rooms(worlds, tasks.geometry)
-    world.reset(tasks.seeds, dot=tasks.start)
+    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
     return world, goals.render()
 
 
@@ -55,13 +55,14 @@ def play(world: VectorWorld, act: Callable[[np.ndarray], np.ndarray], *, budget:
     return Record(np.stack(frames, 1), np.stack(track, 1), np.array(at))
 
 
-def success(track: np.ndarray, goal: np.ndarray, *, radius: float, strict: float) -> dict[str, float | int]:
+def success(track: np.ndarray, tasks: Tasks, act: Act) -> dict[str, float | int]:
     """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B, T+1, 2]."""
-    outcome = judge(track, goal, radius=radius)
+    outcome = judge(track, tasks.goal, radius=act.radius)
     low, high = wilson(int(outcome.final.sum()), len(track))
-    close = judge(track, goal, radius=strict)
+    close = judge(track, tasks.goal, radius=act.strict_radius)
     return {
         "final": float(outcome.final.mean()), "latched": float(outcome.latched.mean()), "low": low, "high": high,
         "final_strict": float(close.final.mean()), "latched_strict": float(close.latched.mean()),
-        "episodes": len(track), "seeds": 1, "budget": track.shape[1] - 1, "radius": radius, "strict_radius": strict,
+        "episodes": len(track), "seeds": 1, "budget": track.shape[1] - 1, "radius": act.radius,
+        "strict_radius": act.strict_radius,
     }  # fmt: skip

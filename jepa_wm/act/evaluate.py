@@ -1,5 +1,7 @@
 """The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling; or episodes for reward.
 
+Whatever is told is of tasks on held-out layouts; what ends in `_training_layouts` is the same on those of training.
+
 B episodes, K decisions, R solver rounds, T environment steps.
 """
 
@@ -14,7 +16,8 @@ import numpy as np
 from jepa_wm.act.agent import Agent
 from jepa_wm.act.energy import energy_maps
 from jepa_wm.act.episodes import Record, begin, play, success
-from jepa_wm.act.floors import random_track, simulator_track, straight_track
+from jepa_wm.act.floors import floors_and_ceiling
+from jepa_wm.act.held_out import TRAINING, layouts_met
 from jepa_wm.act.returns import play_for_reward, play_share_for_reward
 from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace
@@ -27,9 +30,10 @@ from jepa_wm.core.schema import Config
 from jepa_wm.core.schema import Plan as PlanSettings
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.worlds.make import clean, rooms
-from jepa_wm.worlds.tasks import Tasks, freeze_tasks
+from jepa_wm.worlds.tasks import SPLITS, Tasks, freeze_tasks
 from jepa_wm.worlds.two_rooms import TwoRooms
 
+MAIN = "main"  # folder of the episodes played with the main objective
 CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 
@@ -44,25 +48,22 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
     if run.config.plan.objective == "reward":
         return play_for_reward(run, model)
     space, tasks, folder = _goals(run, model)
-    config, act = run.config, run.config.act
+    config = run.config
+    told: dict[str, object] = {"layouts": layouts_met(run, *(tasks.of(split).layout for split in SPLITS))}
     by_name: dict[str, dict[str, float | int]] = {}
-    for name, plan in _objectives(config).items():
-        track = play_all(folder / name, model, tasks, space, config, plan)
-        by_name[plan.objective] = success(track, tasks.goal, radius=act.radius, strict=act.strict_radius)
-    floors = {
-        "random": random_track(tasks, config.worlds, budget=act.budget, hold=config.dynamics.frameskip),
-        "straight_line": straight_track(tasks, config.worlds, budget=act.budget),
-    }
-    ceiling = simulator_track(tasks, config.worlds, space, config.plan, budget=act.budget)
-    judged = {k: success(v, tasks.goal, radius=act.radius, strict=act.strict_radius) for k, v in floors.items()}
-    gather(folder, tasks, config)
-    energy_maps(folder / "energy.npz", model, tasks, config)
+    for name, plan, some, suffix in _plays(config, tasks):
+        outcome = success(play_all(folder / name, model, some, space, config, plan), some, config.act)
+        if name.startswith(MAIN):
+            told |= {f"success{suffix}": outcome, **floors_and_ceiling(some, space, config, suffix)}
+        if not suffix:
+            by_name[plan.objective] = outcome
+    held_out = tasks.of("heldout")
+    gather(folder, held_out, config)
+    energy_maps(folder / "energy.npz", model, held_out, config)
     return {
-        "success": by_name[config.plan.objective],
+        **told,
         "success_by": by_name,
-        "floors": {**judged, "random_encoder": None},
-        "ceiling": success(ceiling, tasks.goal, radius=act.radius, strict=act.strict_radius),
-        "seconds_per_decision": seconds_per_decision(model, tasks, space, config),
+        "seconds_per_decision": seconds_per_decision(model, held_out, space, config),
         "tasks": {"name": tasks.name, "seed": tasks.seed, "digest": tasks.digest},
     }
 
@@ -73,10 +74,13 @@ def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     if run.config.plan.objective == "reward":
         return play_share_for_reward(run, model, share, shares)
     space, tasks, folder = _goals(run, model)
-    first, last = (len(tasks) * k // shares for k in (share, share + 1))
-    for name, plan in _objectives(run.config).items():
-        play_all(folder / name, model, tasks, space, run.config, plan, some=range(first, last))
-    return {"share": share, "shares": shares, "episodes": last - first}
+    layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
+    played = 0
+    for name, plan, some, _ in _plays(run.config, tasks):
+        first, last = (len(some) * k // shares for k in (share, share + 1))
+        play_all(folder / name, model, some, space, run.config, plan, some=range(first, last))
+        played += last - first
+    return {"share": share, "shares": shares, "episodes": played}
 
 
 def _model(run: RunFolder) -> WorldModel:
@@ -96,10 +100,18 @@ def _goals(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]
     return space, frozen_tasks(folder / "tasks.json", config), folder
 
 
-def _objectives(config: Config) -> dict[str, PlanSettings]:
-    """The settings to plan with, by the folder of their episodes: the main objective and those to compare."""
-    others = {name: config.plan.model_copy(update={"objective": name}) for name in config.plan.compare}
-    return {"main": config.plan} | others
+def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlanSettings, Tasks, str]]:
+    """What is played: (folder of its episodes, settings, tasks, what the keys of its figures end in).
+
+    The main objective on both kinds of layouts, those to compare on held-out ones.
+    """
+    held_out, training = tasks.of("heldout"), tasks.of("train")
+    compared = [(name, config.plan.model_copy(update={"objective": name})) for name in config.plan.compare]
+    return [
+        (MAIN, config.plan, held_out, ""),
+        *((name, plan, held_out, "") for name, plan in compared),
+        (f"{MAIN}{TRAINING}", config.plan, training, TRAINING),
+    ]
 
 
 def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
@@ -207,12 +219,12 @@ def gather(folder: Path, tasks: Tasks, config: Config, *, most: int = 50) -> Non
     """`episodes.npz` for the report: the first `most` episodes played with the main objective."""
     parts: list[Mapping[str, np.ndarray]] = []
     while (first := sum(len(part["track"]) for part in parts)) < len(tasks):
-        parts.append(np.load(folder / "main" / f"{first:05d}.npz"))
+        parts.append(np.load(folder / MAIN / f"{first:05d}.npz"))
     merged = {k: np.concatenate([p[k] for p in parts])[:most] for k in ("frames", "track", "cost")}
     at, goal = parts[0]["decision_steps"], tasks.goal[:most]
     distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)
     radius, goals = config.act.radius, rooms(clean(config.worlds), tasks.geometry)
-    goals.reset(tasks.seeds[:most], dot=goal)
+    goals.reset(tasks.seeds[:most], dot=goal, layout=tasks.layout[:most])
     np.savez_compressed(
         folder / "episodes.npz", goal_frame=goals.render(), frames=merged["frames"], positions=merged["track"][:, at],
         goal_position=goal, distance=distance, final=distance[:, -1] < radius, latched=(distance < radius).any(1),

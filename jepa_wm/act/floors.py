@@ -9,16 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.act.episodes import begin, play
+from jepa_wm.act.episodes import begin, play, success
 from jepa_wm.act.solver import DESCENDING, make_solver
 from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.schema import Config, Worlds
 from jepa_wm.core.schema import Plan as Settings
-from jepa_wm.core.schema import Worlds
 from jepa_wm.plan.receding import RecedingHorizon
 from jepa_wm.worlds.make import clean
 from jepa_wm.worlds.policies import straight_line, through_door
 from jepa_wm.worlds.tasks import Tasks
 from jepa_wm.worlds.two_rooms import TwoRooms
+
+
+def floors_and_ceiling(tasks: Tasks, space: ActionSpace, config: Config, suffix: str) -> dict[str, object]:
+    """`floors` and `ceiling` in these tasks, both keys with `suffix`."""
+    worlds, budget = config.worlds, config.act.budget
+    floors = {
+        "random": random_track(tasks, worlds, budget=budget, hold=config.dynamics.frameskip),
+        "straight_line": straight_track(tasks, worlds, budget=budget),
+    }
+    ceiling = simulator_track(tasks, worlds, space, config.plan, budget=budget)
+    told = {name: success(track, tasks, config.act) for name, track in floors.items()}
+    return {f"floors{suffix}": {**told, "random_encoder": None}, f"ceiling{suffix}": success(ceiling, tasks, config.act)}
 
 
 def random_track(tasks: Tasks, worlds: Worlds, *, budget: int, hold: int) -> np.ndarray:

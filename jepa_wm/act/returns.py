@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from jepa_wm.act.agent import Agent
+from jepa_wm.act.collect import HELDOUT_SEEDS
+from jepa_wm.act.held_out import NAMES, TRAINING, layouts_met
 from jepa_wm.act.space import space_of
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
@@ -23,7 +25,7 @@ from jepa_wm.core.schema import Config
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.protocol import Rewarding
+from jepa_wm.worlds.protocol import Rewarding, Splitting, of_split
 
 CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 JUDGED_SEEDS = 2 * 10**6  # episodes are begun from here on, apart from those of the data
@@ -36,39 +38,78 @@ Act = Callable[[Rewarding], np.ndarray]  # the worlds as they stand to actions [
 def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
     """What the planner and the floors earn in the same episodes; the chunks an interrupted run has finished are kept.
 
-    The best constant action is the best of a grid on these very episodes, which flatters it.
+    Of a world with splits the episodes are on held-out layouts, and what ends in `_training_layouts` is the same on
+    those of training. The best constant action is the best of a grid on these very episodes, which flatters it.
     """
-    config, world, seeds = run.config, rewarding_world(run.config), _seeds(run.config)
-    earned, seconds = planned_returns(run.stage_dir("plan") / "returns", model, world, seeds, config)
-    policy = RandomHolds(seeds, hold=config.dynamics.frameskip)
-    random = play_rewards(world, seeds, lambda world: policy(world)[:, None], budget=config.act.budget)
+    config, seeds, seconds = run.config, _seeds(run.config), []
+    told = _checked(run)
+    for world, suffix in _worlds(config):
+        earned, times = planned_returns(_folder(run, suffix), model, world, seeds, config)
+        told |= {f"return{suffix}": summary(earned, config), f"floors{suffix}": _floors(world, seeds, config)}
+        seconds.append(times)
+    return {**told, "seconds_per_decision": float(np.median(np.concatenate(seconds)))}
+
+
+def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, object]:
+    policy, budget = RandomHolds(seeds, hold=config.dynamics.frameskip), config.act.budget
+    random = play_rewards(world, seeds, lambda world: policy(world)[:, None], budget=budget)
     by_constant = {
-        tuple(map(float, action)): play_rewards(world, seeds, holding(action), budget=config.act.budget)
+        tuple(map(float, action)): play_rewards(world, seeds, holding(action), budget=budget)
         for action in constant_actions(world)
     }
     best = max(by_constant, key=lambda action: by_constant[action].mean())
     return {
-        "return": told(earned, config),
-        "floors": {
-            "random": told(random, config),
-            "constant": told(by_constant[best], config) | {"action": list(best)},
-            "random_encoder": None,
-        },
-        "seconds_per_decision": float(np.median(seconds)),
+        "random": summary(random, config),
+        "constant": summary(by_constant[best], config) | {"action": list(best)},
+        "random_encoder": None,
     }
 
 
 def play_share_for_reward(run: RunFolder, model: WorldModel, share: int, shares: int) -> dict[str, object]:
     """Play every `shares`-th chunk of the planner's episodes, for `play_for_reward` to find; others play theirs."""
-    folder, world, seeds = run.stage_dir("plan") / "returns", rewarding_world(run.config), _seeds(run.config)
+    seeds, played = _seeds(run.config), 0
+    _checked(run)
     some = range(share * CHUNK, len(seeds), shares * CHUNK)
-    if some:
-        planned_returns(folder, model, world, seeds, run.config, some=some)
-    return {"share": share, "shares": shares, "episodes": sum(len(seeds[first : first + CHUNK]) for first in some)}
+    for world, suffix in _worlds(run.config) if some else ():
+        planned_returns(_folder(run, suffix), model, world, seeds, run.config, some=some)
+        played += sum(len(seeds[first : first + CHUNK]) for first in some)
+    return {"share": share, "shares": shares, "episodes": played}
 
 
 def _seeds(config: Config) -> np.ndarray:
     return JUDGED_SEEDS + config.act.task_seed * 10**5 + np.arange(config.act.episodes)
+
+
+def _folder(run: RunFolder, suffix: str) -> Path:
+    return run.stage_dir("plan") / f"returns{suffix}"
+
+
+def _worlds(config: Config) -> list[tuple[Rewarding, str]]:
+    """(world, what the keys of its figures end in): of each split, or the one world that has none."""
+    world = rewarding_world(config)
+    if not isinstance(world, Splitting):
+        return [(world, "")]
+    return [(of_split(world, "heldout"), ""), (of_split(world, "train"), TRAINING)]
+
+
+def _checked(run: RunFolder) -> dict[str, object]:
+    """`layouts`: that none of the held-out episodes' is in the training file, of a world that tells its layouts.
+
+    Raises UserError for one that is, and in a world without splits for episodes with the seeds of the data's.
+    """
+    config, seeds = run.config, _seeds(run.config)
+    worlds = _worlds(config)
+    if len(worlds) > 1 and set(NAMES) <= set(worlds[0][0].state_names):
+        layouts = []
+        for world, _ in worlds:
+            world.reset(seeds)
+            layouts.append(world.state()[:, [world.state_names.index(name) for name in NAMES]])
+        return {"layouts": layouts_met(run, *layouts)}
+    first, observe = config.seed * 10**7, config.observe
+    for begin, count in ((first, observe.episodes), (first + HELDOUT_SEEDS, observe.heldout_episodes)):
+        if observe.path is None and len(np.intersect1d(seeds, begin + np.arange(count))):
+            raise UserError(f"act.task_seed {config.act.task_seed}: its episodes are in the data; choose another")
+    return {}
 
 
 def rewarding_world(config: Config) -> Rewarding:
@@ -101,7 +142,7 @@ def planned_returns(
                     bar.update(first + int(share * count))
 
                 earned, times, film = _played(agent, world, chunk, config.act.budget, tell)
-                if first == 0 and film.shape[-1] == 3:
+                if first == 0 and film.shape[-1] == 3 and not folder.name.endswith(TRAINING):
                     np.savez_compressed(folder.parent / "film.npz", frames=film, earned=earned[:FILMED])
                 partial = file.with_suffix(".partial.npz")
                 np.savez(partial, earned=earned, seconds=times)
@@ -167,7 +208,7 @@ def holding(action: np.ndarray) -> Act:
     return lambda world: np.tile(action, (len(world), 1, 1))
 
 
-def told(earned: np.ndarray, config: Config) -> dict[str, object]:
+def summary(earned: np.ndarray, config: Config) -> dict[str, object]:
     """Mean return [B] with its bootstrap 95 % interval."""
     low, high = bootstrap(earned)
     episodes = {"episodes": len(earned), "seeds": 1, "budget": config.act.budget}

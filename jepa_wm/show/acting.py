@@ -14,6 +14,7 @@ from jepa_wm.show.left import Energy, Episodes, Left
 from jepa_wm.show.page import Group, Section, figure, grid, img, panel, row, table
 from jepa_wm.show.style import bare_image
 
+TRAINING = "_training_layouts"  # what the keys end in that are of episodes on training layouts
 SHOWN_OF_EACH = 3  # GIFs of won and of lost episodes
 SHOWN_MAPS = 4
 FLOORS = {
@@ -43,8 +44,8 @@ def group(left: Left) -> Group:
             Section(
                 "success",
                 "Success, beside floors and ceiling",
-                "Final: within the radius when the budget ends, with its 95 % Wilson interval. "
-                "Latched: within it at any step.",
+                "On layouts that training does not draw, where nothing else is said. Final: within the radius when the "
+                "budget ends, with its 95 % Wilson interval. Latched: within it at any step.",
                 _success_table(plan) if plan and plan.get("success") else None,
                 "plan",
             ),
@@ -96,17 +97,41 @@ def _film(episodes: Episodes, index: int, name: str) -> str:
 
 
 def _success_table(plan: Mapping[str, Any]) -> str:
+    by, training = plan.get("success_by") or {}, plan.get(f"success{TRAINING}")
     rows = [_success_row("this model", plan["success"], "ours")]
-    by = plan.get("success_by") or {}
+    if training:
+        rows.append(_success_row("this model, on training layouts", training, "ours"))
     if by:
         rows.append(_heading("by objective and planner"))
         rows += [_success_row(name.replace("_", " "), success) for name, success in by.items()]
-    rows.append(_heading("floors and ceiling, same task file"))
-    floors = plan.get("floors") or {}
-    for name in (*FLOORS, *(other for other in floors if other not in FLOORS)):
-        rows.append(_success_row(FLOORS.get(name, name.replace("_", " ")), floors.get(name), "floor"))
-    rows.append(_success_row(CEILING, plan.get("ceiling"), "floor"))
-    return table(("", "final", "95 % interval", "", "latched", "episodes", "seeds", "budget", "radius"), rows)
+    rows += _beside(plan, "", "floors and ceiling, same tasks")
+    if training:
+        rows += _beside(plan, TRAINING, "floors and ceiling, same tasks on training layouts")
+    header = ("", "final", "95 % interval", "", "latched", "episodes", "seeds", "budget", "radius")
+    return f"<p>{escape(layouts(plan))}</p>{table(header, rows)}"
+
+
+def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[str]:
+    """Rows of the floors and of the ceiling."""
+    floors = plan.get(f"floors{suffix}") or {}
+    names = (*FLOORS, *(other for other in floors if other not in FLOORS))
+    rows = [_success_row(FLOORS.get(name, name.replace("_", " ")), floors.get(name), "floor") for name in names]
+    return [_heading(heading), *rows, _success_row(CEILING, plan.get(f"ceiling{suffix}"), "floor")]
+
+
+def layouts(plan: Mapping[str, Any]) -> str:
+    """What is known of the layouts that episodes were played on; empty for a world without splits."""
+    told = plan.get("layouts")
+    if not told:
+        return ""
+    held_out, training = told["heldout"], told["training"]
+    if held_out["met"] is None:
+        return "The training data do not tell their layouts: that held-out ones are not among them was not checked."
+    return (
+        f"Of the {held_out['episodes']} held-out layouts none is in the training data, and none is nearer than "
+        f"{held_out['nearest']:g} px in wall and door to one that is; of the {training['episodes']} on training "
+        f"layouts {training['met']} are."
+    )
 
 
 def _heading(text: str) -> str:

@@ -63,10 +63,13 @@ def _lead(left: Left) -> str:
     if plan.get("return"):
         return returns.lead(plan)
     if success := plan.get("success"):
+        checked = (plan.get("layouts") or {}).get("heldout", {}).get("met") is not None
+        training = plan.get(f"success{acting.TRAINING}")
+        beside = f", on training layouts in {acting.percent(training['final'])}" if training else ""
         return (
             f"A model that learned to see without labels or a pixel decoder plans to goal images and is there at the "
-            f"end in {acting.percent(success['final'])} of {success['episodes']} episodes "
-            f"(95 % interval {acting.interval(success)})."
+            f"end in {acting.percent(success['final'])} of {success['episodes']} episodes"
+            f"{' on held-out layouts' if checked else ''} (95 % interval {acting.interval(success)}){beside}."
         )
     done = ", ".join(left.results) or "nothing"
     return f"This run is not finished. Done so far: {escape(done)}."

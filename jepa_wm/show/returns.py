@@ -18,7 +18,8 @@ def sections(plan: Mapping[str, Any], film: Film | None) -> tuple[Section, ...]:
         "return",
         "Return, beside floors",
         "The sum of what the world paid in an episode, with its 95 % bootstrap interval over episodes. The best "
-        "constant action is the best of a grid on these very episodes.",
+        "constant action is the best of a grid on these very episodes. In a world whose layouts are held out, it is on "
+        "those, where nothing else is said.",
         _table(plan),
         "plan",
     )
@@ -55,12 +56,20 @@ def _card(film: Film, index: int) -> str:
 
 
 def _table(plan: Mapping[str, Any]) -> str:
-    rows = [_row("this model", plan["return"], "ours")]
-    for name, floor in (plan.get("floors") or {}).items():
+    rows = _rows(plan, "", "")
+    if plan.get("return_training_layouts"):
+        rows += _rows(plan, "_training_layouts", ", on training layouts")
+    return table(("", "mean return", "95 % interval", "episodes", "steps"), rows)
+
+
+def _rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[str]:
+    rows = [_row(f"this model{where}", plan[f"return{suffix}"], "ours")]
+    for name, floor in (plan.get(f"floors{suffix}") or {}).items():
         if floor is not None:
             action = f" action {', '.join(f'{x:g}' for x in floor['action'])}" if "action" in floor else ""
-            rows.append(_row({"constant": "best constant", "random": "random actions"}.get(name, name) + action, floor))
-    return table(("", "mean return", "95 % interval", "episodes", "steps"), rows)
+            shown = {"constant": "best constant", "random": "random actions"}.get(name, name)
+            rows.append(_row(f"{shown}{action}{where}", floor))
+    return rows
 
 
 def _row(name: str, paid: Mapping[str, Any], style: str = "floor") -> str:

@@ -6,9 +6,11 @@ B worlds in the batch, S and W frame height and width, a action numbers, K state
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+
+Split = Literal["train", "heldout"]
 
 
 @runtime_checkable
@@ -93,6 +95,26 @@ class SaysActionKind(VectorWorld, Protocol):
     def action_kind(self) -> Literal["delta", "absolute"]:
         """Whether actions are moves, which add up, or places to go to."""
         ...
+
+
+@runtime_checkable
+class Splitting(Protocol):
+    """A world that keeps some of what it draws at a reset apart, layouts say: what its two splits show is disjoint."""
+
+    def of_split(self, split: Split) -> Splitting:
+        """The same world drawing from one split alone; UserError where there is too little to keep apart."""
+        ...
+
+
+World = TypeVar("World", bound=VectorWorld)
+
+
+def of_split(world: World, split: Split) -> World:
+    """The world drawing from one split alone; of a world that keeps nothing apart only the seeds can differ."""
+    if not isinstance(world, Splitting):
+        return world
+    split_world: World = world.of_split(split)
+    return split_world
 
 
 Policy = Callable[[VectorWorld], np.ndarray]  # actions [B, a] for the worlds as they stand

@@ -1,5 +1,7 @@
 """Frozen goal tasks: layout, start and goal of every episode, made once; and the rules by which success is judged.
 
+A set has as many tasks on held-out layouts, which training never draws, as on training layouts.
+
 E episodes, T environment steps. Positions are (x, y) in pixels. The state is used to score, never to plan.
 """
 
@@ -9,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,23 +19,31 @@ from pydantic import ValidationError
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.schema import Geometry
+from jepa_wm.worlds.protocol import Split
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 TaskName = Literal["two_rooms", "wall"]
 BUDGETS: dict[TaskName, tuple[int, ...]] = {"two_rooms": (200,), "wall": (30, 50)}  # environment steps
 RADIUS = 4.5  # px; success is a distance below it
 STRICT_RADIUS = 1.41  # px, PLDM's rule, reported beside
+SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the tasks in a set
+
+
+ARRAYS = ("seeds", "split", "layout", "start", "goal")  # fields of Tasks that have an entry for each task
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """One frozen set of episodes. `TwoRooms(tasks.geometry).reset(tasks.seeds, dot=tasks.start)` begins them all."""
+    """One frozen set of episodes: `TwoRooms(tasks.geometry).reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)`
+    begins them all."""
 
     name: TaskName
     seed: int  # that drew the set
     radius: float  # px; no start lies this near to its goal
     geometry: Geometry
-    seeds: np.ndarray  # [E] int64 layout seeds
+    seeds: np.ndarray  # [E] int64: of distractions, of chance and of the search
+    split: np.ndarray  # [E] "heldout" or "train": whether training may draw the layout
+    layout: np.ndarray  # [E, 2] float32 wall x, door y
     start: np.ndarray  # [E, 2] float32
     goal: np.ndarray  # [E, 2] float32
 
@@ -42,8 +52,14 @@ class Tasks:
 
     def part(self, first: int, last: int) -> Tasks:
         """Episodes `first` to `last` (excluded) as tasks of their own."""
-        some = slice(first, last)
-        return replace(self, seeds=self.seeds[some], start=self.start[some], goal=self.goal[some])
+        return self._chosen(np.arange(len(self))[first:last])
+
+    def of(self, split: Split) -> Tasks:
+        """The tasks on layouts of one split."""
+        return self._chosen(np.flatnonzero(self.split == split))
+
+    def _chosen(self, some: np.ndarray) -> Tasks:
+        return replace(self, **{name: getattr(self, name)[some] for name in ARRAYS})
 
     @property
     def digest(self) -> str:
@@ -66,9 +82,11 @@ class Tasks:
                 float(plain["radius"]),
                 Geometry(**plain["geometry"]),
                 np.array(plain["seeds"], np.int64),
-                np.array(plain["start"], np.float32).reshape(-1, 2),
-                np.array(plain["goal"], np.float32).reshape(-1, 2),
+                np.array(plain["split"], np.str_),
+                *(np.array(plain[name], np.float32).reshape(-1, 2) for name in ("layout", "start", "goal")),
             )
+            if len({len(getattr(tasks, name)) for name in ARRAYS}) > 1 or not set(tasks.split) <= {*get_args(Split)}:
+                raise ValueError(f"one of {', '.join(ARRAYS)}")
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such task file; freeze the tasks first") from None
         except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
@@ -85,9 +103,7 @@ class Tasks:
             "seed": self.seed,
             "radius": self.radius,
             "geometry": self.geometry.model_dump(),
-            "seeds": self.seeds.tolist(),
-            "start": self.start.tolist(),
-            "goal": self.goal.tolist(),
+            **{name: getattr(self, name).tolist() for name in ARRAYS},
         }
 
 
@@ -112,17 +128,26 @@ def freeze_tasks(
     seed: int = 0,
     radius: float = RADIUS,
 ) -> Tasks:
-    """Draw the episodes of a task: start and goal uniform in opposite rooms, pairs nearer than `radius` drawn again.
+    """Draw a task's episodes, `episodes` on held-out layouts and then as many on training layouts.
 
-    Episode i depends on (name, geometry, radius, seed, i) alone: a longer set begins with the shorter one.
-    Raises ValueError for episodes < 1 or a radius that rooms of this geometry cannot keep.
+    Start and goal are uniform in opposite rooms, pairs nearer than `radius` are drawn again. Episode i of a split
+    depends on (name, geometry, radius, seed, split, i) alone: a longer set holds the shorter one.
+    Raises ValueError for episodes < 1 or a radius that rooms of this geometry cannot keep, UserError for a geometry
+    with too few layouts to hold some out.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
-    world = TwoRooms(task_geometry(name, geometry))
+    parts = [_drawn(TwoRooms(task_geometry(name, geometry)).of_split(split), episodes, seed, radius) for split in SPLITS]
+    arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    return Tasks(name, seed, radius, task_geometry(name, geometry), *arrays)
+
+
+def _drawn(world: TwoRooms, episodes: int, seed: int, radius: float) -> tuple[np.ndarray, ...]:
+    """The ARRAYS of tasks on layouts of the world's split."""
     if not 0 <= radius < (world.geometry.high - world.geometry.low) / 2:
         raise ValueError(f"radius {radius} px does not fit rooms of {world.geometry.size} px; lower it")
-    generators = [np.random.default_rng([seed, i, 3]) for i in range(episodes)]
+    assert world.split is not None
+    generators = [np.random.default_rng([seed, i, 3, SPLITS.index(world.split)]) for i in range(episodes)]
     seeds = np.array([r.integers(2**31) for r in generators], np.int64)
     right = np.array([r.random() < 0.5 for r in generators])  # the room of the start
     world.reset(seeds)
@@ -132,7 +157,7 @@ def freeze_tasks(
         # Every generator moves on, but only the near pairs read theirs: the others are settled.
         start = np.where(near[:, None], world.uniform_position(generators, right=right), start)
         goal = np.where(near[:, None], world.uniform_position(generators, right=~right), goal)
-    return Tasks(name, seed, radius, world.geometry, seeds, start, goal)
+    return seeds, np.array([world.split] * episodes), np.stack([world.wall_x, world.door_y], 1), start, goal
 
 
 @dataclass(frozen=True)

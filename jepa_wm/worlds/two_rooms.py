@@ -6,12 +6,15 @@ The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, d
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import numpy as np
 
 from jepa_wm.core.schema import Geometry, NoiseLevels, RewardSpot
+from jepa_wm.worlds.layouts import check_split, in_split
 from jepa_wm.worlds.noise import Distraction
+from jepa_wm.worlds.protocol import Split
 
 DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
 WALL_HALF = 1.5  # px, half the wall's thickness
@@ -26,8 +29,11 @@ class TwoRooms:
 
     With `slip`, chance moves the agent as well: normally distributed, in units of the longest step.
 
-    `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in.
+    `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in: from all layouts, or
+    from those of one split (`of_split`).
     """
+
+    split: Split | None = None  # the layouts that are drawn; None: all
 
     def __init__(
         self, geometry: Geometry | None = None, noise: NoiseLevels | None = None, spot: RewardSpot | None = None, *,
@@ -63,30 +69,47 @@ class TwoRooms:
     def __len__(self) -> int:
         return len(self.dot)
 
-    def reset(
-        self, seeds: np.ndarray, *, dot: np.ndarray | None = None, noise_seeds: np.ndarray | None = None
-    ) -> None:
-        """Draw a layout, an agent position (uniform in the free space unless given) and a distraction per seed.
+    def of_split(self, split: Split) -> TwoRooms:
+        """The same world, whose resets draw layouts of one split alone; see `layouts`.
 
-        `noise_seeds` gives the distractions seeds of their own, for another look at the same layouts. Raises
-        ValueError for positions that are not one per seed or lie outside the canvas.
+        Raises UserError for a geometry with too few layouts to hold some out.
         """
-        if dot is not None and np.shape(dot) != (len(seeds), 2):
-            raise ValueError(f"dot has shape {np.shape(dot)}; give one (x, y) for each of the {len(seeds)} seeds")
+        check_split(self.geometry)
+        world = copy.copy(self)
+        world.split = split
+        return world
+
+    def reset(
+        self, seeds: np.ndarray, *, dot: np.ndarray | None = None, layout: np.ndarray | None = None,
+        noise_seeds: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Draw a layout, an agent position (uniform in the free space) and a distraction per seed, but what is given.
+
+        `dot` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives the distractions seeds
+        of their own, for another look at the same layouts. Raises ValueError for what is not one pair per seed.
+        """
+        for name, given in (("dot", dot), ("layout", layout)):
+            if given is not None and np.shape(given) != (len(seeds), 2):
+                raise ValueError(f"{name} has shape {np.shape(given)}; give a pair for each of the {len(seeds)} seeds")
         g = self.geometry
         generators = [np.random.default_rng([int(seed), 0]) for seed in seeds]
-        if g.fixed_wall is None:
-            walls = [r.integers(g.wall_padding, g.size - g.wall_padding) for r in generators]
-        else:
-            walls = [np.int64(g.fixed_wall)] * len(generators)
-        self.wall_x = np.array(walls, np.float32)
-        self.door_y = np.array([r.integers(g.door_padding, g.size - g.door_padding) for r in generators], np.float32)
+        drawn = [self._layout(r) for r in generators] if layout is None else layout
+        self.wall_x, self.door_y = np.array(drawn, np.float32).reshape(-1, 2).T.copy()
         side = np.array([r.random() < 0.5 for r in generators])
-        drawn = self.uniform_position(generators, right=side)
-        self.dot = drawn if dot is None else np.array(dot, np.float32)
+        uniform = self.uniform_position(generators, right=side)
+        self.dot = uniform if dot is None else np.array(dot, np.float32)
         self._slips = [np.random.default_rng([int(seed), 11]) for seed in seeds] if self.slip else []
         self._walls = self._draw_walls()
         self._distraction = Distraction(self.levels, g.size, seeds if noise_seeds is None else noise_seeds)
+
+    def _layout(self, r: np.random.Generator) -> tuple[int, int]:
+        """(wall x, door y) uniform over the layouts of the split; others are drawn again."""
+        g = self.geometry
+        while True:
+            wall = r.integers(g.wall_padding, g.size - g.wall_padding) if g.fixed_wall is None else g.fixed_wall
+            door = r.integers(g.door_padding, g.size - g.door_padding)
+            if self.split is None or in_split(np.array([wall, door]), g, self.split):
+                return int(wall), int(door)
 
     def place(self, state: np.ndarray) -> None:
         """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not rendered."""

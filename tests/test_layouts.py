@@ -1,0 +1,199 @@
+"""What is called held out is held out by content: layouts of tasks and of trajectories against those of training."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from jepa_wm.act import collect, evaluate, held_out, returns
+from jepa_wm.act.collect import record, record_parts, wandering
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Geometry, Worlds
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.worlds.layouts import in_split
+from jepa_wm.worlds.tasks import Tasks, freeze_tasks
+from jepa_wm.worlds.two_rooms import TwoRooms
+
+DATA = ["observe.episodes=400", "observe.length=3", "observe.heldout_episodes=60", "observe.heldout_length=3"]
+
+
+def all_layouts(g):
+    walls = [g.fixed_wall] if g.fixed_wall else range(g.wall_padding, g.size - g.wall_padding)
+    return np.array([(wall, door) for wall in walls for door in range(g.door_padding, g.size - g.door_padding)])
+
+
+def pairs(layouts):
+    return set(map(tuple, np.asarray(layouts).tolist()))
+
+
+# ---------------------------------------------------------------- the partition
+
+
+@pytest.mark.parametrize(
+    ("geometry", "apart"),
+    [
+        (Geometry(), 2),
+        (Geometry(fixed_wall=32), 2),
+        (Geometry(fixed_wall=20), 2),  # a wall on the rim of its block
+        (Geometry(size=33, wall_padding=14, door_padding=10), 1),
+        (Geometry(wall_padding=31, door_padding=31), 1),
+    ],
+)
+def test_splits_are_disjoint_and_apart_and_both_spread_over_the_plane(geometry, apart):
+    layouts = all_layouts(geometry)
+    train, heldout = (layouts[in_split(layouts, geometry, split)] for split in ("train", "heldout"))
+    assert len(train) and len(heldout) and not pairs(train) & pairs(heldout)
+    gaps = np.abs(heldout[:, None] - train).max(-1).min(1)
+    assert gaps.min() == apart
+    assert 0.6 < len(train) / len(layouts) < 0.9
+    if geometry == Geometry():
+        assert (len(train), len(heldout)) == (900, 81)
+        for part in (train, heldout):
+            assert np.abs(part.mean(0) - (32, 32)).max() < 3 and (np.ptp(part, axis=0) >= (20, 30)).all()
+
+
+def test_a_fixed_wall_is_split_as_the_same_layouts_of_random_walls():
+    """The task `wall` is played by models whose training had walls anywhere."""
+    wall = all_layouts(Geometry(fixed_wall=32))
+    for split in ("train", "heldout"):
+        random, fixed = (in_split(wall, g, split) for g in (Geometry(), Geometry(fixed_wall=32)))
+        assert np.array_equal(random, fixed) and fixed.any()
+
+
+@pytest.mark.parametrize("geometry", [Geometry(fixed_wall=32, door_padding=32), Geometry(wall_padding=40)])
+def test_a_geometry_with_too_few_layouts_is_refused(geometry):
+    with pytest.raises(UserError, match="worlds.geometry has .* layouts.*door_padding or wall_padding"):
+        TwoRooms(geometry).of_split("heldout")
+    with pytest.raises(UserError, match="worlds.geometry"):
+        freeze_tasks(geometry=geometry, episodes=2)
+
+
+def test_a_world_of_a_split_draws_all_its_layouts_and_no_other_and_is_a_function_of_its_seed():
+    for split in ("train", "heldout"):
+        world, batch = TwoRooms().of_split(split), np.arange(9000)
+        world.reset(batch)
+        layouts = all_layouts(Geometry())
+        assert pairs(world.state()[:, 2:]) == pairs(layouts[in_split(layouts, Geometry(), split)])
+        alone = TwoRooms().of_split(split)
+        alone.reset(batch[[7]])
+        assert np.array_equal(alone.state(), world.state()[[7]])
+
+
+def test_a_given_layout_is_taken():
+    world = TwoRooms()
+    world.reset(np.arange(2), layout=np.array([[22, 40], [30.5, 12]]), dot=np.full((2, 2), 9.0))
+    assert world.state()[:, 2:].tolist() == [[22, 40], [30.5, 12]]
+    with pytest.raises(ValueError, match="layout has shape"):
+        world.reset(np.arange(3), layout=np.zeros((2, 2)))
+
+
+# ---------------------------------------------------------------- tasks and data
+
+
+@pytest.mark.parametrize("task", ["two_rooms", "wall"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_held_out_task_or_episode_has_a_layout_of_the_training_file(tmp_path, task, seed):
+    config = load_config("two_rooms", [f"seed={seed}", *DATA])
+    record_parts(tmp_path, TwoRooms(), wandering(Worlds()), config)
+    train, heldout = (pairs(held_out.layouts_of(Trajectories(tmp_path / f"{p}.h5"))) for p in ("train", "heldout"))
+    tasks = freeze_tasks(task, episodes=100)
+    assert len(train) > 300 and len(heldout) > 30 and not train & heldout
+    assert not train & pairs(tasks.of("heldout").layout)
+    on_training = tasks.of("train").layout
+    assert in_split(on_training, tasks.geometry, "train").all() and len(on_training) == 100
+    world = TwoRooms(tasks.geometry)
+    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
+    assert np.array_equal(world.state(), np.concatenate([tasks.start, tasks.layout], 1))
+
+
+def leaked(folder, config, layout):
+    """Training data with one episode of a layout [2]."""
+    record_parts(folder, TwoRooms(), wandering(Worlds()), config)
+    with h5py.File(folder / "train.h5", "r+") as file:
+        row = int(file["ep_offset"][5])
+        file["state"][row : row + 3, 2:] = layout
+
+
+@pytest.mark.parametrize("off", [0.0, 0.6])
+def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
+    """Files of an earlier collecting, or of other programs, whose layouts need be no whole numbers."""
+    config = load_config("two_rooms", DATA)
+    record_parts(tmp_path / "collect", TwoRooms(), wandering(Worlds()), config)
+    layout = held_out.layouts_of(Trajectories(tmp_path / "collect" / "heldout.h5"))[3]
+    leaked(tmp_path / "collect", config, layout + off)
+    with RunFolder.open(tmp_path, config) as run, pytest.raises(UserError, match="have a layout that is in .*train.h5"):
+        collect.run(run)
+
+
+def test_collecting_tells_that_no_layout_is_in_both_files(tmp_path):
+    with RunFolder.open(tmp_path, load_config("two_rooms", DATA)) as run:
+        assert collect.run(run)["common_layouts"] == 0
+
+
+def test_a_headline_task_with_a_layout_of_the_training_file_is_an_error(tmp_path):
+    config = load_config("two_rooms", DATA)
+    tasks = freeze_tasks(episodes=10)
+    held, training = tasks.of("heldout").layout, tasks.of("train").layout
+    leaked(tmp_path / "collect", config, training[4])
+    with RunFolder.open(tmp_path, config) as run:
+        told = held_out.layouts_met(run, held, training)
+        assert told["heldout"] == {"episodes": 10, "met": 0, "nearest": told["heldout"]["nearest"]}
+        assert told["heldout"]["nearest"] >= 2 and 1 <= told["training"]["met"] <= 10
+        with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
+            file["state"][int(file["ep_offset"][7]), 2:] = held[2]
+        with pytest.raises(UserError, match=f"layouts of .* wall x {held[2, 0]:g}, door y {held[2, 1]:g}.*--run"):
+            held_out.layouts_met(run, held, training)
+
+
+def test_data_that_do_not_tell_layouts_are_warned_of(tmp_path):
+    config = load_config("two_rooms", DATA)
+    record_parts(tmp_path / "collect", TwoRooms(), wandering(Worlds()), config)
+    with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
+        file["state"][:] = np.nan
+    layouts = np.array([[22.0, 22.0]])
+    with RunFolder.open(tmp_path, config) as run, pytest.warns(UserWarning, match="tells no layouts"):
+        assert held_out.layouts_met(run, layouts, layouts)["heldout"]["met"] is None
+
+
+def test_a_frozen_file_names_the_split_of_each_task(tmp_path):
+    freeze_tasks(episodes=3).save(tmp_path / "tasks.json")
+    assert json.loads((tmp_path / "tasks.json").read_text())["split"] == ["heldout"] * 3 + ["train"] * 3
+    assert Tasks.load(tmp_path / "tasks.json").of("train").split.tolist() == ["train"] * 3
+
+
+def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone():
+    tasks = freeze_tasks(episodes=4)
+    plays = evaluate._plays(load_config("two_rooms", ["plan.compare=[l2,l1]"]), tasks)
+    assert [(name, set(some.split)) for name, _, some, _ in plays] == [
+        ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}), ("main_training_layouts", {"train"}),
+    ]  # fmt: skip
+
+
+def test_rewards_are_earned_on_held_out_layouts_too():
+    config = load_config("two_rooms_reward", [])
+    (held, _), (training, suffix) = returns._worlds(config)
+    assert suffix == "_training_layouts"
+    for world, split in ((held, "heldout"), (training, "train")):
+        world.reset(np.arange(50))
+        assert in_split(world.state()[:, 2:], config.worlds.geometry, split).all()
+
+
+def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path):
+    """act.task_seed=80 with seed=1 begins where the data of seed 1 do."""
+    for seed, fine in ((0, True), (1, False)):
+        config = load_config("pendulum", [f"seed={seed}", "act.task_seed=80"])
+        with RunFolder.open(tmp_path / str(seed), config) as run:
+            if fine:
+                assert returns._checked(run) == {}
+            else:
+                with pytest.raises(UserError, match="act.task_seed 80"):
+                    returns._checked(run)
+
+
+def test_recording_leaves_a_world_without_a_split_as_it_is(tmp_path):
+    record(tmp_path / "a.h5", TwoRooms(), wandering(Worlds()), np.arange(300), 2)
+    layouts = held_out.layouts_of(Trajectories(tmp_path / "a.h5"))
+    assert in_split(layouts, Geometry(), "train").any() and not in_split(layouts, Geometry(), "train").all()
