@@ -23,6 +23,7 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
 from jepa_wm.observe.datasets import data_folder, state_groups
+from jepa_wm.observe.pictures import rgb
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video import VideoError
 from jepa_wm.observe.video_set import VideoSet, is_index
@@ -140,7 +141,7 @@ def _built_in(train: str, test: str) -> Labelled:
 
 
 def _picture(data: Any, i: int) -> np.ndarray:
-    return np.asarray(data[i][0].convert("RGB"))[None]
+    return np.asarray(rgb(data[i][0], f"picture {i} of {type(data).__name__}"))[None]
 
 
 def _videos(train: Path, test: Path, config: Config) -> Labelled:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jepa_wm.observe.pictures import read_picture
 from jepa_wm.observe.video import Facts, VideoError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
@@ -20,7 +20,8 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 class Stills:
     """What `Video` is for a file, for a folder of images in the order of the numbers in their names, or one image.
 
-    Image k is on screen from k / fps seconds on. Images are turned as their EXIF says; alpha is dropped.
+    Image k is on screen from k / fps seconds on. Images are turned as their EXIF says, alpha is dropped,
+    and greys of 16 bits keep their range.
     """
 
     def __init__(
@@ -53,11 +54,7 @@ class Stills:
         """Nothing stays open."""
 
     def _image(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file if self._source is None else self._source) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise VideoError(f"{file}: cannot be read ({error}); copy it again") from error
+        image = read_picture(file if self._source is None else self._source, file)
         if self.size is not None:
             scale = self.size / min(image.size)
             image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.lerobot_meta import Place, columns, number_names, places_2, places_3, read_info
 from jepa_wm.observe.formats.source import About, leave_out, needs, reading
+from jepa_wm.observe.pictures import read_picture
 from jepa_wm.observe.video import Video, VideoError
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -75,7 +75,8 @@ class LeRobot:
         values = self._rows(place, column, start, stop)
         with reading(self._data_file(place)):
             if kind == "image":
-                return np.stack([_image(self.path, entry) for entry in values.to_pylist()])
+                name = f"{self._data_file(place)}, '{column}' of episode {episode}"
+                return np.stack([_image(self.path, entry, name) for entry in values.to_pylist()])
             return _numbers(values).reshape(stop - start, *self.columns[column].shape)
 
     def check(self, column: str, episode: int) -> None:
@@ -190,7 +191,7 @@ def _numbers(values: Any) -> np.ndarray:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-def _image(root: Path, entry: dict[str, Any]) -> np.ndarray:
-    """An image of a parquet cell: its encoded bytes, or the path of a file beside."""
+def _image(root: Path, entry: dict[str, Any], name: str) -> np.ndarray:
+    """An image of a parquet cell: its encoded bytes, or the path of a file beside; `name` is what errors call it."""
     source = io.BytesIO(entry["bytes"]) if entry.get("bytes") else root / entry["path"]
-    return np.asarray(Image.open(source).convert("RGB"))
+    return np.asarray(read_picture(source, name))

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.hdf5 import tree_arrays
 from jepa_wm.observe.formats.columns import Array
 from jepa_wm.observe.formats.source import About, EpisodeArrays, reading
 from jepa_wm.observe.h5 import open_h5
+from jepa_wm.observe.pictures import read_picture
 
 JPEG = b"\xff\xd8\xff"  # the first bytes of every such file
 PLACES = ("data/main_data.hdf5", "main_data.hdf5")
@@ -61,14 +61,15 @@ class _JpegRows:
 
     def __init__(self, files: h5py.Dataset) -> None:
         self._files, self.dtype = files, np.dtype(np.uint8)
-        self.shape: tuple[int, ...] = (len(files), *_picture(files[0]).shape)
+        self._name = f"{files.file.filename}, {files.name}"
+        self.shape: tuple[int, ...] = (len(files), *_picture(files[0], self._name).shape)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return np.stack([_picture(file) for file in self._files[rows]])
+        return np.stack([_picture(file, self._name) for file in self._files[rows]])
 
 
-def _picture(file: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(file.tobytes())).convert("RGB"))
+def _picture(file: np.ndarray, name: str) -> np.ndarray:
+    return np.asarray(read_picture(io.BytesIO(file.tobytes()), name))
 
 
 def _arrays(episode: h5py.Group) -> dict[str, Array]:
