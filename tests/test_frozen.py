@@ -21,6 +21,7 @@ from jepa_wm.encode.vit import Encoder
 from jepa_wm.evals import attentive, heads, knn, labelled, linear, looks, scores, state
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.freeze import cache
+from jepa_wm.freeze.eye import Eye
 from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.show import report
 
@@ -173,6 +174,15 @@ def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
             seen.append(evaluate(state, tmp_path / "run", *words, "observe.image_size=12", "encode.patch=6"))
     assert seen[0]["stored"] == seen[2]["stored"] != seen[1]["stored"]
     assert seen[0]["evaluated"]["encoder"]["digest"] != seen[1]["evaluated"]["encoder"]["digest"]
+
+
+def test_a_random_backbone_is_evaluated_as_it_was_frozen(drives, tmp_path):
+    words = [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=timm/test_resnet"]
+    torch.manual_seed(7)  # whatever was drawn before
+    evaluate(cache, tmp_path / "run", *words)
+    frozen = cache.weights_digest(Eye.load(tmp_path / "run" / "encode").encoder)
+    assert evaluate(state, tmp_path / "run", *words)["evaluated"]["encoder"]["digest"] == frozen
+    assert evaluate(state, tmp_path / "other", *words, "seed=1")["evaluated"]["encoder"]["digest"] != frozen
 
 
 def test_clips_of_a_video_count_once_together():

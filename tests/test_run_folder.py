@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from jepa_wm.core.config import pick
+from jepa_wm.core.config import load_config, pick
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import PIECE, fingerprint
 from jepa_wm.core.run import RunFolder
 
 
@@ -145,3 +146,51 @@ def test_every_setting_named_in_the_table_exists():
 
     names = {key for keys in RunFolder.DEPENDS.values() for key in keys}
     assert names == set(pick(Config(observe={"path": "elsewhere"}), sorted(names)))  # pick leaves out what is null
+
+
+def test_a_file_that_a_stage_has_read_may_not_become_another(tmp_path):
+    data, weights = tmp_path / "data", tmp_path / "weights.pt"
+    data.mkdir()
+    for part in ("train", "heldout"):
+        (data / f"{part}.h5").write_bytes(part.encode())
+    weights.write_bytes(b"first")
+    words = [f"observe.path={data}", "freeze.backbone=vjepa2/vit_large", f"freeze.weights={weights}"]
+
+    def encode(times=[0]):  # noqa: B006 (counts the calls)
+        def work(run):
+            run.stage_dir("encode")
+            times[0] += 1
+            return {"time": times[0]}
+
+        with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
+            return run.once("encode", work)["time"]
+
+    assert encode() == encode() == 1
+    for file in (weights, data / "heldout.h5"):
+        held = file.read_bytes()
+        file.write_bytes(b"other")
+        with pytest.raises(UserError, match=f"{file.name}: holds something else than when .*encode was made of it"):
+            encode()
+        file.write_bytes(held)
+        assert encode() == 1, "what it holds counts, not when it was written"
+    weights.unlink()
+    assert encode() == 1, "what was read is needed no more"
+
+
+def test_fingerprints_tell_contents_apart(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(bytes(10 * PIECE))
+    whole, ends = fingerprint(file), fingerprint(file, pieces=2)
+    for at in (0, 5 * PIECE, 10 * PIECE - 1):
+        changed = bytearray(10 * PIECE)
+        changed[at] = 1
+        file.write_bytes(changed)
+        assert fingerprint(file) != whole
+        assert (fingerprint(file, pieces=2) == ends) == (at == 5 * PIECE), "of a large file only some is read"
+    file.write_bytes(bytes(10 * PIECE + 1))
+    assert fingerprint(file, pieces=2) != ends
+    (tmp_path / "folder" / "in").mkdir(parents=True)
+    (tmp_path / "folder" / "in" / "b").write_bytes(b"b")
+    before = fingerprint(tmp_path / "folder")
+    (tmp_path / "folder" / "in" / "b").rename(tmp_path / "folder" / "c")
+    assert fingerprint(tmp_path / "folder") != before

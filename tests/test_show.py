@@ -257,3 +257,19 @@ def test_the_frame_bank_says_what_does_not_fit():
         FrameBank(latents[:0], np.arange(0))
     with pytest.raises(ValueError, match="rows"):
         FrameBank(latents, np.arange(2))
+
+
+def test_strips_are_of_the_dynamics_that_are_there(tmp_path, monkeypatch):
+    made = []
+
+    def make(run, path):
+        made.append((run.path / "dynamics" / "latent.safetensors").read_bytes())
+
+    monkeypatch.setattr("jepa_wm.show.report.make_strips", make)
+    with open_run(tmp_path) as run:
+        fill(run)
+        (run.path / "dynamics" / "latent.json").write_text("{}")
+        for weights in (b"first", b"first", b"second"):
+            (run.path / "dynamics" / "latent.safetensors").write_bytes(weights)
+            report(run)
+    assert made == [b"first", b"second"]

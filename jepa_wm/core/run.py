@@ -25,6 +25,7 @@ from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.lock import FORBIDDEN, locked
+from jepa_wm.core.reads import note_files, refuse_other_files
 from jepa_wm.core.world import here
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
@@ -115,7 +116,9 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.yaml").exists():
             self._refuse_other_config(stage)
+            refuse_other_files(folder, self.config, stage)
         else:
+            note_files(folder, self.config, stage)
             write_yaml(_nested(pick(self.config, self.depends(stage))), folder / "config.yaml")
         return folder
 
@@ -144,7 +147,10 @@ class RunFolder:
         return file
 
     def once(self, stage: str, work: Callable[[RunFolder], dict[str, object]]) -> dict[str, object]:
-        """The stored result of a finished stage; else what `work` makes of it, with its `seconds`, which is stored."""
+        """The stored result of a finished stage; else what `work` makes of it, with its `seconds`, which is stored.
+        UserError if it was made with other settings, or of files that hold something else now."""
+        if here().first:
+            refuse_other_files(self.path / stage, self.config, stage)
         done = here().told_by_first(self.finished(stage) if here().first else None)
         if done is not None:
             return done

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.hdf5_filters import missing_filter
-from jepa_wm.core.files import mapped
+from jepa_wm.core.files import fingerprint, mapped
 from jepa_wm.observe.h5 import open_h5
+from jepa_wm.observe.hdf5_filters import missing_filter
 
 
 ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
@@ -89,8 +89,8 @@ class Trajectories:
 
     @property
     def digest(self) -> str:
-        """Names the content; written once by whoever made the file."""
-        return str(self.attributes.get("digest", f"{self.path.stat().st_size}-{len(self.actions)}"))
+        """Names the content; written once by whoever made the file, else found in it."""
+        return str(self.attributes.get("digest") or fingerprint(self.path))
 
     @property
     def action_kind(self) -> ActionKind:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from jepa_wm.core.files import write_atomic
+from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import RunFolder
 from jepa_wm.show import acting, evaluations, learning, provenance, returns
 from jepa_wm.show.left import Left
@@ -25,9 +27,9 @@ def run(run: RunFolder) -> dict[str, Any]:
     file that is damaged.
     """
     began, before = time.monotonic(), run.finished("report") or {}
-    strips = run.stage_dir("report") / "strips.npz"
-    if not strips.exists() and run.finished("dynamics") and (run.path / "dynamics" / "latent.json").exists():
-        make_strips(run, strips)
+    folder = run.stage_dir("report")
+    if run.finished("dynamics") and (run.path / "dynamics" / "latent.json").exists():
+        _keep_strips(run, folder / "strips.npz", folder / "strips.json")
     left = Left.read(run)
     seeing = learning.seeing(left)
     seeing = replace(seeing, sections=(*seeing.sections, *evaluations.sections(run.path)))
@@ -45,6 +47,16 @@ def run(run: RunFolder) -> dict[str, Any]:
     }
     run.write_result("report", result)
     return result
+
+
+def _keep_strips(run: RunFolder, strips: Path, made_of: Path) -> None:
+    """Make the strips where there are none, or only some of dynamics that were deleted since and learned anew."""
+    model = json.dumps({"dynamics": fingerprint(run.path / "dynamics" / "latent.safetensors")})
+    if strips.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == model:
+        return
+    made_of.unlink(missing_ok=True)
+    make_strips(run, strips)
+    write_atomic(made_of, model)
 
 
 def _keys(groups: Sequence[Group], *, present: bool) -> list[str]:

@@ -1,0 +1,49 @@
+"""Files outside of a run that its stages read, and whether they still hold what they held when a stage was begun.
+
+runs/two_rooms/<stage>/reads.json     path -> fingerprint of its content
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jepa_wm.core.config import Settings, pick
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import fingerprint, write_atomic
+
+READS = {  # stage -> the dotted keys that name such files
+    "pretrain": ("observe.path", "train.pretrain.start"),
+    "encode": ("observe.path", "freeze.weights"),
+    "dynamics": ("observe.path",),
+    "heads": ("observe.path",),
+}
+PARTS = ("train.h5", "heldout.h5")  # of a folder that is given as observe.path
+
+
+def note_files(folder: Path, config: Settings, stage: str) -> None:
+    """Write down in a stage's folder what the files hold that it reads, where there are any."""
+    found = {str(file): fingerprint(file) for file in _files(config, stage)}
+    if found:
+        write_atomic(folder / "reads.json", json.dumps(found, indent=1))
+
+
+def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
+    """UserError naming a file that holds something else than when the stage was begun; one that is gone is none of
+    these, since what a stage has read it does not need again."""
+    noted = folder / "reads.json"
+    if not noted.exists():
+        return
+    known = json.loads(noted.read_text(encoding="utf-8"))
+    for file in _files(config, stage):
+        if known.get(str(file), now := fingerprint(file)) != now:
+            raise UserError(
+                f"{file}: holds something else than when {folder} was made of it. Put back what it held, choose "
+                f"another --run, or delete what was made with it: {folder} and what came after"
+            )
+
+
+def _files(config: Settings, stage: str) -> list[Path]:
+    """The files that are there; another run's folder is none, it goes on changing."""
+    paths = [Path(value) for value in pick(config, READS.get(stage, ())).values() if isinstance(value, str)]
+    return [file for path in paths for file in (path, *(path / part for part in PARTS)) if file.is_file()]
