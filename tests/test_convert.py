@@ -15,6 +15,7 @@ from jepa_wm.observe import convert
 from jepa_wm.observe.clips import ClipSampler
 from jepa_wm.observe.convert import Conversion
 from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.duplicates import common_episodes
 from jepa_wm.observe.formats.registry import open_source
 from jepa_wm.observe.formats.view import View
 from jepa_wm.observe.trajectories import Trajectories
@@ -169,3 +170,51 @@ def test_rewards_and_ends_come_along_beside_the_action_they_are_of(tmp_path, arr
         inside, led = slice(first, first + length - 1), slice(first + arriving, first + length - 1 + arriving)
         assert np.array_equal(data.column("reward")[inside], pay[led])
         assert np.array_equal(data.column("terminated")[inside], over[led])
+
+
+def with_copies(folder, *, lengths=(4, 5, 4, 5, 4, 6), copies=((0, 2), (1, 3)), actions="drawn"):
+    """npz of episodes of which some are copies of others."""
+    r = np.random.default_rng(0)
+    pixels = [r.integers(0, 256, (n, 8, 8, 3), np.uint8) for n in lengths]
+    moves = [r.normal(size=(n, 2)) * (actions == "drawn") for n in lengths]
+    for one, other in copies:
+        pixels[other], moves[other] = pixels[one], moves[one].copy()
+        moves[other][-1] = -7.0  # the last action leads nowhere
+    path = folder / "copies.npz"
+    np.savez(path, pixels=np.concatenate(pixels), action=np.concatenate(moves), episode_ends=np.cumsum(lengths))
+    return path
+
+
+@pytest.mark.parametrize("heldout", [2, 3, 0.3, 0.5])
+@pytest.mark.parametrize("actions", ["drawn", "zero"])
+def test_copies_of_an_episode_are_not_parted(tmp_path, heldout, actions):
+    """Whichever way of parting, what the message names to leave out is enough; where none are parted none need go."""
+    source = with_copies(tmp_path, copies=((0, 3), (1, 2)), lengths=(4, 5, 5, 4, 4, 6), actions=actions)
+    first = Conversion(tmp_path / "train.h5", heldout=heldout)
+    parts, _ = convert.split(View(open_source(source)).source.lengths, first)
+    parted = [len({0, 3} & set(parts["train"])) == 1, len({1, 2} & set(parts["train"])) == 1]
+    if not any(parted):
+        convert.convert(View(open_source(source)), first)
+        return
+    with pytest.raises(UserError, match=r"are the same .* --without 2 3$"):
+        convert.convert(View(open_source(source)), first)
+    assert not (tmp_path / "train.h5").exists()
+    convert.convert(View(open_source(source)), Conversion(tmp_path / "train.h5", heldout=heldout, without=(2, 3)))
+    train, held = (Trajectories(tmp_path / f"{part}.h5") for part in ("train", "heldout"))
+    assert common_episodes(train, held) == 0 and train.episodes + held.episodes == 4
+
+
+def test_copies_may_stay_where_nothing_is_held_out_and_a_common_episode_is_warned_of(tmp_path):
+    source = with_copies(tmp_path)
+    convert.convert(View(open_source(source)), Conversion(tmp_path / "train.h5"))
+    data = Trajectories(tmp_path / "train.h5")
+    assert data.episodes == 6
+    with pytest.warns(UserWarning, match="6 of its 6 episodes are in"):
+        assert common_episodes(data, data) == 6
+
+
+def test_some_cases_part_copies(tmp_path):
+    """So that the test above is about something."""
+    lengths = np.array((4, 5, 5, 4, 4, 6))
+    shares = [convert.split(lengths, Conversion(tmp_path / "train.h5", heldout=h))[0]["train"] for h in (2, 3, 0.3, 0.5)]
+    assert sum(len({0, 3} & set(train)) == 1 or len({1, 2} & set(train)) == 1 for train in shares) >= 2

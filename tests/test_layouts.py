@@ -130,7 +130,8 @@ def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
 
 def test_collecting_tells_that_no_layout_is_in_both_files(tmp_path):
     with RunFolder.open(tmp_path, load_config("two_rooms", DATA)) as run:
-        assert collect.run(run)["common_layouts"] == 0
+        result = collect.run(run)
+    assert result["common_layouts"] == 0 and result["common_episodes"] == 0
 
 
 def test_a_headline_task_with_a_layout_of_the_training_file_is_an_error(tmp_path):

@@ -16,6 +16,7 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, Worlds
+from jepa_wm.observe.duplicates import common_episodes
 from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.trajectories import TrajectoryWriter
 from jepa_wm.worlds.make import make_world
@@ -45,7 +46,8 @@ def collect(run: RunFolder) -> dict[str, object]:
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
     }
-    return {**result, "common_layouts": check_heldout(train, heldout)}
+    common = {"common_layouts": check_heldout(train, heldout), "common_episodes": common_episodes(train, heldout)}
+    return {**result, **common}
 
 
 def collecting(worlds: Worlds) -> NewPolicy:

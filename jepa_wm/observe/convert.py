@@ -18,6 +18,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.observe.datasets import grouped
+from jepa_wm.observe.duplicates import refuse_parted
 from jepa_wm.observe.formats.arguments import add_column_arguments, chosen
 from jepa_wm.observe.formats.registry import open_source
 from jepa_wm.observe.formats.source import leave_out
@@ -90,7 +91,7 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     Columns: pixels (and one for each further camera), action; state, reward and terminated where the source has them.
     Both files carry
     `action_mean`, `action_std`, `action_min` and `action_max` of the training part. Raises UserError for a target that
-    is there already, for a broken episode, and where a part would have no episode.
+    is there already, for a broken episode, for copies of one in both parts, and where a part would have no episode.
     """
     for path in conversion.files.values():
         if path.exists():
@@ -99,6 +100,7 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     # All actions first: they are small, and what is wrong with them is found before the long work.
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
     _refuse_missing_frames(view, list(actions))
+    refuse_parted(view, parts, actions)
     statistics = action_statistics([actions[e] for e in parts["train"]])
     columns, about = _columns(view, conversion, next(iter(actions))), _about(view, conversion, statistics)
     with ExitStack() as on_failure:
