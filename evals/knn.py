@@ -10,10 +10,12 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import torch
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.looks import Look, Seen, look_at, pooled, pools
@@ -66,4 +68,4 @@ def _chosen_by(train: Seen, fit: np.ndarray, choose: np.ndarray, data: Labelled,
     guess = votes(features[fit], target[fit], features[choose], data.classes, k)
     if data.classes is not None:
         return float((guess.argmax(1) == target[choose]).mean())
-    return -float((((guess - target[choose]) / (target.std(0) + 1e-6)) ** 2).mean())
+    return -float((((guess - target[choose]) / own_scale(torch.from_numpy(target)).numpy()) ** 2).mean())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.heads import Linear, Trained, best, train_heads
 from jepa_wm.evals.labelled import Labelled
@@ -72,4 +73,4 @@ def _targets(train: Seen, data: Labelled) -> Tensor:
 
 def _units(train: Seen) -> tuple[Tensor, Tensor]:
     target = torch.from_numpy(train.part.target)
-    return target.mean(0), target.std(0) + 1e-6
+    return target.double().mean(0).float(), own_scale(target)

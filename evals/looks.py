@@ -15,6 +15,7 @@ from torch import Tensor
 from jepa_wm.core.precision import autocast, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.standardise import shared_scale
 from jepa_wm.core.world import here
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
@@ -64,7 +65,7 @@ def look_at(look: Look, data: Labelled, config: Config, name: str, *, size: int 
     train, test = (_seen(look, part, size, f"{name}: {which}", data.left_out) for which, part in
                    (("train", data.train), ("test", data.test)))  # fmt: skip
     mean = train.tokens.float().mean(0)
-    scale = (train.tokens - mean).square().mean((0, 1)).sqrt() + 1e-6
+    scale = shared_scale((train.tokens - mean).square().mean((0, 1)).sqrt())
     for seen in (train, test):
         for rows in seen.tokens.split(1024):  # in place: the tokens are most of what is in memory
             rows.copy_((rows - mean) / scale)

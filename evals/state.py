@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.looks import Look, Seen, look_at, pooled, pools
@@ -47,7 +49,7 @@ def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: 
 def _best_penalty(seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str) -> tuple[float, float]:
     """(penalty, its mean squared error in units of each number's variance, on the samples to choose by)."""
     features, target = _features(seen, pool), seen.part.target
-    spread = target.std(0) + 1e-6
+    spread = own_scale(torch.from_numpy(target)).numpy()
     errors = [
         float((((ridge.read(features[choose]) - target[choose]) / spread) ** 2).mean())
         for ridge in fit_ridge(features[fit], target[fit], PENALTIES)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Bottleneck
+from jepa_wm.core.standardise import ROUNDING, shared_scale
 from jepa_wm.core.world import batch_mean, whole_batch
 from jepa_wm.encode.pool import PathReader
 
@@ -40,10 +41,17 @@ class Components(nn.Module):
         # Of the products of frames with frames: there are fewer frames in the sample than numbers in a frame.
         value, vector = torch.linalg.eigh((x @ x.T).double())
         count = min(self.basis.shape[1], len(x) - 1)
-        value, vector = value.flip(0)[:count].clamp(min=value[-1] * 1e-9).float(), vector.flip(1)[:, :count].float()
+        value, vector = value.flip(0)[:count].float(), vector.flip(1)[:, :count].float()
+        # Below the first is the rounding of products in fp32, below the second that of a mean no frame differs from.
+        rounding = len(x) * ROUNDING**2 * float(self.mean.double().square().sum())
+        kept = value > max(1e-7 * float(value[0]), rounding)
+        value, vector = value[kept], vector[:, kept]
+        count = len(value)
+        self.basis.zero_()
+        if not count:
+            return
         spread = (value / len(x)).sqrt()
         basis = (x.T @ vector) / value.sqrt() / spread.sqrt()
-        self.basis.zero_()
         self.basis[:, :count] = basis / spread.mean().sqrt()
 
 
@@ -79,7 +87,7 @@ class Summary(nn.Module):
         """Give the moving numbers mean 0 and spread 1 over components [S, K] of the data."""
         moving = self.moving(components)
         self.shift.add_(moving.mean(0) * self.scale)
-        self.scale.mul_(moving.std(0).clamp(min=1e-6))
+        self.scale.mul_(shared_scale(moving.std(0)))
 
 
 class SummaryTraining(nn.Module):

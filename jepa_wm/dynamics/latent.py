@@ -5,9 +5,11 @@ B batch, T frames, n frozen tokens of width E, N latent tokens of width D, A act
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.bottleneck import Components, Summary
 from jepa_wm.dynamics.losses import forced_loss, rollout_loss
@@ -21,7 +23,10 @@ COMPONENTS = 512  # of a latent of many tokens
 class LatentModel(nn.Module):
     """A summary (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on frozen features."""
 
+    action_centre: Tensor
     action_scale: Tensor
+    action_low: Tensor
+    action_high: Tensor
 
     def __init__(self, tokens: int, token_width: int, action_size: int, settings: Settings) -> None:
         super().__init__()
@@ -44,7 +49,10 @@ class LatentModel(nn.Module):
         self.components = Components(self.numbers, COMPONENTS) if b is None and self.numbers > MANY else None
         self.flat_width = self.numbers if self.components is None else COMPONENTS
         self.metric = StepsToGo(self.flat_width, settings.metric)
+        self.register_buffer("action_centre", torch.zeros(action_size))
         self.register_buffer("action_scale", torch.ones(action_size))
+        self.register_buffer("action_low", torch.full((action_size,), -torch.inf))
+        self.register_buffer("action_high", torch.full((action_size,), torch.inf))
 
     @property
     def members(self) -> list[Dynamics]:
@@ -80,12 +88,34 @@ class LatentModel(nn.Module):
         return [latents + sign * shift for shift in shifts for sign in (1, -1)]
 
     def scaled(self, actions: Tensor) -> Tensor:
-        """Action blocks [..., A] in the units the dynamics work in: each action number divided by its scale."""
-        return actions / self.action_scale.repeat(self.settings.frameskip)
+        """Action blocks [..., A] in the units the dynamics work in: each action number cut to where the data reach,
+        less its centre, divided by its scale. One that never varied is 0."""
+        low, high, centre, scale = (
+            part.repeat(self.settings.frameskip)
+            for part in (self.action_low, self.action_high, self.action_centre, self.action_scale)
+        )
+        return (actions.clamp(low, high) - centre) / scale
 
     def unscaled(self, actions: Tensor) -> Tensor:
-        """The inverse of `scaled`."""
-        return actions * self.action_scale.repeat(self.settings.frameskip)
+        """The inverse of `scaled`; a number that never varied has the value it had."""
+        scale = torch.where(self.action_low < self.action_high, self.action_scale, 0)
+        return actions * scale.repeat(self.settings.frameskip) + self.action_centre.repeat(self.settings.frameskip)
+
+    def moves(self, actions: Tensor) -> Tensor:
+        """Action blocks [..., A] in the scale of `scaled` but not centred, for what actions add up to: a centred move
+        of 0 would be a steady drift. One that never varied is 0."""
+        low, high, varied = self.action_low, self.action_high, self.action_low < self.action_high
+        scale = torch.where(varied, self.action_scale, torch.inf).repeat(self.settings.frameskip)
+        return actions.clamp(low.repeat(self.settings.frameskip), high.repeat(self.settings.frameskip)) / scale
+
+    @torch.no_grad()
+    def take_units(self, actions: np.ndarray) -> dict[int, float]:
+        """Take the units of the action numbers from the data's [N, a]; returns those that never varied, with the value
+        they had."""
+        found = ActionStatistics.of(actions)
+        for name in ("centre", "scale", "low", "high"):
+            getattr(self, f"action_{name}").copy_(torch.from_numpy(getattr(found, name)))
+        return {i: float(found.centre[i]) for i in np.nonzero(found.low == found.high)[0].tolist()}
 
     def dynamics_losses(
         self, latents: Tensor, actions: Tensor, *, rollout: float, context: int = 1, member: int = 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.schema import Metric
+from jepa_wm.core.standardise import shared_scale
 
 
 class StepsToGo(nn.Module):
@@ -37,9 +38,10 @@ class StepsToGo(nn.Module):
 
     @torch.no_grad()
     def standardise(self, latents: Tensor) -> None:
-        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]."""
+        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]; one that hardly varies
+        beside the others stays near 0."""
         self.centre.copy_(latents.mean(0))
-        self.spread.copy_(latents.std(0) + 1e-6)
+        self.spread.copy_(shared_scale(latents.std(0)))
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""

@@ -20,6 +20,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.schema import Encode
+from jepa_wm.core.standardise import shared_scale
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.backbone import Backbone
 from jepa_wm.freeze.card import CARD
@@ -76,7 +77,7 @@ class Eye(
         """Set mean and scale from frames [B, h, w, c]; returns their standardised tokens."""
         tokens = self.raw(torch.from_numpy(frames))
         self.mean.copy_(tokens.mean(0))
-        self.scale.copy_((tokens - self.mean).square().mean((0, 1)).sqrt() + 1e-6)
+        self.scale.copy_(shared_scale((tokens - self.mean).square().mean((0, 1)).sqrt()))
         return (tokens - self.mean) / self.scale
 
     def save(self, folder: Path) -> None:

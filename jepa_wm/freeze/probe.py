@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
+from jepa_wm.core.standardise import own_scale
 from jepa_wm.encode.pool import AttentivePool
 from jepa_wm.freeze.ridge import fit_ridge
 
@@ -53,8 +54,8 @@ def fit_attentive(
         torch.manual_seed(seed)
         probe = AttentiveProbe(tokens.shape[1], tokens.shape[2], state.shape[1])
     probe, state = probe.to(tokens.device), state.to(tokens.device)
-    probe.mean.copy_(state.mean(0))
-    probe.scale.copy_(state.std(0) + 1e-6)
+    probe.mean.copy_(state.double().mean(0))
+    probe.scale.copy_(own_scale(state))
     target = (state - probe.mean) / probe.scale
     optimiser = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2, fused=True)
     with Progress(label, steps) if label else nullcontext() as bar:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from jepa_wm.core.standardise import shared_scale
+
 BLOCK = 2**23  # numbers that are held as float64 in one go, beside the products
 
 
@@ -58,8 +60,8 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean [F], spread [F]) over the samples."""
     centre, spread = np.zeros(features.shape[1]), np.ones(features.shape[1])
     for some, x in _columns(features, centre, spread.copy()):
-        centre[some], spread[some] = x.mean(0), x.std(0) + 1e-6
-    return centre, spread
+        centre[some], spread[some] = x.mean(0), x.std(0)
+    return centre, shared_scale(torch.from_numpy(spread)).numpy()
 
 
 def _products(

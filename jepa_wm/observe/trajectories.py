@@ -93,6 +93,14 @@ class Trajectories:
         return str(self.attributes.get("digest") or fingerprint(self.path))
 
     @property
+    def taken_actions(self) -> np.ndarray:
+        """[n, a] all actions but each episode's last, which leads nowhere and may be a filling; all there are where no
+        episode is longer than that."""
+        leads = np.ones(len(self.actions), bool)
+        leads[self.offsets + self.lengths - 1] = False
+        return self.actions[leads] if leads.any() else self.actions
+
+    @property
     def action_kind(self) -> ActionKind:
         """What an action is: a move ("delta", also where the file does not say) or a place to go to ("absolute").
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -59,10 +60,18 @@ def train(run: RunFolder) -> dict[str, object]:
 
 
 def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
-    """A fresh latent model of the config's size, its action scale taken from the data."""
+    """A fresh latent model of the config's size, its units of actions taken from the data; warns of action numbers that
+    never vary there."""
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
     model = LatentModel(tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], config.dynamics)
-    model.action_scale.copy_(torch.from_numpy(data.actions.std(0)) + 1e-6)
+    constant = model.take_units(getattr(data, "taken_actions", data.actions))
+    if constant and here().first:
+        told = ", ".join(f"number {i} is always {value:g}" for i, value in constant.items())
+        warnings.warn(
+            f"of the {data.actions.shape[1]} action numbers (from 0) {told}: what never varies in the data teaches "
+            "nothing; the dynamics ignore it, and a search leaves it at that value",
+            stacklevel=2,
+        )
     return model
 
 
@@ -144,7 +153,7 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         episode, frame, actions = sampler.batch(step, settings.batch)
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
-        acts = model.scaled(torch.from_numpy(actions[some]).to(here().device))
+        acts = model.moves(torch.from_numpy(actions[some]).to(here().device))
         way = way_of(acts.unflatten(-1, (config.dynamics.frameskip, -1)), data.action_kind)
         window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
         with autocast(acts.device, config.train.precision):

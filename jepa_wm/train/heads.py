@@ -16,6 +16,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
+from jepa_wm.core.standardise import own_scale
 from jepa_wm.core.world import here
 from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
@@ -134,8 +135,8 @@ def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
         sums = np.concatenate([block_sums(part, skip) for part in episodes_of(columns["reward"], seen.data)])
         heads.reward.span(float(sums.min()), float(sums.max()))
     if heads.state is not None:
-        heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0)))
-        heads.state.scale.copy_(torch.from_numpy(columns["state"].std(0)) + 1e-6)
+        heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0, dtype=np.float64)))
+        heads.state.scale.copy_(own_scale(torch.from_numpy(columns["state"])))
     return heads
 
 

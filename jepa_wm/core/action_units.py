@@ -1,0 +1,56 @@
+"""What a data set's actions are like: the units in which the dynamics take them, and how far the data reach.
+
+N actions of a numbers each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jepa_wm.core.standardise import ROUNDING
+
+RARE = 1e-3  # share of the actions at either end that may be a sensor's glitches
+FLOOR = 0.05  # least scale, as a share of the range: small jitter beside seldom jumps is not made large
+
+
+@dataclass(frozen=True)
+class ActionStatistics:
+    """Centre and scale of every action number, and the bounds outside of which the data say nothing, [a] each in fp64.
+
+    A number that never varied has both bounds at its value and scale 1: it always enters as 0.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, actions: np.ndarray) -> ActionStatistics:
+        """Of actions [N, a]. In fp64, since fp32 sums lose a spread that is small beside the mean.
+
+        The range is that of all but the rarest actions, whose glitches would else be the unit; or of all, where the
+        others are all the same. The bounds lie a range farther out on either side.
+        """
+        columns = [_of_number(actions[:, i].astype(np.float64)) for i in range(actions.shape[1])]
+        return cls(*np.array(columns).T)
+
+
+def _of_number(values: np.ndarray) -> tuple[float, float, float, float]:
+    """(centre, scale, low, high) of one action number's values [N]."""
+    rare = int(RARE * len(values))
+    least, most = np.partition(values, (rare, len(values) - 1 - rare))[[rare, len(values) - 1 - rare]]
+    if _same(least, most):
+        least, most = values.min(), values.max()
+    if _same(least, most):
+        value = float(np.median(values))
+        return value, 1.0, value, value
+    usual, width = values.clip(least, most), most - least
+    return usual.mean(), max(usual.std(), FLOOR * width), least - width, most + width
+
+
+def _same(least: float, most: float) -> bool:
+    """Whether all between the two is the same but for rounding."""
+    return most - least <= ROUNDING * max(abs(least), abs(most))
