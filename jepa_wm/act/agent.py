@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa_wm.act.objective import Scene, TermOf, check_objective, goal_of, objective_of
 from jepa_wm.act.solver import DESCENDING, make_solver
-from jepa_wm.act.space import space_of
+from jepa_wm.act.space import idle_of, space_of
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Plan as Settings
@@ -31,7 +31,10 @@ class Agent:
     """Plans for a batch of episodes, remembering the last frames and the actions between them.
 
     Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds terms to those that the
-    settings name. UserError for a term that needs a head the model has not.
+    settings name. What is searched is the part of `space` that the data of the model reach: an action number that they
+    never varied stays as it was. Where several model steps are executed at once (plan.execute), `observe` takes the
+    frames between decisions; those that nobody shows are imagined.
+    UserError for a term that needs a head the model has not, and for a space that the data lie outside of.
     """
 
     def __init__(
@@ -44,18 +47,21 @@ class Agent:
                 f"{model.block}: use the world and dynamics.frameskip it was trained with"
             )
         check_objective(model, settings)
-        self.model, self.settings, self.space, self.more = model, settings, space, more
+        self.model, self.settings, self.more = model, settings, more
+        self.space = space.within(model.latent.action_low.tolist(), model.latent.action_high.tolist())
         if settings.compile and not model.compiled:
             model.compile()
         if settings.cuda_graphs:
             model.record()
-        self.search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
+        self.search = RecedingHorizon(make_solver(self.space, settings), execute=settings.execute)
         size = partial(model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin)
         self._most = self._most_with_gradient = plans_within(settings.memory_mb, *size())
         if settings.solver in DESCENDING:
             self._most_with_gradient = plans_within(settings.memory_mb, *size(gradients=True))
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
+        self._executing: list[Tensor] = []  # each [B, A], model steps handed out whose first frame was not seen yet
+        self._last: Tensor | None = None  # [B, a] the action taken last
         self._goal: Tensor | None = None
         self._lasting: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
         self._looks = 0
@@ -78,8 +84,8 @@ class Agent:
             raise ValueError(f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each")
         self._goal = None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
-        self._latents, self._past, self._count = [], [], len(seeds)
-        self._lasting, self._looks = None, 0
+        self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
+        self._last, self._lasting, self._looks = None, None, 0
         if self._goal is not None:
             self._settle(self._goal)
         # On the CPU wherever the model is: a seed draws the same plans on every machine, and only costs cross over.
@@ -87,22 +93,12 @@ class Agent:
 
     def act(self, frames: np.ndarray) -> np.ndarray:
         """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c] uint8."""
-        if self._goal is not None and frames.shape[1:] != self._goal_shape:
-            raise ValueError(
-                f"frames are {frames.shape[1]} x {frames.shape[2]} px, the goal images {self._goal_shape[0]} x "
-                f"{self._goal_shape[1]}: give goals as the world renders them"
-            )
-        if len(frames) != self._count:
-            raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
-        self._latents.append(self.model.encode(torch.from_numpy(frames)))
-        latent, lasting = self.model.latent, self._settle(self._latents[-1])
+        latents = self._look(frames)
+        self._imagine_unseen()
+        self._latents.append(latents)
+        latent, lasting = self.model.latent, self._settle(latents)
         goals = None if self._goal is None else latent.with_lasting(self._goal, lasting)
-        window = latent.settings.window
-        self._latents = self._latents[-window:]
-        self._past = self._past[max(0, len(self._past) - window + 1) :]
-        context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
-        nothing = context.new_zeros(len(frames), 0, self.model.block)
-        past = torch.stack(self._past, 1) if self._past else nothing
+        context, past = self._memory(lasting)
 
         def cost_of(some: slice) -> Cost:
             def imagine(actions: Tensor) -> Tensor:
@@ -110,8 +106,8 @@ class Agent:
                 return self.model.futures(context[some], past[some], actions, truncate=cut, draws=draws)
 
             goal = None if goals is None else goals[some]
-            last = self._past[-1][some, -self.space.size :] if self._past else None
-            scene = Scene(self.model, self.settings, context[some, -1], goal, last)
+            last = None if self._last is None else self._last[some]
+            scene = Scene(self.model, self.settings, context[some, -1], goal, last, idle_of(self.space, last))
             return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
@@ -119,12 +115,64 @@ class Agent:
         if self.settings.asks_policy:
             toward = self.model.propose(context[:, -1], goal_of(self.settings, goals), self.settings.horizon)
             proposal = self.space.condense(toward).cpu()
-        blocks = self.search.plan(lambda plans: cost(plans.to(device)).cpu(), proposal=proposal)  # [B, K, A]
-        if self.settings.execute == 1:
-            self._past.append(blocks[:, 0].to(device))
-        else:  # frames between are not seen, so the memory starts anew
-            self._latents, self._past = [], []
+        blocks = self.search.plan(
+            lambda plans: cost(plans.to(device)).cpu(), proposal=proposal, known=self._staying()
+        )  # [B, K, A]
+        self._past.append(blocks[:, 0].to(device))
+        self._executing = list(blocks[:, 1:].to(device).unbind(1))
+        self._last = blocks[:, -1, -self.space.size :].to(device)
         return self.space.steps(blocks).numpy()
+
+    def observe(self, frames: np.ndarray) -> None:
+        """See frames [B, h, w, c] uint8 one model step further into the plan that is being executed.
+
+        Raises RuntimeError where none of its steps is left that could follow: the frame after the last is for `act`.
+        """
+        if not self._executing:
+            raise RuntimeError("no step of a plan is left to be executed after these frames; hand them to act")
+        latents = self._look(frames)
+        self._settle(latents)
+        self._latents.append(latents)
+        self._past.append(self._executing.pop(0))
+
+    def _look(self, frames: np.ndarray) -> Tensor:
+        """[B, N, D] latents of frames that fit the episodes."""
+        if self._goal is not None and frames.shape[1:] != self._goal_shape:
+            raise ValueError(
+                f"frames are {frames.shape[1]} x {frames.shape[2]} px, the goal images {self._goal_shape[0]} x "
+                f"{self._goal_shape[1]}: give goals as the world renders them"
+            )
+        if len(frames) != self._count:
+            raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
+        return self.model.encode(torch.from_numpy(frames))
+
+    def _imagine_unseen(self) -> None:
+        """Put what the model expects in the place of frames that were not shown while a plan was executed."""
+        unseen, self._executing = self._executing, []
+        if not unseen:
+            return
+        assert self._lasting is not None
+        context, past = self._memory(self._lasting)
+        steps = torch.stack([self._past[-1], *unseen[:-1]], 1)[:, None]  # [B, 1, K-1, A]
+        self._latents += self.model.imagine(context, past, steps)[:, 0].unbind(1)
+        self._past += unseen
+
+    def _memory(self, lasting: Tensor) -> tuple[Tensor, Tensor]:
+        """(the latest latents [B, C, N, D] with these lasting numbers, the action blocks [B, C-1, A] between them), no
+        more of them than the model's window; older ones are forgotten."""
+        latent = self.model.latent
+        gone = max(0, len(self._latents) - latent.settings.window)
+        self._latents, self._past = self._latents[gone:], self._past[gone:]  # a block leads from the frame of its number
+        context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
+        between = self._past[: len(self._latents) - 1]
+        return context, torch.stack(between, 1) if between else context.new_zeros(len(context), 0, self.model.block)
+
+    def _staying(self) -> Tensor | None:
+        """[B, H, A] the plan of taking the last action again, which holds the place where actions are places."""
+        if self._last is None or not isinstance(self.space, ActionSpace) or not self.space.absolute:
+            return None
+        step = self._last.cpu().repeat(1, self.space.searched // self.space.size)
+        return step[:, None].expand(-1, self.settings.horizon, -1)
 
     def _settle(self, latents: Tensor) -> Tensor:
         """[B, N, L] the lasting numbers, once latents [B, N, D] are seen too.

@@ -38,18 +38,25 @@ def begin(tasks: Tasks, worlds: Worlds) -> tuple[TwoRooms, np.ndarray]:
     return world, goals.render()
 
 
-def play(world: VectorWorld, act: Callable[[np.ndarray], np.ndarray], *, budget: int) -> Record:
+def play(
+    world: VectorWorld, act: Callable[[np.ndarray], np.ndarray], *, budget: int,
+    observe: Callable[[np.ndarray], None] | None = None, every: int = 1,
+) -> Record:  # fmt: skip
     """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are taken.
 
-    The worlds must be reset; a world without state leaves a track of no numbers.
+    `observe`, such as an agent's, is shown the frames after each `every` of the k steps but the last, of a plan that
+    is longer. The worlds must be reset; a world without state leaves a track of no numbers.
     """
     frames, track, at = [world.render()], [world.state()[:, :2]], [0]
     taken = 0
     while taken < budget:
-        for action in np.moveaxis(act(frames[-1]), 1, 0)[: budget - taken]:
+        actions = np.moveaxis(act(frames[-1]), 1, 0)
+        for number, action in enumerate(actions[: budget - taken], 1):
             world.step(action)
             track.append(world.state()[:, :2])
             taken += 1
+            if observe is not None and number % every == 0 and number < len(actions) and taken < budget:
+                observe(world.render())
         frames.append(world.render())
         at.append(taken)
     return Record(np.stack(frames, 1), np.stack(track, 1), np.array(at))

@@ -196,7 +196,7 @@ def play_chunk(
         traces.append(agent.search.last.trace.numpy())
         return actions
 
-    record = play(world, act, budget=config.act.budget)
+    record = play(world, act, budget=config.act.budget, observe=agent.observe, every=config.dynamics.frameskip)
     return record, np.stack(traces, 1), np.array(seconds)
 
 

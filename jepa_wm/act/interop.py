@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.act.agent import Agent
+from jepa_wm.act.history import history, newest_frames, refuse_other_pictures
 from jepa_wm.act.objective import Scene, check_objective, objective_of
+from jepa_wm.act.space import idle_of
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Plan as Settings
@@ -34,7 +36,9 @@ class CostServer:
 
     def __init__(self, model: WorldModel, settings: Settings, space: ActionSpace | None = None) -> None:
         check_objective(model, settings)
-        self.model, self.settings, self.space = model, settings, space
+        self.model, self.settings = model, settings
+        reach = model.latent.action_low.tolist(), model.latent.action_high.tolist()
+        self.space = None if space is None else space.within(*reach)
         size = model.plan_bytes(settings.horizon, draws=settings.draws, margin=settings.margin)
         self._most = plans_within(settings.memory_mb, *size)
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # frames looked at last, and their latents
@@ -44,32 +48,38 @@ class CostServer:
         """[B, S] costs of candidates [B, S, H, A] with info["pixels"] and info["goal"] [B, S, T, h, w, 3] uint8, the
         newest frame last; views are read, never written. [S] for [S, H, A], as older versions ask.
 
+        One frame shows no speed: of several frames in info["pixels"] as many as the model's window are its context,
+        where info["action"] tells what led to each (see `history`); else the newest alone.
         Raises ValueError for another block width, and for pictures that are not uint8.
         """
         if candidates.dim() == 3:
-            one = {name: value[None] for name, value in info.items() if name in ("pixels", "goal")}
+            one = {name: value[None] for name, value in info.items() if name in ("pixels", "goal", "action")}
             return self.get_cost(one, candidates[None])[0]
         if candidates.shape[-1] != self.model.block:
             raise ValueError(
                 f"candidates have {candidates.shape[-1]} numbers a step, the model takes {self.model.block}: set "
                 f"action_block to its frameskip, {self.model.latent.settings.frameskip}"
             )
-        now = self._latents("pixels", info)
-        goal = self._latents("goal", info) if "goal" in info else None
-        if goal is not None:  # what lasts is the same in both, as an agent holds it
-            latent = self.model.latent
-            lasting = (latent.lasting(now) + latent.lasting(goal)) / 2
-            now, goal = latent.with_lasting(now, lasting), latent.with_lasting(goal, lasting)
+        latent = self.model.latent
+        skip = latent.settings.frameskip
+        frames, past = history(info, window=latent.settings.window, size=self.model.block // skip, frameskip=skip)
+        context, past = self._latents("pixels", frames), past.to(self.model.device)  # [B, C, N, D], [B, C-1, A]
+        goal = self._latents("goal", newest_frames("goal", info)[:, None])[:, 0] if "goal" in info else None
+        seen = context if goal is None else torch.cat([context, goal[:, None]], 1)
+        lasting = latent.lasting(seen).mean(1)  # the same in all, as an agent holds it
+        context = latent.with_lasting(context, lasting[:, None])
+        goal = goal if goal is None else latent.with_lasting(goal, lasting)
         plans = candidates.detach().to(self.model.device).float()
         plans = plans if self.space is None else self.space.project(self._as_searched(plans))
 
         def cost_of(some: slice) -> Cost:
-            here = now[some]
-            scene = Scene(self.model, self.settings, here, None if goal is None else goal[some], None)
-            nothing = here.new_zeros(len(here), 0, self.model.block)
+            last = past[some, -1, -self.model.block // skip :] if past.shape[1] else None
+            idle = None if self.space is None else idle_of(self.space, last)
+            toward = None if goal is None else goal[some]
+            scene = Scene(self.model, self.settings, context[some, -1], toward, last, idle)
 
             def imagine(actions: Tensor) -> Tensor:
-                return self.model.futures(here[:, None], nothing, actions, draws=self.settings.draws)
+                return self.model.futures(context[some], past[some], actions, draws=self.settings.draws)
 
             return expected_cost(imagine, objective_of(scene), doubt=self.settings.doubt)
 
@@ -85,14 +95,14 @@ class CostServer:
             raise ValueError("space must search every action of a block: make it by ActionSpace.of_block(hold=False)")
         return plans
 
-    def _latents(self, name: str, info: Mapping[str, Any]) -> Tensor:
-        """[B, N, D] of the newest frames; those of the last call are kept, since a solver asks again every round."""
-        pictures = torch.as_tensor(info[name])[:, 0]
-        frames = pictures[:, -1] if pictures.dim() == 5 else pictures  # [B, h, w, 3]
-        _refuse_other_pictures(name, frames)
+    def _latents(self, name: str, frames: Tensor) -> Tensor:
+        """[B, C, N, D] of frames [B, C, h, w, 3]; those of the last call are kept, since a solver asks again every
+        round."""
+        refuse_other_pictures(name, frames[:, -1])
         before = self._seen.get(name)
-        if before is None or before[0].shape != frames.shape or not torch.equal(before[0], frames):
-            self._seen[name] = (frames.clone(), self.model.encode(frames))
+        if before is None or not torch.equal(before[0], frames):  # which other shapes are not
+            latents = self.model.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+            self._seen[name] = (frames.clone(), latents)
         return self._seen[name][1]
 
 
@@ -119,7 +129,7 @@ class VectorEnv(Protocol):
 class PolicyServer:
     """A policy for stable-worldmodel's `World.evaluate`: `set_env(env)`, then `get_action(infos)` at every step.
 
-    It plans by the agent's own search and memory. Episodes are told apart by their goal images: where one changes, all
+    It plans by the agent's own search and memory, and shows it the frames of every model step. Episodes are told apart by their goal images: where one changes, all
     begin anew, so evaluate with reset_mode "wait" or from a dataset.
     """
 
@@ -131,6 +141,7 @@ class PolicyServer:
         self._agent: Agent | None = None
         self._goals: np.ndarray | None = None
         self._waiting: list[np.ndarray] = []  # actions [B, a] still to be taken
+        self._taken = 0  # of the latest plan
 
     def set_env(self, env: VectorEnv) -> None:
         """Meet the environments."""
@@ -146,7 +157,10 @@ class PolicyServer:
             self._goals, self._waiting = goals.copy(), []
             self._agent.reset(goals, [self.seed + i for i in range(len(goals))])
         if not self._waiting:
-            self._waiting = list(np.moveaxis(self._agent.act(frames), 1, 0))
+            self._waiting, self._taken = list(np.moveaxis(self._agent.act(frames), 1, 0)), 0
+        elif self._taken % self._agent.model.latent.settings.frameskip == 0:
+            self._agent.observe(frames)
+        self._taken += 1
         return self._waiting.pop(0)
 
 
@@ -222,13 +236,5 @@ def _newest(name: str, infos: Mapping[str, Any]) -> np.ndarray:
         raise ValueError(f"infos has no '{name}', only {sorted(infos)}; evaluate toward goal images")
     pictures = np.asarray(infos[name])
     frames = pictures[:, -1] if pictures.ndim == 5 else pictures
-    _refuse_other_pictures(name, torch.as_tensor(frames))
+    refuse_other_pictures(name, torch.as_tensor(frames))
     return frames
-
-
-def _refuse_other_pictures(name: str, frames: Tensor) -> None:
-    if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3:
-        raise ValueError(
-            f"'{name}' is {frames.dtype} {tuple(frames.shape)}; uint8 pictures [B, h, w, 3] are wanted: leave them out "
-            "of the harness' transforms"
-        )

@@ -15,7 +15,7 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Plan as Settings
 from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.plan.action_terms import LinearLimits, Smoothness, effort
+from jepa_wm.plan.action_terms import Effort, LinearLimits, Smoothness, effort
 from jepa_wm.plan.objectives import Objective
 from jepa_wm.plan.terms import Distance, Return, Term, ToGoal, ToState, latent_distance
 
@@ -29,6 +29,7 @@ class Scene:
     now: Tensor  # [B, N, D] the latest latent
     goal: Tensor | None  # [B, N, D]; None: no goal image was given
     last: Tensor | None  # [B, a] the action taken last
+    idle: Tensor | None = None  # [a] or [B, a] the action that takes no effort; None: 0
 
     def goal_latent(self) -> Tensor:
         """The goal; UserError where there is none."""
@@ -55,7 +56,7 @@ def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Obj
     terms: list[tuple[float, TermOf]] = [MAIN[wanted.objective]]
     terms += [(wanted.reward * MAIN["reward"][0], earned)] if wanted.reward else []
     terms += [(wanted.state, to_state)] if wanted.state else []
-    terms += [(wanted.effort, lambda scene: effort)] if wanted.effort else []
+    terms += [(wanted.effort, effortless)] if wanted.effort else []
     terms += [(wanted.smoothness, smooth)] if wanted.smoothness else []
     terms += [(wanted.limits.weight, within_limits)] if wanted.limits else []
     return Objective(tuple((weight, make(scene)) for weight, make in [*terms, *more]))
@@ -109,6 +110,11 @@ def earned(scene: Scene) -> Term:
         reward=lambda latents, actions: model.reward(now, latents, actions),
         ended=None if heads.termination is None else ended, discount=scene.settings.discount,
     )  # fmt: skip
+
+
+def effortless(scene: Scene) -> Term:
+    """How far actions are from doing nothing."""
+    return effort if scene.idle is None else Effort(idle=scene.idle)
 
 
 def smooth(scene: Scene) -> Term:

@@ -174,19 +174,30 @@ def _played(
         taken += actions.shape[1]
         return actions
 
-    earned = play_rewards(world, seeds, act, budget=budget)
+    def observe(world: Rewarding) -> None:
+        agent.observe(world.render())
+
+    skip = agent.model.latent.settings.frameskip
+    earned = play_rewards(world, seeds, act, budget=budget, observe=observe, every=skip)
     return earned, times, np.stack(film, 1)
 
 
-def play_rewards(world: Rewarding, seeds: np.ndarray, act: Act, *, budget: int) -> np.ndarray:
-    """[B] float64 sums of what episodes from `seeds` pay within `budget` steps."""
+def play_rewards(
+    world: Rewarding, seeds: np.ndarray, act: Act, *, budget: int, observe: Callable[[Rewarding], None] | None = None,
+    every: int = 1,
+) -> np.ndarray:  # fmt: skip
+    """[B] float64 sums of what episodes from `seeds` pay within `budget` steps; `observe` meets the worlds after each
+    `every` steps of a longer answer of `act`."""
     world.reset(seeds)
     earned, taken = np.zeros(len(seeds)), 0
     while taken < budget:
-        for action in np.moveaxis(act(world), 1, 0)[: budget - taken]:
+        actions = np.moveaxis(act(world), 1, 0)
+        for number, action in enumerate(actions[: budget - taken], 1):
             world.step(action)
             earned += world.reward()
             taken += 1
+            if observe is not None and number % every == 0 and number < len(actions) and taken < budget:
+                observe(world)
     return earned
 
 
@@ -200,7 +211,8 @@ def constant_actions(world: Rewarding) -> np.ndarray:
         axes = [np.linspace(a, b, levels) for a, b in zip(low, high, strict=True)]
         return np.array(list(itertools.product(*axes)), np.float32)
     drawn = np.random.default_rng(0).uniform(low, high, (CONSTANTS - 1, len(low)))
-    return np.concatenate([np.zeros((1, len(low))), drawn]).astype(np.float32)
+    idle = space_of(world, frameskip=1, hold=True).idle_step()
+    return np.concatenate([[idle], drawn]).astype(np.float32)
 
 
 def holding(action: np.ndarray) -> Act:

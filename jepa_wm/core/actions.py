@@ -1,18 +1,20 @@
 """The space a solver searches, a box or a list of choices, and how a plan becomes the action blocks of model steps.
 
-H horizon in model steps, A searched numbers a step, a numbers of one environment action, block = frameskip,
-n choices of a discrete action, G choices searched per model step (A = G * n).
+H horizon in model steps, A searched numbers a step, a numbers of one environment action, block = frameskip.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from jepa_wm.core.choices import DiscreteSpace as DiscreteSpace
+from jepa_wm.core.errors import UserError
 
 
 class Space(Protocol):
@@ -32,15 +34,20 @@ class Space(Protocol):
 
     def steps(self, expanded: Tensor) -> Tensor: ...
 
+    def idle_step(self) -> tuple[float, ...]: ...
+
+    def first_step(self) -> tuple[float, ...]: ...
+
 
 @dataclass(frozen=True)
 class ActionSpace:
     """Bounds of one searched action, and how often it is repeated inside a model step's block.
 
     `max_norm` bounds the Euclidean norm of each consecutive `group` numbers, one environment action; a longer one is
-    scaled back. Make it with `ActionSpace.of_block` when the environment's own bounds are at hand.
-    Raises ValueError for a box that is empty, not finite or does not fit `group`, and for a norm whose ball is not
-    centred in the box.
+    scaled back. `idle` is the action that does nothing; of an `absolute` one, a place to go to, doing nothing is to
+    take the last one again. Make it with `ActionSpace.of_block` when the environment's own bounds are at hand.
+    Raises ValueError for a box that is empty, not finite or does not fit `group`, for a norm whose ball lies outside
+    the box, and for an `idle` outside it.
     """
 
     low: tuple[float, ...]  # [A]
@@ -48,6 +55,8 @@ class ActionSpace:
     max_norm: float | None = None
     group: int | None = None  # a; None: the searched action is one environment action
     repeat: int = 1
+    idle: tuple[float, ...] | None = None  # [a]; None: 0 where that lies strictly inside the box, else its centre
+    absolute: bool = False
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -66,22 +75,53 @@ class ActionSpace:
         if self.max_norm is not None:
             if not self.max_norm > 0:
                 raise ValueError(f"max_norm must be positive, got {self.max_norm}; None means no bound")
-            if any(low > 0 or high < 0 for low, high in zip(self.low, self.high, strict=True)):
-                raise ValueError(f"max_norm needs a box around zero, got low {self.low}, high {self.high}")
+            if not bool((_norms(torch.tensor(self._nearest), self.size) < self.max_norm).all()):
+                raise ValueError(
+                    f"max_norm {self.max_norm} needs a box around zero, or one that reaches that near to it, got low "
+                    f"{self.low}, high {self.high}"
+                )
+        if self.idle is not None:
+            object.__setattr__(self, "idle", tuple(float(x) for x in self.idle))
+            bounds = zip(self.low, self.high, strict=True)
+            if len(self.idle) != self.size or not all(a <= x <= b for x, (a, b) in zip(self.idle, bounds, strict=False)):
+                raise ValueError(f"idle {self.idle} is no action of the box low {self.low}, high {self.high}")
 
     @classmethod
     def of_block(
-        cls, low: Sequence[float], high: Sequence[float], *, max_norm: float | None = None, block: int, hold: bool
-    ) -> ActionSpace:
+        cls, low: Sequence[float], high: Sequence[float], *, max_norm: float | None = None, block: int, hold: bool,
+        idle: Sequence[float] | None = None, absolute: bool = False,
+    ) -> ActionSpace:  # fmt: skip
         """The space for `block` environment actions bounded by low, high [a] and `max_norm` per model step.
 
         With `hold`, one environment action is searched and held for the block (A = a); else all are (A = block * a).
         """
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
-        if hold:
-            return cls(tuple(low), tuple(high), max_norm, len(low), block)
-        return cls(tuple(low) * block, tuple(high) * block, max_norm, len(low))
+        times, repeat = (1, block) if hold else (block, 1)
+        still = None if idle is None else tuple(idle)
+        return cls(tuple(low) * times, tuple(high) * times, max_norm, len(low), repeat, still, absolute)
+
+    def within(self, low: Sequence[float], high: Sequence[float]) -> ActionSpace:
+        """The space without what lies outside low..high [a], such as where a model has seen no action; where both are
+        the same, the number is pinned. UserError where nothing is left of a number."""
+        times = self.searched // self.size
+        cut = []
+        for i, (a, b, least, most) in enumerate(
+            zip(self.low, self.high, tuple(low) * times, tuple(high) * times, strict=True)
+        ):
+            slack = 1e-5 * max(abs(a), abs(b))  # rounding of numbers that were stored in fp32
+            if least > b + slack or most < a - slack:
+                raise UserError(
+                    f"action number {i % self.size} lies in {least:g}..{most:g} in the data that the model was trained "
+                    f"on, and in {a:g}..{b:g} in this world: plan in the world of the data, or convert the data to its "
+                    "units"
+                )
+            cut.append((min(max(a, least), b), max(min(b, most), a)))
+        if cut == list(zip(self.low, self.high, strict=True)):
+            return self
+        lows, highs = (tuple(bounds) for bounds in zip(*cut, strict=True))
+        idle = self.idle and tuple(min(max(x, a), b) for x, (a, b) in zip(self.idle, cut, strict=False))
+        return replace(self, low=lows, high=highs, idle=idle)
 
     @property
     def size(self) -> int:
@@ -101,11 +141,19 @@ class ActionSpace:
     def project(self, actions: Tensor) -> Tensor:
         """[..., A] the actions clipped to the box, then scaled back where a group is longer than `max_norm`."""
         clipped = actions.clamp(actions.new_tensor(self.low), actions.new_tensor(self.high))
-        if self.max_norm is None:
-            return clipped
-        groups = clipped.unflatten(-1, (-1, self.size))
+        return clipped if self.max_norm is None else self._into_ball(clipped, self.max_norm)
+
+    def _into_ball(self, actions: Tensor, radius: float | Tensor) -> Tensor:
+        """[..., A] each group of actions in the box that is longer than `radius` pulled toward the box's shortest."""
+        groups, near = (x.unflatten(-1, (-1, self.size)) for x in (actions, actions.new_tensor(self._nearest)))
         norm = groups.norm(dim=-1, keepdim=True)
-        return (groups * (self.max_norm / norm.clamp_min(1e-12)).clamp_max(1.0)).flatten(-2)
+        if not near.any():  # the box holds zero
+            return (groups * (radius / norm.clamp_min(1e-12)).clamp_max(1.0)).flatten(-2)
+        way = groups - near  # how far along it the norm is `radius`: a quadratic equation
+        square, along = way.square().sum(-1, keepdim=True), (near * way).sum(-1, keepdim=True)
+        room = radius**2 - near.square().sum(-1, keepdim=True)
+        share = ((along.square() + square * room).sqrt() - along) / square.clamp_min(1e-12)
+        return torch.where(norm > radius, near + share * way, groups).flatten(-2)
 
     def expand(self, actions: Tensor) -> Tensor:
         """[..., H, A] searched actions as [..., H, block * a], what the model takes; time runs first within a block."""
@@ -121,106 +169,58 @@ class ActionSpace:
         return expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
 
     def half_width(self, like: Tensor) -> Tensor:
-        """[A] half the box's width, on the device and in the type of `like`."""
-        return (like.new_tensor(self.high) - like.new_tensor(self.low)) / 2
+        """[A] half the width of where actions can lie, on the device and in the type of `like`."""
+        low, high = self._reach(like)
+        return (high - low) / 2
 
     def uniform(self, unit: Tensor) -> Tensor:
         """[..., A] numbers in 0..1 spread over the box, then projected."""
-        return self.project(unit.new_tensor(self.low) + 2 * unit * self.half_width(unit))
+        return self.project(self._reach(unit)[0] + 2 * unit * self.half_width(unit))
 
+    def idle_step(self) -> tuple[float, ...]:
+        """[A] doing nothing, as far as the space alone can tell."""
+        if self.idle is not None:
+            return self.idle * (self.searched // self.size)
+        middle = [0.0 if a < 0 < b else (a + b) / 2 for a, b in zip(self.low, self.high, strict=True)]
+        return tuple(self.project(torch.tensor(middle, dtype=torch.float64)).tolist())
 
-@dataclass(frozen=True)
-class DiscreteSpace:
-    """A choice among n actions; a plan is one-hot, [..., H, G * n], and the model takes each choice's numbers.
-
-    Choice 0 stands for doing nothing. Make it with `DiscreteSpace.of_block`.
-    Raises ValueError for vectors that are fewer than two, of unequal lengths, not finite or not distinct.
-    """
-
-    vectors: tuple[tuple[float, ...], ...]  # [n, a] what the model takes for each choice
-    slots: int = 1  # G
-    repeat: int = 1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "vectors", tuple(tuple(float(x) for x in vector) for vector in self.vectors))
-        if len(self.vectors) < 2 or not self.vectors[0] or len({len(vector) for vector in self.vectors}) > 1:
-            raise ValueError(f"vectors {self.vectors}: give at least two, one a choice and all of one length")
-        if not all(math.isfinite(x) for vector in self.vectors for x in vector):
-            raise ValueError(f"vectors {self.vectors} must be finite")
-        if len(set(self.vectors)) < len(self.vectors):
-            raise ValueError(f"vectors {self.vectors}: two choices have the same; the model could not tell them apart")
-        for name in ("slots", "repeat"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    @classmethod
-    def of_block(
-        cls, choices: int, *, block: int, hold: bool, vectors: Sequence[Sequence[float]] | None = None
-    ) -> DiscreteSpace:
-        """The space for `block` environment actions per model step, each one of `choices`.
-
-        With `hold`, one is chosen and held for the block. The model takes `vectors` [n, a], one-hot if None.
-        """
-        if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}")
-        if vectors is None:
-            vectors = torch.eye(choices).tolist()
-        if len(vectors) != choices:
-            raise ValueError(f"{len(vectors)} vectors for {choices} choices; give one each")
-        rows = tuple(tuple(vector) for vector in vectors)
-        return cls(rows, 1, block) if hold else cls(rows, block, 1)
+    def first_step(self) -> tuple[float, ...]:
+        """[A] what a search without a warm start draws around: the middle, from which all is as near as can be. Around
+        doing nothing, where that lies at a side, half of what is drawn would be cut off."""
+        nearest = torch.tensor(self._nearest, dtype=torch.float64)
+        low, high = self._reach(nearest)
+        step = (low + high) / 2
+        if self.max_norm is not None:  # no farther out than halfway to the ball's side
+            step = self._into_ball(step, (_norms(nearest, self.size)[:, None] + self.max_norm) / 2)
+        return tuple(step.tolist())
 
     @property
-    def choices(self) -> int:
-        """n."""
-        return len(self.vectors)
+    def _nearest(self) -> tuple[float, ...]:
+        """[A] the box's shortest action."""
+        return tuple(min(max(0.0, a), b) for a, b in zip(self.low, self.high, strict=True))
 
-    @property
-    def size(self) -> int:
-        """a: numbers of one environment action as the model takes it."""
-        return len(self.vectors[0])
+    def _reach(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds [A] of the box, cut to those of the ball where there is one."""
+        low, high = like.new_tensor(self.low), like.new_tensor(self.high)
+        if self.max_norm is None:
+            return low, high
+        return low.clamp(min=-self.max_norm), high.clamp(max=self.max_norm)
 
-    @property
-    def searched(self) -> int:
-        """A: numbers of a plan per model step, G * n."""
-        return self.slots * self.choices
 
-    @property
-    def expanded(self) -> int:
-        """Numbers the model takes per step: block * a."""
-        return self.slots * self.repeat * self.size
-
-    def one_hot(self, chosen: Tensor) -> Tensor:
-        """[..., A] float plans of chosen numbers [..., G]."""
-        return torch.nn.functional.one_hot(chosen, self.choices).flatten(-2).float()
-
-    def project(self, actions: Tensor) -> Tensor:
-        """[..., A] one-hot: of each slot's n numbers the largest wins, the first of equals."""
-        return self.one_hot(self._chosen(actions)).to(actions)
-
-    def expand(self, actions: Tensor) -> Tensor:
-        """[..., H, A] plans as [..., H, block * a], what the model takes; time runs first within a block."""
-        numbers = actions.new_tensor(self.vectors)[self._chosen(actions)]  # [..., H, G, a]
-        return numbers.repeat_interleave(self.repeat, -2).flatten(-2)
-
-    def condense(self, expanded: Tensor) -> Tensor:
-        """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block * a]."""
-        held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(-2)  # [..., H, G, a]
-        gap = (held[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
-        return self.one_hot(gap.argmin(-1)).to(expanded)
-
-    def steps(self, expanded: Tensor) -> Tensor:
-        """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the order they are taken."""
-        taken = expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
-        gap = (taken[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
-        return gap.argmin(-1, keepdim=True)
-
-    def _chosen(self, actions: Tensor) -> Tensor:
-        """[..., G] the number of the largest entry of each slot."""
-        each = actions.unflatten(-1, (self.slots, self.choices))
-        return (each == each.amax(-1, keepdim=True)).int().argmax(-1)  # argmax alone may return any of equals
+def _norms(actions: Tensor, size: int) -> Tensor:
+    """[G] of actions [G * size]."""
+    return actions.view(-1, size).norm(dim=-1)
 
 
 def zero_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
-    """[B, H, A] the plan of doing nothing: the nearest to it that the box allows, or choice 0 throughout."""
-    return space.project(torch.zeros(episodes, horizon, space.searched, device=device))
+    """[B, H, A] the plan of doing nothing, as the space says it."""
+    return _held(space.idle_step(), episodes, horizon, device)
+
+
+def first_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
+    """[B, H, A] the plan that a search without a warm start begins from."""
+    return _held(space.first_step(), episodes, horizon, device)
+
+
+def _held(step: tuple[float, ...], episodes: int, horizon: int, device: torch.device) -> Tensor:
+    return torch.tensor(step, dtype=torch.float32, device=device).repeat(episodes, horizon, 1)

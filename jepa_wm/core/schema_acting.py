@@ -113,7 +113,7 @@ class Plan(Section):
     doubt: float = 0.0  # weight of the disagreement of an ensemble beside the objective; below 0 it is sought
     draws: int = Field(4, ge=1)  # futures imagined per plan where dynamics have outcomes; their costs are averaged
     limits: Limits | None = None  # on environment actions
-    effort: float = Field(0.0, ge=0)  # weight of the mean squared action
+    effort: float = Field(0.0, ge=0)  # weight of the mean squared action, or of its difference from doing nothing
     smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between successive environment actions
     horizon: int = Field(6, ge=1)  # model steps
     candidates: int = Field(128, ge=2)  # not of solver gradient, which has gradient.restarts

@@ -17,6 +17,19 @@ def effort(latents: Tensor, actions: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Effort:
+    """The same where doing nothing is another action than 0: the mean squared difference from that, [a] or [B, a]."""
+
+    idle: Tensor
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, S]."""
+        idle = self.idle.to(actions)
+        idle = idle.expand(len(actions), -1)[:, None, None].repeat(1, 1, 1, actions.shape[-1] // idle.shape[-1])
+        return effort(latents, actions - idle)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Smoothness:
     """The mean squared change from one environment action to the next: a term against jerks.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jepa_wm.core.actions import DiscreteSpace, zero_plan
+from jepa_wm.core.actions import DiscreteSpace, first_plan, zero_plan
 from jepa_wm.plan.search import Best, Cost, Plan, cheapest, check, checked_start, noise, score, with_known
 
 
@@ -63,16 +63,20 @@ class CategoricalCEM:
         return best.plan(chance)
 
     def _first_chance(self, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
-        """[B, H, A] the warm start's probabilities, or equal ones."""
+        """[B, H, A] the warm start's probabilities, or equal ones; none of what is barred."""
         if not generator:
             raise ValueError("generator is empty; give one torch.Generator per episode")
-        zero = zero_plan(self.space, len(generator), self.horizon, device=generator[0].device)
+        even = first_plan(self.space, len(generator), self.horizon, device=generator[0].device)
         if start is None:
-            return torch.full_like(zero, 1 / self.space.choices)
-        chance = checked_start(start, zero)[:, 0]
+            return even
+        chance = checked_start(start, even)[:, 0]
         total = self._each(chance).sum(-1)
         if bool((chance < 0).any()) or not torch.allclose(total, torch.ones_like(total), atol=1e-3):
             raise ValueError("start must hold probabilities, of each choice's n numbers none negative and the sum 1")
+        if self.space.barred:
+            allowed, equal = self._each(chance * (even > 0)), self._each(even)
+            total = allowed.sum(-1, keepdim=True)
+            chance = torch.where(total > 0, allowed / total, equal).flatten(-2)
         return self._explored(chance)
 
     def _draw(self, chance: Tensor, generator: list[torch.Generator]) -> Tensor:
@@ -83,7 +87,7 @@ class CategoricalCEM:
 
     def _explored(self, chance: Tensor) -> Tensor:
         """[B, H, A] with a share of the probability spread evenly."""
-        return (1 - self.explore) * chance + self.explore / self.space.choices
+        return (1 - self.explore) * chance + self.explore * chance.new_tensor(self.space.first_step())
 
     def _each(self, chance: Tensor) -> Tensor:
         """[B, H, G, n]."""

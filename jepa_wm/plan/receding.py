@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jepa_wm.core.actions import zero_plan
+from jepa_wm.core.actions import ActionSpace, first_plan, zero_plan
 from jepa_wm.plan.search import Cost, Plan, Solver
 
 
@@ -19,7 +19,8 @@ class RecedingHorizon:
     """Plans decision after decision for a batch of episodes, each with its own generator and warm start.
 
     `execute` model steps are handed out per decision; the mean of the search and the plans that it kept, shifted by as
-    many, start the next one, their free ends filled with their last step ("repeat") or with doing nothing ("zero").
+    many, start the next one, their free ends filled with their last step ("repeat") or with doing nothing ("zero"), which
+    is the last step again where actions are places.
     `last` is the latest plan.
     Raises ValueError for an `execute` outside 1..horizon.
     """
@@ -39,11 +40,11 @@ class RecedingHorizon:
         self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
         self.last = self._start = None
 
-    def plan(self, cost: Cost, *, proposal: Tensor | None = None) -> Tensor:
+    def plan(self, cost: Cost, *, proposal: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """[B, K, E] the model steps to take now, for the cost of plans [B, S, H, E] from where the episodes are.
 
         The search starts from a proposal [B, H, A] where there is one; what is left of the plan before is then tried
-        beside it. Raises RuntimeError before the first `reset`.
+        beside it, and a `known` plan [B, H, A] too. Raises RuntimeError before the first `reset`.
         """
         if not self._generators:
             raise RuntimeError("RecedingHorizon.plan before reset; call reset with one seed per episode")
@@ -51,6 +52,11 @@ class RecedingHorizon:
         if proposal is not None:
             before = proposal[:, None][:, :0] if start is None else start.view(len(start), -1, *proposal.shape[1:])
             start = torch.cat([proposal[:, None], before], 1)
+        if known is not None:
+            device, space = self._generators[0].device, self.solver.space
+            first = first_plan(space, len(known), self.solver.horizon, device=device) if start is None else start
+            first = first.view(len(known), -1, *known.shape[1:])
+            start = torch.cat([first[:, :1], known[:, None], first[:, 1:]], 1)
         self.last = self.solver.solve(cost, start=start, generator=self._generators)
         mean, kept = self.last.mean, self.last.kept
         self._start = self._shifted(mean if kept is None else torch.cat([mean[:, None], kept], 1))
@@ -58,9 +64,10 @@ class RecedingHorizon:
 
     def _shifted(self, plans: Tensor) -> Tensor:
         """[..., H, A] what is left of plans once the executed steps are taken."""
-        if self.fill == "repeat":
+        space = self.solver.space
+        if self.fill == "repeat" or (isinstance(space, ActionSpace) and space.absolute):
             end = plans[..., -1:, :].expand(*plans.shape[:-2], self.execute, -1)
         else:
-            zero = zero_plan(self.solver.space, 1, self.execute, device=plans.device)[0]
+            zero = zero_plan(space, 1, self.execute, device=plans.device)[0]
             end = zero.expand(*plans.shape[:-2], -1, -1)
         return torch.cat([plans[..., self.execute :, :], end], -2)

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jepa_wm.core.actions import Space, zero_plan
+from jepa_wm.core.actions import Space, first_plan
 
 Cost = Callable[[Tensor], Tensor]  # candidate plans [B, S, H, E] to their costs [B, S], lower is better
 
@@ -39,9 +39,9 @@ class Solver(Protocol):
     def horizon(self) -> int: ...
 
     def solve(self, cost: Cost, *, start: Tensor | None, generator: list[torch.Generator]) -> Plan:
-        """Plan for B = len(generator) episodes from the warm start [B, H, A], or from doing nothing.
+        """Plan for B = len(generator) episodes from the warm start [B, H, A], or from `first_plan`.
 
-        A start [B, 1 + K, H, A] brings plans to be tried behind the mean; who keeps none heeds the mean alone.
+        A start [B, 1 + K, H, A] brings plans to be tried behind the mean.
         Each episode draws from its own generator, so that its plan does not depend on which others share the batch.
         Raises ValueError for costs that are not finite or have the wrong shape.
         """
@@ -72,17 +72,18 @@ class Best:
 
 
 def first_mean(space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
-    """[B, H, A] the warm start inside the space, zeros without one. Raises ValueError for one that does not fit."""
+    """[B, H, A] the warm start inside the space, without one what the space says to begin from. Raises ValueError for
+    one that does not fit."""
     if not generator:
         raise ValueError("generator is empty; give one torch.Generator per episode")
-    zero = zero_plan(space, len(generator), horizon, device=generator[0].device)
-    return zero if start is None else space.project(checked_start(start, zero)[:, 0])
+    first = first_plan(space, len(generator), horizon, device=generator[0].device)
+    return first if start is None else space.project(checked_start(start, first)[:, 0])
 
 
 def kept_plans(space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
     """[B, K, H, A] the plans a warm start brings beside its mean, inside the space; K may be 0."""
-    zero = zero_plan(space, len(generator), horizon, device=generator[0].device)
-    return zero[:, None][:, :0] if start is None else space.project(checked_start(start, zero)[:, 1:])
+    first = first_plan(space, len(generator), horizon, device=generator[0].device)
+    return first[:, None][:, :0] if start is None else space.project(checked_start(start, first)[:, 1:])
 
 
 def checked_start(start: Tensor, like: Tensor) -> Tensor:

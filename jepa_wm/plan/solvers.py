@@ -109,12 +109,14 @@ class MPPI:
         """See `Solver.solve`."""
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)
+        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
         second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         best = Best(mean)
         for number in range(self.rounds):
             spread = self._std(number) * half
             drawn = self.space.project(mean[:, None] + spread * noise(mean, self.candidates, generator))
-            plans = with_known(drawn, mean, second)  # [B, S, H, A]
+            plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
+            kept = kept[:, :0]
             costs = score(cost, self.space, plans)
             best.see(plans, costs)
             weights = self._weights(costs)[:, :, None, None]
@@ -157,11 +159,13 @@ class RandomShooting:
     def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
         """See `Solver.solve`; the mean is the cheapest plan."""
         mean = first_mean(self.space, self.horizon, start, generator)
+        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
         second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         best = Best(mean)
         for _ in range(self.rounds):
             drawn = self.space.uniform(noise(mean, self.candidates, generator, uniform=True))
-            plans = with_known(drawn, mean, second)  # [B, S, H, A]
+            plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
+            kept = kept[:, :0]
             best.see(plans, score(cost, self.space, plans))
             mean = second = best.actions
             best.end_round()
@@ -183,8 +187,10 @@ class AsProposed:
 
     @torch.no_grad()
     def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
-        """See `Solver.solve`."""
+        """See `Solver.solve`; without a start, the plan of doing nothing."""
         plan = first_mean(self.space, self.horizon, start, generator)
+        if start is None:
+            plan = zero_plan(self.space, len(plan), self.horizon, device=plan.device)
         best = Best(plan)
         best.see(plan[:, None], score(cost, self.space, plan[:, None]))
         best.end_round()

@@ -132,6 +132,21 @@ class GymWorld:
         """[B] bool: success at any step since the reset."""
         return self._success.copy()
 
+    def idle_action(self) -> np.ndarray | None:
+        """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or the choice that its
+        action meanings call NOOP; None where it says neither. UserError for one that is none of its actions."""
+        env = self._envs[0].unwrapped
+        said, meanings = getattr(env, "idle_action", None), getattr(env, "get_action_meanings", None)
+        if said is None and meanings is not None and "NOOP" in meanings():
+            return np.array([list(meanings()).index("NOOP")])
+        if said is None:
+            return None
+        if np.shape(said) != self._space.shape or not self._space.contains(np.asarray(said, self._space.dtype)):
+            raise UserError(f"{env}: its idle_action {said} is none of the actions {self._space}")
+        if isinstance(self._space, gymnasium.spaces.Discrete):
+            return np.array([int(said) - int(self._space.start)])
+        return np.asarray(said, np.float32)
+
     def goals(self) -> np.ndarray:
         """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is none."""
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]

@@ -117,5 +117,14 @@ def of_split(world: World, split: Split) -> World:
     return split_world
 
 
+@runtime_checkable
+class Idling(VectorWorld, Protocol):
+    """A world that knows what doing nothing is there, such as coasting; a search tries that first."""
+
+    def idle_action(self) -> np.ndarray | None:
+        """[a] the action that does nothing, or [1] a choice's number; None where the world cannot tell."""
+        ...
+
+
 Policy = Callable[[VectorWorld], np.ndarray]  # actions [B, a] for the worlds as they stand
 NewPolicy = Callable[[np.ndarray], Policy]  # the policy of a batch with these seeds [B], which it draws from alone

@@ -51,6 +51,10 @@ class TwoRooms:
         limit = np.full(2, self.geometry.max_step, np.float32)
         return -limit, limit, self.geometry.max_step
 
+    def idle_action(self) -> np.ndarray:
+        """[2] no move."""
+        return np.zeros(2, np.float32)
+
     @property
     def choices(self) -> None:
         """Moves are continuous."""
