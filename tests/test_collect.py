@@ -12,7 +12,7 @@ from jepa_wm.act.collect import record, wandering
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.schema import Gym, RewardSpot, Worlds
 from jepa_wm.observe.datasets import grouped, state_groups
-from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
@@ -121,6 +121,79 @@ def test_an_episode_that_ends_early_is_cut_with_its_last_frame_kept(tmp_path, mo
     with pytest.raises(UserError, match="no episode has 8 frames before it ends, the longest 7; lower"):
         record(tmp_path / "none.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7, shortest=8)
     assert not (tmp_path / "none.h5").exists() and not list(tmp_path.glob("*.partial"))
+
+
+class Chance(Drifter):
+    """Ends by chance, whatever its seed; each frame shows how many steps there were."""
+
+    chance = np.random.default_rng(0)
+    steps_taken = 0
+
+    def step(self, action):
+        Chance.steps_taken += 1
+        self.steps += 1
+        return self.x, 1.0, bool(self.chance.random() < 0.2), False, {}
+
+    def render(self):
+        return np.full((16, 16, 3), self.steps, np.uint8)
+
+
+def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "TOGETHER", 7)
+    monkeypatch.setattr("jepa_wm.observe.episode_writer.CHUNK", 1000)
+    Chance.steps_taken = 0
+    record(tmp_path / "a.h5", GymWorld(Chance), still, np.arange(30), 12, shortest=4)
+    data = Trajectories(tmp_path / "a.h5")
+    assert 5 < data.episodes < 30 and data.attributes["left_out"] == 30 - data.episodes
+    assert len(set(data.lengths)) > 2 and data.lengths.min() >= 4 and (data.lengths == 12).any()
+    for first, length in zip(data.offsets, data.lengths, strict=True):
+        rows = slice(first, first + length)
+        assert np.array_equal(data.frames[rows, 0, 0, 0], np.arange(length)), "no frame after the end"
+        ends = [0] * length
+        if length < 12:
+            ends[-2] = 1
+        assert data.column("terminated")[rows].tolist()[: 11] == ends[: 11]
+        assert data.column("reward")[rows].tolist() == [1] * (length - 1) + [0]
+    assert len(data.frames) == data.lengths.sum() and Chance.steps_taken <= 11 * 30
+    played = Chance.steps_taken - (data.lengths - 1).sum()
+    assert 0 < played <= 2 * data.attributes["left_out"], "what was left out had 1 or 2 steps; nothing is played twice"
+
+
+def test_nothing_is_left_behind_where_episodes_that_end_are_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr("jepa_wm.observe.episode_writer.CHUNK", 1000)
+    write = TrajectoryWriter.write
+
+    def interrupted(self, column, row, values):
+        if row:
+            signal.raise_signal(signal.SIGTERM)
+        write(self, column, row, values)
+
+    def full(self, column, row, values):
+        raise OSError(28, "No space left on device")
+
+    def stopping(seeds):
+        def policy(world):
+            signal.raise_signal(signal.SIGTERM)
+            return still(seeds)(world)
+
+        return policy
+
+    for policy, writing, error in ((stopping, write, Interrupted), (still, interrupted, Interrupted), (still, full, OSError)):
+        monkeypatch.setattr(TrajectoryWriter, "write", writing)
+        with pytest.raises(error):
+            record(tmp_path / "a.h5", GymWorld(Drifter, size=16), policy, np.arange(4), 9)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_world_that_is_over_at_its_reset_is_left_out(tmp_path):
+    class Over(GymWorld):
+        def reset(self, seeds, *, dot=None):
+            super().reset(seeds, dot=dot)
+            self._ended = seeds % 2 == 0
+
+    record(tmp_path / "a.h5", Over(Drifter, size=16), still, np.arange(5), 4)
+    data = Trajectories(tmp_path / "a.h5")
+    assert data.lengths.tolist() == [4, 4] and data.attributes["left_out"] == 3
 
 
 def test_state_names_are_grouped_by_what_stands_before_the_last_underscore():

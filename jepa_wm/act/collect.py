@@ -18,11 +18,11 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, Worlds
 from jepa_wm.observe.duplicates import common_episodes
 from jepa_wm.observe.datasets import data_folder, grouped, open_data
-from jepa_wm.observe.trajectories import TrajectoryWriter
+from jepa_wm.observe.episode_writer import EpisodeWriter
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds, Wanderer
 from jepa_wm.worlds.protocol import (
-    NewPolicy, Policy, Rewarding, SaysActionKind, SelfScoring, Split, VectorWorld, of_split,
+    Adjusting, NewPolicy, Policy, Rewarding, SaysActionKind, SelfScoring, Split, VectorWorld, of_split,
 )  # fmt: skip
 
 TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
@@ -106,79 +106,89 @@ def record(
     if isinstance(world, Rewarding) and world.pays:
         columns |= {"reward": ((), "f4"), "terminated": ((), "u1")}
     together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
-    lengths = _lengths(world, new_policy, seeds, length, together)
-    kept = lengths >= shortest
-    if not kept.any():
-        raise UserError(f"no episode has {shortest} frames before it ends, the longest {lengths.max()}; {_SHORTER}")
-    seeds, lengths = seeds[kept], lengths[kept]
-    writer = TrajectoryWriter(path, lengths, columns)
+    known = None if isinstance(world, SelfScoring) else np.full(len(seeds), length)
+    if known is not None and length < shortest:
+        raise UserError(_none_left(shortest, length))
+    writer = EpisodeWriter(path, columns, known)
+    lengths: list[int] = []  # of all episodes, also of those that are left out
     try:
         with catching_signals() as stop, Progress(label, len(seeds)) as bar:
             for first in range(0, len(seeds), together):
-                some = slice(first, first + together)
+                some = seeds[first : first + together]
 
-                def tell(share: float, first: int = first, count: int = len(seeds[some])) -> None:
+                def tell(share: float, first: int = first, count: int = len(some)) -> None:
                     stop.raise_if_requested()
                     bar.update(first + int(share * count))
 
-                for name, values in _episodes(world, new_policy, seeds[some], length, tell).items():
-                    for row, count, episode in zip(writer.offset[some], lengths[some], values, strict=True):
-                        writer.write(name, int(row), episode[:count])
+                for episode in _episodes(world, new_policy, some, length, tell):
+                    lengths.append(len(episode["pixels"]))
+                    if lengths[-1] >= shortest:
+                        writer.add(episode)
                 bar.update(min(first + together, len(seeds)))
                 stop.raise_if_requested()
+            if max(lengths) < shortest:
+                raise UserError(_none_left(shortest, max(lengths)))
+            writer.close(stop.raise_if_requested, **_about(world, sum(n < shortest for n in lengths)))
     except BaseException:
         writer.abandon()
         raise
+
+
+def _about(world: VectorWorld, left_out: int) -> dict[str, str | int]:
+    """The file's attributes."""
     about: dict[str, str | int] = {}
+    names = world.state_names
     if names:
         about = {"state_groups": grouped(names), "state_names": " ".join(names)}
     if isinstance(world, SaysActionKind) and world.action_kind != "delta":
         about["action_kind"] = world.action_kind
-    if not kept.all():
-        about["left_out"] = int((~kept).sum())
-    writer.close(**about)
+    if left_out:
+        about["left_out"] = left_out
+    return about
 
 
-_SHORTER = "lower observe.shortest, or collect with a policy that lasts longer"
-
-
-def _lengths(world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, together: int) -> np.ndarray:
-    """[E] frames until each episode's end. What follows an end is a standing picture whatever is done, and would teach
-    that actions do nothing. A file's size must be known before it is written, so worlds with an end are played twice.
-    """
-    lengths = np.full(len(seeds), length)
-    if not isinstance(world, SelfScoring):
-        return lengths
-    for first in range(0, len(seeds), together):
-        some = slice(first, first + together)
-        world.reset(seeds[some])
-        policy = new_policy(seeds[some])
-        for step in range(1, length):
-            world.step(np.asarray(policy(world), np.float32))
-            lengths[some][world.ended() & (lengths[some] == length)] = step + 1
-    return lengths
+def _none_left(shortest: int, longest: int) -> str:
+    return (
+        f"no episode has {shortest} frames before it ends, the longest {longest}; lower observe.shortest, or collect "
+        "with a policy that lasts longer"
+    )
 
 
 def _episodes(
     world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, tell: Callable[[float], None]
-) -> dict[str, np.ndarray]:
-    """{column: [B, L, ...]} of a batch played from its reset; `tell` hears at each step what share is done."""
+) -> list[dict[str, np.ndarray]]:
+    """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each step what share is done.
+
+    t is `length`, or less where the episode ends by itself. What follows an end is a standing picture whatever is done,
+    and would teach that actions do nothing. Played once: a second play need not be the same.
+    """
     world.reset(seeds)
     policy = new_policy(seeds)
+    lengths = np.full(len(seeds), length)
     steps: dict[str, list[np.ndarray]] = {name: [] for name in ("pixels", "action", "state", "reward", "terminated")}
     for step in range(length):
         tell(step / length)
         if step:
             world.step(steps["action"][-1])
             _note_pay(world, steps)
+        if isinstance(world, SelfScoring):
+            lengths[world.ended() & (lengths == length)] = step + 1
         steps["pixels"].append(world.render())
-        steps["action"].append(np.asarray(policy(world), np.float32))
+        steps["action"].append(_taken(world, np.asarray(policy(world), np.float32)))
         if world.state_names:
             steps["state"].append(world.state().astype(np.float32))
+        if (lengths <= step + 1).all():
+            break
     if steps["reward"]:  # the last action is never taken
         steps["reward"].append(np.zeros(len(seeds), np.float32))
         steps["terminated"].append(np.zeros(len(seeds), np.uint8))
-    return {name: np.stack(values, 1) for name, values in steps.items() if values}
+    whole = {name: np.stack(values, 1) for name, values in steps.items() if values}
+    return [{name: values[i, :count] for name, values in whole.items()} for i, count in enumerate(lengths)]
+
+
+def _taken(world: VectorWorld, action: np.ndarray) -> np.ndarray:
+    """[B, a] float32: what the world makes of the actions of a policy."""
+    return world.taken(action) if isinstance(world, Adjusting) else action
 
 
 def _note_pay(world: VectorWorld, steps: dict[str, list[np.ndarray]]) -> None:

@@ -57,6 +57,7 @@ class Gym(Section):
 
     id: str = "Pendulum-v1"  # as gymnasium.make takes it; "module:Name-v0" imports the module first
     options: dict[str, bool | int | float | str] = {}  # further arguments of the environment
+    picture: str | None = None  # entry of an observation with several pictures, as a/b if nested; render: render()
     size: int | None = 64  # px, side that frames are resized to; null: as they come
     action_kind: Literal["delta", "absolute"] = "delta"  # its actions are moves, which add up, or places to go to
     hold: int = Field(5, ge=1)  # steps that the random actions which collect data are held, on average

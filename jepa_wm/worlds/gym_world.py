@@ -6,6 +6,7 @@ B worlds in the batch, S and W frame height and width, a action numbers (n of a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import gymnasium
@@ -14,18 +15,22 @@ from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.trajectories import ActionKind
+from jepa_wm.worlds.gym_actions import bounds, given, plannable, taken
+from jepa_wm.worlds.gym_step import begin, take
+from jepa_wm.worlds.pictures import RENDER, as_picture, rendered, seen, source
 
 
 class GymWorld:
     """As many copies of an environment as there are seeds, stepped together.
 
-    A frame is the observation where that is a uint8 image, else `render()` (then make the environment with
-    `render_mode="rgb_array"`), resized to `size` px if given. `info["state"]`, where there is one, is the state, named
+    A frame is the observation where that is a picture or holds one, in colour or grey, else `render()` (then make the
+    environment with `render_mode="rgb_array"`), resized to `size` px if given; `picture` names the entry of an
+    observation that holds several, or says "render". `info["state"]`, where there is one, is the state, named
     by `state_names`; success is `info["success"]`, or termination where the environment has no such entry.
     `action_kind` says whether actions are moves or places to go to ("absolute").
     Actions are a bounded Box of one axis, or Discrete: then one-hot of n numbers, or the choice's number, from 0.
     An episode that ended stands still until the next reset. Raises ValueError for what cannot be planned in:
-    other or unbounded actions, no image.
+    other or unbounded actions, boxes of whole numbers, no image; UserError for rewards and flags that are no numbers.
     """
 
     def __init__(
@@ -35,20 +40,22 @@ class GymWorld:
         state_names: tuple[str, ...] = (),
         size: int | None = None,
         action_kind: ActionKind = "delta",
+        picture: str | None = None,
     ) -> None:
         self._make, self._size, self._names, self.action_kind = make, size, state_names, action_kind
         self._envs: list[gymnasium.Env] = [make()]
-        self._space = _action_space(self._envs[0])
+        self._space = plannable(self._envs[0])
+        self._wanted = picture
+        self._source: str | None = None  # once there is an observation to find a picture in
+        self._shape: tuple[int, ...] | None = None  # of the latest picture
         self._frames: list[np.ndarray | None] = []  # of [S, W, 3]; None: not looked at yet
-        self._observations: list[Any] = []
+        self._seen: list[Any] = []  # the picture of each observation, or the observation where render() draws it
         self._infos: list[dict[str, Any]] = []
         self._forget(0)
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float | None]:
-        if isinstance(self._space, gymnasium.spaces.Discrete):
-            return np.zeros(self._space.n, np.float32), np.ones(self._space.n, np.float32), 1.0
-        return self._space.low.astype(np.float32), self._space.high.astype(np.float32), None
+        return bounds(self._space)
 
     @property
     def choices(self) -> int | None:
@@ -69,13 +76,15 @@ class GymWorld:
         """Begin one episode per seed; `dot` [B, ...] goes to the environments as options["start"]."""
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
-        self._frames, self._infos, self._observations = [], [], []
+            if any(self._envs[-1] is env for env in self._envs[:-1]):
+                raise UserError(f"{self._envs[-1]}: was made twice; let GymWorld's `make` return a new one each time")
+        self._frames, self._seen, self._infos = [None] * len(seeds), [None] * len(seeds), [{} for _ in seeds]
         for i, seed in enumerate(seeds):
-            options = None if dot is None else {"start": dot[i]}
-            observation, info = self._envs[i].reset(seed=int(seed), options=options)
-            self._frames.append(self._frame(self._envs[i], observation))
-            self._observations.append(observation)
-            self._infos.append(info)
+            observation, info = begin(self._envs[i], int(seed), None if dot is None else dot[i])
+            if self._source is None:
+                self._source = source(self._envs[i], observation, self._wanted)
+            self._keep(i, observation, info)
+            self._frames[i] = self._frame(i)
         self._forget(len(seeds))
 
     def _forget(self, count: int) -> None:
@@ -85,21 +94,25 @@ class GymWorld:
     def step(self, action: np.ndarray) -> None:
         """Act with [B, a], or numbers of choices [B, 1], in every world whose episode goes on. Raises ValueError for
         other shapes and for numbers that are not finite."""
-        taken = self._taken(action)
+        actions = given(self._space, taken(self._space, action, len(self)))
         self._reward = np.zeros(len(self), np.float32)
         self._terminated = np.zeros(len(self), bool)
-        for i in np.nonzero(~self._ended)[0]:
-            observation, self._reward[i], terminated, truncated, info = self._envs[i].step(taken[i])
-            self._terminated[i] = terminated
-            self._frames[i], self._observations[i], self._infos[i] = None, observation, info
-            self._ended[i] = terminated or truncated
-            self._success[i] |= bool(info.get("success", terminated))
+        for i in map(int, np.nonzero(~self._ended)[0]):
+            step = take(self._envs[i], actions[i])
+            self._keep(i, step.observation, step.info)
+            self._reward[i], self._terminated[i] = step.reward, step.terminated
+            self._ended[i] = step.terminated or step.truncated
+            self._success[i] |= step.success
+
+    def taken(self, action: np.ndarray) -> np.ndarray:
+        """[B, a] float32: what `step` takes for an action: clipped to the box and in its precision, or one-hot."""
+        return taken(self._space, action, len(self)).astype(np.float32)
 
     def render(self) -> np.ndarray:
         """[B, S, W, 3] uint8; drawn when asked for, since drawing can cost more than stepping."""
         for i, frame in enumerate(self._frames):
             if frame is None:
-                self._frames[i] = self._frame(self._envs[i], self._observations[i])
+                self._frames[i] = self._frame(i)
         return np.stack([frame for frame in self._frames if frame is not None])
 
     def state(self) -> np.ndarray:
@@ -152,60 +165,37 @@ class GymWorld:
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
             raise UserError(f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one')
-        return np.stack([self._fit(np.asarray(info["goal_image"])) for info in self._infos])
+        pictures = [as_picture(self._envs[0], np.asarray(info["goal_image"]), None) for info in self._infos]
+        if any(picture is None for picture in pictures):
+            raise UserError(f'{self._envs[0]}: info["goal_image"] is no picture; let it be uint8 [height, width, 3]')
+        return np.stack([self._fit(picture) for picture in pictures if picture is not None])
 
     def close(self) -> None:
         """Close every environment."""
         for env in self._envs:
             env.close()
 
-    def _taken(self, action: np.ndarray) -> list[Any]:
-        """What each environment is given."""
-        width, bounds = action.shape[1:], self.action_bounds
-        fits = [bounds[0].shape, *([(1,)] if self.choices else [])]
-        if len(action) != len(self) or width not in fits or not np.isfinite(action).all():
-            raise ValueError(
-                f"actions have shape {action.shape}; {len(self)} worlds take finite numbers {fits[-1]} each"
-            )
-        if isinstance(self._space, gymnasium.spaces.Discrete):
-            number = action[:, 0].astype(np.int64) if width == (1,) else action.argmax(1)
-            return [int(self._space.start) + int(n) for n in number.clip(0, self._space.n - 1)]
-        return list(np.clip(action, self._space.low, self._space.high).astype(self._space.dtype))
+    def _keep(self, i: int, observation: Any, info: dict[str, Any]) -> None:
+        """Keep what world i told, copied: an environment may write what comes next into the same arrays."""
+        assert self._source is not None
+        env, drawn = self._envs[i], self._source == RENDER
+        self._seen[i] = observation if drawn else seen(env, observation, self._source).copy()
+        self._infos[i] = {**info, "state": copy(info["state"])} if "state" in info else info
+        self._frames[i] = None
 
-    def _frame(self, env: gymnasium.Env, observation: Any) -> np.ndarray:
-        if _is_image(observation):
-            return self._fit(observation)
-        try:
-            picture = env.render()
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise UserError(f"{env} draws no picture: {error}") from error
-        if not _is_image(picture):
+    def _frame(self, i: int) -> np.ndarray:
+        """[S, W, 3] what world i shows."""
+        picture = rendered(self._envs[i], self._seen[i]) if self._source == RENDER else self._seen[i]
+        if self._size is None and self._shape not in (None, picture.shape):
             raise UserError(
-                f"{env}: neither the observation nor render() is a uint8 image [height, width, 3]; "
-                'make it with render_mode="rgb_array"'
+                f"{self._envs[i]}: its picture is {list(picture.shape)} now and was {list(self._shape or ())} before; "
+                "set worlds.gym.size"
             )
-        return self._fit(np.asarray(picture))
+        self._shape = picture.shape
+        return self._fit(picture)
 
     def _fit(self, frame: np.ndarray) -> np.ndarray:
         """A copy of the frame, resized where a size is asked for."""
         if self._size is None or frame.shape[:2] == (self._size, self._size):
             return frame.copy()
         return np.asarray(Image.fromarray(frame).resize((self._size, self._size), Image.Resampling.BILINEAR))
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
-
-
-def _action_space(env: gymnasium.Env) -> gymnasium.spaces.Box | gymnasium.spaces.Discrete:
-    """The environment's action space; raises ValueError for one that is neither a bounded box of one axis nor a choice
-    among at least two actions."""
-    space = env.action_space
-    if isinstance(space, gymnasium.spaces.Discrete) and space.n > 1:
-        return space
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.is_bounded():
-        raise ValueError(
-            f"{env}: plans are searched in a bounded Box of one axis or a Discrete space of two or more, not in "
-            f"{space}; wrap the actions"
-        )
-    return space

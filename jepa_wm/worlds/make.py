@@ -18,7 +18,8 @@ def make_world(worlds: Worlds) -> VectorWorld:
     if worlds.name == "two_rooms":
         return rooms(worlds)
     try:
-        return GymWorld(lambda: _make(worlds.gym), size=worlds.gym.size, action_kind=worlds.gym.action_kind)
+        gym = worlds.gym
+        return GymWorld(lambda: _make(gym), size=gym.size, action_kind=gym.action_kind, picture=gym.picture)
     except ValueError as error:
         raise UserError(f"worlds.gym.id {worlds.gym.id}: {error}") from error
 
@@ -34,8 +35,22 @@ def clean(worlds: Worlds) -> Worlds:
 
 
 def _make(settings: Gym) -> gymnasium.Env:
+    options: dict[str, Any] = dict(settings.options)
     try:
-        options: dict[str, Any] = dict(settings.options)
-        return gymnasium.make(settings.id, render_mode="rgb_array", **options)
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise UserError(f"worlds.gym.id {settings.id}: the environment cannot be made: {error}") from error
+        return _made(settings.id, {"render_mode": "rgb_array", **options})
+    except UserError:
+        if "render_mode" in options:
+            raise
+        try:  # a constructor that takes no such argument, or not this mode: its observation may be a picture
+            return _made(settings.id, options)
+        except UserError:
+            pass
+        raise
+
+
+def _made(name: str, options: dict[str, Any]) -> gymnasium.Env:
+    try:
+        return gymnasium.make(name, **{"disable_env_checker": True, **options})  # GymWorld names what is not as due
+    except (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError, AssertionError) as error:
+        said = str(error) or type(error).__name__
+        raise UserError(f"worlds.gym.id {name}: the environment cannot be made: {said}") from error

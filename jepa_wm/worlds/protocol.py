@@ -88,6 +88,15 @@ class Rewarding(VectorWorld, Protocol):
 
 
 @runtime_checkable
+class Adjusting(VectorWorld, Protocol):
+    """A world that takes some actions otherwise than they are given: clipped, say."""
+
+    def taken(self, action: np.ndarray) -> np.ndarray:
+        """[B, a] float32: what `step` takes for actions [B, a]; what is recorded."""
+        ...
+
+
+@runtime_checkable
 class SaysActionKind(VectorWorld, Protocol):
     """A world that says what its actions are; those of one that does not are moves."""
 

@@ -130,6 +130,12 @@ class TwoRooms:
         high = np.where(right, g.high, left_edge)
         return np.stack([low + u[:, 0] * (high - low), g.low + u[:, 1] * (g.high - g.low)], 1).astype(np.float32)
 
+    def taken(self, action: np.ndarray) -> np.ndarray:
+        """[B, 2] float32: actions as they are taken, the longer ones scaled back to the longest step."""
+        longest = self.geometry.max_step
+        norm = np.linalg.norm(action, axis=1, keepdims=True)
+        return np.where(norm > longest * (1 + 1e-6), action * (longest / np.maximum(norm, 1e-8)), action).astype("f4")
+
     def step(self, action: np.ndarray) -> None:
         """Move every agent by its action [B, 2]; agents slide along walls. Advances the distraction too.
 
