@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -33,3 +34,10 @@ class Interrupted(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+def some(names: Iterable[str], *, most: int = 10) -> str:
+    """Names for a message, in order: all of a few, of many the first and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return f"{ordered[:most]}{more}"

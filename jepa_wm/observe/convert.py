@@ -116,7 +116,8 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
                 for name in view.pay:
-                    writer.write(name, row, view.earned(name, e).astype(columns[name][1]))
+                    earned = view.earned(name, e)
+                    writer.write(name, row, (earned > 0 if name == "terminated" else earned).astype(columns[name][1]))
                 for start, name, values in _windows(view, conversion, e):
                     if values.shape[1:] != columns[name][0]:
                         raise UserError(

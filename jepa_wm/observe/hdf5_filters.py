@@ -1,4 +1,4 @@
-"""HDF5 filters: which of them a data set needs that is not there to read it with."""
+"""What an HDF5 data set lacks: a filter that it needs to be read with, or rows that were never written to it."""
 
 from __future__ import annotations
 
@@ -25,4 +25,20 @@ def missing_filter(dataset: h5py.Dataset) -> str | None:
             known = "pip install hdf5plugin" if number in PLUGIN else "install its plugin, see HDF5_PLUGIN_PATH"
             called = name.decode("utf-8", "replace").split(";")[0] or "without a name"
             return f"is stored by the HDF5 filter {number} ({called}), which is not installed: {known}"
+    return None
+
+
+def unwritten_row(dataset: h5py.Dataset, start: int, stop: int) -> int | None:
+    """The first of some rows that was never written, though the data set has room for it and shows 0; None if all are.
+
+    A recorder that makes room beforehand and is killed leaves such rows.
+    """
+    if start >= stop or not dataset.size or dataset.is_virtual or dataset.external:
+        return None
+    if dataset.chunks is None:
+        return None if dataset.id.get_storage_size() else start
+    step, rest = dataset.chunks[0], (0,) * (dataset.ndim - 1)
+    for row in range(start // step * step, stop, step):
+        if dataset.id.get_chunk_info_by_coord((row, *rest)).byte_offset is None:
+            return max(row, start)
     return None

@@ -13,7 +13,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, some
 from jepa_wm.core.files import fingerprint, mapped
 from jepa_wm.observe.h5 import open_h5
 from jepa_wm.observe.hdf5_filters import missing_filter
@@ -68,7 +68,7 @@ class Trajectories:
             raise UserError(f"{self.path}: not a readable HDF5 file ({error}); collect it again") from error
         for name in ("ep_len", "ep_offset", pixels, action):
             if name not in self._file:
-                raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
+                raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
             missing = missing_filter(self._file[name])
             if missing is not None:
                 raise UserError(f"{self.path}: column '{name}' {missing}")
@@ -134,7 +134,7 @@ class Trajectories:
     def column(self, name: str) -> np.ndarray:
         """A whole small column [N, ...]; UserError if the file lacks it."""
         if name not in self._file:
-            raise UserError(f"{self.path}: column '{name}' is missing; it has {sorted(self._file)}")
+            raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
         return self._file[name][:]
 
 

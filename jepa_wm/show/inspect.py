@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"  frames an episode: {length['shortest']} to {length['longest']}, median {length['median']:g}",
     ]
     used = {theirs: ours for ours, theirs in result.get("used", {}).items()}
-    notes = [f"{name} {value}" for name, value in result["attributes"].items() if not isinstance(value, list)]
+    notes = [f"{name} {textwrap.shorten(str(value), 60, placeholder=' ...')}" for name, value in result["attributes"].items() if not isinstance(value, list)]
     told += [f"  says of itself: {', '.join(notes)}"] if notes else []
     for name, column in result["columns"].items():
         part = f"  -> {used[name]}" if name in used else ""

@@ -7,11 +7,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, some
 from jepa_wm.observe.formats.columns import Array, Locked
-from jepa_wm.observe.formats.source import About, FlatRows, episode_lengths, reading
+from jepa_wm.observe.formats.source import About, FlatRows, episode_lengths, leave_out, reading
 from jepa_wm.observe.h5 import open_h5
-from jepa_wm.observe.hdf5_filters import missing_filter
+from jepa_wm.observe.hdf5_filters import missing_filter, unwritten_row
 from jepa_wm.observe.trajectories import ACTION_KINDS, attribute_text
 
 SUFFIXES = (".h5", ".hdf5")
@@ -22,7 +22,7 @@ def recognises(path: Path) -> bool:
     return path.is_file() and path.suffix in SUFFIXES
 
 
-def open_source(path: Path) -> FlatRows:
+def open_source(path: Path) -> Hdf5Rows:
     """The file's rows; data sets in groups are named group/name, and what lies under `metadata` is passed over."""
     with reading(path):
         file = open_h5(path)
@@ -30,8 +30,8 @@ def open_source(path: Path) -> FlatRows:
     lengths = episode_lengths(arrays)
     if lengths is None:
         raise UserError(
-            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts; "
-            f"it has {sorted(arrays)}"
+            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts, or the "
+            f"layout of robomimic or ALOHA; it has {some(arrays)}"
         )
     rows = {name: array for name, array in arrays.items() if name not in NOT_ROWS and not name.startswith("metadata")}
     offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
@@ -44,7 +44,23 @@ def open_source(path: Path) -> FlatRows:
     said = attribute_text(file.attrs.get("action_kind", ""))
     kind = next((kind for kind in ACTION_KINDS if kind == said), None)
     about = About(float(fps) if fps else None, names, action_kind=kind, attributes=dict(file.attrs))
-    return FlatRows(path, rows, lengths, offsets=offsets, about=about)
+    return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
+
+
+class Hdf5Rows(FlatRows):
+    """Flat rows of an HDF5 file."""
+
+    def check(self, column: str, episode: int) -> None:
+        """UserError where a row of the episode was never written."""
+        first, array = int(self.offsets[episode]), self._arrays[column]
+        stop = first + int(self.lengths[episode])
+        row = unwritten_row(array, first, stop) if isinstance(array, h5py.Dataset) else None
+        if row is not None:
+            number = int(self.numbers[episode])
+            raise UserError(
+                f"{self.path}: '{column}' of episode {number} was never written from its row {row - first} on; "
+                f"{leave_out(number)}"
+            )
 
 
 def tree_arrays(group: h5py.Group) -> dict[str, Array]:

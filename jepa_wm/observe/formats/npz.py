@@ -14,7 +14,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import mapped
 from jepa_wm.observe.formats.columns import Column
-from jepa_wm.observe.formats.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, reading
+from jepa_wm.observe.formats.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, numbered, reading
 
 TABLES = ("ep_len", "ep_offset", "episode_ends")
 ACTIONS = ("action", "actions")
@@ -98,13 +98,14 @@ class Member:
 
 
 def _folder(path: Path) -> EpisodeArrays:
-    files = sorted(path.glob("*.npz"))
+    stems, numbers = numbered([file.stem for file in path.glob("*.npz")])
+    files = [path / f"{stem}.npz" for stem in stems]
     lengths = [_rows(archive(file)) for file in files]
 
     def opened(episode: int) -> dict[str, Member]:
         return archive(files[episode])
 
-    return EpisodeArrays(path, opened, np.array(lengths), about=_about(archive(files[0])))
+    return EpisodeArrays(path, opened, np.array(lengths), about=_about(archive(files[0])), numbers=numbers)
 
 
 def _rows(arrays: dict[str, Member]) -> int:

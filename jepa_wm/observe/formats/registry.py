@@ -15,6 +15,8 @@ FORMATS = {
     "minari": "jepa_wm.observe.formats.minari",
     "zarr": "jepa_wm.observe.formats.zarr_rows",
     "dino_wm": "jepa_wm.observe.formats.dino_wm",
+    "robomimic": "jepa_wm.observe.formats.robomimic",
+    "aloha": "jepa_wm.observe.formats.aloha",
     "hdf5": "jepa_wm.observe.formats.hdf5",
     "npz": "jepa_wm.observe.formats.npz",
 }
@@ -24,7 +26,7 @@ class Format(Protocol):
     """What a module of this package offers."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether the files look like this format; looks at names alone."""
+        """Whether the files look like this format; looks at names alone, those in HDF5 files included."""
         ...
 
     def open_source(self, path: Path) -> Source:
@@ -46,7 +48,9 @@ def open_source(path: Path | str, format: str | None = None) -> Source:
         raise UserError(f"--format {format}: is none of {', '.join(FORMATS)}")
     name = format or format_of(path)
     if name is None:
-        raise UserError(f"{path}: no trajectory format is recognised; name one with --format: {', '.join(FORMATS)}")
+        inside = next((file for file in sorted(path.glob("*")) if format_of(file)), None) if path.is_dir() else None
+        remedy = f"it holds {inside.name}: name that" if inside else f"name one with --format: {', '.join(FORMATS)}"
+        raise UserError(f"{path}: no trajectory format is recognised; {remedy}")
     return _module(name).open_source(path)
 
 

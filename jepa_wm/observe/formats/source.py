@@ -7,9 +7,10 @@ the last action leads nowhere.
 from __future__ import annotations
 
 import importlib
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.columns import Array, Column
+from jepa_wm.observe.formats.columns import Array, Column, Locked
 from jepa_wm.observe.trajectories import ActionKind
 
 
@@ -32,6 +33,7 @@ class About:
     choices: int | None = None  # how many discrete actions there are
     action_kind: ActionKind | None = None  # whether actions are moves or places to go to; None: it does not say
     attributes: Mapping[str, object] = field(default_factory=dict)  # whatever else a file of our own says
+    terminated: str | None = None  # the column of ends for good, where it has no usual name
     arriving: bool = False  # row t holds the action that led to t instead of the one taken there
 
 
@@ -120,13 +122,17 @@ class EpisodeArrays:
         self.columns = {name: Column.of(array) for name, array in self._whole().items() if len(array.shape)}
 
     def _whole(self) -> Mapping[str, Array]:
-        """The arrays of the first episode that can be opened."""
-        for e in range(len(self.lengths) - 1):
+        """The arrays of the first episode that can be opened and read, else of the first that can be opened."""
+        first: Mapping[str, Array] | None = None
+        for e in range(len(self.lengths)):
             try:
-                return self._opened(e)
+                arrays = self._opened(e)
             except UserError:
                 continue
-        return self._opened(len(self.lengths) - 1)
+            if not any(isinstance(array, Locked) for array in arrays.values()):
+                return arrays
+            first = first or arrays
+        return first or self._opened(0)
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
         length, number = int(self.lengths[episode]), int(self.numbers[episode])
@@ -144,6 +150,8 @@ class EpisodeArrays:
                     f"{self.path}: episode {number} has {length} frames but {rows} rows of '{column}'; "
                     f"{leave_out(number)}"
                 )
+            if isinstance(array, Locked):
+                raise UserError(f"{self.path}: '{column}' of episode {number} {array.locked}; {leave_out(number)}")
             if tuple(array.shape[1:]) != self.columns[column].shape and not self.columns[column].picture:
                 raise UserError(
                     f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, but "
@@ -171,6 +179,22 @@ def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
     ends = np.flatnonzero(np.any(flags, axis=0)) + 1
     rows = len(flags[0])
     return np.diff(ends if rows in ends else np.append(ends, rows), prepend=0)
+
+
+def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """(names in the order of their numbers, numbers [E]) of episodes called demo_2, demo_10, ...
+
+    Where names hold no numbers that tell them apart, they are in order of the alphabet and counted from 0.
+    """
+    digits = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
+    if len({len(found) for found in digits}) == 1 and digits[0]:
+        # Dates, lengths and the like may stand in a name too: the number is the one part in which names differ.
+        parts = [part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1] or [-1]
+        numbers = [found[parts[0]] for found in digits]
+        if len(parts) == 1 and len(set(numbers)) == len(names):
+            order = np.argsort(numbers)
+            return [names[i] for i in order], np.array(numbers)[order]
+    return sorted(names), np.arange(len(names))
 
 
 def leave_out(number: int) -> str:

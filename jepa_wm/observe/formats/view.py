@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, some
 from jepa_wm.observe.formats.channels import Kind, channels_last, channels_of, usual
 from jepa_wm.observe.formats.source import Checked, Source, leave_out
 
 # Looked for in this order where nothing is named.
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
 ACTIONS = ("action", "actions", "rel_action")
-STATES = ("state", "states", "observation.state", "observations/state", "qpos", "observations", "observation")
+STATES = ("state", "states", "observation.state", "observations/state", "qpos", "observations/qpos", "observations", "observation")
 # What the action of a row earned and whether it ended the episode for good, by our names.
 PAY = {
     "reward": ("reward", "rewards", "next.reward"),
@@ -181,7 +181,7 @@ class View:
             if candidate in numbers:
                 return candidate
         asked = f"column '{name}'" if name else f"a column for the {part}"
-        raise UserError(f"{self.source.path}: {asked} is missing; name one of {sorted(numbers)} with --{part}")
+        raise UserError(f"{self.source.path}: {asked} is missing; name one of {some(numbers)} with --{part}")
 
     def _usual_state(self) -> str | None:
         columns = self.source.columns
@@ -190,29 +190,32 @@ class View:
     def _usual_pay(self) -> dict[str, str]:
         columns = self.source.columns
         single = [name for name in columns if not columns[name].picture and int(np.prod(columns[name].shape)) == 1]
-        found = {ours: next((name for name in usual if name in single), None) for ours, usual in PAY.items()}
+        known = {"terminated": (self.source.about.terminated,)} if self.source.about.terminated else {}
+        found = {ours: next((name for name in (*usual, *known.get(ours, ())) if name in single), None)
+            for ours, usual in PAY.items()
+        }
         return {ours: theirs for ours, theirs in found.items() if theirs is not None}
 
     def _pictures(self, chosen: Chosen) -> dict[str, str]:
         path, columns = self.source.path, self.source.columns
         there = sorted(name for name in columns if columns[name].picture)
         if chosen.pixels is not None and chosen.pixels not in there:
-            raise UserError(f"{path}: column '{chosen.pixels}' holds no pictures; those that do are {there}")
+            raise UserError(f"{path}: column '{chosen.pixels}' holds no pictures; those that do are {some(there)}")
         if chosen.cameras:
             found: dict[str, str] = {}
             for camera in chosen.cameras:
                 fits = [name for name in there if name == camera or name.replace("/", ".").endswith(f".{camera}")]
                 if len(fits) != 1:
-                    raise UserError(f"{path}: --camera {camera} fits {fits or 'no column'} of {there}; name it in full")
+                    raise UserError(f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; name it in full")
                 found["pixels" if not found else f"pixels_{camera.replace('/', '_')}"] = fits[0]
             return found
         if chosen.pixels is not None or len(there) == 1:
             return {"pixels": chosen.pixels or there[0]}
         if not there:
-            raise UserError(f"{path}: no column holds pictures, only {sorted(columns)}; a set with frames is needed")
+            raise UserError(f"{path}: no column holds pictures, only {some(columns)}; a set with frames is needed")
         usual = [name for name in PIXELS if name in there]
         if not usual:
-            raise UserError(f"{path}: has several cameras; choose with --camera or --pixels among {there}")
+            raise UserError(f"{path}: has several cameras; choose with --camera or --pixels among {some(there)}")
         return {"pixels": usual[0]}
 
     def _float_scale(self, column: str) -> float:
