@@ -27,7 +27,7 @@ from jepa_wm.observe.pictures import rgb
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video import VideoError
 from jepa_wm.observe.video_set import VideoSet, is_index
-from jepa_wm.observe.videos import find
+from jepa_wm.observe.videos import CLASSES, find, without_class
 
 BUILT_IN = "torchvision/"
 
@@ -156,8 +156,10 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
         sets.append(VideoSet(entries, ceiling=observe.unreadable, folder_fps=observe.folder_fps))
     classes = sets[0].classes
     for path, videos in zip((train, test), sets, strict=True):
-        if not len(videos) or (videos.labels < 0).any():
-            raise UserError(f"{path}: not every video has a class; use class folders, or a manifest with path,label")
+        without = np.flatnonzero(videos.labels < 0)
+        if not len(videos) or len(without):
+            remedy = without_class(videos.entry(int(without[0]))) if len(without) else CLASSES
+            raise UserError(f"{path}: not every video has a class; {remedy}")
         unknown = sorted(set(videos.classes) - set(classes))
         if unknown:
             raise UserError(f"{path}: class {unknown[0]!r} is not among those of {train}: {', '.join(classes)}")

@@ -16,6 +16,7 @@ import yaml
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
+from jepa_wm.core.text import read_text
 
 KeyPath = tuple[str, ...]  # ("encode", "width")
 
@@ -73,13 +74,11 @@ def read_yaml(path: Path) -> Source:
     Raises UserError naming file and line for what is no YAML, and the path for what cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; name a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except PermissionError:
         raise UserError(f"{path}: may not be read; check its permissions") from None
     source = Source()

@@ -5,16 +5,14 @@ K frames of h x w px.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from jepa_wm.observe.pictures import read_picture
+from jepa_wm.observe.samples import PICTURES, VIDEOS, natural, pass_over_thumbnails, visible
 from jepa_wm.observe.video import Facts, VideoError
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 
 
 class Stills:
@@ -62,11 +60,16 @@ class Stills:
 
 
 def images(folder: Path) -> list[Path]:
-    """The images directly in a folder, frame_2 before frame_10."""
-    return sorted((file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES), key=natural)
+    """The images directly in a folder, frame_2 before frame_10, without those that belong to videos beside them.
 
-
-def natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by value."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    VideoError for two of one name: nothing tells which of a.jpg and a.png is the frame.
+    """
+    files = visible(folder.iterdir())
+    videos = [file for file in files if file.suffix.lower() in VIDEOS]
+    found = [file for file in files if file.suffix.lower() in PICTURES]
+    found = sorted(pass_over_thumbnails(found, videos) if videos else found, key=natural)
+    stems: dict[str, Path] = {}
+    for file in found:
+        if stems.setdefault(file.stem, file) is not file:
+            raise VideoError(f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of them there")
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,14 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.observe import shards, stills
-from jepa_wm.observe.formats.source import needs, reading
+from jepa_wm.observe.manifest import SUFFIXES as MANIFESTS
+from jepa_wm.observe.manifest import read_manifest
+from jepa_wm.observe.samples import PICTURES, VIDEOS, is_hidden, natural, pass_over_thumbnails, visible
 from jepa_wm.observe.video import Facts, Video, VideoError
 
-SUFFIXES = frozenset((".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".gif"))
-MANIFESTS = frozenset((".csv", ".txt", ".parquet"))
+
+
+CLASSES = "use class folders, or a manifest with path,label"  # the ways to give videos classes
 
 
 class Footage(Protocol):
@@ -45,7 +47,7 @@ class Entry:
     def open(self, *, fps: float, size: int | None = None) -> Footage:
         """Its frames; `fps` is the rate of a folder of frames, which does not state one."""
         source = None if self.span is None else io.BytesIO(self._inside(self.span))
-        if self.path.suffix.lower() in stills.SUFFIXES or (source is None and self.path.is_dir()):
+        if self.path.suffix.lower() in PICTURES or (source is None and self.path.is_dir()):
             return stills.Stills(self.path, fps=fps, size=size, source=source)
         return Video(self.path, size=size, source=source)
 
@@ -68,16 +70,24 @@ def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() in MANIFESTS:
-        entries = _parquet(path) if path.suffix.lower() == ".parquet" else _manifest(path)
+        entries = [Entry(video, label) for video, label in read_manifest(path)]
     elif path.is_dir():
         entries = _folder(path, single_images)
     elif path.is_file():
-        entries = list(_in_shard(path)) if path.suffix == ".tar" else [Entry(path)]
+        entries = list(_in_shard(path)) if path.suffix.lower() == ".tar" else [Entry(path)]
     else:
         raise UserError(f"{path}: no such file or folder; check the path")
     if not entries:
-        raise UserError(f"{path}: holds no video ({' '.join(sorted(SUFFIXES))}) and no folder of images")
+        raise UserError(f"{path}: holds no video ({' '.join(sorted(VIDEOS))}) and no folder of images")
     return entries
+
+
+def without_class(entry: Entry) -> str:
+    """Where the class of a video was looked for, and how it could have one."""
+    if entry.span is None:
+        return f"{entry.path} has none; {CLASSES}"
+    wanted = ", ".join(shards.class_names(entry.path))
+    return f"{entry.path} has none: its shard should hold one of {wanted}; pack it so, or {CLASSES}"
 
 
 class Unreadable:
@@ -96,7 +106,7 @@ class Unreadable:
             listed = "\n".join(f"  {why}" for why in self.why.values())
             raise UserError(
                 f"{len(self.why)} of {self.total} videos cannot be read, more than {self.ceiling:.1%} of them:\n"
-                f"{listed}\nRepair them, take them out of the set, or allow more with `ceiling`."
+                f"{listed}\nRepair them, take them out of the set, or allow more with observe.unreadable\n(of `jepa-wm pack`: --unreadable)."
             )
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)
 
@@ -129,11 +139,15 @@ def look(
 def _folder(root: Path, single_images: bool) -> list[Entry]:
     found: list[Path] = []
     inside: list[Entry] = []
-    for folder in sorted([root, *(path for path in root.rglob("*") if path.is_dir())]):
-        files = sorted((file for file in folder.iterdir() if file.is_file()), key=stills.natural)
-        found += [file for file in files if file.suffix.lower() in SUFFIXES]
-        inside += [entry for file in files if file.suffix == ".tar" for entry in _in_shard(file)]
-        pictures = [file for file in files if file.suffix.lower() in stills.SUFFIXES]
+    folders = (path for path in root.rglob("*") if path.is_dir() and not is_hidden(path.relative_to(root)))
+    for folder in sorted([root, *folders]):
+        files = sorted((file for file in visible(folder.iterdir()) if file.is_file()), key=natural)
+        videos = [file for file in files if file.suffix.lower() in VIDEOS]
+        pictures = [file for file in files if file.suffix.lower() in PICTURES]
+        if videos:
+            pictures = pass_over_thumbnails(pictures, videos)
+        found += videos
+        inside += [entry for file in files if file.suffix.lower() == ".tar" for entry in _in_shard(file)]
         if pictures:
             found += pictures if single_images else [folder]
     ways = [path.relative_to(root).parts for path in found]
@@ -143,46 +157,5 @@ def _folder(root: Path, single_images: bool) -> list[Entry]:
 
 def _in_shard(shard: Path) -> Iterator[Entry]:
     """The videos and images of a tar shard."""
-    for path, label, span in shards.members(shard, SUFFIXES | stills.SUFFIXES):
+    for path, label, span in shards.members(shard):
         yield Entry(path, label, span)
-
-
-def _parquet(path: Path) -> list[Entry]:
-    """A manifest with a column `path` and perhaps one `label`; paths are relative to the manifest's folder."""
-    parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
-    with reading(path):
-        columns = parquet.read_table(path).to_pydict()
-    if "path" not in columns:
-        raise UserError(f"{path}: column 'path' is missing; it has {', '.join(map(repr, columns)) or 'none'}")
-    labels = columns.get("label", [None] * len(columns["path"]))
-    empty = [row for row, name in enumerate(columns["path"]) if not name]
-    if empty:
-        raise UserError(f"{path}: row {empty[0]} has no path; take it out")
-    return [
-        Entry(path.parent / name, None if label is None else str(label))
-        for name, label in zip(columns["path"], labels, strict=True)
-    ]
-
-
-def _manifest(path: Path) -> list[Entry]:
-    """Lines `path,label` or `path label`, the label optional, paths relative to the manifest's folder.
-
-    A first line `path,label` is a heading. A path with spaces is understood where a comma follows it, or where a file
-    of the whole line's name is there; one with commas wants quotes.
-    """
-    entries = []
-    with open(path, encoding="utf-8", newline="") as file:
-        for number, words in enumerate(csv.reader(file, skipinitialspace=True), 1):
-            if not words or words[0].lstrip().startswith("#") or (number == 1 and words[0].strip() == "path"):
-                continue
-            if len(words) > 2:
-                raise UserError(
-                    f"{path}, line {number}: {len(words)} fields instead of path,label; quote commas in names"
-                )
-            if not words[0].strip():
-                raise UserError(f"{path}, line {number}: has no path; give path,label")
-            name, label = words[0].strip(), words[1].strip() if len(words) == 2 else None
-            if label is None and not (path.parent / name).exists() and len(name.rsplit(maxsplit=1)) == 2:
-                name, label = name.rsplit(maxsplit=1)
-            entries.append(Entry(path.parent / name, label or None))
-    return entries

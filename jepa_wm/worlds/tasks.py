@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
+from jepa_wm.core.text import read_text
 from jepa_wm.core.schema import Geometry
 from jepa_wm.worlds.protocol import Split
 from jepa_wm.worlds.two_rooms import TwoRooms
@@ -74,7 +75,7 @@ class Tasks:
     def load(cls, path: Path) -> Tasks:
         """The mirror image of `save`; raises UserError for a file that is missing, damaged or edited."""
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = json.loads(read_text(path))
             stored = plain.pop("digest")
             tasks = cls(
                 plain["name"],
@@ -89,7 +90,7 @@ class Tasks:
                 raise ValueError(f"one of {', '.join(ARRAYS)}")
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such task file; freeze the tasks first") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        except (json.JSONDecodeError, UserError, ValidationError) as error:
             raise UserError(f"{path}: is no task file ({error}); freeze the tasks again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: is no task file (wrong or missing {error}); freeze the tasks again") from None

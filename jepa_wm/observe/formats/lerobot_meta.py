@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.text import read_text
+from jepa_wm.observe.samples import visible
 from jepa_wm.observe.formats.columns import Column
 from jepa_wm.observe.formats.source import reading
 
@@ -33,7 +35,7 @@ class Place:
 def read_info(file: Path) -> dict[str, Any]:
     """`meta/info.json`; UserError where it lacks what a reader needs."""
     with reading(file):
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_text(file))
     missing = [key for key in ("features", "fps", "data_path") if key not in found]
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again")
@@ -44,7 +46,7 @@ def places_2(path: Path, info: Mapping[str, Any]) -> list[Place]:
     """The episodes of version 2 by number; UserError for one that is told of twice."""
     file = path / "meta/episodes.jsonl"
     with reading(file):
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
         size = int(info.get("chunks_size", 1000))
         numbers = [(int(line["episode_index"]), int(line["length"])) for line in lines]
     fills = [{"episode_index": number, "episode_chunk": number // size} for number, _ in numbers]
@@ -61,7 +63,7 @@ def places_3(path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequenc
         f"videos/{camera}/{part}" for camera in cameras for part in ("chunk_index", "file_index", "from_timestamp")
     ]
     places = []
-    for file in sorted((path / "meta/episodes").rglob("*.parquet")):
+    for file in sorted(visible((path / "meta/episodes").rglob("*.parquet"))):
         for row in read(file):
             missing = [key for key in wanted if key not in row]
             if missing:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.text import read_text
 from jepa_wm.observe.formats.encoded import with_pictures
 from jepa_wm.observe.formats.columns import Array
 from jepa_wm.observe.formats.source import About, EpisodeArrays, reading
@@ -65,6 +66,6 @@ def _choices(path: Path, file: h5py.File) -> int | None:
     beside = path.with_name("metadata.json")
     text = file.attrs.get("action_space")
     if beside.exists():
-        text = json.loads(beside.read_text(encoding="utf-8")).get("action_space", text)
+        text = json.loads(read_text(beside)).get("action_space", text)
     space = json.loads(text) if isinstance(text, str) else text or {}
     return int(space["n"]) if space.get("type") == "Discrete" else None

@@ -12,6 +12,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.samples import is_hidden, visible
 from jepa_wm.core.files import mapped
 from jepa_wm.observe.formats.columns import Column
 from jepa_wm.observe.formats.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, numbered, reading
@@ -21,7 +22,7 @@ ACTIONS = ("action", "actions")
 
 
 def recognises(path: Path) -> bool:
-    return path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz")))
+    return path.suffix == ".npz" or (path.is_dir() and any(visible(path.glob("*.npz"))))
 
 
 def open_source(path: Path) -> Source:
@@ -44,8 +45,12 @@ def archive(path: Path) -> dict[str, Member]:
     """The arrays of an .npz by name, none of them loaded; UserError for a damaged archive or a pickled array."""
     with reading(path):
         file = ZipFile(path)
-        members = [Member(path, file, name) for name in file.namelist() if name.endswith(".npy")]
+        members = [Member(path, file, name) for name in file.namelist() if _is_array(name)]
     return {member.name: member for member in members if member.dtype.kind in "biuf"}
+
+
+def _is_array(name: str) -> bool:
+    return name.endswith(".npy") and not is_hidden(Path(name))
 
 
 class Member:
@@ -98,7 +103,7 @@ class Member:
 
 
 def _folder(path: Path) -> EpisodeArrays:
-    stems, numbers = numbered([file.stem for file in path.glob("*.npz")])
+    stems, numbers = numbered([file.stem for file in visible(path.glob("*.npz"))])
     files = [path / f"{stem}.npz" for stem in stems]
     lengths = [_rows(archive(file)) for file in files]
 

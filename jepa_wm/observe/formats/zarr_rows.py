@@ -70,7 +70,7 @@ def _tables(path: Path, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, what its metadata say) of each array of the group, opened or not."""
     if path.suffix == ".zip":
         with ZipFile(path) as archive:
-            texts = {name: archive.read(name) for name in sorted(archive.namelist()) if name.endswith(tuple(ARRAYS))}
+            texts = {name: archive.read(name) for name in sorted(archive.namelist()) if Path(name).name in ARRAYS}
     else:
         found = [file for mark in ARRAYS for file in (path / prefix).glob(f"*/{mark}")]
         texts = {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(found)}
