@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from jepa_wm.act.agent import Agent
+from jepa_wm.act.episodes import play
+from jepa_wm.act.returns import play_rewards
 from jepa_wm.act.solver import make_solver
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.errors import UserError
@@ -315,3 +317,92 @@ def test_the_world_model_gives_gradients_where_they_are_wanted(precision):
     torch.testing.assert_close(wanted, plain, atol=near, rtol=near)
     with torch.no_grad():
         assert not model.imagine(context, past, actions).requires_grad
+
+
+def watched(model, monkeypatch):
+    """Contexts and pasts that the model imagines from, one a decision."""
+    seen, imagine = [], model.futures
+
+    def look(context, past, actions, **rest):
+        if not seen or seen[-1][0] is not context:
+            seen.append((context, past))
+        return imagine(context, past, actions, **rest)
+
+    monkeypatch.setattr(model, "futures", look)
+    return seen
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("execute", [2, 3])
+@pytest.mark.parametrize("shown", ["all", "none", "first"])
+def test_the_context_goes_on_while_several_steps_are_executed(window, execute, shown, monkeypatch):
+    model = world_model(window)
+    model.latent.summary.components.fit(torch.randn(40, 9, 16))
+    a = agent(model=model, execute=execute, memory_mb=2048)
+    seen, latent = watched(model, monkeypatch), model.latent
+    a.reset(frames(2, 0), [0, 1])
+    film, blocks = [], []  # what an agent that decides at every step would hold
+    for decision in range(3):
+        now = frames(2, 10 * decision + 1)
+        film.append(a.model.encode(torch.from_numpy(now)))
+        seen.clear()
+        taken = a.act(now)
+        context, past = next((c, p) for c, p in seen)
+        count = min(len(film), window)
+        assert context.shape[:2] == (2, count) and past.shape[:2] == (2, count - 1)
+        torch.testing.assert_close(context[..., :3], torch.stack(film[-count:], 1)[..., :3])
+        assert count == 1 or torch.equal(past, torch.stack(blocks[-count + 1 :], 1))
+        lasting, settled = a._lasting, torch.stack(film[-window:], 1)
+        steps = torch.from_numpy(taken).reshape(2, execute, -1)
+        guesses = model.imagine(
+            latent.with_lasting(settled, lasting[:, None]),
+            torch.stack(blocks[-settled.shape[1] + 1 :], 1) if settled.shape[1] > 1 else past[:, :0], steps[:, None],
+        )[:, 0]  # fmt: skip
+        for step in range(1, execute):
+            between = frames(2, 10 * decision + 1 + step)
+            if shown == "all" or (shown == "first" and step == 1):
+                a.observe(between)
+                film.append(a.model.encode(torch.from_numpy(between)))
+            elif shown == "none":
+                film.append(guesses[:, step - 1])
+            else:  # from what was shown on
+                known = [latent.with_lasting(x, a._lasting) for x in film[-window:]]
+                past = torch.stack([*blocks, *steps.unbind(1)][: len(film) - 1][-len(known) + 1 :], 1)
+                past = past if len(known) > 1 else past[:, :0]
+                film.append(model.imagine(torch.stack(known, 1), past, steps[:, None, step - 1 : step])[:, 0, 0])
+        blocks += steps.unbind(1)
+        if shown == "all":
+            with pytest.raises(RuntimeError, match="hand them to act"):
+                a.observe(now)
+
+
+def test_a_loop_shows_the_frames_of_every_model_step_of_a_plan():
+    class Counter:
+        """Its frames and rewards are the number of steps taken."""
+
+        def reset(self, seeds):
+            self.now = np.zeros((len(seeds), 1), np.float32)
+
+        def step(self, action):
+            self.now = self.now + 1
+
+        def render(self):
+            return self.now[:, 0].copy()
+
+        state = reward = render
+
+    world, acted, seen = Counter(), [], []
+    world.state = lambda: world.now.repeat(2, 1)
+    for budget, expected in ((12, ([0, 6], [2, 4, 8, 10])), (9, ([0, 6], [2, 4, 8])), (8, ([0, 6], [2, 4]))):
+        for loop in ("goals", "rewards"):
+            world.reset([0])
+            acted.clear(), seen.clear()
+            answer = np.zeros((1, 6, 1))
+            if loop == "goals":
+                act = lambda frames: acted.append(frames[0]) or answer  # noqa: E731
+                play(world, act, budget=budget, observe=lambda frames: seen.append(frames[0]), every=2)
+            else:
+                act = lambda world: acted.append(world.now[0, 0]) or answer  # noqa: E731
+                look = lambda world: seen.append(world.now[0, 0])  # noqa: E731
+                play_rewards(world, np.zeros(1), act, budget=budget, observe=look, every=2)
+            assert (acted, seen) == expected, (budget, loop)

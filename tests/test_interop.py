@@ -29,11 +29,11 @@ from jepa_wm.worlds.two_rooms import WALL_HALF
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def world_model(skip=2, *, size=12, tokens=True):
+def world_model(skip=2, *, size=12, tokens=True, window=3):
     torch.manual_seed(0)
     eye = Eye(Encoder.from_settings(size, Encode(patch=size // 3, width=16, depth=1, heads=1)), size, precision="fp32")
     settings = Settings(
-        frameskip=skip, width=16, depth=1, heads=1, metric=Metric(groups=2, components=2, width=8),
+        frameskip=skip, window=window, width=16, depth=1, heads=1, metric=Metric(groups=2, components=2, width=8),
         bottleneck=None if tokens else Bottleneck(moving=3, lasting=2, components=8, width=8),
     )  # fmt: skip
     model = LatentModel(9, 16, 2, settings)
@@ -159,6 +159,69 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
                 np.testing.assert_allclose(policy.get_action(infos), expected[:, i], atol=1e-6)
     with pytest.raises(ValueError, match="no 'goal'"):
         policy.get_action({"pixels": seen})
+
+
+def test_costs_are_told_from_as_many_frames_as_the_model_was_trained_with():
+    model = world_model(window=3)
+    server = CostServer(model, Plan(objective="l2", steps="last", smoothness=0.1))
+    frames, there, plans = [pictures(2, i) for i in range(6)], pictures(2, 9), torch.randn(2, 6, 3, 4)
+    actions = torch.randn(2, 6, 2)
+    actions[:, 0] = torch.nan  # nothing led to the first frame
+
+    def cost(pixels, action=None):
+        stacked = torch.from_numpy(np.stack(pixels, 1))
+        info = {"pixels": stacked[:, None].expand(-1, 6, *stacked.shape[1:]), "goal": there[:, None, None]}
+        return server.get_cost(info if action is None else {**info, "action": action[:, None]}, plans)
+
+    def expected(ids, blocks):
+        context = torch.stack([model.encode(torch.from_numpy(frames[i])) for i in ids], 1)
+        futures = model.imagine(context, blocks, plans)[:, :, -1]
+        far = (futures - model.encode(torch.from_numpy(there))[:, None]).square().mean((-2, -1))
+        each = plans.unflatten(-1, (-1, 2)).flatten(-3, -2)
+        if blocks.shape[1]:
+            each = torch.cat([blocks[:, -1, None, None, -2:].expand(-1, 6, -1, -1), each], 2)
+        return far + 0.1 * each.diff(dim=2).square().mean((-2, -1))
+
+    blocks = actions[:, 2:].reshape(2, 2, 4)
+    none = blocks[:, :0]
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(cost(frames, actions), expected([1, 3, 5], blocks), **close)
+    torch.testing.assert_close(cost(frames), expected([5], none), **close)
+    torch.testing.assert_close(cost(frames[2:], actions[:, 2:]), expected([3, 5], blocks[:, 1:]), **close)
+    torch.testing.assert_close(cost(frames[-1:], actions[:, -1:]), expected([5], none), **close)
+    wide = torch.cat([torch.full((2, 1, 4), torch.nan), blocks], 1)  # frames a model step apart, with their blocks
+    torch.testing.assert_close(cost([frames[i] for i in (1, 3, 5)], wide), expected([1, 3, 5], blocks), **close)
+    unknown = actions.clone()
+    unknown[1, 3] = torch.nan  # of one episode it is not known how it came to frame 3
+    torch.testing.assert_close(cost(frames, unknown), expected([3, 5], blocks[:, 1:]), **close)
+    one = server.get_cost(
+        {"pixels": np.stack([f[1] for f in frames])[None], "goal": there[1][None, None], "action": actions[1][None]},
+        plans[1],
+    )
+    torch.testing.assert_close(one, expected([1, 3, 5], blocks)[1], **close)
+    with pytest.raises(ValueError, match=r"'action'\] has shape \(2, 6, 3\) beside 6 frames; give with each the 2 num"):
+        cost(frames, torch.zeros(2, 6, 3))
+
+
+def test_a_policy_shows_its_agent_the_frames_of_every_model_step():
+    model = world_model()
+    env = SimpleNamespace(num_envs=2, action_space=spaces.Box(-1, 1, (2, 2)))
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=2, hold=True)
+
+    def make_agent(env):
+        return Agent(model, space, Plan(horizon=3, candidates=6, rounds=1, elites=2, execute=3))
+
+    policy, alone, goals = PolicyServer(make_agent), make_agent(env), pictures(2, 7)
+    policy.set_env(env)
+    alone.reset(goals, [0, 1])
+    film = [pictures(2, i) for i in range(12)]
+    for first in (0, 6):
+        expected = alone.act(film[first])
+        for step in range(6):
+            if step in (2, 4):
+                alone.observe(film[first + step])
+            infos = {"pixels": film[first + step][:, None], "goal": goals[:, None]}
+            np.testing.assert_allclose(policy.get_action(infos), expected[:, step], atol=1e-6)
 
 
 # ---------------------------------------------------------------- eb_jepa
