@@ -165,3 +165,13 @@ def test_nothing_is_said_where_nothing_is_passed_over(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(find(tmp_path)) == 2 and not is_hidden((tmp_path / "0.mp4").relative_to(tmp_path))
+
+
+def test_a_folder_of_sets_names_one_that_is_seen(tmp_path):
+    made.make_npz(tmp_path).rename(tmp_path / "b.npz")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "b.npz").rename(tmp_path / "inside" / "b.npz")
+    (tmp_path / "._a.npz").write_bytes(DOUBLE)
+    with pytest.raises(UserError) as error:
+        open_source(tmp_path)
+    assert "._a.npz" not in str(error.value)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.source import Source
+from jepa_wm.observe.samples import visible
 
 # name -> module; asked in this order whether they recognise a path, the more particular first
 FORMATS = {
@@ -48,7 +49,7 @@ def open_source(path: Path | str, format: str | None = None) -> Source:
         raise UserError(f"--format {format}: is none of {', '.join(FORMATS)}")
     name = format or format_of(path)
     if name is None:
-        inside = next((file for file in sorted(path.glob("*")) if format_of(file)), None) if path.is_dir() else None
+        inside = next((file for file in sorted(visible(path.glob("*"))) if format_of(file)), None) if path.is_dir() else None
         remedy = f"it holds {inside.name}: name that" if inside else f"name one with --format: {', '.join(FORMATS)}"
         raise UserError(f"{path}: no trajectory format is recognised; {remedy}")
     return _module(name).open_source(path)
