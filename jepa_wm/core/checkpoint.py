@@ -112,7 +112,7 @@ def check_fit(
         ),
     ):
         if names:
-            faults.append(f"  {len(names)} {title}: {_some(names)}")
+            faults.append(f"  {len(names)} {title}: {a_few(names)}")
     if faults:
         raise UserError(f"{source} do not fit {model}:\n" + "\n".join(faults))
 
@@ -199,7 +199,8 @@ def _sha256(file: Path) -> str:
     return checksum.hexdigest()
 
 
-def _some(names: Iterable[str], most: int = 8) -> str:
+def a_few(names: Iterable[str], most: int = 8) -> str:
+    """The first of some names, and how many more there are."""
     listed = list(names)
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")

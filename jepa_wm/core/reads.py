@@ -44,6 +44,8 @@ def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
 
 
 def _files(config: Settings, stage: str) -> list[Path]:
-    """The files that are there; another run's folder is none, it goes on changing."""
+    """The files that are there, and the weights in a folder; what else another run's folder has goes on changing."""
     paths = [Path(value) for value in pick(config, READS.get(stage, ())).values() if isinstance(value, str)]
-    return [file for path in paths for file in (path, *(path / part for part in PARTS)) if file.is_file()]
+    paths += [path.parent for path in paths if path.name.endswith(".index.json")]  # of weights in several files
+    files = [file for path in paths for file in (path, *(path / part for part in PARTS), *path.glob("*.safetensors*"))]
+    return [file for file in files if file.is_file()]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.encode.vit import Encoder
+from jepa_wm.freeze.foreign_file import unwrapped
 
 # part of a file -> how a name begins with us, and there
 _ENCODER = {"embed.": "patch_embed.proj.", "blocks.": "blocks.", "norm.": "norm."}
@@ -44,7 +45,7 @@ def without_wrappers(weights: Mapping[str, Tensor], *, source: str) -> dict[str,
     """
     plain: dict[str, Tensor] = {}
     for name, value in weights.items():
-        short = re.sub(r"^(module\.|backbone\.)+", "", name)
+        short = unwrapped(name)
         if short in plain:
             raise UserError(f"{source}: holds {short!r} twice, under different prefixes; keep one of the two")
         plain[short] = value

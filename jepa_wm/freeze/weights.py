@@ -1,4 +1,4 @@
-"""Released V-JEPA 2 models from a local file: the encoder and both predictors, every key accounted for.
+"""Released V-JEPA 2 models from local files: the encoder and both predictors, every key accounted for.
 
 Sizes are read off the tensors; what these do not tell is a `Size`. D width.
 """
@@ -9,16 +9,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.checkpoint import check_fit
+from jepa_wm.core.checkpoint import a_few, check_fit
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Encode
 from jepa_wm.encode.vit import Encoder
 from jepa_wm.freeze.foreign_file import read_parts
+from jepa_wm.freeze.transformers_layout import config_beside, in_public_names, is_of_transformers
 from jepa_wm.freeze.vjepa2 import to_ours, to_released, without_wrappers
 
 ROPE_BASE = 10_000.0
@@ -66,7 +67,7 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
     file that is none, is damaged or holds anything but tensors and plain data (no pickle is ever run), and for keys
     that are missing, stray or of another shape.
     """
-    parts, size = read_parts(Path(path)), named_size(size)
+    (parts, config), size = _read(Path(path)), named_size(size)
     part = part or ("target_encoder" if "target_encoder" in parts else "encoder")
     weights, source = _part(parts, part, path)
     kernel = _of_dimensions(weights, "patch_embed.proj.weight", 5, source)
@@ -77,6 +78,7 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
             f"name the right one of {', '.join(SIZES)}, or give a Size"
         )
     _check_heads(width, size.heads, "heads", source)
+    _check_stated(config, "num_attention_heads", size.heads, "heads", source)
     settings = Encode(
         patch=kernel.shape[3], tubelet=kernel.shape[2], width=width, depth=depth, heads=size.heads,
         channels=kernel.shape[1], attend="clip", rope="vjepa2", rope_base=ROPE_BASE,
@@ -91,11 +93,13 @@ def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Si
     Its positions are those of the encoder that was loaded with it, `Encoder.positions`. Raises UserError as
     `load_encoder` does.
     """
-    weights, source = _part(read_parts(Path(path)), "predictor", path)
+    parts, config = _read(Path(path))
+    weights, source = _part(parts, "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
     back = _of_dimensions(weights, "predictor_proj.weight", 2, source)
     width, heads = embed.shape[0], named_size(size).predictor_heads
     _check_heads(width, heads, "predictor_heads", source)
+    _check_stated(config, "pred_num_attention_heads", heads, "predictor_heads", source)
 
     def sized() -> Model:
         return build(
@@ -113,7 +117,8 @@ def load_action_predictor(path: str | Path, build: Callable[..., Model], size: s
 
     `patch` is the side of the encoder's patches in px. Raises UserError as `load_encoder` does.
     """
-    weights, source = _part(read_parts(Path(path)), "predictor", path)
+    parts, config = _read(Path(path))
+    weights, source = _part(parts, "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
     width, size = embed.shape[0], named_size(size)
     _check_heads(width, size.action_heads, "action_heads", source)
@@ -133,6 +138,15 @@ def load_action_predictor(path: str | Path, build: Callable[..., Model], size: s
     return _filled(sized, weights, "action_predictor", source)
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the parts of a file under the public code's names, what a config.json beside it states)."""
+    parts = read_parts(path)
+    if not is_of_transformers(parts):
+        return parts, {}
+    config = config_beside(path)
+    return in_public_names(parts, path, config), config
+
+
 def _filled(build: Callable[[], Model], weights: Mapping[str, Tensor], part: str, source: str) -> Model:
     """The frozen model with the weights in their places. Its initial values would be thrown away, and drawing a billion
     of them takes a minute: none are drawn."""
@@ -147,7 +161,7 @@ def _part(parts: Mapping[str, object], part: str, path: str | Path) -> tuple[dic
     """(weights of one part without wrappers' prefixes, what to call them in a message)."""
     source, found = f"{path}: the weights of {part!r}", parts.get(part)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: has no part {part!r}, only {', '.join(map(repr, parts)) or 'nothing'}")
+        raise UserError(f"{path}: has no part {part!r}, only {a_few(map(repr, parts)) or 'nothing'}")
     strange = [name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if strange:
         raise UserError(f"{source}: {strange[0]!r} is no tensor; this is not the released layout")
@@ -177,3 +191,12 @@ def _mlp_ratio(weights: Mapping[str, Tensor], blocks: str, width: int, source: s
 def _check_heads(width: int, heads: int, field: str, source: str) -> None:
     if heads < 1 or width % (2 * heads) or width // heads < 6:
         raise UserError(f"{source}: width {width} does not divide into {heads} heads; give a Size with other {field}")
+
+
+def _check_stated(config: Mapping[str, Any], key: str, heads: int, field: str, source: str) -> None:
+    """No tensor tells the number of heads; where config.json does, it has to be the one that was asked for."""
+    if (stated := config.get(key, heads)) != heads:
+        raise UserError(
+            f"{source}: the config.json beside them states {key} {stated}, and the size asked for has {field} {heads}; "
+            "name the right size, or give a Size"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Config
-from jepa_wm.freeze.foreign_file import read_parts
+from jepa_wm.freeze.foreign_file import IN_FOLDERS, read_parts
 from jepa_wm.freeze.vjepa2 import take_plain_frames
 from jepa_wm.freeze.weights import Size, load_encoder, load_predictor
 from jepa_wm.predict.jepa import JEPA
@@ -25,10 +25,13 @@ def start_at(model: JEPA, path: str | Path, config: Config) -> None:
     that holds neither, and for weights of another shape or key than the config's model has.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not any((path / name).is_file() for name in IN_FOLDERS):
         newest = newest_checkpoint(path / "pretrain" / "checkpoints")
         if newest is None:
-            raise UserError(f"{path}: no run folder with a checkpoint of pretraining; name another as start")
+            raise UserError(
+                f"{path}: no run folder with a checkpoint of pretraining, and has no {' or '.join(IN_FOLDERS)}; name "
+                "another as start"
+            )
         weights, _ = load_checkpoint(newest)
         source = str(newest)
     else:
