@@ -194,6 +194,17 @@ def test_what_is_no_number_is_named_with_what_the_step_returned(attributes, said
         world.step(np.zeros((1, 2), np.float32))
 
 
+@pytest.mark.parametrize("state", [[1.0, math.nan], [math.inf, 0], [1.0], np.zeros((2, 1)), None, ["a", "b"]])
+def test_a_state_that_is_not_as_named_is_refused(state):
+    world = GymWorld(type("Kind", (Shown,), {"info": {"state": state}}), state_names=("x", "y"))
+    world.reset(np.arange(1))
+    with pytest.raises(UserError, match=r"info.\"state\". of world 0 does not hold the 2 numbers .*, all finite; "):
+        world.state()
+    world = GymWorld(type("Kind", (Shown,), {"info": {"state": (1, 2.5)}}), state_names=("x", "y"))
+    world.reset(np.arange(1))
+    assert world.state().tolist() == [[1, 2.5]] and world.state().dtype == np.float32
+
+
 def test_the_old_interface_is_refused_by_name():
     class Four(Shown):
         def step(self, action):

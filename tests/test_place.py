@@ -169,7 +169,15 @@ def test_what_is_waited_for_is_said(tmp_path, monkeypatch, capsys):
     store = rendezvous.meet(file, 0, 3, timedelta(seconds=30))
     with pytest.raises(TimeoutError, match="rank 0 of 3 waits for rank 1, 2: not within"):
         rendezvous.gather(store, 0, 3, soon)
+    store.delete_key("machine")
+    with pytest.raises(TimeoutError, match="rank 1 of 3 waits for rank 0: not within"):
+        rendezvous.gather(store, 1, 3, soon)
+    with rendezvous.said_if_long("connecting"):
+        time.sleep(0.3)
+    with rendezvous.said_if_long("quick"):
+        pass
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(",")[0] for line in told] == [
         f"rank 1 waits for rank 0 to say in {file} where it is", "rank 0 of 3 waits for rank 1",
+        "rank 1 of 3 waits for rank 0", "connecting",
     ]  # fmt: skip

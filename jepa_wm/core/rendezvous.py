@@ -10,9 +10,11 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +62,7 @@ def gather(store: dist.Store, rank: int, size: int, timeout: timedelta) -> bool:
     """
     if rank == 0:
         store.set("machine", machine())
+    _wait(lambda: store.check(["machine"]), timeout, lambda: f"rank {rank} of {size} waits for rank 0")
     store.add("elsewhere", int(store.get("machine").decode() != machine()))
     store.set(f"came/{rank}", "1")
     store.add("came", 1)
@@ -113,6 +116,18 @@ def resolve(host: str, what: str) -> str:
                     "/etc/hosts there, or in the name server"
                 ) from None
             time.sleep(0.5)
+
+
+@contextmanager
+def said_if_long(text: str) -> Iterator[None]:
+    """Within the block, once it has taken SILENCE seconds, `text` is printed on stderr."""
+    timer = threading.Timer(SILENCE, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _wait(over: Callable[[], bool], timeout: timedelta, waiting: Callable[[], str]) -> None:

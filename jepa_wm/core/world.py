@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.place import START, number, ranks, variable
-from jepa_wm.core.rendezvous import INTERFACE, STORE, gather, loopback_interface, meet, reachable, resolve
+from jepa_wm.core.rendezvous import INTERFACE, STORE, gather, loopback_interface, meet, reachable, resolve, said_if_long
 
 Value = TypeVar("Value")
 JOIN, WAIT = timedelta(seconds=120), timedelta(minutes=30)  # for all ranks to come; for the slowest in between
@@ -178,8 +178,13 @@ def _join(kind: str) -> World:
         store = _store(rank, size)
         _choose_interface(rank, one_machine=gather(store, rank, size, JOIN))
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
-        dist.barrier()
+        by = variable(INTERFACE) or f"the network of its host name {socket.gethostname()}"
+        with said_if_long(
+            f"rank {rank} of {size} is connecting to the others by {by}; if that does not end, set {INTERFACE} to the "
+            "network interface by which they see each other"
+        ):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
+            dist.barrier()
     except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(f"rank {rank} of {size} could not join the others: {error}") from error
     return World(rank, size, device, dist.new_group())

@@ -119,15 +119,17 @@ class GymWorld:
         """[B, K] float32; [B, 0] for an environment without info["state"] or a GymWorld without state_names."""
         if not self._names:
             return np.zeros((len(self), 0), np.float32)
+        states = [np.asarray(info.get("state", None)) for info in self._infos]
         missing = [
-            i for i, info in enumerate(self._infos) if np.asarray(info.get("state")).shape != (len(self._names),)
-        ]
+            i for i, state in enumerate(states)
+            if state.shape != (len(self._names),) or state.dtype.kind not in "biuf" or not np.isfinite(state).all()
+        ]  # fmt: skip
         if missing:
             raise UserError(
-                f'info["state"] of world {missing[0]} does not hold the {len(self._names)} numbers {self._names}; '
+                f'info["state"] of world {missing[0]} does not hold the {len(self._names)} numbers {self._names}, all finite; '
                 "let the environment report them, or leave state_names out"
             )
-        return np.stack([np.asarray(info["state"], np.float32) for info in self._infos])
+        return np.stack([state.astype(np.float32) for state in states])
 
     def ended(self) -> np.ndarray:
         """[B] bool: terminated or truncated since the reset."""
