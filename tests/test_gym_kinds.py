@@ -269,5 +269,5 @@ def test_the_config_makes_environments_with_and_without_a_render_mode(kind, monk
 def test_what_cannot_be_made_is_said_by_the_first_reason(monkeypatch):
     spec = gymnasium.envs.registration.EnvSpec("Kind-v0", entry_point=Refusing)
     monkeypatch.setitem(gymnasium.registry, "Kind-v0", spec)
-    with pytest.raises(UserError, match="worlds.gym.id Kind-v0: the environment cannot be made: no licence"):
+    with pytest.raises(UserError, match="^worlds.gym.id Kind-v0: the environment cannot be made: no licence$"):
         make_world(Worlds(name="gym", gym=Gym(id="Kind-v0")))

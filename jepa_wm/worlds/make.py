@@ -20,6 +20,8 @@ def make_world(worlds: Worlds) -> VectorWorld:
     try:
         gym = worlds.gym
         return GymWorld(lambda: _make(gym), size=gym.size, action_kind=gym.action_kind, picture=gym.picture)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"worlds.gym.id {worlds.gym.id}: {error}") from error
 
