@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from made_formats import LENGTHS, ROWS, make_npz, make_ogbench, rows, spoil_nan
+from made_formats import LENGTHS, MAKERS, ROWS, make_npz, make_ogbench, rows, spoil_nan
 
 from jepa_wm import cli
 from jepa_wm.core.errors import Interrupted, UserError
@@ -218,3 +221,40 @@ def test_some_cases_part_copies(tmp_path):
     lengths = np.array((4, 5, 5, 4, 4, 6))
     shares = [convert.split(lengths, Conversion(tmp_path / "train.h5", heldout=h))[0]["train"] for h in (2, 3, 0.3, 0.5)]
     assert sum(len({0, 3} & set(train)) == 1 or len({1, 2} & set(train)) == 1 for train in shares) >= 2
+
+
+SLOWLY = """
+import sys, time
+from jepa_wm import cli
+from jepa_wm.observe.formats.view import View
+read = View.frames
+View.frames = lambda *words: (time.sleep(0.2), read(*words))[1]
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def converted(source, target, seed, *, killed=False):
+    """The bytes of both parts as a process of its own writes them; or what is there once it was killed at work."""
+    words = ["convert", str(source), str(target), "--heldout", "0.3"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY if killed else SLOWLY.replace("0.2", "0"), *words],
+        env={**os.environ, "PYTHONHASHSEED": str(seed)}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    if killed:
+        while process.poll() is None and not list(target.parent.glob("*.partial")):
+            time.sleep(0.02)
+        process.kill()
+    _, said = process.communicate()
+    assert killed or process.returncode == 0, said
+    return {file.name: file.read_bytes() for file in target.parent.glob("*.h5")}
+
+
+@pytest.mark.parametrize("kind", ["minari", "npz"])
+def test_the_same_source_gives_the_same_bytes_in_any_process_and_after_one_was_killed(kind, tmp_path):
+    source = MAKERS[kind](tmp_path)
+    whole = converted(source, tmp_path / "a/train.h5", 1)
+    assert set(whole) == {"train.h5", "heldout.h5"}
+    assert converted(source, tmp_path / "b/train.h5", 2, killed=True) == {}
+    time.sleep(1)  # so that a time of writing would differ
+    assert converted(source, tmp_path / "b/train.h5", 3) == whole
+    assert not list((tmp_path / "b").glob("*.partial"))

@@ -276,3 +276,8 @@ def test_a_file_says_whether_its_actions_are_moves_or_places(tmp_path):
         assert told == ("delta" if word == "delta" else "absolute")
     with pytest.raises(UserError, match=r"x\.h5: its attribute action_kind is 'continuous', neither delta nor absolute"):
         _ = write(tmp_path / "x.h5", [5], action_kind="continuous").action_kind
+
+
+def test_the_digest_tells_where_episodes_end(tmp_path):
+    digests = [write(tmp_path / f"{i}.h5", lengths).digest for i, lengths in enumerate(([5, 7], [5, 7], [7, 5]))]
+    assert digests[0] == digests[1] != digests[2]

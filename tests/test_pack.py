@@ -111,3 +111,10 @@ def test_the_bench_measures_what_it_says():
     result = bench_data.run(Config(), quick=True)
     assert result["share_of_decoder"] == result["ours_1"] / result["plain_loop"] > 0
     assert result["index"]["rows"] == 10_000 and result["index"]["open_s"] < 5 and result["index"]["private_mb"] < 200
+
+
+def test_packing_again_gives_the_same_bytes(root, tmp_path):
+    for name in ("a", "b"):
+        assert cli.main(["pack", str(root), str(tmp_path / name), "--images", "--shard-mb", "0.001"]) == 0
+    files = {name: {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("a", "b")}
+    assert len(files["a"]) > 2 and files["a"] == files["b"]

@@ -144,3 +144,10 @@ def test_real_files_agree_with_a_full_decode(path):
     for second, frame in zip(wanted, shown, strict=True):
         near = {on_screen(times, second), on_screen(times, second + min(1e-3, 0.25 / facts.fps))}  # a tick may be 1 ms
         assert any(np.array_equal(frame, np.rot90(frames[i], quarters)) for i in near)
+
+
+def test_a_codec_that_nothing_here_decodes_is_called_so(tmp_path):
+    path = films.write(tmp_path / "a.mp4", films.frames(6))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match=r"a\.mp4: its codec is unknown to the FFmpeg .*encode the file again"):
+        Video(path)

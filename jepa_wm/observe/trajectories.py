@@ -34,6 +34,8 @@ class TrajectoryWriter:
         self.offset = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         self._file["ep_len"], self._file["ep_offset"] = np.asarray(lengths, np.int64), self.offset
         self._sums = {name: hashlib.sha256() for name in columns}
+        # The same rows cut into other episodes are other content.
+        self._cut = hashlib.sha256(np.asarray(lengths, "<i8").tobytes()).hexdigest()
         for name, (shape, dtype) in columns.items():
             self._file.create_dataset(name, (rows, *shape), dtype)
 
@@ -44,7 +46,7 @@ class TrajectoryWriter:
 
     def close(self, **attributes: str | int | float | np.ndarray) -> None:
         """Finish: store attributes and a digest of what was written, flush, and let the file appear under its name."""
-        content = "".join(part.hexdigest() for part in self._sums.values())
+        content = self._cut + "".join(part.hexdigest() for part in self._sums.values())
         self._file.attrs.update({"digest": hashlib.sha256(content.encode()).hexdigest()[:16], **attributes})
         self._file.close()
         self._partial.replace(self.path)

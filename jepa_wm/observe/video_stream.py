@@ -111,6 +111,12 @@ class VideoStream:
         if video is None:
             self._container.close()
             raise VideoError(f"{self.path}: has no video stream")
+        if video.codec_context is None:  # FFmpeg knows no decoder
+            self._container.close()
+            raise VideoError(
+                f"{self.path}: its codec is unknown to the FFmpeg that PyAV {av.__version__} brings; update av, or encode "
+                "the file again, as H.264 for one"
+            )
         self.video = video
         self.video.thread_count = 1  # several loaders share the machine
         self.tick = float(self.video.time_base or 0)
