@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from jepa_wm.core.commit import git
 from jepa_wm.core.config import save_config
 from jepa_wm.core.files import write_atomic
 
@@ -25,9 +25,9 @@ def take(record: Path, config: BaseModel) -> None:
     _copy(source, record / "code" / PACKAGE)
     for room in AT_THE_TOP:
         _copy(_folder(f"{PACKAGE}.{room}"), record / "code" / PACKAGE / room)
-    state = {"commit": _git(source, "rev-parse", "HEAD"), "changed": _git(source, "status", "--porcelain")}
+    state = {"commit": git(source, "rev-parse", "HEAD"), "changed": git(source, "status", "--porcelain")}
     write_atomic(record / "git.json", json.dumps(state, indent=1) + "\n")
-    write_atomic(record / "git.diff", _git(source, "diff", "HEAD") or "")
+    write_atomic(record / "git.diff", git(source, "diff", "HEAD") or "")
 
 
 def _folder(package: str) -> Path:
@@ -43,12 +43,3 @@ def _copy(source: Path, target: Path) -> None:
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """What git says there; None where the code lies in no checkout, or there is no git."""
-    try:
-        said = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return None
-    return said.stdout.rstrip("\n")

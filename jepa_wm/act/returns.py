@@ -16,6 +16,7 @@ from jepa_wm.act.agent import Agent
 from jepa_wm.act.collect import HELDOUT_SEEDS
 from jepa_wm.act.held_out import NAMES, TRAINING, layouts_met
 from jepa_wm.act.space import space_of
+from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.intervals import bootstrap
@@ -47,7 +48,17 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
         earned, times = planned_returns(_folder(run, suffix), model, world, seeds, config)
         told |= {f"return{suffix}": summary(earned, config), f"floors{suffix}": _floors(world, seeds, config)}
         seconds.append(times)
-    return {**told, "seconds_per_decision": float(np.median(np.concatenate(seconds)))}
+    return {
+        **told,
+        "seconds_per_decision": float(np.median(np.concatenate(seconds))),
+        "tasks": {"seed": config.act.task_seed, "digest": _digest(config)},
+    }
+
+
+def _digest(config: Config) -> str:
+    """Of what the episodes are: the world, apart from how data are collected in it, seeds and budget."""
+    worlds = config.worlds.model_dump(mode="json", exclude={"cross": True, "drift": True, "blind": True, "gym": {"hold"}})
+    return digest({"worlds": worlds, "first": int(_seeds(config)[0]), "act": [config.act.episodes, config.act.budget]})
 
 
 def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, object]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from jepa_wm.core.clock import clock
+from jepa_wm.core.commit import code_commit
 from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config, with_defaults
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
@@ -147,7 +148,7 @@ class RunFolder:
         return file
 
     def once(self, stage: str, work: Callable[[RunFolder], dict[str, object]]) -> dict[str, object]:
-        """The stored result of a finished stage; else what `work` makes of it, with its `seconds`, which is stored.
+        """The stored result of a finished stage; else what `work` makes of it, with its `seconds` and `commit`, stored.
         UserError if it was made with other settings, or of files that hold something else now."""
         if here().first:
             refuse_other_files(self.path / stage, self.config, stage)
@@ -157,7 +158,7 @@ class RunFolder:
         if not here().first:
             return work(self)  # to help with it; what is made of it rank 0 stores
         with self.clock(stage) as spent:
-            result = work(self)
+            result = {"commit": code_commit(), **work(self)}
             result["seconds"] = spent()
             self.write_result(stage, result)
         return result

@@ -78,4 +78,6 @@ def _row(name: str, paid: Mapping[str, Any], style: str = "floor") -> str:
 
 
 def _interval(paid: Mapping[str, Any]) -> str:
+    if paid["low"] == paid["high"]:
+        return "all equal, no interval"
     return f"{number(paid['low'])} to {number(paid['high'])}"

@@ -1,0 +1,151 @@
+"""`jepa-wm compare`: what several finished runs won or earned, with intervals over tasks and training seeds.
+
+S training seeds, T tasks. Runs that differ in their seed alone are one method; two methods are compared task by task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepa_wm.core.config import as_plain, config_diff
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds
+from jepa_wm.evals.outcomes import Played, read_run
+
+# settings that runs of one method need not share: none of them changes what its main objective wins
+MAY_DIFFER = ("seed", "observe.path", "plan.compare", "plan.memory_mb", "act.random_encoder_floor")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of `jepa-wm compare`."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folders of one method, a training seed each")
+    parser.add_argument("--against", nargs="+", default=[], metavar="RUN", type=Path, help="those of another method")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, object]:
+    """The verb: read, check that the runs belong together, compare."""
+    return compare(arguments.runs, arguments.against)
+
+
+def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, object]:
+    """`runs` {"figures", "seeds", "commits", "one_commit"}, `against` and `difference` where there is another method.
+
+    Figures have `mean`, `low`, `high`, `tasks` and `seeds`. Raises UserError for runs that are not finished, that
+    played other tasks, that differ in more than their seed, or that share one.
+    """
+    first = [read_run(path) for path in runs]
+    second = [read_run(path) for path in against]
+    for played in (*first, *second):
+        if played.tasks != first[0].tasks:
+            raise UserError(
+                f"{played.path}: played other tasks than {first[0].path}; plan with the same settings of act and worlds "
+                "(act.task_seed, act.episodes, act.budget, act.radius, worlds.geometry)"
+            )
+    commits = {commit for played in (*first, *second) for commit in played.commits.values()}
+    result: dict[str, object] = {"runs": _method(first)}
+    if second:
+        result |= {"against": _method(second), "difference": _difference(first, second)}
+        result["settings_that_differ"] = config_diff(second[0].settings, first[0].settings)
+    return {**result, "one_commit": len(commits) == 1 and _clean(commits)}
+
+
+def _method(played: Sequence[Played]) -> dict[str, object]:
+    """Figures of runs of one method."""
+    for one in played[1:]:
+        if differing := config_diff(_shared(played[0].settings), _shared(one.settings)):
+            raise UserError(
+                f"{one.path}: is of another method than {played[0].path}: {', '.join(differing)}; give runs that differ "
+                "in their seed alone, and others behind --against"
+            )
+    seeds = [one.seed for one in played]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{played[-1].path}: two of the runs have the same seed ({seeds}); give each training seed once")
+    commits = {commit for one in played for commit in one.commits.values()}
+    return {
+        "figures": {key: _figure(_stacked(played, key)) for key in played[0].outcomes},
+        "seeds": seeds,
+        "unchecked": [str(one.path) for one in played if not one.checked],
+        "commits": {str(one.path): one.commits for one in played},
+        "one_commit": len(commits) == 1 and _clean(commits),
+    }
+
+
+def _figure(outcomes: np.ndarray) -> dict[str, float | int | None]:
+    """Of outcomes [S, T]; bounds are null where all returns are equal, which says nothing of others."""
+    low, high = rate_over_seeds(outcomes) if outcomes.dtype == bool else bootstrap_seeds_and_tasks(outcomes)
+    known = high > low
+    return {
+        "mean": float(outcomes.mean()), "low": low if known else None, "high": high if known else None,
+        "seeds": outcomes.shape[0], "tasks": outcomes.shape[1],
+        "by_seed": outcomes.mean(1).tolist(),
+    }  # fmt: skip
+
+
+def _difference(first: Sequence[Played], second: Sequence[Played]) -> dict[str, object]:
+    told: dict[str, object] = {}
+    for key in first[0].outcomes:
+        if key in second[0].outcomes:
+            mean, low, high = paired_difference(_stacked(first, key), _stacked(second, key))
+            told[key] = {"mean": mean, "low": low if high > low else None, "high": high if high > low else None}
+    return told
+
+
+def _stacked(played: Sequence[Played], key: str) -> np.ndarray:
+    return np.stack([one.outcomes[key] for one in played])
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that runs of one method need not share."""
+    plain = json.loads(json.dumps(as_plain(settings)))
+    for dotted in MAY_DIFFER:
+        *parents, name = dotted.split(".")
+        inside = plain
+        for parent in parents:
+            inside = inside.get(parent, {})
+        inside.pop(name, None)
+    return plain
+
+
+def _clean(commits: set[str | None]) -> bool:
+    return not any(commit is None or commit.endswith("+changed") for commit in commits)
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """The result for reading."""
+    told = _method_lines("runs", result["runs"])
+    if "against" in result:
+        told += _method_lines("against", result["against"])
+        told += ["difference, the same tasks"]
+        told += [f"  {key}: {_words(figure)}" for key, figure in result["difference"].items()]
+        told += ["settings that differ", *(f"  {line}" for line in result["settings_that_differ"])]
+    if not result["one_commit"]:
+        told.append("NOT ONE COMMIT: these figures are of different or unknown code and do not belong in one row")
+    return told
+
+
+def _method_lines(name: str, method: Mapping[str, Any]) -> list[str]:
+    seeds = ", ".join(map(str, method["seeds"]))
+    told = [f"{name}: training seeds {seeds}"]
+    if len(method["seeds"]) == 1:
+        told.append("  one training seed: intervals are over tasks, for this training alone")
+    for key, figure in method["figures"].items():
+        told.append(f"  {key}: {_words(figure)}, {figure['tasks']} tasks, {figure['seeds']} seeds")
+    told += [f"  {path}: NOT CHECKED that held-out layouts are not in its training data" for path in method["unchecked"]]
+    for path, commits in method["commits"].items():
+        by_commit: dict[str, list[str]] = {}
+        for stage, commit in commits.items():
+            by_commit.setdefault(str(commit or "unknown"), []).append(stage)
+        told += [f"  {path}: {', '.join(stages)} at commit {commit}" for commit, stages in by_commit.items()]
+    return told
+
+
+def _words(figure: Mapping[str, Any]) -> str:
+    if figure["low"] is None:
+        return f"{figure['mean']:.4g} (all equal: no interval)"
+    return f"{figure['mean']:.4g} ({figure['low']:.4g} to {figure['high']:.4g})"
