@@ -46,7 +46,7 @@ def open_source(path: Path) -> FlatRows:
             array: Any = arrays[name]
             if column.picture and column.locked is None and array.nchunks_initialized < array.nchunks:
                 missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
-                raise UserError(f"{path}: {missing} are missing; copy it again")
+                raise UserError(f"{path}: {missing} are missing; copy it again, or write black ones too (write_empty_chunks)")
     return rows
 
 
