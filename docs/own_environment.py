@@ -26,7 +26,7 @@ class Puck(gymnasium.Env):  # put yours here: a bounded Box of actions, an image
 
 sizes = [f"train.{part}.steps=400" for part in ("summary", "dynamics", "metric")]  # the rest as in configs/debug.yaml
 config = load_config("debug", ["observe.path=runs/puck_data", "observe.episodes=300", *sizes])
-world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"))
+world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
 collect.record_parts(config.observe.path, world, policies.RandomHolds, config)
 with RunFolder.open("runs/puck", config) as run:
     results = [stage(run) for stage in (pretrain.run, cache.run, dynamics.run)]

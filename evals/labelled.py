@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
-from jepa_wm.observe.datasets import data_folder, state_groups
+from jepa_wm.observe.datasets import data_folder, quantities
 from jepa_wm.observe.pictures import rgb
+from jepa_wm.observe.quantities import Quantities
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video import VideoError
 from jepa_wm.observe.video_set import VideoSet, is_index
@@ -64,6 +65,12 @@ class Labelled:
     classes: list[str] | None
     groups: dict[str, list[int]]
     left_out: list[str]  # why videos could not be read
+    units: dict[str, str] = field(default_factory=dict)  # of the groups
+
+    @property
+    def quantities(self) -> Quantities:
+        """What the numbers of targets are; those of a part are `unrolled`, angles as cosines and sines."""
+        return Quantities(self.groups, self.units)
 
     def split(self, share: float) -> tuple[np.ndarray, np.ndarray]:
         """(rows to fit heads on, rows to choose them on): the last `share` of the training part's groups in their
@@ -97,6 +104,7 @@ def open_labelled(run: RunFolder, config: Config) -> Labelled:
 def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> Labelled:
     """Every frame of a spread-out choice, the clip that ends there, and the row of the column that is to be read."""
     evals = config.evals
+    known = quantities(train) if evals.column == "state" else Quantities()
 
     def part(data: Trajectories) -> Part:
         target = data.column(evals.column).astype(np.float32).reshape(len(data.actions), -1)
@@ -114,9 +122,10 @@ def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> La
     size = first.target.shape[1]
     if second.target.shape[1] != size:
         raise UserError(f"{test.path}: column '{evals.column}' has {second.target.shape[1]} numbers, not {size}")
-    own = state_groups(train) if evals.column == "state" else {}
-    groups = own or {f"{evals.column}_{i}" if size > 1 else evals.column: [i] for i in range(size)}
-    return Labelled(first, second, None, groups, [])
+    first.target, second.target = known.unrolled(first.target), known.unrolled(second.target)
+    groups = {name: list(ids) for name, ids in known.groups.items()}
+    groups = groups or {f"{evals.column}_{i}" if size > 1 else evals.column: [i] for i in range(size)}
+    return Labelled(first, second, None, groups, [], {name: known.unit(name) for name in groups})
 
 
 def _built_in(train: str, test: str) -> Labelled:

@@ -5,7 +5,6 @@ n samples, U units (videos or frames), K classes, Y numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 
 from jepa_wm.core.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
+from jepa_wm.observe.quantities import Quantities
 from jepa_wm.show.style import Draw, Theme, panels
 
 RESAMPLES = 1000
@@ -28,7 +28,7 @@ def score(guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = 
     np.add.at(summed, unit, guess)
     guess = summed / np.bincount(unit)[:, None]
     if data.classes is None:
-        return _numbers(guess, part.target[first], part.group[first], data.groups)
+        return _numbers(guess, part.target[first], part.group[first], data.quantities)
     return _classes(guess.argmax(1), part.target[first], data.classes, picture)
 
 
@@ -49,21 +49,23 @@ def _classes(guess: np.ndarray, truth: np.ndarray, classes: list[str], picture: 
     return {**result, "confusion_matrix": confusion.tolist()}
 
 
-def _numbers(
-    guess: np.ndarray, truth: np.ndarray, group: np.ndarray, groups: Mapping[str, list[int]]
-) -> dict[str, object]:
-    """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement), and mean `error`."""
+def _numbers(guess: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities) -> dict[str, object]:
+    """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement), mean `error` and
+    its `unit`; of angles by the shorter way round."""
     r, episodes = np.random.default_rng(0), np.unique(group)
+    missed = known.difference(known.rolled(guess), known.rolled(truth))
+    spread = known.difference(known.rolled(truth), known.rolled(truth.mean(0)))
     result: dict[str, object] = {"n": len(truth), "episodes": len(episodes)}
-    for name, ids in groups.items():
-        missed, spread = (guess - truth)[:, ids], truth[:, ids] - truth[:, ids].mean(0)
-        lost, all_there = ([float((x[group == e] ** 2).sum()) for e in episodes] for x in (missed, spread))
+    for name, ids in known.groups.items():
+        lost, all_there = (
+            [float((x[group == e][:, list(ids)] ** 2).sum()) for e in episodes] for x in (missed, spread)
+        )
         drawn = r.integers(len(episodes), size=(RESAMPLES, len(episodes)))
         shares = 1 - np.array(lost)[drawn].sum(1) / np.maximum(np.array(all_there)[drawn].sum(1), 1e-12)
         low, high = np.quantile(shares, (0.025, 0.975)).tolist()
         result[name] = {
             "r2": 1 - sum(lost) / max(sum(all_there), 1e-12), "low": low, "high": high,
-            "error": float(np.linalg.norm(missed, axis=1).mean()),
+            "error": float(np.linalg.norm(missed[:, list(ids)], axis=1).mean()), "unit": known.unit(name),
         }  # fmt: skip
     return result
 

@@ -334,7 +334,7 @@ def test_the_whole_story_ends_as_promised(tmp_path):
     assert result.keys() == PROMISED and again == result
     assert_success(result["success"])
     assert all(entry["error"] > 0 for entry in result["probe"].values())
-    assert all(row["relative_error"] > 0 and row["state_error"] > 0 for row in result["rollout"])
+    assert all(row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0 for row in result["rollout"])
     assert learned["heads"]["policy"]["error"] > 0
     for stage in ("collect", "pretrain", "encode", "dynamics", "plan"):
         assert json.loads((tmp_path / "run" / stage / "result.json").read_text())

@@ -98,8 +98,12 @@ def fill(run, *, noise=None, lost=LOST):
     seen = {"collapsed": False, "feature_std": 0.31, "effective_rank": 20.5, "probe": probe, "seconds": 65.0}
     run.write_result("pretrain", seen)
     run.write_result("encode", {})
-    errors = {"relative_error": 0.2, "relative_error_shuffled": 0.9, "state_error": 1.5, "state_error_shuffled": 9.0}
-    run.write_result("dynamics", {"rollout": [{"horizon": h, "unit": "px", **errors} for h in (1, 2, 4, 8)]})
+    errors = {"relative_error": 0.2, "relative_error_shuffled": 0.9}
+    errors |= {"feature_error": 0.61, "feature_error_shuffled": 1.1, "feature_error_encoded": 0.55}
+    states = {"dot": {"error": 1.5, "shuffled": 9.0, "unit": "px"}, "block_angle": {"error": 0.25, "shuffled": 0.75,
+              "unit": "rad"}, "x<y": {"error": 4.25, "shuffled": 5.0, "unit": ""}}  # fmt: skip
+    rows = [{"horizon": h, **errors, "state_errors": states} for h in (1, 2, 4, 8)]
+    run.write_result("dynamics", {"rollout": rows})
     floors = {"random": SUCCESS, "straight_line": None, "random_encoder": {**SUCCESS, "final": 0.0}}
     plan = {"success": SUCCESS, "success_by": {"raw_l2": SUCCESS}, "floors": floors, "ceiling": 1.0}
     plan |= {"success_training_layouts": {**SUCCESS, "final": 5 / 6}, "floors_training_layouts": floors}
@@ -156,6 +160,31 @@ def test_every_section_is_there_when_every_stage_is(whole):
     for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s",
                  "episodes on held-out layouts", "on training layouts in 83.3 %", "none is nearer than 2 px"):  # fmt: skip
         assert said in text, said
+
+
+def test_every_error_of_a_rollout_is_told_in_its_own_unit(whole):
+    """A curve and two columns for the latent, for the frozen features, and for each group of state numbers."""
+    section = whole[1].split('<section id="rollout">')[1].split("</section>")[0]
+    assert section.count("<picture>") == 5
+    for said in ("<td>0.200</td><td>0.900</td><td>0.610</td><td>1.10</td>", "dot, px", "block angle, rad",
+                 "<td>0.250</td><td>0.750</td>", ">x&lt;y<", "<td>4.25</td><td>5.00</td>"):  # fmt: skip
+        assert said in section, said
+    tiles = whole[1].split("<section")[0]
+    assert "1.5 px" in tiles and "0.25 rad" in tiles and "imagined block_angle after 8" in tiles
+
+
+def test_lengths_are_in_the_unit_that_the_result_tells(tmp_path):
+    for unit in ("m", None):
+        with open_run(tmp_path / str(unit)) as run:
+            fill(run)
+            plan = run.finished("plan")
+            plan["success"] = {**SUCCESS, **({"unit": unit} if unit else {})}
+            run.write_result("plan", plan)
+            result = report(run)
+            text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+        acting = text.split('<h2 id="acting">')[1].split("<h2")[0]
+        assert ("4.5 m" in acting) == (unit == "m") and "4.5 px" not in acting and "px from the goal" not in acting
+        assert result["missing"] == []
 
 
 def test_lost_episodes_are_shown_with_the_won_ones(whole):

@@ -51,11 +51,12 @@ def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_wa
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     won, floors = result["success"]["final"], result["floors"]
     assert won > floors["random"]["final"] + 0.5 and won > floors["straight_line"]["final"] + 0.15
-    eighth = result["rollout"][7]
-    assert eighth["state_error"] < eighth["state_error_shuffled"] / 3
+    eighth = result["rollout"][7]["state_errors"]["dot"]
+    assert eighth["error"] < eighth["shuffled"] / 3
 
 
 def assert_success(entry):
+    assert entry["unit"] == "px"
     assert {"final", "latched", "low", "high", "episodes", "seeds", "budget"} <= entry.keys()
     assert 0 <= entry["low"] <= entry["final"] <= entry["high"] <= 1 and entry["final"] <= entry["latched"]
 
@@ -67,9 +68,11 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
     for entry in result["probe"].values():
         assert entry["error"] > 0 and entry["random_encoder"] > 0 and entry["unit"] == "px"
     for horizon, row in enumerate(result["rollout"], 1):
-        assert row["horizon"] == horizon and row["unit"] == "px"
-        for key in ("relative_error", "relative_error_shuffled", "state_error", "state_error_shuffled"):
+        assert row["horizon"] == horizon and row["state_errors"].keys() == {"dot", "wall", "door"}
+        for key in ("relative_error", "relative_error_shuffled", "feature_error", "feature_error_shuffled"):
             assert row[key] > 0
+        for entry in row["state_errors"].values():
+            assert entry["error"] > 0 and entry["shuffled"] > 0 and entry["unit"] == "px"
     assert_success(result["success"])
     for suffix in ("", "_training_layouts"):
         floors = result[f"floors{suffix}"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +12,19 @@ import pytest
 import torch
 
 from jepa_wm.act import collect
+from jepa_wm.act.collect import record, wandering
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Optimiser
+from jepa_wm.core.schema import Optimiser, Worlds
+from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze import cache
 from jepa_wm.imagine.saved import load_latent_model
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.train import dynamics, heads, loop, pretrain, rollout_errors
+from jepa_wm.worlds.two_rooms import TwoRooms
 
 STAGES = {
     "collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run,
@@ -185,7 +189,7 @@ def test_results_have_the_promised_keys(whole):
     assert all({"error", "unit", "random_encoder"} == set(entry) for entry in seen["probe"].values())
     rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
     assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
-    assert all(row["relative_error"] > 0 and row["state_error"] > 0 for row in rows)
+    assert all(row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0 for row in rows)
 
 
 def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(whole, tiny_data, monkeypatch):
@@ -201,6 +205,65 @@ def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(whole, t
     rows = rollout_errors.rollout_errors(model, features, features)
     assert len(rows) == (31 - 1) // model.settings.frameskip - model.settings.window + 1
     assert all(row["relative_error"] == row["relative_error_shuffled"] == pytest.approx(1) for row in rows)
+
+
+def measured(model, folder, tiny_data):
+    """The last row of rollout errors of a model on the features of a run."""
+    heldout, train = (cache.Features(folder / "encode" / part, Trajectories(tiny_data / f"{part}.h5"))
+                      for part in ("heldout", "train"))  # fmt: skip
+    return rollout_errors.rollout_errors(model, heldout, train, windows=40)[-1]
+
+
+def test_a_rollout_is_measured_on_every_group_of_state_numbers_and_in_the_frozen_features(whole):
+    for row in json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]:
+        assert row.keys() == {"horizon", "state_errors", *(f"{kind}_error{end}" for kind in ("relative", "feature")
+                              for end in ("", "_shuffled")), "feature_error_encoded"}  # fmt: skip
+        assert row["state_errors"].keys() == {"dot", "wall", "door"}
+        for entry in row["state_errors"].values():
+            assert entry.keys() == {"error", "shuffled", "unit"} and entry["error"] > 0 and entry["unit"] == "px"
+
+
+def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(whole, tiny_data, monkeypatch):
+    """One that imagines nothing but the truth: the latent is perfect, of the features it keeps what it keeps."""
+    model = load_latent_model(whole / "dynamics")
+    futures = iter([])
+
+    def knows(dynamics, context, past, actions):
+        return next(futures)
+
+    def summarise(tokens, original=model.summarise):
+        nonlocal futures
+        latents = original(tokens)
+        if latents.dim() == 4:
+            futures = iter([latents[:, model.settings.window :]] * 2)
+        return latents
+
+    monkeypatch.setattr(model, "summarise", summarise)
+    monkeypatch.setattr(rollout_errors, "unroll", knows)
+    row = measured(model, whole, tiny_data)
+    assert row["relative_error"] == row["relative_error_shuffled"] == 0
+    assert row["feature_error"] == pytest.approx(row["feature_error_encoded"]) and row["feature_error"] > 0.1
+
+
+def test_all_tokens_as_the_latent_drop_nothing(whole, tiny_data):
+    model = load_latent_model(whole / "dynamics")
+    settings = model.settings.model_copy(update={"bottleneck": None})
+    torch.manual_seed(0)
+    row = measured(LatentModel(**model.sizes, settings=settings).eval(), whole, tiny_data)
+    assert row["feature_error_encoded"] == 0
+    assert row["feature_error"] == pytest.approx(row["relative_error"])
+
+
+def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(whole, tiny_data, tmp_path, monkeypatch):
+    shutil.copytree(tiny_data, tmp_path / "data")
+    (tmp_path / "data" / "heldout.h5").unlink()
+    record(tmp_path / "data" / "heldout.h5", TwoRooms(), wandering(Worlds()), np.arange(3), 2)
+    monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("trained all the same"))
+    config = load_config("debug", [*overrides(tmp_path / "data"), "train.pretrain.steps=0"])
+    with RunFolder.open(tmp_path / "run", config) as run:
+        cache.run(run)
+        with pytest.raises(UserError, match="heldout.h5: an episode of 2 frames is too short for a model step"):
+            dynamics.run(run)
 
 
 def test_what_stands_on_latents_sees_an_episode_s_lasting_numbers_settled(whole, tiny_data):

@@ -16,9 +16,10 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config, Worlds
+from jepa_wm.observe.datasets import data_folder, open_data
 from jepa_wm.observe.duplicates import common_episodes
-from jepa_wm.observe.datasets import data_folder, grouped, open_data
 from jepa_wm.observe.episode_writer import EpisodeWriter
+from jepa_wm.observe.quantities import described
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds, Wanderer
 from jepa_wm.worlds.protocol import (
@@ -136,10 +137,8 @@ def record(
 
 def _about(world: VectorWorld, left_out: int) -> dict[str, str | int]:
     """The file's attributes."""
-    about: dict[str, str | int] = {}
     names = world.state_names
-    if names:
-        about = {"state_groups": grouped(names), "state_names": " ".join(names)}
+    about: dict[str, str | int] = {**described(names, world.state_units)} if names else {}
     if isinstance(world, SaysActionKind) and world.action_kind != "delta":
         about["action_kind"] = world.action_kind
     if left_out:

@@ -14,7 +14,7 @@ from jepa_wm.core.intervals import wilson
 from jepa_wm.core.schema import Act, Worlds
 from jepa_wm.worlds.make import rooms
 from jepa_wm.worlds.protocol import VectorWorld
-from jepa_wm.worlds.tasks import Tasks, judge
+from jepa_wm.worlds.tasks import UNIT, Tasks, judge
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 GOAL_NOISE = 10**9  # goal images have a distraction of their own
@@ -62,7 +62,7 @@ def play(
     return Record(np.stack(frames, 1), np.stack(track, 1), np.array(at))
 
 
-def success(track: np.ndarray, tasks: Tasks, act: Act) -> dict[str, float | int]:
+def success(track: np.ndarray, tasks: Tasks, act: Act) -> dict[str, float | int | str]:
     """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B, T+1, 2]."""
     outcome = judge(track, tasks.goal, radius=act.radius)
     low, high = wilson(int(outcome.final.sum()), len(track))
@@ -71,5 +71,5 @@ def success(track: np.ndarray, tasks: Tasks, act: Act) -> dict[str, float | int]
         "final": float(outcome.final.mean()), "latched": float(outcome.latched.mean()), "low": low, "high": high,
         "final_strict": float(close.final.mean()), "latched_strict": float(close.latched.mean()),
         "episodes": len(track), "seeds": 1, "budget": track.shape[1] - 1, "radius": act.radius,
-        "strict_radius": act.strict_radius,
+        "strict_radius": act.strict_radius, "unit": UNIT,
     }  # fmt: skip

@@ -50,7 +50,7 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
     space, tasks, folder = _goals(run, model)
     config = run.config
     told: dict[str, object] = {"layouts": layouts_met(run, *(tasks.of(split).layout for split in SPLITS))}
-    by_name: dict[str, dict[str, float | int]] = {}
+    by_name: dict[str, dict[str, float | int | str]] = {}
     for name, plan, some, suffix in _plays(config, tasks):
         outcome = success(play_all(folder / name, model, some, space, config, plan), some, config.act)
         if name.startswith(MAIN):

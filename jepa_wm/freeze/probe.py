@@ -5,8 +5,10 @@ B samples, N tokens, D width, Q queries, Y state dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.encode.pool import AttentivePool
 from jepa_wm.freeze.ridge import fit_ridge
+from jepa_wm.observe.quantities import Quantities
 
 
 class AttentiveProbe(nn.Module):
@@ -85,6 +88,10 @@ class RidgeProbe:
         return torch.from_numpy(self.ridge.read(latents.float().numpy())).float()
 
 
-def state_errors(guess: Tensor, state: Tensor, groups: dict[str, list[int]]) -> dict[str, float]:
-    """Mean Euclidean error of each named group of state dimensions."""
-    return {name: (guess - state)[:, ids].norm(dim=1).mean().item() for name, ids in groups.items()}
+def state_errors(
+    guess: Tensor | np.ndarray, state: Tensor | np.ndarray, groups: Mapping[str, Sequence[int]],
+    units: Mapping[str, str] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Mean Euclidean error of each named group of state numbers [n, Y]; of angles the shorter way round."""
+    errors = Quantities(groups, units or {}).errors(np.asarray(guess), np.asarray(state))
+    return {name: float(values.mean()) for name, values in errors.items()}

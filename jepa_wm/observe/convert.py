@@ -17,13 +17,13 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.observe.datasets import grouped
 from jepa_wm.observe.duplicates import refuse_parted
 from jepa_wm.observe.formats.arguments import add_column_arguments, chosen
 from jepa_wm.observe.formats.registry import open_source
 from jepa_wm.observe.formats.source import leave_out
 from jepa_wm.observe.formats.view import View
 from jepa_wm.observe.frames import resized
+from jepa_wm.observe.quantities import described
 from jepa_wm.observe.trajectories import ACTION_KINDS, ActionKind, TrajectoryWriter
 
 WINDOW = 2**26  # bytes of frames read at a time
@@ -233,5 +233,5 @@ def _about(
     if view.source.about.fps:
         about["fps"] = view.source.about.fps
     if view.state is not None:
-        about |= {"state_names": " ".join(view.state_names), "state_groups": grouped(view.state_names)}
+        about |= described(view.state_names, view.state_units)
     return about

@@ -139,6 +139,15 @@ class Trajectories:
             raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
         return self._file[name][:]
 
+    def states(self) -> np.ndarray:
+        """[N, Y] float32 of the column 'state', also where it holds a single number a row; UserError without it."""
+        return self.column("state").astype(np.float32).reshape(len(self.actions), -1)
+
+    @property
+    def state_size(self) -> int:
+        """Y, 0 where the file has no state."""
+        return int(np.prod(self._file["state"].shape[1:])) if "state" in self else 0
+
 
 def attribute_text(value: object) -> str:
     """An HDF5 attribute as text: other writers than h5py store bytes."""

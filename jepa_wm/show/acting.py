@@ -86,12 +86,12 @@ def _episodes(episodes: Episodes) -> str:
 
 
 def _film(episodes: Episodes, index: int, name: str) -> str:
-    last = episodes.distance[index, -1]
-    text = f'<b class="{name}">{name}</b> episode {index + 1}, {last:.1f} px from the goal at the end'
+    last, unit = episodes.distance[index, -1], escape(episodes.unit)
+    text = f'<b class="{name}">{name}</b> episode {index + 1}, {last:.1f} {unit} from the goal at the end'
     if name == "lost" and episodes.latched[index]:
         text += ", after it had been there"
     elif name == "lost":
-        text += f", never nearer than {np.nanmin(episodes.distance[index]):.1f} px"
+        text += f", never nearer than {np.nanmin(episodes.distance[index]):.1f} {unit}"
     image = img("gif", episode_gif(episodes, index), f"episode {index + 1}, {name}: start, now and goal side by side")
     return figure(image, text, style="film")
 
@@ -159,7 +159,7 @@ def _success_row(name: str, success: Mapping[str, Any] | float | None, style: st
         bar,
         percent(success.get("latched")),
         *(_count(success.get(key)) for key in ("episodes", "seeds", "budget")),
-        "–" if radius is None else f"{radius:g} px",
+        "–" if radius is None else f"{radius:g} {escape(str(success.get('unit', '')))}",
     )
     return row(cells, style=style)
 
@@ -183,12 +183,13 @@ def _count(value: Any) -> str:
 
 
 def _search(episodes: Episodes) -> str:
+    reach = f", {float(episodes.radius):g} {episodes.unit}".rstrip()
     return grid(
         (
             panel(
                 charts.distance_over_time(episodes),
                 "Distance to the goal.",
-                f"A line an episode; the dashed line is the success radius, {float(episodes.radius):g} px.",
+                f"A line an episode; the dashed line is the success radius{reach}.",
             ),
             panel(
                 charts.share_within(episodes),

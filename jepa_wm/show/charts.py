@@ -42,16 +42,13 @@ def curves(records: Sequence[Record], keys: Sequence[str], *, log: bool = False,
     return draw
 
 
-def against_horizon(rows: Sequence[Record], key: str, label: str) -> Draw | None:
-    """One error of the rollout against the horizon, with true and with shuffled actions."""
-    if not any(isinstance(row.get(key), (int, float)) for row in rows):
-        return None
-    horizons = [row["horizon"] for row in rows]
+def against_horizon(horizons: Sequence[int], curves: Mapping[str, Sequence[float | None]], label: str) -> Draw:
+    """An error of the rollout against the horizon: {"true actions": its values, "shuffled": those with others'}."""
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for name, colour, said in ((key, theme.good, "true actions"), (f"{key}_shuffled", theme.bad, "shuffled")):
-            values = [np.nan if row.get(name) is None else row[name] for row in rows]
-            axes.plot(horizons, values, color=colour, label=said, marker="o", markersize=3)
+        for (said, values), colour in zip(curves.items(), (theme.good, theme.bad, theme.ink), strict=False):
+            known = [np.nan if value is None else value for value in values]
+            axes.plot(horizons, known, color=colour, label=said, marker="o", markersize=3)
         axes.set_xscale("log", base=2)
         axes.set_xticks(_spread(horizons, 7), [str(h) for h in _spread(horizons, 7)])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -78,7 +75,7 @@ def distance_over_time(episodes: Episodes) -> Draw:
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, episodes.distance.shape[1] - 1)
         axes.set_xlabel("environment step")
-        axes.set_ylabel("distance to goal, px")
+        axes.set_ylabel(f"distance to goal, {episodes.unit}".removesuffix(", "))
 
     return draw
 
@@ -99,7 +96,7 @@ def share_within(episodes: Episodes) -> Draw:
         axes.set_xlim(0, reach)
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("radius, px")
+        axes.set_xlabel(f"radius, {episodes.unit}".removesuffix(", "))
         axes.set_ylabel("episodes within it")
 
     return draw

@@ -90,8 +90,8 @@ def _counter(episodes: Episodes, index: int, k: int) -> str:
     decisions, steps = episodes.cost.shape[1], episodes.distance.shape[1] - 1
     left = float(np.linalg.norm(episodes.positions[index, k] - episodes.goal_position[index]))
     if steps % decisions == 0:
-        return f"step {k * steps // decisions}/{steps} · {left:.1f} px"
-    return f"decision {k}/{decisions} · {left:.1f} px"
+        return f"step {k * steps // decisions}/{steps} · {left:.1f} {episodes.unit}"
+    return f"decision {k}/{decisions} · {left:.1f} {episodes.unit}"
 
 
 def _side_by_side(pictures: tuple[np.ndarray, ...], labels: tuple[str, ...]) -> np.ndarray:

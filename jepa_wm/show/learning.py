@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -106,7 +107,7 @@ def _probe_table(result: Mapping[str, Any]) -> str:
                 )
             )
         )
-    return table(("position of", "error", "random encoder", "ratio, below 1 is learned"), rows)
+    return table(("part of the state", "error", "random encoder", "ratio, below 1 is learned"), rows)
 
 
 def _seeing_curves(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> str:
@@ -144,32 +145,47 @@ def _loss_panels(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
-    unit = str(rows[0].get("unit") or "")
-    drawn = (
-        (charts.against_horizon(rows, "relative_error", "relative error"), "In latent space.", "1 = copying."),
-        (
-            charts.against_horizon(rows, "state_error", f"error, {unit}"),
-            "In the world's terms.",
-            "State read from the imagined latent.",
-        ),
-    )
-    items = [panel(draw, title, said) for draw, title, said in drawn if draw]
+    """A curve and a pair of columns for each kind of error that the rows have."""
+    kinds = [_Kind("relative error", "In the latent.", "1 = copying.", lambda row, end: row.get(f"relative_error{end}"))]
+    if "feature_error" in rows[0]:
+        kinds.append(_Kind(
+            "relative error in features", "In the frozen features.", "1 = copying; what the latent dropped counts.",
+            lambda row, end: row.get(f"feature_error{end}"),
+        ))  # fmt: skip
+    kinds += [_of_state(name, group) for name, group in rows[0].get("state_errors", {}).items()]
+    horizons = [entry["horizon"] for entry in rows]
+    items = []
+    for kind in kinds:
+        curves = {"true actions": [kind.at(r, "") for r in rows], "shuffled": [kind.at(r, "_shuffled") for r in rows]}
+        items.append(panel(charts.against_horizon(horizons, curves, kind.name), kind.title, kind.said))
     chosen = [entry for entry in rows if entry["horizon"] in (1, 2, 4, 8, 16, 32)] or list(rows)
-    read = any(entry.get("state_error") is not None for entry in rows)
-    states = ("state_error", "state_error_shuffled") if read else ()
     figures = [
-        row(
-            (
-                str(entry["horizon"]),
-                number(entry.get("relative_error")),
-                number(entry.get("relative_error_shuffled")),
-                *(f"{number(entry.get(name))} {escape(unit)}" for name in states),
-            )
-        )
+        row((str(entry["horizon"]), *(number(kind.at(entry, end)) for kind in kinds for end in ("", "_shuffled"))))
         for entry in chosen
     ]
-    header = ("horizon", "relative error", "shuffled actions", *(["state error", "shuffled actions"] if states else []))
+    header = ("horizon", *(name for kind in kinds for name in (kind.name, "shuffled actions")))
     return grid(items) + table(header, figures)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """An error of the rollout: what it is called, and how it is read from a row, with the ending "" or "_shuffled"."""
+
+    name: str
+    title: str
+    said: str
+    at: Callable[[Mapping[str, Any], str], float | None]
+
+
+def _of_state(name: str, group: Mapping[str, Any]) -> _Kind:
+    """The error of a group of state numbers."""
+
+    def at(entry: Mapping[str, Any], end: str) -> float | None:
+        value: float | None = entry["state_errors"][name]["shuffled" if end else "error"]
+        return value
+
+    unit, words = str(group.get("unit") or ""), name.replace("_", " ")
+    return _Kind(f"{words}, {unit}" if unit else words, f"{words.capitalize()}.", "Read from the imagined latent.", at)
 
 
 def _strips(strips: Strips) -> str:

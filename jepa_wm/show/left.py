@@ -40,7 +40,7 @@ STRIPS = {"true": "N H+1 h w 3", "imagined": "N H+1 h w 3", "shuffled": "N H+1 h
 
 @dataclass(frozen=True)
 class Episodes:
-    """Planned episodes as they were recorded; lengths in pixels."""
+    """Planned episodes as they were recorded; lengths in `unit`."""
 
     goal_frame: np.ndarray  # [E, h, w, 3] uint8
     frames: np.ndarray  # [E, K+1, h, w, 3] uint8: the start, then what each decision led to
@@ -51,6 +51,7 @@ class Episodes:
     latched: np.ndarray  # [E] bool: within the radius at any step
     cost: np.ndarray  # [E, K, R] of the best plan after each solver round
     radius: np.ndarray  # one number
+    unit: str = ""  # of all lengths; "" where it is not known
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,16 @@ class Left:
         return cls(
             results=results,
             metrics=metrics,
-            episodes=Episodes(**episodes) if episodes else None,
+            episodes=Episodes(**episodes, unit=unit_of(results.get("plan"))) if episodes else None,
             energy=Energy(**energy) if energy else None,
             film=Film(**film) if film else None,
             strips=Strips(**strips) if strips else None,
         )
+
+
+def unit_of(plan: Mapping[str, Any] | None) -> str:
+    """The unit of distances to a goal by the plan's result; "" where it does not say."""
+    return str(((plan or {}).get("success") or {}).get("unit") or "")
 
 
 def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None:

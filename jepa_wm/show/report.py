@@ -18,6 +18,7 @@ from jepa_wm.show.page import Group, number, page
 from jepa_wm.show.strips import make_strips
 
 TOLD_HORIZON = 8  # model steps, of the headline's imagined error
+TOLD_GROUPS = 2  # groups of state numbers whose error is told at the top; all are below
 
 
 def run(run: RunFolder) -> dict[str, Any]:
@@ -92,9 +93,10 @@ def _tiles(left: Left) -> list[tuple[str, str]]:
     results = left.results
     tiles = _plan_tiles(results.get("plan", {})) + _seeing_tiles(results.get("pretrain", {}))
     for entry in results.get("dynamics", {}).get("rollout") or ():
-        if entry["horizon"] == TOLD_HORIZON and entry.get("state_error") is not None:
-            told = f"{number(entry['state_error'], 2)} {escape(str(entry.get('unit', '')))}"
-            tiles.append((told, f"error of the imagined state after {TOLD_HORIZON} model steps"))
+        if entry["horizon"] == TOLD_HORIZON:
+            for name, read in list(entry.get("state_errors", {}).items())[:TOLD_GROUPS]:
+                told = f"{number(read['error'], 2)} {escape(str(read.get('unit', '')))}"
+                tiles.append((told, f"error of the imagined {escape(name)} after {TOLD_HORIZON} model steps"))
     seconds = {stage: result["seconds"] for stage, result in results.items() if result.get("seconds") is not None}
     if seconds:
         tiles.append((provenance.clock(sum(seconds.values())), f"for {escape(', '.join(seconds))}"))
@@ -104,7 +106,8 @@ def _tiles(left: Left) -> list[tuple[str, str]]:
 def _plan_tiles(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     tiles = []
     if success := plan.get("success"):
-        radius = f" within {success['radius']:g} px" if success.get("radius") is not None else ""
+        unit = escape(str(success.get("unit", "")))
+        radius = f" within {success['radius']:g} {unit}".rstrip() if success.get("radius") is not None else ""
         tiles.append((acting.percent(success["final"]), f"of episodes end{radius} of the goal"))
     if earned := plan.get("return"):
         tiles.append((number(earned["mean"]), f"earned in an episode of {earned['budget']} steps"))

@@ -23,7 +23,7 @@ from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import PairSampler, WindowSampler, way_of
 from jepa_wm.train import robot
 from jepa_wm.train.loop import Task, fit
-from jepa_wm.train.rollout_errors import rollout_errors
+from jepa_wm.train.rollout_errors import rollout_errors, span
 
 SLAB = 1024  # frames read in one go
 SAMPLE = 3000  # frames that principal components are found in
@@ -40,6 +40,8 @@ def train(run: RunFolder) -> dict[str, object]:
     set_threads(config.train.threads)
     data = open_data(run.path, config, "train")
     features = Features(run.path / "encode" / "train", data)
+    heldout = Features(run.path / "encode" / "heldout", open_data(run.path, config, "heldout"))
+    span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
     torch.manual_seed(config.seed + 1)
     model = make_model(config, features, data).to(here().device)
     seconds, frames = 0.0, None
@@ -54,9 +56,7 @@ def train(run: RunFolder) -> dict[str, object]:
     seconds += fit(run, metric_task(model, latents, config), config.train.metric)
     if here().first:
         save_latent_model(run.stage_dir("dynamics"), model)
-    heldout = open_data(run.path, config, "heldout")
-    rollout = rollout_errors(model, Features(run.path / "encode" / "heldout", heldout), features)
-    return {"rollout": rollout, "training_seconds": seconds}
+    return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
 
 
 def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:

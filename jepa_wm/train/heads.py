@@ -22,7 +22,8 @@ from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.cache import Features
 from jepa_wm.imagine.saved import load_latent_model, save_heads
-from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.datasets import open_data, quantities
+from jepa_wm.observe.quantities import Quantities
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import GoalSampler, WindowSampler
 from jepa_wm.train.dynamics import Latents
@@ -184,17 +185,30 @@ def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict
             scores["termination"] = _score(_log_loss, truth["terminated"], guess, mean, "log loss in nats")
         if heads.state is not None:
             guess, mean = heads.state(after), known["state"].mean(0)
-            groups = state_groups(heldout.data) or {name: [i] for i, name in enumerate(heads.present.state)}
-            for group, ids in groups.items():
-                some = truth["state"][:, ids]
-                told = "mean Euclidean error in the state's units"
-                scores[f"state/{group}"] = _score(_far, some, guess[:, ids], mean[ids], told)
+            scores |= _state_scores(quantities(heldout.data), heads, truth["state"], guess, mean)
         start, goal, blocks, counts = heldout.ways(0, JUDGED)
         told = "root mean squared error, scaled actions"
         _, _, usual, used = seen.ways(0, JUDGED)
         taken, guessed = blocks[counts > 0], heads.policy(start, goal)[counts > 0]
         scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), told)
     return scores
+
+
+def _state_scores(
+    known: Quantities, heads: Heads, truth: Tensor, guess: Tensor, mean: Tensor
+) -> dict[str, dict[str, object]]:
+    """The score of each group of state numbers [B, Y]; of angles by the shorter way round."""
+    if not known.groups:
+        known = Quantities({name: [i] for i, name in enumerate(heads.present.state)})
+    read, constant, state = (x.float().cpu().numpy() for x in (guess, mean.expand_as(truth), truth))
+    errors, usual = known.errors(read, state), known.errors(constant, state)
+    return {
+        f"state/{name}": {
+            "error": float(errors[name].mean()), "constant": float(usual[name].mean()),
+            "measure": f"mean Euclidean error, {known.unit(name) or 'unit unknown'}",
+        }
+        for name in known.groups
+    }  # fmt: skip
 
 
 def _score(
@@ -206,10 +220,6 @@ def _score(
 
 def _rms(guess: Tensor, truth: Tensor) -> Tensor:
     return (guess - truth).square().mean().sqrt()
-
-
-def _far(guess: Tensor, truth: Tensor) -> Tensor:
-    return (guess - truth).norm(dim=-1).mean()
 
 
 def _log_loss(guess: Tensor, truth: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from jepa_wm.freeze.eye import Eye
 from jepa_wm.freeze.probe import fit_attentive, state_errors
 from jepa_wm.observe.ahead import Ahead
 from jepa_wm.observe.clips import ClipSampler, to_input
-from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.datasets import check_same_state, open_data, quantities
+from jepa_wm.observe.quantities import Quantities
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.video_clips import VideoClipSampler
 from jepa_wm.observe.video_set import VideoSet
@@ -79,7 +80,9 @@ def train(run: RunFolder) -> dict[str, object]:
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
     return {
         **meters,
-        "probe": {k: {"error": e, "unit": "px", "random_encoder": reference[k]} for k, e in errors.items()},
+        "probe": {
+            k: {"error": e, "unit": judge.unit(k), "random_encoder": reference[k]} for k, e in errors.items()
+        },
         "training_seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
         **({"unreadable": _unreadable(sampler)} if isinstance(sampler, VideoClipSampler) else {}),
     }  # fmt: skip
@@ -145,7 +148,7 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
 class Known:
     """Frames whose state is known: those of the training part that the judge looks at, and others to test on."""
 
-    groups: dict[str, list[int]]
+    quantities: Quantities
     state: np.ndarray  # [n, Y] of the judge's frames
     test: np.ndarray  # [m, h, w, c] uint8
     truth: np.ndarray  # [m, Y]
@@ -162,12 +165,12 @@ class Judge:
     @classmethod
     def of_trajectories(cls, config: Config, train: Trajectories, heldout: Trajectories) -> Judge:
         """A judge of frames spread over the training part, and of the state where there is one."""
-        count, groups = config.train.pretrain.probe_frames, state_groups(train)
+        count, known_as = config.train.pretrain.probe_frames, quantities(train)
         rows, test = _spread(len(train.actions), count), _spread(len(heldout.actions), count // 4)
         known = None
-        if groups:
-            truth = heldout.column("state")[test]
-            known = Known(groups, train.column("state")[rows], heldout.frames[test], truth)
+        if known_as.groups:
+            check_same_state(train, heldout)
+            known = Known(known_as, train.states()[rows], heldout.frames[test], heldout.states()[test])
         return cls(config, train.frames[rows], known)
 
     @classmethod
@@ -187,10 +190,14 @@ class Judge:
         meters = collapse_meters(seen * eye.scale)
         if known is None:
             return meters, {}
-        state, truth = (torch.from_numpy(values).float() for values in (known.state, known.truth))
+        state = torch.from_numpy(known.quantities.unrolled(known.state))
         probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed, label=label)
-        guess = probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu()
-        return meters, state_errors(guess, truth, known.groups)
+        guess = known.quantities.rolled(probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu().numpy())
+        return meters, state_errors(guess, known.truth, known.quantities.groups, known.quantities.units)
+
+    def unit(self, group: str) -> str:
+        """The unit of a state group's error; "" where none is known."""
+        return self.known.quantities.unit(group) if self.known else ""
 
     def figures(self, encoder: Encoder) -> dict[str, float]:
         """The same as flat numbers for the metrics file."""

@@ -1,91 +1,165 @@
 """Rollout error against the horizon: imagined latents against the encoded truth, with true and with shuffled actions.
 
-E held-out windows, C frames seen, H horizon, N latent tokens of width D, Y state dimensions.
+E held-out windows, e of them at a time, C frames seen, H horizon, N latent tokens of width D, F numbers of a latent,
+n frozen tokens of width W, Y state numbers.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.schema import Dynamics as Settings
 from jepa_wm.dynamics.latent import LatentModel
 from jepa_wm.freeze.cache import Features
 from jepa_wm.freeze.probe import RidgeProbe
+from jepa_wm.freeze.ridge import fit_ridge
 from jepa_wm.imagine.rollout import unroll
-from jepa_wm.observe.datasets import state_groups
+from jepa_wm.observe.datasets import check_same_state, quantities
+from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import WindowSampler
 
 PROBE_FRAMES = 8000
-NUMBERS = 2**26  # of frozen features or latents that are held in one go
+NUMBERS = 2**24  # of frozen features that are held in one go; four times as many in fitting the map to them
 WORK = 2**37  # products of one fit; the probe of a wide latent is fitted on fewer frames
+
+Sums = dict[Any, np.ndarray]  # {what is summed over windows: [H]}
+Decoder = Callable[[Tensor], Tensor]  # latents [..., N, D] to features [..., n * W]
 
 
 @torch.no_grad()
 def rollout_errors(
     model: LatentModel, heldout: Features, train: Features, *, horizon: int = 32, windows: int = 200
-) -> list[dict[str, float | int | str | None]]:
-    """One row a horizon: `relative_error` (mean |imagined - true| over mean |last seen - true|, of the numbers that
-    move), the same with actions taken from another window, and the error of the first state group as a linear probe
-    reads it from the imagined latent.
+) -> list[dict[str, object]]:
+    """One row a horizon, each error with the true actions and `_shuffled`, with those of another window.
 
+    `relative_error`: mean |imagined - true| over mean |last seen - true|, of the latent's numbers that move.
+    `feature_error`: the same in the frozen features, to which a linear map leads from the imagined latent, so that what
+    the latent dropped counts as error; `feature_error_encoded` is that of the true frame's own latent.
+    `state_errors`: for each group of state numbers `error`, `shuffled` and `unit`, as a linear probe reads the state
+    from the imagined latent.
     Before it imagines, the model sees as many frames as it does when an agent acts, since one frame shows no speed.
     The horizon is cut to what the held-out episodes hold."""
-    data, skip = heldout.data, model.settings.frameskip
-    steps = int(data.lengths.min() - 1) // skip
-    seen = min(model.settings.window, steps)  # C
-    horizon = min(horizon, steps - seen + 1)
+    data, skip, device = heldout.data, model.settings.frameskip, model.action_scale.device
+    seen, horizon = span(data, model.settings, most=horizon)
     sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0)
     episode, frame, actions = sampler.batch(0, windows)
-    device = model.action_scale.device
     acts = model.scaled(torch.from_numpy(actions).to(device))
-    futures = (acts, torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1))
-    probe = fit_latent_probe(model, train) if state_groups(train.data) else None
-    moved, states = np.zeros((3, horizon)), np.zeros((2, horizon))  # copying, true, shuffled; true, shuffled
+    futures = {"": acts, "_shuffled": torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1)}
+    decode, read_state = fit_decoder(model, train), _state_reader(model, heldout, train)
+    sums: Sums = defaultdict(lambda: np.zeros(horizon))
     together = max(1, NUMBERS // (frame.shape[1] * heldout.numbers))
     for start in range(0, windows, together):
         some = slice(start, start + together)
-        latents = model.summarise(heldout.tokens(episode[some], frame[some]).to(device))  # [e, C+H, N, D]
-        imagined = [
-            unroll(model.dynamics, latents[:, :seen], a[some, : seen - 1], a[some, seen - 1 :]).float() for a in futures
-        ]
-        truth, last = latents[:, seen:], latents[:, seen - 1 : seen].expand(-1, horizon, -1, -1)
-        for k, guess in enumerate((last, *imagined)):
-            moved[k] += (guess - truth)[..., : model.moving].abs().mean((2, 3)).sum(0).cpu().numpy()
-        if probe is not None:
-            rows = data.offsets[episode[some]] + frame[some]
-            states += _state_errors(probe, train, data.column("state")[rows[:, seen:]], imagined)
-    copying, *relative = moved
-    return [
-        {
-            "horizon": h + 1,
-            "relative_error": relative[0][h] / copying[h], "relative_error_shuffled": relative[1][h] / copying[h],
-            "state_error": None if probe is None else states[0, h] / windows,
-            "state_error_shuffled": None if probe is None else states[1, h] / windows, "unit": "px",
+        tokens = heldout.tokens(episode[some], frame[some]).to(device).float()  # [e, C+H, n, W]
+        latents = model.summarise(tokens)  # [e, C+H, N, D]
+        truth, features = latents[:, seen:, :, : model.moving], tokens[:, seen:].flatten(2)
+        sums["copied_latent"] += _apart(latents[:, seen - 1 : seen, :, : model.moving], truth)
+        sums["copied_features"] += _apart(tokens[:, seen - 1 : seen].flatten(2), features)
+        sums["feature_error_encoded"] += _apart(decode(latents[:, seen:]), features)
+        for kind, a in futures.items():
+            past, ahead = a[some].split([seen - 1, horizon], 1)
+            guess = unroll(model.dynamics, latents[:, :seen], past, ahead).float()
+            sums[f"relative_error{kind}"] += _apart(guess[..., : model.moving], truth)
+            sums[f"feature_error{kind}"] += _apart(decode(guess), features)
+            for name, missed in read_state(guess, episode[some, seen:], frame[some, seen:]).items():
+                sums["state", name, kind] += missed
+    return [_row(sums, train, h, windows) for h in range(horizon)]
+
+
+def span(data: Trajectories, settings: Settings, *, most: int = 32) -> tuple[int, int]:
+    """(frames that are seen, horizon) for which all held-out episodes are long enough; UserError if one is too short
+    for a single step."""
+    steps = int(data.lengths.min() - 1) // settings.frameskip
+    if steps < 1:
+        raise UserError(
+            f"{data.path}: an episode of {data.lengths.min()} frames is too short for a model step of "
+            f"dynamics.frameskip {settings.frameskip}; lower it, or convert with --shortest {settings.frameskip + 1}"
+        )
+    seen = min(settings.window, steps)
+    return seen, min(most, steps - seen + 1)
+
+
+def _row(sums: Sums, train: Features, h: int, windows: int) -> dict[str, object]:
+    row: dict[str, object] = {"horizon": h + 1}
+    for copied, names in (
+        ("copied_latent", ("relative_error", "relative_error_shuffled")),
+        ("copied_features", ("feature_error", "feature_error_shuffled", "feature_error_encoded")),
+    ):
+        moved = sums[copied][h]
+        row |= {name: sums[name][h] / moved if moved else None for name in names}  # None: nothing moves there
+    known = quantities(train.data)
+    row["state_errors"] = {
+        name: {
+            "error": sums["state", name, ""][h] / windows, "shuffled": sums["state", name, "_shuffled"][h] / windows,
+            "unit": known.unit(name),
         }
-        for h in range(horizon)
-    ]  # fmt: skip
+        for name in known.groups
+    }  # fmt: skip
+    return row
 
 
-def _state_errors(probe: RidgeProbe, train: Features, state: np.ndarray, imagined: list[torch.Tensor]) -> np.ndarray:
-    """Sums over windows [2, H] of the error of the first state group (the agent), read from each set of imagined
-    latents [e, H, N, D], for states [e, H, Y]."""
-    ids = next(iter(state_groups(train.data).values()))
-    truth = torch.from_numpy(state).float()[..., ids]
-    errors = []
-    for guess in imagined:
-        read = probe.read(guess.flatten(0, 1).flatten(1).cpu())[:, ids].view_as(truth)
-        errors.append((read - truth).norm(dim=-1).sum(0).numpy())
-    return np.stack(errors)
+def _apart(guess: Tensor, truth: Tensor) -> np.ndarray:
+    """[H] sums over windows of mean |guess - truth|, for [e, H, ...] (they broadcast)."""
+    gap: np.ndarray = (guess - truth).abs().flatten(2).double().mean(2).sum(0).cpu().numpy()
+    return gap
+
+
+def _state_reader(
+    model: LatentModel, heldout: Features, train: Features
+) -> Callable[[Tensor, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its errors [H]}."""
+    known = quantities(train.data)
+    if not known.groups:
+        return lambda *_: {}
+    check_same_state(train.data, heldout.data)
+    probe, states = fit_latent_probe(model, train), heldout.data.states()
+
+    def read(guess: Tensor, episode: np.ndarray, frame: np.ndarray) -> dict[str, np.ndarray]:
+        values = probe.read(guess.flatten(0, 1).flatten(1).cpu()).numpy()
+        state = known.rolled(values).reshape(*frame.shape, -1)
+        errors = known.errors(state, states[heldout.data.offsets[episode] + frame])
+        return {name: missed.astype(np.float64).sum(0) for name, missed in errors.items()}
+
+    return read
+
+
+def fit_decoder(model: LatentModel, train: Features) -> Decoder:
+    """A linear map from latents to frozen features, fitted on training frames; nothing to do where the latent is all of
+    these."""
+    if model.summary is None:
+        return lambda latents: latents.flatten(-2)
+    episode, frame = _frames(train, min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers)))
+    features = train.tokens(episode, frame).float().flatten(1).numpy()
+    (ridge,) = fit_ridge(_latents(model, train, episode, frame).numpy(), features, (1e-2,), standardise=True)
+    device = model.action_scale.device
+    weight = torch.from_numpy(ridge.weight).float().to(device)
+    constant = torch.from_numpy(ridge.constant - ridge.centre @ ridge.weight).float().to(device)
+    return lambda latents: latents.flatten(-2) @ weight + constant
 
 
 def fit_latent_probe(model: LatentModel, train: Features) -> RidgeProbe:
-    """The linear state probe on latents of training frames, on the CPU."""
+    """The linear probe of the state (angles unrolled) on latents of training frames, on the CPU."""
+    episode, frame = _frames(train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5))))
+    state = quantities(train.data).unrolled(train.data.states()[train.data.offsets[episode] + frame])
+    return RidgeProbe(_latents(model, train, episode, frame), torch.from_numpy(state))
+
+
+def _frames(train: Features, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(episode, frame) [count] drawn from all that are encoded."""
+    r, lengths = np.random.default_rng(6), train.data.lengths
+    episode = r.integers(train.data.episodes, size=count)
+    return episode, (r.random(count) * lengths[episode]).astype(np.int64) // train.stride * train.stride
+
+
+def _latents(model: LatentModel, train: Features, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+    """[count, F] latents of training frames, on the CPU."""
     device = model.action_scale.device
-    data, r = train.data, np.random.default_rng(6)
-    count = min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))
-    episode = r.integers(data.episodes, size=count)
-    frame = (r.random(count) * data.lengths[episode]).astype(np.int64) // train.stride * train.stride
-    state = torch.from_numpy(data.column("state")[data.offsets[episode] + frame]).float()
-    latents = [model.summarise(train.tokens(e, f).to(device)).cpu() for e, f in zip(
-        np.array_split(episode, 16), np.array_split(frame, 16), strict=True)]  # fmt: skip
-    return RidgeProbe(torch.cat(latents).flatten(1), state)
+    parts = zip(np.array_split(episode, 16), np.array_split(frame, 16), strict=True)
+    return torch.cat([model.summarise(train.tokens(e, f).to(device)).cpu() for e, f in parts]).flatten(1)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.observe.quantities import described
 from jepa_wm.observe.trajectories import ActionKind
 from jepa_wm.worlds.gym_actions import bounds, given, plannable, taken
 from jepa_wm.worlds.gym_step import begin, take
@@ -26,7 +27,8 @@ class GymWorld:
     A frame is the observation where that is a picture or holds one, in colour or grey, else `render()` (then make the
     environment with `render_mode="rgb_array"`), resized to `size` px if given; `picture` names the entry of an
     observation that holds several, or says "render". `info["state"]`, where there is one, is the state, named
-    by `state_names`; success is `info["success"]`, or termination where the environment has no such entry.
+    by `state_names`, in `state_units`; success is `info["success"]`, or termination where the environment has no such
+    entry.
     `action_kind` says whether actions are moves or places to go to ("absolute").
     Actions are a bounded Box of one axis, or Discrete: then one-hot of n numbers, or the choice's number, from 0.
     An episode that ended stands still until the next reset. Raises ValueError for what cannot be planned in:
@@ -38,11 +40,14 @@ class GymWorld:
         make: Callable[[], gymnasium.Env],
         *,
         state_names: tuple[str, ...] = (),
+        state_units: tuple[str, ...] = (),
         size: int | None = None,
         action_kind: ActionKind = "delta",
         picture: str | None = None,
     ) -> None:
-        self._make, self._size, self._names, self.action_kind = make, size, state_names, action_kind
+        self._make, self._size, self.action_kind = make, size, action_kind
+        self._names, self._units = state_names, state_units
+        described(state_names, state_units)  # units that do not fit the names are refused
         self._envs: list[gymnasium.Env] = [make()]
         self._space = plannable(self._envs[0])
         self._wanted = picture
@@ -68,6 +73,10 @@ class GymWorld:
     @property
     def state_names(self) -> tuple[str, ...]:
         return self._names
+
+    @property
+    def state_units(self) -> tuple[str, ...]:
+        return self._units
 
     def __len__(self) -> int:
         return len(self._frames)

@@ -35,6 +35,14 @@ class VectorWorld(Protocol):
         """
         ...
 
+    @property
+    def state_units(self) -> tuple[str, ...]:
+        """The unit of each number of `state`, "" where it has none or nobody knows it; empty where none is known.
+
+        Numbers in "rad" or "deg" are angles, the same after a whole turn.
+        """
+        ...
+
     def __len__(self) -> int:
         """B, 0 before the first reset."""
         ...

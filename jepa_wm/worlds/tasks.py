@@ -26,6 +26,7 @@ from jepa_wm.worlds.two_rooms import TwoRooms
 TaskName = Literal["two_rooms", "wall"]
 BUDGETS: dict[TaskName, tuple[int, ...]] = {"two_rooms": (200,), "wall": (30, 50)}  # environment steps
 RADIUS = 4.5  # px; success is a distance below it
+UNIT = "px"  # of positions and distances
 STRICT_RADIUS = 1.41  # px, PLDM's rule, reported beside
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the tasks in a set
 

@@ -67,8 +67,13 @@ class TwoRooms:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names for the numbers of `state`, all in pixels."""
+        """Names for the numbers of `state`."""
         return "dot_x", "dot_y", "wall_x", "door_y"
+
+    @property
+    def state_units(self) -> tuple[str, ...]:
+        """Pixels, all of them."""
+        return ("px",) * 4
 
     def __len__(self) -> int:
         return len(self.dot)

@@ -21,6 +21,10 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
         help="of the state's numbers; what stands before the last underscore groups them: block_x block_y angle",
     )  # fmt: skip
     parser.add_argument(
+        "--units", nargs="+", default=[], metavar="UNIT",
+        help="of the state's numbers, - where there is none: px px rad; rad and deg are angles",
+    )  # fmt: skip
+    parser.add_argument(
         "--camera", nargs="+", default=[], metavar="NAME", help="cameras by name: pixels, then pixels_NAME for more"
     )
     parser.add_argument(
@@ -36,4 +40,6 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
 def chosen(arguments: argparse.Namespace) -> Chosen:
     """The columns that the command line names."""
     a = arguments
-    return Chosen(a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.channels, a.action_row)
+    return Chosen(
+        a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.channels, a.action_row, tuple(a.units)
+    )

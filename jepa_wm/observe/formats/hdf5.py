@@ -35,15 +35,18 @@ def open_source(path: Path) -> Hdf5Rows:
         )
     rows = {name: array for name, array in arrays.items() if name not in NOT_ROWS and not name.startswith("metadata")}
     offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
-    names = {
-        column: tuple(str(file.attrs[f"{column}_names"]).split())
-        for column in ("action", "state")
-        if f"{column}_names" in file.attrs
-    }
+    names, units = (
+        {
+            column: tuple(attribute_text(file.attrs[f"{column}_{kind}"]).split())
+            for column in ("action", "state")
+            if f"{column}_{kind}" in file.attrs
+        }
+        for kind in ("names", "units")
+    )
     fps = file.attrs.get("fps")
     said = attribute_text(file.attrs.get("action_kind", ""))
     kind = next((kind for kind in ACTION_KINDS if kind == said), None)
-    about = About(float(fps) if fps else None, names, action_kind=kind, attributes=dict(file.attrs))
+    about = About(float(fps) if fps else None, names, units, action_kind=kind, attributes=dict(file.attrs))
     return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
 
 

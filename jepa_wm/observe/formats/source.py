@@ -30,6 +30,7 @@ class About:
 
     fps: float | None = None
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a column's numbers
+    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a column's numbers
     choices: int | None = None  # how many discrete actions there are
     action_kind: ActionKind | None = None  # whether actions are moves or places to go to; None: it does not say
     attributes: Mapping[str, object] = field(default_factory=dict)  # whatever else a file of our own says

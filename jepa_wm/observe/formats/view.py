@@ -14,6 +14,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError, some
 from jepa_wm.observe.formats.channels import Kind, channels_last, channels_of, usual
 from jepa_wm.observe.formats.source import Checked, Source, leave_out
+from jepa_wm.observe.formats.state import state_names, state_units
 
 # Looked for in this order where nothing is named.
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
@@ -37,6 +38,7 @@ class Chosen:
     names: tuple[str, ...] = ()  # of the state's numbers, where the format has none or others are wanted
     channels: Kind | None = None  # of one frame of the pictures; more are stacked frames. None: what they show
     action_row: Literal["leaving", "arriving"] | None = None  # row t: the action taken at t, or the one that led there
+    units: tuple[str, ...] = ()  # of the state's numbers, - where there is none
 
 
 class View:
@@ -55,7 +57,8 @@ class View:
         column = source.columns[self.action]
         self.discrete = column.dtype.kind in "iu" and int(np.prod(column.shape)) == 1
         self._choices = source.about.choices
-        self.state_names = self._state_names(chosen.names)
+        self.state_names = state_names(source, self.state, chosen.names)
+        self.state_units = state_units(source, self.state, self.state_names, chosen.units)
         self._channels = {name: channels_of(source, theirs, chosen.channels) for name, theirs in self.pictures.items()}
         self._scale = {name: self._float_scale(theirs) for name, theirs in self.pictures.items()}
 
@@ -150,16 +153,6 @@ class View:
     def action_size(self) -> int:
         """How many numbers an action has here."""
         return self.choices if self.discrete else int(np.prod(self.source.columns[self.action].shape))
-
-    def _state_names(self, given: tuple[str, ...]) -> tuple[str, ...]:
-        """A name for each state number, () without a state; state_0, state_1, ... where nobody has named them."""
-        if self.state is None:
-            return ()
-        count = int(np.prod(self.source.columns[self.state].shape))
-        if given and len(given) != count:
-            raise UserError(f"{self.source.path}: --names gives {len(given)} for the {count} numbers of '{self.state}'")
-        names = given or self.source.about.names.get(self.state, ())
-        return tuple("_".join(name.split()) for name in names) or tuple(f"state_{i}" for i in range(count))
 
     def _refuse_not_finite(self, column: str, episode: int, values: np.ndarray) -> None:
         bad = np.count_nonzero(~np.isfinite(values).all(1)) if values.dtype.kind == "f" else 0

@@ -1,0 +1,134 @@
+"""What the numbers of a state are: named groups, each in one unit, and angles, which are the same after a whole turn.
+
+n samples, Y state numbers, Z the same with two numbers for each angle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+
+TURN = {"rad": 2 * np.pi, "deg": 360.0}  # a whole turn in the units that are of angles
+UNKNOWN = "-"  # stands in a list of units where none is known
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """Named groups of state numbers and the unit of each group; "" where none is known.
+
+    A number in rad or deg is an angle: errors are the shorter way round, and what is fitted to it is fitted to its
+    cosine and sine, so that nothing leaps where the numbers do. A joint that may turn more than once around is judged
+    by where it stands.
+    """
+
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)  # of the groups
+
+    def unit(self, group: str) -> str:
+        """The group's unit, "" where none is known."""
+        return self.units.get(group, "")
+
+    def difference(self, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """[..., Y] guess minus truth; of angles the shorter way round."""
+        apart = np.asarray(guess - truth)
+        for i, turn in self._angles().items():
+            apart[..., i] = (apart[..., i] + turn / 2) % turn - turn / 2
+        return apart
+
+    def errors(self, guess: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+        """[...] Euclidean error of each group, for guesses and states [..., Y]."""
+        apart = self.difference(guess, truth)
+        return {name: np.linalg.norm(apart[..., list(ids)], axis=-1) for name, ids in self.groups.items()}
+
+    def unrolled(self, state: np.ndarray) -> np.ndarray:
+        """[..., Z] what is to be fitted for states [..., Y]: angles as cosines, then their sines behind all numbers."""
+        angles = self._angles()
+        if not angles:
+            return state
+        turned = state[..., list(angles)] * np.array([2 * np.pi / turn for turn in angles.values()], state.dtype)
+        unrolled = np.concatenate([state, np.sin(turned)], -1)
+        unrolled[..., list(angles)] = np.cos(turned)
+        return unrolled
+
+    def rolled(self, values: np.ndarray) -> np.ndarray:
+        """[..., Y] the inverse of `unrolled`; angles in half a turn either way."""
+        angles = self._angles()
+        if not angles:
+            return values
+        count = values.shape[-1] - len(angles)
+        state = values[..., :count].copy()
+        for k, (i, turn) in enumerate(angles.items()):
+            state[..., i] = np.arctan2(values[..., count + k], values[..., i]) * (turn / (2 * np.pi))
+        return state
+
+    def _angles(self) -> dict[int, float]:
+        """{number: a whole turn of it}."""
+        return {
+            i: TURN[self.unit(name)] for name, ids in self.groups.items() if self.unit(name) in TURN for i in ids
+        }
+
+
+def grouped(names: Sequence[str]) -> str:
+    """The `state_groups` text of state names: what stands before the last underscore names the group.
+
+    ("dot_x", "dot_y", "speed") gives "dot:0,1 speed:2"; numbers of one group should be of one unit.
+    """
+    groups: dict[str, list[str]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name.rpartition("_")[0] or name, []).append(str(i))
+    return " ".join(f"{group}:{','.join(ids)}" for group, ids in groups.items())
+
+
+def groups_of(text: str, count: int) -> dict[str, list[int]]:
+    """The groups of a `state_groups` text for `count` state numbers; UserError for one that is broken."""
+    groups = {}
+    for entry in text.split():
+        name, _, ids = entry.rpartition(":")
+        numbers = [int(i) if i.isdecimal() else count for i in ids.split(",")]
+        if not name or max(numbers) >= count:
+            raise UserError(
+                f"state_groups has {entry!r}, which is no NAME:i,j with numbers i, j below {count}, of which the state "
+                "has so many; convert the data again, or mend the attribute"
+            )
+        groups[name] = numbers
+    return groups
+
+
+def described(names: Sequence[str], units: Sequence[str]) -> dict[str, str]:
+    """The attributes of a trajectory file that tell of its state: `state_names`, `state_groups`, `state_units`.
+
+    Raises UserError where units are not one a number, or differ within a group.
+    """
+    names = ["_".join(name.split()) for name in names]
+    about = {"state_names": " ".join(names), "state_groups": grouped(names)}
+    if any(units):
+        about["state_units"] = " ".join("".join(unit.split()) or UNKNOWN for unit in units)
+        units_of(groups_of(about["state_groups"], len(names)), about["state_units"], len(names))
+    return about
+
+
+def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict[str, str]:
+    """{group: unit} for the `state_units` text of `count` state numbers; UserError as `described`."""
+    units = ["" if unit == UNKNOWN else unit for unit in text.split()]
+    if not units:
+        return {}
+    if len(units) != count:
+        raise UserError(
+            f"state_units {text!r} are {len(units)} for {count} numbers of the state; give one for each, {UNKNOWN} "
+            "where there is none"
+        )
+    found: dict[str, str] = {}
+    for name, ids in groups.items():
+        mixed = sorted({units[i] for i in ids})
+        if len(mixed) > 1:
+            told = " and ".join(unit or "none" for unit in mixed)
+            raise UserError(
+                f"state_units of the group {name!r} are {told}: an error of it would mean nothing; give its numbers names that "
+                "differ before the last underscore (block_x block_y angle)"
+            )
+        found[name] = mixed[0]
+    return found

@@ -1,0 +1,191 @@
+"""What state numbers are: groups in one unit each, angles that come round; and who says so from the world to a score."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from jepa_wm import cli
+from jepa_wm.act.collect import record
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import RunFolder
+from jepa_wm.evals.labelled import Labelled, Part
+from jepa_wm.evals.scores import score
+from jepa_wm.freeze import cache
+from jepa_wm.freeze.probe import RidgeProbe, state_errors
+from jepa_wm.observe.datasets import quantities, state_units
+from jepa_wm.observe.quantities import Quantities, described, units_of
+from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.train import dynamics, pretrain
+from jepa_wm.worlds.gym_env import TwoRoomsEnv
+from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.policies import RandomHolds
+
+PUSHT = Quantities({"agent": [0, 1], "block": [2, 3], "angle": [4]}, {"agent": "px", "block": "px", "angle": "rad"})
+
+
+@pytest.mark.parametrize(("unit", "turn"), [("rad", 2 * np.pi), ("deg", 360.0)])
+def test_an_angle_is_off_by_the_shorter_way_round(unit, turn):
+    known = Quantities({"x": [0], "angle": [1]}, {"x": "m", "angle": unit})
+    truth = np.array([[500.0, 0.01 * turn], [500.0, 0.99 * turn], [0.0, -3.25 * turn]])
+    guess = np.array([[0.0, 0.99 * turn], [0.0, 0.01 * turn], [0.0, 0.25 * turn]])
+    errors = known.errors(guess, truth)
+    assert np.allclose(errors["x"], [500, 500, 0]), "only angles come round"
+    assert np.allclose(errors["angle"], [0.02 * turn, 0.02 * turn, 0.5 * turn])
+
+
+def test_speeds_of_angles_do_not_come_round():
+    known = Quantities({"spin": [0]}, {"spin": "rad/s"})
+    assert known.errors(np.array([[7.0]]), np.array([[0.0]]))["spin"] == 7
+
+
+def test_what_is_fitted_to_an_angle_does_not_leap_where_the_angle_does():
+    r = np.random.default_rng(0)
+    state = r.uniform(-20, 20, (500, 5)).astype(np.float32)
+    again = PUSHT.rolled(PUSHT.unrolled(state))
+    assert np.abs(PUSHT.difference(again, state)).max() < 1e-5 and np.abs(again[:, 4]).max() <= np.pi + 1e-6
+    near = np.array([[0, 0, 0, 0, np.pi - 0.01], [0, 0, 0, 0, -np.pi + 0.01]])
+    assert np.abs(np.diff(PUSHT.unrolled(near), axis=0)).max() < 0.03
+    assert Quantities({"x": [0]}).unrolled(state) is state
+
+
+def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
+    """A latent that holds the pointer on the circle: as a plain number the angle leaps where the circle does not."""
+    r = np.random.default_rng(0)
+    state = np.concatenate([r.uniform(0, 99, (600, 4)), r.uniform(0, 2 * np.pi, (600, 1))], 1).astype(np.float32)
+    latent = np.concatenate([state[:, :4], np.cos(state[:, 4:]), np.sin(state[:, 4:])], 1)
+    latent = latent @ r.normal(size=(6, 6)).astype(np.float32)
+    probe = RidgeProbe(torch.from_numpy(latent), torch.from_numpy(PUSHT.unrolled(state)), penalty=1e-6)
+    errors = PUSHT.errors(PUSHT.rolled(probe.read(torch.from_numpy(latent)).numpy()), state)
+    assert errors["angle"].max() < 0.01 and errors["block"].max() < 0.5
+    plain = RidgeProbe(torch.from_numpy(latent), torch.from_numpy(state), penalty=1e-6)
+    assert PUSHT.errors(plain.read(torch.from_numpy(latent)).numpy(), state)["angle"].mean() > 0.3
+
+
+def test_state_errors_take_units():
+    guess, truth = torch.tensor([[3.0, 4, 6.2]]), torch.tensor([[0.0, 0, 0]])
+    errors = state_errors(guess, truth, {"dot": [0, 1], "angle": [2]}, {"angle": "rad"})
+    assert errors == pytest.approx({"dot": 5.0, "angle": 2 * np.pi - 6.2}, abs=1e-5)
+
+
+def test_scores_tell_units_and_take_angles_the_shorter_way():
+    truth = np.array([[1.0, 359.0], [2.0, 1.0], [3.0, 0.0], [4.0, 2.0]])
+    known = Quantities({"x": [0], "turn": [1]}, {"turn": "deg"})
+    part = Part(None, known.unrolled(truth), np.arange(4), np.array([0, 0, 1, 1]))
+    data = Labelled(part, part, None, dict(known.groups), [], dict(known.units))
+    result = score(known.unrolled(truth + np.array([0.0, 359.0])), part, data)
+    assert result["x"]["error"] == 0 and result["x"]["unit"] == ""
+    assert result["turn"]["error"] == pytest.approx(1, abs=1e-3) and result["turn"]["unit"] == "deg"
+    spread = np.array([-1.5, 0.5, -0.5, 1.5])
+    assert result["turn"]["r2"] == pytest.approx(1 - 4 / (spread**2).sum(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "units", "message"),
+    [
+        (("block_x", "block_angle"), ("px", "rad"), "state_units of the group 'block' are px and rad"),
+        (("block_x", "block_y"), ("px", ""), "state_units of the group 'block' are none and px"),
+        (("a", "b"), ("px",), "are 1 for 2 numbers of the state; give one for each"),
+    ],
+)  # fmt: skip
+def test_units_that_do_not_fit_are_refused(names, units, message):
+    with pytest.raises(UserError, match=message):
+        described(names, units)
+    with pytest.raises(UserError, match=message):
+        GymWorld(TwoRoomsEnv, state_names=names, state_units=units)
+
+
+def test_unknown_is_said_as_nothing():
+    assert "state_units" not in described(("a_x", "a_y"), ()) | described(("a_x", "a_y"), ("", ""))
+    about = described(("a_x", "a_y", "b"), ("", "", "m / s"))
+    assert about["state_units"] == "- - m/s" and units_of({"a": [0, 1], "b": [2]}, "- - m/s", 3) == {"a": "", "b": "m/s"}
+    assert units_of({"a": [0]}, "", 1) == {}
+
+
+def test_two_rooms_and_gymnasium_worlds_write_their_units(tiny_data, tmp_path):
+    assert state_units(Trajectories(tiny_data / "train.h5")) == {"dot": "px", "wall": "px", "door": "px"}
+    world = GymWorld(TwoRoomsEnv, state_names=("dot_x", "dot_y", "wall", "door"), state_units=("cm", "cm", "", ""))
+    record(tmp_path / "x.h5", world, lambda seeds: RandomHolds(seeds, hold=2), np.arange(2), 4)
+    data = Trajectories(tmp_path / "x.h5")
+    assert data.attributes["state_units"] == "cm cm - -" and state_units(data) == {"dot": "cm", "wall": "", "door": ""}
+
+
+def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(tmp_path, tiny_data, capsys):
+    source = str(tiny_data / "train.h5")
+    assert cli.main(["convert", source, str(tmp_path / "kept.h5")]) == 0
+    assert Trajectories(tmp_path / "kept.h5").attributes["state_units"] == "px px px px"
+    words = ["--names", "dot_x", "dot_y", "wall", "turn", "--units", "m", "m", "-", "rad"]
+    assert cli.main(["convert", source, str(tmp_path / "named.h5"), *words]) == 0
+    assert state_units(Trajectories(tmp_path / "named.h5")) == {"dot": "m", "wall": "", "turn": "rad"}
+    capsys.readouterr()
+    for wrong, said in ((["--units", "m"], "are 1 for 4 numbers"), (["--units", "m", "rad", "m", "m"], "'dot' are m and rad")):
+        assert cli.main(["convert", source, str(tmp_path / "not.h5"), *wrong]) != 0
+        error = capsys.readouterr().err
+        assert said in error and "train.h5: --units" in error and "Traceback" not in error
+    assert not (tmp_path / "not.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"state_units": "px rad - -"}, "x.h5: state_units of the group 'dot' are px and rad"),
+        ({"state_units": "px"}, "x.h5: state_units 'px' are 1 for 4 numbers"),
+        ({"state_groups": "dot:0,9"}, "x.h5: state_groups has 'dot:0,9'"),
+        ({"state_groups": "dot=0,1"}, "x.h5: state_groups has 'dot=0,1'"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_named(tiny_data, tmp_path, attributes, message):
+    (tmp_path / "x.h5").write_bytes((tiny_data / "train.h5").read_bytes())
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file.attrs.update(attributes)
+    with pytest.raises(UserError, match=message):
+        quantities(Trajectories(tmp_path / "x.h5"))
+
+
+def test_attributes_stored_as_bytes_are_read(tiny_data, tmp_path):
+    (tmp_path / "x.h5").write_bytes((tiny_data / "train.h5").read_bytes())
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file.attrs.update({name: np.bytes_(str(file.attrs[name])) for name in ("state_units", "state_groups")})
+    assert state_units(Trajectories(tmp_path / "x.h5")) == {"dot": "px", "wall": "px", "door": "px"}
+
+
+@pytest.fixture(scope="module")
+def turning(tmp_path_factory):
+    """Trajectories of a rod that turns (rad) and a dot beside it (m), both told by the action."""
+    root, r = tmp_path_factory.mktemp("turning"), np.random.default_rng(0)
+    row, column = np.mgrid[:32, :32] - 15.5
+    for part, episodes in (("train", 6), ("heldout", 3)):
+        columns = {"pixels": ((32, 32, 3), "u1"), "action": ((1,), "f4"), "state": ((2,), "f4")}
+        writer = TrajectoryWriter(root / f"{part}.h5", np.full(episodes, 24), columns)
+        for start in writer.offset:
+            speed = r.uniform(0.2, 0.5) * r.choice([-1, 1])
+            angle = r.uniform(0, 6) + speed * np.arange(24)
+            frames = np.zeros((24, 32, 32, 3), np.uint8)
+            for t, a in enumerate(angle):
+                along, across = column * np.cos(a) + row * np.sin(a), row * np.cos(a) - column * np.sin(a)
+                frames[t][(along > 0) & (abs(across) < 2)] = 255
+            state = np.stack([0.01 * np.arange(24), angle], 1)
+            values = {"pixels": frames, "action": np.full((24, 1), speed), "state": state}
+            for name, each in values.items():
+                writer.write(name, int(start), each.astype(columns[name][1]))
+        writer.close(**described(("place", "angle"), ("m", "rad")))
+    return root
+
+
+def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path):
+    from test_recipes import RECORDED
+
+    words = [f"observe.path={turning}", *RECORDED]
+    with RunFolder.open(tmp_path / "run", load_config("pusht", words)) as run:
+        seen = pretrain.run(run)
+        cache.run(run)
+        rows = dynamics.run(run)["rollout"]
+    assert {name: entry["unit"] for name, entry in seen["probe"].items()} == {"place": "m", "angle": "rad"}
+    assert seen["probe"]["angle"]["error"] <= np.pi
+    for row in rows:
+        assert {name: entry["unit"] for name, entry in row["state_errors"].items()} == {"place": "m", "angle": "rad"}
+        assert all(0 < entry["error"] <= np.pi for entry in row["state_errors"].values())
+    assert "px" not in json.dumps([seen, rows])
