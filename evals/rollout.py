@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from jepa_wm.core.precision import set_threads
+from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.world import here
 from jepa_wm.freeze.cache import Features
-from jepa_wm.imagine.saved import load_latent_model
+from jepa_wm.imagine.saved import is_action_predictor, load_action_predictor, load_latent_model
 from jepa_wm.observe.datasets import open_data
+from jepa_wm.train import robot
 from jepa_wm.train.rollout_errors import rollout_errors
 
 
 def run(run: RunFolder) -> dict[str, object]:
     """`rollout`: a row per horizon 1..32, measured anew from the saved model."""
     set_threads(run.config.train.threads)
-    model = load_latent_model(run.path / "dynamics").to(here().device)
+    config, folder = settled(run.config, run.path), run.path / "dynamics"
+    if is_action_predictor(folder):
+        predictor = load_action_predictor(folder)[0].eval().to(here().device)
+        told: dict[str, object] = {"rollout": robot.heldout_errors(run, config, predictor)}
+        run.write_result("eval_rollout", told)
+        return told
+    model = load_latent_model(folder).to(here().device)
     train, heldout = (
         Features(run.path / "encode" / "train", open_data(run.path, run.config, "train")),
         Features(run.path / "encode" / "heldout", open_data(run.path, run.config, "heldout")),

@@ -6,7 +6,7 @@ a of one action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,8 +17,10 @@ from jepa_wm.act.objective import Scene, TermOf, check_objective, goal_of, objec
 from jepa_wm.act.solver import DESCENDING, make_solver
 from jepa_wm.act.space import idle_of, space_of
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Plan as Settings
+from jepa_wm.imagine.robot_model import POSE, RobotModel
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.plan.chunks import in_chunks, plans_within
 from jepa_wm.plan.objectives import expected_cost
@@ -33,13 +35,14 @@ class Agent:
     Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds terms to those that the
     settings name. What is searched is the part of `space` that the data of the model reach: an action number that they
     never varied stays as it was. Where several model steps are executed at once (plan.execute), `observe` takes the
-    frames between decisions; those that nobody shows are imagined.
+    frames between decisions; those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where
+    the robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`.
     UserError for a term that needs a head the model has not, and for a space that the data lie outside of.
     """
 
     def __init__(
         self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: Settings, *,
-        more: Sequence[tuple[float, TermOf]] = (),
+        more: Sequence[tuple[float, TermOf]] = (), poses: Callable[[], np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         if space.expanded != model.block:
             raise ValueError(
@@ -47,7 +50,7 @@ class Agent:
                 f"{model.block}: use the world and dynamics.frameskip it was trained with"
             )
         check_objective(model, settings)
-        self.model, self.settings, self.more = model, settings, more
+        self.model, self.settings, self.more, self.poses = model, settings, more, poses
         self.space = space.within(model.latent.action_low.tolist(), model.latent.action_high.tolist())
         if settings.compile and not model.compiled:
             model.compile()
@@ -73,7 +76,8 @@ class Agent:
         """The agent of a run whose dynamics are trained, for worlds with the actions of `world`."""
         plan = run.config.plan
         space = space_of(world, frameskip=run.config.dynamics.frameskip, hold=plan.hold)
-        return cls(WorldModel.load(run.path), space, plan, more=more)
+        model = WorldModel.load(run.path)
+        return cls(model, space, plan, more=more, poses=world.state if isinstance(model, RobotModel) else None)
 
     def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
         """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective has goals.
@@ -144,7 +148,16 @@ class Agent:
             )
         if len(frames) != self._count:
             raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
-        return self.model.encode(torch.from_numpy(frames))
+        if not isinstance(self.model, RobotModel):
+            return self.model.encode(torch.from_numpy(frames))
+        poses = np.zeros((0, 0)) if self.poses is None else np.asarray(self.poses(), np.float32)
+        if poses.shape != (len(frames), POSE) or not np.isfinite(poses).all():
+            raise UserError(
+                f"dynamics.kind vjepa2_ac imagines from the pose of a robot's hand, {POSE} finite numbers for each of "
+                f"{len(frames)} frames (place, Euler angles, opening of the gripper), and was told {list(poses.shape)}: "
+                "give Agent poses=..., or a world whose state is the pose"
+            )
+        return self.model.encode(torch.from_numpy(frames), torch.from_numpy(poses))
 
     def _imagine_unseen(self) -> None:
         """Put what the model expects in the place of frames that were not shown while a plan was executed."""

@@ -69,6 +69,10 @@ def check_objective(model: WorldModel, settings: Settings) -> None:
             f"plan.doubt {settings.doubt:g} needs models that can disagree: train with dynamics.members of at least 2, "
             "or set plan.doubt 0"
         )
+    if settings.objective == "metric" and not model.learned_distance:
+        raise UserError(
+            "plan.objective metric is a learned distance, which dynamics.kind vjepa2_ac has not; set plan.objective=l1"
+        )
     if settings.asks_policy:
         model.needed("policy")
     if settings.objective == "reward" or settings.reward:
@@ -140,7 +144,8 @@ MAIN: dict[str, tuple[float, TermOf]] = {
 def _distance(scene: Scene) -> Distance:
     name = scene.settings.objective
     if name == "l1" or name == "l2" or name == "cosine":
-        return latent_distance(name)
+        raw, compared = latent_distance(name), scene.model.compared
+        return lambda latents, goal: raw(compared(latents), compared(goal))
     return partial(scene.model.steps_to_go, margin=scene.settings.margin)
 
 

@@ -48,6 +48,11 @@ class Dynamics(Section):
     @model_validator(mode="after")
     def _fits(self) -> Dynamics:
         check_heads(self.width, self.heads)
+        if self.kind == "vjepa2_ac" and (self.members > 1 or self.outcomes):
+            raise ValueError(
+                f"members {self.members} and outcomes {self.outcomes} are of kind latent; with kind vjepa2_ac set "
+                "members=1 and outcomes=0"
+            )
         return self
 
 

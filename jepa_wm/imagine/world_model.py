@@ -21,11 +21,13 @@ from jepa_wm.dynamics.outcomes import Draws
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.imagine.recordings import Recordings
 from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
-from jepa_wm.imagine.saved import load_heads, load_latent_model
+from jepa_wm.imagine.saved import is_action_predictor, load_heads, load_latent_model
 
 
 class WorldModel(nn.Module):
     """A frozen eye, the latent model on it, and heads that read rewards and states, where they were trained."""
+
+    learned_distance = True  # whether `steps_to_go` is there
 
     def __init__(self, eye: Eye, latent: LatentModel, heads: Heads | None = None) -> None:
         super().__init__()
@@ -45,6 +47,10 @@ class WorldModel(nn.Module):
         """The world model of a finished run folder (stages `encode` and `dynamics`, and `heads` if it was run), on the
         device that this process computes on."""
         run = Path(run)
+        if is_action_predictor(run / "dynamics"):
+            from jepa_wm.imagine.robot_model import RobotModel  # it is a world model too, and stands on this file
+
+            return RobotModel.load(run)
         heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
         return cls(Eye.load(run / "encode"), load_latent_model(run / "dynamics"), heads).to(here().device)
 
@@ -83,13 +89,21 @@ class WorldModel(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Latents [B, N, D], where the model is, of uint8 frames [B, h, w, c] from anywhere. Raises ValueError for
         other frames."""
+        self._refuse_other_frames(frames)
+        with autocast(self.device, self.eye.precision):
+            return self.latent.summarise(self.eye(frames))
+
+    def compared(self, latents: Tensor) -> Tensor:
+        """What of latents [..., N, D] is compared with those of other frames: all."""
+        return latents
+
+    @staticmethod
+    def _refuse_other_frames(frames: Tensor) -> None:
         if frames.dtype != torch.uint8 or frames.dim() != 4:
             raise ValueError(
                 f"frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 pictures [B, h, w, c] (0..255), "
                 "which can hold no NaN"
             )
-        with autocast(self.device, self.eye.precision):
-            return self.latent.summarise(self.eye(frames))
 
     def imagine(self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0) -> Tensor:
         """Futures [B, S, H, N, D] after context [B, C, N, D] with past action blocks [B, C-1, A], for raw candidate

@@ -29,8 +29,9 @@ def run(run: RunFolder) -> dict[str, Any]:
     """
     began, before = time.monotonic(), run.finished("report") or {}
     folder = run.stage_dir("report")
-    if run.finished("dynamics") and (run.path / "dynamics" / "latent.json").exists():
-        _keep_strips(run, folder / "strips.npz", folder / "strips.json")
+    weights = [run.path / "dynamics" / f"{name}.safetensors" for name in ("latent", "action_predictor")]
+    if run.finished("dynamics") and (there := [file for file in weights if file.exists()]):
+        _keep_strips(run, there[0], folder / "strips.npz", folder / "strips.json")
     left = Left.read(run)
     seeing = learning.seeing(left)
     seeing = replace(seeing, sections=(*seeing.sections, *evaluations.sections(run.path)))
@@ -50,9 +51,9 @@ def run(run: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _keep_strips(run: RunFolder, strips: Path, made_of: Path) -> None:
+def _keep_strips(run: RunFolder, weights: Path, strips: Path, made_of: Path) -> None:
     """Make the strips where there are none, or only some of dynamics that were deleted since and learned anew."""
-    model = json.dumps({"dynamics": fingerprint(run.path / "dynamics" / "latent.safetensors")})
+    model = json.dumps({"dynamics": fingerprint(weights)})
     if strips.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == model:
         return
     made_of.unlink(missing_ok=True)

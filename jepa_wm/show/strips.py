@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from jepa_wm.core.run import RunFolder
+from jepa_wm.imagine.robot import pose_blocks
+from jepa_wm.imagine.robot_model import RobotModel
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.windows import WindowSampler
@@ -37,12 +39,18 @@ def make_strips(run: RunFolder, path: Path) -> None:
     rows = data.offsets[episode] + frame  # [n, seen + H]
     true = data.frames[rows[:, seen - 1 :]]
     bank = _bank(model, data.frames, len(data.actions))
-    context = torch.stack([model.encode(torch.from_numpy(data.frames[some])) for some in rows.T[:seen]], 1)
+    frames = [torch.from_numpy(data.frames[some]) for some in rows.T[:seen]]
+    if isinstance(model, RobotModel):
+        poses = torch.from_numpy(data.column("state").astype(np.float32))
+        context = torch.stack([model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:seen], strict=True)], 1)
+        actions = pose_blocks(poses, torch.from_numpy(rows), frameskip=skip).numpy()
+    else:
+        context = torch.stack([model.encode(x) for x in frames], 1)
     strips = {"true": true}
     for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
         past, plans = torch.from_numpy(actions[:, : seen - 1]), torch.from_numpy(blocks[:, None, seen - 1 :])
         future = model.imagine(context, past.to(model.device), plans.to(model.device))
-        nearest, _ = bank.nearest(future.flatten(0, 2).flatten(1).cpu().numpy())
+        nearest, _ = bank.nearest(model.compared(future).flatten(0, 2).flatten(1).cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
         strips[name] = np.concatenate([true[:, :1], shown], 1)
     np.savez_compressed(path, **strips)
@@ -50,5 +58,5 @@ def make_strips(run: RunFolder, path: Path) -> None:
 
 def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:
     rows = np.unique(np.linspace(0, count - 1, min(BANK, count)).astype(np.int64))
-    latents = model.encode(torch.from_numpy(frames[rows]))
+    latents = model.compared(model.encode(torch.from_numpy(frames[rows])))
     return FrameBank(latents.flatten(1).cpu().numpy(), rows)

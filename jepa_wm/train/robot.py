@@ -5,15 +5,11 @@ B windows, T frames, N tokens a frame, D width, H horizon; poses and actions hav
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
@@ -23,6 +19,7 @@ from jepa_wm.dynamics.poses import difference
 from jepa_wm.freeze.cache import Features
 from jepa_wm.freeze.eye import Eye
 from jepa_wm.imagine.robot import imagine_poses, normalised
+from jepa_wm.imagine.saved import save_action_predictor
 from jepa_wm.observe.datasets import open_data
 from jepa_wm.observe.windows import WindowSampler
 from jepa_wm.train.loop import Task, fit
@@ -42,18 +39,30 @@ class Windows:
             self.data, frames=frames, frameskip=config.dynamics.frameskip, stride=self.features.stride,
             seed=config.seed,
         )  # fmt: skip
-        self.states = self.data.column("state")
+        self.states = self.data.column("state").astype(np.float32)
         if self.states.shape[1:] != (7,):
             raise UserError(
                 f"{self.data.path}: 'state' has shape {self.states.shape[1:]}; dynamics.kind vjepa2_ac wants 7 numbers "
                 "a frame: place, Euler angles, opening of the gripper"
             )
+        if not np.isfinite(self.states).all():
+            raise UserError(f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such episodes out")
+
+    def reach(self) -> tuple[list[float], list[float]]:
+        """The least and the largest of each of the 7 numbers by which the pose changes in an environment step."""
+        low, high = torch.full((7,), torch.inf), torch.full((7,), -torch.inf)
+        for first, count in zip(self.data.offsets, self.data.lengths, strict=True):
+            poses = torch.from_numpy(self.states[first : first + count])
+            if count > 1:
+                steps = difference(poses[:-1], poses[1:])
+                low, high = torch.minimum(low, steps.amin(0)), torch.maximum(high, steps.amax(0))
+        return low.tolist(), high.tolist()
 
     def batch(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens [B, T, N, D], poses [B, T, 7], actions [B, T-1, 7])."""
         episode, frame, _ = self.sampler.batch(step, batch)
         seen = self.features.tokens(episode, frame).float() * self.eye.scale + self.eye.mean  # before standardising
-        poses = torch.from_numpy(self.states[self.data.offsets[episode] + frame].astype(np.float32))
+        poses = torch.from_numpy(self.states[self.data.offsets[episode] + frame])
         return normalised(seen), poses, difference(poses[:, :-1], poses[:, 1:])
 
 
@@ -65,8 +74,9 @@ def train(run: RunFolder) -> dict[str, object]:
     windows = Windows(run, config, "train", settings.frames)
     torch.manual_seed(config.seed + 1)
     grid = round(windows.eye.tokens_per_frame**0.5)
-    sizes = {"encoder_width": windows.eye.width, "grid": grid, "width": d.width, "depth": d.depth, "heads": d.heads}
-    model = ActionPredictor(**sizes)
+    model = ActionPredictor(
+        encoder_width=windows.eye.width, grid=grid, width=d.width, depth=d.depth, heads=d.heads
+    )  # fmt: skip
     model.extrinsics.requires_grad_(False)  # of the released layout; no camera is placed here
 
     def losses_of(step: int, some: slice) -> dict[str, Tensor]:
@@ -75,15 +85,17 @@ def train(run: RunFolder) -> dict[str, object]:
             return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
     seconds = fit(run, Task("dynamics", model.to(here().device), losses_of, part="dynamics"), settings)
-    folder = run.stage_dir("dynamics")
     if here().first:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "action_predictor.partial")
-        (folder / "action_predictor.partial").replace(folder / "action_predictor.safetensors")
-        write_atomic(folder / "action_predictor.json", json.dumps(sizes, indent=1))
-    longest = int(open_data(run.path, config, "heldout").lengths.min() - 1) // d.frameskip
+        save_action_predictor(run.stage_dir("dynamics"), model, d, *windows.reach())
+    return {"rollout": heldout_errors(run, config, model), "training_seconds": seconds}
+
+
+def heldout_errors(run: RunFolder, config: Config, model: ActionPredictor) -> list[dict[str, float | int]]:
+    """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as the shortest has."""
+    longest = int(open_data(run.path, config, "heldout").lengths.min() - 1) // config.dynamics.frameskip
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
-    seen = (drawn.to(here().device) for drawn in heldout.batch(0, WINDOWS))
-    return {"rollout": rollout_errors(model, *seen), "training_seconds": seconds}
+    tokens, poses, actions = (drawn.to(here().device) for drawn in heldout.batch(0, WINDOWS))
+    return rollout_errors(model, tokens, poses, actions)
 
 
 def losses(

@@ -1,0 +1,247 @@
+"""A model of dynamics.kind vjepa2_ac is loaded, planned with and reported; what it cannot do it says."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jepa_wm import WorldModel, cli
+from jepa_wm.act import episodes
+from jepa_wm.act.agent import Agent
+from jepa_wm.core.actions import ActionSpace
+from jepa_wm.core.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schema import Plan
+from jepa_wm.dynamics.poses import difference, integrate
+from jepa_wm.evals import rollout
+from jepa_wm.freeze import cache
+from jepa_wm.imagine.robot import change_of, imagine_after, imagine_poses, normalised, pose_blocks
+from jepa_wm.imagine.robot_model import RobotModel
+from jepa_wm.imagine.saved import load_latent_model
+from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.show import report
+from jepa_wm.train import dynamics, heads
+
+WORDS = [
+    "observe.image_size=32", "encode.width=24", "encode.depth=1", "encode.heads=2", "train.pretrain.steps=0",
+    "freeze={stride: 2, samples: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
+    "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
+    "train.dynamics.steps=6", "plan.candidates=8", "plan.rounds=2", "plan.elites=3",
+]  # fmt: skip
+SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, hold=True)
+PLAN = Plan(objective="l1", compare=(), horizon=2, candidates=8, rounds=2, elites=3)
+
+
+def picture(pose):
+    frames = np.zeros((len(pose), 32, 32, 3), np.uint8)
+    for frame, (x, y) in zip(frames, (24 * np.clip(pose[:, :2], 0, 1)).astype(int), strict=True):
+        frame[y : y + 8, x : x + 8] = 255
+    return frames
+
+
+class Arm:
+    """Hands at poses; actions change them."""
+
+    action_bounds = (np.full(7, -0.1, np.float32), np.full(7, 0.1, np.float32), None)
+    choices, state_names = None, tuple(f"pose_{i}" for i in range(7))
+
+    def __init__(self, numbers=7):
+        self.pose, self.numbers = np.zeros((0, 7), np.float32), numbers
+
+    def __len__(self):
+        return len(self.pose)
+
+    def reset(self, seeds, *, dot=None):
+        drawn = [np.random.default_rng(int(seed)).uniform(0.2, 0.8, 7) for seed in seeds]
+        self.pose = np.array(drawn, np.float32)
+
+    def step(self, action):
+        self.pose = integrate(*(torch.as_tensor(x, dtype=torch.float32) for x in (self.pose, action))).numpy()
+
+    def render(self):
+        return picture(self.pose)
+
+    def state(self):
+        return self.pose[:, : self.numbers]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(data, run folder, words of its config) of a model trained for a few steps."""
+    root, r = tmp_path_factory.mktemp("arm"), np.random.default_rng(0)
+    for part, count in (("train", 6), ("heldout", 3)):
+        columns = {"pixels": ((32, 32, 3), "u1"), "action": ((7,), "f4"), "state": ((7,), "f4")}
+        writer = TrajectoryWriter(root / f"{part}.h5", np.full(count, 20), columns)
+        for row in writer.offset:
+            change = r.uniform(-0.08, 0.08, (20, 7)).astype(np.float32)
+            pose = np.clip(0.5 + np.cumsum(change, 0), 0.05, 0.95).astype(np.float32)
+            for name, values in (("pixels", picture(pose)), ("action", change), ("state", pose)):
+                writer.write(name, int(row), values)
+        writer.close()
+    words, folder = [f"observe.path={root}", *WORDS], root / "run"
+    with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+        cache.run(run)
+        dynamics.run(run)
+    return root, folder, words
+
+
+def test_it_is_loaded_as_every_model_is(trained):
+    root, folder, _ = trained
+    model = WorldModel.load(folder)
+    assert isinstance(model, RobotModel) and model.block == 14 and model.latent.settings.kind == "vjepa2_ac"
+    data = Trajectories(root / "train.h5")
+    states, within = torch.from_numpy(data.column("state")), np.arange(20) < 19
+    rows = np.flatnonzero(np.tile(within, 6))
+    steps = difference(states[rows], states[rows + 1])
+    torch.testing.assert_close(model.latent.action_low, steps.amin(0))
+    torch.testing.assert_close(model.latent.action_high, steps.amax(0))
+
+
+@torch.no_grad()
+def test_it_imagines_as_its_predictor_does(trained):
+    model = WorldModel.load(trained[1])
+    model.eye.precision = "fp32"
+    frames = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
+    poses, plans = torch.rand(2, 7), 0.1 * torch.randn(2, 5, 3, 14)
+    latents = model.encode(frames, poses)
+    tokens = normalised(model.eye.raw(frames))
+    assert torch.equal(model.compared(latents), tokens) and torch.equal(latents[:, -1, :7], poses)
+    futures = model.futures(latents[:, None], latents.new_zeros(2, 0, 14), plans)
+    wanted, ways = imagine_poses(model.latent.predictor, tokens, poses, change_of(plans))
+    torch.testing.assert_close(model.compared(futures[0, 0]), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(futures[0, 0, ..., -1, :7], ways)
+    with pytest.raises(ValueError, match="frames without a pose tell no future"):
+        model.imagine(model.encode(frames)[:, None], latents.new_zeros(2, 0, 14), plans)
+    with pytest.raises(ValueError, match=r"poses have shape \(2, 6\); give \[2, 7\]"):
+        model.encode(frames, poses[:, :6])
+
+
+def test_gradients_reach_the_plans(trained):
+    model = WorldModel.load(trained[1])
+    latents = model.encode(torch.randint(256, (1, 32, 32, 3), dtype=torch.uint8), torch.rand(1, 7))
+    plans = torch.zeros(1, 2, 3, 14, requires_grad=True)
+    model.imagine(latents[:, None], latents.new_zeros(1, 0, 14), plans)[:, :, -1, :-1].square().sum().backward()
+    assert plans.grad is not None and bool((plans.grad.abs().sum((0, 1, 3)) > 0).all())
+
+
+def test_small_changes_of_pose_add_up_to_one():
+    g = torch.Generator().manual_seed(0)
+    poses = torch.rand(11, 7, generator=g)
+    blocks = pose_blocks(poses, torch.tensor([[0, 5, 10]]), frameskip=5)
+    assert blocks.shape == (1, 2, 35)
+    reached = integrate(poses[[0, 5]], change_of(blocks)[0])
+    torch.testing.assert_close(reached, poses[[5, 10]], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_several_frames_of_context_are_as_if_they_had_been_imagined(trained):
+    """The predictor sees the same frames, poses and actions, whether it imagined them or was shown them."""
+    predictor = WorldModel.load(trained[1]).latent.predictor
+    tokens, poses, plan = normalised(torch.randn(1, 4, 24)), torch.rand(1, 7), 0.05 * torch.randn(1, 1, 3, 7)
+    tokens = tokens.expand(1, predictor.grid**2, 24) if predictor.grid**2 != 4 else tokens
+    futures, ways = imagine_poses(predictor, tokens, poses, plan)
+    context = torch.cat([tokens[:, None], futures[:, 0, :2]], 1)
+    seen = torch.cat([poses[:, None], ways[:, 0, :2]], 1)
+    after, _ = imagine_after(predictor, context, seen, plan[:, :, 2:])
+    torch.testing.assert_close(after[:, :, 0], futures[:, :, 2], atol=1e-3, rtol=1e-3)
+
+
+def test_an_agent_plans_changes_of_pose_toward_a_goal_image(trained):
+    model, world, goals = WorldModel.load(trained[1]), Arm(), Arm()
+    world.reset([0, 1, 2])
+    goals.reset([5, 6, 7])
+    agent = Agent(model, SPACE, PLAN, poses=world.state)
+    agent.reset(goals.render(), seeds=[0, 1, 2])
+    record = episodes.play(world, agent.act, budget=6)
+    assert record.track.shape == (3, 7, 2)
+    actions = agent.act(world.render())
+    assert actions.shape == (3, 2, 7) and np.array_equal(actions[:, 0], actions[:, 1]), "held"
+    again = Agent(model, SPACE, PLAN, poses=world.state)
+    again.reset(goals.render(), seeds=[0, 1, 2])
+    first = again.act(world.render())
+    elsewhere = Agent(model, SPACE, PLAN, poses=lambda: world.state() + 1)
+    elsewhere.reset(goals.render(), seeds=[0, 1, 2])
+    elsewhere.act(world.render())
+    assert not torch.equal(again.search.last.trace, elsewhere.search.last.trace), "the pose counts"
+    assert np.abs(first).max() <= 0.1 + 1e-6
+
+
+def test_the_agent_of_a_run_reads_the_pose_from_the_state_of_the_world(trained):
+    _, folder, words = trained
+    with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+        world = Arm()
+        world.reset([0, 1])
+        agent = Agent.of_run(run, world)
+        agent.reset(world.render(), seeds=[0, 1])
+        assert agent.act(world.render()).shape == (2, 2, 7)
+        blind = Arm(numbers=4)
+        blind.reset([0, 1])
+        agent = Agent.of_run(run, blind)
+        agent.reset(blind.render(), seeds=[0, 1])
+        with pytest.raises(UserError, match=r"the pose of a robot's hand, 7 finite numbers.* was told \[2, 4\]"):
+            agent.act(blind.render())
+
+
+def test_an_agent_of_several_steps_imagines_or_sees_those_between(trained):
+    model, world = WorldModel.load(trained[1]), Arm()
+    plan = PLAN.model_copy(update={"execute": 2})
+    world.reset([0])
+    agent = Agent(model, SPACE, plan, poses=world.state)
+    agent.reset(world.render(), seeds=[0])
+    assert agent.act(world.render()).shape == (1, 4, 7)
+    agent.observe(world.render())
+    agent.act(world.render())
+    assert np.isfinite(agent.act(world.render())).all(), "the frame in between is imagined, with its pose"
+
+
+def test_what_it_has_not_is_said_with_what_to_do(trained):
+    model = WorldModel.load(trained[1])
+    for change, message in (
+        ({"objective": "metric"}, "plan.objective metric is a learned distance.* set plan.objective=l1"),
+        ({"objective": "reward"}, "needs a reward head, and heads are of dynamics.kind latent"),
+        ({"solver": "amortised"}, "needs a policy head, and heads are of"),
+        ({"doubt": 1.0}, "plan.doubt 1 needs models that can disagree"),
+        ({"cuda_graphs": True}, "set plan.cuda_graphs=false"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Agent(model, SPACE, PLAN.model_copy(update=change), poses=Arm().state)
+    with pytest.raises(ValueError, match="numbers a model step but the model was trained on 14"):
+        Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, hold=True), PLAN)
+    agent = Agent(model, SPACE, PLAN)
+    agent.reset(picture(np.full((1, 7), 0.5)), seeds=[0])
+    with pytest.raises(UserError, match="give Agent poses=..., or a world whose state is the pose"):
+        agent.act(picture(np.full((1, 7), 0.5)))
+    with pytest.raises(UserError, match="members 2 and outcomes 0 are of kind latent"):
+        load_config("vjepa2_ac_droid", ["dynamics.members=2"])
+
+
+@pytest.mark.parametrize("solver", ["cem", "icem", "mppi", "random", "gradient", "cem_gradient"])
+def test_every_solver_that_searches_plans_with_it(trained, solver):
+    model, world = WorldModel.load(trained[1]), Arm()
+    world.reset([0])
+    agent = Agent(model, SPACE, PLAN.model_copy(update={"solver": solver}), poses=world.state)
+    agent.reset(world.render(), seeds=[0])
+    assert np.isfinite(agent.act(world.render())).all()
+
+
+def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
+    _, folder, words = trained
+    with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+        learned = run.finished("dynamics")
+        told = report.run(run)
+        with np.load(folder / "report" / "strips.npz") as strips:
+            assert strips["imagined"].shape == strips["true"].shape == (4, *strips["true"].shape[1:])
+        assert {"rollout", "imagined"} <= set(told["sections"])
+        for measured, trained_on in zip(rollout.run(run)["rollout"], learned["rollout"], strict=True):
+            assert measured["relative_error"] == pytest.approx(trained_on["relative_error"], rel=1e-4)
+        with pytest.raises(UserError, match="holds V-JEPA 2's action-conditioned predictor"):
+            heads.run(run)
+        with pytest.raises(UserError, match="train with dynamics.kind=latent in another --run"):
+            load_latent_model(folder / "dynamics")
+    for verb in (["report"], ["eval", "rollout"]):
+        assert cli.main([*verb, "--config", "vjepa2_ac_droid", "--run", str(folder), "--json", *words]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert cli.main(["plan", "--config", "vjepa2_ac_droid", "--run", str(folder), *words]) == 2
+    assert "this model cannot act in the world 'two_rooms'" in capsys.readouterr().err
