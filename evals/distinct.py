@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jepa_wm.core.config import as_plain, digest, pick
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
@@ -27,6 +28,8 @@ def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
     set_threads(run.config.train.threads)
     config = settled(run.config, run.path)
     data, encoder = open_labelled(run, config), encoder_of(run, config)
+    if data.train.digest == data.test.digest:
+        raise UserError("evals.train and evals.test hold the same samples; a test set is one that training has not met")
     evaluated: dict[str, object] = {
         "settings": as_plain(config.evals),
         "data": {"train": _told(data.train), "test": _told(data.test), "reads": data.classes or data.groups},

@@ -16,17 +16,17 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def main() -> None:
-    """Freeze a task file: start, goal, layout seed of every episode."""
+    """Freeze a task file: layout, start and goal of every episode, on held-out layouts and on training layouts."""
     parser = argparse.ArgumentParser(prog="python -m jepa_wm.evals.planning", description=main.__doc__)
     parser.add_argument("verb", choices=["freeze"])
     parser.add_argument("file", type=Path, help="where to write the JSON")
     parser.add_argument("--task", choices=["two_rooms", "wall"], default="two_rooms")
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--episodes", type=int, default=100, help="on layouts of each kind")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
     tasks = freeze_tasks(words.task, episodes=words.episodes, seed=words.seed)
     tasks.save(words.file)
-    print(f"{words.file}: {len(tasks)} episodes of {tasks.name}, digest {tasks.digest}")
+    print(f"{words.file}: {len(tasks)} episodes of {tasks.name}, half on held-out layouts, digest {tasks.digest}")
 
 
 if __name__ == "__main__":

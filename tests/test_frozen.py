@@ -32,7 +32,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-SAID = ("left_out", "evaluated", "stored", "seconds")  # beside the figures
+SAID = ("commit", "left_out", "evaluated", "stored", "seconds")  # beside the figures
 
 
 def photo(r, kind):
@@ -288,6 +288,9 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
     with pytest.raises(UserError, match="no class; use class folders|not every video has a class"):
         flat = photos / "train" / "dark"
         evaluate(linear, tmp_path / "run", f"evals.train={flat}", f"evals.test={flat}", "evals.images=true")
+    with pytest.raises(UserError, match="evals.train and evals.test hold the same samples"):
+        words = [f"evals.train={photos / 'train'}", f"evals.test={photos / 'train'}", "evals.images=true"]
+        evaluate(knn, tmp_path / "run", *words)
     with pytest.raises(UserError, match="evals.neighbours 500 are more than"):
         evaluate(knn, tmp_path / "run", *of_photos(photos), "evals.neighbours=500")
     with pytest.raises(UserError, match="train and test belong together"):

@@ -15,6 +15,7 @@ from jepa_wm.worlds.gym_env import ENV_ID, TwoRoomsEnv, register
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.policies import RandomHolds
 from jepa_wm.worlds.protocol import Rewarding, SelfScoring, VectorWorld
+from jepa_wm.worlds.tasks import freeze_tasks
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 
@@ -182,3 +183,15 @@ def test_rewards_are_of_the_latest_step_and_stop_with_the_episode():
         world.step(np.array([[1.0], [0.25]], np.float32))
         told.append((world.reward().tolist(), world.terminated().tolist()))
     assert told == [([1, 0.25], [False, False]), ([2, 0.5], [True, False]), ([0, 0.75], [False, False])]
+
+
+def test_a_frozen_task_is_played_in_the_environment():
+    tasks = freeze_tasks(episodes=3)
+    world, env = TwoRooms(), TwoRoomsEnv()
+    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
+    for i in range(len(tasks)):
+        options = {"start": tasks.start[i], "goal": tasks.goal[i], "layout": tasks.layout[i]}
+        frame, info = env.reset(seed=int(tasks.seeds[i]), options=options)
+        assert np.array_equal(info["state"], world.state()[i]) and np.array_equal(frame, world.render()[i])
+    with pytest.raises(ValueError, match="'layout' must be two numbers in 5"):
+        env.reset(options={"layout": (1.0, 30.0)})

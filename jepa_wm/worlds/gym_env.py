@@ -26,9 +26,10 @@ def register() -> None:
 
 
 class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One two-rooms world. `reset(seed=s)` gives the layout of `TwoRooms.reset([s])`.
+    """One two-rooms world. `reset(seed=s)` gives the layout of `TwoRooms.reset([s])`, of all there are.
 
-    Reset options: "start" and "goal", positions of two numbers. With a goal, `info["goal"]` and `info["goal_image"]`
+    Reset options: "start" and "goal", positions of two numbers, and "layout", wall x and door y, with which the tasks
+    of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a goal, `info["goal"]` and `info["goal_image"]`
     (noise-free) are given at reset, `info["success"]` at every step, the reward is 1 on arrival (nearer than `radius`
     px) and the episode terminates there; without, the reward stays 0. `info["state"]` [4] is
     dot x, dot y, wall x, door y.
@@ -60,13 +61,14 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Begin an episode; raises ValueError for an unknown option or a position outside the walls."""
         super().reset(seed=seed)
         options = options or {}
-        unknown = sorted(set(options) - {"start", "goal"})
+        unknown = sorted(set(options) - {"start", "goal", "layout"})
         if unknown:
-            raise ValueError(f"reset option {unknown[0]!r} is not known; choose start or goal")
-        start = self._position(options, "start")
+            raise ValueError(f"reset option {unknown[0]!r} is not known; choose start, goal or layout")
+        start, layout = self._position(options, "start"), self._position(options, "layout")
         self._goal = self._position(options, "goal")
-        layout = int(self.np_random.integers(2**31)) if seed is None else seed
-        self.world.reset(np.array([layout]), dot=None if start is None else start[None])
+        drawn = int(self.np_random.integers(2**31)) if seed is None else seed
+        given = {"dot": start, "layout": layout}
+        self.world.reset(np.array([drawn]), **{name: at[None] for name, at in given.items() if at is not None})
         info = self._info()
         if self._goal is not None:
             info["goal"], info["goal_image"] = self._goal.copy(), self.world.render_clean(self._goal[None])[0]
@@ -91,7 +93,7 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         g = self.world.geometry
         position = np.asarray(options[name], np.float32)
         if position.shape != (2,) or not bool(((position >= g.low) & (position <= g.high)).all()):
-            raise ValueError(f"reset option {name!r} must be (x, y) in {g.low}..{g.high} px, got {options[name]}")
+            raise ValueError(f"reset option {name!r} must be two numbers in {g.low}..{g.high} px, got {options[name]}")
         return position
 
     def _info(self) -> dict[str, Any]:

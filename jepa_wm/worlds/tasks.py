@@ -92,9 +92,9 @@ class Tasks:
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such task file; freeze the tasks first") from None
         except (json.JSONDecodeError, UserError, ValidationError) as error:
-            raise UserError(f"{path}: is no task file ({error}); freeze the tasks again") from None
+            raise UserError(f"{path}: is no task file ({error}); delete it, or freeze the tasks again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: is no task file (wrong or missing {error}); freeze the tasks again") from None
+            raise UserError(f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the tasks again") from None
         if tasks.digest != stored:
             raise UserError(f"{path}: was changed after it was frozen (digest {tasks.digest}, written {stored})")
         return tasks
