@@ -54,15 +54,18 @@ def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
 
 def test_many_train_on_videos_what_one_does(tmp_path):
     """Clips, crops and far frames are those of the whole batch, each decoded by one rank; parts are read ahead."""
-    (tmp_path / "films").mkdir()
-    for number, colours in enumerate(np.random.default_rng(0).integers(0, 150, (5, 1, 4, 5, 3))):
-        pattern = colours.repeat(8, 1).repeat(8, 2) + np.arange(12)[:, None, None, None] * 9
-        films.write(tmp_path / "films" / f"{number}.mp4", pattern.astype(np.uint8))
-    words = ["pretrain", "--config", "debug", *VIDEOS, f"observe.videos={tmp_path / 'films'}", "predict.episode=0.3"]
-    words += ["predict.contrast=0"]
+    # Of the fewer, every batch has several clips of one file, also on different ranks. To the mean's summary, which has
+    # little to tell them by, a whole batch of others is left.
+    for pool, count in (("grid", 5), ("mean", 8)):
+        (tmp_path / pool).mkdir()
+        for number, colours in enumerate(np.random.default_rng(0).integers(0, 150, (count, 1, 4, 5, 3))):
+            pattern = colours.repeat(8, 1).repeat(8, 2) + np.arange(12)[:, None, None, None] * 9
+            films.write(tmp_path / pool / f"{number}.mp4", pattern.astype(np.uint8))
+    words = ["pretrain", "--config", "debug", *VIDEOS, "predict.episode=0.3", "predict.contrast=0"]
     for size, parts, pool in (*((n, k, "grid") for k in (1, 2) for n in (1, 2)), (1, 1, "mean"), (2, 1, "mean")):
         folder = tmp_path / f"{size}_{parts}_{pool}"
         run = [*words, "--run", str(folder), f"train.parallel.accumulate={parts}", f"predict.summary={pool}"]
+        run.append(f"observe.videos={tmp_path / pool}")
         assert run_ranks(size, run, folder.with_suffix(".meet"), log=tmp_path / "log") == [0] * size
         assert json.loads((folder / "pretrain/result.json").read_text())["unreadable"] == []
     for one, two in (("1_1_grid", "2_1_grid"), ("1_2_grid", "2_2_grid")):

@@ -135,8 +135,8 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
     seen = []
     original = pretrain.JEPA.forward
 
-    def forward(self, clip, far, masks, path=None):
-        losses = original(self, clip, far, masks, path)
+    def forward(self, clip, far, masks, path, origin):
+        losses = original(self, clip, far, masks, path, origin)
         seen.append((clip, far, losses))
         return losses
 

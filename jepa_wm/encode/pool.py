@@ -5,6 +5,8 @@ B frames or clips, T frames a clip, N tokens a frame, D width, Q queries, F pool
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -114,23 +116,43 @@ class SuccessorContrast(nn.Module):
         self.project = nn.Linear(width, projected)
         self.temperature = temperature
 
-    def forward(self, summaries: Tensor, far: Tensor | None = None) -> Tensor:
+    def forward(self, summaries: Tensor, far: Tensor | None = None, when: When | None = None) -> Tensor:
         """The mean loss for summaries [B, T, F] of clips.
 
         The others are the clip's other frames or, where they are given, frames far [B, R, F] away in the same episode,
-        which near neighbours cannot be confused with.
+        which near neighbours cannot be confused with. With `when`, frames of the clip that do not follow one another
+        are no pair and have no loss, and a far frame that is as near to a frame as its successor is not told from it.
         """
         x = nn.functional.normalize(self.project(summaries).float(), dim=-1)
         batch, frames = x.shape[:2]
+        counts = torch.ones(batch, frames - 1, dtype=torch.bool, device=x.device)
+        if when is not None:
+            counts = when.step.diff(dim=1) == 1
         if far is None:
             scores = x[:, :-1] @ x.transpose(1, 2) / self.temperature  # [B, T-1, T]
             itself = torch.eye(frames - 1, frames, dtype=torch.bool, device=x.device)
+            scores = scores.masked_fill(itself, float("-inf"))
             successor = torch.arange(1, frames, device=x.device).expand(batch, -1)
-            return _cross_entropy(scores.masked_fill(itself, float("-inf")), successor)
-        others = nn.functional.normalize(self.project(far).float(), dim=-1)
-        right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
-        scores = torch.cat([right, x[:, :-1] @ others.transpose(1, 2)], -1) / self.temperature
-        return _cross_entropy(scores, torch.zeros_like(scores[..., 0], dtype=torch.long))
+        else:
+            others = nn.functional.normalize(self.project(far).float(), dim=-1)
+            right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
+            wrong = x[:, :-1] @ others.transpose(1, 2)  # [B, T-1, R]
+            if when is not None:
+                near = (when.far[:, None] - when.time[:, :-1, None]).abs() <= when.time.diff(dim=1)[..., None]
+                wrong, counts = wrong.masked_fill(near, float("-inf")), counts & ~near.all(-1)
+            scores = torch.cat([right, wrong], -1) / self.temperature
+            successor = torch.zeros_like(scores[..., 0], dtype=torch.long)
+        losses = nn.functional.cross_entropy(scores.flatten(0, -2), successor.flatten(), reduction="none")
+        share = counts.flatten().float()  # of the whole batch's pairs, so that ranks with more of them weigh more
+        return (losses * share).mean() / batch_mean(share.mean()).clamp(min=1e-6)
+
+
+class When(NamedTuple):
+    """When the frames of clips were seen, in any one unit; T frames that are summarised, R far ones."""
+
+    step: Tensor  # [B, T] which time step of the clip each is
+    time: Tensor  # [B, T]
+    far: Tensor  # [B, R]
 
 
 class EpisodeContrast(nn.Module):
@@ -145,13 +167,21 @@ class EpisodeContrast(nn.Module):
         self.project = nn.Linear(width, projected)
         self.temperature = temperature
 
-    def forward(self, summaries: Tensor, far: Tensor) -> Tensor:
-        """The mean loss for summaries [B, T, F] of B episodes and far [B, R, F], other frames of the same ones."""
+    def forward(self, summaries: Tensor, far: Tensor, episode: Tensor | None = None) -> Tensor:
+        """The mean loss for summaries [B, T, F] of B clips and far [B, R, F], other frames of the same episodes.
+
+        `episode` [B] int64 numbers them: other clips of a clip's own episode are not among what it is told from;
+        without, each clip is an episode of its own.
+        """
         x, y = (nn.functional.normalize(self.project(frames).float(), dim=-1) for frames in (summaries, far))
         # Against the far frames of the whole batch, also of the clips that other ranks have.
         scores = torch.einsum("btf,crf->trbc", x, whole_batch(y)) / self.temperature
-        own = own_rows(len(x)).to(x.device).expand(scores.shape[:3])
-        return _cross_entropy(scores, own)
+        own = own_rows(len(x)).to(x.device)
+        if episode is not None:
+            alike = episode[:, None] == whole_batch(episode)  # [B, clips of all ranks]
+            alike[torch.arange(len(x), device=x.device), own] = False
+            scores = scores.masked_fill(alike, float("-inf"))
+        return _cross_entropy(scores, own.expand(scores.shape[:3]))
 
 
 class PathReader(nn.Module):

@@ -50,7 +50,7 @@ class ClipSampler:
         where the episode is long enough, else as far as it allows."""
         rows = self.rows(step, batch)
         r = np.random.default_rng([self.seed, 9, step])
-        episode = np.searchsorted(self.data.offsets, rows[:, 0], side="right") - 1
+        episode = self.episode_at(rows)
         first, last = rows[:, 0] - self.data.offsets[episode], rows[:, -1] - self.data.offsets[episode]
         before = np.maximum(first - apart + 1, 0)  # frames 0 .. before - 1 are far enough
         after = np.maximum(self.data.lengths[episode] - (last + apart), 0)
@@ -68,6 +68,14 @@ class ClipSampler:
     def frames_at(self, rows: np.ndarray) -> Tensor:
         """[..., h, w, c] uint8 frames of row numbers [...]."""
         return torch.from_numpy(self.data.frames[rows])
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """(frames, the row numbers that they are of) of row numbers: here always those that are asked for."""
+        return self.frames_at(rows), rows
+
+    def episode_at(self, rows: np.ndarray) -> np.ndarray:
+        """[B] numbers of the episodes of clips [B, T]."""
+        return np.searchsorted(self.data.offsets, rows[:, 0], side="right") - 1
 
 
 def to_input(frames: Tensor, size: int) -> Tensor:

@@ -6,7 +6,9 @@ microseconds; the videos of several sets are numbered on.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -90,20 +92,38 @@ class VideoClipSampler:
         return torch.zeros(*rows.shape, 0)
 
     def frames_at(self, rows: np.ndarray) -> Tensor:
-        """[B, ..., S, S, 3] uint8 frames of moments [B, ...], each row of one video.
+        """[B, ..., S, S, 3] uint8 frames of moments [B, ...], each row of one video, as `read`."""
+        return self.read(rows)[0]
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """(frames [B, ..., S, S, 3] uint8, the moments [B, ...] that they are of) of moments [B, ...], each row of one
+        video.
 
         A video that cannot be decoded there is noted in its set's `unreadable`, with a warning, and the next readable
         clip of the batch, or else the start of the next readable video, stands in for its clip, so that no process
         waits for another. UserError if there are too many.
         """
+        flat = rows.reshape(len(rows), -1).copy()
         each = map if self._pool is None else self._pool.map
-        clips = list(each(self._decoded, rows.reshape(len(rows), -1)))
+        clips = list(each(self._decoded, flat))
         good = [i for i, clip in enumerate(clips) if clip is not None]
         if not good:
-            clips[0], good = self._next_readable(rows.reshape(len(rows), -1)[0]), [0]
+            clips[0], flat[0] = self._next_readable(flat[0])
+            good = [0]
         stand_in = [i if clips[i] is not None else next((g for g in good if g > i), good[0]) for i in range(len(rows))]
         stacked = np.stack([clip for i in stand_in if (clip := clips[i]) is not None])
-        return torch.from_numpy(stacked.reshape(*rows.shape, *stacked.shape[2:]))
+        frames = torch.from_numpy(stacked.reshape(*rows.shape, *stacked.shape[2:]))
+        return frames, flat[stand_in].reshape(rows.shape)
+
+    def episode_at(self, rows: np.ndarray) -> np.ndarray:
+        """[B] a number for the file of each clip [B, T]: the same for the same file, also where it is listed twice."""
+        return np.array([self._file(int(video)) for video in rows[:, 0] // MOMENTS], np.int64)
+
+    def _file(self, video: int) -> int:
+        part, number = self._at(video)
+        entry = part.videos.entry(number)
+        named = f"{os.path.normpath(entry.path)} {entry.span}".encode()
+        return int.from_bytes(hashlib.sha256(named).digest()[:7], "big")
 
     @property
     def unreadable(self) -> list[str]:
@@ -143,13 +163,15 @@ class VideoClipSampler:
             part.videos.unreadable.add(entry.path, error)
             return None
 
-    def _next_readable(self, moments: np.ndarray) -> np.ndarray:
-        """The same moments of the next video that can be read; the ceiling on the unreadable ends the search."""
+    def _next_readable(self, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(frames, moments) the same moments of the next video that can be read; the ceiling on the unreadable ends
+        the search."""
         video, count = int(moments[0] // MOMENTS), int(self._first[-1])
         for number in range(video + 1, video + count):
-            clip = self._decoded(number % count * MOMENTS + moments % MOMENTS)
+            there = number % count * MOMENTS + moments % MOMENTS
+            clip = self._decoded(there)
             if clip is not None:
-                return clip
+                return clip, there
         raise UserError("no video can be decoded; see the warnings for their names")
 
 

@@ -6,6 +6,7 @@ B clips, T time steps, n tokens a step, N = T*n tokens, D width, L levels, K con
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.schema import Encode, Observe, Predict, Targets
 from jepa_wm.core.world import batch_mean
-from jepa_wm.encode.pool import EpisodeContrast, GridPool, MeanPool, PathReader, SuccessorContrast
+from jepa_wm.encode.pool import EpisodeContrast, GridPool, MeanPool, PathReader, SuccessorContrast, When
 from jepa_wm.encode.rope import grid_positions
 from jepa_wm.encode.spread import variance_covariance
 from jepa_wm.encode.vit import Encoder
@@ -58,20 +59,24 @@ class JEPA(nn.Module):
             drawn.append(Masked(seen, self._thin(wanted, generator), whole_frames(hidden, steps)))
         return drawn
 
-    def forward(self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None, origin: Origin | None = None
+    ) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
         averaged over mask types. `path` [B, T + R, a] is the way by the actions from the clip's first frame to each of
-        its frames and to the far ones, where known."""
+        its frames and to the far ones, where known; `origin` keeps contrasts from telling apart what belongs together.
+        """
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid, device=clip.device)
         masks = [mask.to(clip.device) for mask in masks]  # first of all: a copy waits for what is under way on a GPU
         target = self.look_at_all(clip)
         parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "visible", *REGULARISERS)}
+        episode = None if origin is None else origin.episode
         others, whole = None, any(mask.shown is not None for mask in masks)
         if far.shape[1] and (self.regularised if whole else self.settings.episode):
             others = self._summarise(self.encoder(self._stills(far)), far.shape[1])
             if not whole:  # no frame of the clip is wholly in view, so the far ones are told by one another
-                parts["episode"].append(self.episode(others[:, :1], others[:, 1:]))
+                parts["episode"].append(self.episode(others[:, :1], others[:, 1:], episode))
         for kind, mask in enumerate(masks):
             seen, wanted, shown = mask.seen, mask.wanted, mask.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
@@ -79,7 +84,7 @@ class JEPA(nn.Module):
             guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
             again, guess = guess[:, : -wanted.shape[1]], guess[:, -wanted.shape[1] :]  # [B, K or 0, L*D], [B, M, L*D]
             if self.regularised and shown is not None:
-                for name, value in self.regularise(context, shown, others, path).items():
+                for name, value in self.regularise(context, shown, others, path, origin).items():
                     parts[name].append(value)
             if self.settings.spread:
                 variance, covariance = variance_covariance(context.float().mean(1))
@@ -98,21 +103,25 @@ class JEPA(nn.Module):
         return losses
 
     def regularise(
-        self, context: Tensor, shown: Tensor, others: Tensor | None, path: Tensor | None
+        self, context: Tensor, shown: Tensor, others: Tensor | None, path: Tensor | None, origin: Origin | None = None
     ) -> dict[str, Tensor]:
         """What keeps the latent from losing what is small and moves, which the static layout, predicted with ease,
         crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and those of
         far frames, others [B, R, D].
 
-        `contrast`: a frame's successor is told from far frames of its episode. `episode`: far frames are told from
-        those of other episodes. `path`: the way between any two frames, by the actions, is read from their summaries.
+        `contrast`: a frame's successor, where the mask leaves it in view, is told from far frames of its episode.
+        `episode`: far frames are told from those of other episodes. `path`: the way between any two frames, by the
+        actions, is read from their summaries.
         """
         summaries = self._summarise(context, shown.shape[1])
         losses = {}
         if self.settings.contrast:
-            losses["contrast"] = self.contrast(summaries, others)
+            far = 0 if others is None else others.shape[1]
+            when = None if origin is None else origin.when(shown, self.encoder.tubelet, far)
+            losses["contrast"] = self.contrast(summaries, others, when)
         if self.settings.episode and others is not None:
-            losses["episode"] = self.episode(summaries, others)
+            episode = None if origin is None else origin.episode
+            losses["episode"] = self.episode(summaries, others, episode)
         if self.path is not None and path is not None:
             clip_steps = path.shape[1] - (0 if others is None else others.shape[1])
             way = torch.cat([_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]], 1)
@@ -154,6 +163,18 @@ class JEPA(nn.Module):
             return wanted
         chosen = torch.rand(wanted.shape, generator=generator).argsort(1)[:, :most].to(wanted.device)
         return wanted.gather(1, chosen)
+
+
+class Origin(NamedTuple):
+    """Where the frames of a batch come from."""
+
+    episode: Tensor  # [B] int64, a number for each episode or file
+    time: Tensor  # [B, T + R] int64, of the clips' frames and the far ones, in any one unit
+
+    def when(self, shown: Tensor, tubelet: int, far: int) -> When:
+        """Of the time steps shown [B, V] and of `far` far frames."""
+        clip = self.time.shape[1] - far
+        return When(shown, self.time[:, :clip:tubelet].gather(1, shown), self.time[:, clip:])
 
 
 def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:

@@ -28,7 +28,7 @@ from jepa_wm.observe.video_clips import VideoClipSampler
 from jepa_wm.observe.video_set import VideoSet
 from jepa_wm.observe.video_source import clip_sampler, open_sets
 from jepa_wm.observe.views import draw_views, random_views
-from jepa_wm.predict.jepa import JEPA
+from jepa_wm.predict.jepa import JEPA, Origin
 from jepa_wm.predict.masks import Masked
 from jepa_wm.predict.meters import collapse_meters
 from jepa_wm.train.loop import Task, fit
@@ -107,7 +107,7 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
     settings, observe, predict = config.train.pretrain, config.observe, config.predict
 
-    def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked]]:
+    def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked], Origin]:
         # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
         rows = sampler.rows(step, settings.batch)
         if predict.far:
@@ -117,24 +117,27 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         drawn = model.draw_masks(settings.batch, observe.frames, generator)
         masks = [mask.of(some).to(device) for mask in drawn]
-        frames, path = sampler.frames_at(rows[some]), sampler.path_at(rows[some]).to(device)
+        frames, shown_rows = sampler.read(rows[some])  # of a video that cannot be read another stands in
+        path = sampler.path_at(shown_rows).to(device)
+        where = (torch.from_numpy(values).to(device) for values in (sampler.episode_at(shown_rows), shown_rows))
+        origin = Origin(*where)
         if observe.crop is None:
-            return to_input(frames.to(device), observe.image_size), path, masks
+            return to_input(frames.to(device), observe.image_size), path, masks, origin
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
         shown = []
         for view in frames.split([observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1):
             u = draw_views(settings.batch, generator)[:, some]
             shown.append(random_views(view, observe.crop, observe.image_size, u))
-        return torch.cat(shown, 1).to(device), path, masks
+        return torch.cat(shown, 1).to(device), path, masks, origin
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the training.
     batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
-        frames, path, masks = batches(step, some)
+        frames, path, masks, origin = batches(step, some)
         clip, far = frames[:, : observe.frames], frames[:, observe.frames :]
         with autocast(clip.device, config.train.precision):
-            return model(clip, far, masks, path)
+            return model(clip, far, masks, path, origin)
 
     def follow(step: int) -> None:
         start, end = config.predict.ema

@@ -1,0 +1,134 @@
+"""What contrasts tell apart: never two clips of one episode or file, and a successor only where it is one."""
+
+import numpy as np
+import pytest
+import torch
+
+import films
+from jepa_wm.core.config import load_config
+from jepa_wm.core.schema import Encode, Observe, Predict
+from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast, When
+from jepa_wm.observe.clips import ClipSampler
+from jepa_wm.observe.shuffle import SampleOrder
+from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.observe.video_clips import MOMENTS, Part, VideoClipSampler
+from jepa_wm.observe.video_set import VideoSet
+from jepa_wm.observe.videos import Entry, find
+from jepa_wm.predict.jepa import JEPA, Origin
+from jepa_wm.train import pretrain
+
+
+def test_other_clips_of_an_episode_are_not_among_those_it_is_told_from():
+    torch.manual_seed(0)
+    contrast = EpisodeContrast(8)
+    x, y = torch.randn(5, 2, 8), torch.randn(5, 3, 8)
+    alone = contrast(x, y, torch.arange(5))
+    torch.testing.assert_close(alone, contrast(x, y))
+    # Clips 1, 3 and 4 are of one episode: clip 1 is told from 0 and 2 alone, clip 0 from all.
+    found = contrast(x, y, torch.tensor([7, 9, 8, 9, 9]))
+    a, b = (torch.nn.functional.normalize(contrast.project(z), dim=-1) for z in (x, y))
+    scores = torch.einsum("btf,crf->btrc", a, b) / contrast.temperature
+    told_from = {0: [0, 1, 2, 3, 4], 1: [1, 0, 2], 2: [2, 0, 1, 3, 4], 3: [3, 0, 2], 4: [4, 0, 2]}
+    each = [-scores[k][..., others].log_softmax(-1)[..., others.index(k)] for k, others in told_from.items()]
+    torch.testing.assert_close(found, torch.stack(each).mean())
+    assert contrast(x, y, torch.zeros(5, dtype=torch.long)) == 0, "one episode has nothing to be told from"
+
+
+def test_a_frame_across_the_hidden_stretch_is_no_successor():
+    torch.manual_seed(0)
+    contrast = SuccessorContrast(8)
+    x, far = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
+    step = torch.tensor([[0, 1, 6, 7], [4, 5, 6, 7]])
+    when = When(step, 5 * step, torch.tensor([[100, 150, 200]] * 2))
+    pairs = [contrast(x[:1, k : k + 2], far[:1]) for k in (0, 2)]
+    pairs += [contrast(x[1:, k : k + 2], far[1:]) for k in range(3)]
+    torch.testing.assert_close(contrast(x, far, when), torch.stack(pairs).mean())
+    torch.testing.assert_close(contrast(x, far, When(step[:, :1] + torch.arange(4), *when[1:])), contrast(x, far))
+    apart = When(torch.tensor([[0, 2, 4, 6]] * 2), *when[1:])
+    assert contrast(x, far, apart) == contrast(x, None, apart) == 0, "nobody's successor is in view"
+
+
+def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
+    torch.manual_seed(0)
+    contrast = SuccessorContrast(8)
+    x, far = torch.randn(1, 2, 8), torch.randn(1, 3, 8)
+    when = When(torch.tensor([[2, 3]]), torch.tensor([[10, 15]]), torch.tensor([[5, 16, 100]]))
+    torch.testing.assert_close(contrast(x, far, when), contrast(x, far[:, 1:]))
+    none = When(when.step, when.time, torch.tensor([[9, 12, 15]]))
+    assert contrast(x, far, none) == 0
+
+
+@pytest.mark.parametrize("frames", [4, 8])
+def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
+    """Half of a clip is hidden, anywhere: the pairs that count are of frames a gap apart."""
+    encode = Encode(patch=8, width=16, depth=1, heads=1)
+    model = JEPA(Observe(image_size=16, frames=frames), encode, Predict(width=16, depth=1, heads=1), action_size=2)
+    gap = torch.tensor([3, 5] * 16)[:, None]
+    time = 1000 + gap * torch.arange(frames)
+    origin = Origin(torch.arange(32), torch.cat([time, torch.full((32, 2), 5000)], 1))
+    for step in range(5):
+        (mask,) = model.draw_masks(32, frames, torch.Generator().manual_seed(step))
+        when = origin.when(mask.shown, 1, 2)
+        counts = when.step.diff(dim=1) == 1
+        assert counts.any() and not counts.all()
+        assert (when.time.diff(dim=1)[counts] == gap.expand(-1, counts.shape[1])[counts]).all()
+        assert (when.far == 5000).all()
+
+
+def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
+    """Six episodes, sixteen clips: some share one, and the contrasts are told which."""
+    words = [f"observe.path={tiny_data}", "encode.width=16", "encode.depth=1", "predict.width=16", "predict.far=2",
+             "predict.episode=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
+    config = load_config("debug", words)
+    data = Trajectories(tiny_data / "train.h5")
+    sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=0)
+    model, told = JEPA(config.observe, config.encode, config.predict, action_size=2), []
+    task = pretrain.make_task(model, sampler, config)
+    original = model.episode.forward
+    monkeypatch.setattr(model.episode, "forward", lambda *given: told.append(given[2]) or original(*given))
+    losses = task.losses(3, slice(0, 16))
+    rows = sampler.rows(3, 16)
+    episode = np.searchsorted(data.offsets, rows[:, 0], side="right") - 1
+    assert told and all(given.tolist() == episode.tolist() for given in told)
+    assert len(set(episode.tolist())) < 16 and losses["episode"] > 0 and losses["contrast"] > 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(3):
+        films.write(tmp_path / f"{number}.mp4", films.frames(20))
+    return tmp_path
+
+
+def of_videos(videos, clips=1, **given):
+    order = SampleOrder(len(videos) * clips, 0)
+    return VideoClipSampler([Part(videos, order, clips=clips)], frames=2, fps=(10.0,), size=16, **given)
+
+
+def test_clips_of_one_file_are_of_one_episode_also_where_it_is_listed_twice(folder):
+    entries = find(folder)
+    twice = [*entries, Entry(folder / "." / ".." / folder.name / entries[0].path.name, None, None)]
+    sampler = of_videos(VideoSet(twice), clips=2)
+    rows = sampler.rows(0, 8)
+    number, video = sampler.episode_at(rows), rows[:, 0] // MOMENTS
+    assert number.dtype == np.int64 and len(set(number.tolist())) == 3
+    for i in range(8):
+        for j in range(8):
+            assert (number[i] == number[j]) == (video[i] % 3 == video[j] % 3)
+
+
+def test_a_clip_that_stands_in_for_another_is_of_its_own_file(folder):
+    sampler = of_videos(VideoSet(find(folder), ceiling=0.5))
+    rows = sampler.rows(0, 3)
+    shown = sampler.read(rows)[1]
+    assert (shown == rows).all()
+    broken = int(rows[1, 0] // MOMENTS)
+    sampler.parts[0].videos.entry(broken).path.write_text("gone bad")
+    with pytest.warns(UserWarning, match="left out"):
+        frames, shown = sampler.read(rows)
+    assert (shown[[0, 2]] == rows[[0, 2]]).all() and (shown[1] == rows[2]).all()
+    assert torch.equal(frames[1], frames[2])
+    number = sampler.episode_at(shown)
+    assert number[1] == number[2] != number[0]
+    frames, shown = sampler.read(rows[1:2])
+    assert (shown[0] // MOMENTS == (broken + 1) % 3).all() and torch.equal(frames, sampler.frames_at(shown))
