@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from jepa_wm.act import evaluate
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.worlds.tasks import freeze_tasks
+from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -25,8 +26,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
     tasks = freeze_tasks(words.task, episodes=words.episodes, seed=words.seed)
+    if words.file.exists() and not _holds(words.file, tasks):
+        parser.error(f"{words.file}: holds something else, on which results may stand; name another file, or delete it")
     tasks.save(words.file)
     print(f"{words.file}: {len(tasks)} episodes of {tasks.name}, half on held-out layouts, digest {tasks.digest}")
+
+
+def _holds(file: Path, tasks: Tasks) -> bool:
+    try:
+        return Tasks.load(file).digest == tasks.digest
+    except UserError:  # no tasks at all
+        return False
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jepa_wm.core.arguments import parse
+from jepa_wm.core.arguments import CONFIG, parse
 from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 from jepa_wm.core.verbs import SHARES, TOGETHER, TOOLS
 
@@ -114,10 +114,17 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
 
 
 def _bench(arguments: argparse.Namespace) -> Any:
-    """Check the config, measure; no run folder is touched."""
-    from jepa_wm.core.config import load_config
+    """Check the config, measure; no run folder is touched. What is measured has sizes of its own."""
+    from jepa_wm.core.config import config_diff, load_config
 
-    return _function(arguments.target)(load_config(arguments.config, arguments.overrides), quick=arguments.quick)
+    config = load_config(arguments.config, arguments.overrides)
+    usual = load_config(CONFIG, [f"train.threads={config.train.threads}"])
+    if unread := [line.partition(":")[0] for line in config_diff(usual, config)]:
+        raise UserError(
+            f"bench {arguments.name} measures cases of its own and reads train.threads alone; leave out "
+            f"{', '.join(unread[:3])}{' and more' * (len(unread) > 3)}"
+        )
+    return _function(arguments.target)(config, quick=arguments.quick)
 
 
 def _use_tool(arguments: argparse.Namespace) -> None:

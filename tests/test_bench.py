@@ -80,3 +80,10 @@ def test_an_unknown_bench_is_refused(capsys):
     with pytest.raises(SystemExit):
         cli.main(["bench", "dance"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["plan.candidates=999"], ["--config", "pendulum"], ["observe.workers=4", "seed=3"]])
+def test_settings_that_a_bench_does_not_read_are_refused(capsys, words):
+    assert cli.main(["bench", "data", *words]) == 2
+    said = capsys.readouterr().err
+    assert "reads train.threads alone; leave out " in said and len(said) < 300

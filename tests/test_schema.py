@@ -1,7 +1,12 @@
 """Settings that contradict each other are refused before anything is done, in words that name them."""
 
+import ast
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
@@ -9,6 +14,7 @@ from jepa_wm.core.schedule import learning_rate
 from jepa_wm.core.schema import Config, Optimiser
 from jepa_wm.core.section import Section
 
+ROOT = Path(__file__).resolve().parents[1]
 NO_REGULARISER = ["predict.contrast=0", "predict.episode=0", "predict.path=0"]
 MASK = "predict.masks=[{{{}}}]"
 
@@ -90,3 +96,33 @@ def test_naming_one_key_of_a_section_leaves_the_others_at_their_defaults():
     for section in sections(Config()):
         assert section == type(section)(), type(section).__name__
     assert load_config("two_rooms", ["train.metric={steps: 5}"]).train.metric.batch == Config().train.metric.batch
+
+
+def leaves(section: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str, str]:
+    """{dotted key: name} of every setting, those of sections inside included."""
+    found = {}
+    for name, field in section.model_fields.items():
+        inside = list(sections_in(field.annotation))
+        found |= {} if inside else {".".join((*path, name)): name}
+        for one in inside:
+            found |= leaves(one, (*path, name))
+    return found
+
+
+def sections_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from sections_in(part)
+
+
+def test_every_setting_is_read_by_some_code():
+    read = set()
+    for place in ("jepa_wm", "evals", "launch"):
+        for file in (ROOT / place).rglob("*.py"):
+            if not file.name.startswith("schema"):
+                tree = ast.parse(file.read_text(encoding="utf-8"))
+                read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    settings = leaves(Config)
+    assert len(settings) > 150 and "plan.icem.momentum" in settings and "predict.masks.least_seen" in settings
+    assert not {key for key, name in settings.items() if name not in read}

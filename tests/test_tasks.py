@@ -8,6 +8,7 @@ import pytest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.intervals import wilson
 from jepa_wm.core.schema import Geometry
+from jepa_wm.evals import planning
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks, judge, task_geometry
 from jepa_wm.worlds.two_rooms import WALL_HALF, TwoRooms
 
@@ -147,3 +148,23 @@ def test_the_wilson_interval_is_the_published_one():
 def test_geometry_of_the_task_is_what_the_caller_asked_for():
     tasks = freeze_tasks(geometry=Geometry(door_half=6.0), episodes=2)
     assert tasks.geometry.door_half == 6.0 and task_geometry("wall", Geometry(size=65)).fixed_wall == 32
+
+
+def test_frozen_tasks_are_not_written_over_by_others(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "tasks.json"
+
+    def freeze(*words):
+        monkeypatch.setattr("sys.argv", ["planning", "freeze", str(file), "--episodes", "4", *words])
+        planning.main()
+
+    freeze()
+    before = file.read_bytes()
+    freeze()
+    assert file.read_bytes() == before
+    with pytest.raises(SystemExit):
+        freeze("--seed", "1")
+    assert file.read_bytes() == before and "holds something else" in capsys.readouterr().err
+    file.write_text("notes")
+    with pytest.raises(SystemExit):
+        freeze()
+    assert file.read_text() == "notes"

@@ -9,6 +9,8 @@ from pathlib import Path
 from jepa_wm import __version__
 from jepa_wm.core.verbs import BENCHES, EVALS, FILES, SHARES, TOOLS, VERBS
 
+CONFIG = "two_rooms"  # what --config is where it is not given
+
 
 def parse(words: list[str]) -> argparse.Namespace:
     """The arguments, with `target` the dotted name of the function to call; exits with 2 on misuse."""
@@ -67,7 +69,7 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
     if verb in SHARES:
         parser.add_argument("--share", type=_share, metavar="K/N", help="only part K (from 0) of N, for others")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file")
-    parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
+    parser.add_argument("--config", default=CONFIG, metavar="NAME_OR_PATH", help=f"default: {CONFIG}")
     return parser
 
 

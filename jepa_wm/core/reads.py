@@ -17,6 +17,8 @@ READS = {  # stage -> the dotted keys that name such files
     "encode": ("observe.path", "freeze.weights"),
     "dynamics": ("observe.path",),
     "heads": ("observe.path",),
+    "eval_rollout": ("observe.path",),
+    "eval_collapse": ("observe.path",),
 }
 PARTS = ("train.h5", "heldout.h5")  # of a folder that is given as observe.path
 
