@@ -34,13 +34,13 @@ from jepa_wm.imagine.saved import load_heads
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.observe.trajectories import Trajectories
 from jepa_wm.observe.windows import GoalSampler
-from jepa_wm.train import dynamics, heads
+from jepa_wm.train import dynamics, heads, samples
 from jepa_wm.worlds.two_rooms import TwoRooms
 
 SETTINGS = [
     "train.pretrain.steps=0", "dynamics.bottleneck=null", "worlds.spot={radius: 12}", "observe.episodes=300",
     "plan.margin=0",
-    "train.dynamics.steps=20", "train.metric.steps=20", "train.heads.steps=250", "train.heads.batch=128",
+    "train.dynamics.steps=150", "train.metric.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",
 ]  # fmt: skip
 
@@ -167,8 +167,10 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
 
 
 def test_rewards_are_summed_over_a_model_step():
-    sums = heads.block_sums(np.array([1.0, 2.0, 3.0, 4.0, 99.0]), 2)
-    assert sums.tolist() == [3, 5, 7]
+    rewards = np.array([1.0, 2.0, 3.0, 4.0])
+    assert samples.block_sums(rewards, 2, cut=False).tolist() == [3, 5, 7]
+    assert samples.block_sums(rewards, 2, cut=True).tolist() == [3, 5, 7, 4]
+    assert sorted(samples.block_sums(rewards, 9, cut=True).tolist()) == [4, 7, 9, 10]
 
 
 def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing(trained, tmp_path):
@@ -202,11 +204,11 @@ def test_a_broken_column_is_named(tiny_data, tmp_path):
         file["state"][3] = np.nan
         file["reward"] = np.zeros((len(file["action"]), 2), np.float32)
     with pytest.raises(UserError, match="'reward' holds 2 numbers"):
-        heads.teaching_columns(Trajectories(tmp_path / "a.h5"))
+        samples.teaching_columns(Trajectories(tmp_path / "a.h5"))
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         del file["reward"]
     with pytest.raises(UserError, match="'state' is not finite"):
-        heads.teaching_columns(Trajectories(tmp_path / "a.h5"))
+        samples.teaching_columns(Trajectories(tmp_path / "a.h5"))
 
 
 # ---------------------------------------------------------------- objectives from heads

@@ -1,5 +1,7 @@
 """Trajectory files appear whole and say what is wrong with them; samplers are pure and stay inside episodes."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -8,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.encode.pool import PathReader
 from jepa_wm.observe.clips import ClipSampler, to_input
 from jepa_wm.observe.datasets import open_data, state_groups
+from jepa_wm.observe.displacement import Displacement
 from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.observe.windows import PairSampler, WindowSampler, way_of
+from jepa_wm.observe.windows import (
+    FrameSampler,
+    GoalSampler,
+    PairSampler,
+    StepSampler,
+    WindowSampler,
+    usual_steps,
+)
 
 COLUMNS = {"pixels": ((4, 6, 3), "u1"), "action": ((2,), "f4"), "state": ((3,), "f4")}
 
@@ -140,19 +151,71 @@ def test_far_frames_are_of_the_same_episode_and_as_far_as_it_allows(data, frames
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_the_way_is_the_sum_of_moves_or_the_difference_of_places(data, absolute):
+    """A frame is where the action before it led; of an episode's first frame no action tells."""
     sampler = ClipSampler(data, frames=3, gaps=(2,), seed=0, absolute=absolute)
-    rows = sampler.rows(0, 5)
-    for way, clip in zip(sampler.path_at(rows).numpy(), rows, strict=True):
-        for t, row in enumerate(clip):
-            a = data.actions
-            there = a[row] - a[clip[0]] if absolute else a[clip[0] : row].sum(0)
-            np.testing.assert_allclose(way[t], there, atol=1e-5)
+    rows = np.concatenate([sampler.rows(0, 40), [[0, 2, 4], [13, 20, 52]]])
+    far = rows[:, :1] * 0 + data.offsets[episode_of(data, rows[:, :1])]  # first frames, as far ones may be
+    a = data.actions
+    for way, clip in zip(sampler.path_at(np.concatenate([rows, far], 1)).numpy(), rows, strict=True):
+        first = data.offsets[episode_of(data, clip[0])]
+        origin = next(row for row in clip if row > first) if absolute else clip[0]
+        for t, row in enumerate([*clip, first]):
+            if absolute and row == first:
+                assert np.isnan(way[t]).all()
+            else:
+                there = a[row - 1] - a[origin - 1] if absolute else a[:row].sum(0) - a[:origin].sum(0)
+                np.testing.assert_allclose(way[t], there, atol=2e-3)
 
 
-def test_the_way_through_a_window_by_either_kind_of_action():
-    acts = torch.tensor([[[[1.0], [2.0]], [[4.0], [8.0]]]])  # two model steps of two actions of one number
-    assert way_of(acts, "delta").flatten().tolist() == [0, 3, 15]
-    assert way_of(acts, "absolute").flatten().tolist() == [1, 2, 8]
+def arriving(tmp_path, lengths=(6, 4, 9)):
+    """Episodes of an agent whose place is where the action before each frame told it to go, and the places [N]."""
+    rows, place = sum(lengths), np.random.default_rng(0).uniform(10, 60, sum(lengths)).astype(np.float32)
+    actions = np.append(place[1:], 0)
+    actions[np.cumsum(lengths) - 1] = 999  # what leads nowhere may be anything
+    writer = TrajectoryWriter(tmp_path / "train.h5", np.array(lengths), COLUMNS | {"action": ((1,), "f4")})
+    writer.write("pixels", 0, np.zeros((rows, 4, 6, 3), "u1"))
+    writer.write("action", 0, actions[:, None])
+    writer.write("state", 0, np.zeros((rows, 3), "f4"))
+    writer.close(action_kind="absolute")
+    return Trajectories(tmp_path / "train.h5"), place
+
+
+def test_places_to_go_to_are_paired_with_the_frames_they_led_to(tmp_path):
+    """In pretraining and in the latent's training alike, last rows and first frames included."""
+    data, place = arriving(tmp_path)
+    sampler = ClipSampler(data, frames=3, gaps=(1,), seed=0, absolute=True)
+    rows = np.unique(np.concatenate([sampler.rows(step, 30) for step in range(5)]), axis=0)
+    assert {2, 5, 9, 18} < set(rows.flatten().tolist()), "first and last frames are among them"
+    way = sampler.path_at(rows).numpy()[..., 0]
+    known = ~np.isin(rows, data.offsets)
+    origin = place[rows[np.arange(len(rows)), known.argmax(1)]]
+    assert (np.isfinite(way) == known).all()
+    np.testing.assert_allclose(way[known], (place[rows] - origin[:, None])[known], atol=1e-5)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_what_never_varies_adds_up_to_nothing_and_a_move_of_zero_is_no_move(tmp_path, absolute):
+    """Moves are not centred, or standing still would be a drift; a constant number's sum would only tell the time."""
+    moves = np.array([[1, 0.7], [0, 0.7], [0, 0.7], [2, 0.7], [0, 0.7], [9, 0.0]], np.float32)
+    writer = TrajectoryWriter(tmp_path / "train.h5", np.array([6]), COLUMNS)
+    writer.write("action", 0, moves)
+    writer.close()
+    way = Displacement(Trajectories(tmp_path / "train.h5"), absolute=absolute).at(np.arange(6)[None])[0]
+    expected = [np.nan, 0, -1, -1, 1, -1] if absolute else [0, 1, 1, 1, 3, 3]
+    np.testing.assert_allclose(way[:, 0].numpy(), expected)
+    assert (way[1:, 1] == 0).all()
+
+
+def test_a_frame_whose_place_is_not_known_does_not_count():
+    torch.manual_seed(0)
+    reader, summaries = PathReader(3, 2), torch.randn(5, 4, 3)
+    way = torch.randn(5, 4, 2)
+    torch.testing.assert_close(reader(summaries, way), reader(summaries, way + 7))  # only differences count
+    hidden = way.clone()
+    hidden[:, 0] = torch.nan
+    torch.testing.assert_close(reader(summaries, hidden), reader(summaries[:, 1:], way[:, 1:]))
+    hidden[2] = torch.nan
+    assert torch.isfinite(reader(summaries, hidden))
 
 
 def test_clips_begin_anywhere_and_differ_from_step_to_step(data):
@@ -210,11 +273,114 @@ def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, b
     assert all((a == b).all() for a, b in zip(sampler.batch(step, batch), (episode, frames, gap), strict=True))
 
 
-def test_episodes_that_are_too_short_are_named(data):
-    with pytest.raises(UserError, match=r"13 frames is shorter than a clip \(observe.frames 8 x gap 2 needs 15\)"):
-        ClipSampler(data, frames=8, gaps=(1, 2), seed=0)
-    with pytest.raises(UserError, match="too short for train.dynamics.frames 5 at dynamics.frameskip 4 .17 needed"):
-        WindowSampler(data, frames=5, frameskip=4, stride=1, seed=0)
+def test_episodes_that_are_too_short_are_left_out_and_counted(data):
+    said = r"1 of 4 episodes are left out, too short for a clip of observe.frames 8 at a gap of 2 .*15 fr"
+    with pytest.warns(UserWarning, match=said):
+        clips = ClipSampler(data, frames=8, gaps=(1, 2), seed=0)
+    rows = np.concatenate([clips.rows(step, 60) for step in range(20)])
+    short, wide = rows[rows[:, 0] < 13], rows[np.diff(rows[:, :2])[:, 0] == 2]
+    assert len(short) and (np.diff(short) == 1).all() and set(episode_of(data, wide[:, 0])) == {1, 2, 3}
+    said = "1 of 4 episodes .* train.dynamics.frames 5 at dynamics.frameskip 4 .17 frames"
+    with pytest.warns(UserWarning, match=said):
+        windows = WindowSampler(data, frames=5, frameskip=4, stride=1, seed=0)
+    assert set(windows.batch(0, 500)[0].flat) == {1, 2, 3}
+    with pytest.warns(UserWarning, match="3 of 4 episodes"):
+        goals = GoalSampler(data, steps=2, frameskip=30, stride=1, seed=0)
+    assert set(goals.batch(0, 50)[0]) == {1}
+    with pytest.warns(UserWarning, match="3 of 4 episodes .* a pair of frames at freeze.stride 25"):
+        pairs = PairSampler(data, stride=25, seed=0)
+    assert set(pairs.batch(0, 50)[0]) == {1}
+
+
+def test_only_where_no_episode_is_long_enough_samplers_refuse(data):
+    wrong = "no episode is long enough for .*: 41 frames are needed, and the longest has 40; lower one of these"
+    with pytest.raises(UserError, match=wrong):
+        ClipSampler(data, frames=11, gaps=(1, 4), seed=0)
+    with pytest.raises(UserError, match=wrong + "|train.summary.frames 6"):
+        WindowSampler(data, frames=6, frameskip=8, stride=1, seed=0, setting="train.summary.frames")
+    with pytest.raises(UserError, match=wrong):
+        GoalSampler(data, steps=2, frameskip=40, stride=1, seed=0)
+    with pytest.raises(UserError, match=wrong):
+        PairSampler(data, stride=40, seed=0)
+    one = SimpleNamespace(path="x.h5", lengths=np.array([3]), offsets=np.array([0]), actions=np.zeros((3, 2)))
+    with pytest.raises(UserError, match="no episode has a whole model step of dynamics.frameskip 4 actions"):
+        StepSampler(one, taken=np.array([2]), ended=np.array([True]), frameskip=4, stride=4, seed=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_frame_of_a_file_is_drawn_as_often_as_any_other(data, stride):
+    """A long episode counts by its frames: with all samplers, from 60000 draws each."""
+    count, steps = 20000, range(3)
+    taken, ended = data.lengths - 1, np.array([True, False, True, False])
+    firsts = {
+        "clips": [ClipSampler(data, frames=3, gaps=(2,), seed=0).rows(s, count)[:, 0] for s in steps],
+    }
+    samplers = {
+        "windows": WindowSampler(data, frames=3, frameskip=4, stride=stride, seed=0),
+        "goals": GoalSampler(data, steps=2, frameskip=4, stride=stride, seed=0),
+        "pairs": PairSampler(data, stride=stride, seed=0),
+        "frames": FrameSampler(data, stride=stride, seed=0),
+        "steps": StepSampler(data, taken=taken, ended=ended, frameskip=4, stride=stride, seed=0),
+    }
+    firsts |= {name: [starts(data, *sampler.batch(s, count)[:2]) for s in steps] for name, sampler in samplers.items()}
+    expected = {"clips": 95 - 4 * 4, "windows": {1: 95 - 4 * 8, 2: 33}[stride],
+                "goals": {1: 95 - 4 * 4, 2: 41}[stride],
+                "pairs": {1: 91, 2: 45}[stride], "frames": {1: 95, 2: 49}[stride],
+                "steps": {1: 12 + 36 + 16 + 21, 2: 6 + 18 + 8 + 11}[stride]}  # fmt: skip
+    for name, drawn in firsts.items():
+        _, often = np.unique(np.concatenate(drawn), return_counts=True)
+        assert len(often) == expected[name], name
+        mean = 60000 / len(often)
+        assert np.abs(often - mean).max() < 5.5 * mean**0.5, name
+
+
+def starts(data, episode, frame):
+    """[B] rows of the file at which samples of (episode, frame), of any shapes, begin."""
+    episode = episode if episode.ndim == 1 else episode[:, 0]
+    first = frame if frame.ndim == 1 else frame[:, 0] if len(frame) == len(episode) else frame[0]
+    return data.offsets[episode] + first
+
+
+@pytest.mark.parametrize(("stride", "skip"), [(1, 5), (2, 2), (5, 5), (1, 3)])
+def test_ends_are_drawn_as_often_as_an_agent_meets_them(stride, skip):
+    """The share of model steps in which an episode ends, and what they earn, counted by hand at every multiple of the
+    stride; what was taken after an end is not counted, and stands in from elsewhere."""
+    r = np.random.default_rng(0)
+    lengths = r.integers(2, 40, 30)
+    offsets, rows = np.cumsum(lengths) - lengths, int(lengths.sum())
+    ended = r.random(30) < 0.7
+    terminated, reward = np.zeros(rows), r.normal(size=rows)
+    terminated[(offsets + lengths - 2)[ended]] = 1
+    actions = np.arange(rows, dtype=np.float32)[:, None]
+    data = SimpleNamespace(path="x.h5", lengths=lengths, offsets=offsets, actions=actions)
+    sampler = StepSampler(data, taken=lengths - 1, ended=ended, frameskip=skip, stride=stride, seed=0)
+    truth = {}
+    for e, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+        for frame in range(0, length - 1, stride):
+            last = min(frame + skip, length - 1)
+            if last == frame + skip or ended[e]:
+                some = slice(offset + frame, offset + last)
+                truth[e, frame] = terminated[some].any(), reward[some].sum()
+    met, hits = set(), 0
+    for step in range(15):
+        episode, frame, action_rows, taken, blocks = sampler.batch(step, 1000)
+        assert blocks.shape == (1000, skip) and (frame % stride == 0).all()
+        hits += terminated[action_rows].any(1).sum()
+        for e, f, which, used, block in zip(episode, frame, action_rows, taken, blocks, strict=True):
+            end, earned = truth[e, f]
+            assert end == terminated[which].any() and earned == pytest.approx((reward[which] * used).sum())
+            assert (block[used] == which[used]).all() and used[0]
+            assert not np.isin(block[~used], offsets + lengths - 1).any(), "what leads nowhere stands in for nothing"
+            met.add((e, f))
+    assert met == truth.keys(), "every end of every episode is met"
+    hazard = np.mean([end for end, _ in truth.values()])
+    assert hits / 15000 == pytest.approx(hazard, abs=4 * (hazard / 15000) ** 0.5)
+
+
+def test_what_most_episodes_hold_is_no_matter_of_the_shortest():
+    assert usual_steps(np.array([31, 31, 31]), 5) == 6
+    assert usual_steps(np.array([2, 31, 31, 70]), 5) == 6
+    assert usual_steps(np.array([1, 1, 1]), 5) == 1
 
 
 def test_a_frame_a_little_too_large_is_cut_and_others_are_resized():

@@ -67,7 +67,7 @@ class TrainMotion(TrainDynamics):
     steps: int = Field(2000, ge=0)
     frames: int = Field(10, ge=2)
     context: int = Field(1, ge=1)  # frames of a window that the rollout loss is given; one shows no speed
-    glances: int = Field(1, ge=1)  # frames of the episode that the lasting numbers of a window are averaged over
+    glances: int = Field(1, ge=1)  # frames, of the episode up to the window's first, that its lasting numbers are of
 
     @model_validator(mode="after")
     def _imagines(self) -> TrainMotion:

@@ -86,7 +86,8 @@ class RewardHead(nn.Module):
 
 
 class TerminationHead(nn.Module):
-    """The hazard: the chance that an episode which is still on ends within a model step."""
+    """The hazard: the chance that an episode which is still on ends within a model step, after whichever of its
+    actions; those after the end are then not taken, and the step's reward is what was earned up to it."""
 
     def __init__(self, latent: int, action: int, width: int) -> None:
         super().__init__()

@@ -101,13 +101,6 @@ class LatentModel(nn.Module):
         scale = torch.where(self.action_low < self.action_high, self.action_scale, 0)
         return actions * scale.repeat(self.settings.frameskip) + self.action_centre.repeat(self.settings.frameskip)
 
-    def moves(self, actions: Tensor) -> Tensor:
-        """Action blocks [..., A] in the scale of `scaled` but not centred, for what actions add up to: a centred move
-        of 0 would be a steady drift. One that never varied is 0."""
-        low, high, varied = self.action_low, self.action_high, self.action_low < self.action_high
-        scale = torch.where(varied, self.action_scale, torch.inf).repeat(self.settings.frameskip)
-        return actions.clamp(low.repeat(self.settings.frameskip), high.repeat(self.settings.frameskip)) / scale
-
     @torch.no_grad()
     def take_units(self, actions: np.ndarray) -> dict[int, float]:
         """Take the units of the action numbers from the data's [N, a]; returns those that never varied, with the value

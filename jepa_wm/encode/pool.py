@@ -201,13 +201,22 @@ class PathReader(nn.Module):
         """The mean error for summaries [B, T, F] and path [B, T, a], the way to each frame by the actions, as a
         share of what a reader that knows nothing would have: 1 is nothing learned, 0 is all.
 
-        Where an agent went in front of a wall its actions and its way differ: large errors count linearly.
+        Where an agent went in front of a wall its actions and its way differ: large errors count linearly. Frames whose
+        way is NaN, as no action tells it, do not count.
         """
-        guess, way = self.read(summaries).float(), path.float()
-        guess, way = guess - guess.mean(1, keepdim=True), way - way.mean(1, keepdim=True)
-        way = way / batch_mean(way.square().mean((0, 1))).sqrt().clamp(min=1e-6)
+        known = path.isfinite().all(-1, keepdim=True)  # [B, T, 1]
+        guess, way = (_centred(x.float(), known) for x in (self.read(summaries), path))
+        share = batch_mean(known.float().mean()).clamp(min=1e-6)
+        way = way / (batch_mean(way.square().mean((0, 1))) / share).sqrt().clamp(min=1e-12)
         error = nn.functional.smooth_l1_loss(guess, way, beta=0.2)
         return error / batch_mean(nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2)).clamp(min=1e-6)
+
+
+def _centred(x: Tensor, known: Tensor) -> Tensor:
+    """x [B, T, a] less the mean over the known [B, T, 1] frames of its clip; 0 in the others."""
+    x = torch.where(known, x, torch.zeros_like(x))
+    mean = x.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(known, x - mean, torch.zeros_like(x))
 
 
 def _cross_entropy(scores: Tensor, right: Tensor) -> Tensor:

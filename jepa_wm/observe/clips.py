@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.observe.displacement import Displacement
+from jepa_wm.observe.draws import EvenDraw, leave_out_short
 from jepa_wm.observe.frames import antialiased
 from jepa_wm.observe.trajectories import Trajectories
 
@@ -17,41 +18,42 @@ from jepa_wm.observe.trajectories import Trajectories
 class ClipSampler:
     """Draws clips of T frames, a gap apart, from episodes; batch k of seed s is always the same.
 
+    Each gap is drawn equally often, and each clip of a gap too, so that an episode counts by its frames. Episodes that
+    are too short for a gap give no clips of it, which is said; UserError where none is long enough for one.
     `absolute` says what actions are: places to go to, not moves.
     """
 
     def __init__(
         self, data: Trajectories, *, frames: int, gaps: tuple[int, ...], seed: int, absolute: bool = False
     ) -> None:
-        longest = (frames - 1) * max(gaps) + 1
-        if data.lengths.min() < longest:
-            raise UserError(
-                f"{data.path}: an episode of {data.lengths.min()} frames is shorter than a clip "
-                f"(observe.frames {frames} x gap {max(gaps)} needs {longest})"
-            )
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
-        if absolute:
-            self._path = data.actions
-        else:
-            actions = np.cumsum(data.actions, 0, dtype=np.float64)
-            self._path = np.concatenate([np.zeros_like(actions[:1]), actions])  # of the actions before each row
+        for gap in sorted(set(gaps)):
+            purpose = f"a clip of observe.frames {frames} at a gap of {gap} (observe.gaps)"
+            leave_out_short(data.path, data.lengths, (frames - 1) * gap + 1, purpose)
+        self._draws = {gap: EvenDraw(np.maximum(data.lengths - (frames - 1) * gap, 0)) for gap in set(gaps)}
+        self._displacement = Displacement(data, absolute=absolute)
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         """[B, T] row numbers of batch `step`."""
+        episode, start, gap = self._clips(step, batch)
+        return (self.data.offsets[episode] + start)[:, None] + gap[:, None] * np.arange(self.frames)
+
+    def _clips(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B], first frame [B], gap [B]) of batch `step`."""
         r = np.random.default_rng([self.seed, 3, step])
-        episode = r.integers(self.data.episodes, size=batch)
         gap = np.array(self.gaps)[r.integers(len(self.gaps), size=batch)]
-        span = (self.frames - 1) * gap
-        start = (r.random(batch) * (self.data.lengths[episode] - span)).astype(np.int64)
-        return self.data.offsets[episode][:, None] + start[:, None] + gap[:, None] * np.arange(self.frames)
+        unit, episode, start = r.random(batch), np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+        for one, draw in self._draws.items():
+            of_gap = gap == one
+            episode[of_gap], start[of_gap] = draw.at(unit[of_gap])
+        return episode, start, gap
 
     def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
         """[B, R] row numbers of `count` other frames of each clip's episode, at least `apart` steps from the clip
         where the episode is long enough, else as far as it allows."""
-        rows = self.rows(step, batch)
+        episode, first, gap = self._clips(step, batch)
+        last = first + (self.frames - 1) * gap
         r = np.random.default_rng([self.seed, 9, step])
-        episode = self.episode_at(rows)
-        first, last = rows[:, 0] - self.data.offsets[episode], rows[:, -1] - self.data.offsets[episode]
         before = np.maximum(first - apart + 1, 0)  # frames 0 .. before - 1 are far enough
         after = np.maximum(self.data.lengths[episode] - (last + apart), 0)
         none = before + after == 0  # a short episode: its farther end will do
@@ -62,8 +64,9 @@ class ClipSampler:
         return self.data.offsets[episode][:, None] + np.where(pick < before[:, None], pick, from_end)
 
     def path_at(self, rows: np.ndarray) -> Tensor:
-        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their actions."""
-        return torch.from_numpy((self._path[rows] - self._path[rows[:, :1]]).astype(np.float32))
+        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their actions; NaN where no
+        action tells it (see `Displacement`)."""
+        return self._displacement.at(rows)
 
     def frames_at(self, rows: np.ndarray) -> Tensor:
         """[..., h, w, c] uint8 frames of row numbers [...]."""

@@ -15,7 +15,7 @@ from jepa_wm.imagine.robot import pose_blocks
 from jepa_wm.imagine.robot_model import RobotModel
 from jepa_wm.imagine.world_model import WorldModel
 from jepa_wm.observe.datasets import open_data
-from jepa_wm.observe.windows import WindowSampler
+from jepa_wm.observe.windows import WindowSampler, usual_steps
 from jepa_wm.show.retrieval import FrameBank
 
 STRIPS, HORIZON, BANK = 4, 8, 3000
@@ -31,10 +31,11 @@ def make_strips(run: RunFolder, path: Path) -> None:
     data = open_data(run.path, config, "heldout")
     model = WorldModel.load(run.path)
     skip = config.dynamics.frameskip
-    steps = int(data.lengths.min() - 1) // skip
+    steps = usual_steps(data.lengths, skip)
     seen = min(config.dynamics.window, steps)
     horizon = min(HORIZON, steps - seen + 1)
-    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1)
+    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1,
+                            setting="film strips: frames seen and imagined")  # fmt: skip
     episode, frame, actions = sampler.batch(0, STRIPS)
     rows = data.offsets[episode] + frame  # [n, seen + H]
     true = data.frames[rows[:, seen - 1 :]]
@@ -46,6 +47,8 @@ def make_strips(run: RunFolder, path: Path) -> None:
         actions = pose_blocks(poses, torch.from_numpy(rows), frameskip=skip).numpy()
     else:
         context = torch.stack([model.encode(x) for x in frames], 1)
+        # What lasts, as an agent believes it that has seen these frames.
+        context = model.latent.with_lasting(context, model.latent.lasting(context).mean(1, keepdim=True))
     strips = {"true": true}
     for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
         past, plans = torch.from_numpy(actions[:, : seen - 1]), torch.from_numpy(blocks[:, None, seen - 1 :])

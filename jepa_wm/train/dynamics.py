@@ -19,13 +19,14 @@ from jepa_wm.dynamics.metric import hardest
 from jepa_wm.freeze.cache import Features
 from jepa_wm.imagine.saved import save_latent_model
 from jepa_wm.observe.datasets import open_data
+from jepa_wm.observe.displacement import Displacement
 from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.windows import PairSampler, WindowSampler, way_of
+from jepa_wm.observe.windows import PairSampler, WindowSampler
 from jepa_wm.train import robot
+from jepa_wm.train.latents import SLAB, Latents, of_all_frames
 from jepa_wm.train.loop import Task, fit
 from jepa_wm.train.rollout_errors import rollout_errors, span
 
-SLAB = 1024  # frames read in one go
 SAMPLE = 3000  # frames that principal components are found in
 
 
@@ -75,38 +76,6 @@ def make_model(config: Config, features: Features, data: Trajectories) -> Latent
     return model
 
 
-class Latents:
-    """The latents of a features file: all summaries held in memory, their lasting numbers those of the episode's mean,
-    as an agent's are; or the frozen tokens themselves where the model has no bottleneck, and in memory what the metric
-    and heads read of them where they are many."""
-
-    def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
-        self.features = features
-        self._held: Tensor | None = None
-        self._components: Tensor | None = None
-        if model.components is not None:
-            with torch.no_grad():
-                self._components = of_all_frames(features, lambda tokens: model.flat(model.summarise(tokens)))
-        elif model.summary is not None:
-            with torch.no_grad(), autocast(here().device, precision):
-                held = of_all_frames(features, model.summarise)
-            counts = features.counts.tolist()
-            means = torch.stack([frames.mean(0) for frames in model.lasting(held).split(counts)])
-            self._held = model.with_lasting(held, means.repeat_interleave(torch.tensor(counts), 0))
-
-    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape."""
-        if self._held is None:
-            return self.features.tokens(episode, frame).float()
-        return self._held[torch.from_numpy(self.features.index(episode, frame))]
-
-    def flat(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., F] what the metric and heads read (`LatentModel.flat`) of such frames."""
-        if self._components is None:
-            return self.at(episode, frame).flatten(-2)
-        return self._components[torch.from_numpy(self.features.index(episode, frame))]
-
-
 def sample_rows(features: Features) -> np.ndarray:
     """[S] rows from all over a features file, in which principal components are found."""
     return np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
@@ -137,26 +106,21 @@ class Seen:
         return self._held[self._few].to(here().device)
 
 
-def of_all_frames(features: Features, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """[R, ...] what `read` makes of the tokens [r, n, E] of all frames, on the CPU."""
-    slabs = (features.slab(k, k + SLAB).to(here().device) for k in range(0, len(features), SLAB))
-    return torch.cat([read(slab).cpu() for slab in slabs])
-
-
 def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
     """Trains the moving numbers of the summary."""
     settings, bottleneck, data = config.train.summary, config.dynamics.bottleneck, frames.features.data
     assert model.summary and bottleneck
     training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(here().device)
-    sampler = _windows(frames.features, config, settings.frames)
+    sampler = _windows(frames.features, config, settings.frames, "train.summary.frames")
+    displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
-        episode, frame, actions = sampler.batch(step, settings.batch)
+        episode, frame, _ = sampler.batch(step, settings.batch)
+        # From anywhere in the episode, later than the window too: it only helps to train, an agent never needs it.
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
-        acts = model.moves(torch.from_numpy(actions[some]).to(here().device))
-        way = way_of(acts.unflatten(-1, (config.dynamics.frameskip, -1)), data.action_kind)
+        way = displacement.at(data.offsets[episode[some]] + frame[some]).to(here().device)
         window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
-        with autocast(acts.device, config.train.precision):
+        with autocast(way.device, config.train.precision):
             return training.losses(window, elsewhere, way)
 
     return Task("dynamics", training, losses, part="summary")
@@ -165,10 +129,11 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
 def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:
     """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells best where actions lead.
 
-    They are read from other frames of the episode, so that only what lasts can help, and averaged over these.
+    A window's are read from frames of the episode up to its first one, and averaged over these: an agent has no later
+    ones, and read from frames that are to be foretold they would tell of what moves.
     """
     settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
-    sampler = _windows(features, config, settings.frames)
+    sampler = _windows(features, config, settings.frames, "train.dynamics.frames")
 
     places = None if summary is None or frames is None else frames.read(summary.moving)
 
@@ -178,8 +143,8 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
         moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(here().device)
         if summary.lasting is None:
             return moving[..., None, :]
-        others = sampler.elsewhere(step, episode[:, 0], count=settings.glances)[some]
-        glances = frames.at(np.broadcast_to(episode[some, :1], others.shape), others)
+        seen = sampler.up_to(step, frame[:, 0], count=settings.glances)[some]
+        glances = frames.at(np.broadcast_to(episode[some, :1], seen.shape), seen)
         lasting = summary.lasting(glances).float().mean(1, keepdim=True).expand(-1, moving.shape[1], -1)
         return torch.cat([moving, lasting], -1)[..., None, :]
 
@@ -206,12 +171,12 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)
-    model.metric.standardise(latents.flat(episode, frames[0]).to(here().device))
+    model.metric.standardise(latents.toward(episode, frames)[0].to(here().device))
 
     def losses(step: int, part: slice) -> dict[str, Tensor]:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
         episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
-        flat = latents.flat(np.broadcast_to(episode, frames.shape), frames)  # [2, n, F]
+        flat = latents.toward(episode, frames)  # [2, n, F]
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
@@ -223,8 +188,8 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     return Task("dynamics", model.metric, losses, part="metric")
 
 
-def _windows(features: Features, config: Config, frames: int) -> WindowSampler:
+def _windows(features: Features, config: Config, frames: int, setting: str) -> WindowSampler:
     return WindowSampler(
         features.data, frames=frames, frameskip=config.dynamics.frameskip, stride=features.stride,
-        seed=config.seed,
+        seed=config.seed, setting=setting,
     )  # fmt: skip

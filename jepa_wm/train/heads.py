@@ -1,18 +1,16 @@
 """Heads on frozen latents (stage heads): trained on the columns a trajectory file has, judged on held-out ones.
 
-B samples, T = 2 frames, N latent tokens of width D, F flattened latent width, H model steps, Y state numbers.
+F flattened latent width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schema import Config
@@ -20,14 +18,11 @@ from jepa_wm.core.standardise import own_scale
 from jepa_wm.core.world import here
 from jepa_wm.dynamics.heads import Heads, Present
 from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.freeze.cache import Features
 from jepa_wm.imagine.saved import load_latent_model, save_heads
-from jepa_wm.observe.datasets import open_data, quantities
+from jepa_wm.observe.datasets import quantities
 from jepa_wm.observe.quantities import Quantities
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.windows import GoalSampler, WindowSampler
-from jepa_wm.train.dynamics import Latents
 from jepa_wm.train.loop import Losses, Task, fit
+from jepa_wm.train.samples import Samples
 
 JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
 
@@ -55,74 +50,6 @@ def train(run: RunFolder) -> dict[str, object]:
     return {"heads": scores, "training_seconds": seconds}
 
 
-@dataclass
-class Samples:
-    """Latents of a trajectory file and the columns that teach heads, drawn as pure functions of the step."""
-
-    data: Trajectories
-    latents: Latents
-    scaled: Callable[[Tensor], Tensor]
-    columns: dict[str, np.ndarray]
-    windows: WindowSampler
-    goals: GoalSampler
-
-    @classmethod
-    def of_run(cls, run: RunFolder, config: Config, model: LatentModel, part: str) -> Samples:
-        assert part in ("train", "heldout")
-        data = open_data(run.path, config, "train" if part == "train" else "heldout")
-        features = Features(run.path / "encode" / part, data)
-        skip, steps = config.dynamics.frameskip, config.train.heads.sizes.policy_steps
-        rest = {"frameskip": skip, "stride": features.stride, "seed": config.seed}
-        return cls(
-            data, Latents(model, features, config.train.precision), model.scaled, teaching_columns(data),
-            WindowSampler(data, frames=2, **rest), GoalSampler(data, steps=steps, **rest),
-        )  # fmt: skip
-
-    def steps(
-        self, step: int, batch: int, some: slice = slice(None)
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] summed over the step, "terminated": [B],
-        "state": [B, Y] there after the step}) of batch `step`, or of some of its samples."""
-        episode, frame, actions = (drawn[some] for drawn in self.windows.batch(step, batch))
-        flat = _given(self.latents.flat(episode, frame))
-        rows = self.windows.rows(episode[:, 0], frame[:, 0])  # [B, frameskip]
-        truth = {}
-        if "reward" in self.columns:
-            truth["reward"] = _given(self.columns["reward"][rows].sum(1))
-        if "terminated" in self.columns:
-            truth["terminated"] = _given(self.columns["terminated"][rows].any(1)).float()
-        if "state" in self.columns:
-            truth["state"] = _given(self.columns["state"][rows[:, -1] + 1])
-        return flat[:, 0], flat[:, 1], self.scaled(_given(actions[:, 0])), truth
-
-    def ways(self, step: int, batch: int, some: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of batch `step`, or of some
-        of its samples."""
-        episode, frames, blocks, counts = self.goals.batch(step, batch)
-        episode, frames = episode[some], frames[:, some]
-        flat = _given(self.latents.flat(np.broadcast_to(episode, frames.shape), frames))
-        return flat[0], flat[1], self.scaled(_given(blocks[some])), _given(counts[some])
-
-
-def _given(values: np.ndarray | Tensor) -> Tensor:
-    return torch.as_tensor(values).to(here().device)
-
-
-def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
-    """Those of reward [rows], terminated [rows] and state [rows, Y] that the file has; UserError for a broken one."""
-    found = {}
-    for name in ("reward", "terminated", "state"):
-        if name not in data:
-            continue
-        values = data.column(name).astype(np.float32).reshape(len(data.actions), -1)
-        if not np.isfinite(values).all():
-            raise UserError(f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave it out")
-        if name != "state" and values.shape[1] != 1:
-            raise UserError(f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row, one is wanted")
-        found[name] = values if name == "state" else values[:, 0]
-    return found
-
-
 def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
     """Fresh heads for the columns there are, their ranges and units taken from the data."""
     columns = seen.columns
@@ -132,8 +59,7 @@ def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
     present = Present("reward" in columns, "terminated" in columns, tuple(names))
     heads = Heads(model.flat_width, model.block, present, config.train.heads.sizes)
     if heads.reward is not None:
-        skip = config.dynamics.frameskip
-        sums = np.concatenate([block_sums(part, skip) for part in episodes_of(columns["reward"], seen.data)])
+        sums = seen.step_rewards()
         heads.reward.span(float(sums.min()), float(sums.max()))
     if heads.state is not None:
         heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0, dtype=np.float64)))
@@ -141,30 +67,21 @@ def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
     return heads
 
 
-def episodes_of(column: np.ndarray, data: Trajectories) -> list[np.ndarray]:
-    return [column[o : o + n] for o, n in zip(data.offsets, data.lengths, strict=True)]
-
-
-def block_sums(rewards: np.ndarray, skip: int) -> np.ndarray:
-    """Sums over every `skip` consecutive rewards of an episode; those of its last row are of no step."""
-    total = np.concatenate([[0], np.cumsum(rewards[:-1], dtype=np.float64)])
-    return total[skip:] - total[:-skip]
-
-
 def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
     """Trains all heads side by side; they share nothing but the batch."""
     settings = config.train.heads
 
     def losses(step: int, some: slice) -> Losses:
-        before, after, actions, truth = seen.steps(step, settings.batch, some)
-        with autocast(before.device, config.train.precision):
+        with autocast(here().device, config.train.precision):
             parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, some))}
+            if heads.reward is not None or heads.termination is not None:
+                before, after, actions, truth = seen.steps(step, settings.batch, some)
             if heads.reward is not None:
                 parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
             if heads.termination is not None:
                 parts["termination"] = heads.termination.loss(before, after, actions, truth["terminated"])
             if heads.state is not None:
-                parts["state"] = heads.state.loss(after, truth["state"])
+                parts["state"] = heads.state.loss(*seen.states(step, settings.batch, some))
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     return Task("heads", heads, losses)
@@ -174,9 +91,10 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
 def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict[str, dict[str, object]]:
     """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure of the best constant
     that the training samples give."""
-    known, (before, after, actions, truth) = seen.steps(0, JUDGED)[3], heldout.steps(0, JUDGED)
     scores: dict[str, dict[str, object]] = {}
-    with autocast(before.device, precision):
+    with autocast(here().device, precision):
+        if heads.reward is not None or heads.termination is not None:
+            known, (before, after, actions, truth) = seen.steps(0, JUDGED)[3], heldout.steps(0, JUDGED)
         if heads.reward is not None:
             guess, mean = heads.reward(before, after, actions), known["reward"].mean()
             scores["reward"] = _score(_rms, truth["reward"], guess, mean, "root mean squared error of a model step")
@@ -184,8 +102,8 @@ def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict
             guess, mean = heads.termination(before, after, actions), known["terminated"].mean()
             scores["termination"] = _score(_log_loss, truth["terminated"], guess, mean, "log loss in nats")
         if heads.state is not None:
-            guess, mean = heads.state(after), known["state"].mean(0)
-            scores |= _state_scores(quantities(heldout.data), heads, truth["state"], guess, mean)
+            (latents, state), mean = heldout.states(0, JUDGED), seen.states(0, JUDGED)[1].mean(0)
+            scores |= _state_scores(quantities(heldout.data), heads, state, heads.state(latents), mean)
         start, goal, blocks, counts = heldout.ways(0, JUDGED)
         told = "root mean squared error, scaled actions"
         _, _, usual, used = seen.ways(0, JUDGED)

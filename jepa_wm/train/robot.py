@@ -21,7 +21,7 @@ from jepa_wm.freeze.eye import Eye
 from jepa_wm.imagine.robot import imagine_poses, normalised
 from jepa_wm.imagine.saved import save_action_predictor
 from jepa_wm.observe.datasets import open_data
-from jepa_wm.observe.windows import WindowSampler
+from jepa_wm.observe.windows import WindowSampler, usual_steps
 from jepa_wm.train.loop import Task, fit
 
 WINDOWS, HORIZON = 100, 8  # of the rollout error
@@ -91,8 +91,9 @@ def train(run: RunFolder) -> dict[str, object]:
 
 
 def heldout_errors(run: RunFolder, config: Config, model: ActionPredictor) -> list[dict[str, float | int]]:
-    """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as the shortest has."""
-    longest = int(open_data(run.path, config, "heldout").lengths.min() - 1) // config.dynamics.frameskip
+    """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of them
+    have."""
+    longest = usual_steps(open_data(run.path, config, "heldout").lengths, config.dynamics.frameskip)
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
     tokens, poses, actions = (drawn.to(here().device) for drawn in heldout.batch(0, WINDOWS))
     return rollout_errors(model, tokens, poses, actions)

@@ -23,7 +23,8 @@ from jepa_wm.freeze.ridge import fit_ridge
 from jepa_wm.imagine.rollout import unroll
 from jepa_wm.observe.datasets import check_same_state, quantities
 from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.windows import WindowSampler
+from jepa_wm.observe.windows import FrameSampler, WindowSampler, usual_steps
+from jepa_wm.train.latents import Latents
 
 PROBE_FRAMES = 8000
 NUMBERS = 2**24  # of frozen features that are held in one go; four times as many in fitting the map to them
@@ -44,21 +45,25 @@ def rollout_errors(
     the latent dropped counts as error; `feature_error_encoded` is that of the true frame's own latent.
     `state_errors`: for each group of state numbers `error`, `shuffled` and `unit`, as a linear probe reads the state
     from the imagined latent.
-    Before it imagines, the model sees as many frames as it does when an agent acts, since one frame shows no speed.
-    The horizon is cut to what the held-out episodes hold."""
+    Before it imagines, the model sees as many frames as it does when an agent acts, since one frame shows no speed, and
+    has the static numbers that an agent believes there which saw the episode from its first frame.
+    The horizon is cut to what at least half of the held-out episodes hold; shorter ones are left out, which is said."""
     data, skip, device = heldout.data, model.settings.frameskip, model.action_scale.device
     seen, horizon = span(data, model.settings, most=horizon)
-    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0)
+    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0,
+                            setting="rollout errors: frames seen and imagined")  # fmt: skip
     episode, frame, actions = sampler.batch(0, windows)
     acts = model.scaled(torch.from_numpy(actions).to(device))
     futures = {"": acts, "_shuffled": torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1)}
-    decode, read_state = fit_decoder(model, train), _state_reader(model, heldout, train)
+    believed, known = Latents(model, heldout, "fp32"), Latents(model, train, "fp32")
+    decode, read_state = fit_decoder(model, known), _state_reader(model, heldout, known)
     sums: Sums = defaultdict(lambda: np.zeros(horizon))
     together = max(1, NUMBERS // (frame.shape[1] * heldout.numbers))
     for start in range(0, windows, together):
         some = slice(start, start + together)
         tokens = heldout.tokens(episode[some], frame[some]).to(device).float()  # [e, C+H, n, W]
-        latents = model.summarise(tokens)  # [e, C+H, N, D]
+        now = believed.at(episode[some, seen - 1 : seen], frame[some, seen - 1 : seen]).to(device)  # [e, 1, N, D]
+        latents = model.with_lasting(model.summarise(tokens), model.lasting(now))  # [e, C+H, N, D]
         truth, features = latents[:, seen:, :, : model.moving], tokens[:, seen:].flatten(2)
         sums["copied_latent"] += _apart(latents[:, seen - 1 : seen, :, : model.moving], truth)
         sums["copied_features"] += _apart(tokens[:, seen - 1 : seen].flatten(2), features)
@@ -74,14 +79,14 @@ def rollout_errors(
 
 
 def span(data: Trajectories, settings: Settings, *, most: int = 32) -> tuple[int, int]:
-    """(frames that are seen, horizon) for which all held-out episodes are long enough; UserError if one is too short
-    for a single step."""
-    steps = int(data.lengths.min() - 1) // settings.frameskip
-    if steps < 1:
+    """(frames that are seen, horizon) for which at least half of the held-out episodes are long enough; UserError if
+    all are too short for a single step."""
+    if data.lengths.max() <= settings.frameskip:
         raise UserError(
-            f"{data.path}: an episode of {data.lengths.min()} frames is too short for a model step of "
-            f"dynamics.frameskip {settings.frameskip}; lower it, or convert with --shortest {settings.frameskip + 1}"
+            f"{data.path}: no episode is long enough for a model step of dynamics.frameskip {settings.frameskip}, the "
+            f"longest has {data.lengths.max()} frames; lower it, or give longer episodes"
         )
+    steps = usual_steps(data.lengths, settings.frameskip)
     seen = min(settings.window, steps)
     return seen, min(most, steps - seen + 1)
 
@@ -112,14 +117,16 @@ def _apart(guess: Tensor, truth: Tensor) -> np.ndarray:
 
 
 def _state_reader(
-    model: LatentModel, heldout: Features, train: Features
+    model: LatentModel, heldout: Features, latents: Latents
 ) -> Callable[[Tensor, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its errors [H]}."""
+    """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its errors [H]}, by a probe
+    on the latents of training frames."""
+    train = latents.features
     known = quantities(train.data)
     if not known.groups:
         return lambda *_: {}
     check_same_state(train.data, heldout.data)
-    probe, states = fit_latent_probe(model, train), heldout.data.states()
+    probe, states = fit_latent_probe(model, latents), heldout.data.states()
 
     def read(guess: Tensor, episode: np.ndarray, frame: np.ndarray) -> dict[str, np.ndarray]:
         values = probe.read(guess.flatten(0, 1).flatten(1).cpu()).numpy()
@@ -130,36 +137,35 @@ def _state_reader(
     return read
 
 
-def fit_decoder(model: LatentModel, train: Features) -> Decoder:
+def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
     """A linear map from latents to frozen features, fitted on training frames; nothing to do where the latent is all of
     these."""
     if model.summary is None:
         return lambda latents: latents.flatten(-2)
+    train = latents.features
     episode, frame = _frames(train, min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers)))
     features = train.tokens(episode, frame).float().flatten(1).numpy()
-    (ridge,) = fit_ridge(_latents(model, train, episode, frame).numpy(), features, (1e-2,), standardise=True)
+    (ridge,) = fit_ridge(_flat(latents, episode, frame).numpy(), features, (1e-2,), standardise=True)
     device = model.action_scale.device
     weight = torch.from_numpy(ridge.weight).float().to(device)
     constant = torch.from_numpy(ridge.constant - ridge.centre @ ridge.weight).float().to(device)
     return lambda latents: latents.flatten(-2) @ weight + constant
 
 
-def fit_latent_probe(model: LatentModel, train: Features) -> RidgeProbe:
+def fit_latent_probe(model: LatentModel, latents: Latents) -> RidgeProbe:
     """The linear probe of the state (angles unrolled) on latents of training frames, on the CPU."""
+    train = latents.features
     episode, frame = _frames(train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5))))
     state = quantities(train.data).unrolled(train.data.states()[train.data.offsets[episode] + frame])
-    return RidgeProbe(_latents(model, train, episode, frame), torch.from_numpy(state))
+    return RidgeProbe(_flat(latents, episode, frame), torch.from_numpy(state))
 
 
 def _frames(train: Features, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(episode, frame) [count] drawn from all that are encoded."""
-    r, lengths = np.random.default_rng(6), train.data.lengths
-    episode = r.integers(train.data.episodes, size=count)
-    return episode, (r.random(count) * lengths[episode]).astype(np.int64) // train.stride * train.stride
+    return FrameSampler(train.data, stride=train.stride, seed=6).batch(0, count)
 
 
-def _latents(model: LatentModel, train: Features, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-    """[count, F] latents of training frames, on the CPU."""
-    device = model.action_scale.device
+def _flat(latents: Latents, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+    """[count, F] latents of frames, each with the static numbers believed there, on the CPU."""
     parts = zip(np.array_split(episode, 16), np.array_split(frame, 16), strict=True)
-    return torch.cat([model.summarise(train.tokens(e, f).to(device)).cpu() for e, f in parts]).flatten(1)
+    return torch.cat([latents.at(e, f) for e, f in parts]).flatten(1)
