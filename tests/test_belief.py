@@ -154,6 +154,7 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(data, m
     assert (static[0] == static[0][:, :1]).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*episodes are left out")
 def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch):
     model, features = latent_model(), Store(data, 2)
     given = []
