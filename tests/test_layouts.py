@@ -50,9 +50,20 @@ def test_splits_are_disjoint_and_apart_and_both_spread_over_the_plane(geometry, 
     assert gaps.min() == apart
     assert 0.6 < len(train) / len(layouts) < 0.9
     if geometry == Geometry():
-        assert (len(train), len(heldout)) == (900, 81)
+        assert (len(train), len(heldout)) == (950, 63)
+        assert heldout[:, 1].min() > train[:, 1].min() + 4 and heldout[:, 1].max() < train[:, 1].max() - 4
         for part in (train, heldout):
             assert np.abs(part.mean(0) - (32, 32)).max() < 3 and (np.ptp(part, axis=0) >= (20, 30)).all()
+
+
+@pytest.mark.parametrize("wall", range(20, 45))
+@pytest.mark.parametrize("door_padding", [10, 13, 20, 26])
+def test_where_the_wall_is_fixed_held_out_doors_lie_between_those_of_training(wall, door_padding):
+    """Doors farther out than any that was met would ask for more than is claimed."""
+    geometry = Geometry(fixed_wall=wall, door_padding=door_padding)
+    layouts = all_layouts(geometry)
+    train, heldout = (layouts[in_split(layouts, geometry, split), 1] for split in ("train", "heldout"))
+    assert train.min() < heldout.min() and heldout.max() < train.max()
 
 
 def test_a_fixed_wall_is_split_as_the_same_layouts_of_random_walls():
