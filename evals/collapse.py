@@ -21,6 +21,7 @@ def run(run: RunFolder) -> dict[str, object]:
     heldout = open_data(run.path, run.config, "heldout")
     rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
     eye = Eye.load(run.path / "encode").to(here().device)
-    result: dict[str, object] = dict(collapse_meters(eye.raw(torch.from_numpy(heldout.frames[rows]))))
+    frames = heldout.frames[rows]
+    result: dict[str, object] = dict(collapse_meters(eye.raw(torch.from_numpy(frames)), frames))
     run.write_result("eval_collapse", result)
     return result

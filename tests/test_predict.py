@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -235,6 +236,46 @@ def test_constant_features_are_collapsed_and_gaussian_ones_are_not():
     line = torch.randn(200, 1, 1, generator=g) * torch.randn(1, 1, 16, generator=g)
     flat = collapse_meters(line.expand(-1, 9, -1))
     assert flat["collapsed"] and flat["feature_std"] > 0.3 and flat["effective_rank"] == pytest.approx(1, abs=1e-3)
+
+
+def test_what_moves_and_does_not_change_is_no_collapse():
+    """A rod that turns, as Pendulum's: every frame has the same tokens at other places, so their mean says nothing."""
+    g, angle = generator(), torch.rand(300, generator=generator(1)) * 6.28
+    row, column = torch.meshgrid(torch.arange(6) - 2.5, torch.arange(6) - 2.5, indexing="ij")
+    along = column.flatten() * angle.cos()[:, None] + row.flatten() * angle.sin()[:, None]
+    across = row.flatten() * angle.cos()[:, None] - column.flatten() * angle.sin()[:, None]
+    rod = ((along > 0) & (along < 2.5)) * torch.exp(-across.square())  # [300, 36]
+    parts = torch.stack([rod, rod * along, rod * across, rod * angle.cos()[:, None]], -1)
+    features = parts @ torch.randn(4, 16, generator=g)
+    features = features - features.mean((1, 2), keepdim=True)
+    seen = collapse_meters(features + 0.01 * torch.randn(300, 36, 16, generator=g))
+    assert not seen["collapsed"] and seen["effective_rank"] > 2
+
+
+@pytest.mark.parametrize("kind", ["one number of a frame", "one pattern more or less", "one direction at all places"])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_collapse_into_one_direction_is_seen_whichever_it_is(kind, noise):
+    g = generator()
+    how_much, direction = torch.randn(300, 1, 1, generator=g), torch.randn(1, 1, 16, generator=g)
+    features = {
+        "one number of a frame": how_much * direction.expand(-1, 9, -1),
+        "one pattern more or less": how_much * torch.randn(1, 9, 16, generator=g),
+        "one direction at all places": torch.randn(300, 9, 1, generator=g) * direction,
+    }[kind]
+    seen = collapse_meters(features + noise * torch.randn(300, 9, 16, generator=g))
+    assert seen["collapsed"] and seen["feature_std"] > 0.3 and seen["effective_rank"] < 1.2
+
+
+def test_pictures_of_one_direction_ask_for_no_more():
+    """A lamp that is brighter or darker: nothing else can be told, so a single direction is no collapse."""
+    r = np.random.default_rng(0)
+    light, place = r.integers(0, 200, (300, 1, 1, 1)), np.zeros((1, 12, 12, 3), np.int64)
+    place[0, 4:7, 4:7] = 1
+    features = torch.from_numpy(light[:, 0] / 100.0).float() * torch.randn(1, 9, 16, generator=generator())
+    assert not collapse_meters(features, np.uint8(light * place))["collapsed"]
+    assert collapse_meters(features, r.integers(0, 255, (300, 12, 12, 3), np.uint8))["collapsed"]
+    constant = torch.zeros(300, 9, 16)
+    assert collapse_meters(constant, np.uint8(light * place))["collapsed"], "what there is must be told"
 
 
 def test_meters_are_blind_to_what_positions_have_in_common():

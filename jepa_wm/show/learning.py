@@ -119,7 +119,7 @@ def _seeing_curves(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, An
         said = "Standard deviation of features across samples at equal position."
         items.append(panel(charts.curves(metrics, ["feature_std"]), "Spread.", said))
     if "effective_rank" in names:
-        said = "How many directions the pooled features use."
+        said = "How many directions the features use."
         items.append(panel(charts.curves(metrics, ["effective_rank"]), "Effective rank.", said))
     if probes := [name for name in names if name.startswith("probe/")]:
         final = (result or {}).get("probe") or {}

@@ -190,7 +190,7 @@ class Judge:
         config, known = self.config, self.known
         eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision).to(here().device)
         seen = eye.standardise_on(self.frames)
-        meters = collapse_meters(seen * eye.scale)
+        meters = collapse_meters(seen * eye.scale, self.frames)
         if known is None:
             return meters, {}
         state = torch.from_numpy(known.quantities.unrolled(known.state))
