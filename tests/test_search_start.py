@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from jepa_wm.act.objective import Scene, effortless
 from jepa_wm.act.returns import constant_actions
 from jepa_wm.act.solver import make_solver
-from jepa_wm.act.space import idle_of, space_of
+from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace, first_plan, zero_plan
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Geometry, Plan
@@ -107,7 +108,8 @@ def test_worlds_say_what_doing_nothing_is():
     assert space_of(GymWorld(lambda: Car(three, 1)), **held).idle == 1
     assert space_of(GymWorld(lambda: Car(gymnasium.spaces.Discrete(3, start=5), 6)), **held).idle == 1
     assert space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "NOOP"])), **held).idle == 2
-    assert space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "FIRE"])), **held).idle == 0
+    assert space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "FIRE"])), **held).idle is None
+    assert space_of(GymWorld(lambda: Car(box, meanings=["NOOP", "FIRE"])), **held).idle is None, "choices it has not"
     for wrong in ([2.0, 0.0], [0.0], 0.0):
         with pytest.raises(UserError, match="idle_action .* is none of the actions"):
             space_of(GymWorld(lambda wrong=wrong: Car(box, wrong)), **held)
@@ -123,10 +125,9 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
     box = gymnasium.spaces.Box(0, 512, (2,), np.float32)
     space = space_of(GymWorld(lambda: Car(box), action_kind="absolute"), frameskip=2, hold=True)
     assert space.absolute and not space_of(GymWorld(lambda: Car(box)), frameskip=2, hold=True).absolute
-    assert idle_of(space, None).tolist() == [256, 256]
     last = torch.tensor([[3.0, 4.0], [500.0, 9.0]])
-    assert idle_of(space, last) is last
-    there = Effort(idle=last)
+    there = effort_in(space, last)
+    assert there == Effort(size=2, idle=last)
     plans = last[:, None, None].repeat(1, 5, 3, 2)
     assert there(plans, plans).tolist() == [[0] * 5] * 2 and effort(plans, plans).min() > 0
     moved = plans + 2 * torch.ones_like(plans)
@@ -146,6 +147,59 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
             tried = (seen[0] == stay.repeat(1, 3, 2)[:, None]).all(-1).all(-1)
             assert tried.any(1).all() or solver == "amortised", solver
         assert torch.equal(search._start.view(2, -1, 3, 2)[:, :, -1], search._start.view(2, -1, 3, 2)[:, :, -2])
+
+
+def effort_in(space, last=None):
+    return effortless(Scene(None, Plan(), None, None, last, space))
+
+
+def test_before_any_place_was_gone_to_none_takes_less_effort_than_another():
+    space = ActionSpace((0.0, 0.0), (512.0, 512.0), absolute=True)
+    plans = torch.rand(2, 5, 1, 2).repeat(1, 1, 3, 2) * 512
+    assert effort_in(space)(plans, plans).abs().max() == 0, "each plan stays where it first goes"
+    plans[:, 0, 2, 2:] += 10  # the last of six actions
+    assert effort_in(space)(plans, plans).tolist() == [[pytest.approx(100 / 6, rel=1e-3), 0, 0, 0, 0]] * 2
+
+
+def test_effort_is_told_from_what_the_world_says_does_nothing():
+    plans = torch.tensor([0.5, 0.0]).repeat(2, 4, 3, 2)
+    assert effort_in(ActionSpace((0.0, -1.0), (1.0, 1.0), idle=(0.5, 0.0)))(plans, plans).max() == 0
+    assert effort_in(ActionSpace((0.0, -1.0), (1.0, 1.0))) is effort and effort_in(None) is effort
+    known, unknown = (DiscreteSpace.of_block(3, block=2, hold=False, idle=idle) for idle in (1, None))
+    choices = known.expand(torch.eye(3).repeat(1, 2))[None, :, None]  # [1, 3, 1, 6]: one choice throughout
+    assert effort_in(known)(choices, choices).flatten().tolist() == pytest.approx([2 / 3, 0, 2 / 3])
+    assert len(set(effort_in(unknown)(choices, choices).flatten().tolist())) == 1
+    assert unknown.idle_step() == (1, 0, 0, 1, 0, 0)
+
+
+def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
+    box, six = gymnasium.spaces.Box(np.float32([0, 0]), np.float32([10, 10])), gymnasium.spaces.Discrete(6)
+    held = {"frameskip": 1, "hold": True}
+    wraps = gymnasium.wrappers
+    one = np.float32(1)
+    scaled = space_of(GymWorld(lambda: wraps.RescaleAction(Car(box, [0.5, 0.5]), -one, one)), **held)
+    assert scaled.idle is None and scaled.idle_step() == (0, 0)
+    for place in (0, 5):
+        names = [*"ABCDE"]
+        names.insert(place, "NOOP")
+        few = GymWorld(lambda names=names: wraps.TransformAction(
+            Car(six, meanings=names), lambda action: action + 2, gymnasium.spaces.Discrete(2)))  # fmt: skip
+        assert space_of(few, **held).idle is None
+
+    class Says(gymnasium.Wrapper):
+        idle_action = (1.0, 2.0)
+
+    assert space_of(GymWorld(lambda: Says(Car(box))), **held).idle == (1, 2)
+    assert space_of(GymWorld(lambda: wraps.TimeLimit(Car(box, [3.0, 4.0]), 9)), **held).idle == (3, 4)
+
+
+def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
+    space, seen = ActionSpace((0.0,), (512.0,), absolute=True), []
+    settings = Plan(solver="icem", horizon=2, candidates=8, elites=2, rounds=1, icem={"kept": 0.0})
+    search = RecedingHorizon(make_solver(space, settings))
+    search.reset([0], device=CPU)
+    search.plan(lambda plans: seen.append(plans) or plans.sum((-1, -2)), known=torch.full((1, 2, 1), 77.0))
+    assert (seen[0] == 77).all(-1).all(-1).any()
 
 
 def test_a_policy_without_a_proposal_does_nothing():

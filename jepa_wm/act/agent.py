@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa_wm.act.objective import Scene, TermOf, check_objective, goal_of, objective_of
 from jepa_wm.act.solver import DESCENDING, make_solver
-from jepa_wm.act.space import idle_of, space_of
+from jepa_wm.act.space import space_of
 from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
@@ -111,7 +111,7 @@ class Agent:
 
             goal = None if goals is None else goals[some]
             last = None if self._last is None else self._last[some]
-            scene = Scene(self.model, self.settings, context[some, -1], goal, last, idle_of(self.space, last))
+            scene = Scene(self.model, self.settings, context[some, -1], goal, last, self.space)
             return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
@@ -154,8 +154,8 @@ class Agent:
         if poses.shape != (len(frames), POSE) or not np.isfinite(poses).all():
             raise UserError(
                 f"dynamics.kind vjepa2_ac imagines from the pose of a robot's hand, {POSE} finite numbers for each of "
-                f"{len(frames)} frames (place, Euler angles, opening of the gripper), and was told {list(poses.shape)}: "
-                "give Agent poses=..., or a world whose state is the pose"
+                f"{len(frames)} frames (place, Euler angles, opening of the gripper), and was told "
+                f"{list(poses.shape)}: give Agent poses=..., or a world whose state is the pose"
             )
         return self.model.encode(torch.from_numpy(frames), torch.from_numpy(poses))
 
@@ -175,7 +175,7 @@ class Agent:
         more of them than the model's window; older ones are forgotten."""
         latent = self.model.latent
         gone = max(0, len(self._latents) - latent.settings.window)
-        self._latents, self._past = self._latents[gone:], self._past[gone:]  # a block leads from the frame of its number
+        self._latents, self._past = self._latents[gone:], self._past[gone:]  # block i leads from frame i
         context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
         between = self._past[: len(self._latents) - 1]
         return context, torch.stack(between, 1) if between else context.new_zeros(len(context), 0, self.model.block)

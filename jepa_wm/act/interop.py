@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from jepa_wm.act.agent import Agent
 from jepa_wm.act.history import history, newest_frames, refuse_other_pictures
 from jepa_wm.act.objective import Scene, check_objective, objective_of
-from jepa_wm.act.space import idle_of
 from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Plan as Settings
@@ -74,9 +73,8 @@ class CostServer:
 
         def cost_of(some: slice) -> Cost:
             last = past[some, -1, -self.model.block // skip :] if past.shape[1] else None
-            idle = None if self.space is None else idle_of(self.space, last)
             toward = None if goal is None else goal[some]
-            scene = Scene(self.model, self.settings, context[some, -1], toward, last, idle)
+            scene = Scene(self.model, self.settings, context[some, -1], toward, last, self.space)
 
             def imagine(actions: Tensor) -> Tensor:
                 return self.model.futures(context[some], past[some], actions, draws=self.settings.draws)
@@ -129,8 +127,8 @@ class VectorEnv(Protocol):
 class PolicyServer:
     """A policy for stable-worldmodel's `World.evaluate`: `set_env(env)`, then `get_action(infos)` at every step.
 
-    It plans by the agent's own search and memory, and shows it the frames of every model step. Episodes are told apart by their goal images: where one changes, all
-    begin anew, so evaluate with reset_mode "wait" or from a dataset.
+    It plans by the agent's own search and memory, and shows it the frames of every model step. Episodes are told apart
+    by their goal images: where one changes, all begin anew, so evaluate with reset_mode "wait" or from a dataset.
     """
 
     def __init__(self, make_agent: Callable[[Any], Agent], *, seed: int = 0) -> None:

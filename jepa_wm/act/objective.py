@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Plan as Settings
 from jepa_wm.imagine.world_model import WorldModel
@@ -29,7 +30,7 @@ class Scene:
     now: Tensor  # [B, N, D] the latest latent
     goal: Tensor | None  # [B, N, D]; None: no goal image was given
     last: Tensor | None  # [B, a] the action taken last
-    idle: Tensor | None = None  # [a] or [B, a] the action that takes no effort; None: 0
+    space: ActionSpace | DiscreteSpace | None = None  # that is searched; None: not known
 
     def goal_latent(self) -> Tensor:
         """The goal; UserError where there is none."""
@@ -117,8 +118,14 @@ def earned(scene: Scene) -> Term:
 
 
 def effortless(scene: Scene) -> Term:
-    """How far actions are from doing nothing."""
-    return effort if scene.idle is None else Effort(idle=scene.idle)
+    """How far actions are from doing nothing: from 0, what the world says, or the last one where they are places."""
+    space = scene.space
+    if isinstance(space, ActionSpace) and space.absolute:
+        return Effort(size=space.size, idle=scene.last)
+    if space is None or space.idle is None:
+        return effort
+    idle = space.vectors[space.idle] if isinstance(space, DiscreteSpace) else space.idle
+    return Effort(size=space.size, idle=torch.tensor(idle))
 
 
 def smooth(scene: Scene) -> Term:

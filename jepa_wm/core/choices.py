@@ -20,7 +20,8 @@ from jepa_wm.core.errors import UserError
 class DiscreteSpace:
     """A choice among n actions; a plan is one-hot, [..., H, G * n], and the model takes each choice's numbers.
 
-    Choice `idle` stands for doing nothing; those in `barred` are never taken. Make it with `DiscreteSpace.of_block`.
+    Choice `idle` does nothing, if one is known to; those in `barred` are never taken. Make it with
+    `DiscreteSpace.of_block`.
     Raises ValueError for vectors that are fewer than two, of unequal lengths, not finite or not distinct, and for an
     `idle` that is none of the choices.
     """
@@ -28,7 +29,7 @@ class DiscreteSpace:
     vectors: tuple[tuple[float, ...], ...]  # [n, a] what the model takes for each choice
     slots: int = 1  # G
     repeat: int = 1
-    idle: int = 0
+    idle: int | None = None
     barred: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -42,13 +43,14 @@ class DiscreteSpace:
         for name in ("slots", "repeat"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.idle < len(self.vectors):
+        if self.idle is not None and not 0 <= self.idle < len(self.vectors):
             raise ValueError(f"idle {self.idle} is none of the {len(self.vectors)} choices, which are counted from 0")
 
     @classmethod
     def of_block(
-        cls, choices: int, *, block: int, hold: bool, vectors: Sequence[Sequence[float]] | None = None, idle: int = 0
-    ) -> DiscreteSpace:
+        cls, choices: int, *, block: int, hold: bool, vectors: Sequence[Sequence[float]] | None = None,
+        idle: int | None = None,
+    ) -> DiscreteSpace:  # fmt: skip
         """The space for `block` environment actions per model step, each one of `choices`.
 
         With `hold`, one is chosen and held for the block. The model takes `vectors` [n, a], one-hot if None.
@@ -106,8 +108,8 @@ class DiscreteSpace:
         return self.one_hot(self._chosen(actions)).to(actions)
 
     def idle_step(self) -> tuple[float, ...]:
-        """[A] doing nothing, or where that is barred the first choice that is not."""
-        still = torch.nn.functional.one_hot(torch.tensor(self.idle), self.choices).float().repeat(self.slots)
+        """[A] doing nothing, the first choice where none is known to; where that is barred, the first that is not."""
+        still = torch.nn.functional.one_hot(torch.tensor(self.idle or 0), self.choices).float().repeat(self.slots)
         return tuple(self.project(still).tolist())
 
     def first_step(self) -> tuple[float, ...]:

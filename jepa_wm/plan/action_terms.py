@@ -18,15 +18,22 @@ def effort(latents: Tensor, actions: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """The same where doing nothing is another action than 0: the mean squared difference from that, [a] or [B, a]."""
+    """The same where doing nothing is another action than 0: the mean squared difference from that.
 
-    idle: Tensor
+    `size` is the length a of one environment action, `idle` [a] or [B, a] the one that does nothing. Without it that is
+    each plan's own first action: a place to go to, where nobody knows yet which place would be to stay.
+    """
+
+    size: int
+    idle: Tensor | None = None
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
         """[B, S]."""
-        idle = self.idle.to(actions)
-        idle = idle.expand(len(actions), -1)[:, None, None].repeat(1, 1, 1, actions.shape[-1] // idle.shape[-1])
-        return effort(latents, actions - idle)
+        each = actions.unflatten(-1, (-1, self.size))  # [B, S, H, block, a]
+        idle = each[:, :, :1, :1]
+        if self.idle is not None:
+            idle = self.idle.to(actions).expand(len(actions), -1)[:, None, None, None]
+        return (each - idle).square().mean((-3, -2, -1))
 
 
 @dataclass(frozen=True, kw_only=True)

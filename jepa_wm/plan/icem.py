@@ -73,7 +73,7 @@ class ICEM:
         std = (self.std * half).expand_as(mean)
         filter_ = colour_filter(self.horizon, self.colour).to(mean)
         share = round(self.kept * self.elites)
-        kept = kept_plans(self.space, self.horizon, start, generator)[:, :share]  # [B, <= K, H, A]
+        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]  # [B, K, H, A]
         second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         best = Best(mean)
         for number in range(self.rounds):

@@ -19,8 +19,8 @@ class RecedingHorizon:
     """Plans decision after decision for a batch of episodes, each with its own generator and warm start.
 
     `execute` model steps are handed out per decision; the mean of the search and the plans that it kept, shifted by as
-    many, start the next one, their free ends filled with their last step ("repeat") or with doing nothing ("zero"), which
-    is the last step again where actions are places.
+    many, start the next one, their free ends filled with their last step ("repeat") or with doing nothing ("zero"),
+    which is the last step again where actions are places.
     `last` is the latest plan.
     Raises ValueError for an `execute` outside 1..horizon.
     """

@@ -135,8 +135,8 @@ class GymWorld:
         ]  # fmt: skip
         if missing:
             raise UserError(
-                f'info["state"] of world {missing[0]} does not hold the {len(self._names)} numbers {self._names}, all finite; '
-                "let the environment report them, or leave state_names out"
+                f'info["state"] of world {missing[0]} does not hold the {len(self._names)} numbers {self._names}, all '
+                "finite; let the environment report them, or leave state_names out"
             )
         return np.stack([state.astype(np.float32) for state in states])
 
@@ -159,9 +159,9 @@ class GymWorld:
     def idle_action(self) -> np.ndarray | None:
         """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or the choice that its
         action meanings call NOOP; None where it says neither. UserError for one that is none of its actions."""
-        env = self._envs[0].unwrapped
-        said, meanings = getattr(env, "idle_action", None), getattr(env, "get_action_meanings", None)
-        if said is None and meanings is not None and "NOOP" in meanings():
+        env, said, meanings = self._envs[0], self._own("idle_action"), self._own("get_action_meanings")
+        choice = isinstance(self._space, gymnasium.spaces.Discrete)
+        if said is None and choice and meanings is not None and "NOOP" in meanings():
             return np.array([list(meanings()).index("NOOP")])
         if said is None:
             return None
@@ -170,6 +170,18 @@ class GymWorld:
         if isinstance(self._space, gymnasium.spaces.Discrete):
             return np.array([int(said) - int(self._space.start)])
         return np.asarray(said, np.float32)
+
+    def _own(self, name: str) -> Any:
+        """An attribute of the environment or of its wrappers, down to one that makes other actions of ours: what lies
+        below it speaks of those. None where there is none."""
+        env = self._envs[0]
+        while not hasattr(env, name):
+            if not isinstance(env, gymnasium.Wrapper) or isinstance(env, gymnasium.ActionWrapper):
+                return None
+            if env.env.action_space != self._space:
+                return None
+            env = env.env
+        return getattr(env, name)
 
     def goals(self) -> np.ndarray:
         """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is none."""
