@@ -121,6 +121,21 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(solver, 
         Agent(model, ActionSpace.of_block((-1.0, 2.0), (1.0, 3.0), block=SKIP, hold=True), Plan())
 
 
+def test_a_number_that_is_pinned_at_the_longest_action_leaves_the_others_none():
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=SKIP, hold=True)
+    pinned = space.within([1.0, -9.0], [1.0, 9.0])
+    assert pinned.project(torch.randn(50, 2) * 3).tolist() == [[1, 0]] * 50 and pinned.first_step() == (1, 0)
+    with pytest.raises(UserError, match="actions in the data .* are longer than 1.0, the longest of this world"):
+        space.within([0.9, 0.9], [0.9, 0.9])
+    with pytest.raises(ValueError, match="max_norm 1.0 needs a box around zero"):
+        ActionSpace((2.0, 0.0), (3.0, 1.0), 1.0)
+
+
+def test_a_spread_that_fp32_cannot_divide_by_is_none():
+    units, found = scaled(1e-41 * RANDOM.standard_normal(500))
+    assert found.low == found.high and found.scale == 1 and np.abs(units).max() < 1e-38
+
+
 def test_choices_that_were_never_taken_are_not_taken():
     for hold in (True, False):
         space = DiscreteSpace.of_block(4, block=2, hold=hold).within([0, 0, 0, 0], [1, 0, 1, 0])

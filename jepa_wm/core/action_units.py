@@ -13,6 +13,7 @@ from jepa_wm.core.standardise import ROUNDING
 
 RARE = 1e-3  # share of the actions at either end that may be a sensor's glitches
 FLOOR = 0.05  # least scale, as a share of the range: small jitter beside seldom jumps is not made large
+TINY = float(np.finfo(np.float32).tiny) / FLOOR  # a narrower range has a scale that fp32 cannot divide by
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,5 @@ def _of_number(values: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _same(least: float, most: float) -> bool:
-    """Whether all between the two is the same but for rounding."""
-    return most - least <= ROUNDING * max(abs(least), abs(most))
+    """Whether all between the two is the same but for rounding, or for what fp32 cannot divide by."""
+    return most - least <= max(ROUNDING * max(abs(least), abs(most)), TINY)

@@ -72,18 +72,17 @@ class ActionSpace:
             raise ValueError(f"group {self.group} does not divide the {len(self.low)} searched numbers")
         if self.repeat < 1:
             raise ValueError(f"repeat must be at least 1, got {self.repeat}")
-        if self.max_norm is not None:
-            if not self.max_norm > 0:
-                raise ValueError(f"max_norm must be positive, got {self.max_norm}; None means no bound")
-            if not bool((_norms(torch.tensor(self._nearest), self.size) < self.max_norm).all()):
-                raise ValueError(
-                    f"max_norm {self.max_norm} needs a box around zero, or one that reaches that near to it, got low "
-                    f"{self.low}, high {self.high}"
-                )
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"max_norm must be positive, got {self.max_norm}; None means no bound")
+        if not self._meets_ball(self.max_norm):
+            raise ValueError(
+                f"max_norm {self.max_norm} needs a box around zero, or one that reaches that near to it, got low "
+                f"{self.low}, high {self.high}"
+            )
         if self.idle is not None:
             object.__setattr__(self, "idle", tuple(float(x) for x in self.idle))
-            bounds = zip(self.low, self.high, strict=True)
-            if len(self.idle) != self.size or not all(a <= x <= b for x, (a, b) in zip(self.idle, bounds, strict=False)):
+            inside = [a <= x <= b for a, x, b in zip(self.low, self.idle, self.high, strict=False)]
+            if len(self.idle) != self.size or not all(inside):
                 raise ValueError(f"idle {self.idle} is no action of the box low {self.low}, high {self.high}")
 
     @classmethod
@@ -121,6 +120,11 @@ class ActionSpace:
             return self
         lows, highs = (tuple(bounds) for bounds in zip(*cut, strict=True))
         idle = self.idle and tuple(min(max(x, a), b) for x, (a, b) in zip(self.idle, cut, strict=False))
+        if not replace(self, low=lows, high=highs, idle=idle, max_norm=None)._meets_ball(self.max_norm):
+            raise UserError(
+                f"the actions in the data that the model was trained on are longer than {self.max_norm}, the longest "
+                "of this world: plan in the world of the data, or convert the data to its units"
+            )
         return replace(self, low=lows, high=highs, idle=idle)
 
     @property
@@ -151,7 +155,7 @@ class ActionSpace:
             return (groups * (radius / norm.clamp_min(1e-12)).clamp_max(1.0)).flatten(-2)
         way = groups - near  # how far along it the norm is `radius`: a quadratic equation
         square, along = way.square().sum(-1, keepdim=True), (near * way).sum(-1, keepdim=True)
-        room = radius**2 - near.square().sum(-1, keepdim=True)
+        room = (radius**2 - near.square().sum(-1, keepdim=True)).clamp_min(0)
         share = ((along.square() + square * room).sqrt() - along) / square.clamp_min(1e-12)
         return torch.where(norm > radius, near + share * way, groups).flatten(-2)
 
@@ -193,6 +197,14 @@ class ActionSpace:
         if self.max_norm is not None:  # no farther out than halfway to the ball's side
             step = self._into_ball(step, (_norms(nearest, self.size)[:, None] + self.max_norm) / 2)
         return tuple(step.tolist())
+
+    def _meets_ball(self, radius: float | None) -> bool:
+        """Whether the box has actions shorter than `radius`, or pinned numbers that are just that long."""
+        if radius is None:
+            return True
+        near, free = torch.tensor(self._nearest), torch.tensor(self.low) < torch.tensor(self.high)
+        rounding = torch.where(_norms(near * free, self.size) > 0, 0, 2e-6 * radius)
+        return bool((_norms(near, self.size) < radius + rounding).all())
 
     @property
     def _nearest(self) -> tuple[float, ...]:
