@@ -5,6 +5,7 @@ import math
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from jepa_wm.act.collect import record
@@ -81,7 +82,8 @@ def test_one_array_for_all_that_is_seen_is_copied(tmp_path):
     [
         (spaces.Box(-1, 1, (2,), np.int64), r"holds whole numbers, .* give the environment a Discrete\(9\) space"),
         (spaces.Box(0, 255, (1,), np.uint8), r"whole numbers, .* Discrete\(256\)"),
-        (spaces.Box(0, np.iinfo(np.int64).max - 2**11, (2,), np.int64), "holds whole numbers"),
+        (spaces.Box(0, np.iinfo(np.int64).max - 2**11, (2,), np.int64), r"holds whole numbers, .* Discrete\(n\)"),
+        (spaces.Box(0, 255, (2,), np.uint8), r"holds whole numbers, .* Discrete\(n\)"),
         (spaces.Box(0, np.inf, (2,), np.int32), r"holds whole numbers, .* Discrete\(n\) space"),
         (spaces.Box(np.array([-1, 0]), np.array([0, 3]), dtype=np.int8), r"Discrete\(8\)"),
         (spaces.Box(0, 1, (3,), bool), r"whole numbers, .* Discrete\(8\)"),
@@ -162,7 +164,13 @@ def test_long_moves_in_two_rooms_are_recorded_as_they_are_taken():
     assert world.taken(asked).dtype == np.float32 and np.array_equal(world.taken(asked)[1], asked[1])
 
 
-@pytest.mark.parametrize("wrap", [lambda x: np.array([x]), np.array, lambda x: np.array([[x]]), lambda x: [x]])
+def of_a_graph(x):
+    return torch.tensor([float(x)], requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: np.array([x]), np.array, lambda x: np.array([[x]]), lambda x: [x], of_a_graph]
+)
 def test_rewards_and_flags_may_be_arrays_of_one_number(wrap):
     world = shown(pays=wrap(1.5), ends=wrap(True), info={"success": wrap(False)})
     world.step(np.zeros((1, 2), np.float32))
@@ -176,6 +184,7 @@ def test_rewards_and_flags_may_be_arrays_of_one_number(wrap):
     ("attributes", "said"),
     [
         ({"pays": np.array([1.0, 2.0])}, r"its step returned array\(\[1., 2.\]\) as reward"),
+        ({"pays": torch.zeros(2)}, r"its step returned tensor\(\[0., 0.\]\) as reward"),
         ({"pays": None}, "its step returned None as reward, which must be one finite number"),
         ({"pays": math.nan}, "its step returned nan as reward"),
         ({"pays": np.array([math.inf])}, r"its step returned array\(\[inf\]\) as reward"),

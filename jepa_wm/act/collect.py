@@ -23,7 +23,15 @@ from jepa_wm.observe.quantities import described
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds, Wanderer
 from jepa_wm.worlds.protocol import (
-    Adjusting, NewPolicy, Policy, Rewarding, SaysActionKind, SelfScoring, Split, VectorWorld, of_split,
+    Adjusting,
+    NewPolicy,
+    Policy,
+    Rewarding,
+    SaysActionKind,
+    SelfScoring,
+    Split,
+    VectorWorld,
+    of_split,
 )  # fmt: skip
 
 TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
@@ -75,7 +83,9 @@ def record_parts(folder: Path | str, world: VectorWorld, new_policy: NewPolicy, 
     """
     observe = config.observe
     if observe.episodes > HELDOUT_SEEDS:
-        raise UserError(f"observe.episodes {observe.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower")
+        raise UserError(
+            f"observe.episodes {observe.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower it"
+        )
     parts: tuple[tuple[Split, int, int, int], ...] = (
         ("train", observe.episodes, observe.length, 0),
         ("heldout", observe.heldout_episodes, observe.heldout_length, HELDOUT_SEEDS),
@@ -156,7 +166,7 @@ def _none_left(shortest: int, longest: int) -> str:
 def _episodes(
     world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, tell: Callable[[float], None]
 ) -> list[dict[str, np.ndarray]]:
-    """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each step what share is done.
+    """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each step how far it is.
 
     t is `length`, or less where the episode ends by itself. What follows an end is a standing picture whatever is done,
     and would teach that actions do nothing. Played once: a second play need not be the same.

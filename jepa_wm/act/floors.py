@@ -29,8 +29,9 @@ def floors_and_ceiling(tasks: Tasks, space: ActionSpace, config: Config, suffix:
         "straight_line": straight_track(tasks, worlds, budget=budget),
     }
     ceiling = simulator_track(tasks, worlds, space, config.plan, budget=budget)
-    told = {name: success(track, tasks, config.act) for name, track in floors.items()}
-    return {f"floors{suffix}": {**told, "random_encoder": None}, f"ceiling{suffix}": success(ceiling, tasks, config.act)}
+    told: dict[str, object] = {name: success(track, tasks, config.act) for name, track in floors.items()}
+    told["random_encoder"] = None
+    return {f"floors{suffix}": told, f"ceiling{suffix}": success(ceiling, tasks, config.act)}
 
 
 def random_track(tasks: Tasks, worlds: Worlds, *, budget: int, hold: int) -> np.ndarray:

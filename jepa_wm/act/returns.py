@@ -57,7 +57,9 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
 
 def _digest(config: Config) -> str:
     """Of what the episodes are: the world, apart from how data are collected in it, seeds and budget."""
-    worlds = config.worlds.model_dump(mode="json", exclude={"cross": True, "drift": True, "blind": True, "gym": {"hold"}})
+    worlds = config.worlds.model_dump(
+        mode="json", exclude={"cross": True, "drift": True, "blind": True, "gym": {"hold"}}
+    )
     return digest({"worlds": worlds, "first": int(_seeds(config)[0]), "act": [config.act.episodes, config.act.budget]})
 
 

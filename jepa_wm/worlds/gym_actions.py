@@ -5,11 +5,14 @@ B worlds, a action numbers, n choices.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+MOST = 1000  # choices that it is sensible to tell apart by one-hot numbers
 
 
 def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
@@ -40,8 +43,8 @@ def bounds(space: spaces.Box | spaces.Discrete) -> tuple[np.ndarray, np.ndarray,
 
 
 def taken(space: spaces.Box | spaces.Discrete, action: np.ndarray, worlds: int) -> np.ndarray:
-    """[B, a] what is taken for actions [B, a], or numbers of choices [B, 1]: clipped to the box and rounded to its type,
-    in that type; one-hot float32 where the space is a choice, the largest number winning.
+    """[B, a] what is taken for actions [B, a], or numbers of choices [B, 1]: clipped to the box and rounded to its
+    type, in that type; one-hot float32 where the space is a choice, the largest number winning.
 
     Raises ValueError for other shapes, numbers that are not finite, and numbers of choices that there are not.
     """
@@ -73,21 +76,16 @@ def _bounded(space: spaces.Box) -> bool:
 
 def _as_choice(space: gymnasium.Space) -> str:
     """What a user can do about whole numbers."""
-    many = ""
+    counts: np.ndarray = np.zeros(0)  # of what each number can be
     if isinstance(space, spaces.Box) and space.is_bounded():
-        many = f"({_power(space.high.astype(float) - space.low.astype(float) + 1)})"
+        counts = space.high.astype(float) - space.low.astype(float) + 1
     elif isinstance(space, spaces.MultiDiscrete):
-        many = f"({_power(space.nvec)})"
+        counts = space.nvec
     elif isinstance(space, spaces.MultiBinary):
-        many = f"({_power(np.full(space.shape, 2))})"
+        counts = np.full(space.shape, 2)
+    combinations = math.prod(map(int, counts.flat))
     return (
-        f"give the environment a Discrete{many or '(n)'} space, a number for each combination, or wrap it in "
-        "gymnasium.wrappers.TransformAction with a Box of floats and the rounding that is meant"
+        f"give the environment a Discrete({combinations if 1 < combinations <= MOST else 'n'}) space, a number for "
+        "each combination that is wanted, or wrap it in gymnasium.wrappers.TransformAction with a Box of floats and "
+        "the rounding that is meant"
     )
-
-
-def _power(counts: np.ndarray) -> int:
-    product = 1
-    for count in np.asarray(counts).flat:
-        product *= int(count)
-    return product

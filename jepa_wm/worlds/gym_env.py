@@ -29,10 +29,10 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One two-rooms world. `reset(seed=s)` gives the layout of `TwoRooms.reset([s])`, of all there are.
 
     Reset options: "start" and "goal", positions of two numbers, and "layout", wall x and door y, with which the tasks
-    of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a goal, `info["goal"]` and `info["goal_image"]`
-    (noise-free) are given at reset, `info["success"]` at every step, the reward is 1 on arrival (nearer than `radius`
-    px) and the episode terminates there; without, the reward stays 0. `info["state"]` [4] is
-    dot x, dot y, wall x, door y.
+    of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a goal, `info["goal"]` and
+    `info["goal_image"]` (noise-free) are given at reset, `info["success"]` at every step, the reward is 1 on arrival
+    (nearer than `radius` px) and the episode terminates there; without, the reward stays 0. `info["state"]` [4] is dot
+    x, dot y, wall x, door y.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}

@@ -1,4 +1,4 @@
-"""What an environment's reset and step return, checked: one number where one is due, one error that names the culprit."""
+"""What an environment's reset and step return, checked: one number where one is due, errors that name the culprit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def take(env: gymnasium.Env, action: Any) -> Step:
     if not isinstance(returned, tuple) or len(returned) != 5 or not isinstance(returned[4], dict):
         count = len(returned) if isinstance(returned, tuple) else type(returned).__name__
         raise UserError(
-            f"{env}: its step must return (observation, reward, terminated, truncated, info), an info of the type dict, "
+            f"{env}: its step must return (observation, reward, terminated, truncated, info), an info of type dict, "
             f"not {count} values"
         )
     observation, reward, terminated, truncated, info = returned
@@ -64,12 +64,12 @@ def take(env: gymnasium.Env, action: Any) -> Step:
 
 
 def one_number(env: gymnasium.Env, what: str, value: Any) -> float:
-    """A number, or an array of a single one, as a float; raises UserError for anything else and for NaN and infinity."""
+    """A number, or an array of a single one, as a float; raises UserError for anything else, NaN and infinity."""
     try:
-        array = np.asarray(value)
+        array = np.asarray(value.item() if hasattr(value, "item") else value)  # a tensor may be of a graph or on a GPU
         found = float(array.item()) if array.size == 1 and array.dtype.kind in "biufO" else math.nan
         found = found if abs(found) <= float(np.finfo(np.float32).max) else math.nan
-    except (TypeError, ValueError):  # ragged lists, None, objects that are no numbers
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, several numbers, None, objects that are no numbers
         found = math.nan
     if math.isnan(found):
         raise UserError(f"{env}: its step returned {_short(value)} as {what}, which must be one finite number")

@@ -24,8 +24,8 @@ KINDS = (
 def source(env: gymnasium.Env, observation: Any, wanted: str | None) -> str:
     """What is the picture: the name of an entry of the observation ("" for the whole of it) or `RENDER`.
 
-    `wanted` names it; without, it is the only picture there, else `RENDER`. Where there are several, colour comes before
-    grey, after that uint8 before other numbers. Raises UserError for equals, and for a name that is no picture.
+    `wanted` names it; without, it is the only picture there, else `RENDER`. Where there are several, colour comes
+    before grey, after that uint8 before other numbers. Raises UserError for equals, and for a name that is no picture.
     """
     if wanted == RENDER:
         return RENDER

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
-from jepa_wm.core.text import read_text
 from jepa_wm.core.schema import Geometry
+from jepa_wm.core.text import read_text
 from jepa_wm.worlds.protocol import Split
 from jepa_wm.worlds.two_rooms import TwoRooms
 
@@ -94,7 +94,9 @@ class Tasks:
         except (json.JSONDecodeError, UserError, ValidationError) as error:
             raise UserError(f"{path}: is no task file ({error}); delete it, or freeze the tasks again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the tasks again") from None
+            raise UserError(
+                f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the tasks again"
+            ) from None
         if tasks.digest != stored:
             raise UserError(f"{path}: was changed after it was frozen (digest {tasks.digest}, written {stored})")
         return tasks
@@ -139,7 +141,8 @@ def freeze_tasks(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
-    parts = [_drawn(TwoRooms(task_geometry(name, geometry)).of_split(split), episodes, seed, radius) for split in SPLITS]
+    world = TwoRooms(task_geometry(name, geometry))
+    parts = [_drawn(world.of_split(split), episodes, seed, radius) for split in SPLITS]
     arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     return Tasks(name, seed, radius, task_geometry(name, geometry), *arrays)
 
