@@ -56,7 +56,13 @@ def donkeycar(source, target, size=96):
             for name, values in (("pixels", shown), ("action", drive[run]), ("state", drive[run])):
                 writer.write(name, int(row), values)
         about = action_statistics([drive[run] for run in episodes])
-        writer.close(state_groups="steering:0 throttle:1", state_names="steering throttle", fps=20.0, action_kind="delta", **about)
+        writer.close(
+            state_groups="steering:0 throttle:1",
+            state_names="steering throttle",
+            fps=20.0,
+            action_kind="delta",
+            **about,
+        )
         print(f"donkeycar {part}: {len(episodes)} episodes, {lengths.sum()} frames, {lengths.min()} to {lengths.max()}")
 
 

@@ -42,9 +42,7 @@ def read_run(path: Path) -> Played:
     """What a finished run left; UserError where its plan is not finished or does not belong to its episodes."""
     result = _json(path / "plan" / "result.json")
     settings = dict(read_yaml(path / "plan" / "config.yaml").data)
-    commits = {
-        stage: _json(file).get("commit") for stage in STAGES if (file := path / stage / "result.json").exists()
-    }
+    commits = {stage: _json(file).get("commit") for stage in STAGES if (file := path / stage / "result.json").exists()}
     tasks, outcomes = _returns(path, result) if "return" in result else _successes(path, result)
     layouts = result.get("layouts")
     checked = not layouts or layouts["heldout"]["met"] == 0
@@ -88,13 +86,17 @@ def _chunks(folder: Path, name: str, count: int) -> np.ndarray:
 
 def _check(path: Path, outcomes: np.ndarray, told: float) -> None:
     if not np.isclose(outcomes.mean(), told, rtol=1e-6, atol=1e-9):
-        raise UserError(f"{path}/plan: its episodes give {outcomes.mean():g}, its result {told:g}; delete it, plan again")
+        raise UserError(
+            f"{path}/plan: its episodes give {outcomes.mean():g}, its result {told:g}; delete it, plan again"
+        )
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UserError(f"{file}: is not there; finish the run first (`jepa-wm plan --run {file.parents[1]}`)") from None
+        raise UserError(
+            f"{file}: is not there; finish the run first (`jepa-wm plan --run {file.parents[1]}`)"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise UserError(f"{file}: is damaged ({error}); delete it and plan again") from None

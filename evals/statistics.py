@@ -24,7 +24,9 @@ MAY_DIFFER = ("seed", "observe.path", "plan.compare", "plan.memory_mb", "act.ran
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm compare`."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folders of one method, a training seed each")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", type=Path, help="run folders of one method, a training seed each"
+    )
     parser.add_argument("--against", nargs="+", default=[], metavar="RUN", type=Path, help="those of another method")
 
 
@@ -44,8 +46,8 @@ def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, obj
     for played in (*first, *second):
         if played.tasks != first[0].tasks:
             raise UserError(
-                f"{played.path}: played other tasks than {first[0].path}; plan with the same settings of act and worlds "
-                "(act.task_seed, act.episodes, act.budget, act.radius, worlds.geometry)"
+                f"{played.path}: played other tasks than {first[0].path}; plan with the same settings of act and "
+                "worlds (act.task_seed, act.episodes, act.budget, act.radius, worlds.geometry)"
             )
     commits = {commit for played in (*first, *second) for commit in played.commits.values()}
     result: dict[str, object] = {"runs": _method(first)}
@@ -60,12 +62,14 @@ def _method(played: Sequence[Played]) -> dict[str, object]:
     for one in played[1:]:
         if differing := config_diff(_shared(played[0].settings), _shared(one.settings)):
             raise UserError(
-                f"{one.path}: is of another method than {played[0].path}: {', '.join(differing)}; give runs that differ "
-                "in their seed alone, and others behind --against"
+                f"{one.path}: is of another method than {played[0].path}: {', '.join(differing)}; give runs that "
+                "differ in their seed alone, and others behind --against"
             )
     seeds = [one.seed for one in played]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"{played[-1].path}: two of the runs have the same seed ({seeds}); give each training seed once")
+        raise UserError(
+            f"{played[-1].path}: two of the runs have the same seed ({seeds}); give each training seed once"
+        )
     commits = {commit for one in played for commit in one.commits.values()}
     return {
         "figures": {key: _figure(_stacked(played, key)) for key in played[0].outcomes},
@@ -136,7 +140,9 @@ def _method_lines(name: str, method: Mapping[str, Any]) -> list[str]:
         told.append("  one training seed: intervals are over tasks, for this training alone")
     for key, figure in method["figures"].items():
         told.append(f"  {key}: {_words(figure)}, {figure['tasks']} tasks, {figure['seeds']} seeds")
-    told += [f"  {path}: NOT CHECKED that held-out layouts are not in its training data" for path in method["unchecked"]]
+    told += [
+        f"  {path}: NOT CHECKED that held-out layouts are not in its training data" for path in method["unchecked"]
+    ]
     for path, commits in method["commits"].items():
         by_commit: dict[str, list[str]] = {}
         for stage, commit in commits.items():

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import importlib
 import json
-import os
 import signal
 import sys
 import threading

@@ -26,8 +26,16 @@ PROMISED: dict[str, tuple[str, ...]] = {  # what scripts find at the top of the 
     "pretrain": ("collapsed", "feature_std", "effective_rank", "probe"),
     "dynamics": ("rollout",),
     "plan": (
-        "success", "success_by", "success_training_layouts", "return", "return_training_layouts", "floors",
-        "floors_training_layouts", "ceiling", "ceiling_training_layouts", "seconds_per_decision",
+        "success",
+        "success_by",
+        "success_training_layouts",
+        "return",
+        "return_training_layouts",
+        "floors",
+        "floors_training_layouts",
+        "ceiling",
+        "ceiling_training_layouts",
+        "seconds_per_decision",
     ),  # fmt: skip
     "report": ("report",),
 }

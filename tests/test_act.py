@@ -399,10 +399,10 @@ def test_a_loop_shows_the_frames_of_every_model_step_of_a_plan():
             acted.clear(), seen.clear()
             answer = np.zeros((1, 6, 1))
             if loop == "goals":
-                act = lambda frames: acted.append(frames[0]) or answer  # noqa: E731
+                act = lambda frames, answer=answer: acted.append(frames[0]) or answer  # noqa: E731
                 play(world, act, budget=budget, observe=lambda frames: seen.append(frames[0]), every=2)
             else:
-                act = lambda world: acted.append(world.now[0, 0]) or answer  # noqa: E731
+                act = lambda world, answer=answer: acted.append(world.now[0, 0]) or answer  # noqa: E731
                 look = lambda world: seen.append(world.now[0, 0])  # noqa: E731
                 play_rewards(world, np.zeros(1), act, budget=budget, observe=look, every=2)
             assert (acted, seen) == expected, (budget, loop)

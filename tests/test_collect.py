@@ -152,7 +152,7 @@ def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch)
         ends = [0] * length
         if length < 12:
             ends[-2] = 1
-        assert data.column("terminated")[rows].tolist()[: 11] == ends[: 11]
+        assert data.column("terminated")[rows].tolist()[:11] == ends[:11]
         assert data.column("reward")[rows].tolist() == [1] * (length - 1) + [0]
     assert len(data.frames) == data.lengths.sum() and Chance.steps_taken <= 11 * 30
     played = Chance.steps_taken - (data.lengths - 1).sum()
@@ -178,7 +178,11 @@ def test_nothing_is_left_behind_where_episodes_that_end_are_interrupted(tmp_path
 
         return policy
 
-    for policy, writing, error in ((stopping, write, Interrupted), (still, interrupted, Interrupted), (still, full, OSError)):
+    for policy, writing, error in (
+        (stopping, write, Interrupted),
+        (still, interrupted, Interrupted),
+        (still, full, OSError),
+    ):
         monkeypatch.setattr(TrajectoryWriter, "write", writing)
         with pytest.raises(error):
             record(tmp_path / "a.h5", GymWorld(Drifter, size=16), policy, np.arange(4), 9)

@@ -1,10 +1,10 @@
 """What contrasts tell apart: never two clips of one episode or file, and a successor only where it is one."""
 
+import films
 import numpy as np
 import pytest
 import torch
 
-import films
 from jepa_wm.core.config import load_config
 from jepa_wm.core.schema import Encode, Observe, Predict
 from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast, When

@@ -219,7 +219,9 @@ def test_copies_may_stay_where_nothing_is_held_out_and_a_common_episode_is_warne
 def test_some_cases_part_copies(tmp_path):
     """So that the test above is about something."""
     lengths = np.array((4, 5, 5, 4, 4, 6))
-    shares = [convert.split(lengths, Conversion(tmp_path / "train.h5", heldout=h))[0]["train"] for h in (2, 3, 0.3, 0.5)]
+    shares = [
+        convert.split(lengths, Conversion(tmp_path / "train.h5", heldout=h))[0]["train"] for h in (2, 3, 0.3, 0.5)
+    ]
     assert sum(len({0, 3} & set(train)) == 1 or len({1, 2} & set(train)) == 1 for train in shares) >= 2
 
 

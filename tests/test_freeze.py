@@ -53,7 +53,6 @@ def test_an_eye_that_does_not_say_how_it_was_made_is_refused(data, tmp_path):
         Eye.load(tmp_path)
 
 
-
 def test_a_missing_or_foreign_eye_is_named(data, tmp_path):
     with pytest.raises(UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm encode` first"):
         Eye.load(tmp_path)

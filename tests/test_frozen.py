@@ -124,7 +124,10 @@ def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
 
 
 def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path):
-    folder, words = tmp_path / "run", [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=timm/test_resnet"]
+    folder, words = (
+        tmp_path / "run",
+        [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=timm/test_resnet"],
+    )
     first = evaluate(state, folder, *words)
     made = Path(first["stored"]) / "result.json"
     before = made.stat().st_mtime_ns

@@ -83,15 +83,18 @@ def test_what_is_rendered_is_made_colour(draws, frame):
         ({"shows": (COLOUR, COLOUR)}, None, "several pictures, 0, 1: choose one"),
         ({"shows": {"front": COLOUR, "speed": np.zeros(2)}}, "wrist",
          r"worlds.gym.picture is 'wrist', .* has front uint8 \[20, 24, 3\], speed float64 \[2\]"),
-        ({"shows": {"front": COLOUR, "speed": np.zeros(2)}}, "speed", "worlds.gym.picture is 'speed', which is no picture"),
+        ({"shows": {"front": COLOUR, "speed": np.zeros(2)}}, "speed",
+         "worlds.gym.picture is 'speed', which is no picture"),
         ({"shows": COLOUR}, "front", "worlds.gym.picture is 'front'"),
-        ({"shows": COLOUR / 255 * 2, "observation_space": UNIT}, None, "numbers from 0 to 2; observation_space says from 0 to 1"),
+        ({"shows": COLOUR / 255 * 2, "observation_space": UNIT}, None,
+         "numbers from 0 to 2; observation_space says from 0 to 1"),
         ({"shows": COLOUR / math.nan, "observation_space": UNIT}, None, "numbers from nan to nan"),
         ({"shows": np.zeros((4, 84, 84), np.uint8), "draws": None}, None,
          r"neither .* picture, but uint8 \[4, 84, 84\] and NoneType; a picture is"),
         ({"shows": np.zeros(3), "draws": []}, None, r"float64 \[3\] and list; .* render_mode"),
         ({"shows": np.zeros(3), "draws": RENDERED / 255}, None, r"and float64 \[30, 40, 3\]; a picture is uint8"),
-        ({"shows": np.zeros(3), "draws": np.zeros((20, 24, 4), np.uint8)}, None, r"and uint8 \[20, 24, 4\]; a picture is"),
+        ({"shows": np.zeros(3), "draws": np.zeros((20, 24, 4), np.uint8)}, None,
+         r"and uint8 \[20, 24, 4\]; a picture is"),
     ],
 )  # fmt: skip
 def test_what_is_no_picture_is_refused_by_name(attributes, wanted, said):
@@ -109,7 +112,9 @@ def test_a_picture_that_changes_its_size_or_kind_is_refused():
         world.reset(np.arange(2))
         world.step(np.zeros((2, 2), np.float32))
         if size is None:
-            with pytest.raises(UserError, match=r"picture is \[40, 40, 3\] now and was \[20, 24, 3\] .* worlds.gym.size"):
+            with pytest.raises(
+                UserError, match=r"picture is \[40, 40, 3\] now and was \[20, 24, 3\] .* worlds.gym.size"
+            ):
                 world.render()
         else:
             assert world.render().shape == (2, 16, 16, 3)

@@ -440,7 +440,9 @@ def test_a_file_says_whether_its_actions_are_moves_or_places(tmp_path):
     for word in ("delta", "absolute", np.bytes_(b"absolute")):
         told = write(tmp_path / f"{len(str(word))}.h5", [5], action_kind=word).action_kind
         assert told == ("delta" if word == "delta" else "absolute")
-    with pytest.raises(UserError, match=r"x\.h5: its attribute action_kind is 'continuous', neither delta nor absolute"):
+    with pytest.raises(
+        UserError, match=r"x\.h5: its attribute action_kind is 'continuous', neither delta nor absolute"
+    ):
         _ = write(tmp_path / "x.h5", [5], action_kind="continuous").action_kind
 
 

@@ -45,9 +45,9 @@ def exact_reader(places):
     reader = PathReader(4, 2)
     with torch.no_grad():
         reader.read.weight.zero_()
-        reader.read.weight[:, :2] = torch.eye(2) / (places - places.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()[
-            :, None
-        ]
+        reader.read.weight[:, :2] = (
+            torch.eye(2) / (places - places.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()[:, None]
+        )
     return reader
 
 

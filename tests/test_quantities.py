@@ -1,4 +1,4 @@
-"""What state numbers are: groups in one unit each, angles that come round; and who says so from the world to a score."""
+"""What state numbers are: groups in one unit each, angles that come round; who says so, from world to score."""
 
 import json
 
@@ -101,7 +101,10 @@ def test_units_that_do_not_fit_are_refused(names, units, message):
 def test_unknown_is_said_as_nothing():
     assert "state_units" not in described(("a_x", "a_y"), ()) | described(("a_x", "a_y"), ("", ""))
     about = described(("a_x", "a_y", "b"), ("", "", "m / s"))
-    assert about["state_units"] == "- - m/s" and units_of({"a": [0, 1], "b": [2]}, "- - m/s", 3) == {"a": "", "b": "m/s"}
+    assert about["state_units"] == "- - m/s" and units_of({"a": [0, 1], "b": [2]}, "- - m/s", 3) == {
+        "a": "",
+        "b": "m/s",
+    }
     assert units_of({"a": [0]}, "", 1) == {}
 
 
@@ -121,7 +124,10 @@ def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(tm
     assert cli.main(["convert", source, str(tmp_path / "named.h5"), *words]) == 0
     assert state_units(Trajectories(tmp_path / "named.h5")) == {"dot": "m", "wall": "", "turn": "rad"}
     capsys.readouterr()
-    for wrong, said in ((["--units", "m"], "are 1 for 4 numbers"), (["--units", "m", "rad", "m", "m"], "'dot' are m and rad")):
+    for wrong, said in (
+        (["--units", "m"], "are 1 for 4 numbers"),
+        (["--units", "m", "rad", "m", "m"], "'dot' are m and rad"),
+    ):
         assert cli.main(["convert", source, str(tmp_path / "not.h5"), *wrong]) != 0
         error = capsys.readouterr().err
         assert said in error and "train.h5: --units" in error and "Traceback" not in error

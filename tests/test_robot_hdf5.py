@@ -143,7 +143,9 @@ def test_a_folder_of_archives_goes_by_the_numbers_of_its_files(tmp_path, capsys)
         view.actions(2)
     assert cli.main(["convert", str(tmp_path / "set"), str(tmp_path / "o.h5"), "--without", "10"]) == 0
     assert "left out: episodes 10" in capsys.readouterr().out
-    for file, name in zip(sorted((tmp_path / "set").iterdir()), ("20240101T01_0_4", "20240102T02_1_4", "x"), strict=True):
+    for file, name in zip(
+        sorted((tmp_path / "set").iterdir()), ("20240101T01_0_4", "20240102T02_1_4", "x"), strict=True
+    ):
         file.rename(file.with_name(f"{name}.npz"))
     assert open_source(tmp_path / "set").numbers.tolist() == [0, 1, 2], "no one part of the names is their number"
 

@@ -43,7 +43,11 @@ def test_a_video_is_not_lost_to_its_thumbnail(tmp_path, order):
         assert [(name.lower(), label) for name, label in found(path)] == [("0.mp4", "7")]
     members = {"000.video.mp4": b"x", "000.thumb.jpg": b"x", "001.mp4": b"x", "001.poster.png": b"x", "002.png": b"x"}
     with pytest.warns(UserWarning, match="it and 1 others"):
-        assert found(shard(tmp_path / "t.tar", members)) == [("000.video.mp4", None), ("001.mp4", None), ("002.png", None)]
+        assert found(shard(tmp_path / "t.tar", members)) == [
+            ("000.video.mp4", None),
+            ("001.mp4", None),
+            ("002.png", None),
+        ]
 
 
 def test_a_sample_of_two_films_is_refused(tmp_path):
@@ -61,7 +65,8 @@ def test_a_sample_of_two_films_is_refused(tmp_path):
 
 
 def test_classes_are_those_of_the_key(tmp_path):
-    members = {"000.video.mp4": b"x", "000.cls": b"0", "000.txt": b"a caption", "./001.video.MP4": b"x", "./001.cls": b"1\n",
+    members = {"000.video.mp4": b"x", "000.cls": b"0", "000.txt": b"a caption",
+               "./001.video.MP4": b"x", "./001.cls": b"1\n",
                "a.b/2.mp4": b"x", "a.b/2.cls": b"\xef\xbb\xbftwo", "3.mp4": b"x", "3.label": "drei".encode("utf-16"),
                "4.mp4": b"x", "4.cls": b" \n"}  # fmt: skip
     assert found(shard(tmp_path / "s.tar", members)) == [
@@ -78,7 +83,9 @@ def test_what_was_looked_for_is_said_where_a_class_is_missing(tmp_path):
     inside = Entry(tmp_path / "s.tar" / "000.video.mp4", None, (0, 1))
     wanted = "000.video.cls, 000.video.label, 000.cls, 000.label"
     assert f"000.video.mp4 has none: its shard should hold one of {wanted}; pack it so, or use" in without_class(inside)
-    assert "x.mp4 has none; use class folders, or a manifest with path,label" in without_class(Entry(tmp_path / "x.mp4"))
+    assert "x.mp4 has none; use class folders, or a manifest with path,label" in without_class(
+        Entry(tmp_path / "x.mp4")
+    )
 
 
 def test_thumbnails_beside_videos_in_a_folder_are_no_frames(tmp_path):
@@ -142,7 +149,23 @@ def test_hidden_files_are_no_episodes(tmp_path):
 
 
 def test_every_ordinary_ending_in_any_case_is_a_video(tmp_path, capsys):
-    endings = ".mts .3gp .ts .m2ts .mpg .mpeg .wmv .flv .ogv .m4v .mov .webm .mkv .avi .mp4".split()
+    endings = [
+        ".mts",
+        ".3gp",
+        ".ts",
+        ".m2ts",
+        ".mpg",
+        ".mpeg",
+        ".wmv",
+        ".flv",
+        ".ogv",
+        ".m4v",
+        ".mov",
+        ".webm",
+        ".mkv",
+        ".avi",
+        ".mp4",
+    ]
     assert set(endings) <= VIDEOS
     for number, ending in enumerate(endings):
         (tmp_path / f"{number}{ending.upper() if number % 2 else ending}").write_bytes(b"")

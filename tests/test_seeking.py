@@ -96,7 +96,6 @@ def test_deep_greys_keep_their_range(pix_fmt, limit, tmp_path):
     assert np.abs(shown - ramp / (limit - 1) * 255).max() <= 2
 
 
-
 def box(kind, *parts):
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind) + body
@@ -113,9 +112,7 @@ def give_cover(path):
     at = raw.rindex(b"moov") - 4  # the last box of the file: nothing behind it moves
     size, first = (struct.unpack(">I", raw[i : i + 4])[0] for i in (at, at + 8))
     inside = at + 8 + first
-    path.write_bytes(
-        raw[:at] + struct.pack(">I", size + len(about)) + raw[at + 4 : inside] + about + raw[inside:]
-    )
+    path.write_bytes(raw[:at] + struct.pack(">I", size + len(about)) + raw[at + 4 : inside] + about + raw[inside:])
     return path
 
 

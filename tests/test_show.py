@@ -158,7 +158,8 @@ def test_every_section_is_there_when_every_stage_is(whole):
     assert "Not there yet" not in text
     assert json.loads((folder / "report" / "result.json").read_text())["sections"] == result["sections"]
     for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s",
-                 "episodes on held-out layouts", "on training layouts in 83.3 %", "none is nearer than 2 px"):  # fmt: skip
+                 "episodes on held-out layouts", "on training layouts in 83.3 %",
+                 "none is nearer than 2 px"):  # fmt: skip
         assert said in text, said
 
 

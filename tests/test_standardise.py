@@ -13,7 +13,9 @@ from jepa_wm.freeze.probe import RidgeProbe, fit_attentive
 
 def test_numbers_in_units_of_their_own_keep_their_spread_however_small_or_far_off():
     draws = torch.randn(5000)
-    values = torch.stack([draws, 1e-9 * draws, 1e6 + draws, torch.full_like(draws, 0.3), 0 * draws, 7 + 1e-7 * draws], 1)
+    values = torch.stack(
+        [draws, 1e-9 * draws, 1e6 + draws, torch.full_like(draws, 0.3), 0 * draws, 7 + 1e-7 * draws], 1
+    )
     scale = own_scale(values)
     torch.testing.assert_close(scale[:3] / draws.std(), torch.tensor([1, 1e-9, 1]), rtol=1e-2, atol=1e-12)
     assert scale[3:].tolist() == [1, 1, 1]

@@ -73,8 +73,12 @@ def assert_same_bits(a, b):
         moments, other = state["optimiser"]["state"], other_state["optimiser"]["state"]
         assert moments.keys() == other.keys()
         assert all(torch.equal(v, other[i][k]) for i, m in moments.items() for k, v in m.items())
-    for file in ("encode/eye.safetensors", "encode/train/features.bf16", "dynamics/latent.safetensors",
-                 "heads/heads.safetensors"):
+    for file in (
+        "encode/eye.safetensors",
+        "encode/train/features.bf16",
+        "dynamics/latent.safetensors",
+        "heads/heads.safetensors",
+    ):
         assert (a / file).read_bytes() == (b / file).read_bytes(), file
     for stage in ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric", "heads"):
         assert read_metrics(a, stage) == read_metrics(b, stage)
@@ -255,7 +259,9 @@ def test_all_tokens_as_the_latent_drop_nothing(whole, tiny_data):
     assert row["feature_error"] == pytest.approx(row["relative_error"])
 
 
-def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(whole, tiny_data, tmp_path, monkeypatch):
+def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
+    whole, tiny_data, tmp_path, monkeypatch
+):
     shutil.copytree(tiny_data, tmp_path / "data")
     (tmp_path / "data" / "heldout.h5").unlink()
     record(tmp_path / "data" / "heldout.h5", TwoRooms(), wandering(Worlds()), np.arange(3), 2)
@@ -340,8 +346,6 @@ def test_decay_is_for_matrices_and_nothing_is_left_out():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     model[0].weight.requires_grad_(True)
     frozen = torch.nn.Linear(4, 4).requires_grad_(False)
-    matrices, others = loop.make_optimiser(
-        torch.nn.Sequential(model, frozen), Optimiser(weight_decay=0.3)
-    ).param_groups
+    matrices, others = loop.make_optimiser(torch.nn.Sequential(model, frozen), Optimiser(weight_decay=0.3)).param_groups
     assert [p.shape for p in matrices["params"]] == [(4, 3)] and matrices["weight_decay"] == 0.3
     assert len(others["params"]) == 3 and others["weight_decay"] == 0

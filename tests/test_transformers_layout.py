@@ -57,7 +57,9 @@ def as_transformers(released, part):
             inside = re.sub(layer, "layer.", renamed.get(start, "") + name.removeprefix(start))
             theirs[f"{part}.{inside.replace('.attn.', '.attention.')}"] = value.contiguous()
     if tokens:
-        theirs[f"{part}.embeddings.mask_tokens"] = torch.stack([released[f"mask_tokens.{k}"] for k in range(len(tokens))])
+        theirs[f"{part}.embeddings.mask_tokens"] = torch.stack(
+            [released[f"mask_tokens.{k}"] for k in range(len(tokens))]
+        )
     return theirs
 
 
@@ -92,7 +94,9 @@ def test_what_is_in_the_layout_comes_back(models, theirs, tmp_path):
 
 def test_a_classifier_and_a_torch_file_are_read_too(models, theirs, tmp_path):
     flat = {f"vjepa2.{name}": value for name, value in theirs.items()}
-    file = write(tmp_path / "x", {**flat, "classifier.bias": torch.zeros(3), "pooler.query_tokens": torch.zeros(1, 1, 24)})
+    file = write(
+        tmp_path / "x", {**flat, "classifier.bias": torch.zeros(3), "pooler.query_tokens": torch.zeros(1, 1, 24)}
+    )
     assert same(load_encoder(file, SIZE), models["encoder"])
     torch.save(flat, tmp_path / "pytorch_model.bin")
     assert same(load_encoder(tmp_path, SIZE), models["encoder"])
@@ -189,7 +193,9 @@ def test_every_fault_is_named_shortly(models, theirs, tmp_path):
     refused(lambda w: w.update(many), "500 unexpected: extra_0, .* and 492 more")
     refused(lambda w: w.update({"encoder.layernorm.weight": torch.zeros(23)}), "1 of another shape: norm.weight")
     nothing = dict.fromkeys(())
-    refused(lambda w: w.update(nothing), "states num_attention_heads 4, and the size", {**CONFIG, "num_attention_heads": 4})
+    refused(
+        lambda w: w.update(nothing), "states num_attention_heads 4, and the size", {**CONFIG, "num_attention_heads": 4}
+    )
     heads = {**CONFIG, "pred_num_attention_heads": 3}
     refused(lambda w: w.update(nothing), "states pred_num_attention_heads 3.* predictor_heads 1", heads)
     refused(lambda w: w.update(nothing), "model_type is 'vit'", {**CONFIG, "model_type": "vit"})

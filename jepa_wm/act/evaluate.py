@@ -143,8 +143,14 @@ def frozen_tasks(path: Path, config: Config) -> Tasks:
 
 
 def play_all(
-    folder: Path, model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings,
-    *, some: range | None = None,
+    folder: Path,
+    model: WorldModel,
+    tasks: Tasks,
+    space: ActionSpace,
+    config: Config,
+    plan: PlanSettings,
+    *,
+    some: range | None = None,
 ) -> np.ndarray:
     """[B, T+1, 2] tracks of all episodes, or of `some`; each finished chunk is kept, so an interrupt costs at most one.
 

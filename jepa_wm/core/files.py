@@ -74,7 +74,9 @@ def mapped(file: Path, dtype: np.dtype | type, shape: tuple[int, ...], offset: i
     try:  # a private map reads the same, and some disks (FUSE) that share none offer it
         private = np.memmap(file, dtype, "c", offset, shape)
     except OSError as error:
-        raise UserError(f"{file}: its disk offers no memory maps ({error.strerror}); copy it to another disk") from error
+        raise UserError(
+            f"{file}: its disk offers no memory maps ({error.strerror}); copy it to another disk"
+        ) from error
     private.flags.writeable = False
     return private
 

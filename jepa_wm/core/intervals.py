@@ -1,6 +1,7 @@
 """Intervals for measured rates and means: every figure of success of ours is printed with one.
 
-S training seeds on the same T tasks are not S * T independent episodes: outcomes [S, T] are drawn anew by seed and task.
+S training seeds on the same T tasks are not S * T independent episodes: outcomes [S, T] are drawn anew by seed and
+task.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, *, draws: int = 10_
     """(difference, low, high): mean of first [S, T] minus that of second [R, T] on the same T tasks, 95 % interval.
 
     A draw takes the same tasks for both, and the seeds of each. Of won and lost (bool), where fewer than FEW tasks
-    differ from most, the interval is not narrower than what Wilson's bounds of the tasks won by one alone allow: equal outcomes
-    are no proof of equal methods. Raises ValueError for other numbers of tasks.
+    differ from most, the interval is not narrower than what Wilson's bounds of the tasks won by one alone allow:
+    equal outcomes are no proof of equal methods. Raises ValueError for other numbers of tasks.
     """
     _check(first)
     _check(second)
@@ -106,4 +107,6 @@ def _weights(r: np.random.Generator, n: int, draws: int, *, scaled: bool = False
 
 def _check(outcomes: np.ndarray) -> None:
     if outcomes.ndim != 2 or not outcomes.size or not np.isfinite(outcomes).all():
-        raise ValueError(f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at least one each")
+        raise ValueError(
+            f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at least one each"
+        )

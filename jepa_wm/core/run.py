@@ -60,8 +60,14 @@ class RunFolder:
     # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none
     DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "collect": (
-            "seed", "worlds", "observe.path", "observe.episodes", "observe.length", "observe.heldout_episodes",
-            "observe.heldout_length", "observe.shortest",
+            "seed",
+            "worlds",
+            "observe.path",
+            "observe.episodes",
+            "observe.length",
+            "observe.heldout_episodes",
+            "observe.heldout_length",
+            "observe.shortest",
         ),  # fmt: skip
         "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
         "encode": ("freeze",),

@@ -159,7 +159,9 @@ class Freeze(Section):
     stride: int = Field(1, ge=1)  # every how many frames are encoded; must divide dynamics.frameskip
     samples: int = 4000  # frames whose mean and spread standardise the features
     backbone: str | None = None  # the eye, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
-    weights: str | None = None  # of timm: "published" fetches them, null leaves it random; of vjepa2: their file or folder
+    weights: str | None = (
+        None  # of timm: "published" fetches them, null leaves it random; of vjepa2: their file or folder
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Freeze:

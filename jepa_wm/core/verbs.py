@@ -33,7 +33,10 @@ TOOLS = {
     "convert": ("jepa_wm.observe.convert", "trajectories of another format as the HDF5 that observe.path takes"),
     "pack": ("jepa_wm.observe.pack", "videos and images as tar shards with an index, for large sets"),
     "inspect": ("jepa_wm.show.inspect", "what is in a set of trajectories or videos, and what is broken there"),
-    "compare": ("jepa_wm.evals.statistics", "success or return over training seeds and tasks, and what methods differ by"),
+    "compare": (
+        "jepa_wm.evals.statistics",
+        "success or return over training seeds and tasks, and what methods differ by",
+    ),
     "launch": ("jepa_wm.launch.command", "a verb as a job: here, under torchrun or on SLURM"),
 }
 # verbs that several ranks do as one job

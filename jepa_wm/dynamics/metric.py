@@ -38,8 +38,8 @@ class StepsToGo(nn.Module):
 
     @torch.no_grad()
     def standardise(self, latents: Tensor) -> None:
-        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]; one that hardly varies
-        beside the others stays near 0."""
+        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]; one that hardly
+        varies beside the others stays near 0."""
         self.centre.copy_(latents.mean(0))
         self.spread.copy_(shared_scale(latents.std(0)))
 

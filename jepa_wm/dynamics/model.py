@@ -120,9 +120,7 @@ class Dynamics(nn.Module):
         side = self.grid or self.tokens
         place = torch.stack([token // side, token % side], -1)
         time = torch.arange(start, start + frames, device=device)
-        return torch.cat(
-            [time.repeat_interleave(self.tokens)[:, None], place.repeat(frames, 1)], -1
-        )
+        return torch.cat([time.repeat_interleave(self.tokens)[:, None], place.repeat(frames, 1)], -1)
 
     def _band(self, frames: int, remembered: int, device: torch.device) -> Tensor | None:
         """[T*N, (remembered + T)*N] additive mask: a frame sees itself and the W - 1 before; None if all is seen."""

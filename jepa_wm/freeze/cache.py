@@ -89,9 +89,7 @@ def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
     return np.concatenate([o + np.arange(0, n, stride) for o, n in zip(data.offsets, data.lengths, strict=True)])
 
 
-def write_features(
-    folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)
-) -> None:
+def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)) -> None:
     """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride.
 
     `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.

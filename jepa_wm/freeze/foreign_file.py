@@ -17,7 +17,6 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 
-
 INDEX = ".index.json"  # of weights in several files: {"weight_map": {name: file}}
 IN_FOLDERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")  # as the hub names them
 
@@ -93,7 +92,9 @@ def _from_index(path: Path) -> dict[str, Tensor]:
     flat = {name: value for file in names for name, value in _from_safetensors(path.parent / file).items()}
     missing = sorted(set(places) - set(flat))
     if missing:
-        raise UserError(f"{path}: {len(missing)} weights are in none of its files, such as {missing[0]}; download again")
+        raise UserError(
+            f"{path}: {len(missing)} weights are in none of its files, such as {missing[0]}; download again"
+        )
     return {name: flat[name] for name in places}
 
 

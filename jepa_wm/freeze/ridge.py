@@ -79,9 +79,7 @@ def _products(
     return x.T @ x, np.concatenate([x.T @ (target[:, some] - constant[some]) for some in columns], 1)
 
 
-def _columns(
-    features: np.ndarray, centre: np.ndarray, spread: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
+def _columns(features: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """(columns, standardised features [n, some of F] in float64), a block at a time."""
     step = max(1, BLOCK // len(features))
     for start in range(0, features.shape[1], step):

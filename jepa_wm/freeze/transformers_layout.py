@@ -68,7 +68,9 @@ def config_beside(path: Path) -> dict[str, Any]:
     for key, value in known.items():
         if not isinstance(config, dict) or config.get(key, value) != value:
             stated = config.get(key) if isinstance(config, dict) else config
-            raise UserError(f"{file}: {key} is {stated!r}, and a V-JEPA 2 model with {value!r} is all that is known here")
+            raise UserError(
+                f"{file}: {key} is {stated!r}, and a V-JEPA 2 model with {value!r} is all that is known here"
+            )
     return config
 
 

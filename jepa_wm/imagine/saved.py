@@ -77,8 +77,8 @@ def load_latent_model(folder: Path) -> LatentModel:
     """The latent model saved in `folder`; UserError names what is missing."""
     if is_action_predictor(folder):
         raise UserError(
-            f"{folder}: holds V-JEPA 2's action-conditioned predictor, without the latents that this is made for: train "
-            "with dynamics.kind=latent in another --run"
+            f"{folder}: holds V-JEPA 2's action-conditioned predictor, without the latents that this is made for: "
+            "train with dynamics.kind=latent in another --run"
         )
     sizes = _about(folder, "latent")
     model = LatentModel(settings=Settings(**sizes.pop("settings")), **sizes)

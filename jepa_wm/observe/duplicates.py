@@ -50,8 +50,8 @@ def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
     common = [episode for group in groups if group[0][0] == 0 for part, episode in group if part == 1]
     if common:
         warnings.warn(
-            f"{heldout.path}: {len(common)} of its {heldout.episodes} episodes are in {train.path} too (first frame and "
-            f"actions), the first is {min(common)}: what is told of held-out episodes is flattered",
+            f"{heldout.path}: {len(common)} of its {heldout.episodes} episodes are in {train.path} too (first frame "
+            f"and actions), the first is {min(common)}: what is told of held-out episodes is flattered",
             stacklevel=2,
         )
     return len(common)

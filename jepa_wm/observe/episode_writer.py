@@ -35,7 +35,7 @@ class EpisodeWriter:
         self._writer = None if lengths is None else TrajectoryWriter(self.path, lengths, columns)
         if self._writer is None:  # on the same disk: a full one shows while episodes are played; a kill leaves nothing
             for name in columns:
-                self._rows[name] = self._kept.enter_context(tempfile.TemporaryFile(dir=self.path.parent))
+                self._rows[name] = self._kept.enter_context(tempfile.TemporaryFile(dir=self.path.parent))  # noqa: SIM115
 
     def add(self, episode: dict[str, np.ndarray]) -> None:
         """Append an episode's columns [t, ...], all of them and all of one length."""

@@ -45,7 +45,9 @@ def read_manifest(path: Path) -> list[Named]:
         return [_by_heading(path, row, heading.index("path"), label, len(heading)) for row in rows[1:]]
     named = [_by_place(path, row) for row in rows]
     if named and not named[0][0].exists() and "".join(rows[0][1]).replace("_", "").replace(" ", "").isalpha():
-        raise UserError(f"{path}, line {rows[0][0]}: '{rows[0][1][0]}' is no video; call columns path,label in a heading")
+        raise UserError(
+            f"{path}, line {rows[0][0]}: '{rows[0][1][0]}' is no video; call columns path,label in a heading"
+        )
     return named
 
 

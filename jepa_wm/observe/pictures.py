@@ -39,8 +39,9 @@ def read_picture(source: Path | BinaryIO, name: Path | str) -> Image.Image:
 def rgb(picture: Image.Image, name: Path | str) -> Image.Image:
     """A picture as RGB of 8 bits, turned as its EXIF says; alpha is dropped: colours are shown as stored.
 
-    Greys of more bits keep their range: 0 stays black and the largest number that the file has room for white. VideoError
-    for several pictures in one file (an animation, a stack of pages), and for numbers whose range no file states.
+    Greys of more bits keep their range: 0 stays black and the largest number that the file has room for white.
+    VideoError for several pictures in one file (an animation, a stack of pages), and for numbers whose range no
+    file states.
     """
     count = _pictures_in(picture)
     if count > 1:

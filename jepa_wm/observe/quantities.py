@@ -67,9 +67,7 @@ class Quantities:
 
     def _angles(self) -> dict[int, float]:
         """{number: a whole turn of it}."""
-        return {
-            i: TURN[self.unit(name)] for name, ids in self.groups.items() if self.unit(name) in TURN for i in ids
-        }
+        return {i: TURN[self.unit(name)] for name, ids in self.groups.items() if self.unit(name) in TURN for i in ids}
 
 
 def grouped(names: Sequence[str]) -> str:
@@ -127,8 +125,8 @@ def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict
         if len(mixed) > 1:
             told = " and ".join(unit or "none" for unit in mixed)
             raise UserError(
-                f"state_units of the group {name!r} are {told}: an error of it would mean nothing; give its numbers names that "
-                "differ before the last underscore (block_x block_y angle)"
+                f"state_units of the group {name!r} are {told}: an error of it would mean nothing; give its "
+                "numbers names that differ before the last underscore (block_x block_y angle)"
             )
         found[name] = mixed[0]
     return found

@@ -71,5 +71,7 @@ def images(folder: Path) -> list[Path]:
     stems: dict[str, Path] = {}
     for file in found:
         if stems.setdefault(file.stem, file) is not file:
-            raise VideoError(f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of them there")
+            raise VideoError(
+                f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of them there"
+            )
     return found

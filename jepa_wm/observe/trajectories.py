@@ -18,7 +18,6 @@ from jepa_wm.core.files import fingerprint, mapped
 from jepa_wm.observe.h5 import open_h5
 from jepa_wm.observe.hdf5_filters import missing_filter
 
-
 ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
 ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
 

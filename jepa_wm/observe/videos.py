@@ -20,8 +20,6 @@ from jepa_wm.observe.manifest import read_manifest
 from jepa_wm.observe.samples import PICTURES, VIDEOS, is_hidden, natural, pass_over_thumbnails, visible
 from jepa_wm.observe.video import Facts, Video, VideoError
 
-
-
 CLASSES = "use class folders, or a manifest with path,label"  # the ways to give videos classes
 
 
@@ -106,7 +104,8 @@ class Unreadable:
             listed = "\n".join(f"  {why}" for why in self.why.values())
             raise UserError(
                 f"{len(self.why)} of {self.total} videos cannot be read, more than {self.ceiling:.1%} of them:\n"
-                f"{listed}\nRepair them, take them out of the set, or allow more with observe.unreadable\n(of `jepa-wm pack`: --unreadable)."
+                f"{listed}\nRepair them, take them out of the set, or allow more with observe.unreadable\n"
+                "(of `jepa-wm pack`: --unreadable)."
             )
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)
 

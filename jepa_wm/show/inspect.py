@@ -56,7 +56,9 @@ def table(source: Source) -> dict[str, object]:
         "attributes": {name: np.asarray(value).tolist() for name, value in sorted(source.about.attributes.items())},
         "columns": {
             name: {
-                "shape": list(column.shape), "dtype": str(column.dtype), "pictures": column.picture,
+                "shape": list(column.shape),
+                "dtype": str(column.dtype),
+                "pictures": column.picture,
                 **({"locked": column.locked} if column.locked else {}),
             }
             for name, column in sorted(source.columns.items())
@@ -110,7 +112,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"  frames an episode: {length['shortest']} to {length['longest']}, median {length['median']:g}",
     ]
     used = {theirs: ours for ours, theirs in result.get("used", {}).items()}
-    notes = [f"{name} {textwrap.shorten(str(value), 60, placeholder=' ...')}" for name, value in result["attributes"].items() if not isinstance(value, list)]
+    notes = [
+        f"{name} {textwrap.shorten(str(value), 60, placeholder=' ...')}"
+        for name, value in result["attributes"].items()
+        if not isinstance(value, list)
+    ]
     told += [f"  says of itself: {', '.join(notes)}"] if notes else []
     for name, column in result["columns"].items():
         part = f"  -> {used[name]}" if name in used else ""

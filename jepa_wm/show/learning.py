@@ -146,7 +146,9 @@ def _loss_panels(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
     """A curve and a pair of columns for each kind of error that the rows have."""
-    kinds = [_Kind("relative error", "In the latent.", "1 = copying.", lambda row, end: row.get(f"relative_error{end}"))]
+    kinds = [
+        _Kind("relative error", "In the latent.", "1 = copying.", lambda row, end: row.get(f"relative_error{end}"))
+    ]
     if "feature_error" in rows[0]:
         kinds.append(_Kind(
             "relative error in features", "In the frozen features.", "1 = copying; what the latent dropped counts.",

@@ -106,7 +106,9 @@ class Left:
         episodes, energy, film, strips = (
             _arrays(run.path / stage / f"{name}.npz", axes)
             for stage, name, axes in (
-                ("plan", "episodes", EPISODES), ("plan", "energy", ENERGY), ("plan", "film", FILM),
+                ("plan", "episodes", EPISODES),
+                ("plan", "energy", ENERGY),
+                ("plan", "film", FILM),
                 ("report", "strips", STRIPS),
             )  # fmt: skip
         )

@@ -46,7 +46,9 @@ class Windows:
                 "a frame: place, Euler angles, opening of the gripper"
             )
         if not np.isfinite(self.states).all():
-            raise UserError(f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such episodes out")
+            raise UserError(
+                f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such episodes out"
+            )
 
     def reach(self) -> tuple[list[float], list[float]]:
         """The least and the largest of each of the 7 numbers by which the pose changes in an environment step."""

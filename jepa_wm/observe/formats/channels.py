@@ -65,7 +65,9 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     """
     count = int(channels_last(np.empty((1, *source.columns[column].shape), "u1")).shape[-1])
     if said is not None and count % UNITS[said]:
-        raise UserError(f"{source.path}: --channels {said}: '{column}' has {count} channels, no multiple of {UNITS[said]}")
+        raise UserError(
+            f"{source.path}: --channels {said}: '{column}' has {count} channels, no multiple of {UNITS[said]}"
+        )
     if count == 1:
         return usual(1)
     seen = list(_seen(source, column))
@@ -91,9 +93,7 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     )
 
 
-def _seen(
-    source: Source, column: str, *, episodes: int = EPISODES, places: int = PLACES
-) -> Iterator[np.ndarray]:
+def _seen(source: Source, column: str, *, episodes: int = EPISODES, places: int = PLACES) -> Iterator[np.ndarray]:
     """Rows [n, h, w, C] in a row, from some places of each of the first episodes."""
     for e in range(min(episodes, len(source.lengths))):
         length = int(source.lengths[e])

@@ -65,7 +65,9 @@ class _VideoRows:
         with Video(path) as video:
             facts, self._stamps = video.facts(), video.stamps()
         if len(self._stamps) < facts.frames:
-            raise UserError(f"{path}: holds {len(self._stamps)} of the {facts.frames} frames it tells of; copy it again")
+            raise UserError(
+                f"{path}: holds {len(self._stamps)} of the {facts.frames} frames it tells of; copy it again"
+            )
         self.shape = (len(self._stamps), facts.height, facts.width, 3)
 
     def __getitem__(self, rows: slice) -> np.ndarray:

@@ -33,7 +33,9 @@ class EncodedRows:
         content = _bytes(file)
         if not content.startswith(MAGIC):
             where = Path(self._files.file.filename)
-            raise UserError(f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: copy it again")
+            raise UserError(
+                f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: copy it again"
+            )
         return np.asarray(read_picture(io.BytesIO(content), f"{self._files.file.filename}, {self._files.name}"))
 
 
@@ -41,7 +43,11 @@ def with_pictures(group: h5py.Group) -> dict[str, Array]:
     """All arrays below a group by their path, as `tree_arrays`, files of pictures decoded."""
     found = tree_arrays(group)
     for name, array in found.items():
-        if isinstance(array, h5py.Dataset) and Column.of(array).picture and unwritten_row(array, 0, len(array)) is not None:
+        if (
+            isinstance(array, h5py.Dataset)
+            and Column.of(array).picture
+            and unwritten_row(array, 0, len(array)) is not None
+        ):
             found[name] = Locked(array.shape, array.dtype, "was never written to its end")
 
     def visit(name: str, item: object) -> None:

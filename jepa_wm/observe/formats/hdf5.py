@@ -30,8 +30,8 @@ def open_source(path: Path) -> Hdf5Rows:
     lengths = episode_lengths(arrays)
     if lengths is None:
         raise UserError(
-            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts, or the "
-            f"layout of robomimic or ALOHA; it has {some(arrays)}"
+            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts, or "
+            f"the layout of robomimic or ALOHA; it has {some(arrays)}"
         )
     rows = {name: array for name, array in arrays.items() if name not in NOT_ROWS and not name.startswith("metadata")}
     offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None

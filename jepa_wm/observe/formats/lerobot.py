@@ -160,7 +160,9 @@ class LeRobot:
         ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in groups])
         known = [name for name in ("episode_index", "frame_index") if name in parquet.schema_arrow.names]
         if "episode_index" not in known:
-            raise UserError(f"{file}: has no column 'episode_index', so nothing says whose rows these are; copy it again")
+            raise UserError(
+                f"{file}: has no column 'episode_index', so nothing says whose rows these are; copy it again"
+            )
         table = parquet.read(columns=known)
         ids = _numbers(table.column("episode_index").combine_chunks()).astype(np.int64).reshape(-1)
         found, first, count = np.unique(ids, return_index=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""What a LeRobotDataset says of itself: where each episode lies (v2: a file each; v3: `meta/episodes`), its features."""
+"""What a LeRobotDataset says of itself: where each episode lies (v2: a file each; v3: `meta/episodes`), features."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.text import read_text
-from jepa_wm.observe.samples import visible
 from jepa_wm.observe.formats.columns import Column
 from jepa_wm.observe.formats.source import reading
+from jepa_wm.observe.samples import visible
 
 PICTURES = ("video", "image")
 Row = Mapping[str, Any]
@@ -67,7 +67,9 @@ def places_3(path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequenc
         for row in read(file):
             missing = [key for key in wanted if key not in row]
             if missing:
-                raise UserError(f"{file}: has no column '{missing[0]}'; it was cut short or is not of v3: copy it again")
+                raise UserError(
+                    f"{file}: has no column '{missing[0]}'; it was cut short or is not of v3: copy it again"
+                )
             places.append(_place(row, cameras))
     return _by_number(path / "meta/episodes", _with_overlaps(places, float(info["fps"])))
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.text import read_text
-from jepa_wm.observe.formats.encoded import with_pictures
 from jepa_wm.observe.formats.columns import Array
+from jepa_wm.observe.formats.encoded import with_pictures
 from jepa_wm.observe.formats.source import About, EpisodeArrays, reading
 from jepa_wm.observe.h5 import open_h5
 

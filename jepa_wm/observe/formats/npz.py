@@ -12,10 +12,10 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.samples import is_hidden, visible
 from jepa_wm.core.files import mapped
 from jepa_wm.observe.formats.columns import Column
 from jepa_wm.observe.formats.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, numbered, reading
+from jepa_wm.observe.samples import is_hidden, visible
 
 TABLES = ("ep_len", "ep_offset", "episode_ends")
 ACTIONS = ("action", "actions")

@@ -1,4 +1,4 @@
-"""What the numbers of a source's state are called, and their units: as the command line says, else as the format does."""
+"""What the numbers of a source's state are called, and their units: as the command line says, else the format."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def state_names(source: Source, column: str | None, given: tuple[str, ...]) -> t
     return tuple("_".join(name.split()) for name in names) or tuple(f"state_{i}" for i in range(count))
 
 
-def state_units(
-    source: Source, column: str | None, names: tuple[str, ...], given: tuple[str, ...]
-) -> tuple[str, ...]:
+def state_units(source: Source, column: str | None, names: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
     """A unit for each state number, "" where it has none; () where none is known.
 
     UserError for units that are not one a number, or differ within a group of numbers.

@@ -19,7 +19,16 @@ from jepa_wm.observe.formats.state import state_names, state_units
 # Looked for in this order where nothing is named.
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
 ACTIONS = ("action", "actions", "rel_action")
-STATES = ("state", "states", "observation.state", "observations/state", "qpos", "observations/qpos", "observations", "observation")
+STATES = (
+    "state",
+    "states",
+    "observation.state",
+    "observations/state",
+    "qpos",
+    "observations/qpos",
+    "observations",
+    "observation",
+)
 # What the action of a row earned and whether it ended the episode for good, by our names.
 PAY = {
     "reward": ("reward", "rewards", "next.reward"),
@@ -99,7 +108,8 @@ class View:
         if self.discrete:
             if values.min(initial=0) < 0 or values.max(initial=0) >= self.choices:
                 raise UserError(
-                    f"{self.source.path}: '{self.action}' of episode {self.called(episode)} is outside 0..{self.choices - 1}; "
+                    f"{self.source.path}: '{self.action}' of episode {self.called(episode)} is outside "
+                    f"0..{self.choices - 1}; "
                     f"{leave_out(self.called(episode))}"
                 )
             one_hot = np.zeros((len(values), self.choices), np.float32)
@@ -184,7 +194,8 @@ class View:
         columns = self.source.columns
         single = [name for name in columns if not columns[name].picture and int(np.prod(columns[name].shape)) == 1]
         known = {"terminated": (self.source.about.terminated,)} if self.source.about.terminated else {}
-        found = {ours: next((name for name in (*usual, *known.get(ours, ())) if name in single), None)
+        found = {
+            ours: next((name for name in (*usual, *known.get(ours, ())) if name in single), None)
             for ours, usual in PAY.items()
         }
         return {ours: theirs for ours, theirs in found.items() if theirs is not None}
@@ -199,7 +210,9 @@ class View:
             for camera in chosen.cameras:
                 fits = [name for name in there if name == camera or name.replace("/", ".").endswith(f".{camera}")]
                 if len(fits) != 1:
-                    raise UserError(f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; name it in full")
+                    raise UserError(
+                        f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; name it in full"
+                    )
                 found["pixels" if not found else f"pixels_{camera.replace('/', '_')}"] = fits[0]
             return found
         if chosen.pixels is not None or len(there) == 1:

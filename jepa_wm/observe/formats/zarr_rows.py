@@ -46,7 +46,9 @@ def open_source(path: Path) -> FlatRows:
             array: Any = arrays[name]
             if column.picture and column.locked is None and array.nchunks_initialized < array.nchunks:
                 missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
-                raise UserError(f"{path}: {missing} are missing; copy it again, or write black ones too (write_empty_chunks)")
+                raise UserError(
+                    f"{path}: {missing} are missing; copy it again, or write black ones too (write_empty_chunks)"
+                )
     return rows
 
 
@@ -62,7 +64,9 @@ def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:
         package = next((package for start, package in PACKAGES.items() if named.startswith(start)), None)
         install = f"pip install '{package}'" if package else "install the package that registers it with zarr"
         dtype = np.dtype(next(about[key] for key in ARRAYS.values() if key in about))
-        return Locked(tuple(about["shape"]), dtype, f"is stored by the codec '{named}', which is not installed: {install}")
+        return Locked(
+            tuple(about["shape"]), dtype, f"is stored by the codec '{named}', which is not installed: {install}"
+        )
     return array
 
 
