@@ -21,6 +21,8 @@ BACK = (0.0, 2.0, 8.0)  # seconds before the wanted one that are sought, as a fi
 AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
 # These have the palette in every frame; others get it once, as the first packet of the file is read.
 OWN_PALETTE = frozenset(("apng", "bmp", "gif", "pcx", "png", "sunrast", "targa", "tiff", "webp"))
+# These number frames as they are stored, which is not the order of showing where there are B-frames.
+BY_STORAGE = frozenset(("asf", "avi", "mxf"))
 UNTIMED = "mpeg"  # an MPEG program stream times one frame of several; those between are counted from the start on
 
 Shown = tuple[float, av.VideoFrame]  # from which second on it is on screen
@@ -63,13 +65,12 @@ class VideoStream:
     def stamps(self) -> np.ndarray:
         """[K] seconds at which frames are shown, in order, from the packets of the whole file."""
         self.restart()
-        if self._by_storage and self._first is None:
-            next(self._timed(self._container.decode(self.video)), None)  # notes what its first frame is stamped
-            self.restart()
         packets = (packet for packet in self._container.demux(self.video) if packet.size and not packet.is_discard)
         stamps = [packet.dts if self._by_storage else packet.pts for packet in packets]
         self.restart()
-        return np.sort([self._seconds(stamp) for stamp in stamps if stamp is not None])
+        told = np.sort([stamp for stamp in stamps if stamp is not None]).astype(np.int64)
+        first = told[:1] if self._by_storage else self.video.start_time or 0
+        return (told - first) * self.tick
 
     def after(self, second: float) -> Iterator[Shown]:
         """Frames in order; the first is on screen at `second` or before, if the video has begun then."""
@@ -122,8 +123,7 @@ class VideoStream:
         self.tick = float(self.video.time_base or 0)
         context = self.video.codec_context
         self._in_order = context.pix_fmt == "pal8" and context.name not in OWN_PALETTE
-        # AVI numbers frames as they are stored, which is not the order of showing where there are B-frames.
-        self._by_storage = self._container.format.name == "avi"
+        self._by_storage = self._container.format.name in BY_STORAGE
 
     def _sought(self, second: float) -> Iterator[Shown]:
         if self._by_storage and self._first is None:
