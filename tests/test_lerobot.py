@@ -178,3 +178,26 @@ def test_films_of_dino_wm_are_read_frame_by_frame_at_any_rate(tmp_path):
     film.rename(root / "obses/episode_004.mp4")
     with pytest.raises(UserError, match="3 in obses; episode 1 is the first that is missing"):
         open_source(root)
+
+
+@pytest.mark.parametrize(("times", "why"), [
+    (lambda t: [None, *t[1:]], "a timestamp is missing or no number"),
+    (lambda t: [second + 0.5 for second in t], "its first timestamp is 0.500 s instead of 0"),
+])  # fmt: skip
+def test_times_that_lead_nowhere_or_into_other_episodes_are_missed(times, why, tmp_path, capsys):
+    root = made.make_lerobot(tmp_path, "v3.0")
+    file = sorted(root.glob("data/**/*.parquet"))[0]
+    fps = json.loads((root / "meta/info.json").read_text())["fps"]
+    frames = [t for length in LENGTHS[:2] for t in range(length)]
+    changed(file, timestamp=times([t / fps for t in frames]))
+    assert why in broken(root, capsys)[0]
+    assert why in refused(root, tmp_path, capsys)
+
+
+def test_what_info_leaves_empty_is_said(tmp_path, capsys):
+    root = made.make_lerobot(tmp_path, "v3.0")
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, "features": {**info["features"], "note": None}}))
+    right(root, [0, 1, 2])
+    (root / "meta/info.json").write_text(json.dumps({**info, "fps": None}))
+    assert "lacks fps" in refused(root, tmp_path, capsys)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.registry import open_source
 from jepa_wm.observe.pictures import read_picture, rgb
 from jepa_wm.observe.stills import Stills
@@ -135,8 +136,26 @@ def test_deep_images_in_parquet_are_scaled(tmp_path):
     for file in path.rglob("*000001.parquet"):
         cells = [{"bytes": b"no picture", "path": None}] * 5
         parquet.write_table(table.set_column(at, "observation.images.wrist", pa.array(cells)), file)
-    with pytest.raises(VideoError, match=r"000001\.parquet, 'observation.images.wrist' of episode 1: cannot be read"):
+    with pytest.raises(UserError, match=r"episode 1: .*000001\.parquet: 'observ.*wrist': cannot be .*--without 1"):
         open_source(path).read("observation.images.wrist", 1, 0, 5)
+    for file in path.rglob("*000001.parquet"):
+        cell = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        empty = pa.array([{"bytes": None, "path": None}] * 5, cell)
+        parquet.write_table(table.set_column(at, "observation.images.wrist", empty), file)
+    with pytest.raises(UserError, match="a picture is missing; repair it, or leave it out with --without 1"):
+        open_source(path).read("observation.images.wrist", 1, 0, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", [5, 6])
+def test_a_tiff_file_on_disk_is_turned_whole(dtype, orientation, tmp_path):
+    grey = np.zeros((16, 48), dtype)
+    grey[:4, :8] = np.iinfo(dtype).max
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(grey).save(tmp_path / "a.tif", exif=exif)
+    shown = np.asarray(read_picture(tmp_path / "a.tif", "a.tif"))[..., 0]
+    assert np.array_equal(shown > 127, (grey.T if orientation == 5 else np.rot90(grey, -1)) > 0)
 
 
 def test_jpegs_of_minari_that_are_damaged_are_named(tmp_path):

@@ -180,3 +180,14 @@ def test_rows_that_were_never_written_are_missed(chunks, tmp_path, capsys):
     assert view.frames("pixels", 2, 0, 1).any()
     with pytest.raises(UserError, match=r"obs/agentview_image' of episode 2 was never written.* --without 2"):
         view.frames("pixels", 1, 0, 1)
+
+
+def test_numbers_too_long_to_be_numbers_are_names(tmp_path):
+    path = robomimic(tmp_path)
+    with h5py.File(path, "a") as file:
+        demos = sorted(file["data"])
+        for e, demo in enumerate(demos):
+            file["data"].move(demo, f"demo_{10**25 + e}")
+    upper = path.rename(path.with_suffix(".HDF5"))
+    source = open_source(upper)
+    assert source.numbers.tolist() == list(range(len(demos)))

@@ -5,6 +5,7 @@ import json
 import tarfile
 import warnings
 import zipfile
+from pathlib import Path
 
 import films
 import made_formats as made
@@ -15,7 +16,7 @@ from PIL import Image
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.observe.formats.registry import format_of, open_source
-from jepa_wm.observe.samples import VIDEOS, is_hidden, keys
+from jepa_wm.observe.samples import VIDEOS, is_hidden, keys, natural
 from jepa_wm.observe.stills import Stills
 from jepa_wm.observe.video import VideoError
 from jepa_wm.observe.videos import Entry, find, without_class
@@ -198,3 +199,17 @@ def test_a_folder_of_sets_names_one_that_is_seen(tmp_path):
     with pytest.raises(UserError) as error:
         open_source(tmp_path)
     assert "._a.npz" not in str(error.value)
+
+
+def test_members_with_absolute_names_are_read_in_their_shard(tmp_path):
+    films.write(tmp_path / "0.mp4", films.frames(3))
+    path = shard(tmp_path / "s.tar", {"/data/0.mp4": (tmp_path / "0.mp4").read_bytes(), "/data/0.cls": b"7"})
+    (entry,) = find(path)
+    assert entry.path == path / "data/0.mp4" and entry.label == "7"
+    assert entry.content() == (tmp_path / "0.mp4").read_bytes()
+
+
+def test_frames_whose_numbers_are_equal_have_one_order():
+    assert sorted(map(Path, ["1\N{SUPERSCRIPT TWO}1.png", "10.png", "2.png"]), key=natural)[-1] == Path("10.png")
+    for order in (["1.png", "01.png"], ["01.png", "1.png"]):
+        assert [path.name for path in sorted(map(Path, order), key=natural)] == ["01.png", "1.png"]

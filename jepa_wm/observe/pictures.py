@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Mapping
@@ -28,7 +29,8 @@ def read_picture(source: Path | BinaryIO, name: Path | str) -> Image.Image:
     VideoError for a file that is damaged, that holds several pictures, or numbers without a range.
     """
     try:
-        with Image.open(source) as opened:
+        # Pillow maps a file that it opens by name, and lays out the rows of some turned TIFF wrongly then.
+        with Image.open(io.BytesIO(source.read_bytes()) if isinstance(source, Path) else source) as opened:
             return rgb(opened, name)
     except DAMAGE as error:
         if isinstance(error, VideoError):

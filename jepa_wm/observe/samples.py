@@ -84,7 +84,7 @@ def say_passed_over(count: int, first: Path) -> None:
     warnings.warn(f"{first}: it and {count - 1} others are passed over, pictures beside their videos", stacklevel=3)
 
 
-def natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by value."""
+def natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts numbers in names by value, 01 before 1."""
     parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name

@@ -70,7 +70,7 @@ def _contents(shard: Path) -> tuple[dict[str, Span], dict[str, str], set[str]]:
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                name = PurePosixPath(member.name)
+                name = PurePosixPath(member.name.lstrip("/"))  # as tar itself unpacks it
                 if not member.isfile() or is_hidden(name) or not name.suffix:
                     continue
                 if name.suffix.lower() in VIDEOS | PICTURES:

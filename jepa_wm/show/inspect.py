@@ -80,12 +80,12 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
                 if last < 0:
                     raise UserError(f"{view.source.path}: episode {number} has no frames; {leave_out(number)}")
                 actions.append(view.actions(e))
+                view.check(e)
                 ends = [view.frames(name, e, last, last + 1) for name in view.pictures]
                 if view.state is not None:
                     view.states(e, 0, last + 1)
                 if e in shown:
                     pictures[f"episode {number}"] = ends[0][0]
-                view.check(e)
             except UserError as error:
                 broken[number] = str(error)
             bar.update(e + 1)

@@ -16,6 +16,7 @@ from jepa_wm.observe.formats.encoded import with_pictures
 from jepa_wm.observe.formats.hdf5 import SUFFIXES
 from jepa_wm.observe.formats.source import About, EpisodeArrays, numbered, reading
 from jepa_wm.observe.h5 import open_h5
+from jepa_wm.observe.samples import visible
 
 UNREAD = 2  # frames that an episode whose file is damaged counts as: enough to be asked for, and refused by number
 
@@ -52,8 +53,8 @@ def open_source(path: Path) -> EpisodeArrays:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and not file.name.startswith("."))
-    return [path] if path.is_file() and path.suffix in SUFFIXES else []
+        return sorted(file for file in visible(path.iterdir()) if file.suffix.lower() in SUFFIXES)
+    return [path] if path.is_file() and path.suffix.lower() in SUFFIXES else []
 
 
 def _is_episode(path: Path) -> bool:

@@ -19,7 +19,7 @@ NOT_ROWS = ("ep_len", "ep_offset", "episode_ends")
 
 
 def recognises(path: Path) -> bool:
-    return path.is_file() and path.suffix in SUFFIXES
+    return path.is_file() and path.suffix.lower() in SUFFIXES
 
 
 def open_source(path: Path) -> Hdf5Rows:

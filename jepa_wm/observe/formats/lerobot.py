@@ -75,8 +75,10 @@ class LeRobot:
         values = self._rows(place, column, start, stop)
         with reading(self._data_file(place)):
             if kind == "image":
-                name = f"{self._data_file(place)}, '{column}' of episode {episode}"
-                return np.stack([_image(self.path, entry, name) for entry in values.to_pylist()])
+                try:
+                    return np.stack([_image(self.path, entry, f"'{column}'") for entry in values.to_pylist()])
+                except VideoError as error:
+                    raise self._blamed(place, f"{self._data_file(place)}: {error}") from error
             return _numbers(values).reshape(stop - start, *self.columns[column].shape)
 
     def check(self, column: str, episode: int) -> None:
@@ -85,6 +87,9 @@ class LeRobot:
             return
         place = self._places[episode]
         seconds = self._promised(column, place, 0, place.length)
+        late = seconds[0] - place.second.get(column, seconds[0]) if place.length else 0.0
+        if late >= 1 / self._fps:  # of a film that holds others too: theirs would be taken
+            raise self._blamed(place, f"{self._data_file(place)}: its first timestamp is {late:.3f} s instead of 0")
         try:
             stamps = self._stamps(self._film(column, place))
         except VideoError as error:
@@ -117,7 +122,10 @@ class LeRobot:
             raise self._blamed(place, f"{self.path}/meta has it and episode {other} in one stretch of {film}")
         # As lerobot does it, by the time of each row; a row number would tell the same at a steady rate only.
         if "timestamp" in self._table_of(place).file.schema_arrow.names:
-            return begin + _numbers(self._rows(place, "timestamp", start, stop)).reshape(-1).astype(np.float64)
+            times = _numbers(self._rows(place, "timestamp", start, stop)).reshape(-1).astype(np.float64)
+            if not np.isfinite(times).all():
+                raise self._blamed(place, f"{self._data_file(place)}: a timestamp is missing or no number")
+            return begin + times
         return begin + np.arange(start, stop) / self._fps
 
     def _blamed(self, place: Place, why: object) -> UserError:
@@ -193,7 +201,9 @@ def _numbers(values: Any) -> np.ndarray:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-def _image(root: Path, entry: dict[str, Any], name: str) -> np.ndarray:
+def _image(root: Path, entry: dict[str, Any] | None, name: str) -> np.ndarray:
     """An image of a parquet cell: its encoded bytes, or the path of a file beside; `name` is what errors call it."""
+    if not entry or not (entry.get("bytes") or entry.get("path")):
+        raise VideoError(f"{name}: a picture is missing")
     source = io.BytesIO(entry["bytes"]) if entry.get("bytes") else root / entry["path"]
     return np.asarray(read_picture(source, name))

@@ -36,9 +36,11 @@ def read_info(file: Path) -> dict[str, Any]:
     """`meta/info.json`; UserError where it lacks what a reader needs."""
     with reading(file):
         found: dict[str, Any] = json.loads(read_text(file))
-    missing = [key for key in ("features", "fps", "data_path") if key not in found]
+        known = isinstance(found, dict)
+    missing = [key for key in ("features", "fps", "data_path") if not known or not found.get(key)]
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again")
+    found["features"] = {name: feature for name, feature in found["features"].items() if isinstance(feature, dict)}
     return found
 
 

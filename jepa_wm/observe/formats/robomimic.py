@@ -24,7 +24,7 @@ LATER = "next_obs/"  # the observations again, a step on
 
 
 def recognises(path: Path) -> bool:
-    if not (path.is_file() and path.suffix in SUFFIXES):
+    if not (path.is_file() and path.suffix.lower() in SUFFIXES):
         return False
     try:
         with open_h5(path) as file:

@@ -192,7 +192,7 @@ def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
         # Dates, lengths and the like may stand in a name too: the number is the one part in which names differ.
         parts = [part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1] or [-1]
         numbers = [found[parts[0]] for found in digits]
-        if len(parts) == 1 and len(set(numbers)) == len(names):
+        if len(parts) == 1 and len(set(numbers)) == len(names) and max(numbers) < 2**63:
             order = np.argsort(numbers)
             return [names[i] for i in order], np.array(numbers)[order]
     return sorted(names), np.arange(len(names))
