@@ -15,6 +15,7 @@ from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.schema import Plan
 from jepa_wm.imagine.saved import load_latent_model, save_latent_model
+from jepa_wm.observe.displacement import Displacement
 from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.train.dynamics import make_model
 
@@ -43,11 +44,31 @@ def test_a_number_that_never_varies_is_zero_whatever_its_value(value):
 
 
 def test_what_varies_has_mean_0_and_spread_1_at_any_offset_and_size():
-    for offset, size in ((0, 1), (0.3, 1e-4), (1e6, 1), (-1e6, 3), (0, 1e-9), (0, 1e9)):
+    for offset, size in ((0, 1), (0.3, 5e-3), (1e6, 2e4), (-1e6, 3e5), (0, 1e-9), (0, 1e9)):
         values = (offset + size * RANDOM.standard_normal(20_000)).astype(np.float32)
         units, found = scaled(values)
         assert abs(units.mean()) < 0.02 and 0.9 < units.std() < 1.1, (offset, size)
         assert found.low < values.min() and found.high > values.max()
+
+
+@pytest.mark.parametrize("value", [0.3, 1.0, -5.0, 1e6])
+@pytest.mark.parametrize("jitter", [1e-6, 1e-4, 1e-3])
+def test_jitter_on_a_number_that_is_kept_where_it_is_stays_small(value, jitter):
+    units, found = scaled((value * (1 + jitter * RANDOM.standard_normal(5000))).astype(np.float32))
+    assert found.steady and found.low < found.high
+    assert np.std(units) == pytest.approx(jitter / 0.01, rel=0.1) and np.abs(units).max() < 0.5
+
+
+def test_moves_that_hardly_vary_add_up_to_nothing_and_are_named(tmp_path):
+    steady = 0.3 + 3e-4 * RANDOM.standard_normal((60, 1))
+    data = trajectories(tmp_path / "a.h5", moves(60, steady), [60])
+    config, features = load_config("debug", []), SimpleNamespace(tokens=lambda *_: torch.zeros(1, 25, 64))
+    with pytest.warns(UserWarning, match=r"number 2 is nearly always 0.3"):
+        make_model(config, features, data)
+    rows = np.arange(50)[None]
+    displaced = Displacement(data, absolute=False).at(rows)
+    assert displaced[..., 2].abs().max() == 0 and displaced[..., :2].std() > 0.5
+    assert Displacement(data, absolute=True).at(rows[:, 1:])[..., 2].abs().max() > 0  # a place is where it is
 
 
 def test_jitter_beside_seldom_jumps_stays_small_and_a_glitch_is_no_unit():
@@ -68,7 +89,7 @@ def test_jitter_beside_seldom_jumps_stays_small_and_a_glitch_is_no_unit():
 def test_the_model_undoes_its_units_and_keeps_them(tmp_path):
     model = world_model().latent
     assert model.take_units(np.stack([RANDOM.uniform(2, 6, 500), np.full(500, 0.7)], 1).astype(np.float32)) == {
-        1: pytest.approx(0.7)
+        1: "always 0.7"
     }
     block = torch.tensor([[2.5, 0.7, 5.5, 0.7]])
     units = model.scaled(block)

@@ -13,6 +13,7 @@ from jepa_wm.core.standardise import ROUNDING
 
 RARE = 1e-3  # share of the actions at either end that may be a sensor's glitches
 FLOOR = 0.05  # least scale, as a share of the range: small jitter beside seldom jumps is not made large
+STEADY = 0.01  # least scale, as a share of the values' size: nor is jitter on a number that is kept where it is
 TINY = float(np.finfo(np.float32).tiny) / FLOOR  # a narrower range has a scale that fp32 cannot divide by
 
 
@@ -20,13 +21,15 @@ TINY = float(np.finfo(np.float32).tiny) / FLOOR  # a narrower range has a scale 
 class ActionStatistics:
     """Centre and scale of every action number, and the bounds outside of which the data say nothing, [a] each in fp64.
 
-    A number that never varied has both bounds at its value and scale 1: it always enters as 0.
+    A number that never varied has both bounds at its value and scale 1: it always enters as 0. One that hardly did, by
+    less than a share STEADY of its own size, enters small.
     """
 
     centre: np.ndarray
     scale: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    steady: np.ndarray  # bool: varied hardly or never
 
     @classmethod
     def of(cls, actions: np.ndarray) -> ActionStatistics:
@@ -36,20 +39,22 @@ class ActionStatistics:
         others are all the same. The bounds lie a range farther out on either side.
         """
         columns = [_of_number(actions[:, i].astype(np.float64)) for i in range(actions.shape[1])]
-        return cls(*np.array(columns).T)
+        *figures, steady = np.array(columns).T
+        return cls(*figures, steady.astype(bool))
 
 
-def _of_number(values: np.ndarray) -> tuple[float, float, float, float]:
-    """(centre, scale, low, high) of one action number's values [N]."""
+def _of_number(values: np.ndarray) -> tuple[float, float, float, float, bool]:
+    """(centre, scale, low, high, steady) of one action number's values [N]."""
     rare = int(RARE * len(values))
     least, most = np.partition(values, (rare, len(values) - 1 - rare))[[rare, len(values) - 1 - rare]]
     if _same(least, most):
         least, most = values.min(), values.max()
     if _same(least, most):
         value = float(np.median(values))
-        return value, 1.0, value, value
-    usual, width = values.clip(least, most), most - least
-    return usual.mean(), max(usual.std(), FLOOR * width), least - width, most + width
+        return value, 1.0, value, value, True
+    usual, width, size = values.clip(least, most), most - least, max(abs(least), abs(most))
+    scale = max(usual.std(), FLOOR * width, STEADY * size)
+    return usual.mean(), scale, least - width, most + width, scale == STEADY * size
 
 
 def _same(least: float, most: float) -> bool:

@@ -102,13 +102,16 @@ class LatentModel(nn.Module):
         return actions * scale.repeat(self.settings.frameskip) + self.action_centre.repeat(self.settings.frameskip)
 
     @torch.no_grad()
-    def take_units(self, actions: np.ndarray) -> dict[int, float]:
-        """Take the units of the action numbers from the data's [N, a]; returns those that never varied, with the value
-        they had."""
+    def take_units(self, actions: np.ndarray) -> dict[int, str]:
+        """Take the units of the action numbers from the data's [N, a]; returns {number: what it was} of those that
+        never or hardly varied."""
         found = ActionStatistics.of(actions)
         for name in ("centre", "scale", "low", "high"):
             getattr(self, f"action_{name}").copy_(torch.from_numpy(getattr(found, name)))
-        return {i: float(found.centre[i]) for i in np.nonzero(found.low == found.high)[0].tolist()}
+        return {
+            i: f"{'always' if found.low[i] == found.high[i] else 'nearly always'} {found.centre[i]:g}"
+            for i in np.nonzero(found.steady)[0].tolist()
+        }
 
     def dynamics_losses(
         self, latents: Tensor, actions: Tensor, *, rollout: float, context: int = 1, member: int = 0

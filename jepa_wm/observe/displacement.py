@@ -19,12 +19,13 @@ class Displacement:
     A frame is where the action *before* it led. So with moves (`absolute` false) the displacement between two frames is
     the sum of the actions from the earlier one up to the later; with places to go to it is the difference of the places
     that the actions before the two name, and of an episode's first frame, which no action led to, it is not known.
-    An action number that never varies adds up to nothing, and a glitch to no more than the bounds of the others.
+    An action number that never varies adds up to nothing, and a glitch to no more than the bounds of the others. Nor
+    does a move that hardly varies beside its own size: its sum would tell the time that passed, which no frame shows.
     """
 
     def __init__(self, data: Trajectories, *, absolute: bool) -> None:
-        found = ActionStatistics.of(getattr(data, "taken_actions", data.actions))
-        varied = found.low < found.high
+        found = ActionStatistics.of(data.taken_actions)
+        varied = found.low < found.high if absolute else ~found.steady
         actions = np.where(varied, data.actions.astype(np.float64).clip(found.low, found.high), 0)
         if absolute:
             self._place = np.roll(actions, 1, 0)

@@ -62,15 +62,16 @@ def train(run: RunFolder) -> dict[str, object]:
 
 def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
     """A fresh latent model of the config's size, its units of actions taken from the data; warns of action numbers that
-    never vary there."""
+    never or hardly vary there."""
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
     model = LatentModel(tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], config.dynamics)
-    constant = model.take_units(getattr(data, "taken_actions", data.actions))
-    if constant and here().first:
-        told = ", ".join(f"number {i} is always {value:g}" for i, value in constant.items())
+    steady = model.take_units(data.taken_actions)
+    if steady and here().first:
+        told = ", ".join(f"number {i} is {value}" for i, value in steady.items())
         warnings.warn(
             f"of the {data.actions.shape[1]} action numbers (from 0) {told}: what never varies in the data teaches "
-            "nothing; the dynamics ignore it, and a search leaves it at that value",
+            "nothing, so that the dynamics ignore it and a search leaves it at that value; what hardly varies "
+            "beside its own size counts little (if it matters, take its offset off the data)",
             stacklevel=2,
         )
     return model
