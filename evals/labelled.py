@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import torchvision
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import PIECE, fingerprint
+from jepa_wm.core.files import PIECE, digest_of, fingerprint
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
@@ -212,15 +212,6 @@ def _content(videos: VideoSet, numbers: np.ndarray) -> str:
                 sha.update(f"{size} ".encode() + replace(entry, span=(first, min(size, PIECE))).content())
         except (OSError, VideoError):
             sha.update(b"not there")
-    return sha.hexdigest()[:16]
-
-
-def digest_of(*parts: np.ndarray | Iterable[np.ndarray]) -> str:
-    """Sixteen hex digits that name arrays, or series of them."""
-    sha = hashlib.sha256()
-    for part in parts:
-        for array in (part,) if isinstance(part, np.ndarray) else part:
-            sha.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()[:16]
 
 

@@ -168,3 +168,15 @@ def _shipped_ones(wanted: str) -> str:
     names = sorted(file.stem for file in _shipped_folder().glob("*.yaml"))
     close = difflib.get_close_matches(wanted, names, n=1)
     return (f"nearest: {close[0]}; " if close else "") + f"shipped with the library: {', '.join(names) or 'none'}"
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"act.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys kept whole."""
+    tree: dict[str, Any] = {}
+    for dotted, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
+        inside = tree
+        *parents, name = dotted.split(".")
+        for parent in parents:
+            inside = inside.setdefault(parent, {})
+        inside.setdefault(name, value)
+    return tree

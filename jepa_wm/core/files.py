@@ -6,7 +6,7 @@ import errno
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -122,4 +122,13 @@ def fingerprint(path: Path, *, pieces: int = 64) -> str:
             for k in range(pieces):
                 file.seek((size - PIECE) * k // (pieces - 1))
                 sha.update(file.read(PIECE))
+    return sha.hexdigest()[:16]
+
+
+def digest_of(*parts: np.ndarray | Iterable[np.ndarray]) -> str:
+    """Sixteen hex digits that name arrays, or series of them."""
+    sha = hashlib.sha256()
+    for part in parts:
+        for array in (part,) if isinstance(part, np.ndarray) else part:
+            sha.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()[:16]

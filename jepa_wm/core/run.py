@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from jepa_wm.core.clock import clock
 from jepa_wm.core.commit import code_commit
-from jepa_wm.core.config import as_plain, config_diff, digest, pick, save_config, with_defaults
+from jepa_wm.core.config import as_plain, config_diff, digest, nested, pick, save_config, with_defaults
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.lock import FORBIDDEN, locked
@@ -126,7 +126,7 @@ class RunFolder:
             refuse_other_files(folder, self.config, stage)
         else:
             note_files(folder, self.config, stage)
-            write_yaml(_nested(pick(self.config, self.depends(stage))), folder / "config.yaml")
+            write_yaml(nested(pick(self.config, self.depends(stage))), folder / "config.yaml")
         return folder
 
     def finished(self, stage: str) -> dict[str, Any] | None:
@@ -231,15 +231,3 @@ class RunFolder:
 def _same_yaml(file: Path, config: BaseModel) -> bool:
     """False also for a file that is not there; one that cannot be read raises UserError."""
     return file.exists() and read_yaml(file).data == as_plain(config)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"act.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys kept whole."""
-    nested: dict[str, Any] = {}
-    for dotted, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
-        inside = nested
-        *parents, name = dotted.split(".")
-        for parent in parents:
-            inside = inside.setdefault(parent, {})
-        inside.setdefault(name, value)
-    return nested

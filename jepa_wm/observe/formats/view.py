@@ -20,15 +20,9 @@ from jepa_wm.observe.formats.state import state_names, state_units
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
 ACTIONS = ("action", "actions", "rel_action")
 STATES = (
-    "state",
-    "states",
-    "observation.state",
-    "observations/state",
-    "qpos",
-    "observations/qpos",
-    "observations",
+    "state", "states", "observation.state", "observations/state", "qpos", "observations/qpos", "observations",
     "observation",
-)
+)  # fmt: skip
 # What the action of a row earned and whether it ended the episode for good, by our names.
 PAY = {
     "reward": ("reward", "rewards", "next.reward"),
