@@ -39,8 +39,8 @@ class ActionStatistics:
         others are all the same. The bounds lie a range farther out on either side.
         """
         columns = [_of_number(actions[:, i].astype(np.float64)) for i in range(actions.shape[1])]
-        *figures, steady = np.array(columns).T
-        return cls(*figures, steady.astype(bool))
+        centre, scale, low, high, steady = np.array(columns).T
+        return cls(centre, scale, low, high, steady.astype(bool))
 
 
 def _of_number(values: np.ndarray) -> tuple[float, float, float, float, bool]:
