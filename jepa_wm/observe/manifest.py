@@ -55,7 +55,7 @@ def _separator(path: Path, text: str) -> str:
     """What stands between path and label: that of the heading, else what every line has once at most and leads to most
     files."""
     fitting = []
-    for separator in SEPARATORS:
+    for separator in (SEPARATORS[0], *(one for one in SEPARATORS[1:] if one in text)):  # no oftener than need be
         rows = _rows(path, text, separator, strict=False)
         if rows and "path" in [field.lower() for field in rows[0][1]] and len(rows[0][1]) > 1:
             return separator

@@ -65,7 +65,7 @@ class LeRobot:
         names = {name: number_names(feature) for name, feature in info["features"].items()}
         self.about = About(self._fps, {name: found for name, found in names.items() if found})
         self._file = lru_cache(maxsize=8)(self._opened)
-        self._stamps = lru_cache(maxsize=8)(_stamps)
+        self._stamps = lru_cache(maxsize=64)(_stamps)
         self._videos: dict[str, Video] = {}
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
