@@ -162,6 +162,13 @@ def test_float_pictures_go_to_one_or_to_255(tmp_path, scale, low):
         assert (view.frames("pixels", 0, 0, ROWS) == arrays["img"] + 1).all()
 
 
+def test_pictures_of_yes_and_no_are_black_and_white(tmp_path):
+    arrays = rows("f4")
+    np.savez(tmp_path / "rows.npz", **{**arrays, "img": arrays["img"] > 100})
+    shown = View(open_source(tmp_path / "rows.npz")).frames("pixels", 0, 0, ROWS)
+    assert (shown == 255 * (arrays["img"] > 100)).all() and 0 < shown.mean() < 255
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -219,9 +219,9 @@ class View:
         return {"pixels": usual[0]}
 
     def _float_scale(self, column: str) -> float:
-        """Pictures in floats go to 1 or to 255: the largest value in a few frames tells."""
+        """Pictures in floats go to 1 or to 255: the largest value in a few frames tells; those of yes and no to 1."""
         if self.source.columns[column].dtype.kind != "f":
-            return 1.0
+            return 255.0 if self.source.columns[column].dtype.kind == "b" else 1.0
         lengths, largest = self.source.lengths, 0.0
         some = {(e, t) for e in {0, len(lengths) // 2, len(lengths) - 1} for t in {0, lengths[e] // 2, lengths[e] - 1}}
         for e, t in sorted((e, int(t)) for e, t in some):
