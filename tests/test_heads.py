@@ -40,7 +40,7 @@ from jepa_wm.worlds.two_rooms import TwoRooms
 SETTINGS = [
     "train.pretrain.steps=0", "dynamics.bottleneck=null", "worlds.spot={radius: 12}", "observe.episodes=300",
     "plan.margin=0",
-    "train.dynamics.steps=150", "train.metric.steps=20", "train.heads.steps=600", "train.heads.batch=128",
+    "train.dynamics.steps=400", "train.metric.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",
 ]  # fmt: skip
 
