@@ -167,11 +167,11 @@ def resident():
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system tells no memory in /proc")
-def test_a_thousand_decisions_take_no_more_memory_than_a_hundred():
+def test_a_thousand_decisions_take_no_memory_beyond_the_first_few_hundred():
     a = agent(horizon=2, candidates=4, rounds=1, elites=2)
     a.reset(frames(2, 0), [0, 1])
     seen = frames(2, 1)
-    for _ in range(100):
+    for _ in range(400):  # allocators take a few MiB, once, within the first 300
         a.act(seen)
     gc.collect()
     before, objects = resident(), len(gc.get_objects())
