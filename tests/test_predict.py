@@ -266,6 +266,16 @@ def test_a_collapse_into_one_direction_is_seen_whichever_it_is(kind, noise):
     assert seen["collapsed"] and seen["feature_std"] > 0.3 and seen["effective_rank"] < 1.2
 
 
+def test_a_direction_that_outweighs_the_others_is_no_collapse_while_they_are_there():
+    """As Pendulum's: the rank is low, and what is beside the first direction is far above noise."""
+    g = generator()
+    strong = 0.2 * torch.randn(300, 1, 1, generator=g) * torch.randn(1, 9, 16, generator=g)
+    for weak, collapsed in ((0.04, False), (0.004, True)):
+        others = weak * torch.randn(300, 9, 16, generator=g)
+        seen = collapse_meters(strong + others)
+        assert seen["effective_rank"] < 1.7 and seen["feature_std"] > 0.1 and seen["collapsed"] is collapsed, weak
+
+
 def test_pictures_of_one_direction_ask_for_no_more():
     """A lamp that is brighter or darker: nothing else can be told, so a single direction is no collapse."""
     r = np.random.default_rng(0)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 COLLAPSED_STD = 0.05  # of LayerNorm'd features, whose total spread is 1
-COLLAPSED_RANK = 2.0
+COLLAPSED_BESIDE = 0.02  # of all directions but the largest: less is what noise and half precision leave
+FEW_DIRECTIONS = 2.0  # effective rank of pictures in which there is little to tell
 SAMPLES, SIDE = 512, 32  # frames, and pixels on a side of pictures, that a rank over whole frames is taken of
 
 
@@ -21,21 +22,25 @@ def collapse_meters(tokens: Tensor, pictures: np.ndarray | None = None) -> dict[
     effective_rank is the smaller of two, both the exponential of the entropy of a spectrum (Roy and Vetterli 2007):
     how many directions of the D tokens use, and how many of the N*D frames use. Where in the picture something is
     counts, as it does for all that reads the tokens: a mean over them would hide what moves and does not change.
+    collapsed: hardly any spread, or hardly any beside a single direction. A direction that outweighs the others, as
+    that of a rod which swings from side to side, lowers the rank and is no collapse while the others are there.
     Of `pictures` [B, h, w, c], where they are given, fewer than two directions ask for no more of the features.
     """
     x = tokens.float()
     centred = x - x.mean(0)
     std = centred.square().mean().sqrt().item()
     each = centred.flatten(0, 1)
-    rank = min(_effective_rank(each.T @ each), _effective_rank(_between(centred)))
-    few = rank < COLLAPSED_RANK and (pictures is None or picture_rank(pictures) >= COLLAPSED_RANK)
+    spectra = [_spectrum(each.T @ each), _spectrum(_between(centred))]
+    rank = min(_effective_rank(shares) for shares in spectra)
+    beside = std * min(float(1 - shares.max()) for shares in spectra) ** 0.5
+    few = beside < COLLAPSED_BESIDE and (pictures is None or picture_rank(pictures) >= FEW_DIRECTIONS)
     return {"feature_std": std, "effective_rank": rank, "collapsed": std < COLLAPSED_STD or few}
 
 
 def picture_rank(pictures: np.ndarray) -> float:
     """How many directions pictures [B, h, w, c] themselves use, made small."""
     some = torch.from_numpy(pictures[_spread(len(pictures))]).movedim(-1, 1).float()
-    return _effective_rank(_between(torch.nn.functional.adaptive_avg_pool2d(some, SIDE)))
+    return _effective_rank(_spectrum(_between(torch.nn.functional.adaptive_avg_pool2d(some, SIDE))))
 
 
 def _between(x: Tensor) -> Tensor:
@@ -50,7 +55,11 @@ def _spread(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).astype(np.int64))
 
 
-def _effective_rank(products: Tensor) -> float:
+def _spectrum(products: Tensor) -> Tensor:
+    """The share of each direction in the energy; all 0 where there is none."""
     energy = torch.linalg.eigvalsh(products.double()).clamp_min(0)
-    share = energy / energy.sum().clamp_min(1e-30)
-    return torch.exp(-(share * share.clamp_min(1e-30).log()).sum()).item()
+    return energy / energy.sum().clamp_min(1e-30)
+
+
+def _effective_rank(shares: Tensor) -> float:
+    return torch.exp(-(shares * shares.clamp_min(1e-30).log()).sum()).item()
