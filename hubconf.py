@@ -5,13 +5,13 @@ dependencies = ["torch", "torchvision", "timm", "numpy", "pydantic", "h5py", "sa
 
 def eye(source, **options):
     """The frozen eye that `Eye.save_pretrained` or `push_to_hub` shared, from a folder or a repository of the hub."""
-    from jepa_wm.freeze.eye import Eye
+    from jepa_wm.features.encoder import Eye
 
     return Eye.from_pretrained(source, **options)
 
 
 def vjepa2_encoder(path, size="vit_large"):
     """The encoder of a released V-JEPA 2 file that lies here, for clips normalised by ImageNet's mean and spread."""
-    from jepa_wm.freeze.weights import load_encoder
+    from jepa_wm.features.weights import load_encoder
 
     return load_encoder(path, size)

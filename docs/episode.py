@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jepa_wm.show.film import episode_gif
-from jepa_wm.show.left import Episodes
+from jepa_wm.report.artifacts import Episodes
+from jepa_wm.report.film import episode_gif
 
 episodes = Episodes(**np.load(Path(sys.argv[1]) / "plan" / "episodes.npz"))
 with Image.open(io.BytesIO(episode_gif(episodes, int(np.argmax(episodes.final))))) as film:

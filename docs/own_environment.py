@@ -4,10 +4,11 @@ import gymnasium
 import numpy as np
 
 from jepa_wm import RunFolder, load_config
-from jepa_wm.act import agent, collect, episodes
-from jepa_wm.freeze import cache
-from jepa_wm.train import dynamics, pretrain
-from jepa_wm.worlds import gym_world, policies
+from jepa_wm.evals import episodes
+from jepa_wm.features import cache
+from jepa_wm.planning import agent
+from jepa_wm.training import dynamics, pretrain
+from jepa_wm.worlds import collect, gym_world, policies
 
 
 class Puck(gymnasium.Env):  # put yours here: a bounded Box of actions, an image as observation or from render()

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from jepa_wm import RunFolder, load_config
-from jepa_wm.act import episodes
-from jepa_wm.act.agent import Agent
-from jepa_wm.act.objective import Scene
-from jepa_wm.plan.terms import Term
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.evals import episodes
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.objective import Scene
+from jepa_wm.planning.terms import Term
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def eastward(scene: Scene) -> Term:

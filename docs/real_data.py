@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jepa_wm.observe.convert import action_statistics
-from jepa_wm.observe.trajectories import TrajectoryWriter
+from jepa_wm.data.convert import action_statistics
+from jepa_wm.data.trajectories import TrajectoryWriter
 
 PAUSE = 150  # ms; a longer one between two frames begins a new episode
 LENGTH = 16  # frames that an episode has at least

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from jepa_wm.core.config import load_config
-from jepa_wm.core.schema import Config
-from jepa_wm.predict.masks import draw_mask, split
+from jepa_wm.config import Config, load_config
+from jepa_wm.models.masks import draw_mask, split
 
 BF16, FP32 = 2, 4  # bytes
 GB = 1e9

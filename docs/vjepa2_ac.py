@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from matplotlib import pyplot
 
-from jepa_wm.core.actions import ActionSpace
-from jepa_wm.dynamics.action_predictor import ActionPredictor
-from jepa_wm.dynamics.poses import difference
-from jepa_wm.freeze.vjepa2 import take_plain_frames
-from jepa_wm.freeze.weights import Size, load_action_predictor, load_encoder, named_size
-from jepa_wm.imagine.robot import imagine_poses, normalised
-from jepa_wm.observe.clips import to_input
-from jepa_wm.observe.frames import resized
-from jepa_wm.plan.objectives import imagined_cost
-from jepa_wm.plan.solvers import CEM
-from jepa_wm.plan.terms import ToGoal, latent_distance
+from jepa_wm.data.clips import to_input
+from jepa_wm.data.frames import resized
+from jepa_wm.features.vjepa2 import take_plain_frames
+from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, named_size
+from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.poses import difference
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.objectives import imagined_cost
+from jepa_wm.planning.solvers import CEM
+from jepa_wm.planning.terms import ToGoal, latent_distance
+from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
 BOX = 0.075  # m, how far one step may go along each axis
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from jepa_wm.config import Config
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
 from jepa_wm.evals.distinct import measured
-from jepa_wm.evals.heads import Attentive
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.linear import fitted, guesses
-from jepa_wm.evals.looks import Look, look_at
+from jepa_wm.evals.probe_heads import Attentive
+from jepa_wm.evals.representations import Look, look_at
 from jepa_wm.evals.scores import score
 
 

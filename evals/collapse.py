@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from jepa_wm.core.distributed import here
 from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.world import here
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.observe.datasets import open_data
-from jepa_wm.predict.meters import collapse_meters
+from jepa_wm.data.datasets import open_data
+from jepa_wm.features.encoder import Eye
+from jepa_wm.models.collapse import collapse_meters
 
 FRAMES = 4_000
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from jepa_wm.config import Config
 from jepa_wm.core.config import as_plain, digest, pick
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
-from jepa_wm.evals.looks import Look, looks_of
-from jepa_wm.freeze.cache import encoder_of, weights_digest
+from jepa_wm.evals.representations import Look, looks_of
+from jepa_wm.features.cache import encoder_of, weights_digest
 
 Measure = Callable[[Config, Labelled, Mapping[str, Look], Path], dict[str, object]]
 

@@ -12,13 +12,13 @@ import faiss
 import numpy as np
 import torch
 
+from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.looks import Look, Seen, look_at, pooled, pools
+from jepa_wm.evals.representations import Look, Seen, look_at, pooled, pools
 from jepa_wm.evals.scores import score
 
 TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)

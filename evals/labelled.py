@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import torchvision
 
+from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, digest_of, fingerprint
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
-from jepa_wm.observe.datasets import data_folder, quantities
-from jepa_wm.observe.pictures import rgb
-from jepa_wm.observe.quantities import Quantities
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.video_set import VideoSet, is_index
-from jepa_wm.observe.videos import CLASSES, find, without_class
+from jepa_wm.data.datasets import data_folder, quantities
+from jepa_wm.data.images import rgb
+from jepa_wm.data.quantities import Quantities
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.video import VideoError
+from jepa_wm.data.video_set import VideoSet, is_index
+from jepa_wm.data.videos import CLASSES, find, without_class
 
 BUILT_IN = "torchvision/"
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.config import Config
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
-from jepa_wm.evals.heads import Linear, Trained, best, train_heads
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.looks import Look, Seen, look_at, pools
+from jepa_wm.evals.probe_heads import Linear, Trained, best, train_heads
+from jepa_wm.evals.representations import Look, Seen, look_at, pools
 from jepa_wm.evals.scores import score
 
 

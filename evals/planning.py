@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jepa_wm.act import evaluate
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
+from jepa_wm.evals import goal_reaching
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 
 
 def run(run: RunFolder) -> dict[str, object]:
     """The result of the `plan` stage, played now if it is not finished."""
-    return evaluate.run(run)
+    return goal_reaching.run(run)
 
 
 def main() -> None:

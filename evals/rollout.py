@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from jepa_wm.core.distributed import here
 from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.world import here
-from jepa_wm.freeze.cache import Features
-from jepa_wm.imagine.saved import is_action_predictor, load_action_predictor, load_latent_model
-from jepa_wm.observe.datasets import open_data
-from jepa_wm.train import robot
-from jepa_wm.train.rollout_errors import rollout_errors
+from jepa_wm.data.datasets import open_data
+from jepa_wm.features.cache import Features
+from jepa_wm.training import vjepa2_ac
+from jepa_wm.world_model.rollout_error import rollout_errors
+from jepa_wm.world_model.saved import is_action_predictor, load_action_predictor, load_latent_model
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -18,7 +18,7 @@ def run(run: RunFolder) -> dict[str, object]:
     config, folder = settled(run.config, run.path), run.path / "dynamics"
     if is_action_predictor(folder):
         predictor = load_action_predictor(folder)[0].eval().to(here().device)
-        told: dict[str, object] = {"rollout": robot.heldout_errors(run, config, predictor)}
+        told: dict[str, object] = {"rollout": vjepa2_ac.heldout_errors(run, config, predictor)}
         run.write_result("eval_rollout", told)
         return told
     model = load_latent_model(folder).to(here().device)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from jepa_wm.core.intervals import wilson
+from jepa_wm.data.quantities import Quantities
+from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
-from jepa_wm.observe.quantities import Quantities
-from jepa_wm.show.style import Draw, Theme, panels
+from jepa_wm.report.style import Draw, Theme, panels
 
 RESAMPLES = 1000
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.looks import Look, Seen, look_at, pooled, pools
+from jepa_wm.evals.representations import Look, Seen, look_at, pooled, pools
 from jepa_wm.evals.scores import score
-from jepa_wm.freeze.ridge import fit_ridge
+from jepa_wm.features.ridge import fit_ridge
 
 PENALTIES = tuple(float(10**power) for power in np.arange(-4, 3.01, 0.5))  # a sample, on features of unit spread
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jepa_wm.core.config import as_plain, config_diff
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds
+from jepa_wm.evals.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds
 from jepa_wm.evals.outcomes import Played, read_run
 
 # settings that runs of one method need not share: none of them changes what its main objective wins

@@ -10,11 +10,11 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {  # public name -> module that defines it
-    "Config": "jepa_wm.core.schema",
+    "Config": "jepa_wm.config",
     "RunFolder": "jepa_wm.core.run",
     "UserError": "jepa_wm.core.errors",
-    "load_config": "jepa_wm.core.config",
-    "WorldModel": "jepa_wm.imagine.world_model",
+    "load_config": "jepa_wm.config",
+    "WorldModel": "jepa_wm.world_model.world_model",
 }
 
 __all__ = ["Config", "RunFolder", "UserError", "WorldModel", "__version__", "load_config"]

@@ -93,11 +93,11 @@ def _in_a_line(value: Any) -> str | None:
 
 def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     """Check the config, open the run folder, do the verb there."""
-    from jepa_wm.core.config import load_config
+    from jepa_wm.config import load_config
+    from jepa_wm.core.distributed import joined
     from jepa_wm.core.interrupt import catching_signals
-    from jepa_wm.core.place import ranks
+    from jepa_wm.core.launch_env import ranks
     from jepa_wm.core.run import RunFolder
-    from jepa_wm.core.world import joined
 
     config = load_config(arguments.config, arguments.overrides)
     several = ranks() > 1
@@ -114,7 +114,8 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
 
 def _bench(arguments: argparse.Namespace) -> Any:
     """Check the config, measure; no run folder is touched. What is measured has sizes of its own."""
-    from jepa_wm.core.config import config_diff, load_config
+    from jepa_wm.config import load_config
+    from jepa_wm.core.config import config_diff
 
     config = load_config(arguments.config, arguments.overrides)
     usual = load_config(CONFIG, [f"train.threads={config.train.threads}"])

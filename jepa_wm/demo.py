@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from jepa_wm.act import collect, evaluate
-from jepa_wm.act.held_out import TRAINING
+from jepa_wm.config import Config
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config
-from jepa_wm.freeze import cache
-from jepa_wm.show import report
-from jepa_wm.train import dynamics, heads, pretrain
+from jepa_wm.data.held_out import TRAINING
+from jepa_wm.evals import goal_reaching
+from jepa_wm.features import cache
+from jepa_wm.report import report
+from jepa_wm.training import dynamics, heads, pretrain
+from jepa_wm.worlds import collect
 
 Stage = Callable[[RunFolder], dict[str, object]]
 STAGES: dict[str, Stage] = {
@@ -20,7 +21,7 @@ STAGES: dict[str, Stage] = {
     "encode": cache.run,
     "dynamics": dynamics.run,
     "heads": heads.run,  # only where the plan asks for one
-    "plan": evaluate.run,
+    "plan": goal_reaching.run,
 }
 PROMISED: dict[str, tuple[str, ...]] = {  # what scripts find at the top of the result; the rest lies under `stages`
     "pretrain": ("collapsed", "feature_std", "effective_rank", "probe"),

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jepa_wm.core.config import load_config, save_config
+from jepa_wm.config import Config, load_config
+from jepa_wm.core.config import save_config
 from jepa_wm.core.errors import JobFailed, UserError
-from jepa_wm.core.schema import Config, Launch
 from jepa_wm.core.verbs import SHARES, TOGETHER
 from jepa_wm.launch import here, slurm, snapshot, status, sweep
 from jepa_wm.launch.job import Job
+from jepa_wm.launch.settings import Launch
 
 ALONE = ("collect", "report", "demo")
 STORY = ("collect", "pretrain", "encode", "dynamics", "heads", "plan", "report")

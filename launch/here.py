@@ -16,8 +16,8 @@ from types import FrameType
 from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 from jepa_wm.core.interrupt import STOPPING
 from jepa_wm.core.rendezvous import LOOPBACK, STORE
-from jepa_wm.core.schema import Launch
 from jepa_wm.launch.job import STOPPED, Job, die_with_parent
+from jepa_wm.launch.settings import Launch
 
 PATIENCE, GRACE = 5.0, 10.0  # seconds that the other ranks have to end after one has failed: unasked, and asked
 LAST_LINES = 30  # of a failed rank's log that are shown
@@ -162,7 +162,7 @@ def _forwarding(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
 def _refuse_missing_gpus(settings: Launch, ranks: int) -> None:
     import torch
 
-    from jepa_wm.core.world import here
+    from jepa_wm.core.distributed import here
 
     there = torch.cuda.device_count() if here().device.type == "cuda" else 0
     wanted = max(settings.gpus_per_node, ranks if there else 0)

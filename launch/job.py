@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jepa_wm.core import place
-from jepa_wm.core.config import config_diff, load_config
+from jepa_wm.config import load_config
+from jepa_wm.core import launch_env
+from jepa_wm.core.config import config_diff
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.rendezvous import STORE
@@ -46,11 +47,11 @@ class Job:
 
         On SLURM a stopped job goes back into the queue, where it goes on from its checkpoint.
         """
-        on_slurm = place.variable("SUBMITIT_EXECUTOR") is not None
+        on_slurm = launch_env.variable("SUBMITIT_EXECUTOR") is not None
         try:
             if on_slurm:
                 _take_place(Path(self.record))
-            first = place.rank() == 0
+            first = launch_env.rank() == 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
@@ -104,19 +105,19 @@ class Job:
 def _take_place(record: Path) -> None:
     """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start of the job."""
     os.environ |= {
-        "RANK": str(place.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(place.number("SLURM_LOCALID", 0)),
-        "WORLD_SIZE": str(place.number("SLURM_NTASKS", 1, least=1)),
+        "RANK": str(launch_env.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(launch_env.number("SLURM_LOCALID", 0)),
+        "WORLD_SIZE": str(launch_env.number("SLURM_NTASKS", 1, least=1)),
     }  # fmt: skip
-    start = place.number("SLURM_RESTART_COUNT", 0)
+    start = launch_env.number("SLURM_RESTART_COUNT", 0)
     os.environ[STORE] = str(record / "meet" / f"{_job_id()}_{start}")
 
 
 def _job_id() -> str:
     """SLURM's name of this job, "array_task" in an array; "local" elsewhere."""
-    array, task = place.variable("SLURM_ARRAY_JOB_ID"), place.variable("SLURM_ARRAY_TASK_ID")
+    array, task = launch_env.variable("SLURM_ARRAY_JOB_ID"), launch_env.variable("SLURM_ARRAY_TASK_ID")
     if array is not None and task is not None:
         return f"{array}_{task}"
-    return place.variable("SLURM_JOB_ID") or "local"
+    return launch_env.variable("SLURM_JOB_ID") or "local"
 
 
 def _cancelled() -> bool:
@@ -128,7 +129,7 @@ def _cancelled() -> bool:
 def _requeue() -> None:
     """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by itself before
     would count as done."""
-    if place.rank() == 0:
+    if launch_env.rank() == 0:
         print(f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True)
         said = subprocess.run(["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60)
         if said.returncode:  # it may be there already: somebody else's requeue is what stopped it

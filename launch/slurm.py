@@ -16,9 +16,9 @@ from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Launch
 from jepa_wm.launch.here import environment, setup_lines
 from jepa_wm.launch.job import Job
+from jepa_wm.launch.settings import Launch
 
 COMMANDS = ("sbatch", "srun", "scontrol", "squeue")
 LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "PREEMPTED")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act.collect import record, wandering
-from jepa_wm.core import world
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
+from jepa_wm.core import distributed as world
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Worlds
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.collect import record, wandering
+from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 THERE = world.here()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")

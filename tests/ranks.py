@@ -14,7 +14,7 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.progress import read_metrics
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["jepa_wm.train.pretrain", "jepa_wm.train.dynamics", "torch.utils.tensorboard"])
+context.set_forkserver_preload(["jepa_wm.training.pretrain", "jepa_wm.training.dynamics", "torch.utils.tensorboard"])
 
 
 def run_ranks(size, words, meeting, *, log=None, stop_at=None, seconds=300):
@@ -45,7 +45,7 @@ def _rank(rank, size, words, meeting, log, stop_at):
 
     torch.set_num_threads(1)
     if stop_at is not None and rank == size - 1:
-        from jepa_wm.train import loop
+        from jepa_wm.training import loop
 
         one_step = loop._one_step
 

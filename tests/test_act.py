@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act.agent import Agent
-from jepa_wm.act.episodes import play
-from jepa_wm.act.returns import play_rewards
-from jepa_wm.act.solver import make_solver
-from jepa_wm.core.actions import ActionSpace, DiscreteSpace
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Bottleneck, Encode, Metric, Plan
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.imagine import recordings
-from jepa_wm.imagine.rollout import imagine_candidates
-from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.evals.episodes import play
+from jepa_wm.evals.returns import play_rewards
+from jepa_wm.features.encoder import Eye
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.rollout import imagine_candidates
+from jepa_wm.models.settings import Bottleneck, Encode, Metric
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.vit import Encoder
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.make_solver import make_solver
+from jepa_wm.planning.settings import Plan
+from jepa_wm.world_model import cuda_graphs as recordings
+from jepa_wm.world_model.world_model import WorldModel
 
 SKIP = 2
 SPACE = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP, hold=True)

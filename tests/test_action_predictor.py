@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jepa_wm.dynamics.action_predictor import ActionPredictor
+from jepa_wm.models.action_predictor import ActionPredictor
 
 
 @pytest.fixture(scope="module")

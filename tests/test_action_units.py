@@ -8,16 +8,16 @@ import pytest
 import torch
 from test_act import SKIP, frames, world_model
 
-from jepa_wm.act.agent import Agent
+from jepa_wm.config import load_config
 from jepa_wm.core.action_units import ActionStatistics
-from jepa_wm.core.actions import ActionSpace, DiscreteSpace
-from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Plan
-from jepa_wm.imagine.saved import load_latent_model, save_latent_model
-from jepa_wm.observe.displacement import Displacement
-from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.train.dynamics import make_model
+from jepa_wm.data.displacement import Displacement
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.settings import Plan
+from jepa_wm.training.dynamics import make_model
+from jepa_wm.world_model.saved import load_latent_model, save_latent_model
 
 RANDOM = np.random.default_rng(0)
 

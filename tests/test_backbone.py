@@ -11,16 +11,17 @@ import torch
 from huggingface_hub import hub_mixin
 from pydantic import ValidationError
 
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Encode, Freeze
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze import cache, weights
-from jepa_wm.freeze.backbone import Backbone, backbone_of
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.freeze.vjepa2 import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
-from jepa_wm.train import pretrain
+from jepa_wm.features import cache, weights
+from jepa_wm.features.backbone import Backbone, backbone_of
+from jepa_wm.features.encoder import Eye
+from jepa_wm.features.settings import Freeze
+from jepa_wm.features.vjepa2 import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
+from jepa_wm.models.settings import Encode
+from jepa_wm.models.vit import Encoder
+from jepa_wm.training import pretrain
 
 VIT, CONV = "test_vit", "test_convnext"  # timm's own, made for tests
 

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.core.config import load_config
-from jepa_wm.core.schema import Bottleneck, Metric
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.belief import running_belief, with_goal
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.train import dynamics, rollout_errors, samples
-from jepa_wm.train.latents import Latents
+from jepa_wm.config import load_config
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.models.belief import running_belief, with_goal
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.settings import Bottleneck, Metric
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.training import dynamics, samples
+from jepa_wm.world_model import rollout_error as rollout_errors
+from jepa_wm.world_model.latents import Latents
 
 LENGTHS = [31, 26, 12, 31]
 SKIP = 4

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from jepa_wm import cli
-from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.evals import bench_train
-from jepa_wm.evals.bench_plan import Case, flops, peer_forward, peer_rollout
-from jepa_wm.evals.peer_step import peer_losses
-from jepa_wm.imagine.rollout import imagine_candidates
-from jepa_wm.observe.clips import to_input
+from jepa_wm.data.clips import to_input
+from jepa_wm.evals.bench import train as bench_train
+from jepa_wm.evals.bench.peer_step import peer_losses
+from jepa_wm.evals.bench.plan import Case, flops, peer_forward, peer_rollout
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.rollout import imagine_candidates
 
 
 def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):

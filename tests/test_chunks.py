@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jepa_wm.core.actions import ActionSpace
 from jepa_wm.core.errors import UserError
-from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.imagine.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
-from jepa_wm.plan.chunks import MB, in_chunks, plans_within
-from jepa_wm.plan.gradient import Gradient
-from jepa_wm.plan.objectives import imagined_cost
-from jepa_wm.plan.solvers import CEM
-from jepa_wm.plan.terms import ToGoal, latent_distance
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.chunks import MB, in_chunks, plans_within
+from jepa_wm.planning.gradient import Gradient
+from jepa_wm.planning.objectives import imagined_cost
+from jepa_wm.planning.solvers import CEM
+from jepa_wm.planning.terms import ToGoal, latent_distance
 
 TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 

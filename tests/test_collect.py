@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from test_gym import Drifter
 
-from jepa_wm.act import collect
-from jepa_wm.act.collect import record, wandering
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.schema import Gym, RewardSpot, Worlds
-from jepa_wm.observe.datasets import grouped, state_groups
-from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.data.datasets import grouped, state_groups
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.worlds import collect
+from jepa_wm.worlds.collect import record, wandering
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.settings import Gym, RewardSpot, Worlds
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def still(seeds):
@@ -140,7 +140,7 @@ class Chance(Drifter):
 
 def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "TOGETHER", 7)
-    monkeypatch.setattr("jepa_wm.observe.episode_writer.CHUNK", 1000)
+    monkeypatch.setattr("jepa_wm.data.episode_writer.CHUNK", 1000)
     Chance.steps_taken = 0
     record(tmp_path / "a.h5", GymWorld(Chance), still, np.arange(30), 12, shortest=4)
     data = Trajectories(tmp_path / "a.h5")
@@ -160,7 +160,7 @@ def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch)
 
 
 def test_nothing_is_left_behind_where_episodes_that_end_are_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("jepa_wm.observe.episode_writer.CHUNK", 1000)
+    monkeypatch.setattr("jepa_wm.data.episode_writer.CHUNK", 1000)
     write = TrajectoryWriter.write
 
     def interrupted(self, column, row, values):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from jepa_wm.core.config import config_diff, digest, load_config, load_yaml_config, save_config
+from jepa_wm.config import load_config
+from jepa_wm.core.config import config_diff, digest, load_yaml_config, save_config
 from jepa_wm.core.errors import UserError
 
 

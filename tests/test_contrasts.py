@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.core.config import load_config
-from jepa_wm.core.schema import Encode, Observe, Predict
-from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast, When
-from jepa_wm.observe.clips import ClipSampler
-from jepa_wm.observe.shuffle import SampleOrder
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.video_clips import MOMENTS, Part, VideoClipSampler
-from jepa_wm.observe.video_set import VideoSet
-from jepa_wm.observe.videos import Entry, find
-from jepa_wm.predict.jepa import JEPA, Origin
-from jepa_wm.train import pretrain
+from jepa_wm.config import load_config
+from jepa_wm.data.clips import ClipSampler
+from jepa_wm.data.order import SampleOrder
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.video_clips import MOMENTS, Part, VideoClipSampler
+from jepa_wm.data.video_set import VideoSet
+from jepa_wm.data.videos import Entry, find
+from jepa_wm.models.jepa import JEPA, Origin
+from jepa_wm.models.pooling import EpisodeContrast, SuccessorContrast, When
+from jepa_wm.models.settings import Encode, Predict
+from jepa_wm.training import pretrain
 
 
 def test_other_clips_of_an_episode_are_not_among_those_it_is_told_from():
@@ -62,7 +62,7 @@ def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
 def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
     """Half of a clip is hidden, anywhere: the pairs that count are of frames a gap apart."""
     encode = Encode(patch=8, width=16, depth=1, heads=1)
-    model = JEPA(Observe(image_size=16, frames=frames), encode, Predict(width=16, depth=1, heads=1), action_size=2)
+    model = JEPA(16, encode, Predict(width=16, depth=1, heads=1), action_size=2)
     gap = torch.tensor([3, 5] * 16)[:, None]
     time = 1000 + gap * torch.arange(frames)
     origin = Origin(torch.arange(32), torch.cat([time, torch.full((32, 2), 5000)], 1))
@@ -82,7 +82,7 @@ def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     config = load_config("debug", words)
     data = Trajectories(tiny_data / "train.h5")
     sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=0)
-    model, told = JEPA(config.observe, config.encode, config.predict, action_size=2), []
+    model, told = JEPA(config.observe.image_size, config.encode, config.predict, action_size=2), []
     task = pretrain.make_task(model, sampler, config)
     original = model.episode.forward
     monkeypatch.setattr(model.episode, "forward", lambda *given: told.append(given[2]) or original(*given))

@@ -12,17 +12,17 @@ import pytest
 from made_formats import LENGTHS, MAKERS, ROWS, make_npz, make_ogbench, rows, spoil_nan
 
 from jepa_wm import cli
+from jepa_wm.config import Config
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.schema import Config
-from jepa_wm.observe import convert
-from jepa_wm.observe.clips import ClipSampler
-from jepa_wm.observe.convert import Conversion
-from jepa_wm.observe.datasets import open_data, state_groups
-from jepa_wm.observe.duplicates import common_episodes
-from jepa_wm.observe.formats.registry import open_source
-from jepa_wm.observe.formats.view import View
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.windows import WindowSampler
+from jepa_wm.data import convert
+from jepa_wm.data.clips import ClipSampler
+from jepa_wm.data.convert import Conversion
+from jepa_wm.data.datasets import open_data, state_groups
+from jepa_wm.data.duplicates import common_episodes
+from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.readers.view import View
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.windows import WindowSampler
 
 
 def test_one_file_of_all_episodes(tmp_path, capsys):
@@ -228,7 +228,7 @@ def test_some_cases_part_copies(tmp_path):
 SLOWLY = """
 import sys, time
 from jepa_wm import cli
-from jepa_wm.observe.formats.view import View
+from jepa_wm.data.readers.view import View
 read = View.frames
 View.frames = lambda *words: (time.sleep(0.2), read(*words))[1]
 sys.exit(cli.main(sys.argv[1:]))

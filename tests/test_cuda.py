@@ -10,26 +10,28 @@ from test_dynamics import ACTION, LATENT, dynamics
 from test_solvers import BOX, H, bowl, cem_gradient, generators, gradient, icem
 from test_train import STAGES, Killed, at_steps, overrides
 
-from jepa_wm.act.agent import Agent
-from jepa_wm.core.actions import DiscreteSpace
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
+from jepa_wm.core.distributed import here
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Encode, HeadSizes, Metric, Optimiser, Plan
-from jepa_wm.core.world import here
-from jepa_wm.dynamics.action_predictor import ActionPredictor
-from jepa_wm.dynamics.heads import Heads, Present
-from jepa_wm.dynamics.metric import StepsToGo
-from jepa_wm.dynamics.outcomes import Draws
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.cache import weights_digest
-from jepa_wm.imagine import rollout
-from jepa_wm.imagine.robot import imagine_poses
-from jepa_wm.plan.categorical import CategoricalCEM
-from jepa_wm.plan.solvers import CEM, MPPI, RandomShooting
-from jepa_wm.predict.jepa import JEPA
-from jepa_wm.train import heads, loop
+from jepa_wm.core.schedule import Optimiser
+from jepa_wm.features.cache import weights_digest
+from jepa_wm.models import rollout
+from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.heads import Heads, Present
+from jepa_wm.models.jepa import JEPA
+from jepa_wm.models.mixture import Draws
+from jepa_wm.models.settings import Encode, HeadSizes, Metric
+from jepa_wm.models.temporal_distance import StepsToGo
+from jepa_wm.models.vit import Encoder
+from jepa_wm.planning.action_space import DiscreteSpace
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.categorical import CategoricalCEM
+from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.solvers import CEM, MPPI, RandomShooting
+from jepa_wm.training import heads, loop
+from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -85,7 +87,7 @@ def jepa():
     """(model, clip, far frames, path) of the debug setting."""
     config = load_config("debug", ["predict.spread=0.1"])
     torch.manual_seed(0)
-    model = JEPA(config.observe, config.encode, config.predict, action_size=2)
+    model = JEPA(config.observe.image_size, config.encode, config.predict, action_size=2)
     length, size = config.observe.frames, config.observe.image_size
     far = config.predict.far
     return model, drawn(6, length, 3, size, size), drawn(6, far, 3, size, size, seed=1), drawn(6, length + far, 2)
@@ -325,7 +327,7 @@ def test_the_whole_story_ends_as_promised(tmp_path):
     from test_story import PROMISED, assert_success
 
     from jepa_wm import demo
-    from jepa_wm.imagine.world_model import WorldModel
+    from jepa_wm.world_model.world_model import WorldModel
 
     with RunFolder.open(tmp_path / "run", load_config("debug", ["train.precision=auto"])) as run:
         result = demo.run(run)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from jepa_wm import cli
+from jepa_wm.config import load_config
 from jepa_wm.core import files, lock
-from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.freeze import cache
-from jepa_wm.observe.h5 import open_h5
+from jepa_wm.data.h5 import open_h5
+from jepa_wm.features import cache
 
 COLLECT = ["collect", "--config", "debug", "observe.episodes=4", "observe.heldout_episodes=2"]
 NO_FLOCK = "#include <errno.h>\nint flock(int fd, int operation) { errno = %s; return -1; }\n"

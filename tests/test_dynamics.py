@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.dynamics.losses import rollout_loss
-from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.imagine.rollout import one_step, teacher_forced, unroll, unroll_candidates
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.dynamics_losses import rollout_loss
+from jepa_wm.models.rollout import one_step, teacher_forced, unroll, unroll_candidates
 
 LATENT, ACTION = 6, 4
 

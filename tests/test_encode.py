@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.attention import attend
-from jepa_wm.core.schema import Encode
-from jepa_wm.encode.blocks import Block, KeyValueCache, init_transformer
-from jepa_wm.encode.rope import axis_pairs, grid_positions, rope_tables, rotate
-from jepa_wm.encode.vit import Encoder
+from jepa_wm.models.attention import attend
+from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer
+from jepa_wm.models.rope import axis_pairs, grid_positions, rope_tables, rotate
+from jepa_wm.models.settings import Encode
+from jepa_wm.models.vit import Encoder
 
 SIDE, PATCH = 12, 4  # a 3 x 3 grid
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.core.schema import HeadSizes, Metric
-from jepa_wm.dynamics.heads import RewardHead, TerminationHead
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.observe.windows import FrameSampler, GoalSampler, StepSampler
-from jepa_wm.train import samples
+from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
+from jepa_wm.models.heads import RewardHead, TerminationHead
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import HeadSizes, Metric
+from jepa_wm.training import samples
 
 SKIP = 5
 CHANCE = np.array([0.02, 0.05, 0.10])  # that an action ends the episode, in each of three places

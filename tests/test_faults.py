@@ -6,16 +6,16 @@ import subprocess
 import pytest
 
 from jepa_wm import cli
+from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import newest_checkpoint
-from jepa_wm.core.config import load_config
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Encode
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.imagine.saved import save_latent_model
-from jepa_wm.train import loop
+from jepa_wm.features.encoder import Eye
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.settings import Encode
+from jepa_wm.models.vit import Encoder
+from jepa_wm.training import loop
+from jepa_wm.world_model.saved import save_latent_model
 
 STEPS, SAVED = 20, 8
 SMALL = [

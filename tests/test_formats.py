@@ -16,9 +16,9 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.registry import FORMATS, format_of, open_source
-from jepa_wm.observe.formats.view import Chosen, View, as_frames
-from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.data.readers.registry import FORMATS, format_of, open_source
+from jepa_wm.data.readers.view import Chosen, View, as_frames
+from jepa_wm.data.trajectories import Trajectories
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMES = {"d4rl": "hdf5", "ogbench": "npz", "npz_folder": "npz", "lerobot_3": "lerobot"}

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.schema import Encode
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze import cache
-from jepa_wm.freeze.cache import Features, encoded_rows, weights_digest, write_features
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.freeze.probe import RidgeProbe, fit_attentive, state_errors
-from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.features import cache
+from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
+from jepa_wm.features.encoder import Eye
+from jepa_wm.features.probe import RidgeProbe, fit_attentive, state_errors
+from jepa_wm.models.settings import Encode
+from jepa_wm.models.vit import Encoder
 
 ENCODE = Encode(patch=13, width=16, depth=1, heads=1)
 EVERY_THIRD = np.arange(0, 186, 3)

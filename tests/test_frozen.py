@@ -11,19 +11,22 @@ import torch
 from PIL import Image
 
 from jepa_wm import cli
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
-from jepa_wm.core.intervals import wilson
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Encode, Evals
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.evals import attentive, heads, knn, labelled, linear, looks, scores, state
+from jepa_wm.data.trajectories import TrajectoryWriter
+from jepa_wm.evals import attentive, knn, labelled, linear, scores, state
+from jepa_wm.evals import probe_heads as heads
+from jepa_wm.evals import representations as looks
+from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
-from jepa_wm.freeze import cache
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.observe.trajectories import TrajectoryWriter
-from jepa_wm.show import report
+from jepa_wm.evals.settings import Evals
+from jepa_wm.features import cache
+from jepa_wm.features.encoder import Eye
+from jepa_wm.models.settings import Encode
+from jepa_wm.models.vit import Encoder
+from jepa_wm.report import report
 
 SMALL = [
     "observe.image_size=24", "encode.patch=8", "encode.width=16", "encode.depth=1", "train.pretrain.steps=0",

@@ -10,13 +10,13 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import NoiseLevels
-from jepa_wm.worlds.gym_env import ENV_ID, TwoRoomsEnv, register
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.policies import RandomHolds
 from jepa_wm.worlds.protocol import Rewarding, SelfScoring, VectorWorld
+from jepa_wm.worlds.settings import NoiseLevels
 from jepa_wm.worlds.tasks import freeze_tasks
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.two_rooms.gym_env import ENV_ID, TwoRoomsEnv, register
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def test_gymnasium_finds_nothing_wrong_with_the_environment():

@@ -8,15 +8,15 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from jepa_wm.act.collect import record
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Gym, Worlds
-from jepa_wm.observe.trajectories import Trajectories
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
 from jepa_wm.worlds.protocol import Adjusting, VectorWorld
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.settings import Gym, Worlds
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 COLOUR = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
 RENDERED = np.full((30, 40, 3), 77, np.uint8)

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act import collect
-from jepa_wm.act.agent import Agent
-from jepa_wm.core.actions import ActionSpace
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import HeadSizes, Limits, Plan
-from jepa_wm.dynamics.heads import (
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.windows import GoalSampler
+from jepa_wm.features import cache
+from jepa_wm.models.heads import (
     Heads,
     Policy,
     Present,
@@ -29,13 +28,15 @@ from jepa_wm.dynamics.heads import (
     symlog,
     two_hot,
 )
-from jepa_wm.freeze import cache
-from jepa_wm.imagine.saved import load_heads
-from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.observe.windows import GoalSampler
-from jepa_wm.train import dynamics, heads, samples
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.models.settings import HeadSizes
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.settings import Limits, Plan
+from jepa_wm.training import dynamics, heads, samples
+from jepa_wm.world_model.saved import load_heads
+from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.worlds import collect
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
     "train.pretrain.steps=0", "dynamics.bottleneck=null", "worlds.spot={radius: 12}", "observe.episodes=300",
@@ -301,7 +302,7 @@ def test_the_reward_of_a_plan_is_discounted_and_cut_by_the_hazard(trained):
                     expected[b, s] -= 0.9**h * on * model.heads.reward(before, after, act)
                     on = on * (1 - model.heads.termination(before, after, act))
                     before = after
-    from jepa_wm.act.objective import Scene, objective_of
+    from jepa_wm.planning.objective import Scene, objective_of
 
     cost = objective_of(Scene(model, a.settings, now, None, None))(futures, plans)
     torch.testing.assert_close(cost, expected, atol=1e-4, rtol=1e-4)

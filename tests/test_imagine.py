@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.threads import side_by_side
-from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.dynamics.stepper import Stepper, Weights
-from jepa_wm.imagine.rollout import imagine_candidates, unroll_candidates
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.fast_rollout import Stepper, Weights
+from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
+from jepa_wm.models.threads import side_by_side
 
 ACTION = 4
 

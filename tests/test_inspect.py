@@ -10,7 +10,7 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.show.sheet import contact_sheet
+from jepa_wm.data.contact_sheet import contact_sheet
 
 
 def inspected(capsys, *words):

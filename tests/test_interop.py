@@ -12,19 +12,20 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from jepa_wm.act.agent import Agent
-from jepa_wm.act.interop import CostServer, EbJepa, PolicyServer, serve_to
-from jepa_wm.core.actions import ActionSpace
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Bottleneck, Encode, Metric, Plan
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.features.encoder import Eye
+from jepa_wm.integrations.harnesses import CostServer, EbJepa, PolicyServer, serve_to
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.settings import Bottleneck, Encode, Metric
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.vit import Encoder
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.settings import Plan
+from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.two_rooms import WALL_HALF
+from jepa_wm.worlds.two_rooms.world import WALL_HALF
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -292,8 +293,8 @@ from types import SimpleNamespace
 from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
 from stable_worldmodel.solver import CEMSolver
 from test_interop import world_model, pictures
-from jepa_wm.act.interop import CostServer, serve_to
-from jepa_wm.core.schema import Plan
+from jepa_wm.integrations.harnesses import CostServer, serve_to
+from jepa_wm.planning.settings import Plan
 solver = serve_to(CEMSolver, CostServer(world_model(), Plan(objective="l2")), num_samples=16, n_steps=2, topk=4)
 policy = WorldModelPolicy(solver=solver, config=PlanConfig(horizon=3, receding_horizon=1, action_block=2))
 one, both = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (2, 2))

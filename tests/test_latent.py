@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Bottleneck, Encode, Metric
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.bottleneck import Components, Summary, SummaryTraining, bend
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.dynamics.metric import StepsToGo, hardest
-from jepa_wm.encode.pool import EpisodeContrast, SuccessorContrast
-from jepa_wm.encode.spread import variance_covariance
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.imagine.world_model import WorldModel
+from jepa_wm.features.encoder import Eye
+from jepa_wm.models.factored_latent import Components, Summary, SummaryTraining, bend
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.losses import variance_covariance
+from jepa_wm.models.pooling import EpisodeContrast, SuccessorContrast
+from jepa_wm.models.settings import Bottleneck, Encode, Metric
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.temporal_distance import StepsToGo, hardest
+from jepa_wm.models.vit import Encoder
+from jepa_wm.world_model.world_model import WorldModel
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))

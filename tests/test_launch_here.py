@@ -14,11 +14,11 @@ import pytest
 from ranks import CURVES, assert_equal_to_rounding, overrides
 
 from jepa_wm import cli
+from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import newest_checkpoint
-from jepa_wm.core.config import load_config
 from jepa_wm.core.run import RunFolder
-from jepa_wm.freeze.cache import Features
-from jepa_wm.observe.datasets import open_data
+from jepa_wm.data.datasets import open_data
+from jepa_wm.features.cache import Features
 
 SPOIL = """
 import os, signal, time

@@ -6,28 +6,61 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ABOVE = frozenset(  # everything a training loop stands on
-    {"core", "observe", "worlds", "encode", "predict", "freeze", "dynamics", "imagine"}
-)
+BELOW_TRAINING = frozenset({"core", "data", "worlds", "models", "features", "world_model"})
+EVERYTHING = BELOW_TRAINING | {"planning", "training", "report", "evals", "launch", "integrations"}
 MAY_IMPORT = {
     "core": frozenset(),
-    "observe": frozenset({"core"}),
-    "worlds": frozenset({"core", "observe"}),
-    "encode": frozenset({"core"}),
-    "predict": frozenset({"core", "encode"}),
-    "freeze": frozenset({"core", "encode", "observe"}),
-    "dynamics": frozenset({"core", "encode"}),
-    "imagine": frozenset({"core", "freeze", "dynamics"}),
-    "plan": frozenset({"core"}),
-    "act": frozenset({"core", "observe", "worlds", "imagine", "plan"}),
-    "train": ABOVE,
-    "show": frozenset({"core", "observe", "imagine"}),
-    "evals": ABOVE | {"plan", "act", "train", "show"},
+    "data": frozenset({"core"}),
+    "worlds": frozenset({"core", "data"}),
+    "models": frozenset({"core"}),
+    "features": frozenset({"core", "data", "models"}),
+    "world_model": frozenset({"core", "data", "models", "features"}),
+    "planning": frozenset({"core", "worlds", "world_model"}),  # of the worlds: their protocol
+    "training": BELOW_TRAINING,
+    "report": frozenset({"core", "data", "world_model"}),
+    "evals": EVERYTHING,
     "launch": frozenset({"core"}),
+    "integrations": EVERYTHING,
     "configs": frozenset(),
 }
+READ_THE_WHOLE_CONFIG = frozenset(  # besides the doors and launch; the list may only become shorter
+    {
+        "evals/attentive.py",
+        "evals/baselines.py",
+        "evals/bench/data.py",
+        "evals/bench/plan.py",
+        "evals/bench/train.py",
+        "evals/distinct.py",
+        "evals/energy_map.py",
+        "evals/goal_reaching.py",
+        "evals/knn.py",
+        "evals/labelled.py",
+        "evals/linear.py",
+        "evals/representations.py",
+        "evals/returns.py",
+        "evals/state.py",
+        "jepa_wm/core/precision.py",
+        "jepa_wm/core/run.py",
+        "jepa_wm/data/datasets.py",
+        "jepa_wm/data/run_videos.py",
+        "jepa_wm/features/cache.py",
+        "jepa_wm/training/dynamics.py",
+        "jepa_wm/training/heads.py",
+        "jepa_wm/training/pretrain.py",
+        "jepa_wm/training/samples.py",
+        "jepa_wm/training/start.py",
+        "jepa_wm/training/vjepa2_ac.py",
+        "jepa_wm/worlds/collect.py",
+    }
+)
 AT_THE_TOP = ("evals", "launch", "configs")  # rooms that lie beside jepa_wm/
-DOORS = {"__init__.py", "__main__.py", "cli.py", "demo.py"}  # files directly in jepa_wm/: may import any room
+DOORS = {
+    "__init__.py",
+    "__main__.py",
+    "cli.py",
+    "config.py",
+    "demo.py",
+}  # files directly in jepa_wm/: may import any room
 
 
 def room_folder(room: str) -> Path:
@@ -51,7 +84,7 @@ def imported_modules(source: str, package: str) -> set[str]:
     return found
 
 
-def forbidden(source: str, package: str, room: str) -> list[str]:
+def forbidden(source: str, package: str, room: str, file: str = "") -> list[str]:
     """What a file of `room` imports against the table; the top-level folders' own names are never right."""
     wrong = []
     for module in sorted(imported_modules(source, package)):
@@ -61,6 +94,8 @@ def forbidden(source: str, package: str, room: str) -> list[str]:
         elif first == "jepa_wm":
             other = rest.partition(".")[0]
             public = other not in MAY_IMPORT  # a name of jepa_wm/__init__.py, or one of the doors
+            if other == "config" and (room == "launch" or file in READ_THE_WHOLE_CONFIG):
+                continue
             if other != "__version__" and other != room and (public or other not in MAY_IMPORT[room]):
                 wrong.append(module)
     return wrong
@@ -73,7 +108,7 @@ def test_a_room_imports_only_what_lies_below_it(room):
     for file in sorted(folder.rglob("*.py")):
         inside = file.parent.relative_to(folder).parts
         package = ".".join(("jepa_wm", room, *inside))
-        names = forbidden(file.read_text(encoding="utf-8"), package, room)
+        names = forbidden(file.read_text(encoding="utf-8"), package, room, file.relative_to(ROOT).as_posix())
         wrong += [f"{file.relative_to(ROOT)} imports {name}" for name in names]
     assert not wrong, "\n".join(wrong)
 
@@ -93,17 +128,17 @@ def test_nothing_but_the_doors_lies_in_the_hall():
 @pytest.mark.parametrize(
     ("source", "room", "wrong"),
     [
-        ("def f():\n    from jepa_wm.act import agent", "plan", ["jepa_wm.act.agent"]),
-        ("import jepa_wm.train.pretrain", "encode", ["jepa_wm.train.pretrain"]),
-        ("from jepa_wm import predict", "encode", ["jepa_wm.predict"]),
-        ("from ..train import loop", "encode", ["jepa_wm.train.loop"]),
-        ("from .. import train", "encode", ["jepa_wm.train"]),
-        ("import importlib\nimportlib.import_module('jepa_wm.plan')", "train", ["jepa_wm.plan"]),
-        ("from jepa_wm.cli import main", "act", ["jepa_wm.cli.main"]),
+        ("def f():\n    from jepa_wm.planning import agent", "worlds", ["jepa_wm.planning.agent"]),
+        ("import jepa_wm.training.pretrain", "models", ["jepa_wm.training.pretrain"]),
+        ("from jepa_wm import planning", "models", ["jepa_wm.planning"]),
+        ("from ..training import loop", "models", ["jepa_wm.training.loop"]),
+        ("from .. import training", "models", ["jepa_wm.training"]),
+        ("import importlib\nimportlib.import_module('jepa_wm.planning')", "training", ["jepa_wm.planning"]),
+        ("from jepa_wm.cli import main", "worlds", ["jepa_wm.cli.main"]),
         ("from jepa_wm import load_config", "core", ["jepa_wm.load_config"]),
         ("import evals.planning", "evals", ["evals.planning"]),
-        ("from .blocks import Block\nfrom jepa_wm.core.seeds import x\nimport torch", "encode", []),
-        ("from jepa_wm import __version__", "show", []),
+        ("from .blocks import Block\nfrom jepa_wm.core.seeds import x\nimport torch", "models", []),
+        ("from jepa_wm import __version__", "report", []),
     ],
 )
 def test_the_walk_sees_every_form_of_import(source, room, wrong):

@@ -6,16 +6,19 @@ import h5py
 import numpy as np
 import pytest
 
-from jepa_wm.act import collect, evaluate, held_out, returns
-from jepa_wm.act.collect import record, record_parts, wandering
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Geometry, Worlds
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.worlds.layouts import in_split
+from jepa_wm.data import held_out
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.evals import goal_reaching as evaluate
+from jepa_wm.evals import returns
+from jepa_wm.worlds import collect
+from jepa_wm.worlds.collect import record, record_parts, wandering
+from jepa_wm.worlds.settings import Geometry, Worlds
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.two_rooms.layouts import in_split
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 DATA = ["observe.episodes=400", "observe.length=3", "observe.heldout_episodes=60", "observe.heldout_length=3"]
 

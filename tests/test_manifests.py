@@ -5,10 +5,10 @@ import codecs
 import numpy as np
 import pytest
 
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.text import decoded
-from jepa_wm.observe.videos import find
+from jepa_wm.data.videos import find
 
 NAMES = ("v/0.mp4", "v/ein Film.mp4", "v/Käse, alt.mp4", "v/a;b.mp4")
 

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.latent import COMPONENTS, LatentModel
-from jepa_wm.freeze import cache
-from jepa_wm.freeze.probe import RidgeProbe
-from jepa_wm.freeze.ridge import fit_ridge
-from jepa_wm.imagine.saved import load_latent_model
-from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.train import dynamics, heads, rollout_errors
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.features import cache
+from jepa_wm.features.probe import RidgeProbe
+from jepa_wm.features.ridge import fit_ridge
+from jepa_wm.models.latent_model import COMPONENTS, LatentModel
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.training import dynamics, heads
+from jepa_wm.world_model import rollout_error as rollout_errors
+from jepa_wm.world_model.saved import load_latent_model
+from jepa_wm.world_model.world_model import WorldModel
 
 
 class Largest(TorchDispatchMode):
@@ -95,7 +96,7 @@ def run_of_many(tmp_path_factory, tiny_data):
 
 def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
     folder, results = run_of_many
-    assert all(row["relative_error"] > 0 for row in results["jepa_wm.train.dynamics"]["rollout"])
+    assert all(row["relative_error"] > 0 for row in results["jepa_wm.training.dynamics"]["rollout"])
     model = WorldModel.load(folder)
     assert model.latent.numbers == 9216 and model.latent.flat_width == model.heads.sizes["latent"] == COMPONENTS
     frames = torch.randint(256, (2, 65, 65, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.schema import BlockMask
-from jepa_wm.predict.masks import draw_mask, split
+from jepa_wm.models.masks import draw_mask, split
+from jepa_wm.models.settings import BlockMask
 
 
 def generator(seed=0):

@@ -9,11 +9,11 @@ from typing import Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from jepa_wm.config import Config
 from jepa_wm.core import verbs
 from jepa_wm.core.arguments import _verb_parser
-from jepa_wm.core.schema import Config
-from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.videos import Unreadable
+from jepa_wm.data.video import VideoError
+from jepa_wm.data.videos import Unreadable
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(file for room in ("jepa_wm", "evals", "launch") for file in (ROOT / room).rglob("*.py"))

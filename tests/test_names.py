@@ -13,7 +13,7 @@ import pytest
 import jepa_wm
 from jepa_wm.core import verbs
 from jepa_wm.core.arguments import parse
-from jepa_wm.observe.formats.registry import FORMATS
+from jepa_wm.data.readers.registry import FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
@@ -106,10 +106,10 @@ def test_every_format_is_a_module_with_what_reading_takes():
 
 
 def test_what_is_not_there_is_noticed():
-    assert missing("jepa_wm.imagine.WorldModel") == "jepa_wm.imagine has no WorldModel"
+    assert missing("jepa_wm.world_model.WorldModel") == "jepa_wm.world_model has no WorldModel"
     assert missing("jepa_wm.nothing.at_all") == "there is no module jepa_wm.nothing"
     assert missing("jepa_wm.cli:nothing") == "jepa_wm.cli has no nothing"
-    assert missing("jepa_wm.cli:main") is None and missing("jepa_wm.imagine.world_model.WorldModel") is None
+    assert missing("jepa_wm.cli:main") is None and missing("jepa_wm.world_model.world_model.WorldModel") is None
     assert imported("def f():\n    from jepa_wm.a import b\nx = 'jepa_wm.c:d'\nimport torch") == {
         "jepa_wm.a.b", "jepa_wm.c:d"
     }  # fmt: skip

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from jepa_wm.core.actions import ActionSpace, DiscreteSpace
-from jepa_wm.plan.action_terms import effort
-from jepa_wm.plan.objectives import Objective, imagined_cost
-from jepa_wm.plan.receding import RecedingHorizon
-from jepa_wm.plan.solvers import CEM, AsProposed
-from jepa_wm.plan.terms import ToGoal, latent_distance, over_steps
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.action_terms import effort
+from jepa_wm.planning.objectives import Objective, imagined_cost
+from jepa_wm.planning.receding import RecedingHorizon
+from jepa_wm.planning.solvers import CEM, AsProposed
+from jepa_wm.planning.terms import ToGoal, latent_distance, over_steps
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
 H = 3

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.encode.pool import PathReader
-from jepa_wm.observe.clips import ClipSampler, to_input
-from jepa_wm.observe.datasets import open_data, state_groups
-from jepa_wm.observe.displacement import Displacement
-from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.observe.windows import (
+from jepa_wm.data.clips import ClipSampler, to_input
+from jepa_wm.data.datasets import open_data, state_groups
+from jepa_wm.data.displacement import Displacement
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.data.windows import (
     FrameSampler,
     GoalSampler,
     PairSampler,
@@ -23,6 +22,7 @@ from jepa_wm.observe.windows import (
     WindowSampler,
     usual_steps,
 )
+from jepa_wm.models.pooling import PathReader
 
 COLUMNS = {"pixels": ((4, 6, 3), "u1"), "action": ((2,), "f4"), "state": ((3,), "f4")}
 
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
 
 
 def test_the_runs_own_data_or_that_of_another_folder(tmp_path):
-    from jepa_wm.core.schema import Config
+    from jepa_wm.config import Config
 
     write(tmp_path / "run" / "collect" / "train.h5", [5])
     write(tmp_path / "elsewhere" / "train.h5", [7])

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.core.schema import Bottleneck, Metric
-from jepa_wm.core.schema import Dynamics as Settings
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.dynamics.losses import forced_loss, rollout_loss
-from jepa_wm.dynamics.model import Dynamics
-from jepa_wm.dynamics.outcomes import Draw, Draws, Outlook
-from jepa_wm.imagine.rollout import imagine_candidates, unroll_candidates
-from jepa_wm.plan.objectives import expected_cost
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.dynamics_losses import forced_loss, rollout_loss
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.mixture import Draw, Draws, Outlook
+from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
+from jepa_wm.models.settings import Bottleneck, Metric
+from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.planning.objectives import expected_cost
 from jepa_wm.worlds.policies import Wanderer
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 DRAWN = 16
 

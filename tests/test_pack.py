@@ -12,12 +12,12 @@ from PIL import Image
 from test_videos import sampler_of
 
 from jepa_wm import cli
+from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Config
-from jepa_wm.evals import bench_data
-from jepa_wm.observe.shards import shard_of
-from jepa_wm.observe.video_set import VideoSet
-from jepa_wm.observe.videos import find
+from jepa_wm.data.shards import shard_of
+from jepa_wm.data.video_set import VideoSet
+from jepa_wm.data.videos import find
+from jepa_wm.evals.bench import data as bench_data
 
 
 @pytest.fixture(scope="module")

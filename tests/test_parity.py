@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jepa_wm import cli
-from jepa_wm.dynamics.action_predictor import ActionPredictor
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.vjepa2 import to_released
-from jepa_wm.predict.predictor import Predictor
+from jepa_wm.features.vjepa2 import to_released
+from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.vit import Encoder
 
 SIZES = {"img_size": 16, "encoder_dim": 24, "encoder_depth": 1, "encoder_heads": 2, "predictor_heads": 2, "ac_heads": 1}
 

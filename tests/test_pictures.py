@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.registry import open_source
-from jepa_wm.observe.pictures import read_picture, rgb
-from jepa_wm.observe.stills import Stills
-from jepa_wm.observe.video import VideoError
+from jepa_wm.data.image_sequence import Stills
+from jepa_wm.data.images import read_picture, rgb
+from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.video import VideoError
 
 RAMP = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
 AS_8_BITS = np.round(RAMP / 257).astype(np.uint8)

@@ -11,7 +11,9 @@ from datetime import timedelta
 import pytest
 
 from jepa_wm import cli
-from jepa_wm.core import place, rendezvous, world
+from jepa_wm.core import distributed as world
+from jepa_wm.core import launch_env as place
+from jepa_wm.core import rendezvous
 from jepa_wm.core.errors import UserError
 from jepa_wm.launch import here, job
 
@@ -20,7 +22,7 @@ JOIN = """
 import os, sys, socket
 {before}
 import torch
-from jepa_wm.core.world import joined
+from jepa_wm.core.distributed import joined
 with joined() as here:
     print(here.largest(7 + here.rank), os.environ.get("GLOO_SOCKET_IFNAME"))
 """

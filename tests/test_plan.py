@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from jepa_wm.core.actions import ActionSpace
-from jepa_wm.plan.solvers import CEM, MPPI, RandomShooting
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.solvers import CEM, MPPI, RandomShooting
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
 H = 3

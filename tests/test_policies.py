@@ -5,7 +5,7 @@ import pytest
 
 from jepa_wm.worlds.policies import Wanderer, solver, straight_line
 from jepa_wm.worlds.tasks import freeze_tasks, judge
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def new_world(count):

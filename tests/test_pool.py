@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jepa_wm.encode.pool import GridPool, MeanPool, PathReader, ask
+from jepa_wm.models.pooling import GridPool, MeanPool, PathReader, ask
 
 
 def generator(seed=0):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from jepa_wm.config import load_config
 from jepa_wm.core import precision
-from jepa_wm.core.config import load_config
 
 
 @pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(150, 400, "bf16"), (150, 80, "fp32"), (150, 160, "fp32")])

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.core.schema import BlockMask, Config, Encode, Observe, Predict, Targets
-from jepa_wm.encode.spread import variance_covariance
-from jepa_wm.predict.jepa import JEPA, latent_targets, whole_frames
-from jepa_wm.predict.masks import draw_mask, split
-from jepa_wm.predict.meters import collapse_meters
+from jepa_wm.config import Config
+from jepa_wm.data.settings import Observe
+from jepa_wm.models.collapse import collapse_meters
+from jepa_wm.models.jepa import JEPA, latent_targets, whole_frames
+from jepa_wm.models.losses import variance_covariance
+from jepa_wm.models.masks import draw_mask, split
+from jepa_wm.models.settings import BlockMask, Encode, Predict, Targets
 
 HALF = BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5))
 BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
@@ -21,7 +23,9 @@ def jepa(seed=0, **predict):
     observe = Observe(image_size=12, frames=4)
     looks = {key: predict.pop(key) for key in ("attend", "tubelet") if key in predict}
     encode = Encode(patch=4, width=16, depth=2, heads=2, **looks)
-    return JEPA(observe, encode, Predict(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict}))
+    return JEPA(
+        observe.image_size, encode, Predict(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict})
+    )
 
 
 def clip(batch=8, seed=1):
@@ -312,7 +316,7 @@ def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
 def test_the_path_is_read_from_context_and_far_frames():
     torch.manual_seed(0)
     observe, encode = Observe(image_size=12, frames=4), Encode(patch=4, width=16, depth=1, heads=1)
-    model = JEPA(observe, encode, Predict(width=16, depth=1, heads=1, masks=(HALF,)), action_size=2)
+    model = JEPA(observe.image_size, encode, Predict(width=16, depth=1, heads=1, masks=(HALF,)), action_size=2)
     path = torch.randn(8, 4 + 1, 2, generator=generator(4)).cumsum(1)
     losses = losses_of(model, clip(), far(), generator(), path)
     assert 0.5 < losses["path"].item() < 2

@@ -8,11 +8,11 @@ import h5py
 import pytest
 from test_train import STAGES, at_steps, overrides, train
 
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import Interrupted
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.train import pretrain
+from jepa_wm.training import pretrain
 
 
 def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, monkeypatch):

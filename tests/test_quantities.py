@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from jepa_wm import cli
-from jepa_wm.act.collect import record
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
+from jepa_wm.data.datasets import quantities, state_units
+from jepa_wm.data.quantities import Quantities, described, units_of
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
-from jepa_wm.freeze import cache
-from jepa_wm.freeze.probe import RidgeProbe, state_errors
-from jepa_wm.observe.datasets import quantities, state_units
-from jepa_wm.observe.quantities import Quantities, described, units_of
-from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.train import dynamics, pretrain
-from jepa_wm.worlds.gym_env import TwoRoomsEnv
+from jepa_wm.features import cache
+from jepa_wm.features.probe import RidgeProbe, state_errors
+from jepa_wm.training import dynamics, pretrain
+from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.policies import RandomHolds
+from jepa_wm.worlds.two_rooms.gym_env import TwoRoomsEnv
 
 PUSHT = Quantities({"agent": [0, 1], "block": [2, 3], "angle": [4]}, {"agent": "px", "block": "px", "angle": "rad"})
 

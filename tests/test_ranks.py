@@ -11,14 +11,14 @@ import pytest
 from ranks import CURVES, STEPS, assert_equal_to_rounding, overrides, run_ranks
 
 from jepa_wm import cli
-from jepa_wm.core import world
+from jepa_wm.config import load_config
+from jepa_wm.core import distributed as world
 from jepa_wm.core.checkpoint import newest_checkpoint
-from jepa_wm.core.config import load_config
+from jepa_wm.core.distributed import World
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.world import World
-from jepa_wm.train import dynamics, pretrain
+from jepa_wm.training import dynamics, pretrain
 
 VIDEOS = [
     "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "observe.crop={jitter: 0.3, own: true}",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from jepa_wm.config import load_config
 from jepa_wm.core import verbs
 from jepa_wm.core.arguments import parse
-from jepa_wm.core.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,35 +19,18 @@ EXAMPLE = ROOT / "docs" / "own_environment.py"
 PLACEHOLDER = re.compile(r"\{\{.*?\}\}")
 
 
-def mapped():
-    """Paths of the README's file map, relative to the root."""
-    folder, paths = "", []
-    for line in re.search(r"## File map\n\n```text\n(.*?)```", README, re.DOTALL).group(1).splitlines():
-        names = re.split(r"\s{2,}", line.strip())[0].split(", ")
-        if not line.startswith(" "):
-            folder = names[0] if names[0].endswith("/") else ""
-            paths += names
-        else:
-            paths += [folder + name for name in names]
-    return paths
-
-
 def commands():
     """Every `jepa-wm <words>` of the two texts."""
     found = re.findall(r"jepa-wm +([a-z][^`\n|]*)", PLACEHOLDER.sub("", README + RESULTS))
     return sorted({command.strip() for command in found})
 
 
-def test_the_file_map_is_true_to_the_tree():
-    paths = mapped()
-    assert len(paths) == len(set(paths)) > 50
-    assert not [path for path in paths if not (ROOT / path).exists()], "named, but not there"
-    inside = (path for path in (ROOT / "jepa_wm").iterdir() if not path.is_symlink())
-    rooms = [*inside, ROOT / "evals", ROOT / "launch"]
-    files = {file.relative_to(ROOT).as_posix() for room in rooms for file in room.glob("*.py")}
-    files |= {file.relative_to(ROOT).as_posix() for file in (ROOT / "jepa_wm").glob("*.py")}
-    missing = sorted(file for file in files - set(paths) if not Path(file).name.startswith("__"))
-    assert not missing, "there, but without a line in the README's file map"
+def test_the_map_of_rooms_is_true_to_the_tree():
+    table = re.search(r"## Map of rooms\n\n(.*?)\n\n", README, re.DOTALL).group(1)
+    named = set(re.findall(r"^\| `([\w/]+)/` \|", table, re.MULTILINE))
+    assert not [room for room in named if not (ROOT / room).is_dir()], "named, but not there"
+    rooms = {file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "jepa_wm").glob("*/__init__.py")}
+    assert rooms | {"evals", "launch", "configs", "tests"} <= named, "there, but without a row"
 
 
 def test_every_command_is_one():

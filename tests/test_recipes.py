@@ -8,18 +8,19 @@ import torch
 from test_video_pretrain import sets, weights  # noqa: F401  (sets is a fixture)
 from test_weights import in_layout
 
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.dynamics.action_predictor import ActionPredictor
-from jepa_wm.dynamics.poses import difference
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze import cache
-from jepa_wm.imagine.robot import normalised
-from jepa_wm.observe.trajectories import TrajectoryWriter
-from jepa_wm.predict.predictor import Predictor
-from jepa_wm.train import dynamics, pretrain, robot
+from jepa_wm.data.trajectories import TrajectoryWriter
+from jepa_wm.features import cache
+from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.poses import difference
+from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.vit import Encoder
+from jepa_wm.training import dynamics, pretrain
+from jepa_wm.training import vjepa2_ac as robot
+from jepa_wm.world_model.vjepa2_ac_rollout import normalised
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)

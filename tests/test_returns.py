@@ -8,21 +8,23 @@ import pytest
 from gymnasium import spaces
 
 from jepa_wm import cli
-from jepa_wm.act import collect, evaluate, returns
-from jepa_wm.core.config import load_config
+from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.intervals import bootstrap
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Config, Gym, RewardSpot, Worlds
-from jepa_wm.freeze import cache
-from jepa_wm.imagine.world_model import WorldModel
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.show import report
-from jepa_wm.show.page import number
-from jepa_wm.train import dynamics, heads
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.evals import goal_reaching as evaluate
+from jepa_wm.evals import returns
+from jepa_wm.evals.intervals import bootstrap
+from jepa_wm.features import cache
+from jepa_wm.report import report
+from jepa_wm.report.page import number
+from jepa_wm.training import dynamics, heads
+from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.worlds import collect
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.settings import Gym, RewardSpot, Worlds
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 class Bar(gymnasium.Env):

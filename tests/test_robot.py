@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_weights import in_layout
 
-from jepa_wm.dynamics.action_predictor import ActionPredictor
-from jepa_wm.dynamics.poses import difference, integrate, to_angles, to_matrix
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.imagine.robot import imagine_poses, normalised
+from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.poses import difference, integrate, to_angles, to_matrix
+from jepa_wm.models.vit import Encoder
+from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "vjepa2_ac.py"
 angle = st.floats(-1.5, 1.5)

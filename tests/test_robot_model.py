@@ -7,22 +7,21 @@ import pytest
 import torch
 
 from jepa_wm import WorldModel, cli
-from jepa_wm.act import episodes
-from jepa_wm.act.agent import Agent
-from jepa_wm.core.actions import ActionSpace
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Plan
-from jepa_wm.dynamics.poses import difference, integrate
-from jepa_wm.evals import rollout
-from jepa_wm.freeze import cache
-from jepa_wm.imagine.robot import change_of, imagine_after, imagine_poses, normalised, pose_blocks
-from jepa_wm.imagine.robot_model import RobotModel
-from jepa_wm.imagine.saved import load_latent_model
-from jepa_wm.observe.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.show import report
-from jepa_wm.train import dynamics, heads
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.evals import episodes, rollout
+from jepa_wm.features import cache
+from jepa_wm.models.poses import difference, integrate
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.settings import Plan
+from jepa_wm.report import report
+from jepa_wm.training import dynamics, heads
+from jepa_wm.world_model.saved import load_latent_model
+from jepa_wm.world_model.vjepa2_ac import RobotModel
+from jepa_wm.world_model.vjepa2_ac_rollout import change_of, imagine_after, imagine_poses, normalised, pose_blocks
 
 WORDS = [
     "observe.image_size=32", "encode.width=24", "encode.depth=1", "encode.heads=2", "train.pretrain.steps=0",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from jepa_wm.core.config import load_config, pick
+from jepa_wm.config import load_config
+from jepa_wm.core.config import pick
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, fingerprint
 from jepa_wm.core.run import RunFolder
@@ -142,7 +143,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_every_setting_named_in_the_table_exists():
-    from jepa_wm.core.schema import Config
+    from jepa_wm.config import Config
 
     names = {key for keys in RunFolder.DEPENDS.values() for key in keys}
     assert names == set(pick(Config(observe={"path": "elsewhere"}), sorted(names)))  # pick leaves out what is null

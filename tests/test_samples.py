@@ -15,11 +15,11 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.formats.registry import format_of, open_source
-from jepa_wm.observe.samples import VIDEOS, is_hidden, keys, natural
-from jepa_wm.observe.stills import Stills
-from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.videos import Entry, find, without_class
+from jepa_wm.data.image_sequence import Stills
+from jepa_wm.data.readers.registry import format_of, open_source
+from jepa_wm.data.samples import VIDEOS, is_hidden, keys, natural
+from jepa_wm.data.video import VideoError
+from jepa_wm.data.videos import Entry, find, without_class
 
 DOUBLE = bytes.fromhex("00051607000200004d6163204f53205820") + bytes(163)  # what macOS leaves beside a file
 

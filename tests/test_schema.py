@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from jepa_wm.core.config import load_config
+from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schedule import learning_rate
-from jepa_wm.core.schema import Config, Optimiser
+from jepa_wm.core.schedule import Optimiser, learning_rate
 from jepa_wm.core.section import Section
 
 ROOT = Path(__file__).resolve().parents[1]

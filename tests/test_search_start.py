@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act.objective import Scene, effortless
-from jepa_wm.act.returns import constant_actions
-from jepa_wm.act.solver import make_solver
-from jepa_wm.act.space import space_of
-from jepa_wm.core.actions import ActionSpace, DiscreteSpace, first_plan, zero_plan
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Geometry, Plan
-from jepa_wm.plan.action_terms import Effort, effort
-from jepa_wm.plan.receding import RecedingHorizon
+from jepa_wm.evals.returns import constant_actions
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, first_plan, zero_plan
+from jepa_wm.planning.action_terms import Effort, effort
+from jepa_wm.planning.make_solver import make_solver
+from jepa_wm.planning.objective import Scene, effortless
+from jepa_wm.planning.receding import RecedingHorizon
+from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.world_space import space_of
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.settings import Geometry
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 BOXES = [(0, 512), (0, 1), (5, 6), (-6, -5), (-0.1, 1), (-3, 0)]
 CPU = torch.device("cpu")

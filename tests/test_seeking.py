@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jepa_wm.observe.video import Video, VideoError
+from jepa_wm.data.video import Video, VideoError
 
 FPS, COUNT = 25, 100
 GREYS = np.concatenate([np.full((256, 1), 255), np.repeat(np.arange(256)[:, None], 3, 1)], 1).astype(np.uint8)

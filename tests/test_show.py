@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.show.gif import encode_gif
-from jepa_wm.show.report import run as report
-from jepa_wm.show.retrieval import FrameBank
+from jepa_wm.report.gif import encode_gif
+from jepa_wm.report.report import run as report
+from jepa_wm.report.retrieval import FrameBank
 
 E, K, T, R, SIDE = 6, 8, 40, 4, 33
 LOST = (2, 5)
@@ -295,7 +295,7 @@ def test_strips_are_of_the_dynamics_that_are_there(tmp_path, monkeypatch):
     def make(run, path):
         made.append((run.path / "dynamics" / "latent.safetensors").read_bytes())
 
-    monkeypatch.setattr("jepa_wm.show.report.make_strips", make)
+    monkeypatch.setattr("jepa_wm.report.report.make_strips", make)
     with open_run(tmp_path) as run:
         fill(run)
         (run.path / "dynamics" / "latent.json").write_text("{}")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from jepa_wm.core.actions import ActionSpace, DiscreteSpace
-from jepa_wm.plan.categorical import CategoricalCEM
-from jepa_wm.plan.gradient import Gradient, InTurn
-from jepa_wm.plan.icem import ICEM, colour_filter
-from jepa_wm.plan.receding import RecedingHorizon
-from jepa_wm.plan.solvers import CEM
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.categorical import CategoricalCEM
+from jepa_wm.planning.gradient import Gradient, InTurn
+from jepa_wm.planning.icem import ICEM, colour_filter
+from jepa_wm.planning.receding import RecedingHorizon
+from jepa_wm.planning.solvers import CEM
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
 H = 3

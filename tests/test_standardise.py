@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from test_act import world_model
 
-from jepa_wm.core.schema import Metric
 from jepa_wm.core.standardise import own_scale, shared_scale
-from jepa_wm.dynamics.bottleneck import Components
-from jepa_wm.dynamics.metric import StepsToGo
-from jepa_wm.freeze.probe import RidgeProbe, fit_attentive
+from jepa_wm.features.probe import RidgeProbe, fit_attentive
+from jepa_wm.models.factored_latent import Components
+from jepa_wm.models.settings import Metric
+from jepa_wm.models.temporal_distance import StepsToGo
 
 
 def test_numbers_in_units_of_their_own_keep_their_spread_however_small_or_far_off():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jepa_wm import cli
-from jepa_wm.core import intervals
-from jepa_wm.core.commit import code_commit, git
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds, wilson
+from jepa_wm.core.git import code_commit, git
 from jepa_wm.core.yaml_source import write_yaml
+from jepa_wm.evals import intervals
+from jepa_wm.evals.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds, wilson
 from jepa_wm.evals.outcomes import read_run
 from jepa_wm.evals.statistics import compare
 from jepa_wm.worlds.tasks import freeze_tasks

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.intervals import wilson
-from jepa_wm.core.schema import Geometry
 from jepa_wm.evals import planning
+from jepa_wm.evals.intervals import wilson
+from jepa_wm.worlds.settings import Geometry
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks, judge, task_geometry
-from jepa_wm.worlds.two_rooms import WALL_HALF, TwoRooms
+from jepa_wm.worlds.two_rooms.world import WALL_HALF, TwoRooms
 
 # ---------------------------------------------------------------- tasks
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from jepa_wm.plan.action_terms import LinearLimits, Smoothness, effort
-from jepa_wm.plan.objectives import Objective
-from jepa_wm.plan.terms import Disagreement, Return, ToState
+from jepa_wm.planning.action_terms import LinearLimits, Smoothness, effort
+from jepa_wm.planning.objectives import Objective
+from jepa_wm.planning.terms import Disagreement, Return, ToState
 
 B, S, H, N, D, A = 2, 3, 4, 5, 6, 4
 

@@ -11,20 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from jepa_wm.act import collect
-from jepa_wm.act.collect import record, wandering
+from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
-from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Optimiser, Worlds
-from jepa_wm.dynamics.latent import LatentModel
-from jepa_wm.freeze import cache
-from jepa_wm.imagine.saved import load_latent_model
-from jepa_wm.observe.trajectories import Trajectories
-from jepa_wm.train import dynamics, heads, loop, pretrain, rollout_errors
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.core.schedule import Optimiser
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.features import cache
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.training import dynamics, heads, loop, pretrain
+from jepa_wm.world_model import rollout_error as rollout_errors
+from jepa_wm.world_model.saved import load_latent_model
+from jepa_wm.worlds import collect
+from jepa_wm.worlds.collect import record, wandering
+from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 STAGES = {
     "collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run,
@@ -304,7 +306,7 @@ def test_no_pretraining_means_the_seeds_random_encoder(tmp_path, tiny_data):
         cache.run(run)
     assert all(entry["error"] == entry["random_encoder"] for entry in result["probe"].values())
     torch.manual_seed(config.seed)
-    expected = pretrain.JEPA(config.observe, config.encode, config.predict).encoder.state_dict()
+    expected = pretrain.JEPA(config.observe.image_size, config.encode, config.predict).encoder.state_dict()
     eye = cache.Eye.load(tmp_path / "run" / "encode").encoder.state_dict()
     assert all(torch.equal(v, eye[k]) for k, v in expected.items())
 

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jepa_wm import cli
-from jepa_wm.core.config import load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.foreign_file import unwrapped
-from jepa_wm.freeze.vjepa2 import take_plain_frames, to_released, without_wrappers
-from jepa_wm.freeze.weights import Size, load_encoder, load_predictor
-from jepa_wm.predict.jepa import JEPA
-from jepa_wm.predict.predictor import Predictor
-from jepa_wm.train.start import start_at
+from jepa_wm.features.foreign_file import unwrapped
+from jepa_wm.features.vjepa2 import take_plain_frames, to_released, without_wrappers
+from jepa_wm.features.weights import Size, load_encoder, load_predictor
+from jepa_wm.models.jepa import JEPA
+from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.vit import Encoder
+from jepa_wm.training.start import start_at
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 SIZE = Size(image_size=16, heads=2, predictor_heads=1)
@@ -228,7 +228,7 @@ def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
         "predict.width=12", "predict.depth=1", "predict.heads=1", "predict.contrast=0", "predict.path=0",
     ]  # fmt: skip
     config = load_config("debug", words)
-    model = JEPA(config.observe, config.encode, config.predict)
+    model = JEPA(config.observe.image_size, config.encode, config.predict)
     write(tmp_path / "x", theirs)
     start_at(model, tmp_path / "x", config)
     plain = take_plain_frames(load_encoder(tmp_path / "x", SIZE))

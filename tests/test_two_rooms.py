@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.schema import Geometry, NoiseLevels
+from jepa_wm.worlds.settings import Geometry, NoiseLevels
 from jepa_wm.worlds.tasks import task_geometry
-from jepa_wm.worlds.two_rooms import LOOKS, WALL_HALF, TwoRooms
+from jepa_wm.worlds.two_rooms.world import LOOKS, WALL_HALF, TwoRooms
 
 BACKGROUND, WALL_COLOUR, DOT_COLOUR = LOOKS["colour"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.observe.video import Video, VideoError, moments
+from jepa_wm.data.video import Video, VideoError, moments
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "video_clips"
 

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from test_train import at_steps
 
+from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
-from jepa_wm.core.config import load_config
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schema import Crop
-from jepa_wm.observe.ahead import Ahead
-from jepa_wm.observe.views import draw_views, random_views
-from jepa_wm.train import pretrain
+from jepa_wm.data.augment import draw_views, random_views
+from jepa_wm.data.prefetch import Ahead
+from jepa_wm.data.settings import Crop
+from jepa_wm.training import pretrain
 
 STEPS = 9
 SMALL = [

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.clips import ClipSampler, to_input
-from jepa_wm.observe.shuffle import Dealer, SampleOrder
-from jepa_wm.observe.stills import Stills
-from jepa_wm.observe.video import VideoError
-from jepa_wm.observe.video_clips import MOMENTS, Part, VideoClipSampler
-from jepa_wm.observe.video_set import VideoSet
-from jepa_wm.observe.videos import Entry, find
+from jepa_wm.data.clips import ClipSampler, to_input
+from jepa_wm.data.image_sequence import Stills
+from jepa_wm.data.order import Dealer, SampleOrder
+from jepa_wm.data.video import VideoError
+from jepa_wm.data.video_clips import MOMENTS, Part, VideoClipSampler
+from jepa_wm.data.video_set import VideoSet
+from jepa_wm.data.videos import Entry, find
 
 
 def save_frames(folder, count, *, size=(64, 48)):

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.dynamics.action_predictor import ActionPredictor
-from jepa_wm.encode.vit import Encoder
-from jepa_wm.freeze.eye import Eye
-from jepa_wm.freeze.foreign_file import read_parts
-from jepa_wm.freeze.vjepa2 import to_released
-from jepa_wm.freeze.weights import SIZES, Size, load_action_predictor, load_encoder, load_predictor
-from jepa_wm.predict.predictor import Predictor
+from jepa_wm.features.encoder import Eye
+from jepa_wm.features.foreign_file import read_parts
+from jepa_wm.features.vjepa2 import to_released
+from jepa_wm.features.weights import SIZES, Size, load_action_predictor, load_encoder, load_predictor
+from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.vit import Encoder
 
 SIZE = Size(image_size=16, heads=2, predictor_heads=1, action_heads=2)
 RELEASED = {"rope": "vjepa2", "rope_base": 10_000.0}

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import sync_folder
-from jepa_wm.core.tree import join, split
+from jepa_wm.core.training_state import join, split
 
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
 _PARTIAL = ".partial-"

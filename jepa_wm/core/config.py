@@ -8,7 +8,7 @@ import importlib.resources
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,21 +16,8 @@ from jepa_wm.core.config_errors import explain
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.yaml_source import KeyPath, Source, read_override, read_yaml, write_yaml
 
-if TYPE_CHECKING:
-    from jepa_wm.core.schema import Config
-
 Schema = TypeVar("Schema", bound=BaseModel)
 Settings = BaseModel | Mapping[str, Any]  # a checked config, or one read back as plain data
-
-
-def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The checked config of a shipped name ("two_rooms") or a YAML file, with `section.key=value` overrides.
-
-    Raises UserError that lists every problem.
-    """
-    from jepa_wm.core.schema import Config
-
-    return load_yaml_config(name_or_path, overrides, Config)
 
 
 def load_yaml_config(name_or_path: str | Path, overrides: Sequence[str], schema: type[Schema]) -> Schema:

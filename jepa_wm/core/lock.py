@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.place import variable
+from jepa_wm.core.launch_env import variable
 
 # What a lock fails with on a network disk that is mounted without them (Lustre, some NFS, many FUSE disks).
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from jepa_wm.config import Config
+from jepa_wm.core.distributed import here
 from jepa_wm.core.files import write_atomic
-from jepa_wm.core.schema import Config
-from jepa_wm.core.world import here
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MEASURED = 0.3  # seconds that measuring a rate takes; a machine slow in bf16 would else wait ten for its answer

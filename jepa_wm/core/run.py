@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from jepa_wm.core.clock import clock
-from jepa_wm.core.commit import code_commit
 from jepa_wm.core.config import as_plain, config_diff, digest, nested, pick, save_config, with_defaults
+from jepa_wm.core.distributed import here
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.external_files import note_files, refuse_other_files
 from jepa_wm.core.files import finite, write_atomic
+from jepa_wm.core.git import code_commit
 from jepa_wm.core.lock import FORBIDDEN, locked
-from jepa_wm.core.reads import note_files, refuse_other_files
-from jepa_wm.core.world import here
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
 if TYPE_CHECKING:
-    from jepa_wm.core.schema import Config
+    from jepa_wm.config import Config
 
 DIGEST_KEY = "config_digest"  # of the settings a result depends on, stored inside it
 

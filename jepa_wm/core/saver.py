@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from jepa_wm.core.checkpoint import newest_checkpoint, save_checkpoint
-from jepa_wm.core.tree import on_host
+from jepa_wm.core.training_state import on_host
 
 
 class Saver:

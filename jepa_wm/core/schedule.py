@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Literal
 
-if TYPE_CHECKING:
-    from jepa_wm.core.schema import Optimiser
+from pydantic import Field, model_validator
+
+from jepa_wm.core.section import Section
+
+
+class Optimiser(Section):
+    """AdamW with warm-up and decay, as functions of the step."""
+
+    steps: int = Field(1000, ge=0)
+    batch: int = Field(64, ge=1)
+    lr: float = 1e-3
+    warmup: int = Field(100, ge=0)
+    first_lr: float = Field(0.0, ge=0, le=1)  # share of lr that the warm-up starts from
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
+    cooldown: int = Field(0, ge=0)  # last steps of a constant schedule, in which it decays linearly
+    final_lr: float = 0.1  # share of lr left at the last step, unless it is constant to the end
+    weight_decay: float = 0.04  # on matrices; never on biases, norms and single vectors
+    clip: float = 1.0  # largest gradient norm
+    save_every: int = Field(250, ge=1)
+    eval_every: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _scheduled(self) -> Optimiser:
+        if self.cooldown and self.schedule != "constant":
+            raise ValueError(f"cooldown {self.cooldown} belongs to schedule constant, not to {self.schedule}")
+        return self
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int, final: float) -> float:

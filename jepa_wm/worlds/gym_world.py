@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.observe.quantities import described
-from jepa_wm.observe.trajectories import ActionKind
+from jepa_wm.data.quantities import described
+from jepa_wm.data.trajectories import ActionKind
 from jepa_wm.worlds.gym_actions import bounds, given, plannable, taken
+from jepa_wm.worlds.gym_pictures import RENDER, as_picture, rendered, seen, source
 from jepa_wm.worlds.gym_step import begin, take
-from jepa_wm.worlds.pictures import RENDER, as_picture, rendered, seen, source
 
 
 class GymWorld:

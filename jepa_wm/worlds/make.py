@@ -7,10 +7,10 @@ from typing import Any
 import gymnasium
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schema import Geometry, Gym, NoiseLevels, Worlds
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.protocol import VectorWorld
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.settings import Geometry, Gym, NoiseLevels, Worlds
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def make_world(worlds: Worlds) -> VectorWorld:

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from jepa_wm.core.schema import Geometry
 from jepa_wm.worlds.protocol import VectorWorld
-from jepa_wm.worlds.two_rooms import WALL_HALF
+from jepa_wm.worlds.settings import Geometry
+from jepa_wm.worlds.two_rooms.world import WALL_HALF
 
 
 def toward(position: np.ndarray, target: np.ndarray, speed: np.ndarray | float) -> np.ndarray:

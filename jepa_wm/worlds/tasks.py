@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
-from jepa_wm.core.schema import Geometry
 from jepa_wm.core.text import read_text
 from jepa_wm.worlds.protocol import Split
-from jepa_wm.worlds.two_rooms import TwoRooms
+from jepa_wm.worlds.settings import Geometry
+from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 TaskName = Literal["two_rooms", "wall"]
 BUDGETS: dict[TaskName, tuple[int, ...]] = {"two_rooms": (200,), "wall": (30, 50)}  # environment steps

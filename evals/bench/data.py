@@ -1,0 +1,159 @@
+"""`jepa-wm bench data`: clips a second from generated videos, beside plain loops over the same library, and the index.
+
+The plain loop is what one would write for the clip at hand with PyAV alone: open, seek, decode up to the last frame
+that is wanted, scale and copy only those. It is the decoder's own limit here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import av
+import numpy as np
+
+from jepa_wm.config import Config
+from jepa_wm.data.order import SampleOrder
+from jepa_wm.data.video_clips import MOMENTS, Part, VideoClipSampler, middle
+from jepa_wm.data.video_set import COLUMNS, NAMES, TEXTS, VideoSet, write_index
+from jepa_wm.data.videos import find
+
+FRAMES, FPS, SIDE, RATE = 16, 4.0, 256, 24  # of a clip; of a video
+ROWS = 10_000_000
+
+# What a worker does with an index, in a fresh process so that its memory can be seen.
+WORKER = """
+import json, sys, time
+import numpy as np
+from jepa_wm.data.order import SampleOrder
+from jepa_wm.data.video_clips import Part, VideoClipSampler
+from jepa_wm.data.video_set import VideoSet
+def memory():
+    lines = [line.split() for line in open("/proc/self/status") if line.startswith("Rss")]
+    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines}
+before, began = memory(), time.perf_counter()
+videos = VideoSet.open(sys.argv[1])
+sampler = VideoClipSampler([Part(videos, SampleOrder(len(videos), 0))], frames=16, fps=(4.0,), size=256)
+sampler.rows(0, 1)
+opened = time.perf_counter() - began
+began = time.perf_counter()
+for step in range(20):
+    for row in sampler.rows(step, 64):
+        videos.entry(int(row[0] >> 36))
+drawn = time.perf_counter() - began
+after = memory()
+print(json.dumps({"open_s": opened, "draw_ms": 1000 * drawn / 1280,
+                  "memory_mb": sum(after.values()) - sum(before.values()),
+                  "private_mb": after["RssAnon"] - before["RssAnon"]}))
+"""
+
+
+def run(config: Config, *, quick: bool = False) -> dict[str, object]:
+    """Clips a second with one and two decoding threads (`ours_1`, `ours_2`), of the plain loop and of decoding whole
+    files; `share_of_decoder`, ours with one thread over the plain loop; and `index`, of ten million generated rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        count, seconds, repeats = (4, 3, 1) if quick else (12, 10, 5)
+        for number in range(count):
+            film(Path(folder) / f"{number}.mp4", seconds=seconds, seed=number)
+        videos = VideoSet(find(folder))
+        one, two = (sampler_of(videos, workers) for workers in (1, 2))
+        rows = one.rows(0, count)
+        assert (plain_loop(videos, rows[0]) == one.frames_at(rows[:1]).numpy()[0]).all(), "both show the same frames"
+        figures = clips_a_second(
+            {
+                "ours_1": lambda: one.frames_at(rows),
+                "ours_2": lambda: two.frames_at(rows),
+                "plain_loop": lambda: np.stack([plain_loop(videos, row) for row in rows]),
+                "whole_files": lambda: np.stack([whole_file(videos, row) for row in rows]),
+            },
+            count, repeats,
+        )  # fmt: skip
+        index = measure_index(Path(folder) / "index.h5", 10_000 if quick else ROWS)
+    return {**figures, "share_of_decoder": figures["ours_1"] / figures["plain_loop"], "index": index}
+
+
+def clips_a_second(ways: dict[str, Callable[[], object]], clips: int, repeats: int) -> dict[str, float]:
+    """The median rate of each way; they take turns, so that a neighbour on the machine disturbs all alike."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: clips / median(seconds) for name, seconds in times.items()}
+
+
+def sampler_of(videos: VideoSet, workers: int) -> VideoClipSampler:
+    part = Part(videos, SampleOrder(len(videos), 0))
+    return VideoClipSampler([part], frames=FRAMES, fps=(FPS,), size=SIDE, workers=workers)
+
+
+def film(path: Path, *, seconds: int, seed: int) -> None:
+    """A video of drifting blotches with a keyframe every half second, h264."""
+    r = np.random.default_rng(seed)
+    ground = np.kron(r.integers(0, 255, (20, 30, 3)), np.ones((24, 24, 1))).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 340, SIDE, "yuv420p", RATE // 2
+        for t in range(seconds * RATE):
+            shown = ground[t % 128 : t % 128 + SIDE, t % 256 : t % 256 + 340]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def plain_loop(videos: VideoSet, row: np.ndarray) -> np.ndarray:
+    """[T, S, S, 3] the clip of a row of moments by PyAV alone."""
+    wanted = row % MOMENTS / 1e6
+    pictures: list[np.ndarray] = []
+    with av.open(str(videos.entry(int(row[0] // MOMENTS)).path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        tick = float(stream.time_base or 0)
+        container.seek(int(wanted[0] / tick), stream=stream)
+        shown = None
+        for frame in container.decode(stream):
+            late = ((frame.pts or 0) - 1) * tick  # a tick early is on time
+            while shown is not None and len(pictures) < len(wanted) and late > wanted[len(pictures)]:
+                pictures.append(_pixels(shown))
+            if len(pictures) == len(wanted):
+                break
+            shown = frame
+        while len(pictures) < len(wanted):
+            assert shown is not None
+            pictures.append(_pixels(shown))
+    return middle(np.stack(pictures), SIDE)
+
+
+def whole_file(videos: VideoSet, row: np.ndarray) -> np.ndarray:
+    """The same clip out of all frames of its file."""
+    wanted = row % MOMENTS / 1e6
+    with av.open(str(videos.entry(int(row[0] // MOMENTS)).path)) as container:
+        container.streams.video[0].thread_count = 1
+        frames = np.stack([_pixels(frame) for frame in container.decode(video=0)])
+    return middle(frames[np.floor(wanted * RATE + 1e-3).astype(int).clip(max=len(frames) - 1)], SIDE)
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    scale = SIDE / min(frame.width, frame.height)
+    size = {"width": round(frame.width * scale), "height": round(frame.height * scale)}
+    return frame.reformat(**size, format="rgb24", interpolation="BILINEAR").to_ndarray()
+
+
+def measure_index(path: Path, rows: int) -> dict[str, float]:
+    """`open_s` until the first clip is drawn, `draw_ms` a clip, and how a worker's memory grows by it, in MiB."""
+    names = np.frombuffer(b"".join(b"train/%07d.mp4" % number for number in range(rows)), np.uint8)
+    columns: dict[str, np.ndarray] = {name: np.zeros(rows, kind) for name, kind in COLUMNS.items()}
+    columns["seconds"] += 10
+    columns["offset"] -= 1
+    columns |= {"name_end": 17 * np.arange(1, rows + 1), NAMES: names}
+    texts: dict[str, list[str]] = {name: [] for name in TEXTS} | {"classes": ["all"]}
+    write_index(path, columns, texts, folder_fps=30, total=rows)
+    told = subprocess.check_output([sys.executable, "-c", WORKER, str(path)], text=True)
+    found: dict[str, float] = json.loads(told)
+    return {"rows": rows, **found}

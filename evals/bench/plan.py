@@ -1,0 +1,179 @@
+"""`jepa-wm bench plan`: imagining and judging candidates, ours against a reference shaped like the peers' planners.
+
+Same weights, candidates, rounds and horizon, in one process. The reference computes the whole window of frames again at
+every imagined step, in fp32 with the fused attention kernel, one episode's candidates at a time. On a GPU also a search
+through a large model, against the card's own matrix product.
+B episodes, S candidates, R rounds, C context frames, H horizon, N tokens a frame, D latent width, A action numbers,
+P model width, W window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jepa_wm.config import Config
+from jepa_wm.core.distributed import here
+from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
+from jepa_wm.evals.bench import large
+from jepa_wm.models.blocks import Block
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.rollout import imagine_candidates
+from jepa_wm.models.rope import rope_tables, rotate
+from jepa_wm.planning.terms import latent_distance
+
+ACTION = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size to measure."""
+
+    tokens: int
+    episodes: int = 1
+    candidates: int = 64
+    rounds: int = 1
+    horizon: int = 6
+    depth: int = 6
+    width: int = 384
+    heads: int = 6
+    window: int = 3
+    repeats: int = 3
+
+
+CASES = (Case(tokens=64, episodes=2), Case(tokens=256))
+# V-JEPA 2-AC's search: one frame is known, and one step is looked ahead.
+LARGE = Case(tokens=256, candidates=800, rounds=10, horizon=1, depth=24, width=1024, heads=16, window=1)
+QUICK = {"candidates": 3, "horizon": 4, "depth": 1, "width": 32, "heads": 2, "repeats": 1}
+
+
+def run(config: Config, *, quick: bool = False) -> dict[str, object]:
+    """`ratio` and `share_of_matmul` of the worst case, the figures of all `cases`, and this machine's matmul rates.
+
+    The precision of ours is that of the faster matrix product, measured here. On a GPU, and with `quick` in tiny sizes
+    anywhere, `large`: see `bench_large.search`.
+    """
+    set_threads(config.train.threads)
+    on_gpu = here().device.type == "cuda"
+    widest = {"rows": 64 if quick else 2048, "inner": 384, "columns": 1536}  # of a layer's products
+    if on_gpu and not quick:
+        widest = {"rows": 8192, "inner": 8192, "columns": 8192}
+    rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}  # GFLOP/s
+    precision = max(rates, key=lambda name: rates[name])
+    sizes = [replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES]
+    cases = [measure(case, precision=precision, best_rate=max(rates.values())) for case in sizes]
+    return {
+        "ratio": min(case["ratio"] for case in cases),
+        "share_of_matmul": min(case["share_of_matmul"] for case in cases),
+        "precision": precision,
+        "matmul_gflops": rates,
+        "threads": torch.get_num_threads(),
+        "cases": [{**asdict(size), **case} for size, case in zip(sizes, cases, strict=True)],
+        "large": _large(quick, rates["bf16"]) if on_gpu or quick else None,
+    }
+
+
+def _large(quick: bool, rate: float) -> dict[str, object]:
+    case = replace(LARGE, tokens=9, rounds=2, **{**QUICK, "horizon": 1}) if quick else LARGE
+    model, context, past, goal, rounds = fresh(case)
+    told = large.search(
+        model, context, past, rounds, goal, operations=flops(case), rate=rate, backend="eager" if quick else "inductor"
+    )
+    return {**asdict(case), **told}
+
+
+def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
+    """(model, context [B, C, N, D], past [B, C-1, A], goal [B, N, D], plans [R, B, S, H, A]) where this process
+    computes."""
+    torch.manual_seed(0)
+    model = Dynamics(
+        tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width, depth=case.depth,
+        heads=case.heads, window=case.window,
+    ).eval()  # fmt: skip
+    context = torch.randn(case.episodes, case.window, case.tokens, case.width)
+    past = torch.randn(case.episodes, case.window - 1, ACTION)
+    goal = torch.randn(case.episodes, case.tokens, case.width)
+    rounds = torch.randn(case.rounds, case.episodes, case.candidates, case.horizon, ACTION)
+    device = here().device
+    return model.to(device), context.to(device), past.to(device), goal.to(device), rounds.to(device)
+
+
+@torch.no_grad()
+def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]:
+    """Medians of both in seconds, their `ratio`, and our GFLOP/s as a share of `best_rate`.
+
+    Both take turns, so that a neighbour on the machine disturbs both alike. `first_frame` is the largest difference
+    of their first imagined frames relative to the spread; later ones differ since the reference forgets what lies
+    before its window. On a GPU the reference is timed in our precision too (`ratio_same_precision`).
+    """
+    model, context, past, goal, rounds = fresh(case)
+    device = context.device
+
+    def ours(plans: Tensor) -> Tensor:
+        return imagine_candidates(model, context, past, plans, precision=precision)
+
+    def reference(plans: Tensor) -> Tensor:
+        return torch.cat([peer_rollout(model, context[b], past[b], plans[b])[None] for b in range(len(plans))])
+
+    def alike(plans: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return reference(plans).float()
+
+    def seconds(imagine: Callable[[Tensor], Tensor]) -> float:
+        began = now(device)
+        for plans in rounds:
+            latent_distance("l2")(imagine(plans), goal)
+        return now(device) - began
+
+    few = rounds[0, :, :2, :1]
+    theirs = reference(few)
+    first_frame = float((ours(few) - theirs).abs().max() / theirs.std())
+    ways = [ours, reference, *([alike] if device.type == "cuda" else [])]
+    if device.type == "cuda":  # kernels are loaded and memory is taken when they are first asked for
+        [seconds(way) for way in ways]
+    times = [[seconds(way) for way in ways] for _ in range(case.repeats)]
+    mine, peer, *alike_s = (median(column) for column in zip(*times, strict=True))
+    share = 1e-9 * flops(case) / mine / best_rate
+    told = {"ratio": peer / mine, "share_of_matmul": share, "ours_s": mine, "reference_s": peer,
+            "first_frame": first_frame}  # fmt: skip
+    return told | ({"ratio_same_precision": alike_s[0] / mine} if alike_s else {})
+
+
+def flops(case: Case) -> float:
+    """Multiplications and additions of the matrix products that ours needs."""
+    token = case.depth * (24 * case.width**2 + 4 * case.window * case.tokens * case.width) + 4 * case.width**2
+    frames = case.candidates * case.horizon + case.window - 1  # the context before its last frame once an episode
+    return float(case.rounds * case.episodes * frames * case.tokens * token)
+
+
+def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) -> Tensor:
+    """[S, H, N, D] of one episode's candidates [S, H, A] after context [C, N, D], the window anew each step."""
+    latents = context.expand(len(plans), -1, -1, -1)
+    actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
+    for _ in range(plans.shape[1]):
+        seen = latents.shape[1]
+        window = slice(max(0, seen - model.window), seen)
+        latents = torch.cat([latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1)
+    return latents[:, len(context) :]
+
+
+def peer_forward(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
+    """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a cache."""
+    frames, tokens = latents.shape[1:3]
+    x = (model.embed(latents) + model.slot + model.act(actions)[:, :, None]).flatten(1, 2)  # [S, T*N, P]
+    frame = torch.arange(frames, device=latents.device).repeat_interleave(tokens)
+    visible = frame[:, None] >= frame
+    cos, sin = rope_tables(model.positions(0, frames, x.device), model.head_dim, model.rope_base)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        x = x + block.attn.proj(attended.transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return latents + model.head(model.norm(x)).unflatten(1, (frames, tokens))

@@ -1,0 +1,121 @@
+"""What looks at the samples of a frozen evaluation: the eye of a run, a random encoder of its shape, or raw pixels.
+
+n samples, B of them at a time, T frames, N tokens, D width, S side in px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.config import Config
+from jepa_wm.core.distributed import here
+from jepa_wm.core.precision import autocast, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.standardise import shared_scale
+from jepa_wm.data.clips import to_input
+from jepa_wm.data.video_clips import middle
+from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
+from jepa_wm.features.backbone import Backbone
+from jepa_wm.features.cache import encoder_of
+from jepa_wm.models.vit import Encoder
+
+Look = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
+BATCH = 64
+
+
+@dataclass
+class Seen:
+    """Standardised tokens [n, N, D] (fp16) of the samples that could be read, and these samples."""
+
+    tokens: Tensor
+    part: Part
+
+
+def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
+    """(the config, the labelled data, what is to be compared: `eye` first, then the baselines that are asked for)."""
+    config = settled(run.config, run.path)
+    return config, open_labelled(run, config), looks_of(encoder_of(run, config), config)
+
+
+def looks_of(eye: Encoder | Backbone, config: Config) -> dict[str, Look]:
+    """What is to be compared: `eye` first, then the baselines that are asked for."""
+    looks, size = {"eye": _through(eye, config)}, config.observe.image_size
+    if "random_encoder" in config.evals.baselines:
+        torch.manual_seed(config.seed)
+        if isinstance(eye, Backbone):
+            looks["random_encoder"] = _through(Backbone(eye.name, size), config)
+        else:
+            looks["random_encoder"] = _through(Encoder.from_settings(size, eye.settings or config.encode), config)
+    if "pixels" in config.evals.baselines:
+        looks["pixels"] = _pixels(config.encode.patch)
+    return looks
+
+
+def look_at(look: Look, data: Labelled, config: Config, name: str, *, size: int | None = None) -> tuple[Seen, Seen]:
+    """Both parts as `look` sees frames of `size` px (default: the eye's own size).
+
+    Each position's mean over the training part is removed and each dimension divided by its spread there.
+    """
+    size = size or config.observe.image_size
+    train, test = (_seen(look, part, size, f"{name}: {which}", data.left_out) for which, part in
+                   (("train", data.train), ("test", data.test)))  # fmt: skip
+    mean = train.tokens.float().mean(0)
+    scale = shared_scale((train.tokens - mean).square().mean((0, 1)).sqrt())
+    for seen in (train, test):
+        for rows in seen.tokens.split(1024):  # in place: the tokens are most of what is in memory
+            rows.copy_((rows - mean) / scale)
+    return train, test
+
+
+def pooled(tokens: Tensor, kind: str) -> Tensor:
+    """[n, F] from tokens [n, N, D]: their `mean`, or `all` of them end to end."""
+    return tokens.float().mean(1) if kind == "mean" else tokens.float().flatten(1)
+
+
+def pools(name: str) -> tuple[str, ...]:
+    """The ways of pooling to choose from; the mean of raw pixels is no rival worth beating."""
+    return ("all",) if name == "pixels" else ("mean", "all")
+
+
+@torch.no_grad()
+def _seen(look: Look, part: Part, size: int, name: str, left_out: list[str]) -> Seen:
+    tokens, rows = [], []
+    for some, clips in batches(part, BATCH, name, left_out):
+        tokens.append(look(torch.stack([_input(clip, size) for clip in clips])).half())
+        rows.append(some)
+    read = np.concatenate(rows)
+    return Seen(torch.cat(tokens), part if len(read) == len(part) else part.of(read))
+
+
+def _input(clip: np.ndarray, size: int) -> Tensor:
+    """[T, C, S, S] the middle square of frames [T, h, w, 3]."""
+    return to_input(torch.from_numpy(np.array(middle(clip, min(clip.shape[1:3])))), size)
+
+
+def _through(encoder: Encoder | Backbone, config: Config) -> Look:
+    encoder.eval().requires_grad_(False).to(here().device)
+
+    def look(clips: Tensor) -> Tensor:
+        clips = clips.to(here().device)
+        if clips.shape[1] < encoder.tubelet:  # a still fills a tubelet
+            clips = clips[:, -1:].expand(-1, encoder.tubelet, -1, -1, -1)
+        with autocast(clips.device, config.train.precision):
+            return encoder(clips).float().cpu()
+
+    return look
+
+
+def _pixels(patch: int) -> Look:
+    """Raw pixels as tokens: one for each patch of each frame."""
+
+    def look(clips: Tensor) -> Tensor:
+        side = clips.shape[-1] // patch * patch
+        x = clips[..., :side, :side].unfold(-2, patch, patch).unfold(-2, patch, patch)  # [B, T, C, r, c, p, p]
+        return x.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
+
+    return look

@@ -1,0 +1,95 @@
+"""Clips for pretraining: which frames, as a pure function of (seed, step), and frames as float tensors.
+
+B clips, T frames, C channels, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.data.displacement import Displacement
+from jepa_wm.data.frames import antialiased
+from jepa_wm.data.sampling import EvenDraw, leave_out_short
+from jepa_wm.data.trajectories import Trajectories
+
+
+class ClipSampler:
+    """Draws clips of T frames, a gap apart, from episodes; batch k of seed s is always the same.
+
+    Each gap is drawn equally often, and each clip of a gap too, so that an episode counts by its frames. Episodes that
+    are too short for a gap give no clips of it, which is said; UserError where none is long enough for one.
+    `absolute` says what actions are: places to go to, not moves.
+    """
+
+    def __init__(
+        self, data: Trajectories, *, frames: int, gaps: tuple[int, ...], seed: int, absolute: bool = False
+    ) -> None:
+        self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
+        for gap in sorted(set(gaps)):
+            purpose = f"a clip of observe.frames {frames} at a gap of {gap} (observe.gaps)"
+            leave_out_short(data.path, data.lengths, (frames - 1) * gap + 1, purpose)
+        self._draws = {gap: EvenDraw(np.maximum(data.lengths - (frames - 1) * gap, 0)) for gap in set(gaps)}
+        self._displacement = Displacement(data, absolute=absolute)
+
+    def rows(self, step: int, batch: int) -> np.ndarray:
+        """[B, T] row numbers of batch `step`."""
+        episode, start, gap = self._clips(step, batch)
+        return (self.data.offsets[episode] + start)[:, None] + gap[:, None] * np.arange(self.frames)
+
+    def _clips(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B], first frame [B], gap [B]) of batch `step`."""
+        r = np.random.default_rng([self.seed, 3, step])
+        gap = np.array(self.gaps)[r.integers(len(self.gaps), size=batch)]
+        unit, episode, start = r.random(batch), np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+        for one, draw in self._draws.items():
+            of_gap = gap == one
+            episode[of_gap], start[of_gap] = draw.at(unit[of_gap])
+        return episode, start, gap
+
+    def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
+        """[B, R] row numbers of `count` other frames of each clip's episode, at least `apart` steps from the clip
+        where the episode is long enough, else as far as it allows."""
+        episode, first, gap = self._clips(step, batch)
+        last = first + (self.frames - 1) * gap
+        r = np.random.default_rng([self.seed, 9, step])
+        before = np.maximum(first - apart + 1, 0)  # frames 0 .. before - 1 are far enough
+        after = np.maximum(self.data.lengths[episode] - (last + apart), 0)
+        none = before + after == 0  # a short episode: its farther end will do
+        before = np.where(none & (first >= self.data.lengths[episode] - 1 - last), 1, before)
+        after = np.where(none & (before == 0), 1, after)
+        pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
+        from_end = self.data.lengths[episode][:, None] - 1 - (pick - before[:, None])
+        return self.data.offsets[episode][:, None] + np.where(pick < before[:, None], pick, from_end)
+
+    def path_at(self, rows: np.ndarray) -> Tensor:
+        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their actions; NaN where no
+        action tells it (see `Displacement`)."""
+        return self._displacement.at(rows)
+
+    def frames_at(self, rows: np.ndarray) -> Tensor:
+        """[..., h, w, c] uint8 frames of row numbers [...]."""
+        return torch.from_numpy(self.data.frames[rows])
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """(frames, the row numbers that they are of) of row numbers: here always those that are asked for."""
+        return self.frames_at(rows), rows
+
+    def episode_at(self, rows: np.ndarray) -> np.ndarray:
+        """[B] numbers of the episodes of clips [B, T]."""
+        return np.searchsorted(self.data.offsets, rows[:, 0], side="right") - 1
+
+
+def to_input(frames: Tensor, size: int) -> Tensor:
+    """uint8 frames [..., h, w, c] as float [..., c, size, size] in -1..1.
+
+    A frame at most a few pixels larger than `size` is cut at its right and lower edge, which keeps pixels exact;
+    any other size is resized with antialiasing.
+    """
+    x = frames.movedim(-1, -3)
+    height, width = x.shape[-2:]
+    if size <= min(height, width) and max(height, width) - size < 8:
+        return x[..., :size, :size].float().div_(127.5).sub_(1.0)
+    flat = antialiased(x.reshape(-1, *x.shape[-3:]).float(), size)
+    return flat.div_(127.5).sub_(1.0).view(*x.shape[:-2], size, size)

@@ -1,0 +1,93 @@
+"""DINO-WM folders: `states.pth`, actions as [E, L, a] tensors, and `obses/episode_000.mp4` or `.pth`.
+
+Its `seq_lengths.pkl` is a pickle and never loaded: an episode is as long as its pictures. L is the longest episode's
+length; what stands behind a shorter one's end is padding.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.data.readers.columns import Array
+from jepa_wm.data.readers.source import About, EpisodeArrays, reading
+from jepa_wm.data.video import Video
+
+TABLES = {"state": "states", "action": "actions", "rel_action": "rel_actions", "abs_action": "abs_actions"}
+MORE = {"velocity": "velocities", "door_location": "door_locations", "wall_location": "wall_locations"}
+
+
+def recognises(path: Path) -> bool:
+    return (path / "states.pth").is_file() or (path / "train/states.pth").is_file()
+
+
+def open_source(path: Path) -> EpisodeArrays:
+    """The episodes of a folder of tensors; UserError for one that holds a train and a val folder of them."""
+    if not (path / "states.pth").is_file():
+        raise UserError(f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}")
+    tables = {
+        name: _tensor(path / f"{stem}.pth").numpy()
+        for name, stem in {**TABLES, **MORE}.items()
+        if (path / f"{stem}.pth").is_file()
+    }
+    videos = sorted((path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    episodes = len(tables["state"])
+    if [int(file.stem.rpartition("_")[2]) for file in videos] != list(range(episodes)):
+        lost = sorted(set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos})
+        missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
+        raise UserError(f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; copy it again")
+
+    def opened(episode: int) -> dict[str, Array]:
+        frames = _frames(videos[episode])
+        length = frames.shape[0]
+        numbers = {name: table[episode, :length] for name, table in tables.items() if table.ndim > 2}
+        return {"pixels": frames, **numbers}
+
+    def length(video: Path) -> int:
+        try:
+            return _frames(video).shape[0]
+        except UserError:  # said when the episode is read
+            return int(tables["state"].shape[1])
+
+    lengths = [length(video) for video in videos]
+    return EpisodeArrays(path, opened, np.array(lengths), about=About())
+
+
+class _VideoRows:
+    """The frames of an mp4 as rows, counted; at whatever rate they are shown."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.dtype = path, np.dtype(np.uint8)
+        with Video(path) as video:
+            facts, self._stamps = video.facts(), video.stamps()
+        if len(self._stamps) < facts.frames:
+            raise UserError(
+                f"{path}: holds {len(self._stamps)} of the {facts.frames} frames it tells of; copy it again"
+            )
+        self.shape = (len(self._stamps), facts.height, facts.width, 3)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        apart = np.diff(self._stamps).min(initial=1.0)
+        with Video(self.path) as video:
+            return video.nearest(self._stamps[rows], within=max(apart / 2, 1e-6))
+
+
+def _frames(path: Path) -> Array:
+    frames: Array = _VideoRows(path) if path.suffix == ".mp4" else _tensor(path).numpy()
+    return frames
+
+
+def _tensor(path: Path) -> torch.Tensor:
+    """A tensor mapped into memory, not loaded; UserError for anything but plain tensors."""
+    try:
+        with reading(path):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: holds more than tensors; save the tensor alone with torch.save") from error
+    if not isinstance(found, torch.Tensor):
+        raise UserError(f"{path}: holds no tensor but a {type(found).__name__}; save the tensor alone")
+    return found

@@ -1,0 +1,143 @@
+"""What a LeRobotDataset says of itself: where each episode lies (v2: a file each; v3: `meta/episodes`), features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.text import read_text
+from jepa_wm.data.readers.columns import Column
+from jepa_wm.data.readers.source import reading
+from jepa_wm.data.samples import visible
+
+PICTURES = ("video", "image")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one episode lies."""
+
+    number: int  # its episode_index
+    length: int
+    fill: dict[str, int]  # what the path templates are filled with for the numbers
+    video_fill: dict[str, dict[str, int]] = field(default_factory=dict)  # the same for each camera
+    second: dict[str, float] = field(default_factory=dict)  # at which it begins in each camera's file
+    shared: dict[str, int] = field(default_factory=dict)  # by camera: an episode whose part of the film overlaps
+
+
+def read_info(file: Path) -> dict[str, Any]:
+    """`meta/info.json`; UserError where it lacks what a reader needs."""
+    with reading(file):
+        found: dict[str, Any] = json.loads(read_text(file))
+        known = isinstance(found, dict)
+    missing = [key for key in ("features", "fps", "data_path") if not known or not found.get(key)]
+    if missing:
+        raise UserError(f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again")
+    found["features"] = {name: feature for name, feature in found["features"].items() if isinstance(feature, dict)}
+    return found
+
+
+def places_2(path: Path, info: Mapping[str, Any]) -> list[Place]:
+    """The episodes of version 2 by number; UserError for one that is told of twice."""
+    file = path / "meta/episodes.jsonl"
+    with reading(file):
+        lines = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
+        size = int(info.get("chunks_size", 1000))
+        numbers = [(int(line["episode_index"]), int(line["length"])) for line in lines]
+    fills = [{"episode_index": number, "episode_chunk": number // size} for number, _ in numbers]
+    return _by_number(
+        file, [Place(number, length, fill) for (number, length), fill in zip(numbers, fills, strict=True)]
+    )
+
+
+def places_3(path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequence[Row]]) -> list[Place]:
+    """The episodes of version 3 by number, from the tables that `read` reads."""
+    cameras = [name for name, feature in info["features"].items() if feature.get("dtype") == "video"]
+    wanted = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    wanted += [
+        f"videos/{camera}/{part}" for camera in cameras for part in ("chunk_index", "file_index", "from_timestamp")
+    ]
+    places = []
+    for file in sorted(visible((path / "meta/episodes").rglob("*.parquet"))):
+        for row in read(file):
+            missing = [key for key in wanted if key not in row]
+            if missing:
+                raise UserError(
+                    f"{file}: has no column '{missing[0]}'; it was cut short or is not of v3: copy it again"
+                )
+            places.append(_place(row, cameras))
+    return _by_number(path / "meta/episodes", _with_overlaps(places, float(info["fps"])))
+
+
+def _place(row: Row, cameras: list[str]) -> Place:
+    parts = ("chunk_index", "file_index")
+    fills = {camera: {part: _whole(row[f"videos/{camera}/{part}"]) for part in parts} for camera in cameras}
+    begins = {camera: row[f"videos/{camera}/from_timestamp"] for camera in cameras}
+    seconds = {camera: float("nan") if second is None else float(second) for camera, second in begins.items()}
+    fill = {part: _whole(row[f"data/{part}"]) for part in parts}
+    return Place(int(row["episode_index"]), int(row["length"]), fill, fills, seconds)
+
+
+def _whole(number: float | None) -> int:
+    return -1 if number is None or number != number else int(number)  # the name of a file that is not there
+
+
+def _with_overlaps(places: list[Place], fps: float) -> list[Place]:
+    """The same, each with the episodes whose stretch of a film lies over its own by half a frame or more."""
+    stretches: dict[tuple[str, int, int], list[tuple[float, Place]]] = {}
+    for place in places:
+        for camera, second in place.second.items():
+            file = place.video_fill[camera]
+            stretches.setdefault((camera, file["chunk_index"], file["file_index"]), []).append((second, place))
+    for (camera, *_), inside in stretches.items():
+        inside.sort(key=lambda entry: entry[0])
+        end, last = float("-inf"), None
+        for second, place in inside:
+            if last is not None and second < end - 0.5 / fps:
+                place.shared[camera] = last.number
+                last.shared.setdefault(camera, place.number)
+            if second + place.length / fps > end:
+                end, last = second + place.length / fps, place
+    return places
+
+
+def _by_number(file: Path, places: list[Place]) -> list[Place]:
+    places = sorted(places, key=lambda place: place.number)
+    for place, other in zip(places, places[1:], strict=False):
+        if place.number == other.number:
+            raise UserError(f"{file}: tells of episode {place.number} twice; keep one of the two")
+    return places
+
+
+def columns(info: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, Column]:
+    """The features that are numbers or pictures; text, and whatever numpy has no numbers for, is passed over."""
+    found = {name: _column(feature) for name, feature in info["features"].items() if name not in without}
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def _column(feature: Mapping[str, Any]) -> Column | None:
+    """Pictures are declared as such, with the channels first or last; both are read as [h, w, c]."""
+    shape, kind = tuple(feature.get("shape") or ()), feature.get("dtype")
+    if kind in PICTURES and len(shape) == 3:
+        height, width = shape[1:] if shape[0] < min(shape[1:]) else shape[:2]
+        return Column((height, width, 3), np.dtype(np.uint8), picture=True)
+    try:
+        dtype = np.dtype(str(kind))
+    except TypeError:
+        return None
+    return Column(shape, dtype, picture=False) if dtype.kind in "biuf" else None
+
+
+def number_names(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of a column's numbers, () where there is not one for each."""
+    names = feature.get("names") or ()
+    if isinstance(names, dict):
+        names = next(iter(names.values()), ())
+    return tuple(map(str, names)) if list(feature.get("shape") or ()) == [len(names)] else ()

@@ -1,0 +1,71 @@
+"""Minari data sets in HDF5: a group an episode, with one observation more than there are actions.
+
+Pictures are arrays, or JPEG files as rows of bytes (the default of Minari 0.5.4), decoded as they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.text import read_text
+from jepa_wm.data.h5 import open_h5
+from jepa_wm.data.readers.columns import Array
+from jepa_wm.data.readers.encoded import with_pictures
+from jepa_wm.data.readers.source import About, EpisodeArrays, reading
+
+PLACES = ("data/main_data.hdf5", "main_data.hdf5")
+
+
+def recognises(path: Path) -> bool:
+    return path.name == "main_data.hdf5" or _main_file(path) is not None or (path / "data/metadata.json").exists()
+
+
+def open_source(path: Path) -> EpisodeArrays:
+    """Episodes in the order of their numbers; parts of a dict observation are named observations/part."""
+    main = path if path.is_file() else _main_file(path)
+    if main is None:
+        raise UserError(f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: convert it there")
+    with reading(main):
+        file = open_h5(main)
+        names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
+        lengths = np.array([_frames(main, file[name]) for name in names])
+
+    about, numbers = About(choices=_choices(main, file)), np.array([int(name[8:]) for name in names])
+
+    def opened(episode: int) -> dict[str, Array]:
+        return with_pictures(file[names[episode]])
+
+    return EpisodeArrays(main, opened, lengths, about=about, numbers=numbers)
+
+
+def _main_file(path: Path) -> Path | None:
+    return next((path / place for place in PLACES if (path / place).exists()), None)
+
+
+def _frames(path: Path, episode: h5py.Group) -> int:
+    """Observations of an episode, the last one included."""
+    rows: set[int] = set()
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape and name.startswith("observations"):
+            rows.add(int(item.shape[0]))
+
+    episode.visititems(visit)
+    if len(rows) != 1:
+        raise UserError(f"{path}: {episode.name} has observations of {sorted(rows)} rows; they must be equally many")
+    return rows.pop()
+
+
+def _choices(path: Path, file: h5py.File) -> int | None:
+    """The size of a discrete action space, which Minari writes as JSON into metadata.json or the file itself."""
+    beside = path.with_name("metadata.json")
+    text = file.attrs.get("action_space")
+    if beside.exists():
+        text = json.loads(read_text(beside)).get("action_space", text)
+    space = json.loads(text) if isinstance(text, str) else text or {}
+    return int(space["n"]) if space.get("type") == "Discrete" else None

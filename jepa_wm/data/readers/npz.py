@@ -1,0 +1,134 @@
+"""NumPy archives: one .npz of flat rows or of [E, L, ...] arrays, or a folder of one .npz an episode.
+
+Flat rows need a table of ends (`episode_ends`, `ep_len`, or OGBench's `terminals`); without one an archive is one
+episode. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile
+
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import mapped
+from jepa_wm.data.readers.columns import Column
+from jepa_wm.data.readers.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, numbered, reading
+from jepa_wm.data.samples import is_hidden, visible
+
+TABLES = ("ep_len", "ep_offset", "episode_ends")
+ACTIONS = ("action", "actions")
+
+
+def recognises(path: Path) -> bool:
+    return path.suffix == ".npz" or (path.is_dir() and any(visible(path.glob("*.npz"))))
+
+
+def open_source(path: Path) -> Source:
+    if path.is_dir():
+        return _folder(path)
+    arrays = archive(path)
+    lengths = episode_lengths(arrays)
+    if lengths is not None:
+        return FlatRows(path, {name: array for name, array in arrays.items() if name not in TABLES}, lengths)
+    together = _episodes_by_frames(arrays)
+    if together is not None:
+        flat = {name: array.merged() for name, array in arrays.items() if array.shape[:2] == together}
+        return FlatRows(path, flat, np.full(*together))
+    length = _rows(arrays)
+    kept = {name: array for name, array in arrays.items() if array.shape and array.shape[0] in (length, length - 1)}
+    return EpisodeArrays(path, lambda episode: kept, np.array([length]), about=_about(kept))
+
+
+def archive(path: Path) -> dict[str, Member]:
+    """The arrays of an .npz by name, none of them loaded; UserError for a damaged archive or a pickled array."""
+    with reading(path):
+        file = ZipFile(path)
+        members = [Member(path, file, name) for name in file.namelist() if _is_array(name)]
+    return {member.name: member for member in members if member.dtype.kind in "biuf"}
+
+
+def _is_array(name: str) -> bool:
+    return name.endswith(".npy") and not is_hidden(Path(name))
+
+
+class Member:
+    """One array of an archive, read by rows.
+
+    Stored members are memory-mapped. Compressed ones are a stream: rows are cheap in rising order, and going back
+    means to decompress from the beginning.
+    """
+
+    def __init__(self, path: Path, file: ZipFile, entry: str) -> None:
+        self.path, self.name, self._file, self._entry = path, entry.removesuffix(".npy"), file, entry
+        self._stream = file.open(entry)
+        version = np.lib.format.read_magic(self._stream)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        self.shape, fortran, self.dtype = header(self._stream)
+        self._start = self._stream.tell()
+        if fortran and len(self.shape) > 1:
+            raise UserError(f"{path}: '{self.name}' is stored column by column; save np.ascontiguousarray of it")
+        self._map = self._mapped() if file.getinfo(entry).compress_type == ZIP_STORED else None
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        stop = max(start, stop)
+        if self._map is not None:
+            return self._map[start:stop]
+        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        self._stream.seek(self._start + start * row_bytes)
+        data = self._stream.read((stop - start) * row_bytes)
+        if len(data) < (stop - start) * row_bytes:
+            raise EOFError(f"'{self.name}' ends before row {stop}")
+        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def merged(self) -> Member:
+        """The same numbers with the first two axes as one."""
+        other = Member(self.path, self._file, self._entry)
+        other.shape = (self.shape[0] * self.shape[1], *self.shape[2:])
+        if other._map is not None:
+            other._map = other._map.reshape(other.shape)
+        return other
+
+    def _mapped(self) -> np.ndarray | None:
+        if not self.shape or not np.prod(self.shape) or self.dtype.hasobject:
+            return None
+        with open(self.path, "rb") as file:
+            at = self._file.getinfo(self._entry).header_offset
+            file.seek(at + 26)  # of the member's own header: the lengths of its name and of its extra field
+            name, extra = np.frombuffer(file.read(4), "<u2").astype(int)
+        offset = at + 30 + name + extra + self._start
+        return mapped(self.path, self.dtype, self.shape, offset)
+
+
+def _folder(path: Path) -> EpisodeArrays:
+    stems, numbers = numbered([file.stem for file in visible(path.glob("*.npz"))])
+    files = [path / f"{stem}.npz" for stem in stems]
+    lengths = [_rows(archive(file)) for file in files]
+
+    def opened(episode: int) -> dict[str, Member]:
+        return archive(files[episode])
+
+    return EpisodeArrays(path, opened, np.array(lengths), about=_about(archive(files[0])), numbers=numbers)
+
+
+def _rows(arrays: dict[str, Member]) -> int:
+    """How many frames an archive of one episode has: the rows of its pictures, else of its longest array."""
+    pictures = [array.shape[0] for array in arrays.values() if array.shape and Column.of(array).picture]
+    rows = pictures or [array.shape[0] for array in arrays.values() if array.shape]
+    return max(rows, default=0)
+
+
+def _about(arrays: dict[str, Member]) -> About:
+    """A replay buffer of dm_env steps (it has `discount`) keeps each action beside what it led to, behind zeros."""
+    action = next((arrays[name] for name in ACTIONS if name in arrays), None)
+    return About(arriving="discount" in arrays and action is not None and not np.any(action[0:1]))
+
+
+def _episodes_by_frames(arrays: dict[str, Member]) -> tuple[int, int] | None:
+    """(E, L) if the arrays are [E, L, ...]: pictures have five axes then, or actions three."""
+    for name, array in arrays.items():
+        if len(array.shape) == 5 or (len(array.shape) == 3 and name in ACTIONS):
+            return array.shape[0], array.shape[1]
+    return None

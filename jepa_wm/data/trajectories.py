@@ -1,0 +1,161 @@
+"""Trajectories on disk: flat HDF5 rows with `ep_offset` and `ep_len`, as stable-worldmodel writes them.
+
+Rows of one episode are contiguous. Row t holds the observation at t and the action taken there; the last action of
+an episode leads nowhere. N rows, E episodes. Frames are stored unchunked and read through a memory map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+
+from jepa_wm.core.errors import UserError, some
+from jepa_wm.core.files import fingerprint, mapped
+from jepa_wm.data.h5 import open_h5
+from jepa_wm.data.hdf5_filters import missing_filter
+
+ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
+ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
+
+
+class TrajectoryWriter:
+    """Writes a file of known size whole or not at all: it grows under a temporary name and is renamed by `close`."""
+
+    def __init__(self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]) -> None:
+        self.path, self._partial = Path(path), Path(path).with_suffix(".partial")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open_h5(self._partial, "w")
+        rows = int(np.sum(lengths))
+        self.offset = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        self._file["ep_len"], self._file["ep_offset"] = np.asarray(lengths, np.int64), self.offset
+        self._sums = {name: hashlib.sha256() for name in columns}
+        # The same rows cut into other episodes are other content.
+        self._cut = hashlib.sha256(np.asarray(lengths, "<i8").tobytes()).hexdigest()
+        for name, (shape, dtype) in columns.items():
+            self._file.create_dataset(name, (rows, *shape), dtype)
+
+    def write(self, column: str, row: int, values: np.ndarray) -> None:
+        """Put `values` [n, ...] at rows `row` .. `row + n`."""
+        self._file[column][row : row + len(values)] = values
+        self._sums[column].update(np.ascontiguousarray(values).data)
+
+    def close(self, **attributes: str | int | float | np.ndarray) -> None:
+        """Finish: store attributes and a digest of what was written, flush, and let the file appear under its name."""
+        content = self._cut + "".join(part.hexdigest() for part in self._sums.values())
+        self._file.attrs.update({"digest": hashlib.sha256(content.encode()).hexdigest()[:16], **attributes})
+        self._file.close()
+        self._partial.replace(self.path)
+
+    def abandon(self) -> None:
+        """Drop what was written."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+class Trajectories:
+    """A read-only trajectory file. `frames` is a memory map [N, h, w, c] uint8; nothing is loaded until indexed."""
+
+    def __init__(self, path: Path | str, *, pixels: str = "pixels", action: str = "action") -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise UserError(f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name another file")
+        try:
+            self._file = open_h5(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path}: not a readable HDF5 file ({error}); collect it again") from error
+        for name in ("ep_len", "ep_offset", pixels, action):
+            if name not in self._file:
+                raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
+            missing = missing_filter(self._file[name])
+            if missing is not None:
+                raise UserError(f"{self.path}: column '{name}' {missing}")
+        self.lengths = self._file["ep_len"][:]
+        self.offsets = self._file["ep_offset"][:]
+        needed = int((self.offsets + self.lengths).max()) if len(self.lengths) else 0
+        short = [f"'{name}' {len(self._file[name])}" for name in (pixels, action) if len(self._file[name]) < needed]
+        if short or not needed or self.lengths.min() < 1:
+            fault = f"its episodes need {needed} rows, it has of {', '.join(short)}" if short else "an episode is empty"
+            raise UserError(f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it again")
+        self.frames = _map(self._file[pixels], self.path)
+        self.actions = self._finite(self._file[action][:].astype(np.float32).reshape(len(self._file[action]), -1))
+        self.attributes: dict[str, object] = dict(self._file.attrs)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def digest(self) -> str:
+        """Names the content; written once by whoever made the file, else found in it."""
+        return str(self.attributes.get("digest") or fingerprint(self.path))
+
+    @property
+    def taken_actions(self) -> np.ndarray:
+        """[n, a] all actions but each episode's last, which leads nowhere and may be a filling; all there are where no
+        episode is longer than that."""
+        leads = np.ones(len(self.actions), bool)
+        leads[self.offsets + self.lengths - 1] = False
+        return self.actions[leads] if leads.any() else self.actions
+
+    @property
+    def action_kind(self) -> ActionKind:
+        """What an action is: a move ("delta", also where the file does not say) or a place to go to ("absolute").
+
+        UserError for another word in the file's attribute `action_kind`.
+        """
+        said = attribute_text(self.attributes.get("action_kind", "delta"))
+        for kind in ACTION_KINDS:
+            if said == kind:
+                return kind
+        raise UserError(
+            f"{self.path}: its attribute action_kind is {said!r}, neither delta nor absolute; "
+            "make the file again with `jepa-wm convert ... --action-kind delta` or `absolute`"
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
+    def _finite(self, actions: np.ndarray) -> np.ndarray:
+        """Actions [N, a]; what is not finite is refused, but in an episode's last, which leads nowhere: there 0."""
+        last = self.offsets + self.lengths - 1
+        actions[last] = np.nan_to_num(actions[last], nan=0.0, posinf=0.0, neginf=0.0)
+        bad = np.flatnonzero(~np.isfinite(actions).all(1))
+        if len(bad):
+            episode = int(np.searchsorted(self.offsets, bad[0], side="right")) - 1
+            raise UserError(
+                f"{self.path}: {len(bad)} actions are not finite, the first in episode {episode}; leave such episodes "
+                f"out with `jepa-wm convert ... --without {episode}`"
+            )
+        return actions
+
+    def column(self, name: str) -> np.ndarray:
+        """A whole small column [N, ...]; UserError if the file lacks it."""
+        if name not in self._file:
+            raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
+        return self._file[name][:]
+
+    def states(self) -> np.ndarray:
+        """[N, Y] float32 of the column 'state', also where it holds a single number a row; UserError without it."""
+        return self.column("state").astype(np.float32).reshape(len(self.actions), -1)
+
+    @property
+    def state_size(self) -> int:
+        """Y, 0 where the file has no state."""
+        return int(np.prod(self._file["state"].shape[1:])) if "state" in self else 0
+
+
+def attribute_text(value: object) -> str:
+    """An HDF5 attribute as text: other writers than h5py store bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _map(dataset: h5py.Dataset, path: Path) -> np.ndarray:
+    """A memory map of an unchunked dataset, else the dataset read whole."""
+    offset = dataset.id.get_offset()
+    if dataset.chunks is None and offset is not None:
+        return mapped(path, dataset.dtype, dataset.shape, offset)
+    return dataset[:]

@@ -1,0 +1,181 @@
+"""One video file: the frames on screen at given seconds, as PyAV decodes them.
+
+K frames of h x w px, turned the way the file says they are to be shown. Seconds count from the first frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+from jepa_wm.data.video_stream import AMISS, Shown, VideoError, VideoStream
+
+FAR = 2.0  # seconds ahead from which looking for a keyframe is cheaper than decoding on
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a video's header says; `seconds` and `frames` are counted where it says nothing."""
+
+    seconds: float
+    fps: float  # on average
+    frames: int
+    width: int  # px, as shown
+    height: int
+    codec: str
+
+
+class Video:
+    """An open video file; close it, or use it in a `with`.
+
+    `size` scales frames, antialiased, so that their shorter side has that many px. A frame is on screen from its own
+    timestamp until that of the next, whatever the nominal rate; after the last frame the last one stays. Alpha is
+    dropped: colours are shown as stored. Pixels are taken for square.
+    """
+
+    def __init__(self, path: Path | str, *, size: int | None = None, source: BinaryIO | None = None) -> None:
+        """`source` holds the file's bytes where the path is only what to call it."""
+        self.path, self.size = Path(path), size
+        if source is None and not self.path.is_file():
+            raise VideoError(f"{path}: no such video file")
+        self._now: Shown | None = None  # on screen at the last second asked for
+        self._next: Shown | None = None  # the one after it, decoded already
+        self._frames: Iterator[Shown] = iter(())
+        with _blaming(self.path):
+            self._stream = VideoStream(self.path, source)
+
+    def facts(self) -> Facts:
+        """Length, rate and size; reads the whole file (without decoding) where the header does not tell them."""
+        with _blaming(self.path):
+            height, width = self._shown_at(0.0).shape[:2]
+            count, end = self._stream.video.frames, self._stream.promised_end
+            if not count or end is None:
+                self._now = self._next = None  # the file is read on from elsewhere
+                count, end = self._stream.counted()
+        rate = float(self._stream.video.average_rate or (count / end if end else 1.0))
+        return Facts(end, rate, count, width, height, self._stream.video.codec_context.name)
+
+    def at(self, seconds: np.ndarray) -> np.ndarray:
+        """[K, h, w, 3] uint8 frames on screen at `seconds` [K], in any order.
+
+        Before the first frame the first is shown, after the last the last. VideoError if the file is damaged there,
+        or ends before its header says.
+        """
+        return self._each(seconds, self._shown_at)
+
+    def nearest(self, seconds: np.ndarray, *, within: float) -> np.ndarray:
+        """[K, h, w, 3] uint8 frames whose own times are nearest to `seconds` [K], in any order.
+
+        VideoError as of `at`, and where no frame is nearer than `within` seconds: it is missing there.
+        """
+        return self._each(seconds, lambda second: self._near(second, within))
+
+    def _each(self, seconds: np.ndarray, look: Callable[[float], np.ndarray]) -> np.ndarray:
+        wanted, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
+        with _blaming(self.path):
+            try:
+                shown = [look(second) for second in wanted]
+            except AMISS:
+                self._now = None  # what is decoded next does not follow it
+                raise
+        if len({frame.shape for frame in shown}) > 1:
+            raise VideoError(f"{self.path}: changes its size on the way; encode it again")
+        return np.stack([shown[i] for i in back.reshape(-1)])
+
+    def stamps(self) -> np.ndarray:
+        """[K] seconds at which frames are shown, in order, from the packets of the whole file: nothing is decoded."""
+        self._now = self._next = None  # the file is read on from elsewhere
+        with _blaming(self.path):
+            return self._stream.stamps()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _shown_at(self, second: float) -> np.ndarray:
+        return self._pixels(self._go(second)[1])
+
+    def _near(self, second: float, within: float) -> np.ndarray:
+        frames = [self._go(second), *([] if self._next is None else [self._next])]
+        shown, frame = min(frames, key=lambda frame: abs(frame[0] - second))
+        if abs(shown - second) >= within:
+            raise VideoError(f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at {shown:.3f} s")
+        return self._pixels(frame)
+
+    def _go(self, second: float) -> Shown:
+        """Let the frame on screen at `second` be the current one."""
+        far = FAR if self._stream.can_seek else math.inf
+        if self._now is None or not self._now[0] <= second <= self._now[0] + far:
+            self._jump(second)
+        while self._next is not None and self._next[0] <= second + self._stream.slack:
+            self._now, self._next = self._next, next(self._frames, None)
+        assert self._now is not None
+        if self._next is None:
+            self._refuse_early_end(second)
+        return self._now
+
+    def _jump(self, second: float) -> None:
+        self._frames = self._stream.after(second)
+        first = next(self._frames, None)
+        if first is None:
+            raise VideoError(f"{self.path}: holds no frame that can be decoded; copy it again")
+        self._now, self._next = first, next(self._frames, None)
+
+    def _refuse_early_end(self, second: float) -> None:
+        assert self._now is not None
+        promised, (shown, frame) = self._stream.promised_end, self._now
+        if promised is None or not frame.duration:
+            return
+        end = shown + frame.duration * self._stream.tick
+        late = max(0.5, 2 * frame.duration * self._stream.tick)
+        if end + late < min(second, promised):
+            raise VideoError(
+                f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it was cut short: "
+                "copy it again"
+            )
+
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        if self.size is not None:
+            scale = self.size / min(frame.width, frame.height)
+            width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+            frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
+        image = frame.to_ndarray(format="rgb24")
+        quarters = round(frame.rotation / 90)  # counter-clockwise, as the file's display matrix has it
+        return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
+
+
+def moments(fps: float, *, start: float = 0.0, end: float) -> np.ndarray:
+    """[K] seconds start, start + 1/fps, ... before `end`: what to ask `Video.at` for to see a stretch at a rate.
+
+    Always at least one. ValueError for a rate or a stretch that is not positive.
+    """
+    if fps <= 0 or end < start:
+        raise ValueError(
+            f"fps {fps}, start {start}, end {end}: the rate must be above 0 and the end not before the start"
+        )
+    count = max(1, math.ceil((end - start) * fps - 1e-6))
+    return start + np.arange(count) / fps
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Whatever PyAV raises for a damaged file becomes a VideoError with the file's name."""
+    try:
+        yield
+    except AMISS as error:
+        raise VideoError(f"{path}: cannot be decoded ({error}); copy or encode it again") from error

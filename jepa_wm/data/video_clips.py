@@ -1,0 +1,186 @@
+"""Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their frames.
+
+B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a moment of a video: video * 2^36 +
+microseconds; the videos of several sets are numbered on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.data.order import Dealer, SampleOrder
+from jepa_wm.data.video import VideoError
+from jepa_wm.data.video_set import VideoSet
+
+MOMENTS = 2**36  # microseconds, nineteen hours; of a longer video the rest is not used
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of a mixture, the order of its samples, and its share of them relative to the other parts.
+
+    Every video gives `clips` samples an epoch.
+    """
+
+    videos: VideoSet
+    order: SampleOrder
+    weight: float = 1.0
+    clips: int = 1
+
+    def __post_init__(self) -> None:
+        if self.order.count != len(self.videos) * self.clips:
+            raise UserError(
+                f"the order is of {self.order.count} samples, but {len(self.videos)} videos are readable, with "
+                f"{self.clips} clips of each"
+            )
+
+
+class VideoClipSampler:
+    """Draws clips of T frames, 1/fps seconds apart, from each video as often in an epoch as its part says; has the
+    methods of `ClipSampler`.
+
+    `fps` are the rates to draw from, one for each clip. Frames are scaled to S on their shorter side and cut to the
+    middle square. Of a video shorter than a clip, the clip begins with the first frame and the last one is repeated.
+    Every set of a mixture gives samples in proportion to its weight. `workers` threads decode.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], *, frames: int, fps: tuple[float, ...], size: int, workers: int = 1
+    ) -> None:
+        if not fps or min(fps) <= 0:
+            raise UserError(f"fps {fps}: give at least one rate above 0")
+        self.parts, self.frames, self.fps, self.size = parts, frames, fps, size
+        order = parts[0].order
+        self._dealer = Dealer(tuple(part.weight for part in parts), order.seed, order.rank)
+        self._first = np.cumsum([0, *(len(part.videos) for part in parts)])  # number of each part's first video
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+
+    def rows(self, step: int, batch: int) -> np.ndarray:
+        """[B, T] moments of batch `step`."""
+        return np.stack([self._clip(step * batch + i) for i in range(batch)])
+
+    def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
+        """[B, R] moments of `count` other frames of each clip's video, at least `apart` frame intervals of the clip
+        from it where the video is long enough, else as far as it allows."""
+        rows, order = self.rows(step, batch), self.parts[0].order
+        r = np.random.default_rng([order.seed, 7, order.rank, step])
+        video, moment = np.divmod(rows, MOMENTS)
+        at = [self._at(int(v)) for v in video[:, 0]]
+        seconds = np.array([part.videos.length(number) for part, number in at])
+        end = (seconds * 1e6).astype(np.int64).clip(max=MOMENTS - 1)
+        away = apart * (moment[:, 1] - moment[:, 0] if self.frames > 1 else int(1e6 / self.fps[0]))
+        before = np.maximum(moment[:, 0] - away, 0)  # microseconds that are far enough, at either side
+        after = np.maximum(end - (moment[:, -1] + away), 0)
+        pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
+        found = np.where(pick < before[:, None], pick, (end - after - before)[:, None] + pick)
+        farther = np.where(moment[:, 0] > end - moment[:, -1], 0, end)
+        found = np.where((before + after == 0)[:, None], farther[:, None], found)
+        return video[:, :1] * MOMENTS + found
+
+    def path_at(self, rows: np.ndarray) -> Tensor:
+        """[B, T, 0]: a video has no actions."""
+        return torch.zeros(*rows.shape, 0)
+
+    def frames_at(self, rows: np.ndarray) -> Tensor:
+        """[B, ..., S, S, 3] uint8 frames of moments [B, ...], each row of one video, as `read`."""
+        return self.read(rows)[0]
+
+    def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """(frames [B, ..., S, S, 3] uint8, the moments [B, ...] that they are of) of moments [B, ...], each row of one
+        video.
+
+        A video that cannot be decoded there is noted in its set's `unreadable`, with a warning, and the next readable
+        clip of the batch, or else the start of the next readable video, stands in for its clip, so that no process
+        waits for another. UserError if there are too many.
+        """
+        flat = rows.reshape(len(rows), -1).copy()
+        each = map if self._pool is None else self._pool.map
+        clips = list(each(self._decoded, flat))
+        good = [i for i, clip in enumerate(clips) if clip is not None]
+        if not good:
+            clips[0], flat[0] = self._next_readable(flat[0])
+            good = [0]
+        stand_in = [i if clips[i] is not None else next((g for g in good if g > i), good[0]) for i in range(len(rows))]
+        stacked = np.stack([clip for i in stand_in if (clip := clips[i]) is not None])
+        frames = torch.from_numpy(stacked.reshape(*rows.shape, *stacked.shape[2:]))
+        return frames, flat[stand_in].reshape(rows.shape)
+
+    def episode_at(self, rows: np.ndarray) -> np.ndarray:
+        """[B] a number for the file of each clip [B, T]: the same for the same file, also where it is listed twice."""
+        return np.array([self._file(int(video)) for video in rows[:, 0] // MOMENTS], np.int64)
+
+    def _file(self, video: int) -> int:
+        part, number = self._at(video)
+        entry = part.videos.entry(number)
+        named = f"{os.path.normpath(entry.path)} {entry.span}".encode()
+        return int.from_bytes(hashlib.sha256(named).digest()[:7], "big")
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What is wrong with each video that could not be read so far."""
+        return [why for part in self.parts for why in part.videos.unreadable.why.values()]
+
+    def _clip(self, n: int) -> np.ndarray:
+        """[T] moments of the n-th sample."""
+        number, before = self._dealer.nth(n)
+        part = self.parts[number]
+        epoch, sample = part.order.nth(before)
+        video = sample // part.clips
+        r = np.random.default_rng([part.order.seed, 8, number, epoch, sample])
+        interval = 1 / self.fps[r.integers(len(self.fps))]
+        span = (self.frames - 1) * interval
+        seconds = min(part.videos.length(video), MOMENTS / 1e6 - span - interval)
+        start = r.random() * max(seconds - span - interval, 0.0)  # the last frame has its time too
+        moments = ((start + interval * np.arange(self.frames)) * 1e6).astype(np.int64)
+        return (self._first[number] + video) * MOMENTS + moments
+
+    def _at(self, video: int) -> tuple[Part, int]:
+        """(the part a video belongs to, its number there)."""
+        number = int(np.searchsorted(self._first, video, side="right")) - 1
+        return self.parts[number], video - int(self._first[number])
+
+    def _decoded(self, moments: np.ndarray) -> np.ndarray | None:
+        """[n, S, S, 3] frames, None if the video cannot be read there."""
+        part, video = self._at(int(moments[0] // MOMENTS))
+        entry = part.videos.entry(video)
+        try:
+            footage = entry.open(fps=part.videos.folder_fps, size=self.size)
+            try:
+                return middle(footage.at(moments % MOMENTS / 1e6), self.size)
+            finally:
+                footage.close()
+        except VideoError as error:
+            part.videos.unreadable.add(entry.path, error)
+            return None
+
+    def _next_readable(self, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(frames, moments) the same moments of the next video that can be read; the ceiling on the unreadable ends
+        the search."""
+        video, count = int(moments[0] // MOMENTS), int(self._first[-1])
+        for number in range(video + 1, video + count):
+            there = number % count * MOMENTS + moments % MOMENTS
+            clip = self._decoded(there)
+            if clip is not None:
+                return clip, there
+        raise UserError("no video can be decoded; see the warnings for their names")
+
+
+def loaded_size(image_size: int, smallest: float) -> int:
+    """px to load frames at so that a crop of between `smallest` and all of the area has about `image_size` px."""
+    return math.ceil(image_size / math.sqrt((smallest + 1) / 2))
+
+
+def middle(frames: np.ndarray, size: int) -> np.ndarray:
+    """[T, size, size, 3] the middle of frames [T, h, w, 3], whose shorter side is `size`."""
+    top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
+    return frames[:, top : top + size, left : left + size]

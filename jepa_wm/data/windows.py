@@ -1,0 +1,160 @@
+"""Windows of frames and action blocks for dynamics, model steps up to an episode's end for heads, pairs for the metric
+and the policy, as pure functions of (seed, step).
+
+Every start in a file is as likely as any other, so a long episode counts by its frames.
+B windows, T frames, H model steps, k frameskip, A = action size a x k.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.data.sampling import EvenDraw, leave_out_short
+from jepa_wm.data.trajectories import Trajectories
+
+
+class WindowSampler:
+    """Draws windows of T frames, `frameskip` environment steps apart, starting at multiples of `stride`.
+
+    Episodes that are too short for one are left out, which is said; UserError where none is left. `setting` names what
+    asks for so many frames.
+    """
+
+    def __init__(
+        self, data: Trajectories, *, frames: int, frameskip: int, stride: int, seed: int,
+        setting: str = "train.dynamics.frames",
+    ) -> None:  # fmt: skip
+        self.span = (frames - 1) * frameskip
+        purpose = f"{setting} {frames} at dynamics.frameskip {frameskip}"
+        leave_out_short(data.path, data.lengths, self.span + 1, purpose)
+        self.data, self.frames, self.frameskip, self.stride, self.seed = data, frames, frameskip, stride, seed
+        self._starts = EvenDraw(np.maximum((data.lengths - 1 - self.span) // stride + 1, 0))
+
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B, T], frame [B, T], action blocks [B, T-1, A]) of batch `step`."""
+        r = np.random.default_rng([self.seed, 4, step])
+        episode, start = self._starts.at(r.random(batch))
+        return self.at(episode, start * self.stride)
+
+    def elsewhere(self, step: int, episode: np.ndarray, *, count: int = 1) -> np.ndarray:
+        """[B, count] frames from anywhere in the episodes [B] of batch `step`, at multiples of `stride`."""
+        r = np.random.default_rng([self.seed, 13, step])
+        return self._any_of(r, self.data.lengths[episode] - 1, count)
+
+    def up_to(self, step: int, last: np.ndarray, *, count: int = 1) -> np.ndarray:
+        """[B, count] frames of batch `step` at multiples of `stride`, from the episode's first to frame `last` [B]."""
+        return self._any_of(np.random.default_rng([self.seed, 14, step]), last, count)
+
+    def _any_of(self, r: np.random.Generator, last: np.ndarray, count: int) -> np.ndarray:
+        frames = last // self.stride + 1
+        return (r.random((len(last), count)) * frames[:, None]).astype(np.int64) * self.stride
+
+    def at(self, episode: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The windows of `episode` [B] that begin at frame `first` [B]."""
+        frame = first[:, None] + self.frameskip * np.arange(self.frames)
+        blocks = self.data.actions[self.rows(episode, first)].reshape(len(episode), self.frames - 1, -1)
+        return np.repeat(episode[:, None], self.frames, 1), frame, blocks
+
+    def rows(self, episode: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """[B, (T-1) * frameskip] rows of the file whose actions lead through the windows."""
+        return (self.data.offsets[episode] + first)[:, None] + np.arange(self.span)
+
+
+class PairSampler:
+    """Draws a frame and a later one of the same episode, at multiples of `stride`; UserError where there are none."""
+
+    def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
+        self.data, self.stride, self.seed = data, stride, seed
+        leave_out_short(data.path, data.lengths, stride + 1, f"a pair of frames at freeze.stride {stride}")
+        self._starts = EvenDraw((data.lengths - 1) // stride)
+
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B], frames [2, B], environment steps between them [B], at least one stride) of batch `step`."""
+        r = np.random.default_rng([self.seed, 5, step])
+        episode, first = self._starts.at(r.random(batch))
+        last = (self.data.lengths[episode] - 1) // self.stride
+        later = first + 1 + (r.random(batch) * (last - first)).astype(np.int64)
+        return episode, np.stack([first, later]) * self.stride, (later - first) * self.stride
+
+
+class GoalSampler:
+    """Draws a frame, a later one of the same episode as the goal, and the action blocks taken from the former on."""
+
+    def __init__(self, data: Trajectories, *, steps: int, frameskip: int, stride: int, seed: int) -> None:
+        leave_out_short(data.path, data.lengths, frameskip + 1, f"a goal at dynamics.frameskip {frameskip}")
+        self.data, self.steps, self.frameskip, self.stride, self.seed = data, steps, frameskip, stride, seed
+        self._starts = EvenDraw(np.maximum((data.lengths - 1 - frameskip) // stride + 1, 0))
+
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B], frames [2, B], blocks [B, H, A], counts [B, H]) of batch `step`.
+
+        The goal lies any number of model steps later; `counts` is 1 for blocks taken before it was reached.
+        """
+        r = np.random.default_rng([self.seed, 8, step])
+        episode, start = self._starts.at(r.random(batch))
+        first, last = start * self.stride, self.data.lengths[episode] - 1
+        # Model steps; near goals more often, as a way there says more about the next action than about the last.
+        gap = 1 + (r.random(batch) ** 2 * ((last - first) // self.frameskip)).astype(np.int64)
+        after = np.minimum(first[:, None] + np.arange(self.steps * self.frameskip), last[:, None])
+        blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(batch, self.steps, -1)
+        counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)
+        return episode, np.stack([first, first + gap * self.frameskip]), blocks, counts
+
+
+class StepSampler:
+    """Draws a frame and the model step that begins there; the last one of an episode may be cut by its end.
+
+    `taken` [E] says how many actions of each episode count, from its first on, and `ended` [E] whether the last of them
+    ended it. A step that such an end cuts is drawn as any other, and its actions after the end, which were never taken,
+    are those of steps elsewhere in the file: an agent's plan goes on past an end that it does not know of, and whatever
+    marked these actions would tell what they cannot know. A step that is cut where the recording merely stops is left
+    out, since nobody knows how it went on.
+    """
+
+    def __init__(
+        self, data: Trajectories, *, taken: np.ndarray, ended: np.ndarray, frameskip: int, stride: int, seed: int
+    ) -> None:  # fmt: skip
+        self.data, self.taken, self.ended = data, taken, ended
+        self.frameskip, self.stride, self.seed = frameskip, stride, seed
+        cut, whole = -(-taken // stride), np.maximum((taken - frameskip) // stride + 1, 0)
+        self._starts, self._whole = EvenDraw(np.where(ended, cut, whole)), EvenDraw(whole)
+        if not self._starts.total or not self._whole.total:
+            raise UserError(
+                f"{data.path}: no episode has a whole model step of dynamics.frameskip {frameskip} actions; lower it, "
+                "or give longer episodes"
+            )
+
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(episode [B], frame [B], rows of its actions [B, k], which of them were taken [B, k], blocks [B, A]) of batch
+        `step`; the rows of actions that were not taken repeat the last one that was."""
+        r = np.random.default_rng([self.seed, 15, step])
+        episode, start = self._starts.at(r.random(batch))
+        number = (start * self.stride)[:, None] + np.arange(self.frameskip)
+        last = self.taken[episode][:, None] - 1
+        rows, taken = self.data.offsets[episode][:, None] + np.minimum(number, last), number <= last
+        other, begin = self._whole.at(r.random(batch))
+        instead = (self.data.offsets[other] + begin * self.stride)[:, None] + np.arange(self.frameskip)
+        blocks = self.data.actions[np.where(taken, rows, instead)].reshape(batch, -1)
+        return episode, start * self.stride, rows, taken, blocks
+
+
+class FrameSampler:
+    """Draws single frames at multiples of `stride`."""
+
+    def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
+        self.stride, self.seed = stride, seed
+        self._starts = EvenDraw(-(-data.lengths // stride))
+
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(episode [B], frame [B]) of batch `step`."""
+        episode, number = self._starts.at(np.random.default_rng([self.seed, 16, step]).random(batch))
+        return episode, number * self.stride
+
+
+def usual_steps(lengths: np.ndarray, frameskip: int) -> int:
+    """Model steps that at least half of the episodes of `lengths` [E] frames hold, never fewer than one.
+
+    For what looks at windows of one length in all episodes: a single short one shall not shorten them all.
+    """
+    return max(1, int(np.sort(lengths)[len(lengths) // 2] - 1) // frameskip)

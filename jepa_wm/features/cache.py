@@ -1,0 +1,205 @@
+"""The `encode` stage: frozen features computed once, kept on disk, read through a memory map.
+
+R encoded rows, N tokens a frame, D width. bf16 numbers are stored as 16-bit integers, which NumPy can map.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jepa_wm.config import Config
+from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
+from jepa_wm.core.distributed import here
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import allocate, mapped, write_atomic
+from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.lock import lock
+from jepa_wm.core.precision import set_threads, settled
+from jepa_wm.core.progress import Progress
+from jepa_wm.core.run import RunFolder
+from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.features.backbone import Backbone, backbone_of
+from jepa_wm.features.encoder import Eye
+from jepa_wm.models.vit import Encoder
+
+PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
+CHUNK = 512  # frames encoded between two looks at the clock and at signals
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """Freeze the pretrained target encoder, or the backbone that the config names, into an eye and encode the training
+    and held-out frames."""
+    return run.once("encode", freeze_and_encode)
+
+
+def freeze_and_encode(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; what an interrupted pass has done is kept."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    folder = run.stage_dir("encode")
+    eye = _frozen_eye(run, config, folder)
+    result: dict[str, object] = {}
+    for part in PARTS:
+        data = open_data(run.path, config, part)
+        write_features(folder / part, eye, data, stride=config.freeze.stride)
+        result[part] = {"rows": len(encoded_rows(data, config.freeze.stride)), "path": str(folder / part)}
+    return result | {"tokens": eye.tokens_per_frame, "width": eye.width}
+
+
+def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
+    """Encode one of `shares` equal parts of all frames, for `freeze_and_encode` to find; others do theirs meanwhile."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    folder = run.stage_dir("encode")
+    eye = _frozen_eye(run, config, folder)
+    for part in PARTS:
+        write_features(
+            folder / part, eye, open_data(run.path, config, part), stride=config.freeze.stride, share=(share, shares)
+        )
+    return {"share": share, "shares": shares}
+
+
+def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
+    """The eye of the run, made by whichever process comes first."""
+    with open(folder / ".eye.lock", "w") as handle:
+        lock(handle.fileno(), fcntl.LOCK_EX, run.path)
+        if not (folder / "eye.json").exists():
+            train = open_data(run.path, config, "train")
+            size = config.observe.image_size
+            eye = Eye(encoder_of(run, config), size, precision=config.train.precision).to(here().device)
+            count = min(config.freeze.samples, len(train.actions))
+            eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
+            eye.save(folder)
+    return Eye.load(folder).to(here().device)
+
+
+def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
+    """Row numbers of every `stride`-th frame of each episode."""
+    return np.concatenate([o + np.arange(0, n, stride) for o, n in zip(data.offsets, data.lengths, strict=True)])
+
+
+def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)) -> None:
+    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride.
+
+    `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = encoded_rows(data, stride)
+    shape = (len(rows), eye.tokens_per_frame, eye.width)
+    key = {"eye": weights_digest(eye), "data": data.digest, "stride": stride, "shape": list(shape)}
+    first, last = (len(rows) * k // share[1] for k in (share[0], share[0] + 1))
+    meta = folder / ("features.json" if share == (0, 1) else f"share_{share[0]}_of_{share[1]}.json")
+    start = _done(meta, key, first)
+    covered = [(a, b) for file in folder.glob("share_*.json") if (a := _done(file, key, -1, "first")) >= 0
+               and (b := _done(file, key, -1)) > a] if share == (0, 1) else []  # fmt: skip
+    file = folder / "features.bf16"
+    if start == first:
+        meta.unlink(missing_ok=True)  # from here on the file below is another's no more
+        allocate(file, int(np.prod(shape)) * 2)
+    # Written, not mapped: of a page that is mapped on two machines, one would write back the other's rows as they were.
+    told = Progress(f"encode {folder.name}", last - first, start=start - first)
+    with open(file, "r+b") as store, catching_signals() as stop, told as bar:
+        at, written = start, start
+        while at < last:
+            end = min(at + CHUNK, last, *(a for a, _ in covered if a > at))
+            found = max((b for a, b in covered if a <= at < b), default=0)
+            if not found:
+                tokens = eye(torch.from_numpy(data.frames[rows[at:end]]))
+                store.seek(at * int(np.prod(shape[1:])) * 2)
+                store.write(tokens.bfloat16().view(torch.int16).cpu().contiguous().numpy().data)
+            at = found or end
+            bar.update(at - first)
+            if stop.requested or at == last or at - written >= 20 * CHUNK:
+                store.flush()
+                os.fsync(store.fileno())
+                write_atomic(meta, json.dumps({**key, "first": first, "done": at}))
+                written = at
+            stop.raise_if_requested()
+
+
+def _done(meta: Path, key: Mapping[str, object], nothing: int, name: str = "done") -> int:
+    """How far a pass for `key` has come by its record (or where it began); `nothing` where there is no such pass."""
+    known = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else {}
+    return int(known.get(name, nothing)) if {k: known.get(k) for k in key} == key else nothing
+
+
+class Features:
+    """Frozen features of a trajectory file, by row number."""
+
+    def __init__(self, folder: Path, data: Trajectories) -> None:
+        meta = folder / "features.json"
+        if not meta.exists():
+            raise UserError(f"{meta}: no cached features; run `jepa-wm encode` first")
+        known = json.loads(meta.read_text(encoding="utf-8"))
+        if known["data"] != data.digest or known["done"] != known["shape"][0]:
+            raise UserError(f"{folder}: features are unfinished or of other data than {data.path}; encode again")
+        self.stride, self.data = int(known["stride"]), data
+        self._store = mapped(folder / "features.bf16", np.int16, tuple(known["shape"]))
+        self.counts = -(-data.lengths // self.stride)  # [E] frames of each episode in the store
+        self._first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+
+    @property
+    def numbers(self) -> int:
+        """N * D of a frame."""
+        return int(np.prod(self._store.shape[1:]))
+
+    def tokens(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one shape."""
+        return torch.from_numpy(self._store[self.index(episode, frame)]).view(torch.bfloat16)
+
+    def index(self, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Where frames (multiples of the stride) of episodes lie in the store."""
+        return self._first[episode] + frame // self.stride
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def slab(self, first: int, last: int) -> Tensor:
+        """[last - first, N, D] bf16 tokens in the order of the store."""
+        return self.rows(np.arange(first, min(last, len(self))))
+
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """[r, N, D] bf16 tokens of rows [r] of the store."""
+        return torch.from_numpy(self._store[rows]).view(torch.bfloat16)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Short sha256 of all weights; of an eye, of its standardising numbers too."""
+    sha = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        sha.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
+    """The encoder of a run: its own, or the backbone that the config names; random weights are those of the seed."""
+    if config.freeze.backbone is None:
+        return pretrained(run)
+    torch.manual_seed(config.seed)
+    return backbone_of(config.freeze, config.observe.image_size)
+
+
+def pretrained(run: RunFolder) -> Encoder:
+    """The target encoder of the newest pretraining checkpoint; a random one if train.pretrain.steps is 0."""
+    config = run.config
+    torch.manual_seed(config.seed)
+    encoder = Encoder.from_settings(config.observe.image_size, config.encode)
+    if config.train.pretrain.steps == 0:
+        return encoder
+    newest = newest_checkpoint(run.path / "pretrain" / "checkpoints")
+    if newest is None:
+        raise UserError(f"{run.path / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first")
+    weights, _ = load_checkpoint(newest)
+    encoder.load_state_dict({k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")})
+    return encoder

@@ -1,0 +1,169 @@
+"""The frozen eye: an encoder that learns no more, with the numbers that standardise what it sees.
+
+B frames, N tokens a frame, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jepa_wm.core.checkpoint import load_strict
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import write_atomic
+from jepa_wm.core.precision import autocast
+from jepa_wm.core.standardise import shared_scale
+from jepa_wm.data.clips import to_input
+from jepa_wm.features.backbone import Backbone
+from jepa_wm.features.model_card import CARD
+from jepa_wm.models.settings import Encode
+from jepa_wm.models.vit import Encoder
+
+_SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
+
+
+class Eye(
+    nn.Module, ModelHubMixin, library_name="jepa_wm", pipeline_tag="image-feature-extraction", model_card_template=CARD
+):
+    """Single frames to standardised tokens: mean per position and one scale per dimension are removed, because a
+    constant, position-only part otherwise drowns what differs between frames.
+
+    `save_pretrained`, `push_to_hub` and `from_pretrained` (huggingface_hub) share one with others; a run keeps its own
+    by `save` and `load`.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: Encoder | Backbone, image_size: int, *, precision: str = "bf16") -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.image_size, self.precision = image_size, precision
+        self.register_buffer("mean", torch.zeros(encoder.tokens_per_frame, encoder.width))
+        self.register_buffer("scale", torch.ones(encoder.width))
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.encoder.tokens_per_frame
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width
+
+    @torch.no_grad()
+    def raw(self, frames: Tensor, *, batch: int = 256) -> Tensor:
+        """[B, N, D] fp32 tokens, where the eye is, of uint8 frames [B, h, w, c] from anywhere, before standardising."""
+        out = []
+        for part in frames.split(batch):
+            part = part.to(self.mean.device)
+            with autocast(part.device, self.precision):
+                clip = to_input(part, self.image_size)[:, None].expand(-1, self.encoder.tubelet, -1, -1, -1)
+                out.append(self.encoder(clip).float())
+        return torch.cat(out)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[B, N, D] fp32 standardised tokens, as `raw`."""
+        return (self.raw(frames) - self.mean) / self.scale
+
+    @torch.no_grad()
+    def standardise_on(self, frames: np.ndarray) -> Tensor:
+        """Set mean and scale from frames [B, h, w, c]; returns their standardised tokens."""
+        tokens = self.raw(torch.from_numpy(frames))
+        self.mean.copy_(tokens.mean(0))
+        self.scale.copy_(shared_scale((tokens - self.mean).square().mean((0, 1)).sqrt()))
+        return (tokens - self.mean) / self.scale
+
+    def save(self, folder: Path) -> None:
+        """`eye.safetensors` and `eye.json` in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write(folder / "eye.safetensors", folder / "eye.json", self._sizes())
+
+    @classmethod
+    def load(cls, folder: Path) -> Eye:
+        """The eye saved in `folder`; UserError names what is missing."""
+        for name in ("eye.json", "eye.safetensors"):
+            if not (folder / name).exists():
+                raise UserError(f"{folder / name}: no frozen eye here; run `jepa-wm encode` first")
+        sizes = json.loads((folder / "eye.json").read_text(encoding="utf-8"))
+        return cls._read(folder / "eye.safetensors", sizes)
+
+    def _sizes(self) -> dict[str, Any]:
+        """What it takes to build an equal eye before its weights are loaded."""
+        sizes = {"image_size": self.image_size, "precision": self.precision}
+        if isinstance(self.encoder, Backbone):
+            return sizes | {"backbone": self.encoder.name}
+        if self.encoder.settings is None:
+            raise ValueError("encoder has no settings to save; make it by Encoder.from_settings")
+        return sizes | {"encode": self.encoder.settings.model_dump()}
+
+    def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
+        partial = weights.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial)
+        partial.replace(weights)
+        write_atomic(sizes_file, json.dumps(sizes, indent=1))
+
+    @classmethod
+    def _read(cls, weights: Path, sizes: dict[str, Any]) -> Eye:
+        encoder: Encoder | Backbone
+        if "backbone" in sizes:
+            encoder = Backbone(sizes["backbone"], sizes["image_size"])
+        else:
+            unsaid = sorted(set(Encode.model_fields) - set(sizes["encode"]))
+            if unsaid:  # a default would stand in, and the eye might see otherwise than it did
+                raise UserError(f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make it again")
+            encoder = Encoder.from_settings(sizes["image_size"], Encode(**sizes["encode"]))
+        eye = cls(encoder, sizes["image_size"], precision=sizes["precision"])
+        load_strict(eye, load_file(weights), source=str(weights))
+        return eye
+
+    def generate_model_card(self, *, measured: str = "No figures were given.") -> ModelCard:
+        """The README that is shared with the eye; `measured` says how well it sees (`model_card_kwargs` of
+        `save_pretrained` and `push_to_hub`)."""
+        if isinstance(self.encoder, Backbone):
+            encoder = f"timm {self.encoder.name}"
+        else:
+            encoder = f"{len(self.encoder.blocks)} blocks, patches of {self.encoder.patch} px"
+        return super().generate_model_card(
+            image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width, measured=measured,
+            encoder=encoder,
+            parameters=f"{sum(p.numel() for p in self.encoder.parameters()):,}",
+        )  # fmt: skip
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained as well.
+        self._write(save_directory / _SHARED[0], save_directory / _SHARED[1], {"eye": self._sizes()})
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
+        local_files_only: bool, token: str | bool | None, **unknown: Any,
+    ) -> Eye:  # fmt: skip
+        """The eye in a folder, or in a repository of the hub of that name."""
+        if unknown:
+            raise UserError(f"from_pretrained: an eye takes no {', '.join(unknown)}; its config.json says it all")
+        if Path(model_id).is_dir():
+            weights, config = (Path(model_id) / name for name in _SHARED)
+        else:
+            weights, config = (
+                Path(
+                    hf_hub_download(
+                        model_id, name, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                        local_files_only=local_files_only, token=token,
+                    )
+                )
+                for name in _SHARED
+            )  # fmt: skip
+        for file in (weights, config):
+            if not file.exists():
+                raise UserError(f"{file}: no shared eye here; give a folder that Eye.save_pretrained wrote")
+        sizes = json.loads(config.read_text(encoding="utf-8"))
+        if "eye" not in sizes:
+            raise UserError(f"{config}: describes another kind of model, not an eye of jepa_wm")
+        return cls._read(weights, sizes["eye"])

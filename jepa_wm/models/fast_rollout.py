@@ -1,0 +1,166 @@
+"""The dynamics for search: one frame after another for many plans, without gradients and without fresh memory.
+
+R plans, L layers, N tokens a frame, D latent width, A action numbers, P model width, h heads, d head width, W window.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jepa_wm.models.attention import attend
+from jepa_wm.models.blocks import Block, KeyValueCache
+from jepa_wm.models.dynamics import Dynamics
+from jepa_wm.models.mixture import Draw, Outcomes
+from jepa_wm.models.rope import rope_tables
+
+
+class Stepper:
+    """Equal to `Dynamics.forward` with a cache, frame by frame, for up to R plans.
+
+    A large tensor made anew for each operation can cost a CPU more than the operation itself, since the system
+    hands out every page cleared; so all large ones are made once here and written in place. Keys and values lie in a
+    ring of W frames, or of all `frames` there will be where these are fewer: the newest overwrites the oldest, and
+    nothing moves when the window slides.
+    """
+
+    def __init__(self, weights: Weights, plans: int, *, frames: int) -> None:
+        model, dtype = weights.model, weights.dtype
+        width, tokens = model.embed.out_features, model.tokens
+        heads = width // model.head_dim
+        self.model, self.dtype, self.weights, self.frames = model, dtype, weights, min(frames, model.window)
+
+        def room(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+            return torch.empty(*shape, dtype=kind, device=model.slot.device)
+
+        ring = (len(weights.layers), plans, heads, self.frames * tokens, model.head_dim)
+        self.keys, self.values = room(*ring), room(*ring)
+        self.query = room(plans, heads, tokens, model.head_dim)
+        self.sum = room(plans * tokens, width, kind=torch.float32)
+        self.qkv, self.hidden = room(plans * tokens, 3 * width), room(plans * tokens, weights.layers[0].fc1.outputs)
+        self.change = room(plans * tokens, width)
+
+    def remember(self, cache: list[KeyValueCache], which: Tensor, *, seen: int) -> None:
+        """Fill the ring for plans of samples `which` [R'] with the cached frames before number `seen`."""
+        tokens = self.model.tokens
+        for layer, memory in enumerate(cache):
+            if memory.keys is None or memory.values is None:
+                continue
+            held = memory.keys.shape[2] // tokens
+            for i, frame in enumerate(range(seen - held, seen)):
+                here, there = _frame(i, tokens), _frame(frame % self.frames, tokens)
+                self.keys[layer, : len(which), :, there] = memory.keys[:, :, here].to(self.dtype)[which]
+                self.values[layer, : len(which), :, there] = memory.values[:, :, here].to(self.dtype)[which]
+
+    @torch.no_grad()
+    def step(self, latents: Tensor, actions: Tensor, *, time: int, draw: Draw | None = None) -> Tensor:
+        """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R', A]; R' <= R.
+
+        Of several outcomes the likeliest, or the one that comes about by a draw.
+        """
+        model, (plans, tokens, _) = self.model, latents.shape
+        place, held = _frame(time % self.frames, tokens), _frame(0, tokens, min(time + 1, self.frames))
+        rope = rope_tables(model.positions(time, 1, latents.device), model.head_dim, model.rope_base)  # [N, d/2]
+        x = self.sum[: plans * tokens]
+        embedded = F.linear(latents.to(self.dtype), *self.weights.embed)
+        torch.add(embedded + model.slot, model.act(actions)[:, None], out=x.view(plans, tokens, -1))
+        for number, layer in enumerate(self.weights.layers):
+            keys, values = self.keys[number, :plans], self.values[number, :plans]
+            self._attend(x, layer, rope, keys, values, place, held)
+            hidden = layer.fc1(_norm(x, layer.norm2, self.dtype), out=self.hidden)
+            x += layer.fc2(torch.ops.aten.gelu_(hidden), out=self.change)
+        hidden = _norm(x, model.norm, self.dtype)
+        if self.weights.head is None:
+            return model.arrive(latents, hidden.view(plans, tokens, -1), draw)
+        return latents + model.whole(F.linear(hidden, *self.weights.head).view(plans, tokens, -1))
+
+    def _attend(
+        self, x: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor,
+        place: slice, held: slice,
+    ) -> None:  # fmt: skip
+        """Add a layer's attention to x [R' * N, P]; the frame's own keys and values go to `place` of the ring."""
+        plans, heads = keys.shape[:2]
+        qkv = layer.qkv(_norm(x, layer.norm1, self.dtype), out=self.qkv)
+        q, k, v = qkv.view(plans, -1, 3, heads, keys.shape[-1]).permute(2, 0, 3, 1, 4)  # each [R', h, N, d]
+        query = self.query[:plans]
+        _rotate_into(query, q, *rope)
+        _rotate_into(keys[:, :, place], k, *rope)
+        values[:, :, place] = v
+        seen = attend(query, keys[:, :, held], values[:, :, held])  # [R', h, N, d]
+        x += layer.proj(seen.transpose(1, 2).reshape(len(x), -1), out=self.change)
+
+
+class Weights(NamedTuple):
+    """The matrices of a model in the precision they are multiplied in; the running sum of layers stays in fp32."""
+
+    model: Dynamics
+    dtype: torch.dtype
+    embed: _Matrix
+    layers: list[_Layer]
+    head: _Matrix | None  # None: outcomes, computed by the model itself in fp32
+
+    @classmethod
+    def of(cls, model: Dynamics, precision: str) -> Weights:
+        """`precision` "fp32" copies nothing, "bf16" every matrix once."""
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        layers = [_Layer.of(block, dtype) for block in model.blocks]
+        head = None if isinstance(model.head, Outcomes) else _Matrix.of(model.head, dtype)
+        return cls(model, dtype, _Matrix.of(model.embed, dtype), layers, head)
+
+
+class _Matrix(NamedTuple):
+    """A linear layer that writes where it is told."""
+
+    weight: Tensor  # [outputs, inputs]
+    bias: Tensor  # [outputs]
+
+    @classmethod
+    def of(cls, linear: nn.Module, dtype: torch.dtype) -> _Matrix:
+        assert isinstance(linear, nn.Linear) and linear.bias is not None
+        return cls(linear.weight.detach().to(dtype), linear.bias.detach().to(dtype))
+
+    @property
+    def outputs(self) -> int:
+        return len(self.bias)
+
+    def __call__(self, x: Tensor, *, out: Tensor) -> Tensor:
+        """[rows, outputs] for x [rows, inputs], in the first rows of `out`."""
+        return torch.addmm(self.bias, x, self.weight.t(), out=out[: len(x)])
+
+
+class _Layer(NamedTuple):
+    """The parts of a block."""
+
+    norm1: nn.LayerNorm
+    qkv: _Matrix
+    proj: _Matrix
+    norm2: nn.LayerNorm
+    fc1: _Matrix
+    fc2: _Matrix
+
+    @classmethod
+    def of(cls, block: nn.Module, dtype: torch.dtype) -> _Layer:
+        assert isinstance(block, Block) and isinstance(block.mlp.act, nn.GELU)
+        qkv, proj = _Matrix.of(block.attn.qkv, dtype), _Matrix.of(block.attn.proj, dtype)
+        fc1, fc2 = _Matrix.of(block.mlp.fc1, dtype), _Matrix.of(block.mlp.fc2, dtype)
+        return cls(block.norm1, qkv, proj, block.norm2, fc1, fc2)
+
+
+def _frame(number: int, tokens: int, count: int = 1) -> slice:
+    """Where `count` frames from `number` on lie among the tokens."""
+    return slice(number * tokens, (number + count) * tokens)
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(dtype)
+
+
+def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """`encode.rope.rotate` of x [R', h, N, d] by angles [N, d/2], written to `out`."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    torch.mul(x, cos.repeat_interleave(2, -1), out=out)
+    out[..., 0::2].addcmul_(x[..., 1::2], sin, value=-1)
+    out[..., 1::2].addcmul_(x[..., 0::2], sin)

@@ -1,0 +1,171 @@
+"""Heads on frozen latents: reward, end of the episode, physical state, and the action that leads toward a goal.
+
+B samples, F flattened latent width, A action numbers of a model step, K bins, Y state numbers, H model steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from jepa_wm.core.distributed import batch_mean
+from jepa_wm.models.settings import HeadSizes
+
+
+@dataclass(frozen=True)
+class Present:
+    """Which heads there are beside the policy, as the columns of a trajectory file allow."""
+
+    reward: bool = False
+    termination: bool = False
+    state: tuple[str, ...] = ()  # names of the Y state numbers; empty: no such head
+
+
+class Heads(nn.Module):
+    """All heads of a world model; those that the data could not teach are None."""
+
+    def __init__(self, latent: int, action: int, present: Present, settings: HeadSizes) -> None:
+        super().__init__()
+        self.sizes = {"latent": latent, "action": action}
+        self.present, self.settings = present, settings
+        width = settings.width
+        self.policy = Policy(latent, action, settings)
+        self.reward = RewardHead(latent, action, width, settings.bins) if present.reward else None
+        self.termination = TerminationHead(latent, action, width) if present.termination else None
+        self.state = StateHead(latent, len(present.state), width) if present.state else None
+
+
+class Transition(nn.Module):
+    """An MLP on a latent, the one a model step later, and the scaled actions between them."""
+
+    def __init__(self, latent: int, action: int, width: int, outputs: int) -> None:
+        super().__init__()
+        # Three maps that are added, not one on all joined: a search would have to copy its latents for that.
+        self.before, self.after = nn.Linear(latent, width), nn.Linear(latent, width, bias=False)
+        self.act = nn.Linear(action, width, bias=False)
+        self.rest = nn.Sequential(
+            nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
+        )
+
+    def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+        """[..., outputs] in fp32 of latents [..., F] and actions [..., A]."""
+        return self.rest(self.before(before) + self.after(after) + self.act(actions)).float()
+
+
+class RewardHead(nn.Module):
+    """The reward of a model step as a distribution over bins that are equally spaced in symlog.
+
+    Its mean is the expected reward, without bias: a target lies on the two bins around it, in shares that average to
+    it. Source: the symexp two-hot loss of D. Hafner et al., DreamerV3, 2023.
+    """
+
+    bins: Tensor
+
+    def __init__(self, latent: int, action: int, width: int, bins: int) -> None:
+        super().__init__()
+        self.net = Transition(latent, action, width, bins)
+        self.register_buffer("bins", torch.zeros(bins))
+
+    def span(self, low: float, high: float) -> None:
+        """Spread the bins from the least to the largest reward of the data."""
+        ends = symlog(torch.tensor([low, high], dtype=torch.float64))
+        ends = ends + torch.tensor([-1e-3, 1e-3])  # a constant reward has a range too
+        self.bins.copy_(symexp(torch.linspace(float(ends[0]), float(ends[1]), len(self.bins), dtype=torch.float64)))
+
+    def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+        """[...] expected rewards of model steps."""
+        return self.net(before, after, actions).softmax(-1) @ self.bins
+
+    def loss(self, before: Tensor, after: Tensor, actions: Tensor, reward: Tensor) -> Tensor:
+        """Mean cross-entropy for rewards [...]."""
+        logits = self.net(before, after, actions)
+        return -(two_hot(reward, self.bins) * logits.log_softmax(-1)).sum(-1).mean()
+
+
+class TerminationHead(nn.Module):
+    """The hazard: the chance that an episode which is still on ends within a model step, after whichever of its
+    actions; those after the end are then not taken, and the step's reward is what was earned up to it."""
+
+    def __init__(self, latent: int, action: int, width: int) -> None:
+        super().__init__()
+        self.net = Transition(latent, action, width, 1)
+
+    def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+        """[...] chances in 0..1."""
+        return self.net(before, after, actions)[..., 0].sigmoid()
+
+    def loss(self, before: Tensor, after: Tensor, actions: Tensor, ended: Tensor) -> Tensor:
+        """Mean log loss for ends [...] of 0 and 1."""
+        return nnf.binary_cross_entropy_with_logits(self.net(before, after, actions)[..., 0], ended.float())
+
+
+class StateHead(nn.Module):
+    """A physical state, such as the robot's own joints, read from a single latent."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, latent: int, numbers: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(latent, width), nn.LayerNorm(width), nn.GELU(),
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, numbers),
+        )  # fmt: skip
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("scale", torch.ones(numbers))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[..., Y] in the state's own units, of latents [..., F]."""
+        return self.net(latents).float() * self.scale + self.mean
+
+    def loss(self, latents: Tensor, state: Tensor) -> Tensor:
+        """Mean error for states [..., Y], each number in units of its spread; large ones count linearly."""
+        return nnf.smooth_l1_loss(self.net(latents).float(), (state - self.mean) / self.scale, beta=0.2)
+
+
+class Policy(nn.Module):
+    """Inverse dynamics over many steps: the actions that lead from a latent toward a later one (goals in hindsight).
+
+    It answers with a plan of H scaled action blocks at once. Source: goal-conditioned supervised learning (Ghosh et
+    al., 2021), with inverse dynamics (Agrawal et al., 2016) as its one-step case.
+    """
+
+    def __init__(self, latent: int, action: int, settings: HeadSizes) -> None:
+        super().__init__()
+        self.horizon, width = settings.policy_steps, settings.width
+        self.net = nn.Sequential(
+            nn.Linear(2 * latent, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.GELU(),
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, self.horizon * action),
+        )  # fmt: skip
+
+    def forward(self, here: Tensor, there: Tensor) -> Tensor:
+        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
+        return self.net(torch.cat([here, there], -1)).float().unflatten(-1, (self.horizon, -1))
+
+    def loss(self, here: Tensor, there: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
+        """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says they led there."""
+        wrong = (self(here, there) - actions).square().mean(-1)
+        return (wrong * counts).mean() / batch_mean(counts.mean())
+
+
+def symlog(x: Tensor) -> Tensor:
+    """A logarithm that is near the identity around 0 and knows signs."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+def two_hot(values: Tensor, bins: Tensor) -> Tensor:
+    """[..., K] shares of the two bins around each value [...] whose mean is the value, cut to the bins' range."""
+    values = values.to(bins).clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, values).clamp(1, len(bins) - 1)
+    low, high = bins[above - 1], bins[above]
+    share = ((values - low) / (high - low))[..., None]
+    lower, upper = (nnf.one_hot(index, len(bins)).to(bins) for index in (above - 1, above))
+    return (1 - share) * lower + share * upper

@@ -1,0 +1,76 @@
+"""Steps to go: a quasimetric on latents, learned from trajectories alone.
+
+B pairs, F flattened latent width, G groups, K components.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jepa_wm.core.standardise import shared_scale
+from jepa_wm.models.settings import Metric
+
+
+class StepsToGo(nn.Module):
+    """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle inequality by form.
+
+    The form is the asymmetric part of a metric residual network (Liu et al. 2023). It is fitted to the steps that
+    passed between two frames of an episode by an asymmetric squared error (expectile regression, as in implicit
+    Q-learning, Kostrikov et al. 2022).
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, latent: int, settings: Metric) -> None:
+        super().__init__()
+        self.settings = settings
+        # Without normalised layers: those round off the edge at a wall, where the steps to go leap.
+        self.net = nn.Sequential(
+            nn.Linear(latent, settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.width), nn.GELU(),
+            nn.Linear(settings.width, settings.groups * settings.components),
+        )  # fmt: skip
+        self.register_buffer("centre", torch.zeros(latent))
+        self.register_buffer("spread", torch.ones(latent))
+
+    @torch.no_grad()
+    def standardise(self, latents: Tensor) -> None:
+        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]; one that hardly
+        varies beside the others stays near 0."""
+        self.centre.copy_(latents.mean(0))
+        self.spread.copy_(shared_scale(latents.std(0)))
+
+    def embed(self, latent: Tensor) -> Tensor:
+        """[..., G, K] coordinates of latents [..., F]."""
+        standard = (latent - self.centre) / self.spread
+        return self.net(standard).float().unflatten(-1, (self.settings.groups, self.settings.components))
+
+    def between(self, start: Tensor, goal: Tensor) -> Tensor:
+        """[...] model steps from embedded start to embedded goal [..., G, K] (they broadcast)."""
+        return (goal - start).clamp(min=0).amax(-1).mean(-1)
+
+    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
+        """[...] model steps from latents [..., F] to [..., F]."""
+        return self.between(self.embed(start), self.embed(goal))
+
+    def losses(self, latents: Tensor, steps: Tensor) -> dict[str, Tensor]:
+        """Losses for latents [2, B, F] of which the second was met `steps` [B] model steps after the first.
+
+        A pair was met on ways of many lengths; the expectile leans toward the shortest.
+        """
+        excess = self(latents[0], latents[1]) - steps
+        share = self.settings.expectile
+        loss = (torch.where(excess > 0, 1 - share, share) * excess.square()).mean()
+        return {"loss": loss, "steps_error": excess.detach().abs().mean()}
+
+
+def hardest(latents: Tensor, steps: Tensor, *, count: int, rivals: int) -> Tensor:
+    """[count] row numbers of pairs [2, count * rivals, F] met `steps` apart: of every `rivals` the most distant in time
+    for their latent distance. Such pairs, as on two sides of a wall, are rare, and where a search gets stuck without.
+    """
+    distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
+    ratio = (steps / (distance + 0.1 * latents.std())).view(count, rivals)
+    return ratio.argmax(1) + torch.arange(count, device=ratio.device) * rivals

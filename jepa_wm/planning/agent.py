@@ -1,0 +1,197 @@
+"""The agent: sees frames and perhaps a goal image, imagines, searches, hands out actions. It never meets a simulator.
+
+B episodes, b episodes of a piece, S candidates, H horizon, N latent tokens of width D, A action numbers a model step,
+a of one action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import RunFolder
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.chunks import in_chunks, plans_within
+from jepa_wm.planning.make_solver import DESCENDING, make_solver
+from jepa_wm.planning.objective import Scene, TermOf, check_objective, goal_of, objective_of
+from jepa_wm.planning.objectives import expected_cost
+from jepa_wm.planning.receding import RecedingHorizon
+from jepa_wm.planning.search import Cost
+from jepa_wm.planning.settings import Plan as Settings
+from jepa_wm.planning.world_space import space_of
+from jepa_wm.world_model.vjepa2_ac import POSE, RobotModel
+from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.worlds.protocol import VectorWorld
+
+
+class Agent:
+    """Plans for a batch of episodes, remembering the last frames and the actions between them.
+
+    Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds terms to those that the
+    settings name. What is searched is the part of `space` that the data of the model reach: an action number that they
+    never varied stays as it was. Where several model steps are executed at once (plan.execute), `observe` takes the
+    frames between decisions; those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where
+    the robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`.
+    UserError for a term that needs a head the model has not, and for a space that the data lie outside of.
+    """
+
+    def __init__(
+        self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: Settings, *,
+        more: Sequence[tuple[float, TermOf]] = (), poses: Callable[[], np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        if space.expanded != model.block:
+            raise ValueError(
+                f"the world's action space gives {space.expanded} numbers a model step but the model was trained on "
+                f"{model.block}: use the world and dynamics.frameskip it was trained with"
+            )
+        check_objective(model, settings)
+        self.model, self.settings, self.more, self.poses = model, settings, more, poses
+        self.space = space.within(model.latent.action_low.tolist(), model.latent.action_high.tolist())
+        if settings.compile and not model.compiled:
+            model.compile()
+        if settings.cuda_graphs:
+            model.record()
+        self.search = RecedingHorizon(make_solver(self.space, settings), execute=settings.execute)
+        size = partial(model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin)
+        self._most = self._most_with_gradient = plans_within(settings.memory_mb, *size())
+        if settings.solver in DESCENDING:
+            self._most_with_gradient = plans_within(settings.memory_mb, *size(gradients=True))
+        self._latents: list[Tensor] = []  # each [B, N, D]
+        self._past: list[Tensor] = []  # each [B, A]
+        self._executing: list[Tensor] = []  # each [B, A], model steps handed out whose first frame was not seen yet
+        self._last: Tensor | None = None  # [B, a] the action taken last
+        self._goal: Tensor | None = None
+        self._lasting: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
+        self._looks = 0
+        self._goal_shape: tuple[int, ...] = ()
+        self._count = 0
+
+    @classmethod
+    def of_run(cls, run: RunFolder, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()) -> Agent:
+        """The agent of a run whose dynamics are trained, for worlds with the actions of `world`."""
+        plan = run.config.plan
+        space = space_of(world, frameskip=run.config.dynamics.frameskip, hold=plan.hold)
+        model = WorldModel.load(run.path)
+        return cls(model, space, plan, more=more, poses=world.state if isinstance(model, RobotModel) else None)
+
+    def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
+        """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective has goals.
+
+        An episode's plans depend on its own seed alone. Raises ValueError for goals that are not one per seed.
+        """
+        if goal_frames is not None and len(goal_frames) != len(seeds):
+            raise ValueError(f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each")
+        self._goal = None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
+        self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
+        self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
+        self._last, self._lasting, self._looks = None, None, 0
+        if self._goal is not None:
+            self._settle(self._goal)
+        # On the CPU wherever the model is: a seed draws the same plans on every machine, and only costs cross over.
+        self.search.reset(seeds, device=torch.device("cpu"))
+
+    def act(self, frames: np.ndarray) -> np.ndarray:
+        """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c] uint8."""
+        latents = self._look(frames)
+        self._imagine_unseen()
+        self._latents.append(latents)
+        latent, lasting = self.model.latent, self._settle(latents)
+        goals = None if self._goal is None else latent.with_lasting(self._goal, lasting)
+        context, past = self._memory(lasting)
+
+        def cost_of(some: slice) -> Cost:
+            def imagine(actions: Tensor) -> Tensor:
+                cut, draws = self.settings.gradient.truncate, self.settings.draws
+                return self.model.futures(context[some], past[some], actions, truncate=cut, draws=draws)
+
+            goal = None if goals is None else goals[some]
+            last = None if self._last is None else self._last[some]
+            scene = Scene(self.model, self.settings, context[some, -1], goal, last, self.space)
+            return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
+
+        cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
+        device, proposal = self.model.device, None
+        if self.settings.asks_policy:
+            toward = self.model.propose(context[:, -1], goal_of(self.settings, goals), self.settings.horizon)
+            proposal = self.space.condense(toward).cpu()
+        blocks = self.search.plan(
+            lambda plans: cost(plans.to(device)).cpu(), proposal=proposal, known=self._staying()
+        )  # [B, K, A]
+        self._past.append(blocks[:, 0].to(device))
+        self._executing = list(blocks[:, 1:].to(device).unbind(1))
+        self._last = blocks[:, -1, -self.space.size :].to(device)
+        return self.space.steps(blocks).numpy()
+
+    def observe(self, frames: np.ndarray) -> None:
+        """See frames [B, h, w, c] uint8 one model step further into the plan that is being executed.
+
+        Raises RuntimeError where none of its steps is left that could follow: the frame after the last is for `act`.
+        """
+        if not self._executing:
+            raise RuntimeError("no step of a plan is left to be executed after these frames; hand them to act")
+        latents = self._look(frames)
+        self._settle(latents)
+        self._latents.append(latents)
+        self._past.append(self._executing.pop(0))
+
+    def _look(self, frames: np.ndarray) -> Tensor:
+        """[B, N, D] latents of frames that fit the episodes."""
+        if self._goal is not None and frames.shape[1:] != self._goal_shape:
+            raise ValueError(
+                f"frames are {frames.shape[1]} x {frames.shape[2]} px, the goal images {self._goal_shape[0]} x "
+                f"{self._goal_shape[1]}: give goals as the world renders them"
+            )
+        if len(frames) != self._count:
+            raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
+        if not isinstance(self.model, RobotModel):
+            return self.model.encode(torch.from_numpy(frames))
+        poses = np.zeros((0, 0)) if self.poses is None else np.asarray(self.poses(), np.float32)
+        if poses.shape != (len(frames), POSE) or not np.isfinite(poses).all():
+            raise UserError(
+                f"dynamics.kind vjepa2_ac imagines from the pose of a robot's hand, {POSE} finite numbers for each of "
+                f"{len(frames)} frames (place, Euler angles, opening of the gripper), and was told "
+                f"{list(poses.shape)}: give Agent poses=..., or a world whose state is the pose"
+            )
+        return self.model.encode(torch.from_numpy(frames), torch.from_numpy(poses))
+
+    def _imagine_unseen(self) -> None:
+        """Put what the model expects in the place of frames that were not shown while a plan was executed."""
+        unseen, self._executing = self._executing, []
+        if not unseen:
+            return
+        assert self._lasting is not None
+        context, past = self._memory(self._lasting)
+        steps = torch.stack([self._past[-1], *unseen[:-1]], 1)[:, None]  # [B, 1, K-1, A]
+        self._latents += self.model.imagine(context, past, steps)[:, 0].unbind(1)
+        self._past += unseen
+
+    def _memory(self, lasting: Tensor) -> tuple[Tensor, Tensor]:
+        """(the latest latents [B, C, N, D] with these lasting numbers, the action blocks [B, C-1, A] between them), no
+        more of them than the model's window; older ones are forgotten."""
+        latent = self.model.latent
+        gone = max(0, len(self._latents) - latent.settings.window)
+        self._latents, self._past = self._latents[gone:], self._past[gone:]  # block i leads from frame i
+        context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
+        between = self._past[: len(self._latents) - 1]
+        return context, torch.stack(between, 1) if between else context.new_zeros(len(context), 0, self.model.block)
+
+    def _staying(self) -> Tensor | None:
+        """[B, H, A] the plan of taking the last action again, which holds the place where actions are places."""
+        if self._last is None or not isinstance(self.space, ActionSpace) or not self.space.absolute:
+            return None
+        step = self._last.cpu().repeat(1, self.space.searched // self.space.size)
+        return step[:, None].expand(-1, self.settings.horizon, -1)
+
+    def _settle(self, latents: Tensor) -> Tensor:
+        """[B, N, L] the lasting numbers, once latents [B, N, D] are seen too.
+
+        They are the same in all frames of an episode and in its goal: the mean of readings is nearer than any one.
+        """
+        lasting, self._looks = self.model.latent.lasting(latents), self._looks + 1
+        self._lasting = lasting if self._lasting is None else self._lasting.lerp(lasting, 1 / self._looks)
+        return self._lasting

@@ -1,0 +1,65 @@
+"""Film strips of what is imagined: each imagined latent shown as the real frame whose latent lies nearest.
+
+n strips, H horizon, M frames in the bank, h, w frame size, N latent tokens of width D.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jepa_wm.core.run import RunFolder
+from jepa_wm.data.datasets import open_data
+from jepa_wm.data.windows import WindowSampler, usual_steps
+from jepa_wm.report.retrieval import FrameBank
+from jepa_wm.world_model.vjepa2_ac import RobotModel
+from jepa_wm.world_model.vjepa2_ac_rollout import pose_blocks
+from jepa_wm.world_model.world_model import WorldModel
+
+STRIPS, HORIZON, BANK = 4, 8, 3000
+
+
+def make_strips(run: RunFolder, path: Path) -> None:
+    """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out episodes of a trained run.
+
+    All three start at the same real frame, up to which the model has seen as many as when an agent acts; `shuffled`
+    imagines with another window's actions.
+    """
+    config = run.config
+    data = open_data(run.path, config, "heldout")
+    model = WorldModel.load(run.path)
+    skip = config.dynamics.frameskip
+    steps = usual_steps(data.lengths, skip)
+    seen = min(config.dynamics.window, steps)
+    horizon = min(HORIZON, steps - seen + 1)
+    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1,
+                            setting="film strips: frames seen and imagined")  # fmt: skip
+    episode, frame, actions = sampler.batch(0, STRIPS)
+    rows = data.offsets[episode] + frame  # [n, seen + H]
+    true = data.frames[rows[:, seen - 1 :]]
+    bank = _bank(model, data.frames, len(data.actions))
+    frames = [torch.from_numpy(data.frames[some]) for some in rows.T[:seen]]
+    if isinstance(model, RobotModel):
+        poses = torch.from_numpy(data.column("state").astype(np.float32))
+        context = torch.stack([model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:seen], strict=True)], 1)
+        actions = pose_blocks(poses, torch.from_numpy(rows), frameskip=skip).numpy()
+    else:
+        context = torch.stack([model.encode(x) for x in frames], 1)
+        # What lasts, as an agent believes it that has seen these frames.
+        context = model.latent.with_lasting(context, model.latent.lasting(context).mean(1, keepdim=True))
+    strips = {"true": true}
+    for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
+        past, plans = torch.from_numpy(actions[:, : seen - 1]), torch.from_numpy(blocks[:, None, seen - 1 :])
+        future = model.imagine(context, past.to(model.device), plans.to(model.device))
+        nearest, _ = bank.nearest(model.compared(future).flatten(0, 2).flatten(1).cpu().numpy())
+        shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
+        strips[name] = np.concatenate([true[:, :1], shown], 1)
+    np.savez_compressed(path, **strips)
+
+
+def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:
+    rows = np.unique(np.linspace(0, count - 1, min(BANK, count)).astype(np.int64))
+    latents = model.compared(model.encode(torch.from_numpy(frames[rows])))
+    return FrameBank(latents.flatten(1).cpu().numpy(), rows)

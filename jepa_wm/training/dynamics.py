@@ -1,0 +1,196 @@
+"""Learning what actions do: a summary of frozen features, dynamics on it, and the steps-to-go metric."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jepa_wm.config import Config
+from jepa_wm.core.distributed import here
+from jepa_wm.core.precision import autocast, set_threads, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.data.datasets import open_data
+from jepa_wm.data.displacement import Displacement
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.windows import PairSampler, WindowSampler
+from jepa_wm.features.cache import Features
+from jepa_wm.models.factored_latent import Summary, SummaryTraining
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.temporal_distance import hardest
+from jepa_wm.training import vjepa2_ac
+from jepa_wm.training.loop import Task, fit
+from jepa_wm.world_model.latents import SLAB, Latents, of_all_frames
+from jepa_wm.world_model.rollout_error import rollout_errors, span
+from jepa_wm.world_model.saved import save_latent_model
+
+SAMPLE = 3000  # frames that principal components are found in
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the horizon."""
+    return run.once("dynamics", vjepa2_ac.train if run.config.dynamics.kind == "vjepa2_ac" else train)
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; interrupted, it goes on from the newest checkpoint of either training."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    data = open_data(run.path, config, "train")
+    features = Features(run.path / "encode" / "train", data)
+    heldout = Features(run.path / "encode" / "heldout", open_data(run.path, config, "heldout"))
+    span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
+    torch.manual_seed(config.seed + 1)
+    model = make_model(config, features, data).to(here().device)
+    seconds, frames = 0.0, None
+    if model.summary is not None:
+        frames = Seen(model.summary, features)
+        seconds += fit(run, summary_task(model, frames, config), config.train.summary)
+        model.summary.standardise(frames.sample())
+    seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
+    if model.components is not None:
+        model.components.fit(features.rows(sample_rows(features)).to(here().device))
+    latents = Latents(model, features, config.train.precision)
+    seconds += fit(run, metric_task(model, latents, config), config.train.metric)
+    if here().first:
+        save_latent_model(run.stage_dir("dynamics"), model)
+    return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
+
+
+def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
+    """A fresh latent model of the config's size, its units of actions taken from the data; warns of action numbers that
+    never or hardly vary there."""
+    tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    model = LatentModel(tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], config.dynamics)
+    steady = model.take_units(data.taken_actions)
+    if steady and here().first:
+        told = ", ".join(f"number {i} is {value}" for i, value in steady.items())
+        warnings.warn(
+            f"of the {data.actions.shape[1]} action numbers (from 0) {told}: what never varies in the data teaches "
+            "nothing, so that the dynamics ignore it and a search leaves it at that value; what hardly varies "
+            "beside its own size counts little (if it matters, take its offset off the data)",
+            stacklevel=2,
+        )
+    return model
+
+
+def sample_rows(features: Features) -> np.ndarray:
+    """[S] rows from all over a features file, in which principal components are found."""
+    return np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
+
+
+class Seen:
+    """The principal components of all frames, held in memory: 4 K bytes a frame."""
+
+    def __init__(self, summary: Summary, features: Features) -> None:
+        self.features = features
+        few = sample_rows(features)
+        self._few = torch.from_numpy(few)
+        summary.components.fit(features.rows(few).to(here().device))
+        with torch.no_grad():
+            self._held = of_all_frames(features, summary.components)
+
+    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this rank's device."""
+        return self._held[torch.from_numpy(self.features.index(episode, frame))].to(here().device)
+
+    @torch.no_grad()
+    def read(self, by: Callable[[Tensor], Tensor]) -> Tensor:
+        """[R, ...] what `by` makes of the components of all frames, on the CPU."""
+        return torch.cat([by(some.to(here().device)).cpu() for some in self._held.split(SLAB)])
+
+    def sample(self) -> Tensor:
+        """[S, K] of frames from all over the file."""
+        return self._held[self._few].to(here().device)
+
+
+def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
+    """Trains the moving numbers of the summary."""
+    settings, bottleneck, data = config.train.summary, config.dynamics.bottleneck, frames.features.data
+    assert model.summary and bottleneck
+    training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(here().device)
+    sampler = _windows(frames.features, config, settings.frames, "train.summary.frames")
+    displacement = Displacement(data, absolute=data.action_kind == "absolute")
+
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        episode, frame, _ = sampler.batch(step, settings.batch)
+        # From anywhere in the episode, later than the window too: it only helps to train, an agent never needs it.
+        other = sampler.elsewhere(step, episode[:, 0])[:, 0]
+        way = displacement.at(data.offsets[episode[some]] + frame[some]).to(here().device)
+        window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
+        with autocast(way.device, config.train.precision):
+            return training.losses(window, elsewhere, way)
+
+    return Task("dynamics", training, losses, part="summary")
+
+
+def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:
+    """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells best where actions lead.
+
+    A window's are read from frames of the episode up to its first one, and averaged over these: an agent has no later
+    ones, and read from frames that are to be foretold they would tell of what moves.
+    """
+    settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
+    sampler = _windows(features, config, settings.frames, "train.dynamics.frames")
+
+    places = None if summary is None or frames is None else frames.read(summary.moving)
+
+    def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        if summary is None or frames is None or places is None:
+            return features.tokens(episode[some], frame[some]).float().to(here().device)
+        moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(here().device)
+        if summary.lasting is None:
+            return moving[..., None, :]
+        seen = sampler.up_to(step, frame[:, 0], count=settings.glances)[some]
+        glances = frames.at(np.broadcast_to(episode[some, :1], seen.shape), seen)
+        lasting = summary.lasting(glances).float().mean(1, keepdim=True).expand(-1, moving.shape[1], -1)
+        return torch.cat([moving, lasting], -1)[..., None, :]
+
+    def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
+        drawn = step * members + member
+        episode, frame, actions = sampler.batch(drawn, settings.batch)
+        acts = torch.from_numpy(actions[some]).to(here().device)
+        with autocast(acts.device, config.train.precision):
+            truth = latents(drawn, some, episode, frame)
+            weight, context = settings.rollout, settings.context
+            return model.dynamics_losses(truth, acts, rollout=weight, context=context, member=member)
+
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        each = [of_member(step, some, member) for member in range(members)]
+        return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
+
+    learning = [*model.members] if summary is None or summary.lasting is None else [*model.members, summary.lasting]
+    return Task("dynamics", learning[0] if len(learning) == 1 else nn.ModuleList(learning), losses, part="dynamics")
+
+
+def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
+    """Trains the metric head; what it stands on is fixed by now."""
+    settings, rivals = config.train.metric, config.dynamics.metric.rivals
+    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
+    hard = settings.batch // 2
+    episode, frames, _ = sampler.batch(0, settings.batch)
+    model.metric.standardise(latents.toward(episode, frames)[0].to(here().device))
+
+    def losses(step: int, part: slice) -> dict[str, Tensor]:
+        # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
+        episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
+        flat = latents.toward(episode, frames)  # [2, n, F]
+        steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
+        some = hard * rivals
+        chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
+        rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
+        pairs, apart = (x.to(here().device) for x in (flat[:, rows], steps[rows]))
+        with autocast(pairs.device, config.train.precision):
+            return model.metric.losses(pairs, apart)
+
+    return Task("dynamics", model.metric, losses, part="metric")
+
+
+def _windows(features: Features, config: Config, frames: int, setting: str) -> WindowSampler:
+    return WindowSampler(
+        features.data, frames=frames, frameskip=config.dynamics.frameskip, stride=features.stride,
+        seed=config.seed, setting=setting,
+    )  # fmt: skip

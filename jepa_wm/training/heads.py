@@ -1,0 +1,145 @@
+"""Heads on frozen latents (stage heads): trained on the columns a trajectory file has, judged on held-out ones.
+
+F flattened latent width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.config import Config
+from jepa_wm.core.distributed import here
+from jepa_wm.core.precision import autocast, set_threads, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.standardise import own_scale
+from jepa_wm.data.datasets import quantities
+from jepa_wm.data.quantities import Quantities
+from jepa_wm.models.heads import Heads, Present
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.training.loop import Losses, Task, fit
+from jepa_wm.training.samples import Samples
+from jepa_wm.world_model.saved import load_latent_model, save_heads
+
+JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
+
+Score = dict[str, float | str]
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """The `heads` stage: trains, saves, and scores every head beside a constant predictor on held-out trajectories."""
+    return run.once("heads", train)
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; interrupted, it goes on from the newest checkpoint."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    model = load_latent_model(run.path / "dynamics").eval().to(here().device)
+    seen = Samples.of_run(run, config, model, "train")
+    torch.manual_seed(config.seed + 2)
+    heads = make_heads(config, model, seen).to(here().device)
+    seconds = fit(run, heads_task(heads, seen, config), config.train.heads)
+    heads.eval()
+    scores = judge(heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision)
+    if here().first:
+        save_heads(run.stage_dir("heads"), heads.cpu())
+    return {"heads": scores, "training_seconds": seconds}
+
+
+def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
+    """Fresh heads for the columns there are, their ranges and units taken from the data."""
+    columns = seen.columns
+    names = str(seen.data.attributes.get("state_names", "")).split() if "state" in columns else []
+    if "state" in columns and not names:
+        names = [f"state_{i}" for i in range(columns["state"].shape[1])]
+    present = Present("reward" in columns, "terminated" in columns, tuple(names))
+    heads = Heads(model.flat_width, model.block, present, config.train.heads.sizes)
+    if heads.reward is not None:
+        sums = seen.step_rewards()
+        heads.reward.span(float(sums.min()), float(sums.max()))
+    if heads.state is not None:
+        heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0, dtype=np.float64)))
+        heads.state.scale.copy_(own_scale(torch.from_numpy(columns["state"])))
+    return heads
+
+
+def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
+    """Trains all heads side by side; they share nothing but the batch."""
+    settings = config.train.heads
+
+    def losses(step: int, some: slice) -> Losses:
+        with autocast(here().device, config.train.precision):
+            parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, some))}
+            if heads.reward is not None or heads.termination is not None:
+                before, after, actions, truth = seen.steps(step, settings.batch, some)
+            if heads.reward is not None:
+                parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
+            if heads.termination is not None:
+                parts["termination"] = heads.termination.loss(before, after, actions, truth["terminated"])
+            if heads.state is not None:
+                parts["state"] = heads.state.loss(*seen.states(step, settings.batch, some))
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    return Task("heads", heads, losses)
+
+
+@torch.no_grad()
+def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict[str, dict[str, object]]:
+    """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure of the best constant
+    that the training samples give."""
+    scores: dict[str, dict[str, object]] = {}
+    with autocast(here().device, precision):
+        if heads.reward is not None or heads.termination is not None:
+            known, (before, after, actions, truth) = seen.steps(0, JUDGED)[3], heldout.steps(0, JUDGED)
+        if heads.reward is not None:
+            guess, mean = heads.reward(before, after, actions), known["reward"].mean()
+            scores["reward"] = _score(_rms, truth["reward"], guess, mean, "root mean squared error of a model step")
+        if heads.termination is not None:
+            guess, mean = heads.termination(before, after, actions), known["terminated"].mean()
+            scores["termination"] = _score(_log_loss, truth["terminated"], guess, mean, "log loss in nats")
+        if heads.state is not None:
+            (latents, state), mean = heldout.states(0, JUDGED), seen.states(0, JUDGED)[1].mean(0)
+            scores |= _state_scores(quantities(heldout.data), heads, state, heads.state(latents), mean)
+        start, goal, blocks, counts = heldout.ways(0, JUDGED)
+        told = "root mean squared error, scaled actions"
+        _, _, usual, used = seen.ways(0, JUDGED)
+        taken, guessed = blocks[counts > 0], heads.policy(start, goal)[counts > 0]
+        scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), told)
+    return scores
+
+
+def _state_scores(
+    known: Quantities, heads: Heads, truth: Tensor, guess: Tensor, mean: Tensor
+) -> dict[str, dict[str, object]]:
+    """The score of each group of state numbers [B, Y]; of angles by the shorter way round."""
+    if not known.groups:
+        known = Quantities({name: [i] for i, name in enumerate(heads.present.state)})
+    read, constant, state = (x.float().cpu().numpy() for x in (guess, mean.expand_as(truth), truth))
+    errors, usual = known.errors(read, state), known.errors(constant, state)
+    return {
+        f"state/{name}": {
+            "error": float(errors[name].mean()), "constant": float(usual[name].mean()),
+            "measure": f"mean Euclidean error, {known.unit(name) or 'unit unknown'}",
+        }
+        for name in known.groups
+    }  # fmt: skip
+
+
+def _score(
+    measure: Callable[[Tensor, Tensor], Tensor], truth: Tensor, guess: Tensor, constant: Tensor, told: str
+) -> dict[str, object]:
+    error, floor = measure(guess, truth).item(), measure(constant.expand_as(truth), truth).item()
+    return {"error": error, "constant": floor, "measure": told}
+
+
+def _rms(guess: Tensor, truth: Tensor) -> Tensor:
+    return (guess - truth).square().mean().sqrt()
+
+
+def _log_loss(guess: Tensor, truth: Tensor) -> Tensor:
+    with torch.autocast(guess.device.type, enabled=False):  # on a GPU mixed precision refuses it
+        return torch.nn.functional.binary_cross_entropy(guess.float().clamp(1e-6, 1 - 1e-6), truth)

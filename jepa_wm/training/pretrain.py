@@ -1,0 +1,219 @@
+"""Learning to see: masked latent prediction on clips, watched by collapse meters and an online state probe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepa_wm.config import Config
+from jepa_wm.core.distributed import here
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import finite, write_atomic
+from jepa_wm.core.precision import autocast, set_threads, settled
+from jepa_wm.core.run import RunFolder
+from jepa_wm.core.schedule import linear
+from jepa_wm.data.augment import draw_views, random_views
+from jepa_wm.data.clips import ClipSampler, to_input
+from jepa_wm.data.datasets import check_same_state, open_data, quantities
+from jepa_wm.data.prefetch import Ahead
+from jepa_wm.data.quantities import Quantities
+from jepa_wm.data.run_videos import clip_sampler, open_sets
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.video_clips import VideoClipSampler
+from jepa_wm.data.video_set import VideoSet
+from jepa_wm.features.encoder import Eye
+from jepa_wm.features.probe import fit_attentive, state_errors
+from jepa_wm.models.collapse import collapse_meters
+from jepa_wm.models.jepa import JEPA, Origin
+from jepa_wm.models.masks import Masked
+from jepa_wm.models.vit import Encoder
+from jepa_wm.training.loop import Task, fit
+from jepa_wm.training.parallel import whole_weights
+from jepa_wm.training.start import start_at
+
+Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
+
+
+def run(run: RunFolder) -> dict[str, object]:
+    """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
+    if run.config.freeze.backbone is not None:
+        raise UserError(
+            f"freeze.backbone {run.config.freeze.backbone} is the eye of this run, so there is nothing to pretrain; "
+            "after `collect` go on with `jepa-wm encode`"
+        )
+    return run.once("pretrain", train)
+
+
+def train(run: RunFolder) -> dict[str, object]:
+    """The work of the stage; interrupted, it goes on from the newest checkpoint."""
+    config = settled(run.config, run.path)
+    set_threads(config.train.threads)
+    settings = config.train.pretrain
+    torch.manual_seed(config.seed)
+    sampler: ClipSampler | VideoClipSampler
+    if config.observe.videos is None:
+        data = open_data(run.path, config, "train")
+        observe = config.observe
+        absolute = data.action_kind == "absolute"
+        sampler = ClipSampler(data, frames=observe.frames, gaps=observe.gaps, seed=config.seed, absolute=absolute)
+        judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
+        action_size = data.actions.shape[1]
+    else:
+        folder, action_size = run.stage_dir("pretrain"), 0
+        mine = open_sets(folder, config) if here().first else []
+        here().told_by_first(None)  # rank 0 has looked into every file and written down what it found
+        sets = mine or open_sets(folder, config)
+        sampler = clip_sampler(sets, config, seed=config.seed)
+        judge = Judge.of_videos(config, sets)
+    model = JEPA(config.observe.image_size, config.encode, config.predict, action_size=action_size)
+    random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
+    random_encoder.load_state_dict(model.encoder.state_dict())
+    if settings.start is not None:
+        start_at(model, settings.start, config)
+    task = make_task(model.to(here().device), sampler, config, judge)
+    seconds = fit(run, task, settings)
+    meters, errors = judge(model.target, steps=settings.final_probe_steps, label="probe" if here().first else "")
+    reference = probe_once(run, judge, random_encoder) if settings.steps else errors
+    return {
+        **meters,
+        "probe": {
+            k: {"error": e, "unit": judge.unit(k), "random_encoder": reference[k]} for k, e in errors.items()
+        },
+        "training_seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
+        **({"unreadable": _unreadable(sampler)} if isinstance(sampler, VideoClipSampler) else {}),
+    }  # fmt: skip
+
+
+def _unreadable(sampler: VideoClipSampler) -> list[str]:
+    """What any of the ranks could not read."""
+    return sorted({why for of_rank in here().told_by_all(sampler.unreadable) for why in of_rank})
+
+
+def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
+    """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
+    file = run.stage_dir("pretrain") / "random_encoder.json"
+    if here().first and not file.exists():
+        steps = run.config.train.pretrain.final_probe_steps
+        errors = judge(random_encoder, steps=steps, label="probe of a random encoder")[1]
+        write_atomic(file, json.dumps(finite(errors)))
+    return here().told_by_first(json.loads(file.read_text(encoding="utf-8")) if here().first else {})
+
+
+def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Config, judge: Judge | None = None) -> Task:
+    """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
+    settings, observe, predict = config.train.pretrain, config.observe, config.predict
+
+    def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked], Origin]:
+        # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
+        rows = sampler.rows(step, settings.batch)
+        if predict.far:
+            away = sampler.far_rows(step, settings.batch, count=predict.far, apart=predict.apart)
+            rows = np.concatenate([rows, away], 1)
+        device = here().device
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        drawn = model.draw_masks(settings.batch, observe.frames, generator)
+        masks = [mask.of(some).to(device) for mask in drawn]
+        frames, shown_rows = sampler.read(rows[some])  # of a video that cannot be read another stands in
+        path = sampler.path_at(shown_rows).to(device)
+        where = (torch.from_numpy(values).to(device) for values in (sampler.episode_at(shown_rows), shown_rows))
+        origin = Origin(*where)
+        if observe.crop is None:
+            return to_input(frames.to(device), observe.image_size), path, masks, origin
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
+        shown = []
+        for view in frames.split([observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1):
+            u = draw_views(settings.batch, generator)[:, some]
+            shown.append(random_views(view, observe.crop, observe.image_size, u))
+        return torch.cat(shown, 1).to(device), path, masks, origin
+
+    # Decoding takes its time; trajectories are read in none, and would only take it from the training.
+    batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
+
+    def losses(step: int, some: slice) -> dict[str, Tensor]:
+        frames, path, masks, origin = batches(step, some)
+        clip, far = frames[:, : observe.frames], frames[:, observe.frames :]
+        with autocast(clip.device, config.train.precision):
+            return model(clip, far, masks, path, origin)
+
+    def follow(step: int) -> None:
+        start, end = config.predict.ema
+        model.follow(linear(step, steps=settings.steps, start=start, end=end))
+
+    evaluate = None if judge is None else lambda: judge.figures(model.target)
+    return Task("pretrain", model, losses, follow, evaluate)
+
+
+@dataclass
+class Known:
+    """Frames whose state is known: those of the training part that the judge looks at, and others to test on."""
+
+    quantities: Quantities
+    state: np.ndarray  # [n, Y] of the judge's frames
+    test: np.ndarray  # [m, h, w, c] uint8
+    truth: np.ndarray  # [m, Y]
+
+
+@dataclass
+class Judge:
+    """Looks at an encoder from outside: collapse meters, and an attentive probe of the state on held-out frames."""
+
+    config: Config
+    frames: np.ndarray  # [n, h, w, c] uint8
+    known: Known | None = None
+
+    @classmethod
+    def of_trajectories(cls, config: Config, train: Trajectories, heldout: Trajectories) -> Judge:
+        """A judge of frames spread over the training part, and of the state where there is one."""
+        count, known_as = config.train.pretrain.probe_frames, quantities(train)
+        rows, test = _spread(len(train.actions), count), _spread(len(heldout.actions), count // 4)
+        known = None
+        if known_as.groups:
+            check_same_state(train, heldout)
+            known = Known(known_as, train.states()[rows], heldout.frames[test], heldout.states()[test])
+        return cls(config, train.frames[rows], known)
+
+    @classmethod
+    def of_videos(cls, config: Config, sets: list[VideoSet]) -> Judge:
+        """A judge of frames of clips that are drawn as for training, but whole and in another order."""
+        whole = config.model_copy(update={"observe": config.observe.model_copy(update={"crop": None})})
+        sampler = clip_sampler(sets, whole, seed=config.seed + 1)
+        clips = -(-config.train.pretrain.probe_frames // config.observe.frames)
+        return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
+
+    def __call__(self, encoder: Encoder, *, steps: int, label: str = "") -> Judgement:
+        """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
+        fitted in so many steps, under a progress bar if it is given a label."""
+        config, known = self.config, self.known
+        eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision).to(here().device)
+        seen = eye.standardise_on(self.frames)
+        meters = collapse_meters(seen * eye.scale, self.frames)
+        if known is None:
+            return meters, {}
+        state = torch.from_numpy(known.quantities.unrolled(known.state))
+        probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed, label=label)
+        guess = known.quantities.rolled(probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu().numpy())
+        return meters, state_errors(guess, known.truth, known.quantities.groups, known.quantities.units)
+
+    def unit(self, group: str) -> str:
+        """The unit of a state group's error; "" where none is known."""
+        return self.known.quantities.unit(group) if self.known else ""
+
+    def figures(self, encoder: Encoder) -> dict[str, float]:
+        """The same as flat numbers for the metrics file."""
+        meters, errors = self(encoder, steps=self.config.train.pretrain.probe_steps)
+        return {k: float(v) for k, v in meters.items()} | {f"probe/{name}": error for name, error in errors.items()}
+
+
+def _copy(encoder: Encoder, config: Config) -> Encoder:
+    copy = Encoder.from_settings(config.observe.image_size, config.encode)
+    copy.load_state_dict(whole_weights(encoder))
+    return copy
+
+
+def _spread(rows: int, count: int) -> np.ndarray:
+    """`count` row numbers spread evenly over the file (never more than there are)."""
+    return np.unique(np.linspace(0, rows - 1, min(count, rows)).astype(np.int64))

@@ -1,0 +1,90 @@
+"""Settings of the trainings, a section a stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from jepa_wm.core.schedule import Optimiser
+from jepa_wm.core.section import Section
+from jepa_wm.models.settings import HeadSizes
+
+
+class Pretrain(Optimiser):
+    steps: int = Field(300, ge=0)
+    batch: int = Field(24, ge=1)
+    lr: float = 5e-4
+    start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
+    probe_frames: int = 10000
+    probe_steps: int = 400  # of the probe at every evaluation, which shows whether the eye gets better
+    final_probe_steps: int = 1500  # of the probe that is reported, which should be limited by the eye alone
+
+    @model_validator(mode="after")
+    def _starts(self) -> Pretrain:
+        if self.start is not None and self.steps == 0:
+            raise ValueError(f"start {self.start} with steps 0 trains nothing; to freeze it see freeze.backbone")
+        return self
+
+
+class TrainDynamics(Optimiser):
+    frames: int = Field(12, ge=2)  # in a training window
+    rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
+
+
+class TrainSummary(Optimiser):
+    steps: int = Field(4000, ge=0)
+    batch: int = Field(256, ge=1)
+    lr: float = 2e-3
+    final_lr: float = 0.02
+    save_every: int = Field(1000, ge=1)
+    frames: int = Field(3, ge=2)  # in a training window
+
+
+class TrainMotion(TrainDynamics):
+    steps: int = Field(2000, ge=0)
+    frames: int = Field(10, ge=2)
+    context: int = Field(1, ge=1)  # frames of a window that the rollout loss is given; one shows no speed
+    glances: int = Field(1, ge=1)  # frames, of the episode up to the window's first, that its lasting numbers are of
+
+    @model_validator(mode="after")
+    def _imagines(self) -> TrainMotion:
+        if self.rollout and self.context >= self.frames:
+            raise ValueError(
+                f"context {self.context} leaves nothing to imagine of windows of frames {self.frames}; lower it, or "
+                "set rollout=0"
+            )
+        return self
+
+
+class TrainMetric(Optimiser):
+    steps: int = Field(1500, ge=0)
+    batch: int = Field(512, ge=1)
+    lr: float = 2e-3
+
+
+class TrainHeads(Optimiser):
+    steps: int = Field(1500, ge=0)
+    batch: int = Field(256, ge=1)
+    sizes: HeadSizes = HeadSizes()
+
+
+class Parallel(Section):
+    """How the ranks of a job train together; what is learned is the same, so none of it belongs to a run's identity."""
+
+    fsdp: bool = False  # weights, gradients and moments sharded over ranks (FSDP2); else every rank has all (DDP)
+    recompute: bool = False  # activations of blocks are computed again in the backward pass instead of kept
+    compile: bool = False  # torch.compile of blocks; gains nothing on a CPU
+    accumulate: int = Field(1, ge=1)  # parts a batch is computed in; statistics over the batch are then of a part
+
+
+class Train(Section):
+    threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: whichever is faster here, by a measurement
+    keep: int = Field(2, ge=1)  # newest checkpoints of a training that are kept
+    parallel: Parallel = Parallel()
+    pretrain: Pretrain = Pretrain()
+    summary: TrainSummary = TrainSummary()
+    dynamics: TrainMotion = TrainMotion()
+    metric: TrainMetric = TrainMetric()
+    heads: TrainHeads = TrainHeads()

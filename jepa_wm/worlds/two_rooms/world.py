@@ -1,0 +1,223 @@
+"""Two rooms joined by a door: a point agent on a 65 px canvas, many layouts stepped and rendered at once.
+
+B worlds in the batch, S canvas side in pixels. Positions are (x, y) in pixels, x to the right, y down.
+The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door half-height 4, |a| <= 2.45.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import numpy as np
+
+from jepa_wm.worlds.protocol import Split
+from jepa_wm.worlds.settings import Geometry, NoiseLevels, RewardSpot
+from jepa_wm.worlds.two_rooms.layouts import check_split, in_split
+from jepa_wm.worlds.two_rooms.noise import Distraction
+
+DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
+WALL_HALF = 1.5  # px, half the wall's thickness
+LOOKS = {  # colours of background, wall and dot
+    "colour": ((24, 26, 38), (84, 150, 190), (255, 120, 60)),
+    "ebjepa": ((0, 0, 0), (0, 255, 0), (255, np.nan, np.nan)),  # EB-JEPA's two channels as red and green
+}
+
+
+class TwoRooms:
+    """A batch of worlds, each with its own layout, agent and distraction.
+
+    With `slip`, chance moves the agent as well: normally distributed, in units of the longest step.
+
+    `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in: from all layouts, or
+    from those of one split (`of_split`).
+    """
+
+    split: Split | None = None  # the layouts that are drawn; None: all
+
+    def __init__(
+        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None, spot: RewardSpot | None = None, *,
+        slip: float = 0.0, look: Literal["colour", "ebjepa"] = "colour",
+    ) -> None:  # fmt: skip
+        self.geometry, self.spot, self.slip = geometry or Geometry(), spot, slip
+        self.background, self.wall_colour, self.dot_colour = LOOKS[look]
+        self.levels = noise or NoiseLevels()
+        self.wall_x = self.door_y = np.zeros(0, np.float32)
+        self.dot = np.zeros((0, 2), np.float32)
+
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """(low [2], high [2], longest norm) of one action, in pixels per step before `action_scale`."""
+        limit = np.full(2, self.geometry.max_step, np.float32)
+        return -limit, limit, self.geometry.max_step
+
+    def idle_action(self) -> np.ndarray:
+        """[2] no move."""
+        return np.zeros(2, np.float32)
+
+    @property
+    def choices(self) -> None:
+        """Moves are continuous."""
+        return None
+
+    @property
+    def pays(self) -> bool:
+        """Whether there is a reward spot."""
+        return self.spot is not None
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names for the numbers of `state`."""
+        return "dot_x", "dot_y", "wall_x", "door_y"
+
+    @property
+    def state_units(self) -> tuple[str, ...]:
+        """Pixels, all of them."""
+        return ("px",) * 4
+
+    def __len__(self) -> int:
+        return len(self.dot)
+
+    def of_split(self, split: Split) -> TwoRooms:
+        """The same world, whose resets draw layouts of one split alone; see `layouts`.
+
+        Raises UserError for a geometry with too few layouts to hold some out.
+        """
+        check_split(self.geometry)
+        world = copy.copy(self)
+        world.split = split
+        return world
+
+    def reset(
+        self, seeds: np.ndarray, *, dot: np.ndarray | None = None, layout: np.ndarray | None = None,
+        noise_seeds: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """Draw a layout, an agent position (uniform in the free space) and a distraction per seed, but what is given.
+
+        `dot` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives the distractions seeds
+        of their own, for another look at the same layouts. Raises ValueError for what is not one pair per seed.
+        """
+        for name, given in (("dot", dot), ("layout", layout)):
+            if given is not None and np.shape(given) != (len(seeds), 2):
+                raise ValueError(f"{name} has shape {np.shape(given)}; give a pair for each of the {len(seeds)} seeds")
+        g = self.geometry
+        generators = [np.random.default_rng([int(seed), 0]) for seed in seeds]
+        drawn = [self._layout(r) for r in generators] if layout is None else layout
+        self.wall_x, self.door_y = np.array(drawn, np.float32).reshape(-1, 2).T.copy()
+        side = np.array([r.random() < 0.5 for r in generators])
+        uniform = self.uniform_position(generators, right=side)
+        self.dot = uniform if dot is None else np.array(dot, np.float32)
+        self._slips = [np.random.default_rng([int(seed), 11]) for seed in seeds] if self.slip else []
+        self._walls = self._draw_walls()
+        self._distraction = Distraction(self.levels, g.size, seeds if noise_seeds is None else noise_seeds)
+
+    def _layout(self, r: np.random.Generator) -> tuple[int, int]:
+        """(wall x, door y) uniform over the layouts of the split; others are drawn again."""
+        g = self.geometry
+        while True:
+            wall = r.integers(g.wall_padding, g.size - g.wall_padding) if g.fixed_wall is None else g.fixed_wall
+            door = r.integers(g.door_padding, g.size - g.door_padding)
+            if self.split is None or in_split(np.array([wall, door]), g, self.split):
+                return int(wall), int(door)
+
+    def place(self, state: np.ndarray) -> None:
+        """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not rendered."""
+        self._slips = []
+        self.dot, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
+        self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
+
+    def uniform_position(self, generators: list[np.random.Generator], *, right: np.ndarray) -> np.ndarray:
+        """[B, 2] positions uniform in the right or left room of each world, clear of the wall."""
+        g = self.geometry
+        u = np.array([r.random(2) for r in generators], np.float32)
+        left_edge, right_edge = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
+        low = np.where(right, right_edge, g.low)
+        high = np.where(right, g.high, left_edge)
+        return np.stack([low + u[:, 0] * (high - low), g.low + u[:, 1] * (g.high - g.low)], 1).astype(np.float32)
+
+    def taken(self, action: np.ndarray) -> np.ndarray:
+        """[B, 2] float32: actions as they are taken, the longer ones scaled back to the longest step."""
+        longest = self.geometry.max_step
+        norm = np.linalg.norm(action, axis=1, keepdims=True)
+        return np.where(norm > longest * (1 + 1e-6), action * (longest / np.maximum(norm, 1e-8)), action).astype("f4")
+
+    def step(self, action: np.ndarray) -> None:
+        """Move every agent by its action [B, 2]; agents slide along walls. Advances the distraction too.
+
+        Raises ValueError for another shape and for numbers that are not finite.
+        """
+        if np.shape(action) != self.dot.shape or not np.isfinite(action).all():
+            raise ValueError(f"actions of shape {np.shape(action)} must be finite and [{len(self.dot)}, 2]")
+        g = self.geometry
+        norm = np.linalg.norm(action, axis=1, keepdims=True)
+        move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
+        if self._slips:
+            chance = np.stack([r.standard_normal(2) for r in self._slips])
+            move = (move + self.slip * g.max_step * g.action_scale * chance).astype(np.float32)
+        # Moves longer than the wall is thick are taken in pieces, so that none can jump through it.
+        longest = max(g.max_step * g.action_scale, float(np.abs(move).max(initial=0)) if self._slips else 0.0)
+        pieces = max(1, int(np.ceil(longest / (2 * WALL_HALF - 0.5))))
+        for _ in range(pieces):
+            self.dot = self._slide(self.dot, move / pieces)
+        self._distraction.advance()
+
+    def _slide(self, dot: np.ndarray, move: np.ndarray) -> np.ndarray:
+        """One short move, x first, then y; what a wall forbids is cut off and the rest goes on along it."""
+        g = self.geometry
+        left_face, right_face = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
+        in_door = np.abs(dot[:, 1] - self.door_y) <= g.door_half
+        x = np.clip(dot[:, 0] + move[:, 0], g.low, g.high)
+        from_left, from_right = dot[:, 0] <= left_face, dot[:, 0] >= right_face
+        x = np.where(~in_door & from_left, np.minimum(x, left_face), x)
+        x = np.where(~in_door & from_right, np.maximum(x, right_face), x)
+        in_wall = (x > left_face) & (x < right_face)
+        y = np.clip(dot[:, 1] + move[:, 1], g.low, g.high)
+        y = np.where(in_wall, np.clip(y, self.door_y - g.door_half, self.door_y + g.door_half), y)
+        return np.stack([x, y], 1).astype(np.float32)
+
+    def state(self) -> np.ndarray:
+        """[B, 4] float32: dot x, dot y, wall x, door y. For scoring, probes and scripted policies only."""
+        return np.concatenate([self.dot, self.wall_x[:, None], self.door_y[:, None]], 1)
+
+    def reward(self) -> np.ndarray:
+        """[B] float32: 1 for agents on the reward spot, 0 for others and where there is none."""
+        if self.spot is None:
+            return np.zeros(len(self), np.float32)
+        gap = np.linalg.norm(self.dot - np.array(self.spot.at, np.float32), axis=1)
+        return (gap < self.spot.radius).astype(np.float32)
+
+    def terminated(self) -> np.ndarray:
+        """[B] bool: never."""
+        return np.zeros(len(self), bool)
+
+    def render(self) -> np.ndarray:
+        """[B, S, S, 3] uint8: background, walls and agent, then the distraction on top."""
+        return self._distraction.apply(self._compose(self.dot))
+
+    def render_clean(self, dot: np.ndarray) -> np.ndarray:
+        """[B, S, S, 3] uint8 of the same layouts with agents at `dot` [B, 2] and no distraction."""
+        return self._compose(dot)
+
+    def _compose(self, dot: np.ndarray) -> np.ndarray:
+        axis = np.arange(self.geometry.size, dtype=np.float32)
+        bell_x = np.exp(-((axis - dot[:, :1]) ** 2) / (2 * DOT_SIGMA**2))
+        bell_y = np.exp(-((axis - dot[:, 1:]) ** 2) / (2 * DOT_SIGMA**2))
+        image = self._walls.copy()
+        for b in range(len(dot)):  # the agent touches a few pixels only: composite that patch alone
+            rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
+            patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+            alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
+            under = image[b][patch].astype(np.float32)
+            colour = np.array(self.dot_colour, np.float32)
+            gap = np.where(np.isnan(colour), 0, colour - under)  # nan: that channel knows no dot
+            image[b][patch] = np.rint(under + alpha * gap).astype(np.uint8)
+        return image
+
+    def _draw_walls(self) -> np.ndarray:
+        g, axis = self.geometry, np.arange(self.geometry.size)
+        outside = (axis < g.border) | (axis > g.size - 1 - g.border)
+        solid = outside[None, :, None] | outside[None, None, :]
+        wall = np.abs(axis[None] - self.wall_x[:, None]) <= WALL_HALF
+        door = np.abs(axis[None] - self.door_y[:, None]) <= g.door_half
+        solid = solid | (wall[:, None, :] & ~door[:, :, None])
+        return np.where(solid[..., None], np.array(self.wall_colour, np.uint8), np.array(self.background, np.uint8))
