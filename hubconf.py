@@ -1,6 +1,16 @@
 """Entry points of torch.hub: `torch.hub.load("OWNER/REPOSITORY", "eye", "PATH_OR_REPOSITORY")`."""
 
-dependencies = ["torch", "torchvision", "timm", "numpy", "pydantic", "h5py", "safetensors", "huggingface_hub", "av"]
+dependencies = [
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pydantic",
+    "h5py",
+    "safetensors",
+    "huggingface_hub",
+    "av",
+]
 
 
 def eye(source, **options):

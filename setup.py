@@ -8,14 +8,20 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).resolve().parent
-ROOMS_AT_THE_TOP = ("evals", "launch", "configs")  # live beside jepa_wm/, install as jepa_wm.<name>
+ROOMS_AT_THE_TOP = (
+    "evals",
+    "launch",
+    "configs",
+)  # live beside jepa_wm/, install as jepa_wm.<name>
 
 
 def packages() -> list[str]:
     """All packages by the name they are imported under."""
     names = find_packages(str(HERE), include=["jepa_wm", "jepa_wm.*"])
     for room in ROOMS_AT_THE_TOP:
-        names += [f"jepa_wm.{found}" for found in find_packages(str(HERE), include=[room, f"{room}.*"])]
+        names += [
+            f"jepa_wm.{found}" for found in find_packages(str(HERE), include=[room, f"{room}.*"])
+        ]
     return names
 
 
@@ -67,7 +73,16 @@ setup(
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
         # setuptools and wheel: one test builds a wheel without asking the registry for a builder.
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "setuptools>=68", "wheel"]
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "setuptools>=68",
+            "wheel",
+        ]
         + ["zarr", "pyarrow"],
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},

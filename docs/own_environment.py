@@ -11,24 +11,36 @@ from jepa_wm.training import dynamics, pretrain
 from jepa_wm.worlds import collect, gym_world, policies
 
 
-class Puck(gymnasium.Env):  # put yours here: a bounded Box of actions, an image as observation or from render()
+class Puck(
+    gymnasium.Env
+):  # put yours here: a bounded Box of actions, an image as observation or from render()
     observation_space = gymnasium.spaces.Box(0, 255, (65, 65, 3), np.uint8)
     action_space = gymnasium.spaces.Box(-4, 4, (2,))  # px a step
 
     def reset(self, *, seed=None, options=None):
         self.at = np.random.default_rng(seed).uniform(8, 56, 2)
-        return self.step(0)[0], {"state": self.at}  # a state is optional: for probes and scores, never for plans
+        return self.step(0)[0], {
+            "state": self.at
+        }  # a state is optional: for probes and scores, never for plans
 
     def step(self, action):
         self.at = np.clip(self.at + action, 8, 56)
         x, y = np.exp(-((np.arange(65) - self.at[:, None]) ** 2) / 20)
-        return np.uint8(255 * y[:, None, None] * x[:, None] * np.ones(3)), 0.0, False, False, {"state": self.at}
+        return (
+            np.uint8(255 * y[:, None, None] * x[:, None] * np.ones(3)),
+            0.0,
+            False,
+            False,
+            {"state": self.at},
+        )
 
 
-sizes = [f"train.{part}.steps=400" for part in ("summary", "dynamics", "metric")]  # the rest as in configs/debug.yaml
-config = load_config("debug", ["observe.path=runs/puck_data", "observe.episodes=300", *sizes])
+sizes = [
+    f"train.{part}.steps=400" for part in ("summary", "dynamics", "metric")
+]  # the rest as in configs/debug.yaml
+config = load_config("debug", ["data.path=runs/puck_data", "data.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
-collect.record_parts(config.observe.path, world, policies.RandomHolds, config)
+collect.record_parts(config.data.path, world, policies.RandomHolds, config)
 with RunFolder.open("runs/puck", config) as run:
     results = [stage(run) for stage in (pretrain.run, cache.run, dynamics.run)]
     planner = agent.Agent.of_run(run, world)
@@ -37,4 +49,7 @@ goals, there = world.render(), world.state()
 world.reset(np.arange(8))
 planner.reset(goals, seeds=range(8))
 track = episodes.play(world, planner.act, budget=40).track  # [8, 41, 2]
-print("px from the goal, start and end:", *np.linalg.norm(track - there[:, None], axis=2).mean(0)[[0, -1]].round(1))
+print(
+    "px from the goal, start and end:",
+    *np.linalg.norm(track - there[:, None], axis=2).mean(0)[[0, -1]].round(1),
+)

@@ -29,7 +29,7 @@ def eastward(scene: Scene) -> Term:
 
 def gone(weight: float, run: RunFolder) -> float:
     """How far to the right agents are after 15 steps, in px, the goal image being of where they begin."""
-    world = TwoRooms(run.config.worlds.geometry)
+    world = TwoRooms(run.config.world.geometry)
     agent = Agent.of_run(run, world, more=((weight, eastward),))
     world.reset(np.arange(8), dot=np.full((8, 2), 12.0, np.float32))
     agent.reset(world.render(), seeds=range(8))
@@ -39,4 +39,6 @@ def gone(weight: float, run: RunFolder) -> float:
 
 folder = Path(sys.argv[1])
 with RunFolder.open(folder, load_config(folder / "config.yaml")) as run:
-    print(f"px to the right: {gone(0.0, run):.1f} by the goal alone, {gone(1000.0, run):.1f} with a term of our own")
+    print(
+        f"px to the right: {gone(0.0, run):.1f} by the goal alone, {gone(1000.0, run):.1f} with a term of our own"
+    )

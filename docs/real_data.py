@@ -20,7 +20,10 @@ LENGTH = 16  # frames that an episode has at least
 
 def pictures(packed):
     """The bytes of every JPEG of an archive that holds them end to end."""
-    return [packed["jpeg"][a:b].tobytes() for a, b in zip(packed["offsets"], packed["offsets"][1:], strict=False)]
+    return [
+        packed["jpeg"][a:b].tobytes()
+        for a, b in zip(packed["offsets"], packed["offsets"][1:], strict=False)
+    ]
 
 
 def signs(source, target, training=1500):
@@ -28,7 +31,12 @@ def signs(source, target, training=1500):
     packed = np.load(source / "sign_language_digits" / "sign_digits_100x100.npz")
     photos = pictures(packed)
     for place, row in enumerate(np.argsort(packed["number"], kind="stable")):
-        folder = target / "signs" / ("train" if place < training else "test") / str(packed["label"][row])
+        folder = (
+            target
+            / "signs"
+            / ("train" if place < training else "test")
+            / str(packed["label"][row])
+        )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{packed['number'][row]}_{row}.jpg").write_bytes(photos[row])
 
@@ -48,7 +56,11 @@ def donkeycar(source, target, size=96):
     for part, first, last in (("train", 0, 0.7 * count), ("heldout", 0.72 * count, count)):
         episodes = [run[(run >= first) & (run < last)] for run in runs]
         episodes = [run for run in episodes if len(run) >= LENGTH]
-        columns = {"pixels": ((size, size, 3), "u1"), "action": ((2,), "f4"), "state": ((2,), "f4")}
+        columns = {
+            "pixels": ((size, size, 3), "u1"),
+            "action": ((2,), "f4"),
+            "state": ((2,), "f4"),
+        }
         lengths = np.array([len(run) for run in episodes])
         writer = TrajectoryWriter(target / "donkeycar" / f"{part}.h5", lengths, columns)
         for row, run in zip(writer.offset, episodes, strict=True):
@@ -63,7 +75,9 @@ def donkeycar(source, target, size=96):
             action_kind="delta",
             **about,
         )
-        print(f"donkeycar {part}: {len(episodes)} episodes, {lengths.sum()} frames, {lengths.min()} to {lengths.max()}")
+        print(
+            f"donkeycar {part}: {len(episodes)} episodes, {lengths.sum()} frames, {lengths.min()} to {lengths.max()}"
+        )
 
 
 if __name__ == "__main__":

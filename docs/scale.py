@@ -15,11 +15,11 @@ GB = 1e9
 
 
 VIT_G = (  # V-JEPA 2's largest encoder at its main resolution, with its masks, as settings of this library
-    "observe.image_size=256", "observe.frames=16", "encode.patch=16", "encode.tubelet=2", "encode.width=1408",
-    "encode.depth=40", "encode.heads=22", "encode.mlp_ratio=4.3636", "encode.attend=clip", "predict.width=384",
-    "predict.depth=12", "predict.heads=12", "predict.contrast=0", "predict.path=0", "predict.episode=0",
-    "predict.far=0", "predict.most_targets=0", "predict.targets={centre: false, stay: 1}", "train.pretrain.batch=3072",
-    "predict.masks=[{blocks: 8, scale: [.15, .15]}, {blocks: 2, scale: [.7, .7]}]", "train.pretrain.steps=252000",
+    "data.image_size=256", "data.frames=16", "encoder.patch=16", "encoder.tubelet=2", "encoder.width=1408",
+    "encoder.depth=40", "encoder.heads=22", "encoder.mlp_ratio=4.3636", "encoder.attend=clip", "jepa.width=384",
+    "jepa.depth=12", "jepa.heads=12", "jepa.contrast=0", "jepa.path=0", "jepa.episode=0",
+    "jepa.far=0", "jepa.most_targets=0", "jepa.targets={centre: false, stay: 1}", "train.pretrain.batch=3072",
+    "jepa.masks=[{blocks: 8, scale: [.15, .15]}, {blocks: 2, scale: [.7, .7]}]", "train.pretrain.steps=252000",
 )  # fmt: skip
 
 
@@ -34,7 +34,9 @@ class Machine:
     decode: float = 40.0  # clips a second of a CPU core: 16 frames of 256 px from h264 with a key frame every 250
     clip_bytes: float = 0.35e6  # of h264 that are read for one clip
     disk: float = 2 * GB  # bytes a second that one node writes
-    hours_between_failures: float = 50_000.0  # of one GPU with its share of a node, as in published runs on 16,000
+    hours_between_failures: float = (
+        50_000.0  # of one GPU with its share of a node, as in published runs on 16,000
+    )
     restart_minutes: float = 6.0  # to notice, queue, start and load
     save_minutes: float = 10.0  # between checkpoints
 
@@ -50,9 +52,12 @@ class Model:
     @classmethod
     def of(cls, config: Config) -> Model:
         """With masks drawn for a few clips."""
-        steps, grid = config.observe.frames // config.encode.tubelet, config.observe.image_size // config.encode.patch
+        steps, grid = (
+            config.data.frames // config.encoder.tubelet,
+            config.data.image_size // config.encoder.patch,
+        )
         generator, masked = torch.Generator().manual_seed(0), []
-        for mask in config.predict.masks:
+        for mask in config.jepa.masks:
             seen, wanted = split(draw_mask(mask, 16, steps, grid, generator), generator)
             masked.append((seen.shape[1], wanted.shape[1]))
         return cls(config, steps * grid * grid, tuple(masked))
@@ -60,37 +65,43 @@ class Model:
     @property
     def encoder(self) -> float:
         """Parameters."""
-        e = self.config.encode
+        e = self.config.encoder
         return e.depth * (4 + 2 * e.mlp_ratio) * e.width**2 + e.tubelet * 3 * e.patch**2 * e.width
 
     @property
     def predictor(self) -> float:
         """Parameters."""
-        p = self.config.predict
-        return p.depth * 12 * p.width**2 + 3 * self.config.encode.width * p.width
+        p = self.config.jepa
+        return p.depth * 12 * p.width**2 + 3 * self.config.encoder.width * p.width
 
 
 def flops(model: Model) -> float:
     """Of one clip: the target forward, context and predictor forward and backward for each mask type."""
-    e, p = model.config.encode, model.config.predict
+    e, p = model.config.encoder, model.config.jepa
 
     def blocks(count: float, depth: int, width: int, ratio: float) -> float:
         return depth * count * ((8 + 4 * ratio) * width**2 + 4 * count * width)
 
     total = blocks(model.tokens, e.depth, e.width, e.mlp_ratio)
     for seen, wanted in model.masked:
-        total += 3 * (blocks(seen, e.depth, e.width, e.mlp_ratio) + blocks(seen + wanted, p.depth, p.width, 4))
+        total += 3 * (
+            blocks(seen, e.depth, e.width, e.mlp_ratio)
+            + blocks(seen + wanted, p.depth, p.width, 4)
+        )
     return total
 
 
 def memory(model: Model, gpus: int, *, recompute: bool) -> dict[str, float]:
     """Bytes on one GPU with everything sharded: what is kept, two gathered blocks, and the activations of its clips."""
-    e, p = model.config.encode, model.config.predict
+    e, p = model.config.encoder, model.config.jepa
     trained, clips = model.encoder + model.predictor, model.config.train.pretrain.batch / gpus
     # Kept of a block for the backward pass, in bf16 with fused attention: its input alone, or what its layers need.
     full, narrow = 8 + 2 * e.mlp_ratio, 16.0
     each = sum((1.0 if recompute else full) * seen * e.width * e.depth for seen, _ in model.masked)
-    each += sum((1.0 if recompute else narrow) * (seen + wanted) * p.width * p.depth for seen, wanted in model.masked)
+    each += sum(
+        (1.0 if recompute else narrow) * (seen + wanted) * p.width * p.depth
+        for seen, wanted in model.masked
+    )
     if recompute:  # of the one block that is being computed again
         each += max(seen for seen, _ in model.masked) * e.width * full
     return {
@@ -123,7 +134,9 @@ def rows(model: Model, machine: Machine, gpus: int) -> list[tuple[str, str]]:
         fits = "fits" if total < 0.9 * machine.gpu_memory else "does not fit"
         found += [(f"GB a GPU, activations {how}", f"{total / GB:.1f}: {fits}")]
         found += [
-            (f"of it {name}", f"{size / GB:.2f}") for name, size in parts.items() if recompute or name == "activations"
+            (f"of it {name}", f"{size / GB:.2f}")
+            for name, size in parts.items()
+            if recompute or name == "activations"
         ]
     return [
         *found,
@@ -144,7 +157,10 @@ def rows(model: Model, machine: Machine, gpus: int) -> list[tuple[str, str]]:
 def page(model: Model, machine: Machine) -> str:
     """The whole text."""
     few, many = (rows(model, machine, gpus) for gpus in (128, 1024))
-    table = "\n".join(f"| {name} | {value} | {other} |" for (name, value), (_, other) in zip(few, many, strict=True))
+    table = "\n".join(
+        f"| {name} | {value} | {other} |"
+        for (name, value), (_, other) in zip(few, many, strict=True)
+    )
     seen = " or ".join(str(seen) for seen, _ in model.masked)
     assumed = "\n".join(f"| `{name}` | {value:g} |" for name, value in vars(machine).items())
     return f"""# A ViT-g run, on paper

@@ -28,10 +28,18 @@ BOX = 0.075  # m, how far one step may go along each axis
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", help="a released file with encoder and action-conditioned predictor")
+    parser.add_argument(
+        "weights", help="a released file with encoder and action-conditioned predictor"
+    )
     parser.add_argument("trajectory", help="npz with observations and states")
     parser.add_argument("--size", default="vit_giant")
-    parser.add_argument("--sizes", type=int, nargs=3, metavar=("PX", "HEADS", "ACTION_HEADS"), help="instead of --size")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs=3,
+        metavar=("PX", "HEADS", "ACTION_HEADS"),
+        help="instead of --size",
+    )
     parser.add_argument("--grid", type=int, default=9, help="places along each axis of the map")
     parser.add_argument("--candidates", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=10)
@@ -43,12 +51,16 @@ def arguments():
 def main():
     words = arguments()
     pixels, heads, action_heads = words.sizes or (0, 0, 0)
-    size = Size(pixels, heads, action_heads=action_heads) if words.sizes else named_size(words.size)
+    size = (
+        Size(pixels, heads, action_heads=action_heads) if words.sizes else named_size(words.size)
+    )
     encoder = take_plain_frames(load_encoder(words.weights, size))
     model = load_action_predictor(words.weights, ActionPredictor, size, patch=encoder.patch)
     example = np.load(words.trajectory)
     frames = torch.from_numpy(resized(example["observations"][0], size.image_size))
-    clip = to_input(frames, size.image_size)[:, None].expand(-1, encoder.tubelet, -1, -1, -1)  # each frame a still
+    clip = to_input(frames, size.image_size)[:, None].expand(
+        -1, encoder.tubelet, -1, -1, -1
+    )  # each frame a still
     start, goal = normalised(encoder(clip))[:, None]  # [1, N, D]
     poses = torch.from_numpy(example["states"][0]).float()
     cost = imagined_cost(
@@ -58,7 +70,9 @@ def main():
 
     axis = torch.linspace(-BOX, BOX, words.grid)
     moves = torch.zeros(1, words.grid**2, 1, 7)
-    moves[0, :, 0, 0], moves[0, :, 0, 2] = (place.flatten() for place in torch.meshgrid(axis, axis, indexing="ij"))
+    moves[0, :, 0, 0], moves[0, :, 0, 2] = (
+        place.flatten() for place in torch.meshgrid(axis, axis, indexing="ij")
+    )
     energy = cost(moves)[0].view(words.grid, words.grid)
 
     box = torch.tensor([BOX, BOX, BOX, 0, 0, 0, 0.75])  # the hand does not turn
@@ -68,7 +82,12 @@ def main():
     true = difference(poses[0], poses[1])
     print("energy of doing nothing, of the way that was taken, of the way that was found:",
           *(f"{float(cost(way.view(1, 1, 1, 7))):.4f}" for way in (0 * true, true, plan.actions[0, 0])))  # fmt: skip
-    print("taken, m:", *(f"{x:.3f}" for x in true[:3]), "found, m:", *(f"{x:.3f}" for x in plan.actions[0, 0, :3]))
+    print(
+        "taken, m:",
+        *(f"{x:.3f}" for x in true[:3]),
+        "found, m:",
+        *(f"{x:.3f}" for x in plan.actions[0, 0, :3]),
+    )
 
     pyplot.imshow(energy.T, origin="lower", extent=(-BOX, BOX, -BOX, BOX), cmap="viridis")
     pyplot.plot(*true[[0, 2]], "w*", label="taken")

@@ -21,11 +21,15 @@ def run(run: RunFolder) -> dict[str, object]:
     return measured(run, "eval_attentive", _measure)
 
 
-def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
-    evals = config.evals
+def _measure(
+    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+) -> dict[str, object]:
+    evals = config.probes
     result: dict[str, dict[str, object]] = {f"depth_{depth}": {} for depth in evals.depths}
     for name, look in looks.items():
-        train, test = look_at(look, data, config, name)  # raw pixels too in full size: the head sees patches
+        train, test = look_at(
+            look, data, config, name
+        )  # raw pixels too in full size: the head sees patches
         for depth in evals.depths:
             kinds = {str(depth): partial(Attentive, depth=depth, head_width=evals.head_width)}
             picture = None if data.classes is None else folder / f"confusion_{name}_{depth}.png"

@@ -14,28 +14,35 @@ from jepa_wm.evals.episodes import begin, play, success
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.make_solver import DESCENDING, make_solver
 from jepa_wm.planning.receding import RecedingHorizon
-from jepa_wm.planning.settings import Plan as Settings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.worlds.make import clean
 from jepa_wm.worlds.policies import straight_line, through_door
-from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.tasks import Tasks
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
-def floors_and_ceiling(tasks: Tasks, space: ActionSpace, config: Config, suffix: str) -> dict[str, object]:
+def floors_and_ceiling(
+    tasks: Tasks, space: ActionSpace, config: Config, suffix: str
+) -> dict[str, object]:
     """`floors` and `ceiling` in these tasks, both keys with `suffix`."""
-    worlds, budget = config.worlds, config.act.budget
+    worlds, budget = config.world, config.evaluation.budget
     floors = {
         "random": random_track(tasks, worlds, budget=budget, hold=config.dynamics.frameskip),
         "straight_line": straight_track(tasks, worlds, budget=budget),
     }
-    ceiling = simulator_track(tasks, worlds, space, config.plan, budget=budget)
-    told: dict[str, object] = {name: success(track, tasks, config.act) for name, track in floors.items()}
+    ceiling = simulator_track(tasks, worlds, space, config.planner, budget=budget)
+    told: dict[str, object] = {
+        name: success(track, tasks, config.evaluation) for name, track in floors.items()
+    }
     told["random_encoder"] = None
-    return {f"floors{suffix}": told, f"ceiling{suffix}": success(ceiling, tasks, config.act)}
+    return {
+        f"floors{suffix}": told,
+        f"ceiling{suffix}": success(ceiling, tasks, config.evaluation),
+    }
 
 
-def random_track(tasks: Tasks, worlds: Worlds, *, budget: int, hold: int) -> np.ndarray:
+def random_track(tasks: Tasks, worlds: WorldSettings, *, budget: int, hold: int) -> np.ndarray:
     """[B, T+1, 2] of a policy that holds uniformly drawn actions for `hold` steps."""
     world, _ = begin(tasks, clean(worlds))
     low, high, _ = world.action_bounds
@@ -48,15 +55,24 @@ def random_track(tasks: Tasks, worlds: Worlds, *, budget: int, hold: int) -> np.
     return play(world, act, budget=budget).track
 
 
-def straight_track(tasks: Tasks, worlds: Worlds, *, budget: int) -> np.ndarray:
+def straight_track(tasks: Tasks, worlds: WorldSettings, *, budget: int) -> np.ndarray:
     """[B, T+1, 2] of the walker that knows the goal's place but no walls."""
     world, _ = begin(tasks, clean(worlds))
     return play(
-        world, lambda frames: straight_line(world.state(), tasks.goal, tasks.geometry)[:, None], budget=budget
+        world,
+        lambda frames: straight_line(world.state(), tasks.goal, tasks.geometry)[:, None],
+        budget=budget,
     ).track
 
 
-def simulator_track(tasks: Tasks, worlds: Worlds, space: ActionSpace, settings: Settings, *, budget: int) -> np.ndarray:
+def simulator_track(
+    tasks: Tasks,
+    worlds: WorldSettings,
+    space: ActionSpace,
+    settings: PlannerSettings,
+    *,
+    budget: int,
+) -> np.ndarray:
     """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as its cost.
 
     The simulator has no gradient and knows no policy, so cem stands in for solvers that need one.
@@ -79,7 +95,9 @@ def simulator_track(tasks: Tasks, worlds: Worlds, space: ActionSpace, settings: 
             if (step + 1) % (actions.shape[1] // horizon) == 0:
                 costs.append(way_to_go(copies.state(), goal))
         total = np.stack(costs, 1)
-        return torch.from_numpy(total[:, -1] if settings.steps == "last" else total.mean(1)).view(b, s)
+        return torch.from_numpy(total[:, -1] if settings.steps == "last" else total.mean(1)).view(
+            b, s
+        )
 
     return play(world, lambda frames: space.steps(search.plan(cost)).numpy(), budget=budget).track
 

@@ -20,7 +20,7 @@ def run(run: RunFolder) -> dict[str, object]:
     set_threads(run.config.train.threads)
     heldout = open_data(run.path, run.config, "heldout")
     rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
-    eye = Eye.load(run.path / "encode").to(here().device)
+    eye = Eye.load(run.path / "features").to(here().device)
     frames = heldout.frames[rows]
     result: dict[str, object] = dict(collapse_meters(eye.raw(torch.from_numpy(frames)), frames))
     run.write_result("eval_collapse", result)

@@ -29,11 +29,13 @@ def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
     config = settled(run.config, run.path)
     data, encoder = open_labelled(run, config), encoder_of(run, config)
     if data.train.digest == data.test.digest:
-        raise UserError("evals.train and evals.test hold the same samples; a test set is one that training has not met")
+        raise UserError(
+            "probes.train and probes.test hold the same samples; a test set is one that training has not met"
+        )
     evaluated: dict[str, object] = {
-        "settings": as_plain(config.evals),
+        "settings": as_plain(config.probes),
         "data": {"train": _told(data.train), "test": _told(data.test), "reads": data.classes or data.groups},
-        "encoder": {"backbone": config.freeze.backbone, "weights": config.freeze.weights,
+        "encoder": {"backbone": config.features.backbone, "weights": config.features.weights,
                     "digest": weights_digest(encoder)},
         "precision": config.train.precision,
     }  # fmt: skip
@@ -43,7 +45,12 @@ def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
     def work(run: RunFolder) -> dict[str, object]:
         result = measure(config, data, looks_of(encoder, config), run.stage_dir(place))
         left_out = sorted(set(data.left_out))
-        return {**result, "left_out": left_out, "evaluated": evaluated, "stored": str(run.path / place)}
+        return {
+            **result,
+            "left_out": left_out,
+            "evaluated": evaluated,
+            "stored": str(run.path / place),
+        }
 
     return run.once(place, work)
 

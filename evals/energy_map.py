@@ -18,25 +18,34 @@ from jepa_wm.worlds.tasks import Tasks
 
 
 @torch.no_grad()
-def energy_maps(path: Path, model: WorldModel, tasks: Tasks, config: Config, *, maps: int = 3, grid: int = 28) -> None:
+def energy_maps(
+    path: Path, model: WorldModel, tasks: Tasks, config: Config, *, maps: int = 3, grid: int = 28
+) -> None:
     """Energy of every agent position of a layout against a goal image, learned metric beside raw L2 distance."""
     g = tasks.geometry
     axis = np.linspace(g.low, g.high, grid)
-    dots = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)  # rows run along y
+    dots = (
+        np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)
+    )  # rows run along y
     chosen = tasks.part(0, maps)
-    goals, (_, goal_frames) = rooms(clean(config.worlds), g), begin(chosen, config.worlds)
+    goals, (_, goal_frames) = rooms(clean(config.world), g), begin(chosen, config.world)
     goals.reset(chosen.seeds, dot=chosen.goal, layout=chosen.layout)
     learned, raw = [], []
     for i in range(len(chosen)):
-        world = rooms(config.worlds, g)
+        world = rooms(config.world, g)
         seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
         layout = np.repeat(chosen.layout[i : i + 1], len(dots), 0)
         world.reset(seeds, dot=dots, layout=layout, noise_seeds=np.arange(len(dots)))
         latents = model.encode(torch.from_numpy(world.render()))
         goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
-        lasting = model.latent.lasting(torch.cat([goal, latents])).mean(0)  # settled, as an agent's that has seen much
-        latents, goal = model.latent.with_lasting(latents, lasting), model.latent.with_lasting(goal, lasting)
-        steps = model.steps_to_go(latents[None], goal, margin=config.plan.margin)[0]
+        lasting = model.latent.lasting(torch.cat([goal, latents])).mean(
+            0
+        )  # settled, as an agent's that has seen much
+        latents, goal = (
+            model.latent.with_lasting(latents, lasting),
+            model.latent.with_lasting(goal, lasting),
+        )
+        steps = model.steps_to_go(latents[None], goal, margin=config.planner.margin)[0]
         learned.append(steps.view(grid, grid).cpu().numpy())
         raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
     np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),

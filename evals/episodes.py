@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepa_wm.evals.intervals import wilson
-from jepa_wm.evals.settings import Act
+from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.worlds.make import rooms
 from jepa_wm.worlds.protocol import VectorWorld
-from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.tasks import UNIT, Tasks, judge
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -26,14 +26,18 @@ class Record:
     """What a batch of episodes left."""
 
     frames: np.ndarray  # [B, K+1, h, w, 3] uint8, at decisions and at the end
-    track: np.ndarray  # [B, T+1, 2] the first two state numbers (px in two rooms) at every environment step
+    track: (
+        np.ndarray
+    )  # [B, T+1, 2] the first two state numbers (px in two rooms) at every environment step
     decision_steps: np.ndarray  # [K+1]
 
 
-def begin(tasks: Tasks, worlds: Worlds) -> tuple[TwoRooms, np.ndarray]:
+def begin(tasks: Tasks, worlds: WorldSettings) -> tuple[TwoRooms, np.ndarray]:
     """(worlds at their starts, goal images [B, h, w, 3] uint8)."""
     goals = rooms(worlds, tasks.geometry)
-    goals.reset(tasks.seeds, dot=tasks.goal, layout=tasks.layout, noise_seeds=tasks.seeds + GOAL_NOISE)
+    goals.reset(
+        tasks.seeds, dot=tasks.goal, layout=tasks.layout, noise_seeds=tasks.seeds + GOAL_NOISE
+    )
     world = rooms(worlds, tasks.geometry)
     world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
     return world, goals.render()
@@ -56,14 +60,21 @@ def play(
             world.step(action)
             track.append(world.state()[:, :2])
             taken += 1
-            if observe is not None and number % every == 0 and number < len(actions) and taken < budget:
+            if (
+                observe is not None
+                and number % every == 0
+                and number < len(actions)
+                and taken < budget
+            ):
                 observe(world.render())
         frames.append(world.render())
         at.append(taken)
     return Record(np.stack(frames, 1), np.stack(track, 1), np.array(at))
 
 
-def success(track: np.ndarray, tasks: Tasks, act: Act) -> dict[str, float | int | str]:
+def success(
+    track: np.ndarray, tasks: Tasks, act: EvaluationSettings
+) -> dict[str, float | int | str]:
     """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B, T+1, 2]."""
     outcome = judge(track, tasks.goal, radius=act.radius)
     low, high = wilson(int(outcome.final.sum()), len(track))

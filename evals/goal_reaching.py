@@ -26,7 +26,7 @@ from jepa_wm.evals.episodes import Record, begin, play, success
 from jepa_wm.evals.returns import play_for_reward, play_share_for_reward
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Plan as PlanSettings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.world_space import space_of
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.make import clean, rooms
@@ -45,16 +45,23 @@ def run(run: RunFolder) -> dict[str, object]:
 def play_and_judge(run: RunFolder) -> dict[str, object]:
     """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
     model = _model(run)
-    if run.config.plan.objective == "reward":
+    if run.config.planner.objective == "reward":
         return play_for_reward(run, model)
     space, tasks, folder = _goals(run, model)
     config = run.config
-    told: dict[str, object] = {"layouts": layouts_met(run, *(tasks.of(split).layout for split in SPLITS))}
+    told: dict[str, object] = {
+        "layouts": layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
+    }
     by_name: dict[str, dict[str, float | int | str]] = {}
     for name, plan, some, suffix in _plays(config, tasks):
-        outcome = success(play_all(folder / name, model, some, space, config, plan), some, config.act)
+        outcome = success(
+            play_all(folder / name, model, some, space, config, plan), some, config.evaluation
+        )
         if name.startswith(MAIN):
-            told |= {f"success{suffix}": outcome, **floors_and_ceiling(some, space, config, suffix)}
+            told |= {
+                f"success{suffix}": outcome,
+                **floors_and_ceiling(some, space, config, suffix),
+            }
         if not suffix:
             by_name[plan.objective] = outcome
     held_out = tasks.of("heldout")
@@ -71,7 +78,7 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
 def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play theirs meanwhile."""
     model = _model(run)
-    if run.config.plan.objective == "reward":
+    if run.config.planner.objective == "reward":
         return play_share_for_reward(run, model, share, shares)
     space, tasks, folder = _goals(run, model)
     layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
@@ -90,27 +97,30 @@ def _model(run: RunFolder) -> WorldModel:
 
 def _goals(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
     config = run.config
-    if config.worlds.name != "two_rooms":
+    if config.world.name != "two_rooms":
         raise UserError(
-            f"plan.objective {config.plan.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
-            f"{config.worlds.name} plan for reward (plan.objective=reward), or toward images through Agent"
+            f"planner.objective {config.planner.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
+            f"{config.world.name} plan for reward (planner.objective=reward), or toward images through Agent"
         )
     space = fitting_space(run, model)
     folder = run.stage_dir("plan")
     return space, frozen_tasks(folder / "tasks.json", config), folder
 
 
-def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlanSettings, Tasks, str]]:
+def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tasks, str]]:
     """What is played: (folder of its episodes, settings, tasks, what the keys of its figures end in).
 
     The main objective on both kinds of layouts, those to compare on held-out ones.
     """
     held_out, training = tasks.of("heldout"), tasks.of("train")
-    compared = [(name, config.plan.model_copy(update={"objective": name})) for name in config.plan.compare]
+    compared = [
+        (name, config.planner.model_copy(update={"objective": name}))
+        for name in config.planner.compare
+    ]
     return [
-        (MAIN, config.plan, held_out, ""),
+        (MAIN, config.planner, held_out, ""),
         *((name, plan, held_out, "") for name, plan in compared),
-        (f"{MAIN}{TRAINING}", config.plan, training, TRAINING),
+        (f"{MAIN}{TRAINING}", config.planner, training, TRAINING),
     ]
 
 
@@ -118,26 +128,36 @@ def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
     """The world's action space; UserError if the run's model was trained on actions of another size."""
     try:
         space = action_space(run.config)
-        Agent(model, space, run.config.plan)
+        Agent(model, space, run.config.planner)
     except ValueError as error:
-        world = run.config.worlds.name
-        raise UserError(f"{run.path}: this model cannot act in the world {world!r}: {error}") from error
+        world = run.config.world.name
+        raise UserError(
+            f"{run.path}: this model cannot act in the world {world!r}: {error}"
+        ) from error
     return space
 
 
 def action_space(config: Config) -> ActionSpace:
     """The space the solver searches in the configured world."""
-    space = space_of(TwoRooms(config.worlds.geometry), frameskip=config.dynamics.frameskip, hold=config.plan.hold)
+    space = space_of(
+        TwoRooms(config.world.geometry),
+        frameskip=config.dynamics.frameskip,
+        hold=config.planner.hold,
+    )
     assert isinstance(space, ActionSpace)
     return space
 
 
 def frozen_tasks(path: Path, config: Config) -> Tasks:
     """The task file at `path`, frozen now if it is not there yet."""
-    act = config.act
+    act = config.evaluation
     if not path.exists():
         freeze_tasks(
-            act.task, geometry=config.worlds.geometry, episodes=act.episodes, seed=act.task_seed, radius=act.radius
+            act.task,
+            geometry=config.world.geometry,
+            episodes=act.episodes,
+            seed=act.task_seed,
+            radius=act.radius,
         ).save(path)
     return Tasks.load(path)
 
@@ -148,7 +168,7 @@ def play_all(
     tasks: Tasks,
     space: ActionSpace,
     config: Config,
-    plan: PlanSettings,
+    plan: PlannerSettings,
     *,
     some: range | None = None,
 ) -> np.ndarray:
@@ -164,7 +184,9 @@ def play_all(
             file = folder / f"{first:05d}.npz"
             if not file.exists():
                 part = tasks.part(first, min(first + CHUNK, last, *_starts_past(folder, first)))
-                record, costs, seconds = play_chunk(model, part, space, config, plan, stop.raise_if_requested)
+                record, costs, seconds = play_chunk(
+                    model, part, space, config, plan, stop.raise_if_requested
+                )
                 partial = file.with_suffix(".partial.npz")
                 np.savez_compressed(partial, frames=record.frames, track=record.track, cost=costs, seconds=seconds,
                                     decision_steps=record.decision_steps)  # fmt: skip
@@ -172,7 +194,9 @@ def play_all(
             with np.load(file) as stored:
                 tracks.append(stored["track"])
             ends = tasks.part(first, first + len(tracks[-1])).goal
-            won += int((np.linalg.norm(tracks[-1][:, -1] - ends, axis=1) < config.act.radius).sum())
+            won += int(
+                (np.linalg.norm(tracks[-1][:, -1] - ends, axis=1) < config.evaluation.radius).sum()
+            )
             first, done = first + len(tracks[-1]), done + len(tracks[-1])
             bar.update(done, won=f"{won}/{done}")
     return np.concatenate(tracks)
@@ -184,12 +208,12 @@ def _starts_past(folder: Path, first: int) -> list[int]:
 
 
 def play_chunk(
-    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlanSettings,
+    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlannerSettings,
     before_decision: Callable[[], None] = lambda: None,
 ) -> tuple[Record, np.ndarray, np.ndarray]:  # fmt: skip
     """(record, cost of the best plan after each round [B, K, R], seconds of each decision [K])."""
     agent = Agent(model, space, plan)
-    world, goals = begin(tasks, config.worlds)
+    world, goals = begin(tasks, config.world)
     agent.reset(goals, tasks.seeds.tolist())
     traces, seconds = [], []
 
@@ -202,7 +226,13 @@ def play_chunk(
         traces.append(agent.search.last.trace.numpy())
         return actions
 
-    record = play(world, act, budget=config.act.budget, observe=agent.observe, every=config.dynamics.frameskip)
+    record = play(
+        world,
+        act,
+        budget=config.evaluation.budget,
+        observe=agent.observe,
+        every=config.dynamics.frameskip,
+    )
     return record, np.stack(traces, 1), np.array(seconds)
 
 
@@ -210,8 +240,8 @@ def seconds_per_decision(
     model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, *, count: int = 7
 ) -> float:
     """Median time of one decision for one episode: look, encode, imagine and search."""
-    world, goals = begin(tasks.part(0, 1), config.worlds)
-    agent = Agent(model, space, config.plan)
+    world, goals = begin(tasks.part(0, 1), config.world)
+    agent = Agent(model, space, config.planner)
     agent.reset(goals, [0])
     times = []
     for _ in range(count):
@@ -229,7 +259,7 @@ def gather(folder: Path, tasks: Tasks, config: Config, *, most: int = 50) -> Non
     merged = {k: np.concatenate([p[k] for p in parts])[:most] for k in ("frames", "track", "cost")}
     at, goal = parts[0]["decision_steps"], tasks.goal[:most]
     distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)
-    radius, goals = config.act.radius, rooms(clean(config.worlds), tasks.geometry)
+    radius, goals = config.evaluation.radius, rooms(clean(config.world), tasks.geometry)
     goals.reset(tasks.seeds[:most], dot=goal, layout=tasks.layout[:most])
     np.savez_compressed(
         folder / "episodes.npz", goal_frame=goals.render(), frames=merged["frames"], positions=merged["track"][:, at],

@@ -53,7 +53,10 @@ def bootstrap_seeds_and_tasks(outcomes: np.ndarray, *, draws: int = 10_000) -> t
     """
     _check(outcomes)
     r = np.random.default_rng(0)
-    seeds, tasks = _weights(r, outcomes.shape[0], draws, scaled=True), _weights(r, outcomes.shape[1], draws)
+    seeds, tasks = (
+        _weights(r, outcomes.shape[0], draws, scaled=True),
+        _weights(r, outcomes.shape[1], draws),
+    )
     low, high = np.percentile(((seeds @ outcomes) * tasks).sum(1), [2.5, 97.5])
     return max(float(low), float(outcomes.min())), min(float(high), float(outcomes.max()))
 
@@ -75,7 +78,9 @@ def rate_over_seeds(won: np.ndarray) -> tuple[float, float]:
     return min(least[0], drawn[0]), max(least[1], drawn[1])
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, *, draws: int = 10_000) -> tuple[float, float, float]:
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, *, draws: int = 10_000
+) -> tuple[float, float, float]:
     """(difference, low, high): mean of first [S, T] minus that of second [R, T] on the same T tasks, 95 % interval.
 
     A draw takes the same tasks for both, and the seeds of each. Of won and lost (bool), where fewer than FEW tasks
@@ -85,14 +90,20 @@ def paired_difference(first: np.ndarray, second: np.ndarray, *, draws: int = 10_
     _check(first)
     _check(second)
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{first.shape[1]} and {second.shape[1]} tasks: a paired difference needs the same tasks")
+        raise ValueError(
+            f"{first.shape[1]} and {second.shape[1]} tasks: a paired difference needs the same tasks"
+        )
     gap = first.mean(0) - second.mean(0)  # [T]
     r = np.random.default_rng(0)
-    one, other = (_weights(r, len(outcomes), draws, scaled=True) @ outcomes for outcomes in (first, second))
+    one, other = (
+        _weights(r, len(outcomes), draws, scaled=True) @ outcomes for outcomes in (first, second)
+    )
     drawn = ((one - other) * _weights(r, len(gap), draws)).sum(1)
     low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
     if first.dtype == bool and (gap != np.median(gap)).sum() < FEW:
-        better, worse = (wilson(float(np.maximum(sign * gap, 0).sum()), len(gap)) for sign in (1, -1))
+        better, worse = (
+            wilson(float(np.maximum(sign * gap, 0).sum()), len(gap)) for sign in (1, -1)
+        )
         low, high = min(low, better[0] - worse[1]), max(high, better[1] - worse[0])
     if first.dtype == bool:
         low, high = max(low, -1.0), min(high, 1.0)

@@ -29,15 +29,19 @@ def run(run: RunFolder) -> dict[str, object]:
     return measured(run, "eval_knn", _measure)
 
 
-def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
-    k, result = config.evals.neighbours, {}
+def _measure(
+    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+) -> dict[str, object]:
+    k, result = config.probes.neighbours, {}
     for name, look in looks.items():
         raw = name == "pixels"
-        train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
+        train, test = look_at(look, data, config, name, size=config.probes.pixels if raw else None)
         inside = Labelled(train.part, train.part, data.classes, data.groups, [])
-        fit, choose = inside.split(config.evals.chosen_on)
+        fit, choose = inside.split(config.probes.chosen_on)
         if k > len(fit):
-            raise UserError(f"evals.neighbours {k} are more than the {len(fit)} samples to choose them from")
+            raise UserError(
+                f"probes.neighbours {k} are more than the {len(fit)} samples to choose them from"
+            )
         pool = max(pools(name), key=lambda kind: _chosen_by(train, fit, choose, inside, kind, k))
         guess = votes(_unit(train, pool), train.part.target, _unit(test, pool), data.classes, k)
         picture = None if data.classes is None else folder / f"confusion_{name}.png"
@@ -45,7 +49,9 @@ def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: 
     return {**result}
 
 
-def votes(known: np.ndarray, target: np.ndarray, asked: np.ndarray, classes: list[str] | None, k: int) -> np.ndarray:
+def votes(
+    known: np.ndarray, target: np.ndarray, asked: np.ndarray, classes: list[str] | None, k: int
+) -> np.ndarray:
     """[n, K] shares of the votes of the k nearest of `known` [m, F] for `asked` [n, F], both of unit length; for
     numbers as targets [m, Y] their weighted mean [n, Y]."""
     index = faiss.IndexFlatIP(known.shape[1])
@@ -62,10 +68,14 @@ def _unit(seen: Seen, pool: str) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _chosen_by(train: Seen, fit: np.ndarray, choose: np.ndarray, data: Labelled, pool: str, k: int) -> float:
+def _chosen_by(
+    train: Seen, fit: np.ndarray, choose: np.ndarray, data: Labelled, pool: str, k: int
+) -> float:
     """How good a way of pooling is on the samples to choose by; more is better."""
     features, target = _unit(train, pool), train.part.target
     guess = votes(features[fit], target[fit], features[choose], data.classes, k)
     if data.classes is not None:
         return float((guess.argmax(1) == target[choose]).mean())
-    return -float((((guess - target[choose]) / own_scale(torch.from_numpy(target)).numpy()) ** 2).mean())
+    return -float(
+        (((guess - target[choose]) / own_scale(torch.from_numpy(target)).numpy()) ** 2).mean()
+    )

@@ -41,11 +41,15 @@ class Part:
     video again. Sample i counts as 1 / (clips of its unit).
     """
 
-    read: Callable[[int], np.ndarray]  # sample -> [T, h, w, 3] uint8, its frames about as large as they are wanted
+    read: Callable[
+        [int], np.ndarray
+    ]  # sample -> [T, h, w, 3] uint8, its frames about as large as they are wanted
     target: np.ndarray  # [n] numbers of classes, or [n, Y] float32
     unit: np.ndarray  # [n]
     group: np.ndarray  # [n]
-    digest: str = ""  # names the content: targets, and the frames, pictures or files that are looked at
+    digest: str = (
+        ""  # names the content: targets, and the frames, pictures or files that are looked at
+    )
 
     def __len__(self) -> int:
         return len(self.target)
@@ -53,7 +57,9 @@ class Part:
     def of(self, rows: np.ndarray) -> Part:
         """The samples at those rows alone."""
         read = self.read
-        return Part(lambda i: read(int(rows[i])), self.target[rows], self.unit[rows], self.group[rows])
+        return Part(
+            lambda i: read(int(rows[i])), self.target[rows], self.unit[rows], self.group[rows]
+        )
 
 
 @dataclass
@@ -80,7 +86,9 @@ class Labelled:
         for kind in np.unique(kinds):
             rows = np.flatnonzero(kinds == kind)
             groups = self.train.group[rows]
-            order = groups[np.sort(np.unique(groups, return_index=True)[1])]  # as they first appear
+            order = groups[
+                np.sort(np.unique(groups, return_index=True)[1])
+            ]  # as they first appear
             chosen[rows] = np.isin(groups, order[len(order) - max(1, round(share * len(order))) :])
         if chosen.all():
             raise UserError(
@@ -91,8 +99,8 @@ class Labelled:
 
 
 def open_labelled(run: RunFolder, config: Config) -> Labelled:
-    """The data that `evals.train` and `evals.test` name, or the run's own trajectories."""
-    evals, own = config.evals, data_folder(run.path, config)
+    """The data that `probes.train` and `probes.test` name, or the run's own trajectories."""
+    evals, own = config.probes, data_folder(run.path, config)
     if evals.train is not None and evals.train.startswith(BUILT_IN):
         return _built_in(evals.train, str(evals.test))
     train, test = Path(evals.train or own / "train.h5"), Path(evals.test or own / "heldout.h5")
@@ -103,28 +111,40 @@ def open_labelled(run: RunFolder, config: Config) -> Labelled:
 
 def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> Labelled:
     """Every frame of a spread-out choice, the clip that ends there, and the row of the column that is to be read."""
-    evals = config.evals
+    evals = config.probes
     known = quantities(train) if evals.column == "state" else Quantities()
 
     def part(data: Trajectories) -> Part:
         target = data.column(evals.column).astype(np.float32).reshape(len(data.actions), -1)
-        rows = np.unique(np.linspace(0, len(target) - 1, min(evals.samples, len(target))).astype(np.int64))
+        rows = np.unique(
+            np.linspace(0, len(target) - 1, min(evals.samples, len(target))).astype(np.int64)
+        )
         if not np.isfinite(target[rows]).all():
-            raise UserError(f"{data.path}: column '{evals.column}' is not finite everywhere; repair it")
+            raise UserError(
+                f"{data.path}: column '{evals.column}' is not finite everywhere; repair it"
+            )
         episode = np.searchsorted(data.offsets, rows, side="right") - 1
         back = evals.gap * np.arange(evals.frames - 1, -1, -1)
-        clips = np.maximum(rows[:, None] - back, data.offsets[episode][:, None])  # an episode's first frame repeats
+        clips = np.maximum(
+            rows[:, None] - back, data.offsets[episode][:, None]
+        )  # an episode's first frame repeats
         shown = (data.frames[row] for row in np.unique(clips))
         content = digest_of(target[rows], clips, shown)
-        return Part(lambda i: data.frames[clips[i]], target[rows], np.arange(len(rows)), episode, content)
+        return Part(
+            lambda i: data.frames[clips[i]], target[rows], np.arange(len(rows)), episode, content
+        )
 
     first, second = part(train), part(test)
     size = first.target.shape[1]
     if second.target.shape[1] != size:
-        raise UserError(f"{test.path}: column '{evals.column}' has {second.target.shape[1]} numbers, not {size}")
+        raise UserError(
+            f"{test.path}: column '{evals.column}' has {second.target.shape[1]} numbers, not {size}"
+        )
     first.target, second.target = known.unrolled(first.target), known.unrolled(second.target)
     groups = {name: list(ids) for name, ids in known.groups.items()}
-    groups = groups or {f"{evals.column}_{i}" if size > 1 else evals.column: [i] for i in range(size)}
+    groups = groups or {
+        f"{evals.column}_{i}" if size > 1 else evals.column: [i] for i in range(size)
+    }
     return Labelled(first, second, None, groups, [], {name: known.unit(name) for name in groups})
 
 
@@ -137,11 +157,15 @@ def _built_in(train: str, test: str) -> Labelled:
         arguments = inspect.signature(made).parameters if isinstance(made, type) else {}
         which: dict[str, object] = {"train": training} if "train" in arguments else {}
         if not text.startswith(BUILT_IN) or not {"train", "split"} & set(arguments):
-            raise UserError(f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of torchvision")
+            raise UserError(
+                f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of torchvision"
+            )
         try:
             data = made(root, **(which or {"split": "train" if training else "test"}))
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{text}: is not there or not whole ({error}); download it into the folder first") from None
+            raise UserError(
+                f"{text}: is not there or not whole ({error}); download it into the folder first"
+            ) from None
         target, rows = np.array([int(data[i][1]) for i in range(len(data))]), np.arange(len(data))
         content = digest_of(target, (_picture(data, i) for i in range(len(data))))
         parts.append(Part(partial(_picture, data), target, rows, rows, content))
@@ -155,13 +179,13 @@ def _picture(data: Any, i: int) -> np.ndarray:
 
 def _videos(train: Path, test: Path, config: Config) -> Labelled:
     """Clips of labelled videos and images, evenly spread over each."""
-    observe = config.observe
+    observe = config.data
     sets = []
     for path in (train, test):
         if is_index(path):
             sets.append(VideoSet.open(path, ceiling=observe.unreadable))
             continue
-        entries = find(path, single_images=config.evals.images)
+        entries = find(path, single_images=config.probes.images)
         sets.append(VideoSet(entries, ceiling=observe.unreadable, folder_fps=observe.folder_fps))
     classes = sets[0].classes
     for path, videos in zip((train, test), sets, strict=True):
@@ -171,14 +195,16 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
             raise UserError(f"{path}: not every video has a class; {remedy}")
         unknown = sorted(set(videos.classes) - set(classes))
         if unknown:
-            raise UserError(f"{path}: class {unknown[0]!r} is not among those of {train}: {', '.join(classes)}")
+            raise UserError(
+                f"{path}: class {unknown[0]!r} is not among those of {train}: {', '.join(classes)}"
+            )
     left_out: list[str] = []
     parts = [_clips(videos, classes, config, left_out) for videos in sets]
     return Labelled(parts[0], parts[1], classes, {}, left_out)
 
 
 def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[str]) -> Part:
-    evals, observe = config.evals, config.observe
+    evals, observe = config.probes, config.data
     numbers = np.array([classes.index(name) for name in videos.classes])
     seconds = videos.seconds
     unit = np.repeat(np.arange(len(videos)), evals.clips)
@@ -209,13 +235,17 @@ def _content(videos: VideoSet, numbers: np.ndarray) -> str:
                 continue
             offset, size = entry.span
             for first in (offset, offset + max(0, size - PIECE)):
-                sha.update(f"{size} ".encode() + replace(entry, span=(first, min(size, PIECE))).content())
+                sha.update(
+                    f"{size} ".encode() + replace(entry, span=(first, min(size, PIECE))).content()
+                )
         except (OSError, VideoError):
             sha.update(b"not there")
     return sha.hexdigest()[:16]
 
 
-def batches(part: Part, count: int, name: str, left_out: list[str]) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+def batches(
+    part: Part, count: int, name: str, left_out: list[str]
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
     """(rows, their clips) of a part, `count` at a time, in order; what cannot be decoded after all is left out and its
     reason added to `left_out`."""
     with catching_signals() as stop, Progress(name, len(part)) as bar:

@@ -25,11 +25,13 @@ def run(run: RunFolder) -> dict[str, object]:
     return measured(run, "eval_linear", _measure)
 
 
-def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
+def _measure(
+    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+) -> dict[str, object]:
     result: dict[str, object] = {}
     for name, look in looks.items():
         raw = name == "pixels"
-        train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
+        train, test = look_at(look, data, config, name, size=config.probes.pixels if raw else None)
         kinds = {pool: partial(Linear, pool=pool) for pool in pools(name)}
         picture = None if data.classes is None else folder / f"confusion_{name}.png"
         head = fitted(kinds, train, data, config, name)
@@ -39,18 +41,31 @@ def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: 
 
 
 def fitted(
-    kinds: Mapping[str, Callable[..., nn.Module]], train: Seen, data: Labelled, config: Config, name: str
+    kinds: Mapping[str, Callable[..., nn.Module]],
+    train: Seen,
+    data: Labelled,
+    config: Config,
+    name: str,
 ) -> Trained:
     """The best of all heads: trained on one share of the training part, chosen on the rest.
 
     `kinds` are called with the numbers of tokens, of their width and of outputs.
     """
-    fit, choose = Labelled(train.part, train.part, data.classes, {}, []).split(config.evals.chosen_on)
+    fit, choose = Labelled(train.part, train.part, data.classes, {}, []).split(
+        config.probes.chosen_on
+    )
     target = _targets(train, data)
     outputs = len(data.classes) if data.classes is not None else target.shape[1]
     build = {kind: partial(make, *train.tokens.shape[1:], outputs) for kind, make in kinds.items()}
     rows = torch.from_numpy(fit)
-    heads = train_heads(build, train.tokens[rows], target[rows], config.evals, seed=config.seed, name=f"{name}: heads")
+    heads = train_heads(
+        build,
+        train.tokens[rows],
+        target[rows],
+        config.probes,
+        seed=config.seed,
+        name=f"{name}: heads",
+    )
     rows = torch.from_numpy(choose)
     return best(heads, train.tokens[rows], target[rows])
 

@@ -17,7 +17,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.yaml_source import read_yaml
 from jepa_wm.worlds.tasks import SPLITS, Tasks, judge
 
-STAGES = ("collect", "pretrain", "encode", "dynamics", "heads", "plan")
+STAGES = ("collect", "pretrain", "features", "dynamics", "heads", "plan")
 SUFFIXES = {"heldout": "", "train": "_training_layouts"}  # of folders and keys, by split
 
 
@@ -42,14 +42,20 @@ def read_run(path: Path) -> Played:
     """What a finished run left; UserError where its plan is not finished or does not belong to its episodes."""
     result = _json(path / "plan" / "result.json")
     settings = dict(read_yaml(path / "plan" / "config.yaml").data)
-    commits = {stage: _json(file).get("commit") for stage in STAGES if (file := path / stage / "result.json").exists()}
+    commits = {
+        stage: _json(file).get("commit")
+        for stage in STAGES
+        if (file := path / stage / "result.json").exists()
+    }
     tasks, outcomes = _returns(path, result) if "return" in result else _successes(path, result)
     layouts = result.get("layouts")
     checked = not layouts or layouts["heldout"]["met"] == 0
     return Played(path, settings, commits, tasks, outcomes, checked)
 
 
-def _successes(path: Path, result: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
+def _successes(
+    path: Path, result: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
     tasks = Tasks.load(path / "plan" / "tasks.json")
     outcomes: dict[str, np.ndarray] = {}
     rule = tuple(result["success"][key] for key in ("budget", "radius"))
@@ -57,12 +63,17 @@ def _successes(path: Path, result: Mapping[str, Any]) -> tuple[tuple[Any, ...], 
         some, suffix = tasks.of(split), SUFFIXES[split]
         track = _chunks(path / "plan" / f"main{suffix}", "track", len(some))
         outcome = judge(track, some.goal, radius=rule[1])
-        outcomes |= {f"success{suffix}": outcome.final, f"success_at_any_step{suffix}": outcome.latched}
+        outcomes |= {
+            f"success{suffix}": outcome.final,
+            f"success_at_any_step{suffix}": outcome.latched,
+        }
         _check(path, outcome.final, result[f"success{suffix}"]["final"])
     return (tasks.digest, *rule), outcomes
 
 
-def _returns(path: Path, result: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
+def _returns(
+    path: Path, result: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
     outcomes = {}
     for key in ("return", "return_training_layouts"):
         if key in result:
@@ -78,7 +89,9 @@ def _chunks(folder: Path, name: str, count: int) -> np.ndarray:
     while (first := sum(map(len, parts))) < count:
         file = folder / f"{first:05d}.npz"
         if not file.exists():
-            raise UserError(f"{file}: is not there, so the outcomes of single tasks are not known; plan again")
+            raise UserError(
+                f"{file}: is not there, so the outcomes of single tasks are not known; plan again"
+            )
         with np.load(file) as stored:
             parts.append(stored[name])
     return np.concatenate(parts)

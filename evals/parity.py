@@ -38,19 +38,27 @@ def run(*, weights: Path, ac: Path, io: Path) -> dict[str, object]:
     with torch.no_grad():
         for name, value in (*_seen(weights, size, entries), *_acted(ac, size, entries)):
             if value.shape != entries[name].shape:
-                raise UserError(f"{io}: {name} has shape {tuple(entries[name].shape)}, computed {tuple(value.shape)}")
+                raise UserError(
+                    f"{io}: {name} has shape {tuple(entries[name].shape)}, computed {tuple(value.shape)}"
+                )
             compared[name] = (value - entries[name]).abs().max().item()
             print(f"{name}: {compared[name]:.1e}")
     unknown = sorted(set(entries) - set(compared) - {*INPUTS, *AC_INPUTS})
     if unknown:
-        raise UserError(f"{io}: nothing here computes {', '.join(unknown)}; is the file newer than this library?")
+        raise UserError(
+            f"{io}: nothing here computes {', '.join(unknown)}; is the file newer than this library?"
+        )
     return {"max_abs_error": compared, "entries": len(compared)}
 
 
 def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What encoder and predictor make of the inputs, by name of the entry."""
     encoder = load_encoder(weights, size)
-    for name, clip in (("full", "video"), ("one_tubelet", "video_one_tubelet"), ("wide", "video_wide")):
+    for name, clip in (
+        ("full", "video"),
+        ("one_tubelet", "video_one_tubelet"),
+        ("wide", "video_wide"),
+    ):
         if f"encoder.{name}" in entries:
             yield f"encoder.{name}", encoder(_clip(entries, clip))
     if "encoder.context" not in entries:
@@ -63,7 +71,10 @@ def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tup
         if (name := f"predictor.mask_token_{kind}") in entries:
             wanted = _input(entries, "target_index")  # [B, M]
             # From the context that the public code saw: a difference there is told apart from one here.
-            yield name, predictor(entries["encoder.context"], positions[seen], positions[wanted], kind)
+            yield (
+                name,
+                predictor(entries["encoder.context"], positions[seen], positions[wanted], kind),
+            )
 
 
 def _acted(ac: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -92,7 +103,9 @@ def _input(entries: dict[str, Tensor], name: str) -> Tensor:
 def _read(io: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """(metadata, tensors)."""
     if not io.is_file():
-        raise UserError(f"{io}: there is no such file; give the safetensors with inputs and outputs as --io")
+        raise UserError(
+            f"{io}: there is no such file; give the safetensors with inputs and outputs as --io"
+        )
     try:
         with safe_open(io, "pt") as file:
             return file.metadata() or {}, load_file(io)
@@ -105,5 +118,7 @@ def _size(sizes: dict[str, str], io: Path) -> Size:
     if missing:
         raise UserError(f"{io}: its metadata tells no number for {', '.join(missing)}")
     if float(sizes.get("layer_norm_eps", 1e-6)) != 1e-6:
-        raise UserError(f"{io}: layer_norm_eps is {sizes['layer_norm_eps']}, but only 1e-6 is known here")
+        raise UserError(
+            f"{io}: layer_norm_eps is {sizes['layer_norm_eps']}, but only 1e-6 is known here"
+        )
     return Size(**{ours: int(sizes[theirs]) for ours, theirs in SIZE_KEYS.items()})

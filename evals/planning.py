@@ -18,7 +18,9 @@ def run(run: RunFolder) -> dict[str, object]:
 
 def main() -> None:
     """Freeze a task file: layout, start and goal of every episode, on held-out layouts and on training layouts."""
-    parser = argparse.ArgumentParser(prog="python -m jepa_wm.evals.planning", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m jepa_wm.evals.planning", description=main.__doc__
+    )
     parser.add_argument("verb", choices=["freeze"])
     parser.add_argument("file", type=Path, help="where to write the JSON")
     parser.add_argument("--task", choices=["two_rooms", "wall"], default="two_rooms")
@@ -27,9 +29,13 @@ def main() -> None:
     words = parser.parse_args()
     tasks = freeze_tasks(words.task, episodes=words.episodes, seed=words.seed)
     if words.file.exists() and not _holds(words.file, tasks):
-        parser.error(f"{words.file}: holds something else, on which results may stand; name another file, or delete it")
+        parser.error(
+            f"{words.file}: holds something else, on which results may stand; name another file, or delete it"
+        )
     tasks.save(words.file)
-    print(f"{words.file}: {len(tasks)} episodes of {tasks.name}, half on held-out layouts, digest {tasks.digest}")
+    print(
+        f"{words.file}: {len(tasks)} episodes of {tasks.name}, half on held-out layouts, digest {tasks.digest}"
+    )
 
 
 def _holds(file: Path, tasks: Tasks) -> bool:

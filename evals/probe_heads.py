@@ -18,7 +18,7 @@ from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.evals.representations import pooled
-from jepa_wm.evals.settings import Evals
+from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.models.blocks import Block, init_transformer
 from jepa_wm.models.pooling import ask, fourier_positions
 
@@ -54,7 +54,10 @@ class Attentive(nn.Module):
         self.key_value = nn.Linear(inner, 2 * inner)
         self.read = nn.Linear(inner, inner)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(inner, eps=1e-6), nn.Linear(inner, 4 * inner), nn.GELU(), nn.Linear(4 * inner, inner)
+            nn.LayerNorm(inner, eps=1e-6),
+            nn.Linear(inner, 4 * inner),
+            nn.GELU(),
+            nn.Linear(4 * inner, inner),
         )
         self.map = nn.Linear(inner, outputs)
         init_transformer(self, self.blocks)
@@ -62,10 +65,15 @@ class Attentive(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens) + self.position
         half = x.shape[-1] // self.heads // 2
-        unturned = self.position.new_ones(1, 1, x.shape[1], half), self.position.new_zeros(1, 1, x.shape[1], half)
+        unturned = (
+            self.position.new_ones(1, 1, x.shape[1], half),
+            self.position.new_zeros(1, 1, x.shape[1], half),
+        )
         for block in self.blocks:
             x = block(x, unturned)
-        y = self.query + self.read(ask(self.norm(x), self.query, self.key_value, self.heads))  # [B, 1, inner]
+        y = self.query + self.read(
+            ask(self.norm(x), self.query, self.key_value, self.heads)
+        )  # [B, 1, inner]
         return self.map((y + self.mlp(y))[:, 0])
 
 
@@ -86,14 +94,16 @@ class Trained:
     @torch.no_grad()
     def outputs(self, tokens: Tensor) -> Tensor:
         """[n, Y] of tokens [n, N, D], both on the CPU."""
-        return torch.cat([self.head(part.to(here().device).float()).cpu() for part in tokens.split(256)])
+        return torch.cat(
+            [self.head(part.to(here().device).float()).cpu() for part in tokens.split(256)]
+        )
 
 
 def train_heads(
     build: Mapping[str, Callable[[], nn.Module]],
     tokens: Tensor,
     target: Tensor,
-    settings: Evals,
+    settings: ProbeSettings,
     *,
     seed: int,
     name: str,
@@ -109,14 +119,20 @@ def train_heads(
             torch.manual_seed(seed)
             heads.append(Trained(Choice(kind, lr, decay), build[kind]().to(here().device)))
     groups = [
-        {"params": list(one.head.parameters()), "weight_decay": one.choice.weight_decay, "peak": one.choice.lr}
+        {
+            "params": list(one.head.parameters()),
+            "weight_decay": one.choice.weight_decay,
+            "peak": one.choice.lr,
+        }
         for one in heads
     ]
     optimiser = torch.optim.AdamW(groups, lr=0.0, fused=True)
     generator = torch.Generator().manual_seed(seed)
     with catching_signals() as stop, Progress(name, settings.steps) as bar:
         for step in range(settings.steps):
-            share = warmup_cosine(step, steps=settings.steps, warmup=settings.steps // 10, final=0.0)
+            share = warmup_cosine(
+                step, steps=settings.steps, warmup=settings.steps // 10, final=0.0
+            )
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             rows = torch.randint(len(tokens), (settings.batch,), generator=generator)

@@ -44,24 +44,28 @@ def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
 
 def looks_of(eye: Encoder | Backbone, config: Config) -> dict[str, Look]:
     """What is to be compared: `eye` first, then the baselines that are asked for."""
-    looks, size = {"eye": _through(eye, config)}, config.observe.image_size
-    if "random_encoder" in config.evals.baselines:
+    looks, size = {"eye": _through(eye, config)}, config.data.image_size
+    if "random_encoder" in config.probes.baselines:
         torch.manual_seed(config.seed)
         if isinstance(eye, Backbone):
             looks["random_encoder"] = _through(Backbone(eye.name, size), config)
         else:
-            looks["random_encoder"] = _through(Encoder.from_settings(size, eye.settings or config.encode), config)
-    if "pixels" in config.evals.baselines:
-        looks["pixels"] = _pixels(config.encode.patch)
+            looks["random_encoder"] = _through(
+                Encoder.from_settings(size, eye.settings or config.encoder), config
+            )
+    if "pixels" in config.probes.baselines:
+        looks["pixels"] = _pixels(config.encoder.patch)
     return looks
 
 
-def look_at(look: Look, data: Labelled, config: Config, name: str, *, size: int | None = None) -> tuple[Seen, Seen]:
+def look_at(
+    look: Look, data: Labelled, config: Config, name: str, *, size: int | None = None
+) -> tuple[Seen, Seen]:
     """Both parts as `look` sees frames of `size` px (default: the eye's own size).
 
     Each position's mean over the training part is removed and each dimension divided by its spread there.
     """
-    size = size or config.observe.image_size
+    size = size or config.data.image_size
     train, test = (_seen(look, part, size, f"{name}: {which}", data.left_out) for which, part in
                    (("train", data.train), ("test", data.test)))  # fmt: skip
     mean = train.tokens.float().mean(0)
@@ -115,7 +119,9 @@ def _pixels(patch: int) -> Look:
 
     def look(clips: Tensor) -> Tensor:
         side = clips.shape[-1] // patch * patch
-        x = clips[..., :side, :side].unfold(-2, patch, patch).unfold(-2, patch, patch)  # [B, T, C, r, c, p, p]
+        x = (
+            clips[..., :side, :side].unfold(-2, patch, patch).unfold(-2, patch, patch)
+        )  # [B, T, C, r, c, p, p]
         return x.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
 
     return look

@@ -33,7 +33,9 @@ JUDGED_SEEDS = 2 * 10**6  # episodes are begun from here on, apart from those of
 FILMED = 3  # of the first episodes, for the report
 CONSTANTS = 81  # constant actions tried, at most; fewer where a grid of them has fewer
 
-Act = Callable[[Rewarding], np.ndarray]  # the worlds as they stand to actions [B, k, a]; who looks, renders
+Act = Callable[
+    [Rewarding], np.ndarray
+]  # the worlds as they stand to actions [B, k, a]; who looks, renders
 
 
 def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
@@ -46,25 +48,34 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
     told = _checked(run)
     for world, suffix in _worlds(config):
         earned, times = planned_returns(_folder(run, suffix), model, world, seeds, config)
-        told |= {f"return{suffix}": summary(earned, config), f"floors{suffix}": _floors(world, seeds, config)}
+        told |= {
+            f"return{suffix}": summary(earned, config),
+            f"floors{suffix}": _floors(world, seeds, config),
+        }
         seconds.append(times)
     return {
         **told,
         "seconds_per_decision": float(np.median(np.concatenate(seconds))),
-        "tasks": {"seed": config.act.task_seed, "digest": _digest(config)},
+        "tasks": {"seed": config.evaluation.task_seed, "digest": _digest(config)},
     }
 
 
 def _digest(config: Config) -> str:
     """Of what the episodes are: the world, apart from how data are collected in it, seeds and budget."""
-    worlds = config.worlds.model_dump(
+    worlds = config.world.model_dump(
         mode="json", exclude={"cross": True, "drift": True, "blind": True, "gym": {"hold"}}
     )
-    return digest({"worlds": worlds, "first": int(_seeds(config)[0]), "act": [config.act.episodes, config.act.budget]})
+    return digest(
+        {
+            "worlds": worlds,
+            "first": int(_seeds(config)[0]),
+            "act": [config.evaluation.episodes, config.evaluation.budget],
+        }
+    )
 
 
 def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, object]:
-    policy, budget = RandomHolds(seeds, hold=config.dynamics.frameskip), config.act.budget
+    policy, budget = RandomHolds(seeds, hold=config.dynamics.frameskip), config.evaluation.budget
     random = play_rewards(world, seeds, lambda world: policy(world)[:, None], budget=budget)
     by_constant = {
         tuple(map(float, action)): play_rewards(world, seeds, holding(action), budget=budget)
@@ -78,7 +89,9 @@ def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, ob
     }
 
 
-def play_share_for_reward(run: RunFolder, model: WorldModel, share: int, shares: int) -> dict[str, object]:
+def play_share_for_reward(
+    run: RunFolder, model: WorldModel, share: int, shares: int
+) -> dict[str, object]:
     """Play every `shares`-th chunk of the planner's episodes, for `play_for_reward` to find; others play theirs."""
     seeds, played = _seeds(run.config), 0
     _checked(run)
@@ -90,7 +103,9 @@ def play_share_for_reward(run: RunFolder, model: WorldModel, share: int, shares:
 
 
 def _seeds(config: Config) -> np.ndarray:
-    return JUDGED_SEEDS + config.act.task_seed * 10**5 + np.arange(config.act.episodes)
+    return (
+        JUDGED_SEEDS + config.evaluation.task_seed * 10**5 + np.arange(config.evaluation.episodes)
+    )
 
 
 def _folder(run: RunFolder, suffix: str) -> Path:
@@ -118,19 +133,24 @@ def _checked(run: RunFolder) -> dict[str, object]:
             world.reset(seeds)
             layouts.append(world.state()[:, [world.state_names.index(name) for name in NAMES]])
         return {"layouts": layouts_met(run, *layouts)}
-    first, observe = config.seed * 10**7, config.observe
-    for begin, count in ((first, observe.episodes), (first + HELDOUT_SEEDS, observe.heldout_episodes)):
+    first, observe = config.seed * 10**7, config.data
+    for begin, count in (
+        (first, observe.episodes),
+        (first + HELDOUT_SEEDS, observe.heldout_episodes),
+    ):
         if observe.path is None and len(np.intersect1d(seeds, begin + np.arange(count))):
-            raise UserError(f"act.task_seed {config.act.task_seed}: its episodes are in the data; choose another")
+            raise UserError(
+                f"evaluation.task_seed {config.evaluation.task_seed}: its episodes are in the data; choose another"
+            )
     return {}
 
 
 def rewarding_world(config: Config) -> Rewarding:
     """The configured world; UserError for one that pays nothing."""
-    world = make_world(config.worlds)
+    world = make_world(config.world)
     if not isinstance(world, Rewarding) or not world.pays:
         raise UserError(
-            f"plan.objective reward: the world {config.worlds.name} pays none; set worlds.spot, or name another world"
+            f"planner.objective reward: the world {config.world.name} pays none; set world.spot, or name another world"
         )
     return world
 
@@ -141,22 +161,24 @@ def planned_returns(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(returns [B] of all episodes, seconds of each decision); of `some` chunks only, named by their first episodes."""
     folder.mkdir(exist_ok=True)
-    space = space_of(world, frameskip=config.dynamics.frameskip, hold=config.plan.hold)
+    space = space_of(world, frameskip=config.dynamics.frameskip, hold=config.planner.hold)
     returns, seconds = [], []
     with catching_signals() as stop, Progress("plan reward", len(seeds)) as bar:
         for first in range(0, len(seeds), CHUNK) if some is None else some:
             file, chunk = folder / f"{first:05d}.npz", seeds[first : first + CHUNK]
             if not file.exists():
-                agent = Agent(model, space, config.plan)
+                agent = Agent(model, space, config.planner)
                 agent.reset(None, chunk.tolist())
 
                 def tell(share: float, first: int = first, count: int = len(chunk)) -> None:
                     stop.raise_if_requested()
                     bar.update(first + int(share * count))
 
-                earned, times, film = _played(agent, world, chunk, config.act.budget, tell)
+                earned, times, film = _played(agent, world, chunk, config.evaluation.budget, tell)
                 if first == 0 and film.shape[-1] == 3 and not folder.name.endswith(TRAINING):
-                    np.savez_compressed(folder.parent / "film.npz", frames=film, earned=earned[:FILMED])
+                    np.savez_compressed(
+                        folder.parent / "film.npz", frames=film, earned=earned[:FILMED]
+                    )
                 partial = file.with_suffix(".partial.npz")
                 np.savez(partial, earned=earned, seconds=times)
                 partial.replace(file)
@@ -209,7 +231,12 @@ def play_rewards(
             world.step(action)
             earned += world.reward()
             taken += 1
-            if observe is not None and number % every == 0 and number < len(actions) and taken < budget:
+            if (
+                observe is not None
+                and number % every == 0
+                and number < len(actions)
+                and taken < budget
+            ):
                 observe(world)
     return earned
 
@@ -236,5 +263,5 @@ def holding(action: np.ndarray) -> Act:
 def summary(earned: np.ndarray, config: Config) -> dict[str, object]:
     """Mean return [B] with its bootstrap 95 % interval."""
     low, high = bootstrap(earned)
-    episodes = {"episodes": len(earned), "seeds": 1, "budget": config.act.budget}
+    episodes = {"episodes": len(earned), "seeds": 1, "budget": config.evaluation.budget}
     return {"mean": float(earned.mean()), "low": low, "high": high, **episodes}

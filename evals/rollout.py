@@ -23,8 +23,8 @@ def run(run: RunFolder) -> dict[str, object]:
         return told
     model = load_latent_model(folder).to(here().device)
     train, heldout = (
-        Features(run.path / "encode" / "train", open_data(run.path, run.config, "train")),
-        Features(run.path / "encode" / "heldout", open_data(run.path, run.config, "heldout")),
+        Features(run.path / "features" / "train", open_data(run.path, run.config, "train")),
+        Features(run.path / "features" / "heldout", open_data(run.path, run.config, "heldout")),
     )
     result: dict[str, object] = {"rollout": rollout_errors(model, heldout, train)}
     run.write_result("eval_rollout", result)

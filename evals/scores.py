@@ -18,7 +18,9 @@ from jepa_wm.report.style import Draw, Theme, panels
 RESAMPLES = 1000
 
 
-def score(guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = None) -> dict[str, object]:
+def score(
+    guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = None
+) -> dict[str, object]:
     """Figures of guesses for the samples of a part: shares [n, K] that sum to 1, or numbers [n, Y].
 
     The clips of one video are averaged first, so each video counts once, whatever became of single clips.
@@ -32,7 +34,9 @@ def score(guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = 
     return _classes(guess.argmax(1), part.target[first], data.classes, picture)
 
 
-def _classes(guess: np.ndarray, truth: np.ndarray, classes: list[str], picture: Path | None) -> dict[str, object]:
+def _classes(
+    guess: np.ndarray, truth: np.ndarray, classes: list[str], picture: Path | None
+) -> dict[str, object]:
     """`accuracy` with its 95 % interval, `per_class`, and the confusion matrix, rows the truth."""
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (truth, guess), 1)
@@ -49,7 +53,9 @@ def _classes(guess: np.ndarray, truth: np.ndarray, classes: list[str], picture: 
     return {**result, "confusion_matrix": confusion.tolist()}
 
 
-def _numbers(guess: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities) -> dict[str, object]:
+def _numbers(
+    guess: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities
+) -> dict[str, object]:
     """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement), mean `error` and
     its `unit`; of angles by the shorter way round."""
     r, episodes = np.random.default_rng(0), np.unique(group)
@@ -58,10 +64,13 @@ def _numbers(guess: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Qua
     result: dict[str, object] = {"n": len(truth), "episodes": len(episodes)}
     for name, ids in known.groups.items():
         lost, all_there = (
-            [float((x[group == e][:, list(ids)] ** 2).sum()) for e in episodes] for x in (missed, spread)
+            [float((x[group == e][:, list(ids)] ** 2).sum()) for e in episodes]
+            for x in (missed, spread)
         )
         drawn = r.integers(len(episodes), size=(RESAMPLES, len(episodes)))
-        shares = 1 - np.array(lost)[drawn].sum(1) / np.maximum(np.array(all_there)[drawn].sum(1), 1e-12)
+        shares = 1 - np.array(lost)[drawn].sum(1) / np.maximum(
+            np.array(all_there)[drawn].sum(1), 1e-12
+        )
         low, high = np.quantile(shares, (0.025, 0.975)).tolist()
         result[name] = {
             "r2": 1 - sum(lost) / max(sum(all_there), 1e-12), "low": low, "high": high,
@@ -78,7 +87,9 @@ def _drawn(confusion: np.ndarray, classes: list[str]) -> Draw:
             for (row, column), count in np.ndenumerate(confusion):
                 if count:
                     ink = "white" if shares[row, column] > 0.5 else "black"
-                    axes.text(column, row, str(count), ha="center", va="center", fontsize=6, color=ink)
+                    axes.text(
+                        column, row, str(count), ha="center", va="center", fontsize=6, color=ink
+                    )
             axes.set_xticks(range(len(classes)), classes, fontsize=7, rotation=90)
             axes.set_yticks(range(len(classes)), classes, fontsize=7)
         axes.set_xlabel("taken for")

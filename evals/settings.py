@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from jepa_wm.core.section import Section
 
 
-class Evals(Section):
+class ProbeSettings(Section):
     """What `eval linear`, `attentive`, `knn` and `state` read and try.
 
     Settings of a head are chosen on the last part of the training set in its own order (of each class, where there are
@@ -23,30 +23,45 @@ class Evals(Section):
     column: str = "state"  # of trajectories: what is to be read
     frames: int = Field(1, ge=1)  # in a clip; of trajectories, the frame itself comes last
     gap: int = Field(1, ge=1)  # environment steps between them, of trajectories
-    clips: int = Field(1, ge=1)  # of each video, at equal distances; what a video is taken for is their average
-    samples: int = Field(4000, ge=2)  # of trajectories: frames at most in either part, at equal distances
-    chosen_on: float = Field(0.2, gt=0, lt=1)  # share of the training set that settings are chosen on
+    clips: int = Field(
+        1, ge=1
+    )  # of each video, at equal distances; what a video is taken for is their average
+    samples: int = Field(
+        4000, ge=2
+    )  # of trajectories: frames at most in either part, at equal distances
+    chosen_on: float = Field(
+        0.2, gt=0, lt=1
+    )  # share of the training set that settings are chosen on
     baselines: tuple[Literal["pixels", "random_encoder"], ...] = ("pixels", "random_encoder")
     pixels: int = Field(32, ge=1)  # px, side of the raw frames they are measured against
     steps: int = Field(500, ge=1)  # of training the heads, all at once
     batch: int = Field(64, ge=1)
     lrs: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     weight_decays: tuple[float, ...] = (0.01, 0.3)
-    depths: tuple[int, ...] = (1, 4)  # of attentive heads: the last block reads, those before it let tokens meet
+    depths: tuple[int, ...] = (
+        1,
+        4,
+    )  # of attentive heads: the last block reads, those before it let tokens meet
     head_width: int = Field(32, ge=2)  # channels of an attention head of attentive heads
     neighbours: int = Field(20, ge=1)
 
     @model_validator(mode="after")
-    def _fits(self) -> Evals:
+    def _fits(self) -> ProbeSettings:
         if (self.train is None) != (self.test is None):
-            raise ValueError("train and test belong together: give both, or neither for the run's own trajectories")
+            raise ValueError(
+                "train and test belong together: give both, or neither for the run's own trajectories"
+            )
         for name in ("lrs", "weight_decays", "depths"):
-            if not getattr(self, name) or min(getattr(self, name)) < (1 if name == "depths" else 0):
-                raise ValueError(f"{name} {list(getattr(self, name))}: give at least one, none too small")
+            if not getattr(self, name) or min(getattr(self, name)) < (
+                1 if name == "depths" else 0
+            ):
+                raise ValueError(
+                    f"{name} {list(getattr(self, name))}: give at least one, none too small"
+                )
         return self
 
 
-class Act(Section):
+class EvaluationSettings(Section):
     """The closed loop's judgement: frozen tasks, budget and success rule."""
 
     task: Literal["two_rooms", "wall"] = "two_rooms"
@@ -55,4 +70,6 @@ class Act(Section):
     budget: int = Field(200, ge=1)  # environment steps
     radius: float = Field(4.5, gt=0)  # px
     strict_radius: float = Field(1.41, gt=0)  # px, reported beside
-    random_encoder_floor: bool = False  # `demo` also runs the whole chain on an encoder that was never trained
+    random_encoder_floor: bool = (
+        False  # `demo` also runs the whole chain on an encoder that was never trained
+    )

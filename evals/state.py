@@ -22,7 +22,9 @@ from jepa_wm.evals.representations import Look, Seen, look_at, pooled, pools
 from jepa_wm.evals.scores import score
 from jepa_wm.features.ridge import fit_ridge
 
-PENALTIES = tuple(float(10**power) for power in np.arange(-4, 3.01, 0.5))  # a sample, on features of unit spread
+PENALTIES = tuple(
+    float(10**power) for power in np.arange(-4, 3.01, 0.5)
+)  # a sample, on features of unit spread
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -30,14 +32,18 @@ def run(run: RunFolder) -> dict[str, object]:
     return measured(run, "eval_state", _measure)
 
 
-def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path) -> dict[str, object]:
+def _measure(
+    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+) -> dict[str, object]:
     if data.classes is not None:
-        raise UserError("the data has classes, and eval state reads numbers; use linear, attentive or knn")
+        raise UserError(
+            "the data has classes, and eval state reads numbers; use linear, attentive or knn"
+        )
     result: dict[str, object] = {}
     for name, look in looks.items():
         raw = name == "pixels"
-        train, test = look_at(look, data, config, name, size=config.evals.pixels if raw else None)
-        fit, choose = Labelled(train.part, train.part, None, {}, []).split(config.evals.chosen_on)
+        train, test = look_at(look, data, config, name, size=config.probes.pixels if raw else None)
+        fit, choose = Labelled(train.part, train.part, None, {}, []).split(config.probes.chosen_on)
         tried = {pool: _best_penalty(train, fit, choose, pool) for pool in pools(name)}
         pool = min(tried, key=lambda kind: tried[kind][1])
         ridge = fit_ridge(_features(train, pool), train.part.target, (tried[pool][0],))[0]
@@ -46,7 +52,9 @@ def _measure(config: Config, data: Labelled, looks: Mapping[str, Look], folder: 
     return result
 
 
-def _best_penalty(seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str) -> tuple[float, float]:
+def _best_penalty(
+    seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str
+) -> tuple[float, float]:
     """(penalty, its mean squared error in units of each number's variance, on the samples to choose by)."""
     features, target = _features(seen, pool), seen.part.target
     spread = own_scale(torch.from_numpy(target)).numpy()

@@ -19,15 +19,32 @@ from jepa_wm.evals.intervals import bootstrap_seeds_and_tasks, paired_difference
 from jepa_wm.evals.outcomes import Played, read_run
 
 # settings that runs of one method need not share: none of them changes what its main objective wins
-MAY_DIFFER = ("seed", "observe.path", "plan.compare", "plan.memory_mb", "act.random_encoder_floor")
+MAY_DIFFER = (
+    "seed",
+    "data.path",
+    "planner.compare",
+    "planner.memory_mb",
+    "evaluation.random_encoder_floor",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm compare`."""
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", type=Path, help="run folders of one method, a training seed each"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        type=Path,
+        help="run folders of one method, a training seed each",
     )
-    parser.add_argument("--against", nargs="+", default=[], metavar="RUN", type=Path, help="those of another method")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        type=Path,
+        help="those of another method",
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
@@ -47,7 +64,7 @@ def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, obj
         if played.tasks != first[0].tasks:
             raise UserError(
                 f"{played.path}: played other tasks than {first[0].path}; plan with the same settings of act and "
-                "worlds (act.task_seed, act.episodes, act.budget, act.radius, worlds.geometry)"
+                "worlds (evaluation.task_seed, evaluation.episodes, evaluation.budget, evaluation.radius, world.geometry)"
             )
     commits = {commit for played in (*first, *second) for commit in played.commits.values()}
     result: dict[str, object] = {"runs": _method(first)}
@@ -82,7 +99,11 @@ def _method(played: Sequence[Played]) -> dict[str, object]:
 
 def _figure(outcomes: np.ndarray) -> dict[str, float | int | None]:
     """Of outcomes [S, T]; bounds are null where all returns are equal, which says nothing of others."""
-    low, high = rate_over_seeds(outcomes) if outcomes.dtype == bool else bootstrap_seeds_and_tasks(outcomes)
+    low, high = (
+        rate_over_seeds(outcomes)
+        if outcomes.dtype == bool
+        else bootstrap_seeds_and_tasks(outcomes)
+    )
     known = high > low
     return {
         "mean": float(outcomes.mean()), "low": low if known else None, "high": high if known else None,
@@ -96,7 +117,11 @@ def _difference(first: Sequence[Played], second: Sequence[Played]) -> dict[str, 
     for key in first[0].outcomes:
         if key in second[0].outcomes:
             mean, low, high = paired_difference(_stacked(first, key), _stacked(second, key))
-            told[key] = {"mean": mean, "low": low if high > low else None, "high": high if high > low else None}
+            told[key] = {
+                "mean": mean,
+                "low": low if high > low else None,
+                "high": high if high > low else None,
+            }
     return told
 
 
@@ -129,7 +154,9 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         told += [f"  {key}: {_words(figure)}" for key, figure in result["difference"].items()]
         told += ["settings that differ", *(f"  {line}" for line in result["settings_that_differ"])]
     if not result["one_commit"]:
-        told.append("NOT ONE COMMIT: these figures are of different or unknown code and do not belong in one row")
+        told.append(
+            "NOT ONE COMMIT: these figures are of different or unknown code and do not belong in one row"
+        )
     return told
 
 
@@ -141,13 +168,17 @@ def _method_lines(name: str, method: Mapping[str, Any]) -> list[str]:
     for key, figure in method["figures"].items():
         told.append(f"  {key}: {_words(figure)}, {figure['tasks']} tasks, {figure['seeds']} seeds")
     told += [
-        f"  {path}: NOT CHECKED that held-out layouts are not in its training data" for path in method["unchecked"]
+        f"  {path}: NOT CHECKED that held-out layouts are not in its training data"
+        for path in method["unchecked"]
     ]
     for path, commits in method["commits"].items():
         by_commit: dict[str, list[str]] = {}
         for stage, commit in commits.items():
             by_commit.setdefault(str(commit or "unknown"), []).append(stage)
-        told += [f"  {path}: {', '.join(stages)} at commit {commit}" for commit, stages in by_commit.items()]
+        told += [
+            f"  {path}: {', '.join(stages)} at commit {commit}"
+            for commit, stages in by_commit.items()
+        ]
     return told
 
 

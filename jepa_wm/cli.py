@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(words)
     tool = arguments.verb in TOOLS
     runless = arguments.runless
-    folder = Path() if runless else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
+    folder = (
+        Path() if runless else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
+    )
     try:
         with _signals_raise():
             if tool:
@@ -50,12 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         return _say(_how_to_continue(stop.signum, None if runless else folder), 128 + stop.signum)
     except KeyboardInterrupt:
-        return _say(_how_to_continue(signal.SIGINT, None if runless else folder), 128 + signal.SIGINT)
+        return _say(
+            _how_to_continue(signal.SIGINT, None if runless else folder), 128 + signal.SIGINT
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         if runless:
-            return _say("error: no space left on the disk: free some, then run the same command again", EXIT_FAILED)
+            return _say(
+                "error: no space left on the disk: free some, then run the same command again",
+                EXIT_FAILED,
+            )
         place = error.filename or folder
         return _say(
             f"error: no space left on the disk of {place}. What was finished before is whole: free some space, "
@@ -71,10 +78,18 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
         if arguments.verb == "bench":
             result = _bench(arguments)
         else:
-            result = _function(arguments.target)(**arguments.files) if arguments.files else _on_run(arguments, folder)
+            result = (
+                _function(arguments.target)(**arguments.files)
+                if arguments.files
+                else _on_run(arguments, folder)
+            )
 
     def lines(result: dict[str, Any]) -> list[str]:
-        figures = [f"  {key}: {told}" for key, value in result.items() if (told := _in_a_line(value)) is not None]
+        figures = [
+            f"  {key}: {told}"
+            for key, value in result.items()
+            if (told := _in_a_line(value)) is not None
+        ]
         where = "" if arguments.runless else f", in {folder}"
         return [f"{arguments.verb}: done{where}", *figures]
 
@@ -86,7 +101,10 @@ def _in_a_line(value: Any) -> str | None:
     if isinstance(value, dict):
         if not {"low", "high"} <= value.keys():
             return None
-        parts = (f"{name} {part:.4g}" if isinstance(part, float) else f"{name} {part}" for name, part in value.items())
+        parts = (
+            f"{name} {part:.4g}" if isinstance(part, float) else f"{name} {part}"
+            for name, part in value.items()
+        )
         return ", ".join(parts)
     return None if isinstance(value, list) else str(value)
 
@@ -102,7 +120,9 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     config = load_config(arguments.config, arguments.overrides)
     several = ranks() > 1
     if several and arguments.verb not in TOGETHER:
-        raise UserError(f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}")
+        raise UserError(
+            f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}"
+        )
     share = getattr(arguments, "share", None)
     # A rank that left alone, wherever a signal finds it, would break the others; the loop has all leave together.
     calm = catching_signals() if several else contextlib.nullcontext()

@@ -9,14 +9,20 @@ from pydantic import model_validator
 
 from jepa_wm.core.config import load_yaml_config
 from jepa_wm.core.section import Section
-from jepa_wm.data.settings import Observe
-from jepa_wm.evals.settings import Act, Evals
-from jepa_wm.features.settings import Freeze
-from jepa_wm.launch.settings import Launch
-from jepa_wm.models.settings import Dynamics, Encode, Predict
-from jepa_wm.planning.settings import Plan
-from jepa_wm.training.settings import Train
-from jepa_wm.worlds.settings import Worlds
+from jepa_wm.data.settings import DataSettings
+from jepa_wm.evals.settings import EvaluationSettings, ProbeSettings
+from jepa_wm.features.settings import FeatureSettings
+from jepa_wm.launch.settings import LaunchSettings
+from jepa_wm.models.settings import (
+    DistanceSettings,
+    DynamicsSettings,
+    EncoderSettings,
+    JepaSettings,
+    LatentSettings,
+)
+from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.training.settings import TrainSettings
+from jepa_wm.worlds.settings import WorldSettings
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -29,101 +35,113 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
 
 class Config(Section):
     seed: int = 0
-    worlds: Worlds = Worlds()
-    observe: Observe = Observe()
-    encode: Encode = Encode()
-    predict: Predict = Predict()
-    freeze: Freeze = Freeze()
-    dynamics: Dynamics = Dynamics()
-    plan: Plan = Plan()
-    act: Act = Act()
-    train: Train = Train()
-    evals: Evals = Evals()
-    launch: Launch = Launch()
+    world: WorldSettings = WorldSettings()
+    data: DataSettings = DataSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    jepa: JepaSettings = JepaSettings()
+    features: FeatureSettings = FeatureSettings()
+    latent: LatentSettings | None = LatentSettings()  # null: all frozen tokens are the latent
+    dynamics: DynamicsSettings = DynamicsSettings()
+    distance: DistanceSettings = DistanceSettings()
+    planner: PlannerSettings = PlannerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    train: TrainSettings = TrainSettings()
+    probes: ProbeSettings = ProbeSettings()
+    launch: LaunchSettings = LaunchSettings()
 
     @model_validator(mode="after")
     def _what_is_seen_fits(self) -> Config:
-        if self.observe.image_size % self.encode.patch:
+        if self.data.image_size % self.encoder.patch:
             raise ValueError(
-                f"observe.image_size {self.observe.image_size} is not a multiple of encode.patch {self.encode.patch}"
+                f"data.image_size {self.data.image_size} is not a multiple of encoder.patch {self.encoder.patch}"
             )
-        if self.dynamics.frameskip % self.freeze.stride:
+        if self.dynamics.frameskip % self.features.stride:
             raise ValueError(
-                f"freeze.stride {self.freeze.stride} does not divide dynamics.frameskip {self.dynamics.frameskip}"
+                f"features.stride {self.features.stride} does not divide dynamics.frameskip {self.dynamics.frameskip}"
             )
-        if self.observe.frames % self.encode.tubelet:
+        if self.data.frames % self.encoder.tubelet:
             raise ValueError(
-                f"observe.frames {self.observe.frames} is not a multiple of encode.tubelet {self.encode.tubelet}"
+                f"data.frames {self.data.frames} is not a multiple of encoder.tubelet {self.encoder.tubelet}"
             )
         return self
 
     @model_validator(mode="after")
     def _what_it_learns_from_fits(self) -> Config:
-        if self.observe.videos is not None and self.predict.path:
+        if self.data.videos is not None and self.jepa.path:
             raise ValueError(
-                f"predict.path {self.predict.path} reads actions, and observe.videos have none; set predict.path=0"
+                f"jepa.path {self.jepa.path} reads actions, and data.videos have none; set jepa.path=0"
             )
-        if any(part.images for part in self.observe.sets) and self.predict.contrast:
+        if any(part.images for part in self.data.sets) and self.jepa.contrast:
             raise ValueError(
-                f"predict.contrast {self.predict.contrast} tells a frame from its successor, and in a still image they "
-                "are equal; set predict.contrast=0, or leave out the sets with images: true"
+                f"jepa.contrast {self.jepa.contrast} tells a frame from its successor, and in a still image they "
+                "are equal; set jepa.contrast=0, or leave out the sets with images: true"
             )
-        if self.observe.crop is not None and self.observe.crop.jitter and self.encode.channels != 3:
+        if self.data.crop is not None and self.data.crop.jitter and self.encoder.channels != 3:
             raise ValueError(
-                f"observe.crop.jitter {self.observe.crop.jitter} changes the light of frames of 3 channels, and "
-                f"encode.channels is {self.encode.channels}; set observe.crop.jitter=0"
+                f"data.crop.jitter {self.data.crop.jitter} changes the light of frames of 3 channels, and "
+                f"encoder.channels is {self.encoder.channels}; set data.crop.jitter=0"
             )
-        if self.observe.crop is not None and self.observe.crop.own and self.predict.contrast:
+        if self.data.crop is not None and self.data.crop.own and self.jepa.contrast:
             raise ValueError(
-                f"predict.contrast {self.predict.contrast} tells the clip's frames from far ones, which views of their "
-                "own would betray; set observe.crop.own=false or predict.contrast=0"
+                f"jepa.contrast {self.jepa.contrast} tells the clip's frames from far ones, which views of their "
+                "own would betray; set data.crop.own=false or jepa.contrast=0"
             )
-        if self.observe.crop is not None and self.predict.path:
+        if self.data.crop is not None and self.jepa.path:
             raise ValueError(
-                f"predict.path {self.predict.path} reads displacements, which observe.crop rescales and mirrors; set "
-                "predict.path=0 or observe.crop=null"
+                f"jepa.path {self.jepa.path} reads displacements, which data.crop rescales and mirrors; set "
+                "jepa.path=0 or data.crop=null"
             )
-        if self.predict.targets.levels > self.encode.depth:
+        if self.jepa.targets.levels > self.encoder.depth:
             raise ValueError(
-                f"predict.targets.levels {self.predict.targets.levels} exceed encode.depth {self.encode.depth}"
+                f"jepa.targets.levels {self.jepa.targets.levels} exceed encoder.depth {self.encoder.depth}"
             )
         return self
 
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:
-        steps, predict = self.observe.frames // self.encode.tubelet, self.predict
-        told_by_far = predict.far >= 2  # an episode can be told by far frames alone
-        asking = {"contrast": predict.contrast, "episode": 0 if told_by_far else predict.episode, "path": predict.path}
-        if any(asking.values()) and not any(mask.leaves_whole_frames(steps) for mask in predict.masks):
-            said = ", ".join(f"predict.{name} {weight}" for name, weight in asking.items() if weight)
+        steps, jepa = self.data.frames // self.encoder.tubelet, self.jepa
+        told_by_far = jepa.far >= 2  # an episode can be told by far frames alone
+        asking = {
+            "contrast": jepa.contrast,
+            "episode": 0 if told_by_far else jepa.episode,
+            "path": jepa.path,
+        }
+        if any(asking.values()) and not any(
+            mask.leaves_whole_frames(steps) for mask in jepa.masks
+        ):
+            said = ", ".join(f"jepa.{name} {weight}" for name, weight in asking.items() if weight)
             raise ValueError(
                 f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
-                "aspect [1, 1] and one length of time; add such a mask, raise observe.frames, or set the weights to 0"
-                + ("; or set predict.far >= 2" if asking["episode"] else "")
+                "aspect [1, 1] and one length of time; add such a mask, raise data.frames, or set the weights to 0"
+                + ("; or set jepa.far >= 2" if asking["episode"] else "")
             )
-        if predict.episode and not predict.far:
-            raise ValueError(f"predict.episode {predict.episode} needs far frames; set predict.far >= 1")
+        if jepa.episode and not jepa.far:
+            raise ValueError(f"jepa.episode {jepa.episode} needs far frames; set jepa.far >= 1")
         return self
 
     @model_validator(mode="after")
     def _summary_fits(self) -> Config:
-        bottleneck, frames = self.dynamics.bottleneck, self.train.summary.frames
-        if bottleneck and bottleneck.straight and frames < 3:
+        latent, frames = self.latent, self.train.latent.frames
+        if latent and latent.straight and frames < 3:
             raise ValueError(
-                f"dynamics.bottleneck.straight {bottleneck.straight:g} compares two steps, and train.summary.frames "
-                f"{frames} make one; set train.summary.frames=3"
+                f"latent.straight {latent.straight:g} compares two steps, and train.latent.frames "
+                f"{frames} make one; set train.latent.frames=3"
             )
         return self
 
     @model_validator(mode="after")
     def _plan_fits(self) -> Config:
-        if self.plan.margin and self.dynamics.bottleneck is None:
+        if self.planner.margin and self.latent is None:
             raise ValueError(
-                f"plan.margin {self.plan.margin:g} is of the moving numbers of dynamics.bottleneck, which is null; set "
-                "plan.margin=0"
+                f"planner.margin {self.planner.margin:g} is of the moving numbers of latent, which is null; set "
+                "planner.margin=0"
             )
-        if self.plan.elites > self.plan.candidates:
-            raise ValueError(f"plan.elites {self.plan.elites} exceed plan.candidates {self.plan.candidates}")
-        if self.plan.execute > self.plan.horizon:
-            raise ValueError(f"plan.execute {self.plan.execute} exceeds plan.horizon {self.plan.horizon}")
+        if self.planner.elites > self.planner.candidates:
+            raise ValueError(
+                f"planner.elites {self.planner.elites} exceed planner.candidates {self.planner.candidates}"
+            )
+        if self.planner.execute > self.planner.horizon:
+            raise ValueError(
+                f"planner.execute {self.planner.execute} exceeds planner.horizon {self.planner.horizon}"
+            )
         return self

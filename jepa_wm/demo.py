@@ -18,12 +18,14 @@ Stage = Callable[[RunFolder], dict[str, object]]
 STAGES: dict[str, Stage] = {
     "collect": collect.run,
     "pretrain": pretrain.run,
-    "encode": cache.run,
+    "features": cache.run,
     "dynamics": dynamics.run,
     "heads": heads.run,  # only where the plan asks for one
     "plan": goal_reaching.run,
 }
-PROMISED: dict[str, tuple[str, ...]] = {  # what scripts find at the top of the result; the rest lies under `stages`
+PROMISED: dict[
+    str, tuple[str, ...]
+] = {  # what scripts find at the top of the result; the rest lies under `stages`
     "pretrain": ("collapsed", "feature_std", "effective_rank", "probe"),
     "dynamics": ("rollout",),
     "plan": (
@@ -50,8 +52,14 @@ def run(run: RunFolder) -> dict[str, object]:
     """
     results = {name: _tell(name, stage)(run) for name, stage in stages_for(run.config).items()}
     plan = results["plan"]
-    floors = {key: value for key, value in plan.items() if key.startswith("floors") and isinstance(value, dict)}
-    if run.config.act.random_encoder_floor and any(beside["random_encoder"] is None for beside in floors.values()):
+    floors = {
+        key: value
+        for key, value in plan.items()
+        if key.startswith("floors") and isinstance(value, dict)
+    }
+    if run.config.evaluation.random_encoder_floor and any(
+        beside["random_encoder"] is None for beside in floors.values()
+    ):
         judged, plan["random_encoder_seconds"] = random_encoder_floor(run)
         for key, beside in floors.items():
             beside["random_encoder"] = judged[key.removeprefix("floors")]
@@ -75,7 +83,11 @@ def _merged(results: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 
 def stages_for(config: Config) -> dict[str, Stage]:
     """The stages a config needs: heads only where its plan asks for one."""
-    return {name: stage for name, stage in STAGES.items() if name != "heads" or config.plan.needs_heads}
+    return {
+        name: stage
+        for name, stage in STAGES.items()
+        if name != "heads" or config.planner.needs_heads
+    }
 
 
 def _seconds(result: Mapping[str, object]) -> float:
@@ -94,15 +106,22 @@ def random_encoder_floor(run: RunFolder) -> tuple[dict[str, object], float]:
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     changed = config.model_copy(
         update={
-            "observe": config.observe.model_copy(update={"path": str((run.path / "collect").resolve())}),
+            "data": config.data.model_copy(update={"path": str((run.path / "collect").resolve())}),
             "train": config.train.model_copy(update={"pretrain": untrained}),
-            "plan": config.plan.model_copy(update={"compare": ()}),
+            "planner": config.planner.model_copy(update={"compare": ()}),
         }
     )
     with RunFolder.open(run.path / "random_encoder", changed) as floor:
-        results = {name: _tell(f"random encoder: {name}", stage)(floor) for name, stage in stages_for(changed).items()}
-    name = "return" if config.plan.objective == "reward" else "success"
-    judged = {key.removeprefix(name): told for key, told in results["plan"].items() if key in (name, name + TRAINING)}
+        results = {
+            name: _tell(f"random encoder: {name}", stage)(floor)
+            for name, stage in stages_for(changed).items()
+        }
+    name = "return" if config.planner.objective == "reward" else "success"
+    judged = {
+        key.removeprefix(name): told
+        for key, told in results["plan"].items()
+        if key in (name, name + TRAINING)
+    }
     return judged, sum(map(_seconds, results.values()))
 
 

@@ -21,12 +21,19 @@ from jepa_wm.core.errors import JobFailed, UserError
 from jepa_wm.core.verbs import SHARES, TOGETHER
 from jepa_wm.launch import here, slurm, snapshot, status, sweep
 from jepa_wm.launch.job import Job
-from jepa_wm.launch.settings import Launch
+from jepa_wm.launch.settings import LaunchSettings
 
 ALONE = ("collect", "report", "demo")
-STORY = ("collect", "pretrain", "encode", "dynamics", "heads", "plan", "report")
+STORY = ("collect", "pretrain", "features", "dynamics", "heads", "plan", "report")
 ENTRY = "jepa_wm.cli:main"
-SHORT = {"cluster": str, "nodes": int, "tasks_per_node": int, "gpus_per_node": int, "partition": str, "minutes": int}
+SHORT = {
+    "cluster": str,
+    "nodes": int,
+    "tasks_per_node": int,
+    "gpus_per_node": int,
+    "partition": str,
+    "minutes": int,
+}
 
 
 @dataclass(frozen=True)
@@ -41,25 +48,62 @@ class Piece:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the command line."""
-    parser.add_argument("job", help=f"a verb ({', '.join((*TOGETHER, *SHARES, *ALONE))}, eval), pipeline or status")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings; for eval its name first")
-    parser.add_argument("--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms")
-    parser.add_argument("--run", metavar="DIR", help="the run folder; default: runs/<name of the config>")
+    parser.add_argument(
+        "job", help=f"a verb ({', '.join((*TOGETHER, *SHARES, *ALONE))}, eval), pipeline or status"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings; for eval its name first",
+    )
+    parser.add_argument(
+        "--config", default="two_rooms", metavar="NAME_OR_PATH", help="default: two_rooms"
+    )
+    parser.add_argument(
+        "--run", metavar="DIR", help="the run folder; default: runs/<name of the config>"
+    )
     for name, kind in SHORT.items():
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=kind, metavar=name[0].upper(), help=f"short for launch.{name}=...")
-    parser.add_argument("--grid", action="append", default=[], metavar="KEY=[A,B]", help="sweep over all combinations")
-    parser.add_argument("--each", action="append", default=[], metavar="'K=V K=V'", help="one run of a sweep")
-    parser.add_argument("--split", type=int, default=1, metavar="N", help="encode or plan: N jobs with a share each")
-    parser.add_argument("--wait", action="store_true", help="on slurm: until all jobs have ended, and fail if one did")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be given to sbatch")
+        parser.add_argument(
+            flag, type=kind, metavar=name[0].upper(), help=f"short for launch.{name}=..."
+        )
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="KEY=[A,B]",
+        help="sweep over all combinations",
+    )
+    parser.add_argument(
+        "--each", action="append", default=[], metavar="'K=V K=V'", help="one run of a sweep"
+    )
+    parser.add_argument(
+        "--split",
+        type=int,
+        default=1,
+        metavar="N",
+        help="features or plan: N jobs with a share each",
+    )
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="on slurm: until all jobs have ended, and fail if one did",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be given to sbatch"
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Launch what the words ask for; returns what was done, with the ids of jobs that go on without this process."""
     words = [word for word in arguments.overrides if "=" not in word]
     given = [word for word in arguments.overrides if "=" in word]
-    given += [f"launch.{name}={getattr(arguments, name)}" for name in SHORT if getattr(arguments, name) is not None]
+    given += [
+        f"launch.{name}={getattr(arguments, name)}"
+        for name in SHORT
+        if getattr(arguments, name) is not None
+    ]
     folder = Path(arguments.run or Path("runs") / Path(arguments.config).stem).resolve()
     if arguments.job == "status":
         return {"jobs": status.of(folder)}
@@ -68,7 +112,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     overrides = sweep.overrides(arguments.grid, arguments.each)
     config = load_config(arguments.config, given)
     if arguments.dry_run:
-        return {"sbatch": [_dry(stage, config, folder, len(overrides)) for stage in _stages(verb, config)]}
+        return {
+            "sbatch": [
+                _dry(stage, config, folder, len(overrides)) for stage in _stages(verb, config)
+            ]
+        }
     chains = []
     for number, more in enumerate(overrides or [[]]):
         run = folder / "sweep" / sweep.name(number, more) if overrides else folder
@@ -86,7 +134,7 @@ def _stages(verb: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
     """What a run does one after the other: a verb, or the story, with heads only where its plan asks for one."""
     if verb != ("pipeline",):
         return [verb]
-    return [(stage,) for stage in STORY if stage != "heads" or config.plan.needs_heads]
+    return [(stage,) for stage in STORY if stage != "heads" or config.planner.needs_heads]
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -103,7 +151,12 @@ def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
         for piece in chain:
             record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
             job = _prepare(piece, record)
-            row = {"job": "here", "verb": " ".join(piece.verb), "run": str(piece.run), "log": str(record / "log")}
+            row = {
+                "job": "here",
+                "verb": " ".join(piece.verb),
+                "run": str(piece.run),
+                "log": str(record / "log"),
+            }
             try:
                 here.run(job, settings, settings.nodes * settings.tasks_per_node)
             except JobFailed as error:
@@ -117,7 +170,9 @@ def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
     return {"jobs": done}
 
 
-def _submit(chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def _submit(
+    chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
     """Hand all to SLURM: a sweep of one verb as an array, stages after each other, a split with its merging job."""
     rows: list[dict[str, Any]] = []
     try:
@@ -134,7 +189,9 @@ def _submit(chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, fo
     return {"jobs": [status.look(row) for row in rows]}
 
 
-def _submit_array(chains: Sequence[Sequence[Piece]], folder: Path, rows: list[dict[str, Any]]) -> None:
+def _submit_array(
+    chains: Sequence[Sequence[Piece]], folder: Path, rows: list[dict[str, Any]]
+) -> None:
     pieces = [chain[0] for chain in chains]
     common = _record(folder, pieces[0].verb[0])
     jobs = []
@@ -159,10 +216,17 @@ def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]
         if split > 1 and piece.verb[0] in SHARES:
             words = [(*job.words, "--share", f"{k}/{split}") for k in range(split)]
             shares = [replace(job, words=one) for one in words]
-            ids = slurm.submit(shares, settings, record=record, name=f"{_name(piece.verb)}-share", after=after)
+            ids = slurm.submit(
+                shares, settings, record=record, name=f"{_name(piece.verb)}-share", after=after
+            )
             rows += [_noted(one, piece, record, record) for one in ids]
-            after, every = ids[0].split("_")[0], True  # whatever became of the shares, what is missing is then done
-        (after,) = slurm.submit([job], settings, record=record, name=_name(piece.verb), after=after, every=every)
+            after, every = (
+                ids[0].split("_")[0],
+                True,
+            )  # whatever became of the shares, what is missing is then done
+        (after,) = slurm.submit(
+            [job], settings, record=record, name=_name(piece.verb), after=after, every=every
+        )
         rows.append(_noted(after, piece, record, record))
 
 
@@ -208,7 +272,7 @@ def _record(run: Path, verb: str) -> Path:
     raise AssertionError("count ends")
 
 
-def _asked(verb: tuple[str, ...], config: Config) -> Launch:
+def _asked(verb: tuple[str, ...], config: Config) -> LaunchSettings:
     """What a job of this verb asks for: several ranks only where they work together."""
     settings = config.launch
     if verb[0] in TOGETHER:
@@ -227,7 +291,9 @@ def _refuse_other_words(verb: tuple[str, ...], arguments: argparse.Namespace) ->
     if verb[0] not in known:
         raise UserError(f"there is no job {verb[0]!r}; there are {', '.join((*known, 'status'))}")
     if len(verb) != (2 if verb[0] == "eval" else 1):
-        raise UserError(f"launch {' '.join(verb)}: eval takes one name, other jobs none; settings have the form a.b=c")
+        raise UserError(
+            f"launch {' '.join(verb)}: eval takes one name, other jobs none; settings have the form a.b=c"
+        )
     if arguments.split > 1 and verb[0] not in (*SHARES, "pipeline"):
         raise UserError(f"--split is for {' and '.join(SHARES)}, not {verb[0]}")
     if arguments.split > 1 and (arguments.cluster or "local") != "slurm":

@@ -17,14 +17,23 @@ from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 from jepa_wm.core.interrupt import STOPPING
 from jepa_wm.core.rendezvous import LOOPBACK, STORE
 from jepa_wm.launch.job import STOPPED, Job, die_with_parent
-from jepa_wm.launch.settings import Launch
+from jepa_wm.launch.settings import LaunchSettings
 
-PATIENCE, GRACE = 5.0, 10.0  # seconds that the other ranks have to end after one has failed: unasked, and asked
+PATIENCE, GRACE = (
+    5.0,
+    10.0,
+)  # seconds that the other ranks have to end after one has failed: unasked, and asked
 LAST_LINES = 30  # of a failed rank's log that are shown
-FOREIGN = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")  # what a job tells its own processes
+FOREIGN = (
+    "SLURM_",
+    "SLURMD_",
+    "SRUN_",
+    "SBATCH_",
+    "SUBMITIT_",
+)  # what a job tells its own processes
 
 
-def run(job: Job, settings: Launch, ranks: int) -> None:
+def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
     """Run a job to its end, rank 0's log shown as it grows.
 
     Raises JobFailed with the exit code of the rank that failed and the end of its log, within PATIENCE + GRACE seconds,
@@ -43,7 +52,12 @@ def run(job: Job, settings: Launch, ranks: int) -> None:
     children: list[subprocess.Popen[bytes]] = []
     with _forwarding(children) as stopped:
         for rank, command in enumerate(commands):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), STORE: str(meeting)}
+            place = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                STORE: str(meeting),
+            }
             told = place if settings.cluster == "local" else {}
             children.append(_start(command, job, settings, ranks, told, _logs(log, rank)))
         try:
@@ -55,9 +69,24 @@ def run(job: Job, settings: Launch, ranks: int) -> None:
     failed = [rank for rank, code in codes.items() if code]
     if failed:
         # One that was killed, or that says what the user can put right, is the cause of the others' lost connections.
-        first = min(failed, key=lambda rank: (codes[rank] < 128, codes[rank] != 2, _logs(log, rank).stat().st_mtime))
-        who = f"rank {first} of {ranks}" if len(commands) == ranks else f"torchrun with {ranks} ranks"
-        tail = _logs(log, first).read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+        first = min(
+            failed,
+            key=lambda rank: (
+                codes[rank] < 128,
+                codes[rank] != 2,
+                _logs(log, rank).stat().st_mtime,
+            ),
+        )
+        who = (
+            f"rank {first} of {ranks}"
+            if len(commands) == ranks
+            else f"torchrun with {ranks} ranks"
+        )
+        tail = (
+            _logs(log, first)
+            .read_text(encoding="utf-8", errors="replace")
+            .splitlines()[-LAST_LINES:]
+        )
         said = f"{job.words[0]}: {who} ended with exit code {codes[first]}; logs: {log}"
         raise JobFailed("\n".join([said, *tail]), codes[first])
 
@@ -73,7 +102,7 @@ def environment() -> dict[str, str]:
     return kept
 
 
-def setup_lines(settings: Launch) -> list[str]:
+def setup_lines(settings: LaunchSettings) -> list[str]:
     """Shell lines before the job; the first that fails is named and ends it."""
     if not settings.setup:
         return []
@@ -81,20 +110,33 @@ def setup_lines(settings: Launch) -> list[str]:
     return [f"trap 'code=$?; {said}; exit $code' ERR", *settings.setup, "trap - ERR"]
 
 
-def _commands(file: Path, settings: Launch, ranks: int) -> list[list[str]]:
+def _commands(file: Path, settings: LaunchSettings, ranks: int) -> list[list[str]]:
     """One command a child: a rank each, or torchrun with all of them."""
     job = ["-m", "jepa_wm.launch.job", str(file)]
     if settings.cluster == "torchrun":
-        rendezvous = ["--standalone", f"--local-addr={LOOPBACK}", f"--nproc-per-node={ranks}"]  # needs no host name
+        rendezvous = [
+            "--standalone",
+            f"--local-addr={LOOPBACK}",
+            f"--nproc-per-node={ranks}",
+        ]  # needs no host name
         commands = [[sys.executable, "-m", "torch.distributed.run", *rendezvous, *job]]
     else:
         commands = [[sys.executable, *job]] * ranks
     before = setup_lines(settings)
-    return [["bash", "-c", "\n".join([*before, "exec " + shlex.join(c)])] for c in commands] if before else commands
+    return (
+        [["bash", "-c", "\n".join([*before, "exec " + shlex.join(c)])] for c in commands]
+        if before
+        else commands
+    )
 
 
 def _start(
-    command: list[str], job: Job, settings: Launch, ranks: int, place: Mapping[str, str], log: Path
+    command: list[str],
+    job: Job,
+    settings: LaunchSettings,
+    ranks: int,
+    place: Mapping[str, str],
+    log: Path,
 ) -> subprocess.Popen[bytes]:
     known = environment()
     code = str(Path(job.record) / "code")
@@ -114,7 +156,11 @@ def _wait(children: list[subprocess.Popen[bytes]], log: Path) -> dict[int, int]:
     with open(_logs(log, 0), "rb") as first:
         first.seek(0, os.SEEK_END)
         while True:
-            codes = {rank: _code(child) for rank, child in enumerate(children) if child.poll() is not None}
+            codes = {
+                rank: _code(child)
+                for rank, child in enumerate(children)
+                if child.poll() is not None
+            }
             if any(codes.values()) and until is None:
                 until = time.monotonic() + PATIENCE
             over = len(codes) == len(children) or (until is not None and time.monotonic() > until)
@@ -159,7 +205,7 @@ def _forwarding(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def _refuse_missing_gpus(settings: Launch, ranks: int) -> None:
+def _refuse_missing_gpus(settings: LaunchSettings, ranks: int) -> None:
     import torch
 
     from jepa_wm.core.distributed import here

@@ -29,7 +29,10 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.yaml_source import read_yaml
 
-STOPPED = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)  # exit codes of a verb that saved and can go on
+STOPPED = (
+    128 + signal.SIGUSR2,
+    128 + signal.SIGTERM,
+)  # exit codes of a verb that saved and can go on
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,18 @@ class Job:
         try:
             now = load_config(name, overrides)
         except UserError as error:
-            print(f"config {name} can no longer be read ({error}); the snapshot of the launch wins", file=sys.stderr)
+            print(
+                f"config {name} can no longer be read ({error}); the snapshot of the launch wins",
+                file=sys.stderr,
+            )
             return
         changes = config_diff(read_yaml(Path(self.record) / "config.yaml").data, now)
         if changes:
             listed = "\n".join(f"  {change}" for change in changes)
-            print(f"config {name} has changed since the launch; the snapshot wins over:\n{listed}", file=sys.stderr)
+            print(
+                f"config {name} has changed since the launch; the snapshot wins over:\n{listed}",
+                file=sys.stderr,
+            )
 
 
 def _take_place(record: Path) -> None:
@@ -114,7 +123,10 @@ def _take_place(record: Path) -> None:
 
 def _job_id() -> str:
     """SLURM's name of this job, "array_task" in an array; "local" elsewhere."""
-    array, task = launch_env.variable("SLURM_ARRAY_JOB_ID"), launch_env.variable("SLURM_ARRAY_TASK_ID")
+    array, task = (
+        launch_env.variable("SLURM_ARRAY_JOB_ID"),
+        launch_env.variable("SLURM_ARRAY_TASK_ID"),
+    )
     if array is not None and task is not None:
         return f"{array}_{task}"
     return launch_env.variable("SLURM_JOB_ID") or "local"
@@ -122,7 +134,9 @@ def _job_id() -> str:
 
 def _cancelled() -> bool:
     """Whether a user took the job out of the queue: then it must not go back in."""
-    said = subprocess.run(["scontrol", "-o", "show", "job", _job_id()], capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ["scontrol", "-o", "show", "job", _job_id()], capture_output=True, text=True
+    ).stdout
     return "JobState=CANCELLED" in said
 
 
@@ -130,8 +144,12 @@ def _requeue() -> None:
     """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by itself before
     would count as done."""
     if launch_env.rank() == 0:
-        print(f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True)
-        said = subprocess.run(["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60)
+        print(
+            f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True
+        )
+        said = subprocess.run(
+            ["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60
+        )
         if said.returncode:  # it may be there already: somebody else's requeue is what stopped it
             print(said.stderr, file=sys.stderr, flush=True)
     for signum in (signal.SIGTERM, signal.SIGUSR2):

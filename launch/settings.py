@@ -9,16 +9,22 @@ from pydantic import Field
 from jepa_wm.core.section import Section
 
 
-class Launch(Section):
+class LaunchSettings(Section):
     """What `jepa-wm launch` asks for. Verbs that several ranks do as one job take nodes x tasks_per_node of them."""
 
     cluster: Literal["local", "torchrun", "slurm"] = "local"
     nodes: int = Field(1, ge=1)
-    tasks_per_node: int = Field(1, ge=1)  # ranks on a node, each with a GPU of its own where there are any
+    tasks_per_node: int = Field(
+        1, ge=1
+    )  # ranks on a node, each with a GPU of its own where there are any
     gpus_per_node: int = Field(0, ge=0)
-    cpus_per_task: int = Field(0, ge=0)  # and CPU threads of a rank; 0: an even share here, one on slurm
+    cpus_per_task: int = Field(
+        0, ge=0
+    )  # and CPU threads of a rank; 0: an even share here, one on slurm
     memory_gb: float | None = Field(None, gt=0)  # of a node; null: the cluster's default
-    minutes: int = Field(60, ge=1)  # time limit; a job that meets it saves, goes back into the queue and goes on
+    minutes: int = Field(
+        60, ge=1
+    )  # time limit; a job that meets it saves, goes back into the queue and goes on
     warning_seconds: int = Field(90, ge=1)  # before the limit, in which to save
     partition: str | None = None
     account: str | None = None
@@ -26,4 +32,6 @@ class Launch(Section):
     constraint: str | None = None
     comment: str | None = None
     array_parallelism: int = Field(256, ge=1)  # jobs of a sweep or of a split that run at a time
-    setup: tuple[str, ...] = ()  # shell lines before the job (modules to load, say); one that fails ends it
+    setup: tuple[
+        str, ...
+    ] = ()  # shell lines before the job (modules to load, say); one that fails ends it

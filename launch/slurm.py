@@ -18,7 +18,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from jepa_wm.core.errors import UserError
 from jepa_wm.launch.here import environment, setup_lines
 from jepa_wm.launch.job import Job
-from jepa_wm.launch.settings import Launch
+from jepa_wm.launch.settings import LaunchSettings
 
 COMMANDS = ("sbatch", "srun", "scontrol", "squeue")
 LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "PREEMPTED")
@@ -26,7 +26,13 @@ FOREVER = 10**6  # submitit's own count of requeues never ends a job: it is ours
 
 
 def submit(
-    jobs: Sequence[Job], settings: Launch, *, record: Path, name: str, after: str | None = None, every: bool = False
+    jobs: Sequence[Job],
+    settings: LaunchSettings,
+    *,
+    record: Path,
+    name: str,
+    after: str | None = None,
+    every: bool = False,
 ) -> list[str]:
     """Submit jobs, an array if there are several; returns their ids. They may start when job `after` is done, whether
     well or, with `every`, in whatever way.
@@ -35,7 +41,9 @@ def submit(
     """
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
-        raise UserError(f"this machine has no {', '.join(missing)}: submit where SLURM is installed, or cluster=local")
+        raise UserError(
+            f"this machine has no {', '.join(missing)}: submit where SLURM is installed, or cluster=local"
+        )
     executor = _executor(settings, record, name, after, every)
     try:
         with _clean_environment():
@@ -49,7 +57,7 @@ def submit(
         raise UserError(f"SLURM refuses the job: {'; '.join(said)}\n{_offered()}") from error
 
 
-def sbatch_text(settings: Launch, *, record: Path, name: str, jobs: int = 1) -> str:
+def sbatch_text(settings: LaunchSettings, *, record: Path, name: str, jobs: int = 1) -> str:
     """What would be given to sbatch."""
     executor = _executor(settings, record, name, None, False, dry=True)
     if jobs > 1:
@@ -83,7 +91,13 @@ def log_of(record: Path, job: str, rank: int = 0) -> Path:
 
 
 def _executor(
-    settings: Launch, record: Path, name: str, after: str | None, every: bool, *, dry: bool = False
+    settings: LaunchSettings,
+    record: Path,
+    name: str,
+    after: str | None,
+    every: bool,
+    *,
+    dry: bool = False,
 ) -> SlurmExecutor:
     kind = _Dry if dry else SlurmExecutor
     executor = kind(folder=record / "log", max_num_timeout=FOREVER)
@@ -128,7 +142,13 @@ def _clean_environment() -> Iterator[None]:
 
 def _offered() -> str:
     """The partitions there are, with what their nodes have."""
-    lines = sorted(set(_ask("sinfo", "-h", "-o", "%R: %D nodes, %c CPUs, %m MB, GPUs %G, limit %l").splitlines()))
+    lines = sorted(
+        set(
+            _ask(
+                "sinfo", "-h", "-o", "%R: %D nodes, %c CPUs, %m MB, GPUs %G, limit %l"
+            ).splitlines()
+        )
+    )
     return "partitions: " + "; ".join(lines) if lines else "sinfo lists no partitions"
 
 

@@ -25,7 +25,10 @@ def take(record: Path, config: BaseModel) -> None:
     _copy(source, record / "code" / PACKAGE)
     for room in AT_THE_TOP:
         _copy(_folder(f"{PACKAGE}.{room}"), record / "code" / PACKAGE / room)
-    state = {"commit": git(source, "rev-parse", "HEAD"), "changed": git(source, "status", "--porcelain")}
+    state = {
+        "commit": git(source, "rev-parse", "HEAD"),
+        "changed": git(source, "status", "--porcelain"),
+    }
     write_atomic(record / "git.json", json.dumps(state, indent=1) + "\n")
     write_atomic(record / "git.diff", git(source, "diff", "HEAD") or "")
 
@@ -39,7 +42,12 @@ def _folder(package: str) -> Path:
 def _copy(source: Path, target: Path) -> None:
     for file in source.rglob("*"):
         rooms = file.relative_to(source).parts
-        if file.is_file() and file.suffix in KEPT and "__pycache__" not in rooms and rooms[0] not in AT_THE_TOP:
+        if (
+            file.is_file()
+            and file.suffix in KEPT
+            and "__pycache__" not in rooms
+            and rooms[0] not in AT_THE_TOP
+        ):
             place = target / file.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)

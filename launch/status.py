@@ -47,13 +47,21 @@ def look(row: dict[str, Any]) -> dict[str, Any]:
             code = 128 + signum if signum else status
         if state == "UNKNOWN" and code is not None:  # SLURM has forgotten it, its record has not
             state = "FAILED" if code else "COMPLETED"
-    return {**row, "state": state, "exit": code, "node": known.get("NodeList"), **_progress(row, state)}
+    return {
+        **row,
+        "state": state,
+        "exit": code,
+        "node": known.get("NodeList"),
+        **_progress(row, state),
+    }
 
 
 def is_live(row: dict[str, Any]) -> bool:
     """Whether a job waits or runs; one that waits for something that will never come does neither."""
     known = slurm.describe(row["job"])
-    return known.get("JobState") in slurm.LIVE and known.get("Reason") != "DependencyNeverSatisfied"
+    return (
+        known.get("JobState") in slurm.LIVE and known.get("Reason") != "DependencyNeverSatisfied"
+    )
 
 
 def refuse_live(run: Path) -> None:
@@ -76,9 +84,14 @@ def complaint(row: dict[str, Any]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows under their headings, in columns."""
-    cells = [list(COLUMNS)] + [["-" if row.get(name) is None else str(row[name]) for name in COLUMNS] for row in rows]
+    cells = [list(COLUMNS)] + [
+        ["-" if row.get(name) is None else str(row[name]) for name in COLUMNS] for row in rows
+    ]
     widths = [max(len(line[k]) for line in cells) for k in range(len(COLUMNS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
 
 
 def _progress(row: dict[str, Any], state: str) -> dict[str, Any]:
@@ -97,5 +110,7 @@ def _progress(row: dict[str, Any], state: str) -> dict[str, Any]:
 
 def _noted(run: Path) -> list[dict[str, Any]]:
     file = run / "launch" / "jobs.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    rows: list[dict[str, Any]] = (
+        json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    )
     return rows

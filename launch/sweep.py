@@ -26,7 +26,9 @@ def overrides(grid: Sequence[str], each: Sequence[str]) -> list[list[str]]:
             values = None
         if not isinstance(values, list) or not values:
             raise UserError(f"--grid {axis!r}: expected KEY=[A,B,...], a list in YAML")
-        axes.append([f"{key}={value if isinstance(value, str) else json.dumps(value)}" for value in values])
+        axes.append(
+            [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for value in values]
+        )
     combined = [list(choice) for choice in itertools.product(*axes)] if axes else []
     return combined + [one.split() for one in each]
 

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # before torch is imported
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers))
+    )  # before torch is imported
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
 from jepa_wm.core.run import RunFolder
 from jepa_wm.worlds.collect import record, wandering
-from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 THERE = world.here()
@@ -51,7 +53,9 @@ def tiny_data(tmp_path_factory):
     """A folder with train.h5 (6 episodes of 31 frames) and heldout.h5 (3 of 31), as `collect` makes them."""
     folder = tmp_path_factory.mktemp("tiny_data")
     for part, seeds in (("train", np.arange(6)), ("heldout", 10**6 + np.arange(3))):
-        record(folder / f"{part}.h5", TwoRooms().of_split(part), wandering(Worlds()), seeds, 31)
+        record(
+            folder / f"{part}.h5", TwoRooms().of_split(part), wandering(WorldSettings()), seeds, 31
+        )
     return folder
 
 

@@ -15,7 +15,9 @@ def grey(number):
 
 
 def frames(count, *, height=48, width=64):
-    return np.stack([np.full((height, width, 3), grey(number), np.uint8) for number in range(count)])
+    return np.stack(
+        [np.full((height, width, 3), grey(number), np.uint8) for number in range(count)]
+    )
 
 
 def number_of(picture):
@@ -24,7 +26,17 @@ def number_of(picture):
     return int(np.abs(levels - np.median(picture)).argmin())
 
 
-def write(path, pictures, *, fps=10, seconds=None, codec="libx264", gop=12, pix_fmt="yuv420p", options=None):
+def write(
+    path,
+    pictures,
+    *,
+    fps=10,
+    seconds=None,
+    codec="libx264",
+    gop=12,
+    pix_fmt="yuv420p",
+    options=None,
+):
     """Encode pictures [n, h, w, 3]; `seconds` [n] gives each its own time, else they are 1/fps apart."""
     ticks = fps if seconds is None else TICKS
     seconds = np.arange(len(pictures)) / fps if seconds is None else seconds

@@ -58,14 +58,23 @@ def make_ogbench(folder):
 
 
 def make_npz(folder):
-    np.savez(folder / "rows.npz", **rows(), episode_ends=np.cumsum(LENGTHS), task=np.array(["a", "b", "c"]))
+    np.savez(
+        folder / "rows.npz",
+        **rows(),
+        episode_ends=np.cumsum(LENGTHS),
+        task=np.array(["a", "b", "c"]),
+    )
     return folder / "rows.npz"
 
 
 def make_npz_folder(folder):
     (folder / "episodes").mkdir()
-    for e, (start, stop) in enumerate(zip(np.cumsum(LENGTHS) - LENGTHS, np.cumsum(LENGTHS), strict=True)):
-        np.savez_compressed(folder / f"episodes/{e:03d}.npz", **{k: v[start:stop] for k, v in rows().items()})
+    for e, (start, stop) in enumerate(
+        zip(np.cumsum(LENGTHS) - LENGTHS, np.cumsum(LENGTHS), strict=True)
+    ):
+        np.savez_compressed(
+            folder / f"episodes/{e:03d}.npz", **{k: v[start:stop] for k, v in rows().items()}
+        )
     return folder / "episodes"
 
 
@@ -79,14 +88,21 @@ def make_zarr(folder, *, without=()):
     for name, values in {**arrays, "meta/episode_ends": np.cumsum(LENGTHS)}.items():
         (root / name).mkdir()
         chunk = (8, *values.shape[1:])
-        about = {"shape": values.shape, "chunks": chunk, "dtype": values.dtype.str, "zarr_format": 2}
+        about = {
+            "shape": values.shape,
+            "chunks": chunk,
+            "dtype": values.dtype.str,
+            "zarr_format": 2,
+        }
         about |= {"order": "C", "compressor": None, "filters": None, "fill_value": 0}
         (root / name / ".zarray").write_text(json.dumps(about))
         for c in range(-(-len(values) // 8)):
             part = np.zeros(chunk, values.dtype)
             part[: len(values[8 * c : 8 * c + 8])] = values[8 * c : 8 * c + 8]
             if (name, c) not in without:
-                (root / name / ".".join([str(c), *"0" * (values.ndim - 1)])).write_bytes(part.tobytes())
+                (root / name / ".".join([str(c), *"0" * (values.ndim - 1)])).write_bytes(
+                    part.tobytes()
+                )
     return root
 
 
@@ -100,14 +116,19 @@ def make_minari(folder, *, actions=None, space=None):
             group["observations/state"] = rows()["state"][start:stop]
             group["actions"] = (rows()["action"] if actions is None else actions)[start : stop - 1]
             group["infos"] = ["{}"] * LENGTHS[e]
-    (folder / "set/data/metadata.json").write_text(json.dumps({"action_space": json.dumps(space or {"type": "Box"})}))
+    (folder / "set/data/metadata.json").write_text(
+        json.dumps({"action_space": json.dumps(space or {"type": "Box"})})
+    )
     return folder / "set"
 
 
 def make_dino_wm(folder, *, films_too=False):
     root, longest = folder / "dino", max(LENGTHS)
     (root / "obses").mkdir(parents=True)
-    tables = {"states": np.zeros((3, longest, 3), "f4"), "rel_actions": np.zeros((3, longest, 2), "f4")}
+    tables = {
+        "states": np.zeros((3, longest, 3), "f4"),
+        "rel_actions": np.zeros((3, longest, 2), "f4"),
+    }
     for e, start in enumerate(np.cumsum(LENGTHS) - LENGTHS):
         part = slice(start, start + LENGTHS[e])
         tables["states"][e, : LENGTHS[e]] = rows()["state"][part]
@@ -115,7 +136,9 @@ def make_dino_wm(folder, *, films_too=False):
         if films_too:
             films.write(root / f"obses/episode_{e:03d}.mp4", films.frames(ROWS)[part], fps=30)
         else:
-            torch.save(torch.from_numpy(rows()["img"][part].copy()), root / f"obses/episode_{e:03d}.pth")
+            torch.save(
+                torch.from_numpy(rows()["img"][part].copy()), root / f"obses/episode_{e:03d}.pth"
+            )
     for name, table in tables.items():
         torch.save(torch.from_numpy(table), root / f"{name}.pth")
     return root
@@ -132,14 +155,30 @@ def make_lerobot(folder, version="v2.1"):
     video = "observation.images.front"
     features = {
         video: {"dtype": "video", "shape": [48, 64, 3], "names": ["height", "width", "channel"]},
-        "observation.images.wrist": {"dtype": "image", "shape": [3, 16, 20], "names": ["c", "h", "w"]},
-        "observation.state": {"dtype": "float32", "shape": [3], "names": {"motors": ["arm_x", "arm_y", "grip"]}},
+        "observation.images.wrist": {
+            "dtype": "image",
+            "shape": [3, 16, 20],
+            "names": ["c", "h", "w"],
+        },
+        "observation.state": {
+            "dtype": "float32",
+            "shape": [3],
+            "names": {"motors": ["arm_x", "arm_y", "grip"]},
+        },
         "action": {"dtype": "float32", "shape": [2], "names": None},
         "task": {"dtype": "string", "shape": [1], "names": None},
         "episode_index": {"dtype": "int64", "shape": [1], "names": None},
     }
-    info = {"codebase_version": version, "fps": 10, "chunks_size": 1000, "total_frames": ROWS, "features": features}
-    file = "c{chunk_index:03d}/f{file_index:03d}" if third else "c{episode_chunk}/{episode_index:06d}"
+    info = {
+        "codebase_version": version,
+        "fps": 10,
+        "chunks_size": 1000,
+        "total_frames": ROWS,
+        "features": features,
+    }
+    file = (
+        "c{chunk_index:03d}/f{file_index:03d}" if third else "c{episode_chunk}/{episode_index:06d}"
+    )
     info |= {"data_path": f"data/{file}.parquet", "video_path": f"videos/{{video_key}}/{file}.mp4"}
     (root / "meta/info.json").write_text(json.dumps(info))
 
@@ -159,7 +198,9 @@ def make_lerobot(folder, version="v2.1"):
         })
         for e, (start, stop) in enumerate(zip(starts, np.cumsum(LENGTHS), strict=True))
     ]  # fmt: skip
-    pictures = [films.frames(ROWS)[start : start + n] for start, n in zip(starts, LENGTHS, strict=True)]
+    pictures = [
+        films.frames(ROWS)[start : start + n] for start, n in zip(starts, LENGTHS, strict=True)
+    ]
 
     def place(kind, **fill):
         path = root / info[f"{kind}_path"].format(**fill)
@@ -167,22 +208,39 @@ def make_lerobot(folder, version="v2.1"):
         return path
 
     if not third:
-        lines = [json.dumps({"episode_index": e, "tasks": [], "length": n}) for e, n in enumerate(LENGTHS)]
+        lines = [
+            json.dumps({"episode_index": e, "tasks": [], "length": n})
+            for e, n in enumerate(LENGTHS)
+        ]
         (root / "meta/episodes.jsonl").write_text("\n".join(lines))
         for e, table in enumerate(tables):
             pq.write_table(table, place("data", episode_chunk=0, episode_index=e))
-            films.write(place("video", episode_chunk=0, episode_index=e, video_key=video), pictures[e])
+            films.write(
+                place("video", episode_chunk=0, episode_index=e, video_key=video), pictures[e]
+            )
         return root
     # The first two episodes share a file, the third has its own.
     where = [(0, 0), (0, 0), (0, 1)]
-    pq.write_table(pa.concat_tables(tables[:2]), place("data", chunk_index=0, file_index=0), row_group_size=4)
+    pq.write_table(
+        pa.concat_tables(tables[:2]), place("data", chunk_index=0, file_index=0), row_group_size=4
+    )
     pq.write_table(tables[2], place("data", chunk_index=0, file_index=1))
-    films.write(place("video", chunk_index=0, file_index=0, video_key=video), np.concatenate(pictures[:2]))
+    films.write(
+        place("video", chunk_index=0, file_index=0, video_key=video), np.concatenate(pictures[:2])
+    )
     films.write(place("video", chunk_index=0, file_index=1, video_key=video), pictures[2])
     (root / "meta/episodes/chunk-000").mkdir(parents=True)
-    table = {"episode_index": [0, 1, 2], "length": LENGTHS, "dataset_from_index": starts, "stats/x": [0, 0, 0]}
+    table = {
+        "episode_index": [0, 1, 2],
+        "length": LENGTHS,
+        "dataset_from_index": starts,
+        "stats/x": [0, 0, 0],
+    }
     for part in ("data", f"videos/{video}"):
-        table |= {f"{part}/chunk_index": [c for c, _ in where], f"{part}/file_index": [f for _, f in where]}
+        table |= {
+            f"{part}/chunk_index": [c for c, _ in where],
+            f"{part}/file_index": [f for _, f in where],
+        }
     table[f"videos/{video}/from_timestamp"] = [0.0, LENGTHS[0] / 10, 0.0]
     pq.write_table(pa.table(table), root / "meta/episodes/chunk-000/file-000.parquet")
     return root

@@ -14,7 +14,9 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.progress import read_metrics
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["jepa_wm.training.pretrain", "jepa_wm.training.dynamics", "torch.utils.tensorboard"])
+context.set_forkserver_preload(
+    ["jepa_wm.training.pretrain", "jepa_wm.training.dynamics", "torch.utils.tensorboard"]
+)
 
 
 def run_ranks(size, words, meeting, *, log=None, stop_at=None, seconds=300):
@@ -67,12 +69,23 @@ EVERY_TERM = ("episode=0.3", "spread=0.2", "contrast=0.3", "path=3", "targets.ce
 
 
 def overrides(data, **parallel):
-    words = [word for word in SMALL if "steps=" not in word and "save_every" not in word and "eval_every" not in word]
+    words = [
+        word
+        for word in SMALL
+        if "steps=" not in word and "save_every" not in word and "eval_every" not in word
+    ]
     words += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
               for key in (f"steps={STEPS}", "save_every=5", "eval_every=2")]  # fmt: skip
-    words += ["train.pretrain.probe_steps=5", "train.precision=fp32", "predict.depth=1", f"observe.path={data}"]
+    words += [
+        "train.pretrain.probe_steps=5",
+        "train.precision=fp32",
+        "jepa.depth=1",
+        f"data.path={data}",
+    ]
     words += [f"predict.{term}" for term in EVERY_TERM]
-    return words + [f"train.parallel.{key}={str(value).lower()}" for key, value in parallel.items()]
+    return words + [
+        f"train.parallel.{key}={str(value).lower()}" for key, value in parallel.items()
+    ]
 
 
 # Loss (relative), weights (root mean square of a tensor, which a whole training moves by about 1e-2). Adam makes a step
@@ -89,13 +102,20 @@ def assert_equal_to_rounding(folder, alone, *, curves=CURVES):
     for curve in curves:
         of_loss, of_weights = TOLERANCE[curve]
         mine, its = read_metrics(folder, curve), read_metrics(alone, curve)
-        assert [line["step"] for line in mine] == [line["step"] for line in its] and its[-1]["step"] == STEPS
+        assert [line["step"] for line in mine] == [line["step"] for line in its] and its[-1][
+            "step"
+        ] == STEPS
         for a, b in zip(mine, its, strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=of_loss), (curve, a["step"])
-            assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=100 * of_loss), (curve, a["step"])
+            assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=100 * of_loss), (
+                curve,
+                a["step"],
+            )
         stage, _, of_stage = curve.partition("_")
         part = f"{stage}/checkpoints/{of_stage}"
-        (weights, state), (expected, other) = (load_checkpoint(newest_checkpoint(f / part)) for f in (folder, alone))
+        (weights, state), (expected, other) = (
+            load_checkpoint(newest_checkpoint(f / part)) for f in (folder, alone)
+        )
         assert weights.keys() == expected.keys() and state["step"] == other["step"] == STEPS
         for name, value in expected.items():
             if not name.endswith(WITHOUT_GRADIENT):

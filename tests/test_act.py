@@ -13,13 +13,17 @@ from jepa_wm.evals.returns import play_rewards
 from jepa_wm.features.encoder import Eye
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.rollout import imagine_candidates
-from jepa_wm.models.settings import Bottleneck, Encode, Metric
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import (
+    DistanceSettings,
+    EncoderSettings,
+    LatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.make_solver import make_solver
-from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model import cuda_graphs as recordings
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -30,18 +34,24 @@ SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 
 def world_model(window=3, **changes):
     torch.manual_seed(0)
-    eye = Eye(Encoder.from_settings(12, Encode(patch=4, width=16, depth=1, heads=1)), 12, precision="fp32")
-    settings = Settings(
+    eye = Eye(
+        Encoder.from_settings(12, EncoderSettings(patch=4, width=16, depth=1, heads=1)),
+        12,
+        precision="fp32",
+    )
+    settings = WorldModelSettings(
         frameskip=SKIP, window=window, width=16, depth=1, heads=1,
-        bottleneck=Bottleneck(moving=3, lasting=2, components=8, width=8),
-        metric=Metric(groups=2, components=2, width=8), **changes,
+        latent=LatentSettings(moving=3, lasting=2, components=8, width=8),
+        distance=DistanceSettings(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
     return WorldModel(eye, LatentModel(9, 16, 2, settings))
 
 
 def agent(window=3, model=None, **plan):
     few = {"restarts": 4, "steps": 3}
-    settings = Plan(**{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan})
+    settings = PlannerSettings(
+        **{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan}
+    )
     return Agent(model or world_model(window), SPACE, settings)
 
 
@@ -67,15 +77,21 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
         remembered = min(step + 1, window)
         assert seen[-1] == (remembered, remembered - 1)
         past = [block.numpy().reshape(2, SKIP, 2) for block in a._past[-window:]]
-        assert all(np.array_equal(x, y) for x, y in zip(past, taken[-len(past) :], strict=True)), "the latest, in order"
+        assert all(np.array_equal(x, y) for x, y in zip(past, taken[-len(past) :], strict=True)), (
+            "the latest, in order"
+        )
 
 
 def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_goal(monkeypatch):
     a, contexts, towards = agent(2), [], []
     a.model.latent.summary.components.fit(torch.randn(40, 9, 16))
     imagine, steps = a.model.futures, a.model.steps_to_go
-    monkeypatch.setattr(a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k))
-    monkeypatch.setattr(a.model, "steps_to_go", lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k))
+    monkeypatch.setattr(
+        a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k)
+    )
+    monkeypatch.setattr(
+        a.model, "steps_to_go", lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k)
+    )
     for _ in range(2):  # a reset forgets the first episodes
         goals, seen = frames(2, 0), [frames(2, step + 1) for step in range(4)]
         a.reset(goals, [0, 1])
@@ -117,7 +133,7 @@ def test_every_objective_plans_and_several_steps_can_be_taken_at_once(objective,
 def test_what_does_not_fit_is_refused():
     wider = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP + 1, hold=True)
     with pytest.raises(ValueError, match="6 numbers a model step but the model was trained on 4"):
-        Agent(world_model(), wider, Plan())
+        Agent(world_model(), wider, PlannerSettings())
     a = agent()
     a.reset(frames(2, 0), [0, 1])
     with pytest.raises(ValueError, match="3 frames for 2 episodes"):
@@ -141,9 +157,13 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
         largest.append(max(seen))
     assert largest == [24, 6]
     judged, more = (world_model().plan_bytes(3, gradients=True, margin=m)[0] for m in (0.0, 0.1))
-    assert more - judged > 4 * 3 * 5 * 12 * 8, "a gradient keeps the layers of all six readings, of width 8"
+    assert more - judged > 4 * 3 * 5 * 12 * 8, (
+        "a gradient keeps the layers of all six readings, of width 8"
+    )
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
-    with pytest.raises(UserError, match="plan.memory_mb 0.001 is below one candidate.*raise plan.memory_mb"):
+    with pytest.raises(
+        UserError, match="planner.memory_mb 0.001 is below one candidate.*raise planner.memory_mb"
+    ):
         agent(memory_mb=0.001)
 
 
@@ -158,7 +178,9 @@ def test_goals_of_another_size_and_frames_that_are_no_pictures_are_refused():
         a.act(broken)
     with pytest.raises(ValueError, match="frames are torch.float32"):
         a.reset(broken, [0, 1])
-    with pytest.raises(UserError, match="plan.doubt 1 needs models that can disagree.*dynamics.members"):
+    with pytest.raises(
+        UserError, match="planner.doubt 1 needs models that can disagree.*dynamics.members"
+    ):
         agent(doubt=1.0)
 
 
@@ -167,7 +189,9 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system tells no memory in /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the system tells no memory in /proc"
+)
 def test_a_thousand_decisions_take_no_memory_beyond_the_first_few_hundred():
     """A leak grows in every stretch of decisions; an allocator that takes a few MiB once does so in one of them."""
     a = agent(horizon=2, candidates=4, rounds=1, elites=2)
@@ -192,7 +216,10 @@ def planned(a):
 
 @pytest.mark.parametrize(
     "backend",
-    ["eager", pytest.param("inductor", marks=pytest.mark.slow)],  # eager: captured as a graph, not compiled
+    [
+        "eager",
+        pytest.param("inductor", marks=pytest.mark.slow),
+    ],  # eager: captured as a graph, not compiled
 )
 def test_compiled_layers_give_the_same_plan(backend, monkeypatch):
     plain, compiled = agent(), agent()
@@ -222,7 +249,7 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
 
     model = world_model(**sizes)
     known, plan = planned(agent(model=model, draws=2))
-    with pytest.raises(UserError, match="need a GPU.*set plan.cuda_graphs=false"):
+    with pytest.raises(UserError, match="need a GPU.*set planner.cuda_graphs=false"):
         agent(model=model, draws=2, cuda_graphs=True)
     monkeypatch.setattr(recordings, "_Recording", Recording)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
@@ -231,7 +258,9 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
     np.testing.assert_array_equal(again, known)
     torch.testing.assert_close(other.trace, plan.trace, atol=0, rtol=0)
     members, seen = len(model.latent.members), model.latent.settings.window
-    assert len(recorded) == members * seen * 2, "for every count of frames seen, all candidates and the mean alone"
+    assert len(recorded) == members * seen * 2, (
+        "for every count of frames seen, all candidates and the mean alone"
+    )
     monkeypatch.setattr(recordings, "KEPT", 2)
     planned(agent(model=model, draws=2))
     assert len(model._recordings._kept) == 2
@@ -240,20 +269,28 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
 
 
 def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
-    cases = (({"members": 2}, {"doubt": 0.5}), ({"outcomes": 2}, {"draws": 3}), ({"members": 2, "outcomes": 1}, {}))
+    cases = (
+        ({"members": 2}, {"doubt": 0.5}),
+        ({"outcomes": 2}, {"draws": 3}),
+        ({"members": 2, "outcomes": 1}, {}),
+    )
     for changes, plan in cases:
-        few = Plan(horizon=3, candidates=12, rounds=2, elites=3, **plan)
+        few = PlannerSettings(horizon=3, candidates=12, rounds=2, elites=3, **plan)
         a = Agent(world_model(**changes), SPACE, few)
         a.reset(frames(2, 0), [0, 1])
         first = a.act(frames(2, 1))
         a.reset(frames(2, 0), [0, 1])
-        assert np.isfinite(first).all() and np.array_equal(a.act(frames(2, 1)), first), "chance is the same every time"
+        assert np.isfinite(first).all() and np.array_equal(a.act(frames(2, 1)), first), (
+            "chance is the same every time"
+        )
     model = world_model(members=2)
     context, plans = torch.randn(2, 1, 1, 5), torch.randn(2, 4, 3, 4)
     futures = model.futures(context, context.new_zeros(2, 0, 4), plans)
     assert futures.shape == (2, 1, 2, 4, 3, 1, 5)
     for member, future in zip(model.latent.members, futures[:, 0], strict=True):
-        alone = imagine_candidates(member, context, context.new_zeros(2, 0, 4), model.latent.scaled(plans))
+        alone = imagine_candidates(
+            member, context, context.new_zeros(2, 0, 4), model.latent.scaled(plans)
+        )
         torch.testing.assert_close(future, alone)
     assert model.plan_bytes(3)[0] > 1.7 * world_model().plan_bytes(3)[0]
 
@@ -273,7 +310,10 @@ def test_effort_and_smoothness_calm_the_plan():
 def test_with_a_margin_the_worst_reading_nearby_counts():
     model, margin = world_model(), 0.3
     latents, goal = torch.randn(2, 7, 4, 1, 5), torch.randn(2, 1, 5)
-    plain, worst = model.steps_to_go(latents, goal), model.steps_to_go(latents, goal, margin=margin)
+    plain, worst = (
+        model.steps_to_go(latents, goal),
+        model.steps_to_go(latents, goal, margin=margin),
+    )
     by_hand = []
     for number in range(3):  # the moving ones
         for sign in (1, -1):
@@ -294,13 +334,15 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
 
 def test_discrete_actions_are_chosen_by_number():
     space = DiscreteSpace.of_block(3, block=SKIP, hold=False, vectors=[[0, 0], [1, 0], [0, 1]])
-    a = Agent(world_model(), space, Plan(horizon=3, candidates=12, rounds=2, elites=3))
+    a = Agent(world_model(), space, PlannerSettings(horizon=3, candidates=12, rounds=2, elites=3))
     a.reset(frames(2, 0), [0, 1])
     for step in range(2):
         chosen = a.act(frames(2, step + 1))
         assert chosen.shape == (2, SKIP, 1) and set(chosen.flatten()) <= {0, 1, 2}
-    with pytest.raises(ValueError, match="plan.solver icem searches continuous actions; set plan.solver cem"):
-        make_solver(space, Plan(solver="icem"))
+    with pytest.raises(
+        ValueError, match="planner.solver icem searches continuous actions; set planner.solver cem"
+    ):
+        make_solver(space, PlannerSettings(solver="icem"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -370,9 +412,15 @@ def test_the_context_goes_on_while_several_steps_are_executed(window, execute, s
                 film.append(guesses[:, step - 1])
             else:  # from what was shown on
                 known = [latent.with_lasting(x, a._lasting) for x in film[-window:]]
-                past = torch.stack([*blocks, *steps.unbind(1)][: len(film) - 1][-len(known) + 1 :], 1)
+                past = torch.stack(
+                    [*blocks, *steps.unbind(1)][: len(film) - 1][-len(known) + 1 :], 1
+                )
                 past = past if len(known) > 1 else past[:, :0]
-                film.append(model.imagine(torch.stack(known, 1), past, steps[:, None, step - 1 : step])[:, 0, 0])
+                film.append(
+                    model.imagine(torch.stack(known, 1), past, steps[:, None, step - 1 : step])[
+                        :, 0, 0
+                    ]
+                )
         blocks += steps.unbind(1)
         if shown == "all":
             with pytest.raises(RuntimeError, match="hand them to act"):
@@ -396,14 +444,24 @@ def test_a_loop_shows_the_frames_of_every_model_step_of_a_plan():
 
     world, acted, seen = Counter(), [], []
     world.state = lambda: world.now.repeat(2, 1)
-    for budget, expected in ((12, ([0, 6], [2, 4, 8, 10])), (9, ([0, 6], [2, 4, 8])), (8, ([0, 6], [2, 4]))):
+    for budget, expected in (
+        (12, ([0, 6], [2, 4, 8, 10])),
+        (9, ([0, 6], [2, 4, 8])),
+        (8, ([0, 6], [2, 4])),
+    ):
         for loop in ("goals", "rewards"):
             world.reset([0])
             acted.clear(), seen.clear()
             answer = np.zeros((1, 6, 1))
             if loop == "goals":
                 act = lambda frames, answer=answer: acted.append(frames[0]) or answer  # noqa: E731
-                play(world, act, budget=budget, observe=lambda frames: seen.append(frames[0]), every=2)
+                play(
+                    world,
+                    act,
+                    budget=budget,
+                    observe=lambda frames: seen.append(frames[0]),
+                    every=2,
+                )
             else:
                 act = lambda world, answer=answer: acted.append(world.now[0, 0]) or answer  # noqa: E731
                 look = lambda world: seen.append(world.now[0, 0])  # noqa: E731

@@ -10,7 +10,14 @@ from jepa_wm.models.action_predictor import ActionPredictor
 def model():
     torch.manual_seed(0)
     made = ActionPredictor(
-        encoder_width=12, grid=2, width=24, depth=2, heads=2, action_size=3, state_size=5, extrinsics_size=4
+        encoder_width=12,
+        grid=2,
+        width=24,
+        depth=2,
+        heads=2,
+        action_size=3,
+        state_size=5,
+        extrinsics_size=4,
     )
     for p in made.parameters():  # far from the small initial values, so that a wrong path shows
         torch.nn.init.normal_(p, std=0.3)
@@ -29,7 +36,9 @@ def test_a_frame_is_predicted_from_what_came_before_it_alone(model, camera):
     whole = model(*given)
     assert whole.shape == (2, 3, 4, 12)
     for frames in (1, 2):
-        torch.testing.assert_close(model(*(x[:, :frames] for x in given)), whole[:, :frames], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model(*(x[:, :frames] for x in given)), whole[:, :frames], atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("which", range(4))

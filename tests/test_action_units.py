@@ -15,7 +15,7 @@ from jepa_wm.data.displacement import Displacement
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.dynamics import make_model
 from jepa_wm.world_model.saved import load_latent_model, save_latent_model
 
@@ -62,13 +62,18 @@ def test_jitter_on_a_number_that_is_kept_where_it_is_stays_small(value, jitter):
 def test_moves_that_hardly_vary_add_up_to_nothing_and_are_named(tmp_path):
     steady = 0.3 + 3e-4 * RANDOM.standard_normal((60, 1))
     data = trajectories(tmp_path / "a.h5", moves(60, steady), [60])
-    config, features = load_config("debug", []), SimpleNamespace(tokens=lambda *_: torch.zeros(1, 25, 64))
+    config, features = (
+        load_config("debug", []),
+        SimpleNamespace(tokens=lambda *_: torch.zeros(1, 25, 64)),
+    )
     with pytest.warns(UserWarning, match=r"number 2 is nearly always 0.3"):
         make_model(config, features, data)
     rows = np.arange(50)[None]
     displaced = Displacement(data, absolute=False).at(rows)
     assert displaced[..., 2].abs().max() == 0 and displaced[..., :2].std() > 0.5
-    assert Displacement(data, absolute=True).at(rows[:, 1:])[..., 2].abs().max() > 0  # a place is where it is
+    assert (
+        Displacement(data, absolute=True).at(rows[:, 1:])[..., 2].abs().max() > 0
+    )  # a place is where it is
 
 
 def test_jitter_beside_seldom_jumps_stays_small_and_a_glitch_is_no_unit():
@@ -88,12 +93,14 @@ def test_jitter_beside_seldom_jumps_stays_small_and_a_glitch_is_no_unit():
 
 def test_the_model_undoes_its_units_and_keeps_them(tmp_path):
     model = world_model().latent
-    assert model.take_units(np.stack([RANDOM.uniform(2, 6, 500), np.full(500, 0.7)], 1).astype(np.float32)) == {
-        1: "always 0.7"
-    }
+    assert model.take_units(
+        np.stack([RANDOM.uniform(2, 6, 500), np.full(500, 0.7)], 1).astype(np.float32)
+    ) == {1: "always 0.7"}
     block = torch.tensor([[2.5, 0.7, 5.5, 0.7]])
     units = model.scaled(block)
-    assert units[0, [1, 3]].tolist() == [0, 0] and torch.equal(units, model.scaled(block + torch.tensor([0, 9, 0, -9])))
+    assert units[0, [1, 3]].tolist() == [0, 0] and torch.equal(
+        units, model.scaled(block + torch.tensor([0, 9, 0, -9]))
+    )
     torch.testing.assert_close(model.unscaled(units), block)
     save_latent_model(tmp_path, model)
     again = load_latent_model(tmp_path)
@@ -101,7 +108,9 @@ def test_the_model_undoes_its_units_and_keeps_them(tmp_path):
 
 
 def trajectories(path, actions, lengths):
-    writer = TrajectoryWriter(path, np.array(lengths), {"pixels": ((4, 4, 3), "u1"), "action": ((3,), "f4")})
+    writer = TrajectoryWriter(
+        path, np.array(lengths), {"pixels": ((4, 4, 3), "u1"), "action": ((3,), "f4")}
+    )
     writer.write("action", 0, actions)
     writer.write("pixels", 0, np.zeros((len(actions), 4, 4, 3), np.uint8))
     writer.close()
@@ -114,7 +123,9 @@ def test_training_names_what_never_varies_and_passes_over_the_filling_of_last_ro
     data = trajectories(tmp_path / "a.h5", actions, [20, 40])
     config = load_config("debug", [])
     features = SimpleNamespace(tokens=lambda episode, frame: torch.zeros(1, 25, 64))
-    with pytest.warns(UserWarning, match=r"of the 3 action numbers \(from 0\) number 2 is always 1: "):
+    with pytest.warns(
+        UserWarning, match=r"of the 3 action numbers \(from 0\) number 2 is always 1: "
+    ):
         model = make_model(config, features, data)
     assert model.action_low.tolist()[2] == model.action_high.tolist()[2] == 1
     assert model.scaled(torch.ones(1, model.block))[0, 2::3].abs().max() == 0
@@ -123,30 +134,57 @@ def test_training_names_what_never_varies_and_passes_over_the_filling_of_last_ro
 
 @pytest.mark.parametrize("solver", ["cem", "icem", "mppi", "random", "gradient", "cem_gradient"])
 @pytest.mark.parametrize("max_norm", [None, 1.0])
-def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(solver, max_norm, monkeypatch):
+def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
+    solver, max_norm, monkeypatch
+):
     model, tried = world_model(), []
     futures = model.futures
-    monkeypatch.setattr(model, "futures", lambda *given, **rest: tried.append(given[2]) or futures(*given, **rest))
-    model.latent.take_units(np.stack([RANDOM.uniform(-0.1, 0.1, 500), np.full(500, 0.7)], 1).astype(np.float32))
+    monkeypatch.setattr(
+        model, "futures", lambda *given, **rest: tried.append(given[2]) or futures(*given, **rest)
+    )
+    model.latent.take_units(
+        np.stack([RANDOM.uniform(-0.1, 0.1, 500), np.full(500, 0.7)], 1).astype(np.float32)
+    )
     for hold in (True, False):
-        space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=max_norm, block=SKIP, hold=hold)
+        space = ActionSpace.of_block(
+            (-1.0, -1.0), (1.0, 1.0), max_norm=max_norm, block=SKIP, hold=hold
+        )
         few = {"restarts": 4, "steps": 3}
-        agent = Agent(model, space, Plan(horizon=3, candidates=12, rounds=2, elites=3, solver=solver, gradient=few))
+        agent = Agent(
+            model,
+            space,
+            PlannerSettings(
+                horizon=3, candidates=12, rounds=2, elites=3, solver=solver, gradient=few
+            ),
+        )
         agent.reset(frames(2, 0), [0, 1])
         for step in range(2):
             taken = agent.act(frames(2, step + 1))
             assert (taken[..., 1] == np.float32(0.7)).all() and np.abs(taken[..., 0]).max() < 0.31
         plans = torch.cat([x.detach().flatten(0, 2) for x in tried])
-        assert (plans[:, 1::2] == np.float32(0.7)).all() and 0.1 < plans[:, 0::2].abs().max() < 0.31
-    with pytest.raises(UserError, match=r"action number 1 lies in 0.7..0.7 in the data .* and in 2..3 in this world"):
-        Agent(model, ActionSpace.of_block((-1.0, 2.0), (1.0, 3.0), block=SKIP, hold=True), Plan())
+        assert (plans[:, 1::2] == np.float32(0.7)).all() and 0.1 < plans[
+            :, 0::2
+        ].abs().max() < 0.31
+    with pytest.raises(
+        UserError,
+        match=r"action number 1 lies in 0.7..0.7 in the data .* and in 2..3 in this world",
+    ):
+        Agent(
+            model,
+            ActionSpace.of_block((-1.0, 2.0), (1.0, 3.0), block=SKIP, hold=True),
+            PlannerSettings(),
+        )
 
 
 def test_a_number_that_is_pinned_at_the_longest_action_leaves_the_others_none():
     space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=SKIP, hold=True)
     pinned = space.within([1.0, -9.0], [1.0, 9.0])
-    assert pinned.project(torch.randn(50, 2) * 3).tolist() == [[1, 0]] * 50 and pinned.first_step() == (1, 0)
-    with pytest.raises(UserError, match="actions in the data .* are longer than 1.0, the longest of this world"):
+    assert pinned.project(torch.randn(50, 2) * 3).tolist() == [
+        [1, 0]
+    ] * 50 and pinned.first_step() == (1, 0)
+    with pytest.raises(
+        UserError, match="actions in the data .* are longer than 1.0, the longest of this world"
+    ):
         space.within([0.9, 0.9], [0.9, 0.9])
     with pytest.raises(ValueError, match="max_norm 1.0 needs a box around zero"):
         ActionSpace((2.0, 0.0), (3.0, 1.0), 1.0)
@@ -161,15 +199,19 @@ def test_choices_that_were_never_taken_are_not_taken():
     for hold in (True, False):
         space = DiscreteSpace.of_block(4, block=2, hold=hold).within([0, 0, 0, 0], [1, 0, 1, 0])
         assert space.barred == (1, 3)
-        assert space.project(torch.ones(3, space.searched)).unflatten(-1, (-1, 4))[..., 0].min() == 1
-        wanted = torch.eye(4)[torch.tensor([3, 2, 1])].repeat(1, 2)  # [3, 2 * 4], what the model takes
+        assert (
+            space.project(torch.ones(3, space.searched)).unflatten(-1, (-1, 4))[..., 0].min() == 1
+        )
+        wanted = torch.eye(4)[torch.tensor([3, 2, 1])].repeat(
+            1, 2
+        )  # [3, 2 * 4], what the model takes
         taken = space.steps(space.expand(space.condense(wanted)))
         assert set(taken.flatten().tolist()) <= {0, 2} and taken[2:4].flatten().tolist() == [2, 2]
         model = world_model()
         model.latent = type(model.latent)(9, 16, 4, model.latent.settings)
         model.latent.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
-            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, hold=hold, idle=3), settings=Plan(
+            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, hold=hold, idle=3), settings=PlannerSettings(
                 horizon=3, candidates=12, rounds=2, elites=3))  # fmt: skip
             agent.reset(frames(2, 0), [seed, 9])
             assert all(set(agent.act(frames(2, step)).flatten()) <= {0, 2} for step in range(3))

@@ -17,9 +17,9 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.features import cache, weights
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import Eye
-from jepa_wm.features.settings import Freeze
+from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.features.vjepa2 import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training import pretrain
 
@@ -37,7 +37,9 @@ def released(tmp_path, monkeypatch):
     torch.manual_seed(0)
     size = weights.Size(32, heads=2, width=24, depth=1)
     monkeypatch.setitem(weights.SIZES, "vit_small", size)
-    encoder = Encoder(image_size=32, patch=8, tubelet=2, width=24, depth=1, heads=2, rope="vjepa2", rope_base=1e4)
+    encoder = Encoder(
+        image_size=32, patch=8, tubelet=2, width=24, depth=1, heads=2, rope="vjepa2", rope_base=1e4
+    )
     torch.save({"encoder": to_released(encoder, "encoder")}, tmp_path / "small.pt")
     return tmp_path / "small.pt", encoder
 
@@ -51,7 +53,9 @@ def test_a_backbone_sees_each_frame_by_itself(name, tokens):
         assert seen.shape == (2, 3 * tokens, eye.width) and eye.tokens_per_frame == tokens
         for t in range(3):
             alone = eye(clip[:, t : t + 1])
-            torch.testing.assert_close(seen[:, t * tokens : (t + 1) * tokens], alone, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                seen[:, t * tokens : (t + 1) * tokens], alone, atol=1e-5, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("name", [VIT, CONV])
@@ -70,7 +74,9 @@ def test_frames_are_normalised_as_the_model_wants_them():
     eye.model.forward_features = lambda x: seen.append(x) or torch.zeros(1, 17, 64)
     colours = torch.rand(1, 1, 3, 64, 64)
     eye(colours * 2 - 1)
-    mean, spread = (torch.tensor(eye.model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    mean, spread = (
+        torch.tensor(eye.model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std")
+    )
     torch.testing.assert_close(seen[0], (colours[0] - mean) / spread)
 
 
@@ -88,15 +94,22 @@ def test_an_eye_of_a_backbone_is_kept_and_shared_whole(name, tmp_path):
 
 def test_our_own_eye_is_shared_whole(tmp_path):
     torch.manual_seed(0)
-    settings = Encode(patch=16, width=16, depth=1, heads=1)
+    settings = EncoderSettings(patch=16, width=16, depth=1, heads=1)
     eye = Eye(Encoder.from_settings(32, settings), 32)
     eye.standardise_on(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
     eye.save_pretrained(tmp_path)
     assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
     card = (tmp_path / "README.md").read_text()
-    assert "library_name: jepa_wm" in card and "| tokens a frame | 4 |" in card and "1 blocks, patches of 16 px" in card
+    assert (
+        "library_name: jepa_wm" in card
+        and "| tokens a frame | 4 |" in card
+        and "1 blocks, patches of 16 px" in card
+    )
     other = Eye.from_pretrained(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(eye.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(eye.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     assert other.encoder.settings == settings and other.precision == "bf16"
     with pytest.raises(UserError, match="an eye takes no precison"):
         Eye.from_pretrained(tmp_path, precison="fp32")
@@ -122,14 +135,16 @@ def test_pushing_uploads_the_whole_eye_with_its_card(tmp_path, monkeypatch):
             uploaded[repo_id] = shutil.copytree(folder_path, tmp_path / "there")
 
     monkeypatch.setattr(hub_mixin, "HfApi", Hub)
-    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
+    eye = Eye(Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32)
     eye.push_to_hub("me/eye", token="secret", model_card_kwargs={"measured": "Digits: 81 %."})
     assert "Digits: 81 %." in (uploaded["me/eye"] / "README.md").read_text()
-    assert torch.equal(Eye.from_pretrained(uploaded["me/eye"]).encoder.embed.weight, eye.encoder.embed.weight)
+    assert torch.equal(
+        Eye.from_pretrained(uploaded["me/eye"]).encoder.embed.weight, eye.encoder.embed.weight
+    )
 
 
 def test_torch_hub_finds_eyes_and_released_encoders(released, tmp_path):
-    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
+    eye = Eye(Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32)
     eye.save_pretrained(tmp_path / "eye")
     root = str(Path(__file__).resolve().parents[1])
     again = torch.hub.load(root, "eye", tmp_path / "eye", source="local")
@@ -156,26 +171,37 @@ def test_folding_imagenet_normalisation_changes_nothing_but_the_input(released):
 
 
 def test_a_released_encoder_takes_the_size_of_the_run(released):
-    eye = backbone_of(Freeze(backbone="vjepa2/vit_small", weights=str(released[0])), 48)
+    eye = backbone_of(FeatureSettings(backbone="vjepa2/vit_small", weights=str(released[0])), 48)
     assert eye.tokens_per_frame == 36
-    with pytest.raises(UserError, match="observe.image_size 60 is not a multiple of 8, the patch of vjepa2/vit_small"):
-        backbone_of(Freeze(backbone="vjepa2/vit_small", weights=str(released[0])), 60)
+    with pytest.raises(
+        UserError, match="data.image_size 60 is not a multiple of 8, the patch of vjepa2/vit_small"
+    ):
+        backbone_of(FeatureSettings(backbone="vjepa2/vit_small", weights=str(released[0])), 60)
 
 
 # ---------------------------------------------------------------- in a run
 
 
 @pytest.mark.parametrize("kind", ["timm", "vjepa2"])
-def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(kind, released, tiny_data, tmp_path):
-    chosen = {"timm": [f"freeze.backbone=timm/{VIT}"], "vjepa2": ["freeze.backbone=vjepa2/vit_small"]}[kind]
-    chosen += [f"freeze.weights={released[0]}"] if kind == "vjepa2" else []
-    config = load_config("debug", [f"observe.path={tiny_data}", "observe.image_size=64", "encode.patch=8", *chosen])
+def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(
+    kind, released, tiny_data, tmp_path
+):
+    chosen = {
+        "timm": [f"features.backbone=timm/{VIT}"],
+        "vjepa2": ["features.backbone=vjepa2/vit_small"],
+    }[kind]
+    chosen += [f"features.weights={released[0]}"] if kind == "vjepa2" else []
+    config = load_config(
+        "debug", [f"data.path={tiny_data}", "data.image_size=64", "encoder.patch=8", *chosen]
+    )
     with RunFolder.open(tmp_path / "run", config) as run:
-        with pytest.raises(UserError, match="is the eye of this run, so there is nothing to pretrain"):
+        with pytest.raises(
+            UserError, match="is the eye of this run, so there is nothing to pretrain"
+        ):
             pretrain.run(run)
         result = cache.run(run)
         assert (result["tokens"], result["width"]) == {"timm": (16, 64), "vjepa2": (64, 24)}[kind]
-        eye = Eye.load(run.path / "encode")
+        eye = Eye.load(run.path / "features")
     assert isinstance(eye.encoder, Backbone) == (kind == "timm")
     assert not (tmp_path / "run" / "pretrain").exists()
 
@@ -192,19 +218,23 @@ def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(kind, release
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
-        Freeze(**settings)
+        FeatureSettings(**settings)
 
 
 def test_a_run_folder_always_says_which_eye_it_has():
-    assert Freeze().model_dump()["backbone"] is None
-    chosen = Freeze(backbone="timm/x")
-    assert Freeze(**chosen.model_dump()) == chosen
+    assert FeatureSettings().model_dump()["backbone"] is None
+    chosen = FeatureSettings(backbone="timm/x")
+    assert FeatureSettings(**chosen.model_dump()) == chosen
 
 
 def test_what_cannot_be_had_is_said(monkeypatch):
-    with pytest.raises(UserError, match="timm/test_vitt: there is no such model; did you mean test_vit"):
+    with pytest.raises(
+        UserError, match="timm/test_vitt: there is no such model; did you mean test_vit"
+    ):
         Backbone("test_vitt", 64)
-    with pytest.raises(UserError, match="observe.image_size 65 is not a multiple of 16, the patch of timm/test_vit"):
+    with pytest.raises(
+        UserError, match="data.image_size 65 is not a multiple of 16, the patch of timm/test_vit"
+    ):
         Backbone(VIT, 65)
     fetched = []
 
@@ -213,7 +243,9 @@ def test_what_cannot_be_had_is_said(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("timm.create_model", create)
-    with pytest.raises(UserError, match=r"timm/test_vit: its published weights cannot be fetched \(no network\)"):
+    with pytest.raises(
+        UserError, match=r"timm/test_vit: its published weights cannot be fetched \(no network\)"
+    ):
         Backbone(VIT, 64, published=True)
     with pytest.raises(OSError, match="no network"):
         Backbone(VIT, 64)

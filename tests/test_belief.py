@@ -8,8 +8,7 @@ from jepa_wm.config import load_config
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.models.belief import running_belief, with_goal
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import Bottleneck, Metric
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
 from jepa_wm.training import dynamics, samples
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.latents import Latents
@@ -19,7 +18,7 @@ SKIP = 4
 
 
 class Store:
-    """Features in memory, as `freeze.cache.Features` hands them out: N = 4 tokens of width 6."""
+    """Features in memory, as `features.cache.Features` hands them out: N = 4 tokens of width 6."""
 
     def __init__(self, data, stride):
         self.data, self.stride, self.numbers = data, stride, 24
@@ -55,8 +54,15 @@ class Store:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     rows, r = sum(LENGTHS), np.random.default_rng(0)
-    columns = {"pixels": ((2, 2, 3), "u1"), "action": ((2,), "f4"), "state": ((2,), "f4"), "reward": ((), "f4")}
-    writer = TrajectoryWriter(tmp_path_factory.mktemp("belief") / "train.h5", np.array(LENGTHS), columns)
+    columns = {
+        "pixels": ((2, 2, 3), "u1"),
+        "action": ((2,), "f4"),
+        "state": ((2,), "f4"),
+        "reward": ((), "f4"),
+    }
+    writer = TrajectoryWriter(
+        tmp_path_factory.mktemp("belief") / "train.h5", np.array(LENGTHS), columns
+    )
     writer.write("pixels", 0, np.zeros((rows, 2, 2, 3), "u1"))
     for name, size in (("action", (rows, 2)), ("state", (rows, 2)), ("reward", (rows,))):
         writer.write(name, 0, r.normal(size=size).astype("f4"))
@@ -66,9 +72,13 @@ def data(tmp_path_factory):
 
 def latent_model(lasting=3, **changes):
     torch.manual_seed(0)
-    bottleneck = Bottleneck(moving=2, lasting=lasting, components=6, width=16) if lasting is not None else None
-    settings = Settings(frameskip=SKIP, width=16, depth=1, heads=1, bottleneck=bottleneck, window=3,
-                        metric=Metric(groups=2, components=2, width=8), **changes)  # fmt: skip
+    bottleneck = (
+        LatentSettings(moving=2, lasting=lasting, components=6, width=16)
+        if lasting is not None
+        else None
+    )
+    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, heads=1, latent=bottleneck, window=3,
+                        distance=DistanceSettings(groups=2, components=2, width=8), **changes)  # fmt: skip
     model = LatentModel(4, 6, 2, settings)
     if model.summary is not None:
         model.summary.components.fit(torch.randn(40, 4, 6))
@@ -80,7 +90,9 @@ def test_a_running_belief_is_the_mean_of_what_an_agent_has_read():
     every = running_belief(readings)
     for t in range(11):
         torch.testing.assert_close(every[t], readings[: t + 1].mean(0))
-        torch.testing.assert_close(running_belief(readings, every=4)[t], readings[t % 4 : t + 1 : 4].mean(0))
+        torch.testing.assert_close(
+            running_belief(readings, every=4)[t], readings[t % 4 : t + 1 : 4].mean(0)
+        )
     belief, goal = every[4], torch.randn(1, 3)
     expected = torch.cat([readings[:5], goal[None]]).mean(0)
     torch.testing.assert_close(with_goal(belief, torch.tensor([5]), goal), expected)
@@ -92,8 +104,13 @@ def test_a_running_belief_is_the_mean_of_what_an_agent_has_read():
 def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, lasting, outcomes):
     model, features = latent_model(lasting, outcomes=outcomes), Store(data, stride)
     last = 4
-    one, other = (Latents(model, some, "fp32") for some in (features, features.changed_after(last)))
-    episode, frame = np.repeat(np.arange(4), last // stride + 1), np.tile(np.arange(0, last + 1, stride), 4)
+    one, other = (
+        Latents(model, some, "fp32") for some in (features, features.changed_after(last))
+    )
+    episode, frame = (
+        np.repeat(np.arange(4), last // stride + 1),
+        np.tile(np.arange(0, last + 1, stride), 4),
+    )
     assert torch.equal(one.at(episode, frame), other.at(episode, frame))
     later = np.full_like(frame, 8)
     assert not torch.equal(one.at(episode, later), other.at(episode, later))
@@ -120,15 +137,19 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
 def config_for(**changes):
     words = {"context": 1, "glances": 3, "frames": 3, "batch": 64, **changes}
     told = ", ".join(f"{name}: {value}" for name, value in words.items())
-    return load_config("debug", [f"dynamics.frameskip={SKIP}", "freeze.stride=2", "train.precision=fp32",
+    return load_config("debug", [f"dynamics.frameskip={SKIP}", "features.stride=2", "train.precision=fp32",
                                  f"train.dynamics={{{told}}}"])  # fmt: skip
 
 
 @pytest.mark.parametrize("context", [1, 2])
-def test_dynamics_training_reads_what_is_static_before_what_it_foretells(data, monkeypatch, context):
+def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
+    data, monkeypatch, context
+):
     model, config = latent_model(), config_for(context=context)
     given = []
-    monkeypatch.setattr(LatentModel, "dynamics_losses", lambda self, latents, *_, **__: given.append(latents) or {})
+    monkeypatch.setattr(
+        LatentModel, "dynamics_losses", lambda self, latents, *_, **__: given.append(latents) or {}
+    )
     chosen = []
     sample = dynamics.WindowSampler.batch
 
@@ -140,7 +161,9 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(data, m
     plain = Store(data, 2)
     for features in (plain, plain.changed_after(4)):
         frames = dynamics.Seen(model.summary, features)
-        model.summary.components.fit(plain.store)  # what is found in the data as a whole is the same for both
+        model.summary.components.fit(
+            plain.store
+        )  # what is found in the data as a whole is the same for both
         frames._held = model.summary.components(features.store)
         task = dynamics.dynamics_task(model, features, frames, config)
         for step in range(4):
@@ -150,7 +173,9 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(data, m
     early = torch.from_numpy(first <= 4)
     assert 20 < early.sum() < len(early) - 20
     static = [model.lasting(x) for x in (one, other)]
-    assert torch.equal(static[0][early], static[1][early]) and not torch.equal(static[0], static[1])
+    assert torch.equal(static[0][early], static[1][early]) and not torch.equal(
+        static[0], static[1]
+    )
     assert not torch.equal(one[early], other[early]), "the frames to be foretold did change"
     assert (static[0] == static[0][:, :1]).all()
 
@@ -168,7 +193,9 @@ def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch
     found = []
     for held in (features, features.changed_after(8)):
         rows = rollout_errors.rollout_errors(model, held, features, windows=40)
-        assert len(rows) == (31 - 1) // SKIP - model.settings.window + 1, "one short episode does not shorten them all"
+        assert len(rows) == (31 - 1) // SKIP - model.settings.window + 1, (
+            "one short episode does not shorten them all"
+        )
         found.append(given[-1])
     starts = rollout_errors.WindowSampler(
         data, frames=len(rows) + 3, frameskip=SKIP, stride=2, seed=0, setting=""
@@ -180,7 +207,9 @@ def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch
 
 
 def head_samples(data, model, stride, terminated=None):
-    columns = {name: data.column(name).reshape(len(data.actions), -1) for name in ("reward", "state")}
+    columns = {
+        name: data.column(name).reshape(len(data.actions), -1) for name in ("reward", "state")
+    }
     columns = {"reward": columns["reward"][:, 0], "state": columns["state"]}
     if terminated is not None:
         columns["terminated"] = terminated
@@ -204,20 +233,30 @@ def test_heads_are_taught_what_a_planner_imagines(data, stride):
     assert set(np.minimum(frame // SKIP, 2)) == {0, 1, 2}
     for i in range(50):
         seen = np.arange(frame[i] % SKIP, frame[i] + 1, SKIP)[-3:]
-        context = drawn.latents.at(np.full(len(seen), episode[i]), seen, belief_at=np.array(frame[i]))
-        past = [data.actions[data.offsets[episode[i]] + f :][:SKIP].reshape(1, -1) for f in seen[:-1]]
+        context = drawn.latents.at(
+            np.full(len(seen), episode[i]), seen, belief_at=np.array(frame[i])
+        )
+        past = [
+            data.actions[data.offsets[episode[i]] + f :][:SKIP].reshape(1, -1) for f in seen[:-1]
+        ]
         acts = torch.cat([model.scaled(torch.from_numpy(np.concatenate(past)))[None] if past else
                           torch.zeros(1, 0, model.block), actions[None, i : i + 1]], 1)  # fmt: skip
         with torch.no_grad():
             expected = model.dynamics(context[None], acts)[0, -1]
         torch.testing.assert_close(after[i], expected.flatten(), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(before[i], context[-1].flatten())
-        assert truth["reward"][i].item() == pytest.approx(data.column("reward")[rows[i]].sum(), abs=1e-5)
+        assert truth["reward"][i].item() == pytest.approx(
+            data.column("reward")[rows[i]].sum(), abs=1e-5
+        )
 
 
 def test_where_an_episode_ends():
     """By the first row that says so, even where that is the last; a recording that stops has no end."""
-    data = type("Data", (), {"lengths": np.array([5, 5, 5, 1]), "offsets": np.array([0, 5, 10, 15]), "episodes": 4})()
+    data = type(
+        "Data",
+        (),
+        {"lengths": np.array([5, 5, 5, 1]), "offsets": np.array([0, 5, 10, 15]), "episodes": 4},
+    )()
     terminated = np.zeros(16)
     terminated[[3, 9, 11]] = 1
     terminated[13] = 1  # what goes on after an end is none of it

@@ -24,7 +24,9 @@ def moment(t, *, colours=1):
 def stacks(count, *, colours=1, apart=1, newest_first=False, still=0):
     """[L, 24, 20, count * u] the latest frames of each row, `apart` rows from one to the next."""
     times = [[max(t - still - apart * k, 0) for k in range(count)] for t in range(LENGTH)]
-    rows = [[moment(t, colours=colours) for t in (row if newest_first else row[::-1])] for row in times]
+    rows = [
+        [moment(t, colours=colours) for t in (row if newest_first else row[::-1])] for row in times
+    ]
     return np.stack([np.concatenate(row, -1) for row in rows])
 
 
@@ -51,7 +53,9 @@ def expected(colours=1):
 def test_of_stacked_grey_frames_the_newest_is_shown(count, axis, first, tmp_path):
     pictures = stacks(count, newest_first=first)
     view = view_of(tmp_path, np.moveaxis(pictures, -1, 1) if axis == "first" else pictures)
-    assert (shown(view) == expected()).all() and view.kind("pixels") == f"grey, the newest of {count} stacked frames"
+    assert (shown(view) == expected()).all() and view.kind(
+        "pixels"
+    ) == f"grey, the newest of {count} stacked frames"
 
 
 @pytest.mark.parametrize("apart", [2, 4])
@@ -64,7 +68,9 @@ def test_frames_of_a_stack_may_lie_some_rows_apart(apart, tmp_path):
 def test_of_stacked_colour_frames_the_newest_is_shown(count, first, tmp_path):
     pictures = stacks(count, colours=3, newest_first=first)
     assert (shown(view_of(tmp_path, pictures)) == expected(3)).all()
-    apart = np.moveaxis(pictures.reshape(LENGTH, 24, 20, count, 3), 3, 1)  # as gymnasium's wrapper stacks them
+    apart = np.moveaxis(
+        pictures.reshape(LENGTH, 24, 20, count, 3), 3, 1
+    )  # as gymnasium's wrapper stacks them
     assert (shown(view_of(tmp_path, apart)) == expected(3)).all()
 
 
@@ -84,16 +90,23 @@ def test_a_stack_that_begins_with_a_standing_picture_is_looked_through(tmp_path)
 def test_colours_and_opaque_alpha_stay_what_they_are(axis, tmp_path):
     for colours in (expected(3), np.repeat(expected(1)[..., :1], 3, -1)):
         for alpha in (0, 1):
-            pictures = np.concatenate([colours, *[np.full((LENGTH, 24, 20, 1), 255, np.uint8)] * alpha], -1)
+            pictures = np.concatenate(
+                [colours, *[np.full((LENGTH, 24, 20, 1), 255, np.uint8)] * alpha], -1
+            )
             view = view_of(tmp_path, np.moveaxis(pictures, -1, 1) if axis == "first" else pictures)
-            assert (shown(view) == colours).all() and view.kind("pixels") == ("rgba" if alpha else "rgb")
+            assert (shown(view) == colours).all() and view.kind("pixels") == (
+                "rgba" if alpha else "rgb"
+            )
     grey = np.stack([expected()[..., 0], np.full((LENGTH, 24, 20), 255, np.uint8)], -1)
     assert (shown(view_of(tmp_path, grey)) == expected()).all()
 
 
 def test_where_nothing_shows_it_the_user_says_what_a_frame_is(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 255, (LENGTH, 24, 20, 4), dtype=np.uint8)
-    with pytest.raises(UserError, match=r"the 4 channels of 'img' are stacked frames; say .*--channels grey or .*rgba"):
+    with pytest.raises(
+        UserError,
+        match=r"the 4 channels of 'img' are stacked frames; say .*--channels grey or .*rgba",
+    ):
         view_of(tmp_path, noise)
     assert (shown(view_of(tmp_path, noise, channels="rgba")) == noise[..., :3]).all()
     assert (shown(view_of(tmp_path, noise, channels="grey")) == noise[..., 3:]).all()
@@ -103,9 +116,15 @@ def test_where_nothing_shows_it_the_user_says_what_a_frame_is(tmp_path, capsys):
     path, words = str(tmp_path / "rows.npz"), ["--channels", "rgba"]
     view_of(tmp_path, noise, channels="rgba")
     assert cli.main(["inspect", path]) == 0 and "cannot be used: " in capsys.readouterr().out
-    assert cli.main(["inspect", path, *words]) == 0 and "-> pixels (rgba)" in capsys.readouterr().out
+    assert (
+        cli.main(["inspect", path, *words]) == 0 and "-> pixels (rgba)" in capsys.readouterr().out
+    )
     assert cli.main(["convert", path, str(tmp_path / "o.h5"), *words]) == 0
-    cameras = noise.reshape(LENGTH, 24, 20, 4)[..., None].repeat(3, -1).transpose(0, 3, 1, 2, 4)[:, :2, :, :, :3]
+    cameras = (
+        noise.reshape(LENGTH, 24, 20, 4)[..., None]
+        .repeat(3, -1)
+        .transpose(0, 3, 1, 2, 4)[:, :2, :, :, :3]
+    )
     with pytest.raises(UserError, match="nothing shows whether the 6 channels"):
         view_of(tmp_path, np.ascontiguousarray(cameras))
 

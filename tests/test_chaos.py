@@ -17,14 +17,18 @@ from jepa_wm.core import saver
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 
 STEPS = 60
-STORY = ("pretrain", "encode", "dynamics", "heads")
+STORY = ("pretrain", "features", "dynamics", "heads")
 
 
 def words(folder, data, **more):
-    kept = [word for word in SMALL if not any(part in word for part in ("steps=2", "save_every", "eval_every"))]
+    kept = [
+        word
+        for word in SMALL
+        if not any(part in word for part in ("steps=2", "save_every", "eval_every"))
+    ]
     kept += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
              for key in (f"steps={STEPS}", f"save_every={more.get('save_every', 3)}", "eval_every=30")]  # fmt: skip
-    return ["--config", "debug", "--run", str(folder), f"observe.path={data}", *kept]
+    return ["--config", "debug", "--run", str(folder), f"data.path={data}", *kept]
 
 
 def story(folder, data):
@@ -38,10 +42,16 @@ def story(folder, data):
 
 def assert_same_bits(a, b):
     for part in PARTS:
-        (mine, state), (its, other) = (load_checkpoint(newest_checkpoint(folder / part)) for folder in (a, b))
+        (mine, state), (its, other) = (
+            load_checkpoint(newest_checkpoint(folder / part)) for folder in (a, b)
+        )
         assert state["step"] == other["step"] == STEPS
-        assert mine.keys() == its.keys() and all(torch.equal(value, its[name]) for name, value in mine.items()), part
-    assert (a / "dynamics/latent.safetensors").read_bytes() == (b / "dynamics/latent.safetensors").read_bytes()
+        assert mine.keys() == its.keys() and all(
+            torch.equal(value, its[name]) for name, value in mine.items()
+        ), part
+    assert (a / "dynamics/latent.safetensors").read_bytes() == (
+        b / "dynamics/latent.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow
@@ -98,9 +108,14 @@ def test_a_disk_that_is_full_at_every_third_save(
     (small_disk / "checkpoints").mkdir()
     (run / "pretrain" / "checkpoints").symlink_to(small_disk / "checkpoints")
     monkeypatch.setattr(saver, "save_checkpoint", full)
-    with pytest.warns(UserWarning, match="could not be written to .*; training goes on, the newest whole") as said:
+    with pytest.warns(
+        UserWarning, match="could not be written to .*; training goes on, the newest whole"
+    ) as said:
         assert cli.main(["pretrain", *words(run, tiny_data, save_every=save_every)]) == code
-    assert full.calls == saves and len([w for w in said if "training goes on" in str(w.message)]) == (saves - 1) // 3
+    assert (
+        full.calls == saves
+        and len([w for w in said if "training goes on" in str(w.message)]) == (saves - 1) // 3
+    )
     newest = newest_checkpoint(run / PARTS[0])
     assert newest.name == f"step_{STEPS if code == 0 else 56:08d}"
     if code:
@@ -108,5 +123,7 @@ def test_a_disk_that_is_full_at_every_third_save(
         monkeypatch.setattr(saver, "save_checkpoint", full.save)
         assert cli.main(["pretrain", *words(run, tiny_data, save_every=save_every)]) == 0
     cli.main(["pretrain", *words(tmp_path / "whole", tiny_data, save_every=save_every)])
-    mine, its = (load_checkpoint(newest_checkpoint(f / PARTS[0]))[0] for f in (run, tmp_path / "whole"))
+    mine, its = (
+        load_checkpoint(newest_checkpoint(f / PARTS[0]))[0] for f in (run, tmp_path / "whole")
+    )
     assert all(torch.equal(value, its[name]) for name, value in mine.items())

@@ -12,7 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint, save_checkpoint
+from jepa_wm.core.checkpoint import (
+    load_checkpoint,
+    load_strict,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from jepa_wm.core.errors import UserError
 
 WEIGHTS = {"w": torch.arange(6.0).view(2, 3)}
@@ -22,7 +27,8 @@ def same(a: object, b: object) -> bool:
     """Equal in type and bits, order of keys included; NaN equals NaN."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(
-            a.detach().contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
+            a.detach().contiguous().reshape(-1).view(torch.uint8),
+            b.contiguous().reshape(-1).view(torch.uint8),
         )
     if type(a) is not type(b):
         return False
@@ -34,16 +40,28 @@ def same(a: object, b: object) -> bool:
 
 
 tensors = st.builds(
-    lambda shape, dtype, seed: torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul(99).to(dtype),
+    lambda shape, dtype, seed: (
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul(99).to(dtype)
+    ),
     st.lists(st.integers(0, 3), max_size=3),
-    st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool]),
+    st.sampled_from(
+        [torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64, torch.bool]
+    ),
     st.integers(0, 99),
 )
-keys = st.integers() | st.text(max_size=4) | st.sampled_from(["$tensor", "$tuple", "$dict", "$float", "a.b"])
+keys = (
+    st.integers()
+    | st.text(max_size=4)
+    | st.sampled_from(["$tensor", "$tuple", "$dict", "$float", "a.b"])
+)
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | tensors
 nested = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(keys, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(keys, inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -62,7 +80,9 @@ def test_an_optimiser_continues_to_the_same_bits(tmp_path):
         net = torch.nn.Linear(3, 2)
         return net, torch.optim.AdamW(net.parameters(), lr=0.1), torch.Generator().manual_seed(5)
 
-    def advance(net: torch.nn.Module, optimiser: torch.optim.Optimizer, noise: torch.Generator) -> None:
+    def advance(
+        net: torch.nn.Module, optimiser: torch.optim.Optimizer, noise: torch.Generator
+    ) -> None:
         for _ in range(3):
             optimiser.zero_grad()
             net(torch.randn(4, 3, generator=noise)).square().sum().backward()
@@ -87,7 +107,9 @@ def test_tied_weights_and_views_are_kept(tmp_path):
     whole = torch.arange(10.0)
     weights = {"a": whole, "tied": whole, "view": whole[2:5], "turned": whole.view(2, 5).t()}
     loaded, _ = load_checkpoint(save_checkpoint(tmp_path, 1, weights, {}))
-    assert sorted(loaded) == sorted(weights) and all(torch.equal(loaded[name], weights[name]) for name in weights)
+    assert sorted(loaded) == sorted(weights) and all(
+        torch.equal(loaded[name], weights[name]) for name in weights
+    )
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -138,14 +160,22 @@ except OSError as error:
 
 def test_a_write_the_system_refuses_leaves_the_earlier_ones(tmp_path):
     good = save_checkpoint(tmp_path, 1, WEIGHTS, {})
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True)
-    assert done.stdout == "OSError 27\n", done.stderr  # EFBIG: the limit a process may set itself, as ENOSPC goes
-    assert [path.name for path in tmp_path.iterdir()] == [good.name] and newest_checkpoint(tmp_path) == good
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stdout == "OSError 27\n", (
+        done.stderr
+    )  # EFBIG: the limit a process may set itself, as ENOSPC goes
+    assert [path.name for path in tmp_path.iterdir()] == [good.name] and newest_checkpoint(
+        tmp_path
+    ) == good
 
 
 def test_a_kill_while_writing_leaves_the_earlier_ones(tmp_path):
     good = save_checkpoint(tmp_path, 1, WEIGHTS, {})
-    script = FULL_DISK.replace("signal.SIG_IGN", "signal.SIG_DFL")  # SIGXFSZ kills in the middle of the write
+    script = FULL_DISK.replace(
+        "signal.SIG_IGN", "signal.SIG_DFL"
+    )  # SIGXFSZ kills in the middle of the write
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], preexec_fn=_no_core_file)
     assert done.returncode == -signal.SIGXFSZ
     assert newest_checkpoint(tmp_path) == good
@@ -173,9 +203,16 @@ def test_strict_loading_names_every_key_and_changes_nothing():
     net = torch.nn.Linear(3, 2)
     before = net.weight.detach().clone()
     with pytest.raises(UserError) as caught:
-        load_strict(net, {"weight": torch.ones(2, 4), "scale": torch.ones(1)}, source="eye.safetensors")
+        load_strict(
+            net, {"weight": torch.ones(2, 4), "scale": torch.ones(1)}, source="eye.safetensors"
+        )
     message = str(caught.value)
-    for part in ("eye.safetensors", "1 missing: bias", "1 unexpected: scale", "weight (2, 4), the model has (2, 3)"):
+    for part in (
+        "eye.safetensors",
+        "1 missing: bias",
+        "1 unexpected: scale",
+        "weight (2, 4), the model has (2, 3)",
+    ):
         assert part in message
     assert torch.equal(net.weight, before)
     load_strict(net, {"weight": torch.ones(2, 3, dtype=torch.bfloat16), "bias": torch.zeros(2)})

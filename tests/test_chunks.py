@@ -42,11 +42,17 @@ def test_costs_and_gradients_are_those_of_one_piece(episodes, candidates, most, 
     plans.requires_grad_(gradients)
     whole, pieces = [], []
     expected = bowls(whole, episodes)(slice(0, episodes))(plans)
-    limits = {"most": 10**6, "most_with_gradient": most} if gradients else {"most": most, "most_with_gradient": 1}
+    limits = (
+        {"most": 10**6, "most_with_gradient": most}
+        if gradients
+        else {"most": most, "most_with_gradient": 1}
+    )
     costs = in_chunks(bowls(pieces, episodes), **limits)(plans)
     assert torch.equal(costs, expected)
     assert max(pieces) <= most and sum(pieces) == episodes * candidates
-    assert len(pieces) <= -(-episodes // max(1, most // candidates)) * -(-candidates // most), "no more than needed"
+    assert len(pieces) <= -(-episodes // max(1, most // candidates)) * -(-candidates // most), (
+        "no more than needed"
+    )
     if gradients:
         ours, theirs = (torch.autograd.grad(c.square().sum(), plans)[0] for c in (costs, expected))
         torch.testing.assert_close(ours, theirs)
@@ -61,14 +67,21 @@ def test_a_search_in_pieces_is_the_same_search(kind):
         for g in generators:
             g.manual_seed(3)
         cost = in_chunks(bowls([], 4), most=most, most_with_gradient=most)
-        plans.append(kind(space=space, horizon=3, rounds=4, **number).solve(cost, generator=generators))
+        plans.append(
+            kind(space=space, horizon=3, rounds=4, **number).solve(cost, generator=generators)
+        )
     for other in plans[1:]:
-        assert torch.equal(plans[0].actions, other.actions) and torch.equal(plans[0].trace, other.trace)
+        assert torch.equal(plans[0].actions, other.actions) and torch.equal(
+            plans[0].trace, other.trace
+        )
 
 
 def test_a_bound_below_one_candidate_is_refused_with_the_remedy():
     assert plans_within(10, 3 * MB) == 3
-    with pytest.raises(UserError, match="plan.memory_mb 0.5 is below one candidate, which takes about 0.8 MB; raise"):
+    with pytest.raises(
+        UserError,
+        match="planner.memory_mb 0.5 is below one candidate, which takes about 0.8 MB; raise",
+    ):
         plans_within(0.5, int(0.8 * MB))
 
 
@@ -90,7 +103,10 @@ class PeakMemory(TorchDispatchMode):
 
     def _new(self, values):
         for tensor in tree_leaves(values):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+            if (
+                isinstance(tensor, torch.Tensor)
+                and (storage := tensor.untyped_storage()) not in self.known
+            ):
                 self.known.add(storage)
                 yield storage
 
@@ -108,12 +124,20 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(("gradients", "precision"), [(False, "fp32"), (False, "bf16"), (True, "fp32")])
+@pytest.mark.parametrize(
+    ("gradients", "precision"), [(False, "fp32"), (False, "bf16"), (True, "fp32")]
+)
 @pytest.mark.parametrize("tokens", [4, 49])
 def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
     torch.manual_seed(0)
-    model = Dynamics(tokens=tokens, latent_width=24, action_size=4, width=64, depth=3, heads=2, window=3).eval()
-    context, past, goal = torch.randn(2, 3, tokens, 24), torch.randn(2, 2, 4), torch.randn(2, tokens, 24)
+    model = Dynamics(
+        tokens=tokens, latent_width=24, action_size=4, width=64, depth=3, heads=2, window=3
+    ).eval()
+    context, past, goal = (
+        torch.randn(2, 3, tokens, 24),
+        torch.randn(2, 2, 4),
+        torch.randn(2, tokens, 24),
+    )
     unroll = unroll_candidates if gradients else partial(imagine_candidates, precision=precision)
     largest = []
 
@@ -122,9 +146,14 @@ def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
             largest.append(actions.shape[0] * actions.shape[1])
             return unroll(model, context[some], past[some], actions)
 
-        return imagined_cost(imagine, ToGoal(goal=goal[some], distance=latent_distance("l2"), mode="all"))
+        return imagined_cost(
+            imagine, ToGoal(goal=goal[some], distance=latent_distance("l2"), mode="all")
+        )
 
-    each, fixed = plan_bytes(model, 5, gradients=gradients), fixed_bytes(model, precision=precision)
+    each, fixed = (
+        plan_bytes(model, 5, gradients=gradients),
+        fixed_bytes(model, precision=precision),
+    )
     plans = torch.randn(2, 24, 5, 4, requires_grad=gradients)
     results = {}
     for fit in (3, 8, 48):
@@ -137,7 +166,9 @@ def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
         assert max(largest) <= most == fit
         assert memory.peak <= bound * MB, f"{memory.peak / MB:.2f} MB alive, {bound:.2f} allowed"
         if fit == 3:
-            assert memory.peak > 0.15 * bound * MB, "an estimate far too safe would waste the machine"
+            assert memory.peak > 0.15 * bound * MB, (
+                "an estimate far too safe would waste the machine"
+            )
     rounding = 1e-6 if precision == "fp32" else 2e-2
     for fit in (3, 8):
         torch.testing.assert_close(results[fit], results[48], atol=rounding, rtol=rounding)

@@ -50,10 +50,19 @@ def test_json_is_the_last_line_and_the_only_one_on_stdout(verb, capsys):
 
 def test_without_json_the_result_is_for_reading(verb, capsys):
     success = {"final": 2 / 3, "low": 0.3, "high": 0.9032, "episodes": 6}
-    result = {"frames": 12, "more": {}, "errors": {"a": 0.5}, "success": success, "floors": {"random": success}}
+    result = {
+        "frames": 12,
+        "more": {},
+        "errors": {"a": 0.5},
+        "success": success,
+        "floors": {"random": success},
+    }
     assert verb(lambda run: result) == 0
     seen = capsys.readouterr().out
-    assert "  frames: 12\n" in seen and "  success: final 0.6667, low 0.3, high 0.9032, episodes 6\n" in seen
+    assert (
+        "  frames: 12\n" in seen
+        and "  success: final 0.6667, low 0.3, high 0.9032, episodes 6\n" in seen
+    )
     assert not any(name in seen for name in ("more", "errors", "floors"))
 
 
@@ -79,10 +88,18 @@ def raise_(error: BaseException):
         (raise_(UserError("no [such] thing")), 2, "error: no [such] thing"),
         (raise_(TrainingDiverged("the loss is NaN at step 3")), 2, "NaN at step 3"),
         (raise_(KeyboardInterrupt()), 130, "stopped by SIGINT; run the same command again"),
-        (raise_(Interrupted(signal.SIGTERM)), 143, "stopped by SIGTERM; run the same command again"),
+        (
+            raise_(Interrupted(signal.SIGTERM)),
+            143,
+            "stopped by SIGTERM; run the same command again",
+        ),
         (stop_by(signal.SIGTERM), 143, "stopped by SIGTERM"),
         (stop_by(signal.SIGUSR2), 128 + signal.SIGUSR2, "stopped by SIGUSR2"),
-        (raise_(OSError(errno.ENOSPC, "full", "/data/x")), 1, "no space left on the disk of /data/x"),
+        (
+            raise_(OSError(errno.ENOSPC, "full", "/data/x")),
+            1,
+            "no space left on the disk of /data/x",
+        ),
     ],
 )
 def test_every_way_out_has_its_code_and_message(verb, capsys, body, code, message):
@@ -105,12 +122,23 @@ def test_a_wrong_override_is_a_message(verb, capsys):
 
 def test_options_and_overrides_come_in_any_order():
     words = parse(["pretrain", "a.b=1", "--run", "x", "c.d=-2", "--json"])
-    assert (words.overrides, words.run, words.json, words.config) == (["a.b=1", "c.d=-2"], "x", True, "two_rooms")
+    assert (words.overrides, words.run, words.json, words.config) == (
+        ["a.b=1", "c.d=-2"],
+        "x",
+        True,
+        "two_rooms",
+    )
     words = parse(["eval", "--json", "state", "a=1", "--config", "debug"])
-    assert (words.target, words.overrides, words.config) == ("jepa_wm.evals.state:run", ["a=1"], "debug")
+    assert (words.target, words.overrides, words.config) == (
+        "jepa_wm.evals.state:run",
+        ["a=1"],
+        "debug",
+    )
 
 
-@pytest.mark.parametrize("words", [[], ["dance"], ["eval"], ["eval", "dance"], ["plan", "--runn", "x", "--what"]])
+@pytest.mark.parametrize(
+    "words", [[], ["dance"], ["eval"], ["eval", "dance"], ["plan", "--runn", "x", "--what"]]
+)
 def test_misuse_exits_with_two(words, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(words)

@@ -15,7 +15,7 @@ from jepa_wm.worlds.collect import record, wandering
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.settings import Gym, RewardSpot, Worlds
+from jepa_wm.worlds.settings import Gym, RewardSpot, WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
@@ -25,7 +25,7 @@ def still(seeds):
 
 def test_rows_are_what_was_seen_and_done(tmp_path):
     seeds = np.array([5, 9])
-    record(tmp_path / "a.h5", TwoRooms(), wandering(Worlds()), seeds, 7)
+    record(tmp_path / "a.h5", TwoRooms(), wandering(WorldSettings()), seeds, 7)
     data, world = Trajectories(tmp_path / "a.h5"), TwoRooms()
     assert data.lengths.tolist() == [7, 7] and data.offsets.tolist() == [0, 7]
     assert state_groups(data) == {"dot": [0, 1], "wall": [2], "door": [3]}
@@ -40,13 +40,17 @@ def test_rows_are_what_was_seen_and_done(tmp_path):
 
 def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
     spot = RewardSpot(at=(40.0, 30.0), radius=14)
-    record(tmp_path / "a.h5", TwoRooms(spot=spot), wandering(Worlds()), np.arange(20), 30)
+    record(tmp_path / "a.h5", TwoRooms(spot=spot), wandering(WorldSettings()), np.arange(20), 30)
     data = Trajectories(tmp_path / "a.h5")
     pay = data.column("reward").reshape(20, 30)
     after = np.linalg.norm(data.column("state").reshape(20, 30, 4)[:, 1:, :2] - spot.at, axis=2)
-    assert np.array_equal(pay[:, :-1], after < 14) and not pay[:, -1].any() and 0.02 < pay.mean() < 0.9
+    assert (
+        np.array_equal(pay[:, :-1], after < 14)
+        and not pay[:, -1].any()
+        and 0.02 < pay.mean() < 0.9
+    )
     assert not data.column("terminated").any()
-    record(tmp_path / "b.h5", TwoRooms(), wandering(Worlds()), np.arange(2), 5)
+    record(tmp_path / "b.h5", TwoRooms(), wandering(WorldSettings()), np.arange(2), 5)
     assert "reward" not in Trajectories(tmp_path / "b.h5")
 
 
@@ -75,7 +79,9 @@ def test_how_many_worlds_step_together_changes_nothing(tmp_path, monkeypatch):
         digests.add(Trajectories(tmp_path / f"{together}.h5").digest)
     assert len(digests) == 1
     record(tmp_path / "other.h5", TwoRooms(), RandomHolds, np.arange(1, 6), 6)
-    assert Trajectories(tmp_path / "other.h5").digest not in digests, "the digest names the content"
+    assert Trajectories(tmp_path / "other.h5").digest not in digests, (
+        "the digest names the content"
+    )
 
 
 def test_a_world_without_state_writes_no_state(tmp_path):
@@ -89,10 +95,16 @@ def test_a_world_without_state_writes_no_state(tmp_path):
 
 def test_a_world_whose_actions_are_places_says_so_in_its_file(tmp_path):
     record(tmp_path / "moves.h5", GymWorld(Drifter, size=16), still, np.arange(2), 4)
-    record(tmp_path / "places.h5", GymWorld(Drifter, size=16, action_kind="absolute"), still, np.arange(2), 4)
+    record(
+        tmp_path / "places.h5",
+        GymWorld(Drifter, size=16, action_kind="absolute"),
+        still,
+        np.arange(2),
+        4,
+    )
     assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
     assert Trajectories(tmp_path / "places.h5").action_kind == "absolute"
-    settings = Worlds(name="gym", gym=Gym(id="Pendulum-v1", action_kind="absolute"))
+    settings = WorldSettings(name="gym", gym=Gym(id="Pendulum-v1", action_kind="absolute"))
     assert make_world(settings).action_kind == "absolute"
 
 
@@ -112,14 +124,22 @@ def test_an_episode_that_ends_early_is_cut_with_its_last_frame_kept(tmp_path, mo
         whole = data.digest
     for e, (first, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
         x = np.minimum(np.arange(length) / (1 + e), 2)
-        assert np.array_equal(data.frames[first : first + length, 0, 0, 0], np.uint8(10 + 10 * x + 1e-4))
+        assert np.array_equal(
+            data.frames[first : first + length, 0, 0, 0], np.uint8(10 + 10 * x + 1e-4)
+        )
         ends = data.column("terminated")[first : first + length]
-        assert ends.tolist() == [0] * (length - 2) + [int(e < 3), 0], "the action before the last frame ended it"
+        assert ends.tolist() == [0] * (length - 2) + [int(e < 3), 0], (
+            "the action before the last frame ended it"
+        )
     record(tmp_path / "long.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7, shortest=5)
     data = Trajectories(tmp_path / "long.h5")
     assert data.lengths.tolist() == [5, 7, 7] and data.attributes["left_out"] == 1
-    with pytest.raises(UserError, match="no episode has 8 frames before it ends, the longest 7; lower"):
-        record(tmp_path / "none.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7, shortest=8)
+    with pytest.raises(
+        UserError, match="no episode has 8 frames before it ends, the longest 7; lower"
+    ):
+        record(
+            tmp_path / "none.h5", GymWorld(Drifter, size=16), drift, np.arange(4), 7, shortest=8
+        )
     assert not (tmp_path / "none.h5").exists() and not list(tmp_path.glob("*.partial"))
 
 
@@ -148,7 +168,9 @@ def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch)
     assert len(set(data.lengths)) > 2 and data.lengths.min() >= 4 and (data.lengths == 12).any()
     for first, length in zip(data.offsets, data.lengths, strict=True):
         rows = slice(first, first + length)
-        assert np.array_equal(data.frames[rows, 0, 0, 0], np.arange(length)), "no frame after the end"
+        assert np.array_equal(data.frames[rows, 0, 0, 0], np.arange(length)), (
+            "no frame after the end"
+        )
         ends = [0] * length
         if length < 12:
             ends[-2] = 1
@@ -156,7 +178,9 @@ def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch)
         assert data.column("reward")[rows].tolist() == [1] * (length - 1) + [0]
     assert len(data.frames) == data.lengths.sum() and Chance.steps_taken <= 11 * 30
     played = Chance.steps_taken - (data.lengths - 1).sum()
-    assert 0 < played <= 2 * data.attributes["left_out"], "what was left out had 1 or 2 steps; nothing is played twice"
+    assert 0 < played <= 2 * data.attributes["left_out"], (
+        "what was left out had 1 or 2 steps; nothing is played twice"
+    )
 
 
 def test_nothing_is_left_behind_where_episodes_that_end_are_interrupted(tmp_path, monkeypatch):
@@ -210,7 +234,10 @@ def test_random_actions_fit_the_world_and_are_held():
     world.reset(seeds)
     both, alone = RandomHolds(seeds, hold=4), RandomHolds(seeds[7:8], hold=4)
     taken = np.stack([both(world) for _ in range(60)])  # [T, B, 2]
-    assert taken.dtype == np.float32 and np.linalg.norm(taken, axis=2).max() <= world.action_bounds[2] + 1e-5
+    assert (
+        taken.dtype == np.float32
+        and np.linalg.norm(taken, axis=2).max() <= world.action_bounds[2] + 1e-5
+    )
     changed = (taken[1:] != taken[:-1]).any(2)
     assert 0.2 < changed.mean() < 0.3
     world.reset(seeds[7:8])

@@ -17,7 +17,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Encode(Section):
+class EncoderSettings(Section):
     width: int = 64
     rope: Literal["rotary", "vjepa2"] = "rotary"
     heads: int | None = None
@@ -40,7 +40,7 @@ class Train(Section):
 class Toy(Section):
     seed: int = 0
     name: str = "toy"
-    encode: Encode = Encode()
+    encoder: EncoderSettings = EncoderSettings()
     train: Train = Train()
 
 
@@ -56,21 +56,25 @@ def refusal(path: Path, *overrides: str) -> str:
 
 
 def test_numbers_without_a_dot_are_floats(tmp_path):
-    toy = load_yaml_config(write(tmp_path, "train: {lr: 1e-4, betas: [5e-1, 1]}\nname: yes\n"), [], Toy)
+    toy = load_yaml_config(
+        write(tmp_path, "train: {lr: 1e-4, betas: [5e-1, 1]}\nname: yes\n"), [], Toy
+    )
     assert toy.train.lr == 1e-4 and toy.train.betas == (0.5, 1.0) and toy.name == "yes"
 
 
 def test_base_is_merged_beneath_and_overrides_on_top(tmp_path):
     write(tmp_path, "seed: 1\ntrain: {lr: 0.5, steps: 7}\n", "lower.yaml")
     path = write(tmp_path, "base: lower\ntrain: {steps: 8}\n")
-    toy = load_yaml_config(path, ["encode.width=32", "train.betas=[0.1, 0.2]"], Toy)
-    assert (toy.seed, toy.train.lr, toy.train.steps, toy.encode.width) == (1, 0.5, 8, 32)
+    toy = load_yaml_config(path, ["encoder.width=32", "train.betas=[0.1, 0.2]"], Toy)
+    assert (toy.seed, toy.train.lr, toy.train.steps, toy.encoder.width) == (1, 0.5, 8, 32)
     assert toy.train.betas == (0.1, 0.2)
 
 
 def test_a_problem_in_the_base_names_the_base(tmp_path):
     lower = write(tmp_path, "train:\n  stepz: 7\n", "lower.yaml")
-    assert f"{lower}:2: unknown key 'train.stepz'" in refusal(write(tmp_path, "base: lower.yaml\n"))
+    assert f"{lower}:2: unknown key 'train.stepz'" in refusal(
+        write(tmp_path, "base: lower.yaml\n")
+    )
 
 
 def test_bases_in_a_circle_are_refused(tmp_path):
@@ -80,11 +84,16 @@ def test_bases_in_a_circle_are_refused(tmp_path):
 
 def test_unknown_key_names_file_line_key_and_nearest(tmp_path):
     path = write(tmp_path, "seed: 1\nencode:\n  width: 4\n  widht: 5\n")
-    assert refusal(path) == f"{path}:4: unknown key 'encode.widht'; nearest valid key: 'encode.width'"
+    assert (
+        refusal(path)
+        == f"{path}:4: unknown key 'encoder.widht'; nearest valid key: 'encoder.width'"
+    )
 
 
 def test_a_key_in_the_wrong_section_is_found_in_the_right_one(tmp_path):
-    assert "nearest valid key: 'train.betas'" in refusal(write(tmp_path, "encode: {betas: [1, 2]}\n"))
+    assert "nearest valid key: 'train.betas'" in refusal(
+        write(tmp_path, "encode: {betas: [1, 2]}\n")
+    )
 
 
 def test_an_unlike_key_lists_the_valid_ones(tmp_path):
@@ -97,7 +106,15 @@ def test_wrong_type_names_line_key_expectation_and_value(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["train.steps=3.0", "train.steps=true", "train.amp=1", "train.amp=yes", "train.lr='0.1'", "name=3"]
+    "line",
+    [
+        "train.steps=3.0",
+        "train.steps=true",
+        "train.amp=1",
+        "train.amp=yes",
+        "train.lr='0.1'",
+        "name=3",
+    ],
 )
 def test_types_are_not_bent(tmp_path, line):
     assert f"override '{line}'" in refusal(write(tmp_path, ""), line)
@@ -111,21 +128,32 @@ def test_all_problems_come_in_one_message(tmp_path):
         "'seed' must be a valid integer, got 'x'",
         "'rotary' or 'vjepa2'",
         "width must be even",
-        "'encode.heads'",
+        "'encoder.heads'",
     ):
         assert any(part in line for line in lines), part
-    assert any(line.startswith("override 'train.step=3': unknown key") and "'train.steps'" in line for line in lines)
-    assert any("override 'nonsense': an override has the form section.key=value" in line for line in lines)
+    assert any(
+        line.startswith("override 'train.step=3': unknown key") and "'train.steps'" in line
+        for line in lines
+    )
+    assert any(
+        "override 'nonsense': an override has the form section.key=value" in line for line in lines
+    )
 
 
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
 def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
-    assert "'train.lr' must be a finite number" in refusal(write(tmp_path, f"train: {{lr: {value}}}\n"))
-    assert "'train.lr' must be a finite number" in refusal(write(tmp_path, ""), f"train.lr={value}")
+    assert "'train.lr' must be a finite number" in refusal(
+        write(tmp_path, f"train: {{lr: {value}}}\n")
+    )
+    assert "'train.lr' must be a finite number" in refusal(
+        write(tmp_path, ""), f"train.lr={value}"
+    )
 
 
 def test_files_that_are_no_config(tmp_path):
-    assert f"{tmp_path}/toy.yaml:2: is not YAML" in refusal(write(tmp_path, "seed: 1\nencode: ]\nname: x\n"))
+    assert f"{tmp_path}/toy.yaml:2: is not YAML" in refusal(
+        write(tmp_path, "seed: 1\nencode: ]\nname: x\n")
+    )
     assert "is given twice" in refusal(write(tmp_path, "seed: 1\nseed: 2\n"))
     assert "must be a mapping" in refusal(write(tmp_path, "- 1\n"))
     assert "there is no file" in refusal(tmp_path / "absent.yaml")
@@ -138,13 +166,17 @@ def test_an_unknown_name_gets_the_nearest_shipped_one():
         load_config("two_romms")
 
 
-names = st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12)
+names = st.text(
+    alphabet=st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     name=names
-    | st.sampled_from(["1e-4", "yes", "null", "010", "2020-01-01", "~", "<<", "0x1f", "true", "1_0", "=", ""]),
+    | st.sampled_from(
+        ["1e-4", "yes", "null", "010", "2020-01-01", "~", "<<", "0x1f", "true", "1_0", "=", ""]
+    ),
     lr=st.floats(allow_nan=False, allow_infinity=False),
 )
 def test_saving_and_loading_gives_an_equal_config(tmp_path_factory, name, lr):
@@ -159,5 +191,7 @@ def test_diff_and_digest_see_the_same_changes():
     assert config_diff(a, b) == ["train.steps: 10 -> 11"]
     assert config_diff({"x": 1}, {"x": 1, "y": {"z": 2}}) == ["y.z: (absent) -> 2"]
     assert digest(a) != digest(b) and digest(a, "train") != digest(b, "train")
-    assert digest(a, "seed", "encode.width") == digest(b, "encode.width", "seed")
-    assert digest(a, "seed") == "bd0488843468e63c", "stored digests of all run folders would become void"
+    assert digest(a, "seed", "encoder.width") == digest(b, "encoder.width", "seed")
+    assert digest(a, "seed") == "bd0488843468e63c", (
+        "stored digests of all run folders would become void"
+    )

@@ -14,7 +14,7 @@ from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find
 from jepa_wm.models.jepa import JEPA, Origin
 from jepa_wm.models.pooling import EpisodeContrast, SuccessorContrast, When
-from jepa_wm.models.settings import Encode, Predict
+from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.training import pretrain
 
 
@@ -29,9 +29,14 @@ def test_other_clips_of_an_episode_are_not_among_those_it_is_told_from():
     a, b = (torch.nn.functional.normalize(contrast.project(z), dim=-1) for z in (x, y))
     scores = torch.einsum("btf,crf->btrc", a, b) / contrast.temperature
     told_from = {0: [0, 1, 2, 3, 4], 1: [1, 0, 2], 2: [2, 0, 1, 3, 4], 3: [3, 0, 2], 4: [4, 0, 2]}
-    each = [-scores[k][..., others].log_softmax(-1)[..., others.index(k)] for k, others in told_from.items()]
+    each = [
+        -scores[k][..., others].log_softmax(-1)[..., others.index(k)]
+        for k, others in told_from.items()
+    ]
     torch.testing.assert_close(found, torch.stack(each).mean())
-    assert contrast(x, y, torch.zeros(5, dtype=torch.long)) == 0, "one episode has nothing to be told from"
+    assert contrast(x, y, torch.zeros(5, dtype=torch.long)) == 0, (
+        "one episode has nothing to be told from"
+    )
 
 
 def test_a_frame_across_the_hidden_stretch_is_no_successor():
@@ -43,9 +48,13 @@ def test_a_frame_across_the_hidden_stretch_is_no_successor():
     pairs = [contrast(x[:1, k : k + 2], far[:1]) for k in (0, 2)]
     pairs += [contrast(x[1:, k : k + 2], far[1:]) for k in range(3)]
     torch.testing.assert_close(contrast(x, far, when), torch.stack(pairs).mean())
-    torch.testing.assert_close(contrast(x, far, When(step[:, :1] + torch.arange(4), *when[1:])), contrast(x, far))
+    torch.testing.assert_close(
+        contrast(x, far, When(step[:, :1] + torch.arange(4), *when[1:])), contrast(x, far)
+    )
     apart = When(torch.tensor([[0, 2, 4, 6]] * 2), *when[1:])
-    assert contrast(x, far, apart) == contrast(x, None, apart) == 0, "nobody's successor is in view"
+    assert contrast(x, far, apart) == contrast(x, None, apart) == 0, (
+        "nobody's successor is in view"
+    )
 
 
 def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
@@ -61,8 +70,8 @@ def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
 @pytest.mark.parametrize("frames", [4, 8])
 def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
     """Half of a clip is hidden, anywhere: the pairs that count are of frames a gap apart."""
-    encode = Encode(patch=8, width=16, depth=1, heads=1)
-    model = JEPA(16, encode, Predict(width=16, depth=1, heads=1), action_size=2)
+    encode = EncoderSettings(patch=8, width=16, depth=1, heads=1)
+    model = JEPA(16, encode, JepaSettings(width=16, depth=1, heads=1), action_size=2)
     gap = torch.tensor([3, 5] * 16)[:, None]
     time = 1000 + gap * torch.arange(frames)
     origin = Origin(torch.arange(32), torch.cat([time, torch.full((32, 2), 5000)], 1))
@@ -77,15 +86,17 @@ def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
 
 def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     """Six episodes, sixteen clips: some share one, and the contrasts are told which."""
-    words = [f"observe.path={tiny_data}", "encode.width=16", "encode.depth=1", "predict.width=16", "predict.far=2",
-             "predict.episode=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
+    words = [f"data.path={tiny_data}", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.far=2",
+             "jepa.episode=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
     config = load_config("debug", words)
     data = Trajectories(tiny_data / "train.h5")
-    sampler = ClipSampler(data, frames=config.observe.frames, gaps=config.observe.gaps, seed=0)
-    model, told = JEPA(config.observe.image_size, config.encode, config.predict, action_size=2), []
+    sampler = ClipSampler(data, frames=config.data.frames, gaps=config.data.gaps, seed=0)
+    model, told = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2), []
     task = pretrain.make_task(model, sampler, config)
     original = model.episode.forward
-    monkeypatch.setattr(model.episode, "forward", lambda *given: told.append(given[2]) or original(*given))
+    monkeypatch.setattr(
+        model.episode, "forward", lambda *given: told.append(given[2]) or original(*given)
+    )
     losses = task.losses(3, slice(0, 16))
     rows = sampler.rows(3, 16)
     episode = np.searchsorted(data.offsets, rows[:, 0], side="right") - 1
@@ -102,7 +113,9 @@ def folder(tmp_path):
 
 def of_videos(videos, clips=1, **given):
     order = SampleOrder(len(videos) * clips, 0)
-    return VideoClipSampler([Part(videos, order, clips=clips)], frames=2, fps=(10.0,), size=16, **given)
+    return VideoClipSampler(
+        [Part(videos, order, clips=clips)], frames=2, fps=(10.0,), size=16, **given
+    )
 
 
 def test_clips_of_one_file_are_of_one_episode_also_where_it_is_listed_twice(folder):
@@ -131,4 +144,6 @@ def test_a_clip_that_stands_in_for_another_is_of_its_own_file(folder):
     number = sampler.episode_at(shown)
     assert number[1] == number[2] != number[0]
     frames, shown = sampler.read(rows[1:2])
-    assert (shown[0] // MOMENTS == (broken + 1) % 3).all() and torch.equal(frames, sampler.frames_at(shown))
+    assert (shown[0] // MOMENTS == (broken + 1) % 3).all() and torch.equal(
+        frames, sampler.frames_at(shown)
+    )

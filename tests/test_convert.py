@@ -29,12 +29,17 @@ def test_one_file_of_all_episodes(tmp_path, capsys):
     source, target = make_npz(tmp_path), tmp_path / "out" / "train.h5"
     assert cli.main(["convert", str(source), str(target), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result == {"train": {"path": str(target), "episodes": 3, "frames": ROWS}, "left_out": []}
+    assert result == {
+        "train": {"path": str(target), "episodes": 3, "frames": ROWS},
+        "left_out": [],
+    }
     assert [file.name for file in target.parent.iterdir()] == ["train.h5"]
     data, expected = Trajectories(target), rows()
     assert data.lengths.tolist() == list(LENGTHS) and isinstance(data.frames, np.memmap)
     assert (data.frames == expected["img"]).all() and (data.actions == expected["action"]).all()
-    assert (data.column("state") == expected["state"]).all() and state_groups(data) == {"state": [0, 1, 2]}
+    assert (data.column("state") == expected["state"]).all() and state_groups(data) == {
+        "state": [0, 1, 2]
+    }
     assert tuple(open_source(target).lengths) == LENGTHS, "what we write is a format we read"
 
 
@@ -43,23 +48,36 @@ def test_the_parts_serve_observe_path(tmp_path, capsys):
     words = ["convert", str(make_ogbench(tmp_path)), str(target), "--heldout", "2", "--size", "8"]
     assert cli.main(words) == 0
     seen = capsys.readouterr()
-    assert f"{target}: 1 episodes, 5 frames" in seen.out and "heldout.h5: 2 episodes, 16 frames" in seen.out
-    config = Config(observe={"path": str(target.parent)})
+    assert (
+        f"{target}: 1 episodes, 5 frames" in seen.out
+        and "heldout.h5: 2 episodes, 16 frames" in seen.out
+    )
+    config = Config(data={"path": str(target.parent)})
     train, heldout = (open_data(tmp_path, config, part) for part in ("train", "heldout"))
     assert train.frames.shape == (5, 8, 8, 3) and heldout.lengths.tolist() == [7, 9]
-    assert (heldout.frames[:, 0, 0, 0] == rows()["img"][[*range(7), *range(12, 21)], 0, 0, 0]).all()
+    assert (
+        heldout.frames[:, 0, 0, 0] == rows()["img"][[*range(7), *range(12, 21)], 0, 0, 0]
+    ).all()
     assert ClipSampler(train, frames=2, gaps=(1,), seed=0).rows(0, 4).shape == (4, 2)
-    assert WindowSampler(heldout, frames=3, frameskip=2, stride=1, seed=0).batch(0, 4)[2].shape == (4, 2, 4)
+    assert WindowSampler(heldout, frames=3, frameskip=2, stride=1, seed=0).batch(0, 4)[
+        2
+    ].shape == (4, 2, 4)
     assert train.digest != heldout.digest and len(train.digest) == 16
 
 
 def test_statistics_are_those_of_actions_that_lead_somewhere_in_training(tmp_path):
-    convert.convert(View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "train.h5", heldout=2))
+    convert.convert(
+        View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "train.h5", heldout=2)
+    )
     taken = rows()["action"][7:11].astype(float)  # episode 1 without its last action
     for part in ("train", "heldout"):
         about = Trajectories(tmp_path / f"{part}.h5").attributes
-        assert np.allclose(about["action_mean"], taken.mean(0)) and np.allclose(about["action_std"], taken.std(0))
-        assert np.allclose(about["action_min"], taken.min(0)) and np.allclose(about["action_max"], taken.max(0))
+        assert np.allclose(about["action_mean"], taken.mean(0)) and np.allclose(
+            about["action_std"], taken.std(0)
+        )
+        assert np.allclose(about["action_min"], taken.min(0)) and np.allclose(
+            about["action_max"], taken.max(0)
+        )
 
 
 def test_what_actions_are_is_said_once_and_stays_with_the_data(tmp_path, capsys):
@@ -67,7 +85,10 @@ def test_what_actions_are_is_said_once_and_stays_with_the_data(tmp_path, capsys)
     assert cli.main(["convert", str(source), str(first), "--action-kind", "absolute"]) == 0
     assert cli.main(["convert", str(first), str(again)]) == 0
     assert Trajectories(first).action_kind == Trajectories(again).action_kind == "absolute"
-    assert cli.main(["convert", str(first), str(tmp_path / "moves.h5"), "--action-kind", "delta"]) == 0
+    assert (
+        cli.main(["convert", str(first), str(tmp_path / "moves.h5"), "--action-kind", "delta"])
+        == 0
+    )
     assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
     convert.convert(View(open_source(source)), Conversion(tmp_path / "plain.h5"))
     assert Trajectories(tmp_path / "plain.h5").action_kind == "delta"
@@ -86,7 +107,9 @@ def test_splits_are_drawn_once_and_cover_all(tmp_path):
         assert left_out == [3, 11] and parts == convert.split(lengths, made)[0]
         assert sorted(sum(parts.values(), left_out)) == list(range(40))
         assert len(parts.get("heldout", [])) == count
-    assert parts["train"] and convert.split(lengths, Conversion(tmp_path / "t.h5", shortest=5))[1] == [3, 8]
+    assert parts["train"] and convert.split(lengths, Conversion(tmp_path / "t.h5", shortest=5))[
+        1
+    ] == [3, 8]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +124,10 @@ def test_splits_are_drawn_once_and_cover_all(tmp_path):
         (["out.h5", "--size", "0"], "--size 0: frames need at least 1 px"),
         (["out.h5", "--without", "3"], "--without 3: the episodes are 0 to 2"),
         (["out.h5", "--shortest", "99"], "leave none for train.h5"),
-        (["out.h5", "--state", "pose"], r"column 'pose' is missing; name one of ['action', 'state'] with --state"),
+        (
+            ["out.h5", "--state", "pose"],
+            r"column 'pose' is missing; name one of ['action', 'state'] with --state",
+        ),
         (["out.h5", "--pixels", "state"], "column 'state' holds no pictures"),
     ],
 )
@@ -125,7 +151,9 @@ def test_episodes_of_differing_frames_need_a_size(tmp_path):
         arrays = {"img": np.zeros((3, side, side, 3), "u1"), "action": np.zeros((3, 2))}
         np.savez(tmp_path / "set" / f"{e}.npz", **arrays)
     view = View(open_source(tmp_path / "set"))
-    with pytest.raises(UserError, match=r"'pixels' is \(20, 20, 3\) in episode 1, but \(16, 16, 3\) in the first"):
+    with pytest.raises(
+        UserError, match=r"'pixels' is \(20, 20, 3\) in episode 1, but \(16, 16, 3\) in the first"
+    ):
         convert.convert(view, Conversion(tmp_path / "out.h5"))
     convert.convert(view, Conversion(tmp_path / "out.h5", size=8))
     assert Trajectories(tmp_path / "out.h5").frames.shape == (6, 8, 8, 3)
@@ -134,9 +162,13 @@ def test_episodes_of_differing_frames_need_a_size(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     view = View(open_source(make_npz(tmp_path)))
     (tmp_path / "heldout.h5").write_text("precious")
-    with pytest.raises(UserError, match=r"heldout\.h5: is there already; delete it or choose another target"):
+    with pytest.raises(
+        UserError, match=r"heldout\.h5: is there already; delete it or choose another target"
+    ):
         convert.convert(view, Conversion(tmp_path / "train.h5", heldout=0.3))
-    assert (tmp_path / "heldout.h5").read_text() == "precious" and not (tmp_path / "train.h5").exists()
+    assert (tmp_path / "heldout.h5").read_text() == "precious" and not (
+        tmp_path / "train.h5"
+    ).exists()
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
@@ -170,7 +202,10 @@ def test_rewards_and_ends_come_along_beside_the_action_they_are_of(tmp_path, arr
     assert cli.main(["convert", str(source), str(tmp_path / "train.h5"), *words]) == 0
     data = Trajectories(tmp_path / "train.h5")
     for first, length in zip(data.offsets, data.lengths, strict=True):
-        inside, led = slice(first, first + length - 1), slice(first + arriving, first + length - 1 + arriving)
+        inside, led = (
+            slice(first, first + length - 1),
+            slice(first + arriving, first + length - 1 + arriving),
+        )
         assert np.array_equal(data.column("reward")[inside], pay[led])
         assert np.array_equal(data.column("terminated")[inside], over[led])
 
@@ -184,7 +219,12 @@ def with_copies(folder, *, lengths=(4, 5, 4, 5, 4, 6), copies=((0, 2), (1, 3)), 
         pixels[other], moves[other] = pixels[one], moves[one].copy()
         moves[other][-1] = -7.0  # the last action leads nowhere
     path = folder / "copies.npz"
-    np.savez(path, pixels=np.concatenate(pixels), action=np.concatenate(moves), episode_ends=np.cumsum(lengths))
+    np.savez(
+        path,
+        pixels=np.concatenate(pixels),
+        action=np.concatenate(moves),
+        episode_ends=np.cumsum(lengths),
+    )
     return path
 
 
@@ -192,7 +232,9 @@ def with_copies(folder, *, lengths=(4, 5, 4, 5, 4, 6), copies=((0, 2), (1, 3)), 
 @pytest.mark.parametrize("actions", ["drawn", "zero"])
 def test_copies_of_an_episode_are_not_parted(tmp_path, heldout, actions):
     """Whichever way of parting, what the message names to leave out is enough; where none are parted none need go."""
-    source = with_copies(tmp_path, copies=((0, 3), (1, 2)), lengths=(4, 5, 5, 4, 4, 6), actions=actions)
+    source = with_copies(
+        tmp_path, copies=((0, 3), (1, 2)), lengths=(4, 5, 5, 4, 4, 6), actions=actions
+    )
     first = Conversion(tmp_path / "train.h5", heldout=heldout)
     parts, _ = convert.split(View(open_source(source)).source.lengths, first)
     parted = [len({0, 3} & set(parts["train"])) == 1, len({1, 2} & set(parts["train"])) == 1]
@@ -202,7 +244,10 @@ def test_copies_of_an_episode_are_not_parted(tmp_path, heldout, actions):
     with pytest.raises(UserError, match=r"are the same .* --without 2 3$"):
         convert.convert(View(open_source(source)), first)
     assert not (tmp_path / "train.h5").exists()
-    convert.convert(View(open_source(source)), Conversion(tmp_path / "train.h5", heldout=heldout, without=(2, 3)))
+    convert.convert(
+        View(open_source(source)),
+        Conversion(tmp_path / "train.h5", heldout=heldout, without=(2, 3)),
+    )
     train, held = (Trajectories(tmp_path / f"{part}.h5") for part in ("train", "heldout"))
     assert common_episodes(train, held) == 0 and train.episodes + held.episodes == 4
 
@@ -220,9 +265,13 @@ def test_some_cases_part_copies(tmp_path):
     """So that the test above is about something."""
     lengths = np.array((4, 5, 5, 4, 4, 6))
     shares = [
-        convert.split(lengths, Conversion(tmp_path / "train.h5", heldout=h))[0]["train"] for h in (2, 3, 0.3, 0.5)
+        convert.split(lengths, Conversion(tmp_path / "train.h5", heldout=h))[0]["train"]
+        for h in (2, 3, 0.3, 0.5)
     ]
-    assert sum(len({0, 3} & set(train)) == 1 or len({1, 2} & set(train)) == 1 for train in shares) >= 2
+    assert (
+        sum(len({0, 3} & set(train)) == 1 or len({1, 2} & set(train)) == 1 for train in shares)
+        >= 2
+    )
 
 
 SLOWLY = """
@@ -252,7 +301,9 @@ def converted(source, target, seed, *, killed=False):
 
 
 @pytest.mark.parametrize("kind", ["minari", "npz"])
-def test_the_same_source_gives_the_same_bytes_in_any_process_and_after_one_was_killed(kind, tmp_path):
+def test_the_same_source_gives_the_same_bytes_in_any_process_and_after_one_was_killed(
+    kind, tmp_path
+):
     source = MAKERS[kind](tmp_path)
     whole = converted(source, tmp_path / "a/train.h5", 1)
     assert set(whole) == {"train.h5", "heldout.h5"}

@@ -15,20 +15,20 @@ from jepa_wm.core.distributed import here
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schedule import Optimiser
+from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.features.cache import weights_digest
 from jepa_wm.models import rollout
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.mixture import Draws
-from jepa_wm.models.settings import Encode, HeadSizes, Metric
+from jepa_wm.models.settings import DistanceSettings, EncoderSettings, HeadSettings
 from jepa_wm.models.temporal_distance import StepsToGo
 from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.categorical import CategoricalCEM
-from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.solvers import CEM, MPPI, RandomShooting
 from jepa_wm.training import heads, loop
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses
@@ -43,7 +43,9 @@ PRECISIONS = pytest.mark.parametrize(("precision", "allowed"), [("fp32", EXACT),
 def assert_near(there, known, allowed=EXACT):
     """What the GPU made, beside what the CPU made in fp32."""
     assert there.device == GPU and there.shape == known.shape
-    apart = (there.detach().cpu().double() - known.detach().double()).norm() / known.detach().double().norm()
+    apart = (
+        there.detach().cpu().double() - known.detach().double()
+    ).norm() / known.detach().double().norm()
     assert apart < allowed, f"{apart:.1e} apart"
 
 
@@ -64,7 +66,11 @@ def both(model, *inputs):
 
 def test_this_process_computes_on_the_gpu_and_measures_it():
     assert here().device == GPU and not torch.backends.cuda.matmul.allow_tf32
-    assert matmul_rate(KINDS["bf16"], rows=4096, inner=4096, columns=4096) > 2 * matmul_rate(KINDS["fp32"]) > 0
+    assert (
+        matmul_rate(KINDS["bf16"], rows=4096, inner=4096, columns=4096)
+        > 2 * matmul_rate(KINDS["fp32"])
+        > 0
+    )
 
 
 @PRECISIONS
@@ -72,9 +78,16 @@ def test_this_process_computes_on_the_gpu_and_measures_it():
 @pytest.mark.parametrize("attend", ["clip", "frame"])
 def test_the_encoder_sees_the_same(attend, rope, precision, allowed):
     torch.manual_seed(0)
-    settings = Encode(patch=4, tubelet=2, width=64, depth=3, heads=2, attend=attend, rope=rope)
+    settings = EncoderSettings(
+        patch=4, tubelet=2, width=64, depth=3, heads=2, attend=attend, rope=rope
+    )
     eye, clip = Encoder.from_settings(16, settings).requires_grad_(False), drawn(3, 6, 3, 16, 16)
-    keep = torch.rand(3, 48, generator=torch.Generator().manual_seed(1)).argsort(1)[:, :20].sort(1).values
+    keep = (
+        torch.rand(3, 48, generator=torch.Generator().manual_seed(1))
+        .argsort(1)[:, :20]
+        .sort(1)
+        .values
+    )
     known = eye(clip), eye(clip, keep), eye(clip, levels=3)
     eye, (clip, keep) = eye.to(GPU), on_gpu(clip, keep)
     with autocast(GPU, precision):
@@ -85,12 +98,17 @@ def test_the_encoder_sees_the_same(attend, rope, precision, allowed):
 
 def jepa():
     """(model, clip, far frames, path) of the debug setting."""
-    config = load_config("debug", ["predict.spread=0.1"])
+    config = load_config("debug", ["jepa.spread=0.1"])
     torch.manual_seed(0)
-    model = JEPA(config.observe.image_size, config.encode, config.predict, action_size=2)
-    length, size = config.observe.frames, config.observe.image_size
-    far = config.predict.far
-    return model, drawn(6, length, 3, size, size), drawn(6, far, 3, size, size, seed=1), drawn(6, length + far, 2)
+    model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2)
+    length, size = config.data.frames, config.data.image_size
+    far = config.jepa.far
+    return (
+        model,
+        drawn(6, length, 3, size, size),
+        drawn(6, far, 3, size, size, seed=1),
+        drawn(6, length + far, 2),
+    )
 
 
 def test_masks_are_drawn_alike_wherever_the_model_is():
@@ -101,7 +119,9 @@ def test_masks_are_drawn_alike_wherever_the_model_is():
         assert torch.equal(mine.seen, its.seen) and torch.equal(mine.wanted, its.wanted)
 
 
-@pytest.mark.parametrize(("precision", "allowed", "of_gradient"), [("fp32", EXACT, 1e-3), ("bf16", COARSE, 0.1)])
+@pytest.mark.parametrize(
+    ("precision", "allowed", "of_gradient"), [("fp32", EXACT, 1e-3), ("bf16", COARSE, 0.1)]
+)
 def test_the_pretraining_loss_and_its_gradient_are_the_same(precision, allowed, of_gradient):
     model, clip, far, path = jepa()
     masks = model.draw_masks(6, clip.shape[1], torch.Generator().manual_seed(3))
@@ -131,7 +151,7 @@ def test_training_takes_the_same_steps():
         masks = model.draw_masks(6, inputs[0].shape[1], torch.Generator().manual_seed(3))
         model, (clip, far, path) = model.to(device), [x.to(device) for x in inputs]
         task = loop.Task("pretrain", model, lambda step, rows: model(clip, far, masks, path))
-        settings, found = Optimiser(batch=6, steps=8, warmup=2), []
+        settings, found = OptimiserSettings(batch=6, steps=8, warmup=2), []
         optimiser = loop.make_optimiser(model, settings)
         for step in range(8):
             found.append(loop._one_step(task, optimiser, settings, step))
@@ -154,7 +174,9 @@ def test_dynamics_and_their_cache_are_the_same(tokens):
 
 @PRECISIONS
 @pytest.mark.parametrize(("seen", "horizon"), [(3, 5), (1, 1), (1, 2), (6, 3)])
-def test_candidates_are_imagined_alike_in_any_pieces(seen, horizon, precision, allowed, monkeypatch):
+def test_candidates_are_imagined_alike_in_any_pieces(
+    seen, horizon, precision, allowed, monkeypatch
+):
     model = dynamics(tokens=9)
     inputs = drawn(2, seen, 9, LATENT), drawn(2, seen - 1, ACTION), drawn(2, 6, horizon, ACTION)
     known = rollout.imagine_candidates(model, *inputs)
@@ -162,22 +184,30 @@ def test_candidates_are_imagined_alike_in_any_pieces(seen, horizon, precision, a
     inputs = on_gpu(*inputs)
     for at_once in (rollout.TOKENS_ON_GPU, 45):
         monkeypatch.setattr(rollout, "TOKENS_ON_GPU", at_once)
-        assert_near(rollout.imagine_candidates(model, *inputs, precision=precision), known, 2 * allowed)
+        assert_near(
+            rollout.imagine_candidates(model, *inputs, precision=precision), known, 2 * allowed
+        )
 
 
 def test_what_chance_decides_is_the_same():
     torch.manual_seed(0)
     model = world_model(outcomes=3).latent.dynamics
-    chance = [Draws.seeded(1, horizon=4, tokens=1, width=5, device=d) for d in (torch.device("cpu"), GPU)]
+    chance = [
+        Draws.seeded(1, horizon=4, tokens=1, width=5, device=d) for d in (torch.device("cpu"), GPU)
+    ]
     inputs = drawn(2, 2, 1, 5), drawn(2, 1, 2 * SKIP), drawn(2, 6, 4, 2 * SKIP)
     known = rollout.imagine_candidates(model, *inputs, draws=chance[0])
-    assert_near(rollout.imagine_candidates(model.to(GPU), *on_gpu(*inputs), draws=chance[1]), known)
+    assert_near(
+        rollout.imagine_candidates(model.to(GPU), *on_gpu(*inputs), draws=chance[1]), known
+    )
 
 
 def test_futures_blame_the_same_actions():
     def slope(model, context, past, actions):
         actions = actions.requires_grad_()
-        return torch.autograd.grad(rollout.unroll_candidates(model, context, past, actions).square().sum(), actions)[0]
+        return torch.autograd.grad(
+            rollout.unroll_candidates(model, context, past, actions).square().sum(), actions
+        )[0]
 
     model = dynamics()
     inputs = drawn(2, 2, 4, LATENT), drawn(2, 1, ACTION), drawn(2, 3, 4, ACTION)
@@ -198,9 +228,13 @@ def test_a_robots_futures_are_the_same():
 
 def test_the_metric_and_the_heads_read_the_same():
     torch.manual_seed(0)
-    known, there = both(StepsToGo(12, Metric(groups=4, components=4, width=32)), drawn(20, 12), drawn(20, 12, seed=1))
+    known, there = both(
+        StepsToGo(12, DistanceSettings(groups=4, components=4, width=32)),
+        drawn(20, 12),
+        drawn(20, 12, seed=1),
+    )
     assert_near(there, known)
-    read = Heads(12, 4, Present(True, True, ("x", "y")), HeadSizes(width=32, bins=9))
+    read = Heads(12, 4, Present(True, True, ("x", "y")), HeadSettings(width=32, bins=9))
     read.reward.span(-2.0, 3.0)
     before, after, actions, reward = drawn(20, 12), drawn(20, 12, seed=1), drawn(20, 4), drawn(20)
     for head in (read.reward, read.termination):
@@ -215,7 +249,10 @@ def test_the_metric_and_the_heads_read_the_same():
 
 
 def test_chances_are_judged_in_mixed_precision_too():
-    guess, truth = torch.rand(50, generator=torch.Generator().manual_seed(0)), (drawn(50) > 0).float()
+    guess, truth = (
+        torch.rand(50, generator=torch.Generator().manual_seed(0)),
+        (drawn(50) > 0).float(),
+    )
     with autocast(GPU, "bf16"):
         there = heads._log_loss(*on_gpu(guess, truth))
     assert_near(there, heads._log_loss(guess, truth))
@@ -234,7 +271,9 @@ def shooting():
 
 
 def choosing():
-    return CategoricalCEM(space=DiscreteSpace.of_block(3, block=2, hold=False), horizon=H, candidates=64, elites=8)
+    return CategoricalCEM(
+        space=DiscreteSpace.of_block(3, block=2, hold=False), horizon=H, candidates=64, elites=8
+    )
 
 
 @pytest.mark.parametrize("kind", [cem, icem, mppi, shooting, gradient, cem_gradient, choosing])
@@ -245,14 +284,19 @@ def test_a_seed_draws_the_same_plan_wherever_the_cost_is(kind):
     cost = bowl(target.to(GPU))
     there = solver.solve(lambda plans: cost(plans.to(GPU)).cpu(), generator=generators(0, 1))
     for name in ("actions", "mean", "cost", "trace"):
-        torch.testing.assert_close(getattr(there, name), getattr(known, name), atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(
+            getattr(there, name), getattr(known, name), atol=2e-3, rtol=2e-3
+        )
 
 
 @pytest.mark.parametrize("kind", [cem, icem, mppi, shooting, gradient, cem_gradient, choosing])
 def test_generators_of_the_gpu_draw_there_and_again_the_same(kind):
     solver = kind()
     cost = bowl(torch.rand(solver.space.expanded, device=GPU))
-    plans = [solver.solve(cost, generator=[torch.Generator(GPU).manual_seed(s) for s in (0, 1)]) for _ in range(2)]
+    plans = [
+        solver.solve(cost, generator=[torch.Generator(GPU).manual_seed(s) for s in (0, 1)])
+        for _ in range(2)
+    ]
     assert plans[0].actions.device == GPU and torch.equal(plans[0].actions, plans[1].actions)
     assert torch.equal(plans[0].trace, plans[1].trace) and (plans[0].trace.diff(dim=1) <= 0).all()
 
@@ -260,19 +304,30 @@ def test_generators_of_the_gpu_draw_there_and_again_the_same(kind):
 def planned(device, *, decisions=4, compile=False, **plan):
     """[decisions, B, K, a] of an agent whose model is there."""
     few = {"restarts": 4, "steps": 3}
-    settings = Plan(**{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan})
-    agent = Agent(world_model().to(device), SPACE, settings.model_copy(update={"compile": compile}))
+    settings = PlannerSettings(
+        **{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan}
+    )
+    agent = Agent(
+        world_model().to(device), SPACE, settings.model_copy(update={"compile": compile})
+    )
     agent.reset(frames(2, 0), [5, 6])
     return np.stack([agent.act(frames(2, step + 1)) for step in range(decisions)])
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_an_agent_acts_alike_wherever_its_model_is(solver):
-    np.testing.assert_allclose(planned(GPU, solver=solver), planned("cpu", solver=solver), atol=2e-3)
+    np.testing.assert_allclose(
+        planned(GPU, solver=solver), planned("cpu", solver=solver), atol=2e-3
+    )
 
 
 @pytest.mark.parametrize(
-    "plan", [{"smoothness": 0.1, "effort": 0.1}, {"limits": {"matrix": [[1.0, 0.0]], "bound": [0.2]}}, {"execute": 2}]
+    "plan",
+    [
+        {"smoothness": 0.1, "effort": 0.1},
+        {"limits": {"matrix": [[1.0, 0.0]], "bound": [0.2]}},
+        {"execute": 2},
+    ],
 )
 def test_every_term_finds_what_it_needs_on_the_gpu(plan):
     np.testing.assert_allclose(planned(GPU, **plan), planned("cpu", **plan), atol=2e-3)
@@ -318,7 +373,9 @@ def test_a_stopped_pretraining_goes_on(tmp_path, tiny_data, monkeypatch):
     stopped = pretrained(tmp_path / "run")
     assert [line["step"] for line in stopped] == [line["step"] for line in whole]
     for name in ("loss", "stay"):
-        np.testing.assert_allclose([line[name] for line in stopped], [line[name] for line in whole], rtol=1e-3)
+        np.testing.assert_allclose(
+            [line[name] for line in stopped], [line[name] for line in whole], rtol=1e-3
+        )
 
 
 def test_the_whole_story_ends_as_promised(tmp_path):
@@ -336,9 +393,12 @@ def test_the_whole_story_ends_as_promised(tmp_path):
     assert result.keys() == PROMISED and again == result
     assert_success(result["success"])
     assert all(entry["error"] > 0 for entry in result["probe"].values())
-    assert all(row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0 for row in result["rollout"])
+    assert all(
+        row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0
+        for row in result["rollout"]
+    )
     assert learned["heads"]["policy"]["error"] > 0
-    for stage in ("collect", "pretrain", "encode", "dynamics", "plan"):
+    for stage in ("collect", "pretrain", "features", "dynamics", "plan"):
         assert json.loads((tmp_path / "run" / stage / "result.json").read_text())
     assert json.loads((tmp_path / "run" / "precision.json").read_text())["precision"] == "bf16"
     assert WorldModel.load(tmp_path / "run").device == GPU

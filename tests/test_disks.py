@@ -20,7 +20,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.data.h5 import open_h5
 from jepa_wm.features import cache
 
-COLLECT = ["collect", "--config", "debug", "observe.episodes=4", "observe.heldout_episodes=2"]
+COLLECT = ["collect", "--config", "debug", "data.episodes=4", "data.heldout_episodes=2"]
 NO_FLOCK = "#include <errno.h>\nint flock(int fd, int operation) { errno = %s; return -1; }\n"
 
 
@@ -56,11 +56,15 @@ def test_without_locks_a_run_works_and_one_warning_says_so(tmp_path, no_locks):
         assert len(file["ep_len"]) == 4
 
 
-@pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler")
+@pytest.mark.skipif(
+    shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler"
+)
 @pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
 def test_the_library_itself_works_without_locks(tmp_path, number):
     (tmp_path / "no.c").write_text(NO_FLOCK % number)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "no.so", tmp_path / "no.c"], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", tmp_path / "no.so", tmp_path / "no.c"], check=True
+    )
     words = [sys.executable, "-m", "jepa_wm", *COLLECT, "--run", str(tmp_path / "run")]
     env = {**os.environ, "LD_PRELOAD": str(tmp_path / "no.so"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
@@ -77,7 +81,9 @@ def test_another_fault_of_a_lock_is_not_taken_for_a_disk_without(tmp_path, monke
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "open", failing(number))
-    with pytest.raises(UserError, match=f"{tmp_path}: may not be written to .*choose another --run"):
+    with pytest.raises(
+        UserError, match=f"{tmp_path}: may not be written to .*choose another --run"
+    ):
         RunFolder.open(tmp_path, load_config("debug"))
     monkeypatch.undo()
     monkeypatch.setattr("pathlib.Path.mkdir", failing(number))
@@ -94,22 +100,24 @@ def test_features_are_cached_where_no_room_can_be_taken_and_nothing_mapped_for_s
         return map_file(file, dtype, mode, *rest) if mode == "c" else failing(errno.ENODEV)()
 
     shutil.copytree(alone, whole)
-    shutil.rmtree(whole / "encode" / "train")
-    (whole / "encode" / "result.json").unlink()
+    shutil.rmtree(whole / "features" / "train")
+    (whole / "features" / "result.json").unlink()
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.EOPNOTSUPP))
     monkeypatch.setattr(np, "memmap", private_only)
-    words = ["encode", "--config", str(alone / "config.yaml"), "--run", str(whole)]
+    words = ["features", "--config", str(alone / "config.yaml"), "--run", str(whole)]
     assert cli.main(words) == 0
-    made = (folder / "encode/train/features.bf16" for folder in (whole, alone))
+    made = (folder / "features/train/features.bf16" for folder in (whole, alone))
     mine, its = (np.fromfile(file, np.int16) for file in made)
     assert len(mine) == len(its) and (mine == its).mean() > 0.99
     with RunFolder.open(whole, load_config(whole / "config.yaml")) as run:
         data = cache.open_data(run.path, run.config, "train")
-    tokens = cache.Features(whole / "encode/train", data)._store
+    tokens = cache.Features(whole / "features/train", data)._store
     assert np.array_equal(tokens.ravel(), mine) and not tokens.flags.writeable
     monkeypatch.setattr(np, "memmap", failing(errno.ENODEV))
-    with pytest.raises(UserError, match="features.bf16: its disk offers no memory maps .*copy it to another disk"):
-        cache.Features(whole / "encode/train", data)
+    with pytest.raises(
+        UserError, match="features.bf16: its disk offers no memory maps .*copy it to another disk"
+    ):
+        cache.Features(whole / "features/train", data)
 
 
 def test_room_is_taken_beforehand_without_appending(tmp_path, monkeypatch):
@@ -134,7 +142,9 @@ def test_a_folder_that_cannot_be_synced_still_gets_its_files(tmp_path, monkeypat
     sync = os.fsync
 
     def only_files(handle):
-        return failing(errno.EINVAL)() if os.path.isdir(f"/proc/self/fd/{handle}") else sync(handle)
+        return (
+            failing(errno.EINVAL)() if os.path.isdir(f"/proc/self/fd/{handle}") else sync(handle)
+        )
 
     monkeypatch.setattr(os, "fsync", only_files)
     files.write_atomic(tmp_path / "a", "text")

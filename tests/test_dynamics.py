@@ -15,16 +15,27 @@ LATENT, ACTION = 6, 4
 def dynamics(*, tokens=4, window=3, depth=2, seed=0):
     torch.manual_seed(seed)
     model = Dynamics(
-        tokens=tokens, latent_width=LATENT, action_size=ACTION, width=16, depth=depth, heads=2, window=window
+        tokens=tokens,
+        latent_width=LATENT,
+        action_size=ACTION,
+        width=16,
+        depth=depth,
+        heads=2,
+        window=window,
     )
-    for name, p in model.named_parameters():  # far from the small initial values, so that a leak shows
+    for (
+        name,
+        p,
+    ) in model.named_parameters():  # far from the small initial values, so that a leak shows
         torch.nn.init.normal_(p, std=0.05 if name.startswith("head") else 0.3)
     return model.eval()
 
 
 def data(frames, *, tokens=4, batch=2, seed=1):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, frames, tokens, LATENT, generator=g), torch.randn(batch, frames, ACTION, generator=g)
+    return torch.randn(batch, frames, tokens, LATENT, generator=g), torch.randn(
+        batch, frames, ACTION, generator=g
+    )
 
 
 @torch.no_grad()
@@ -64,7 +75,9 @@ def test_time_is_relative():
     model = dynamics()
     latents, actions = data(4)
     with torch.no_grad():
-        torch.testing.assert_close(model(latents, actions), model(latents, actions, start=11), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            model(latents, actions), model(latents, actions, start=11), atol=1e-4, rtol=1e-4
+        )
 
 
 @torch.no_grad()
@@ -81,10 +94,16 @@ def unroll_without_cache(model, context, past, actions):
     horizon=st.integers(1, 7), seen=st.integers(1, 7), seed=st.integers(0, 1000),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_a_cached_unroll_equals_computing_everything_again(tokens, window, depth, horizon, seen, seed):
+def test_a_cached_unroll_equals_computing_everything_again(
+    tokens, window, depth, horizon, seen, seed
+):
     model = dynamics(tokens=tokens, window=window, depth=depth, seed=seed)
     latents, acts = data(seen + horizon, tokens=tokens, seed=seed)
-    context, past, actions = latents[:, :seen], acts[:, : seen - 1], acts[:, seen - 1 : seen - 1 + horizon]
+    context, past, actions = (
+        latents[:, :seen],
+        acts[:, : seen - 1],
+        acts[:, seen - 1 : seen - 1 + horizon],
+    )
     with torch.no_grad():
         cached = unroll(model, context, past, actions)
     expected = unroll_without_cache(model, context, past, actions)
@@ -97,7 +116,9 @@ def test_candidates_in_one_batch_equal_each_alone(batch, candidates, horizon, se
     model = dynamics()
     context, past = data(seen, batch=batch)
     past = past[:, : seen - 1]
-    plans = torch.randn(batch, candidates, horizon, ACTION, generator=torch.Generator().manual_seed(4))
+    plans = torch.randn(
+        batch, candidates, horizon, ACTION, generator=torch.Generator().manual_seed(4)
+    )
     with torch.no_grad():
         together = unroll_candidates(model, context, past, plans)
         assert together.shape == (batch, candidates, horizon, 4, LATENT)
@@ -114,7 +135,10 @@ def test_step_teacher_forcing_and_unroll_agree_on_the_first_frame():
         forced = teacher_forced(model, latents, actions)
         torch.testing.assert_close(one_step(model, latents[:, 0], actions[:, 0]), forced[:, 0])
         torch.testing.assert_close(
-            unroll(model, latents, actions[:, :-1], actions[:, -1:])[:, 0], forced[:, -1], atol=1e-5, rtol=1e-5
+            unroll(model, latents, actions[:, :-1], actions[:, -1:])[:, 0],
+            forced[:, -1],
+            atol=1e-5,
+            rtol=1e-5,
         )
 
 
@@ -124,13 +148,19 @@ def test_an_imagined_window_is_judged_after_its_context(context):
     acts = actions[:, :-1]
     imagined = unroll(model, latents[:, :context], acts[:, : context - 1], acts[:, context - 1 :])
     wanted = (imagined - latents[:, context:]).square().mean()
-    assert rollout_loss(model, latents, acts, context=context).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert rollout_loss(model, latents, acts, context=context).item() == pytest.approx(
+        wanted.item(), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 0, ACTION), (2, 3, 2, ACTION + 1), (2, 3, 2, ACTION // 2)])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 0, ACTION), (2, 3, 2, ACTION + 1), (2, 3, 2, ACTION // 2)]
+)
 def test_plans_that_do_not_fit_are_refused(shape):
     context, _ = data(1)
-    with pytest.raises(ValueError, match="horizon must be at least 1 and the model takes 4 numbers a step"):
+    with pytest.raises(
+        ValueError, match="horizon must be at least 1 and the model takes 4 numbers a step"
+    ):
         unroll_candidates(dynamics(), context, context.new_zeros(2, 0, ACTION), torch.zeros(shape))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jepa_wm.models.attention import attend
 from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer
 from jepa_wm.models.rope import axis_pairs, grid_positions, rope_tables, rotate
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SIDE, PATCH = 12, 4  # a 3 x 3 grid
@@ -20,7 +20,14 @@ SIDE, PATCH = 12, 4  # a 3 x 3 grid
 def encoder(attend="clip", tubelet=1, seed=0, locality=1.5):
     torch.manual_seed(seed)
     eye = Encoder(
-        image_size=SIDE, patch=PATCH, tubelet=tubelet, width=16, depth=2, heads=2, attend=attend, locality=locality
+        image_size=SIDE,
+        patch=PATCH,
+        tubelet=tubelet,
+        width=16,
+        depth=2,
+        heads=2,
+        attend=attend,
+        locality=locality,
     )
     for p in eye.parameters():  # far from the small initial values, so that a wrong path shows
         torch.nn.init.normal_(p, std=0.3)
@@ -28,7 +35,10 @@ def encoder(attend="clip", tubelet=1, seed=0, locality=1.5):
 
 
 def clip(batch=2, frames=3, seed=1):
-    return torch.rand(batch, frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return (
+        torch.rand(batch, frames, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * 2
+        - 1
+    )
 
 
 @given(
@@ -47,7 +57,9 @@ def test_rope_is_a_rotation(seed, head_dim, offset):
         torch.testing.assert_close(a.norm(dim=-1), q.norm(dim=-1), rtol=1e-6, atol=1e-6)
         return a @ b.transpose(-1, -2)
 
-    torch.testing.assert_close(scores(where), scores(where + torch.tensor(offset)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        scores(where), scores(where + torch.tensor(offset)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_pair_of_channels_turns_by_its_angle():
@@ -80,7 +92,9 @@ def test_all_channel_pairs_are_shared_out(pairs, axes):
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 4)])
 def test_grid_positions_count_time_then_rows_then_columns(shape):
-    expected = [[t, y, x] for t in range(shape[0]) for y in range(shape[1]) for x in range(shape[2])]
+    expected = [
+        [t, y, x] for t in range(shape[0]) for y in range(shape[1]) for x in range(shape[2])
+    ]
     assert grid_positions(*shape).tolist() == expected
 
 
@@ -88,11 +102,19 @@ def test_grid_positions_count_time_then_rows_then_columns(shape):
 def test_patches_cover_every_pixel_once_in_token_order(tubelet):
     eye = encoder(tubelet=tubelet)
     frames = 4
-    pixels = torch.arange(frames * 3 * SIDE * SIDE, dtype=torch.float32).view(1, frames, 3, SIDE, SIDE)
+    pixels = torch.arange(frames * 3 * SIDE * SIDE, dtype=torch.float32).view(
+        1, frames, 3, SIDE, SIDE
+    )
     patches = eye._patches(pixels)[0]
     assert sorted(patches.flatten().tolist()) == pixels.flatten().tolist()
     for token, (t, y, x) in enumerate(grid_positions(frames // tubelet, 3, 3).tolist()):
-        cut = pixels[0, t * tubelet : (t + 1) * tubelet, :, y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH]
+        cut = pixels[
+            0,
+            t * tubelet : (t + 1) * tubelet,
+            :,
+            y * PATCH : (y + 1) * PATCH,
+            x * PATCH : (x + 1) * PATCH,
+        ]
         assert torch.equal(patches[token], cut.flatten())
 
 
@@ -107,7 +129,9 @@ def outputs_with_hidden_keys(eye, video, keep):
     if eye.attend == "frame":
         time = positions[:, 0]
         bias = bias.masked_fill(time[:, None] != time, -torch.inf)
-        bias = bias.masked_fill(torch.eye(len(time), dtype=torch.bool), 0)  # a dropped token alone in its frame
+        bias = bias.masked_fill(
+            torch.eye(len(time), dtype=torch.bool), 0
+        )  # a dropped token alone in its frame
     for block in eye.blocks:
         x = block(x, (cos[:, None], sin[:, None]), bias)
     return eye.norm(x).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
@@ -120,7 +144,9 @@ def test_dropped_tokens_are_as_if_masked(attend_to, tubelet):
     count = 4 // tubelet * 9
     keep = torch.stack([torch.randperm(count)[: count // 2].sort().values for _ in range(2)])
     with torch.no_grad():
-        torch.testing.assert_close(eye(video, keep), outputs_with_hidden_keys(eye, video, keep), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            eye(video, keep), outputs_with_hidden_keys(eye, video, keep), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("tubelet", [1, 2])
@@ -146,20 +172,28 @@ def test_kept_tokens_come_in_the_order_asked_for():
     eye, video = encoder("clip"), clip()
     keep = torch.arange(27).expand(2, -1)
     with torch.no_grad():
-        torch.testing.assert_close(eye(video, keep.flip(1)), eye(video).flip(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            eye(video, keep.flip(1)), eye(video).flip(1), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_attention_in_bf16_agrees_with_fp32(biased):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 16, generator=generator) for _ in range(3))
-    bias = torch.zeros(9, 9).masked_fill(torch.rand(9, 9, generator=generator) < 0.3, -1e4) if biased else None
+    bias = (
+        torch.zeros(9, 9).masked_fill(torch.rand(9, 9, generator=generator) < 0.3, -1e4)
+        if biased
+        else None
+    )
     exact = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     torch.testing.assert_close(attend(q, k, v, bias), exact)
     half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), exact, atol=0.04, rtol=0.04)
-    mixed = attend(q, k, v.bfloat16(), bias)  # under autocast the rotated keys can be wider than the values
+    mixed = attend(
+        q, k, v.bfloat16(), bias
+    )  # under autocast the rotated keys can be wider than the values
     assert mixed.dtype == torch.bfloat16
     torch.testing.assert_close(mixed.float(), exact, atol=0.04, rtol=0.04)
 
@@ -238,7 +272,9 @@ def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
     with torch.no_grad():
         seen = eye(wide)
         assert seen.shape == (2, 20, 16)
-        assert eye.positions(wide).tolist() == [[t, y, x] for t in range(2) for y in range(2) for x in range(5)]
+        assert eye.positions(wide).tolist() == [
+            [t, y, x] for t in range(2) for y in range(2) for x in range(5)
+        ]
         everything = torch.arange(20).flip(0).expand(2, -1)
         torch.testing.assert_close(eye(wide, everything).flip(1), seen, atol=1e-5, rtol=1e-5)
         changed = wide.clone()
@@ -250,21 +286,26 @@ def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
 @pytest.mark.parametrize("shape", [(3, 12, 12), (4, 13, 12), (4, 12, 10)])
 def test_a_clip_that_does_not_divide_is_refused(attend_to, shape):
     frames, height, width = shape
-    with pytest.raises(ValueError, match=f"clip of {frames} frames of {height} x {width} px does not divide"):
+    with pytest.raises(
+        ValueError, match=f"clip of {frames} frames of {height} x {width} px does not divide"
+    ):
         encoder(attend_to, tubelet=2)(torch.zeros(1, frames, 3, height, width))
 
 
 def test_all_settings_are_written_down_and_reach_the_encoder():
-    assert Encode().model_dump()["rope"] == "rotation" and Encode().model_dump(mode="json")["mlp_ratio"] == 4.0
-    settings = Encode(rope="vjepa2", mlp_ratio=48 / 11, width=44, heads=2, depth=1)
-    assert Encode(**settings.model_dump()) == settings
+    assert (
+        EncoderSettings().model_dump()["rope"] == "rotation"
+        and EncoderSettings().model_dump(mode="json")["mlp_ratio"] == 4.0
+    )
+    settings = EncoderSettings(rope="vjepa2", mlp_ratio=48 / 11, width=44, heads=2, depth=1)
+    assert EncoderSettings(**settings.model_dump()) == settings
     eye = Encoder.from_settings(16, settings)
     assert eye.rope == "vjepa2" and eye.blocks[0].mlp.fc1.out_features == 192
     with pytest.raises(ValueError, match="rope vjepa2 needs heads of 6 channels or more"):
-        Encode(rope="vjepa2", width=16, heads=4)
+        EncoderSettings(rope="vjepa2", width=16, heads=4)
 
 
 @pytest.mark.parametrize("change", [{"width": 130, "heads": 4}, {"width": 6, "heads": 2}])
 def test_sizes_that_do_not_fit_are_refused(change):
     with pytest.raises(ValueError, match="must be an even multiple of heads"):
-        Encode(**change)
+        EncoderSettings(**change)

@@ -9,8 +9,7 @@ import torch
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.models.heads import RewardHead, TerminationHead
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import Dynamics as Settings
-from jepa_wm.models.settings import HeadSizes, Metric
+from jepa_wm.models.settings import DistanceSettings, HeadSettings, WorldModelSettings
 from jepa_wm.training import samples
 
 SKIP = 5
@@ -38,17 +37,24 @@ def drawn(stride, *, ending_row, episodes=3000):
     """
     r = np.random.default_rng(0)
     place = r.integers(3, size=episodes)
-    until, cut = r.geometric(CHANCE[place]), SKIP * r.integers(5, 40, episodes) + 2  # actions until the one and other
+    until, cut = (
+        r.geometric(CHANCE[place]),
+        SKIP * r.integers(5, 40, episodes) + 2,
+    )  # actions until the one and other
     ended, actions_taken = until <= cut, np.minimum(until, cut)
     lengths = actions_taken + np.where(ended & (ending_row == "last"), 0, 1)
     offsets, rows = np.cumsum(lengths) - lengths, int(lengths.sum())
     terminated = np.zeros(rows, np.float32)
     terminated[(offsets + actions_taken - 1)[ended]] = 1
-    actions = r.normal(size=(rows, 1)).astype(np.float32).cumsum(0) % 2 - 1  # smooth, as those of most policies
-    data = SimpleNamespace(path="x.h5", lengths=lengths, offsets=offsets, episodes=episodes, actions=actions)
+    actions = (
+        r.normal(size=(rows, 1)).astype(np.float32).cumsum(0) % 2 - 1
+    )  # smooth, as those of most policies
+    data = SimpleNamespace(
+        path="x.h5", lengths=lengths, offsets=offsets, episodes=episodes, actions=actions
+    )
     torch.manual_seed(0)
-    settings = Settings(frameskip=SKIP, width=16, depth=1, heads=1, window=2, bottleneck=None,
-                        metric=Metric(groups=2, components=2, width=8))  # fmt: skip
+    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, heads=1, window=2, latent=None,
+                        distance=DistanceSettings(groups=2, components=2, width=8))  # fmt: skip
     model, rest = LatentModel(1, 3, 1, settings).eval(), {"stride": stride, "seed": 0}
     model.take_units(actions)
     taken, over = samples.ends(data, terminated)
@@ -61,12 +67,14 @@ def drawn(stride, *, ending_row, episodes=3000):
 
 
 @pytest.mark.filterwarnings("ignore:.*episodes are left out")
-@pytest.mark.parametrize(("stride", "ending_row"), [(5, "last but one"), (1, "last but one"), (5, "last")])
+@pytest.mark.parametrize(
+    ("stride", "ending_row"), [(5, "last but one"), (1, "last but one"), (5, "last")]
+)
 def test_a_planner_is_told_the_true_hazard_and_reward_of_a_model_step(stride, ending_row):
     """For actions that go on past the end, as those of a plan do: nothing but the place tells that it will end."""
     seen = drawn(stride, ending_row=ending_row)
     torch.manual_seed(0)
-    sizes = HeadSizes(width=32)
+    sizes = HeadSettings(width=32)
     hazard, reward = TerminationHead(3, SKIP, 32), RewardHead(3, SKIP, 32, sizes.bins)
     reward.span(0, 1)
     parameters = [*hazard.parameters(), *reward.parameters()]
@@ -81,7 +89,9 @@ def test_a_planner_is_told_the_true_hazard_and_reward_of_a_model_step(stride, en
         loss.backward()
         optimiser.step()
     true = 1 - (1 - CHANCE) ** SKIP  # .096, .226, .410
-    whole = np.flatnonzero(seen.model_steps.taken > SKIP)[:600]  # plans: blocks as they are in the data
+    whole = np.flatnonzero(seen.model_steps.taken > SKIP)[
+        :600
+    ]  # plans: blocks as they are in the data
     plans = seen.data.actions[seen.data.offsets[whole][:, None] + np.arange(SKIP)][..., 0]
     with torch.no_grad():
         acts = seen.model.scaled(torch.from_numpy(plans))

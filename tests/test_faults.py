@@ -12,20 +12,20 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.features.encoder import Eye
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training import loop
 from jepa_wm.world_model.saved import save_latent_model
 
 STEPS, SAVED = 20, 8
 SMALL = [
-    "encode.width=16", "encode.depth=1", "predict.width=16", f"train.pretrain.steps={STEPS}", "train.pretrain.batch=8",
+    "encoder.width=16", "encoder.depth=1", "jepa.width=16", f"train.pretrain.steps={STEPS}", "train.pretrain.batch=8",
     f"train.pretrain.save_every={SAVED}", "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
 ]  # fmt: skip
 
 
 def pretrain(folder, data):
-    words = ["pretrain", "--config", "debug", "--run", str(folder), f"observe.path={data}", *SMALL]
+    words = ["pretrain", "--config", "debug", "--run", str(folder), f"data.path={data}", *SMALL]
     return cli.main(words)
 
 
@@ -48,7 +48,9 @@ def small_disk(tmp_path):
     """A file system of its own of 8 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no permission to mount a file system: {mounted.stderr.decode().strip()}")
     yield place
@@ -69,13 +71,19 @@ def fill(file):
         os.close(handle)
 
 
-def test_a_full_disk_is_named_and_the_earlier_checkpoint_is_found_again(small_disk, tiny_data, monkeypatch, capsys):
+def test_a_full_disk_is_named_and_the_earlier_checkpoint_is_found_again(
+    small_disk, tiny_data, monkeypatch, capsys
+):
     run, ballast = small_disk / "run", small_disk / "ballast"
     with monkeypatch.context() as patch:
         before_step(patch, SAVED + 3, lambda: fill(ballast))
         assert pretrain(run, tiny_data) == 1
     said = capsys.readouterr().err
-    assert "no space left on the disk" in said and str(run) in said and "run the same command again" in said
+    assert (
+        "no space left on the disk" in said
+        and str(run) in said
+        and "run the same command again" in said
+    )
     assert newest_checkpoint(run / "pretrain" / "checkpoints").name == f"step_{SAVED:08d}"
     ballast.unlink()
     taken = before_step(monkeypatch, -1, lambda: None)
@@ -84,7 +92,9 @@ def test_a_full_disk_is_named_and_the_earlier_checkpoint_is_found_again(small_di
     assert [line["step"] for line in read_metrics(run, "pretrain")] == [10, STEPS]
 
 
-def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path, tiny_data, monkeypatch):
+def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(
+    tmp_path, tiny_data, monkeypatch
+):
     def die():
         raise KeyboardInterrupt
 
@@ -103,13 +113,21 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(tmp_path, tiny
 
 @pytest.mark.parametrize("words", [["plan"], ["eval", "planning"]])
 def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
-    config, encode = load_config("debug"), Encode(patch=13, width=16, depth=1, heads=1)
+    config, encode = load_config("debug"), EncoderSettings(patch=13, width=16, depth=1, heads=1)
     with RunFolder.open(tmp_path, config) as run:
-        Eye(Encoder.from_settings(65, encode), 65).save(run.path / "encode")
+        Eye(Encoder.from_settings(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()
-        save_latent_model(run.path / "dynamics", LatentModel(25, 16, 3, config.dynamics))  # 3 numbers an action
+        save_latent_model(
+            run.path / "dynamics", LatentModel(25, 16, 3, config.dynamics)
+        )  # 3 numbers an action
     assert cli.main([*words, "--config", "debug", "--run", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    for part in (str(tmp_path), "10 numbers a model step", "trained on 15", "dynamics.frameskip", "'two_rooms'"):
+    for part in (
+        str(tmp_path),
+        "10 numbers a model step",
+        "trained on 15",
+        "dynamics.frameskip",
+        "'two_rooms'",
+    ):
         assert part in said, said
     assert not (tmp_path / "plan").exists(), "nothing is begun that could not be finished"

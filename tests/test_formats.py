@@ -35,7 +35,12 @@ def test_windows_are_the_rows_that_were_written(kind, tmp_path):
     assert tuple(source.lengths) == LENGTHS
     view = View(source, Chosen(cameras=("wrist", "front") if "lerobot" in kind else ()))
     expected, starts = rows(), np.cumsum(LENGTHS) - LENGTHS
-    for e, start, stop in ((1, 1, 4), (2, 0, 9), (0, 3, 7), (0, 0, 1)):  # back and forth, whole and in part
+    for e, start, stop in (
+        (1, 1, 4),
+        (2, 0, 9),
+        (0, 3, 7),
+        (0, 0, 1),
+    ):  # back and forth, whole and in part
         inside = slice(starts[e] + start, starts[e] + stop)
         frames = view.frames("pixels", e, start, stop)
         assert frames.dtype == np.uint8 and (frames == expected["img"][inside]).all()
@@ -45,15 +50,22 @@ def test_windows_are_the_rows_that_were_written(kind, tmp_path):
         assert (view.states(e, start, stop) == expected["state"][inside]).all()
         if "lerobot" in kind:
             film = view.frames("pixels_front", e, start, stop)
-            assert [films.number_of(frame) for frame in film] == list(range(inside.start, inside.stop))
+            assert [films.number_of(frame) for frame in film] == list(
+                range(inside.start, inside.stop)
+            )
     assert not view.discrete and view.action_size == 2
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_lerobot_tells_names_and_rate(version, tmp_path):
-    view = View(open_source(made.make_lerobot(tmp_path, version)), Chosen(pixels="observation.images.wrist"))
+    view = View(
+        open_source(made.make_lerobot(tmp_path, version)),
+        Chosen(pixels="observation.images.wrist"),
+    )
     assert view.state_names == ("arm_x", "arm_y", "grip") and view.source.about.fps == 10
-    with pytest.raises(UserError, match=r"several cameras; choose with --camera or --pixels among .*front.*wrist"):
+    with pytest.raises(
+        UserError, match=r"several cameras; choose with --camera or --pixels among .*front.*wrist"
+    ):
         View(view.source)
     with pytest.raises(UserError, match=r"--camera side fits no column of"):
         View(view.source, Chosen(cameras=("side",)))
@@ -64,7 +76,9 @@ def test_dino_wm_films_and_sets_of_sets(tmp_path):
     (path / "seq_lengths.pkl").write_bytes(b"never unpickled")
     view = View(open_source(path))
     assert tuple(view.source.lengths) == LENGTHS and view.action == "rel_action"
-    assert [films.number_of(frame) for frame in view.frames("pixels", 2, 1, 6)] == list(range(13, 18))
+    assert [films.number_of(frame) for frame in view.frames("pixels", 2, 1, 6)] == list(
+        range(13, 18)
+    )
     path.rename(tmp_path / "train")
     assert format_of(tmp_path) == "dino_wm"
     with pytest.raises(UserError, match="holds several sets; name one of them: .*train or "):
@@ -79,7 +93,9 @@ def test_a_format_is_named_or_recognised(tmp_path):
     with pytest.raises(UserError, match=f"--format npx: is none of {', '.join(FORMATS)}"):
         open_source(path, "npx")
     (tmp_path / "notes.txt").write_text("no data")
-    with pytest.raises(UserError, match="no trajectory format is recognised; name one with --format"):
+    with pytest.raises(
+        UserError, match="no trajectory format is recognised; name one with --format"
+    ):
         open_source(tmp_path / "notes.txt")
 
 
@@ -88,10 +104,15 @@ def test_discrete_actions_become_one_hot(tmp_path):
     space = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}
     view = View(open_source(made.make_minari(tmp_path, actions=actions, space=space)))
     assert view.discrete and view.action_size == 4
-    assert view.actions(1).argmax(1).tolist() == [*actions[7:11], 0] and (view.actions(1).sum(1) == 1).all()
+    assert (
+        view.actions(1).argmax(1).tolist() == [*actions[7:11], 0]
+        and (view.actions(1).sum(1) == 1).all()
+    )
     arrays = {**rows(), "action": actions[:, None]}
     np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
-    assert View(open_source(tmp_path / "rows.npz")).action_size == 3, "one more than the largest that was met"
+    assert View(open_source(tmp_path / "rows.npz")).action_size == 3, (
+        "one more than the largest that was met"
+    )
 
 
 @pytest.mark.parametrize("equal", [True, False])
@@ -107,7 +128,9 @@ def test_minari_may_keep_pictures_as_jpeg(tmp_path, equal):
             name, longest = f"episode_{e}/observations/image", max(map(len, files))
             del file[name]
             if equal:
-                file[name] = np.stack([np.pad(content, (0, longest - len(content))) for content in files])
+                file[name] = np.stack(
+                    [np.pad(content, (0, longest - len(content))) for content in files]
+                )
                 continue
             stored = file.create_dataset(name, (len(files),), h5py.vlen_dtype(np.uint8))
             for i, content in enumerate(files):
@@ -126,8 +149,17 @@ def test_an_action_that_is_never_taken_may_be_anything(tmp_path):
 
 def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
     action = np.float32([[0, 0], [1, 1], [2, 2]])
-    stacked = np.arange(3)[:, None, None, None] + np.repeat([0, 50, 100], 3)[:, None, None] + np.zeros((3, 9, 16, 16))
-    np.savez(tmp_path / "e.npz", observation=stacked.astype("u1"), action=action, discount=np.ones((3, 1)))
+    stacked = (
+        np.arange(3)[:, None, None, None]
+        + np.repeat([0, 50, 100], 3)[:, None, None]
+        + np.zeros((3, 9, 16, 16))
+    )
+    np.savez(
+        tmp_path / "e.npz",
+        observation=stacked.astype("u1"),
+        action=action,
+        discount=np.ones((3, 1)),
+    )
     view = View(open_source(tmp_path / "e.npz"))
     assert view.actions(0).tolist() == [[1, 1], [2, 2], [0, 0]]
     assert (view.frames("pixels", 0, 1, 2) == 101).all(), "the newest of the stacked frames"
@@ -137,8 +169,14 @@ def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
 def test_wider_integers_are_not_cut_to_bytes(tmp_path):
     arrays = rows("i8")
     np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
-    assert (View(open_source(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]).all()
-    np.savez(tmp_path / "deep.npz", **{**arrays, "img": arrays["img"] * 256}, episode_ends=np.cumsum(LENGTHS))
+    assert (
+        View(open_source(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]
+    ).all()
+    np.savez(
+        tmp_path / "deep.npz",
+        **{**arrays, "img": arrays["img"] * 256},
+        episode_ends=np.cumsum(LENGTHS),
+    )
     with pytest.raises(UserError, match="values outside 0..255; store its frames as uint8"):
         View(open_source(tmp_path / "deep.npz")).frames("pixels", 2, 0, 9)
 
@@ -147,7 +185,9 @@ def test_pictures_of_every_layout_become_frames():
     colour = np.random.default_rng(0).integers(256, size=(2, 16, 20, 4), dtype=np.uint8)
     assert (as_frames(colour) == colour[..., :3]).all()
     assert (as_frames(np.moveaxis(colour[..., :3], -1, 1)) == colour[..., :3]).all()
-    assert (as_frames(colour[..., 0]) == colour[..., :1]).all() and as_frames(colour[..., :1]).shape[-1] == 3
+    assert (as_frames(colour[..., 0]) == colour[..., :1]).all() and as_frames(
+        colour[..., :1]
+    ).shape[-1] == 3
 
 
 @pytest.mark.parametrize(("scale", "low"), [(1 / 255, 0), (1, 0), (1, -1)])
@@ -156,7 +196,10 @@ def test_float_pictures_go_to_one_or_to_255(tmp_path, scale, low):
     np.savez(tmp_path / "rows.npz", **{**arrays, "img": (arrays["img"] + 1 + 2 * low) * scale})
     view = View(open_source(tmp_path / "rows.npz"))
     if low < 0:
-        with pytest.raises(UserError, match="'img' of episode 0 has values outside 0..255; store its frames as uint8"):
+        with pytest.raises(
+            UserError,
+            match="'img' of episode 0 has values outside 0..255; store its frames as uint8",
+        ):
             view.frames("pixels", 0, 0, 3)
     else:
         assert (view.frames("pixels", 0, 0, ROWS) == arrays["img"] + 1).all()
@@ -176,9 +219,18 @@ def test_pictures_of_yes_and_no_are_black_and_white(tmp_path):
             made.spoil_nan,
             r"rows\.npz: 'action' of episode 1 is not finite in 1 rows; repair it, or leave it out with --w",
         ),
-        (made.spoil_missing, r"rows\.npz: a column for the action is missing; name one of \['state'\] with --action"),
-        (made.spoil_short, r"rows\.h5: the episodes need 21 rows, but there are fewer of 'action' 19"),
-        (made.spoil_lengths, r"main_data\.hdf5: episode 1 has 5 frames but 2 rows of 'actions'; .* --without 1"),
+        (
+            made.spoil_missing,
+            r"rows\.npz: a column for the action is missing; name one of \['state'\] with --action",
+        ),
+        (
+            made.spoil_short,
+            r"rows\.h5: the episodes need 21 rows, but there are fewer of 'action' 19",
+        ),
+        (
+            made.spoil_lengths,
+            r"main_data\.hdf5: episode 1 has 5 frames but 2 rows of 'actions'; .* --without 1",
+        ),
         (made.spoil_cut(made.make_hdf5), r"rows\.h5: cannot be read .*truncated.*copy it again"),
         (made.spoil_cut(made.make_npz), r"rows\.npz: cannot be read .*copy it again"),
         (made.spoil_pickle, r"states\.pth: holds more than tensors"),
@@ -221,11 +273,19 @@ def test_real_pusht_is_the_same_in_zarr_and_npz():
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared is not there")
 def test_real_archives_of_other_layouts():
-    bridge = View(open_source(SHARED / "bridge_v1_octo/bridge_25x10.npz"), Chosen(cameras=("image_1", "image_2")))
-    assert bridge.source.lengths.tolist() == [10] * 25 and list(bridge.pictures) == ["pixels", "pixels_image_2"]
+    bridge = View(
+        open_source(SHARED / "bridge_v1_octo/bridge_25x10.npz"),
+        Chosen(cameras=("image_1", "image_2")),
+    )
+    assert bridge.source.lengths.tolist() == [10] * 25 and list(bridge.pictures) == [
+        "pixels",
+        "pixels_image_2",
+    ]
     assert bridge.frames("pixels", 24, 2, 9).shape == (7, 64, 64, 3)
     hammer = View(open_source(SHARED / "metaworld_sim/hammer"))
-    assert hammer.source.lengths.tolist() == [101] * 5 and hammer.frames("pixels", 2, 0, 5).shape == (5, 64, 64, 3)
+    assert hammer.source.lengths.tolist() == [101] * 5 and hammer.frames(
+        "pixels", 2, 0, 5
+    ).shape == (5, 64, 64, 3)
     assert hammer.actions(0)[0].any() and not hammer.actions(0)[-1].any()
 
 
@@ -234,7 +294,9 @@ def locked(path, capsys, *words):
     assert cli.main(["inspect", str(path), *words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["columns"]["action"] == {"shape": [2], "dtype": "float32", "pictures": False}
-    assert told["columns"]["img"]["pictures"] and told["columns"]["img"]["locked"] in told["unusable"]
+    assert (
+        told["columns"]["img"]["pictures"] and told["columns"]["img"]["locked"] in told["unusable"]
+    )
     assert "column 'img' is stored by" in told["unusable"] and "damaged" not in told["unusable"]
     return told["unusable"]
 
@@ -272,15 +334,24 @@ def test_a_codec_that_is_not_installed_in_zarr_of_version_3(tmp_path, capsys):
     assert "pip install 'imagecodecs'" in locked(tmp_path / "set.zarr", capsys)
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(32001, "pip install hdf5plugin"), (60000, "HDF5_PLUGIN_PATH")])
-def test_an_hdf5_filter_that_is_not_installed_is_called_so(number, remedy, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(32001, "pip install hdf5plugin"), (60000, "HDF5_PLUGIN_PATH")]
+)
+def test_an_hdf5_filter_that_is_not_installed_is_called_so(
+    number, remedy, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     path = made.make_hdf5(tmp_path)
     with h5py.File(path, "a") as file:
         del file["img"]
-        space, stored = h5py.h5s.create_simple((ROWS, 16, 20, 3)), h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        space, stored = (
+            h5py.h5s.create_simple((ROWS, 16, 20, 3)),
+            h5py.h5p.create(h5py.h5p.DATASET_CREATE),
+        )
         stored.set_chunk((1, 16, 20, 3))
-        stored.set_filter(number, h5py.h5z.FLAG_OPTIONAL)  # a mandatory one could not be written here
+        stored.set_filter(
+            number, h5py.h5z.FLAG_OPTIONAL
+        )  # a mandatory one could not be written here
         h5py.h5d.create(file.id, b"img", h5py.h5t.STD_U8LE, space, stored)
     why = locked(path, capsys)
     assert f"by the HDF5 filter {number}" in why and remedy in why

@@ -13,10 +13,10 @@ from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
 from jepa_wm.features.encoder import Eye
 from jepa_wm.features.probe import RidgeProbe, fit_attentive, state_errors
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
-ENCODE = Encode(patch=13, width=16, depth=1, heads=1)
+ENCODE = EncoderSettings(patch=13, width=16, depth=1, heads=1)
 EVERY_THIRD = np.arange(0, 186, 3)
 
 
@@ -47,20 +47,24 @@ def test_an_eye_that_does_not_say_how_it_was_made_is_refused(data, tmp_path):
     make_eye(data).save(tmp_path)
     file = tmp_path / "eye.json"
     sizes = json.loads(file.read_text())
-    del sizes["encode"]["rope"]
+    del sizes["encoder"]["rope"]
     file.write_text(json.dumps(sizes))
     with pytest.raises(UserError, match="older version that knew no rope; make it again"):
         Eye.load(tmp_path)
 
 
 def test_a_missing_or_foreign_eye_is_named(data, tmp_path):
-    with pytest.raises(UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm encode` first"):
+    with pytest.raises(
+        UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm features` first"
+    ):
         Eye.load(tmp_path)
     make_eye(data).save(tmp_path)
     sizes = json.loads((tmp_path / "eye.json").read_text())
-    sizes["encode"]["depth"] = 2
+    sizes["encoder"]["depth"] = 2
     (tmp_path / "eye.json").write_text(json.dumps(sizes))
-    with pytest.raises(UserError, match=r"eye\.safetensors do not fit Eye:\n  12 missing: encoder\.blocks\.1"):
+    with pytest.raises(
+        UserError, match=r"eye\.safetensors do not fit Eye:\n  12 missing: encoder\.blocks\.1"
+    ):
         Eye.load(tmp_path)
 
 
@@ -77,7 +81,9 @@ def test_a_frame_is_seen_the_same_in_any_batch(data):
     eye = make_eye(data)
     frames = torch.from_numpy(data.frames[np.arange(7)])
     together = eye.raw(frames, batch=3)
-    torch.testing.assert_close(together, torch.cat([eye.raw(f[None]) for f in frames]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        together, torch.cat([eye.raw(f[None]) for f in frames]), atol=1e-5, rtol=1e-5
+    )
 
 
 # ---------------------------------------------------------------- features on disk
@@ -91,9 +97,13 @@ def test_cached_features_are_those_of_the_eye(data, tmp_path, stride):
     assert features.stride == stride
     episode, frame = np.array([[0, 5], [2, 2]]), np.array([[0, 30], [5, 10]])
     tokens = features.tokens(episode, frame)
-    expected = eye(torch.from_numpy(data.frames[(data.offsets[episode] + frame).flatten()])).bfloat16()
+    expected = eye(
+        torch.from_numpy(data.frames[(data.offsets[episode] + frame).flatten()])
+    ).bfloat16()
     assert tokens.shape == (2, 2, 25, 16)
-    torch.testing.assert_close(tokens.flatten(0, 1).float(), expected.float(), atol=0.05, rtol=0.02)
+    torch.testing.assert_close(
+        tokens.flatten(0, 1).float(), expected.float(), atol=0.05, rtol=0.02
+    )
 
 
 def test_rows_of_a_stride_begin_anew_in_each_episode(data):
@@ -134,7 +144,9 @@ def test_another_eye_or_stride_starts_afresh(data, tmp_path, change):
     eye, stride = make_eye(data, seed=int(change == "eye")), 5 if change == "stride" else 1
     write_features(tmp_path / "a", eye, data, stride=stride)
     write_features(tmp_path / "b", eye, data, stride=stride)
-    assert (tmp_path / "a" / "features.bf16").read_bytes() == (tmp_path / "b" / "features.bf16").read_bytes()
+    assert (tmp_path / "a" / "features.bf16").read_bytes() == (
+        tmp_path / "b" / "features.bf16"
+    ).read_bytes()
     assert json.loads((tmp_path / "a" / "features.json").read_text())["eye"] == weights_digest(eye)
 
 
@@ -169,8 +181,12 @@ def test_the_ridge_probe_finds_a_known_linear_map():
     truth = x @ torch.randn(6, 2, generator=g) + torch.tensor([3.0, -7.0])
     probe = RidgeProbe(x, truth, penalty=1e-9)
     new = torch.randn(50, 6, generator=g) * 2 + 5
-    slope = torch.linalg.lstsq(torch.cat([x, torch.ones(500, 1)], 1).double(), truth.double()).solution
-    torch.testing.assert_close(probe.read(new), (new.double() @ slope[:-1] + slope[-1]).float(), atol=1e-2, rtol=1e-3)
+    slope = torch.linalg.lstsq(
+        torch.cat([x, torch.ones(500, 1)], 1).double(), truth.double()
+    ).solution
+    torch.testing.assert_close(
+        probe.read(new), (new.double() @ slope[:-1] + slope[-1]).float(), atol=1e-2, rtol=1e-3
+    )
 
 
 def test_the_attentive_probe_is_reproducible_and_leaves_the_global_generator_alone():
@@ -182,7 +198,9 @@ def test_the_attentive_probe_is_reproducible_and_leaves_the_global_generator_alo
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(a.read(tokens), b.read(tokens))
     error = (a.read(tokens) - state).norm(dim=1).mean()
-    assert error < 0.75 * (state - state.mean(0)).norm(dim=1).mean(), "it reads what is plain to see"
+    assert error < 0.75 * (state - state.mean(0)).norm(dim=1).mean(), (
+        "it reads what is plain to see"
+    )
 
 
 def test_errors_are_euclidean_distances_of_each_group():

@@ -21,17 +21,17 @@ from jepa_wm.evals import probe_heads as heads
 from jepa_wm.evals import representations as looks
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
-from jepa_wm.evals.settings import Evals
+from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import Eye
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.report import report
 
 SMALL = [
-    "observe.image_size=24", "encode.patch=8", "encode.width=16", "encode.depth=1", "train.pretrain.steps=0",
-    "evals.steps=60", "evals.lrs=[0.01]", "evals.weight_decays=[0.0,0.1]", "evals.pixels=12", "evals.neighbours=5",
-    "evals.head_width=8",
+    "data.image_size=24", "encoder.patch=8", "encoder.width=16", "encoder.depth=1", "train.pretrain.steps=0",
+    "probes.steps=60", "probes.lrs=[0.01]", "probes.weight_decays=[0.0,0.1]", "probes.pixels=12", "probes.neighbours=5",
+    "probes.head_width=8",
 ]  # fmt: skip
 
 
@@ -80,7 +80,11 @@ def evaluate(verb, folder, *words):
 
 
 def of_photos(photos):
-    return [f"evals.train={photos / 'train'}", f"evals.test={photos / 'test'}", "evals.images=true"]
+    return [
+        f"probes.train={photos / 'train'}",
+        f"probes.test={photos / 'test'}",
+        "probes.images=true",
+    ]
 
 
 def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
@@ -98,30 +102,40 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
 
 
 def test_attentive_heads_and_neighbours(photos, tmp_path):
-    result = evaluate(attentive, tmp_path / "run", *of_photos(photos), "evals.depths=[1,2]")
+    result = evaluate(attentive, tmp_path / "run", *of_photos(photos), "probes.depths=[1,2]")
     assert result.keys() == {"depth_1", "depth_2", *SAID}
-    assert all(result[depth][name]["accuracy"] > 0.7 for depth in ("depth_1", "depth_2") for name in ("eye", "pixels"))
+    assert all(
+        result[depth][name]["accuracy"] > 0.7
+        for depth in ("depth_1", "depth_2")
+        for name in ("eye", "pixels")
+    )
     result = evaluate(knn, tmp_path / "run", *of_photos(photos))
     assert result["eye"]["accuracy"] > 0.7 and result["eye"]["chosen"]["pool"] in ("mean", "all")
 
 
 def test_numbers_are_read_from_a_column(drives, tmp_path):
-    words = [f"observe.path={drives}"]
+    words = [f"data.path={drives}"]
     result = evaluate(state, tmp_path / "run", *words)
     for name in ("eye", "random_encoder", "pixels"):
         light, hidden = result[name]["light"], result[name]["hidden"]
-        assert light["r2"] > 0.8 and light["low"] <= light["r2"] <= light["high"] and light["error"] < 0.1
+        assert (
+            light["r2"] > 0.8
+            and light["low"] <= light["r2"] <= light["high"]
+            and light["error"] < 0.1
+        )
         assert hidden["r2"] < 0.2, "what the frames do not show cannot be read"
         assert result[name]["n"] == 60 and result[name]["episodes"] == 4
-    assert evaluate(linear, tmp_path / "run", *words, "evals.steps=300")["eye"]["light"]["r2"] > 0.8
+    assert (
+        evaluate(linear, tmp_path / "run", *words, "probes.steps=300")["eye"]["light"]["r2"] > 0.8
+    )
     assert evaluate(knn, tmp_path / "run", *words)["pixels"]["light"]["r2"] > 0.5
-    two = evaluate(state, tmp_path / "run", *words, "evals.frames=2", "evals.column=action")
+    two = evaluate(state, tmp_path / "run", *words, "probes.frames=2", "probes.column=action")
     assert two["eye"]["action"]["r2"] > 0.8
 
 
 def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
     words = ["eval", "linear", "--config", "debug", "--run", str(tmp_path / "run"), "--json"]
-    assert cli.main([*words, *SMALL, *of_photos(photos), "evals.baselines=[]"]) == 0
+    assert cli.main([*words, *SMALL, *of_photos(photos), "probes.baselines=[]"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result.keys() == {"eye", *SAID} and result["eye"]["n"] == 12
 
@@ -129,30 +143,39 @@ def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
 def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path):
     folder, words = (
         tmp_path / "run",
-        [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=timm/test_resnet"],
+        [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"],
     )
     first = evaluate(state, folder, *words)
     made = Path(first["stored"]) / "result.json"
     before = made.stat().st_mtime_ns
-    assert evaluate(state, folder, *words) == first and made.stat().st_mtime_ns == before, "not done twice"
+    assert evaluate(state, folder, *words) == first and made.stat().st_mtime_ns == before, (
+        "not done twice"
+    )
     results = [
         first,
-        evaluate(state, folder, *words, "evals.column=action"),
-        evaluate(state, folder, *words, "freeze.backbone=timm/test_efficientnet"),
+        evaluate(state, folder, *words, "probes.column=action"),
+        evaluate(state, folder, *words, "features.backbone=timm/test_efficientnet"),
         evaluate(knn, folder, *words, *of_photos(photos)),
-        evaluate(knn, folder, *words, *of_photos(photos), "evals.neighbours=3"),
+        evaluate(knn, folder, *words, *of_photos(photos), "probes.neighbours=3"),
     ]
     shutil.copytree(photos / "test", tmp_path / "test")
     one = next((tmp_path / "test").rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
-    changed = [*words, f"evals.train={photos / 'train'}", f"evals.test={tmp_path / 'test'}", "evals.images=true"]
+    changed = [
+        *words,
+        f"probes.train={photos / 'train'}",
+        f"probes.test={tmp_path / 'test'}",
+        "probes.images=true",
+    ]
     results.append(evaluate(knn, folder, *changed))
     Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
     results.append(evaluate(knn, folder, *changed))  # the same path and settings, another content
     assert len({result["stored"] for result in results}) == len(results)
     for result in results:
         stored = json.loads((Path(result["stored"]) / "result.json").read_text())
-        assert stored["eye"] == finite(result["eye"]) and stored["evaluated"] == finite(result["evaluated"])
+        assert stored["eye"] == finite(result["eye"]) and stored["evaluated"] == finite(
+            result["evaluated"]
+        )
     assert [result["evaluated"]["encoder"]["backbone"] for result in results[1:3]] == [
         "timm/test_resnet", "timm/test_efficientnet"
     ]  # fmt: skip
@@ -162,7 +185,9 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
     with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
         told = report.run(run)
     page = Path(told["report"]).read_text()
-    assert "frozen" in told["sections"] and all(Path(result["stored"]).name in page for result in results)
+    assert "frozen" in told["sections"] and all(
+        Path(result["stored"]).name in page for result in results
+    )
     with pytest.raises(UserError, match=r"result.json: is damaged .*; delete"):
         made.write_text("{")
         with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
@@ -170,31 +195,50 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
 
 
 def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
-    words = [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=vjepa2/tiny", "freeze.weights=w"]
+    words = [
+        f"data.path={drives}",
+        "probes.baselines=[]",
+        "features.backbone=vjepa2/tiny",
+        "features.weights=w",
+    ]
     seen = []
     for seed in (0, 1, 0):
         with pytest.MonkeyPatch.context() as patch:
             torch.manual_seed(seed)
-            encoder = Encoder.from_settings(12, Encode(patch=6, width=16, depth=1, heads=2))
+            encoder = Encoder.from_settings(
+                12, EncoderSettings(patch=6, width=16, depth=1, heads=2)
+            )
             patch.setattr(cache, "backbone_of", lambda *_, encoder=encoder: encoder)
-            seen.append(evaluate(state, tmp_path / "run", *words, "observe.image_size=12", "encode.patch=6"))
+            seen.append(
+                evaluate(state, tmp_path / "run", *words, "data.image_size=12", "encoder.patch=6")
+            )
     assert seen[0]["stored"] == seen[2]["stored"] != seen[1]["stored"]
     assert seen[0]["evaluated"]["encoder"]["digest"] != seen[1]["evaluated"]["encoder"]["digest"]
 
 
 def test_a_random_backbone_is_evaluated_as_it_was_frozen(drives, tmp_path):
-    words = [f"observe.path={drives}", "evals.baselines=[]", "freeze.backbone=timm/test_resnet"]
+    words = [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"]
     torch.manual_seed(7)  # whatever was drawn before
     evaluate(cache, tmp_path / "run", *words)
-    frozen = cache.weights_digest(Eye.load(tmp_path / "run" / "encode").encoder)
+    frozen = cache.weights_digest(Eye.load(tmp_path / "run" / "features").encoder)
     assert evaluate(state, tmp_path / "run", *words)["evaluated"]["encoder"]["digest"] == frozen
-    assert evaluate(state, tmp_path / "other", *words, "seed=1")["evaluated"]["encoder"]["digest"] != frozen
+    assert (
+        evaluate(state, tmp_path / "other", *words, "seed=1")["evaluated"]["encoder"]["digest"]
+        != frozen
+    )
 
 
 def test_clips_of_a_video_count_once_together():
-    part = Part(lambda i: np.zeros(1), np.array([0, 0, 1, 1, 1]), np.array([3, 3, 5, 5, 9]), np.zeros(5, int))
+    part = Part(
+        lambda i: np.zeros(1),
+        np.array([0, 0, 1, 1, 1]),
+        np.array([3, 3, 5, 5, 9]),
+        np.zeros(5, int),
+    )
     data = Labelled(part, part, ["a", "b"], {}, [])
-    guess = np.array([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.8, 0.2]])  # of video 3, of 5, of 9
+    guess = np.array(
+        [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.8, 0.2]]
+    )  # of video 3, of 5, of 9
     result = scores.score(guess, part, data)
     assert result["confusion_matrix"] == [[1, 0], [1, 1]] and result["n"] == 3
     assert result["per_class"]["b"] == {"accuracy": 0.5, "n": 2}
@@ -214,7 +258,11 @@ def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
     group = np.repeat(np.arange(10), 3)
     part = Part(lambda i: np.zeros(1), np.repeat([0, 1], 15), group, group)
     fit, choose = Labelled(part, part, ["a", "b"], {}, []).split(0.2)
-    assert sorted(set(group[choose])) == [4, 9] and len(fit) + len(choose) == 30 and not set(fit) & set(choose)
+    assert (
+        sorted(set(group[choose])) == [4, 9]
+        and len(fit) + len(choose) == 30
+        and not set(fit) & set(choose)
+    )
     lone = part.of(np.arange(3))
     with pytest.raises(UserError, match="too small to choose settings"):
         Labelled(lone, lone, ["a"], {}, []).split(0.2)
@@ -222,12 +270,14 @@ def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
 
 def test_the_test_part_has_no_say(photos, tmp_path):
     """Other labels in the test folder change the score, never the choice."""
-    before = evaluate(linear, tmp_path / "a", *of_photos(photos), "evals.baselines=[]")
+    before = evaluate(linear, tmp_path / "a", *of_photos(photos), "probes.baselines=[]")
     shutil.copytree(photos, tmp_path / "turned")
     (tmp_path / "turned" / "test" / "dark").rename(tmp_path / "turned" / "test" / "x")
     (tmp_path / "turned" / "test" / "light").rename(tmp_path / "turned" / "test" / "dark")
     (tmp_path / "turned" / "test" / "x").rename(tmp_path / "turned" / "test" / "light")
-    after = evaluate(linear, tmp_path / "b", *of_photos(tmp_path / "turned"), "evals.baselines=[]")
+    after = evaluate(
+        linear, tmp_path / "b", *of_photos(tmp_path / "turned"), "probes.baselines=[]"
+    )
     assert after["eye"]["chosen"] == before["eye"]["chosen"]
     assert after["eye"]["accuracy"] < before["eye"]["accuracy"]
     assert sorted(map(sum, after["eye"]["confusion_matrix"])) == [4, 4, 4]
@@ -237,11 +287,13 @@ def test_heads_trained_together_are_those_trained_alone():
     g = torch.Generator().manual_seed(0)
     tokens, target = torch.randn(40, 3, 8, generator=g), torch.randint(3, (40,), generator=g)
     kinds = {"2": lambda: heads.Attentive(3, 8, 3, depth=2, head_width=4)}
-    settings = Evals(lrs=(0.01, 0.001), weight_decays=(0.0, 0.5), steps=8, batch=10)
+    settings = ProbeSettings(lrs=(0.01, 0.001), weight_decays=(0.0, 0.5), steps=8, batch=10)
     together = heads.train_heads(kinds, tokens, target, settings, seed=0, name="all")
     assert len(together) == 4
     for one in together:
-        alone = settings.model_copy(update={"lrs": (one.choice.lr,), "weight_decays": (one.choice.weight_decay,)})
+        alone = settings.model_copy(
+            update={"lrs": (one.choice.lr,), "weight_decays": (one.choice.weight_decay,)}
+        )
         (again,) = heads.train_heads(kinds, tokens, target, alone, seed=0, name="one")
         torch.testing.assert_close(again.outputs(tokens), one.outputs(tokens))
 
@@ -251,7 +303,10 @@ def test_ridge_has_one_answer_in_both_forms_and_it_is_right():
     x, y = r.normal(size=(30, 6)).astype(np.float32), r.normal(size=(30, 2)).astype(np.float32)
     wide = np.concatenate([x, np.zeros((30, 50), np.float32)], 1)  # solved through the other form
     for penalty in (0.01, 1.0):
-        (primal,), (dual,) = state.fit_ridge(x, y, (penalty,)), state.fit_ridge(wide, y, (penalty,))
+        (primal,), (dual,) = (
+            state.fit_ridge(x, y, (penalty,)),
+            state.fit_ridge(wide, y, (penalty,)),
+        )
         assert np.allclose(primal.read(x), dual.read(wide), atol=1e-5)
         z = x - x.mean(0)
         weight = np.linalg.solve(z.T @ z + penalty * 30 * np.eye(6), z.T @ (y - y.mean(0)))
@@ -262,7 +317,9 @@ def test_neighbours_vote_by_cosine():
     known = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
     guess = knn.votes(known, np.array([0, 1, 1]), np.array([[1, 0]], np.float32), ["a", "b"], 3)
     weight = np.exp(np.array([1, 0.6, 0]) / 0.07)
-    assert np.allclose(guess, [[weight[0] / weight.sum(), weight[1:].sum() / weight.sum()]], atol=1e-6)
+    assert np.allclose(
+        guess, [[weight[0] / weight.sum(), weight[1:].sum() / weight.sum()]], atol=1e-6
+    )
 
 
 def test_labelled_videos_and_what_cannot_be_read(tmp_path):
@@ -273,45 +330,64 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
                 shown = films.frames(20)[clip :: 1 + 2 * number][:6]
                 films.write(tmp_path / part / name / f"{clip}.mp4", shown)
     films.cut(tmp_path / "test" / "slow" / "2.mp4", 0.3)
-    words = [f"evals.train={tmp_path / 'train'}", f"evals.test={tmp_path / 'test'}", "observe.fps=[10]",
-             "evals.frames=3", "evals.clips=2", "observe.unreadable=0.2", "evals.baselines=[]"]  # fmt: skip
+    words = [f"probes.train={tmp_path / 'train'}", f"probes.test={tmp_path / 'test'}", "data.fps=[10]",
+             "probes.frames=3", "probes.clips=2", "data.unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
     with pytest.warns(UserWarning, match="left out, 1 of 8"):
         result = evaluate(linear, tmp_path / "run", *words)
-    assert result["eye"]["n"] == 7 and len(result["left_out"]) == 1 and "2.mp4" in result["left_out"][0]
+    assert (
+        result["eye"]["n"] == 7
+        and len(result["left_out"]) == 1
+        and "2.mp4" in result["left_out"][0]
+    )
     with pytest.raises(UserError, match="1 of 8 videos cannot be read, more than 1.0%"):
-        evaluate(linear, tmp_path / "run2", *words, "observe.unreadable=0.01")
+        evaluate(linear, tmp_path / "run2", *words, "data.unreadable=0.01")
 
 
 def test_what_does_not_fit_is_said(photos, drives, tmp_path):
     shutil.copytree(photos, tmp_path / "more")
     (tmp_path / "more" / "test" / "grey").rename(tmp_path / "more" / "test" / "green")
-    with pytest.raises(UserError, match="class 'green' is not among those of .*: dark, grey, light"):
+    with pytest.raises(
+        UserError, match="class 'green' is not among those of .*: dark, grey, light"
+    ):
         evaluate(linear, tmp_path / "run", *of_photos(tmp_path / "more"))
     with pytest.raises(UserError, match="reads numbers; use linear, attentive or knn"):
         evaluate(state, tmp_path / "run", *of_photos(photos))
     with pytest.raises(UserError, match="column 'angle' is missing"):
-        evaluate(state, tmp_path / "run", f"observe.path={drives}", "evals.column=angle")
+        evaluate(state, tmp_path / "run", f"data.path={drives}", "probes.column=angle")
     with pytest.raises(UserError, match="no class; use class folders|not every video has a class"):
         flat = photos / "train" / "dark"
-        evaluate(linear, tmp_path / "run", f"evals.train={flat}", f"evals.test={flat}", "evals.images=true")
-    with pytest.raises(UserError, match="evals.train and evals.test hold the same samples"):
-        words = [f"evals.train={photos / 'train'}", f"evals.test={photos / 'train'}", "evals.images=true"]
+        evaluate(
+            linear,
+            tmp_path / "run",
+            f"probes.train={flat}",
+            f"probes.test={flat}",
+            "probes.images=true",
+        )
+    with pytest.raises(UserError, match="probes.train and probes.test hold the same samples"):
+        words = [
+            f"probes.train={photos / 'train'}",
+            f"probes.test={photos / 'train'}",
+            "probes.images=true",
+        ]
         evaluate(knn, tmp_path / "run", *words)
-    with pytest.raises(UserError, match="evals.neighbours 500 are more than"):
-        evaluate(knn, tmp_path / "run", *of_photos(photos), "evals.neighbours=500")
+    with pytest.raises(UserError, match="probes.neighbours 500 are more than"):
+        evaluate(knn, tmp_path / "run", *of_photos(photos), "probes.neighbours=500")
     with pytest.raises(UserError, match="train and test belong together"):
-        load_config("debug", ["evals.train=x"])
+        load_config("debug", ["probes.train=x"])
 
 
 def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
-    words = [*SMALL, f"observe.path={drives}"]
+    words = [*SMALL, f"data.path={drives}"]
     with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
         config, data, found = looks.open_all(run)
         train, test = looks.look_at(found["eye"], data, config, "eye")
     assert isinstance(labelled.open_labelled(run, config), Labelled)
     assert train.tokens.float().mean(0).abs().max() < 0.01
     assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)
-    assert test.tokens.shape[1:] == train.tokens.shape[1:] and test.tokens.float().mean(0).abs().max() > 0.01
+    assert (
+        test.tokens.shape[1:] == train.tokens.shape[1:]
+        and test.tokens.float().mean(0).abs().max() > 0.01
+    )
 
 
 def test_a_built_in_set_of_torchvision(tmp_path):
@@ -321,13 +397,27 @@ def test_a_built_in_set_of_torchvision(tmp_path):
         label = np.arange(count) % 10
         pictures = r.integers(0, 40, (count, 28, 28)) + 20 * label[:, None, None]
         for name, values in (("images-idx3", pictures), ("labels-idx1", label)):
-            head = (0x0800 + values.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in values.shape)
+            head = (0x0800 + values.ndim).to_bytes(4, "big") + b"".join(
+                n.to_bytes(4, "big") for n in values.shape
+            )
             (raw / f"{part}-{name}-ubyte").write_bytes(head + values.astype(np.uint8).tobytes())
-    words = [f"evals.train=torchvision/MNIST/{tmp_path}", f"evals.test=torchvision/MNIST/{tmp_path}"]
-    result = evaluate(linear, tmp_path / "run", *words, "evals.baselines=[pixels]", "evals.steps=150")
+    words = [
+        f"probes.train=torchvision/MNIST/{tmp_path}",
+        f"probes.test=torchvision/MNIST/{tmp_path}",
+    ]
+    result = evaluate(
+        linear, tmp_path / "run", *words, "probes.baselines=[pixels]", "probes.steps=150"
+    )
     assert result["pixels"]["n"] == 20 and result["pixels"]["accuracy"] > 0.3
     assert list(result["eye"]["per_class"])[0] == "0 - zero"
     with pytest.raises(UserError, match="torchvision/MNIST/nowhere: is not there"):
-        evaluate(linear, tmp_path / "run", *(word.replace(str(tmp_path), "nowhere") for word in words))
+        evaluate(
+            linear, tmp_path / "run", *(word.replace(str(tmp_path), "nowhere") for word in words)
+        )
     with pytest.raises(UserError, match="give torchvision/NAME/FOLDER"):
-        evaluate(linear, tmp_path / "run", "evals.train=torchvision/Nothing/x", "evals.test=torchvision/Nothing/x")
+        evaluate(
+            linear,
+            tmp_path / "run",
+            "probes.train=torchvision/Nothing/x",
+            "probes.test=torchvision/Nothing/x",
+        )

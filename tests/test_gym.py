@@ -26,7 +26,9 @@ def test_gymnasium_finds_nothing_wrong_with_the_environment():
         env = gymnasium.make(ENV_ID, render_mode="rgb_array", **kwargs)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", ".*recommend using a symmetric and normalized")  # ours are in pixels
+            warnings.filterwarnings(
+                "ignore", ".*recommend using a symmetric and normalized"
+            )  # ours are in pixels
             check_env(env.unwrapped)
     assert env.spec.max_episode_steps == 200
 
@@ -36,8 +38,13 @@ def test_the_environment_is_the_batch_simulator_and_ends_at_the_goal():
     goal = np.array([50.0, 50.0], np.float32)
     frame, info = env.reset(seed=7, options={"start": (50.0, 40.0), "goal": goal})
     world.reset(np.array([7]), dot=np.array([[50.0, 40.0]]))
-    assert np.array_equal(frame, world.render()[0]) and np.array_equal(info["state"], world.state()[0])
-    assert np.array_equal(info["goal_image"], world.render_clean(goal[None])[0]) and not info["success"]
+    assert np.array_equal(frame, world.render()[0]) and np.array_equal(
+        info["state"], world.state()[0]
+    )
+    assert (
+        np.array_equal(info["goal_image"], world.render_clean(goal[None])[0])
+        and not info["success"]
+    )
     ended, rewards = [], []
     for _ in range(4):
         frame, reward, terminated, truncated, info = env.step(np.array([0.0, 2.0], np.float32))
@@ -68,7 +75,9 @@ def test_a_gym_batch_is_the_same_world():
             batch.step(action)
             world.step(action)
         assert len(batch) == len(world) == len(some)
-        assert np.array_equal(batch.render(), world.render()) and np.array_equal(batch.state(), world.state())
+        assert np.array_equal(batch.render(), world.render()) and np.array_equal(
+            batch.state(), world.state()
+        )
     for mine, its in zip(batch.action_bounds[:2], world.action_bounds[:2], strict=True):
         assert np.array_equal(mine, its)
     batch.close()
@@ -105,7 +114,9 @@ def test_an_own_environment_comes_in_with_render_and_its_own_end():
     assert world.succeeded().tolist() == world.ended().tolist() == [True, False]
     frames = world.render()
     assert frames.shape == (2, 16, 16, 3) and frames.dtype == np.uint8
-    assert frames[0].max() == 30 and frames[1].max() == 20  # the first stood still once it had ended
+    assert (
+        frames[0].max() == 30 and frames[1].max() == 20
+    )  # the first stood still once it had ended
     world.reset(np.arange(2))
     assert not world.succeeded().any()
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
@@ -124,7 +135,9 @@ def test_what_cannot_be_planned_in_is_refused():
 
     class Undrawn(Drifter):
         def render(self):
-            raise gymnasium.error.DependencyNotInstalled("pygame is missing, run `pip install ...`")
+            raise gymnasium.error.DependencyNotInstalled(
+                "pygame is missing, run `pip install ...`"
+            )
 
     with pytest.raises(UserError, match="Undrawn.* draws no picture: pygame is missing"):
         GymWorld(Undrawn).reset(np.arange(1))
@@ -182,7 +195,11 @@ def test_rewards_are_of_the_latest_step_and_stop_with_the_episode():
     for _ in range(3):
         world.step(np.array([[1.0], [0.25]], np.float32))
         told.append((world.reward().tolist(), world.terminated().tolist()))
-    assert told == [([1, 0.25], [False, False]), ([2, 0.5], [True, False]), ([0, 0.75], [False, False])]
+    assert told == [
+        ([1, 0.25], [False, False]),
+        ([2, 0.5], [True, False]),
+        ([0, 0.75], [False, False]),
+    ]
 
 
 def test_a_frozen_task_is_played_in_the_environment():
@@ -192,6 +209,8 @@ def test_a_frozen_task_is_played_in_the_environment():
     for i in range(len(tasks)):
         options = {"start": tasks.start[i], "goal": tasks.goal[i], "layout": tasks.layout[i]}
         frame, info = env.reset(seed=int(tasks.seeds[i]), options=options)
-        assert np.array_equal(info["state"], world.state()[i]) and np.array_equal(frame, world.render()[i])
+        assert np.array_equal(info["state"], world.state()[i]) and np.array_equal(
+            frame, world.render()[i]
+        )
     with pytest.raises(ValueError, match="'layout' must be two numbers in 5"):
         env.reset(options={"layout": (1.0, 30.0)})

@@ -15,7 +15,7 @@ from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
 from jepa_wm.worlds.protocol import Adjusting, VectorWorld
-from jepa_wm.worlds.settings import Gym, Worlds
+from jepa_wm.worlds.settings import Gym, WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 COLOUR = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
@@ -71,7 +71,9 @@ def test_one_array_for_all_that_is_seen_is_copied(tmp_path):
     record(tmp_path / "a.h5", GymWorld(Reusing, state_names=("n",)), RandomHolds, np.arange(3), 4)
     data = Trajectories(tmp_path / "a.h5")
     expected = (np.arange(3)[:, None] + 10 * np.arange(4)).ravel()
-    assert np.array_equal(data.frames[:, 0, 0, 0], expected) and np.array_equal(data.column("state")[:, 0], expected)
+    assert np.array_equal(data.frames[:, 0, 0, 0], expected) and np.array_equal(
+        data.column("state")[:, 0], expected
+    )
     one = Shown()
     with pytest.raises(UserError, match="was made twice"):
         GymWorld(lambda: one).reset(np.arange(2))
@@ -80,9 +82,15 @@ def test_one_array_for_all_that_is_seen_is_copied(tmp_path):
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        (spaces.Box(-1, 1, (2,), np.int64), r"holds whole numbers, .* give the environment a Discrete\(9\) space"),
+        (
+            spaces.Box(-1, 1, (2,), np.int64),
+            r"holds whole numbers, .* give the environment a Discrete\(9\) space",
+        ),
         (spaces.Box(0, 255, (1,), np.uint8), r"whole numbers, .* Discrete\(256\)"),
-        (spaces.Box(0, np.iinfo(np.int64).max - 2**11, (2,), np.int64), r"holds whole numbers, .* Discrete\(n\)"),
+        (
+            spaces.Box(0, np.iinfo(np.int64).max - 2**11, (2,), np.int64),
+            r"holds whole numbers, .* Discrete\(n\)",
+        ),
         (spaces.Box(0, 255, (2,), np.uint8), r"holds whole numbers, .* Discrete\(n\)"),
         (spaces.Box(0, np.inf, (2,), np.int32), r"holds whole numbers, .* Discrete\(n\) space"),
         (spaces.Box(np.array([-1, 0]), np.array([0, 3]), dtype=np.int8), r"Discrete\(8\)"),
@@ -125,7 +133,9 @@ def test_what_is_recorded_is_what_was_taken(tmp_path, dtype):
         record(tmp_path / f"{policy.__name__}.h5", world, policy, np.arange(2), 40)
         kept = Trajectories(tmp_path / f"{policy.__name__}.h5").actions.reshape(2, 40, 3)
         assert np.array_equal(kept[:, :-1], np.array([env.given for env in worlds], np.float32))
-        assert worlds[0].given[0].dtype == dtype and all(Kept.action_space.contains(a) for a in worlds[0].given)
+        assert worlds[0].given[0].dtype == dtype and all(
+            Kept.action_space.contains(a) for a in worlds[0].given
+        )
         assert len(np.unique(kept[..., 0])) > 5 and (kept[..., 2] == 2).all()
 
 
@@ -160,8 +170,12 @@ def test_long_moves_in_two_rooms_are_recorded_as_they_are_taken():
     world.reset(np.arange(2))
     asked = np.array([[30.0, 40.0], [0.1, -0.2]], np.float32)
     longest = world.action_bounds[2]
-    np.testing.assert_allclose(world.taken(asked), [[0.6 * longest, 0.8 * longest], [0.1, -0.2]], rtol=1e-6)
-    assert world.taken(asked).dtype == np.float32 and np.array_equal(world.taken(asked)[1], asked[1])
+    np.testing.assert_allclose(
+        world.taken(asked), [[0.6 * longest, 0.8 * longest], [0.1, -0.2]], rtol=1e-6
+    )
+    assert world.taken(asked).dtype == np.float32 and np.array_equal(
+        world.taken(asked)[1], asked[1]
+    )
 
 
 def of_a_graph(x):
@@ -169,7 +183,8 @@ def of_a_graph(x):
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda x: np.array([x]), np.array, lambda x: np.array([[x]]), lambda x: [x], of_a_graph]
+    "wrap",
+    [lambda x: np.array([x]), np.array, lambda x: np.array([[x]]), lambda x: [x], of_a_graph],
 )
 def test_rewards_and_flags_may_be_arrays_of_one_number(wrap):
     world = shown(pays=wrap(1.5), ends=wrap(True), info={"success": wrap(False)})
@@ -203,11 +218,15 @@ def test_what_is_no_number_is_named_with_what_the_step_returned(attributes, said
         world.step(np.zeros((1, 2), np.float32))
 
 
-@pytest.mark.parametrize("state", [[1.0, math.nan], [math.inf, 0], [1.0], np.zeros((2, 1)), None, ["a", "b"]])
+@pytest.mark.parametrize(
+    "state", [[1.0, math.nan], [math.inf, 0], [1.0], np.zeros((2, 1)), None, ["a", "b"]]
+)
 def test_a_state_that_is_not_as_named_is_refused(state):
     world = GymWorld(type("Kind", (Shown,), {"info": {"state": state}}), state_names=("x", "y"))
     world.reset(np.arange(1))
-    with pytest.raises(UserError, match=r"info.\"state\". of world 0 does not hold the 2 numbers .*, all finite; "):
+    with pytest.raises(
+        UserError, match=r"info.\"state\". of world 0 does not hold the 2 numbers .*, all finite; "
+    ):
         world.state()
     world = GymWorld(type("Kind", (Shown,), {"info": {"state": (1, 2.5)}}), state_names=("x", "y"))
     world.reset(np.arange(1))
@@ -233,13 +252,17 @@ def test_the_old_interface_is_refused_by_name():
 
     world = GymWorld(Four)
     world.reset(np.arange(1))
-    with pytest.raises(UserError, match=r"Four.*step must return \(observation, reward, .*not 4 values"):
+    with pytest.raises(
+        UserError, match=r"Four.*step must return \(observation, reward, .*not 4 values"
+    ):
         world.step(np.zeros((1, 2), np.float32))
     with pytest.raises(UserError, match=r"Bare.*reset must return \(observation, info\)"):
         GymWorld(Bare).reset(np.arange(1))
     with pytest.raises(UserError, match="Seedless.*reset must take seed"):
         GymWorld(Seedless).reset(np.arange(1))
-    GymWorld(Short).reset(np.arange(1))  # options are given to those alone that are begun at a place
+    GymWorld(Short).reset(
+        np.arange(1)
+    )  # options are given to those alone that are begun at a place
 
 
 class Unaware(Shown):
@@ -263,14 +286,24 @@ class Refusing(Shown):
 
 @pytest.mark.parametrize("kind", [Unaware, Picky, Shown])
 def test_the_config_makes_environments_with_and_without_a_render_mode(kind, monkeypatch):
-    monkeypatch.setitem(gymnasium.registry, "Kind-v0", gymnasium.envs.registration.EnvSpec("Kind-v0", entry_point=kind))
+    monkeypatch.setitem(
+        gymnasium.registry,
+        "Kind-v0",
+        gymnasium.envs.registration.EnvSpec("Kind-v0", entry_point=kind),
+    )
     options = {"colour": 9} if kind is Unaware else {}
-    world = make_world(Worlds(name="gym", gym=Gym(id="Kind-v0", size=None, options=options)))
+    world = make_world(
+        WorldSettings(name="gym", gym=Gym(id="Kind-v0", size=None, options=options))
+    )
     world.reset(np.arange(1))
     assert np.array_equal(world.render()[0], COLOUR if not options else np.full_like(COLOUR, 9))
     assert world._envs[0].unwrapped.render_mode == ("rgb_array" if kind is Shown else None)
     options = {"render_mode": "rgb_array_list"} if kind is Shown else options
-    world = make_world(Worlds(name="gym", gym=Gym(id="Kind-v0", size=None, options=options, picture="render")))
+    world = make_world(
+        WorldSettings(
+            name="gym", gym=Gym(id="Kind-v0", size=None, options=options, picture="render")
+        )
+    )
     world.reset(np.arange(1))
     assert np.array_equal(world.render()[0], RENDERED)
 
@@ -278,5 +311,7 @@ def test_the_config_makes_environments_with_and_without_a_render_mode(kind, monk
 def test_what_cannot_be_made_is_said_by_the_first_reason(monkeypatch):
     spec = gymnasium.envs.registration.EnvSpec("Kind-v0", entry_point=Refusing)
     monkeypatch.setitem(gymnasium.registry, "Kind-v0", spec)
-    with pytest.raises(UserError, match="^worlds.gym.id Kind-v0: the environment cannot be made: no licence$"):
-        make_world(Worlds(name="gym", gym=Gym(id="Kind-v0")))
+    with pytest.raises(
+        UserError, match="^world.gym.id Kind-v0: the environment cannot be made: no licence$"
+    ):
+        make_world(WorldSettings(name="gym", gym=Gym(id="Kind-v0")))

@@ -28,10 +28,10 @@ from jepa_wm.models.heads import (
     symlog,
     two_hot,
 )
-from jepa_wm.models.settings import HeadSizes
+from jepa_wm.models.settings import HeadSettings
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Limits, Plan
+from jepa_wm.planning.settings import Limits, PlannerSettings
 from jepa_wm.training import dynamics, heads, samples
 from jepa_wm.world_model.saved import load_heads
 from jepa_wm.world_model.world_model import WorldModel
@@ -39,9 +39,9 @@ from jepa_wm.worlds import collect
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
-    "train.pretrain.steps=0", "dynamics.bottleneck=null", "worlds.spot={radius: 12}", "observe.episodes=300",
-    "plan.margin=0",
-    "train.dynamics.steps=400", "train.metric.steps=20", "train.heads.steps=600", "train.heads.batch=128",
+    "train.pretrain.steps=0", "latent=null", "world.spot={radius: 12}", "data.episodes=300",
+    "planner.margin=0",
+    "train.dynamics.steps=400", "train.distance.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",
 ]  # fmt: skip
 
@@ -74,7 +74,9 @@ def test_two_hot_keeps_the_mean_and_uses_two_neighbours():
     torch.testing.assert_close(shares @ bins, values, atol=1e-4, rtol=1e-4)
     assert ((shares > 0).sum(-1) <= 2).all() and (shares >= 0).all()
     torch.testing.assert_close(shares.sum(-1), torch.ones(len(values)))
-    assert torch.equal(two_hot(torch.tensor([1e9]), bins)[0], torch.eye(30)[-1]), "cut to the range"
+    assert torch.equal(two_hot(torch.tensor([1e9]), bins)[0], torch.eye(30)[-1]), (
+        "cut to the range"
+    )
     torch.testing.assert_close(symexp(symlog(values)), values, atol=1e-4, rtol=1e-4)
 
 
@@ -125,13 +127,21 @@ def test_the_hazard_is_the_share_that_ends_and_states_are_read_in_their_units():
 def test_the_policy_learns_which_actions_lead_toward_a_goal():
     """On a line, with steps of at most 1: full speed until the goal is near, then what is left, then nothing counts."""
     torch.manual_seed(0)
-    policy, g = Policy(1, 1, HeadSizes(width=32, policy_steps=3)), torch.Generator().manual_seed(0)
+    policy, g = (
+        Policy(1, 1, HeadSettings(width=32, policy_steps=3)),
+        torch.Generator().manual_seed(0),
+    )
 
     def ways(count):
         here, gap = torch.randn(count, 1, generator=g), 4 * torch.rand(count, 1, generator=g) - 2
         left = [gap.abs() - step for step in range(3)]
         blocks = torch.stack([gap.sign() * part.clamp(0, 1) for part in left], 1)  # [B, 3, 1]
-        return here, here + gap, blocks, torch.stack([(part > 0).float()[:, 0] for part in left], 1)
+        return (
+            here,
+            here + gap,
+            blocks,
+            torch.stack([(part > 0).float()[:, 0] for part in left], 1),
+        )
 
     fit(policy, lambda step: policy.loss(*ways(128)))
     here, there, blocks, counts = ways(500)
@@ -158,10 +168,24 @@ def test_goals_are_later_frames_and_actions_count_until_them(tiny_data):
 def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
     folder, result = trained
     scores = result["heads"]
-    assert scores.keys() == {"reward", "termination", "policy", "state/dot", "state/wall", "state/door"}
-    for name, share in (("reward", 0.8), ("state/dot", 0.5), ("state/wall", 0.3), ("state/door", 0.9)):
+    assert scores.keys() == {
+        "reward",
+        "termination",
+        "policy",
+        "state/dot",
+        "state/wall",
+        "state/door",
+    }
+    for name, share in (
+        ("reward", 0.8),
+        ("state/dot", 0.5),
+        ("state/wall", 0.3),
+        ("state/door", 0.9),
+    ):
         assert 0 < scores[name]["error"] < share * scores[name]["constant"], name
-    assert scores["policy"]["error"] > 0 and scores["policy"]["constant"] == pytest.approx(1, abs=0.2)
+    assert scores["policy"]["error"] > 0 and scores["policy"]["constant"] == pytest.approx(
+        1, abs=0.2
+    )
     assert scores["termination"]["constant"] < 1e-4, "nothing ever ends in two rooms"
     loaded = load_heads(folder / "heads")
     assert loaded.present == Present(True, True, ("dot_x", "dot_y", "wall_x", "door_y"))
@@ -174,7 +198,9 @@ def test_rewards_are_summed_over_a_model_step():
     assert sorted(samples.block_sums(rewards, 9, cut=True).tolist()) == [4, 7, 9, 10]
 
 
-def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing(trained, tmp_path):
+def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing(
+    trained, tmp_path
+):
     folder, _ = trained
     data = tmp_path / "data"
     data.mkdir()
@@ -183,7 +209,7 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
         with h5py.File(data / f"{part}.h5", "r+") as file:
             del file["reward"], file["terminated"], file["state"]
             file.attrs.pop("state_groups")
-    settings = [*SETTINGS[:2], *SETTINGS[4:], "train.heads.steps=3", f"observe.path={data}"]
+    settings = [*SETTINGS[:2], *SETTINGS[4:], "train.heads.steps=3", f"data.path={data}"]
     with RunFolder.open(tmp_path / "run", load_config("debug", settings)) as run:
         for stage in (collect, cache, dynamics):
             stage.run(run)
@@ -193,10 +219,12 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
         assert heads.run(run)["heads"].keys() == {"policy"}
         model = WorldModel.load(run.path)
         for wanted, name in (("reward", "reward"), ("state", "state")):
-            with pytest.raises(UserError, match=f"needs a {name} head.*jepa-wm heads.*column '{name}'"):
-                Agent(model, space, Plan(objective=wanted))
+            with pytest.raises(
+                UserError, match=f"needs a {name} head.*jepa-wm heads.*column '{name}'"
+            ):
+                Agent(model, space, PlannerSettings(objective=wanted))
             with pytest.raises(UserError, match=f"needs a {name} head"):
-                Agent(model, space, Plan(**{wanted: 0.1}))
+                Agent(model, space, PlannerSettings(**{wanted: 0.1}))
 
 
 def test_a_broken_column_is_named(tiny_data, tmp_path):
@@ -219,7 +247,11 @@ def agent(folder, **plan):
     model = WorldModel.load(folder)
     low, high, longest = TwoRooms().action_bounds
     space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=5, hold=True)
-    return Agent(model, space, Plan(**{"horizon": 3, "candidates": 16, "rounds": 2, "elites": 4, **plan}))
+    return Agent(
+        model,
+        space,
+        PlannerSettings(**{"horizon": 3, "candidates": 16, "rounds": 2, "elites": 4, **plan}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,7 +296,9 @@ def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
     world.reset(np.arange(1))
     with pytest.raises(UserError, match="objective metric needs a goal image"):
         a.act(world.render())
-    with pytest.raises(UserError, match="state_names 'dot_z' is not known; the state head reads dot_x, dot_y"):
+    with pytest.raises(
+        UserError, match="state_names 'dot_z' is not known; the state head reads dot_x, dot_y"
+    ):
         agent(trained[0], state=1.0, state_names=["dot_z"])
     with pytest.raises(UserError, match="limits.matrix has rows of 3 numbers"):
         agent(trained[0], limits=Limits(matrix=[[1, 1, 1]], bound=[1]))
@@ -310,15 +344,17 @@ def test_the_reward_of_a_plan_is_discounted_and_cut_by_the_hazard(trained):
 
 def test_sizes_of_heads_are_refused_where_they_make_none():
     with pytest.raises(ValueError):
-        HeadSizes(bins=1)
-    assert Heads(4, 2, Present(), HeadSizes(width=8)).reward is None
+        HeadSettings(bins=1)
+    assert Heads(4, 2, Present(), HeadSettings(width=8)).reward is None
 
 
 def test_the_example_of_an_own_objective_does_what_it_says(trained):
     """In docs/own_objective.py the goal is to stay; with a term for going right, agents go as far as they can."""
     example = Path(__file__).resolve().parents[1] / "docs" / "own_objective.py"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(example.parents[1])}
-    done = subprocess.run([sys.executable, example, str(trained[0])], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, example, str(trained[0])], capture_output=True, text=True, env=env
+    )
     assert done.returncode == 0, done.stderr
     alone, drawn = map(float, re.findall(r"-?\d+\.\d", done.stdout))
     assert drawn > alone + 4, done.stdout

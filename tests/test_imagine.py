@@ -16,9 +16,18 @@ ACTION = 4
 def dynamics(*, tokens=4, window=3, depth=2, heads=2, seed=0):
     torch.manual_seed(seed)
     model = Dynamics(
-        tokens=tokens, latent_width=6, action_size=ACTION, width=8 * heads, depth=depth, heads=heads, window=window
+        tokens=tokens,
+        latent_width=6,
+        action_size=ACTION,
+        width=8 * heads,
+        depth=depth,
+        heads=heads,
+        window=window,
     )
-    for name, p in model.named_parameters():  # far from the small initial values, so that an error shows
+    for (
+        name,
+        p,
+    ) in model.named_parameters():  # far from the small initial values, so that an error shows
         torch.nn.init.normal_(p, std=0.05 if name.startswith("head") else 0.3)
     return model.eval()
 
@@ -37,7 +46,9 @@ def everything_again(model, context, past, actions):
     for s in range(actions.shape[1]):
         latents = context
         for h in range(actions.shape[2]):
-            latents = torch.cat([latents, model(latents, torch.cat([past, actions[:, s, : h + 1]], 1))[:, -1:]], 1)
+            latents = torch.cat(
+                [latents, model(latents, torch.cat([past, actions[:, s, : h + 1]], 1))[:, -1:]], 1
+            )
         futures.append(latents[:, context.shape[1] :])
     return torch.stack(futures, 1)
 
@@ -54,15 +65,25 @@ def test_search_imagines_what_computing_everything_again_gives(
     model = dynamics(tokens=tokens, window=window, depth=depth, heads=heads, seed=seed)
     inputs = data(model, batch=batch, candidates=candidates, seen=seen, horizon=horizon, seed=seed)
     expected = everything_again(model, *inputs)
-    for imagined in (imagine_candidates(model, *inputs, at_once=at_once), unroll_candidates(model, *inputs).detach()):
+    for imagined in (
+        imagine_candidates(model, *inputs, at_once=at_once),
+        unroll_candidates(model, *inputs).detach(),
+    ):
         torch.testing.assert_close(imagined, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_bf16_is_near_and_returns_fp32():
     model = dynamics(tokens=9, heads=3)
     inputs = data(model, batch=2, candidates=5, seen=3, horizon=5)
-    coarse, exact = imagine_candidates(model, *inputs, precision="bf16"), imagine_candidates(model, *inputs)
-    assert coarse.dtype == torch.float32 and not coarse.requires_grad and not torch.equal(coarse, exact)
+    coarse, exact = (
+        imagine_candidates(model, *inputs, precision="bf16"),
+        imagine_candidates(model, *inputs),
+    )
+    assert (
+        coarse.dtype == torch.float32
+        and not coarse.requires_grad
+        and not torch.equal(coarse, exact)
+    )
     torch.testing.assert_close(coarse, exact, atol=0.05, rtol=0.05)
 
 
@@ -70,13 +91,18 @@ def test_a_stepper_serves_fewer_plans_and_starts_anew():
     model = dynamics()
     stepper = Stepper(Weights.of(model, "fp32"), 6, frames=6)
     for batch in (6, 2, 5):
-        context, past, actions = data(model, batch=batch, candidates=1, seen=4, horizon=3, seed=batch)
+        context, past, actions = data(
+            model, batch=batch, candidates=1, seen=4, horizon=3, seed=batch
+        )
         stepper.remember(model.cache_of(context[:, :-1], past), torch.arange(batch), seen=3)
         latent = context[:, -1]
         for h in range(3):
             latent = stepper.step(latent, actions[:, 0, h], time=3 + h)
         torch.testing.assert_close(
-            latent, unroll_candidates(model, context, past, actions)[:, 0, -1], atol=1e-5, rtol=1e-5
+            latent,
+            unroll_candidates(model, context, past, actions)[:, 0, -1],
+            atol=1e-5,
+            rtol=1e-5,
         )
 
 

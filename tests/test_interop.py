@@ -17,12 +17,16 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import Eye
 from jepa_wm.integrations.harnesses import CostServer, EbJepa, PolicyServer, serve_to
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import Bottleneck, Encode, Metric
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import (
+    DistanceSettings,
+    EncoderSettings,
+    LatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.two_rooms.world import WALL_HALF
@@ -32,10 +36,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def world_model(skip=2, *, size=12, tokens=True, window=3):
     torch.manual_seed(0)
-    eye = Eye(Encoder.from_settings(size, Encode(patch=size // 3, width=16, depth=1, heads=1)), size, precision="fp32")
-    settings = Settings(
-        frameskip=skip, window=window, width=16, depth=1, heads=1, metric=Metric(groups=2, components=2, width=8),
-        bottleneck=None if tokens else Bottleneck(moving=3, lasting=2, components=8, width=8),
+    eye = Eye(
+        Encoder.from_settings(size, EncoderSettings(patch=size // 3, width=16, depth=1, heads=1)),
+        size,
+        precision="fp32",
+    )
+    settings = WorldModelSettings(
+        frameskip=skip, window=window, width=16, depth=1, heads=1, distance=DistanceSettings(groups=2, components=2, width=8),
+        latent=None if tokens else LatentSettings(moving=3, lasting=2, components=8, width=8),
     )  # fmt: skip
     model = LatentModel(9, 16, 2, settings)
     for p in model.dynamics.parameters():
@@ -64,7 +72,9 @@ class FakeSolver:
             wide = {k: v[:, None].expand(-1, self.samples, *v.shape[1:]) for k, v in part.items()}
             wide["id"] = np.zeros((self.batch, self.samples, 1))
             for _ in range(2):
-                plans = torch.randn(len(part["pixels"]), self.samples, horizon, width, generator=self.generator)
+                plans = torch.randn(
+                    len(part["pixels"]), self.samples, horizon, width, generator=self.generator
+                )
                 costs = self.model.get_cost(wide, plans)
                 assert isinstance(costs, torch.Tensor) and costs.shape == plans.shape[:2]
             best.append(plans[torch.arange(len(plans)), costs.argmin(1)])
@@ -79,7 +89,9 @@ class NewerSolver(FakeSolver):
 @pytest.mark.parametrize("solver", [FakeSolver, NewerSolver])
 def test_a_solver_of_either_version_is_given_our_costs(solver):
     model = world_model()
-    ours = serve_to(solver, CostServer(model, Plan(objective="l2", steps="last")), num_samples=5)
+    ours = serve_to(
+        solver, CostServer(model, PlannerSettings(objective="l2", steps="last")), num_samples=5
+    )
     infos = {"pixels": pictures(3, 0)[:, None], "goal": pictures(3, 1)[:, None]}
     assert ours.solve(infos, 4, 4).shape == (3, 4, 4)
 
@@ -88,12 +100,12 @@ def test_a_solver_of_either_version_is_given_our_costs(solver):
             pass
 
     with pytest.raises(ValueError, match="neither an argument 'cost' nor 'model'"):
-        serve_to(Neither, CostServer(model, Plan()))
+        serve_to(Neither, CostServer(model, PlannerSettings()))
 
 
 def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch):
     model = world_model()
-    server = CostServer(model, Plan(objective="l2", steps="last", memory_mb=1))
+    server = CostServer(model, PlannerSettings(objective="l2", steps="last", memory_mb=1))
     here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 6, 3, 4)
     wide = {
         name: torch.from_numpy(frames)[:, None, None].expand(-1, 6, 1, -1, -1, -1)
@@ -101,7 +113,9 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
     }
     looked = []
     encode = model.encode
-    monkeypatch.setattr(model, "encode", lambda frames: looked.append(len(frames)) or encode(frames))
+    monkeypatch.setattr(
+        model, "encode", lambda frames: looked.append(len(frames)) or encode(frames)
+    )
     costs = server.get_cost(wide, plans)
     assert torch.equal(server.get_cost(wide, plans), costs) and looked == [2, 2]
     now, goal = encode(torch.from_numpy(here)), encode(torch.from_numpy(there))
@@ -111,25 +125,37 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
     one = server.get_cost({k: v[1] for k, v in wide.items()}, plans[1])
     torch.testing.assert_close(one, expected[1], atol=1e-5, rtol=1e-5)
     space = ActionSpace.of_block((-0.1, -0.1), (0.1, 0.1), block=2, hold=False)
-    clipped = CostServer(model, Plan(objective="l2", steps="last"), space)
-    torch.testing.assert_close(clipped.get_cost(wide, plans), server.get_cost(wide, plans.clamp(-0.1, 0.1)))
-    with pytest.raises(ValueError, match="6 numbers a step, the model takes 4: set action_block to its frameskip, 2"):
+    clipped = CostServer(model, PlannerSettings(objective="l2", steps="last"), space)
+    torch.testing.assert_close(
+        clipped.get_cost(wide, plans), server.get_cost(wide, plans.clamp(-0.1, 0.1))
+    )
+    with pytest.raises(
+        ValueError,
+        match="6 numbers a step, the model takes 4: set action_block to its frameskip, 2",
+    ):
         server.get_cost(wide, torch.zeros(2, 6, 3, 6))
-    with pytest.raises(ValueError, match="'pixels' is torch.float32.*leave them out of the harness' transforms"):
+    with pytest.raises(
+        ValueError, match="'pixels' is torch.float32.*leave them out of the harness' transforms"
+    ):
         server.get_cost({**wide, "pixels": wide["pixels"].float()}, plans)
     with pytest.raises(UserError, match="needs a reward head"):
-        CostServer(model, Plan(objective="reward"))
+        CostServer(model, PlannerSettings(objective="reward"))
 
 
 def test_what_lasts_is_shared_by_the_newest_frame_and_the_goal():
     model = world_model(tokens=False)
     model.latent.summary.components.fit(torch.randn(40, 9, 16))
     here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 5, 3, 4)
-    costs = CostServer(model, Plan(steps="last")).get_cost({"pixels": here[:, None], "goal": there[:, None]}, plans)
+    costs = CostServer(model, PlannerSettings(steps="last")).get_cost(
+        {"pixels": here[:, None], "goal": there[:, None]}, plans
+    )
     latent, (now, goal) = model.latent, (model.encode(torch.from_numpy(x)) for x in (here, there))
     shared = (latent.lasting(now) + latent.lasting(goal)) / 2
     expected = []
-    for a, b in ((now, goal), (latent.with_lasting(now, shared), latent.with_lasting(goal, shared))):
+    for a, b in (
+        (now, goal),
+        (latent.with_lasting(now, shared), latent.with_lasting(goal, shared)),
+    ):
         futures = model.imagine(a[:, None], a.new_zeros(2, 0, 4), plans)
         expected.append(model.steps_to_go(futures, b)[:, :, -1])
     torch.testing.assert_close(costs, expected[1], atol=1e-5, rtol=1e-5)
@@ -143,7 +169,7 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
     def make_agent(env):
         low, high = env.action_space.low[0], env.action_space.high[0]
         space = ActionSpace.of_block(low.tolist(), high.tolist(), block=2, hold=True)
-        return Agent(model, space, Plan(horizon=2, candidates=6, rounds=1, elites=2))
+        return Agent(model, space, PlannerSettings(horizon=2, candidates=6, rounds=1, elites=2))
 
     policy, alone = PolicyServer(make_agent), make_agent(env)
     with pytest.raises(RuntimeError, match="before set_env"):
@@ -156,7 +182,10 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
             seen = pictures(2, step)
             expected = alone.act(seen)
             for i in range(2):  # between decisions it does not look
-                infos = {"pixels": (seen if i == 0 else pictures(2, 99))[:, None], "goal": goals[:, None]}
+                infos = {
+                    "pixels": (seen if i == 0 else pictures(2, 99))[:, None],
+                    "goal": goals[:, None],
+                }
                 np.testing.assert_allclose(policy.get_action(infos), expected[:, i], atol=1e-6)
     with pytest.raises(ValueError, match="no 'goal'"):
         policy.get_action({"pixels": seen})
@@ -164,15 +193,24 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
 
 def test_costs_are_told_from_as_many_frames_as_the_model_was_trained_with():
     model = world_model(window=3)
-    server = CostServer(model, Plan(objective="l2", steps="last", smoothness=0.1))
-    frames, there, plans = [pictures(2, i) for i in range(6)], pictures(2, 9), torch.randn(2, 6, 3, 4)
+    server = CostServer(model, PlannerSettings(objective="l2", steps="last", smoothness=0.1))
+    frames, there, plans = (
+        [pictures(2, i) for i in range(6)],
+        pictures(2, 9),
+        torch.randn(2, 6, 3, 4),
+    )
     actions = torch.randn(2, 6, 2)
     actions[:, 0] = torch.nan  # nothing led to the first frame
 
     def cost(pixels, action=None):
         stacked = torch.from_numpy(np.stack(pixels, 1))
-        info = {"pixels": stacked[:, None].expand(-1, 6, *stacked.shape[1:]), "goal": there[:, None, None]}
-        return server.get_cost(info if action is None else {**info, "action": action[:, None]}, plans)
+        info = {
+            "pixels": stacked[:, None].expand(-1, 6, *stacked.shape[1:]),
+            "goal": there[:, None, None],
+        }
+        return server.get_cost(
+            info if action is None else {**info, "action": action[:, None]}, plans
+        )
 
     def expected(ids, blocks):
         context = torch.stack([model.encode(torch.from_numpy(frames[i])) for i in ids], 1)
@@ -188,19 +226,32 @@ def test_costs_are_told_from_as_many_frames_as_the_model_was_trained_with():
     close = {"atol": 1e-5, "rtol": 1e-5}
     torch.testing.assert_close(cost(frames, actions), expected([1, 3, 5], blocks), **close)
     torch.testing.assert_close(cost(frames), expected([5], none), **close)
-    torch.testing.assert_close(cost(frames[2:], actions[:, 2:]), expected([3, 5], blocks[:, 1:]), **close)
+    torch.testing.assert_close(
+        cost(frames[2:], actions[:, 2:]), expected([3, 5], blocks[:, 1:]), **close
+    )
     torch.testing.assert_close(cost(frames[-1:], actions[:, -1:]), expected([5], none), **close)
-    wide = torch.cat([torch.full((2, 1, 4), torch.nan), blocks], 1)  # frames a model step apart, with their blocks
-    torch.testing.assert_close(cost([frames[i] for i in (1, 3, 5)], wide), expected([1, 3, 5], blocks), **close)
+    wide = torch.cat(
+        [torch.full((2, 1, 4), torch.nan), blocks], 1
+    )  # frames a model step apart, with their blocks
+    torch.testing.assert_close(
+        cost([frames[i] for i in (1, 3, 5)], wide), expected([1, 3, 5], blocks), **close
+    )
     unknown = actions.clone()
     unknown[1, 3] = torch.nan  # of one episode it is not known how it came to frame 3
     torch.testing.assert_close(cost(frames, unknown), expected([3, 5], blocks[:, 1:]), **close)
     one = server.get_cost(
-        {"pixels": np.stack([f[1] for f in frames])[None], "goal": there[1][None, None], "action": actions[1][None]},
+        {
+            "pixels": np.stack([f[1] for f in frames])[None],
+            "goal": there[1][None, None],
+            "action": actions[1][None],
+        },
         plans[1],
     )
     torch.testing.assert_close(one, expected([1, 3, 5], blocks)[1], **close)
-    with pytest.raises(ValueError, match=r"'action'\] has shape \(2, 6, 3\) beside 6 frames; give with each the 2 num"):
+    with pytest.raises(
+        ValueError,
+        match=r"'action'\] has shape \(2, 6, 3\) beside 6 frames; give with each the 2 num",
+    ):
         cost(frames, torch.zeros(2, 6, 3))
 
 
@@ -210,7 +261,9 @@ def test_a_policy_shows_its_agent_the_frames_of_every_model_step():
     space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=2, hold=True)
 
     def make_agent(env):
-        return Agent(model, space, Plan(horizon=3, candidates=6, rounds=1, elites=2, execute=3))
+        return Agent(
+            model, space, PlannerSettings(horizon=3, candidates=6, rounds=1, elites=2, execute=3)
+        )
 
     policy, alone, goals = PolicyServer(make_agent), make_agent(env), pictures(2, 7)
     policy.set_env(env)
@@ -244,7 +297,7 @@ def observed(world):
 
 def test_the_bundled_world_can_show_ebjepas_two_channels():
     config = load_config("two_rooms_ebjepa", [])
-    world = make_world(config.worlds)
+    world = make_world(config.world)
     world.reset(np.arange(20))
     obs, seen = observed(world), torch.from_numpy(world.render())
     assert config.dynamics.frameskip == 1 and not seen[..., 2].any()
@@ -263,7 +316,13 @@ def test_the_bundled_world_can_show_ebjepas_two_channels():
 def test_ebjepa_is_given_latents_on_their_grid_and_every_step(tokens):
     model = world_model(1, tokens=tokens)
     served = EbJepa(model)
-    obs = torch.from_numpy(pictures(4, 0)).movedim(-1, 1)[:, :2].float().unflatten(0, (2, 2)).transpose(1, 2)
+    obs = (
+        torch.from_numpy(pictures(4, 0))
+        .movedim(-1, 1)[:, :2]
+        .float()
+        .unflatten(0, (2, 2))
+        .transpose(1, 2)
+    )
     shape = (16, 3, 3) if tokens else (5, 1, 1)
     latents = served.encode(obs)  # [2, D, 2, h, w]
     assert latents.shape == (2, shape[0], 2, *shape[1:])
@@ -273,12 +332,18 @@ def test_ebjepa_is_given_latents_on_their_grid_and_every_step(tokens):
     assert nothing is None and future.shape == (2, shape[0], 5, *shape[1:])
     torch.testing.assert_close(future[:, :, :1], latents[:, :, :1])
     plain = model.imagine(
-        latents[:, :, 0].flatten(2).transpose(1, 2)[:, None], torch.zeros(2, 0, 2), actions.movedim(1, 2)[:, None, :4]
+        latents[:, :, 0].flatten(2).transpose(1, 2)[:, None],
+        torch.zeros(2, 0, 2),
+        actions.movedim(1, 2)[:, None, :4],
     )
-    torch.testing.assert_close(future[:, :, 1:].flatten(3).permute(0, 2, 3, 1), plain[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        future[:, :, 1:].flatten(3).permute(0, 2, 3, 1), plain[:, 0], atol=1e-5, rtol=1e-5
+    )
     shared, _ = served.unroll(obs[:1, :, :1], actions)
     torch.testing.assert_close(shared[:1], served.unroll(obs[:1, :, :1], actions[:1])[0])
-    with pytest.raises(UserError, match="frameskip 2: eb_jepa asks for a latent after every action"):
+    with pytest.raises(
+        UserError, match="frameskip 2: eb_jepa asks for a latent after every action"
+    ):
         EbJepa(world_model(2))
     with pytest.raises(ValueError, match=r"\[B, 2, T, h, w\] is wanted"):
         served.encode(obs[:, :1])
@@ -294,8 +359,8 @@ from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
 from stable_worldmodel.solver import CEMSolver
 from test_interop import world_model, pictures
 from jepa_wm.integrations.harnesses import CostServer, serve_to
-from jepa_wm.planning.settings import Plan
-solver = serve_to(CEMSolver, CostServer(world_model(), Plan(objective="l2")), num_samples=16, n_steps=2, topk=4)
+from jepa_wm.planning.settings import PlannerSettings
+solver = serve_to(CEMSolver, CostServer(world_model(), PlannerSettings(objective="l2")), num_samples=16, n_steps=2, topk=4)
 policy = WorldModelPolicy(solver=solver, config=PlanConfig(horizon=3, receding_horizon=1, action_block=2))
 one, both = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (2, 2))
 env = SimpleNamespace(num_envs=2, action_space=both, single_action_space=one)
@@ -314,12 +379,23 @@ def test_the_released_stable_worldmodel_plans_with_our_model(tmp_path):
     ours = next(path for path in sys.path if path.endswith("site-packages"))
     (next((tmp_path / "env" / "lib").iterdir()) / "site-packages" / "ours.pth").write_text(ours)
     # It imports cv2 and imageio without asking for them.
-    install = [python, "-m", "pip", "install", "-q", "stable-worldmodel==0.1.1", "opencv-python-headless", "imageio"]
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "stable-worldmodel==0.1.1",
+        "opencv-python-headless",
+        "imageio",
+    ]
     done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"stable-worldmodel cannot be installed here: {done.stderr[-300:]}")
     script = tmp_path / "plan.py"
     script.write_text(SCRIPT)
     words = [python, script, str(ROOT), str(ROOT / "tests")]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0 and "planned" in done.stdout, done.stderr

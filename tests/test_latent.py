@@ -14,8 +14,12 @@ from jepa_wm.models.factored_latent import Components, Summary, SummaryTraining,
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.losses import variance_covariance
 from jepa_wm.models.pooling import EpisodeContrast, SuccessorContrast
-from jepa_wm.models.settings import Bottleneck, Encode, Metric
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import (
+    DistanceSettings,
+    EncoderSettings,
+    LatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.models.temporal_distance import StepsToGo, hardest
 from jepa_wm.models.vit import Encoder
 from jepa_wm.world_model.world_model import WorldModel
@@ -25,7 +29,7 @@ from jepa_wm.world_model.world_model import WorldModel
 @settings(max_examples=40, deadline=None)
 def test_steps_to_go_is_a_quasimetric(seed, size):
     torch.manual_seed(seed)
-    metric = StepsToGo(8, Metric(groups=3, components=4, width=16))
+    metric = StepsToGo(8, DistanceSettings(groups=3, components=4, width=16))
     with torch.no_grad():
         a, b, c = torch.randn(3, 20, 8) * size
         assert metric(a, a).abs().max() == 0
@@ -35,20 +39,24 @@ def test_steps_to_go_is_a_quasimetric(seed, size):
 
 def test_the_metric_can_tell_there_from_back():
     torch.manual_seed(0)
-    metric = StepsToGo(8, Metric(groups=3, components=4, width=16))
+    metric = StepsToGo(8, DistanceSettings(groups=3, components=4, width=16))
     a, b = torch.randn(2, 20, 8)
     assert not torch.allclose(metric(a, b), metric(b, a), atol=1e-3)
 
 
 def test_the_metric_sees_numbers_of_any_scale_alike():
     torch.manual_seed(0)
-    plain, scaled = (StepsToGo(8, Metric(groups=3, components=4, width=16)) for _ in range(2))
+    plain, scaled = (
+        StepsToGo(8, DistanceSettings(groups=3, components=4, width=16)) for _ in range(2)
+    )
     scaled.load_state_dict(plain.state_dict())
     a, b = torch.randn(2, 500, 8)
     scale, shift = torch.rand(8) * 9 + 0.1, torch.randn(8) * 5
     plain.standardise(a)
     scaled.standardise(a * scale + shift)
-    torch.testing.assert_close(scaled(a * scale + shift, b * scale + shift), plain(a, b), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        scaled(a * scale + shift, b * scale + shift), plain(a, b), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_metric_learns_how_many_steps_lie_between():
@@ -56,13 +64,17 @@ def test_the_metric_learns_how_many_steps_lie_between():
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     places = torch.nn.functional.one_hot(torch.arange(12), 12).float()
-    metric = StepsToGo(12, Metric(groups=8, components=8, width=64))
+    metric = StepsToGo(12, DistanceSettings(groups=8, components=8, width=64))
     optimiser = torch.optim.AdamW(metric.parameters(), lr=1e-2)
     for _ in range(600):
         here = torch.randint(12, (128,), generator=g)
         moved = torch.randint(1, 12, (128,), generator=g)
-        dawdled = moved * torch.where(torch.rand(128, generator=g) < 0.5, 1, 3)  # half of the agents took their time
-        losses = metric.losses(torch.stack([places[here], places[(here + moved) % 12]]), dawdled.float())
+        dawdled = moved * torch.where(
+            torch.rand(128, generator=g) < 0.5, 1, 3
+        )  # half of the agents took their time
+        losses = metric.losses(
+            torch.stack([places[here], places[(here + moved) % 12]]), dawdled.float()
+        )
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()
@@ -83,15 +95,15 @@ def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
 # ---------------------------------------------------------------- the latent model
 
 
-SMALL = Bottleneck(moving=3, lasting=2, components=6, width=16)
+SMALL = LatentSettings(moving=3, lasting=2, components=6, width=16)
 
 
 def latent_model(**changes):
     torch.manual_seed(0)
     bottleneck = changes.pop("bottleneck", SMALL)
     model = LatentModel(
-        9, 8, 2, Settings(frameskip=3, width=16, depth=1, heads=1, bottleneck=bottleneck,
-                          metric=Metric(groups=2, components=2, width=8), **changes)
+        9, 8, 2, WorldModelSettings(frameskip=3, width=16, depth=1, heads=1, latent=bottleneck,
+                          distance=DistanceSettings(groups=2, components=2, width=8), **changes)
     )  # fmt: skip
     if bottleneck is not None:
         model.summary.components.fit(torch.randn(40, 9, 8))
@@ -122,7 +134,9 @@ def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
     other = latents + torch.tensor([0.0, 0, 0, 1, 1])
     with torch.no_grad():
         after, elsewhere = model.dynamics(latents, actions), model.dynamics(other, actions)
-    assert torch.equal(after[..., 3:], latents[..., 3:]) and not torch.equal(after[..., :3], latents[..., :3])
+    assert torch.equal(after[..., 3:], latents[..., 3:]) and not torch.equal(
+        after[..., :3], latents[..., :3]
+    )
     assert not torch.allclose(after[..., :3], elsewhere[..., :3])
 
 
@@ -133,7 +147,9 @@ def test_lasting_numbers_are_read_and_replaced(bottleneck):
     assert torch.equal(model.with_lasting(latents, model.lasting(latents)), latents)
     shared = model.lasting(latents).mean(1, keepdim=True)
     settled = model.with_lasting(latents, shared)
-    assert settled.shape == latents.shape and torch.equal(model.lasting(settled), shared.expand(-1, 4, -1, -1))
+    assert settled.shape == latents.shape and torch.equal(
+        model.lasting(settled), shared.expand(-1, 4, -1, -1)
+    )
     moving = latents.shape[-1] - shared.shape[-1]
     assert torch.equal(settled[..., :moving], latents[..., :moving])
     assert shared.shape[-1] == (bottleneck.lasting if bottleneck else 0)
@@ -151,14 +167,18 @@ def test_components_are_those_of_the_covariance_and_halfway_to_white():
     covariance = found.T @ found / len(found)
     assert (covariance - covariance.diag().diag()).abs().max() < 1e-3 * covariance.max()
     deviation = covariance.diag().sqrt()  # its own square root, up to the scale that all share
-    torch.testing.assert_close(deviation[0] / deviation[3], (spread[0] / spread[2]).sqrt(), rtol=0.1, atol=0)
+    torch.testing.assert_close(
+        deviation[0] / deviation[3], (spread[0] / spread[2]).sqrt(), rtol=0.1, atol=0
+    )
     assert deviation.square().mean() == pytest.approx(1, abs=0.01)
 
 
 def test_fewer_frames_than_components_leave_the_rest_at_nothing():
     components = Components(8, 6)
     components.fit(torch.randn(4, 4, 2))
-    assert (components(torch.randn(5, 4, 2)).abs().amax(0) > 0).tolist() == [True] * 3 + [False] * 3
+    assert (components(torch.randn(5, 4, 2)).abs().amax(0) > 0).tolist() == [True] * 3 + [
+        False
+    ] * 3
 
 
 def test_moving_numbers_are_standardised_again_and_again():
@@ -180,7 +200,7 @@ def test_a_summary_learns_where_things_are_without_labels():
     blob = (-(way[:, :, None] - grid).square().sum(-1) / 2).exp()  # [E, 6, 36]
     tokens = (blob + 0.1 * torch.randn(300, 1, 36, generator=g))[..., None]
     torch.manual_seed(0)
-    settings = Bottleneck(moving=2, lasting=0, components=36, width=64)
+    settings = LatentSettings(moving=2, lasting=0, components=36, width=64)
     summary = Summary(36, 1, settings)
     summary.components.fit(tokens.flatten(0, 1))
     training, frames = SummaryTraining(summary, 2, settings), summary.components(tokens)
@@ -210,7 +230,9 @@ def test_bending_knows_straight_ways_from_wild_ones_at_any_scale():
     assert bend(100 * wild) == pytest.approx(bend(wild).item()) and bend(torch.zeros(4, 3, 2)) == 0
     places = wild.clone().requires_grad_()
     bend(places).backward()
-    assert abs((places.grad * places).sum()) < 1e-3 * places.grad.norm() * places.norm(), "smaller is no straighter"
+    assert abs((places.grad * places).sum()) < 1e-3 * places.grad.norm() * places.norm(), (
+        "smaller is no straighter"
+    )
 
 
 def test_a_summary_of_what_turns_by_itself_is_straightened():
@@ -224,7 +246,9 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
 
     def bends(straight):
         torch.manual_seed(0)
-        settings = Bottleneck(moving=4, lasting=0, components=24, width=64, path=0.0, straight=straight)
+        settings = LatentSettings(
+            moving=4, lasting=0, components=24, width=64, path=0.0, straight=straight
+        )
         summary = Summary(24, 1, settings)
         summary.components.fit(tokens.flatten(0, 1))
         training, frames = SummaryTraining(summary, 1, settings), summary.components(tokens)
@@ -232,7 +256,9 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
         for _ in range(300):
             some, other = torch.randint(250, (64,)), torch.randint(6, (64,))
             optimiser.zero_grad()
-            losses = training.losses(frames[some], frames[some, other], nudges.cumsum(1)[some, :1].expand(-1, 6, -1))
+            losses = training.losses(
+                frames[some], frames[some, other], nudges.cumsum(1)[some, :1].expand(-1, 6, -1)
+            )
             losses["loss"].backward()
             optimiser.step()
         with torch.no_grad():
@@ -255,13 +281,17 @@ def test_a_summary_does_not_depend_on_its_neighbours():
     with torch.no_grad():
         whole = model.summarise(tokens)
         assert whole.shape == (4, 3, 1, 5)
-        torch.testing.assert_close(whole[1, 2], model.summarise(tokens[1, 2]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            whole[1, 2], model.summarise(tokens[1, 2]), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_action_units_are_taken_out_number_by_number():
     model = latent_model()
     model.action_scale.copy_(torch.tensor([2.0, 4.0]))
-    assert model.scaled(torch.tensor([[2.0, 4.0, 4.0, 8.0, 6.0, 12.0]])).tolist() == [[1, 1, 2, 2, 3, 3]]
+    assert model.scaled(torch.tensor([[2.0, 4.0, 4.0, 8.0, 6.0, 12.0]])).tolist() == [
+        [1, 1, 2, 2, 3, 3]
+    ]
 
 
 def test_variance_and_covariance_terms_know_good_from_bad():
@@ -283,7 +313,9 @@ def test_contrasts_ask_for_what_moves_in_a_window_and_for_what_tells_windows_apa
     moving = torch.cat([angle.cos()[..., None], angle.sin()[..., None], torch.zeros(64, 5, 6)], -1)
     with torch.no_grad():
         static, shifting = successor(layout).item(), successor(moving).item()
-        assert static == pytest.approx(math.log(4), abs=0.05), "what is static gives no better than chance"
+        assert static == pytest.approx(math.log(4), abs=0.05), (
+            "what is static gives no better than chance"
+        )
         assert shifting < static - 0.1
         alike = noise + torch.ones(8)
         assert episode(alike[:, :2], alike[:, 2:]).item() == pytest.approx(math.log(64), abs=0.05)
@@ -306,7 +338,9 @@ def test_episode_contrast_prefers_what_lasts_to_what_is_near():
 
 
 def test_dynamics_of_another_eye_are_refused():
-    eye = Eye(Encoder.from_settings(32, Encode(patch=16, width=16, depth=1, heads=1)), 32)
-    latent = LatentModel(4, 12, 2, Settings(bottleneck=None))
-    with pytest.raises(UserError, match="trained on 4 tokens of width 12 a frame, but the eye gives 4 of width 16"):
+    eye = Eye(Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32)
+    latent = LatentModel(4, 12, 2, WorldModelSettings(latent=None))
+    with pytest.raises(
+        UserError, match="trained on 4 tokens of width 12 a frame, but the eye gives 4 of width 16"
+    ):
         WorldModel(eye, latent)

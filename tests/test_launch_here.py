@@ -62,7 +62,17 @@ def record_of(folder):
 @pytest.mark.parametrize("cluster", ["local", "torchrun"])
 def test_two_ranks_as_a_job_train_what_one_process_does(tmp_path, alone, tiny_data, cluster):
     folder = tmp_path / "run"
-    words = ["--config", "debug", "--run", folder, "--cluster", cluster, "--tasks-per-node", 2, *overrides(tiny_data)]
+    words = [
+        "--config",
+        "debug",
+        "--run",
+        folder,
+        "--cluster",
+        cluster,
+        "--tasks-per-node",
+        2,
+        *overrides(tiny_data),
+    ]
     done = launch("pretrain", *words, "--json")
     assert json.loads(done.stdout)["jobs"][0]["state"] == "COMPLETED"
     assert_equal_to_rounding(folder, alone, curves=CURVES[:1])
@@ -96,8 +106,18 @@ def processes_of(folder):
         ("raise ValueError('spoiled')", 1, "ValueError: spoiled"),
     ],
 )
-def test_a_dead_rank_ends_all_with_its_code_and_its_traceback(tmp_path, tiny_data, spoiled, what, code, said):
-    words = ["--config", "debug", "--run", tmp_path / "run", "--tasks-per-node", 2, *overrides(tiny_data)]
+def test_a_dead_rank_ends_all_with_its_code_and_its_traceback(
+    tmp_path, tiny_data, spoiled, what, code, said
+):
+    words = [
+        "--config",
+        "debug",
+        "--run",
+        tmp_path / "run",
+        "--tasks-per-node",
+        2,
+        *overrides(tiny_data),
+    ]
     done = launch("pretrain", *words, code=code, env=spoiled(what))
     assert said in done.stderr and f"logs: {record_of(tmp_path / 'run') / 'log'}" in done.stderr
     log = record_of(tmp_path / "run") / "log"
@@ -106,9 +126,19 @@ def test_a_dead_rank_ends_all_with_its_code_and_its_traceback(tmp_path, tiny_dat
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(tmp_path, tiny_data, spoiled, signum):
+def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(
+    tmp_path, tiny_data, spoiled, signum
+):
     folder = tmp_path / "run"
-    words = ["--config", "debug", "--run", str(folder), "--tasks-per-node", "2", *overrides(tiny_data)]
+    words = [
+        "--config",
+        "debug",
+        "--run",
+        str(folder),
+        "--tasks-per-node",
+        "2",
+        *overrides(tiny_data),
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **spoiled("time.sleep(3)")}
     process = subprocess.Popen([sys.executable, "-m", "jepa_wm", "launch", "pretrain", *words], env=env,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -120,7 +150,9 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(tmp_path, tiny_
     assert process.returncode == (143 if signum == signal.SIGTERM else -9), said
     if signum == signal.SIGTERM:
         assert f"stopped by SIGTERM; run the same command again to continue ({folder})" in said
-    end = time.monotonic() + 150  # a loaded machine takes its time to import and to take the first step
+    end = (
+        time.monotonic() + 150
+    )  # a loaded machine takes its time to import and to take the first step
     while processes_of(folder):
         assert time.monotonic() < end, processes_of(folder)
         time.sleep(0.2)
@@ -134,21 +166,34 @@ def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
     config = RunFolder.open(whole, load_config(whole / "config.yaml"))
     config.close()
     shutil.copytree(whole, split)
-    shutil.rmtree(split / "encode")
-    words = ["--config", str(whole / "config.yaml"), "act.budget=10", "plan.candidates=8", "plan.elites=4"]
+    shutil.rmtree(split / "features")
+    words = [
+        "--config",
+        str(whole / "config.yaml"),
+        "evaluation.budget=10",
+        "planner.candidates=8",
+        "planner.elites=4",
+    ]
     for share in ("1/3", "0/2"):
-        assert cli.main(["encode", "--run", str(split), "--share", share, *words[:2]]) == 0
-    assert cli.main(["encode", "--run", str(split), *words[:2]]) == 0
+        assert cli.main(["features", "--run", str(split), "--share", share, *words[:2]]) == 0
+    assert cli.main(["features", "--run", str(split), *words[:2]]) == 0
     data = open_data(whole, config.config, "train")
-    mine, its = (Features(folder / "encode/train", data).slab(0, 10**6).float() for folder in (split, whole))
+    mine, its = (
+        Features(folder / "features/train", data).slab(0, 10**6).float()
+        for folder in (split, whole)
+    )
     assert len(mine) and (mine - its).abs().max() < 0.05 and (mine == its).float().mean() > 0.99
     for folder, shares in ((whole, []), (split, ["2/4", "0/3"])):
         for share in shares:
             assert cli.main(["plan", "--run", str(folder), "--share", share, *words]) == 0
         before = {file: file.stat().st_mtime_ns for file in (folder / "plan").glob("*/*.npz")}
-        assert len(before) == 3 * len(shares), "the main objective on both kinds of layouts, the other on held-out ones"
+        assert len(before) == 3 * len(shares), (
+            "the main objective on both kinds of layouts, the other on held-out ones"
+        )
         assert cli.main(["plan", "--run", str(folder), *words]) == 0
-        assert all(file.stat().st_mtime_ns == then for file, then in before.items()), "nothing is played twice"
+        assert all(file.stat().st_mtime_ns == then for file, then in before.items()), (
+            "nothing is played twice"
+        )
     results = [json.loads((folder / "plan/result.json").read_text()) for folder in (split, whole)]
     assert results[0]["success"]["episodes"] == results[1]["success"]["episodes"] == 6
     tracks = [np.load(folder / "plan/episodes.npz")["positions"] for folder in (split, whole)]
@@ -172,7 +217,7 @@ def test_a_folder_in_use_is_refused_by_name(tmp_path, tiny_data, capsys):
         (["pretrain", "--minutes", "0"], "launch.minutes"),
         (["collect", "--grid", "seed=3"], "expected KEY=[A,B,...]"),
         (["plan", "--split", "2"], "--split needs --cluster slurm"),
-        (["pretrain", "--split", "2", "--cluster", "slurm"], "--split is for encode and plan"),
+        (["pretrain", "--split", "2", "--cluster", "slurm"], "--split is for features and plan"),
         (["eval"], "eval takes one name"),
         (["status"], "no job was submitted for this run folder"),
     ],
@@ -184,8 +229,24 @@ def test_bad_words_are_refused(tmp_path, capsys, words, said):
 
 
 def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
-    words = ["launch.tasks_per_node=4", "launch.setup=[module load cuda]", "launch.memory_gb=7.5", "launch.qos=long"]
-    words += ["--nodes", "2", "--gpus-per-node", "4", "--partition", "gpu", "--grid", "seed=[1,2,3]", "--minutes", "90"]
+    words = [
+        "launch.tasks_per_node=4",
+        "launch.setup=[module load cuda]",
+        "launch.memory_gb=7.5",
+        "launch.qos=long",
+    ]
+    words += [
+        "--nodes",
+        "2",
+        "--gpus-per-node",
+        "4",
+        "--partition",
+        "gpu",
+        "--grid",
+        "seed=[1,2,3]",
+        "--minutes",
+        "90",
+    ]
     assert cli.main(["launch", "pretrain", "--dry-run", "--run", str(tmp_path), *words]) == 0
     text = capsys.readouterr().out
     for line in (
@@ -195,7 +256,14 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
         assert f"#SBATCH {line}\n" in text, line
     assert "\nmodule load cuda\n" in text and "--kill-on-bad-exit=1" in text
     for objective, heads in (("metric", 0), ("reward", 1)):
-        words = ["launch", "pipeline", "--dry-run", "--run", str(tmp_path), f"plan.objective={objective}"]
+        words = [
+            "launch",
+            "pipeline",
+            "--dry-run",
+            "--run",
+            str(tmp_path),
+            f"planner.objective={objective}",
+        ]
         assert cli.main(words) == 0
         assert capsys.readouterr().out.count("--job-name=jepa-wm-heads\n") == heads, objective
     assert not list(tmp_path.iterdir())

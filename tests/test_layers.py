@@ -23,35 +23,37 @@ MAY_IMPORT = {
     "integrations": EVERYTHING,
     "configs": frozenset(),
 }
-READ_THE_WHOLE_CONFIG = frozenset(  # besides the doors and launch; the list may only become shorter
-    {
-        "evals/attentive.py",
-        "evals/baselines.py",
-        "evals/bench/data.py",
-        "evals/bench/plan.py",
-        "evals/bench/train.py",
-        "evals/distinct.py",
-        "evals/energy_map.py",
-        "evals/goal_reaching.py",
-        "evals/knn.py",
-        "evals/labelled.py",
-        "evals/linear.py",
-        "evals/representations.py",
-        "evals/returns.py",
-        "evals/state.py",
-        "jepa_wm/core/precision.py",
-        "jepa_wm/core/run.py",
-        "jepa_wm/data/datasets.py",
-        "jepa_wm/data/run_videos.py",
-        "jepa_wm/features/cache.py",
-        "jepa_wm/training/dynamics.py",
-        "jepa_wm/training/heads.py",
-        "jepa_wm/training/pretrain.py",
-        "jepa_wm/training/samples.py",
-        "jepa_wm/training/start.py",
-        "jepa_wm/training/vjepa2_ac.py",
-        "jepa_wm/worlds/collect.py",
-    }
+READ_THE_WHOLE_CONFIG = (
+    frozenset(  # besides the doors and launch; the list may only become shorter
+        {
+            "evals/attentive.py",
+            "evals/baselines.py",
+            "evals/bench/data.py",
+            "evals/bench/plan.py",
+            "evals/bench/train.py",
+            "evals/distinct.py",
+            "evals/energy_map.py",
+            "evals/goal_reaching.py",
+            "evals/knn.py",
+            "evals/labelled.py",
+            "evals/linear.py",
+            "evals/representations.py",
+            "evals/returns.py",
+            "evals/state.py",
+            "jepa_wm/core/precision.py",
+            "jepa_wm/core/run.py",
+            "jepa_wm/data/datasets.py",
+            "jepa_wm/data/run_videos.py",
+            "jepa_wm/features/cache.py",
+            "jepa_wm/training/dynamics.py",
+            "jepa_wm/training/heads.py",
+            "jepa_wm/training/pretrain.py",
+            "jepa_wm/training/samples.py",
+            "jepa_wm/training/start.py",
+            "jepa_wm/training/vjepa2_ac.py",
+            "jepa_wm/worlds/collect.py",
+        }
+    )
 )
 AT_THE_TOP = ("evals", "launch", "configs")  # rooms that lie beside jepa_wm/
 DOORS = {
@@ -79,7 +81,10 @@ def imported_modules(source: str, package: str) -> set[str]:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base]).rstrip(".")
             found |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "importlib.import_module",
+            "__import__",
+        ):
             found |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
     return found
 
@@ -96,7 +101,11 @@ def forbidden(source: str, package: str, room: str, file: str = "") -> list[str]
             public = other not in MAY_IMPORT  # a name of jepa_wm/__init__.py, or one of the doors
             if other == "config" and (room == "launch" or file in READ_THE_WHOLE_CONFIG):
                 continue
-            if other != "__version__" and other != room and (public or other not in MAY_IMPORT[room]):
+            if (
+                other != "__version__"
+                and other != room
+                and (public or other not in MAY_IMPORT[room])
+            ):
                 wrong.append(module)
     return wrong
 
@@ -108,17 +117,25 @@ def test_a_room_imports_only_what_lies_below_it(room):
     for file in sorted(folder.rglob("*.py")):
         inside = file.parent.relative_to(folder).parts
         package = ".".join(("jepa_wm", room, *inside))
-        names = forbidden(file.read_text(encoding="utf-8"), package, room, file.relative_to(ROOT).as_posix())
+        names = forbidden(
+            file.read_text(encoding="utf-8"), package, room, file.relative_to(ROOT).as_posix()
+        )
         wrong += [f"{file.relative_to(ROOT)} imports {name}" for name in names]
     assert not wrong, "\n".join(wrong)
 
 
 def test_every_folder_is_a_room_and_every_room_a_package():
-    rooms = {path.name for path in (ROOT / "jepa_wm").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    rooms = {
+        path.name
+        for path in (ROOT / "jepa_wm").iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    }
     assert rooms <= set(MAY_IMPORT), "a new room needs a line in the table"
     for room in MAY_IMPORT:
         if any(room_folder(room).glob("*.py")):
-            assert (room_folder(room) / "__init__.py").exists(), f"{room} is left out of a wheel without __init__.py"
+            assert (room_folder(room) / "__init__.py").exists(), (
+                f"{room} is left out of a wheel without __init__.py"
+            )
 
 
 def test_nothing_but_the_doors_lies_in_the_hall():
@@ -133,11 +150,19 @@ def test_nothing_but_the_doors_lies_in_the_hall():
         ("from jepa_wm import planning", "models", ["jepa_wm.planning"]),
         ("from ..training import loop", "models", ["jepa_wm.training.loop"]),
         ("from .. import training", "models", ["jepa_wm.training"]),
-        ("import importlib\nimportlib.import_module('jepa_wm.planning')", "training", ["jepa_wm.planning"]),
+        (
+            "import importlib\nimportlib.import_module('jepa_wm.planning')",
+            "training",
+            ["jepa_wm.planning"],
+        ),
         ("from jepa_wm.cli import main", "worlds", ["jepa_wm.cli.main"]),
         ("from jepa_wm import load_config", "core", ["jepa_wm.load_config"]),
         ("import evals.planning", "evals", ["evals.planning"]),
-        ("from .blocks import Block\nfrom jepa_wm.core.seeds import x\nimport torch", "models", []),
+        (
+            "from .blocks import Block\nfrom jepa_wm.core.seeds import x\nimport torch",
+            "models",
+            [],
+        ),
         ("from jepa_wm import __version__", "report", []),
     ],
 )

@@ -15,17 +15,19 @@ from jepa_wm.evals import goal_reaching as evaluate
 from jepa_wm.evals import returns
 from jepa_wm.worlds import collect
 from jepa_wm.worlds.collect import record, record_parts, wandering
-from jepa_wm.worlds.settings import Geometry, Worlds
+from jepa_wm.worlds.settings import Geometry, WorldSettings
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 from jepa_wm.worlds.two_rooms.layouts import in_split
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
-DATA = ["observe.episodes=400", "observe.length=3", "observe.heldout_episodes=60", "observe.heldout_length=3"]
+DATA = ["data.episodes=400", "data.length=3", "data.heldout_episodes=60", "data.heldout_length=3"]
 
 
 def all_layouts(g):
     walls = [g.fixed_wall] if g.fixed_wall else range(g.wall_padding, g.size - g.wall_padding)
-    return np.array([(wall, door) for wall in walls for door in range(g.door_padding, g.size - g.door_padding)])
+    return np.array(
+        [(wall, door) for wall in walls for door in range(g.door_padding, g.size - g.door_padding)]
+    )
 
 
 def pairs(layouts):
@@ -47,16 +49,24 @@ def pairs(layouts):
 )
 def test_splits_are_disjoint_and_apart_and_both_spread_over_the_plane(geometry, apart):
     layouts = all_layouts(geometry)
-    train, heldout = (layouts[in_split(layouts, geometry, split)] for split in ("train", "heldout"))
+    train, heldout = (
+        layouts[in_split(layouts, geometry, split)] for split in ("train", "heldout")
+    )
     assert len(train) and len(heldout) and not pairs(train) & pairs(heldout)
     gaps = np.abs(heldout[:, None] - train).max(-1).min(1)
     assert gaps.min() == apart
     assert 0.6 < len(train) / len(layouts) < 0.9
     if geometry == Geometry():
         assert (len(train), len(heldout)) == (950, 63)
-        assert heldout[:, 1].min() > train[:, 1].min() + 4 and heldout[:, 1].max() < train[:, 1].max() - 4
+        assert (
+            heldout[:, 1].min() > train[:, 1].min() + 4
+            and heldout[:, 1].max() < train[:, 1].max() - 4
+        )
         for part in (train, heldout):
-            assert np.abs(part.mean(0) - (32, 32)).max() < 3 and (np.ptp(part, axis=0) >= (20, 30)).all()
+            assert (
+                np.abs(part.mean(0) - (32, 32)).max() < 3
+                and (np.ptp(part, axis=0) >= (20, 30)).all()
+            )
 
 
 @pytest.mark.parametrize("wall", range(20, 45))
@@ -65,7 +75,9 @@ def test_where_the_wall_is_fixed_held_out_doors_lie_between_those_of_training(wa
     """Doors farther out than any that was met would ask for more than is claimed."""
     geometry = Geometry(fixed_wall=wall, door_padding=door_padding)
     layouts = all_layouts(geometry)
-    train, heldout = (layouts[in_split(layouts, geometry, split), 1] for split in ("train", "heldout"))
+    train, heldout = (
+        layouts[in_split(layouts, geometry, split), 1] for split in ("train", "heldout")
+    )
     assert train.min() < heldout.min() and heldout.max() < train.max()
 
 
@@ -77,11 +89,15 @@ def test_a_fixed_wall_is_split_as_the_same_layouts_of_random_walls():
         assert np.array_equal(random, fixed) and fixed.any()
 
 
-@pytest.mark.parametrize("geometry", [Geometry(fixed_wall=32, door_padding=32), Geometry(wall_padding=40)])
+@pytest.mark.parametrize(
+    "geometry", [Geometry(fixed_wall=32, door_padding=32), Geometry(wall_padding=40)]
+)
 def test_a_geometry_with_too_few_layouts_is_refused(geometry):
-    with pytest.raises(UserError, match="worlds.geometry has .* layouts.*door_padding or wall_padding"):
+    with pytest.raises(
+        UserError, match="world.geometry has .* layouts.*door_padding or wall_padding"
+    ):
         TwoRooms(geometry).of_split("heldout")
-    with pytest.raises(UserError, match="worlds.geometry"):
+    with pytest.raises(UserError, match="world.geometry"):
         freeze_tasks(geometry=geometry, episodes=2)
 
 
@@ -111,8 +127,11 @@ def test_a_given_layout_is_taken():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_held_out_task_or_episode_has_a_layout_of_the_training_file(tmp_path, task, seed):
     config = load_config("two_rooms", [f"seed={seed}", *DATA])
-    record_parts(tmp_path, TwoRooms(), wandering(Worlds()), config)
-    train, heldout = (pairs(held_out.layouts_of(Trajectories(tmp_path / f"{p}.h5"))) for p in ("train", "heldout"))
+    record_parts(tmp_path, TwoRooms(), wandering(WorldSettings()), config)
+    train, heldout = (
+        pairs(held_out.layouts_of(Trajectories(tmp_path / f"{p}.h5")))
+        for p in ("train", "heldout")
+    )
     tasks = freeze_tasks(task, episodes=100)
     assert len(train) > 300 and len(heldout) > 30 and not train & heldout
     assert not train & pairs(tasks.of("heldout").layout)
@@ -125,7 +144,7 @@ def test_no_held_out_task_or_episode_has_a_layout_of_the_training_file(tmp_path,
 
 def leaked(folder, config, layout):
     """Training data with one episode of a layout [2]."""
-    record_parts(folder, TwoRooms(), wandering(Worlds()), config)
+    record_parts(folder, TwoRooms(), wandering(WorldSettings()), config)
     with h5py.File(folder / "train.h5", "r+") as file:
         row = int(file["ep_offset"][5])
         file["state"][row : row + 3, 2:] = layout
@@ -135,10 +154,13 @@ def leaked(folder, config, layout):
 def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
     """Files of an earlier collecting, or of other programs, whose layouts need be no whole numbers."""
     config = load_config("two_rooms", DATA)
-    record_parts(tmp_path / "collect", TwoRooms(), wandering(Worlds()), config)
+    record_parts(tmp_path / "collect", TwoRooms(), wandering(WorldSettings()), config)
     layout = held_out.layouts_of(Trajectories(tmp_path / "collect" / "heldout.h5"))[3]
     leaked(tmp_path / "collect", config, layout + off)
-    with RunFolder.open(tmp_path, config) as run, pytest.raises(UserError, match="have a layout that is in .*train.h5"):
+    with (
+        RunFolder.open(tmp_path, config) as run,
+        pytest.raises(UserError, match="have a layout that is in .*train.h5"),
+    ):
         collect.run(run)
 
 
@@ -159,29 +181,37 @@ def test_a_headline_task_with_a_layout_of_the_training_file_is_an_error(tmp_path
         assert told["heldout"]["nearest"] >= 2 and 1 <= told["training"]["met"] <= 10
         with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
             file["state"][int(file["ep_offset"][7]), 2:] = held[2]
-        with pytest.raises(UserError, match=f"layouts of .* wall x {held[2, 0]:g}, door y {held[2, 1]:g}.*--run"):
+        with pytest.raises(
+            UserError, match=f"layouts of .* wall x {held[2, 0]:g}, door y {held[2, 1]:g}.*--run"
+        ):
             held_out.layouts_met(run, held, training)
 
 
 def test_data_that_do_not_tell_layouts_are_warned_of(tmp_path):
     config = load_config("two_rooms", DATA)
-    record_parts(tmp_path / "collect", TwoRooms(), wandering(Worlds()), config)
+    record_parts(tmp_path / "collect", TwoRooms(), wandering(WorldSettings()), config)
     with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
         file["state"][:] = np.nan
     layouts = np.array([[22.0, 22.0]])
-    with RunFolder.open(tmp_path, config) as run, pytest.warns(UserWarning, match="tells no layouts"):
+    with (
+        RunFolder.open(tmp_path, config) as run,
+        pytest.warns(UserWarning, match="tells no layouts"),
+    ):
         assert held_out.layouts_met(run, layouts, layouts)["heldout"]["met"] is None
 
 
 def test_a_frozen_file_names_the_split_of_each_task(tmp_path):
     freeze_tasks(episodes=3).save(tmp_path / "tasks.json")
-    assert json.loads((tmp_path / "tasks.json").read_text())["split"] == ["heldout"] * 3 + ["train"] * 3
+    assert (
+        json.loads((tmp_path / "tasks.json").read_text())["split"]
+        == ["heldout"] * 3 + ["train"] * 3
+    )
     assert Tasks.load(tmp_path / "tasks.json").of("train").split.tolist() == ["train"] * 3
 
 
 def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone():
     tasks = freeze_tasks(episodes=4)
-    plays = evaluate._plays(load_config("two_rooms", ["plan.compare=[l2,l1]"]), tasks)
+    plays = evaluate._plays(load_config("two_rooms", ["planner.compare=[l2,l1]"]), tasks)
     assert [(name, set(some.split)) for name, _, some, _ in plays] == [
         ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}), ("main_training_layouts", {"train"}),
     ]  # fmt: skip
@@ -193,22 +223,25 @@ def test_rewards_are_earned_on_held_out_layouts_too():
     assert suffix == "_training_layouts"
     for world, split in ((held, "heldout"), (training, "train")):
         world.reset(np.arange(50))
-        assert in_split(world.state()[:, 2:], config.worlds.geometry, split).all()
+        assert in_split(world.state()[:, 2:], config.world.geometry, split).all()
 
 
 def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path):
-    """act.task_seed=80 with seed=1 begins where the data of seed 1 do."""
+    """evaluation.task_seed=80 with seed=1 begins where the data of seed 1 do."""
     for seed, fine in ((0, True), (1, False)):
-        config = load_config("pendulum", [f"seed={seed}", "act.task_seed=80"])
+        config = load_config("pendulum", [f"seed={seed}", "evaluation.task_seed=80"])
         with RunFolder.open(tmp_path / str(seed), config) as run:
             if fine:
                 assert returns._checked(run) == {}
             else:
-                with pytest.raises(UserError, match="act.task_seed 80"):
+                with pytest.raises(UserError, match="evaluation.task_seed 80"):
                     returns._checked(run)
 
 
 def test_recording_leaves_a_world_without_a_split_as_it_is(tmp_path):
-    record(tmp_path / "a.h5", TwoRooms(), wandering(Worlds()), np.arange(300), 2)
+    record(tmp_path / "a.h5", TwoRooms(), wandering(WorldSettings()), np.arange(300), 2)
     layouts = held_out.layouts_of(Trajectories(tmp_path / "a.h5"))
-    assert in_split(layouts, Geometry(), "train").any() and not in_split(layouts, Geometry(), "train").all()
+    assert (
+        in_split(layouts, Geometry(), "train").any()
+        and not in_split(layouts, Geometry(), "train").all()
+    )

@@ -25,7 +25,9 @@ def changed(file, **columns):
     """Give a parquet file other columns, or take rows in another order with `order`."""
     table = pq.read_table(file).to_pydict() | columns
     order = table.pop("order", range(len(table["episode_index"])))
-    pq.write_table(pa.table({name: [values[i] for i in order] for name, values in table.items()}), file)
+    pq.write_table(
+        pa.table({name: [values[i] for i in order] for name, values in table.items()}), file
+    )
 
 
 def meta(root):
@@ -35,12 +37,16 @@ def meta(root):
 def broken(root, capsys):
     """{number: why} that inspect tells of the film's camera."""
     assert cli.main(["inspect", str(root), "--camera", "front", "--json"]) == 0
-    return {int(number): why for number, why in json.loads(capsys.readouterr().out)["broken"].items()}
+    return {
+        int(number): why for number, why in json.loads(capsys.readouterr().out)["broken"].items()
+    }
 
 
 def refused(root, tmp_path, capsys, *words):
     """What convert says, which writes nothing."""
-    assert cli.main(["convert", str(root), str(tmp_path / "o.h5"), "--camera", "front", *words]) == 2
+    assert (
+        cli.main(["convert", str(root), str(tmp_path / "o.h5"), "--camera", "front", *words]) == 2
+    )
     assert not (tmp_path / "o.h5").exists()
     return capsys.readouterr().err
 
@@ -48,7 +54,9 @@ def refused(root, tmp_path, capsys, *words):
 def right(root, numbers):
     """The set's episodes are called so, and their pictures and states are those that were written."""
     view = View(open_source(root), Chosen(cameras=("front",)))
-    assert view.source.numbers.tolist() == numbers and view.source.lengths.tolist() == list(LENGTHS)
+    assert view.source.numbers.tolist() == numbers and view.source.lengths.tolist() == list(
+        LENGTHS
+    )
     for e, (start, length) in enumerate(zip(STARTS, LENGTHS, strict=True)):
         rows = list(range(start, start + length))
         assert [films.number_of(frame) for frame in view.frames("pixels", e, 0, length)] == rows
@@ -61,14 +69,32 @@ def test_a_film_that_ends_before_its_rows_is_missed_by_number(tmp_path, capsys):
     changed(meta(root), **{BEGIN: [40.0, 80.0, 0.0]})
     assert list(broken(root, capsys)) == [0, 1]
     assert "broken are in all: --without 0 1" in refused(root, tmp_path, capsys)
-    assert cli.main(["convert", str(root), str(tmp_path / "o.h5"), "--camera", "front", "--without", "0", "1"]) == 0
+    assert (
+        cli.main(
+            [
+                "convert",
+                str(root),
+                str(tmp_path / "o.h5"),
+                "--camera",
+                "front",
+                "--without",
+                "0",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert Trajectories(tmp_path / "o.h5").lengths.tolist() == [LENGTHS[2]]
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_a_film_of_too_few_frames_is_missed(version, tmp_path, capsys):
     root = made.make_lerobot(tmp_path, version)
-    film = root / FILM if version == "v3.0" else root / "videos/observation.images.front/c0/000001.mp4"
+    film = (
+        root / FILM
+        if version == "v3.0"
+        else root / "videos/observation.images.front/c0/000001.mp4"
+    )
     count = sum(LENGTHS[:2]) if version == "v3.0" else LENGTHS[1]
     films.write(film, films.frames(count)[:-1])
     assert list(broken(root, capsys)) == [1] and "no frame near" in broken(root, capsys)[1]
@@ -82,7 +108,9 @@ def test_a_gap_in_the_middle_of_a_film_is_missed(tmp_path, capsys):
     assert list(broken(root, capsys)) == [0, 1] and "no frame near" in broken(root, capsys)[0]
     kept = np.delete(np.arange(12), 4)  # and here one frame is lost
     films.write(root / FILM, films.frames(12)[kept], seconds=kept / 10)
-    assert list(broken(root, capsys)) == [0] and "in all 1 rows have none" in broken(root, capsys)[0]
+    assert (
+        list(broken(root, capsys)) == [0] and "in all 1 rows have none" in broken(root, capsys)[0]
+    )
     view = View(open_source(root), Chosen(cameras=("front",)))
     with pytest.raises(UserError, match=r"episode 0: .*has no frame near 0\.400 s"):
         view.frames("pixels", 0, 0, 7)
@@ -95,7 +123,11 @@ def test_pictures_are_found_by_the_time_of_their_rows(tmp_path):
     films.write(root / FILM, films.frames(12), seconds=np.append(seconds, 1.5 + np.arange(5) / 10))
     changed(meta(root), **{BEGIN: [0.0, 1.5, 0.0]})
     first, second = np.float32(seconds).tolist(), np.float32(np.arange(5) / 10).tolist()
-    changed(root / "data/c000/f000.parquet", timestamp=first + second, frame_index=[*range(7), *range(5)])
+    changed(
+        root / "data/c000/f000.parquet",
+        timestamp=first + second,
+        frame_index=[*range(7), *range(5)],
+    )
     right(root, [0, 1, 2])
 
 
@@ -105,16 +137,28 @@ def test_a_lost_episode_leaves_a_gap_in_the_numbers_alone(tmp_path, capsys):
     changed(root / "data/c000/f001.parquet", episode_index=[4] * LENGTHS[2])
     right(root, [0, 1, 4])
     assert broken(root, capsys) == {}
-    assert "--without 2: the episodes are 0 to 4, not all of them" in refused(root, tmp_path, capsys, "--without", "2")
-    assert cli.main(["convert", str(root), str(tmp_path / "o.h5"), "--camera", "front", "--without", "4"]) == 0
+    assert "--without 2: the episodes are 0 to 4, not all of them" in refused(
+        root, tmp_path, capsys, "--without", "2"
+    )
+    assert (
+        cli.main(
+            ["convert", str(root), str(tmp_path / "o.h5"), "--camera", "front", "--without", "4"]
+        )
+        == 0
+    )
     assert "left out: episodes 4" in capsys.readouterr().out
     assert Trajectories(tmp_path / "o.h5").lengths.tolist() == list(LENGTHS[:2])
 
 
 def test_a_gap_in_the_numbers_of_version_2(tmp_path, capsys):
     root = made.make_lerobot(tmp_path)
-    lines = [{"episode_index": number, "length": length} for number, length in zip((0, 1, 1005), LENGTHS, strict=True)]
-    (root / "meta/episodes.jsonl").write_text("\n".join(json.dumps(line) for line in [lines[2], *lines[:2]]))
+    lines = [
+        {"episode_index": number, "length": length}
+        for number, length in zip((0, 1, 1005), LENGTHS, strict=True)
+    ]
+    (root / "meta/episodes.jsonl").write_text(
+        "\n".join(json.dumps(line) for line in [lines[2], *lines[:2]])
+    )
     for kind, name in (("data", "data"), ("videos/observation.images.front", "film")):
         file = next((root / kind).rglob("000002.*"))
         moved = file.parents[1] / "c1" / f"001005{file.suffix}"
@@ -126,12 +170,27 @@ def test_a_gap_in_the_numbers_of_version_2(tmp_path, capsys):
     next(root.rglob("001005.parquet")).unlink()
     assert list(broken(root, capsys)) == [1005]
     assert "001005.parquet is missing" in refused(root, tmp_path, capsys)
-    assert cli.main(["convert", str(root), str(tmp_path / "o.h5"), "--camera", "front", "--without", "1005"]) == 0
+    assert (
+        cli.main(
+            [
+                "convert",
+                str(root),
+                str(tmp_path / "o.h5"),
+                "--camera",
+                "front",
+                "--without",
+                "1005",
+            ]
+        )
+        == 0
+    )
 
 
 def test_rows_are_found_by_the_number_they_carry_in_whatever_order_episodes_lie(tmp_path, capsys):
     root = made.make_lerobot(tmp_path, "v3.0")
-    changed(root / "data/c000/f000.parquet", order=[*range(7, 12), *range(7)])  # episode 1 before episode 0
+    changed(
+        root / "data/c000/f000.parquet", order=[*range(7, 12), *range(7)]
+    )  # episode 1 before episode 0
     changed(meta(root), order=[2, 1, 0])
     right(root, [0, 1, 2])
     file, steps = root / "data/c000/f001.parquet", [0, 1, 3, 2, *range(4, 9)]
@@ -145,7 +204,11 @@ def test_two_episodes_in_one_stretch_of_a_film_are_both_named(tmp_path, capsys):
     root = made.make_lerobot(tmp_path, "v3.0")
     changed(meta(root), **{BEGIN: [0.0, 0.0, 0.0]})
     why = broken(root, capsys)
-    assert list(why) == [0, 1] and "has it and episode 0 in one stretch of" in why[1] and "episode 1" in why[0]
+    assert (
+        list(why) == [0, 1]
+        and "has it and episode 0 in one stretch of" in why[1]
+        and "episode 1" in why[0]
+    )
     changed(meta(root), **{BEGIN: [0.0, None, 0.0]})
     assert "does not say where it begins" in broken(root, capsys)[1]
     changed(meta(root), episode_index=[0, 1, 1])
@@ -153,7 +216,9 @@ def test_two_episodes_in_one_stretch_of_a_film_are_both_named(tmp_path, capsys):
         open_source(root)
 
 
-@pytest.mark.parametrize("dtype", ["language", "audio", "object", "large_string", "datetime64[ns]", None])
+@pytest.mark.parametrize(
+    "dtype", ["language", "audio", "object", "large_string", "datetime64[ns]", None]
+)
 def test_features_that_are_no_numbers_are_passed_over(dtype, tmp_path):
     root = made.make_lerobot(tmp_path, "v3.0")
     info = json.loads((root / "meta/info.json").read_text())
@@ -169,7 +234,13 @@ def test_films_of_dino_wm_are_read_frame_by_frame_at_any_rate(tmp_path):
     films.write(film, films.frames(ROWS)[7:12], seconds=np.array([0, 0.1, 0.15, 0.9, 1.0]))
     view = View(open_source(root))
     assert view.source.lengths.tolist() == list(LENGTHS)
-    assert [films.number_of(frame) for frame in view.frames("pixels", 1, 0, 5)] == [7, 8, 9, 10, 11]
+    assert [films.number_of(frame) for frame in view.frames("pixels", 1, 0, 5)] == [
+        7,
+        8,
+        9,
+        10,
+        11,
+    ]
     film.write_text("no film")
     view = View(open_source(root))
     with pytest.raises(UserError, match=r"episode 1: .*episode_001\.mp4: cannot be .*--without 1"):
@@ -197,7 +268,9 @@ def test_times_that_lead_nowhere_or_into_other_episodes_are_missed(times, why, t
 def test_what_info_leaves_empty_is_said(tmp_path, capsys):
     root = made.make_lerobot(tmp_path, "v3.0")
     info = json.loads((root / "meta/info.json").read_text())
-    (root / "meta/info.json").write_text(json.dumps({**info, "features": {**info["features"], "note": None}}))
+    (root / "meta/info.json").write_text(
+        json.dumps({**info, "features": {**info["features"], "note": None}})
+    )
     right(root, [0, 1, 2])
     (root / "meta/info.json").write_text(json.dumps({**info, "fps": None}))
     assert "lacks fps" in refused(root, tmp_path, capsys)

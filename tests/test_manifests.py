@@ -30,7 +30,13 @@ def listed(root, content, name="list.csv"):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("heading", ["", "path,label", "Path,Label", '"path","label"'])
 def test_marks_line_ends_and_headings(root, encoding, end, heading):
-    lines = [heading] * bool(heading) + ["v/0.mp4,a", '"v/Käse, alt.mp4",Käse', "", ",,", "v/ein Film.mp4,a b,"]
+    lines = [heading] * bool(heading) + [
+        "v/0.mp4,a",
+        '"v/Käse, alt.mp4",Käse',
+        "",
+        ",,",
+        "v/ein Film.mp4,a b,",
+    ]
     found = listed(root, end.join(lines).encode(encoding))
     assert found == [("v/0.mp4", "a"), ("v/Käse, alt.mp4", "Käse"), ("v/ein Film.mp4", "a b")]
 
@@ -44,7 +50,11 @@ def test_big_endian_marks(root):
 @pytest.mark.parametrize("separator", [";", "\t"])
 @pytest.mark.parametrize("heading", [False, True])
 def test_semicolons_and_tabs_as_spreadsheets_write_them(root, separator, heading):
-    rows = [["path", "label"]] * heading + [["v/0.mp4", "a"], ["v/Käse, alt.mp4", "b c"], ["v/ein Film.mp4", ""]]
+    rows = [["path", "label"]] * heading + [
+        ["v/0.mp4", "a"],
+        ["v/Käse, alt.mp4", "b c"],
+        ["v/ein Film.mp4", ""],
+    ]
     found = listed(root, "\r\n".join(separator.join(row) for row in rows))
     assert found == [("v/0.mp4", "a"), ("v/Käse, alt.mp4", "b c"), ("v/ein Film.mp4", None)]
     noted = listed(root, f"sep={separator}\r\n" + "\r\n".join(separator.join(row) for row in rows))
@@ -70,9 +80,18 @@ def test_columns_count_by_their_heading_wherever_they_stand(root):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("v/Käse, alt.mp4,a\n".encode("cp1252"), r"list\.csv: is not UTF-8 text \(.* at byte 3\); save it as UTF-8"),
-        ("v/0.mp4,a\n".encode("utf-16-le"), r"list\.csv: is not UTF-8 text \(character 1 is a zero\); save it"),
-        ("video,class\nv/0.mp4,a\n", r"line 1: 'video' is no video; call columns path,label in a heading"),
+        (
+            "v/Käse, alt.mp4,a\n".encode("cp1252"),
+            r"list\.csv: is not UTF-8 text \(.* at byte 3\); save it as UTF-8",
+        ),
+        (
+            "v/0.mp4,a\n".encode("utf-16-le"),
+            r"list\.csv: is not UTF-8 text \(character 1 is a zero\); save it",
+        ),
+        (
+            "video,class\nv/0.mp4,a\n",
+            r"line 1: 'video' is no video; call columns path,label in a heading",
+        ),
         ("v/0.mp4,a,b\n", r"line 1: 3 fields instead of path,label; quote commas"),
         ("v/0.mp4,a\n,b\n", r"line 2: has no path"),
         ('v/0.mp4,a\n"v/0.mp4,b\nv/0.mp4,c\n', r"line 3: a quote before it is not closed"),
@@ -87,7 +106,9 @@ def test_what_is_not_clear_is_refused_in_one_line(root, content, said):
 
 def test_a_missing_number_is_no_class(root):
     parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-    parquet.write_table(pa.table({"path": ["v/0.mp4", "v/a;b.mp4"], "label": [1.0, np.nan]}), root / "list.parquet")
+    parquet.write_table(
+        pa.table({"path": ["v/0.mp4", "v/a;b.mp4"], "label": [1.0, np.nan]}), root / "list.parquet"
+    )
     assert [entry.label for entry in find(root / "list.parquet")] == ["1.0", None]
 
 

@@ -14,7 +14,7 @@ from jepa_wm.features import cache
 from jepa_wm.features.probe import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import COMPONENTS, LatentModel
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import WorldModelSettings
 from jepa_wm.training import dynamics, heads
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
@@ -44,7 +44,9 @@ def test_a_probe_never_holds_more_than_its_inputs_and_the_smaller_of_the_two_squ
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert largest.numbers <= max(n * size, min(n, size) ** 2)
-    assert peak < 8 * 8 * n * size  # bytes: a few copies of the inputs in float64; the square would be 1.15 GB
+    assert (
+        peak < 8 * 8 * n * size
+    )  # bytes: a few copies of the inputs in float64; the square would be 1.15 GB
 
 
 @pytest.mark.parametrize(("n", "size"), [(30, 80), (80, 80), (80, 30)])
@@ -65,7 +67,10 @@ def test_both_forms_give_the_ridge_of_the_textbook(n, size, penalty):
 
 
 def test_heads_and_metric_of_few_tokens_read_all_numbers():
-    few, summary = LatentModel(16, 64, 2, Settings(bottleneck=None)), LatentModel(256, 384, 2, Settings())
+    few, summary = (
+        LatentModel(16, 64, 2, WorldModelSettings(latent=None)),
+        LatentModel(256, 384, 2, WorldModelSettings()),
+    )
     assert few.components is None and few.flat_width == 16 * 64
     assert summary.components is None and summary.flat_width == summary.numbers == 8
     latents = torch.randn(2, 3, 16, 64)
@@ -74,7 +79,7 @@ def test_heads_and_metric_of_few_tokens_read_all_numbers():
 
 def test_heads_and_metric_of_many_tokens_are_small():
     with torch.device("meta"):
-        model = LatentModel(256, 384, 2, Settings(bottleneck=None))
+        model = LatentModel(256, 384, 2, WorldModelSettings(latent=None))
     assert sum(p.numel() for p in model.metric.parameters()) < 10**6
     assert model.metric.net[0].in_features == model.flat_width == COMPONENTS
 
@@ -82,13 +87,16 @@ def test_heads_and_metric_of_many_tokens_are_small():
 @pytest.fixture(scope="module")
 def run_of_many(tmp_path_factory, tiny_data):
     """A finished run on all tokens of a timm backbone: 144 of width 64, 9216 numbers a frame."""
-    words = [f"observe.path={tiny_data}", "observe.image_size=192", "encode.patch=16", "freeze.backbone=timm/test_vit",
-             "freeze.samples=20", "freeze.stride=5", "train.pretrain.steps=0", "dynamics.bottleneck=null",
-             "dynamics.width=16", "dynamics.depth=1", "dynamics.heads=1", "plan.margin=0", "train.precision=fp32",
-             "train.dynamics={steps: 4, batch: 4, frames: 4}", "train.metric={steps: 4, batch: 8}",
+    words = [f"data.path={tiny_data}", "data.image_size=192", "encoder.patch=16", "features.backbone=timm/test_vit",
+             "features.samples=20", "features.stride=5", "train.pretrain.steps=0", "latent=null",
+             "dynamics.width=16", "dynamics.depth=1", "dynamics.heads=1", "planner.margin=0", "train.precision=fp32",
+             "train.dynamics={steps: 4, batch: 4, frames: 4}", "train.distance={steps: 4, batch: 8}",
              "train.heads={steps: 4, batch: 8}"]  # fmt: skip
     folder = tmp_path_factory.mktemp("many") / "run"
-    with RunFolder.open(folder, load_config("debug", words)) as run, pytest.MonkeyPatch.context() as patch:
+    with (
+        RunFolder.open(folder, load_config("debug", words)) as run,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(rollout_errors, "WORK", 1)
         results = {stage.__name__: stage.run(run) for stage in (cache, dynamics, heads)}
     return folder, results
@@ -96,10 +104,17 @@ def run_of_many(tmp_path_factory, tiny_data):
 
 def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
     folder, results = run_of_many
-    assert all(row["relative_error"] > 0 for row in results["jepa_wm.training.dynamics"]["rollout"])
+    assert all(
+        row["relative_error"] > 0 for row in results["jepa_wm.training.dynamics"]["rollout"]
+    )
     model = WorldModel.load(folder)
-    assert model.latent.numbers == 9216 and model.latent.flat_width == model.heads.sizes["latent"] == COMPONENTS
-    frames = torch.randint(256, (2, 65, 65, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert (
+        model.latent.numbers == 9216
+        and model.latent.flat_width == model.heads.sizes["latent"] == COMPONENTS
+    )
+    frames = torch.randint(
+        256, (2, 65, 65, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     latents = model.encode(frames)
     assert model.steps_to_go(latents[:1, None], latents[1:]).shape == (1, 1)
     assert model.propose(latents[:1], latents[1:], 3).shape == (1, 3, model.block)
@@ -110,10 +125,12 @@ def test_windows_are_imagined_a_few_at_a_time(run_of_many, tiny_data, monkeypatc
     """And the errors are those of all together."""
     folder, results = run_of_many
     model = load_latent_model(folder / "dynamics")
-    parts = [cache.Features(folder / "encode" / part, Trajectories(tiny_data / f"{part}.h5"))
+    parts = [cache.Features(folder / "features" / part, Trajectories(tiny_data / f"{part}.h5"))
              for part in ("heldout", "train")]  # fmt: skip
     sizes, whole = [], rollout_errors.unroll
-    monkeypatch.setattr(rollout_errors, "unroll", lambda *some: sizes.append(len(some[1])) or whole(*some))
+    monkeypatch.setattr(
+        rollout_errors, "unroll", lambda *some: sizes.append(len(some[1])) or whole(*some)
+    )
     monkeypatch.setattr(rollout_errors, "WORK", 1)
     kept = rollout_errors.rollout_errors(model, *parts, windows=6, horizon=2)
     monkeypatch.setattr(rollout_errors, "NUMBERS", 9216 * 20)

@@ -13,7 +13,9 @@ def generator(seed=0):
 
 
 def ranges(low, high):
-    return st.tuples(st.floats(low, high), st.floats(low, high)).map(lambda pair: tuple(sorted(pair)))
+    return st.tuples(st.floats(low, high), st.floats(low, high)).map(
+        lambda pair: tuple(sorted(pair))
+    )
 
 
 masks = st.builds(
@@ -34,7 +36,9 @@ def test_every_mask_can_be_split_into_equal_disjoint_parts(kind, batch, time, gr
     assert context.shape == (batch, int((~hidden).sum(1).min()))
     assert target.shape == (batch, int(hidden.sum(1).min()))
     for row, seen, wanted in zip(hidden, context, target, strict=True):
-        assert seen.unique().tolist() == seen.tolist() and wanted.unique().tolist() == wanted.tolist()
+        assert (
+            seen.unique().tolist() == seen.tolist() and wanted.unique().tolist() == wanted.tolist()
+        )
         assert not row[seen].any() and row[wanted].all()
 
 
@@ -58,7 +62,11 @@ def test_every_sample_draws_its_own_boxes():
 def test_boxes_have_the_size_asked_for():
     grid, time = 10, 4
     hidden = draw_mask(
-        BlockMask(blocks=1, scale=(0.2, 0.2), aspect=(1.0, 1.0), time=(0.5, 0.5)), 200, time, grid, generator()
+        BlockMask(blocks=1, scale=(0.2, 0.2), aspect=(1.0, 1.0), time=(0.5, 0.5)),
+        200,
+        time,
+        grid,
+        generator(),
     ).view(200, time, grid, grid)
     assert (hidden.flatten(2).any(2).sum(1) == 2).all()
     assert (hidden.any(1).any(2).sum(1) == 4).all()  # sqrt(.2 * 100) rounded
@@ -69,7 +77,13 @@ def test_boxes_have_the_size_asked_for():
 
 
 def test_whole_frames_can_be_hidden():
-    hidden = draw_mask(BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)), 50, 4, 5, generator())
+    hidden = draw_mask(
+        BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),
+        50,
+        4,
+        5,
+        generator(),
+    )
     frames = hidden.view(50, 4, 25)
     assert (frames.all(2) == frames.any(2)).all() and (frames.all(2).sum(1) == 2).all()
 
@@ -79,8 +93,12 @@ def test_no_time_step_is_dropped_more_often_than_another():
     time, grid, g = 6, 6, generator()
     kept, whole = torch.zeros(2, time), torch.zeros(2, time)
     for _ in range(40):
-        hidden = draw_mask(BlockMask(blocks=3, scale=(0.05, 0.5), time=(1.0, 1.0)), 32, time, grid, g)
-        for part, (ids, allowed) in enumerate(zip(split(hidden, g), (~hidden, hidden), strict=True)):
+        hidden = draw_mask(
+            BlockMask(blocks=3, scale=(0.05, 0.5), time=(1.0, 1.0)), 32, time, grid, g
+        )
+        for part, (ids, allowed) in enumerate(
+            zip(split(hidden, g), (~hidden, hidden), strict=True)
+        ):
             kept[part] += torch.bincount(ids.flatten() // grid**2, minlength=time)
             whole[part] += allowed.view(-1, time, grid**2).sum((0, 2))
     rate = kept / whole
@@ -90,7 +108,9 @@ def test_no_time_step_is_dropped_more_often_than_another():
 
 def test_what_is_uncovered_again_is_uncovered_anywhere():
     """`least_seen` opens a few tokens of a wholly hidden clip; early and late ones alike."""
-    kind = BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(1.0, 1.0), least_seen=0.25)
+    kind = BlockMask(
+        blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(1.0, 1.0), least_seen=0.25
+    )
     hidden = draw_mask(kind, 2000, 4, 4, generator())
     assert ((~hidden).sum(1) == 16).all()
     assert ((~hidden).float().mean(0) - 0.25).abs().max() < 0.06

@@ -16,7 +16,9 @@ from jepa_wm.data.video import VideoError
 from jepa_wm.data.videos import Unreadable
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted(file for room in ("jepa_wm", "evals", "launch") for file in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(
+    file for room in ("jepa_wm", "evals", "launch") for file in (ROOT / room).rglob("*.py")
+)
 SECTIONS = {name for name, field in Config.model_fields.items() if name != "seed"}
 NAMED = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(SECTIONS))})(?:\.[a-z_]\w*)+")
 OPTION = re.compile(r"(?<![\w(-])--[a-z][a-z-]*(?![\w:])")
@@ -31,11 +33,17 @@ def texts(source):
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             inside |= set(map(id, node.values))
-            yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            yield "".join(
+                part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+            )
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             inside.add(id(node.value))  # a docstring
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in inside
+        ):
             yield node.value
 
 
@@ -43,14 +51,18 @@ def models(annotation):
     """The sections that a field may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    nested = get_origin(annotation) in (Union, types.UnionType, tuple, list) or hasattr(annotation, "__metadata__")
+    nested = get_origin(annotation) in (Union, types.UnionType, tuple, list) or hasattr(
+        annotation, "__metadata__"
+    )
     return [model for part in get_args(annotation) for model in models(part)] if nested else []
 
 
 def is_setting(dotted, above=(Config,)):
     name, _, rest = dotted.partition(".")
     found = [model.model_fields[name].annotation for model in above if name in model.model_fields]
-    return bool(found) and (not rest or is_setting(rest, [model for each in found for model in models(each)]))
+    return bool(found) and (
+        not rest or is_setting(rest, [model for each in found for model in models(each)])
+    )
 
 
 def every(pattern):
@@ -64,21 +76,38 @@ def every(pattern):
 def test_settings_that_are_named_are_there():
     named = {(file, name) for file, name in every(NAMED) if name not in ("train.h5",)}
     assert len(named) > 40 and not {(file, name) for file, name in named if not is_setting(name)}
-    assert is_setting("observe.unreadable") and not is_setting("observe.ceiling") and not is_setting("observe.crop.x")
+    assert (
+        is_setting("data.unreadable")
+        and not is_setting("data.ceiling")
+        and not is_setting("data.crop.x")
+    )
 
 
 def test_options_and_verbs_that_are_named_are_there():
     commands = [*verbs.VERBS, *verbs.TOOLS, "eval", "bench"]
-    options = {o for verb in commands for action in _verb_parser(verb)._actions for o in action.option_strings}
-    named = {name for file, name in every(OPTION) if not file.startswith("jepa_wm/show/")} - FOREIGN  # CSS is there
+    options = {
+        o
+        for verb in commands
+        for action in _verb_parser(verb)._actions
+        for o in action.option_strings
+    }
+    named = {
+        name for file, name in every(OPTION) if not file.startswith("jepa_wm/show/")
+    } - FOREIGN  # CSS is there
     assert "--without" in named and not named - options
     called = {name for _, name in every(VERB)}
-    assert "encode" in called and not called - set(commands)
+    assert "features" in called and not called - set(commands)
     marked = {name for _, name in every(MARKED)}
-    others = {"absolute", "make"}  # a value of the attribute action_kind, and what a module of worlds offers
+    others = {
+        "absolute",
+        "make",
+    }  # a value of the attribute action_kind, and what a module of worlds offers
     assert "collect" in marked and not marked - set(commands) - set(verbs.EVALS) - others
 
 
 def test_too_many_unreadable_videos_name_the_setting_that_allows_more():
-    with pytest.raises(ValueError, match=r"allow more with observe\.unreadable\n\(of `jepa-wm pack`: --unreadable\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"allow more with observe\.unreadable\n\(of `jepa-wm pack`: --unreadable\)",
+    ):
         Unreadable(3, 0.1).add(Path("x.mp4"), VideoError("x.mp4: is cut short"))

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
     file for place in ("jepa_wm", "evals", "launch", "docs", "tests") for file in (ROOT / place).rglob("*.py")
 ) + [ROOT / "hubconf.py", ROOT / "setup.py"]  # fmt: skip
-SOURCES = [file for file in SOURCES if file.name not in ("test_layers.py", "test_names.py")]  # name what is not there
+SOURCES = [
+    file for file in SOURCES if file.name not in ("test_layers.py", "test_names.py")
+]  # name what is not there
 DOTTED = re.compile(r"jepa_wm(\.\w+)+(:\w+)?")  # a module, or a module and a name in it
 
 
@@ -45,7 +47,9 @@ def _is_module(name: str) -> bool:
 def imported(source: str) -> set[str]:
     """Dotted names of ours that a source imports, wherever in it, and those that stand in it as strings."""
     found, tree = set(), ast.parse(source)
-    parts = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    parts = {
+        part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -53,7 +57,9 @@ def imported(source: str) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in parts:
             found |= {node.value} if DOTTED.fullmatch(node.value) else set()
-    return {name for name in found if name.partition(".")[0] == "jepa_wm" and not name.endswith(".*")}
+    return {
+        name for name in found if name.partition(".")[0] == "jepa_wm" and not name.endswith(".*")
+    }
 
 
 @pytest.mark.parametrize("name", jepa_wm.__all__)
@@ -65,7 +71,9 @@ def test_a_public_name_is_there_in_a_fresh_process(name):
 def test_all_public_names_are_imported_at_once():
     script = "from jepa_wm import *; import jepa_wm; assert set(jepa_wm.__all__) <= set(globals())"
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert set(jepa_wm.__all__) == {*jepa_wm._HOME, "__version__"}, "what is public is fetched, what is fetched public"
+    assert set(jepa_wm.__all__) == {*jepa_wm._HOME, "__version__"}, (
+        "what is public is fetched, what is fetched public"
+    )
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -74,7 +82,9 @@ def test_what_a_file_imports_or_names_is_there(file):
     assert not {name: wrong for name in names if (wrong := missing(name))}
 
 
-@pytest.mark.parametrize("file", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda file: file.name
+)
 def test_what_the_pages_import_is_there(file):
     text = file.read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -88,28 +98,40 @@ def test_every_verb_evaluation_bench_and_tool_has_its_function():
     functions = [target for target, _ in verbs.VERBS.values()]
     functions += [*verbs.SHARES.values(), *verbs.BENCHES.values(), *verbs.EVALS.values()]
     tools = [module for module, _ in verbs.TOOLS.values()]
-    functions += [f"{module}:{name}" for module in tools for name in ("add_arguments", "run", "lines")]
+    functions += [
+        f"{module}:{name}" for module in tools for name in ("add_arguments", "run", "lines")
+    ]
     for target in functions:
         module, _, name = target.partition(":")
         assert callable(getattr(importlib.import_module(module), name)), target
-    assert {*verbs.TOGETHER, *verbs.SHARES} <= set(verbs.VERBS) and set(verbs.FILES) <= set(verbs.EVALS)
+    assert {*verbs.TOGETHER, *verbs.SHARES} <= set(verbs.VERBS) and set(verbs.FILES) <= set(
+        verbs.EVALS
+    )
 
 
-@pytest.mark.parametrize("words", [[verb] for verb in verbs.VERBS] + [["eval", "knn"], ["bench", "plan"]])
+@pytest.mark.parametrize(
+    "words", [[verb] for verb in verbs.VERBS] + [["eval", "knn"], ["bench", "plan"]]
+)
 def test_the_command_line_finds_each(words):
     assert missing(parse(words).target) is None
 
 
 def test_every_format_is_a_module_with_what_reading_takes():
     for module in FORMATS.values():
-        assert all(callable(getattr(importlib.import_module(module), name)) for name in ("recognises", "open_source"))
+        assert all(
+            callable(getattr(importlib.import_module(module), name))
+            for name in ("recognises", "open_source")
+        )
 
 
 def test_what_is_not_there_is_noticed():
     assert missing("jepa_wm.world_model.WorldModel") == "jepa_wm.world_model has no WorldModel"
     assert missing("jepa_wm.nothing.at_all") == "there is no module jepa_wm.nothing"
     assert missing("jepa_wm.cli:nothing") == "jepa_wm.cli has no nothing"
-    assert missing("jepa_wm.cli:main") is None and missing("jepa_wm.world_model.world_model.WorldModel") is None
+    assert (
+        missing("jepa_wm.cli:main") is None
+        and missing("jepa_wm.world_model.world_model.WorldModel") is None
+    )
     assert imported("def f():\n    from jepa_wm.a import b\nx = 'jepa_wm.c:d'\nimport torch") == {
         "jepa_wm.a.b", "jepa_wm.c:d"
     }  # fmt: skip

@@ -40,7 +40,9 @@ def test_projection_keeps_what_is_inside_and_the_direction_of_what_is_not():
     space = ActionSpace((-3.0,) * 4, (3.0,) * 4, max_norm=1.0, group=2)
     inside, outside = torch.tensor([0.3, 0.4, 0.0, 0.0]), torch.tensor([3.0, 4.0, 0.0, -9.0])
     assert torch.equal(space.project(inside), inside)
-    torch.testing.assert_close(space.project(outside), torch.tensor([0.5**0.5, 0.5**0.5, 0.0, -1.0]))
+    torch.testing.assert_close(
+        space.project(outside), torch.tensor([0.5**0.5, 0.5**0.5, 0.0, -1.0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,9 @@ def test_the_next_search_starts_from_what_is_left(fill):
 
         def solve(self, cost, *, start, generator):
             starts.append(start)
-            return CEM(space=BOX, horizon=H, rounds=2).solve(cost, start=start, generator=generator)
+            return CEM(space=BOX, horizon=H, rounds=2).solve(
+                cost, start=start, generator=generator
+            )
 
     agent = RecedingHorizon(Spy(), execute=2, fill=fill)
     with pytest.raises(RuntimeError, match="before reset"):
@@ -101,7 +105,9 @@ def test_a_point_is_steered_to_its_goal_one_block_at_a_time():
         return position[:, None, None] + plans.unflatten(-1, (5, 2)).sum(-2).cumsum(-2)
 
     for _ in range(6):
-        block = agent.plan(lambda plans: (moved(plans) - goal[:, None, None]).norm(dim=-1).mean(-1))
+        block = agent.plan(
+            lambda plans: (moved(plans) - goal[:, None, None]).norm(dim=-1).mean(-1)
+        )
         assert block.shape == (3, 1, 10)
         position = position + space.steps(block).sum(1)
     assert (position - goal).norm(dim=-1).max() < 1.0
@@ -115,7 +121,9 @@ def test_a_search_starts_from_a_proposal_and_tries_what_is_left_beside_it():
 
         def solve(self, cost, *, start, generator):
             starts.append(start)
-            return CEM(space=BOX, horizon=H, rounds=2).solve(cost, start=start, generator=generator)
+            return CEM(space=BOX, horizon=H, rounds=2).solve(
+                cost, start=start, generator=generator
+            )
 
     agent, proposal = RecedingHorizon(Spy()), torch.full((2, H, 2), 0.25)
     agent.reset([3, 4], device=torch.device("cpu"))
@@ -186,7 +194,9 @@ def test_steps_are_reduced_as_named():
     weights = [0.5**k for k in range(4)]
     discounted = sum(w * costs[..., k] for k, w in enumerate(weights)) / sum(weights)
     torch.testing.assert_close(over_steps(costs, mode="discounted", discount=0.5), discounted)
-    torch.testing.assert_close(over_steps(costs, mode="all"), sum(costs[..., k] for k in range(4)) / 4)
+    torch.testing.assert_close(
+        over_steps(costs, mode="all"), sum(costs[..., k] for k in range(4)) / 4
+    )
     rising = sum((k + 1) * costs[..., k] for k in range(4)) / 10
     torch.testing.assert_close(over_steps(costs, mode="rising"), rising)
     assert torch.equal(over_steps(costs, mode="last"), costs[..., 3])
@@ -199,7 +209,11 @@ def test_steps_are_reduced_as_named():
 
 
 def test_an_objective_is_the_weighted_sum_of_its_terms_and_takes_a_learned_metric():
-    latents, goal, actions = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 5, 6), torch.randn(2, 3, 4, 2)
+    latents, goal, actions = (
+        torch.randn(2, 3, 4, 5, 6),
+        torch.randn(2, 5, 6),
+        torch.randn(2, 3, 4, 2),
+    )
     metric = torch.nn.Linear(6, 1)
 
     def learned(latents, goal):

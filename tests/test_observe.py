@@ -32,7 +32,11 @@ def write(path, lengths, **attributes):
     rows = int(sum(lengths))
     writer = TrajectoryWriter(path, np.array(lengths), COLUMNS)
     number = np.arange(rows)
-    writer.write("pixels", 0, np.broadcast_to((number % 256)[:, None, None, None], (rows, 4, 6, 3)).astype("u1"))
+    writer.write(
+        "pixels",
+        0,
+        np.broadcast_to((number % 256)[:, None, None, None], (rows, 4, 6, 3)).astype("u1"),
+    )
     writer.write("action", 0, np.stack([number + 0.25, number + 0.5], 1).astype("f4"))
     writer.write("state", 0, np.repeat(number[:, None], 3, 1).astype("f4"))
     writer.close(**attributes)
@@ -41,11 +45,19 @@ def write(path, lengths, **attributes):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("data") / "train.h5", [13, 40, 17, 25], state_groups="dot:0,1 wall:2")
+    return write(
+        tmp_path_factory.mktemp("data") / "train.h5",
+        [13, 40, 17, 25],
+        state_groups="dot:0,1 wall:2",
+    )
 
 
 def test_what_was_written_is_read(data):
-    assert data.episodes == 4 and data.lengths.tolist() == [13, 40, 17, 25] and data.offsets.tolist() == [0, 13, 53, 70]
+    assert (
+        data.episodes == 4
+        and data.lengths.tolist() == [13, 40, 17, 25]
+        and data.offsets.tolist() == [0, 13, 53, 70]
+    )
     assert data.frames.shape == (95, 4, 6, 3) and (data.frames[:, 0, 0, 0] == np.arange(95)).all()
     assert data.actions.dtype == np.float32 and data.actions[7].tolist() == [7.25, 7.5]
     assert (data.column("state")[:, 1] == np.arange(95)).all()
@@ -61,7 +73,9 @@ def test_frames_are_memory_mapped_and_read_only(data):
 def test_a_chunked_file_of_another_maker_is_read_too(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["ep_len"], file["ep_offset"] = [3], [0]
-        file.create_dataset("pixels", data=np.arange(3 * 4 * 4 * 3, dtype="u1").reshape(3, 4, 4, 3), chunks=True)
+        file.create_dataset(
+            "pixels", data=np.arange(3 * 4 * 4 * 3, dtype="u1").reshape(3, 4, 4, 3), chunks=True
+        )
         file["action"] = np.zeros((3, 2))
     data = Trajectories(tmp_path / "other.h5")
     assert data.frames[2, 3, 3, 2] == 143 and data.actions.dtype == np.float32
@@ -87,7 +101,9 @@ def test_a_killed_writer_is_in_nobodys_way(tmp_path):
 
 
 def test_what_is_wrong_with_a_file_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.h5: no such trajectory file; run `jepa-wm collect`"):
+    with pytest.raises(
+        UserError, match=r"gone\.h5: no such trajectory file; run `jepa-wm collect`"
+    ):
         Trajectories(tmp_path / "gone.h5")
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(UserError, match=r"text\.h5: not a readable HDF5 file"):
@@ -108,7 +124,7 @@ def test_the_runs_own_data_or_that_of_another_folder(tmp_path):
     write(tmp_path / "run" / "collect" / "train.h5", [5])
     write(tmp_path / "elsewhere" / "train.h5", [7])
     assert len(open_data(tmp_path / "run", Config(), "train").actions) == 5
-    other = Config(observe={"path": str(tmp_path / "elsewhere")})
+    other = Config(data={"path": str(tmp_path / "elsewhere")})
     assert len(open_data(tmp_path / "run", other, "train").actions) == 7
 
 
@@ -134,9 +150,17 @@ def test_clips_stay_inside_episodes_and_are_pure(data, frames, gaps, seed, step,
     assert (sampler.frames_at(rows)[..., 0, 0, 0].numpy() == rows).all()
 
 
-@given(st.integers(1, 4), st.integers(0, 3), st.integers(1, 60), st.integers(0, 10**6), st.integers(1, 64))
+@given(
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(1, 60),
+    st.integers(0, 10**6),
+    st.integers(1, 64),
+)
 @settings(max_examples=60, deadline=None)
-def test_far_frames_are_of_the_same_episode_and_as_far_as_it_allows(data, frames, count, apart, step, batch):
+def test_far_frames_are_of_the_same_episode_and_as_far_as_it_allows(
+    data, frames, count, apart, step, batch
+):
     sampler = ClipSampler(data, frames=frames, gaps=(1, 3), seed=0)
     rows, far = sampler.rows(step, batch), sampler.far_rows(step, batch, count=count, apart=apart)
     assert far.shape == (batch, count)
@@ -154,25 +178,36 @@ def test_the_way_is_the_sum_of_moves_or_the_difference_of_places(data, absolute)
     """A frame is where the action before it led; of an episode's first frame no action tells."""
     sampler = ClipSampler(data, frames=3, gaps=(2,), seed=0, absolute=absolute)
     rows = np.concatenate([sampler.rows(0, 40), [[0, 2, 4], [13, 20, 52]]])
-    far = rows[:, :1] * 0 + data.offsets[episode_of(data, rows[:, :1])]  # first frames, as far ones may be
+    far = (
+        rows[:, :1] * 0 + data.offsets[episode_of(data, rows[:, :1])]
+    )  # first frames, as far ones may be
     a = data.actions
-    for way, clip in zip(sampler.path_at(np.concatenate([rows, far], 1)).numpy(), rows, strict=True):
+    for way, clip in zip(
+        sampler.path_at(np.concatenate([rows, far], 1)).numpy(), rows, strict=True
+    ):
         first = data.offsets[episode_of(data, clip[0])]
         origin = next(row for row in clip if row > first) if absolute else clip[0]
         for t, row in enumerate([*clip, first]):
             if absolute and row == first:
                 assert np.isnan(way[t]).all()
             else:
-                there = a[row - 1] - a[origin - 1] if absolute else a[:row].sum(0) - a[:origin].sum(0)
+                there = (
+                    a[row - 1] - a[origin - 1] if absolute else a[:row].sum(0) - a[:origin].sum(0)
+                )
                 np.testing.assert_allclose(way[t], there, atol=2e-3)
 
 
 def arriving(tmp_path, lengths=(6, 4, 9)):
     """Episodes of an agent whose place is where the action before each frame told it to go, and the places [N]."""
-    rows, place = sum(lengths), np.random.default_rng(0).uniform(10, 60, sum(lengths)).astype(np.float32)
+    rows, place = (
+        sum(lengths),
+        np.random.default_rng(0).uniform(10, 60, sum(lengths)).astype(np.float32),
+    )
     actions = np.append(place[1:], 0)
     actions[np.cumsum(lengths) - 1] = 999  # what leads nowhere may be anything
-    writer = TrajectoryWriter(tmp_path / "train.h5", np.array(lengths), COLUMNS | {"action": ((1,), "f4")})
+    writer = TrajectoryWriter(
+        tmp_path / "train.h5", np.array(lengths), COLUMNS | {"action": ((1,), "f4")}
+    )
     writer.write("pixels", 0, np.zeros((rows, 4, 6, 3), "u1"))
     writer.write("action", 0, actions[:, None])
     writer.write("state", 0, np.zeros((rows, 3), "f4"))
@@ -200,7 +235,9 @@ def test_what_never_varies_adds_up_to_nothing_and_a_move_of_zero_is_no_move(tmp_
     writer = TrajectoryWriter(tmp_path / "train.h5", np.array([6]), COLUMNS)
     writer.write("action", 0, moves)
     writer.close()
-    way = Displacement(Trajectories(tmp_path / "train.h5"), absolute=absolute).at(np.arange(6)[None])[0]
+    way = Displacement(Trajectories(tmp_path / "train.h5"), absolute=absolute).at(
+        np.arange(6)[None]
+    )[0]
     expected = [np.nan, 0, -1, -1, 1, -1] if absolute else [0, 1, 1, 1, 3, 3]
     np.testing.assert_allclose(way[:, 0].numpy(), expected)
     assert (way[1:, 1] == 0).all()
@@ -210,7 +247,9 @@ def test_a_frame_whose_place_is_not_known_does_not_count():
     torch.manual_seed(0)
     reader, summaries = PathReader(3, 2), torch.randn(5, 4, 3)
     way = torch.randn(5, 4, 2)
-    torch.testing.assert_close(reader(summaries, way), reader(summaries, way + 7))  # only differences count
+    torch.testing.assert_close(
+        reader(summaries, way), reader(summaries, way + 7)
+    )  # only differences count
     hidden = way.clone()
     hidden[:, 0] = torch.nan
     torch.testing.assert_close(reader(summaries, hidden), reader(summaries[:, 1:], way[:, 1:]))
@@ -221,9 +260,13 @@ def test_a_frame_whose_place_is_not_known_does_not_count():
 def test_clips_begin_anywhere_and_differ_from_step_to_step(data):
     sampler = ClipSampler(data, frames=4, gaps=(1, 4), seed=0)
     rows = np.concatenate([sampler.rows(step, 100) for step in range(30)])
-    assert set(rows.flatten().tolist()) == set(range(95)), "every frame is in some clip, the last ones too"
+    assert set(rows.flatten().tolist()) == set(range(95)), (
+        "every frame is in some clip, the last ones too"
+    )
     assert not (sampler.rows(0, 100) == sampler.rows(1, 100)).all()
-    assert not (sampler.rows(0, 100) == ClipSampler(data, frames=4, gaps=(1, 4), seed=1).rows(0, 100)).all()
+    assert not (
+        sampler.rows(0, 100) == ClipSampler(data, frames=4, gaps=(1, 4), seed=1).rows(0, 100)
+    ).all()
 
 
 @given(
@@ -231,21 +274,39 @@ def test_clips_begin_anywhere_and_differ_from_step_to_step(data):
     st.integers(0, 99), st.integers(0, 10**6), st.integers(1, 64),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_windows_stay_inside_episodes_and_blocks_belong_to_their_frames(data, frames, skip_stride, seed, step, batch):
+def test_windows_stay_inside_episodes_and_blocks_belong_to_their_frames(
+    data, frames, skip_stride, seed, step, batch
+):
     skip, stride = skip_stride
     sampler = WindowSampler(data, frames=frames, frameskip=skip, stride=stride, seed=seed)
     episode, frame, blocks = sampler.batch(step, batch)
-    assert episode.shape == frame.shape == (batch, frames) and blocks.shape == (batch, frames - 1, 2 * skip)
-    assert (frame % stride == 0).all() and (frame >= 0).all() and (frame < data.lengths[episode]).all()
+    assert episode.shape == frame.shape == (batch, frames) and blocks.shape == (
+        batch,
+        frames - 1,
+        2 * skip,
+    )
+    assert (
+        (frame % stride == 0).all()
+        and (frame >= 0).all()
+        and (frame < data.lengths[episode]).all()
+    )
     assert (np.diff(frame, axis=1) == skip).all() and (episode == episode[:, :1]).all()
-    taken = (data.offsets[episode] + frame)[:, :-1, None] + np.arange(skip)  # rows from each frame up to the next
-    assert (blocks.reshape(batch, frames - 1, skip, 2) == np.stack([taken + 0.25, taken + 0.5], -1)).all()
-    again = WindowSampler(data, frames=frames, frameskip=skip, stride=stride, seed=seed).batch(step, batch)
+    taken = (data.offsets[episode] + frame)[:, :-1, None] + np.arange(
+        skip
+    )  # rows from each frame up to the next
+    assert (
+        blocks.reshape(batch, frames - 1, skip, 2) == np.stack([taken + 0.25, taken + 0.5], -1)
+    ).all()
+    again = WindowSampler(data, frames=frames, frameskip=skip, stride=stride, seed=seed).batch(
+        step, batch
+    )
     assert all((a == b).all() for a, b in zip(again, (episode, frame, blocks), strict=True))
 
 
 def test_the_last_window_of_an_episode_is_drawn_too(data):
-    sampler = WindowSampler(data, frames=4, frameskip=4, stride=1, seed=0)  # 13 frames: exactly one episode 0 window
+    sampler = WindowSampler(
+        data, frames=4, frameskip=4, stride=1, seed=0
+    )  # 13 frames: exactly one episode 0 window
     seen = [sampler.batch(step, 100)[:2] for step in range(10)]
     for e in range(4):
         last = max(int(frame[episode == e].max()) for episode, frame in seen)
@@ -256,7 +317,10 @@ def test_the_last_window_of_an_episode_is_drawn_too(data):
 def test_frames_from_elsewhere_are_any_of_the_episode(data, stride):
     sampler = WindowSampler(data, frames=3, frameskip=2, stride=stride, seed=0)
     drawn = sampler.elsewhere(7, np.arange(4).repeat(100), count=3)
-    assert drawn.shape == (400, 3) and (drawn == sampler.elsewhere(7, np.arange(4).repeat(100), count=3)).all()
+    assert (
+        drawn.shape == (400, 3)
+        and (drawn == sampler.elsewhere(7, np.arange(4).repeat(100), count=3)).all()
+    )
     for e in range(4):
         assert set(drawn[e * 100 : e * 100 + 100].flat) == set(range(0, data.lengths[e], stride))
     assert (drawn[:, 0] != drawn[:, 1]).any()
@@ -270,16 +334,23 @@ def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, b
     assert frames.shape == (2, batch) and (frames % stride == 0).all()
     assert (frames >= 0).all() and (frames < data.lengths[episode]).all()
     assert (frames[1] - frames[0] == gap).all() and (gap >= stride).all()
-    assert all((a == b).all() for a, b in zip(sampler.batch(step, batch), (episode, frames, gap), strict=True))
+    assert all(
+        (a == b).all()
+        for a, b in zip(sampler.batch(step, batch), (episode, frames, gap), strict=True)
+    )
 
 
 def test_episodes_that_are_too_short_are_left_out_and_counted(data):
-    said = r"1 of 4 episodes are left out, too short for a clip of observe.frames 8 at a gap of 2 .*15 fr"
+    said = r"1 of 4 episodes are left out, too short for a clip of data.frames 8 at a gap of 2 .*15 fr"
     with pytest.warns(UserWarning, match=said):
         clips = ClipSampler(data, frames=8, gaps=(1, 2), seed=0)
     rows = np.concatenate([clips.rows(step, 60) for step in range(20)])
     short, wide = rows[rows[:, 0] < 13], rows[np.diff(rows[:, :2])[:, 0] == 2]
-    assert len(short) and (np.diff(short) == 1).all() and set(episode_of(data, wide[:, 0])) == {1, 2, 3}
+    assert (
+        len(short)
+        and (np.diff(short) == 1).all()
+        and set(episode_of(data, wide[:, 0])) == {1, 2, 3}
+    )
     said = "1 of 4 episodes .* train.dynamics.frames 5 at dynamics.frameskip 4 .17 frames"
     with pytest.warns(UserWarning, match=said):
         windows = WindowSampler(data, frames=5, frameskip=4, stride=1, seed=0)
@@ -287,7 +358,9 @@ def test_episodes_that_are_too_short_are_left_out_and_counted(data):
     with pytest.warns(UserWarning, match="3 of 4 episodes"):
         goals = GoalSampler(data, steps=2, frameskip=30, stride=1, seed=0)
     assert set(goals.batch(0, 50)[0]) == {1}
-    with pytest.warns(UserWarning, match="3 of 4 episodes .* a pair of frames at freeze.stride 25"):
+    with pytest.warns(
+        UserWarning, match="3 of 4 episodes .* a pair of frames at features.stride 25"
+    ):
         pairs = PairSampler(data, stride=25, seed=0)
     assert set(pairs.batch(0, 50)[0]) == {1}
 
@@ -296,15 +369,21 @@ def test_only_where_no_episode_is_long_enough_samplers_refuse(data):
     wrong = "no episode is long enough for .*: 41 frames are needed, and the longest has 40; lower one of these"
     with pytest.raises(UserError, match=wrong):
         ClipSampler(data, frames=11, gaps=(1, 4), seed=0)
-    with pytest.raises(UserError, match=wrong + "|train.summary.frames 6"):
-        WindowSampler(data, frames=6, frameskip=8, stride=1, seed=0, setting="train.summary.frames")
+    with pytest.raises(UserError, match=wrong + "|train.latent.frames 6"):
+        WindowSampler(data, frames=6, frameskip=8, stride=1, seed=0, setting="train.latent.frames")
     with pytest.raises(UserError, match=wrong):
         GoalSampler(data, steps=2, frameskip=40, stride=1, seed=0)
     with pytest.raises(UserError, match=wrong):
         PairSampler(data, stride=40, seed=0)
-    one = SimpleNamespace(path="x.h5", lengths=np.array([3]), offsets=np.array([0]), actions=np.zeros((3, 2)))
-    with pytest.raises(UserError, match="no episode has a whole model step of dynamics.frameskip 4 actions"):
-        StepSampler(one, taken=np.array([2]), ended=np.array([True]), frameskip=4, stride=4, seed=0)
+    one = SimpleNamespace(
+        path="x.h5", lengths=np.array([3]), offsets=np.array([0]), actions=np.zeros((3, 2))
+    )
+    with pytest.raises(
+        UserError, match="no episode has a whole model step of dynamics.frameskip 4 actions"
+    ):
+        StepSampler(
+            one, taken=np.array([2]), ended=np.array([True]), frameskip=4, stride=4, seed=0
+        )
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -313,7 +392,9 @@ def test_every_frame_of_a_file_is_drawn_as_often_as_any_other(data, stride):
     count, steps = 20000, range(3)
     taken, ended = data.lengths - 1, np.array([True, False, True, False])
     firsts = {
-        "clips": [ClipSampler(data, frames=3, gaps=(2,), seed=0).rows(s, count)[:, 0] for s in steps],
+        "clips": [
+            ClipSampler(data, frames=3, gaps=(2,), seed=0).rows(s, count)[:, 0] for s in steps
+        ],
     }
     samplers = {
         "windows": WindowSampler(data, frames=3, frameskip=4, stride=stride, seed=0),
@@ -322,7 +403,10 @@ def test_every_frame_of_a_file_is_drawn_as_often_as_any_other(data, stride):
         "frames": FrameSampler(data, stride=stride, seed=0),
         "steps": StepSampler(data, taken=taken, ended=ended, frameskip=4, stride=stride, seed=0),
     }
-    firsts |= {name: [starts(data, *sampler.batch(s, count)[:2]) for s in steps] for name, sampler in samplers.items()}
+    firsts |= {
+        name: [starts(data, *sampler.batch(s, count)[:2]) for s in steps]
+        for name, sampler in samplers.items()
+    }
     expected = {"clips": 95 - 4 * 4, "windows": {1: 95 - 4 * 8, 2: 33}[stride],
                 "goals": {1: 95 - 4 * 4, 2: 41}[stride],
                 "pairs": {1: 91, 2: 45}[stride], "frames": {1: 95, 2: 49}[stride],
@@ -353,7 +437,9 @@ def test_ends_are_drawn_as_often_as_an_agent_meets_them(stride, skip):
     terminated[(offsets + lengths - 2)[ended]] = 1
     actions = np.arange(rows, dtype=np.float32)[:, None]
     data = SimpleNamespace(path="x.h5", lengths=lengths, offsets=offsets, actions=actions)
-    sampler = StepSampler(data, taken=lengths - 1, ended=ended, frameskip=skip, stride=stride, seed=0)
+    sampler = StepSampler(
+        data, taken=lengths - 1, ended=ended, frameskip=skip, stride=stride, seed=0
+    )
     truth = {}
     for e, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
         for frame in range(0, length - 1, stride):
@@ -366,11 +452,17 @@ def test_ends_are_drawn_as_often_as_an_agent_meets_them(stride, skip):
         episode, frame, action_rows, taken, blocks = sampler.batch(step, 1000)
         assert blocks.shape == (1000, skip) and (frame % stride == 0).all()
         hits += terminated[action_rows].any(1).sum()
-        for e, f, which, used, block in zip(episode, frame, action_rows, taken, blocks, strict=True):
+        for e, f, which, used, block in zip(
+            episode, frame, action_rows, taken, blocks, strict=True
+        ):
             end, earned = truth[e, f]
-            assert end == terminated[which].any() and earned == pytest.approx((reward[which] * used).sum())
+            assert end == terminated[which].any() and earned == pytest.approx(
+                (reward[which] * used).sum()
+            )
             assert (block[used] == which[used]).all() and used[0]
-            assert not np.isin(block[~used], offsets + lengths - 1).any(), "what leads nowhere stands in for nothing"
+            assert not np.isin(block[~used], offsets + lengths - 1).any(), (
+                "what leads nowhere stands in for nothing"
+            )
             met.add((e, f))
     assert met == truth.keys(), "every end of every episode is met"
     hazard = np.mean([end for end, _ in truth.values()])
@@ -391,7 +483,9 @@ def test_a_frame_a_little_too_large_is_cut_and_others_are_resized():
     for size in (33, 65):
         small = to_input(torch.full((1, 130, 98, 3), 255, dtype=torch.uint8), size)
         assert small.shape == (1, 3, size, size) and (small - 1).abs().max() < 1e-5
-    assert (to_input(torch.zeros(1, 20, 20, 3, dtype=torch.uint8), 65) == -1).all(), "enlarging resizes as well"
+    assert (to_input(torch.zeros(1, 20, 20, 3, dtype=torch.uint8), 65) == -1).all(), (
+        "enlarging resizes as well"
+    )
 
 
 def test_input_leaves_the_frames_alone():
@@ -418,7 +512,9 @@ def test_actions_that_are_not_finite_are_refused_but_where_they_lead_nowhere(tin
         file["action"][40:42] = np.inf
 
     assert not Trajectories(changed(tiny_data, tmp_path, last)).actions[30].any()
-    with pytest.raises(UserError, match=r"2 actions are not finite, the first in episode 1; .*--without 1"):
+    with pytest.raises(
+        UserError, match=r"2 actions are not finite, the first in episode 1; .*--without 1"
+    ):
         Trajectories(changed(tiny_data, tmp_path, inside))
 
 
@@ -429,7 +525,9 @@ def test_lengths_that_do_not_fit_the_rows_are_refused(tiny_data, tmp_path):
     def empty(file):
         file["ep_len"][2] = 0
 
-    with pytest.raises(UserError, match=r"episodes need 187 rows, it has of 'pixels' 186, 'action' 186"):
+    with pytest.raises(
+        UserError, match=r"episodes need 187 rows, it has of 'pixels' 186, 'action' 186"
+    ):
         Trajectories(changed(tiny_data, tmp_path, long))
     with pytest.raises(UserError, match="an episode is empty"):
         Trajectories(changed(tiny_data, tmp_path, empty))
@@ -441,11 +539,15 @@ def test_a_file_says_whether_its_actions_are_moves_or_places(tmp_path):
         told = write(tmp_path / f"{len(str(word))}.h5", [5], action_kind=word).action_kind
         assert told == ("delta" if word == "delta" else "absolute")
     with pytest.raises(
-        UserError, match=r"x\.h5: its attribute action_kind is 'continuous', neither delta nor absolute"
+        UserError,
+        match=r"x\.h5: its attribute action_kind is 'continuous', neither delta nor absolute",
     ):
         _ = write(tmp_path / "x.h5", [5], action_kind="continuous").action_kind
 
 
 def test_the_digest_tells_where_episodes_end(tmp_path):
-    digests = [write(tmp_path / f"{i}.h5", lengths).digest for i, lengths in enumerate(([5, 7], [5, 7], [7, 5]))]
+    digests = [
+        write(tmp_path / f"{i}.h5", lengths).digest
+        for i, lengths in enumerate(([5, 7], [5, 7], [7, 5]))
+    ]
     assert digests[0] == digests[1] != digests[2]

@@ -12,8 +12,7 @@ from jepa_wm.models.dynamics_losses import forced_loss, rollout_loss
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.mixture import Draw, Draws, Outlook
 from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
-from jepa_wm.models.settings import Bottleneck, Metric
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
 from jepa_wm.planning.objectives import expected_cost
 from jepa_wm.worlds.policies import Wanderer
 from jepa_wm.worlds.two_rooms.world import TwoRooms
@@ -27,7 +26,9 @@ def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, token
         tokens=tokens, latent_width=latent, action_size=action, width=width, depth=depth, heads=1, window=window,
         outcomes=outcomes,
     )  # fmt: skip
-    torch.nn.init.normal_(model.embed.weight, std=0.5)  # a few numbers, as loud as the hundred of a real latent
+    torch.nn.init.normal_(
+        model.embed.weight, std=0.5
+    )  # a few numbers, as loud as the hundred of a real latent
     return model
 
 
@@ -37,7 +38,9 @@ def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, token
 def test_likelihood_and_draws_are_those_of_a_mixture():
     g = torch.Generator().manual_seed(0)
     outlook = Outlook(
-        torch.tensor([0.2, 0.5, 0.3]).log(), torch.randn(3, 2, 2, generator=g), 0.3 * torch.randn(3, 2, 2, generator=g)
+        torch.tensor([0.2, 0.5, 0.3]).log(),
+        torch.randn(3, 2, 2, generator=g),
+        0.3 * torch.randn(3, 2, 2, generator=g),
     )
     truth = torch.randn(2, 2, generator=g)
     density = sum(
@@ -56,11 +59,15 @@ def test_likelihood_and_draws_are_those_of_a_mixture():
     ])  # fmt: skip
     weights = torch.tensor([0.2, 0.5, 0.3])[:, None, None]
     mean = (weights * outlook.mean).sum(0)
-    variance = (weights * (outlook.log_std.mul(2).exp() + outlook.mean.square())).sum(0) - mean.square()
+    variance = (weights * (outlook.log_std.mul(2).exp() + outlook.mean.square())).sum(
+        0
+    ) - mean.square()
     torch.testing.assert_close(drawn.mean(0), mean, atol=0.08, rtol=0)
     torch.testing.assert_close(drawn.var(0), variance, rtol=0.1, atol=0)
     batch = Outlook(*(part[None, None].expand(4, 5, *part.shape) for part in outlook))
-    assert torch.equal(batch.drawn(Draw(torch.tensor(0.3), torch.zeros(2, 2)))[3, 4], outlook.mean[1])
+    assert torch.equal(
+        batch.drawn(Draw(torch.tensor(0.3), torch.zeros(2, 2)))[3, 4], outlook.mean[1]
+    )
 
 
 @pytest.mark.parametrize("outcomes", [1, 3])
@@ -72,13 +79,21 @@ def test_searching_imagines_the_same_as_training_draw_for_draw(outcomes):
     context, past = torch.randn(2, 3, 4, 3, generator=g), torch.randn(2, 2, 2, generator=g)
     plans = torch.randn(2, 5, 4, 2, generator=g)
     futures = []
-    for draws in (None, *(Draws.seeded(r, horizon=4, tokens=4, width=3, device=torch.device("cpu")) for r in (0, 1))):
+    for draws in (
+        None,
+        *(
+            Draws.seeded(r, horizon=4, tokens=4, width=3, device=torch.device("cpu"))
+            for r in (0, 1)
+        ),
+    ):
         with torch.no_grad():
             slow = unroll_candidates(model, context, past, plans, draws=draws)
         fast = imagine_candidates(model, context, past, plans, draws=draws, at_once=3)
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
         futures.append(fast)
-    assert not torch.allclose(futures[0], futures[1]) and not torch.allclose(futures[1], futures[2])
+    assert not torch.allclose(futures[0], futures[1]) and not torch.allclose(
+        futures[1], futures[2]
+    )
 
 
 def test_a_longer_future_begins_with_the_shorter_ones_chance():
@@ -90,9 +105,9 @@ def test_a_longer_future_begins_with_the_shorter_ones_chance():
 @pytest.mark.parametrize("outcomes", [0, 1, 3])
 def test_what_is_static_stays_static_whatever_the_head(outcomes):
     """It is a property of the latent: read, averaged, kept in every future, and never shifted by the margin."""
-    settings = Settings(
+    settings = WorldModelSettings(
         frameskip=2, width=32, depth=1, heads=1, outcomes=outcomes,
-        bottleneck=Bottleneck(moving=2, lasting=3, components=6, width=16), metric=Metric(width=16),
+        latent=LatentSettings(moving=2, lasting=3, components=6, width=16), distance=DistanceSettings(width=16),
     )  # fmt: skip
     torch.manual_seed(0)
     model = LatentModel(4, 6, 2, settings)
@@ -107,7 +122,10 @@ def test_what_is_static_stays_static_whatever_the_head(outcomes):
         with torch.no_grad():
             futures = unroll_candidates(model.dynamics, latents, past, plans, draws=draws)
         torch.testing.assert_close(
-            imagine_candidates(model.dynamics, latents, past, plans, draws=draws), futures, atol=1e-4, rtol=1e-4
+            imagine_candidates(model.dynamics, latents, past, plans, draws=draws),
+            futures,
+            atol=1e-4,
+            rtol=1e-4,
         )
         kept = latents[:, None, -1:, :, 2:].expand(-1, 4, 5, -1, -1)
         assert torch.equal(futures[..., 2:], kept), "no future changes what is static"
@@ -118,7 +136,15 @@ def test_static_numbers_have_no_part_in_the_likelihood():
     """Those of the truth say nothing: the loss is of the numbers that chance moves, and per such number."""
     torch.manual_seed(0)
     model = Dynamics(
-        tokens=1, latent_width=5, action_size=2, width=32, depth=1, heads=1, window=2, outcomes=2, lasting=3
+        tokens=1,
+        latent_width=5,
+        action_size=2,
+        width=32,
+        depth=1,
+        heads=1,
+        window=2,
+        outcomes=2,
+        lasting=3,
     )
     latents, acts = torch.randn(4, 6, 1, 5), torch.randn(4, 5, 2)
     with torch.no_grad():
@@ -142,7 +168,9 @@ def fit(model, windows, *, steps, seed=0, lr=3e-3):
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
     for step in range(steps):
         rows = torch.randint(len(latents), (128,), generator=g)
-        loss = forced_loss(model, latents[rows], actions[rows]) + rollout_loss(model, latents[rows], actions[rows])
+        loss = forced_loss(model, latents[rows], actions[rows]) + rollout_loss(
+            model, latents[rows], actions[rows]
+        )
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 - step / steps) + 1e-5
         optimiser.zero_grad()
@@ -167,7 +195,9 @@ def judged(model, seen, new):
         drawn = torch.stack([outlook.drawn(chance)[:, 0] for chance in chances])
     else:
         guess = model(before, acts)[:, -1, 0]
-        std = (model(seen[0][:, :-1], seen[1])[:, -1, 0] - seen[0][:, -1, 0]).square().mean().sqrt()
+        std = (
+            (model(seen[0][:, :-1], seen[1])[:, -1, 0] - seen[0][:, -1, 0]).square().mean().sqrt()
+        )
         normal = torch.distributions.Normal(guess, std)
         likelihood, drawn = normal.log_prob(truth).mean(), guess[None]
     return likelihood.item(), (drawn - truth).norm(dim=-1).amin(0)
@@ -183,7 +213,9 @@ def forks(count, seed, *, up=0.5):
     latents = np.stack([x, y, 0 * y], -1)[:, :, None]
     latents = latents + 0.05 * r.standard_normal(latents.shape)
     actions = np.repeat(speed[:, None], 2, 1).repeat(2, 2)
-    return torch.from_numpy(latents.astype(np.float32)), torch.from_numpy(actions.astype(np.float32))
+    return torch.from_numpy(latents.astype(np.float32)), torch.from_numpy(
+        actions.astype(np.float32)
+    )
 
 
 def slipping_rooms(count, seed):
@@ -198,12 +230,16 @@ def slipping_rooms(count, seed):
         world.step(actions[-1])
         states.append(world.state())
     latents = (np.stack(states[::3], 1) - 32) / np.array([16, 16, 8, 12], np.float32)
-    latents = latents + 0.02 * np.random.default_rng(seed).standard_normal(latents.shape)  # as an eye reads it
+    latents = latents + 0.02 * np.random.default_rng(seed).standard_normal(
+        latents.shape
+    )  # as an eye reads it
     blocks = np.stack(actions, 1).reshape(count, 2, 6)
     return torch.from_numpy(latents[:, :, None].astype(np.float32)), torch.from_numpy(blocks)
 
 
-@pytest.mark.parametrize(("world", "outcomes"), [(forks, 3), (slipping_rooms, 1)], ids=["forks", "slips"])
+@pytest.mark.parametrize(
+    ("world", "outcomes"), [(forks, 3), (slipping_rooms, 1)], ids=["forks", "slips"]
+)
 def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outcomes):
     seen, new = world(2000, 1), world(500, 2)
     sizes = {"latent": seen[0].shape[-1], "action": seen[1].shape[-1]}
@@ -221,7 +257,9 @@ def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outc
         weight = outlook.choice[:, -1].exp()
         up = (weight * (outlook.mean[:, -1, :, 0, 1] > 0.8)).sum(-1)
         down = (weight * (outlook.mean[:, -1, :, 0, 1] < -0.8)).sum(-1)
-        assert up.mean() == pytest.approx(0.5, abs=0.15) and down.mean() == pytest.approx(0.5, abs=0.15)
+        assert up.mean() == pytest.approx(0.5, abs=0.15) and down.mean() == pytest.approx(
+            0.5, abs=0.15
+        )
 
 
 def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
@@ -245,9 +283,9 @@ def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
 
 def latent_model(**changes):
     torch.manual_seed(0)
-    settings = Settings(
-        frameskip=1, width=32, depth=1, heads=1, window=2, bottleneck=None,
-        metric=Metric(groups=2, components=2, width=8), **changes,
+    settings = WorldModelSettings(
+        frameskip=1, width=32, depth=1, heads=1, window=2, latent=None,
+        distance=DistanceSettings(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
     return LatentModel(1, 2, 2, settings)
 
@@ -277,10 +315,14 @@ def test_every_member_and_outcome_is_trained():
     for changes in ({"members": 2}, {"outcomes": 2}, {"members": 2, "outcomes": 1}):
         model = latent_model(**changes)
         for member in range(len(model.members)):
-            losses = model.dynamics_losses(torch.randn(4, 4, 1, 2), torch.randn(4, 3, 2), rollout=1.0, member=member)
+            losses = model.dynamics_losses(
+                torch.randn(4, 4, 1, 2), torch.randn(4, 3, 2), rollout=1.0, member=member
+            )
             assert {"forced", "rollout", "loss"} == losses.keys()
             losses["loss"].backward()
-        untouched = [n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")]
+        untouched = [
+            n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")
+        ]
         assert untouched == []
 
 

@@ -43,7 +43,10 @@ def test_packed_videos_are_the_same_through_the_index_and_without_it(root, packe
     without = VideoSet(find(packed))
     assert len(list(packed.glob("*.tar"))) > 1 and not list(packed.glob("*.partial"))
     for videos in (index, without):
-        assert videos.classes == loose.classes == ["a", "b"] and (videos.labels[:] == loose.labels).all()
+        assert (
+            videos.classes == loose.classes == ["a", "b"]
+            and (videos.labels[:] == loose.labels).all()
+        )
         assert np.allclose(videos.seconds, loose.seconds)
         rows = sampler_of(loose).rows(0, 3)
         assert torch.equal(sampler_of(videos).frames_at(rows), sampler_of(loose).frames_at(rows))
@@ -59,7 +62,11 @@ def test_shards_are_plain_tar_files_of_the_webdataset_layout(root, packed):
             for member in tar.getmembers():
                 stem, _, suffix = member.name.partition(".")
                 samples.setdefault(stem, {})[suffix] = tar.extractfile(member).read()
-    assert [sorted(sample) for _, sample in sorted(samples.items())] == [["cls", "mp4"], ["cls", "png"], ["cls", "mp4"]]
+    assert [sorted(sample) for _, sample in sorted(samples.items())] == [
+        ["cls", "mp4"],
+        ["cls", "png"],
+        ["cls", "mp4"],
+    ]
     assert [sample["cls"] for _, sample in sorted(samples.items())] == [b"a", b"a", b"b"]
 
 
@@ -110,11 +117,21 @@ def test_damaged_shards_are_named(packed, tmp_path):
 def test_the_bench_measures_what_it_says():
     result = bench_data.run(Config(), quick=True)
     assert result["share_of_decoder"] == result["ours_1"] / result["plain_loop"] > 0
-    assert result["index"]["rows"] == 10_000 and result["index"]["open_s"] < 5 and result["index"]["private_mb"] < 200
+    assert (
+        result["index"]["rows"] == 10_000
+        and result["index"]["open_s"] < 5
+        and result["index"]["private_mb"] < 200
+    )
 
 
 def test_packing_again_gives_the_same_bytes(root, tmp_path):
     for name in ("a", "b"):
-        assert cli.main(["pack", str(root), str(tmp_path / name), "--images", "--shard-mb", "0.001"]) == 0
-    files = {name: {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("a", "b")}
+        assert (
+            cli.main(["pack", str(root), str(tmp_path / name), "--images", "--shard-mb", "0.001"])
+            == 0
+        )
+    files = {
+        name: {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+        for name in ("a", "b")
+    }
     assert len(files["a"]) > 2 and files["a"] == files["b"]

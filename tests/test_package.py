@@ -21,7 +21,9 @@ def test_import_is_light():
         "import sys, time; began = time.perf_counter(); import jepa_wm; "
         "print(time.perf_counter() - began); print(*sys.modules)"
     )
-    seconds, modules = subprocess.check_output([sys.executable, "-c", script], text=True).splitlines()
+    seconds, modules = subprocess.check_output(
+        [sys.executable, "-c", script], text=True
+    ).splitlines()
     assert float(seconds) < 0.5
     assert not {"torch", "numpy", "pydantic", "yaml", "rich"} & set(modules.split())
 
@@ -37,7 +39,10 @@ def test_public_names_are_fetched_when_used():
     ("words", "said"),
     [
         (["--version"], f"jepa-wm {jepa_wm.__version__}\nFalse\n"),
-        (["launch", "pretrain", "--dry-run", "--cluster", "slurm"], "#SBATCH --job-name=jepa-wm-pretrain\n"),
+        (
+            ["launch", "pretrain", "--dry-run", "--cluster", "slurm"],
+            "#SBATCH --job-name=jepa-wm-pretrain\n",
+        ),
     ],
 )
 def test_help_and_launching_need_no_heavy_import(words, said, tmp_path):
@@ -58,7 +63,9 @@ def test_launch_is_a_program_of_its_own(tmp_path):
 def installed(tmp_path_factory):
     """The scripts folder of a new environment that holds our wheel, and sees the libraries of this one."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy: building leaves a build/ behind whose stale files reach the next wheel
+    source = (
+        folder / "source"
+    )  # a copy: building leaves a build/ behind whose stale files reach the next wheel
     for room in ("jepa_wm", "evals", "launch", "configs"):
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "pyproject.toml"):
@@ -72,16 +79,26 @@ def installed(tmp_path_factory):
     site = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True
     ).strip()
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel],
+        check=True,
+    )
     # Adds the libraries but, unlike the folder's own start, none of its .pth files: no editable jepa_wm.
     (Path(site) / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return scripts
 
 
 def run(installed: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
     return subprocess.run(
-        [installed / "jepa-wm", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        [installed / "jepa-wm", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -92,7 +109,9 @@ def test_a_wheel_holds_every_room_and_config(installed, tmp_path):
         "[importlib.import_module(f'jepa_wm.{room}') for room in ('evals', 'launch', 'configs')]\n"
         "print(jepa_wm.__file__); print(*sorted(f.name for f in r.files('jepa_wm.configs').iterdir()))"
     )
-    where, names = subprocess.check_output([installed / "python", "-c", script], text=True, cwd=tmp_path).splitlines()
+    where, names = subprocess.check_output(
+        [installed / "python", "-c", script], text=True, cwd=tmp_path
+    ).splitlines()
     assert where.startswith(str(installed.parent)), "the checkout was imported, not the wheel"
     assert {file.name for file in (ROOT / "configs").glob("*.yaml")} <= set(names.split())
 
@@ -100,8 +119,8 @@ def test_a_wheel_holds_every_room_and_config(installed, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_runs_a_verb_in_any_folder(installed, tmp_path):
     assert "pretrain" in run(installed, tmp_path, "--help").stdout
-    mistake = run(installed, tmp_path, "collect", "--config", "debug", "worlds.nonsense=1")
-    assert mistake.returncode == 2 and "unknown key 'worlds.nonsense'" in mistake.stderr
+    mistake = run(installed, tmp_path, "collect", "--config", "debug", "world.nonsense=1")
+    assert mistake.returncode == 2 and "unknown key 'world.nonsense'" in mistake.stderr
     done = run(installed, tmp_path, "collect", "--config", "debug", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])

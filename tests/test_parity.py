@@ -12,7 +12,14 @@ from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.predictor import Predictor
 from jepa_wm.models.vit import Encoder
 
-SIZES = {"img_size": 16, "encoder_dim": 24, "encoder_depth": 1, "encoder_heads": 2, "predictor_heads": 2, "ac_heads": 1}
+SIZES = {
+    "img_size": 16,
+    "encoder_dim": 24,
+    "encoder_depth": 1,
+    "encoder_heads": 2,
+    "predictor_heads": 2,
+    "ac_heads": 1,
+}
 
 
 @pytest.fixture
@@ -21,7 +28,9 @@ def triple(tmp_path):
     torch.manual_seed(0)
     sizes = {"depth": 1, "rope": "vjepa2", "rope_base": 10_000.0}
     encoder = Encoder(image_size=16, patch=4, tubelet=2, width=24, heads=2, **sizes)
-    predictor = Predictor(width=12, heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes)
+    predictor = Predictor(
+        width=12, heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
+    )
     action = ActionPredictor(encoder_width=24, grid=4, width=12, heads=1, **sizes)
     clip = torch.randn(2, 4, 3, 16, 16)
     seen, wanted = torch.randperm(32)[:20].view(2, 10), torch.randperm(32)[:6].view(2, 3)
@@ -37,13 +46,21 @@ def triple(tmp_path):
     inputs = {"video": clip.transpose(1, 2), "context_index": seen, "target_index": wanted}
     inputs |= {"ac.tokens": tokens.flatten(1, 2), "ac.actions": actions, "ac.states": states}
     entries = {name: value.contiguous() for name, value in (inputs | entries).items()}
-    save_file(entries, tmp_path / "io.safetensors", {key: str(value) for key, value in SIZES.items()})
+    save_file(
+        entries, tmp_path / "io.safetensors", {key: str(value) for key, value in SIZES.items()}
+    )
     torch.save(
-        {"encoder": to_released(encoder, "encoder"), "predictor": to_released(predictor, "predictor")},
+        {
+            "encoder": to_released(encoder, "encoder"),
+            "predictor": to_released(predictor, "predictor"),
+        },
         tmp_path / "pretrain.pt",
     )
     torch.save(
-        {"encoder": to_released(encoder, "encoder"), "predictor": to_released(action, "action_predictor")},
+        {
+            "encoder": to_released(encoder, "encoder"),
+            "predictor": to_released(action, "action_predictor"),
+        },
         tmp_path / "ac.pt",
     )
     return tmp_path
@@ -51,13 +68,22 @@ def triple(tmp_path):
 
 def words(folder, *more):
     files = {"weights": "pretrain.pt", "ac": "ac.pt", "io": "io.safetensors"}
-    return ["eval", "parity", *(f"--{name}={folder / file}" for name, file in files.items()), *more]
+    return [
+        "eval",
+        "parity",
+        *(f"--{name}={folder / file}" for name, file in files.items()),
+        *more,
+    ]
 
 
 def change_io(folder, change, **sizes):
     entries = load_file(folder / "io.safetensors")
     change(entries)
-    save_file(entries, folder / "io.safetensors", {key: str(value) for key, value in (SIZES | sizes).items()})
+    save_file(
+        entries,
+        folder / "io.safetensors",
+        {key: str(value) for key, value in (SIZES | sizes).items()},
+    )
 
 
 @pytest.mark.shared
@@ -65,7 +91,12 @@ def test_released_weights_agree_with_the_public_code(shared, capsys):
     reference = shared / "reference"
     files = {name: str(reference / f"vjepa2_tiny_{file}") for name, file in
              (("weights", "pretrain.pt"), ("ac", "ac.pt"), ("io", "io.safetensors"))}  # fmt: skip
-    assert cli.main(["eval", "parity", "--json", *(f"--{name}={file}" for name, file in files.items())]) == 0
+    assert (
+        cli.main(
+            ["eval", "parity", "--json", *(f"--{name}={file}" for name, file in files.items())]
+        )
+        == 0
+    )
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(result["max_abs_error"]) == {
         "encoder.full", "encoder.context", "encoder.one_tubelet", "encoder.wide",
@@ -92,8 +123,16 @@ def test_any_triple_is_compared_entry_by_entry(triple, capsys, monkeypatch):
         (lambda entries: entries.update(odd=torch.zeros(1)), {}, "nothing here computes odd"),
         (lambda entries: entries.pop("video"), {}, "has no entry 'video'"),
         (lambda entries: None, {"ac_heads": "many"}, "its metadata tells no number for ac_heads"),
-        (lambda entries: None, {"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05, but only 1e-6 is known here"),
-        (lambda entries: None, {"encoder_depth": 2}, "has 1 blocks of width 24, but the size asked for has 2 of 24"),
+        (
+            lambda entries: None,
+            {"layer_norm_eps": 1e-5},
+            "layer_norm_eps is 1e-05, but only 1e-6 is known here",
+        ),
+        (
+            lambda entries: None,
+            {"encoder_depth": 2},
+            "has 1 blocks of width 24, but the size asked for has 2 of 24",
+        ),
         (
             lambda entries: entries.update({"encoder.full": torch.zeros(2, 5, 24)}),
             {},
@@ -119,10 +158,19 @@ def test_a_missing_or_cut_file_is_named(triple, capsys, file):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("eval parity --weights a --ac b", "parity takes files of its own: --weights and --ac and --io"),
+        (
+            "eval parity --weights a --ac b",
+            "parity takes files of its own: --weights and --ac and --io",
+        ),
         ("eval state --io c", "state takes files of its own: none"),
-        ("eval parity --weights a --ac b --io c seed=1", "it takes no --run, --config or settings"),
-        ("eval parity --weights a --ac b --io c --run x", "it takes no --run, --config or settings"),
+        (
+            "eval parity --weights a --ac b --io c seed=1",
+            "it takes no --run, --config or settings",
+        ),
+        (
+            "eval parity --weights a --ac b --io c --run x",
+            "it takes no --run, --config or settings",
+        ),
     ],
 )
 def test_files_and_runs_are_not_mixed(line, message, capsys):

@@ -34,14 +34,33 @@ def numbers(content):
 def packed_12_bits(values):
     """A little-endian grey TIFF of 12 bits a pixel, two pixels in three bytes."""
     pairs = values.reshape(-1, 2).astype(np.uint32)
-    data = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
+    data = np.stack(
+        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1
+    )
     height, width = values.shape
-    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: data.size}
+    tags = {
+        256: width,
+        257: height,
+        258: 12,
+        259: 1,
+        262: 1,
+        273: 8,
+        277: 1,
+        278: height,
+        279: data.size,
+    }
     entries = b"".join(
-        np.array([tag, 4], "<u2").tobytes() + np.array([1, value], "<u4").tobytes() for tag, value in tags.items()
+        np.array([tag, 4], "<u2").tobytes() + np.array([1, value], "<u4").tobytes()
+        for tag, value in tags.items()
     )
     head = b"II*\0" + np.array([8 + data.size], "<u4").tobytes()
-    return io.BytesIO(head + data.astype(np.uint8).tobytes() + np.array([9], "<u2").tobytes() + entries + bytes(4))
+    return io.BytesIO(
+        head
+        + data.astype(np.uint8).tobytes()
+        + np.array([9], "<u2").tobytes()
+        + entries
+        + bytes(4)
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -61,12 +80,16 @@ def test_white_may_be_0_and_depths_may_be_odd():
     assert np.abs(numbers(packed_12_bits(deep))[..., 0] - deep / 4095 * 255).max() <= 0.5
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa"]
+)
 def test_every_kind_of_colour_shows_black_and_white(mode):
     picture = Image.new("RGBA", (16, 8), (255, 255, 255, 255))
     picture.paste((0, 0, 0, 255), (0, 0, 8, 8))
     straight = {"PA": "P", "La": "LA", "CMYK": "RGB", "YCbCr": "RGB"}.get(mode)
-    picture = picture.convert("RGB") if straight is None and mode in ("1", "L", "P", "RGB") else picture
+    picture = (
+        picture.convert("RGB") if straight is None and mode in ("1", "L", "P", "RGB") else picture
+    )
     picture = (picture.convert(straight) if straight else picture).convert(mode)
     format = {"CMYK": "TIFF", "YCbCr": "TIFF", "LA": "PNG", "P": "PNG", "RGBA": "WEBP"}.get(mode)
     if format is None or mode == "YCbCr":
@@ -87,14 +110,23 @@ def test_pictures_are_turned_as_they_say_once(format, deep):
     exif[ORIENTATION] = TURNED
     shown = numbers(saved(picture, format, exif=exif))
     assert shown.shape == (64, 48, 3)
-    assert np.abs(shown[..., 0].astype(int) - np.rot90(AS_8_BITS, -1)).max() < 12, "JPEG and WebP are lossy"
+    assert np.abs(shown[..., 0].astype(int) - np.rot90(AS_8_BITS, -1)).max() < 12, (
+        "JPEG and WebP are lossy"
+    )
 
 
 def test_numbers_without_a_range_are_refused_with_the_remedy():
     for dtype, kind in ((np.float32, "floats"), (np.int32, "signed or 32-bit numbers")):
-        with pytest.raises(VideoError, match=f"it: holds {kind}, .*save it with 8 or 16 bits a channel"):
+        with pytest.raises(
+            VideoError, match=f"it: holds {kind}, .*save it with 8 or 16 bits a channel"
+        ):
             numbers(saved(Image.fromarray(RAMP.astype(dtype)), "TIFF"))
-    for content in (b"", b"no picture", saved(Image.fromarray(RAMP), "PNG").getvalue()[:90], b"II*\0" + bytes(40)):
+    for content in (
+        b"",
+        b"no picture",
+        saved(Image.fromarray(RAMP), "PNG").getvalue()[:90],
+        b"II*\0" + bytes(40),
+    ):
         with pytest.raises(VideoError, match=r"it: cannot be read \("):
             numbers(io.BytesIO(content))
 
@@ -128,21 +160,32 @@ def test_deep_images_in_parquet_are_scaled(tmp_path):
     deep = np.repeat(np.linspace(0, 65535, 16 * 20).reshape(16, 20).astype(np.uint16)[None], 5, 0)
     for file in path.rglob("*000001.parquet"):
         table = parquet.read_table(file)
-        cells = [{"bytes": saved(Image.fromarray(picture), "PNG").getvalue(), "path": None} for picture in deep]
+        cells = [
+            {"bytes": saved(Image.fromarray(picture), "PNG").getvalue(), "path": None}
+            for picture in deep
+        ]
         at = table.column_names.index("observation.images.wrist")
-        parquet.write_table(table.set_column(at, "observation.images.wrist", pa.array(cells)), file)
+        parquet.write_table(
+            table.set_column(at, "observation.images.wrist", pa.array(cells)), file
+        )
     shown = open_source(path).read("observation.images.wrist", 1, 0, 5)
     assert shown.shape == (5, 16, 20, 3) and np.abs(shown[..., 0] - deep / 257).max() <= 0.5
     for file in path.rglob("*000001.parquet"):
         cells = [{"bytes": b"no picture", "path": None}] * 5
-        parquet.write_table(table.set_column(at, "observation.images.wrist", pa.array(cells)), file)
-    with pytest.raises(UserError, match=r"episode 1: .*000001\.parquet: 'observ.*wrist': cannot be .*--without 1"):
+        parquet.write_table(
+            table.set_column(at, "observation.images.wrist", pa.array(cells)), file
+        )
+    with pytest.raises(
+        UserError, match=r"episode 1: .*000001\.parquet: 'observ.*wrist': cannot be .*--without 1"
+    ):
         open_source(path).read("observation.images.wrist", 1, 0, 5)
     for file in path.rglob("*000001.parquet"):
         cell = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         empty = pa.array([{"bytes": None, "path": None}] * 5, cell)
         parquet.write_table(table.set_column(at, "observation.images.wrist", empty), file)
-    with pytest.raises(UserError, match="a picture is missing; repair it, or leave it out with --without 1"):
+    with pytest.raises(
+        UserError, match="a picture is missing; repair it, or leave it out with --without 1"
+    ):
         open_source(path).read("observation.images.wrist", 1, 0, 5)
 
 
@@ -163,11 +206,17 @@ def test_jpegs_of_minari_that_are_damaged_are_named(tmp_path):
     with h5py.File(path / "data/main_data.hdf5", "a") as file:
         for e, count in enumerate(made.LENGTHS):
             del file[f"episode_{e}/observations/image"]
-            good = np.frombuffer(saved(Image.fromarray(films.frames(1)[0]), "JPEG").getvalue(), np.uint8)
-            stored = file.create_dataset(f"episode_{e}/observations/image", (count,), h5py.vlen_dtype(np.uint8))
+            good = np.frombuffer(
+                saved(Image.fromarray(films.frames(1)[0]), "JPEG").getvalue(), np.uint8
+            )
+            stored = file.create_dataset(
+                f"episode_{e}/observations/image", (count,), h5py.vlen_dtype(np.uint8)
+            )
             for i in range(count):
                 stored[i] = good if i < 2 else good[:80]
     source = open_source(path)
     assert source.read("observations/image", 0, 0, 2).shape == (2, 48, 64, 3)
-    with pytest.raises(VideoError, match=r"main_data\.hdf5, /episode_0/observations/image: cannot be read"):
+    with pytest.raises(
+        VideoError, match=r"main_data\.hdf5, /episode_0/observations/image: cannot be read"
+    ):
         source.read("observations/image", 0, 2, 3)

@@ -17,7 +17,15 @@ from jepa_wm.core import rendezvous
 from jepa_wm.core.errors import UserError
 from jepa_wm.launch import here, job
 
-LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", rendezvous.STORE, rendezvous.INTERFACE)
+LAUNCHED = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    rendezvous.STORE,
+    rendezvous.INTERFACE,
+)
 JOIN = """
 import os, sys, socket
 {before}
@@ -41,18 +49,45 @@ def not_launched(monkeypatch):
         ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE=2.0: is no whole number"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be at least 1"),
         ({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "WORLD_SIZE is set but 'RANK' is not"),
-        ({"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "0"}, "WORLD_SIZE is set but 'RANK' is not"),
-        ({"WORLD_SIZE": "2", "RANK": "first", "LOCAL_RANK": "0"}, "RANK=first: is no whole number"),
-        ({"WORLD_SIZE": "2", "RANK": "-1", "LOCAL_RANK": "0"}, "RANK=-1: must be at least 0"),
-        ({"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"}, "RANK=2: there are WORLD_SIZE=2 ranks"),
-        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": " "}, "WORLD_SIZE is set but 'LOCAL_RANK' is not"),
-        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": ""}, "set but 'MASTER_ADDR' is not"),
         (
-            {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "http"},
+            {"WORLD_SIZE": "2", "RANK": "", "LOCAL_RANK": "0"},
+            "WORLD_SIZE is set but 'RANK' is not",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "first", "LOCAL_RANK": "0"},
+            "RANK=first: is no whole number",
+        ),
+        ({"WORLD_SIZE": "2", "RANK": "-1", "LOCAL_RANK": "0"}, "RANK=-1: must be at least 0"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"},
+            "RANK=2: there are WORLD_SIZE=2 ranks",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": " "},
+            "WORLD_SIZE is set but 'LOCAL_RANK' is not",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": ""},
+            "set but 'MASTER_ADDR' is not",
+        ),
+        (
+            {
+                "WORLD_SIZE": "2",
+                "RANK": "1",
+                "LOCAL_RANK": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": "http",
+            },
             "MASTER_PORT=http: is no whole number",
         ),
         (
-            {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "lab-pc", "MASTER_PORT": "2000"},
+            {
+                "WORLD_SIZE": "2",
+                "RANK": "1",
+                "LOCAL_RANK": "1",
+                "MASTER_ADDR": "lab-pc",
+                "MASTER_PORT": "2000",
+            },
             "MASTER_ADDR, lab-pc, does not resolve on",
         ),
     ],
@@ -76,7 +111,15 @@ def test_empty_variables_count_as_not_set(tmp_path, monkeypatch, empty):
              "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "OMP_NUM_THREADS", "SLURM_CONF")  # fmt: skip
     for name in (*LAUNCHED, *names):
         monkeypatch.setenv(name, empty)
-    words = ["collect", "--config", "debug", "--run", str(tmp_path), "observe.episodes=2", "observe.heldout_episodes=1"]
+    words = [
+        "collect",
+        "--config",
+        "debug",
+        "--run",
+        str(tmp_path),
+        "data.episodes=2",
+        "data.heldout_episodes=1",
+    ]
     assert cli.main(words) == 0
     with world.joined() as alone:
         assert alone.size == 1
@@ -91,7 +134,9 @@ def test_a_job_names_the_variable_that_is_wrong(monkeypatch, capsys):
     monkeypatch.setenv("SLURM_NTASKS", "many")
     with pytest.raises(SystemExit) as stop:
         job.Job("jepa_wm.cli:main", (), ".", ())()
-    assert stop.value.code == 2 and "SLURM_NTASKS=many: is no whole number" in capsys.readouterr().err
+    assert (
+        stop.value.code == 2 and "SLURM_NTASKS=many: is no whole number" in capsys.readouterr().err
+    )
 
 
 def join_two(tmp_path, before="", wrap=()):
@@ -113,7 +158,9 @@ def test_ranks_of_one_machine_need_no_host_name(tmp_path):
     assert said == [f"8 {rendezvous.loopback_interface()}\n"] * 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare"
+)
 def test_ranks_of_a_machine_whose_name_nobody_knows_meet(tmp_path):
     began = time.monotonic()
     wrap = ("unshare", "-u", "sh", "-c", 'hostname lab-pc-17 && exec "$@"', "sh")
@@ -137,20 +184,32 @@ def elsewhere(monkeypatch, answer):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "does not resolve .* /etc/hosts"),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "does not resolve .* /etc/hosts",
+        ),
         (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "does not resolve .* /etc/hosts"),
-        ("127.0.1.1", "resolves to 127.0.1.1 on .*which other machines cannot reach: .* /etc/hosts"),
+        (
+            "127.0.1.1",
+            "resolves to 127.0.1.1 on .*which other machines cannot reach: .* /etc/hosts",
+        ),
         ("::1", "resolves to ::1 on "),
     ],
 )
-def test_ranks_of_several_machines_hear_of_a_host_name_within_seconds(tmp_path, monkeypatch, answer, said):
+def test_ranks_of_several_machines_hear_of_a_host_name_within_seconds(
+    tmp_path, monkeypatch, answer, said
+):
     wait = timedelta(seconds=30)
     store = rendezvous.meet(tmp_path / "meet" / "file", 0, 2, wait)
     elsewhere(monkeypatch, answer)
     began = time.monotonic()
-    with pytest.raises(UserError, match=f"the host name of rank 0, {socket.gethostname()}, {said}"):
+    with pytest.raises(
+        UserError, match=f"the host name of rank 0, {socket.gethostname()}, {said}"
+    ):
         rendezvous.meet(tmp_path / "meet" / "file", 1, 2, wait)
-    with pytest.raises(UserError, match=f"the host name of rank 1, {socket.gethostname()}, {said}"):
+    with pytest.raises(
+        UserError, match=f"the host name of rank 1, {socket.gethostname()}, {said}"
+    ):
         world._choose_interface(1, one_machine=False)
     assert time.monotonic() - began < 5
     del store
@@ -166,7 +225,9 @@ def test_an_interface_that_the_user_chose_stays(monkeypatch):
 def test_what_is_waited_for_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rendezvous, "SILENCE", 0.1)
     file, soon = tmp_path / "meet" / "file", timedelta(seconds=0.5)
-    with pytest.raises(TimeoutError, match=f"rank 1 waits for rank 0 to say in {file} where it is: not within"):
+    with pytest.raises(
+        TimeoutError, match=f"rank 1 waits for rank 0 to say in {file} where it is: not within"
+    ):
         rendezvous.meet(file, 1, 3, soon)
     store = rendezvous.meet(file, 0, 3, timedelta(seconds=30))
     with pytest.raises(TimeoutError, match="rank 0 of 3 waits for rank 1, 2: not within"):

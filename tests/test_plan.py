@@ -85,16 +85,22 @@ def test_no_candidate_leaves_the_box_or_the_ball(kind, hold):
         seen.append(plans)
         return -plans.sum((-2, -1))  # pulls into the corner
 
-    plan = kind(space=space, horizon=H, candidates=32, rounds=4).solve(cost, generator=generators(0))
+    plan = kind(space=space, horizon=H, candidates=32, rounds=4).solve(
+        cost, generator=generators(0)
+    )
     for plans in [*seen, space.expand(plan.actions)[:, None], space.expand(plan.mean)[:, None]]:
         single = space.steps(plans)
         assert single.shape[-2:] == (H * 5, 2)
-        assert (single >= torch.tensor([-1.0, -0.5])).all() and (single <= torch.tensor([1.0, 2.0])).all()
+        assert (single >= torch.tensor([-1.0, -0.5])).all() and (
+            single <= torch.tensor([1.0, 2.0])
+        ).all()
         assert (single.norm(dim=-1) <= 1.2 + 1e-5).all()
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"candidates": 37, "rounds": 3}, {"candidates": 300, "rounds": 2, "horizon": 6}], ids=str
+    "settings",
+    [{}, {"candidates": 37, "rounds": 3}, {"candidates": 300, "rounds": 2, "horizon": 6}],
+    ids=str,
 )
 @pytest.mark.parametrize("kind", [CEM, MPPI, RandomShooting])
 def test_an_episode_alone_gets_the_plan_it_gets_in_a_batch(kind, settings):
@@ -105,7 +111,9 @@ def test_an_episode_alone_gets_the_plan_it_gets_in_a_batch(kind, settings):
     starts = 0.3 * torch.randn(5, solver.horizon, 10, generator=torch.Generator().manual_seed(1))
     together = solver.solve(bowl(targets), start=starts, generator=generators(*seeds))
     for i, seed in enumerate(seeds):
-        alone = solver.solve(bowl(targets[i : i + 1]), start=starts[i : i + 1], generator=generators(seed))
+        alone = solver.solve(
+            bowl(targets[i : i + 1]), start=starts[i : i + 1], generator=generators(seed)
+        )
         for field in ("actions", "mean", "cost", "trace"):
             assert torch.equal(getattr(alone, field)[0], getattr(together, field)[i]), field
 
@@ -155,7 +163,9 @@ def test_every_round_tries_the_mean_and_the_best_so_far(solver):
 def test_momentum_slows_the_mean():
     target, start = torch.tensor([0.9, 0.9]), torch.full((1, H, 2), -0.9)
     quick, slow = (
-        CEM(space=BOX, horizon=H, rounds=1, momentum=m).solve(bowl(target), start=start, generator=generators(0))
+        CEM(space=BOX, horizon=H, rounds=1, momentum=m).solve(
+            bowl(target), start=start, generator=generators(0)
+        )
         for m in (0.0, 0.8)
     )
     assert (slow.mean - start).norm() < 0.5 * (quick.mean - start).norm()
@@ -206,6 +216,8 @@ def test_settings_that_make_no_search_are_refused(kind, settings, message):
 
 def test_a_warm_start_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"start has shape \(1, 2, 2\).*\(1, 3, 2\)"):
-        CEM(space=BOX, horizon=H).solve(bowl(0.0), start=torch.zeros(1, 2, 2), generator=generators(0))
+        CEM(space=BOX, horizon=H).solve(
+            bowl(0.0), start=torch.zeros(1, 2, 2), generator=generators(0)
+        )
     with pytest.raises(ValueError, match="one torch.Generator per episode"):
         CEM(space=BOX, horizon=H).solve(bowl(0.0), generator=[])

@@ -43,7 +43,9 @@ def test_the_wanderer_uses_the_door_and_covers_both_rooms():
     crossings = (right[1:] != right[:-1]).sum(0)
     assert (crossings > 0).mean() > 0.9 and crossings.mean() > 2
     assert 0.35 < right.mean() < 0.65
-    shares, _, _ = np.histogram2d(seen[..., 0].ravel(), seen[..., 1].ravel(), bins=6, range=[[5, 59], [5, 59]])
+    shares, _, _ = np.histogram2d(
+        seen[..., 0].ravel(), seen[..., 1].ravel(), bins=6, range=[[5, 59], [5, 59]]
+    )
     assert (shares > 0.2 * shares.mean()).all()
 
 

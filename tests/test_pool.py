@@ -34,7 +34,9 @@ def test_a_mean_pool_tells_what_there_is_wherever_and_whatever_all_share():
 def test_queries_carried_to_the_tokens_find_what_keys_and_values_of_every_token_would():
     torch.manual_seed(0)
     tokens, query, key_value = torch.randn(3, 10, 12), torch.randn(5, 12), torch.nn.Linear(12, 24)
-    k, v = key_value(tokens).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)  # four heads of width 3
+    k, v = (
+        key_value(tokens).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)
+    )  # four heads of width 3
     q = query.unflatten(-1, (4, -1)).transpose(0, 1).expand(3, -1, -1, -1)
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     torch.testing.assert_close(ask(tokens, query, key_value, 4), wanted)
@@ -46,7 +48,8 @@ def exact_reader(places):
     with torch.no_grad():
         reader.read.weight.zero_()
         reader.read.weight[:, :2] = (
-            torch.eye(2) / (places - places.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()[:, None]
+            torch.eye(2)
+            / (places - places.mean(1, keepdim=True)).square().mean((0, 1)).sqrt()[:, None]
         )
     return reader
 
@@ -55,14 +58,18 @@ def walk(batch=16, frames=6):
     steps = torch.randn(batch, frames, 2, generator=generator(1))
     start = 10 * torch.randn(batch, 1, 2, generator=generator(2))
     path = steps.cumsum(1)
-    summaries = torch.cat([start + path, torch.randn(batch, frames, 2, generator=generator(3))], -1)
+    summaries = torch.cat(
+        [start + path, torch.randn(batch, frames, 2, generator=generator(3))], -1
+    )
     return summaries, path
 
 
 def test_a_linear_place_explains_every_path_wherever_it_began():
     summaries, path = walk()
     assert exact_reader(path)(summaries, path).item() == pytest.approx(0, abs=1e-9)
-    assert exact_reader(path)(summaries, path + 5).item() == pytest.approx(0, abs=1e-9), "only differences count"
+    assert exact_reader(path)(summaries, path + 5).item() == pytest.approx(0, abs=1e-9), (
+        "only differences count"
+    )
 
 
 def test_a_reader_that_knows_nothing_has_error_one_in_any_unit():

@@ -9,12 +9,19 @@ from jepa_wm.config import load_config
 from jepa_wm.core import precision
 
 
-@pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(150, 400, "bf16"), (150, 80, "fp32"), (150, 160, "fp32")])
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "chosen"), [(150, 400, "bf16"), (150, 80, "fp32"), (150, 160, "fp32")]
+)
 def test_auto_takes_the_faster_and_remembers_it(tmp_path, monkeypatch, fp32, bf16, chosen):
-    monkeypatch.setattr(precision, "matmul_rate", lambda dtype: {torch.float32: fp32, torch.bfloat16: bf16}[dtype])
+    monkeypatch.setattr(
+        precision, "matmul_rate", lambda dtype: {torch.float32: fp32, torch.bfloat16: bf16}[dtype]
+    )
     config = load_config("debug", ["train.precision=auto"])
     assert precision.settled(config, tmp_path).train.precision == chosen
-    assert json.loads((tmp_path / "precision.json").read_text())["gflops"] == {"fp32": fp32, "bf16": bf16}
+    assert json.loads((tmp_path / "precision.json").read_text())["gflops"] == {
+        "fp32": fp32,
+        "bf16": bf16,
+    }
     monkeypatch.setattr(precision, "matmul_rate", lambda dtype: pytest.fail("measured again"))
     assert precision.settled(config, tmp_path).train.precision == chosen
     assert config.train.precision == "auto", "the user's config stays what it is"
@@ -23,7 +30,12 @@ def test_auto_takes_the_faster_and_remembers_it(tmp_path, monkeypatch, fp32, bf1
 def test_a_named_precision_is_taken_at_its_word(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "matmul_rate", lambda dtype: pytest.fail("measured"))
     for name in ("bf16", "fp32"):
-        assert precision.settled(load_config("debug", [f"train.precision={name}"]), tmp_path).train.precision == name
+        assert (
+            precision.settled(
+                load_config("debug", [f"train.precision={name}"]), tmp_path
+            ).train.precision
+            == name
+        )
     assert not list(tmp_path.iterdir())
 
 

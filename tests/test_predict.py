@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from jepa_wm.config import Config
-from jepa_wm.data.settings import Observe
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.models.collapse import collapse_meters
 from jepa_wm.models.jepa import JEPA, latent_targets, whole_frames
 from jepa_wm.models.losses import variance_covariance
 from jepa_wm.models.masks import draw_mask, split
-from jepa_wm.models.settings import BlockMask, Encode, Predict, Targets
+from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings, TargetSettings
 
 HALF = BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5))
 BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
@@ -20,20 +20,29 @@ BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
 
 def jepa(seed=0, **predict):
     torch.manual_seed(seed)
-    observe = Observe(image_size=12, frames=4)
+    observe = DataSettings(image_size=12, frames=4)
     looks = {key: predict.pop(key) for key in ("attend", "tubelet") if key in predict}
-    encode = Encode(patch=4, width=16, depth=2, heads=2, **looks)
+    encode = EncoderSettings(patch=4, width=16, depth=2, heads=2, **looks)
     return JEPA(
-        observe.image_size, encode, Predict(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict})
+        observe.image_size,
+        encode,
+        JepaSettings(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict}),
     )
 
 
 def clip(batch=8, seed=1):
     """Smooth random patterns that drift, so that what is hidden can be guessed from what is seen."""
     g = torch.Generator().manual_seed(seed)
-    phase, speed = torch.rand(batch, 1, 3, 1, 1, generator=g) * 6, torch.rand(batch, 1, 3, 1, 1, generator=g)
-    t, y, x = torch.meshgrid(torch.arange(4.0), torch.arange(12.0), torch.arange(12.0), indexing="ij")
-    return torch.sin(phase + speed * t[None, :, None] + 0.4 * x[None, :, None] + 0.3 * y[None, :, None])
+    phase, speed = (
+        torch.rand(batch, 1, 3, 1, 1, generator=g) * 6,
+        torch.rand(batch, 1, 3, 1, 1, generator=g),
+    )
+    t, y, x = torch.meshgrid(
+        torch.arange(4.0), torch.arange(12.0), torch.arange(12.0), indexing="ij"
+    )
+    return torch.sin(
+        phase + speed * t[None, :, None] + 0.4 * x[None, :, None] + 0.3 * y[None, :, None]
+    )
 
 
 def far(batch=8, frames=1):
@@ -78,10 +87,15 @@ def test_the_target_follows_the_average_exactly():
                 p.add_(torch.randn(p.shape, generator=generator(step)))
         context = copy.deepcopy(model.encoder.state_dict())
         model.follow(momentum)
-        expected = {k: momentum * v.double() + (1 - momentum) * context[k].double() for k, v in expected.items()}
+        expected = {
+            k: momentum * v.double() + (1 - momentum) * context[k].double()
+            for k, v in expected.items()
+        }
         for name, value in model.target.state_dict().items():
             torch.testing.assert_close(value.double(), expected[name], atol=1e-6, rtol=1e-6)
-        assert all(torch.equal(v, context[k]) for k, v in model.encoder.state_dict().items()), "it only follows"
+        assert all(torch.equal(v, context[k]) for k, v in model.encoder.state_dict().items()), (
+            "it only follows"
+        )
 
 
 @pytest.mark.parametrize(("momentum", "source"), [(0.0, "encoder"), (1.0, "target")])
@@ -106,26 +120,34 @@ def per_position(part):
 
 def test_a_part_that_depends_on_the_position_alone_is_no_target():
     x = tokens() + 3 * torch.randn(1, 1, 5, 16, generator=generator(3))
-    centred = latent_targets(x, Targets(centre=True))
+    centred = latent_targets(x, TargetSettings(centre=True))
     assert per_position(centred).abs().max() < 1e-4
     assert centred.square().mean().item() == pytest.approx(1.0, abs=0.01)
-    plain = latent_targets(x, Targets(centre=False))
+    plain = latent_targets(x, TargetSettings(centre=False))
     assert per_position(plain).abs().max() > 0.5, "it is there when it is not taken out"
 
 
 @pytest.mark.parametrize("centre", [True, False])
 def test_targets_do_not_depend_on_the_scale_of_the_features(centre):
-    plain, other = (latent_targets(x, Targets(centre=centre)) for x in (tokens(), tokens() * 7 + 3))
+    plain, other = (
+        latent_targets(x, TargetSettings(centre=centre)) for x in (tokens(), tokens() * 7 + 3)
+    )
     torch.testing.assert_close(plain, other, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("attend", ["clip", "frame"])
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attend, tubelet):
-    model, video, away = jepa(attend=attend, tubelet=tubelet, most_targets=9, masks=(HALF,)), clip(), far(frames=3)
+    model, video, away = (
+        jepa(attend=attend, tubelet=tubelet, most_targets=9, masks=(HALF,)),
+        clip(),
+        far(frames=3),
+    )
     looked_at = {"encoder": [], "target": []}
     for name, seen in looked_at.items():
-        getattr(model, name).register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
+        getattr(model, name).register_forward_hook(
+            lambda module, args, out, seen=seen: seen.append(args[0])
+        )
     assert torch.isfinite(losses_of(model, video, away, generator())["loss"])
     still = away.flatten(0, 1)[:, None].repeat(1, tubelet, 1, 1, 1)
     assert torch.equal(looked_at["target"][-1], video), "the clip, and nothing beside it"
@@ -140,7 +162,9 @@ def test_no_far_frames_are_no_trouble():
     losses = losses_of(model, clip(), clip()[:, :0], generator())
     losses["loss"].backward()
     assert losses["loss"].isfinite()
-    assert torch.equal(losses["loss"], model.settings.targets.stay * losses["stay"] + 0.3 * losses["contrast"])
+    assert torch.equal(
+        losses["loss"], model.settings.targets.stay * losses["stay"] + 0.3 * losses["contrast"]
+    )
 
 
 def test_the_spread_term_is_that_of_the_pooled_context_and_wants_it_wider():
@@ -161,26 +185,32 @@ def test_the_spread_term_is_that_of_the_pooled_context_and_wants_it_wider():
 
 
 def test_the_dense_recipe_predicts_what_is_in_view_at_several_levels():
-    targets = Targets(stay=1, visible=0.5, levels=2, centre=False)
+    targets = TargetSettings(stay=1, visible=0.5, levels=2, centre=False)
     model = jepa(targets=targets, far=0, contrast=0, masks=(BOXES,))
     video = clip()
     stay = model.look_at_all(video)
     first = []
-    model.target.blocks[0].register_forward_hook(lambda module, inputs, output: first.append(output.detach()))
+    model.target.blocks[0].register_forward_hook(
+        lambda module, inputs, output: first.append(output.detach())
+    )
     last = model.target(video)
-    per_level = [torch.nn.functional.layer_norm(x, (16,)) for x in (first[0].reshape(last.shape), last)]
+    per_level = [
+        torch.nn.functional.layer_norm(x, (16,)) for x in (first[0].reshape(last.shape), last)
+    ]
     torch.testing.assert_close(stay, torch.cat(per_level, -1))
     losses = losses_of(model, video, video[:, :0], generator())
     assert losses.keys() == {"stay", "visible", "loss"} and losses["visible"] > 0
     torch.testing.assert_close(losses["loss"], losses["stay"] + 0.5 * losses["visible"])
-    with pytest.raises(ValueError, match="levels 5 exceed encode.depth 2"):
-        Config(encode=Encode(depth=2), predict=Predict(targets=Targets(levels=5)))
+    with pytest.raises(ValueError, match="levels 5 exceed encoder.depth 2"):
+        Config(
+            encoder=EncoderSettings(depth=2), jepa=JepaSettings(targets=TargetSettings(levels=5))
+        )
 
 
 def test_rounding_noise_of_constant_features_is_no_target():
     still = torch.randn(1, 1, 5, 16, generator=generator(3)).expand(32, 4, -1, -1)
     rounding = 1e-7 * torch.randn(32, 4, 5, 16, generator=generator(4))
-    assert latent_targets(still + rounding, Targets(centre=True)).abs().max() < 0.01
+    assert latent_targets(still + rounding, TargetSettings(centre=True)).abs().max() < 0.01
 
 
 def test_the_loss_is_finite_reproducible_and_falls():
@@ -207,7 +237,9 @@ def test_the_predictor_cannot_see_what_it_must_guess():
     model.predictor.register_forward_hook(lambda module, args, out: seen_by_predictor.append(out))
     video = clip()
     hidden = draw_mask(HALF, len(video), 4, 3, generator(2)).view(len(video), 4, 9).all(2)
-    other = torch.where(hidden[..., None, None, None], torch.randn(video.shape, generator=generator(9)), video)
+    other = torch.where(
+        hidden[..., None, None, None], torch.randn(video.shape, generator=generator(9)), video
+    )
     others = [(video, far()), (other, far()), (video, far() * 0.5)]
     losses = [losses_of(model, *seen, generator(2))["loss"].item() for seen in others]
     assert all(torch.equal(seen_by_predictor[0], guess) for guess in seen_by_predictor[1:])
@@ -234,12 +266,19 @@ def test_constant_features_are_collapsed_and_gaussian_ones_are_not():
     g = generator()
     healthy = collapse_meters(torch.randn(200, 9, 16, generator=g))
     assert not healthy["collapsed"]
-    assert healthy["feature_std"] == pytest.approx(1.0, rel=0.05) and 14 < healthy["effective_rank"] <= 16.01
+    assert (
+        healthy["feature_std"] == pytest.approx(1.0, rel=0.05)
+        and 14 < healthy["effective_rank"] <= 16.01
+    )
     constant = collapse_meters(torch.randn(1, 9, 16, generator=g).expand(200, -1, -1))
     assert constant["collapsed"] and constant["feature_std"] == pytest.approx(0, abs=1e-5)
     line = torch.randn(200, 1, 1, generator=g) * torch.randn(1, 1, 16, generator=g)
     flat = collapse_meters(line.expand(-1, 9, -1))
-    assert flat["collapsed"] and flat["feature_std"] > 0.3 and flat["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert (
+        flat["collapsed"]
+        and flat["feature_std"] > 0.3
+        and flat["effective_rank"] == pytest.approx(1, abs=1e-3)
+    )
 
 
 def test_what_moves_and_does_not_change_is_no_collapse():
@@ -256,7 +295,9 @@ def test_what_moves_and_does_not_change_is_no_collapse():
     assert not seen["collapsed"] and seen["effective_rank"] > 2
 
 
-@pytest.mark.parametrize("kind", ["one number of a frame", "one pattern more or less", "one direction at all places"])
+@pytest.mark.parametrize(
+    "kind", ["one number of a frame", "one pattern more or less", "one direction at all places"]
+)
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_a_collapse_into_one_direction_is_seen_whichever_it_is(kind, noise):
     g = generator()
@@ -277,7 +318,11 @@ def test_a_direction_that_outweighs_the_others_is_no_collapse_while_they_are_the
     for weak, collapsed in ((0.04, False), (0.004, True)):
         others = weak * torch.randn(300, 9, 16, generator=g)
         seen = collapse_meters(strong + others)
-        assert seen["effective_rank"] < 1.7 and seen["feature_std"] > 0.1 and seen["collapsed"] is collapsed, weak
+        assert (
+            seen["effective_rank"] < 1.7
+            and seen["feature_std"] > 0.1
+            and seen["collapsed"] is collapsed
+        ), weak
 
 
 def test_pictures_of_one_direction_ask_for_no_more():
@@ -285,11 +330,15 @@ def test_pictures_of_one_direction_ask_for_no_more():
     r = np.random.default_rng(0)
     light, place = r.integers(0, 200, (300, 1, 1, 1)), np.zeros((1, 12, 12, 3), np.int64)
     place[0, 4:7, 4:7] = 1
-    features = torch.from_numpy(light[:, 0] / 100.0).float() * torch.randn(1, 9, 16, generator=generator())
+    features = torch.from_numpy(light[:, 0] / 100.0).float() * torch.randn(
+        1, 9, 16, generator=generator()
+    )
     assert not collapse_meters(features, np.uint8(light * place))["collapsed"]
     assert collapse_meters(features, r.integers(0, 255, (300, 12, 12, 3), np.uint8))["collapsed"]
     constant = torch.zeros(300, 9, 16)
-    assert collapse_meters(constant, np.uint8(light * place))["collapsed"], "what there is must be told"
+    assert collapse_meters(constant, np.uint8(light * place))["collapsed"], (
+        "what there is must be told"
+    )
 
 
 def test_meters_are_blind_to_what_positions_have_in_common():
@@ -310,13 +359,23 @@ def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
         assert shown is None, "one stretch in view is none to tell from another"
         return
     seen, _ = split(hidden, generator())
-    torch.testing.assert_close(model._look(video, seen, shown), model.encoder(video, seen), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model._look(video, seen, shown), model.encoder(video, seen), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_path_is_read_from_context_and_far_frames():
     torch.manual_seed(0)
-    observe, encode = Observe(image_size=12, frames=4), Encode(patch=4, width=16, depth=1, heads=1)
-    model = JEPA(observe.image_size, encode, Predict(width=16, depth=1, heads=1, masks=(HALF,)), action_size=2)
+    observe, encode = (
+        DataSettings(image_size=12, frames=4),
+        EncoderSettings(patch=4, width=16, depth=1, heads=1),
+    )
+    model = JEPA(
+        observe.image_size,
+        encode,
+        JepaSettings(width=16, depth=1, heads=1, masks=(HALF,)),
+        action_size=2,
+    )
     path = torch.randn(8, 4 + 1, 2, generator=generator(4)).cumsum(1)
     losses = losses_of(model, clip(), far(), generator(), path)
     assert 0.5 < losses["path"].item() < 2
@@ -324,5 +383,9 @@ def test_the_path_is_read_from_context_and_far_frames():
     losses["path"].backward()
     assert model.encoder.embed.weight.grad.abs().sum() > 0, "it teaches the encoder"
     other = torch.cat([path[:, :4], path[:, 4:] + 3], 1)
-    assert losses_of(model, clip(), far(), generator(), other)["path"].item() != losses["path"].item(), "they count"
-    assert "path" not in losses_of(model, clip(), far(), generator()), "a file without actions has no path"
+    assert (
+        losses_of(model, clip(), far(), generator(), other)["path"].item() != losses["path"].item()
+    ), "they count"
+    assert "path" not in losses_of(model, clip(), far(), generator()), (
+        "a file without actions has no path"
+    )

@@ -35,7 +35,9 @@ def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, m
     assert judged == [4, 4, 7, 7], "at steps 11 and 22, the final eye, and the random encoder"
     with RunFolder.open(tmp_path / "run", config) as run:
         result = pretrain.run(run)
-    assert judged[4:] == [7], "the final eye is judged again after an interrupt, the random encoder is not"
+    assert judged[4:] == [7], (
+        "the final eye is judged again after an interrupt, the random encoder is not"
+    )
     seen = read_metrics(tmp_path / "run", "pretrain")[-1]
     assert result["effective_rank"] == seen["effective_rank"]
 
@@ -49,16 +51,25 @@ def test_seconds_count_what_an_interrupted_process_took(tmp_path, tiny_data, mon
     assert json.loads(file.read_text())["seconds"] > 0
     file.write_text('{"seconds": 1000.0}')
     train(tmp_path / "run", tiny_data)
-    seconds = {stage: json.loads((tmp_path / "run" / stage / "result.json").read_text())["seconds"] for stage in STAGES}
-    assert 1000 < seconds["pretrain"] < 1100 and all(0 < seconds[stage] < 100 for stage in ("encode", "dynamics"))
+    seconds = {
+        stage: json.loads((tmp_path / "run" / stage / "result.json").read_text())["seconds"]
+        for stage in STAGES
+    }
+    assert 1000 < seconds["pretrain"] < 1100 and all(
+        0 < seconds[stage] < 100 for stage in ("features", "dynamics")
+    )
     assert not file.exists()
 
 
 def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
-    monkeypatch.setattr(pretrain.ClipSampler, "far_rows", lambda *a, **k: pytest.fail("a far frame was drawn"))
-    words = ["predict.far=0", "predict.episode=0"]
-    words += ["observe.image_size=26", "train.pretrain.steps=2"]
-    with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
+    monkeypatch.setattr(
+        pretrain.ClipSampler, "far_rows", lambda *a, **k: pytest.fail("a far frame was drawn")
+    )
+    words = ["jepa.far=0", "jepa.episode=0"]
+    words += ["data.image_size=26", "train.pretrain.steps=2"]
+    with RunFolder.open(
+        tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])
+    ) as run:
         assert pretrain.run(run)["probe"]["dot"]["error"] > 0
 
 
@@ -69,10 +80,15 @@ def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monke
         with h5py.File(tmp_path / f"{part}.h5", "a") as file:
             file.attrs["action_kind"] = "absolute"
     made = []
-    monkeypatch.setattr(pretrain, "ClipSampler", lambda data, **words: made.append(words) or exit_early())
+    monkeypatch.setattr(
+        pretrain, "ClipSampler", lambda data, **words: made.append(words) or exit_early()
+    )
     for folder, expected in ((tiny_data, False), (tmp_path, True)):
-        config = load_config("debug", [f"observe.path={folder}"])
-        with RunFolder.open(tmp_path / f"run_{expected}", config) as run, pytest.raises(StopIteration):
+        config = load_config("debug", [f"data.path={folder}"])
+        with (
+            RunFolder.open(tmp_path / f"run_{expected}", config) as run,
+            pytest.raises(StopIteration),
+        ):
             pretrain.train(run)
         assert made[-1]["absolute"] is expected
 

@@ -29,7 +29,9 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch):
             clock.now += 1.0
             bar.update(step, loss=0.123456, note="[ok]")
     lines = out.getvalue().splitlines()
-    assert lines[0] == "pretrain  50/100  50%  0:50 left  loss 0.1235  note [ok]"  # 1 s a step, the 40 not counted
+    assert (
+        lines[0] == "pretrain  50/100  50%  0:50 left  loss 0.1235  note [ok]"
+    )  # 1 s a step, the 40 not counted
     assert [line.split()[1] for line in lines] == ["50/100", "60/100", "64/100"]
 
 
@@ -38,7 +40,9 @@ def test_a_bar_writes_to_stderr_only(capsys):
         bar.update(2, success=1.0)
         bar.note("episode won")
     seen = capsys.readouterr()
-    assert seen.out == "" and "episode won" in seen.err and "plan  2/2  100%  success 1" in seen.err
+    assert (
+        seen.out == "" and "episode won" in seen.err and "plan  2/2  100%  success 1" in seen.err
+    )
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

@@ -24,7 +24,10 @@ from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.policies import RandomHolds
 from jepa_wm.worlds.two_rooms.gym_env import TwoRoomsEnv
 
-PUSHT = Quantities({"agent": [0, 1], "block": [2, 3], "angle": [4]}, {"agent": "px", "block": "px", "angle": "rad"})
+PUSHT = Quantities(
+    {"agent": [0, 1], "block": [2, 3], "angle": [4]},
+    {"agent": "px", "block": "px", "angle": "rad"},
+)
 
 
 @pytest.mark.parametrize(("unit", "turn"), [("rad", 2 * np.pi), ("deg", 360.0)])
@@ -46,7 +49,10 @@ def test_what_is_fitted_to_an_angle_does_not_leap_where_the_angle_does():
     r = np.random.default_rng(0)
     state = r.uniform(-20, 20, (500, 5)).astype(np.float32)
     again = PUSHT.rolled(PUSHT.unrolled(state))
-    assert np.abs(PUSHT.difference(again, state)).max() < 1e-5 and np.abs(again[:, 4]).max() <= np.pi + 1e-6
+    assert (
+        np.abs(PUSHT.difference(again, state)).max() < 1e-5
+        and np.abs(again[:, 4]).max() <= np.pi + 1e-6
+    )
     near = np.array([[0, 0, 0, 0, np.pi - 0.01], [0, 0, 0, 0, -np.pi + 0.01]])
     assert np.abs(np.diff(PUSHT.unrolled(near), axis=0)).max() < 0.03
     assert Quantities({"x": [0]}).unrolled(state) is state
@@ -55,10 +61,14 @@ def test_what_is_fitted_to_an_angle_does_not_leap_where_the_angle_does():
 def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
     """A latent that holds the pointer on the circle: as a plain number the angle leaps where the circle does not."""
     r = np.random.default_rng(0)
-    state = np.concatenate([r.uniform(0, 99, (600, 4)), r.uniform(0, 2 * np.pi, (600, 1))], 1).astype(np.float32)
+    state = np.concatenate(
+        [r.uniform(0, 99, (600, 4)), r.uniform(0, 2 * np.pi, (600, 1))], 1
+    ).astype(np.float32)
     latent = np.concatenate([state[:, :4], np.cos(state[:, 4:]), np.sin(state[:, 4:])], 1)
     latent = latent @ r.normal(size=(6, 6)).astype(np.float32)
-    probe = RidgeProbe(torch.from_numpy(latent), torch.from_numpy(PUSHT.unrolled(state)), penalty=1e-6)
+    probe = RidgeProbe(
+        torch.from_numpy(latent), torch.from_numpy(PUSHT.unrolled(state)), penalty=1e-6
+    )
     errors = PUSHT.errors(PUSHT.rolled(probe.read(torch.from_numpy(latent)).numpy()), state)
     assert errors["angle"].max() < 0.01 and errors["block"].max() < 0.5
     plain = RidgeProbe(torch.from_numpy(latent), torch.from_numpy(state), penalty=1e-6)
@@ -78,7 +88,9 @@ def test_scores_tell_units_and_take_angles_the_shorter_way():
     data = Labelled(part, part, None, dict(known.groups), [], dict(known.units))
     result = score(known.unrolled(truth + np.array([0.0, 359.0])), part, data)
     assert result["x"]["error"] == 0 and result["x"]["unit"] == ""
-    assert result["turn"]["error"] == pytest.approx(1, abs=1e-3) and result["turn"]["unit"] == "deg"
+    assert (
+        result["turn"]["error"] == pytest.approx(1, abs=1e-3) and result["turn"]["unit"] == "deg"
+    )
     spread = np.array([-1.5, 0.5, -0.5, 1.5])
     assert result["turn"]["r2"] == pytest.approx(1 - 4 / (spread**2).sum(), abs=1e-3)
 
@@ -101,7 +113,9 @@ def test_units_that_do_not_fit_are_refused(names, units, message):
 def test_unknown_is_said_as_nothing():
     assert "state_units" not in described(("a_x", "a_y"), ()) | described(("a_x", "a_y"), ("", ""))
     about = described(("a_x", "a_y", "b"), ("", "", "m / s"))
-    assert about["state_units"] == "- - m/s" and units_of({"a": [0, 1], "b": [2]}, "- - m/s", 3) == {
+    assert about["state_units"] == "- - m/s" and units_of(
+        {"a": [0, 1], "b": [2]}, "- - m/s", 3
+    ) == {
         "a": "",
         "b": "m/s",
     }
@@ -109,20 +123,38 @@ def test_unknown_is_said_as_nothing():
 
 
 def test_two_rooms_and_gymnasium_worlds_write_their_units(tiny_data, tmp_path):
-    assert state_units(Trajectories(tiny_data / "train.h5")) == {"dot": "px", "wall": "px", "door": "px"}
-    world = GymWorld(TwoRoomsEnv, state_names=("dot_x", "dot_y", "wall", "door"), state_units=("cm", "cm", "", ""))
+    assert state_units(Trajectories(tiny_data / "train.h5")) == {
+        "dot": "px",
+        "wall": "px",
+        "door": "px",
+    }
+    world = GymWorld(
+        TwoRoomsEnv,
+        state_names=("dot_x", "dot_y", "wall", "door"),
+        state_units=("cm", "cm", "", ""),
+    )
     record(tmp_path / "x.h5", world, lambda seeds: RandomHolds(seeds, hold=2), np.arange(2), 4)
     data = Trajectories(tmp_path / "x.h5")
-    assert data.attributes["state_units"] == "cm cm - -" and state_units(data) == {"dot": "cm", "wall": "", "door": ""}
+    assert data.attributes["state_units"] == "cm cm - -" and state_units(data) == {
+        "dot": "cm",
+        "wall": "",
+        "door": "",
+    }
 
 
-def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(tmp_path, tiny_data, capsys):
+def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(
+    tmp_path, tiny_data, capsys
+):
     source = str(tiny_data / "train.h5")
     assert cli.main(["convert", source, str(tmp_path / "kept.h5")]) == 0
     assert Trajectories(tmp_path / "kept.h5").attributes["state_units"] == "px px px px"
     words = ["--names", "dot_x", "dot_y", "wall", "turn", "--units", "m", "m", "-", "rad"]
     assert cli.main(["convert", source, str(tmp_path / "named.h5"), *words]) == 0
-    assert state_units(Trajectories(tmp_path / "named.h5")) == {"dot": "m", "wall": "", "turn": "rad"}
+    assert state_units(Trajectories(tmp_path / "named.h5")) == {
+        "dot": "m",
+        "wall": "",
+        "turn": "rad",
+    }
     capsys.readouterr()
     for wrong, said in (
         (["--units", "m"], "are 1 for 4 numbers"),
@@ -154,8 +186,14 @@ def test_a_file_that_contradicts_itself_is_named(tiny_data, tmp_path, attributes
 def test_attributes_stored_as_bytes_are_read(tiny_data, tmp_path):
     (tmp_path / "x.h5").write_bytes((tiny_data / "train.h5").read_bytes())
     with h5py.File(tmp_path / "x.h5", "r+") as file:
-        file.attrs.update({name: np.bytes_(str(file.attrs[name])) for name in ("state_units", "state_groups")})
-    assert state_units(Trajectories(tmp_path / "x.h5")) == {"dot": "px", "wall": "px", "door": "px"}
+        file.attrs.update(
+            {name: np.bytes_(str(file.attrs[name])) for name in ("state_units", "state_groups")}
+        )
+    assert state_units(Trajectories(tmp_path / "x.h5")) == {
+        "dot": "px",
+        "wall": "px",
+        "door": "px",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +209,10 @@ def turning(tmp_path_factory):
             angle = r.uniform(0, 6) + speed * np.arange(24)
             frames = np.zeros((24, 32, 32, 3), np.uint8)
             for t, a in enumerate(angle):
-                along, across = column * np.cos(a) + row * np.sin(a), row * np.cos(a) - column * np.sin(a)
+                along, across = (
+                    column * np.cos(a) + row * np.sin(a),
+                    row * np.cos(a) - column * np.sin(a),
+                )
                 frames[t][(along > 0) & (abs(across) < 2)] = 255
             state = np.stack([0.01 * np.arange(24), angle], 1)
             values = {"pixels": frames, "action": np.full((24, 1), speed), "state": state}
@@ -184,14 +225,20 @@ def turning(tmp_path_factory):
 def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path):
     from test_recipes import RECORDED
 
-    words = [f"observe.path={turning}", *RECORDED]
+    words = [f"data.path={turning}", *RECORDED]
     with RunFolder.open(tmp_path / "run", load_config("pusht", words)) as run:
         seen = pretrain.run(run)
         cache.run(run)
         rows = dynamics.run(run)["rollout"]
-    assert {name: entry["unit"] for name, entry in seen["probe"].items()} == {"place": "m", "angle": "rad"}
+    assert {name: entry["unit"] for name, entry in seen["probe"].items()} == {
+        "place": "m",
+        "angle": "rad",
+    }
     assert seen["probe"]["angle"]["error"] <= np.pi
     for row in rows:
-        assert {name: entry["unit"] for name, entry in row["state_errors"].items()} == {"place": "m", "angle": "rad"}
+        assert {name: entry["unit"] for name, entry in row["state_errors"].items()} == {
+            "place": "m",
+            "angle": "rad",
+        }
         assert all(0 < entry["error"] <= np.pi for entry in row["state_errors"].values())
     assert "px" not in json.dumps([seen, rows])

@@ -21,8 +21,8 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.training import dynamics, pretrain
 
 VIDEOS = [
-    "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "observe.crop={jitter: 0.3, own: true}",
-    "encode.patch=8", "encode.width=16", "encode.depth=1", "predict.width=16", "predict.path=0",
+    "data.image_size=24", "data.frames=4", "data.fps=[5,10]", "data.crop={jitter: 0.3, own: true}",
+    "encoder.patch=8", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.path=0",
     "train.pretrain.batch=8",
     f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2", "train.pretrain.probe_frames=16",
     "train.precision=fp32",
@@ -32,9 +32,15 @@ VIDEOS = [
 def train_together(size, alone, folder, data, **parallel):
     """Both trained stages by `size` ranks; dynamics stands on the features that the single process made."""
     words = ["--config", "debug", "--run", str(folder), *overrides(data, **parallel)]
-    assert run_ranks(size, ["pretrain", *words], folder.parent / "meet_a", log=folder.parent / "log") == [0] * size
-    shutil.copytree(alone / "encode", folder / "encode")
-    assert run_ranks(size, ["dynamics", *words], folder.parent / "meet_b", log=folder.parent / "log") == [0] * size
+    assert (
+        run_ranks(size, ["pretrain", *words], folder.parent / "meet_a", log=folder.parent / "log")
+        == [0] * size
+    )
+    shutil.copytree(alone / "features", folder / "features")
+    assert (
+        run_ranks(size, ["dynamics", *words], folder.parent / "meet_b", log=folder.parent / "log")
+        == [0] * size
+    )
 
 
 @pytest.mark.parametrize(("size", "fsdp"), [(2, False), (4, False), (2, True)])
@@ -44,7 +50,7 @@ def test_many_train_what_one_does(tmp_path, alone, tiny_data, size, fsdp):
 
 
 def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
-    for stage in ("encode", "dynamics"):
+    for stage in ("features", "dynamics"):
         shutil.copytree(alone / stage, tmp_path / "run" / stage)
     words = ["heads", "--config", "debug", "--run", str(tmp_path / "run"), *overrides(tiny_data)]
     assert run_ranks(2, words, tmp_path / "meet", log=tmp_path / "log") == [0, 0]
@@ -58,31 +64,58 @@ def test_many_train_on_videos_what_one_does(tmp_path):
     # little to tell them by, a whole batch of others is left.
     for pool, count in (("grid", 5), ("mean", 8)):
         (tmp_path / pool).mkdir()
-        for number, colours in enumerate(np.random.default_rng(0).integers(0, 150, (count, 1, 4, 5, 3))):
+        for number, colours in enumerate(
+            np.random.default_rng(0).integers(0, 150, (count, 1, 4, 5, 3))
+        ):
             pattern = colours.repeat(8, 1).repeat(8, 2) + np.arange(12)[:, None, None, None] * 9
             films.write(tmp_path / pool / f"{number}.mp4", pattern.astype(np.uint8))
-    words = ["pretrain", "--config", "debug", *VIDEOS, "predict.episode=0.3", "predict.contrast=0"]
-    for size, parts, pool in (*((n, k, "grid") for k in (1, 2) for n in (1, 2)), (1, 1, "mean"), (2, 1, "mean")):
+    words = ["pretrain", "--config", "debug", *VIDEOS, "jepa.episode=0.3", "jepa.contrast=0"]
+    for size, parts, pool in (
+        *((n, k, "grid") for k in (1, 2) for n in (1, 2)),
+        (1, 1, "mean"),
+        (2, 1, "mean"),
+    ):
         folder = tmp_path / f"{size}_{parts}_{pool}"
-        run = [*words, "--run", str(folder), f"train.parallel.accumulate={parts}", f"predict.summary={pool}"]
-        run.append(f"observe.videos={tmp_path / pool}")
-        assert run_ranks(size, run, folder.with_suffix(".meet"), log=tmp_path / "log") == [0] * size
+        run = [
+            *words,
+            "--run",
+            str(folder),
+            f"train.parallel.accumulate={parts}",
+            f"jepa.summary={pool}",
+        ]
+        run.append(f"data.videos={tmp_path / pool}")
+        assert (
+            run_ranks(size, run, folder.with_suffix(".meet"), log=tmp_path / "log") == [0] * size
+        )
         assert json.loads((folder / "pretrain/result.json").read_text())["unreadable"] == []
     for one, two in (("1_1_grid", "2_1_grid"), ("1_2_grid", "2_2_grid")):
         assert_equal_to_rounding(tmp_path / two, tmp_path / one, curves=CURVES[:1])
     # A shift of all tokens is nothing to the mean's summary: what is learned of it is mostly noise; so only the losses.
-    one, two = ([line["loss"] for line in read_metrics(tmp_path / f"{n}_1_mean", "pretrain")] for n in (1, 2))
+    one, two = (
+        [line["loss"] for line in read_metrics(tmp_path / f"{n}_1_mean", "pretrain")]
+        for n in (1, 2)
+    )
     assert one == pytest.approx(two, rel=2e-6) and len(one) == STEPS // 2
 
 
 def test_a_signal_to_one_stops_all_and_other_numbers_go_on(tmp_path, alone, tiny_data):
     def words(**parallel):
-        return ["pretrain", "--config", "debug", "--run", str(tmp_path / "run"), *overrides(tiny_data, **parallel)]
+        return [
+            "pretrain",
+            "--config",
+            "debug",
+            "--run",
+            str(tmp_path / "run"),
+            *overrides(tiny_data, **parallel),
+        ]
 
     stopped = run_ranks(2, words(fsdp=True), tmp_path / "meet_a", log=tmp_path / "log", stop_at=1)
     assert stopped == [128 + signal.SIGUSR2] * 2
     assert newest_checkpoint(tmp_path / "run/pretrain/checkpoints").name == "step_00000002"
-    assert run_ranks(4, words(), tmp_path / "meet_b", log=tmp_path / "log", stop_at=3) == [128 + signal.SIGUSR2] * 4
+    assert (
+        run_ranks(4, words(), tmp_path / "meet_b", log=tmp_path / "log", stop_at=3)
+        == [128 + signal.SIGUSR2] * 4
+    )
     assert newest_checkpoint(tmp_path / "run/pretrain/checkpoints").name == "step_00000004"
     assert cli.main(words(recompute=True)) == 0
     assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[:1])
@@ -94,19 +127,38 @@ def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data
     with RunFolder.open(folder, load_config("debug", overrides(tiny_data, recompute=True))) as run:
         pretrain.run(run)
     assert_equal_to_rounding(folder, alone, curves=CURVES[:1])
-    shutil.copytree(alone / "encode", folder / "encode")
-    shutil.copytree(alone / "dynamics/checkpoints/summary", folder / "dynamics/checkpoints/summary")
-    with RunFolder.open(folder, load_config("debug", overrides(tiny_data, accumulate=2, recompute=True))) as run:
+    shutil.copytree(alone / "features", folder / "features")
+    shutil.copytree(
+        alone / "dynamics/checkpoints/summary", folder / "dynamics/checkpoints/summary"
+    )
+    with RunFolder.open(
+        folder, load_config("debug", overrides(tiny_data, accumulate=2, recompute=True))
+    ) as run:
         dynamics.run(run)
     assert_equal_to_rounding(folder, alone, curves=CURVES[2:4])
 
 
 @pytest.mark.slow
 def test_sharded_in_bf16_recomputed_and_compiled_is_the_same_training(tmp_path, alone, tiny_data):
-    words = [word for word in overrides(tiny_data, fsdp=True, recompute=True, compile=True) if "precision" not in word]
-    words = ["pretrain", "--config", "debug", "--run", str(tmp_path / "run"), *words, "train.precision=bf16"]
+    words = [
+        word
+        for word in overrides(tiny_data, fsdp=True, recompute=True, compile=True)
+        if "precision" not in word
+    ]
+    words = [
+        "pretrain",
+        "--config",
+        "debug",
+        "--run",
+        str(tmp_path / "run"),
+        *words,
+        "train.precision=bf16",
+    ]
     assert run_ranks(2, words, tmp_path / "meet", log=tmp_path / "log", seconds=900) == [0, 0]
-    curves = [[line["loss"] for line in read_metrics(folder, "pretrain")] for folder in (tmp_path / "run", alone)]
+    curves = [
+        [line["loss"] for line in read_metrics(folder, "pretrain")]
+        for folder in (tmp_path / "run", alone)
+    ]
     assert len(curves[0]) == 4 and curves[0] == pytest.approx(curves[1], rel=0.03)
 
 
@@ -114,9 +166,15 @@ def test_ranks_draw_what_one_process_would():
     """Every sample is some rank's, in the order of the batch, parts before ranks."""
     batch = list(range(24))
     for size, parts in ((1, 1), (4, 1), (2, 3), (4, 3)):
-        drawn = [batch[World(r, size).rows(24, part, parts)] for part in range(parts) for r in range(size)]
+        drawn = [
+            batch[World(r, size).rows(24, part, parts)]
+            for part in range(parts)
+            for r in range(size)
+        ]
         assert sum(drawn, []) == batch and len({len(share) for share in drawn}) == 1
-    with pytest.raises(UserError, match="a batch of 24 does not divide over 5 ranks .* multiple of 5"):
+    with pytest.raises(
+        UserError, match="a batch of 24 does not divide over 5 ranks .* multiple of 5"
+    ):
         World(0, 5).rows(24)
 
 
@@ -138,5 +196,7 @@ def test_a_failed_start_is_an_error(tmp_path, capsys, monkeypatch, place, said):
 
 
 def test_a_stage_that_one_process_does_is_not_done_by_many(tmp_path):
-    assert run_ranks(2, ["collect", "--config", "debug", "--run", str(tmp_path / "run")], tmp_path / "m") == [2, 2]
+    assert run_ranks(
+        2, ["collect", "--config", "debug", "--run", str(tmp_path / "run")], tmp_path / "m"
+    ) == [2, 2]
     assert not (tmp_path / "run").exists()

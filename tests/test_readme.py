@@ -29,7 +29,10 @@ def test_the_map_of_rooms_is_true_to_the_tree():
     table = re.search(r"## Map of rooms\n\n(.*?)\n\n", README, re.DOTALL).group(1)
     named = set(re.findall(r"^\| `([\w/]+)/` \|", table, re.MULTILINE))
     assert not [room for room in named if not (ROOT / room).is_dir()], "named, but not there"
-    rooms = {file.parent.relative_to(ROOT).as_posix() for file in (ROOT / "jepa_wm").glob("*/__init__.py")}
+    rooms = {
+        file.parent.relative_to(ROOT).as_posix()
+        for file in (ROOT / "jepa_wm").glob("*/__init__.py")
+    }
     assert rooms | {"evals", "launch", "configs", "tests"} <= named, "there, but without a row"
 
 
@@ -37,12 +40,18 @@ def test_every_command_is_one():
     assert {"demo", "demo --config debug"} <= set(commands())
     for command in commands():
         words = parse(command.split())  # exits for an unknown verb or option
-        if words.verb not in verbs.TOOLS and words.config in {file.stem for file in (ROOT / "configs").glob("*.yaml")}:
+        if words.verb not in verbs.TOOLS and words.config in {
+            file.stem for file in (ROOT / "configs").glob("*.yaml")
+        }:
             load_config(words.config, words.overrides)  # raises for an unknown key
 
 
 def test_the_table_of_verbs_is_the_command_line():
-    told = re.findall(r"^\| `([a-z]+)[^`]*` \|", re.search(r"## Verbs\n.*?\n## ", README, re.DOTALL).group(), re.M)
+    told = re.findall(
+        r"^\| `([a-z]+)[^`]*` \|",
+        re.search(r"## Verbs\n.*?\n## ", README, re.DOTALL).group(),
+        re.M,
+    )
     assert sorted(told) == sorted([*verbs.VERBS, *verbs.TOOLS, "eval", "bench"])
     assert all(f"`{name}`" in README for name in [*verbs.EVALS, *verbs.BENCHES])
 
@@ -58,7 +67,9 @@ def test_the_make_targets_and_documents_exist():
 
 @pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "results"])
 def test_the_project_speaks_of_itself_alone(text):
-    assert not re.findall(r"https?://|localhost|\b\d+\.\d+\.\d+\.\d+\b|(?<![\w.~)*>])/\w+/|\.\./|#\d+|issue \d", text)
+    assert not re.findall(
+        r"https?://|localhost|\b\d+\.\d+\.\d+\.\d+\b|(?<![\w.~)*>])/\w+/|\.\./|#\d+|issue \d", text
+    )
 
 
 def test_the_example_is_the_file_and_short():
@@ -69,7 +80,9 @@ def test_the_example_is_the_file_and_short():
 
 def test_the_example_reaches_its_goals(tmp_path):
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, EXAMPLE], cwd=tmp_path, env=one_thread, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, EXAMPLE], cwd=tmp_path, env=one_thread, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     start, end = map(float, done.stdout.splitlines()[-1].split()[-2:])
     assert start > 15 and end < 8, done.stdout

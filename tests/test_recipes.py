@@ -25,9 +25,9 @@ from jepa_wm.world_model.vjepa2_ac_rollout import normalised
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)
 SMALL = [
-    "observe.image_size=32", "observe.frames=4", "encode.width=24", "encode.depth=4", "encode.heads=2",
-    "predict.width=12", "predict.depth=1", "predict.heads=1", "train.pretrain.batch=3", "train.pretrain.steps=3",
-    "train.pretrain.probe_frames=8", "observe.workers=2",
+    "data.image_size=32", "data.frames=4", "encoder.width=24", "encoder.depth=4", "encoder.heads=2",
+    "jepa.width=12", "jepa.depth=1", "jepa.heads=1", "train.pretrain.batch=3", "train.pretrain.steps=3",
+    "train.pretrain.probe_frames=8", "data.workers=2",
 ]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def take_steps(recipe, folder, *words):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
-    videos = f"observe.videos=[{{path: {sets / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
+    videos = f"data.videos=[{{path: {sets / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
     result = take_steps(recipe, tmp_path / "run", videos)
     assert result["steps"] == 3 and result["clips"] == 9 and result["feature_std"] > 0
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["loss"] > 0
@@ -47,34 +47,49 @@ def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
 
 
 def test_the_recipe_for_photos_tells_them_apart_by_views(sets, tmp_path):  # noqa: F811
-    videos = f"observe.videos=[{{path: {sets / 'photos'}, images: true}}]"
-    result = take_steps("signs", tmp_path / "run", videos, "observe.frames=1")
+    videos = f"data.videos=[{{path: {sets / 'photos'}, images: true}}]"
+    result = take_steps("signs", tmp_path / "run", videos, "data.frames=1")
     assert result["clips"] == 9 and read_metrics(tmp_path / "run", "pretrain")[-1]["episode"] > 0
 
 
 def test_the_recipes_are_true_to_the_paper():
     sizes = {"vitl16": (1024, 24, 16), "vith16": (1280, 32, 16), "vitg16": (1408, 40, 22)}
     for name, size in sizes.items():
-        config, cooldown = load_config(f"vjepa2_{name}", []), load_config(f"vjepa2_{name}_cooldown", [])
-        e, t, p = config.encode, config.train.pretrain, config.predict
-        assert (e.width, e.depth, e.heads) == size and (e.patch, e.tubelet, e.rope_base) == (16, 2, 10_000)
+        config, cooldown = (
+            load_config(f"vjepa2_{name}", []),
+            load_config(f"vjepa2_{name}_cooldown", []),
+        )
+        e, t, p = config.encoder, config.train.pretrain, config.jepa
+        assert (e.width, e.depth, e.heads) == size and (e.patch, e.tubelet, e.rope_base) == (
+            16,
+            2,
+            10_000,
+        )
         assert e.mlp_ratio == (48 / 11 if name == "vitg16" else 4)
         assert (p.width, p.depth, p.heads, p.ema) == (384, 12, 12, (0.99925, 0.99925))
         assert [(m.blocks, m.scale, m.aspect) for m in p.masks] == [
             (8, (0.15, 0.15), (0.75, 1.5)), (2, (0.7, 0.7), (0.75, 1.5)),
         ]  # fmt: skip
-        assert (t.lr, t.weight_decay, t.batch, t.warmup, t.steps) == (5.25e-4, 0.04, 3072, 12_000, 240_000)
+        assert (t.lr, t.weight_decay, t.batch, t.warmup, t.steps) == (
+            5.25e-4,
+            0.04,
+            3072,
+            12_000,
+            240_000,
+        )
         assert t.lr * t.first_lr == pytest.approx(1e-4, rel=0.01) and t.schedule == "constant"
-        assert (config.observe.frames, config.observe.image_size, config.observe.fps) == (16, 256, (4,))
+        assert (config.data.frames, config.data.image_size, config.data.fps) == (16, 256, (4,))
         assert cooldown.encode == e and cooldown.train.pretrain.steps == 12_000
-        assert cooldown.observe.frames == 64 and cooldown.observe.image_size == (384 if name == "vitg16" else 256)
-    assert load_config("vjepa2_dense_vitl16", []).predict.targets.levels == 4
+        assert cooldown.data.frames == 64 and cooldown.data.image_size == (
+            384 if name == "vitg16" else 256
+        )
+    assert load_config("vjepa2_dense_vitl16", []).jepa.targets.levels == 4
 
 
 def test_a_cooldown_goes_on_from_a_run_with_larger_frames_and_longer_clips(sets, tmp_path):  # noqa: F811
-    videos = f"observe.videos={sets / 'films'}"
+    videos = f"data.videos={sets / 'films'}"
     take_steps("vjepa2_vitl16", tmp_path / "first", videos)
-    still = ["train.pretrain.lr=0", "observe.image_size=48", "observe.frames=6"]
+    still = ["train.pretrain.lr=0", "data.image_size=48", "data.frames=6"]
     start = f"train.pretrain.start={tmp_path / 'first'}"
     take_steps("vjepa2_vitl16_cooldown", tmp_path / "next", videos, start, *still)
     before, after = weights(tmp_path / "first"), weights(tmp_path / "next")
@@ -84,7 +99,7 @@ def test_a_cooldown_goes_on_from_a_run_with_larger_frames_and_longer_clips(sets,
     with pytest.raises(UserError, match="no run folder with a checkpoint"):
         take_steps("vjepa2_vitl16", tmp_path / "other", videos, f"train.pretrain.start={tmp_path}")
     with pytest.raises(UserError, match="encoder do not fit Encoder"):
-        take_steps("vjepa2_vitl16", tmp_path / "deeper", videos, start, "encode.depth=5")
+        take_steps("vjepa2_vitl16", tmp_path / "deeper", videos, start, "encoder.depth=5")
 
 
 @pytest.fixture
@@ -92,28 +107,43 @@ def released(tmp_path):
     """A file in the released layout, of the size of SMALL, whose encoder and target differ."""
     torch.manual_seed(3)
     encoder = {"image_size": 32, "patch": 16, "tubelet": 2, "width": 24, "depth": 4, "heads": 2}
-    predictor = {"width": 12, "depth": 1, "heads": 1, "encoder_width": 24, "output_width": 24, "mask_types": 10}
+    predictor = {
+        "width": 12,
+        "depth": 1,
+        "heads": 1,
+        "encoder_width": 24,
+        "output_width": 24,
+        "mask_types": 10,
+    }
     rope = {"rope": "vjepa2", "rope_base": 10_000.0}
     models = {
         "encoder": Encoder(**encoder, **rope), "target_encoder": Encoder(**encoder, **rope),
         "predictor": Predictor(**predictor, **rope),
     }  # fmt: skip
-    torch.save(in_layout(models, ("encoder", "target_encoder", "predictor")), tmp_path / "released.pt")
+    torch.save(
+        in_layout(models, ("encoder", "target_encoder", "predictor")), tmp_path / "released.pt"
+    )
     return tmp_path / "released.pt", models
 
 
 def test_fine_tuning_begins_at_released_weights(released, sets, tmp_path):  # noqa: F811
     file, models = released
-    words = [f"observe.videos={sets / 'films'}", f"train.pretrain.start={file}"]
-    take_steps("vjepa2_vitl16_cooldown", tmp_path / "run", *words, "train.pretrain.lr=0", "predict.ema=[1,1]")
+    words = [f"data.videos={sets / 'films'}", f"train.pretrain.start={file}"]
+    take_steps(
+        "vjepa2_vitl16_cooldown", tmp_path / "run", *words, "train.pretrain.lr=0", "jepa.ema=[1,1]"
+    )
     found = weights(tmp_path / "run")
-    for ours, theirs in (("encoder", "encoder"), ("target", "target_encoder"), ("predictor", "predictor")):
+    for ours, theirs in (
+        ("encoder", "encoder"),
+        ("target", "target_encoder"),
+        ("predictor", "predictor"),
+    ):
         name = "blocks.0.mlp.fc1.weight"
         assert torch.equal(found[f"{ours}.{name}"], models[theirs].state_dict()[name])
     assert torch.equal(found["predictor.mask_tokens"], models["predictor"].mask_tokens[:2])
     with pytest.raises(UserError, match="released.pt: is a model with depth 4"):
-        take_steps("vjepa2_vitl16", tmp_path / "b", *words, "encode.depth=3")
-    with pytest.raises(UserError, match="set predict.targets.levels=1"):
+        take_steps("vjepa2_vitl16", tmp_path / "b", *words, "encoder.depth=3")
+    with pytest.raises(UserError, match="set jepa.targets.levels=1"):
         take_steps("vjepa2_dense_vitl16", tmp_path / "c", *words)
 
 
@@ -138,7 +168,7 @@ def arm(tmp_path_factory):
 
 def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
     words = [
-        f"observe.path={arm}", "observe.image_size=32", "encode.width=24", "encode.depth=1", "encode.heads=2",
+        f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2",
         "freeze={stride: 2, samples: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
         "dynamics.frameskip=2", "dynamics.width=24",
         "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
@@ -148,25 +178,32 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
         for stage in (cache, dynamics):
             result = stage.run(run)
     assert [row["horizon"] for row in result["rollout"]] == list(range(1, 9))
-    assert all(row["relative_error"] > 0 and row["relative_error_shuffled"] > 0 for row in result["rollout"])
+    assert all(
+        row["relative_error"] > 0 and row["relative_error_shuffled"] > 0
+        for row in result["rollout"]
+    )
     seen = read_metrics(tmp_path / "run", "dynamics_dynamics")[-1]
     assert seen["forced"] + seen["rollout"] == pytest.approx(seen["loss"])
     assert (tmp_path / "run" / "dynamics" / "action_predictor.safetensors").exists()
 
 
 RECORDED = [
-    "observe.image_size=32", "encode.width=24", "encode.depth=2", "encode.heads=2", "predict.width=12",
-    "predict.depth=1", "predict.heads=1", "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
-    "train.pretrain.final_probe_steps=2", "train.summary={steps: 20, batch: 16}", "train.metric.steps=1",
-    "train.dynamics={steps: 5, batch: 8, frames: 4}", "dynamics.bottleneck.width=32",
+    "data.image_size=32", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "jepa.width=12",
+    "jepa.depth=1", "jepa.heads=1", "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
+    "train.pretrain.final_probe_steps=2", "train.latent={steps: 20, batch: 16}", "train.distance.steps=1",
+    "train.dynamics={steps: 5, batch: 8, frames: 4}", "latent.width=32",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", ["pusht", "donkeycar", "bridge"])
 def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
-    with RunFolder.open(tmp_path / "run", load_config(recipe, [f"observe.path={arm}", *RECORDED])) as run:
+    with RunFolder.open(
+        tmp_path / "run", load_config(recipe, [f"data.path={arm}", *RECORDED])
+    ) as run:
         results = [stage.run(run) for stage in (pretrain, cache, dynamics)]
-    assert results[0]["steps"] == 3 and all(row["relative_error"] > 0 for row in results[2]["rollout"])
+    assert results[0]["steps"] == 3 and all(
+        row["relative_error"] > 0 for row in results[2]["rollout"]
+    )
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["stay"] > 0
     assert read_metrics(tmp_path / "run", "dynamics_summary")[-1]["path"] > 0
 

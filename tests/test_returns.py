@@ -23,7 +23,7 @@ from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds import collect
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.settings import Gym, RewardSpot, Worlds
+from jepa_wm.worlds.settings import Gym, RewardSpot, WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
@@ -53,12 +53,12 @@ class Bar(gymnasium.Env):
 
 
 SETTINGS = [
-    "worlds.name=gym", "worlds.gym={id: Bar-v0, size: 16, hold: 3}", "observe.episodes=40", "observe.length=24",
-    "observe.heldout_length=24", "observe.image_size=16", "encode.patch=4", "dynamics.frameskip=1",
-    "dynamics.bottleneck=null", "plan.margin=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
-    "train.metric.steps=1",
-    "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32", "freeze.stride=1",
-    "plan.objective=reward", "plan.horizon=4", "plan.hold=false", "act.episodes=30", "act.budget=20",
+    "world.name=gym", "world.gym={id: Bar-v0, size: 16, hold: 3}", "data.episodes=40", "data.length=24",
+    "data.heldout_length=24", "data.image_size=16", "encoder.patch=4", "dynamics.frameskip=1",
+    "latent=null", "planner.margin=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
+    "train.distance.steps=1",
+    "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32", "features.stride=1",
+    "planner.objective=reward", "planner.horizon=4", "planner.hold=false", "evaluation.episodes=30", "evaluation.budget=20",
 ]  # fmt: skip
 
 
@@ -91,7 +91,9 @@ def test_planning_for_reward_beats_random_and_the_best_constant_action(played):
     assert earned["episodes"] == 30 and earned["low"] <= earned["mean"] <= earned["high"] <= 20
     for name in ("random", "constant"):
         assert floors[name]["high"] < earned["low"], (name, result)
-    assert floors["constant"]["action"] == [0.0], "staying where one began is the best of the constants"
+    assert floors["constant"]["action"] == [0.0], (
+        "staying where one began is the best of the constants"
+    )
 
 
 def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch):
@@ -100,16 +102,27 @@ def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch)
         assert film["frames"].shape == (returns.FILMED, 20, 16, 16, 3), "a frame a decision"
         assert (film["frames"][:, 0] != film["frames"][:, -1]).any()
     contexts, imagine = [], WorldModel.imagine
-    monkeypatch.setattr(WorldModel, "imagine", lambda self, c, p, a: contexts.append((c, p)) or imagine(self, c, p, a))
+    monkeypatch.setattr(
+        WorldModel,
+        "imagine",
+        lambda self, c, p, a: contexts.append((c, p)) or imagine(self, c, p, a),
+    )
     with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
         told = report.run(run)
         window = run.config.dynamics.window
-    assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {(window, window - 1)}, "as an agent does"
+    assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {
+        (window, window - 1)
+    }, "as an agent does"
     text = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert {"return", "episodes", "heads"} <= set(told["sections"])
     assert not {"success", "search", "energy"} & set(told["missing"])
     assert text.count("data:image/gif") == returns.FILMED and "state error" not in text
-    for said in ("plans for reward", "random actions", "best constant action 0", number(result["return"]["mean"])):
+    for said in (
+        "plans for reward",
+        "random actions",
+        "best constant action 0",
+        number(result["return"]["mean"]),
+    ):
         assert said in text, said
 
 
@@ -129,7 +142,9 @@ def test_finished_episodes_are_kept_and_the_verb_tells_the_return(played, capsys
 def test_shares_of_the_episodes_are_found_by_the_whole(played):
     folder, result = played
     with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
-        kept = {file: file.read_bytes() for file in sorted((folder / "plan" / "returns").iterdir())}
+        kept = {
+            file: file.read_bytes() for file in sorted((folder / "plan" / "returns").iterdir())
+        }
         assert [file.stem for file in kept] == ["00000", "00025"]
         for file in kept:
             file.unlink()
@@ -143,15 +158,17 @@ def test_shares_of_the_episodes_are_found_by_the_whole(played):
 
 def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_path):
     folder, _ = played
-    for goal in ("plan.objective=metric", "plan.objective=l2"):
+    for goal in ("planner.objective=metric", "planner.objective=l2"):
         run = RunFolder(folder, load_config("debug", [*SETTINGS, goal]), -1)
-        with pytest.raises(UserError, match="goal tasks for two_rooms alone.*plan.objective=reward"):
+        with pytest.raises(
+            UserError, match="goal tasks for two_rooms alone.*planner.objective=reward"
+        ):
             evaluate.play_and_judge(run)
-    with pytest.raises(UserError, match="world two_rooms pays none; set worlds.spot"):
+    with pytest.raises(UserError, match="world two_rooms pays none; set world.spot"):
         returns.rewarding_world(Config())
-    assert returns.rewarding_world(Config(worlds=Worlds(spot=RewardSpot()))).pays
-    with pytest.raises(UserError, match="worlds.gym.id Nowhere-v0: the environment cannot be made"):
-        make_world(Worlds(name="gym", gym=Gym(id="Nowhere-v0")))
+    assert returns.rewarding_world(Config(world=WorldSettings(spot=RewardSpot()))).pays
+    with pytest.raises(UserError, match="world.gym.id Nowhere-v0: the environment cannot be made"):
+        make_world(WorldSettings(name="gym", gym=Gym(id="Nowhere-v0")))
 
 
 # ---------------------------------------------------------------- floors

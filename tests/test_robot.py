@@ -68,7 +68,11 @@ def predictor():
 @torch.no_grad()
 def test_imagining_is_the_predictor_step_by_step(predictor):
     g = torch.Generator().manual_seed(1)
-    tokens, pose, actions = torch.randn(2, 4, 24, generator=g), torch.rand(2, 7, generator=g), torch.randn(2, 3, 2, 7)
+    tokens, pose, actions = (
+        torch.randn(2, 4, 24, generator=g),
+        torch.rand(2, 7, generator=g),
+        torch.randn(2, 3, 2, 7),
+    )
     futures, way = imagine_poses(predictor, tokens, pose, actions, at_once=4)
     assert futures.shape == (2, 3, 2, 4, 24) and way.shape == (2, 3, 2, 7)
     b, s = 1, 2
@@ -82,8 +86,21 @@ def test_imagining_is_the_predictor_step_by_step(predictor):
 
 
 def run_example(weights, trajectory, folder, *words):
-    command = [sys.executable, EXAMPLE, weights, trajectory, "--out", folder / "energy.png", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(EXAMPLE.parents[1])}
+    command = [
+        sys.executable,
+        EXAMPLE,
+        weights,
+        trajectory,
+        "--out",
+        folder / "energy.png",
+        *words,
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+        "PYTHONPATH": str(EXAMPLE.parents[1]),
+    }
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     nothing, taken, found = map(float, done.stdout.splitlines()[0].split(":")[1].split())
@@ -96,14 +113,21 @@ def test_the_example_runs_on_a_made_up_model(tmp_path):
     rope = {"rope": "vjepa2", "rope_base": 10_000.0}
     models = {
         "encoder": Encoder(image_size=32, patch=16, tubelet=2, width=24, depth=1, heads=2, **rope),
-        "action_predictor": ActionPredictor(encoder_width=24, grid=2, width=24, depth=1, heads=2, **rope),
+        "action_predictor": ActionPredictor(
+            encoder_width=24, grid=2, width=24, depth=1, heads=2, **rope
+        ),
     }
     torch.save(in_layout(models, ("encoder", "action_predictor")), tmp_path / "ac.pt")
     r = np.random.default_rng(0)
-    frames, states = r.integers(0, 255, (1, 2, 40, 40, 3), np.uint8), r.uniform(0, 0.1, (1, 2, 7)).astype(np.float32)
+    frames, states = (
+        r.integers(0, 255, (1, 2, 40, 40, 3), np.uint8),
+        r.uniform(0, 0.1, (1, 2, 7)).astype(np.float32),
+    )
     np.savez(tmp_path / "trajectory.npz", observations=frames, states=states)
     few = ("--candidates", "20", "--rounds", "2", "--grid", "3")
-    run_example(tmp_path / "ac.pt", tmp_path / "trajectory.npz", tmp_path, "--sizes", "32", "2", "2", *few)
+    run_example(
+        tmp_path / "ac.pt", tmp_path / "trajectory.npz", tmp_path, "--sizes", "32", "2", "2", *few
+    )
 
 
 @pytest.mark.shared
@@ -115,4 +139,11 @@ def test_the_example_runs_on_the_robot_and_the_released_layout(shared, tmp_path)
     sizes = [about["img_size"], about["encoder_heads"], about["ac_heads"]]
     weights = shared / "reference" / "vjepa2_tiny_ac.pt"
     few = ("--candidates", "20", "--rounds", "2", "--grid", "3")
-    run_example(weights, next((shared / "data" / "franka_vjepa2").glob("*.npz")), tmp_path, "--sizes", *sizes, *few)
+    run_example(
+        weights,
+        next((shared / "data" / "franka_vjepa2").glob("*.npz")),
+        tmp_path,
+        "--sizes",
+        *sizes,
+        *few,
+    )

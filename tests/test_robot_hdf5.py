@@ -31,7 +31,10 @@ def robomimic(folder, *, camera="agentview_image", controller=None):
     with h5py.File(folder / "low.hdf5", "w") as file:
         for number, length in zip(NUMBERS, LENGTHS, strict=True):
             demo = file.create_group(f"data/demo_{number}")
-            demo["actions"], demo["states"] = np.full((length, 7), number), np.full((length, 3), number)
+            demo["actions"], demo["states"] = (
+                np.full((length, 7), number),
+                np.full((length, 3), number),
+            )
             demo["rewards"], demo["dones"] = np.zeros(length), np.arange(length) == length - 2
             demo[f"obs/{camera}"] = pictures(number, length)
             demo[f"next_obs/{camera}"] = pictures(number + 1, length)
@@ -53,26 +56,34 @@ def aloha(folder, stored="arrays"):
     for number, length in zip(NUMBERS, LENGTHS, strict=True):
         with h5py.File(folder / f"set/episode_{number}.hdf5", "w") as file:
             file["action"] = np.full((length, 14), number, "f4")
-            file["observations/qpos"] = file["observations/qvel"] = np.full((length, 14), number, "f4")
+            file["observations/qpos"] = file["observations/qvel"] = np.full(
+                (length, 14), number, "f4"
+            )
             files = [jpeg(picture) for picture in pictures(number, length)]
             longest = max(map(len, files)) + 9
             if stored == "arrays":
                 file["observations/images/cam_high"] = pictures(number, length)
             elif stored == "padded":
-                padded = [np.frombuffer(content.ljust(longest, b"\0"), np.uint8) for content in files]
+                padded = [
+                    np.frombuffer(content.ljust(longest, b"\0"), np.uint8) for content in files
+                ]
                 file["observations/images/cam_high"] = np.stack(padded)
                 file["compress_len"] = np.array([[len(content) for content in files]])
             elif stored == "strings":
                 file["observations/images/cam_high"] = np.array(files, dtype=f"S{longest}")
             else:
-                rows = file.create_dataset("observations/images/cam_high", (length,), h5py.vlen_dtype(np.uint8))
+                rows = file.create_dataset(
+                    "observations/images/cam_high", (length,), h5py.vlen_dtype(np.uint8)
+                )
                 for i, content in enumerate(files):
                     rows[i] = np.frombuffer(content, np.uint8)
     return folder / "set"
 
 
 def check(view, tolerance=0):
-    assert view.source.numbers.tolist() == list(NUMBERS) and view.source.lengths.tolist() == list(LENGTHS)
+    assert view.source.numbers.tolist() == list(NUMBERS) and view.source.lengths.tolist() == list(
+        LENGTHS
+    )
     for e, (number, length) in enumerate(zip(NUMBERS, LENGTHS, strict=True)):
         shown = view.frames("pixels", e, 1, length).astype(int)
         assert np.abs(shown - pictures(number, length)[1:]).max() <= tolerance
@@ -86,7 +97,10 @@ def test_robomimic_is_read_in_the_order_of_its_demos(camera, controller, tmp_pat
     assert format_of(path) == "robomimic"
     view = View(open_source(path))
     check(view)
-    assert view.pictures == {"pixels": f"obs/{camera}"} and view.pay == {"reward": "rewards", "terminated": "dones"}
+    assert view.pictures == {"pixels": f"obs/{camera}"} and view.pay == {
+        "reward": "rewards",
+        "terminated": "dones",
+    }
     kind = {None: None, True: "delta", False: "absolute"}[controller]
     assert view.source.about.fps == 20 and view.source.about.action_kind == kind
     assert cli.main(["convert", str(path), str(tmp_path / "o.h5"), "--without", "2"]) == 0
@@ -111,7 +125,10 @@ def test_a_damaged_file_of_a_folder_is_named_by_its_number(tmp_path, capsys):
     assert cli.main(["inspect", str(path), "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)["broken"]) == ["2"]
     assert cli.main(["convert", str(path), str(tmp_path / "o.h5")]) == 2
-    assert "episode_2.hdf5: cannot be read" in (seen := capsys.readouterr().err) and "--without 2" in seen
+    assert (
+        "episode_2.hdf5: cannot be read" in (seen := capsys.readouterr().err)
+        and "--without 2" in seen
+    )
     assert cli.main(["convert", str(path), str(tmp_path / "o.h5"), "--without", "2"]) == 0
 
 
@@ -125,7 +142,11 @@ def test_hdf5_of_another_layout_is_refused_in_a_line(tmp_path, capsys):
     assert cli.main(["convert", str(tmp_path), str(tmp_path / "o.h5")]) == 2
     assert "it holds other.hdf5: name that" in capsys.readouterr().err
     with h5py.File(tmp_path / "wide.h5", "w") as file:
-        file["ep_len"], file["ep_offset"], file["pixels"] = [4], [0], np.zeros((4, 16, 16, 3), "u1")
+        file["ep_len"], file["ep_offset"], file["pixels"] = (
+            [4],
+            [0],
+            np.zeros((4, 16, 16, 3), "u1"),
+        )
         for k in range(500):
             file[f"sensor_{k}"] = np.zeros(4)
     assert cli.main(["convert", str(tmp_path / "wide.h5"), str(tmp_path / "o.h5")]) == 2
@@ -141,13 +162,20 @@ def test_a_folder_of_archives_goes_by_the_numbers_of_its_files(tmp_path, capsys)
     assert view.source.numbers.tolist() == [1, 2, 10] and view.actions(1)[0, 0] == 2
     with pytest.raises(UserError, match="'action' of episode 10 is not finite .* --without 10"):
         view.actions(2)
-    assert cli.main(["convert", str(tmp_path / "set"), str(tmp_path / "o.h5"), "--without", "10"]) == 0
+    assert (
+        cli.main(["convert", str(tmp_path / "set"), str(tmp_path / "o.h5"), "--without", "10"])
+        == 0
+    )
     assert "left out: episodes 10" in capsys.readouterr().out
     for file, name in zip(
-        sorted((tmp_path / "set").iterdir()), ("20240101T01_0_4", "20240102T02_1_4", "x"), strict=True
+        sorted((tmp_path / "set").iterdir()),
+        ("20240101T01_0_4", "20240102T02_1_4", "x"),
+        strict=True,
     ):
         file.rename(file.with_name(f"{name}.npz"))
-    assert open_source(tmp_path / "set").numbers.tolist() == [0, 1, 2], "no one part of the names is their number"
+    assert open_source(tmp_path / "set").numbers.tolist() == [0, 1, 2], (
+        "no one part of the names is their number"
+    )
 
 
 def test_minari_episodes_keep_their_numbers(tmp_path, capsys):
@@ -165,12 +193,17 @@ def test_rows_that_were_never_written_are_missed(chunks, tmp_path, capsys):
     path = made.make_hdf5(tmp_path)
     with h5py.File(path, "a") as file:
         del file["img"]
-        room = file.create_dataset("img", (made.ROWS + 100, 16, 20, 3), "u1", chunks=chunks)  # and more than is needed
+        room = file.create_dataset(
+            "img", (made.ROWS + 100, 16, 20, 3), "u1", chunks=chunks
+        )  # and more than is needed
         if chunks:
             room[:12] = made.rows()["img"][:12]  # the recorder was killed before the third episode
     assert cli.main(["inspect", str(path), "--json"]) == 0
     why = json.loads(capsys.readouterr().out)["broken"]
-    assert list(why) == (["2"] if chunks else ["0", "1", "2"]) and "'img' of episode 2 was never written" in why["2"]
+    assert (
+        list(why) == (["2"] if chunks else ["0", "1", "2"])
+        and "'img' of episode 2 was never written" in why["2"]
+    )
     assert cli.main(["convert", str(path), str(tmp_path / "o.h5")]) == 2
     path = robomimic(tmp_path)
     with h5py.File(path, "a") as file:
@@ -178,7 +211,9 @@ def test_rows_that_were_never_written_are_missed(chunks, tmp_path, capsys):
         file.create_dataset("data/demo_2/obs/agentview_image", (6, 16, 20, 3), "u1", chunks=chunks)
     view = View(open_source(path), Chosen(state="states"))
     assert view.frames("pixels", 2, 0, 1).any()
-    with pytest.raises(UserError, match=r"obs/agentview_image' of episode 2 was never written.* --without 2"):
+    with pytest.raises(
+        UserError, match=r"obs/agentview_image' of episode 2 was never written.* --without 2"
+    ):
         view.frames("pixels", 1, 0, 1)
 
 

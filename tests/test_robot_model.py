@@ -16,21 +16,27 @@ from jepa_wm.features import cache
 from jepa_wm.models.poses import difference, integrate
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.report import report
 from jepa_wm.training import dynamics, heads
 from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.world_model.vjepa2_ac import RobotModel
-from jepa_wm.world_model.vjepa2_ac_rollout import change_of, imagine_after, imagine_poses, normalised, pose_blocks
+from jepa_wm.world_model.vjepa2_ac_rollout import (
+    change_of,
+    imagine_after,
+    imagine_poses,
+    normalised,
+    pose_blocks,
+)
 
 WORDS = [
-    "observe.image_size=32", "encode.width=24", "encode.depth=1", "encode.heads=2", "train.pretrain.steps=0",
+    "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "train.pretrain.steps=0",
     "freeze={stride: 2, samples: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
     "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
-    "train.dynamics.steps=6", "plan.candidates=8", "plan.rounds=2", "plan.elites=3",
+    "train.dynamics.steps=6", "planner.candidates=8", "planner.rounds=2", "planner.elites=3",
 ]  # fmt: skip
 SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, hold=True)
-PLAN = Plan(objective="l1", compare=(), horizon=2, candidates=8, rounds=2, elites=3)
+PLAN = PlannerSettings(objective="l1", compare=(), horizon=2, candidates=8, rounds=2, elites=3)
 
 
 def picture(pose):
@@ -57,7 +63,9 @@ class Arm:
         self.pose = np.array(drawn, np.float32)
 
     def step(self, action):
-        self.pose = integrate(*(torch.as_tensor(x, dtype=torch.float32) for x in (self.pose, action))).numpy()
+        self.pose = integrate(
+            *(torch.as_tensor(x, dtype=torch.float32) for x in (self.pose, action))
+        ).numpy()
 
     def render(self):
         return picture(self.pose)
@@ -79,7 +87,7 @@ def trained(tmp_path_factory):
             for name, values in (("pixels", picture(pose)), ("action", change), ("state", pose)):
                 writer.write(name, int(row), values)
         writer.close()
-    words, folder = [f"observe.path={root}", *WORDS], root / "run"
+    words, folder = [f"data.path={root}", *WORDS], root / "run"
     with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
         cache.run(run)
         dynamics.run(run)
@@ -89,7 +97,11 @@ def trained(tmp_path_factory):
 def test_it_is_loaded_as_every_model_is(trained):
     root, folder, _ = trained
     model = WorldModel.load(folder)
-    assert isinstance(model, RobotModel) and model.block == 14 and model.latent.settings.kind == "vjepa2_ac"
+    assert (
+        isinstance(model, RobotModel)
+        and model.block == 14
+        and model.latent.settings.kind == "vjepa2_ac"
+    )
     data = Trajectories(root / "train.h5")
     states, within = torch.from_numpy(data.column("state")), np.arange(20) < 19
     rows = np.flatnonzero(np.tile(within, 6))
@@ -121,7 +133,9 @@ def test_gradients_reach_the_plans(trained):
     model = WorldModel.load(trained[1])
     latents = model.encode(torch.randint(256, (1, 32, 32, 3), dtype=torch.uint8), torch.rand(1, 7))
     plans = torch.zeros(1, 2, 3, 14, requires_grad=True)
-    model.imagine(latents[:, None], latents.new_zeros(1, 0, 14), plans)[:, :, -1, :-1].square().sum().backward()
+    model.imagine(latents[:, None], latents.new_zeros(1, 0, 14), plans)[
+        :, :, -1, :-1
+    ].square().sum().backward()
     assert plans.grad is not None and bool((plans.grad.abs().sum((0, 1, 3)) > 0).all())
 
 
@@ -138,7 +152,11 @@ def test_small_changes_of_pose_add_up_to_one():
 def test_several_frames_of_context_are_as_if_they_had_been_imagined(trained):
     """The predictor sees the same frames, poses and actions, whether it imagined them or was shown them."""
     predictor = WorldModel.load(trained[1]).latent.predictor
-    tokens, poses, plan = normalised(torch.randn(1, 4, 24)), torch.rand(1, 7), 0.05 * torch.randn(1, 1, 3, 7)
+    tokens, poses, plan = (
+        normalised(torch.randn(1, 4, 24)),
+        torch.rand(1, 7),
+        0.05 * torch.randn(1, 1, 3, 7),
+    )
     tokens = tokens.expand(1, predictor.grid**2, 24) if predictor.grid**2 != 4 else tokens
     futures, ways = imagine_poses(predictor, tokens, poses, plan)
     context = torch.cat([tokens[:, None], futures[:, 0, :2]], 1)
@@ -179,7 +197,9 @@ def test_the_agent_of_a_run_reads_the_pose_from_the_state_of_the_world(trained):
         blind.reset([0, 1])
         agent = Agent.of_run(run, blind)
         agent.reset(blind.render(), seeds=[0, 1])
-        with pytest.raises(UserError, match=r"the pose of a robot's hand, 7 finite numbers.* was told \[2, 4\]"):
+        with pytest.raises(
+            UserError, match=r"the pose of a robot's hand, 7 finite numbers.* was told \[2, 4\]"
+        ):
             agent.act(blind.render())
 
 
@@ -192,17 +212,22 @@ def test_an_agent_of_several_steps_imagines_or_sees_those_between(trained):
     assert agent.act(world.render()).shape == (1, 4, 7)
     agent.observe(world.render())
     agent.act(world.render())
-    assert np.isfinite(agent.act(world.render())).all(), "the frame in between is imagined, with its pose"
+    assert np.isfinite(agent.act(world.render())).all(), (
+        "the frame in between is imagined, with its pose"
+    )
 
 
 def test_what_it_has_not_is_said_with_what_to_do(trained):
     model = WorldModel.load(trained[1])
     for change, message in (
-        ({"objective": "metric"}, "plan.objective metric is a learned distance.* set plan.objective=l1"),
+        (
+            {"objective": "metric"},
+            "planner.objective metric is a learned distance.* set planner.objective=l1",
+        ),
         ({"objective": "reward"}, "needs a reward head, and heads are of dynamics.kind latent"),
         ({"solver": "amortised"}, "needs a policy head, and heads are of"),
-        ({"doubt": 1.0}, "plan.doubt 1 needs models that can disagree"),
-        ({"cuda_graphs": True}, "set plan.cuda_graphs=false"),
+        ({"doubt": 1.0}, "planner.doubt 1 needs models that can disagree"),
+        ({"cuda_graphs": True}, "set planner.cuda_graphs=false"),
     ):
         with pytest.raises(UserError, match=message):
             Agent(model, SPACE, PLAN.model_copy(update=change), poses=Arm().state)
@@ -210,7 +235,9 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
         Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, hold=True), PLAN)
     agent = Agent(model, SPACE, PLAN)
     agent.reset(picture(np.full((1, 7), 0.5)), seeds=[0])
-    with pytest.raises(UserError, match="give Agent poses=..., or a world whose state is the pose"):
+    with pytest.raises(
+        UserError, match="give Agent poses=..., or a world whose state is the pose"
+    ):
         agent.act(picture(np.full((1, 7), 0.5)))
     with pytest.raises(UserError, match="members 2 and outcomes 0 are of kind latent"):
         load_config("vjepa2_ac_droid", ["dynamics.members=2"])
@@ -231,16 +258,27 @@ def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
         learned = run.finished("dynamics")
         told = report.run(run)
         with np.load(folder / "report" / "strips.npz") as strips:
-            assert strips["imagined"].shape == strips["true"].shape == (4, *strips["true"].shape[1:])
+            assert (
+                strips["imagined"].shape == strips["true"].shape == (4, *strips["true"].shape[1:])
+            )
         assert {"rollout", "imagined"} <= set(told["sections"])
-        for measured, trained_on in zip(rollout.run(run)["rollout"], learned["rollout"], strict=True):
-            assert measured["relative_error"] == pytest.approx(trained_on["relative_error"], rel=1e-4)
+        for measured, trained_on in zip(
+            rollout.run(run)["rollout"], learned["rollout"], strict=True
+        ):
+            assert measured["relative_error"] == pytest.approx(
+                trained_on["relative_error"], rel=1e-4
+            )
         with pytest.raises(UserError, match="holds V-JEPA 2's action-conditioned predictor"):
             heads.run(run)
         with pytest.raises(UserError, match="train with dynamics.kind=latent in another --run"):
             load_latent_model(folder / "dynamics")
     for verb in (["report"], ["eval", "rollout"]):
-        assert cli.main([*verb, "--config", "vjepa2_ac_droid", "--run", str(folder), "--json", *words]) == 0
+        assert (
+            cli.main(
+                [*verb, "--config", "vjepa2_ac_droid", "--run", str(folder), "--json", *words]
+            )
+            == 0
+        )
         assert json.loads(capsys.readouterr().out.splitlines()[-1])
     assert cli.main(["plan", "--config", "vjepa2_ac_droid", "--run", str(folder), *words]) == 2
     assert "this model cannot act in the world 'two_rooms'" in capsys.readouterr().err

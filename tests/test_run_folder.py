@@ -19,7 +19,7 @@ class Collect(BaseModel):
     episodes: int = 5
 
 
-class Act(BaseModel):
+class EvaluationSettings(BaseModel):
     collect: Collect = Collect()
     steps: int = 200
 
@@ -27,19 +27,21 @@ class Act(BaseModel):
 class Toy(BaseModel):
     seed: int = 0
     worlds: dict[str, int] = {"size": 65}
-    act: Act = Act()
+    act: EvaluationSettings = EvaluationSettings()
     plan: dict[str, int] = {"candidates": 8}
 
 
 class Run(RunFolder):
     AFTER = {"plan": ("collect",)}
-    DEPENDS = {"collect": ("seed", "worlds", "act.collect"), "plan": ("plan", "act")}
+    DEPENDS = {"collect": ("seed", "worlds", "evaluation.collect"), "plan": ("plan", "act")}
 
 
 def test_a_result_is_found_again(tmp_path):
     with Run.open(tmp_path / "a" / "run", Toy()) as run:
         assert run.finished("collect") is None
-        run.write_result("collect", {"frames": 10, "loss": float("nan"), "curve": (1.0, float("inf"))})
+        run.write_result(
+            "collect", {"frames": 10, "loss": float("nan"), "curve": (1.0, float("inf"))}
+        )
     with Run.open(tmp_path / "a" / "run", Toy()) as run:
         assert run.finished("collect") == {"frames": 10, "loss": None, "curve": [1.0, None]}
         assert run.finished("plan") is None
@@ -49,13 +51,13 @@ def test_a_result_is_found_again(tmp_path):
 def test_settings_of_a_later_stage_may_change_until_it_begins(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
         run.write_result("collect", {"frames": 10})
-    changed = Toy(plan={"candidates": 16}, act=Act(steps=100))
+    changed = Toy(plan={"candidates": 16}, act=EvaluationSettings(steps=100))
     with Run.open(tmp_path, changed) as run:
         assert run.finished("collect") == {"frames": 10}
         run.stage_dir("plan")
     assert "candidates: 16" in (tmp_path / "config.yaml").read_text()
-    with pytest.raises(UserError, match="plan.candidates: 16 -> 8"):
-        Run.open(tmp_path, Toy(act=Act(steps=100)))
+    with pytest.raises(UserError, match="planner.candidates: 16 -> 8"):
+        Run.open(tmp_path, Toy(act=EvaluationSettings(steps=100)))
 
 
 def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
@@ -64,11 +66,11 @@ def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
         run.stage_dir("plan")
     kept = (tmp_path / "config.yaml").read_text()
     with pytest.raises(UserError) as caught:
-        Run.open(tmp_path, Toy(seed=1, act=Act(collect=Collect(episodes=6))))
+        Run.open(tmp_path, Toy(seed=1, act=EvaluationSettings(collect=Collect(episodes=6))))
     message = str(caught.value)
     for part in (
         "seed: 0 -> 1",
-        "act.collect.episodes: 5 -> 6",
+        "evaluation.collect.episodes: 5 -> 6",
         "another --run",
         f"{tmp_path}/collect {tmp_path}/plan",
     ):
@@ -89,7 +91,7 @@ def test_a_setting_newer_than_the_run_counts_as_its_default(tmp_path):
         run.write_result("plan", {"success": 1.0})
         assert run.finished("plan") == {"success": 1.0}
     with pytest.raises(UserError, match="act.steps: 200 -> 100"):
-        Run.open(tmp_path, Toy(act=Act(steps=100)))
+        Run.open(tmp_path, Toy(act=EvaluationSettings(steps=100)))
     begun.write_text(text.replace("  steps: 200\n", "  gone: 3\n"))
     with pytest.raises(UserError, match="act.gone: 3 -> \\(absent\\)"):
         Run.open(tmp_path, Toy())
@@ -127,7 +129,9 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
     )
     assert other.stdin and other.stdout
     assert other.stdout.readline() == "open\n"
-    with pytest.raises(UserError, match=f"process {other.pid} on .* is working in this run folder"):
+    with pytest.raises(
+        UserError, match=f"process {other.pid} on .* is working in this run folder"
+    ):
         Run.open(tmp_path, Toy())
     other.kill()  # even then the lock goes with it
     other.communicate()
@@ -146,7 +150,9 @@ def test_every_setting_named_in_the_table_exists():
     from jepa_wm.config import Config
 
     names = {key for keys in RunFolder.DEPENDS.values() for key in keys}
-    assert names == set(pick(Config(observe={"path": "elsewhere"}), sorted(names)))  # pick leaves out what is null
+    assert names == set(
+        pick(Config(data={"path": "elsewhere"}), sorted(names))
+    )  # pick leaves out what is null
 
 
 def test_a_file_that_a_stage_has_read_may_not_become_another(tmp_path):
@@ -155,22 +161,28 @@ def test_a_file_that_a_stage_has_read_may_not_become_another(tmp_path):
     for part in ("train", "heldout"):
         (data / f"{part}.h5").write_bytes(part.encode())
     weights.write_bytes(b"first")
-    words = [f"observe.path={data}", "freeze.backbone=vjepa2/vit_large", f"freeze.weights={weights}"]
+    words = [
+        f"data.path={data}",
+        "features.backbone=vjepa2/vit_large",
+        f"features.weights={weights}",
+    ]
 
     def encode(times=[0]):  # noqa: B006 (counts the calls)
         def work(run):
-            run.stage_dir("encode")
+            run.stage_dir("features")
             times[0] += 1
             return {"time": times[0]}
 
         with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
-            return run.once("encode", work)["time"]
+            return run.once("features", work)["time"]
 
     assert encode() == encode() == 1
     for file in (weights, data / "heldout.h5"):
         held = file.read_bytes()
         file.write_bytes(b"other")
-        with pytest.raises(UserError, match=f"{file.name}: holds something else than when .*encode was made of it"):
+        with pytest.raises(
+            UserError, match=f"{file.name}: holds something else than when .*encode was made of it"
+        ):
             encode()
         file.write_bytes(held)
         assert encode() == 1, "what it holds counts, not when it was written"
@@ -187,7 +199,9 @@ def test_fingerprints_tell_contents_apart(tmp_path):
         changed[at] = 1
         file.write_bytes(changed)
         assert fingerprint(file) != whole
-        assert (fingerprint(file, pieces=2) == ends) == (at == 5 * PIECE), "of a large file only some is read"
+        assert (fingerprint(file, pieces=2) == ends) == (at == 5 * PIECE), (
+            "of a large file only some is read"
+        )
     file.write_bytes(bytes(10 * PIECE + 1))
     assert fingerprint(file, pieces=2) != ends
     (tmp_path / "folder" / "in").mkdir(parents=True)

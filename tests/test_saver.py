@@ -36,7 +36,9 @@ def test_training_goes_on_while_a_copy_of_its_state_is_written(tmp_path, gate):
         gate.set()
         writer.settle()
     weights, state = load_checkpoint(newest_checkpoint(tmp_path))
-    assert not weights["w"].any() and not state["moments"][0][0].any() and state["moments"][0][1] == 3
+    assert (
+        not weights["w"].any() and not state["moments"][0][0].any() and state["moments"][0][1] == 3
+    )
 
 
 def test_leaving_waits_for_what_was_begun(tmp_path, gate):
@@ -56,7 +58,9 @@ def test_as_many_as_asked_for_are_kept(tmp_path):
         for step in range(6):
             writer.save(step, {"w": torch.full((3,), float(step))}, {})
         writer.settle()
-    assert sorted(path.name for path in tmp_path.glob("step_*")) == [f"step_{step:08d}" for step in (3, 4, 5)]
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == [
+        f"step_{step:08d}" for step in (3, 4, 5)
+    ]
 
 
 def test_a_save_that_fails_is_warned_of_and_the_last_one_raises(tmp_path, monkeypatch):
@@ -70,7 +74,9 @@ def test_a_save_that_fails_is_warned_of_and_the_last_one_raises(tmp_path, monkey
     monkeypatch.setattr(saver, "save_checkpoint", full)
     with Saver(tmp_path, keep=2) as writer:
         writer.save(1, {}, {})
-        with pytest.warns(UserWarning, match="step 1 could not be written .* training goes on, there is none yet"):
+        with pytest.warns(
+            UserWarning, match="step 1 could not be written .* training goes on, there is none yet"
+        ):
             writer.save(2, {}, {})
         writer.save(3, {}, {})
         with pytest.raises(OSError, match="full"):

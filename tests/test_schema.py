@@ -10,52 +10,64 @@ from pydantic import BaseModel, ValidationError
 
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.schedule import Optimiser, learning_rate
+from jepa_wm.core.schedule import OptimiserSettings, learning_rate
 from jepa_wm.core.section import Section
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_REGULARISER = ["predict.contrast=0", "predict.episode=0", "predict.path=0"]
-MASK = "predict.masks=[{{{}}}]"
+NO_REGULARISER = ["jepa.contrast=0", "jepa.episode=0", "jepa.path=0"]
+MASK = "jepa.masks=[{{{}}}]"
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["encode.width=30", "encode.heads=4"], "encode: width 30 must be an even multiple of heads 4"),
-        (["predict.width=65"], "predict: width 65 must be an even multiple of heads 1"),
-        (["predict.heads=3"], "predict: width 64 must be an even multiple of heads 3"),
+        (
+            ["encoder.width=30", "encoder.heads=4"],
+            "encode: width 30 must be an even multiple of heads 4",
+        ),
+        (["jepa.width=65"], "predict: width 65 must be an even multiple of heads 1"),
+        (["jepa.heads=3"], "predict: width 64 must be an even multiple of heads 3"),
         (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of heads 64"),
         (["dynamics.width=0"], "dynamics: width 0 must be"),
-        (["encode.tubelet=3"], "observe.frames 4 is not a multiple of encode.tubelet 3"),
-        (["predict.masks=[]"], "predict: masks is empty"),
+        (["encoder.tubelet=3"], "data.frames 4 is not a multiple of encoder.tubelet 3"),
+        (["jepa.masks=[]"], "predict: masks is empty"),
         ([MASK.format("blocks: 8")], "need a mask that leaves at least two of 4 time steps whole"),
         ([MASK.format("scale: [0.7, 0.2]")], "scale [0.7, 0.2] is a range"),
         ([MASK.format("time: [0.5, 1.5]")], "time [0.5, 1.5] must lie within 0..1"),
         ([MASK.format("scale: [-0.1, 0.5]")], "scale [-0.1, 0.5] must lie within 0..1"),
         ([MASK.format("aspect: [1.5, 0.75]")], "aspect [1.5, 0.75] is a range"),
         ([MASK.format("aspect: [0, 1]")], "aspect [0.0, 1.0] must be above 0"),
-        (["act.radius=0"], "'act.radius' must be greater than 0"),
+        (["evaluation.radius=0"], "'evaluation.radius' must be greater than 0"),
         (["dynamics.window=0"], "'dynamics.window' must be greater than or equal to 1"),
-        (["plan.execute=5"], "plan.execute 5 exceeds plan.horizon 4"),
-        (["plan.solver=icem", "plan.elites=17"], "plan: elites 17 with candidates 32: solver icem needs"),
+        (["planner.execute=5"], "planner.execute 5 exceeds planner.horizon 4"),
         (
-            ["plan.solver=gradient", "plan.steps=last", "plan.gradient.truncate=2"],
+            ["planner.solver=icem", "planner.elites=17"],
+            "plan: elites 17 with candidates 32: solver icem needs",
+        ),
+        (
+            ["planner.solver=gradient", "planner.steps=last", "planner.gradient.truncate=2"],
             "plan: gradient.truncate 2 below horizon 4 leaves the first actions without gradient",
         ),
-        (["plan.solver=adam"], "plan.solver"),
-        (["plan.gradient.restarts=1"], "'plan.gradient.restarts' must be greater than or equal to 2"),
-        (["plan.compile=true", "plan.cuda_graphs=true"], "plan: compile and cuda_graphs are two ways"),
-        (["plan.memory_mb=0"], "'plan.memory_mb' must be greater than 0"),
-        (["plan.icem.color=1"], "unknown key 'plan.icem.color'"),
+        (["planner.solver=adam"], "planner.solver"),
+        (
+            ["planner.gradient.restarts=1"],
+            "'planner.gradient.restarts' must be greater than or equal to 2",
+        ),
+        (
+            ["planner.compile=true", "planner.cuda_graphs=true"],
+            "plan: compile and cuda_graphs are two ways",
+        ),
+        (["planner.memory_mb=0"], "'planner.memory_mb' must be greater than 0"),
+        (["planner.icem.color=1"], "unknown key 'planner.icem.color'"),
         (
             ["train.dynamics.frames=4", "train.dynamics.context=4"],
             "train.dynamics: context 4 leaves nothing to imagine of windows of frames 4",
         ),
         (
-            ["dynamics.bottleneck.straight=1", "train.summary.frames=2"],
-            "dynamics.bottleneck.straight 1 compares two steps, and train.summary.frames 2 make one",
+            ["latent.straight=1", "train.latent.frames=2"],
+            "latent.straight 1 compares two steps, and train.latent.frames 2 make one",
         ),
-        (["plan.elites=33"], "plan.elites 33 exceed plan.candidates 32"),
+        (["planner.elites=33"], "planner.elites 33 exceed planner.candidates 32"),
     ],
 )
 def test_a_contradiction_names_the_fields(overrides, said):
@@ -67,22 +79,37 @@ def test_a_contradiction_names_the_fields(overrides, said):
 def test_what_just_fits_is_taken():
     two_halves = MASK.format("scale: [0, 1], time: [0.5, 0.5], aspect: [0.1, 9]")
     no_rollout = ["train.dynamics.rollout=0", "train.dynamics.context=99"]
-    fits = ["encode.tubelet=4", "plan.execute=4", two_halves, "dynamics.heads=32", *no_rollout, *NO_REGULARISER]
+    fits = [
+        "encoder.tubelet=4",
+        "planner.execute=4",
+        two_halves,
+        "dynamics.heads=32",
+        *no_rollout,
+        *NO_REGULARISER,
+    ]
     config = load_config("debug", fits)
-    assert config.predict.masks[0].scale == (0, 1) and config.plan.execute == config.plan.horizon
+    assert (
+        config.jepa.masks[0].scale == (0, 1) and config.planner.execute == config.planner.horizon
+    )
 
 
 def test_learning_rates_rise_hold_and_fall():
-    rate = Optimiser(steps=100, lr=2.0, warmup=10, first_lr=0.2, schedule="constant", cooldown=20, final_lr=0.1)
+    rate = OptimiserSettings(
+        steps=100, lr=2.0, warmup=10, first_lr=0.2, schedule="constant", cooldown=20, final_lr=0.1
+    )
     rates = [learning_rate(step, rate) for step in range(100)]
     assert rates[0] == pytest.approx(2 * (0.2 + 0.08)) and rates[9] == rates[10] == rates[80] == 2
-    assert rates[90] == pytest.approx(2 * (0.1 + 0.9 / 2)) and rates[99] == pytest.approx(2 * (0.1 + 0.9 / 20))
-    steady = Optimiser(steps=100, lr=2.0, warmup=0, schedule="constant")
+    assert rates[90] == pytest.approx(2 * (0.1 + 0.9 / 2)) and rates[99] == pytest.approx(
+        2 * (0.1 + 0.9 / 20)
+    )
+    steady = OptimiserSettings(steps=100, lr=2.0, warmup=0, schedule="constant")
     assert {learning_rate(step, steady) for step in range(100)} == {2}
-    falling = Optimiser(steps=100, lr=2.0, warmup=0, schedule="linear", final_lr=0)
+    falling = OptimiserSettings(steps=100, lr=2.0, warmup=0, schedule="linear", final_lr=0)
     assert [learning_rate(step, falling) for step in (0, 50)] == [2, 1]
-    with pytest.raises(ValidationError, match="cooldown 5 belongs to schedule constant, not to cosine"):
-        Optimiser(cooldown=5)
+    with pytest.raises(
+        ValidationError, match="cooldown 5 belongs to schedule constant, not to cosine"
+    ):
+        OptimiserSettings(cooldown=5)
 
 
 def sections(section):
@@ -94,7 +121,10 @@ def sections(section):
 def test_naming_one_key_of_a_section_leaves_the_others_at_their_defaults():
     for section in sections(Config()):
         assert section == type(section)(), type(section).__name__
-    assert load_config("two_rooms", ["train.metric={steps: 5}"]).train.metric.batch == Config().train.metric.batch
+    assert (
+        load_config("two_rooms", ["train.distance={steps: 5}"]).train.distance.batch
+        == Config().train.distance.batch
+    )
 
 
 def leaves(section: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str, str]:
@@ -123,5 +153,9 @@ def test_every_setting_is_read_by_some_code():
                 tree = ast.parse(file.read_text(encoding="utf-8"))
                 read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     settings = leaves(Config)
-    assert len(settings) > 150 and "plan.icem.momentum" in settings and "predict.masks.least_seen" in settings
+    assert (
+        len(settings) > 150
+        and "planner.icem.momentum" in settings
+        and "jepa.masks.least_seen" in settings
+    )
     assert not {key for key, name in settings.items() if name not in read}

@@ -12,7 +12,7 @@ from jepa_wm.planning.action_terms import Effort, effort
 from jepa_wm.planning.make_solver import make_solver
 from jepa_wm.planning.objective import Scene, effortless
 from jepa_wm.planning.receding import RecedingHorizon
-from jepa_wm.planning.settings import Plan
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.world_space import space_of
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.settings import Geometry
@@ -29,8 +29,9 @@ def first_error(solver, low, high, *, max_norm=None, idle=None, **settings):
     errors = []
     for share in (0.1, 0.9):
         target = low + share * (high - low)
-        plan = make_solver(space, Plan(solver=solver, horizon=6, **settings)).solve(
-            lambda plans, target=target: ((plans - target) / (high - low)).square().mean((-1, -2)), generator=seeds
+        plan = make_solver(space, PlannerSettings(solver=solver, horizon=6, **settings)).solve(
+            lambda plans, target=target: ((plans - target) / (high - low)).square().mean((-1, -2)),
+            generator=seeds,
         )
         errors.append(float(((plan.actions[:, 0] - target) / (high - low)).norm(dim=-1).mean()))
     return errors
@@ -48,8 +49,14 @@ def test_a_world_that_idles_at_a_side_is_searched_from_the_middle():
     space = ActionSpace((0.0, -1.0), (1.0, 1.0), idle=(0.0, 0.5))
     assert zero_plan(space, 2, 3, device=CPU)[1, 2].tolist() == [0, 0.5]
     assert first_plan(space, 2, 3, device=CPU)[1, 2].tolist() == [0.5, 0]
-    assert ActionSpace((0.0,), (512.0,)).idle_step() == ActionSpace((0.0,), (512.0,)).first_step() == (256,)
-    assert ActionSpace((-1.0,), (3.0,)).idle_step() == (0,) and ActionSpace((-1.0,), (3.0,)).first_step() == (1,)
+    assert (
+        ActionSpace((0.0,), (512.0,)).idle_step()
+        == ActionSpace((0.0,), (512.0,)).first_step()
+        == (256,)
+    )
+    assert ActionSpace((-1.0,), (3.0,)).idle_step() == (0,) and ActionSpace(
+        (-1.0,), (3.0,)
+    ).first_step() == (1,)
     block = ActionSpace.of_block((0.0, -1.0), (1.0, 1.0), block=2, hold=False, idle=(0.0, 0.5))
     assert block.idle_step() == (0, 0.5, 0, 0.5)
     assert max(first_error("cem", 0, 1, idle=(0.0, 0.0), rounds=4)) < 0.15
@@ -58,7 +65,9 @@ def test_a_world_that_idles_at_a_side_is_searched_from_the_middle():
             ActionSpace((0.0, -1.0), (1.0, 1.0), idle=idle)
 
 
-@pytest.mark.parametrize(("low", "high", "reach"), [(0, 1, 1), (0, 100, 1), (-100, 100, 1), (0.2, 3, 1), (0, 1, 9)])
+@pytest.mark.parametrize(
+    ("low", "high", "reach"), [(0, 1, 1), (0, 100, 1), (-100, 100, 1), (0.2, 3, 1), (0, 1, 9)]
+)
 def test_a_ball_is_searched_where_it_meets_the_box(low, high, reach):
     space = ActionSpace((float(low),) * 4, (float(high),) * 4, float(reach), 2)
     first = torch.tensor(space.first_step()).view(2, 2)
@@ -68,7 +77,11 @@ def test_a_ball_is_searched_where_it_meets_the_box(low, high, reach):
     assert cut.float().mean() < 0.75, "most of what is drawn is not all at the sides"
     for plans in (space.project(drawn), space.uniform(torch.rand(4000, 4))):
         groups = plans.view(-1, 2, 2)
-        assert (groups.norm(dim=-1) <= reach + 1e-5).all() and (groups >= low - 1e-6).all() and (groups <= high).all()
+        assert (
+            (groups.norm(dim=-1) <= reach + 1e-5).all()
+            and (groups >= low - 1e-6).all()
+            and (groups <= high).all()
+        )
     far = torch.tensor([0.9, 0.3] * 2)
     inside = far.norm() / 2**0.5 <= reach and low <= 0.3 and high >= 0.9
     assert not inside or torch.equal(space.project(far), far)
@@ -101,16 +114,28 @@ class Car(gymnasium.Env):
 
 def test_worlds_say_what_doing_nothing_is():
     assert space_of(TwoRooms(Geometry()), frameskip=2, hold=True).idle == (0, 0)
-    box, three = gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([1, 1])), gymnasium.spaces.Discrete(3)
+    box, three = (
+        gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([1, 1])),
+        gymnasium.spaces.Discrete(3),
+    )
     held = {"frameskip": 2, "hold": True}
     assert space_of(GymWorld(lambda: Car(box, [0.5, 0.0])), **held).idle == (0.5, 0)
     silent = space_of(GymWorld(lambda: Car(box)), **held)
     assert silent.idle is None and silent.idle_step() == (0, 0.5)
     assert space_of(GymWorld(lambda: Car(three, 1)), **held).idle == 1
-    assert space_of(GymWorld(lambda: Car(gymnasium.spaces.Discrete(3, start=5), 6)), **held).idle == 1
-    assert space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "NOOP"])), **held).idle == 2
-    assert space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "FIRE"])), **held).idle is None
-    assert space_of(GymWorld(lambda: Car(box, meanings=["NOOP", "FIRE"])), **held).idle is None, "choices it has not"
+    assert (
+        space_of(GymWorld(lambda: Car(gymnasium.spaces.Discrete(3, start=5), 6)), **held).idle == 1
+    )
+    assert (
+        space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "NOOP"])), **held).idle == 2
+    )
+    assert (
+        space_of(GymWorld(lambda: Car(three, meanings=["UP", "DOWN", "FIRE"])), **held).idle
+        is None
+    )
+    assert space_of(GymWorld(lambda: Car(box, meanings=["NOOP", "FIRE"])), **held).idle is None, (
+        "choices it has not"
+    )
     for wrong in ([2.0, 0.0], [0.0], 0.0):
         with pytest.raises(UserError, match="idle_action .* is none of the actions"):
             space_of(GymWorld(lambda wrong=wrong: Car(box, wrong)), **held)
@@ -125,7 +150,10 @@ def test_worlds_say_what_doing_nothing_is():
 def test_where_actions_are_places_doing_nothing_is_to_stay():
     box = gymnasium.spaces.Box(0, 512, (2,), np.float32)
     space = space_of(GymWorld(lambda: Car(box), action_kind="absolute"), frameskip=2, hold=True)
-    assert space.absolute and not space_of(GymWorld(lambda: Car(box)), frameskip=2, hold=True).absolute
+    assert (
+        space.absolute
+        and not space_of(GymWorld(lambda: Car(box)), frameskip=2, hold=True).absolute
+    )
     last = torch.tensor([[3.0, 4.0], [500.0, 9.0]])
     there = effort_in(space, last)
     assert there == Effort(size=2, idle=last)
@@ -140,18 +168,25 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
         return plans.sum((-1, -2))
 
     for solver in ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "amortised"):
-        search, stay = RecedingHorizon(make_solver(space, Plan(solver=solver, horizon=3)), fill="zero"), last[:, None]
+        search, stay = (
+            RecedingHorizon(
+                make_solver(space, PlannerSettings(solver=solver, horizon=3)), fill="zero"
+            ),
+            last[:, None],
+        )
         search.reset([0, 1], device=CPU)
         for _ in range(2):  # without a warm start, and with one
             seen.clear()
             search.plan(cost, known=stay.expand(-1, 3, -1))
             tried = (seen[0] == stay.repeat(1, 3, 2)[:, None]).all(-1).all(-1)
             assert tried.any(1).all() or solver == "amortised", solver
-        assert torch.equal(search._start.view(2, -1, 3, 2)[:, :, -1], search._start.view(2, -1, 3, 2)[:, :, -2])
+        assert torch.equal(
+            search._start.view(2, -1, 3, 2)[:, :, -1], search._start.view(2, -1, 3, 2)[:, :, -2]
+        )
 
 
 def effort_in(space, last=None):
-    return effortless(Scene(None, Plan(), None, None, last, space))
+    return effortless(Scene(None, PlannerSettings(), None, None, last, space))
 
 
 def test_before_any_place_was_gone_to_none_takes_less_effort_than_another():
@@ -159,26 +194,42 @@ def test_before_any_place_was_gone_to_none_takes_less_effort_than_another():
     plans = torch.rand(2, 5, 1, 2).repeat(1, 1, 3, 2) * 512
     assert effort_in(space)(plans, plans).abs().max() == 0, "each plan stays where it first goes"
     plans[:, 0, 2, 2:] += 10  # the last of six actions
-    assert effort_in(space)(plans, plans).tolist() == [[pytest.approx(100 / 6, rel=1e-3), 0, 0, 0, 0]] * 2
+    assert (
+        effort_in(space)(plans, plans).tolist()
+        == [[pytest.approx(100 / 6, rel=1e-3), 0, 0, 0, 0]] * 2
+    )
 
 
 def test_effort_is_told_from_what_the_world_says_does_nothing():
     plans = torch.tensor([0.5, 0.0]).repeat(2, 4, 3, 2)
-    assert effort_in(ActionSpace((0.0, -1.0), (1.0, 1.0), idle=(0.5, 0.0)))(plans, plans).max() == 0
+    assert (
+        effort_in(ActionSpace((0.0, -1.0), (1.0, 1.0), idle=(0.5, 0.0)))(plans, plans).max() == 0
+    )
     assert effort_in(ActionSpace((0.0, -1.0), (1.0, 1.0))) is effort and effort_in(None) is effort
-    known, unknown = (DiscreteSpace.of_block(3, block=2, hold=False, idle=idle) for idle in (1, None))
-    choices = known.expand(torch.eye(3).repeat(1, 2))[None, :, None]  # [1, 3, 1, 6]: one choice throughout
-    assert effort_in(known)(choices, choices).flatten().tolist() == pytest.approx([2 / 3, 0, 2 / 3])
+    known, unknown = (
+        DiscreteSpace.of_block(3, block=2, hold=False, idle=idle) for idle in (1, None)
+    )
+    choices = known.expand(torch.eye(3).repeat(1, 2))[
+        None, :, None
+    ]  # [1, 3, 1, 6]: one choice throughout
+    assert effort_in(known)(choices, choices).flatten().tolist() == pytest.approx(
+        [2 / 3, 0, 2 / 3]
+    )
     assert len(set(effort_in(unknown)(choices, choices).flatten().tolist())) == 1
     assert unknown.idle_step() == (1, 0, 0, 1, 0, 0)
 
 
 def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
-    box, six = gymnasium.spaces.Box(np.float32([0, 0]), np.float32([10, 10])), gymnasium.spaces.Discrete(6)
+    box, six = (
+        gymnasium.spaces.Box(np.float32([0, 0]), np.float32([10, 10])),
+        gymnasium.spaces.Discrete(6),
+    )
     held = {"frameskip": 1, "hold": True}
     wraps = gymnasium.wrappers
     one = np.float32(1)
-    scaled = space_of(GymWorld(lambda: wraps.RescaleAction(Car(box, [0.5, 0.5]), -one, one)), **held)
+    scaled = space_of(
+        GymWorld(lambda: wraps.RescaleAction(Car(box, [0.5, 0.5]), -one, one)), **held
+    )
     assert scaled.idle is None and scaled.idle_step() == (0, 0)
     for place in (0, 5):
         names = [*"ABCDE"]
@@ -191,21 +242,28 @@ def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
         idle_action = (1.0, 2.0)
 
     assert space_of(GymWorld(lambda: Says(Car(box))), **held).idle == (1, 2)
-    assert space_of(GymWorld(lambda: wraps.TimeLimit(Car(box, [3.0, 4.0]), 9)), **held).idle == (3, 4)
+    assert space_of(GymWorld(lambda: wraps.TimeLimit(Car(box, [3.0, 4.0]), 9)), **held).idle == (
+        3,
+        4,
+    )
 
 
 def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
     space, seen = ActionSpace((0.0,), (512.0,), absolute=True), []
-    settings = Plan(solver="icem", horizon=2, candidates=8, elites=2, rounds=1, icem={"kept": 0.0})
+    settings = PlannerSettings(
+        solver="icem", horizon=2, candidates=8, elites=2, rounds=1, icem={"kept": 0.0}
+    )
     search = RecedingHorizon(make_solver(space, settings))
     search.reset([0], device=CPU)
-    search.plan(lambda plans: seen.append(plans) or plans.sum((-1, -2)), known=torch.full((1, 2, 1), 77.0))
+    search.plan(
+        lambda plans: seen.append(plans) or plans.sum((-1, -2)), known=torch.full((1, 2, 1), 77.0)
+    )
     assert (seen[0] == 77).all(-1).all(-1).any()
 
 
 def test_a_policy_without_a_proposal_does_nothing():
     space = ActionSpace((0.0,), (1.0,), idle=(0.0,))
-    plan = make_solver(space, Plan(solver="amortised", horizon=2)).solve(
+    plan = make_solver(space, PlannerSettings(solver="amortised", horizon=2)).solve(
         lambda plans: plans.sum((-1, -2)), start=None, generator=[torch.Generator()]
     )
     assert plan.actions.flatten().tolist() == [0, 0]

@@ -12,7 +12,9 @@ from PIL import Image
 from jepa_wm.data.video import Video, VideoError
 
 FPS, COUNT = 25, 100
-GREYS = np.concatenate([np.full((256, 1), 255), np.repeat(np.arange(256)[:, None], 3, 1)], 1).astype(np.uint8)
+GREYS = np.concatenate(
+    [np.full((256, 1), 255), np.repeat(np.arange(256)[:, None], 3, 1)], 1
+).astype(np.uint8)
 
 FILES = [  # container, codec, pixel format, B-frames
     ("avi", "rawvideo", "pal8", 0), ("avi", "msrle", "pal8", 0), ("mov", "rawvideo", "pal8", 0),
@@ -31,7 +33,9 @@ FILES = [  # container, codec, pixel format, B-frames
 def numbered(number):
     """A picture whose columns tell the bits of its number."""
     bits = [220 if number >> b & 1 else 30 for b in range(8)]
-    return np.repeat(np.broadcast_to(np.repeat(bits, 8)[None, :, None], (48, 64, 1)), 3, 2).astype(np.uint8)
+    return np.repeat(np.broadcast_to(np.repeat(bits, 8)[None, :, None], (48, 64, 1)), 3, 2).astype(
+        np.uint8
+    )
 
 
 def number_of(picture):
@@ -58,13 +62,17 @@ def write(path, codec, pix_fmt, b_frames=0, palettes=None):
 
 
 @pytest.mark.parametrize(("container", "codec", "pix_fmt", "b_frames"), FILES)
-def test_a_sought_frame_is_the_one_that_reading_on_shows(container, codec, pix_fmt, b_frames, tmp_path):
+def test_a_sought_frame_is_the_one_that_reading_on_shows(
+    container, codec, pix_fmt, b_frames, tmp_path
+):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec} to write the file with")
     path = write(tmp_path / f"film.{container}", codec, pix_fmt, b_frames)
     wanted = np.random.default_rng(0).permutation(COUNT)[:25]
     with Video(path, size=48) as video:
-        assert [number_of(video.at(np.array([(n + 0.5) / FPS]))[0]) for n in wanted] == wanted.tolist()
+        assert [
+            number_of(video.at(np.array([(n + 0.5) / FPS]))[0]) for n in wanted
+        ] == wanted.tolist()
         facts, stamps = video.facts(), video.stamps()
     if container not in ("mpg", "mpeg"):  # they time one frame of several
         assert stamps == pytest.approx(np.arange(COUNT) / FPS, abs=0.011)
@@ -86,7 +94,9 @@ def test_a_palette_that_changes_on_the_way_is_that_of_its_frame(tmp_path):
             assert np.array_equal(video.at(np.array([(number + 0.5) / FPS]))[0], read_on[number])
 
 
-@pytest.mark.parametrize(("pix_fmt", "limit"), [("gray16le", 2**16), ("gray12le", 2**12), ("gray10le", 2**10)])
+@pytest.mark.parametrize(
+    ("pix_fmt", "limit"), [("gray16le", 2**16), ("gray12le", 2**12), ("gray10le", 2**10)]
+)
 def test_deep_greys_keep_their_range(pix_fmt, limit, tmp_path):
     ramp = np.linspace(0, limit - 1, 48 * 64).reshape(48, 64).astype(np.uint16)
     with av.open(str(tmp_path / "film.mkv"), "w") as container:
@@ -115,14 +125,22 @@ def give_cover(path):
     at = raw.rindex(b"moov") - 4  # the last box of the file: nothing behind it moves
     size, first = (struct.unpack(">I", raw[i : i + 4])[0] for i in (at, at + 8))
     inside = at + 8 + first
-    path.write_bytes(raw[:at] + struct.pack(">I", size + len(about)) + raw[at + 4 : inside] + about + raw[inside:])
+    path.write_bytes(
+        raw[:at]
+        + struct.pack(">I", size + len(about))
+        + raw[at + 4 : inside]
+        + about
+        + raw[inside:]
+    )
     return path
 
 
 def test_cover_art_is_passed_over_whatever_its_place(tmp_path):
     first = give_cover(write(tmp_path / "first.mp4", "mpeg4", "yuv420p"))
     with av.open(str(first)) as container:
-        assert [stream.width for stream in container.streams.video] == [200, 64], "the cover comes first"
+        assert [stream.width for stream in container.streams.video] == [200, 64], (
+            "the cover comes first"
+        )
     with Video(first) as video:
         facts = video.facts()
         assert (facts.width, facts.height, facts.codec, facts.frames) == (64, 48, "mpeg4", COUNT)
@@ -133,7 +151,9 @@ def test_cover_art_is_passed_over_whatever_its_place(tmp_path):
 def test_music_with_a_cover_is_no_video(tmp_path):
     with av.open(str(tmp_path / "song.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        sound = av.AudioFrame.from_ndarray(
+            np.zeros((1, 16000), np.float32), format="fltp", layout="mono"
+        )
         sound.rate = 16000
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))

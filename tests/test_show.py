@@ -20,7 +20,15 @@ from jepa_wm.report.retrieval import FrameBank
 
 E, K, T, R, SIDE = 6, 8, 40, 4, 33
 LOST = (2, 5)
-SUCCESS = {"final": 4 / 6, "latched": 5 / 6, "low": 0.3, "high": 0.903, "episodes": 6, "seeds": 1, "budget": T}
+SUCCESS = {
+    "final": 4 / 6,
+    "latched": 5 / 6,
+    "low": 0.3,
+    "high": 0.903,
+    "episodes": 6,
+    "seeds": 1,
+    "budget": T,
+}
 VOID = {"meta", "link", "img", "br", "hr", "source", "input", "base"}
 
 
@@ -59,13 +67,17 @@ def room(position, *, noise=None):
     frame[:, SIDE // 2] = (80, 150, 190)
     x, y = (int(round(value)) for value in position)
     frame[y - 1 : y + 2, x - 1 : x + 2] = (255, 120, 60)
-    return frame if noise is None else noise.integers(0, 256, frame.shape, np.uint8) // 2 + frame // 2
+    return (
+        frame if noise is None else noise.integers(0, 256, frame.shape, np.uint8) // 2 + frame // 2
+    )
 
 
 def episodes(*, lost=LOST, noise=None):
     goal, start = np.array([24.0, 20.0]), np.array([6.0, 8.0])
     share = np.linspace(0, 1, T + 1)
-    distance = np.linalg.norm(start - goal) * (1 - np.stack([share * (0.5 if e in lost else 1) for e in range(E)]))
+    distance = np.linalg.norm(start - goal) * (
+        1 - np.stack([share * (0.5 if e in lost else 1) for e in range(E)])
+    )
     way = np.stack([np.linspace(0, 0.5 if e in lost else 1, K + 1) for e in range(E)])
     positions = start + way[..., None] * (goal - start)
     frames = np.stack([[room(p, noise=noise) for p in row] for row in positions])
@@ -94,25 +106,51 @@ def open_run(folder):
 def fill(run, *, noise=None, lost=LOST):
     """Leave behind what every stage would."""
     run.write_result("collect", {"seconds": 2.0})
-    probe = {"dot": {"error": 0.7, "unit": "px", "random_encoder": 2.1}, "a<b": {"error": 3.0, "unit": "px"}}
-    seen = {"collapsed": False, "feature_std": 0.31, "effective_rank": 20.5, "probe": probe, "seconds": 65.0}
+    probe = {
+        "dot": {"error": 0.7, "unit": "px", "random_encoder": 2.1},
+        "a<b": {"error": 3.0, "unit": "px"},
+    }
+    seen = {
+        "collapsed": False,
+        "feature_std": 0.31,
+        "effective_rank": 20.5,
+        "probe": probe,
+        "seconds": 65.0,
+    }
     run.write_result("pretrain", seen)
-    run.write_result("encode", {})
+    run.write_result("features", {})
     errors = {"relative_error": 0.2, "relative_error_shuffled": 0.9}
     errors |= {"feature_error": 0.61, "feature_error_shuffled": 1.1, "feature_error_encoded": 0.55}
     states = {"dot": {"error": 1.5, "shuffled": 9.0, "unit": "px"}, "block_angle": {"error": 0.25, "shuffled": 0.75,
               "unit": "rad"}, "x<y": {"error": 4.25, "shuffled": 5.0, "unit": ""}}  # fmt: skip
     rows = [{"horizon": h, **errors, "state_errors": states} for h in (1, 2, 4, 8)]
     run.write_result("dynamics", {"rollout": rows})
-    floors = {"random": SUCCESS, "straight_line": None, "random_encoder": {**SUCCESS, "final": 0.0}}
-    plan = {"success": SUCCESS, "success_by": {"raw_l2": SUCCESS}, "floors": floors, "ceiling": 1.0}
-    plan |= {"success_training_layouts": {**SUCCESS, "final": 5 / 6}, "floors_training_layouts": floors}
-    plan["layouts"] = {"heldout": {"episodes": 6, "met": 0, "nearest": 2.0}, "training": {"episodes": 6, "met": 5}}
+    floors = {
+        "random": SUCCESS,
+        "straight_line": None,
+        "random_encoder": {**SUCCESS, "final": 0.0},
+    }
+    plan = {
+        "success": SUCCESS,
+        "success_by": {"raw_l2": SUCCESS},
+        "floors": floors,
+        "ceiling": 1.0,
+    }
+    plan |= {
+        "success_training_layouts": {**SUCCESS, "final": 5 / 6},
+        "floors_training_layouts": floors,
+    }
+    plan["layouts"] = {
+        "heldout": {"episodes": 6, "met": 0, "nearest": 2.0},
+        "training": {"episodes": 6, "met": 5},
+    }
     run.write_result("plan", {**plan, "seconds_per_decision": 0.2})
     with Metrics(run.path, "pretrain", tensorboard=False) as metrics:
         for step in range(0, 50, 10):
             loss = float("nan") if step == 20 else 1.0 / (1 + step)
-            metrics.log(step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/dot": 1.0})
+            metrics.log(
+                step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/dot": 1.0}
+            )
     with Metrics(run.path, "dynamics_dynamics", tensorboard=False) as metrics:
         metrics.log(10, {"loss": 1.0, "loss/rollout": 0.6})
     recorded = episodes(noise=noise, lost=lost)
@@ -121,9 +159,19 @@ def fill(run, *, noise=None, lost=LOST):
     axis, energy = np.linspace(2, SIDE - 3, 7), np.random.default_rng(0).random((2, 7, 7))
     energy[0, 0, 0] = np.nan  # inside a wall
     frames, goals = recorded["goal_frame"][:2], recorded["goal_position"][:2]
-    np.savez(folder / "energy.npz", learned=energy, raw=energy, xs=axis, ys=axis, frame=frames, goal=goals)
+    np.savez(
+        folder / "energy.npz",
+        learned=energy,
+        raw=energy,
+        xs=axis,
+        ys=axis,
+        frame=frames,
+        goal=goals,
+    )
     strip = recorded["frames"][:2]
-    np.savez(run.stage_dir("report") / "strips.npz", true=strip, imagined=strip, shuffled=strip[:, ::-1])
+    np.savez(
+        run.stage_dir("report") / "strips.npz", true=strip, imagined=strip, shuffled=strip[:, ::-1]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +204,10 @@ def test_every_section_is_there_when_every_stage_is(whole):
     assert result["missing"] == [] and len(result["sections"]) > 8
     assert set(result["sections"]) <= set(Page(text).ids)
     assert "Not there yet" not in text
-    assert json.loads((folder / "report" / "result.json").read_text())["sections"] == result["sections"]
+    assert (
+        json.loads((folder / "report" / "result.json").read_text())["sections"]
+        == result["sections"]
+    )
     for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s",
                  "episodes on held-out layouts", "on training layouts in 83.3 %",
                  "none is nearer than 2 px"):  # fmt: skip
@@ -184,7 +235,11 @@ def test_lengths_are_in_the_unit_that_the_result_tells(tmp_path):
             result = report(run)
             text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
         acting = text.split('<h2 id="acting">')[1].split("<h2")[0]
-        assert ("4.5 m" in acting) == (unit == "m") and "4.5 px" not in acting and "px from the goal" not in acting
+        assert (
+            ("4.5 m" in acting) == (unit == "m")
+            and "4.5 px" not in acting
+            and "px from the goal" not in acting
+        )
         assert result["missing"] == []
 
 
@@ -213,10 +268,14 @@ def test_what_is_absent_names_the_verb_that_makes_it(tmp_path):
         result = report(run)
         text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
     Page(text)
-    assert {"episodes", "success", "energy", "imagined", "rollout", "probes", "collapse"} <= set(result["missing"])
+    assert {"episodes", "success", "energy", "imagined", "rollout", "probes", "collapse"} <= set(
+        result["missing"]
+    )
     for section in result["missing"]:
         part = text.split(f'<section id="{section}">')[1].split("</section>")[0]
-        assert re.search(r"Not there yet: <code>jepa-wm (plan|dynamics|pretrain) --config", part), section
+        assert re.search(
+            r"Not there yet: <code>jepa-wm (plan|dynamics|pretrain) --config", part
+        ), section
     assert not gifs(text) and "%" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S)
 
 

@@ -27,7 +27,9 @@ def icem(space=BOX, horizon=H, **settings):
 
 
 def gradient(space=BOX, horizon=H, **settings):
-    return Gradient(**{"space": space, "horizon": horizon, "restarts": 8, "rounds": 40, **settings})
+    return Gradient(
+        **{"space": space, "horizon": horizon, "restarts": 8, "rounds": 40, **settings}
+    )
 
 
 def cem_gradient(space=BOX, horizon=H, **settings):
@@ -64,7 +66,9 @@ def test_no_candidate_leaves_the_box_or_the_ball(kind, hold):
     plan = kind(space, **shaken).solve(cost, generator=generators(0))
     for plans in [*seen, space.expand(plan.actions)[:, None], space.expand(plan.mean)[:, None]]:
         single = space.steps(plans)
-        assert (single >= torch.tensor([-1.0, 0.0])).all() and (single <= torch.tensor([1.0, 2.0])).all()
+        assert (single >= torch.tensor([-1.0, 0.0])).all() and (
+            single <= torch.tensor([1.0, 2.0])
+        ).all()
         assert (single.norm(dim=-1) <= 1.2 + 1e-5).all()
 
 
@@ -73,10 +77,14 @@ def test_an_episode_alone_gets_the_plan_it_gets_in_a_batch(kind):
     space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=5, hold=False)
     solver, seeds = kind(space, 4), (5, 6, 7)
     targets = torch.randn(3, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    starts = 0.3 * torch.randn(3, 2, 4, 10, generator=torch.Generator().manual_seed(1))  # with a plan kept
+    starts = 0.3 * torch.randn(
+        3, 2, 4, 10, generator=torch.Generator().manual_seed(1)
+    )  # with a plan kept
     together = solver.solve(bowl(targets), start=starts, generator=generators(*seeds))
     for i, seed in enumerate(seeds):
-        alone = solver.solve(bowl(targets[i : i + 1]), start=starts[i : i + 1], generator=generators(seed))
+        alone = solver.solve(
+            bowl(targets[i : i + 1]), start=starts[i : i + 1], generator=generators(seed)
+        )
         for field in ("actions", "mean", "cost", "trace"):
             assert torch.equal(getattr(alone, field)[0], getattr(together, field)[i]), field
 
@@ -84,7 +92,10 @@ def test_an_episode_alone_gets_the_plan_it_gets_in_a_batch(kind):
 @KINDS
 def test_a_warm_start_and_kept_plans_are_tried_and_never_lost(kind):
     target, poor = torch.tensor([0.83, -0.77]).expand(H, 2), torch.full((H, 2), -0.9)
-    for start in (target, torch.stack([poor, target])):  # the mean itself, or a plan kept behind it
+    for start in (
+        target,
+        torch.stack([poor, target]),
+    ):  # the mean itself, or a plan kept behind it
         plan = kind().solve(bowl(target), start=start[None], generator=generators(0))
         if kind is not cem_gradient or start.dim() == 2:  # CEM heeds the mean alone
             assert torch.equal(plan.actions[0], target) and plan.cost == 0
@@ -153,7 +164,9 @@ def test_the_horizon_shifts_kept_elites_with_the_mean():
 def test_steps_are_those_of_adam():
     start, target = torch.full((1, H, 2), 0.5), torch.tensor([0.7, 0.9])
     space = ActionSpace((-1.0, -4.0), (1.0, 4.0))  # half widths 1 and 4: lr is a share of each
-    plan = gradient(space, restarts=2, rounds=5, lr=0.02).solve(bowl(target), start=start, generator=generators(0))
+    plan = gradient(space, restarts=2, rounds=5, lr=0.02).solve(
+        bowl(target), start=start, generator=generators(0)
+    )
     parameter = (start / torch.tensor([1.0, 4.0])).requires_grad_()
     adam = torch.optim.Adam([parameter], lr=0.02)
     for _ in range(5):
@@ -171,7 +184,10 @@ def test_restarts_find_the_deeper_of_two_basins_and_noise_changes_the_way():
     poor = torch.full((3, H, 2), -0.6)
     plan = gradient(restarts=64, std=1.0).solve(basins, start=poor, generator=generators(0, 1, 2))
     assert (plan.cost < -0.4).all()
-    still, shaken = (gradient(noise=n).solve(basins, start=poor[:1], generator=generators(0)) for n in (0.0, 0.3))
+    still, shaken = (
+        gradient(noise=n).solve(basins, start=poor[:1], generator=generators(0))
+        for n in (0.0, 0.3)
+    )
     assert not torch.equal(still.actions, shaken.actions)
 
 
@@ -208,13 +224,17 @@ def test_discrete_choices_are_found_and_are_always_choices(hold):
 
     solver = CategoricalCEM(space=space, horizon=H, candidates=128, rounds=8)
     plan = solver.solve(cost, generator=generators(0, 1))
-    assert torch.equal(space.expand(plan.actions), wanted.expand(2, -1, -1)) and not plan.cost.any()
+    assert (
+        torch.equal(space.expand(plan.actions), wanted.expand(2, -1, -1)) and not plan.cost.any()
+    )
     chosen = space.steps(wanted)
     assert torch.equal(chosen[:, 0], right.repeat_interleave(space.repeat, -1).flatten())
     for plans in seen:
         each = plans.unflatten(-1, (-1, 5))
         assert (each.sum(-1) == 1).all() and ((each == 0) | (each == 1)).all()
-    torch.testing.assert_close(plan.mean.unflatten(-1, (-1, 5)).sum(-1), torch.ones(2, H, space.slots))
+    torch.testing.assert_close(
+        plan.mean.unflatten(-1, (-1, 5)).sum(-1), torch.ones(2, H, space.slots)
+    )
     assert (plan.mean > 0).all(), "no choice dies out"
 
 
@@ -224,18 +244,24 @@ def test_discrete_plans_are_ones_own_and_warm_starts_are_probabilities():
     targets = torch.rand(3, 1, H, space.expanded, generator=torch.Generator().manual_seed(0))
     together = solver.solve(bowl(targets), generator=generators(1, 2, 3))
     alone = solver.solve(bowl(targets[1:2]), generator=generators(2))
-    assert torch.equal(alone.actions[0], together.actions[1]) and torch.equal(alone.mean[0], together.mean[1])
+    assert torch.equal(alone.actions[0], together.actions[1]) and torch.equal(
+        alone.mean[0], together.mean[1]
+    )
     again = solver.solve(bowl(targets), start=together.mean, generator=generators(1, 2, 3))
     assert (again.cost <= together.cost).all()
     search = RecedingHorizon(solver)
     search.reset([1], device=torch.device("cpu"))
     assert search.plan(bowl(0.0)).shape == search.plan(bowl(0.0)).shape == (1, 1, 8)
     with pytest.raises(ValueError, match="start must hold probabilities"):
-        solver.solve(bowl(targets), start=torch.full((3, H, 8), 0.3), generator=generators(1, 2, 3))
+        solver.solve(
+            bowl(targets), start=torch.full((3, H, 8), 0.3), generator=generators(1, 2, 3)
+        )
 
 
 def test_choices_have_numbers_that_the_model_takes():
-    space = DiscreteSpace.of_block(3, block=2, hold=True, vectors=[[0.0, 0.0], [1.0, 0.5], [0.0, -2.0]])
+    space = DiscreteSpace.of_block(
+        3, block=2, hold=True, vectors=[[0.0, 0.0], [1.0, 0.5], [0.0, -2.0]]
+    )
     plan = space.one_hot(torch.tensor([[2], [0]]))
     assert (space.searched, space.expanded, space.size) == (3, 4, 2)
     assert space.expand(plan).tolist() == [[0.0, -2.0, 0.0, -2.0], [0.0] * 4]
@@ -268,8 +294,18 @@ def test_choices_that_are_none_are_refused(vectors, rest, message):
         (lambda: gradient(restarts=1), "restarts must be at least 2"),
         (lambda: gradient(lr=0.0), "lr and std must be positive"),
         (lambda: InTurn(icem(), gradient(horizon=H + 1)), "differ in space or horizon"),
-        (lambda: CategoricalCEM(space=DiscreteSpace.of_block(2, block=1, hold=True), horizon=1, explore=2), "explore"),
-        (lambda: CategoricalCEM(space=DiscreteSpace.of_block(2, block=1, hold=True), horizon=1, elites=0), "elites"),
+        (
+            lambda: CategoricalCEM(
+                space=DiscreteSpace.of_block(2, block=1, hold=True), horizon=1, explore=2
+            ),
+            "explore",
+        ),
+        (
+            lambda: CategoricalCEM(
+                space=DiscreteSpace.of_block(2, block=1, hold=True), horizon=1, elites=0
+            ),
+            "elites",
+        ),
     ],
 )
 def test_settings_that_make_no_search_are_refused(make, message):

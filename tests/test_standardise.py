@@ -7,23 +7,35 @@ from test_act import world_model
 from jepa_wm.core.standardise import own_scale, shared_scale
 from jepa_wm.features.probe import RidgeProbe, fit_attentive
 from jepa_wm.models.factored_latent import Components
-from jepa_wm.models.settings import Metric
+from jepa_wm.models.settings import DistanceSettings
 from jepa_wm.models.temporal_distance import StepsToGo
 
 
 def test_numbers_in_units_of_their_own_keep_their_spread_however_small_or_far_off():
     draws = torch.randn(5000)
     values = torch.stack(
-        [draws, 1e-9 * draws, 1e6 + draws, torch.full_like(draws, 0.3), 0 * draws, 7 + 1e-7 * draws], 1
+        [
+            draws,
+            1e-9 * draws,
+            1e6 + draws,
+            torch.full_like(draws, 0.3),
+            0 * draws,
+            7 + 1e-7 * draws,
+        ],
+        1,
     )
     scale = own_scale(values)
-    torch.testing.assert_close(scale[:3] / draws.std(), torch.tensor([1, 1e-9, 1]), rtol=1e-2, atol=1e-12)
+    torch.testing.assert_close(
+        scale[:3] / draws.std(), torch.tensor([1, 1e-9, 1]), rtol=1e-2, atol=1e-12
+    )
     assert scale[3:].tolist() == [1, 1, 1]
 
 
 def test_numbers_of_one_unit_are_not_made_larger_than_a_thousandfold():
     least = 1e-3 * (4 / 3) ** 0.5
-    torch.testing.assert_close(shared_scale(torch.tensor([2.0, 0.0, 1e-9])), torch.tensor([2.0, least, least]))
+    torch.testing.assert_close(
+        shared_scale(torch.tensor([2.0, 0.0, 1e-9])), torch.tensor([2.0, least, least])
+    )
     assert shared_scale(torch.zeros(3)).tolist() == [1, 1, 1]
     assert shared_scale(1e-9 * torch.ones(2)).tolist() == [torch.tensor(1e-9).item()] * 2
 
@@ -31,9 +43,11 @@ def test_numbers_of_one_unit_are_not_made_larger_than_a_thousandfold():
 def test_a_dead_number_of_a_latent_does_not_rule_the_distance():
     latents = torch.randn(4000, 4)
     latents[:, 3] = 0.3 + 1e-8 * torch.randn(4000)
-    metric = StepsToGo(4, Metric(groups=2, components=2, width=8))
+    metric = StepsToGo(4, DistanceSettings(groups=2, components=2, width=8))
     metric.standardise(latents)
-    moved = latents + torch.tensor([0, 0, 0, 1e-4])  # such as an imagined latent, that keeps it less exactly
+    moved = latents + torch.tensor(
+        [0, 0, 0, 1e-4]
+    )  # such as an imagined latent, that keeps it less exactly
     standard = (moved - metric.centre) / metric.spread
     assert standard[:, 3].abs().max() < 0.2 and 0.9 < standard[:, :3].std() < 1.1
 
@@ -63,7 +77,9 @@ def test_summary_numbers_that_died_stay_small():
 
 def test_probes_read_a_constant_as_it_is_and_nothing_off_dead_numbers():
     generator = np.random.default_rng(0)
-    state = torch.from_numpy(np.stack([generator.uniform(0, 60, 300), np.full(300, 1e3)], 1)).float()
+    state = torch.from_numpy(
+        np.stack([generator.uniform(0, 60, 300), np.full(300, 1e3)], 1)
+    ).float()
     latents = torch.cat([state[:, :1] / 60, torch.full((300, 1), 0.3), torch.randn(300, 1)], 1)
     probe = RidgeProbe(latents, state)
     assert (probe.read(latents + torch.tensor([0, 1e-4, 0])) - state).abs().max() < 2

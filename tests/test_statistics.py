@@ -10,7 +10,12 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.git import code_commit, git
 from jepa_wm.core.yaml_source import write_yaml
 from jepa_wm.evals import intervals
-from jepa_wm.evals.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds, wilson
+from jepa_wm.evals.intervals import (
+    bootstrap_seeds_and_tasks,
+    paired_difference,
+    rate_over_seeds,
+    wilson,
+)
 from jepa_wm.evals.outcomes import read_run
 from jepa_wm.evals.statistics import compare
 from jepa_wm.worlds.tasks import freeze_tasks
@@ -20,7 +25,9 @@ from jepa_wm.worlds.tasks import freeze_tasks
 
 def won_by(r, seeds, tasks, *, rate=0.9, task_spread=0.15, seed_spread=0.0):
     """[S, T] bool: tasks differ in how often they are won, trainings in how good they are."""
-    chance = rate + task_spread * r.standard_normal(tasks) + seed_spread * r.standard_normal((seeds, 1))
+    chance = (
+        rate + task_spread * r.standard_normal(tasks) + seed_spread * r.standard_normal((seeds, 1))
+    )
     return r.random((seeds, tasks)) < np.clip(chance, 0, 1)
 
 
@@ -33,7 +40,9 @@ def test_the_bootstrap_has_the_spread_of_seeds_and_tasks():
         low, high = bootstrap_seeds_and_tasks(outcomes)
         variance = (of_seed.var(ddof=1) / seeds if seeds > 1 else 0.0) + of_task.var() / tasks
         # A seed counts how often it is drawn, which for few seeds is no normal distribution.
-        assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.12 if spread == 2.0 else 0.04)
+        assert high - low == pytest.approx(
+            2 * 1.96 * np.sqrt(variance), rel=0.12 if spread == 2.0 else 0.04
+        )
         assert low < outcomes.mean() < high
     assert bootstrap_seeds_and_tasks(outcomes) == bootstrap_seeds_and_tasks(outcomes.copy())
 
@@ -62,10 +71,15 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_and_pooling_does_not()
 
 def test_all_won_is_no_certainty():
     everything, lost_one = np.ones((3, 100), bool), np.ones((3, 100), bool)
-    assert rate_over_seeds(everything) == wilson(100, 100) and rate_over_seeds(everything)[0] < 0.97
+    assert (
+        rate_over_seeds(everything) == wilson(100, 100) and rate_over_seeds(everything)[0] < 0.97
+    )
     assert rate_over_seeds(~everything) == wilson(0, 100)
     lost_one[1, 7] = False
-    assert rate_over_seeds(lost_one)[0] < rate_over_seeds(everything)[0] and rate_over_seeds(lost_one)[1] == 1.0
+    assert (
+        rate_over_seeds(lost_one)[0] < rate_over_seeds(everything)[0]
+        and rate_over_seeds(lost_one)[1] == 1.0
+    )
     for first, second, expected in ((everything, everything, 0.0), (everything, ~everything, 1.0)):
         difference, low, high = paired_difference(first, second)
         assert difference == expected and high - low > 0.03 and low <= difference <= high <= 1
@@ -102,12 +116,27 @@ def test_outcomes_that_cannot_be_compared_are_refused():
 # ---------------------------------------------------------------- runs
 
 
-def finished(folder, seed, won, *, commit="a" * 40, met=0, task_seed=0, settings=(), cut=False, told=None, budget=10):
+def finished(
+    folder,
+    seed,
+    won,
+    *,
+    commit="a" * 40,
+    met=0,
+    task_seed=0,
+    settings=(),
+    cut=False,
+    told=None,
+    budget=10,
+):
     """A run folder as `plan` leaves it, with the held-out tasks won that `won` [T] says, all training ones lost."""
     tasks, plan = freeze_tasks(episodes=len(won), seed=task_seed), folder / "plan"
     plan.mkdir(parents=True)
     tasks.save(plan / "tasks.json")
-    for split, name, ends in (("heldout", "main", won), ("train", "main_training_layouts", np.zeros(len(won), bool))):
+    for split, name, ends in (
+        ("heldout", "main", won),
+        ("train", "main_training_layouts", np.zeros(len(won), bool)),
+    ):
         some = tasks.of(split)
         track = np.repeat(some.start[:, None], budget + 1, 1)
         track[ends, -1] = some.goal[ends]
@@ -124,9 +153,12 @@ def finished(folder, seed, won, *, commit="a" * 40, met=0, task_seed=0, settings
         "commit": commit,
     }
     (plan / "result.json").write_text(json.dumps(result))
-    write_yaml({"seed": seed, "plan": {"objective": "metric", "compare": []}, **dict(settings)}, plan / "config.yaml")
-    (folder / "encode").mkdir()
-    (folder / "encode" / "result.json").write_text(json.dumps({"commit": commit}))
+    write_yaml(
+        {"seed": seed, "plan": {"objective": "metric", "compare": []}, **dict(settings)},
+        plan / "config.yaml",
+    )
+    (folder / "features").mkdir()
+    (folder / "features" / "result.json").write_text(json.dumps({"commit": commit}))
     return folder
 
 
@@ -135,7 +167,9 @@ def six(tmp_path):
     """([three runs], [three of another method]), 20 tasks."""
     r, other = np.random.default_rng(0), {"plan": {"objective": "l2", "compare": []}}.items()
     better = [finished(tmp_path / f"a{s}", s, r.random(20) < 0.8) for s in range(3)]
-    return better, [finished(tmp_path / f"b{s}", s, r.random(20) < 0.4, settings=other) for s in range(3)]
+    return better, [
+        finished(tmp_path / f"b{s}", s, r.random(20) < 0.4, settings=other) for s in range(3)
+    ]
 
 
 def test_runs_of_several_seeds_are_told_with_their_difference(six, capsys):
@@ -147,15 +181,27 @@ def test_runs_of_several_seeds_are_told_with_their_difference(six, capsys):
     for outcomes, told in zip(won, (result["runs"], result["against"]), strict=True):
         figure = told["figures"]["success"]
         assert (figure["low"], figure["high"]) == rate_over_seeds(outcomes)
-        assert figure["mean"] == pytest.approx(outcomes.mean()) and (figure["seeds"], figure["tasks"]) == (3, 20)
+        assert figure["mean"] == pytest.approx(outcomes.mean()) and (
+            figure["seeds"],
+            figure["tasks"],
+        ) == (3, 20)
         assert told["figures"]["success_training_layouts"]["mean"] == 0
         assert told["seeds"] == [0, 1, 2]
     difference = result["difference"]["success"]
-    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx(paired_difference(*won))
-    assert result["settings_that_differ"] == ["plan.objective: l2 -> metric"] and result["one_commit"]
+    assert (difference["mean"], difference["low"], difference["high"]) == pytest.approx(
+        paired_difference(*won)
+    )
+    assert (
+        result["settings_that_differ"] == ["planner.objective: l2 -> metric"]
+        and result["one_commit"]
+    )
     assert cli.main(["compare", *map(str, a)]) == 0
     text = capsys.readouterr().out
-    assert "seeds 0, 1, 2" in text and f"encode, plan at commit {'a' * 40}" in text and "NOT" not in text
+    assert (
+        "seeds 0, 1, 2" in text
+        and f"encode, plan at commit {'a' * 40}" in text
+        and "NOT" not in text
+    )
 
 
 def test_one_run_has_wilsons_interval(six):
@@ -166,12 +212,14 @@ def test_one_run_has_wilsons_interval(six):
 
 def test_what_does_not_belong_together_is_refused(six, tmp_path):
     (a, b), won = six, np.ones(20, bool)
-    with pytest.raises(UserError, match="of another method than .*plan.objective: metric -> l2.*--against"):
+    with pytest.raises(
+        UserError, match="of another method than .*planner.objective: metric -> l2.*--against"
+    ):
         compare([a[0], b[1]])
     with pytest.raises(UserError, match="the same seed"):
         compare([a[0], a[1], finished(tmp_path / "again", 1, won)])
     for name, other in (("t", {"task_seed": 1}), ("b", {"budget": 11})):
-        with pytest.raises(UserError, match="played other tasks than .*act.task_seed"):
+        with pytest.raises(UserError, match="played other tasks than .*evaluation.task_seed"):
             compare(a, [finished(tmp_path / name, 3, won, **other)])
     with pytest.raises(UserError, match="00004.npz: is not there"):
         compare([finished(tmp_path / "cut", 3, won, cut=True)])
@@ -197,8 +245,13 @@ def test_layouts_that_were_not_checked_are_marked(tmp_path, capsys):
 def earned(folder, seed, returns, *, digest="d"):
     (folder / "plan" / "returns").mkdir(parents=True)
     for first in range(0, len(returns), 25):
-        np.savez(folder / "plan" / "returns" / f"{first:05d}.npz", earned=returns[first : first + 25])
-    result = {"return": {"mean": float(returns.mean()), "episodes": len(returns)}, "tasks": {"digest": digest}}
+        np.savez(
+            folder / "plan" / "returns" / f"{first:05d}.npz", earned=returns[first : first + 25]
+        )
+    result = {
+        "return": {"mean": float(returns.mean()), "episodes": len(returns)},
+        "tasks": {"digest": digest},
+    }
     (folder / "plan" / "result.json").write_text(json.dumps(result))
     write_yaml({"seed": seed}, folder / "plan" / "config.yaml")
     return folder
@@ -212,7 +265,9 @@ def test_returns_are_compared_too(tmp_path, capsys):
     figure = result["runs"]["figures"]["return"]
     assert figure["low"] < figure["mean"] < figure["high"] and figure["tasks"] == 30
     difference = result["difference"]["return"]
-    assert difference["mean"] == pytest.approx(6) and 4 < difference["low"] < difference["high"] < 8
+    assert (
+        difference["mean"] == pytest.approx(6) and 4 < difference["low"] < difference["high"] < 8
+    )
     with pytest.raises(UserError, match="played other tasks"):
         compare(runs, [earned(tmp_path / "elsewhere", 0, start, digest="e")])
     assert cli.main(["compare", str(earned(tmp_path / "zero", 4, np.zeros(30)))]) == 0
@@ -228,7 +283,9 @@ def test_the_commit_of_the_code_is_known_and_that_of_other_files_is_not(tmp_path
     assert code_commit(package) is None, "no checkout"
     (package / "__init__.py").write_text("")
     git(out, "init", "-q")
-    assert code_commit(package) is None, "files that git does not track, such as an installed package's"
+    assert code_commit(package) is None, (
+        "files that git does not track, such as an installed package's"
+    )
     git(out, "add", "jepa_wm/__init__.py")
     git(out, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one")
     commit = git(out, "rev-parse", "HEAD")
@@ -238,6 +295,12 @@ def test_the_commit_of_the_code_is_known_and_that_of_other_files_is_not(tmp_path
     assert code_commit(package) == f"{commit}+changed"
     job = tmp_path / "job" / "code" / "jepa_wm"
     job.mkdir(parents=True)
-    for changed, expected in (("?? notes.txt", commit), (" M jepa_wm/a.py", f"{commit}+changed"), ("", commit)):
-        (tmp_path / "job" / "git.json").write_text(json.dumps({"commit": commit, "changed": changed}))
+    for changed, expected in (
+        ("?? notes.txt", commit),
+        (" M jepa_wm/a.py", f"{commit}+changed"),
+        ("", commit),
+    ):
+        (tmp_path / "job" / "git.json").write_text(
+            json.dumps({"commit": commit, "changed": changed})
+        )
         assert code_commit(job) == expected

@@ -13,20 +13,31 @@ import torch
 
 from jepa_wm import cli
 
-STAGES = ("collect", "pretrain", "encode", "dynamics", "plan")
+STAGES = ("collect", "pretrain", "features", "dynamics", "plan")
 PROMISED = {
     "collapsed", "feature_std", "effective_rank", "probe", "rollout", "success", "success_by", "floors", "ceiling",
     "seconds_per_decision", "minutes", "report", "stages", "success_training_layouts", "floors_training_layouts",
     "ceiling_training_layouts",
 }  # fmt: skip
-FLOOR = "act.random_encoder_floor=true"
+FLOOR = "evaluation.random_encoder_floor=true"
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """(run folder, the JSON of `jepa-wm demo --config debug`)."""
     folder = tmp_path_factory.mktemp("story") / "run"
-    command = [sys.executable, "-m", "jepa_wm", "demo", "--config", "debug", "--run", str(folder), "--json", FLOOR]
+    command = [
+        sys.executable,
+        "-m",
+        "jepa_wm",
+        "demo",
+        "--config",
+        "debug",
+        "--run",
+        str(folder),
+        "--json",
+        FLOOR,
+    ]
     same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(command, capture_output=True, text=True, env=same_threads)
     assert done.returncode == 0, done.stderr
@@ -34,20 +45,27 @@ def story(tmp_path_factory):
 
 
 LEARNS = [
-    "worlds.geometry.fixed_wall=32", "observe.episodes=1000", "observe.heldout_episodes=20", "freeze.samples=2000",
-    "encode.width=64", "encode.depth=2", "encode.heads=1", "predict.width=32", "predict.depth=1",
+    "world.geometry.fixed_wall=32", "data.episodes=1000", "data.heldout_episodes=20", "features.samples=2000",
+    "encoder.width=64", "encoder.depth=2", "encoder.heads=1", "jepa.width=32", "jepa.depth=1",
     "train.pretrain.steps=20", "train.pretrain.batch=8", "train.pretrain.warmup=10", "train.pretrain.eval_every=20",
     "train.pretrain.probe_frames=100", "train.pretrain.probe_steps=5", "train.pretrain.final_probe_steps=5",
-    "train.summary.steps=1000", "train.summary.batch=128", "train.summary.lr=3e-3",
+    "train.latent.steps=1000", "train.latent.batch=128", "train.latent.lr=3e-3",
     "train.dynamics.steps=3000", "train.dynamics.batch=96", "train.dynamics.rollout=0",
-    "train.metric.steps=1200", "train.metric.batch=256",
-    "plan.candidates=64", "plan.rounds=3", "plan.compare=[]", "act.episodes=32", "act.budget=120",
+    "train.distance.steps=1200", "train.distance.batch=256",
+    "planner.candidates=64", "planner.rounds=3", "planner.compare=[]", "evaluation.episodes=32", "evaluation.budget=120",
 ]  # fmt: skip
 
 
-def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_walls(tmp_path, capsys):
+def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_walls(
+    tmp_path, capsys
+):
     """One wall place, any door: what a few minutes of training suffice for. The margins are wider than the noise."""
-    assert cli.main(["demo", "--config", "two_rooms", "--run", str(tmp_path / "run"), "--json", *LEARNS]) == 0
+    assert (
+        cli.main(
+            ["demo", "--config", "two_rooms", "--run", str(tmp_path / "run"), "--json", *LEARNS]
+        )
+        == 0
+    )
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     won, floors = result["success"]["final"], result["floors"]
     assert won > floors["random"]["final"] + 0.5 and won > floors["straight_line"]["final"] + 0.15
@@ -58,7 +76,10 @@ def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_wa
 def assert_success(entry):
     assert entry["unit"] == "px"
     assert {"final", "latched", "low", "high", "episodes", "seeds", "budget"} <= entry.keys()
-    assert 0 <= entry["low"] <= entry["final"] <= entry["high"] <= 1 and entry["final"] <= entry["latched"]
+    assert (
+        0 <= entry["low"] <= entry["final"] <= entry["high"] <= 1
+        and entry["final"] <= entry["latched"]
+    )
 
 
 def test_the_last_line_has_all_that_scripts_are_promised(story):
@@ -69,7 +90,12 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
         assert entry["error"] > 0 and entry["random_encoder"] > 0 and entry["unit"] == "px"
     for horizon, row in enumerate(result["rollout"], 1):
         assert row["horizon"] == horizon and row["state_errors"].keys() == {"dot", "wall", "door"}
-        for key in ("relative_error", "relative_error_shuffled", "feature_error", "feature_error_shuffled"):
+        for key in (
+            "relative_error",
+            "relative_error_shuffled",
+            "feature_error",
+            "feature_error_shuffled",
+        ):
             assert row[key] > 0
         for entry in row["state_errors"].values():
             assert entry["error"] > 0 and entry["shuffled"] > 0 and entry["unit"] == "px"
@@ -101,13 +127,20 @@ def test_every_stage_keeps_its_result_and_the_page_is_there(story):
         told = {**result, **result["stages"][stage]}
         own = stored.keys() - {"config_digest", "random_encoder_seconds"}
         assert own <= told.keys() and all(stored[key] == told[key] for key in own)
-    assert result["stages"]["collect"]["train"]["episodes"] == 60 and "rows" in result["stages"]["encode"]["train"]
+    assert (
+        result["stages"]["collect"]["train"]["episodes"] == 60
+        and "rows" in result["stages"]["features"]["train"]
+    )
     took = {stage: entry["seconds"] for stage, entry in result["stages"].items()}
-    assert took.keys() == {*STAGES, "random_encoder", "report"} and all(seconds > 0 for seconds in took.values())
+    assert took.keys() == {*STAGES, "random_encoder", "report"} and all(
+        seconds > 0 for seconds in took.values()
+    )
     assert result["minutes"] == pytest.approx(sum(took.values()) / 60)
     page = (folder / "report" / "index.html").read_text()
     assert str(folder / "report" / "index.html") == result["report"] and page.startswith("<!")
-    assert 'src="http' not in page and 'href="http' not in page.replace('href="https://github.com', "")
+    assert 'src="http' not in page and 'href="http' not in page.replace(
+        'href="https://github.com', ""
+    )
 
 
 def work_files(folder):
@@ -130,7 +163,12 @@ def test_a_second_call_does_nothing_again_and_says_the_same(story, capsys):
 
 def test_a_run_folder_of_another_config_is_refused(story, capsys):
     folder, _ = story
-    assert cli.main(["demo", "--config", "debug", "--run", str(folder), FLOOR, "train.dynamics.lr=0.5"]) == 2
+    assert (
+        cli.main(
+            ["demo", "--config", "debug", "--run", str(folder), FLOOR, "train.dynamics.lr=0.5"]
+        )
+        == 2
+    )
     assert "train.dynamics.lr: 0.003 -> 0.5" in capsys.readouterr().err
 
 
@@ -153,4 +191,6 @@ def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
                 assert np.array_equal(a[key], b[key]), key
             assert np.ptp(a["track"], axis=1).max() > 1, "somebody moved"
     assert result["success"] == seen["success"]
-    assert result["stages"]["plan"]["layouts"]["heldout"]["met"] is None, "it cannot be known and is not claimed"
+    assert result["stages"]["plan"]["layouts"]["heldout"]["met"] is None, (
+        "it cannot be known and is not claimed"
+    )

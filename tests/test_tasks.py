@@ -25,7 +25,11 @@ def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
     for points in (tasks.start, tasks.goal):
         assert (np.abs(points[:, 0] - world.wall_x) >= WALL_HALF).all()
         assert (points >= 5).all() and (points <= 59).all()
-        assert abs(points[:, 1].mean() - 32) < 3 and points[:, 1].min() < 7 and points[:, 1].max() > 57
+        assert (
+            abs(points[:, 1].mean() - 32) < 3
+            and points[:, 1].min() < 7
+            and points[:, 1].max() > 57
+        )
     assert 0.4 < (side > 0).mean() < 0.6
     assert (np.linalg.norm(tasks.start - tasks.goal, axis=1) >= 4.5).all()
     assert np.array_equal(world.dot, tasks.start)
@@ -35,19 +39,30 @@ def test_near_pairs_are_drawn_again_and_the_others_kept():
     kept, redrawn = freeze_tasks(episodes=150, radius=0.0), freeze_tasks(episodes=150, radius=20.0)
     far = np.linalg.norm(kept.start - kept.goal, axis=1) >= 20
     assert 0 < far.sum() < 300
-    assert np.array_equal(kept.start[far], redrawn.start[far]) and np.array_equal(kept.goal[far], redrawn.goal[far])
+    assert np.array_equal(kept.start[far], redrawn.start[far]) and np.array_equal(
+        kept.goal[far], redrawn.goal[far]
+    )
     assert (np.linalg.norm(redrawn.start - redrawn.goal, axis=1) >= 20).all()
     assert np.array_equal(kept.seeds, redrawn.seeds)
 
 
 def test_a_longer_set_holds_the_shorter_and_another_seed_is_another_set():
-    short, long, other = freeze_tasks(episodes=5), freeze_tasks(episodes=40), freeze_tasks(episodes=5, seed=1)
+    short, long, other = (
+        freeze_tasks(episodes=5),
+        freeze_tasks(episodes=40),
+        freeze_tasks(episodes=5, seed=1),
+    )
     assert short.split.tolist() == ["heldout"] * 5 + ["train"] * 5 and len(long) == 80
     for field in ("seeds", "layout", "start", "goal"):
         for split in ("heldout", "train"):
-            assert np.array_equal(getattr(short.of(split), field), getattr(long.of(split).part(0, 5), field))
+            assert np.array_equal(
+                getattr(short.of(split), field), getattr(long.of(split).part(0, 5), field)
+            )
         assert not np.array_equal(getattr(short, field), getattr(other, field))
-    assert len({short.digest, long.digest, other.digest, freeze_tasks("wall", episodes=5).digest}) == 4
+    assert (
+        len({short.digest, long.digest, other.digest, freeze_tasks("wall", episodes=5).digest})
+        == 4
+    )
     assert short.digest == freeze_tasks(episodes=5).digest
 
 
@@ -70,7 +85,12 @@ def test_tasks_survive_the_disk_and_edits_are_noticed(tmp_path):
     tasks, path = freeze_tasks("wall", episodes=7, seed=3), tmp_path / "tasks.json"
     tasks.save(path)
     loaded = Tasks.load(path)
-    assert (loaded.digest, loaded.geometry, loaded.name, loaded.seed) == (tasks.digest, tasks.geometry, "wall", 3)
+    assert (loaded.digest, loaded.geometry, loaded.name, loaded.seed) == (
+        tasks.digest,
+        tasks.geometry,
+        "wall",
+        3,
+    )
     for field in ("seeds", "split", "layout", "start", "goal"):
         assert getattr(loaded, field).dtype == getattr(tasks, field).dtype
         assert np.array_equal(getattr(loaded, field), getattr(tasks, field))
@@ -147,14 +167,19 @@ def test_the_wilson_interval_is_the_published_one():
 
 def test_geometry_of_the_task_is_what_the_caller_asked_for():
     tasks = freeze_tasks(geometry=Geometry(door_half=6.0), episodes=2)
-    assert tasks.geometry.door_half == 6.0 and task_geometry("wall", Geometry(size=65)).fixed_wall == 32
+    assert (
+        tasks.geometry.door_half == 6.0
+        and task_geometry("wall", Geometry(size=65)).fixed_wall == 32
+    )
 
 
 def test_frozen_tasks_are_not_written_over_by_others(tmp_path, monkeypatch, capsys):
     file = tmp_path / "tasks.json"
 
     def freeze(*words):
-        monkeypatch.setattr("sys.argv", ["planning", "freeze", str(file), "--episodes", "4", *words])
+        monkeypatch.setattr(
+            "sys.argv", ["planning", "freeze", str(file), "--episodes", "4", *words]
+        )
         planning.main()
 
     freeze()

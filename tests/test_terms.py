@@ -30,11 +30,17 @@ def test_reward_is_discounted_and_ends_with_the_episode(future):
     for h in range(H):
         expected += 0.9**h * on * reward(latents, actions)[..., h]
         on = on * (1 - ended(latents, actions)[..., h])
-    torch.testing.assert_close(Return(reward=reward, ended=ended, discount=0.9)(latents, actions), expected)
+    torch.testing.assert_close(
+        Return(reward=reward, ended=ended, discount=0.9)(latents, actions), expected
+    )
     endless = sum(0.9**h * reward(latents, actions)[..., h] for h in range(H))
     torch.testing.assert_close(Return(reward=reward, discount=0.9)(latents, actions), endless)
-    at_once = Return(reward=reward, ended=lambda latents, actions: torch.ones(B, S, H), discount=0.9)
-    torch.testing.assert_close(at_once(latents, actions), reward(latents, actions)[..., 0], msg="the end itself counts")
+    at_once = Return(
+        reward=reward, ended=lambda latents, actions: torch.ones(B, S, H), discount=0.9
+    )
+    torch.testing.assert_close(
+        at_once(latents, actions), reward(latents, actions)[..., 0], msg="the end itself counts"
+    )
     with pytest.raises(ValueError, match="discount"):
         Return(reward=reward, discount=1.5)
 
@@ -70,22 +76,34 @@ def test_smoothness_compares_successive_environment_actions(future):
     gaps = [(each[:, :, t + 1] - each[:, :, t]).square().mean(-1) for t in range(2 * H - 1)]
     torch.testing.assert_close(Smoothness(size=2)(latents, actions), sum(gaps) / len(gaps))
     gaps.append((each[:, :, 0] - before[:, None]).square().mean(-1))
-    torch.testing.assert_close(Smoothness(size=2, before=before)(latents, actions), sum(gaps) / len(gaps))
-    assert torch.equal(Smoothness(size=A)(latents, actions[:, :, :1]), torch.zeros(B, S)), "a single action"
+    torch.testing.assert_close(
+        Smoothness(size=2, before=before)(latents, actions), sum(gaps) / len(gaps)
+    )
+    assert torch.equal(Smoothness(size=A)(latents, actions[:, :, :1]), torch.zeros(B, S)), (
+        "a single action"
+    )
     steady = actions[:, :, :1, :2].repeat(1, 1, H, 2)
     assert not Smoothness(size=2)(latents, steady).any()
 
 
 def test_limits_cost_what_exceeds_them_and_can_be_checked(future):
     latents, actions = future
-    matrix, bound = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]), torch.tensor([0.5, 0.2])
+    matrix, bound = (
+        torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]),
+        torch.tensor([0.5, 0.2]),
+    )
     limits = LinearLimits(matrix=matrix, bound=bound)
-    over = (actions[..., 0] + actions[..., 1] - 0.5).clamp(min=0) + (-actions[..., 2] - 0.2).clamp(min=0)
+    over = (actions[..., 0] + actions[..., 1] - 0.5).clamp(min=0) + (-actions[..., 2] - 0.2).clamp(
+        min=0
+    )
     torch.testing.assert_close(limits(latents, actions), over.mean(-1))
     assert torch.equal(limits.allowed(actions), (over <= 1e-5).all(-1))
     inside = torch.tensor([0.25, 0.25, -0.2, 9.0]).expand(B, S, H, A)
     assert limits.allowed(inside).all() and not limits(latents, inside).any()
-    assert not limits.allowed(inside + 0.1).any() and limits.allowed(inside + 0.1, tolerance=0.3).all()
+    assert (
+        not limits.allowed(inside + 0.1).any()
+        and limits.allowed(inside + 0.1, tolerance=0.3).all()
+    )
     with pytest.raises(ValueError, match="4 columns for 3 action numbers"):
         limits(latents, actions[..., :3])
     with pytest.raises(ValueError, match="a number of the bound for each limit"):

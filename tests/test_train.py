@@ -16,7 +16,7 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.core.schedule import Optimiser
+from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.models.latent_model import LatentModel
@@ -25,16 +25,16 @@ from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.worlds import collect
 from jepa_wm.worlds.collect import record, wandering
-from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 STAGES = {
-    "collect": collect.run, "pretrain": pretrain.run, "encode": cache.run, "dynamics": dynamics.run,
+    "collect": collect.run, "pretrain": pretrain.run, "features": cache.run, "dynamics": dynamics.run,
     "heads": heads.run,
 }  # fmt: skip
 STEPS, SAVED = 22, 8
 SMALL = [
-    "encode.width=16", "encode.depth=1", "predict.width=16", "freeze.samples=60", "dynamics.width=16",
+    "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.samples=60", "dynamics.width=16",
     *(f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
       for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
     "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
@@ -47,7 +47,7 @@ PARTS = (
 
 
 def overrides(data):
-    return [f"observe.path={data}", *SMALL]
+    return [f"data.path={data}", *SMALL]
 
 
 def train(folder, data):
@@ -76,8 +76,8 @@ def assert_same_bits(a, b):
         assert moments.keys() == other.keys()
         assert all(torch.equal(v, other[i][k]) for i, m in moments.items() for k, v in m.items())
     for file in (
-        "encode/eye.safetensors",
-        "encode/train/features.bf16",
+        "features/eye.safetensors",
+        "features/train/features.bf16",
         "dynamics/latent.safetensors",
         "heads/heads.safetensors",
     ):
@@ -100,7 +100,9 @@ def at_steps(monkeypatch, steps, act):
     return taken
 
 
-def test_a_signal_at_any_stage_and_again_gives_the_same_bits(tmp_path, tiny_data, whole, monkeypatch):
+def test_a_signal_at_any_stage_and_again_gives_the_same_bits(
+    tmp_path, tiny_data, whole, monkeypatch
+):
     stops = (3, 17, 30, 60, 80)  # twice in pretraining, once in summary, dynamics and metric
     taken = at_steps(monkeypatch, stops, lambda: signal.raise_signal(signal.SIGTERM))
     for _ in stops:
@@ -115,7 +117,9 @@ class Killed(BaseException):
     pass
 
 
-def test_a_crash_costs_the_steps_since_the_last_checkpoint_only(tmp_path, tiny_data, whole, monkeypatch):
+def test_a_crash_costs_the_steps_since_the_last_checkpoint_only(
+    tmp_path, tiny_data, whole, monkeypatch
+):
     def die():
         raise Killed
 
@@ -146,14 +150,18 @@ def test_kill_9_and_the_same_command_again(tmp_path, tiny_data, whole):
     folder = tmp_path / "run"
     words = ["pretrain", "--config", "debug", "--run", str(folder), *overrides(tiny_data)]
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    ended = subprocess.run([sys.executable, "-c", script, *words], env=threads, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *words], env=threads, capture_output=True, text=True
+    )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert newest_checkpoint(folder / PARTS[0]).name == f"step_{SAVED:08d}"
     train(folder, tiny_data)
     assert_same_bits(folder, whole)
 
 
-def test_nan_ends_the_training_and_keeps_the_newest_checkpoint(tmp_path, tiny_data, whole, monkeypatch):
+def test_nan_ends_the_training_and_keeps_the_newest_checkpoint(
+    tmp_path, tiny_data, whole, monkeypatch
+):
     original = loop._one_step
 
     def poisoned(task, optimiser, settings, step):
@@ -176,8 +184,12 @@ def test_nan_ends_the_training_and_keeps_the_newest_checkpoint(tmp_path, tiny_da
 
 
 def test_finished_work_is_not_done_again(tiny_data, whole, monkeypatch):
-    monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("a finished stage was trained again"))
-    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file() and p.name != ".lock"}
+    monkeypatch.setattr(
+        loop, "_one_step", lambda *args: pytest.fail("a finished stage was trained again")
+    )
+    before = {
+        p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file() and p.name != ".lock"
+    }
     train(whole, tiny_data)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -193,30 +205,41 @@ def test_every_evaluation_is_in_the_figures(whole):
 def test_results_have_the_promised_keys(whole):
     seen = json.loads((whole / "pretrain" / "result.json").read_text())
     assert {"collapsed", "feature_std", "effective_rank", "probe"} <= seen.keys()
-    assert all({"error", "unit", "random_encoder"} == set(entry) for entry in seen["probe"].values())
+    assert all(
+        {"error", "unit", "random_encoder"} == set(entry) for entry in seen["probe"].values()
+    )
     rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
     assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
-    assert all(row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0 for row in rows)
+    assert all(
+        row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0 for row in rows
+    )
 
 
-def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(whole, tiny_data, monkeypatch):
+def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
+    whole, tiny_data, monkeypatch
+):
     """One that imagines that nothing moves any more is as bad as copying, which is 1, at every horizon."""
 
     def still(dynamics, context, past, actions):
-        assert context.shape[1] == model.settings.window and past.shape[1] == model.settings.window - 1
+        assert (
+            context.shape[1] == model.settings.window
+            and past.shape[1] == model.settings.window - 1
+        )
         return context[:, -1:].repeat(1, actions.shape[1], 1, 1)
 
     model, data = load_latent_model(whole / "dynamics"), Trajectories(tiny_data / "heldout.h5")
-    features = cache.Features(whole / "encode" / "heldout", data)
+    features = cache.Features(whole / "features" / "heldout", data)
     monkeypatch.setattr(rollout_errors, "unroll", still)
     rows = rollout_errors.rollout_errors(model, features, features)
     assert len(rows) == (31 - 1) // model.settings.frameskip - model.settings.window + 1
-    assert all(row["relative_error"] == row["relative_error_shuffled"] == pytest.approx(1) for row in rows)
+    assert all(
+        row["relative_error"] == row["relative_error_shuffled"] == pytest.approx(1) for row in rows
+    )
 
 
 def measured(model, folder, tiny_data):
     """The last row of rollout errors of a model on the features of a run."""
-    heldout, train = (cache.Features(folder / "encode" / part, Trajectories(tiny_data / f"{part}.h5"))
+    heldout, train = (cache.Features(folder / "features" / part, Trajectories(tiny_data / f"{part}.h5"))
                       for part in ("heldout", "train"))  # fmt: skip
     return rollout_errors.rollout_errors(model, heldout, train, windows=40)[-1]
 
@@ -227,10 +250,16 @@ def test_a_rollout_is_measured_on_every_group_of_state_numbers_and_in_the_frozen
                               for end in ("", "_shuffled")), "feature_error_encoded"}  # fmt: skip
         assert row["state_errors"].keys() == {"dot", "wall", "door"}
         for entry in row["state_errors"].values():
-            assert entry.keys() == {"error", "shuffled", "unit"} and entry["error"] > 0 and entry["unit"] == "px"
+            assert (
+                entry.keys() == {"error", "shuffled", "unit"}
+                and entry["error"] > 0
+                and entry["unit"] == "px"
+            )
 
 
-def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(whole, tiny_data, monkeypatch):
+def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
+    whole, tiny_data, monkeypatch
+):
     """One that imagines nothing but the truth: the latent is perfect, of the features it keeps what it keeps."""
     model = load_latent_model(whole / "dynamics")
     futures = iter([])
@@ -249,7 +278,10 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
     monkeypatch.setattr(rollout_errors, "unroll", knows)
     row = measured(model, whole, tiny_data)
     assert row["relative_error"] == row["relative_error_shuffled"] == 0
-    assert row["feature_error"] == pytest.approx(row["feature_error_encoded"]) and row["feature_error"] > 0.1
+    assert (
+        row["feature_error"] == pytest.approx(row["feature_error_encoded"])
+        and row["feature_error"] > 0.1
+    )
 
 
 def test_all_tokens_as_the_latent_drop_nothing(whole, tiny_data):
@@ -266,19 +298,23 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
 ):
     shutil.copytree(tiny_data, tmp_path / "data")
     (tmp_path / "data" / "heldout.h5").unlink()
-    record(tmp_path / "data" / "heldout.h5", TwoRooms(), wandering(Worlds()), np.arange(3), 2)
+    record(
+        tmp_path / "data" / "heldout.h5", TwoRooms(), wandering(WorldSettings()), np.arange(3), 2
+    )
     monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("trained all the same"))
     config = load_config("debug", [*overrides(tmp_path / "data"), "train.pretrain.steps=0"])
     with RunFolder.open(tmp_path / "run", config) as run:
         cache.run(run)
-        with pytest.raises(UserError, match="heldout.h5: no episode is long enough for a model step"):
+        with pytest.raises(
+            UserError, match="heldout.h5: no episode is long enough for a model step"
+        ):
             dynamics.run(run)
 
 
 def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny_data):
     """Each frame has the mean of what the frames up to it tell; moving numbers are its own."""
     data, model = Trajectories(tiny_data / "train.h5"), load_latent_model(whole / "dynamics")
-    features = cache.Features(whole / "encode" / "train", data)
+    features = cache.Features(whole / "features" / "train", data)
     latents = dynamics.Latents(model, features, "fp32")
     frame = np.arange(0, 31, features.stride)
     for e in range(3):
@@ -295,7 +331,7 @@ def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):
     with RunFolder.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run:
         with pytest.raises(UserError, match="run `jepa-wm pretrain` first"):
             cache.run(run)
-        with pytest.raises(UserError, match="run `jepa-wm encode` first"):
+        with pytest.raises(UserError, match="run `jepa-wm features` first"):
             dynamics.run(run)
 
 
@@ -306,8 +342,10 @@ def test_no_pretraining_means_the_seeds_random_encoder(tmp_path, tiny_data):
         cache.run(run)
     assert all(entry["error"] == entry["random_encoder"] for entry in result["probe"].values())
     torch.manual_seed(config.seed)
-    expected = pretrain.JEPA(config.observe.image_size, config.encode, config.predict).encoder.state_dict()
-    eye = cache.Eye.load(tmp_path / "run" / "encode").encoder.state_dict()
+    expected = pretrain.JEPA(
+        config.data.image_size, config.encoder, config.jepa
+    ).encoder.state_dict()
+    eye = cache.Eye.load(tmp_path / "run" / "features").encoder.state_dict()
     assert all(torch.equal(v, eye[k]) for k, v in expected.items())
 
 
@@ -326,7 +364,11 @@ def line_task():
 def test_the_loop_learns(tmp_path):
     with RunFolder.open(tmp_path, load_config("debug")) as run:
         task = line_task()
-        loop.fit(run, task, Optimiser(steps=100, lr=0.1, warmup=5, weight_decay=0.0, final_lr=0.01))
+        loop.fit(
+            run,
+            task,
+            OptimiserSettings(steps=100, lr=0.1, warmup=5, weight_decay=0.0, final_lr=0.01),
+        )
         assert task.model.weight.item() == pytest.approx(2, abs=0.1)
         assert task.model.bias.item() == pytest.approx(1, abs=0.1)
     history = [line["loss"] for line in read_metrics(tmp_path, "pretrain")]
@@ -335,8 +377,12 @@ def test_the_loop_learns(tmp_path):
 
 def test_losses_on_frozen_features_fall(tmp_path, tiny_data):
     """That of pretraining is looked at in test_predict, with targets that stand still."""
-    longer = [f"train.{part}.{key}" for part in ("dynamics", "metric") for key in ("steps=60", "lr=3e-3")]
-    with RunFolder.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])) as run:
+    longer = [
+        f"train.{part}.{key}" for part in ("dynamics", "metric") for key in ("steps=60", "lr=3e-3")
+    ]
+    with RunFolder.open(
+        tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])
+    ) as run:
         for stage in STAGES.values():
             stage(run)
     for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_metric", "loss")):
@@ -348,6 +394,8 @@ def test_decay_is_for_matrices_and_nothing_is_left_out():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     model[0].weight.requires_grad_(True)
     frozen = torch.nn.Linear(4, 4).requires_grad_(False)
-    matrices, others = loop.make_optimiser(torch.nn.Sequential(model, frozen), Optimiser(weight_decay=0.3)).param_groups
+    matrices, others = loop.make_optimiser(
+        torch.nn.Sequential(model, frozen), OptimiserSettings(weight_decay=0.3)
+    ).param_groups
     assert [p.shape for p in matrices["params"]] == [(4, 3)] and matrices["weight_decay"] == 0.3
     assert len(others["params"]) == 3 and others["weight_decay"] == 0

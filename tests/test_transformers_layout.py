@@ -22,13 +22,25 @@ from jepa_wm.training.start import start_at
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 SIZE = Size(image_size=16, heads=2, predictor_heads=1)
 RELEASED = {"rope": "vjepa2", "rope_base": 10_000.0}
-CONFIG = {"model_type": "vjepa2", "num_attention_heads": 2, "pred_num_attention_heads": 1, "layer_norm_eps": 1e-6}
+CONFIG = {
+    "model_type": "vjepa2",
+    "num_attention_heads": 2,
+    "pred_num_attention_heads": 1,
+    "layer_norm_eps": 1e-6,
+}
 
 
 @pytest.fixture(scope="module")
 def models():
     torch.manual_seed(0)
-    predictor = {"width": 12, "depth": 1, "heads": 1, "encoder_width": 24, "output_width": 24, "mask_types": 3}
+    predictor = {
+        "width": 12,
+        "depth": 1,
+        "heads": 1,
+        "encoder_width": 24,
+        "output_width": 24,
+        "mask_types": 3,
+    }
     encoder = Encoder(image_size=16, patch=4, tubelet=2, width=24, depth=2, heads=2, **RELEASED)
     models = {"encoder": encoder, "predictor": Predictor(**predictor, **RELEASED)}
     for model in models.values():  # nothing is zero or one, as fresh biases and norms are
@@ -65,7 +77,11 @@ def as_transformers(released, part):
 
 @pytest.fixture
 def theirs(models):
-    return {k: v for part, model in models.items() for k, v in as_transformers(to_released(model, part), part).items()}
+    return {
+        k: v
+        for part, model in models.items()
+        for k, v in as_transformers(to_released(model, part), part).items()
+    }
 
 
 def write(folder, flat, config=CONFIG, name="model.safetensors"):
@@ -82,7 +98,10 @@ def same(a, b):
 
 def test_what_is_in_the_layout_comes_back(models, theirs, tmp_path):
     file = write(tmp_path / "x", theirs)
-    assert {"encoder.layer.0.attention.query.weight", "encoder.embeddings.patch_embeddings.proj.weight"} < set(theirs)
+    assert {
+        "encoder.layer.0.attention.query.weight",
+        "encoder.embeddings.patch_embeddings.proj.weight",
+    } < set(theirs)
     assert theirs["predictor.embeddings.mask_tokens"].shape == (3, 1, 1, 12)
     for path in (file, file.parent):
         assert same(load_encoder(path, SIZE), models["encoder"])
@@ -95,7 +114,8 @@ def test_what_is_in_the_layout_comes_back(models, theirs, tmp_path):
 def test_a_classifier_and_a_torch_file_are_read_too(models, theirs, tmp_path):
     flat = {f"vjepa2.{name}": value for name, value in theirs.items()}
     file = write(
-        tmp_path / "x", {**flat, "classifier.bias": torch.zeros(3), "pooler.query_tokens": torch.zeros(1, 1, 24)}
+        tmp_path / "x",
+        {**flat, "classifier.bias": torch.zeros(3), "pooler.query_tokens": torch.zeros(1, 1, 24)},
     )
     assert same(load_encoder(file, SIZE), models["encoder"])
     torch.save(flat, tmp_path / "pytorch_model.bin")
@@ -109,7 +129,9 @@ def test_a_classifier_and_a_torch_file_are_read_too(models, theirs, tmp_path):
 def shards(folder, flat, count=2):
     folder.mkdir(exist_ok=True)
     names = [f"model-{k + 1:05d}-of-{count:05d}.safetensors" for k in range(count)]
-    places = {name: names[k % count] for k, name in enumerate(sorted(flat))}  # query, key and value in different files
+    places = {
+        name: names[k % count] for k, name in enumerate(sorted(flat))
+    }  # query, key and value in different files
     for file in names:
         save_file({name: flat[name] for name in flat if places[name] == file}, folder / file)
     index = folder / "model.safetensors.index.json"
@@ -122,13 +144,24 @@ def test_weights_in_several_files_are_one_model(models, theirs, tmp_path):
     for path in (index, index.parent):
         assert same(load_encoder(path, SIZE), models["encoder"])
     (index.parent / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(UserError, match="model-00002-of-00003.safetensors is not beside it; download all files"):
+    with pytest.raises(
+        UserError, match="model-00002-of-00003.safetensors is not beside it; download all files"
+    ):
         load_encoder(index, SIZE)
     index = shards(tmp_path / "y", theirs)
     places = json.loads(index.read_text())
     for change, message in (
-        ({**places, "weight_map": {**places["weight_map"], "z": "model-00001-of-00002.safetensors"}}, "such as z"),
-        ({**places, "weight_map": {**places["weight_map"], "z": "../secret.safetensors"}}, "names '../secret"),
+        (
+            {
+                **places,
+                "weight_map": {**places["weight_map"], "z": "model-00001-of-00002.safetensors"},
+            },
+            "such as z",
+        ),
+        (
+            {**places, "weight_map": {**places["weight_map"], "z": "../secret.safetensors"}},
+            "names '../secret",
+        ),
         ({"metadata": {}}, "is no index of safetensors files"),
         ([], "is no index of safetensors files"),
         ({"weight_map": {"a": 3, "b": "x"}}, "is no index|names 3"),
@@ -151,16 +184,32 @@ WRAPPERS = [
 def test_wrappers_of_training_are_taken_off(models, theirs, tmp_path, wrapper, layout):
     public = {part: to_released(model, part) for part, model in models.items()}
     inside = {
-        "public": {f"{part}.{wrapper}{name}": value for part, names in public.items() for name, value in names.items()},
-        "transformers": {re.sub(r"^(\w+)\.", rf"\1.{wrapper}", name): value for name, value in theirs.items()},
+        "public": {
+            f"{part}.{wrapper}{name}": value
+            for part, names in public.items()
+            for name, value in names.items()
+        },
+        "transformers": {
+            re.sub(r"^(\w+)\.", rf"\1.{wrapper}", name): value for name, value in theirs.items()
+        },
     }[layout]
-    flat = {f"{part}.{name}": value for part, names in public.items() for name, value in names.items()}
-    before = {f"{wrapper}{name}": value for name, value in (flat if layout == "public" else theirs).items()}
+    flat = {
+        f"{part}.{name}": value for part, names in public.items() for name, value in names.items()
+    }
+    before = {
+        f"{wrapper}{name}": value
+        for name, value in (flat if layout == "public" else theirs).items()
+    }
     for k, weights in enumerate((inside, before)):
-        file = write(tmp_path / str(k), {name: value.contiguous() for name, value in weights.items()})
+        file = write(
+            tmp_path / str(k), {name: value.contiguous() for name, value in weights.items()}
+        )
         assert same(load_encoder(file, SIZE), models["encoder"])
         assert same(load_predictor(file, Predictor, SIZE), models["predictor"])
-    nested = {part: {f"{wrapper}{name}": value for name, value in names.items()} for part, names in public.items()}
+    nested = {
+        part: {f"{wrapper}{name}": value for name, value in names.items()}
+        for part, names in public.items()
+    }
     torch.save(nested, tmp_path / "x.pt")
     assert same(load_encoder(tmp_path / "x.pt", SIZE), models["encoder"])
 
@@ -168,10 +217,17 @@ def test_wrappers_of_training_are_taken_off(models, theirs, tmp_path, wrapper, l
 def test_wrapped_parts_of_a_model_are_found():
     """torch.compile and checkpointing of single blocks write in the middle of names."""
     assert unwrapped("module.blocks.3._orig_mod.attn.qkv.weight") == "blocks.3.attn.qkv.weight"
-    assert unwrapped("blocks.0._checkpoint_wrapped_module._orig_mod.norm1.bias") == "blocks.0.norm1.bias"
-    assert unwrapped("blocks.0.module_orig_mod.x") == "blocks.0.module_orig_mod.x", "only whole names"
+    assert (
+        unwrapped("blocks.0._checkpoint_wrapped_module._orig_mod.norm1.bias")
+        == "blocks.0.norm1.bias"
+    )
+    assert unwrapped("blocks.0.module_orig_mod.x") == "blocks.0.module_orig_mod.x", (
+        "only whole names"
+    )
     with pytest.raises(UserError, match="holds 'norm.bias' twice"):
-        without_wrappers({"_orig_mod.norm.bias": torch.zeros(1), "module.norm.bias": torch.zeros(1)}, source="x")
+        without_wrappers(
+            {"_orig_mod.norm.bias": torch.zeros(1), "module.norm.bias": torch.zeros(1)}, source="x"
+        )
 
 
 def test_every_fault_is_named_shortly(models, theirs, tmp_path):
@@ -185,34 +241,52 @@ def test_every_fault_is_named_shortly(models, theirs, tmp_path):
         assert len(str(caught.value)) < 700, "it names a few"
 
     key = "encoder.layer.1.attention.key.weight"
-    refused(lambda w: w.pop(key), r"blocks.1.attn.qkv.weight there must be query, key and value of one shape")
+    refused(
+        lambda w: w.pop(key),
+        r"blocks.1.attn.qkv.weight there must be query, key and value of one shape",
+    )
     refused(lambda w: w.update({key: torch.zeros(24, 23)}), "query, key and value of one shape")
     refused(lambda w: w.pop("encoder.layernorm.bias"), "1 missing: norm.bias")
     refused(lambda w: w.update({"encoder.head": torch.zeros(2)}), "1 unexpected: head")
     many = {f"encoder.extra_{k}": torch.zeros(1) for k in range(500)}
     refused(lambda w: w.update(many), "500 unexpected: extra_0, .* and 492 more")
-    refused(lambda w: w.update({"encoder.layernorm.weight": torch.zeros(23)}), "1 of another shape: norm.weight")
+    refused(
+        lambda w: w.update({"encoder.layernorm.weight": torch.zeros(23)}),
+        "1 of another shape: norm.weight",
+    )
     nothing = dict.fromkeys(())
     refused(
-        lambda w: w.update(nothing), "states num_attention_heads 4, and the size", {**CONFIG, "num_attention_heads": 4}
+        lambda w: w.update(nothing),
+        "states num_attention_heads 4, and the size",
+        {**CONFIG, "num_attention_heads": 4},
     )
     heads = {**CONFIG, "pred_num_attention_heads": 3}
-    refused(lambda w: w.update(nothing), "states pred_num_attention_heads 3.* predictor_heads 1", heads)
+    refused(
+        lambda w: w.update(nothing), "states pred_num_attention_heads 3.* predictor_heads 1", heads
+    )
     refused(lambda w: w.update(nothing), "model_type is 'vit'", {**CONFIG, "model_type": "vit"})
-    refused(lambda w: w.update(nothing), "layer_norm_eps is 1e-05", {**CONFIG, "layer_norm_eps": 1e-5})
+    refused(
+        lambda w: w.update(nothing), "layer_norm_eps is 1e-05", {**CONFIG, "layer_norm_eps": 1e-5}
+    )
     refused(lambda w: w.update(nothing), "model_type is", [1])
     (tmp_path / "x" / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: is no JSON"):
         load_encoder(tmp_path / "x", SIZE)
     (tmp_path / "x" / "config.json").unlink()
-    assert same(load_encoder(tmp_path / "x", SIZE), models["encoder"]), "nobody has to state anything"
+    assert same(load_encoder(tmp_path / "x", SIZE), models["encoder"]), (
+        "nobody has to state anything"
+    )
     torch.save({f"weight_{k}": torch.zeros(1) for k in range(300)}, tmp_path / "flat.pt")
     with pytest.raises(UserError, match="has no part 'encoder', only 'weight_0', .* and 292 more"):
         load_encoder(tmp_path / "flat.pt", SIZE)
 
 
 def test_attention_without_biases_is_attention_with_zeros(models, theirs, tmp_path):
-    without = {name: value for name, value in theirs.items() if not re.search("(query|key|value).bias", name)}
+    without = {
+        name: value
+        for name, value in theirs.items()
+        if not re.search("(query|key|value).bias", name)
+    }
     file = write(tmp_path / "x", without, {**CONFIG, "qkv_bias": False})
     read = load_encoder(file, SIZE)
     assert all(not block.attn.qkv.bias.any() for block in read.blocks)
@@ -223,18 +297,23 @@ def test_attention_without_biases_is_attention_with_zeros(models, theirs, tmp_pa
 
 def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
     words = [
-        "observe.image_size=16", "observe.frames=4", "encode.patch=4", "encode.tubelet=2", "encode.width=24",
-        "encode.depth=2", "encode.heads=2", "encode.attend=clip", "encode.rope=vjepa2", "encode.rope_base=10000.0",
-        "predict.width=12", "predict.depth=1", "predict.heads=1", "predict.contrast=0", "predict.path=0",
+        "data.image_size=16", "data.frames=4", "encoder.patch=4", "encoder.tubelet=2", "encoder.width=24",
+        "encoder.depth=2", "encoder.heads=2", "encoder.attend=clip", "encoder.rope=vjepa2", "encoder.rope_base=10000.0",
+        "jepa.width=12", "jepa.depth=1", "jepa.heads=1", "jepa.contrast=0", "jepa.path=0",
     ]  # fmt: skip
     config = load_config("debug", words)
-    model = JEPA(config.observe.image_size, config.encode, config.predict)
+    model = JEPA(config.data.image_size, config.encoder, config.jepa)
     write(tmp_path / "x", theirs)
     start_at(model, tmp_path / "x", config)
     plain = take_plain_frames(load_encoder(tmp_path / "x", SIZE))
     assert same(model.encoder, plain) and same(model.target, plain)
-    assert torch.equal(model.predictor.mask_tokens, models["predictor"].mask_tokens[: len(config.predict.masks)])
-    with pytest.raises(UserError, match="no run folder with a checkpoint of pretraining, and has no model.safetensors"):
+    assert torch.equal(
+        model.predictor.mask_tokens, models["predictor"].mask_tokens[: len(config.jepa.masks)]
+    )
+    with pytest.raises(
+        UserError,
+        match="no run folder with a checkpoint of pretraining, and has no model.safetensors",
+    ):
         start_at(model, tmp_path, config)
 
 
@@ -247,9 +326,22 @@ def test_it_computes_what_the_public_code_does(tmp_path, capsys):
     for part, source in (("encoder", "target_encoder"), ("predictor", "predictor")):
         flat |= as_transformers(without_wrappers(public[source], source="x"), part)
     config = {**CONFIG, "num_attention_heads": 3, "pred_num_attention_heads": 2}
-    for name, path in (("one", write(tmp_path / "one", flat, config)), ("two", shards(tmp_path / "two", flat))):
-        words = ["eval", "parity", "--weights", str(path), "--ac", str(REFERENCE / "vjepa2_tiny_ac.pt"), "--json"]
+    for name, path in (
+        ("one", write(tmp_path / "one", flat, config)),
+        ("two", shards(tmp_path / "two", flat)),
+    ):
+        words = [
+            "eval",
+            "parity",
+            "--weights",
+            str(path),
+            "--ac",
+            str(REFERENCE / "vjepa2_tiny_ac.pt"),
+            "--json",
+        ]
         assert cli.main([*words, "--io", str(REFERENCE / "vjepa2_tiny_io.safetensors")]) == 0
         result = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert result["entries"] == len(load_file(REFERENCE / "vjepa2_tiny_io.safetensors")) - 8, name
+        assert result["entries"] == len(load_file(REFERENCE / "vjepa2_tiny_io.safetensors")) - 8, (
+            name
+        )
         assert max(result["max_abs_error"].values()) < 1e-4

@@ -19,13 +19,18 @@ NOISY = NoiseLevels(brightness=0.25, pixel=0.2, blotches=0.2)
 def new_world(seeds=1, *, dot=None, noise=None, geometry=None):
     world = TwoRooms(geometry, noise)
     seeds = np.arange(seeds) if isinstance(seeds, int) else np.array(seeds)
-    world.reset(seeds, dot=None if dot is None else np.broadcast_to(np.array(dot, np.float32), (len(seeds), 2)))
+    world.reset(
+        seeds,
+        dot=None if dot is None else np.broadcast_to(np.array(dot, np.float32), (len(seeds), 2)),
+    )
     return world
 
 
 def at(world, x, y):
     """Put every agent at x [B] and y [B] (or numbers)."""
-    world.dot = np.stack([np.broadcast_to(x, len(world)), np.broadcast_to(y, len(world))], 1).astype(np.float32)
+    world.dot = np.stack(
+        [np.broadcast_to(x, len(world)), np.broadcast_to(y, len(world))], 1
+    ).astype(np.float32)
 
 
 def push(world, *action):
@@ -43,18 +48,30 @@ def away_from_door(world):
 def test_the_geometry_is_eb_jepas():
     g = Geometry()
     assert (g.size, g.border, g.door_half, g.wall_padding, g.door_padding) == (65, 5, 4.0, 20, 10)
-    assert (g.max_step, g.action_scale, 2 * WALL_HALF, g.low, g.high) == (2.45, 1.0, 3.0, 5.0, 59.0)
+    assert (g.max_step, g.action_scale, 2 * WALL_HALF, g.low, g.high) == (
+        2.45,
+        1.0,
+        3.0,
+        5.0,
+        59.0,
+    )
     world = new_world(3000)
     assert set(world.wall_x) == set(range(20, 45)) and set(world.door_y) == set(range(10, 55))
     assert not np.array_equal(world.wall_x[:100], world.door_y[:100])
     low, high, norm = world.action_bounds
-    assert low.tolist() == pytest.approx([-2.45] * 2) and high.tolist() == pytest.approx([2.45] * 2) and norm == 2.45
+    assert (
+        low.tolist() == pytest.approx([-2.45] * 2)
+        and high.tolist() == pytest.approx([2.45] * 2)
+        and norm == 2.45
+    )
 
 
 def test_the_picture_shows_borders_a_wall_of_three_pixels_and_a_door_of_nine():
     world = new_world(40)
     frames = world.render_clean(np.tile([[12.0, 32.0]], (40, 1)))
-    for frame, x, y in zip(frames, world.wall_x.astype(int), world.door_y.astype(int), strict=True):
+    for frame, x, y in zip(
+        frames, world.wall_x.astype(int), world.door_y.astype(int), strict=True
+    ):
         solid = (frame == WALL_COLOUR).all(-1)
         assert solid[:5].all() and solid[-5:].all() and solid[:, :5].all() and solid[:, -5:].all()
         inside = solid[5:60, 5:60]
@@ -108,7 +125,11 @@ def test_no_action_tunnels(seed, task, force, where):
     geometry, r = task_geometry(task), np.random.default_rng(seed)
     world = new_world(seed + np.arange(32), geometry=geometry)
     if where == "at the wall":
-        at(world, world.wall_x + r.choice([-1, 1], 32) * r.uniform(WALL_HALF, 3, 32), r.uniform(5, 59, 32))
+        at(
+            world,
+            world.wall_x + r.choice([-1, 1], 32) * r.uniform(WALL_HALF, 3, 32),
+            r.uniform(5, 59, 32),
+        )
     heading = r.uniform(0, 2 * np.pi, 32)
     for _ in range(60):
         heading = heading + r.normal(0, 0.4, 32)
@@ -162,7 +183,9 @@ def test_the_door_is_open_to_its_edge_and_has_jambs(offset):
 def test_a_fast_mover_cannot_cut_through_the_jamb():
     world = new_world(50, geometry=task_geometry("wall"))
     at(world, world.wall_x - WALL_HALF, world.door_y + 4)
-    push(world, 1.7, 1.7)  # 3.4 px each way, more than the wall is thick: two pieces, the first held by the jamb
+    push(
+        world, 1.7, 1.7
+    )  # 3.4 px each way, more than the wall is thick: two pieces, the first held by the jamb
     np.testing.assert_allclose(world.dot[:, 0], world.wall_x + 1.9, rtol=1e-5)
     np.testing.assert_allclose(world.dot[:, 1], np.minimum(world.door_y + 5.7, 59), rtol=1e-5)
 
@@ -179,14 +202,21 @@ def test_just_beside_the_door_is_wall():
 
 def test_the_picture_shows_the_dot_where_it_is():
     world = new_world(300)
-    clear = (np.abs(world.dot[:, 0] - world.wall_x) > 7.5) & (world.dot > 11).all(1) & (world.dot < 53).all(1)
+    clear = (
+        (np.abs(world.dot[:, 0] - world.wall_x) > 7.5)
+        & (world.dot > 11).all(1)
+        & (world.dot < 53).all(1)
+    )
     frames, checked = world.render(), np.nonzero(clear)[0]
     assert len(checked) > 100
     axis = np.arange(-5, 6)
     for b in checked:
         x, y = np.rint(world.dot[b]).astype(int)
         weight = frames[b, y - 5 : y + 6, x - 5 : x + 6, 0].astype(float) - BACKGROUND[0]
-        centroid = x + (weight.sum(0) * axis).sum() / weight.sum(), y + (weight.sum(1) * axis).sum() / weight.sum()
+        centroid = (
+            x + (weight.sum(0) * axis).sum() / weight.sum(),
+            y + (weight.sum(1) * axis).sum() / weight.sum(),
+        )
         assert np.abs(centroid - world.dot[b]).max() < 0.05
     at(world, 12.0, 40.0)
     assert (world.render()[:, 40, 12] == DOT_COLOUR).all()
@@ -202,8 +232,12 @@ def test_a_world_is_the_same_in_any_batch_and_every_time(noise):
         for world, its in ((batch, action), (again, action), (alone, action[2:3])):
             world.step(its)
         frames = batch.render()
-        assert np.array_equal(frames, again.render()) and np.array_equal(frames[2], alone.render()[0])
-    assert np.array_equal(batch.state(), again.state()) and np.array_equal(batch.state()[2], alone.state()[0])
+        assert np.array_equal(frames, again.render()) and np.array_equal(
+            frames[2], alone.render()[0]
+        )
+    assert np.array_equal(batch.state(), again.state()) and np.array_equal(
+        batch.state()[2], alone.state()[0]
+    )
 
 
 def test_the_distraction_knows_nothing_of_the_agent():
@@ -231,7 +265,9 @@ def test_the_distraction_has_the_strength_it_names_and_moves():
         assert spread == pytest.approx(level, rel=0.3), kind
     world = new_world(8, noise=NoiseLevels(blotches=0.3))
     first = world.render().astype(float)
-    assert np.abs(world.render().astype(float) - first).max() == 0  # without a step the blotches stand still
+    assert (
+        np.abs(world.render().astype(float) - first).max() == 0
+    )  # without a step the blotches stand still
     push(world, 0.0, 0.0)
     assert np.abs(world.render().astype(float) - first).mean() > 1
     assert np.array_equal(new_world(3).render(), new_world(3, noise=NoiseLevels()).render())

@@ -20,7 +20,11 @@ def decoded(path):
         stream = container.streams.video[0]
         zero = stream.start_time or 0
         seen = [
-            (float((frame.pts - zero) * stream.time_base), frame.rotation // 90, frame.to_ndarray(format="rgb24"))
+            (
+                float((frame.pts - zero) * stream.time_base),
+                frame.rotation // 90,
+                frame.to_ndarray(format="rgb24"),
+            )
             for frame in container.decode(stream)
         ]
     return np.array([s for s, _, _ in seen]), seen[0][1], [frame for _, _, frame in seen]
@@ -46,15 +50,24 @@ def test_any_seconds_in_any_order_of_a_varying_rate(uneven, wanted):
     path, seconds = uneven
     with Video(path) as video:
         shown = video.at(np.array(wanted))
-    assert [films.number_of(frame) for frame in shown] == [on_screen(seconds, second) for second in wanted]
+    assert [films.number_of(frame) for frame in shown] == [
+        on_screen(seconds, second) for second in wanted
+    ]
 
 
 def test_a_requested_rate_is_kept_to_the_timestamp(uneven):
     path, seconds = uneven
     times = moments(7, start=0.3, end=2.5)
-    assert len(times) == 16 and times[0] == 0.3 and np.allclose(np.diff(times), 1 / 7) and times[-1] < 2.5
+    assert (
+        len(times) == 16
+        and times[0] == 0.3
+        and np.allclose(np.diff(times), 1 / 7)
+        and times[-1] < 2.5
+    )
     shown = Video(path).at(times)
-    assert [films.number_of(frame) for frame in shown] == [on_screen(seconds, second) for second in times]
+    assert [films.number_of(frame) for frame in shown] == [
+        on_screen(seconds, second) for second in times
+    ]
     assert len(moments(30, end=1.0)) == 30 and len(moments(4, start=2.0, end=2.0)) == 1
     with pytest.raises(ValueError, match="the rate must be above 0"):
         moments(0, end=1.0)
@@ -67,7 +80,11 @@ def test_every_frame_at_its_own_rate_once(container, tmp_path):
     path = films.write(tmp_path / f"film.{container}", films.frames(24), fps=30, codec=codec)
     with Video(path) as video:
         facts = video.facts()
-        assert facts.frames == 24 and facts.fps == pytest.approx(30) and facts.seconds == pytest.approx(0.8, abs=0.04)
+        assert (
+            facts.frames == 24
+            and facts.fps == pytest.approx(30)
+            and facts.seconds == pytest.approx(0.8, abs=0.04)
+        )
         numbers = [films.number_of(frame) for frame in video.at(np.arange(30) / 30)]
     assert numbers == [*range(24), *[23] * 6], "the last frame stays"
 
@@ -87,11 +104,16 @@ def test_codecs_depths_alpha_and_odd_sizes(codec, pix_fmt, size, tmp_path):
         pytest.skip(f"this PyAV has no {codec} to write the file with")
     pictures = films.frames(12, height=size[0], width=size[1])
     path = films.write(
-        tmp_path / ("film.webm" if "vp9" in codec else "film.mp4"), pictures, codec=codec, pix_fmt=pix_fmt
+        tmp_path / ("film.webm" if "vp9" in codec else "film.mp4"),
+        pictures,
+        codec=codec,
+        pix_fmt=pix_fmt,
     )
     with Video(path) as video:
         shown = video.at(np.arange(12) / 10)
-    assert shown.shape == (12, *size, 3) and [films.number_of(frame) for frame in shown] == list(range(12))
+    assert shown.shape == (12, *size, 3) and [films.number_of(frame) for frame in shown] == list(
+        range(12)
+    )
 
 
 def test_a_turned_video_is_shown_upright(tmp_path):
@@ -117,12 +139,16 @@ def test_damage_is_named(tmp_path):
         films.cut(path, 0.5)
         with Video(path) as video:
             assert len(video.at(np.arange(10) / 10)) == 10, "what is there is shown"
-            with pytest.raises(VideoError, match=rf"{name}: (cannot be decoded|ends after [\d.]+ s of the 6.0 s)"):
+            with pytest.raises(
+                VideoError, match=rf"{name}: (cannot be decoded|ends after [\d.]+ s of the 6.0 s)"
+            ):
                 video.at(np.array([5.5]))
 
 
 def real():
-    return sorted(path for path in CLIPS.glob("*") if path.suffix in (".mp4", ".mov", ".mkv", ".webm"))
+    return sorted(
+        path for path in CLIPS.glob("*") if path.suffix in (".mp4", ".mov", ".mkv", ".webm")
+    )
 
 
 @pytest.mark.shared
@@ -136,18 +162,25 @@ def test_real_files_agree_with_a_full_decode(path):
     if "sam2" in path.name and "bedroom" not in path.name:
         pytest.skip("like sam2_bedroom, only longer")
     times, quarters, frames = decoded(path)
-    wanted = np.random.default_rng(0).permutation(np.concatenate([times[::11], times[::7] + 0.013, [times[-1] + 9]]))
+    wanted = np.random.default_rng(0).permutation(
+        np.concatenate([times[::11], times[::7] + 0.013, [times[-1] + 9]])
+    )
     with Video(path) as video:
         facts = video.facts()
         shown = video.at(wanted)
     assert facts.frames == len(times) and facts.seconds == pytest.approx(times[-1], abs=0.2)
     for second, frame in zip(wanted, shown, strict=True):
-        near = {on_screen(times, second), on_screen(times, second + min(1e-3, 0.25 / facts.fps))}  # a tick may be 1 ms
+        near = {
+            on_screen(times, second),
+            on_screen(times, second + min(1e-3, 0.25 / facts.fps)),
+        }  # a tick may be 1 ms
         assert any(np.array_equal(frame, np.rot90(frames[i], quarters)) for i in near)
 
 
 def test_a_codec_that_nothing_here_decodes_is_called_so(tmp_path):
     path = films.write(tmp_path / "a.mp4", films.frames(6))
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
-    with pytest.raises(VideoError, match=r"a\.mp4: its codec is unknown to the FFmpeg .*encode the file again"):
+    with pytest.raises(
+        VideoError, match=r"a\.mp4: its codec is unknown to the FFmpeg .*encode the file again"
+    ):
         Video(path)

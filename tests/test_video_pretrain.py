@@ -16,13 +16,13 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 from jepa_wm.data.augment import draw_views, random_views
 from jepa_wm.data.prefetch import Ahead
-from jepa_wm.data.settings import Crop
+from jepa_wm.data.settings import AugmentSettings
 from jepa_wm.training import pretrain
 
 STEPS = 9
 SMALL = [
-    "observe.image_size=24", "observe.frames=4", "observe.fps=[5,10]", "encode.patch=8", "encode.width=16",
-    "encode.depth=1", "predict.width=16", "predict.path=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
+    "data.image_size=24", "data.frames=4", "data.fps=[5,10]", "encoder.patch=8", "encoder.width=16",
+    "encoder.depth=1", "jepa.width=16", "jepa.path=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
     f"train.pretrain.steps={STEPS}", "train.pretrain.probe_frames=16",
 ]  # fmt: skip
 
@@ -40,7 +40,9 @@ def sets(tmp_path_factory):
             frames[t, 8:16, t : t + 8] = 255
         films.write(root / "films" / f"{number}.mp4", frames)
     for number in range(3):
-        Image.fromarray(r.integers(0, 255, (30, 30, 3), np.uint8)).save(root / "photos" / f"{number}.png")
+        Image.fromarray(r.integers(0, 255, (30, 30, 3), np.uint8)).save(
+            root / "photos" / f"{number}.png"
+        )
     return root
 
 
@@ -54,7 +56,7 @@ def weights(folder):
 
 
 def test_an_interrupted_run_on_videos_goes_on_to_the_same_bits(tmp_path, sets, monkeypatch):
-    words = [f"observe.videos={sets / 'films'}", "observe.crop={}"]
+    words = [f"data.videos={sets / 'films'}", "data.crop={}"]
     result = train(tmp_path / "whole", *words)
     assert result["probe"] == {} and result["unreadable"] == [] and result["feature_std"] > 0
     with monkeypatch.context() as patch:
@@ -65,7 +67,9 @@ def test_an_interrupted_run_on_videos_goes_on_to_the_same_bits(tmp_path, sets, m
         train(tmp_path / "stopped", *words)
     whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
-    assert read_metrics(tmp_path / "whole", "pretrain") == read_metrics(tmp_path / "stopped", "pretrain")
+    assert read_metrics(tmp_path / "whole", "pretrain") == read_metrics(
+        tmp_path / "stopped", "pretrain"
+    )
 
 
 def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, sets):
@@ -73,12 +77,19 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
     for file in (sets / "films").iterdir():
         (tmp_path / "films" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "films" / "bad.mp4").write_bytes(b"no video")
-    mixture = f"observe.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
-    words = [mixture, "predict.contrast=0", "predict.episode=0", "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]"]
-    with pytest.raises(UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"):
+    mixture = f"data.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
+    words = [
+        mixture,
+        "jepa.contrast=0",
+        "jepa.episode=0",
+        "jepa.masks=[{blocks: 2, scale: [0.3, 0.3]}]",
+    ]
+    with pytest.raises(
+        UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"
+    ):
         train(tmp_path / "strict", *words)
     with pytest.warns(UserWarning, match=r"left out, 1 of 6 so far: .*bad\.mp4"):
-        result = train(tmp_path / "run", *words, "observe.unreadable=0.2")
+        result = train(tmp_path / "run", *words, "data.unreadable=0.2")
     assert len(result["unreadable"]) == 1 and "bad.mp4" in result["unreadable"][0]
     assert all((tmp_path / "run" / "pretrain" / f"videos_{i}.h5").exists() for i in range(2))
 
@@ -86,30 +97,43 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["observe.videos=x", "predict.path=1"], r"predict.path 1.0 reads actions.*set predict.path=0"),
-        (["observe.videos=[{path: x, images: true}]"], r"predict.contrast .* set predict.contrast=0"),
-        (["observe.crop={}", "predict.path=1"], r"which observe.crop rescales and mirrors"),
-        (["observe.crop={own: true}", "predict.contrast=1"], r"views of their own would betray.*predict.contrast=0"),
-        (["observe.crop={jitter: 0.4}", "encode.channels=2"], r"of frames of 3 channels.*set observe.crop.jitter=0"),
-        (["observe.crop={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
-        (["observe.videos=[{path: x, weight: 0}]"], "weight"),
+        (["data.videos=x", "jepa.path=1"], r"jepa.path 1.0 reads actions.*set jepa.path=0"),
+        (["data.videos=[{path: x, images: true}]"], r"jepa.contrast .* set jepa.contrast=0"),
+        (["data.crop={}", "jepa.path=1"], r"which data.crop rescales and mirrors"),
+        (
+            ["data.crop={own: true}", "jepa.contrast=1"],
+            r"views of their own would betray.*jepa.contrast=0",
+        ),
+        (
+            ["data.crop={jitter: 0.4}", "encoder.channels=2"],
+            r"of frames of 3 channels.*set data.crop.jitter=0",
+        ),
+        (["data.crop={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
+        (["data.videos=[{path: x, weight: 0}]"], "weight"),
     ],
 )
 def test_what_videos_cannot_give_is_refused_by_name(words, message):
     with pytest.raises(UserError, match=message):
-        load_config("debug", ["predict.path=0", *words])
+        load_config("debug", ["jepa.path=0", *words])
 
 
 def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
     ramp = torch.arange(40, dtype=torch.uint8).expand(30, 40)
     clip = torch.stack([ramp, 2 * ramp])[None, ..., None].expand(6, -1, -1, -1, 3)
-    crops = (random_views(clip, Crop(), 16, draw_views(6, torch.Generator().manual_seed(1))) + 1) * 127.5
+    crops = (
+        random_views(clip, AugmentSettings(), 16, draw_views(6, torch.Generator().manual_seed(1)))
+        + 1
+    ) * 127.5
     assert crops.shape == (6, 2, 3, 16, 16)
-    assert torch.allclose(crops[:, 1], 2 * crops[:, 0], atol=1e-3), "one crop for all frames of a clip"
-    slope = crops[:, 0, 0, 0, -1] - crops[:, 0, 0, 0, 0]  # how much of the ramp is seen, mirrored if negative
+    assert torch.allclose(crops[:, 1], 2 * crops[:, 0], atol=1e-3), (
+        "one crop for all frames of a clip"
+    )
+    slope = (
+        crops[:, 0, 0, 0, -1] - crops[:, 0, 0, 0, 0]
+    )  # how much of the ramp is seen, mirrored if negative
     assert (slope.abs() > 40 * 0.3 * 0.5).all() and (slope < 0).any() and (slope > 0).any()
     assert len({round(float(value), 3) for value in slope.abs()}) > 4
-    whole_frame = Crop(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False)
+    whole_frame = AugmentSettings(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False)
     whole = random_views(clip, whole_frame, 16, draw_views(6, torch.Generator()))
     assert torch.allclose(whole[:1], whole, atol=1e-6) and (whole[0, 0, 0, 0].diff() > 0).all()
 
@@ -119,19 +143,25 @@ def test_light_changes_from_view_to_view_and_not_within_a_clip():
     clip = clip.expand(5, 2, -1, -1, -1)
     still = {"scale": (1, 1), "aspect": (1, 1), "flip": False}
     u = draw_views(5, torch.Generator().manual_seed(1))
-    plain, lit = (random_views(clip, Crop(**still, jitter=j), 20, u) for j in (0, 0.4))
+    plain, lit = (random_views(clip, AugmentSettings(**still, jitter=j), 20, u) for j in (0, 0.4))
     assert torch.equal(lit[:, 0], lit[:, 1])
     assert (lit.flatten(1) - plain.flatten(1)).abs().mean(1).min() > 0.02
     assert torch.pdist(lit[:, 0].flatten(1)).min() > 1
     u[5:] = 0.5  # the middle of each range
-    assert torch.allclose(random_views(clip, Crop(**still, jitter=0.4), 20, u), plain, atol=1e-2)
+    assert torch.allclose(
+        random_views(clip, AugmentSettings(**still, jitter=0.4), 20, u), plain, atol=1e-2
+    )
 
 
 def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
     """No frame of a still is left whole by blocks; then its far frames, views of their own, are told by one another."""
     (tmp_path / "photos").mkdir()
-    for number, colours in enumerate(np.random.default_rng(0).integers(0, 255, (3, 2, 2, 3), np.uint8)):
-        Image.fromarray(colours.repeat(15, 0).repeat(15, 1)).save(tmp_path / "photos" / f"{number}.png")
+    for number, colours in enumerate(
+        np.random.default_rng(0).integers(0, 255, (3, 2, 2, 3), np.uint8)
+    ):
+        Image.fromarray(colours.repeat(15, 0).repeat(15, 1)).save(
+            tmp_path / "photos" / f"{number}.png"
+        )
     seen = []
     original = pretrain.JEPA.forward
 
@@ -142,22 +172,27 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretrain.JEPA, "forward", forward)
     words = [
-        f"observe.videos=[{{path: {tmp_path / 'photos'}, images: true}}]", "observe.frames=1",
-        "observe.crop={scale: [0.6, 1.0], jitter: 0.2, own: true}", "train.pretrain.warmup=5",
-        "predict.masks=[{blocks: 2, scale: [0.3, 0.3]}]", "predict.contrast=0", "predict.episode=1", "predict.far=2",
+        f"data.videos=[{{path: {tmp_path / 'photos'}, images: true}}]", "data.frames=1",
+        "data.crop={scale: [0.6, 1.0], jitter: 0.2, own: true}", "train.pretrain.warmup=5",
+        "jepa.masks=[{blocks: 2, scale: [0.3, 0.3]}]", "jepa.contrast=0", "jepa.episode=1", "jepa.far=2",
         "train.pretrain.batch=3", "train.pretrain.steps=40", "train.pretrain.lr=3e-3",
     ]  # fmt: skip
     train(tmp_path / "run", *words)
     clip, far, losses = seen[0]
     assert clip.shape[:2] == (3, 1) and far.shape[:2] == (3, 2)
     views = torch.cat([clip, far], 1).flatten(2)
-    assert all(torch.pdist(of_photo).min() > 0.1 for of_photo in views), "three views of each photo, no two alike"
+    assert all(torch.pdist(of_photo).min() > 0.1 for of_photo in views), (
+        "three views of each photo, no two alike"
+    )
     stay = losses["stay"] * 0.3
     assert torch.allclose(losses["loss"], stay + losses["episode"], atol=1e-5)
-    begin, end = (np.mean([float(step[2]["episode"].detach()) for step in part]) for part in (seen[:5], seen[-5:]))
+    begin, end = (
+        np.mean([float(step[2]["episode"].detach()) for step in part])
+        for part in (seen[:5], seen[-5:])
+    )
     assert end < 0.7 * begin
-    with pytest.raises(UserError, match=r"predict.episode 1.0 need a mask .*; or set predict.far >= 2"):
-        load_config("debug", [*SMALL, *words, "predict.far=1"])
+    with pytest.raises(UserError, match=r"jepa.episode 1.0 need a mask .*; or set jepa.far >= 2"):
+        load_config("debug", [*SMALL, *words, "jepa.far=1"])
 
 
 def test_batches_are_made_ahead_and_are_those_of_their_step():

@@ -51,7 +51,9 @@ def test_class_folders_flat_folders_and_single_files(root, tmp_path):
     ]  # fmt: skip
     assert [e.label for e in find(root / "wave")] == [None, None]
     assert find(root / "wave" / "short.mkv") == [Entry(root / "wave" / "short.mkv")]
-    assert [e.path.name for e in find(root / "jump", single_images=True)][:3] == [f"frame_{n}.png" for n in range(3)]
+    assert [e.path.name for e in find(root / "jump", single_images=True)][:3] == [
+        f"frame_{n}.png" for n in range(3)
+    ]
     with pytest.raises(UserError, match="holds no video"):
         find(tmp_path)
     with pytest.raises(UserError, match="gone: no such file or folder"):
@@ -64,7 +66,13 @@ def test_a_manifest_knows_spaces_labels_and_relative_paths(root):
     (root / "list.csv").write_text("\n".join(lines))
     found = [(e.path.relative_to(root).as_posix(), e.label) for e in find(root / "list.csv")]
     long, short = "wave/long one.mp4", "wave/short.mkv"
-    assert found == [(long, "wave"), (short, "a, b"), (long, None), (short, "3"), ("jump/clip", "0")]
+    assert found == [
+        (long, "wave"),
+        (short, "a, b"),
+        (long, None),
+        (short, "3"),
+        ("jump/clip", "0"),
+    ]
     (root / "wrong.csv").write_text("wave/short.mkv,1,2\n")
     with pytest.raises(UserError, match=r"wrong\.csv, line 1: 3 fields instead of path,label"):
         find(root / "wrong.csv")
@@ -88,14 +96,20 @@ def test_folders_of_frames_and_images(root, tmp_path):
     picture.save(tmp_path / "one.png", exif=exif)
     one = Stills(tmp_path / "one.png", fps=10, size=10)
     assert one.facts().seconds == 0 and one.at(np.arange(3)).shape == (3, 20, 10, 3)
-    assert one.at(np.zeros(1))[0, 0, 0].tolist() == [200, 10, 10], "alpha is dropped, not laid on black"
+    assert one.at(np.zeros(1))[0, 0, 0].tolist() == [200, 10, 10], (
+        "alpha is dropped, not laid on black"
+    )
     (tmp_path / "two.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     with pytest.raises(VideoError, match=r"two\.png: cannot be read"):
         Stills(tmp_path / "two.png", fps=10).at(np.zeros(1))
 
 
 def test_what_a_set_knows(videos):
-    assert len(videos) == 3 and videos.classes == ["jump", "wave"] and videos.labels.tolist() == [0, 1, 1]
+    assert (
+        len(videos) == 3
+        and videos.classes == ["jump", "wave"]
+        and videos.labels.tolist() == [0, 1, 1]
+    )
     assert np.allclose(videos.seconds, [1.3, 2.4, 0.5], atol=0.01) and not videos.unreadable.why
 
 
@@ -103,10 +117,14 @@ def test_unreadable_videos_are_named_and_too_many_refused(root, tmp_path):
     for number in range(9):
         (tmp_path / f"{number}.mkv").write_bytes((root / "wave" / "short.mkv").read_bytes())
     (tmp_path / "bad.mp4").write_text("no video")
-    with pytest.warns(UserWarning, match=r"left out, 1 of 10 so far: .*bad\.mp4: cannot be decoded"):
+    with pytest.warns(
+        UserWarning, match=r"left out, 1 of 10 so far: .*bad\.mp4: cannot be decoded"
+    ):
         some = VideoSet(find(tmp_path), ceiling=0.1)
     assert len(some) == 9 and [path.name for path in some.unreadable.why] == ["bad.mp4"]
-    with pytest.raises(UserError, match=r"1 of 10 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"):
+    with pytest.raises(
+        UserError, match=r"1 of 10 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"
+    ):
         VideoSet(find(tmp_path))
 
 
@@ -117,13 +135,20 @@ def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
     orders = [SampleOrder(count, seed, rank, ranks) for rank in range(ranks)]
     dealt = [[order.index(epoch, p) for p in range(order.positions)] for order in orders]
     samples = list(itertools.chain(*dealt))
-    assert len(samples) == len(set(samples)) == count // ranks * ranks and set(samples) <= set(range(count))
-    last = [SampleOrder(count, seed, r, ranks).index(epoch, orders[r].positions - 1) for r in range(ranks)]
+    assert len(samples) == len(set(samples)) == count // ranks * ranks and set(samples) <= set(
+        range(count)
+    )
+    last = [
+        SampleOrder(count, seed, r, ranks).index(epoch, orders[r].positions - 1)
+        for r in range(ranks)
+    ]
     assert last == [part[-1] for part in dealt], "a position needs no history"
     assert orders[0].nth(epoch * orders[0].positions) == (epoch, dealt[0][0])
 
 
-@given(st.lists(st.floats(0.01, 9), min_size=1, max_size=4), st.integers(0, 9), st.integers(0, 10**6))
+@given(
+    st.lists(st.floats(0.01, 9), min_size=1, max_size=4), st.integers(0, 9), st.integers(0, 10**6)
+)
 @settings(max_examples=40, deadline=None)
 def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed, first):
     dealer, block = Dealer(tuple(weights), seed, 0), Dealer.BLOCK
@@ -132,7 +157,9 @@ def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed,
     for part, weight in enumerate(weights):
         own = [before for number, before in dealt if number == part]
         assert abs(len(own) - block * weight / sum(weights)) <= len(weights) and own
-        assert own == list(range(own[0], own[0] + len(own))), "no sample of a part is left out or comes twice"
+        assert own == list(range(own[0], own[0] + len(own))), (
+            "no sample of a part is left out or comes twice"
+        )
     following = dealer.nth(first + block)
     assert following[1] == sum(number == following[0] for number, _ in dealt) + first // block * (
         sum(number == following[0] for number, _ in dealt)
@@ -140,8 +167,14 @@ def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed,
 
 
 def test_epochs_and_seeds_differ():
-    first = [[SampleOrder(50, seed).index(epoch, p) for p in range(50)] for seed in (0, 1) for epoch in (0, 1)]
-    assert len({tuple(order) for order in first}) == 4 and all(sorted(order) == list(range(50)) for order in first)
+    first = [
+        [SampleOrder(50, seed).index(epoch, p) for p in range(50)]
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert len({tuple(order) for order in first}) == 4 and all(
+        sorted(order) == list(range(50)) for order in first
+    )
     with pytest.raises(UserError, match="3 videos are too few for 4 processes"):
         SampleOrder(3, 0, 0, 4)
     with pytest.raises(UserError, match="rank 4 is none of 0 to 3"):
@@ -161,7 +194,9 @@ def test_clips_are_pure_stay_inside_and_keep_their_rate(videos, seed, step, batc
     assert rows.shape == (batch, frames) and rows.dtype == np.int64
     assert (sampler_of(videos, frames=frames, seed=seed).rows(step, batch) == rows).all()
     whole = sampler.rows(0, batch * 2)
-    assert (np.concatenate([sampler.rows(0, batch), sampler.rows(1, batch)]) == whole).all(), "batches cut one sequence"
+    assert (np.concatenate([sampler.rows(0, batch), sampler.rows(1, batch)]) == whole).all(), (
+        "batches cut one sequence"
+    )
     video, moment = np.divmod(rows, MOMENTS)
     assert (video == video[:, :1]).all() and (moment >= 0).all()
     interval = np.diff(moment, axis=1)
@@ -173,7 +208,9 @@ def test_clips_are_pure_stay_inside_and_keep_their_rate(videos, seed, step, batc
 
 @given(st.integers(0, 10**4), st.integers(1, 6), st.integers(1, 4), st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
-def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(videos, step, batch, count, apart):
+def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(
+    videos, step, batch, count, apart
+):
     sampler = sampler_of(videos, frames=3)
     rows, far = sampler.rows(step, batch), sampler.far_rows(step, batch, count=count, apart=apart)
     assert far.shape == (batch, count) and (far // MOMENTS == rows[:, :1] // MOMENTS).all()
@@ -182,7 +219,9 @@ def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(videos, step,
     assert (other <= end).all()
     distance = np.maximum(moment[:, :1] - other, other - moment[:, -1:])
     possible = np.maximum(moment[:, :1], end - moment[:, -1:])
-    assert (distance >= np.minimum(apart * (moment[:, 1] - moment[:, 0])[:, None], possible) - 1).all()
+    assert (
+        distance >= np.minimum(apart * (moment[:, 1] - moment[:, 0])[:, None], possible) - 1
+    ).all()
 
 
 def test_every_video_gives_as_many_clips_an_epoch_as_asked_for(videos):
@@ -200,9 +239,15 @@ def test_frames_are_those_of_their_moments(videos):
     for row, clip in zip(rows, frames.numpy(), strict=True):
         video, moment = np.divmod(row, MOMENTS)
         count = round(float(videos.seconds[video[0]]) * 10)
-        expected = np.minimum(np.floor(moment / 1e5 + 1e-3), count - 1)  # short videos repeat their last frame
+        expected = np.minimum(
+            np.floor(moment / 1e5 + 1e-3), count - 1
+        )  # short videos repeat their last frame
         assert [films.number_of(frame) for frame in clip] == expected.tolist()
-    assert to_input(frames, 16).shape == (6, 4, 3, 16, 16) and sampler.path_at(rows).shape == (6, 4, 0)
+    assert to_input(frames, 16).shape == (6, 4, 3, 16, 16) and sampler.path_at(rows).shape == (
+        6,
+        4,
+        0,
+    )
     assert sampler.frames_at(sampler.far_rows(0, 6, count=2, apart=3)).shape == (6, 2, 16, 16, 3)
     for method in ("rows", "far_rows", "path_at", "frames_at"):
         assert hasattr(ClipSampler, method) and hasattr(VideoClipSampler, method)
@@ -256,10 +301,16 @@ def test_an_index_gives_back_the_set(root, videos, tmp_path):
     known.save(tmp_path / "videos.h5")
     again = VideoSet.open(tmp_path / "videos.h5", ceiling=0.5)
     assert [again.entry(v) for v in range(3)] == [videos.entry(v) for v in range(3)]
-    assert again.classes == videos.classes and again.folder_fps == 10 and (again.labels == videos.labels).all()
+    assert (
+        again.classes == videos.classes
+        and again.folder_fps == 10
+        and (again.labels == videos.labels).all()
+    )
     assert (again.seconds == videos.seconds).all() and again.unreadable.total == 4
     assert [path.name for path in again.unreadable.why] == ["bad.mp4"]
-    assert torch.equal(*(sampler_of(s).frames_at(sampler_of(s).rows(0, 3)) for s in (again, videos)))
+    assert torch.equal(
+        *(sampler_of(s).frames_at(sampler_of(s).rows(0, 3)) for s in (again, videos))
+    )
     with pytest.raises(UserError, match=r"gone\.h5: no such index"):
         VideoSet.open(tmp_path / "gone.h5")
     (tmp_path / "cut.h5").write_bytes((tmp_path / "videos.h5").read_bytes()[:400])
@@ -272,7 +323,10 @@ def test_parquet_manifests(root, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     table = {"path": ["wave/long one.mp4", "jump/clip"], "label": [3, 4]}
     parquet.write_table(pyarrow.table(table), root / "list.parquet")
-    assert [(e.path.name, e.label) for e in find(root / "list.parquet")] == [("long one.mp4", "3"), ("clip", "4")]
+    assert [(e.path.name, e.label) for e in find(root / "list.parquet")] == [
+        ("long one.mp4", "3"),
+        ("clip", "4"),
+    ]
     parquet.write_table(pyarrow.table({"file": ["a"]}), tmp_path / "wrong.parquet")
     with pytest.raises(UserError, match="column 'path' is missing; it has 'file'"):
         find(tmp_path / "wrong.parquet")

@@ -64,7 +64,9 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
         videos = VideoSet(find(folder))
         one, two = (sampler_of(videos, workers) for workers in (1, 2))
         rows = one.rows(0, count)
-        assert (plain_loop(videos, rows[0]) == one.frames_at(rows[:1]).numpy()[0]).all(), "both show the same frames"
+        assert (plain_loop(videos, rows[0]) == one.frames_at(rows[:1]).numpy()[0]).all(), (
+            "both show the same frames"
+        )
         figures = clips_a_second(
             {
                 "ours_1": lambda: one.frames_at(rows),
@@ -75,10 +77,16 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
             count, repeats,
         )  # fmt: skip
         index = measure_index(Path(folder) / "index.h5", 10_000 if quick else ROWS)
-    return {**figures, "share_of_decoder": figures["ours_1"] / figures["plain_loop"], "index": index}
+    return {
+        **figures,
+        "share_of_decoder": figures["ours_1"] / figures["plain_loop"],
+        "index": index,
+    }
 
 
-def clips_a_second(ways: dict[str, Callable[[], object]], clips: int, repeats: int) -> dict[str, float]:
+def clips_a_second(
+    ways: dict[str, Callable[[], object]], clips: int, repeats: int
+) -> dict[str, float]:
     """The median rate of each way; they take turns, so that a neighbour on the machine disturbs all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -100,7 +108,12 @@ def film(path: Path, *, seconds: int, seed: int) -> None:
     ground = np.kron(r.integers(0, 255, (20, 30, 3)), np.ones((24, 24, 1))).astype(np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 340, SIDE, "yuv420p", RATE // 2
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = (
+            340,
+            SIDE,
+            "yuv420p",
+            RATE // 2,
+        )
         for t in range(seconds * RATE):
             shown = ground[t % 128 : t % 128 + SIDE, t % 256 : t % 256 + 340]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
@@ -119,7 +132,9 @@ def plain_loop(videos: VideoSet, row: np.ndarray) -> np.ndarray:
         shown = None
         for frame in container.decode(stream):
             late = ((frame.pts or 0) - 1) * tick  # a tick early is on time
-            while shown is not None and len(pictures) < len(wanted) and late > wanted[len(pictures)]:
+            while (
+                shown is not None and len(pictures) < len(wanted) and late > wanted[len(pictures)]
+            ):
                 pictures.append(_pixels(shown))
             if len(pictures) == len(wanted):
                 break
@@ -136,7 +151,9 @@ def whole_file(videos: VideoSet, row: np.ndarray) -> np.ndarray:
     with av.open(str(videos.entry(int(row[0] // MOMENTS)).path)) as container:
         container.streams.video[0].thread_count = 1
         frames = np.stack([_pixels(frame) for frame in container.decode(video=0)])
-    return middle(frames[np.floor(wanted * RATE + 1e-3).astype(int).clip(max=len(frames) - 1)], SIDE)
+    return middle(
+        frames[np.floor(wanted * RATE + 1e-3).astype(int).clip(max=len(frames) - 1)], SIDE
+    )
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa_wm.core.distributed import here
 from jepa_wm.core.precision import autocast, now
-from jepa_wm.core.schedule import Optimiser
+from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.clips import to_input
 from jepa_wm.evals.bench import train_case
 from jepa_wm.models.blocks import Block
@@ -24,10 +24,14 @@ from jepa_wm.models.rollout import TOKENS_ON_GPU, imagine_candidates, unroll_can
 from jepa_wm.planning.terms import latent_distance
 from jepa_wm.training import loop
 from jepa_wm.training.parallel import applied
-from jepa_wm.training.settings import Parallel
+from jepa_wm.training.settings import ParallelSettings
 from jepa_wm.training.task import Task
 
-NOMINAL = {"H100": 989e3, "H200": 989e3, "A100": 312e3}  # GFLOP/s of dense bf16 products, as the maker says
+NOMINAL = {
+    "H100": 989e3,
+    "H200": 989e3,
+    "A100": 312e3,
+}  # GFLOP/s of dense bf16 products, as the maker says
 WARM_UP = 3  # steps that compile, allocate, and are not counted
 
 Imagine = Callable[[Tensor], Tensor]  # plans [1, S, H, A] to futures [1, S, H, N, D]
@@ -48,10 +52,14 @@ def search(
         with autocast(plans.device, "bf16"):
             # Of one size: each other one would be compiled anew.
             pieces = plans.chunk(-(-plans.shape[1] * model.tokens // TOKENS_ON_GPU), 1)
-            return torch.cat([unroll_candidates(model, context, past, some).float() for some in pieces], 1)
+            return torch.cat(
+                [unroll_candidates(model, context, past, some).float() for some in pieces], 1
+            )
 
     def seconds(imagine: Imagine) -> float:
-        costs = latent_distance("l2")(imagine(rounds[0]), goal)  # the first compiles, and is not counted
+        costs = latent_distance("l2")(
+            imagine(rounds[0]), goal
+        )  # the first compiles, and is not counted
         began = now(rounds.device)
         for plans in rounds:
             costs = latent_distance("l2")(imagine(plans), goal)
@@ -72,7 +80,9 @@ def search(
     }  # fmt: skip
 
 
-def training(case: train_case.Case, *, precision: str, rate: float, compile: bool) -> dict[str, object]:
+def training(
+    case: train_case.Case, *, precision: str, rate: float, compile: bool
+) -> dict[str, object]:
     """Median seconds of whole steps, as pretraining takes them, from frames that are there already; the operations of
     the model a second as a share of the measured `rate` GFLOP/s and of the maker's; memory on a GPU."""
     device = here().device
@@ -85,10 +95,10 @@ def training(case: train_case.Case, *, precision: str, rate: float, compile: boo
         with autocast(device, precision):
             return model(clip, clip[:, :0], [mask.of(rows) for mask in masks])
 
-    settings = Optimiser(batch=case.batch, steps=1000)
+    settings = OptimiserSettings(batch=case.batch, steps=1000)
     task = Task("pretrain", model, losses, after_step=lambda step: model.follow(0.999))
     seconds = []
-    with applied(task, Parallel(compile=compile), here(), precision) as task:
+    with applied(task, ParallelSettings(compile=compile), here(), precision) as task:
         optimiser = loop.make_optimiser(task.model, settings)
         for step in range(WARM_UP + case.repeats):
             if step == WARM_UP and device.type == "cuda":

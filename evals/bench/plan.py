@@ -48,7 +48,9 @@ class Case:
 
 CASES = (Case(tokens=64, episodes=2), Case(tokens=256))
 # V-JEPA 2-AC's search: one frame is known, and one step is looked ahead.
-LARGE = Case(tokens=256, candidates=800, rounds=10, horizon=1, depth=24, width=1024, heads=16, window=1)
+LARGE = Case(
+    tokens=256, candidates=800, rounds=10, horizon=1, depth=24, width=1024, heads=16, window=1
+)
 QUICK = {"candidates": 3, "horizon": 4, "depth": 1, "width": 32, "heads": 2, "repeats": 1}
 
 
@@ -60,12 +62,18 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     """
     set_threads(config.train.threads)
     on_gpu = here().device.type == "cuda"
-    widest = {"rows": 64 if quick else 2048, "inner": 384, "columns": 1536}  # of a layer's products
+    widest = {
+        "rows": 64 if quick else 2048,
+        "inner": 384,
+        "columns": 1536,
+    }  # of a layer's products
     if on_gpu and not quick:
         widest = {"rows": 8192, "inner": 8192, "columns": 8192}
     rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}  # GFLOP/s
     precision = max(rates, key=lambda name: rates[name])
-    sizes = [replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES]
+    sizes = [
+        replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES
+    ]
     cases = [measure(case, precision=precision, best_rate=max(rates.values())) for case in sizes]
     return {
         "ratio": min(case["ratio"] for case in cases),
@@ -82,7 +90,14 @@ def _large(quick: bool, rate: float) -> dict[str, object]:
     case = replace(LARGE, tokens=9, rounds=2, **{**QUICK, "horizon": 1}) if quick else LARGE
     model, context, past, goal, rounds = fresh(case)
     told = large.search(
-        model, context, past, rounds, goal, operations=flops(case), rate=rate, backend="eager" if quick else "inductor"
+        model,
+        context,
+        past,
+        rounds,
+        goal,
+        operations=flops(case),
+        rate=rate,
+        backend="eager" if quick else "inductor",
     )
     return {**asdict(case), **told}
 
@@ -100,7 +115,13 @@ def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
     goal = torch.randn(case.episodes, case.tokens, case.width)
     rounds = torch.randn(case.rounds, case.episodes, case.candidates, case.horizon, ACTION)
     device = here().device
-    return model.to(device), context.to(device), past.to(device), goal.to(device), rounds.to(device)
+    return (
+        model.to(device),
+        context.to(device),
+        past.to(device),
+        goal.to(device),
+        rounds.to(device),
+    )
 
 
 @torch.no_grad()
@@ -118,7 +139,9 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
         return imagine_candidates(model, context, past, plans, precision=precision)
 
     def reference(plans: Tensor) -> Tensor:
-        return torch.cat([peer_rollout(model, context[b], past[b], plans[b])[None] for b in range(len(plans))])
+        return torch.cat(
+            [peer_rollout(model, context[b], past[b], plans[b])[None] for b in range(len(plans))]
+        )
 
     def alike(plans: Tensor) -> Tensor:
         with autocast(device, precision):
@@ -134,7 +157,9 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
     theirs = reference(few)
     first_frame = float((ours(few) - theirs).abs().max() / theirs.std())
     ways = [ours, reference, *([alike] if device.type == "cuda" else [])]
-    if device.type == "cuda":  # kernels are loaded and memory is taken when they are first asked for
+    if (
+        device.type == "cuda"
+    ):  # kernels are loaded and memory is taken when they are first asked for
         [seconds(way) for way in ways]
     times = [[seconds(way) for way in ways] for _ in range(case.repeats)]
     mine, peer, *alike_s = (median(column) for column in zip(*times, strict=True))
@@ -146,8 +171,13 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
 
 def flops(case: Case) -> float:
     """Multiplications and additions of the matrix products that ours needs."""
-    token = case.depth * (24 * case.width**2 + 4 * case.window * case.tokens * case.width) + 4 * case.width**2
-    frames = case.candidates * case.horizon + case.window - 1  # the context before its last frame once an episode
+    token = (
+        case.depth * (24 * case.width**2 + 4 * case.window * case.tokens * case.width)
+        + 4 * case.width**2
+    )
+    frames = (
+        case.candidates * case.horizon + case.window - 1
+    )  # the context before its last frame once an episode
     return float(case.rounds * case.episodes * frames * case.tokens * token)
 
 
@@ -158,20 +188,28 @@ def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) 
     for _ in range(plans.shape[1]):
         seen = latents.shape[1]
         window = slice(max(0, seen - model.window), seen)
-        latents = torch.cat([latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1)
+        latents = torch.cat(
+            [latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1
+        )
     return latents[:, len(context) :]
 
 
 def peer_forward(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
     """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a cache."""
     frames, tokens = latents.shape[1:3]
-    x = (model.embed(latents) + model.slot + model.act(actions)[:, :, None]).flatten(1, 2)  # [S, T*N, P]
+    x = (model.embed(latents) + model.slot + model.act(actions)[:, :, None]).flatten(
+        1, 2
+    )  # [S, T*N, P]
     frame = torch.arange(frames, device=latents.device).repeat_interleave(tokens)
     visible = frame[:, None] >= frame
     cos, sin = rope_tables(model.positions(0, frames, x.device), model.head_dim, model.rope_base)
     for block in model.blocks:
         assert isinstance(block, Block)
-        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            block.attn.qkv(block.norm1(x))
+            .unflatten(-1, (3, block.attn.heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         x = x + block.attn.proj(attended.transpose(1, 2).flatten(2))

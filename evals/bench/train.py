@@ -25,7 +25,7 @@ from jepa_wm.core.distributed import here, joined
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.saver import Saver
-from jepa_wm.core.schedule import Optimiser
+from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.clips import to_input
 from jepa_wm.evals.bench import large
 from jepa_wm.evals.bench.peer_step import peer_losses
@@ -34,7 +34,7 @@ from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.masks import Masked
 from jepa_wm.training import loop
 from jepa_wm.training.parallel import applied
-from jepa_wm.training.settings import Parallel
+from jepa_wm.training.settings import ParallelSettings
 from jepa_wm.training.task import Task
 
 
@@ -43,7 +43,11 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     step into seconds, and `ranks`: samples a second of two processes as a share of one's with two threads, on CPUs.
     On a GPU, and with `quick` in tiny sizes anywhere, `large`: see `bench_large.training`."""
     set_threads(config.train.threads)
-    case, threads, on_gpu = QUICK if quick else Case(), torch.get_num_threads(), here().device.type == "cuda"
+    case, threads, on_gpu = (
+        QUICK if quick else Case(),
+        torch.get_num_threads(),
+        here().device.type == "cuda",
+    )
     widest = {"rows": 64 if quick else 2048, "inner": 192, "columns": 768}
     if on_gpu and not quick:
         widest = {"rows": 8192, "inner": 8192, "columns": 8192}
@@ -73,13 +77,15 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
 
 
 def _large(quick: bool, precision: str, rates: dict[str, float]) -> dict[str, object]:
-    return large.training(QUICK if quick else LARGE, precision=precision, rate=rates[precision], compile=not quick)
+    return large.training(
+        QUICK if quick else LARGE, precision=precision, rate=rates[precision], compile=not quick
+    )
 
 
 def _ours(case: Case, precision: str) -> dict[str, float]:
     """Median seconds of each part of a step; `checkpoint` is what training waits for one, `written` what it takes."""
     model, frames, masks = _there(case)
-    optimiser = loop.make_optimiser(model, Optimiser())
+    optimiser = loop.make_optimiser(model, OptimiserSettings())
     took: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -114,7 +120,7 @@ def _ours(case: Case, precision: str) -> dict[str, float]:
 def _reference(case: Case, precision: str) -> float:
     """Median seconds of a whole step."""
     model, frames, masks = _there(case)
-    optimiser = loop.make_optimiser(model, Optimiser())
+    optimiser = loop.make_optimiser(model, OptimiserSettings())
     seconds = []
     for _ in range(case.repeats + 1):
         began = now(frames.device)
@@ -138,8 +144,14 @@ def _there(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
 def _ranks(case: Case, precision: str, threads: int) -> dict[str, float]:
     """Clips a second of two ranks with a thread each, replicated and sharded, over those of one process with two."""
     one = _together(case, precision, ranks=1, threads=2, fsdp=False)
-    many = {name: _together(case, precision, ranks=2, threads=1, fsdp=name == "fsdp") for name in ("ddp", "fsdp")}
-    return {"one_process_clips_per_second": one, **{name: rate / one for name, rate in many.items()}}
+    many = {
+        name: _together(case, precision, ranks=2, threads=1, fsdp=name == "fsdp")
+        for name in ("ddp", "fsdp")
+    }
+    return {
+        "one_process_clips_per_second": one,
+        **{name: rate / one for name, rate in many.items()},
+    }
 
 
 def _together(case: Case, precision: str, *, ranks: int, threads: int, fsdp: bool) -> float:
@@ -157,8 +169,22 @@ def _together(case: Case, precision: str, *, ranks: int, threads: int, fsdp: boo
         return float(told.get())
 
 
-def _rank(rank: int, ranks: int, threads: int, fsdp: bool, precision: str, case: Case, meeting: str, told: Any) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), STORE: meeting}
+def _rank(
+    rank: int,
+    ranks: int,
+    threads: int,
+    fsdp: bool,
+    precision: str,
+    case: Case,
+    meeting: str,
+    told: Any,
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        STORE: meeting,
+    }
     torch.set_num_threads(threads)
     with joined():
         model, frames, masks = fresh(case)
@@ -168,9 +194,9 @@ def _rank(rank: int, ranks: int, threads: int, fsdp: bool, precision: str, case:
             with autocast("cpu", precision):
                 return model(clip, clip[:, :0], [mask.of(rows) for mask in masks])
 
-        settings = Optimiser(batch=case.batch, steps=1000)
+        settings = OptimiserSettings(batch=case.batch, steps=1000)
         task = Task("pretrain", model, losses, after_step=lambda step: model.follow(0.999))
-        with applied(task, Parallel(fsdp=fsdp), here(), precision) as task:
+        with applied(task, ParallelSettings(fsdp=fsdp), here(), precision) as task:
             optimiser, seconds = loop.make_optimiser(task.model, settings), []
             for step in range(case.repeats + 2):
                 began = time.perf_counter()

@@ -13,7 +13,7 @@ from torch import Tensor
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.masks import Masked
 from jepa_wm.models.rope import Rope
-from jepa_wm.models.settings import BlockMask, Encode, Predict, Targets
+from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings, TargetSettings
 
 LONG, SHORT = BlockMask(blocks=2, scale=(0.7, 0.7)), BlockMask()  # V-JEPA's two masks
 
@@ -50,14 +50,20 @@ LARGE = Case(  # V-JEPA 2's ViT-L/16
 def fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
     """A model with its targets as V-JEPA has them, uint8 frames [B, T, S, S, C] and masks, on the CPU."""
     torch.manual_seed(0)
-    encode = Encode(patch=case.patch, tubelet=case.tubelet, width=case.width, depth=case.depth, heads=case.heads,
+    encode = EncoderSettings(patch=case.patch, tubelet=case.tubelet, width=case.width, depth=case.depth, heads=case.heads,
                     attend="clip", locality=0.0, rope=case.rope)  # fmt: skip
-    predict = Predict(width=case.predictor_width, depth=case.predictor_depth, heads=case.predictor_heads,
-                      masks=(SHORT, LONG), targets=Targets(stay=1, centre=False), far=0, contrast=0.0, episode=0.0,
+    predict = JepaSettings(width=case.predictor_width, depth=case.predictor_depth, heads=case.predictor_heads,
+                      masks=(SHORT, LONG), targets=TargetSettings(stay=1, centre=False), far=0, contrast=0.0, episode=0.0,
                       path=0.0, spread=0.0, most_targets=0)  # fmt: skip
     model = JEPA(case.side, encode, predict)
-    frames = torch.randint(256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8)
-    return model, frames, model.draw_masks(case.batch, case.frames, torch.Generator().manual_seed(0))
+    frames = torch.randint(
+        256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8
+    )
+    return (
+        model,
+        frames,
+        model.draw_masks(case.batch, case.frames, torch.Generator().manual_seed(0)),
+    )
 
 
 def flops(case: Case, masks: list[Masked]) -> float:
@@ -68,7 +74,9 @@ def flops(case: Case, masks: list[Masked]) -> float:
 
     n = case.frames // case.tubelet * (case.side // case.patch) ** 2
     pixels = 2 * case.tubelet * 3 * case.patch**2 * case.width
-    total = n * pixels + case.depth * block(n, case.width)  # the target sees all and learns nothing
+    total = n * pixels + case.depth * block(
+        n, case.width
+    )  # the target sees all and learns nothing
     for mask in masks:
         k, m = mask.seen.shape[1], mask.wanted.shape[1]
         total += 3 * (k * pixels + case.depth * block(k, case.width))

@@ -14,7 +14,9 @@ from jepa_wm.core.standardise import ROUNDING
 RARE = 1e-3  # share of the actions at either end that may be a sensor's glitches
 FLOOR = 0.05  # least scale, as a share of the range: small jitter beside seldom jumps is not made large
 STEADY = 0.01  # least scale, as a share of the values' size: nor is jitter on a number that is kept where it is
-TINY = float(np.finfo(np.float32).tiny) / FLOOR  # a narrower range has a scale that fp32 cannot divide by
+TINY = (
+    float(np.finfo(np.float32).tiny) / FLOOR
+)  # a narrower range has a scale that fp32 cannot divide by
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class ActionStatistics:
 def _of_number(values: np.ndarray) -> tuple[float, float, float, float, bool]:
     """(centre, scale, low, high, steady) of one action number's values [N]."""
     rare = int(RARE * len(values))
-    least, most = np.partition(values, (rare, len(values) - 1 - rare))[[rare, len(values) - 1 - rare]]
+    least, most = np.partition(values, (rare, len(values) - 1 - rare))[
+        [rare, len(values) - 1 - rare]
+    ]
     if _same(least, most):
         least, most = values.min(), values.max()
     if _same(least, most):

@@ -32,7 +32,11 @@ _FILES = ("weights.safetensors", "state.safetensors", "state.json")
 
 
 def save_checkpoint(
-    folder: Path, step: int, weights: Mapping[str, torch.Tensor], state: Mapping[str, Any], keep: int = 2
+    folder: Path,
+    step: int,
+    weights: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    keep: int = 2,
 ) -> Path:
     """Write `folder/step_<step>` and prune all but the `keep` newest; returns its path.
 
@@ -50,7 +54,10 @@ def save_checkpoint(
         _write_tensors(partial / "weights.safetensors", weights)
         _write_tensors(partial / "state.safetensors", tensors)
         _write_json(partial / "state.json", {"step": step, "state": data})
-        files = {name: {"size": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in _FILES}
+        files = {
+            name: {"size": (partial / name).stat().st_size, "sha256": _sha256(partial / name)}
+            for name in _FILES
+        }
         _write_json(partial / "manifest.json", {"step": step, "files": files})
         sync_folder(partial)
         final = _put_in_place(partial, folder / f"step_{step:08d}")
@@ -79,13 +86,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     """
     fault = _fault(path)
     if fault is not None:
-        raise UserError(f"checkpoint {path} cannot be loaded: {fault}; delete it to continue from an earlier one")
+        raise UserError(
+            f"checkpoint {path} cannot be loaded: {fault}; delete it to continue from an earlier one"
+        )
     tensors = load_file(path / "state.safetensors")
     data = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return load_file(path / "weights.safetensors"), join(data["state"], tensors)
 
 
-def load_strict(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str = "the weights") -> None:
+def load_strict(
+    module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str = "the weights"
+) -> None:
     """Load every weight into its place; `source` is what to call the weights in a message.
 
     Raises UserError listing all keys that are missing, unexpected or of another shape; the module is then unchanged.
@@ -95,7 +106,11 @@ def load_strict(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *,
 
 
 def check_fit(
-    weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], *, source: str, model: str
+    weights: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, torch.Tensor],
+    *,
+    source: str,
+    model: str,
 ) -> None:
     """Raises UserError listing all keys of `weights` that are missing, unexpected or of another shape than wanted."""
     faults = []
@@ -177,7 +192,10 @@ def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
         storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size():
+        if (
+            storage.data_ptr() in seen
+            or storage.nbytes() != tensor.numel() * tensor.element_size()
+        ):
             tensor = tensor.clone()
         seen.add(storage.data_ptr())
         apart[name] = tensor

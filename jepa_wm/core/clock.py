@@ -18,7 +18,9 @@ def clock(file: Path) -> Iterator[Callable[[], float]]:
     A block that is left by an exception keeps its seconds in `file`, if the folder is there, for the next attempt; a
     block that is finished removes it. A process that is killed outright counts for nothing.
     """
-    before = float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.exists() else 0.0
+    before = (
+        float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.exists() else 0.0
+    )
     began = time.monotonic()
 
     def spent() -> float:
@@ -28,7 +30,9 @@ def clock(file: Path) -> Iterator[Callable[[], float]]:
         yield spent
     except BaseException:
         if file.parent.is_dir():
-            with suppress(OSError):  # a full disk, say: what went wrong matters more than the time it took
+            with suppress(
+                OSError
+            ):  # a full disk, say: what went wrong matters more than the time it took
                 write_atomic(file, json.dumps({"seconds": spent()}))
         raise
     file.unlink(missing_ok=True)

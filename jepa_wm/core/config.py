@@ -20,7 +20,9 @@ Schema = TypeVar("Schema", bound=BaseModel)
 Settings = BaseModel | Mapping[str, Any]  # a checked config, or one read back as plain data
 
 
-def load_yaml_config(name_or_path: str | Path, overrides: Sequence[str], schema: type[Schema]) -> Schema:
+def load_yaml_config(
+    name_or_path: str | Path, overrides: Sequence[str], schema: type[Schema]
+) -> Schema:
     """Read a YAML (laid over the config its `base:` names), lay the overrides on top, check it with `schema`.
 
     Types are strict: an integer may stand for a float, nothing else is converted. Raises UserError that lists
@@ -55,7 +57,9 @@ def find_config(name_or_path: str | Path, *, beside: Path | None = None) -> Path
     if wanted.suffix in (".yaml", ".yml") or len(wanted.parts) != 1:
         path = beside.parent / wanted if beside else wanted
         if not path.is_file():
-            raise UserError(f"config {str(name_or_path)!r}: there is no file {path}; {_shipped_ones(wanted.stem)}")
+            raise UserError(
+                f"config {str(name_or_path)!r}: there is no file {path}; {_shipped_ones(wanted.stem)}"
+            )
         return path
     if beside and beside.stem != wanted.name and (beside.parent / f"{wanted}.yaml").is_file():
         return beside.parent / f"{wanted}.yaml"
@@ -124,7 +128,9 @@ def as_plain(config: Settings) -> dict[str, Any]:
 def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Source:
     """A file laid over its base, and that over its own; raises UserError when they run in a circle."""
     if path.resolve() in above:
-        raise UserError(f"{path}: 'base' runs in a circle: {' -> '.join(str(p) for p in (*above, path.resolve()))}")
+        raise UserError(
+            f"{path}: 'base' runs in a circle: {' -> '.join(str(p) for p in (*above, path.resolve()))}"
+        )
     source = read_yaml(path)
     base = source.data.pop("base", None)
     if base is None:
@@ -154,11 +160,13 @@ def _shipped_folder() -> Path:
 def _shipped_ones(wanted: str) -> str:
     names = sorted(file.stem for file in _shipped_folder().glob("*.yaml"))
     close = difflib.get_close_matches(wanted, names, n=1)
-    return (f"nearest: {close[0]}; " if close else "") + f"shipped with the library: {', '.join(names) or 'none'}"
+    return (
+        f"nearest: {close[0]}; " if close else ""
+    ) + f"shipped with the library: {', '.join(names) or 'none'}"
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"act.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys kept whole."""
+    """{"evaluation.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys kept whole."""
     tree: dict[str, Any] = {}
     for dotted, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
         inside = tree

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 from jepa_wm.core.yaml_source import KeyPath, Source
 
 
-def explain(error: ValidationError, source: Source, schema: type[BaseModel], file: Path) -> list[str]:
+def explain(
+    error: ValidationError, source: Source, schema: type[BaseModel], file: Path
+) -> list[str]:
     """One line for each problem; the branches of a union become one line."""
     expected: dict[KeyPath, list[str]] = {}
     lines: dict[KeyPath, str] = {}
@@ -31,7 +33,9 @@ def explain(error: ValidationError, source: Source, schema: type[BaseModel], fil
         else:
             wish = item["msg"].removeprefix("Input should be ")
             expected.setdefault(path, []).append(wish)
-            lines[path] = f"{place}: '{key}' must be {' or '.join(dict.fromkeys(expected[path]))}, got {value!r}"
+            lines[path] = (
+                f"{place}: '{key}' must be {' or '.join(dict.fromkeys(expected[path]))}, got {value!r}"
+            )
     return list(lines.values())
 
 
@@ -80,7 +84,9 @@ def _inside(kind: Any, name: str) -> list[Any]:
     opened: list[Any] = []
     for annotation in found:
         container = get_origin(annotation) in (list, tuple, set, dict)
-        opened += [annotation] if container or not get_args(annotation) else _inside(annotation, name)
+        opened += (
+            [annotation] if container or not get_args(annotation) else _inside(annotation, name)
+        )
     return opened
 
 

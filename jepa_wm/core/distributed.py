@@ -22,10 +22,22 @@ from torch.distributed.rendezvous import rendezvous
 
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.launch_env import START, number, ranks, variable
-from jepa_wm.core.rendezvous import INTERFACE, STORE, gather, loopback_interface, meet, reachable, resolve, said_if_long
+from jepa_wm.core.rendezvous import (
+    INTERFACE,
+    STORE,
+    gather,
+    loopback_interface,
+    meet,
+    reachable,
+    resolve,
+    said_if_long,
+)
 
 Value = TypeVar("Value")
-JOIN, WAIT = timedelta(seconds=120), timedelta(minutes=30)  # for all ranks to come; for the slowest in between
+JOIN, WAIT = (
+    timedelta(seconds=120),
+    timedelta(minutes=30),
+)  # for all ranks to come; for the slowest in between
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,9 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
-    batches: Any = None  # a process group apart from that of the gradients, whose order it must not mix with
+    batches: Any = (
+        None  # a process group apart from that of the gradients, whose order it must not mix with
+    )
 
     @property
     def first(self) -> bool:
@@ -149,7 +163,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.count = len(rows)
-        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(_here.size)]
+        parts = [
+            torch.empty_like(rows, memory_format=torch.contiguous_format)
+            for _ in range(_here.size)
+        ]
         dist.all_gather(parts, rows.contiguous(), group=_here.batches)
         return torch.cat(parts)
 
@@ -164,7 +181,9 @@ class _Gather(torch.autograd.Function):
 def _join(kind: str) -> World:
     rank, size, local = number("RANK"), ranks(), number("LOCAL_RANK")
     if rank >= size:
-        raise UserError(f"RANK={rank}: there are WORLD_SIZE={size} ranks, numbered from 0; {START}")
+        raise UserError(
+            f"RANK={rank}: there are WORLD_SIZE={size} ranks, numbered from 0; {START}"
+        )
     device = torch.device("cpu")
     if kind == "cuda":
         if local >= torch.cuda.device_count():

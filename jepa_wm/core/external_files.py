@@ -13,14 +13,14 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import fingerprint, write_atomic
 
 READS = {  # stage -> the dotted keys that name such files
-    "pretrain": ("observe.path", "train.pretrain.start"),
-    "encode": ("observe.path", "freeze.weights"),
-    "dynamics": ("observe.path",),
-    "heads": ("observe.path",),
-    "eval_rollout": ("observe.path",),
-    "eval_collapse": ("observe.path",),
+    "pretrain": ("data.path", "train.pretrain.start"),
+    "features": ("data.path", "features.weights"),
+    "dynamics": ("data.path",),
+    "heads": ("data.path",),
+    "eval_rollout": ("data.path",),
+    "eval_collapse": ("data.path",),
 }
-PARTS = ("train.h5", "heldout.h5")  # of a folder that is given as observe.path
+PARTS = ("train.h5", "heldout.h5")  # of a folder that is given as data.path
 
 
 def note_files(folder: Path, config: Settings, stage: str) -> None:
@@ -47,7 +47,17 @@ def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
 
 def _files(config: Settings, stage: str) -> list[Path]:
     """The files that are there, and the weights in a folder; what else another run's folder has goes on changing."""
-    paths = [Path(value) for value in pick(config, READS.get(stage, ())).values() if isinstance(value, str)]
-    paths += [path.parent for path in paths if path.name.endswith(".index.json")]  # of weights in several files
-    files = [file for path in paths for file in (path, *(path / part for part in PARTS), *path.glob("*.safetensors*"))]
+    paths = [
+        Path(value)
+        for value in pick(config, READS.get(stage, ())).values()
+        if isinstance(value, str)
+    ]
+    paths += [
+        path.parent for path in paths if path.name.endswith(".index.json")
+    ]  # of weights in several files
+    files = [
+        file
+        for path in paths
+        for file in (path, *(path / part for part in PARTS), *path.glob("*.safetensors*"))
+    ]
     return [file for file in files if file.is_file()]

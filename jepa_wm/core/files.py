@@ -15,7 +15,13 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 
-NOT_OFFERED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENODEV, errno.EINVAL)  # by some network disks
+NOT_OFFERED = (
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.ENODEV,
+    errno.EINVAL,
+)  # by some network disks
 PIECE = 2**16  # bytes of a large file that are read in one place
 
 
@@ -53,7 +59,9 @@ def allocate(file: Path, size: int) -> None:
 
     A disk that cannot take room beforehand gives the size alone. Raises OSError.
     """
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)  # no O_APPEND: what stands in for a missing fallocate bars it
+    handle = os.open(
+        file, os.O_RDWR | os.O_CREAT, 0o644
+    )  # no O_APPEND: what stands in for a missing fallocate bars it
     try:
         os.ftruncate(handle, size)
         os.posix_fallocate(handle, 0, size)
@@ -64,7 +72,9 @@ def allocate(file: Path, size: int) -> None:
         os.close(handle)
 
 
-def mapped(file: Path, dtype: np.dtype | type, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
+def mapped(
+    file: Path, dtype: np.dtype | type, shape: tuple[int, ...], offset: int = 0
+) -> np.ndarray:
     """A read-only memory map of an array in a file. Raises UserError where the disk offers none."""
     try:
         return np.memmap(file, dtype, "r", offset, shape)
@@ -98,7 +108,9 @@ def finite(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"a result holds numbers, text, lists and dicts, not {type(value).__name__}: {value!r}")
+    raise TypeError(
+        f"a result holds numbers, text, lists and dicts, not {type(value).__name__}: {value!r}"
+    )
 
 
 def fingerprint(path: Path, *, pieces: int = 64) -> str:
@@ -111,7 +123,9 @@ def fingerprint(path: Path, *, pieces: int = 64) -> str:
     sha = hashlib.sha256()
     if path.is_dir():
         for inside in sorted(found for found in path.rglob("*") if found.is_file()):
-            sha.update(f"{inside.relative_to(path)} {fingerprint(inside, pieces=pieces)}\n".encode())
+            sha.update(
+                f"{inside.relative_to(path)} {fingerprint(inside, pieces=pieces)}\n".encode()
+            )
         return sha.hexdigest()[:16]
     size = path.stat().st_size
     sha.update(f"{size} ".encode())
@@ -130,5 +144,7 @@ def digest_of(*parts: np.ndarray | Iterable[np.ndarray]) -> str:
     sha = hashlib.sha256()
     for part in parts:
         for array in (part,) if isinstance(part, np.ndarray) else part:
-            sha.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+            sha.update(
+                f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+            )
     return sha.hexdigest()[:16]

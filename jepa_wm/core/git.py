@@ -12,7 +12,9 @@ ROOMS = ("jepa_wm", "evals", "launch", "configs")  # what is code, in a checkout
 def git(folder: Path, *words: str) -> str | None:
     """What git says there; None where there is no checkout, or no git."""
     try:
-        said = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        said = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
     return said.stdout.rstrip("\n")
@@ -33,5 +35,7 @@ def code_commit(package: Path | None = None) -> str | None:
         return None
     else:
         commit = git(package, "rev-parse", "HEAD")
-        changed = bool(git(package, "status", "--porcelain", "--", *(f":/{room}" for room in ROOMS)))
+        changed = bool(
+            git(package, "status", "--porcelain", "--", *(f":/{room}" for room in ROOMS))
+        )
     return None if commit is None else commit + ("+changed" if changed else "")

@@ -29,7 +29,9 @@ def locked(folder: Path, *, shared: bool) -> int:
     except OSError as error:
         if error.errno not in FORBIDDEN:
             raise
-        raise UserError(f"{folder}: may not be written to ({error.strerror}); choose another --run") from None
+        raise UserError(
+            f"{folder}: may not be written to ({error.strerror}); choose another --run"
+        ) from None
     try:
         lock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, folder)
     except BlockingIOError:

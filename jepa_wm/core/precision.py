@@ -38,20 +38,32 @@ def settled(config: Config, folder: Path) -> Config:
         rates = {name: matmul_rate(dtype) for name, dtype in KINDS.items()}
         chosen = "bf16" if rates["bf16"] > GAIN * rates["fp32"] else "fp32"
         write_atomic(file, json.dumps({"precision": chosen, "gflops": rates}))
-    precision = here().told_by_first(json.loads(file.read_text(encoding="utf-8"))["precision"] if here().first else "")
-    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    precision = here().told_by_first(
+        json.loads(file.read_text(encoding="utf-8"))["precision"] if here().first else ""
+    )
+    return config.model_copy(
+        update={"train": config.train.model_copy(update={"precision": precision})}
+    )
 
 
-def matmul_rate(dtype: torch.dtype, *, rows: int = 4096, inner: int = 256, columns: int = 512) -> float:
+def matmul_rate(
+    dtype: torch.dtype, *, rows: int = 4096, inner: int = 256, columns: int = 512
+) -> float:
     """GFLOP/s of a product [rows, inner] x [inner, columns] where this process computes, the best of what fits into
     `MEASURED` seconds, three at least; on a CPU with the threads that are set now.
 
     Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is half as fast.
     """
     device = here().device
-    g = torch.Generator(device).manual_seed(0)  # numbers at random: a GPU multiplies constants faster than those
-    x, weight = (torch.randn(n, inner, generator=g, device=device).to(dtype) for n in (rows, columns))
-    repeats = 1 if device.type == "cpu" else 10  # a launch is answered before its work is done: queue enough of it
+    g = torch.Generator(device).manual_seed(
+        0
+    )  # numbers at random: a GPU multiplies constants faster than those
+    x, weight = (
+        torch.randn(n, inner, generator=g, device=device).to(dtype) for n in (rows, columns)
+    )
+    repeats = (
+        1 if device.type == "cpu" else 10
+    )  # a launch is answered before its work is done: queue enough of it
     torch.nn.functional.linear(x, weight)  # the first call sets things up
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) * repeats < MEASURED:

@@ -31,7 +31,13 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int, *, start: int = 0, stream: TextIO | None = None, file: Path | None = None
+        self,
+        label: str,
+        total: int,
+        *,
+        start: int = 0,
+        stream: TextIO | None = None,
+        file: Path | None = None,
     ) -> None:
         self.label, self.total, self.start, self.file = label, total, start, file
         self.console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
@@ -57,7 +63,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar:
             self._bar.stop()
@@ -100,9 +109,17 @@ class Progress:
         if self.file is None:
             return
         self._told = time.monotonic()
-        known = {"label": self.label, "step": self._step, "total": self.total, "seconds_left": self.seconds_left()}
+        known = {
+            "label": self.label,
+            "step": self._step,
+            "total": self.total,
+            "seconds_left": self.seconds_left(),
+        }
         with suppress(OSError):  # a full disk: the work itself is to go on
-            write_atomic(self.file, json.dumps({**known, "at": time.time(), "figures": finite(self._figures)}))
+            write_atomic(
+                self.file,
+                json.dumps({**known, "at": time.time(), "figures": finite(self._figures)}),
+            )
 
     def _shown_figures(self) -> str:
         return "  ".join(
@@ -119,7 +136,9 @@ class Metrics:
     as a last line that was cut short; other stages' lines stay.
     """
 
-    def __init__(self, folder: Path, stage: str, *, start: int = 0, tensorboard: bool = True) -> None:
+    def __init__(
+        self, folder: Path, stage: str, *, start: int = 0, tensorboard: bool = True
+    ) -> None:
         self.stage, self.start = stage, start
         self.path = folder / "metrics.jsonl"
         self._events = folder / "tensorboard" / stage if tensorboard else None
@@ -135,9 +154,13 @@ class Metrics:
         if self._events is None:
             return
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports: only when it is used
+            from torch.utils.tensorboard import (
+                SummaryWriter,  # a second of imports: only when it is used
+            )
 
-            purge = self.start + 1 if self.start else 0  # a viewer hides what lies at or past this step
+            purge = (
+                self.start + 1 if self.start else 0
+            )  # a viewer hides what lies at or past this step
             self._writer = SummaryWriter(str(self._events), purge_step=purge)
         for name, value in line.items():
             if name not in ("stage", "step") and isinstance(value, (int, float)):
@@ -153,7 +176,10 @@ class Metrics:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -179,7 +205,9 @@ def read_metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
     """The stage's lines of a run folder's metrics.jsonl, oldest first; a cut-short line is passed over."""
     path = folder / "metrics.jsonl"
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ()
+    ):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

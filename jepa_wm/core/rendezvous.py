@@ -26,8 +26,14 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 STORE = "JEPA_WM_RENDEZVOUS"  # a file on a disk that all ranks see, where rank 0 says how it is reached
-LOOPBACK, INTERFACE = "127.0.0.1", "GLOO_SOCKET_IFNAME"  # the latter names the network interface that gloo takes
-SILENCE, NAMING = 5.0, 5.0  # seconds waited before it is said for what; given a name server that does not answer
+LOOPBACK, INTERFACE = (
+    "127.0.0.1",
+    "GLOO_SOCKET_IFNAME",
+)  # the latter names the network interface that gloo takes
+SILENCE, NAMING = (
+    5.0,
+    5.0,
+)  # seconds waited before it is said for what; given a name server that does not answer
 
 
 def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
@@ -39,9 +45,14 @@ def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
     import torch.distributed as dist
 
     if rank == 0:  # its store listens on all interfaces, whatever host is given
-        store = dist.TCPStore(LOOPBACK, 0, size, is_master=True, timeout=timeout, wait_for_workers=False)
+        store = dist.TCPStore(
+            LOOPBACK, 0, size, is_master=True, timeout=timeout, wait_for_workers=False
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps({"host": socket.gethostname(), "machine": machine(), "port": store.port}))
+        write_atomic(
+            file,
+            json.dumps({"host": socket.gethostname(), "machine": machine(), "port": store.port}),
+        )
         return store
 
     def written() -> bool:
@@ -51,8 +62,14 @@ def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
 
     _wait(written, timeout, lambda: f"rank {rank} waits for rank 0 to say in {file} where it is")
     place = json.loads(file.read_text(encoding="utf-8"))
-    host = LOOPBACK if place["machine"] == machine() else reachable(place["host"], "the host name of rank 0")
-    return dist.TCPStore(host, place["port"], size, is_master=False, timeout=timeout, wait_for_workers=False)
+    host = (
+        LOOPBACK
+        if place["machine"] == machine()
+        else reachable(place["host"], "the host name of rank 0")
+    )
+    return dist.TCPStore(
+        host, place["port"], size, is_master=False, timeout=timeout, wait_for_workers=False
+    )
 
 
 def gather(store: dist.Store, rank: int, size: int, timeout: timedelta) -> bool:
@@ -62,7 +79,11 @@ def gather(store: dist.Store, rank: int, size: int, timeout: timedelta) -> bool:
     """
     if rank == 0:
         store.set("machine", machine())
-    _wait(lambda: store.check(["machine"]), timeout, lambda: f"rank {rank} of {size} waits for rank 0")
+    _wait(
+        lambda: store.check(["machine"]),
+        timeout,
+        lambda: f"rank {rank} of {size} waits for rank 0",
+    )
     store.add("elsewhere", int(store.get("machine").decode() != machine()))
     store.set(f"came/{rank}", "1")
     store.add("came", 1)
@@ -136,8 +157,14 @@ def _wait(over: Callable[[], bool], timeout: timedelta, waiting: Callable[[], st
     while not over():
         waited = time.monotonic() - began
         if waited > timeout.total_seconds():
-            raise TimeoutError(f"{waiting()}: not within {timeout.total_seconds():.0f} s; look into its log")
+            raise TimeoutError(
+                f"{waiting()}: not within {timeout.total_seconds():.0f} s; look into its log"
+            )
         if waited > SILENCE and not said:
             said = True
-            print(f"{waiting()}, {timeout.total_seconds():.0f} s at most", file=sys.stderr, flush=True)
+            print(
+                f"{waiting()}, {timeout.total_seconds():.0f} s at most",
+                file=sys.stderr,
+                flush=True,
+            )
         time.sleep(0.05)

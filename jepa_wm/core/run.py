@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from jepa_wm.core.clock import clock
-from jepa_wm.core.config import as_plain, config_diff, digest, nested, pick, save_config, with_defaults
+from jepa_wm.core.config import (
+    as_plain,
+    config_diff,
+    digest,
+    nested,
+    pick,
+    save_config,
+    with_defaults,
+)
 from jepa_wm.core.distributed import here
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.external_files import note_files, refuse_other_files
@@ -45,8 +53,8 @@ class RunFolder:
     # stage -> the stages whose output it reads
     AFTER: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "pretrain": ("collect",),
-        "encode": ("pretrain",),
-        "dynamics": ("encode",),
+        "features": ("pretrain",),
+        "dynamics": ("features",),
         "heads": ("dynamics",),
         "plan": ("heads",),
         "eval_planning": ("heads",),
@@ -55,27 +63,36 @@ class RunFolder:
         "eval_linear": ("pretrain",),
         "eval_attentive": ("pretrain",),
         "eval_knn": ("pretrain",),
-        "eval_collapse": ("encode",),
+        "eval_collapse": ("features",),
     }
     # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none
     DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "collect": (
             "seed",
-            "worlds",
-            "observe.path",
-            "observe.episodes",
-            "observe.length",
-            "observe.heldout_episodes",
-            "observe.heldout_length",
-            "observe.shortest",
+            "world",
+            "data.path",
+            "data.episodes",
+            "data.length",
+            "data.heldout_episodes",
+            "data.heldout_length",
+            "data.shortest",
         ),  # fmt: skip
-        "pretrain": ("observe", "encode", "predict", "train.pretrain", "train.precision"),
-        "encode": ("freeze",),
-        "dynamics": ("dynamics", "train.summary", "train.dynamics", "train.metric"),
+        "pretrain": ("data", "encoder", "jepa", "train.pretrain", "train.precision"),
+        "features": ("features",),
+        "dynamics": (
+            "latent",
+            "dynamics",
+            "distance",
+            "train.latent",
+            "train.dynamics",
+            "train.distance",
+        ),
         "heads": ("train.heads",),
-        "plan": ("plan", "act"),
-        "eval_planning": ("plan", "act"),
-        **dict.fromkeys(("eval_state", "eval_linear", "eval_attentive", "eval_knn"), ("evals", "freeze")),
+        "plan": ("planner", "evaluation"),
+        "eval_planning": ("planner", "evaluation"),
+        **dict.fromkeys(
+            ("eval_state", "eval_linear", "eval_attentive", "eval_knn"), ("probes", "features")
+        ),
     }
 
     def __init__(self, path: Path, config: Config, lock: int) -> None:
@@ -101,7 +118,9 @@ class RunFolder:
         except OSError as error:
             if error.errno not in FORBIDDEN:
                 raise
-            raise UserError(f"{path}: may not be written to ({error.strerror}); choose another --run") from None
+            raise UserError(
+                f"{path}: may not be written to ({error.strerror}); choose another --run"
+            ) from None
         run = cls(path, config, locked(path, shared=shared))
         with ExitStack() as on_failure:
             on_failure.callback(run.close)
@@ -140,10 +159,14 @@ class RunFolder:
         try:
             result = json.loads(file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: is damaged ({error}); delete it and run {stage!r} again") from None
+            raise UserError(
+                f"{file}: is damaged ({error}); delete it and run {stage!r} again"
+            ) from None
         self._refuse_other_config(stage)
         if not isinstance(result, dict) or result.pop(DIGEST_KEY, None) != self.digest(stage):
-            raise UserError(f"{file}: does not belong to {file.parent / 'config.yaml'}; {self._remedy([stage])}")
+            raise UserError(
+                f"{file}: does not belong to {file.parent / 'config.yaml'}; {self._remedy([stage])}"
+            )
         return result
 
     def write_result(self, stage: str, result: Mapping[str, Any]) -> Path:
@@ -153,7 +176,9 @@ class RunFolder:
         write_atomic(file, json.dumps(stored, indent=1, allow_nan=False) + "\n")
         return file
 
-    def once(self, stage: str, work: Callable[[RunFolder], dict[str, object]]) -> dict[str, object]:
+    def once(
+        self, stage: str, work: Callable[[RunFolder], dict[str, object]]
+    ) -> dict[str, object]:
         """The stored result of a finished stage; else what `work` makes of it, with its `seconds` and `commit`, stored.
         UserError if it was made with other settings, or of files that hold something else now."""
         if here().first:
@@ -176,11 +201,17 @@ class RunFolder:
     def digest(self, stage: str) -> str:
         """The digest of the settings a stage was begun with; of this config's, if it was not begun."""
         begun = self.path / stage / "config.yaml"
-        return digest(pick(read_yaml(begun).data if begun.exists() else self.config, self.depends(stage)))
+        return digest(
+            pick(read_yaml(begun).data if begun.exists() else self.config, self.depends(stage))
+        )
 
     def depends(self, stage: str) -> tuple[str, ...]:
         """The dotted keys that a stage and all its upstream stages depend on."""
-        return tuple(dict.fromkeys(key for one in self._with_upstream(stage) for key in self.DEPENDS.get(one, ())))
+        return tuple(
+            dict.fromkeys(
+                key for one in self._with_upstream(stage) for key in self.DEPENDS.get(one, ())
+            )
+        )
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -192,7 +223,10 @@ class RunFolder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -209,7 +243,9 @@ class RunFolder:
         """
         differing: dict[str, None] = {}
         begun = []
-        for stage in stages or sorted(file.parent.name for file in self.path.glob("*/config.yaml")):
+        for stage in stages or sorted(
+            file.parent.name for file in self.path.glob("*/config.yaml")
+        ):
             file = self.path / stage / "config.yaml"
             if not file.exists():
                 continue
@@ -221,7 +257,9 @@ class RunFolder:
                 begun.append(stage)
         if begun:
             listed = "\n".join(f"  {line}" for line in differing)
-            raise UserError(f"{self.path}: was made with another config:\n{listed}\n{self._remedy(begun)}")
+            raise UserError(
+                f"{self.path}: was made with another config:\n{listed}\n{self._remedy(begun)}"
+            )
 
     def _remedy(self, stages: list[str]) -> str:
         folders = " ".join(str(self.path / stage) for stage in stages)

@@ -38,7 +38,9 @@ class Saver:
         self._error, self._step = None, step
         copies = on_host(weights), on_host(state)
         # Not a daemon: an interpreter that ends waits for what it has begun to write.
-        self._thread = threading.Thread(target=self._write, args=(step, *copies), name=f"checkpoint of step {step}")
+        self._thread = threading.Thread(
+            target=self._write, args=(step, *copies), name=f"checkpoint of step {step}"
+        )
         self._thread.start()
         self.waited += time.monotonic() - began
 

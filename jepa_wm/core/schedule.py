@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from jepa_wm.core.section import Section
 
 
-class Optimiser(Section):
+class OptimiserSettings(Section):
     """AdamW with warm-up and decay, as functions of the step."""
 
     steps: int = Field(1000, ge=0)
@@ -19,7 +19,9 @@ class Optimiser(Section):
     warmup: int = Field(100, ge=0)
     first_lr: float = Field(0.0, ge=0, le=1)  # share of lr that the warm-up starts from
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
-    cooldown: int = Field(0, ge=0)  # last steps of a constant schedule, in which it decays linearly
+    cooldown: int = Field(
+        0, ge=0
+    )  # last steps of a constant schedule, in which it decays linearly
     final_lr: float = 0.1  # share of lr left at the last step, unless it is constant to the end
     weight_decay: float = 0.04  # on matrices; never on biases, norms and single vectors
     clip: float = 1.0  # largest gradient norm
@@ -27,9 +29,11 @@ class Optimiser(Section):
     eval_every: int = Field(500, ge=1)
 
     @model_validator(mode="after")
-    def _scheduled(self) -> Optimiser:
+    def _scheduled(self) -> OptimiserSettings:
         if self.cooldown and self.schedule != "constant":
-            raise ValueError(f"cooldown {self.cooldown} belongs to schedule constant, not to {self.schedule}")
+            raise ValueError(
+                f"cooldown {self.cooldown} belongs to schedule constant, not to {self.schedule}"
+            )
         return self
 
 
@@ -41,7 +45,7 @@ def warmup_cosine(step: int, *, steps: int, warmup: int, final: float) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def learning_rate(step: int, settings: Optimiser) -> float:
+def learning_rate(step: int, settings: OptimiserSettings) -> float:
     """The learning rate at `step`: a linear rise from `first_lr` to all of `lr` over `warmup` steps, then as `schedule`
     says: cosine or linear decay to `final_lr`, or constant, with a linear decay over the last `cooldown` steps."""
     s = settings

@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = 4 * torch.finfo(torch.float32).eps  # of its own size, what a number that never varied may vary by in fp32
+ROUNDING = (
+    4 * torch.finfo(torch.float32).eps
+)  # of its own size, what a number that never varied may vary by in fp32
 FAINT = 1e-3  # of the numbers' overall spread: less is what half precision makes up
 
 

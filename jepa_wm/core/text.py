@@ -27,7 +27,11 @@ def decoded(content: bytes, name: Path | str) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise UserError(
+            f"{name}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     if "\0" in text:
-        raise UserError(f"{name}: is not UTF-8 text (character {text.index(chr(0))} is a zero); save it as UTF-8")
+        raise UserError(
+            f"{name}: is not UTF-8 text (character {text.index(chr(0))} is a zero); save it as UTF-8"
+        )
     return text

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 # verb -> the function that does it, `run(run: RunFolder) -> dict`, and its line in the help
 VERBS = {
-    "demo": ("jepa_wm.demo:run", "the whole story in minutes: collect, learn to see, learn to act, plan, report"),
-    "collect": ("jepa_wm.worlds.collect:run", "let a policy wander in the world and store the trajectories"),
-    "pretrain": ("jepa_wm.training.pretrain:run", "learn to see: masked latent prediction, no labels, no decoder"),
-    "encode": ("jepa_wm.features.cache:run", "freeze the encoder and compute the features of all frames once"),
+    "demo": (
+        "jepa_wm.demo:run",
+        "the whole story in minutes: collect, learn to see, learn to act, plan, report",
+    ),
+    "collect": (
+        "jepa_wm.worlds.collect:run",
+        "let a policy wander in the world and store the trajectories",
+    ),
+    "pretrain": (
+        "jepa_wm.training.pretrain:run",
+        "learn to see: masked latent prediction, no labels, no decoder",
+    ),
+    "features": (
+        "jepa_wm.features.cache:run",
+        "freeze the encoder and compute the features of all frames once",
+    ),
     "dynamics": ("jepa_wm.training.dynamics:run", "learn what actions do to the frozen features"),
-    "heads": ("jepa_wm.training.heads:run", "learn rewards, ends, states and a policy from the columns there are"),
-    "plan": ("jepa_wm.evals.goal_reaching:run", "reach goal images by planning in imagination; success with intervals"),
+    "heads": (
+        "jepa_wm.training.heads:run",
+        "learn rewards, ends, states and a policy from the columns there are",
+    ),
+    "plan": (
+        "jepa_wm.evals.goal_reaching:run",
+        "reach goal images by planning in imagination; success with intervals",
+    ),
     "report": ("jepa_wm.report.report:run", "one HTML page: curves, GIFs, tables"),
 }
 # verb -> what does one share of its work, `share(run, k, n) -> dict`, for the verb itself to find and finish
-SHARES = {"encode": "jepa_wm.features.cache:encode_share", "plan": "jepa_wm.evals.goal_reaching:play_share"}
+SHARES = {
+    "features": "jepa_wm.features.cache:encode_share",
+    "plan": "jepa_wm.evals.goal_reaching:play_share",
+}
 # bench -> `run(config, quick=...) -> dict`; they need no run folder
 BENCHES = {name: f"jepa_wm.evals.bench.{name}:run" for name in ("plan", "data", "train")}
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in (
@@ -30,9 +51,15 @@ FILES = {
 }
 # tool -> its module (`add_arguments(parser)`, `run(arguments) -> dict`, `lines(result)`) and its line in the help
 TOOLS = {
-    "convert": ("jepa_wm.data.convert", "trajectories of another format as the HDF5 that observe.path takes"),
+    "convert": (
+        "jepa_wm.data.convert",
+        "trajectories of another format as the HDF5 that data.path takes",
+    ),
     "pack": ("jepa_wm.data.pack", "videos and images as tar shards with an index, for large sets"),
-    "inspect": ("jepa_wm.data.inspect", "what is in a set of trajectories or videos, and what is broken there"),
+    "inspect": (
+        "jepa_wm.data.inspect",
+        "what is in a set of trajectories or videos, and what is broken there",
+    ),
     "compare": (
         "jepa_wm.evals.statistics",
         "success or return over training seeds and tasks, and what methods differ by",

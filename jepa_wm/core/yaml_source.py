@@ -18,7 +18,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.text import read_text
 
-KeyPath = tuple[str, ...]  # ("encode", "width")
+KeyPath = tuple[str, ...]  # ("encoder", "width")
 
 _FLOAT = re.compile(
     r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
@@ -50,7 +50,9 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 _Dumper.add_representer(
     list,
     lambda dumper, items: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq", items, flow_style=not any(isinstance(item, (list, dict)) for item in items)
+        "tag:yaml.org,2002:seq",
+        items,
+        flow_style=not any(isinstance(item, (list, dict)) for item in items),
     ),
 )
 
@@ -65,7 +67,11 @@ class Source:
 
     def lay_over(self, below: Source) -> Source:
         """Deep-merge this source over `below`; lists and scalars replace, mappings merge."""
-        return Source(_merged(below.data, self.data), {**below.where, **self.where}, below.problems + self.problems)
+        return Source(
+            _merged(below.data, self.data),
+            {**below.where, **self.where},
+            below.problems + self.problems,
+        )
 
 
 def read_yaml(path: Path) -> Source:
@@ -107,10 +113,14 @@ def read_override(override: str) -> Source:
 
 def write_yaml(data: dict[str, Any], path: Path) -> None:
     """Write plain data so that `read_yaml` gives it back; atomic."""
-    write_atomic(path, yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+    write_atomic(
+        path, yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    )
 
 
-def _parse(text: str, name: str, path: KeyPath, source: Source, place: Callable[[int], str]) -> Any:
+def _parse(
+    text: str, name: str, path: KeyPath, source: Source, place: Callable[[int], str]
+) -> Any:
     """The data in `text`, its keys' places added to `source.where` under `path`."""
     try:
         loader = _Loader(text)
@@ -119,10 +129,14 @@ def _parse(text: str, name: str, path: KeyPath, source: Source, place: Callable[
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = place(mark.line + 1) if mark else name
-        raise UserError(f"{line}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(
+            f"{line}: is not YAML: {getattr(error, 'problem', None) or error}"
+        ) from None
 
 
-def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, source: Source, place: Callable[[int], str]) -> Any:
+def _plain(
+    loader: _Loader, node: yaml.Node, path: KeyPath, source: Source, place: Callable[[int], str]
+) -> Any:
     """One node as plain data; a key given twice or a number that is not finite goes to `source.problems`."""
     here = place(node.start_mark.line + 1)
     if isinstance(node, yaml.CollectionNode) and not node.tag.endswith((":map", ":seq")):
@@ -130,7 +144,11 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, source: Source, plac
             problem=f"the tag {node.tag!r} has no place in a config", problem_mark=node.start_mark
         )
     if isinstance(node, yaml.MappingNode):
-        written = [str(loader.construct_object(key)) for key, _ in node.value if not key.tag.endswith(":merge")]
+        written = [
+            str(loader.construct_object(key))
+            for key, _ in node.value
+            if not key.tag.endswith(":merge")
+        ]
         for name in sorted({name for name in written if written.count(name) > 1}):
             source.problems.append(f"{here}: '{'.'.join((*path, name))}' is given twice")
         loader.flatten_mapping(node)
@@ -142,10 +160,15 @@ def _plain(loader: _Loader, node: yaml.Node, path: KeyPath, source: Source, plac
             data[name] = _plain(loader, value_node, inside, source, place)
         return data
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, item, (*path, str(i)), source, place) for i, item in enumerate(node.value)]
+        return [
+            _plain(loader, item, (*path, str(i)), source, place)
+            for i, item in enumerate(node.value)
+        ]
     value = loader.construct_object(node)
     if isinstance(value, float) and not math.isfinite(value):
-        source.problems.append(f"{here}: '{'.'.join(path)}' must be a finite number, got {node.value}")
+        source.problems.append(
+            f"{here}: '{'.'.join(path)}' must be a finite number, got {node.value}"
+        )
         return 0.0  # stands in, so that the rest can be checked in the same round
     return value
 
@@ -154,5 +177,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         lower = merged.get(key)
-        merged[key] = _merged(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _merged(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
+        )
     return merged

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from jepa_wm.data.frames import antialiased
-from jepa_wm.data.settings import Crop
+from jepa_wm.data.settings import AugmentSettings
 
 
 def draw_views(batch: int, generator: torch.Generator) -> Tensor:
@@ -15,7 +15,7 @@ def draw_views(batch: int, generator: torch.Generator) -> Tensor:
     return torch.rand((9, batch), generator=generator)
 
 
-def random_views(frames: Tensor, crop: Crop, size: int, u: Tensor) -> Tensor:
+def random_views(frames: Tensor, crop: AugmentSettings, size: int, u: Tensor) -> Tensor:
     """float [B, T, c, S, S] in -1..1 of uint8 clips [B, T, h, w, c]: of each a part of random area, aspect and place,
     half of them mirrored if asked, in a random light; the same for all frames of a clip. `u` [9, B] are the numbers of
     `draw_views`.
@@ -42,7 +42,9 @@ def random_views(frames: Tensor, crop: Crop, size: int, u: Tensor) -> Tensor:
     return torch.stack(views).div_(127.5).sub_(1.0)
 
 
-def _relit(frames: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+def _relit(
+    frames: Tensor, brightness: float, contrast: float, saturation: float, hue: float
+) -> Tensor:
     """float frames [T, 3, S, S] in 0..255, each factor given by how far it is from 1, the hue in turns times 4."""
     x = tv.adjust_brightness(frames / 255, 1 + brightness)
     x = tv.adjust_contrast(x, 1 + contrast)

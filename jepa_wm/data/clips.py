@@ -24,25 +24,39 @@ class ClipSampler:
     """
 
     def __init__(
-        self, data: Trajectories, *, frames: int, gaps: tuple[int, ...], seed: int, absolute: bool = False
+        self,
+        data: Trajectories,
+        *,
+        frames: int,
+        gaps: tuple[int, ...],
+        seed: int,
+        absolute: bool = False,
     ) -> None:
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
         for gap in sorted(set(gaps)):
-            purpose = f"a clip of observe.frames {frames} at a gap of {gap} (observe.gaps)"
+            purpose = f"a clip of data.frames {frames} at a gap of {gap} (data.gaps)"
             leave_out_short(data.path, data.lengths, (frames - 1) * gap + 1, purpose)
-        self._draws = {gap: EvenDraw(np.maximum(data.lengths - (frames - 1) * gap, 0)) for gap in set(gaps)}
+        self._draws = {
+            gap: EvenDraw(np.maximum(data.lengths - (frames - 1) * gap, 0)) for gap in set(gaps)
+        }
         self._displacement = Displacement(data, absolute=absolute)
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         """[B, T] row numbers of batch `step`."""
         episode, start, gap = self._clips(step, batch)
-        return (self.data.offsets[episode] + start)[:, None] + gap[:, None] * np.arange(self.frames)
+        return (self.data.offsets[episode] + start)[:, None] + gap[:, None] * np.arange(
+            self.frames
+        )
 
     def _clips(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(episode [B], first frame [B], gap [B]) of batch `step`."""
         r = np.random.default_rng([self.seed, 3, step])
         gap = np.array(self.gaps)[r.integers(len(self.gaps), size=batch)]
-        unit, episode, start = r.random(batch), np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+        unit, episode, start = (
+            r.random(batch),
+            np.zeros(batch, np.int64),
+            np.zeros(batch, np.int64),
+        )
         for one, draw in self._draws.items():
             of_gap = gap == one
             episode[of_gap], start[of_gap] = draw.at(unit[of_gap])
@@ -61,7 +75,9 @@ class ClipSampler:
         after = np.where(none & (before == 0), 1, after)
         pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
         from_end = self.data.lengths[episode][:, None] - 1 - (pick - before[:, None])
-        return self.data.offsets[episode][:, None] + np.where(pick < before[:, None], pick, from_end)
+        return self.data.offsets[episode][:, None] + np.where(
+            pick < before[:, None], pick, from_end
+        )
 
     def path_at(self, rows: np.ndarray) -> Tensor:
         """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their actions; NaN where no

@@ -12,7 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jepa_wm.core.errors import UserError
 
-SIDE, GAP, LINE, ACROSS = 160, 8, 20, 6  # px of a picture's longer side, between pictures, of a name; pictures in a row
+SIDE, GAP, LINE, ACROSS = (
+    160,
+    8,
+    20,
+    6,
+)  # px of a picture's longer side, between pictures, of a name; pictures in a row
 GROUND, TEXT = (18, 20, 26), (232, 234, 238)
 LETTERS = 24  # of a name; a longer one keeps its end
 
@@ -25,7 +30,9 @@ def contact_sheet(path: Path, pictures: Mapping[str, np.ndarray]) -> str:
     if path.suffix != ".png":
         raise UserError(f"{path}: the sheet is a PNG; let its name end in .png")
     if not pictures:
-        raise UserError(f"{path}: no picture could be read, so there is no sheet; see what is broken without --sheet")
+        raise UserError(
+            f"{path}: no picture could be read, so there is no sheet; see what is broken without --sheet"
+        )
     across = min(ACROSS, len(pictures))
     cell = SIDE + GAP
     size = (across * cell + GAP, math.ceil(len(pictures) / across) * (cell + LINE) + GAP)
@@ -35,10 +42,14 @@ def contact_sheet(path: Path, pictures: Mapping[str, np.ndarray]) -> str:
         left, top = GAP + i % across * cell, GAP + i // across * (cell + LINE)
         image = Image.fromarray(picture)
         scale = SIDE / max(image.size)
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        )
         sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
         label = name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}"
-        pen.text((left + SIDE / 2, top + SIDE + LINE / 2), label, fill=TEXT, font=font, anchor="mm")
+        pen.text(
+            (left + SIDE / 2, top + SIDE + LINE / 2), label, fill=TEXT, font=font, anchor="mm"
+        )
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,41 +35,67 @@ class Conversion:
 
     target: Path  # an .h5 file; FOLDER/train.h5 where a part is held out
     size: int | None = None  # px, side of the square that frames are made; None: as they are
-    heldout: float = 0.0  # below 1: that share of the episodes, drawn; a whole number k: every k-th episode
+    heldout: float = (
+        0.0  # below 1: that share of the episodes, drawn; a whole number k: every k-th episode
+    )
     without: tuple[int, ...] = ()  # episodes to leave out
     shortest: int = 2  # episodes of fewer frames are left out
-    action_kind: ActionKind | None = None  # moves or places to go to; None: what the source says, else moves
+    action_kind: ActionKind | None = (
+        None  # moves or places to go to; None: what the source says, else moves
+    )
 
     def __post_init__(self) -> None:
         if self.target.suffix != ".h5":
             raise UserError(f"{self.target}: the target is one file; let its name end in .h5")
         if self.heldout and self.target.name != "train.h5":
-            raise UserError(f"{self.target}: with --heldout name it FOLDER/train.h5; heldout.h5 is written beside it")
+            raise UserError(
+                f"{self.target}: with --heldout name it FOLDER/train.h5; heldout.h5 is written beside it"
+            )
         if self.heldout < 0 or (self.heldout >= 1 and (self.heldout < 2 or self.heldout % 1)):
-            raise UserError(f"--heldout {self.heldout:g}: give a share below 1, or a whole number k >= 2: every k-th")
+            raise UserError(
+                f"--heldout {self.heldout:g}: give a share below 1, or a whole number k >= 2: every k-th"
+            )
         if self.shortest < 2:
-            raise UserError(f"--shortest {self.shortest}: an episode needs 2 frames for an action between them")
+            raise UserError(
+                f"--shortest {self.shortest}: an episode needs 2 frames for an action between them"
+            )
         if self.size is not None and self.size < 1:
             raise UserError(f"--size {self.size}: frames need at least 1 px")
 
     @property
     def files(self) -> dict[str, Path]:
         """The files to write by the name of their part."""
-        return {"train": self.target, **({"heldout": self.target.with_name("heldout.h5")} if self.heldout else {})}
+        return {
+            "train": self.target,
+            **({"heldout": self.target.with_name("heldout.h5")} if self.heldout else {}),
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm convert`."""
     parser.add_argument("source", metavar="SOURCE", help="a trajectory file or folder")
-    parser.add_argument("into", metavar="TARGET.h5", help="the file to write; with --heldout FOLDER/train.h5")
+    parser.add_argument(
+        "into", metavar="TARGET.h5", help="the file to write; with --heldout FOLDER/train.h5"
+    )
     add_column_arguments(parser)
-    parser.add_argument("--size", type=int, metavar="N", help="make frames N x N px; default: as they are")
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="make frames N x N px; default: as they are"
+    )
     parser.add_argument(
         "--heldout", type=float, default=0.0, metavar="SHARE_OR_K",
         help="episodes for heldout.h5: a share such as 0.1, or every k-th",
     )  # fmt: skip
-    parser.add_argument("--without", type=int, nargs="+", default=[], metavar="EPISODE", help="episodes to leave out")
-    parser.add_argument("--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames")
+    parser.add_argument(
+        "--without",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="EPISODE",
+        help="episodes to leave out",
+    )
+    parser.add_argument(
+        "--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames"
+    )
     parser.add_argument(
         "--action-kind", choices=ACTION_KINDS,
         help="whether actions are moves, which add up (the default), or places to go to",
@@ -82,7 +108,9 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         Path(arguments.into), arguments.size, arguments.heldout, tuple(arguments.without), arguments.shortest,
         arguments.action_kind,
     )  # fmt: skip
-    return convert(View(open_source(arguments.source, arguments.format), chosen(arguments)), conversion)
+    return convert(
+        View(open_source(arguments.source, arguments.format), chosen(arguments)), conversion
+    )
 
 
 def convert(view: View, conversion: Conversion) -> dict[str, object]:
@@ -102,22 +130,33 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     _refuse_missing_frames(view, list(actions))
     refuse_parted(view, parts, actions)
     statistics = action_statistics([actions[e] for e in parts["train"]])
-    columns, about = _columns(view, conversion, next(iter(actions))), _about(view, conversion, statistics)
+    columns, about = (
+        _columns(view, conversion, next(iter(actions))),
+        _about(view, conversion, statistics),
+    )
     with ExitStack() as on_failure:
         writers: list[TrajectoryWriter] = []
-        jobs: dict[int, tuple[TrajectoryWriter, int]] = {}  # the file of each episode, and its first row there
+        jobs: dict[
+            int, tuple[TrajectoryWriter, int]
+        ] = {}  # the file of each episode, and its first row there
         for part, path in conversion.files.items():
             writer = TrajectoryWriter(path, view.source.lengths[parts[part]], columns)
             writers.append(writer)
             on_failure.callback(writer.abandon)
             jobs.update({e: (writer, int(writer.offset[i])) for i, e in enumerate(parts[part])})
         with catching_signals() as stop, Progress("convert", len(jobs)) as bar:
-            for done, e in enumerate(actions, 1):  # in the source's order: some can only be streamed
+            for done, e in enumerate(
+                actions, 1
+            ):  # in the source's order: some can only be streamed
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
                 for name in view.pay:
                     earned = view.earned(name, e)
-                    writer.write(name, row, (earned > 0 if name == "terminated" else earned).astype(columns[name][1]))
+                    writer.write(
+                        name,
+                        row,
+                        (earned > 0 if name == "terminated" else earned).astype(columns[name][1]),
+                    )
                 for start, name, values in _windows(view, conversion, e):
                     if values.shape[1:] != columns[name][0]:
                         raise UserError(
@@ -132,7 +171,11 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
             writer.close(**about)
         on_failure.pop_all()
     result: dict[str, object] = {
-        part: {"path": str(path), "episodes": len(parts[part]), "frames": int(view.source.lengths[parts[part]].sum())}
+        part: {
+            "path": str(path),
+            "episodes": len(parts[part]),
+            "frames": int(view.source.lengths[parts[part]].sum()),
+        }
         for part, path in conversion.files.items()
     }
     return {**result, "left_out": [view.called(e) for e in left_out]}
@@ -145,7 +188,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         for part in result.values()
         if isinstance(part, dict)
     ]
-    return told + ([f"left out: episodes {', '.join(map(str, result['left_out']))}"] if result["left_out"] else [])
+    return told + (
+        [f"left out: episodes {', '.join(map(str, result['left_out']))}"]
+        if result["left_out"]
+        else []
+    )
 
 
 def split(
@@ -157,7 +204,9 @@ def split(
     wrong = sorted(set(conversion.without) - set(called))
     if wrong:
         gaps = ", not all of them" if called[-1] - called[0] >= len(called) else ""
-        raise UserError(f"--without {wrong[0]}: the episodes are {called[0]} to {called[-1]}{gaps}")
+        raise UserError(
+            f"--without {wrong[0]}: the episodes are {called[0]} to {called[-1]}{gaps}"
+        )
     short = lengths < conversion.shortest
     left_out = [e for e, number in enumerate(called) if number in conversion.without or short[e]]
     kept = np.setdiff1d(np.arange(len(lengths)), left_out)
@@ -171,7 +220,9 @@ def split(
         parts["heldout"] = sorted(held.tolist())
     for part, episodes in parts.items():
         if not episodes:
-            raise UserError(f"{len(kept)} episodes of at least {conversion.shortest} frames leave none for {part}.h5")
+            raise UserError(
+                f"{len(kept)} episodes of at least {conversion.shortest} frames leave none for {part}.h5"
+            )
     return parts, left_out
 
 
@@ -185,7 +236,9 @@ def _refuse_missing_frames(view: View, episodes: Sequence[int]) -> None:
             broken[view.called(e)] = error
     if broken:
         first, numbers = next(iter(broken.values())), " ".join(map(str, broken))
-        raise UserError(str(first) if len(broken) == 1 else f"{first}; broken are in all: --without {numbers}")
+        raise UserError(
+            str(first) if len(broken) == 1 else f"{first}; broken are in all: --without {numbers}"
+        )
 
 
 def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -197,7 +250,9 @@ def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"action_{name}": getattr(actions, name)(0) for name in ("mean", "std", "min", "max")}
 
 
-def _columns(view: View, conversion: Conversion, episode: int) -> dict[str, tuple[tuple[int, ...], str]]:
+def _columns(
+    view: View, conversion: Conversion, episode: int
+) -> dict[str, tuple[tuple[int, ...], str]]:
     columns: dict[str, tuple[tuple[int, ...], str]] = {}
     for name in view.pictures:
         height, width = view.frames(name, episode, 0, 1).shape[1:3]
@@ -209,10 +264,15 @@ def _columns(view: View, conversion: Conversion, episode: int) -> dict[str, tupl
     return columns | {name: ((), kinds[name]) for name in view.pay}
 
 
-def _windows(view: View, conversion: Conversion, episode: int) -> Iterator[tuple[int, str, np.ndarray]]:
+def _windows(
+    view: View, conversion: Conversion, episode: int
+) -> Iterator[tuple[int, str, np.ndarray]]:
     """(first frame, column, values) of an episode's frames and states, a window at a time."""
     biggest = max(int(np.prod(view.source.columns[name].shape)) for name in view.pictures.values())
-    length, step = int(view.source.lengths[episode]), max(1, WINDOW // (4 * biggest))  # floats at the most
+    length, step = (
+        int(view.source.lengths[episode]),
+        max(1, WINDOW // (4 * biggest)),
+    )  # floats at the most
     for start in range(0, length, step):
         stop = min(start + step, length)
         for name in view.pictures:

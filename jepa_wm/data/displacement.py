@@ -32,7 +32,9 @@ class Displacement:
             self._place[data.offsets] = np.nan
         else:
             total = np.cumsum(actions, 0)
-            self._place = np.concatenate([np.zeros_like(total[:1]), total[:-1]])  # sum of the actions before each row
+            self._place = np.concatenate(
+                [np.zeros_like(total[:1]), total[:-1]]
+            )  # sum of the actions before each row
 
     def at(self, rows: np.ndarray) -> Tensor:
         """[B, T, a] displacement of each frame from the first one of its clip whose place is known, of the rows [B, T]

@@ -19,7 +19,9 @@ from jepa_wm.data.trajectories import Trajectories
 E = TypeVar("E")  # what an episode is called by
 
 
-def refuse_parted(view: View, parts: Mapping[str, list[int]], actions: Mapping[int, np.ndarray]) -> None:
+def refuse_parted(
+    view: View, parts: Mapping[str, list[int]], actions: Mapping[int, np.ndarray]
+) -> None:
     """UserError where copies of an episode of a source are parted; it names all copies there are to leave out."""
     if len(parts) < 2:
         return
@@ -28,7 +30,9 @@ def refuse_parted(view: View, parts: Mapping[str, list[int]], actions: Mapping[i
     of = {e: part for part, episodes in parts.items() for e in episodes}
     parted = [group for group in groups if len({of[e] for e in group}) > 1]
     if parted:
-        copies = " ".join(str(view.called(e)) for e in sorted(e for group in groups for e in group[1:]))
+        copies = " ".join(
+            str(view.called(e)) for e in sorted(e for group in groups for e in group[1:])
+        )
         first = " and ".join(str(view.called(e)) for e in parted[0])
         raise UserError(
             f"{view.source.path}: episodes {first} are the same (first frame and actions), and one copy would be held "
@@ -42,12 +46,21 @@ def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
 
     def actions(part: int, episode: int) -> np.ndarray:
         data = files[part]
-        values: np.ndarray = data.actions[data.offsets[episode] : data.offsets[episode] + data.lengths[episode]]
+        values: np.ndarray = data.actions[
+            data.offsets[episode] : data.offsets[episode] + data.lengths[episode]
+        ]
         return values
 
-    everyone = [(part, episode) for part, data in enumerate(files) for episode in range(data.episodes)]
-    groups = _same(((e, actions(*e)) for e in everyone), lambda e: files[e[0]].frames[files[e[0]].offsets[e[1]]])
-    common = [episode for group in groups if group[0][0] == 0 for part, episode in group if part == 1]
+    everyone = [
+        (part, episode) for part, data in enumerate(files) for episode in range(data.episodes)
+    ]
+    groups = _same(
+        ((e, actions(*e)) for e in everyone),
+        lambda e: files[e[0]].frames[files[e[0]].offsets[e[1]]],
+    )
+    common = [
+        episode for group in groups if group[0][0] == 0 for part, episode in group if part == 1
+    ]
     if common:
         warnings.warn(
             f"{heldout.path}: {len(common)} of its {heldout.episodes} episodes are in {train.path} too (first frame "
@@ -57,7 +70,9 @@ def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
     return len(common)
 
 
-def _same(actions: Iterable[tuple[E, np.ndarray]], first_frame: Callable[[E], np.ndarray]) -> Iterable[list[E]]:
+def _same(
+    actions: Iterable[tuple[E, np.ndarray]], first_frame: Callable[[E], np.ndarray]
+) -> Iterable[list[E]]:
     """Groups of two and more episodes that are the same; frames are read only where actions are equal."""
     alike: dict[bytes, list[E]] = defaultdict(list)
     for episode, values in actions:

@@ -17,4 +17,6 @@ def resized(frames: np.ndarray, size: int) -> np.ndarray:
 
 def antialiased(frames: Tensor, size: int) -> Tensor:
     """float frames [n, c, h, w] as [n, c, size, size], the whole picture."""
-    return torch.nn.functional.interpolate(frames, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return torch.nn.functional.interpolate(
+        frames, (size, size), mode="bilinear", antialias=True, align_corners=False
+    )

@@ -15,7 +15,9 @@ from jepa_wm.data.datasets import data_folder
 from jepa_wm.data.trajectories import Trajectories
 
 NAMES = ("wall_x", "door_y")  # the state numbers that tell a layout
-TRAINING = "_training_layouts"  # what folders and keys end in that are of episodes on training layouts
+TRAINING = (
+    "_training_layouts"  # what folders and keys end in that are of episodes on training layouts
+)
 SAME = 1.0  # px; layouts that are nearer in both numbers look the same
 
 
@@ -53,7 +55,7 @@ def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
         raise UserError(
             f"{heldout.path}: {inside.sum()} of its {len(held)} episodes have a layout that is in {train.path} too, "
             f"the first {_words(held[inside][0])}; delete both files and collect anew, or name other data with "
-            "observe.path"
+            "data.path"
         )
     return 0
 
@@ -81,7 +83,7 @@ def layouts_met(run: RunFolder, heldout: np.ndarray, training: np.ndarray) -> di
         if part == "heldout" and inside.any():
             raise UserError(
                 f"{train}: has the layouts of {inside.sum()} of the {len(layouts)} held-out episodes, the first "
-                f"{_words(layouts[inside][0])}; collect anew in another --run, or name other data with observe.path"
+                f"{_words(layouts[inside][0])}; collect anew in another --run, or name other data with data.path"
             )
         nearest = float(distance(layouts, known).min())
         told[part] = {"episodes": len(layouts), "met": int(inside.sum()), "nearest": nearest}

@@ -23,7 +23,12 @@ class Stills:
     """
 
     def __init__(
-        self, path: Path | str, *, fps: float, size: int | None = None, source: BinaryIO | None = None
+        self,
+        path: Path | str,
+        *,
+        fps: float,
+        size: int | None = None,
+        source: BinaryIO | None = None,
     ) -> None:
         """`source` holds the bytes of a single image where the path is only what to call it."""
         self.path, self.fps, self.size, self._source = Path(path), fps, size, source
@@ -35,14 +40,25 @@ class Stills:
         """Length, rate and size; one image lasts 0 s."""
         height, width = self._image(self._files[0]).shape[:2]
         count = len(self._files)
-        return Facts(count / self.fps if count > 1 else 0.0, self.fps, count, width, height, self._files[0].suffix[1:])
+        return Facts(
+            count / self.fps if count > 1 else 0.0,
+            self.fps,
+            count,
+            width,
+            height,
+            self._files[0].suffix[1:],
+        )
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """[K, h, w, 3] uint8 frames on screen at `seconds` [K]; the first before, and the last after them all.
 
         VideoError if an image cannot be read, or has another size than the first.
         """
-        numbers = np.floor(np.asarray(seconds) * self.fps + 1e-4).astype(int).clip(0, len(self._files) - 1)
+        numbers = (
+            np.floor(np.asarray(seconds) * self.fps + 1e-4)
+            .astype(int)
+            .clip(0, len(self._files) - 1)
+        )
         shown = {number: self._image(self._files[number]) for number in np.unique(numbers)}
         if len({image.shape for image in shown.values()}) > 1:
             raise VideoError(f"{self.path}: its images differ in size; make them equal")
@@ -55,7 +71,9 @@ class Stills:
         image = read_picture(file if self._source is None else self._source, file)
         if self.size is not None:
             scale = self.size / min(image.size)
-            image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+            image = image.resize(
+                (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            )
         return np.asarray(image)
 
 

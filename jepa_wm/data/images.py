@@ -19,7 +19,11 @@ DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
-BITS, PHOTOMETRIC, SUBFILE = 258, 262, 254  # tags of TIFF: bits a channel, what 0 means, what a page is for
+BITS, PHOTOMETRIC, SUBFILE = (
+    258,
+    262,
+    254,
+)  # tags of TIFF: bits a channel, what 0 means, what a page is for
 WHITE_IS_0, SMALLER = 0, 1
 
 
@@ -30,7 +34,9 @@ def read_picture(source: Path | BinaryIO, name: Path | str) -> Image.Image:
     """
     try:
         # Pillow maps a file that it opens by name, and lays out the rows of some turned TIFF wrongly then.
-        with Image.open(io.BytesIO(source.read_bytes()) if isinstance(source, Path) else source) as opened:
+        with Image.open(
+            io.BytesIO(source.read_bytes()) if isinstance(source, Path) else source
+        ) as opened:
             return rgb(opened, name)
     except DAMAGE as error:
         if isinstance(error, VideoError):
@@ -47,11 +53,15 @@ def rgb(picture: Image.Image, name: Path | str) -> Image.Image:
     """
     count = _pictures_in(picture)
     if count > 1:
-        raise VideoError(f"{name}: holds {count} pictures; save each as a file of its own, or all as a video")
+        raise VideoError(
+            f"{name}: holds {count} pictures; save each as a file of its own, or all as a video"
+        )
     deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
     if picture.mode in ("I", "F") and not deep:
         kind = "floats" if picture.mode == "F" else "signed or 32-bit numbers"
-        raise VideoError(f"{name}: holds {kind}, which have no black and white; save it with 8 or 16 bits a channel")
+        raise VideoError(
+            f"{name}: holds {kind}, which have no black and white; save it with 8 or 16 bits a channel"
+        )
     if deep:
         return ImageOps.exif_transpose(_grey(picture, name)).convert("RGB")
     turned = ImageOps.exif_transpose(picture)

@@ -26,7 +26,9 @@ VIDEOS = "videos"  # the format that is none of trajectories
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm inspect`."""
-    parser.add_argument("path", metavar="PATH", help="trajectories, or a folder or manifest of videos")
+    parser.add_argument(
+        "path", metavar="PATH", help="trajectories, or a folder or manifest of videos"
+    )
     add_column_arguments(parser, formats=(*FORMATS, VIDEOS))
     parser.add_argument("--sheet", metavar="OUT.png", help="write a contact sheet of frames there")
 
@@ -51,9 +53,16 @@ def table(source: Source) -> dict[str, object]:
     return {
         "episodes": len(lengths),
         "frames": int(lengths.sum()),
-        "length": {"shortest": int(lengths.min()), "median": float(np.median(lengths)), "longest": int(lengths.max())},
+        "length": {
+            "shortest": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "longest": int(lengths.max()),
+        },
         "fps": source.about.fps,
-        "attributes": {name: np.asarray(value).tolist() for name, value in sorted(source.about.attributes.items())},
+        "attributes": {
+            name: np.asarray(value).tolist()
+            for name, value in sorted(source.about.attributes.items())
+        },
         "columns": {
             name: {
                 "shape": list(column.shape),
@@ -78,7 +87,9 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
             try:
                 last = int(view.source.lengths[e]) - 1
                 if last < 0:
-                    raise UserError(f"{view.source.path}: episode {number} has no frames; {leave_out(number)}")
+                    raise UserError(
+                        f"{view.source.path}: episode {number} has no frames; {leave_out(number)}"
+                    )
                 actions.append(view.actions(e))
                 view.check(e)
                 ends = [view.frames(name, e, last, last + 1) for name in view.pictures]
@@ -89,7 +100,9 @@ def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
             except UserError as error:
                 broken[number] = str(error)
             bar.update(e + 1)
-    result: dict[str, object] = {"used": {**view.pictures, "action": view.action, "state": view.state}}
+    result: dict[str, object] = {
+        "used": {**view.pictures, "action": view.action, "state": view.state}
+    }
     result["channels"] = {name: view.kind(name) for name in view.pictures}
     if pictures:
         result["image_size"] = list(next(iter(pictures.values())).shape[:2])
@@ -121,14 +134,25 @@ def lines(result: dict[str, Any]) -> list[str]:
     for name, column in result["columns"].items():
         part = f"  -> {used[name]}" if name in used else ""
         part += f", {column['locked']}" if "locked" in column else ""
-        part += f" ({result['channels'][used[name]]})" if used.get(name) in result.get("channels", {}) else ""
-        told.append(f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} {column['dtype']}{part}")
+        part += (
+            f" ({result['channels'][used[name]]})"
+            if used.get(name) in result.get("channels", {})
+            else ""
+        )
+        told.append(
+            f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} {column['dtype']}{part}"
+        )
     if "action" in result:
         about = result["action"]
-        kind = about["kind"] or "not said whether moves or places to go to (convert --action-kind; moves if not given)"
+        kind = (
+            about["kind"]
+            or "not said whether moves or places to go to (convert --action-kind; moves if not given)"
+        )
         told.append(f"  actions: {about['space']}, {about['size']} numbers, {kind}")
         for name in ("mean", "std", "min", "max"):
-            told.append(f"    {name:>4} " + " ".join(f"{value:10.4g}" for value in about[f"action_{name}"]))
+            told.append(
+                f"    {name:>4} " + " ".join(f"{value:10.4g}" for value in about[f"action_{name}"])
+            )
     told += [f"  cannot be used: {result['unusable']}"] if "unusable" in result else []
     told += [f"  broken, episode {e}: {why}" for e, why in result.get("broken", {}).items()]
     return told + ([f"  contact sheet: {result['sheet']}"] if result.get("sheet") else [])

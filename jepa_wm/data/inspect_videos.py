@@ -34,17 +34,26 @@ def looked_through(path: Path, sheet: Path | None) -> dict[str, object]:
     facts = list(found.values())
     result: dict[str, object] = {
         "videos": len(entries),
-        "classes": dict(sorted(Counter(entry.label for entry in entries if entry.label is not None).items())),
+        "classes": dict(
+            sorted(Counter(entry.label for entry in entries if entry.label is not None).items())
+        ),
         "fps": _commonest([f"{fact.fps:.4g}" for fact in facts]),
         "sizes": _commonest([f"{fact.width} x {fact.height}" for fact in facts]),
         "codecs": _commonest([fact.codec for fact in facts]),
     }
     if facts:
         seconds = np.array([fact.seconds for fact in facts])
-        spread = {"shortest": seconds.min(), "median": np.median(seconds), "longest": seconds.max()}
+        spread = {
+            "shortest": seconds.min(),
+            "median": np.median(seconds),
+            "longest": seconds.max(),
+        }
         result["seconds"] = {**spread, "total": seconds.sum()}
     if sheet is not None:
-        shown = [list(found)[i] for i in np.linspace(0, len(found) - 1, min(PICTURES, len(found))).astype(int)]
+        shown = [
+            list(found)[i]
+            for i in np.linspace(0, len(found) - 1, min(PICTURES, len(found))).astype(int)
+        ]
         pictures = {}
         for entry in shown:
             footage = entry.open(fps=FOLDER_FPS)
@@ -56,14 +65,19 @@ def looked_through(path: Path, sheet: Path | None) -> dict[str, object]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
-    told = [f"{result['path']}: {result['videos']} videos, {len(result['unreadable'])} of them unreadable"]
+    told = [
+        f"{result['path']}: {result['videos']} videos, {len(result['unreadable'])} of them unreadable"
+    ]
     if "seconds" in result:
         s = result["seconds"]
         spread = f"{s['shortest']:.2f} to {s['longest']:.2f}, median {s['median']:.2f}"
         told.append(f"  seconds: {spread}, {s['total'] / 3600:.2f} h in all")
     for name in ("classes", "fps", "sizes", "codecs"):
         if result[name]:
-            told.append(f"  {name}: " + ", ".join(f"{key} ({count})" for key, count in result[name].items()))
+            told.append(
+                f"  {name}: "
+                + ", ".join(f"{key} ({count})" for key, count in result[name].items())
+            )
     told += [f"  unreadable: {why}" for why in result["unreadable"].values()]
     return told + ([f"  contact sheet: {result['sheet']}"] if result.get("sheet") else [])
 

@@ -42,9 +42,15 @@ def read_manifest(path: Path) -> list[Named]:
         rows = rows[1:]
     elif "path" in heading:
         label = heading.index("label") if "label" in heading else None
-        return [_by_heading(path, row, heading.index("path"), label, len(heading)) for row in rows[1:]]
+        return [
+            _by_heading(path, row, heading.index("path"), label, len(heading)) for row in rows[1:]
+        ]
     named = [_by_place(path, row) for row in rows]
-    if named and not named[0][0].exists() and "".join(rows[0][1]).replace("_", "").replace(" ", "").isalpha():
+    if (
+        named
+        and not named[0][0].exists()
+        and "".join(rows[0][1]).replace("_", "").replace(" ", "").isalpha()
+    ):
         raise UserError(
             f"{path}, line {rows[0][0]}: '{rows[0][1][0]}' is no video; call columns path,label in a heading"
         )
@@ -55,7 +61,10 @@ def _separator(path: Path, text: str) -> str:
     """What stands between path and label: that of the heading, else what every line has once at most and leads to most
     files."""
     fitting = []
-    for separator in (SEPARATORS[0], *(one for one in SEPARATORS[1:] if one in text)):  # no oftener than need be
+    for separator in (
+        SEPARATORS[0],
+        *(one for one in SEPARATORS[1:] if one in text),
+    ):  # no oftener than need be
         rows = _rows(path, text, separator, strict=False)
         if rows and "path" in [field.lower() for field in rows[0][1]] and len(rows[0][1]) > 1:
             return separator
@@ -69,15 +78,21 @@ def _separator(path: Path, text: str) -> str:
 def _rows(path: Path, text: str, separator: str, *, strict: bool = True) -> list[Row]:
     """The lines that say something, their fields without spaces around them and without empty ones at the end."""
     rows = []
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=separator != "\t", delimiter=separator)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), skipinitialspace=separator != "\t", delimiter=separator
+    )
     try:
         for fields in reader:
             fields = [field.strip() for field in fields]
             if strict and any("\n" in field or "\r" in field for field in fields):
-                raise UserError(f"{path}, line {reader.line_num}: a quote before it is not closed; {MEANT}")
+                raise UserError(
+                    f"{path}, line {reader.line_num}: a quote before it is not closed; {MEANT}"
+                )
             while fields and not fields[-1]:
                 fields.pop()
-            if fields and not (fields[0].startswith("#") and not (path.parent / fields[0]).exists()):
+            if fields and not (
+                fields[0].startswith("#") and not (path.parent / fields[0]).exists()
+            ):
                 rows.append((reader.line_num, fields))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; {MEANT}") from None
@@ -87,7 +102,9 @@ def _rows(path: Path, text: str, separator: str, *, strict: bool = True) -> list
 def _by_heading(path: Path, row: Row, name: int, label: int | None, count: int) -> Named:
     number, fields = row
     if len(fields) > count:
-        raise UserError(f"{path}, line {number}: {len(fields)} fields below {count} in the heading; {MEANT}")
+        raise UserError(
+            f"{path}, line {number}: {len(fields)} fields below {count} in the heading; {MEANT}"
+        )
     fields = fields + [""] * (count - len(fields))
     if not fields[name]:
         raise UserError(f"{path}, line {number}: has no path; {MEANT}")
@@ -97,7 +114,9 @@ def _by_heading(path: Path, row: Row, name: int, label: int | None, count: int) 
 def _by_place(path: Path, row: Row) -> Named:
     number, fields = row
     if len(fields) > 2:
-        raise UserError(f"{path}, line {number}: {len(fields)} fields instead of path,label; quote commas in names")
+        raise UserError(
+            f"{path}, line {number}: {len(fields)} fields instead of path,label; quote commas in names"
+        )
     if not fields[0]:
         raise UserError(f"{path}, line {number}: has no path; {MEANT}")
     return _named(path, fields)
@@ -116,12 +135,17 @@ def _parquet(path: Path) -> list[Named]:
     with reading(path):
         columns = parquet.read_table(path).to_pydict()
     if "path" not in columns:
-        raise UserError(f"{path}: column 'path' is missing; it has {', '.join(map(repr, columns)) or 'none'}")
+        raise UserError(
+            f"{path}: column 'path' is missing; it has {', '.join(map(repr, columns)) or 'none'}"
+        )
     labels = columns.get("label", [None] * len(columns["path"]))
     empty = [row for row, name in enumerate(columns["path"]) if not name]
     if empty:
         raise UserError(f"{path}: row {empty[0]} has no path; take it out")
     return [
-        (path.parent / name, None if label is None or label != label else str(label))  # a missing number is NaN
+        (
+            path.parent / name,
+            None if label is None or label != label else str(label),
+        )  # a missing number is NaN
         for name, label in zip(columns["path"], labels, strict=True)
     ]

@@ -30,7 +30,9 @@ class SampleOrder:
         if not 0 <= self.rank < self.ranks:
             raise UserError(f"rank {self.rank} is none of 0 to {self.ranks - 1}")
         if self.count < self.ranks:
-            raise UserError(f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more videos")
+            raise UserError(
+                f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more videos"
+            )
 
     @property
     def positions(self) -> int:
@@ -97,7 +99,9 @@ class Dealer:
 
     def __init__(self, weights: tuple[float, ...], seed: int, rank: int) -> None:
         if min(weights) <= 0:
-            raise UserError(f"weights {list(weights)}: each part of a mixture needs a weight above 0")
+            raise UserError(
+                f"weights {list(weights)}: each part of a mixture needs a weight above 0"
+            )
         self.seed, self.rank, self.counts = seed, rank, shares(weights, self.BLOCK)
         self._block = lru_cache(maxsize=4)(self._laid_out)
 

@@ -1,7 +1,7 @@
 """Packs videos and images into WebDataset shards with an index beside them (verb pack).
 
 FOLDER/000000.tar, ...   members NNNNNNNNN.mp4 (or what the file was) and NNNNNNNNN.cls, the name of its class
-FOLDER/index.h5          what `observe.videos` takes: any sample is found at once, however many there are
+FOLDER/index.h5          what `data.videos` takes: any sample is found at once, however many there are
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm pack`."""
     parser.add_argument("source", metavar="SOURCE", help="a folder or manifest of videos")
     parser.add_argument("into", metavar="FOLDER", help="where the shards go; must be new or empty")
-    parser.add_argument("--images", action="store_true", help="pack every image as a video that stands still")
-    parser.add_argument("--shard-mb", type=float, default=256, metavar="MB", help="size at which a shard is full")
-    parser.add_argument("--unreadable", type=float, default=0.01, metavar="SHARE", help="that may be left out")
+    parser.add_argument(
+        "--images", action="store_true", help="pack every image as a video that stands still"
+    )
+    parser.add_argument(
+        "--shard-mb", type=float, default=256, metavar="MB", help="size at which a shard is full"
+    )
+    parser.add_argument(
+        "--unreadable", type=float, default=0.01, metavar="SHARE", help="that may be left out"
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
@@ -37,7 +43,11 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         raise UserError(f"--shard-mb {arguments.shard_mb}: a shard needs a size above 0")
     entries = find(arguments.source, single_images=arguments.images)
     videos = VideoSet(entries, ceiling=arguments.unreadable)
-    places = pack([videos.entry(i) for i in range(len(videos))], folder, shard_bytes=arguments.shard_mb * 2**20)
+    places = pack(
+        [videos.entry(i) for i in range(len(videos))],
+        folder,
+        shard_bytes=arguments.shard_mb * 2**20,
+    )
     videos.save(folder / "index.h5", places)
     shards = sorted({str(place.path.parent) for place in places})
     return {
@@ -57,9 +67,13 @@ def pack(entries: list[Entry], folder: Path, *, shard_bytes: float) -> list[Entr
 
     UserError for a folder of frames, which is no single file.
     """
-    frames = next((entry.path for entry in entries if entry.span is None and entry.path.is_dir()), None)
+    frames = next(
+        (entry.path for entry in entries if entry.span is None and entry.path.is_dir()), None
+    )
     if frames is not None:
-        raise UserError(f"{frames}: a folder of frames cannot be packed; make it a video, or pack --images")
+        raise UserError(
+            f"{frames}: a folder of frames cannot be packed; make it a video, or pack --images"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     places: list[Entry] = []
     with catching_signals() as stop, Progress("pack", len(entries)) as bar:

@@ -18,7 +18,9 @@ class Ahead(Generic[Batch]):
 
     def __init__(self, make: Callable[[int, slice], Batch]) -> None:
         self._make, self._pool = make, ThreadPoolExecutor(1)
-        self._next: dict[tuple[int, int], tuple[int, Future[Batch]]] = {}  # by rows: their step, and what is made
+        self._next: dict[
+            tuple[int, int], tuple[int, Future[Batch]]
+        ] = {}  # by rows: their step, and what is made
 
     def batch(self, step: int, rows: slice) -> Batch:
         part = rows.start, rows.stop

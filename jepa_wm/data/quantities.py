@@ -42,14 +42,19 @@ class Quantities:
     def errors(self, guess: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         """[...] Euclidean error of each group, for guesses and states [..., Y]."""
         apart = self.difference(guess, truth)
-        return {name: np.linalg.norm(apart[..., list(ids)], axis=-1) for name, ids in self.groups.items()}
+        return {
+            name: np.linalg.norm(apart[..., list(ids)], axis=-1)
+            for name, ids in self.groups.items()
+        }
 
     def unrolled(self, state: np.ndarray) -> np.ndarray:
         """[..., Z] what is to be fitted for states [..., Y]: angles as cosines, then their sines behind all numbers."""
         angles = self._angles()
         if not angles:
             return state
-        turned = state[..., list(angles)] * np.array([2 * np.pi / turn for turn in angles.values()], state.dtype)
+        turned = state[..., list(angles)] * np.array(
+            [2 * np.pi / turn for turn in angles.values()], state.dtype
+        )
         unrolled = np.concatenate([state, np.sin(turned)], -1)
         unrolled[..., list(angles)] = np.cos(turned)
         return unrolled
@@ -62,12 +67,19 @@ class Quantities:
         count = values.shape[-1] - len(angles)
         state = values[..., :count].copy()
         for k, (i, turn) in enumerate(angles.items()):
-            state[..., i] = np.arctan2(values[..., count + k], values[..., i]) * (turn / (2 * np.pi))
+            state[..., i] = np.arctan2(values[..., count + k], values[..., i]) * (
+                turn / (2 * np.pi)
+            )
         return state
 
     def _angles(self) -> dict[int, float]:
         """{number: a whole turn of it}."""
-        return {i: TURN[self.unit(name)] for name, ids in self.groups.items() if self.unit(name) in TURN for i in ids}
+        return {
+            i: TURN[self.unit(name)]
+            for name, ids in self.groups.items()
+            if self.unit(name) in TURN
+            for i in ids
+        }
 
 
 def grouped(names: Sequence[str]) -> str:

@@ -12,29 +12,37 @@ from jepa_wm.data.videos import find
 
 
 def open_sets(folder: Path, config: Config) -> list[VideoSet]:
-    """The sets that `observe.videos` names.
+    """The sets that `data.videos` names.
 
     What is found on looking into every file is kept in `folder`, so that a run that goes on later, when files may
     have come or gone, numbers them as before. Raises UserError for a set that is not there or is too broken.
     """
-    observe, opened = config.observe, []
+    observe, opened = config.data, []
     for number, part in enumerate(observe.sets):
         index = Path(part.path)
         if index.suffix != ".h5":
             index = folder / f"videos_{number}.h5"
             if not index.exists():
                 found = find(part.path, single_images=part.images)
-                VideoSet(found, ceiling=observe.unreadable, folder_fps=observe.folder_fps).save(index)
+                VideoSet(found, ceiling=observe.unreadable, folder_fps=observe.folder_fps).save(
+                    index
+                )
         opened.append(VideoSet.open(index, ceiling=observe.unreadable))
     return opened
 
 
 def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoClipSampler:
     """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
-    observe = config.observe
-    size = observe.image_size if observe.crop is None else loaded_size(observe.image_size, observe.crop.scale[0])
+    observe = config.data
+    size = (
+        observe.image_size
+        if observe.crop is None
+        else loaded_size(observe.image_size, observe.crop.scale[0])
+    )
     parts = [
         Part(videos, SampleOrder(len(videos) * observe.clips, seed), part.weight, observe.clips)
         for videos, part in zip(sets, observe.sets, strict=True)
     ]
-    return VideoClipSampler(parts, frames=observe.frames, fps=observe.fps, size=size, workers=observe.workers)
+    return VideoClipSampler(
+        parts, frames=observe.frames, fps=observe.fps, size=size, workers=observe.workers
+    )

@@ -48,7 +48,10 @@ OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Inf
 
 def is_hidden(way: PurePath) -> bool:
     """Whether a path, as seen from where one looks, leads to what systems hide: `._0.mp4`, `.Trash/0.mp4`."""
-    return any(part in OF_SYSTEMS or (part.startswith(".") and part not in (".", "..")) for part in way.parts)
+    return any(
+        part in OF_SYSTEMS or (part.startswith(".") and part not in (".", ".."))
+        for part in way.parts
+    )
 
 
 def visible(files: Iterable[Path]) -> list[Path]:
@@ -81,7 +84,10 @@ def pass_over_thumbnails(pictures: list[Path], videos: Collection[Path]) -> list
 
 def say_passed_over(count: int, first: Path) -> None:
     """Warn of pictures that belong to videos."""
-    warnings.warn(f"{first}: it and {count - 1} others are passed over, pictures beside their videos", stacklevel=3)
+    warnings.warn(
+        f"{first}: it and {count - 1} others are passed over, pictures beside their videos",
+        stacklevel=3,
+    )
 
 
 def natural(path: Path) -> tuple[list[tuple[int, str]], str]:

@@ -7,25 +7,31 @@ from pydantic import Field, model_validator
 from jepa_wm.core.section import Section
 
 
-class Crop(Section):
+class AugmentSettings(Section):
     """Random views in pretraining, the same for all frames of a clip; the eye looks at whole frames."""
 
     scale: tuple[float, float] = (0.3, 1.0)  # share of the frame's area
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height
     flip: bool = True  # half of the views are mirrored
-    jitter: float = Field(0.0, ge=0, le=1)  # of brightness, contrast, saturation (around 1) and a quarter of the hue
+    jitter: float = Field(
+        0.0, ge=0, le=1
+    )  # of brightness, contrast, saturation (around 1) and a quarter of the hue
     own: bool = False  # every far frame has a view of its own, so that two views of a file are told from other files'
 
     @model_validator(mode="after")
-    def _fits(self) -> Crop:
+    def _fits(self) -> AugmentSettings:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale {list(self.scale)} is a range of shares of the area, above 0 and at most 1")
+            raise ValueError(
+                f"scale {list(self.scale)} is a range of shares of the area, above 0 and at most 1"
+            )
         if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect {list(self.aspect)} is a range above 0: the lower number comes first")
+            raise ValueError(
+                f"aspect {list(self.aspect)} is a range above 0: the lower number comes first"
+            )
         return self
 
 
-class Videos(Section):
+class VideoSettings(Section):
     """One of several sets of videos or images to pretrain on."""
 
     path: str  # a folder, a manifest, tar shards, or the index that `pack` wrote
@@ -33,27 +39,43 @@ class Videos(Section):
     images: bool = False  # every image of a folder is a video that stands still, instead of a frame of the folder's
 
 
-class Observe(Section):
+class DataSettings(Section):
     """The data set that `collect` makes, and clips drawn from it."""
 
-    path: str | None = None  # a folder with train.h5 and heldout.h5 made elsewhere; null: `collect` makes them
+    path: str | None = (
+        None  # a folder with train.h5 and heldout.h5 made elsewhere; null: `collect` makes them
+    )
     episodes: int = Field(1500, ge=1)
     length: int = Field(91, ge=2)  # frames in an episode
     heldout_episodes: int = Field(100, ge=1)
     heldout_length: int = Field(181, ge=2)
-    shortest: int = Field(2, ge=2)  # frames; episodes that end by themselves before are left out by `collect`
+    shortest: int = Field(
+        2, ge=2
+    )  # frames; episodes that end by themselves before are left out by `collect`
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
     frames: int = Field(8, ge=1)  # in a pretraining clip
-    gaps: tuple[int, ...] = (3, 4, 5)  # environment steps between the frames of a clip, drawn per clip
-    crop: Crop | None = None  # null: clips show whole frames
-    videos: str | tuple[Videos, ...] | None = None  # pretrain on these instead of on trajectories: a path, or a mixture
+    gaps: tuple[int, ...] = (
+        3,
+        4,
+        5,
+    )  # environment steps between the frames of a clip, drawn per clip
+    crop: AugmentSettings | None = None  # null: clips show whole frames
+    videos: str | tuple[VideoSettings, ...] | None = (
+        None  # pretrain on these instead of on trajectories: a path, or a mixture
+    )
     fps: tuple[float, ...] = (4.0,)  # of clips of videos, drawn per clip
     clips: int = Field(1, ge=1)  # that a video gives in an epoch
     folder_fps: float = Field(30.0, gt=0)  # of folders of frames, which do not state a rate
-    unreadable: float = Field(0.01, ge=0, le=1)  # share of the videos that may be unreadable; more end the run
+    unreadable: float = Field(
+        0.01, ge=0, le=1
+    )  # share of the videos that may be unreadable; more end the run
     workers: int = Field(1, ge=1)  # threads that decode videos
 
     @property
-    def sets(self) -> tuple[Videos, ...]:
+    def sets(self) -> tuple[VideoSettings, ...]:
         """The sets of videos, none where trajectories are used."""
-        return (Videos(path=self.videos),) if isinstance(self.videos, str) else self.videos or ()
+        return (
+            (VideoSettings(path=self.videos),)
+            if isinstance(self.videos, str)
+            else self.videos or ()
+        )

@@ -11,7 +11,10 @@ from jepa_wm.core.text import decoded
 from jepa_wm.data.samples import PICTURES, VIDEOS, is_hidden, key_of, keys, say_passed_over
 
 Span = tuple[int, int]  # where a member's bytes begin in the tar file, and how many there are
-LABELS = (".cls", ".label")  # members that name a sample's class; the first counts where there are both
+LABELS = (
+    ".cls",
+    ".label",
+)  # members that name a sample's class; the first counts where there are both
 
 
 def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
@@ -30,7 +33,9 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
         if any(_suffix(name) in VIDEOS for name in names):
             beside.update(name for name in names if _suffix(name) in PICTURES)
         kept = [name for name in names if name not in beside]
-        alike = kept if key in labels else next((same for same in _by_stem(kept) if len(same) > 1), [])
+        alike = (
+            kept if key in labels else next((same for same in _by_stem(kept) if len(same) > 1), [])
+        )
         if len(alike) > 1:
             raise UserError(
                 f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in each sample, or give "
@@ -75,16 +80,22 @@ def _contents(shard: Path) -> tuple[dict[str, Span], dict[str, str], set[str]]:
                     continue
                 if name.suffix.lower() in VIDEOS | PICTURES:
                     if str(name) in films:
-                        raise UserError(f"{shard}: holds {name} twice; give each a name of its own")
+                        raise UserError(
+                            f"{shard}: holds {name} twice; give each a name of its own"
+                        )
                     films[str(name)] = member.offset_data, member.size
                     continue
                 companions.add(keys(str(name))[0])
                 if name.suffix.lower() in LABELS and (text := tar.extractfile(member)) is not None:
                     label = decoded(text.read(), shard / name).strip()
-                    if label and (name.suffix.lower() == LABELS[0] or keys(str(name))[0] not in labels):
+                    if label and (
+                        name.suffix.lower() == LABELS[0] or keys(str(name))[0] not in labels
+                    ):
                         labels[keys(str(name))[0]] = label
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{shard}: is no whole, uncompressed tar file ({error}); copy or pack it again") from None
+        raise UserError(
+            f"{shard}: is no whole, uncompressed tar file ({error}); copy or pack it again"
+        ) from None
     return films, labels, companions
 
 

@@ -25,7 +25,9 @@ ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
 class TrajectoryWriter:
     """Writes a file of known size whole or not at all: it grows under a temporary name and is renamed by `close`."""
 
-    def __init__(self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    def __init__(
+        self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]
+    ) -> None:
         self.path, self._partial = Path(path), Path(path).with_suffix(".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open_h5(self._partial, "w")
@@ -46,7 +48,9 @@ class TrajectoryWriter:
     def close(self, **attributes: str | int | float | np.ndarray) -> None:
         """Finish: store attributes and a digest of what was written, flush, and let the file appear under its name."""
         content = self._cut + "".join(part.hexdigest() for part in self._sums.values())
-        self._file.attrs.update({"digest": hashlib.sha256(content.encode()).hexdigest()[:16], **attributes})
+        self._file.attrs.update(
+            {"digest": hashlib.sha256(content.encode()).hexdigest()[:16], **attributes}
+        )
         self._file.close()
         self._partial.replace(self.path)
 
@@ -59,29 +63,49 @@ class TrajectoryWriter:
 class Trajectories:
     """A read-only trajectory file. `frames` is a memory map [N, h, w, c] uint8; nothing is loaded until indexed."""
 
-    def __init__(self, path: Path | str, *, pixels: str = "pixels", action: str = "action") -> None:
+    def __init__(
+        self, path: Path | str, *, pixels: str = "pixels", action: str = "action"
+    ) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            raise UserError(f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name another file")
+            raise UserError(
+                f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name another file"
+            )
         try:
             self._file = open_h5(self.path)
         except OSError as error:
-            raise UserError(f"{self.path}: not a readable HDF5 file ({error}); collect it again") from error
+            raise UserError(
+                f"{self.path}: not a readable HDF5 file ({error}); collect it again"
+            ) from error
         for name in ("ep_len", "ep_offset", pixels, action):
             if name not in self._file:
-                raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
+                raise UserError(
+                    f"{self.path}: column '{name}' is missing; it has {some(self._file)}"
+                )
             missing = missing_filter(self._file[name])
             if missing is not None:
                 raise UserError(f"{self.path}: column '{name}' {missing}")
         self.lengths = self._file["ep_len"][:]
         self.offsets = self._file["ep_offset"][:]
         needed = int((self.offsets + self.lengths).max()) if len(self.lengths) else 0
-        short = [f"'{name}' {len(self._file[name])}" for name in (pixels, action) if len(self._file[name]) < needed]
+        short = [
+            f"'{name}' {len(self._file[name])}"
+            for name in (pixels, action)
+            if len(self._file[name]) < needed
+        ]
         if short or not needed or self.lengths.min() < 1:
-            fault = f"its episodes need {needed} rows, it has of {', '.join(short)}" if short else "an episode is empty"
-            raise UserError(f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it again")
+            fault = (
+                f"its episodes need {needed} rows, it has of {', '.join(short)}"
+                if short
+                else "an episode is empty"
+            )
+            raise UserError(
+                f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it again"
+            )
         self.frames = _map(self._file[pixels], self.path)
-        self.actions = self._finite(self._file[action][:].astype(np.float32).reshape(len(self._file[action]), -1))
+        self.actions = self._finite(
+            self._file[action][:].astype(np.float32).reshape(len(self._file[action]), -1)
+        )
         self.attributes: dict[str, object] = dict(self._file.attrs)
 
     @property

@@ -41,7 +41,9 @@ class Video:
     dropped: colours are shown as stored. Pixels are taken for square.
     """
 
-    def __init__(self, path: Path | str, *, size: int | None = None, source: BinaryIO | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, size: int | None = None, source: BinaryIO | None = None
+    ) -> None:
         """`source` holds the file's bytes where the path is only what to call it."""
         self.path, self.size = Path(path), size
         if source is None and not self.path.is_file():
@@ -103,7 +105,10 @@ class Video:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -114,7 +119,9 @@ class Video:
         frames = [self._go(second), *([] if self._next is None else [self._next])]
         shown, frame = min(frames, key=lambda frame: abs(frame[0] - second))
         if abs(shown - second) >= within:
-            raise VideoError(f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at {shown:.3f} s")
+            raise VideoError(
+                f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at {shown:.3f} s"
+            )
         return self._pixels(frame)
 
     def _go(self, second: float) -> Shown:
@@ -153,9 +160,13 @@ class Video:
         if self.size is not None:
             scale = self.size / min(frame.width, frame.height)
             width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-            frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
+            frame = frame.reformat(
+                width=width, height=height, format="rgb24", interpolation="BILINEAR"
+            )
         image = frame.to_ndarray(format="rgb24")
-        quarters = round(frame.rotation / 90)  # counter-clockwise, as the file's display matrix has it
+        quarters = round(
+            frame.rotation / 90
+        )  # counter-clockwise, as the file's display matrix has it
         return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
 
 
@@ -178,4 +189,6 @@ def _blaming(path: Path) -> Iterator[None]:
     try:
         yield
     except AMISS as error:
-        raise VideoError(f"{path}: cannot be decoded ({error}); copy or encode it again") from error
+        raise VideoError(
+            f"{path}: cannot be decoded ({error}); copy or encode it again"
+        ) from error

@@ -55,14 +55,22 @@ class VideoClipSampler:
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, frames: int, fps: tuple[float, ...], size: int, workers: int = 1
+        self,
+        parts: Sequence[Part],
+        *,
+        frames: int,
+        fps: tuple[float, ...],
+        size: int,
+        workers: int = 1,
     ) -> None:
         if not fps or min(fps) <= 0:
             raise UserError(f"fps {fps}: give at least one rate above 0")
         self.parts, self.frames, self.fps, self.size = parts, frames, fps, size
         order = parts[0].order
         self._dealer = Dealer(tuple(part.weight for part in parts), order.seed, order.rank)
-        self._first = np.cumsum([0, *(len(part.videos) for part in parts)])  # number of each part's first video
+        self._first = np.cumsum(
+            [0, *(len(part.videos) for part in parts)]
+        )  # number of each part's first video
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def rows(self, step: int, batch: int) -> np.ndarray:
@@ -79,7 +87,9 @@ class VideoClipSampler:
         seconds = np.array([part.videos.length(number) for part, number in at])
         end = (seconds * 1e6).astype(np.int64).clip(max=MOMENTS - 1)
         away = apart * (moment[:, 1] - moment[:, 0] if self.frames > 1 else int(1e6 / self.fps[0]))
-        before = np.maximum(moment[:, 0] - away, 0)  # microseconds that are far enough, at either side
+        before = np.maximum(
+            moment[:, 0] - away, 0
+        )  # microseconds that are far enough, at either side
         after = np.maximum(end - (moment[:, -1] + away), 0)
         pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
         found = np.where(pick < before[:, None], pick, (end - after - before)[:, None] + pick)
@@ -110,7 +120,10 @@ class VideoClipSampler:
         if not good:
             clips[0], flat[0] = self._next_readable(flat[0])
             good = [0]
-        stand_in = [i if clips[i] is not None else next((g for g in good if g > i), good[0]) for i in range(len(rows))]
+        stand_in = [
+            i if clips[i] is not None else next((g for g in good if g > i), good[0])
+            for i in range(len(rows))
+        ]
         stacked = np.stack([clip for i in stand_in if (clip := clips[i]) is not None])
         frames = torch.from_numpy(stacked.reshape(*rows.shape, *stacked.shape[2:]))
         return frames, flat[stand_in].reshape(rows.shape)

@@ -17,7 +17,13 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.data.h5 import open_h5
 from jepa_wm.data.videos import Entry, Unreadable, look
 
-COLUMNS = {"seconds": "f4", "label": "i4", "offset": "i8", "size": "i8", "name_end": "i8"}  # of V numbers each
+COLUMNS = {
+    "seconds": "f4",
+    "label": "i4",
+    "offset": "i8",
+    "size": "i8",
+    "name_end": "i8",
+}  # of V numbers each
 NAMES = "names"  # all names as UTF-8, end to end
 TEXTS = ("classes", "unreadable", "why")
 CHUNK = 2**16  # rows written at a time
@@ -31,7 +37,9 @@ class VideoSet:
     are more than the share `ceiling`. `folder_fps` is the rate of folders of frames.
     """
 
-    def __init__(self, entries: Sequence[Entry], *, ceiling: float = 0.01, folder_fps: float = 30.0) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], *, ceiling: float = 0.01, folder_fps: float = 30.0
+    ) -> None:
         self.folder_fps = folder_fps
         self.unreadable = Unreadable(len(entries), ceiling)
         found = look(entries, self.unreadable.add, folder_fps=folder_fps)
@@ -40,7 +48,9 @@ class VideoSet:
         numbers = {label: i for i, label in enumerate(self.classes)}
         self._columns: Mapping[str, np.ndarray | Stored] = {
             "seconds": np.array([facts.seconds for facts in found.values()], np.float32),
-            "label": np.array([-1 if e.label is None else numbers[e.label] for e in found], np.int32),
+            "label": np.array(
+                [-1 if e.label is None else numbers[e.label] for e in found], np.int32
+            ),
             **_where([replace(entry, path=entry.path.absolute()) for entry in found]),
         }
 
@@ -49,18 +59,24 @@ class VideoSet:
         """The set that `save` wrote; names in it are relative to its folder. UserError if it is none."""
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such index of videos; make one with `jepa-wm pack`, or name a folder")
+            raise UserError(
+                f"{path}: no such index of videos; make one with `jepa-wm pack`, or name a folder"
+            )
         videos = cls.__new__(cls)
         try:
             with open_h5(path) as file:
                 missing = sorted({*COLUMNS, NAMES, *TEXTS} - set(file))
                 if missing:
-                    raise UserError(f"{path}: is no index of videos, it lacks {', '.join(missing)}")
+                    raise UserError(
+                        f"{path}: is no index of videos, it lacks {', '.join(missing)}"
+                    )
                 columns = {name: _stored(file[name], path) for name in (*COLUMNS, NAMES)}
                 about = dict(file.attrs)
                 videos.classes, *broken = (list(file[name].asstr()[:]) for name in TEXTS)
         except OSError as error:
-            raise UserError(f"{path}: not a readable HDF5 file ({error}); make it again") from error
+            raise UserError(
+                f"{path}: not a readable HDF5 file ({error}); make it again"
+            ) from error
         videos._columns, videos._root = columns, path.parent
         videos.folder_fps = float(about["folder_fps"])
         videos.unreadable = Unreadable(int(about["total"]), ceiling)
@@ -72,7 +88,11 @@ class VideoSet:
         relative to its folder."""
         columns = self._columns if places is None else {**self._columns, **_where(places)}
         bad = self.unreadable
-        texts = {"classes": self.classes, "unreadable": list(map(str, bad.why)), "why": list(bad.why.values())}
+        texts = {
+            "classes": self.classes,
+            "unreadable": list(map(str, bad.why)),
+            "why": list(bad.why.values()),
+        }
         write_index(path, columns, texts, folder_fps=self.folder_fps, total=bad.total)
 
     def entry(self, video: int) -> Entry:
@@ -122,7 +142,9 @@ class Stored:
 
     def __getitem__(self, rows: int | slice) -> np.ndarray:
         """One number, or those of a slice without a step."""
-        first, last, _ = rows.indices(self._count) if isinstance(rows, slice) else (rows, rows + 1, 1)
+        first, last, _ = (
+            rows.indices(self._count) if isinstance(rows, slice) else (rows, rows + 1, 1)
+        )
         width = self._dtype.itemsize
         read = os.pread(self._file, max(0, last - first) * width, self._offset + first * width)
         values = np.frombuffer(read, self._dtype)

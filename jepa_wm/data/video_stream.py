@@ -17,7 +17,11 @@ from av.stream import Disposition
 from jepa_wm.core.errors import UserError
 
 FINEST = 2e-6  # seconds, what a second rounded to microseconds may be off
-BACK = (0.0, 2.0, 8.0)  # seconds before the wanted one that are sought, as a file without an index leads anywhere near
+BACK = (
+    0.0,
+    2.0,
+    8.0,
+)  # seconds before the wanted one that are sought, as a file without an index leads anywhere near
 AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
 # These have the palette in every frame; others get it once, as the first packet of the file is read.
 OWN_PALETTE = frozenset(("apng", "bmp", "gif", "pcx", "png", "sunrast", "targa", "tiff", "webp"))
@@ -65,7 +69,11 @@ class VideoStream:
     def stamps(self) -> np.ndarray:
         """[K] seconds at which frames are shown, in order, from the packets of the whole file."""
         self.restart()
-        packets = (packet for packet in self._container.demux(self.video) if packet.size and not packet.is_discard)
+        packets = (
+            packet
+            for packet in self._container.demux(self.video)
+            if packet.size and not packet.is_discard
+        )
         stamps = [packet.dts if self._by_storage else packet.pts for packet in packets]
         self.restart()
         told = np.sort([stamp for stamp in stamps if stamp is not None]).astype(np.int64)
@@ -99,7 +107,11 @@ class VideoStream:
         """Seconds at which the last frame leaves the screen, by the header."""
         if self.video.duration:
             return self.video.duration * self.tick
-        others = [stream for stream in self._container.streams if stream is not self.video and not _is_cover(stream)]
+        others = [
+            stream
+            for stream in self._container.streams
+            if stream is not self.video and not _is_cover(stream)
+        ]
         if not others and self._container.duration:  # else the sound may be what lasts
             return self._container.duration / av.time_base
         return None
@@ -108,7 +120,9 @@ class VideoStream:
         if self._source is not None:
             self._source.seek(0)
         self._container = av.open(self._source or str(self.path), "r")
-        video = next((stream for stream in self._container.streams.video if not _is_cover(stream)), None)
+        video = next(
+            (stream for stream in self._container.streams.video if not _is_cover(stream)), None
+        )
         if video is None:
             self._container.close()
             raise VideoError(f"{self.path}: has no video stream")
@@ -127,7 +141,9 @@ class VideoStream:
 
     def _sought(self, second: float) -> Iterator[Shown]:
         if self._by_storage and self._first is None:
-            next(self._timed(self._container.decode(self.video)), None)  # notes what its first frame is stamped
+            next(
+                self._timed(self._container.decode(self.video)), None
+            )  # notes what its first frame is stamped
         for back in BACK:
             frames = self._keyframe_before(second, max(second - back, 0.0))
             if frames is not None:
@@ -169,7 +185,9 @@ class VideoStream:
         before = None
         for frame in frames:
             stamp = frame.pts if frame.pts is not None and not self._by_storage else frame.dts
-            if stamp is None and before is not None:  # what the decoder held back up to the end of the file
+            if (
+                stamp is None and before is not None
+            ):  # what the decoder held back up to the end of the file
                 stamp = before + (frame.duration or 1)
             if stamp is None:
                 raise VideoError(f"{self.path}: its frames have no timestamps; encode it again")

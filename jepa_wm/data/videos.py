@@ -17,7 +17,14 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.data import image_sequence, shards
 from jepa_wm.data.manifest import SUFFIXES as MANIFESTS
 from jepa_wm.data.manifest import read_manifest
-from jepa_wm.data.samples import PICTURES, VIDEOS, is_hidden, natural, pass_over_thumbnails, visible
+from jepa_wm.data.samples import (
+    PICTURES,
+    VIDEOS,
+    is_hidden,
+    natural,
+    pass_over_thumbnails,
+    visible,
+)
 from jepa_wm.data.video import Facts, Video, VideoError
 
 CLASSES = "use class folders, or a manifest with path,label"  # the ways to give videos classes
@@ -57,7 +64,9 @@ class Entry:
         try:
             return shards.content(self.path, span)
         except OSError as error:
-            raise VideoError(f"{self.path}: cannot be read ({error}); is its shard still there?") from error
+            raise VideoError(
+                f"{self.path}: cannot be read ({error}); is its shard still there?"
+            ) from error
 
 
 def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
@@ -76,7 +85,9 @@ def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
     else:
         raise UserError(f"{path}: no such file or folder; check the path")
     if not entries:
-        raise UserError(f"{path}: holds no video ({' '.join(sorted(VIDEOS))}) and no folder of images")
+        raise UserError(
+            f"{path}: holds no video ({' '.join(sorted(VIDEOS))}) and no folder of images"
+        )
     return entries
 
 
@@ -85,7 +96,9 @@ def without_class(entry: Entry) -> str:
     if entry.span is None:
         return f"{entry.path} has none; {CLASSES}"
     wanted = ", ".join(shards.class_names(entry.path))
-    return f"{entry.path} has none: its shard should hold one of {wanted}; pack it so, or {CLASSES}"
+    return (
+        f"{entry.path} has none: its shard should hold one of {wanted}; pack it so, or {CLASSES}"
+    )
 
 
 class Unreadable:
@@ -104,7 +117,7 @@ class Unreadable:
             listed = "\n".join(f"  {why}" for why in self.why.values())
             raise UserError(
                 f"{len(self.why)} of {self.total} videos cannot be read, more than {self.ceiling:.1%} of them:\n"
-                f"{listed}\nRepair them, take them out of the set, or allow more with observe.unreadable\n"
+                f"{listed}\nRepair them, take them out of the set, or allow more with data.unreadable\n"
                 "(of `jepa-wm pack`: --unreadable)."
             )
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)
@@ -138,7 +151,9 @@ def look(
 def _folder(root: Path, single_images: bool) -> list[Entry]:
     found: list[Path] = []
     inside: list[Entry] = []
-    folders = (path for path in root.rglob("*") if path.is_dir() and not is_hidden(path.relative_to(root)))
+    folders = (
+        path for path in root.rglob("*") if path.is_dir() and not is_hidden(path.relative_to(root))
+    )
     for folder in sorted([root, *folders]):
         files = sorted((file for file in visible(folder.iterdir()) if file.is_file()), key=natural)
         videos = [file for file in files if file.suffix.lower() in VIDEOS]
@@ -146,12 +161,16 @@ def _folder(root: Path, single_images: bool) -> list[Entry]:
         if videos:
             pictures = pass_over_thumbnails(pictures, videos)
         found += videos
-        inside += [entry for file in files if file.suffix.lower() == ".tar" for entry in _in_shard(file)]
+        inside += [
+            entry for file in files if file.suffix.lower() == ".tar" for entry in _in_shard(file)
+        ]
         if pictures:
             found += pictures if single_images else [folder]
     ways = [path.relative_to(root).parts for path in found]
     classed = bool(ways) and all(len(way) > 1 for way in ways)
-    return [Entry(path, way[0] if classed else None) for path, way in zip(found, ways, strict=True)] + inside
+    return [
+        Entry(path, way[0] if classed else None) for path, way in zip(found, ways, strict=True)
+    ] + inside
 
 
 def _in_shard(shard: Path) -> Iterator[Entry]:

@@ -28,7 +28,13 @@ class WindowSampler:
         self.span = (frames - 1) * frameskip
         purpose = f"{setting} {frames} at dynamics.frameskip {frameskip}"
         leave_out_short(data.path, data.lengths, self.span + 1, purpose)
-        self.data, self.frames, self.frameskip, self.stride, self.seed = data, frames, frameskip, stride, seed
+        self.data, self.frames, self.frameskip, self.stride, self.seed = (
+            data,
+            frames,
+            frameskip,
+            stride,
+            seed,
+        )
         self._starts = EvenDraw(np.maximum((data.lengths - 1 - self.span) // stride + 1, 0))
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,10 +56,14 @@ class WindowSampler:
         frames = last // self.stride + 1
         return (r.random((len(last), count)) * frames[:, None]).astype(np.int64) * self.stride
 
-    def at(self, episode: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def at(
+        self, episode: np.ndarray, first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows of `episode` [B] that begin at frame `first` [B]."""
         frame = first[:, None] + self.frameskip * np.arange(self.frames)
-        blocks = self.data.actions[self.rows(episode, first)].reshape(len(episode), self.frames - 1, -1)
+        blocks = self.data.actions[self.rows(episode, first)].reshape(
+            len(episode), self.frames - 1, -1
+        )
         return np.repeat(episode[:, None], self.frames, 1), frame, blocks
 
     def rows(self, episode: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -66,7 +76,9 @@ class PairSampler:
 
     def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
         self.data, self.stride, self.seed = data, stride, seed
-        leave_out_short(data.path, data.lengths, stride + 1, f"a pair of frames at freeze.stride {stride}")
+        leave_out_short(
+            data.path, data.lengths, stride + 1, f"a pair of frames at features.stride {stride}"
+        )
         self._starts = EvenDraw((data.lengths - 1) // stride)
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,12 +93,24 @@ class PairSampler:
 class GoalSampler:
     """Draws a frame, a later one of the same episode as the goal, and the action blocks taken from the former on."""
 
-    def __init__(self, data: Trajectories, *, steps: int, frameskip: int, stride: int, seed: int) -> None:
-        leave_out_short(data.path, data.lengths, frameskip + 1, f"a goal at dynamics.frameskip {frameskip}")
-        self.data, self.steps, self.frameskip, self.stride, self.seed = data, steps, frameskip, stride, seed
+    def __init__(
+        self, data: Trajectories, *, steps: int, frameskip: int, stride: int, seed: int
+    ) -> None:
+        leave_out_short(
+            data.path, data.lengths, frameskip + 1, f"a goal at dynamics.frameskip {frameskip}"
+        )
+        self.data, self.steps, self.frameskip, self.stride, self.seed = (
+            data,
+            steps,
+            frameskip,
+            stride,
+            seed,
+        )
         self._starts = EvenDraw(np.maximum((data.lengths - 1 - frameskip) // stride + 1, 0))
 
-    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def batch(
+        self, step: int, batch: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(episode [B], frames [2, B], blocks [B, H, A], counts [B, H]) of batch `step`.
 
         The goal lies any number of model steps later; `counts` is 1 for blocks taken before it was reached.
@@ -97,7 +121,9 @@ class GoalSampler:
         # Model steps; near goals more often, as a way there says more about the next action than about the last.
         gap = 1 + (r.random(batch) ** 2 * ((last - first) // self.frameskip)).astype(np.int64)
         after = np.minimum(first[:, None] + np.arange(self.steps * self.frameskip), last[:, None])
-        blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(batch, self.steps, -1)
+        blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(
+            batch, self.steps, -1
+        )
         counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)
         return episode, np.stack([first, first + gap * self.frameskip]), blocks, counts
 
@@ -125,16 +151,23 @@ class StepSampler:
                 "or give longer episodes"
             )
 
-    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def batch(
+        self, step: int, batch: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(episode [B], frame [B], rows of its actions [B, k], which of them were taken [B, k], blocks [B, A]) of batch
         `step`; the rows of actions that were not taken repeat the last one that was."""
         r = np.random.default_rng([self.seed, 15, step])
         episode, start = self._starts.at(r.random(batch))
         number = (start * self.stride)[:, None] + np.arange(self.frameskip)
         last = self.taken[episode][:, None] - 1
-        rows, taken = self.data.offsets[episode][:, None] + np.minimum(number, last), number <= last
+        rows, taken = (
+            self.data.offsets[episode][:, None] + np.minimum(number, last),
+            number <= last,
+        )
         other, begin = self._whole.at(r.random(batch))
-        instead = (self.data.offsets[other] + begin * self.stride)[:, None] + np.arange(self.frameskip)
+        instead = (self.data.offsets[other] + begin * self.stride)[:, None] + np.arange(
+            self.frameskip
+        )
         blocks = self.data.actions[np.where(taken, rows, instead)].reshape(batch, -1)
         return episode, start * self.stride, rows, taken, blocks
 
@@ -148,7 +181,9 @@ class FrameSampler:
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """(episode [B], frame [B]) of batch `step`."""
-        episode, number = self._starts.at(np.random.default_rng([self.seed, 16, step]).random(batch))
+        episode, number = self._starts.at(
+            np.random.default_rng([self.seed, 16, step]).random(batch)
+        )
         return episode, number * self.stride
 
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.features.settings import Freeze
+from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.features.vjepa2 import take_plain_frames
 from jepa_wm.features.weights import load_encoder, named_size
 from jepa_wm.models.vit import Encoder
 
 
-def backbone_of(freeze: Freeze, image_size: int) -> Encoder | Backbone:
+def backbone_of(freeze: FeatureSettings, image_size: int) -> Encoder | Backbone:
     """The eye that the config names, for frames of `image_size` px in -1..1.
 
     Raises UserError for a name or a file that cannot be used.
@@ -49,12 +49,16 @@ class Backbone(nn.Module):
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
-            raise UserError(f"backbone timm/{name}: there is no such model; did you mean {' or '.join(near) or '?'}")
+            raise UserError(
+                f"backbone timm/{name}: there is no such model; did you mean {' or '.join(near) or '?'}"
+            )
         self.name = name
         self.model = _create(name, image_size, published)
         config = self.model.pretrained_cfg
         for buffer, key in (("mean", "mean"), ("spread", "std")):
-            self.register_buffer(buffer, torch.tensor(config[key])[:, None, None], persistent=False)
+            self.register_buffer(
+                buffer, torch.tensor(config[key])[:, None, None], persistent=False
+            )
         patch = getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
         if patch is not None and image_size % patch[0]:
             raise _not_a_multiple(image_size, patch[0], f"timm/{name}")
@@ -70,18 +74,24 @@ class Backbone(nn.Module):
             channels_first = tokens.shape[1] == self.model.num_features
             tokens = tokens.flatten(2).transpose(1, 2) if channels_first else tokens.flatten(1, 2)
         else:
-            tokens = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]  # class and register tokens go
+            tokens = tokens[
+                :, getattr(self.model, "num_prefix_tokens", 0) :
+            ]  # class and register tokens go
         return tokens.reshape(len(clip), -1, tokens.shape[-1])
 
 
 def _not_a_multiple(image_size: int, patch: int, backbone: str) -> UserError:
-    return UserError(f"observe.image_size {image_size} is not a multiple of {patch}, the patch of {backbone}")
+    return UserError(
+        f"data.image_size {image_size} is not a multiple of {patch}, the patch of {backbone}"
+    )
 
 
 def _create(name: str, image_size: int, published: bool) -> Any:
     config = timm.get_pretrained_cfg(name)
     # Transformers are built for one size of frames; convolutions take any, and know no such argument.
-    sized: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    sized: dict[str, Any] = (
+        {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    )
     try:
         return timm.create_model(name, pretrained=published, num_classes=0, **sized)
     except (OSError, RuntimeError) as error:

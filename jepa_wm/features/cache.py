@@ -1,4 +1,4 @@
-"""The `encode` stage: frozen features computed once, kept on disk, read through a memory map.
+"""The `features` stage: frozen features computed once, kept on disk, read through a memory map.
 
 R encoded rows, N tokens a frame, D width. bf16 numbers are stored as 16-bit integers, which NumPy can map.
 """
@@ -40,20 +40,23 @@ CHUNK = 512  # frames encoded between two looks at the clock and at signals
 def run(run: RunFolder) -> dict[str, object]:
     """Freeze the pretrained target encoder, or the backbone that the config names, into an eye and encode the training
     and held-out frames."""
-    return run.once("encode", freeze_and_encode)
+    return run.once("features", freeze_and_encode)
 
 
 def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     """The work of the stage; what an interrupted pass has done is kept."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
-    folder = run.stage_dir("encode")
+    folder = run.stage_dir("features")
     eye = _frozen_eye(run, config, folder)
     result: dict[str, object] = {}
     for part in PARTS:
         data = open_data(run.path, config, part)
-        write_features(folder / part, eye, data, stride=config.freeze.stride)
-        result[part] = {"rows": len(encoded_rows(data, config.freeze.stride)), "path": str(folder / part)}
+        write_features(folder / part, eye, data, stride=config.features.stride)
+        result[part] = {
+            "rows": len(encoded_rows(data, config.features.stride)),
+            "path": str(folder / part),
+        }
     return result | {"tokens": eye.tokens_per_frame, "width": eye.width}
 
 
@@ -61,11 +64,15 @@ def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     """Encode one of `shares` equal parts of all frames, for `freeze_and_encode` to find; others do theirs meanwhile."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
-    folder = run.stage_dir("encode")
+    folder = run.stage_dir("features")
     eye = _frozen_eye(run, config, folder)
     for part in PARTS:
         write_features(
-            folder / part, eye, open_data(run.path, config, part), stride=config.freeze.stride, share=(share, shares)
+            folder / part,
+            eye,
+            open_data(run.path, config, part),
+            stride=config.features.stride,
+            share=(share, shares),
         )
     return {"share": share, "shares": shares}
 
@@ -76,20 +83,28 @@ def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
         lock(handle.fileno(), fcntl.LOCK_EX, run.path)
         if not (folder / "eye.json").exists():
             train = open_data(run.path, config, "train")
-            size = config.observe.image_size
-            eye = Eye(encoder_of(run, config), size, precision=config.train.precision).to(here().device)
-            count = min(config.freeze.samples, len(train.actions))
-            eye.standardise_on(train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)])
+            size = config.data.image_size
+            eye = Eye(encoder_of(run, config), size, precision=config.train.precision).to(
+                here().device
+            )
+            count = min(config.features.samples, len(train.actions))
+            eye.standardise_on(
+                train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)]
+            )
             eye.save(folder)
     return Eye.load(folder).to(here().device)
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
     """Row numbers of every `stride`-th frame of each episode."""
-    return np.concatenate([o + np.arange(0, n, stride) for o, n in zip(data.offsets, data.lengths, strict=True)])
+    return np.concatenate(
+        [o + np.arange(0, n, stride) for o, n in zip(data.offsets, data.lengths, strict=True)]
+    )
 
 
-def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)) -> None:
+def write_features(
+    folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)
+) -> None:
     """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride.
 
     `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
@@ -99,7 +114,9 @@ def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int, s
     shape = (len(rows), eye.tokens_per_frame, eye.width)
     key = {"eye": weights_digest(eye), "data": data.digest, "stride": stride, "shape": list(shape)}
     first, last = (len(rows) * k // share[1] for k in (share[0], share[0] + 1))
-    meta = folder / ("features.json" if share == (0, 1) else f"share_{share[0]}_of_{share[1]}.json")
+    meta = folder / (
+        "features.json" if share == (0, 1) else f"share_{share[0]}_of_{share[1]}.json"
+    )
     start = _done(meta, key, first)
     covered = [(a, b) for file in folder.glob("share_*.json") if (a := _done(file, key, -1, "first")) >= 0
                and (b := _done(file, key, -1)) > a] if share == (0, 1) else []  # fmt: skip
@@ -108,7 +125,7 @@ def write_features(folder: Path, eye: Eye, data: Trajectories, *, stride: int, s
         meta.unlink(missing_ok=True)  # from here on the file below is another's no more
         allocate(file, int(np.prod(shape)) * 2)
     # Written, not mapped: of a page that is mapped on two machines, one would write back the other's rows as they were.
-    told = Progress(f"encode {folder.name}", last - first, start=start - first)
+    told = Progress(f"features {folder.name}", last - first, start=start - first)
     with open(file, "r+b") as store, catching_signals() as stop, told as bar:
         at, written = start, start
         while at < last:
@@ -140,10 +157,12 @@ class Features:
     def __init__(self, folder: Path, data: Trajectories) -> None:
         meta = folder / "features.json"
         if not meta.exists():
-            raise UserError(f"{meta}: no cached features; run `jepa-wm encode` first")
+            raise UserError(f"{meta}: no cached features; run `jepa-wm features` first")
         known = json.loads(meta.read_text(encoding="utf-8"))
         if known["data"] != data.digest or known["done"] != known["shape"][0]:
-            raise UserError(f"{folder}: features are unfinished or of other data than {data.path}; encode again")
+            raise UserError(
+                f"{folder}: features are unfinished or of other data than {data.path}; encode again"
+            )
         self.stride, self.data = int(known["stride"]), data
         self._store = mapped(folder / "features.bf16", np.int16, tuple(known["shape"]))
         self.counts = -(-data.lengths // self.stride)  # [E] frames of each episode in the store
@@ -184,22 +203,26 @@ def weights_digest(model: nn.Module) -> str:
 
 def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
     """The encoder of a run: its own, or the backbone that the config names; random weights are those of the seed."""
-    if config.freeze.backbone is None:
+    if config.features.backbone is None:
         return pretrained(run)
     torch.manual_seed(config.seed)
-    return backbone_of(config.freeze, config.observe.image_size)
+    return backbone_of(config.features, config.data.image_size)
 
 
 def pretrained(run: RunFolder) -> Encoder:
     """The target encoder of the newest pretraining checkpoint; a random one if train.pretrain.steps is 0."""
     config = run.config
     torch.manual_seed(config.seed)
-    encoder = Encoder.from_settings(config.observe.image_size, config.encode)
+    encoder = Encoder.from_settings(config.data.image_size, config.encoder)
     if config.train.pretrain.steps == 0:
         return encoder
     newest = newest_checkpoint(run.path / "pretrain" / "checkpoints")
     if newest is None:
-        raise UserError(f"{run.path / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first")
+        raise UserError(
+            f"{run.path / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first"
+        )
     weights, _ = load_checkpoint(newest)
-    encoder.load_state_dict({k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")})
+    encoder.load_state_dict(
+        {k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")}
+    )
     return encoder

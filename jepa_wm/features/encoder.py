@@ -23,14 +23,18 @@ from jepa_wm.core.standardise import shared_scale
 from jepa_wm.data.clips import to_input
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.model_card import CARD
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 _SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
 
 
 class Eye(
-    nn.Module, ModelHubMixin, library_name="jepa_wm", pipeline_tag="image-feature-extraction", model_card_template=CARD
+    nn.Module,
+    ModelHubMixin,
+    library_name="jepa_wm",
+    pipeline_tag="image-feature-extraction",
+    model_card_template=CARD,
 ):
     """Single frames to standardised tokens: mean per position and one scale per dimension are removed, because a
     constant, position-only part otherwise drowns what differs between frames.
@@ -42,7 +46,9 @@ class Eye(
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: Encoder | Backbone, image_size: int, *, precision: str = "bf16") -> None:
+    def __init__(
+        self, encoder: Encoder | Backbone, image_size: int, *, precision: str = "bf16"
+    ) -> None:
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
         self.image_size, self.precision = image_size, precision
@@ -64,7 +70,9 @@ class Eye(
         for part in frames.split(batch):
             part = part.to(self.mean.device)
             with autocast(part.device, self.precision):
-                clip = to_input(part, self.image_size)[:, None].expand(-1, self.encoder.tubelet, -1, -1, -1)
+                clip = to_input(part, self.image_size)[:, None].expand(
+                    -1, self.encoder.tubelet, -1, -1, -1
+                )
                 out.append(self.encoder(clip).float())
         return torch.cat(out)
 
@@ -90,7 +98,9 @@ class Eye(
         """The eye saved in `folder`; UserError names what is missing."""
         for name in ("eye.json", "eye.safetensors"):
             if not (folder / name).exists():
-                raise UserError(f"{folder / name}: no frozen eye here; run `jepa-wm encode` first")
+                raise UserError(
+                    f"{folder / name}: no frozen eye here; run `jepa-wm features` first"
+                )
         sizes = json.loads((folder / "eye.json").read_text(encoding="utf-8"))
         return cls._read(folder / "eye.safetensors", sizes)
 
@@ -101,7 +111,7 @@ class Eye(
             return sizes | {"backbone": self.encoder.name}
         if self.encoder.settings is None:
             raise ValueError("encoder has no settings to save; make it by Encoder.from_settings")
-        return sizes | {"encode": self.encoder.settings.model_dump()}
+        return sizes | {"encoder": self.encoder.settings.model_dump()}
 
     def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
         partial = weights.with_suffix(".partial")
@@ -115,10 +125,14 @@ class Eye(
         if "backbone" in sizes:
             encoder = Backbone(sizes["backbone"], sizes["image_size"])
         else:
-            unsaid = sorted(set(Encode.model_fields) - set(sizes["encode"]))
+            unsaid = sorted(set(EncoderSettings.model_fields) - set(sizes["encoder"]))
             if unsaid:  # a default would stand in, and the eye might see otherwise than it did
-                raise UserError(f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make it again")
-            encoder = Encoder.from_settings(sizes["image_size"], Encode(**sizes["encode"]))
+                raise UserError(
+                    f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make it again"
+                )
+            encoder = Encoder.from_settings(
+                sizes["image_size"], EncoderSettings(**sizes["encoder"])
+            )
         eye = cls(encoder, sizes["image_size"], precision=sizes["precision"])
         load_strict(eye, load_file(weights), source=str(weights))
         return eye
@@ -138,7 +152,9 @@ class Eye(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained as well.
-        self._write(save_directory / _SHARED[0], save_directory / _SHARED[1], {"eye": self._sizes()})
+        self._write(
+            save_directory / _SHARED[0], save_directory / _SHARED[1], {"eye": self._sizes()}
+        )
 
     @classmethod
     def _from_pretrained(
@@ -147,7 +163,9 @@ class Eye(
     ) -> Eye:  # fmt: skip
         """The eye in a folder, or in a repository of the hub of that name."""
         if unknown:
-            raise UserError(f"from_pretrained: an eye takes no {', '.join(unknown)}; its config.json says it all")
+            raise UserError(
+                f"from_pretrained: an eye takes no {', '.join(unknown)}; its config.json says it all"
+            )
         if Path(model_id).is_dir():
             weights, config = (Path(model_id) / name for name in _SHARED)
         else:
@@ -162,7 +180,9 @@ class Eye(
             )  # fmt: skip
         for file in (weights, config):
             if not file.exists():
-                raise UserError(f"{file}: no shared eye here; give a folder that Eye.save_pretrained wrote")
+                raise UserError(
+                    f"{file}: no shared eye here; give a folder that Eye.save_pretrained wrote"
+                )
         sizes = json.loads(config.read_text(encoding="utf-8"))
         if "eye" not in sizes:
             raise UserError(f"{config}: describes another kind of model, not an eye of jepa_wm")

@@ -18,10 +18,16 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 
 INDEX = ".index.json"  # of weights in several files: {"weight_map": {name: file}}
-IN_FOLDERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")  # as the hub names them
+IN_FOLDERS = (
+    "model.safetensors",
+    f"model.safetensors{INDEX}",
+    "pytorch_model.bin",
+)  # as the hub names them
 
 # What torch.compile, data parallelism and activation checkpointing write around a module's own name, anywhere in it.
-_AROUND = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_AROUND = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _BEFORE = re.compile(r"^(?:module\.|backbone\.)+")
 
 
@@ -35,7 +41,9 @@ def read_parts(path: Path) -> dict[str, Any]:
     """
     path = file_in(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; download the weights first and give their path")
+        raise UserError(
+            f"{path}: there is no such file; download the weights first and give their path"
+        )
     if path.name.endswith(INDEX):
         return _in_parts(_from_index(path), path)
     if path.suffix == ".safetensors":
@@ -52,7 +60,9 @@ def file_in(path: Path) -> Path:
     for name in IN_FOLDERS:
         if (path / name).is_file():
             return path / name
-    raise UserError(f"{path}: is a folder without {' or '.join(IN_FOLDERS)}; give the path of the weights themselves")
+    raise UserError(
+        f"{path}: is a folder without {' or '.join(IN_FOLDERS)}; give the path of the weights themselves"
+    )
 
 
 def unwrapped(name: str) -> str:
@@ -65,7 +75,9 @@ def _in_parts(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for name, value in flat.items():
         part, _, rest = unwrapped(str(name)).removeprefix("vjepa2.").partition(".")
         if rest in parts.setdefault(part, {}):
-            raise UserError(f"{path}: holds {part + '.' + rest!r} twice, under different prefixes; keep one of the two")
+            raise UserError(
+                f"{path}: holds {part + '.' + rest!r} twice, under different prefixes; keep one of the two"
+            )
         parts[part][rest] = value
     return parts
 
@@ -74,7 +86,9 @@ def _from_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path}: is no whole safetensors file ({error}); download it again") from None
+        raise UserError(
+            f"{path}: is no whole safetensors file ({error}); download it again"
+        ) from None
 
 
 def _from_index(path: Path) -> dict[str, Tensor]:
@@ -82,14 +96,26 @@ def _from_index(path: Path) -> dict[str, Tensor]:
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is no index of safetensors files ({error!r}); download it again") from None
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise UserError(
+            f"{path}: is no index of safetensors files ({error!r}); download it again"
+        ) from None
     strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     absent = [name for name in names if name not in strange and not (path.parent / name).is_file()]
     if strange or absent:
         why = f"names {strange[0]!r}" if strange else f"{absent[0]} is not beside it"
         raise UserError(f"{path}: {why}; download all files of the model into one folder")
-    flat = {name: value for file in names for name, value in _from_safetensors(path.parent / file).items()}
+    flat = {
+        name: value
+        for file in names
+        for name, value in _from_safetensors(path.parent / file).items()
+    }
     missing = sorted(set(places) - set(flat))
     if missing:
         raise UserError(
@@ -99,7 +125,15 @@ def _from_index(path: Path) -> dict[str, Tensor]:
 
 
 # What torch.load was seen to raise for files with a few wrong bytes: it has no error of its own for them.
-_DAMAGE = (RuntimeError, zipfile.BadZipFile, EOFError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGE = (
+    RuntimeError,
+    zipfile.BadZipFile,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 
 
 def _from_torch(path: Path) -> dict[str, Any]:
@@ -122,5 +156,7 @@ def _from_torch(path: Path) -> dict[str, Any]:
             "download it again, or convert it to safetensors"
         )
     if not isinstance(parts, dict):
-        raise UserError(f"{path}: holds a {type(parts).__name__}, not the parts of a model by name")
+        raise UserError(
+            f"{path}: holds a {type(parts).__name__}, not the parts of a model by name"
+        )
     return parts

@@ -46,7 +46,14 @@ class AttentiveProbe(nn.Module):
 
 
 def fit_attentive(
-    tokens: Tensor, state: Tensor, *, steps: int, batch: int = 128, lr: float = 2e-3, seed: int = 0, label: str = ""
+    tokens: Tensor,
+    state: Tensor,
+    *,
+    steps: int,
+    batch: int = 128,
+    lr: float = 2e-3,
+    seed: int = 0,
+    label: str = "",
 ) -> AttentiveProbe:
     """A probe fitted on tokens [n, N, D], where they are, and states [n, Y]; the same seed gives the same probe.
 
@@ -66,7 +73,9 @@ def fit_attentive(
             for group in optimiser.param_groups:
                 group["lr"] = lr * warmup_cosine(step, steps=steps, warmup=steps // 10, final=0.0)
             rows = torch.randint(len(tokens), (batch,), generator=generator).to(tokens.device)
-            loss = nn.functional.smooth_l1_loss(probe(tokens[rows].float()), target[rows], beta=0.2)
+            loss = nn.functional.smooth_l1_loss(
+                probe(tokens[rows].float()), target[rows], beta=0.2
+            )
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
@@ -81,7 +90,9 @@ class RidgeProbe:
 
     def __init__(self, latents: Tensor, state: Tensor, *, penalty: float = 1e-2) -> None:
         """Fit on latents [n, F] and states [n, Y]; `penalty` is per sample, on standardised inputs."""
-        self.ridge = fit_ridge(latents.float().numpy(), state.numpy(), (penalty,), standardise=True)[0]
+        self.ridge = fit_ridge(
+            latents.float().numpy(), state.numpy(), (penalty,), standardise=True
+        )[0]
 
     def read(self, latents: Tensor) -> Tensor:
         """[B, Y] states in their own units from latents [B, F]."""

@@ -32,7 +32,11 @@ class Ridge:
 
 
 def fit_ridge(
-    features: np.ndarray, target: np.ndarray, penalties: tuple[float, ...], *, standardise: bool = False
+    features: np.ndarray,
+    target: np.ndarray,
+    penalties: tuple[float, ...],
+    *,
+    standardise: bool = False,
 ) -> list[Ridge]:
     """A ridge regression for each penalty (per sample), of features [n, F] to targets [n, Y].
 
@@ -65,7 +69,12 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _products(
-    features: np.ndarray, centre: np.ndarray, spread: np.ndarray, target: np.ndarray, constant: np.ndarray, dual: bool
+    features: np.ndarray,
+    centre: np.ndarray,
+    spread: np.ndarray,
+    target: np.ndarray,
+    constant: np.ndarray,
+    dual: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What is to be solved, (left, right): ([n, n], [n, Y]) in the dual form, else ([F, F], [F, Y])."""
     if dual:
@@ -76,10 +85,14 @@ def _products(
     x = np.concatenate([block for _, block in _columns(features, centre, spread)], 1)
     step = max(1, BLOCK // len(target))
     columns = [slice(k, k + step) for k in range(0, target.shape[1], step)]
-    return x.T @ x, np.concatenate([x.T @ (target[:, some] - constant[some]) for some in columns], 1)
+    return x.T @ x, np.concatenate(
+        [x.T @ (target[:, some] - constant[some]) for some in columns], 1
+    )
 
 
-def _columns(features: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _columns(
+    features: np.ndarray, centre: np.ndarray, spread: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
     """(columns, standardised features [n, some of F] in float64), a block at a time."""
     step = max(1, BLOCK // len(features))
     for start in range(0, features.shape[1], step):

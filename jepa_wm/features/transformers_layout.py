@@ -38,10 +38,16 @@ _MASK_TOKENS = "embeddings.mask_tokens"  # [K, 1, 1, D], K parameters [1, 1, D] 
 
 def is_of_transformers(parts: Mapping[str, Any]) -> bool:
     """Whether the weights have the names that `transformers` gives them."""
-    return any(name.startswith(("embeddings.", "layer.")) for part in _NAMES for name in _weights(parts, part))
+    return any(
+        name.startswith(("embeddings.", "layer."))
+        for part in _NAMES
+        for name in _weights(parts, part)
+    )
 
 
-def in_public_names(parts: Mapping[str, Any], path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def in_public_names(
+    parts: Mapping[str, Any], path: Path, config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Parts of a file under the public code's names: query, key and value as one matrix, mask tokens apart.
 
     A name that is not known stays as it is. Raises UserError where query, key and value do not belong together.
@@ -74,7 +80,9 @@ def config_beside(path: Path) -> dict[str, Any]:
     return config
 
 
-def _part_of(part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _part_of(
+    part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
     public: dict[str, Any] = {}
     apart: dict[str, dict[str, Tensor]] = {}  # name of a joined matrix -> query, key and value
     for name, value in weights.items():
@@ -94,11 +102,21 @@ def _part_of(part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any]
     for name, three in apart.items():
         shapes = {kind: tuple(value.shape) for kind, value in three.items()}
         if len(shapes) < 3 or len(set(shapes.values())) > 1:
-            raise UserError(f"{path}: {part}: for {name} there must be query, key and value of one shape, not {shapes}")
+            raise UserError(
+                f"{path}: {part}: for {name} there must be query, key and value of one shape, not {shapes}"
+            )
         public[name] = torch.cat([three[kind] for kind in ("query", "key", "value")])
     if config.get("qkv_bias") is False:  # the public code always has one
-        biases = {name.replace("qkv.weight", "qkv.bias"): public[name] for name in apart if name.endswith("weight")}
-        public |= {name: weight.new_zeros(len(weight)) for name, weight in biases.items() if name not in public}
+        biases = {
+            name.replace("qkv.weight", "qkv.bias"): public[name]
+            for name in apart
+            if name.endswith("weight")
+        }
+        public |= {
+            name: weight.new_zeros(len(weight))
+            for name, weight in biases.items()
+            if name not in public
+        }
     return public
 
 

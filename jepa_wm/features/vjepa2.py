@@ -23,18 +23,27 @@ _ANY_PREDICTOR = {
     "norm.": "predictor_norm.",
     "project.": "predictor_proj.",
 }
-_ACTIONS = {"action.": "action_encoder.", "state.": "state_encoder.", "extrinsics.": "extrinsics_encoder."}
+_ACTIONS = {
+    "action.": "action_encoder.",
+    "state.": "state_encoder.",
+    "extrinsics.": "extrinsics_encoder.",
+}
 NAMES = {
     "encoder": _ENCODER,
     "target_encoder": _ENCODER,
     "predictor": {**_ANY_PREDICTOR, "mask_tokens": "mask_tokens"},
     "action_predictor": {**_ANY_PREDICTOR, **_ACTIONS},
 }
-UNUSED = ("pos_embed", "predictor_pos_embed")  # tables of fixed positions, which models with RoPE do not read
+UNUSED = (
+    "pos_embed",
+    "predictor_pos_embed",
+)  # tables of fixed positions, which models with RoPE do not read
 
 IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of colours in 0..1
 
-_KERNEL = "patch_embed.proj.weight"  # [D, C, tubelet, patch, patch] of a convolution, a matrix here
+_KERNEL = (
+    "patch_embed.proj.weight"  # [D, C, tubelet, patch, patch] of a convolution, a matrix here
+)
 _MASK_TOKEN = re.compile(r"mask_tokens\.(\d+)")  # K parameters [1, 1, D], one [K, D] here
 
 
@@ -47,7 +56,9 @@ def without_wrappers(weights: Mapping[str, Tensor], *, source: str) -> dict[str,
     for name, value in weights.items():
         short = unwrapped(name)
         if short in plain:
-            raise UserError(f"{source}: holds {short!r} twice, under different prefixes; keep one of the two")
+            raise UserError(
+                f"{source}: holds {short!r} twice, under different prefixes; keep one of the two"
+            )
         plain[short] = value
     return {name: value for name, value in plain.items() if name not in UNUSED}
 
@@ -85,8 +96,13 @@ def to_ours(released: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 def take_plain_frames(encoder: Encoder) -> Encoder:
     """The encoder, from now on for frames in -1..1 as all of ours are: ImageNet's mean and spread, by which released
     models want frames normalised, are folded into the patch embedding, which is linear. Changes it in place."""
-    mean, spread = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (IMAGENET_MEAN, IMAGENET_SPREAD))
-    kernel = encoder.embed.weight.double().unflatten(1, (encoder.tubelet, 3, encoder.patch, encoder.patch))
+    mean, spread = (
+        torch.tensor(x, dtype=torch.float64)[:, None, None]
+        for x in (IMAGENET_MEAN, IMAGENET_SPREAD)
+    )
+    kernel = encoder.embed.weight.double().unflatten(
+        1, (encoder.tubelet, 3, encoder.patch, encoder.patch)
+    )
     encoder.embed.bias.add_((kernel * ((0.5 - mean) / spread)).flatten(1).sum(1))
     encoder.embed.weight.copy_((kernel * (0.5 / spread)).flatten(1))
     return encoder

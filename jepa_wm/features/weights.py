@@ -19,7 +19,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.features.foreign_file import read_parts
 from jepa_wm.features.transformers_layout import config_beside, in_public_names, is_of_transformers
 from jepa_wm.features.vjepa2 import to_ours, to_released, without_wrappers
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 ROPE_BASE = 10_000.0
@@ -79,7 +79,7 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
         )
     _check_heads(width, size.heads, "heads", source)
     _check_stated(config, "num_attention_heads", size.heads, "heads", source)
-    settings = Encode(
+    settings = EncoderSettings(
         patch=kernel.shape[3], tubelet=kernel.shape[2], width=width, depth=depth, heads=size.heads,
         channels=kernel.shape[1], attend="clip", rope="vjepa2", rope_base=ROPE_BASE,
         mlp_ratio=_mlp_ratio(weights, "blocks", width, source), locality=0.0,
@@ -112,7 +112,9 @@ def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Si
     return _filled(sized, weights, "predictor", source)
 
 
-def load_action_predictor(path: str | Path, build: Callable[..., Model], size: str | Size, *, patch: int = 16) -> Model:
+def load_action_predictor(
+    path: str | Path, build: Callable[..., Model], size: str | Size, *, patch: int = 16
+) -> Model:
     """The action-conditioned predictor of a released file; `build` is `dynamics.action_predictor.ActionPredictor`.
 
     `patch` is the side of the encoder's patches in px. Raises UserError as `load_encoder` does.
@@ -147,38 +149,58 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return in_public_names(parts, path, config), config
 
 
-def _filled(build: Callable[[], Model], weights: Mapping[str, Tensor], part: str, source: str) -> Model:
+def _filled(
+    build: Callable[[], Model], weights: Mapping[str, Tensor], part: str, source: str
+) -> Model:
     """The frozen model with the weights in their places. Its initial values would be thrown away, and drawing a billion
     of them takes a minute: none are drawn."""
     with torch.device("meta"):
         model = build()
-    check_fit(weights, to_released(model, part), source=source, model=f"a V-JEPA 2 {part} of these sizes")
+    check_fit(
+        weights, to_released(model, part), source=source, model=f"a V-JEPA 2 {part} of these sizes"
+    )
     model.to_empty(device="cpu").load_state_dict(to_ours(weights, part), strict=True)
     return model.eval().requires_grad_(False)
 
 
-def _part(parts: Mapping[str, object], part: str, path: str | Path) -> tuple[dict[str, Tensor], str]:
+def _part(
+    parts: Mapping[str, object], part: str, path: str | Path
+) -> tuple[dict[str, Tensor], str]:
     """(weights of one part without wrappers' prefixes, what to call them in a message)."""
     source, found = f"{path}: the weights of {part!r}", parts.get(part)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: has no part {part!r}, only {a_few(map(repr, parts)) or 'nothing'}")
-    strange = [name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+        raise UserError(
+            f"{path}: has no part {part!r}, only {a_few(map(repr, parts)) or 'nothing'}"
+        )
+    strange = [
+        name
+        for name, value in found.items()
+        if not isinstance(name, str) or not isinstance(value, Tensor)
+    ]
     if strange:
         raise UserError(f"{source}: {strange[0]!r} is no tensor; this is not the released layout")
     return without_wrappers(found, source=source), source
 
 
-def _of_dimensions(weights: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> Tensor:
+def _of_dimensions(
+    weights: Mapping[str, Tensor], name: str, dimensions: int, source: str
+) -> Tensor:
     """A weight that sizes are read off."""
     if name not in weights:
-        raise UserError(f"{source}: {name!r} is missing, without which the sizes are unknown; is this V-JEPA 2?")
+        raise UserError(
+            f"{source}: {name!r} is missing, without which the sizes are unknown; is this V-JEPA 2?"
+        )
     if weights[name].dim() != dimensions:
-        raise UserError(f"{source}: {name!r} has shape {tuple(weights[name].shape)} instead of {dimensions} dimensions")
+        raise UserError(
+            f"{source}: {name!r} has shape {tuple(weights[name].shape)} instead of {dimensions} dimensions"
+        )
     return weights[name]
 
 
 def _depth(weights: Mapping[str, Tensor], blocks: str, source: str) -> int:
-    numbers = [int(found[1]) for name in weights if (found := re.match(rf"{blocks}\.(\d+)\.", name))]
+    numbers = [
+        int(found[1]) for name in weights if (found := re.match(rf"{blocks}\.(\d+)\.", name))
+    ]
     if not numbers:
         raise UserError(f"{source}: no weight is named {blocks}.0...; is this V-JEPA 2?")
     return max(numbers) + 1
@@ -190,10 +212,14 @@ def _mlp_ratio(weights: Mapping[str, Tensor], blocks: str, width: int, source: s
 
 def _check_heads(width: int, heads: int, field: str, source: str) -> None:
     if heads < 1 or width % (2 * heads) or width // heads < 6:
-        raise UserError(f"{source}: width {width} does not divide into {heads} heads; give a Size with other {field}")
+        raise UserError(
+            f"{source}: width {width} does not divide into {heads} heads; give a Size with other {field}"
+        )
 
 
-def _check_stated(config: Mapping[str, Any], key: str, heads: int, field: str, source: str) -> None:
+def _check_stated(
+    config: Mapping[str, Any], key: str, heads: int, field: str, source: str
+) -> None:
     """No tensor tells the number of heads; where config.json does, it has to be the one that was asked for."""
     if (stated := config.get(key, heads)) != heads:
         raise UserError(

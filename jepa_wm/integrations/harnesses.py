@@ -22,7 +22,7 @@ from jepa_wm.planning.history import history, newest_frames, refuse_other_pictur
 from jepa_wm.planning.objective import Scene, check_objective, objective_of
 from jepa_wm.planning.objectives import expected_cost
 from jepa_wm.planning.search import Cost
-from jepa_wm.planning.settings import Plan as Settings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -33,14 +33,18 @@ class CostServer:
     environment will. Source of the protocol: stable-worldmodel 0.1.1.
     """
 
-    def __init__(self, model: WorldModel, settings: Settings, space: ActionSpace | None = None) -> None:
+    def __init__(
+        self, model: WorldModel, settings: PlannerSettings, space: ActionSpace | None = None
+    ) -> None:
         check_objective(model, settings)
         self.model, self.settings = model, settings
         reach = model.latent.action_low.tolist(), model.latent.action_high.tolist()
         self.space = None if space is None else space.within(*reach)
         size = model.plan_bytes(settings.horizon, draws=settings.draws, margin=settings.margin)
         self._most = plans_within(settings.memory_mb, *size)
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # frames looked at last, and their latents
+        self._seen: dict[
+            str, tuple[Tensor, Tensor]
+        ] = {}  # frames looked at last, and their latents
 
     @torch.no_grad()
     def get_cost(self, info: Mapping[str, Any], candidates: Tensor) -> Tensor:
@@ -52,7 +56,11 @@ class CostServer:
         Raises ValueError for another block width, and for pictures that are not uint8.
         """
         if candidates.dim() == 3:
-            one = {name: value[None] for name, value in info.items() if name in ("pixels", "goal", "action")}
+            one = {
+                name: value[None]
+                for name, value in info.items()
+                if name in ("pixels", "goal", "action")
+            }
             return self.get_cost(one, candidates[None])[0]
         if candidates.shape[-1] != self.model.block:
             raise ValueError(
@@ -61,9 +69,18 @@ class CostServer:
             )
         latent = self.model.latent
         skip = latent.settings.frameskip
-        frames, past = history(info, window=latent.settings.window, size=self.model.block // skip, frameskip=skip)
-        context, past = self._latents("pixels", frames), past.to(self.model.device)  # [B, C, N, D], [B, C-1, A]
-        goal = self._latents("goal", newest_frames("goal", info)[:, None])[:, 0] if "goal" in info else None
+        frames, past = history(
+            info, window=latent.settings.window, size=self.model.block // skip, frameskip=skip
+        )
+        context, past = (
+            self._latents("pixels", frames),
+            past.to(self.model.device),
+        )  # [B, C, N, D], [B, C-1, A]
+        goal = (
+            self._latents("goal", newest_frames("goal", info)[:, None])[:, 0]
+            if "goal" in info
+            else None
+        )
         seen = context if goal is None else torch.cat([context, goal[:, None]], 1)
         lasting = latent.lasting(seen).mean(1)  # the same in all, as an agent holds it
         context = latent.with_lasting(context, lasting[:, None])
@@ -77,7 +94,9 @@ class CostServer:
             scene = Scene(self.model, self.settings, context[some, -1], toward, last, self.space)
 
             def imagine(actions: Tensor) -> Tensor:
-                return self.model.futures(context[some], past[some], actions, draws=self.settings.draws)
+                return self.model.futures(
+                    context[some], past[some], actions, draws=self.settings.draws
+                )
 
             return expected_cost(imagine, objective_of(scene), doubt=self.settings.doubt)
 
@@ -90,7 +109,9 @@ class CostServer:
     def _as_searched(self, plans: Tensor) -> Tensor:
         assert self.space is not None
         if self.space.searched != plans.shape[-1]:
-            raise ValueError("space must search every action of a block: make it by ActionSpace.of_block(hold=False)")
+            raise ValueError(
+                "space must search every action of a block: make it by ActionSpace.of_block(hold=False)"
+            )
         return plans
 
     def _latents(self, name: str, frames: Tensor) -> Tensor:
@@ -114,7 +135,9 @@ def serve_to(solver: Callable[..., Any], server: CostServer, **options: Any) -> 
     for name in ("cost", "model"):
         if name in names:
             return solver(**{name: server}, **options)
-    raise ValueError(f"{solver} has neither an argument 'cost' nor 'model'; this version of its library is not known")
+    raise ValueError(
+        f"{solver} has neither an argument 'cost' nor 'model'; this version of its library is not known"
+    )
 
 
 class VectorEnv(Protocol):
@@ -149,7 +172,9 @@ class PolicyServer:
         """[B, a] actions for infos["pixels"] and infos["goal"] [B, T, h, w, 3] uint8; the agent keeps its own memory,
         so of several frames only the newest is looked at. Raises RuntimeError before `set_env`."""
         if self._agent is None:
-            raise RuntimeError("get_action before set_env; call set_env with the environments first")
+            raise RuntimeError(
+                "get_action before set_env; call set_env with the environments first"
+            )
         frames, goals = (_newest(name, infos) for name in ("pixels", "goal"))
         if self._goals is None or not np.array_equal(self._goals, goals):
             self._goals, self._waiting = goals.copy(), []
@@ -172,7 +197,9 @@ class EbJepa(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: WorldModel, *, mean: Sequence[float] = (0, 0), std: Sequence[float] = (1, 1)) -> None:
+    def __init__(
+        self, model: WorldModel, *, mean: Sequence[float] = (0, 0), std: Sequence[float] = (1, 1)
+    ) -> None:
         super().__init__()
         skip = model.latent.settings.frameskip
         if skip != 1:
@@ -188,28 +215,38 @@ class EbJepa(nn.Module):
     @torch.no_grad()
     def encode(self, obs: Tensor) -> Tensor:
         """[B, D, T, h', w'] latents of observations [B, 2, T, h, w]."""
-        latents = self.model.encode(self.frames(obs).flatten(0, 1)).unflatten(0, (len(obs), -1))  # [B, T, N, D]
+        latents = self.model.encode(self.frames(obs).flatten(0, 1)).unflatten(
+            0, (len(obs), -1)
+        )  # [B, T, N, D]
         return self._on_grid(latents)
 
     @torch.no_grad()
-    def unroll(self, obs: Tensor, actions: Tensor, *, nsteps: int | None = None, **rest: Any) -> tuple[Tensor, None]:
+    def unroll(
+        self, obs: Tensor, actions: Tensor, *, nsteps: int | None = None, **rest: Any
+    ) -> tuple[Tensor, None]:
         """([B, D, 1 + n, h', w'], None): the latest observation of obs [B, 2, T, h, w] and what follows each of actions
         [B, a, n], the first `nsteps` of them where given. One observation serves all rows of actions."""
         taken = actions.to(self.model.device).movedim(1, -1)[:, :nsteps]  # [B, n, a]
         latest = self.model.encode(self.frames(obs[:, :, -1:])[:, 0])  # [B or 1, N, D]
         if len(latest) not in (1, len(taken)):
-            raise ValueError(f"{len(latest)} observations for {len(taken)} rows of actions; give one, or one each")
+            raise ValueError(
+                f"{len(latest)} observations for {len(taken)} rows of actions; give one, or one each"
+            )
         plans = taken.unflatten(0, (len(latest), -1))  # [B, S, n, a]
         nothing = latest.new_zeros(len(latest), 0, self.model.block)
-        future = self.model.imagine(latest[:, None], nothing, plans).flatten(0, 1)  # [B * S, n, N, D]
+        future = self.model.imagine(latest[:, None], nothing, plans).flatten(
+            0, 1
+        )  # [B * S, n, N, D]
         first = latest.repeat_interleave(plans.shape[1], 0)[:, None]
         return self._on_grid(torch.cat([first, future], 1)), None
 
     def frames(self, obs: Tensor) -> Tensor:
-        """[B, T, h, w, 3] uint8 pictures, as the world renders them with worlds.look ebjepa. Raises ValueError for
+        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.look ebjepa. Raises ValueError for
         observations that are not of that range once standardising is undone."""
         if obs.dim() != 5 or obs.shape[1] != 2:
-            raise ValueError(f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, dot and walls")
+            raise ValueError(
+                f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, dot and walls"
+            )
         raw = obs.to(self.model.device).float() * self.std + self.mean
         low, high = float(raw.min()), float(raw.max())
         if not (low > -2 and 16 < high < 257):
@@ -231,7 +268,9 @@ class EbJepa(nn.Module):
 def _newest(name: str, infos: Mapping[str, Any]) -> np.ndarray:
     """[B, h, w, 3] uint8."""
     if name not in infos:
-        raise ValueError(f"infos has no '{name}', only {sorted(infos)}; evaluate toward goal images")
+        raise ValueError(
+            f"infos has no '{name}', only {sorted(infos)}; evaluate toward goal images"
+        )
     pictures = np.asarray(infos[name])
     frames = pictures[:, -1] if pictures.ndim == 5 else pictures
     refuse_other_pictures(name, torch.as_tensor(frames))

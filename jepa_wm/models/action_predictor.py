@@ -33,21 +33,27 @@ class ActionPredictor(nn.Module):
         self.project = nn.Linear(width, encoder_width)
         init_transformer(self, self.blocks)
 
-    def forward(self, tokens: Tensor, actions: Tensor, states: Tensor, extrinsics: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, actions: Tensor, states: Tensor, extrinsics: Tensor | None = None
+    ) -> Tensor:
         """The tokens one frame later, [B, T, N, D], for tokens [B, T, N, D] of frames that were encoded one by one,
         and actions [B, T, A], states [B, T, S] and, for a model trained with them, extrinsics [B, T, E] there.
 
         Raises ValueError if the frames are not of the model's own grid.
         """
         if tokens.shape[2] != self.grid**2:
-            raise ValueError(f"tokens has {tokens.shape[2]} tokens a frame, the model {self.grid} x {self.grid}")
+            raise ValueError(
+                f"tokens has {tokens.shape[2]} tokens a frame, the model {self.grid} x {self.grid}"
+            )
         conditions = [self.action(actions), self.state(states)]
         if extrinsics is not None:
             conditions.append(self.extrinsics(extrinsics))
         before = torch.stack(conditions, 2)  # [B, T, C, P]
         x = torch.cat([before, self.embed(tokens)], 2)
         frames, count = x.shape[1], before.shape[2]
-        cos, sin = rope_tables(self._positions(frames, count, x.device), self.head_dim, self.rope_base, self.rope)
+        cos, sin = rope_tables(
+            self._positions(frames, count, x.device), self.head_dim, self.rope_base, self.rope
+        )
         bias = self._no_future(frames, x.shape[2], x.device)
         x = x.flatten(1, 2)  # [B, T*(C+N), P]
         for block in self.blocks:

@@ -31,7 +31,9 @@ class KeyValueCache:
         """All keys and values the new tokens may see: those remembered, then the new ones, which are kept too."""
         if self.keys is not None and self.values is not None:
             k, v = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
-        first = max(0, k.shape[2] - self.limit)  # not -limit, which keeps everything at a limit of 0
+        first = max(
+            0, k.shape[2] - self.limit
+        )  # not -limit, which keeps everything at a limit of 0
         self.keys, self.values = k[:, :, first:], v[:, :, first:]
         return k, v
 
@@ -54,9 +56,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        bias: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, h, N, d]
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each [B, h, N, d]
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             k, v = cache.extend(k, v)
@@ -71,16 +79,24 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, round(width * mlp_ratio), act_layer=nn.GELU)  # a ratio of 48/11 must not lose a unit
+        self.mlp = Mlp(
+            width, round(width * mlp_ratio), act_layer=nn.GELU
+        )  # a ratio of 48/11 must not lose a unit
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        bias: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         x = x + self.attn(self.norm1(x), rope, bias, cache)
         return x + self.mlp(self.norm2(x))
 
 
-def init_transformer(module: nn.Module, blocks: Iterable[nn.Module], *, locality: float = 0.0) -> None:
+def init_transformer(
+    module: nn.Module, blocks: Iterable[nn.Module], *, locality: float = 0.0
+) -> None:
     """Truncated normal .02, zero bias, output projections of block l divided by sqrt(2 l) (V-JEPA 2).
 
     `locality` > 0 sets every query and key bias to it: rotated by position, equal biases score highest at offset

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 COLLAPSED_STD = 0.05  # of LayerNorm'd features, whose total spread is 1
-COLLAPSED_BESIDE = 0.02  # of all directions but the largest: less is what noise and half precision leave
+COLLAPSED_BESIDE = (
+    0.02  # of all directions but the largest: less is what noise and half precision leave
+)
 FEW_DIRECTIONS = 2.0  # effective rank of pictures in which there is little to tell
-SAMPLES, SIDE = 512, 32  # frames, and pixels on a side of pictures, that a rank over whole frames is taken of
+SAMPLES, SIDE = (
+    512,
+    32,
+)  # frames, and pixels on a side of pictures, that a rank over whole frames is taken of
 
 
 def collapse_meters(tokens: Tensor, pictures: np.ndarray | None = None) -> dict[str, float | bool]:
@@ -33,14 +38,18 @@ def collapse_meters(tokens: Tensor, pictures: np.ndarray | None = None) -> dict[
     spectra = [_spectrum(each.T @ each), _spectrum(_between(centred))]
     rank = min(_effective_rank(shares) for shares in spectra)
     beside = std * min(float(1 - shares.max()) for shares in spectra) ** 0.5
-    few = beside < COLLAPSED_BESIDE and (pictures is None or picture_rank(pictures) >= FEW_DIRECTIONS)
+    few = beside < COLLAPSED_BESIDE and (
+        pictures is None or picture_rank(pictures) >= FEW_DIRECTIONS
+    )
     return {"feature_std": std, "effective_rank": rank, "collapsed": std < COLLAPSED_STD or few}
 
 
 def picture_rank(pictures: np.ndarray) -> float:
     """How many directions pictures [B, h, w, c] themselves use, made small."""
     some = torch.from_numpy(pictures[_spread(len(pictures))]).movedim(-1, 1).float()
-    return _effective_rank(_spectrum(_between(torch.nn.functional.adaptive_avg_pool2d(some, SIDE))))
+    return _effective_rank(
+        _spectrum(_between(torch.nn.functional.adaptive_avg_pool2d(some, SIDE)))
+    )
 
 
 def _between(x: Tensor) -> Tensor:

@@ -72,7 +72,11 @@ class Dynamics(nn.Module):
 
     def moved(self, latents: Tensor, moving: Tensor) -> Tensor:
         """[..., N, D] the latents with these moving numbers [..., N, D - lasting] in place of their own."""
-        return torch.cat([moving, latents[..., self.latent_width - self.lasting :]], -1) if self.lasting else moving
+        return (
+            torch.cat([moving, latents[..., self.latent_width - self.lasting :]], -1)
+            if self.lasting
+            else moving
+        )
 
     def arrive(self, latents: Tensor, hidden: Tensor, draw: Draw | None) -> Tensor:
         """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's output [..., N, P]."""
@@ -86,7 +90,12 @@ class Dynamics(nn.Module):
         return nn.functional.pad(change, (0, self.lasting)) if self.lasting else change
 
     def hidden(
-        self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        *,
+        cache: list[KeyValueCache] | None = None,
+        start: int = 0,
     ) -> Tensor:
         """[B, T, N, P] the transformer's output for latents [B, T, N, D] and actions [B, T, A]."""
         b, t = latents.shape[:2]
@@ -120,7 +129,9 @@ class Dynamics(nn.Module):
         side = self.grid or self.tokens
         place = torch.stack([token // side, token % side], -1)
         time = torch.arange(start, start + frames, device=device)
-        return torch.cat([time.repeat_interleave(self.tokens)[:, None], place.repeat(frames, 1)], -1)
+        return torch.cat(
+            [time.repeat_interleave(self.tokens)[:, None], place.repeat(frames, 1)], -1
+        )
 
     def _band(self, frames: int, remembered: int, device: torch.device) -> Tensor | None:
         """[T*N, (remembered + T)*N] additive mask: a frame sees itself and the W - 1 before; None if all is seen."""

@@ -29,7 +29,11 @@ def rollout_loss(model: Dynamics, latents: Tensor, acts: Tensor, *, context: int
     is told, what follows from it has to be imagined.
     """
     known = context - 1
-    cache, latent, losses = model.cache_of(latents[:, :known], acts[:, :known]), latents[:, known:context], []
+    cache, latent, losses = (
+        model.cache_of(latents[:, :known], acts[:, :known]),
+        latents[:, known:context],
+        [],
+    )
     for t in range(known, acts.shape[1]):
         truth = latents[:, t + 1 : t + 2]
         hidden = model.hidden(latent, acts[:, t : t + 1], cache=cache, start=t)
@@ -49,5 +53,7 @@ def _surprise(outlook: Outlook, truth: Tensor) -> Tensor:
     truth, numbers = truth.float(), truth.shape[-2] * truth.shape[-1]
     likelihood = outlook.log_likelihood(truth).mean()
     if outlook.choice.shape[-1] > 1:
-        likelihood = (1 - WINNERS) * likelihood + WINNERS * outlook.winners_likelihood(truth).mean()
+        likelihood = (1 - WINNERS) * likelihood + WINNERS * outlook.winners_likelihood(
+            truth
+        ).mean()
     return -likelihood / numbers

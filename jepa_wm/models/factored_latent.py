@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import batch_mean, whole_batch
 from jepa_wm.core.standardise import ROUNDING, shared_scale
 from jepa_wm.models.pooling import PathReader
-from jepa_wm.models.settings import Bottleneck
+from jepa_wm.models.settings import LatentSettings
 
 
 class Components(nn.Module):
@@ -61,7 +61,7 @@ class Summary(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, tokens: int, token_width: int, settings: Bottleneck) -> None:
+    def __init__(self, tokens: int, token_width: int, settings: LatentSettings) -> None:
         super().__init__()
         s = settings
         self.components = Components(tokens * token_width, s.components)
@@ -99,7 +99,7 @@ class SummaryTraining(nn.Module):
     steps that go on as they were (`bend`) do.
     """
 
-    def __init__(self, summary: Summary, action_size: int, settings: Bottleneck) -> None:
+    def __init__(self, summary: Summary, action_size: int, settings: LatentSettings) -> None:
         super().__init__()
         s = settings
         self.weights = {"told": 1.0, "path": s.path, "bend": s.straight}
@@ -119,7 +119,9 @@ class SummaryTraining(nn.Module):
             losses["path"] = self.path(moving, way)
         if self.weights["bend"]:
             losses["bend"] = bend(moving)
-        losses["loss"] = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        losses["loss"] = torch.stack(
+            [self.weights[name] * value for name, value in losses.items()]
+        ).sum()
         return losses
 
 
@@ -136,5 +138,9 @@ def bend(places: Tensor) -> Tensor:
 def mlp(inputs: int, outputs: int, width: int, *, depth: int) -> nn.Sequential:
     """`depth` hidden layers of `width` with GELU between linear ones."""
     sizes = [inputs, *[width] * depth]
-    layers = [part for i, o in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(i, o), nn.GELU())]
+    layers = [
+        part
+        for i, o in zip(sizes, sizes[1:], strict=False)
+        for part in (nn.Linear(i, o), nn.GELU())
+    ]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

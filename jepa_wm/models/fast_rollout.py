@@ -31,7 +31,12 @@ class Stepper:
         model, dtype = weights.model, weights.dtype
         width, tokens = model.embed.out_features, model.tokens
         heads = width // model.head_dim
-        self.model, self.dtype, self.weights, self.frames = model, dtype, weights, min(frames, model.window)
+        self.model, self.dtype, self.weights, self.frames = (
+            model,
+            dtype,
+            weights,
+            min(frames, model.window),
+        )
 
         def room(*shape: int, kind: torch.dtype = dtype) -> Tensor:
             return torch.empty(*shape, dtype=kind, device=model.slot.device)
@@ -40,7 +45,10 @@ class Stepper:
         self.keys, self.values = room(*ring), room(*ring)
         self.query = room(plans, heads, tokens, model.head_dim)
         self.sum = room(plans * tokens, width, kind=torch.float32)
-        self.qkv, self.hidden = room(plans * tokens, 3 * width), room(plans * tokens, weights.layers[0].fc1.outputs)
+        self.qkv, self.hidden = (
+            room(plans * tokens, 3 * width),
+            room(plans * tokens, weights.layers[0].fc1.outputs),
+        )
         self.change = room(plans * tokens, width)
 
     def remember(self, cache: list[KeyValueCache], which: Tensor, *, seen: int) -> None:
@@ -52,21 +60,34 @@ class Stepper:
             held = memory.keys.shape[2] // tokens
             for i, frame in enumerate(range(seen - held, seen)):
                 here, there = _frame(i, tokens), _frame(frame % self.frames, tokens)
-                self.keys[layer, : len(which), :, there] = memory.keys[:, :, here].to(self.dtype)[which]
-                self.values[layer, : len(which), :, there] = memory.values[:, :, here].to(self.dtype)[which]
+                self.keys[layer, : len(which), :, there] = memory.keys[:, :, here].to(self.dtype)[
+                    which
+                ]
+                self.values[layer, : len(which), :, there] = memory.values[:, :, here].to(
+                    self.dtype
+                )[which]
 
     @torch.no_grad()
-    def step(self, latents: Tensor, actions: Tensor, *, time: int, draw: Draw | None = None) -> Tensor:
+    def step(
+        self, latents: Tensor, actions: Tensor, *, time: int, draw: Draw | None = None
+    ) -> Tensor:
         """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R', A]; R' <= R.
 
         Of several outcomes the likeliest, or the one that comes about by a draw.
         """
         model, (plans, tokens, _) = self.model, latents.shape
-        place, held = _frame(time % self.frames, tokens), _frame(0, tokens, min(time + 1, self.frames))
-        rope = rope_tables(model.positions(time, 1, latents.device), model.head_dim, model.rope_base)  # [N, d/2]
+        place, held = (
+            _frame(time % self.frames, tokens),
+            _frame(0, tokens, min(time + 1, self.frames)),
+        )
+        rope = rope_tables(
+            model.positions(time, 1, latents.device), model.head_dim, model.rope_base
+        )  # [N, d/2]
         x = self.sum[: plans * tokens]
         embedded = F.linear(latents.to(self.dtype), *self.weights.embed)
-        torch.add(embedded + model.slot, model.act(actions)[:, None], out=x.view(plans, tokens, -1))
+        torch.add(
+            embedded + model.slot, model.act(actions)[:, None], out=x.view(plans, tokens, -1)
+        )
         for number, layer in enumerate(self.weights.layers):
             keys, values = self.keys[number, :plans], self.values[number, :plans]
             self._attend(x, layer, rope, keys, values, place, held)
@@ -84,7 +105,9 @@ class Stepper:
         """Add a layer's attention to x [R' * N, P]; the frame's own keys and values go to `place` of the ring."""
         plans, heads = keys.shape[:2]
         qkv = layer.qkv(_norm(x, layer.norm1, self.dtype), out=self.qkv)
-        q, k, v = qkv.view(plans, -1, 3, heads, keys.shape[-1]).permute(2, 0, 3, 1, 4)  # each [R', h, N, d]
+        q, k, v = qkv.view(plans, -1, 3, heads, keys.shape[-1]).permute(
+            2, 0, 3, 1, 4
+        )  # each [R', h, N, d]
         query = self.query[:plans]
         _rotate_into(query, q, *rope)
         _rotate_into(keys[:, :, place], k, *rope)
@@ -159,7 +182,7 @@ def _norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
 
 
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """`encode.rope.rotate` of x [R', h, N, d] by angles [N, d/2], written to `out`."""
+    """`encoder.rope.rotate` of x [R', h, N, d] by angles [N, d/2], written to `out`."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     torch.mul(x, cos.repeat_interleave(2, -1), out=out)
     out[..., 0::2].addcmul_(x[..., 1::2], sin, value=-1)

@@ -12,7 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import batch_mean
-from jepa_wm.models.settings import HeadSizes
+from jepa_wm.models.settings import HeadSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Present:
 class Heads(nn.Module):
     """All heads of a world model; those that the data could not teach are None."""
 
-    def __init__(self, latent: int, action: int, present: Present, settings: HeadSizes) -> None:
+    def __init__(self, latent: int, action: int, present: Present, settings: HeadSettings) -> None:
         super().__init__()
         self.sizes = {"latent": latent, "action": action}
         self.present, self.settings = present, settings
@@ -47,7 +47,11 @@ class Transition(nn.Module):
         self.before, self.after = nn.Linear(latent, width), nn.Linear(latent, width, bias=False)
         self.act = nn.Linear(action, width, bias=False)
         self.rest = nn.Sequential(
-            nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs)
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, outputs),
         )
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
@@ -73,7 +77,11 @@ class RewardHead(nn.Module):
         """Spread the bins from the least to the largest reward of the data."""
         ends = symlog(torch.tensor([low, high], dtype=torch.float64))
         ends = ends + torch.tensor([-1e-3, 1e-3])  # a constant reward has a range too
-        self.bins.copy_(symexp(torch.linspace(float(ends[0]), float(ends[1]), len(self.bins), dtype=torch.float64)))
+        self.bins.copy_(
+            symexp(
+                torch.linspace(float(ends[0]), float(ends[1]), len(self.bins), dtype=torch.float64)
+            )
+        )
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
         """[...] expected rewards of model steps."""
@@ -99,7 +107,9 @@ class TerminationHead(nn.Module):
 
     def loss(self, before: Tensor, after: Tensor, actions: Tensor, ended: Tensor) -> Tensor:
         """Mean log loss for ends [...] of 0 and 1."""
-        return nnf.binary_cross_entropy_with_logits(self.net(before, after, actions)[..., 0], ended.float())
+        return nnf.binary_cross_entropy_with_logits(
+            self.net(before, after, actions)[..., 0], ended.float()
+        )
 
 
 class StateHead(nn.Module):
@@ -123,7 +133,9 @@ class StateHead(nn.Module):
 
     def loss(self, latents: Tensor, state: Tensor) -> Tensor:
         """Mean error for states [..., Y], each number in units of its spread; large ones count linearly."""
-        return nnf.smooth_l1_loss(self.net(latents).float(), (state - self.mean) / self.scale, beta=0.2)
+        return nnf.smooth_l1_loss(
+            self.net(latents).float(), (state - self.mean) / self.scale, beta=0.2
+        )
 
 
 class Policy(nn.Module):
@@ -133,7 +145,7 @@ class Policy(nn.Module):
     al., 2021), with inverse dynamics (Agrawal et al., 2016) as its one-step case.
     """
 
-    def __init__(self, latent: int, action: int, settings: HeadSizes) -> None:
+    def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
         super().__init__()
         self.horizon, width = settings.policy_steps, settings.width
         self.net = nn.Sequential(

@@ -15,10 +15,17 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import batch_mean
 from jepa_wm.models.losses import variance_covariance
 from jepa_wm.models.masks import Masked, draw_mask, split
-from jepa_wm.models.pooling import EpisodeContrast, GridPool, MeanPool, PathReader, SuccessorContrast, When
+from jepa_wm.models.pooling import (
+    EpisodeContrast,
+    GridPool,
+    MeanPool,
+    PathReader,
+    SuccessorContrast,
+    When,
+)
 from jepa_wm.models.predictor import Predictor
 from jepa_wm.models.rope import grid_positions
-from jepa_wm.models.settings import Encode, Predict, Targets
+from jepa_wm.models.settings import EncoderSettings, JepaSettings, TargetSettings
 from jepa_wm.models.vit import Encoder
 
 # losses beside prediction, and the settings with their weights
@@ -29,7 +36,14 @@ COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `s
 class JEPA(nn.Module):
     """Context encoder, target encoder (an exponential moving average of it) and predictor."""
 
-    def __init__(self, image_size: int, encode: Encode, predict: Predict, *, action_size: int = 0) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        encode: EncoderSettings,
+        predict: JepaSettings,
+        *,
+        action_size: int = 0,
+    ) -> None:
         super().__init__()
         self.settings = predict
         self.encoder = Encoder.from_settings(image_size, encode)
@@ -60,7 +74,12 @@ class JEPA(nn.Module):
         return drawn
 
     def forward(
-        self, clip: Tensor, far: Tensor, masks: list[Masked], path: Tensor | None = None, origin: Origin | None = None
+        self,
+        clip: Tensor,
+        far: Tensor,
+        masks: list[Masked],
+        path: Tensor | None = None,
+        origin: Origin | None = None,
     ) -> dict[str, Tensor]:
         """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
         averaged over mask types. `path` [B, T + R, a] is the way by the actions from the clip's first frame to each of
@@ -68,21 +87,30 @@ class JEPA(nn.Module):
         """
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid, device=clip.device)
-        masks = [mask.to(clip.device) for mask in masks]  # first of all: a copy waits for what is under way on a GPU
+        masks = [
+            mask.to(clip.device) for mask in masks
+        ]  # first of all: a copy waits for what is under way on a GPU
         target = self.look_at_all(clip)
         parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "visible", *REGULARISERS)}
         episode = None if origin is None else origin.episode
         others, whole = None, any(mask.shown is not None for mask in masks)
         if far.shape[1] and (self.regularised if whole else self.settings.episode):
             others = self._summarise(self.encoder(self._stills(far)), far.shape[1])
-            if not whole:  # no frame of the clip is wholly in view, so the far ones are told by one another
+            if (
+                not whole
+            ):  # no frame of the clip is wholly in view, so the far ones are told by one another
                 parts["episode"].append(self.episode(others[:, :1], others[:, 1:], episode))
         for kind, mask in enumerate(masks):
             seen, wanted, shown = mask.seen, mask.wanted, mask.shown
             context = self._look(clip, seen, shown)  # [B, K, D]
             visible = bool(self.settings.targets.visible)
-            guess = self.predictor(context, positions[seen], positions[wanted], kind, visible=visible).float()
-            again, guess = guess[:, : -wanted.shape[1]], guess[:, -wanted.shape[1] :]  # [B, K or 0, L*D], [B, M, L*D]
+            guess = self.predictor(
+                context, positions[seen], positions[wanted], kind, visible=visible
+            ).float()
+            again, guess = (
+                guess[:, : -wanted.shape[1]],
+                guess[:, -wanted.shape[1] :],
+            )  # [B, K or 0, L*D], [B, M, L*D]
             if self.regularised and shown is not None:
                 for name, value in self.regularise(context, shown, others, path, origin).items():
                     parts[name].append(value)
@@ -103,7 +131,12 @@ class JEPA(nn.Module):
         return losses
 
     def regularise(
-        self, context: Tensor, shown: Tensor, others: Tensor | None, path: Tensor | None, origin: Origin | None = None
+        self,
+        context: Tensor,
+        shown: Tensor,
+        others: Tensor | None,
+        path: Tensor | None,
+        origin: Origin | None = None,
     ) -> dict[str, Tensor]:
         """What keeps the latent from losing what is small and moves, which the static layout, predicted with ease,
         crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and those of
@@ -124,8 +157,13 @@ class JEPA(nn.Module):
             losses["episode"] = self.episode(summaries, others, episode)
         if self.path is not None and path is not None:
             clip_steps = path.shape[1] - (0 if others is None else others.shape[1])
-            way = torch.cat([_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]], 1)
-            losses["path"] = self.path(summaries if others is None else torch.cat([summaries, others], 1), way)
+            way = torch.cat(
+                [_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]],
+                1,
+            )
+            losses["path"] = self.path(
+                summaries if others is None else torch.cat([summaries, others], 1), way
+            )
         return losses
 
     def _look(self, clip: Tensor, seen: Tensor, shown: Tensor | None) -> Tensor:
@@ -146,12 +184,16 @@ class JEPA(nn.Module):
     def look_at_all(self, clip: Tensor) -> Tensor:
         """The targets [B, N, L*D] in fp32, of L levels of the target encoder, for clips [B, T, C, S, S]."""
         tokens = self.target(clip, levels=self.settings.targets.levels).float()
-        return latent_targets(tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings.targets)
+        return latent_targets(
+            tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings.targets
+        )
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Move the target encoder toward the context encoder: target = momentum * target + (1 - momentum) * context."""
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.encoder.parameters()), 1 - momentum)
+        torch._foreach_lerp_(
+            list(self.target.parameters()), list(self.encoder.parameters()), 1 - momentum
+        )
 
     def _stills(self, frames: Tensor) -> Tensor:
         """[B*R, tubelet, C, S, S]: each of frames [B, R, C, S, S] as a clip of its own, repeated to fill a tubelet."""
@@ -161,7 +203,9 @@ class JEPA(nn.Module):
         most = self.settings.most_targets
         if not most or wanted.shape[1] <= most:
             return wanted
-        chosen = torch.rand(wanted.shape, generator=generator).argsort(1)[:, :most].to(wanted.device)
+        chosen = (
+            torch.rand(wanted.shape, generator=generator).argsort(1)[:, :most].to(wanted.device)
+        )
         return wanted.gather(1, chosen)
 
 
@@ -188,7 +232,7 @@ def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
     return seen.nonzero()[:, 1].view(len(hidden), -1)
 
 
-def latent_targets(tokens: Tensor, settings: Targets) -> Tensor:
+def latent_targets(tokens: Tensor, settings: TargetSettings) -> Tensor:
     """[B, T*n, L*D] from tokens [B, T, n, L*D] of clips: LayerNorm of each level without parameters (V-JEPA); centred
     over the batch and scaled to unit mean square if asked."""
     each = tokens.unflatten(-1, (settings.levels, -1))

@@ -13,7 +13,7 @@ from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.dynamics_losses import forced_loss, rollout_loss
 from jepa_wm.models.factored_latent import Components, Summary
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import WorldModelSettings
 from jepa_wm.models.temporal_distance import StepsToGo
 
 MANY = 8192  # numbers of a latent above which metric and heads read its principal components
@@ -28,11 +28,13 @@ class LatentModel(nn.Module):
     action_low: Tensor
     action_high: Tensor
 
-    def __init__(self, tokens: int, token_width: int, action_size: int, settings: Settings) -> None:
+    def __init__(
+        self, tokens: int, token_width: int, action_size: int, settings: WorldModelSettings
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.sizes = {"tokens": tokens, "token_width": token_width, "action_size": action_size}
-        b = settings.bottleneck
+        b = settings.latent
         self.summary = Summary(tokens, token_width, b) if b else None
         count, width = (1, b.moving + b.lasting) if b else (tokens, token_width)
         self.block = action_size * settings.frameskip
@@ -46,9 +48,11 @@ class LatentModel(nn.Module):
         ]  # fmt: skip
         self.dynamics, self.others = members[0], nn.ModuleList(members[1:])
         self.numbers = count * width  # of a latent
-        self.components = Components(self.numbers, COMPONENTS) if b is None and self.numbers > MANY else None
+        self.components = (
+            Components(self.numbers, COMPONENTS) if b is None and self.numbers > MANY else None
+        )
         self.flat_width = self.numbers if self.components is None else COMPONENTS
-        self.metric = StepsToGo(self.flat_width, settings.metric)
+        self.metric = StepsToGo(self.flat_width, settings.distance)
         self.register_buffer("action_centre", torch.zeros(action_size))
         self.register_buffer("action_scale", torch.ones(action_size))
         self.register_buffer("action_low", torch.full((action_size,), -torch.inf))
@@ -99,7 +103,9 @@ class LatentModel(nn.Module):
     def unscaled(self, actions: Tensor) -> Tensor:
         """The inverse of `scaled`; a number that never varied has the value it had."""
         scale = torch.where(self.action_low < self.action_high, self.action_scale, 0)
-        return actions * scale.repeat(self.settings.frameskip) + self.action_centre.repeat(self.settings.frameskip)
+        return actions * scale.repeat(self.settings.frameskip) + self.action_centre.repeat(
+            self.settings.frameskip
+        )
 
     @torch.no_grad()
     def take_units(self, actions: np.ndarray) -> dict[int, str]:
@@ -114,7 +120,13 @@ class LatentModel(nn.Module):
         }
 
     def dynamics_losses(
-        self, latents: Tensor, actions: Tensor, *, rollout: float, context: int = 1, member: int = 0
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        *,
+        rollout: float,
+        context: int = 1,
+        member: int = 0,
     ) -> dict[str, Tensor]:
         """Losses for latents [B, T, N, D] that no longer change and the raw action blocks between them [B, T-1, A].
 

@@ -24,7 +24,9 @@ class Masked:
 
     def of(self, rows: slice) -> Masked:
         """The same for some of the samples."""
-        return Masked(self.seen[rows], self.wanted[rows], None if self.shown is None else self.shown[rows])
+        return Masked(
+            self.seen[rows], self.wanted[rows], None if self.shown is None else self.shown[rows]
+        )
 
     def to(self, device: torch.device) -> Masked:
         """The same on another device."""
@@ -32,7 +34,9 @@ class Masked:
         return Masked(self.seen.to(device), self.wanted.to(device), shown)
 
 
-def draw_mask(kind: BlockMask, batch: int, time: int, grid: int, generator: torch.Generator) -> Tensor:
+def draw_mask(
+    kind: BlockMask, batch: int, time: int, grid: int, generator: torch.Generator
+) -> Tensor:
     """[B, T*g*g] bool: True where hidden. Every sample draws its own boxes."""
     shape = (batch, kind.blocks)
     scale, aspect, length = (
@@ -41,14 +45,20 @@ def draw_mask(kind: BlockMask, batch: int, time: int, grid: int, generator: torc
     )
     area = scale * grid * grid
     tall = (area * aspect).sqrt().round().clamp(1, grid)
-    wide = (area / tall).round().clamp(1, grid)  # from the rounded height, so that scale 1 is the whole frame
+    wide = (
+        (area / tall).round().clamp(1, grid)
+    )  # from the rounded height, so that scale 1 is the whole frame
     long = (length * time).round().clamp(1, time)
     inside = None
     for size, extent in ((long, time), (tall, grid), (wide, grid)):
         start = (torch.rand(shape, generator=generator) * (extent - size + 1)).floor()[..., None]
         axis = torch.arange(extent)
         on_axis = (axis >= start) & (axis < start + size[..., None])  # [B, blocks, extent]
-        inside = on_axis if inside is None else inside[..., None] & on_axis.view(*shape, *[1] * (inside.dim() - 2), -1)
+        inside = (
+            on_axis
+            if inside is None
+            else inside[..., None] & on_axis.view(*shape, *[1] * (inside.dim() - 2), -1)
+        )
     assert inside is not None
     hidden = inside.any(1).flatten(1)
     least = max(1, int(kind.least_seen * hidden.shape[1]))

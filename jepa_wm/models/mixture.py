@@ -29,10 +29,15 @@ class Draws(NamedTuple):
     noise: Tensor  # [H, N, D]
 
     @classmethod
-    def seeded(cls, seed: int, *, horizon: int, tokens: int, width: int, device: torch.device) -> Draws:
+    def seeded(
+        cls, seed: int, *, horizon: int, tokens: int, width: int, device: torch.device
+    ) -> Draws:
         """The same for the same seed; longer horizons begin with the shorter ones."""
         g = torch.Generator().manual_seed(seed)
-        steps = [(torch.rand((), generator=g), torch.randn(tokens, width, generator=g)) for _ in range(horizon)]
+        steps = [
+            (torch.rand((), generator=g), torch.randn(tokens, width, generator=g))
+            for _ in range(horizon)
+        ]
         choice, noise = (torch.stack(part).to(device) for part in zip(*steps, strict=True))
         return cls(choice, noise)
 
@@ -65,13 +70,17 @@ class Outlook(NamedTuple):
         """
         with torch.no_grad():
             far = (truth[..., None, :, :] - self.mean).square().sum((-2, -1))  # [..., K]
-            shares = (1 - rest) * nn.functional.one_hot(far.argmin(-1), far.shape[-1]) + rest / far.shape[-1]
+            shares = (1 - rest) * nn.functional.one_hot(
+                far.argmin(-1), far.shape[-1]
+            ) + rest / far.shape[-1]
         return (shares * self.joint(truth)).sum(-1)
 
     def of(self, outcome: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log spread) [..., N, D] of the outcomes numbered [...]."""
         index = outcome[..., None, None, None].expand(*outcome.shape, 1, *self.mean.shape[-2:])
-        return self.mean.gather(-3, index)[..., 0, :, :], self.log_std.gather(-3, index)[..., 0, :, :]
+        return self.mean.gather(-3, index)[..., 0, :, :], self.log_std.gather(-3, index)[
+            ..., 0, :, :
+        ]
 
     def likeliest(self) -> Tensor:
         """[..., N, D] the mean of the likeliest outcome."""

@@ -20,7 +20,9 @@ class AttentivePool(nn.Module):
     from the first step, which shortens the search for a small object from thousands of steps to a hundred.
     """
 
-    def __init__(self, tokens: int, width: int, outputs: int, *, queries: int = 8, heads: int = 2) -> None:
+    def __init__(
+        self, tokens: int, width: int, outputs: int, *, queries: int = 8, heads: int = 2
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.position = nn.Parameter(fourier_positions(tokens, width))
@@ -28,7 +30,9 @@ class AttentivePool(nn.Module):
         self.query = nn.Parameter(torch.randn(queries, width))
         self.key_value = nn.Linear(width, 2 * width)
         hidden = 2 * max(outputs, width)
-        self.out = nn.Sequential(nn.Linear(queries * width, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+        self.out = nn.Sequential(
+            nn.Linear(queries * width, hidden), nn.GELU(), nn.Linear(hidden, outputs)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, F] from tokens [B, N, D]."""
@@ -45,7 +49,9 @@ def ask(tokens: Tensor, query: Tensor, key_value: nn.Linear, heads: int) -> Tens
     """
     key, value = key_value.weight.unflatten(0, (2, heads, -1))  # [heads, d, D] each
     q = query.unflatten(-1, (heads, -1)).transpose(0, 1)  # [heads, Q, d]
-    asked = (q @ key).flatten(0, 1) * q.shape[-1] ** -0.5  # [heads*Q, D]; a bias of the keys would cancel
+    asked = (q @ key).flatten(0, 1) * q.shape[
+        -1
+    ] ** -0.5  # [heads*Q, D]; a bias of the keys would cancel
     found = (tokens @ asked.T).softmax(1).transpose(1, 2) @ tokens  # [B, heads*Q, D]
     told = found.unflatten(1, (heads, -1)) @ value.transpose(1, 2)  # [B, heads, Q, d]
     return told.transpose(1, 2).flatten(2) + key_value.bias.chunk(2)[1]
@@ -58,11 +64,15 @@ class GridPool(nn.Module):
     this learns where a small object is sooner than an attentive pool (docs/results.md).
     """
 
-    def __init__(self, tokens: int, width: int, outputs: int, *, channels: int = 16, hidden: int = 256) -> None:
+    def __init__(
+        self, tokens: int, width: int, outputs: int, *, channels: int = 16, hidden: int = 256
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.squeeze = nn.Linear(width, channels)
-        self.out = nn.Sequential(nn.Linear(tokens * channels, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+        self.out = nn.Sequential(
+            nn.Linear(tokens * channels, hidden), nn.GELU(), nn.Linear(hidden, outputs)
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, F] from tokens [B, N, D]."""
@@ -116,7 +126,9 @@ class SuccessorContrast(nn.Module):
         self.project = nn.Linear(width, projected)
         self.temperature = temperature
 
-    def forward(self, summaries: Tensor, far: Tensor | None = None, when: When | None = None) -> Tensor:
+    def forward(
+        self, summaries: Tensor, far: Tensor | None = None, when: When | None = None
+    ) -> Tensor:
         """The mean loss for summaries [B, T, F] of clips.
 
         The others are the clip's other frames or, where they are given, frames far [B, R, F] away in the same episode,
@@ -138,12 +150,18 @@ class SuccessorContrast(nn.Module):
             right = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
             wrong = x[:, :-1] @ others.transpose(1, 2)  # [B, T-1, R]
             if when is not None:
-                near = (when.far[:, None] - when.time[:, :-1, None]).abs() <= when.time.diff(dim=1)[..., None]
+                near = (when.far[:, None] - when.time[:, :-1, None]).abs() <= when.time.diff(
+                    dim=1
+                )[..., None]
                 wrong, counts = wrong.masked_fill(near, float("-inf")), counts & ~near.all(-1)
             scores = torch.cat([right, wrong], -1) / self.temperature
             successor = torch.zeros_like(scores[..., 0], dtype=torch.long)
-        losses = nn.functional.cross_entropy(scores.flatten(0, -2), successor.flatten(), reduction="none")
-        share = counts.flatten().float()  # of the whole batch's pairs, so that ranks with more of them weigh more
+        losses = nn.functional.cross_entropy(
+            scores.flatten(0, -2), successor.flatten(), reduction="none"
+        )
+        share = (
+            counts.flatten().float()
+        )  # of the whole batch's pairs, so that ranks with more of them weigh more
         return (losses * share).mean() / batch_mean(share.mean()).clamp(min=1e-6)
 
 
@@ -173,7 +191,10 @@ class EpisodeContrast(nn.Module):
         `episode` [B] int64 numbers them: other clips of a clip's own episode are not among what it is told from;
         without, each clip is an episode of its own.
         """
-        x, y = (nn.functional.normalize(self.project(frames).float(), dim=-1) for frames in (summaries, far))
+        x, y = (
+            nn.functional.normalize(self.project(frames).float(), dim=-1)
+            for frames in (summaries, far)
+        )
         # Against the far frames of the whole batch, also of the clips that other ranks have.
         scores = torch.einsum("btf,crf->trbc", x, whole_batch(y)) / self.temperature
         own = own_rows(len(x)).to(x.device)
@@ -209,7 +230,9 @@ class PathReader(nn.Module):
         share = batch_mean(known.float().mean()).clamp(min=1e-6)
         way = way / (batch_mean(way.square().mean((0, 1))) / share).sqrt().clamp(min=1e-12)
         error = nn.functional.smooth_l1_loss(guess, way, beta=0.2)
-        return error / batch_mean(nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2)).clamp(min=1e-6)
+        return error / batch_mean(
+            nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2)
+        ).clamp(min=1e-6)
 
 
 def _centred(x: Tensor, known: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ def difference(before: Tensor, after: Tensor) -> Tensor:
     """The action that leads from one pose to another, [..., 7]: `integrate(before, difference(before, after))` is
     `after`."""
     turn = to_angles(to_matrix(after[..., 3:6]) @ to_matrix(before[..., 3:6]).transpose(-1, -2))
-    return torch.cat([after[..., :3] - before[..., :3], turn, after[..., 6:] - before[..., 6:]], -1)
+    return torch.cat(
+        [after[..., :3] - before[..., :3], turn, after[..., 6:] - before[..., 6:]], -1
+    )
 
 
 def to_matrix(angles: Tensor) -> Tensor:

@@ -31,14 +31,22 @@ class Predictor(nn.Module):
         trunc_normal_(self.mask_tokens, std=0.02)
 
     def forward(
-        self, context: Tensor, where: Tensor, wanted: Tensor, mask_type: int, *, visible: bool = False
+        self,
+        context: Tensor,
+        where: Tensor,
+        wanted: Tensor,
+        mask_type: int,
+        *,
+        visible: bool = False,
     ) -> Tensor:
         """[B, M, output] guesses for positions wanted [B, M, 3] from context [B, K, D] at positions where [B, K, 3];
         if `visible`, [B, K + M, output], with what it makes of the tokens in view before them."""
         queries = self.mask_tokens[mask_type].expand(len(context), wanted.shape[1], -1)
         x = self.embed(context)
         x = torch.cat([x, queries.to(x.dtype)], 1)
-        cos, sin = rope_tables(torch.cat([where, wanted], 1), self.head_dim, self.rope_base, self.rope)
+        cos, sin = rope_tables(
+            torch.cat([where, wanted], 1), self.head_dim, self.rope_base, self.rope
+        )
         rope = (cos[:, None], sin[:, None])
         for block in self.blocks:
             x = block(x, rope)

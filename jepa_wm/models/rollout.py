@@ -38,7 +38,13 @@ def unroll(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor) -> T
 
 
 def unroll_candidates(
-    model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0, draws: Draws | None = None
+    model: Dynamics,
+    context: Tensor,
+    past: Tensor,
+    actions: Tensor,
+    *,
+    truncate: int = 0,
+    draws: Draws | None = None,
 ) -> Tensor:
     """[B, S, H, N, D] futures of S candidate plans [B, S, H, A], with gradients where they are enabled.
 
@@ -90,7 +96,9 @@ def imagine_candidates(
         stepper.remember(cache, samples[some], seen=seen)
         latent = context[samples[some], -1]
         for h in range(horizon):
-            latent = stepper.step(latent, steps[some, h], time=seen + h, draw=None if draws is None else draws.at(h))
+            latent = stepper.step(
+                latent, steps[some, h], time=seen + h, draw=None if draws is None else draws.at(h)
+            )
             frames[some, h] = latent
 
     pieces = _pieces(b * s, model.tokens, context.device, at_once)
@@ -107,7 +115,9 @@ def _pieces(plans: int, tokens: int, device: torch.device, at_once: int) -> list
     if not at_once:
         at_once = max(1, (TOKENS_AT_ONCE if device.type == "cpu" else TOKENS_ON_GPU) // tokens)
     count = -(-plans // at_once)
-    if device.type == "cpu" and plans * tokens >= TOKENS_AT_ONCE // 2:  # else the work is too little to share
+    if (
+        device.type == "cpu" and plans * tokens >= TOKENS_AT_ONCE // 2
+    ):  # else the work is too little to share
         threads = torch.get_num_threads()
         count = min(plans, -(-count // threads) * threads)
     return [slice(plans * i // count, plans * (i + 1) // count) for i in range(count)]
@@ -119,15 +129,28 @@ def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int
     An estimate from shapes, on the safe side: it counts the memory of the context and all working memory for every
     plan, though plans of one episode share the former and a CPU has the latter for a few plans only.
     """
-    n, width, window, depth = model.tokens, model.embed.out_features, model.window, len(model.blocks)
+    n, width, window, depth = (
+        model.tokens,
+        model.embed.out_features,
+        model.window,
+        len(model.blocks),
+    )
     heads = width // model.head_dim
-    latents = 4 * horizon * n * model.latent_width  # the futures, then differences and products of them
+    latents = (
+        4 * horizon * n * model.latent_width
+    )  # the futures, then differences and products of them
     scores = heads * n * window * n  # attention of one layer
     if gradients:
-        kept = (24 + 4 * window) * width * n + 3 * scores  # what one layer of one step leaves for the way back
+        kept = (
+            24 + 4 * window
+        ) * width * n + 3 * scores  # what one layer of one step leaves for the way back
         return 4 * (2 * latents + horizon * depth * kept)
-    memory = 2 * depth * (2 * window - 1) * width * n  # the ring, and the context it is filled from
-    working = (16 + 14 * (window - 1)) * width * n + 3 * scores  # of one layer, for a frame and for the context
+    memory = (
+        2 * depth * (2 * window - 1) * width * n
+    )  # the ring, and the context it is filled from
+    working = (
+        16 + 14 * (window - 1)
+    ) * width * n + 3 * scores  # of one layer, for a frame and for the context
     if isinstance(model.head, Outcomes):
         working += 8 * model.head.outcomes * n * model.latent_width
     return 4 * (latents + memory + working)

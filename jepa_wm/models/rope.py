@@ -20,7 +20,9 @@ def axis_pairs(head_dim: int, axes: int = 3) -> list[int]:
     return [pairs // axes + (i < pairs % axes) for i in range(axes)]
 
 
-def rope_tables(positions: Tensor, head_dim: int, base: float, rope: Rope = "rotation") -> tuple[Tensor, Tensor]:
+def rope_tables(
+    positions: Tensor, head_dim: int, base: float, rope: Rope = "rotation"
+) -> tuple[Tensor, Tensor]:
     """cos and sin for `rotate`, from integer or real positions [..., N, axes]; axis i turns its own pairs.
 
     They are [..., N, d/2], one angle a pair, or for 'vjepa2' [..., N, d], one angle a channel.
@@ -29,7 +31,9 @@ def rope_tables(positions: Tensor, head_dim: int, base: float, rope: Rope = "rot
         return _vjepa2_tables(positions, head_dim, base)
     angles = []
     for axis, count in enumerate(axis_pairs(head_dim, positions.shape[-1])):
-        frequency = base ** (-torch.arange(count, device=positions.device, dtype=torch.float32) / max(count, 1))
+        frequency = base ** (
+            -torch.arange(count, device=positions.device, dtype=torch.float32) / max(count, 1)
+        )
         angles.append(positions[..., axis, None].float() * frequency)
     angle = torch.cat(angles, -1)
     return angle.cos(), angle.sin()
@@ -44,7 +48,9 @@ def _vjepa2_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tenso
     """
     axes = positions.shape[-1]
     pairs = head_dim // axes // 2
-    frequency = base ** (-torch.arange(pairs, device=positions.device, dtype=torch.float32) / max(pairs, 1))
+    frequency = base ** (
+        -torch.arange(pairs, device=positions.device, dtype=torch.float32) / max(pairs, 1)
+    )
     angle = positions[..., None].float() * frequency  # [..., N, axes, pairs]
     angle = torch.cat([angle, angle], -1).flatten(-2)
     angle = F.pad(angle, (0, head_dim - 2 * axes * pairs))
@@ -60,7 +66,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         partner = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
         return x * cos.to(x.dtype) + partner * sin.to(x.dtype)
     pairs = x.unflatten(-1, (-1, 2))
-    if x.device.type == "cpu":  # one complex product: attention as a whole takes about half the time
+    if (
+        x.device.type == "cpu"
+    ):  # one complex product: attention as a whole takes about half the time
         turned = torch.view_as_complex(pairs.float()) * torch.complex(cos, sin)
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # elsewhere compilers fuse real numbers only
@@ -68,7 +76,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
-def grid_positions(time: int, height: int, width: int, *, device: torch.device | None = None) -> Tensor:
+def grid_positions(
+    time: int, height: int, width: int, *, device: torch.device | None = None
+) -> Tensor:
     """[time * height * width, 3] integer positions in token order (time, then rows, then columns)."""
-    axes = torch.meshgrid(*(torch.arange(extent, device=device) for extent in (time, height, width)), indexing="ij")
+    axes = torch.meshgrid(
+        *(torch.arange(extent, device=device) for extent in (time, height, width)), indexing="ij"
+    )
     return torch.stack(axes, -1).view(-1, 3)

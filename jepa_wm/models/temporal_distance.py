@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.standardise import shared_scale
-from jepa_wm.models.settings import Metric
+from jepa_wm.models.settings import DistanceSettings
 
 
 class StepsToGo(nn.Module):
@@ -23,7 +23,7 @@ class StepsToGo(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, latent: int, settings: Metric) -> None:
+    def __init__(self, latent: int, settings: DistanceSettings) -> None:
         super().__init__()
         self.settings = settings
         # Without normalised layers: those round off the edge at a wall, where the steps to go leap.
@@ -46,7 +46,11 @@ class StepsToGo(nn.Module):
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
         standard = (latent - self.centre) / self.spread
-        return self.net(standard).float().unflatten(-1, (self.settings.groups, self.settings.components))
+        return (
+            self.net(standard)
+            .float()
+            .unflatten(-1, (self.settings.groups, self.settings.components))
+        )
 
     def between(self, start: Tensor, goal: Tensor) -> Tensor:
         """[...] model steps from embedded start to embedded goal [..., G, K] (they broadcast)."""

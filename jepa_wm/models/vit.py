@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jepa_wm.models.blocks import Block, init_transformer
 from jepa_wm.models.rope import Rope, grid_positions, rope_tables
-from jepa_wm.models.settings import Encode
+from jepa_wm.models.settings import EncoderSettings
 
 
 class Encoder(nn.Module):
@@ -25,16 +25,26 @@ class Encoder(nn.Module):
         mlp_ratio: float = 4.0, locality: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.grid, self.patch, self.tubelet, self.attend = image_size // patch, patch, tubelet, attend
-        self.width, self.head_dim, self.rope, self.rope_base = width, width // heads, rope, rope_base
-        self.settings: Encode | None = None  # what from_settings made it of
+        self.grid, self.patch, self.tubelet, self.attend = (
+            image_size // patch,
+            patch,
+            tubelet,
+            attend,
+        )
+        self.width, self.head_dim, self.rope, self.rope_base = (
+            width,
+            width // heads,
+            rope,
+            rope_base,
+        )
+        self.settings: EncoderSettings | None = None  # what from_settings made it of
         self.embed = nn.Linear(tubelet * channels * patch * patch, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         init_transformer(self, self.blocks, locality=locality)
 
     @classmethod
-    def from_settings(cls, image_size: int, encode: Encode) -> Encoder:
+    def from_settings(cls, image_size: int, encode: EncoderSettings) -> Encoder:
         """A freshly initialised encoder of the config's size."""
         encoder = cls(
             image_size=image_size, patch=encode.patch, tubelet=encode.tubelet, width=encode.width,
@@ -60,7 +70,11 @@ class Encoder(nn.Module):
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
             positions = positions[0, keep]  # [B, K, 3]
-        bias = self._own_frame(positions) if self.attend == "frame" and clip.shape[1] > self.tubelet else None
+        bias = (
+            self._own_frame(positions)
+            if self.attend == "frame" and clip.shape[1] > self.tubelet
+            else None
+        )
         cos, sin = rope_tables(positions, self.head_dim, self.rope_base, self.rope)
         rope = (cos[:, None], sin[:, None])
         depth, lower = len(self.blocks), []

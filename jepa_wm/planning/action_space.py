@@ -55,25 +55,35 @@ class ActionSpace:
     max_norm: float | None = None
     group: int | None = None  # a; None: the searched action is one environment action
     repeat: int = 1
-    idle: tuple[float, ...] | None = None  # [a]; None: 0 where that lies strictly inside the box, else its centre
+    idle: tuple[float, ...] | None = (
+        None  # [a]; None: 0 where that lies strictly inside the box, else its centre
+    )
     absolute: bool = False
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         if len(self.low) != len(self.high) or not self.low:
-            raise ValueError(f"low has {len(self.low)} numbers and high {len(self.high)}; give one each per action")
+            raise ValueError(
+                f"low has {len(self.low)} numbers and high {len(self.high)}; give one each per action"
+            )
         object.__setattr__(self, "group", self.group or len(self.low))
         if not all(math.isfinite(x) for x in (*self.low, *self.high)):
-            raise ValueError(f"low {self.low}, high {self.high}: a box to search in must be finite; bound the actions")
+            raise ValueError(
+                f"low {self.low}, high {self.high}: a box to search in must be finite; bound the actions"
+            )
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             raise ValueError(f"low {self.low} exceeds high {self.high}; swap them")
         if len(self.low) % self.size:
-            raise ValueError(f"group {self.group} does not divide the {len(self.low)} searched numbers")
+            raise ValueError(
+                f"group {self.group} does not divide the {len(self.low)} searched numbers"
+            )
         if self.repeat < 1:
             raise ValueError(f"repeat must be at least 1, got {self.repeat}")
         if self.max_norm is not None and not self.max_norm > 0:
-            raise ValueError(f"max_norm must be positive, got {self.max_norm}; None means no bound")
+            raise ValueError(
+                f"max_norm must be positive, got {self.max_norm}; None means no bound"
+            )
         if not self._meets_ball(self.max_norm):
             raise ValueError(
                 f"max_norm {self.max_norm} needs a box around zero, or one that reaches that near to it, got low "
@@ -83,7 +93,9 @@ class ActionSpace:
             object.__setattr__(self, "idle", tuple(float(x) for x in self.idle))
             inside = [a <= x <= b for a, x, b in zip(self.low, self.idle, self.high, strict=False)]
             if len(self.idle) != self.size or not all(inside):
-                raise ValueError(f"idle {self.idle} is no action of the box low {self.low}, high {self.high}")
+                raise ValueError(
+                    f"idle {self.idle} is no action of the box low {self.low}, high {self.high}"
+                )
 
     @classmethod
     def of_block(
@@ -98,7 +110,9 @@ class ActionSpace:
             raise ValueError(f"block must be at least 1, got {block}")
         times, repeat = (1, block) if hold else (block, 1)
         still = None if idle is None else tuple(idle)
-        return cls(tuple(low) * times, tuple(high) * times, max_norm, len(low), repeat, still, absolute)
+        return cls(
+            tuple(low) * times, tuple(high) * times, max_norm, len(low), repeat, still, absolute
+        )
 
     def within(self, low: Sequence[float], high: Sequence[float]) -> ActionSpace:
         """The space without what lies outside low..high [a], such as where a model has seen no action; where both are
@@ -119,8 +133,12 @@ class ActionSpace:
         if cut == list(zip(self.low, self.high, strict=True)):
             return self
         lows, highs = (tuple(bounds) for bounds in zip(*cut, strict=True))
-        idle = self.idle and tuple(min(max(x, a), b) for x, (a, b) in zip(self.idle, cut, strict=False))
-        if not replace(self, low=lows, high=highs, idle=idle, max_norm=None)._meets_ball(self.max_norm):
+        idle = self.idle and tuple(
+            min(max(x, a), b) for x, (a, b) in zip(self.idle, cut, strict=False)
+        )
+        if not replace(self, low=lows, high=highs, idle=idle, max_norm=None)._meets_ball(
+            self.max_norm
+        ):
             raise UserError(
                 f"the actions in the data that the model was trained on are longer than {self.max_norm}, the longest "
                 "of this world: plan in the world of the data, or convert the data to its units"
@@ -149,7 +167,9 @@ class ActionSpace:
 
     def _into_ball(self, actions: Tensor, radius: float | Tensor) -> Tensor:
         """[..., A] each group of actions in the box that is longer than `radius` pulled toward the box's shortest."""
-        groups, near = (x.unflatten(-1, (-1, self.size)) for x in (actions, actions.new_tensor(self._nearest)))
+        groups, near = (
+            x.unflatten(-1, (-1, self.size)) for x in (actions, actions.new_tensor(self._nearest))
+        )
         norm = groups.norm(dim=-1, keepdim=True)
         if not near.any():  # the box holds zero
             return (groups * (radius / norm.clamp_min(1e-12)).clamp_max(1.0)).flatten(-2)
@@ -185,7 +205,9 @@ class ActionSpace:
         """[A] doing nothing, as far as the space alone can tell."""
         if self.idle is not None:
             return self.idle * (self.searched // self.size)
-        middle = [0.0 if a < 0 < b else (a + b) / 2 for a, b in zip(self.low, self.high, strict=True)]
+        middle = [
+            0.0 if a < 0 < b else (a + b) / 2 for a, b in zip(self.low, self.high, strict=True)
+        ]
         return tuple(self.project(torch.tensor(middle, dtype=torch.float64)).tolist())
 
     def first_step(self) -> tuple[float, ...]:

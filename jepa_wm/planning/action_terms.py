@@ -51,7 +51,9 @@ class Smoothness:
         """[B, S]."""
         each = actions.unflatten(-1, (-1, self.size)).flatten(-3, -2)  # [B, S, H*block, a]
         if self.before is not None:
-            each = torch.cat([self.before[:, None, None].expand(-1, each.shape[1], 1, -1), each], 2)
+            each = torch.cat(
+                [self.before[:, None, None].expand(-1, each.shape[1], 1, -1), each], 2
+            )
         change = each.diff(dim=2).square()
         return change.mean((-2, -1)) if change.shape[2] else each.new_zeros(each.shape[:2])
 
@@ -85,5 +87,7 @@ class LinearLimits:
     def excess(self, actions: Tensor) -> Tensor:
         """[..., H, C] by how much actions [..., H, A] exceed each limit. Raises ValueError for another width."""
         if actions.shape[-1] != self.matrix.shape[1]:
-            raise ValueError(f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action numbers a step")
+            raise ValueError(
+                f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action numbers a step"
+            )
         return (actions @ self.matrix.to(actions).T - self.bound.to(actions)).clamp(min=0)

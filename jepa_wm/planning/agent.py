@@ -22,7 +22,7 @@ from jepa_wm.planning.objective import Scene, TermOf, check_objective, goal_of, 
 from jepa_wm.planning.objectives import expected_cost
 from jepa_wm.planning.receding import RecedingHorizon
 from jepa_wm.planning.search import Cost
-from jepa_wm.planning.settings import Plan as Settings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.world_space import space_of
 from jepa_wm.world_model.vjepa2_ac import POSE, RobotModel
 from jepa_wm.world_model.world_model import WorldModel
@@ -34,14 +34,14 @@ class Agent:
 
     Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds terms to those that the
     settings name. What is searched is the part of `space` that the data of the model reach: an action number that they
-    never varied stays as it was. Where several model steps are executed at once (plan.execute), `observe` takes the
+    never varied stays as it was. Where several model steps are executed at once (planner.execute), `observe` takes the
     frames between decisions; those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where
     the robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`.
     UserError for a term that needs a head the model has not, and for a space that the data lie outside of.
     """
 
     def __init__(
-        self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: Settings, *,
+        self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: PlannerSettings, *,
         more: Sequence[tuple[float, TermOf]] = (), poses: Callable[[], np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         if space.expanded != model.block:
@@ -51,33 +51,49 @@ class Agent:
             )
         check_objective(model, settings)
         self.model, self.settings, self.more, self.poses = model, settings, more, poses
-        self.space = space.within(model.latent.action_low.tolist(), model.latent.action_high.tolist())
+        self.space = space.within(
+            model.latent.action_low.tolist(), model.latent.action_high.tolist()
+        )
         if settings.compile and not model.compiled:
             model.compile()
         if settings.cuda_graphs:
             model.record()
         self.search = RecedingHorizon(make_solver(self.space, settings), execute=settings.execute)
-        size = partial(model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin)
+        size = partial(
+            model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin
+        )
         self._most = self._most_with_gradient = plans_within(settings.memory_mb, *size())
         if settings.solver in DESCENDING:
             self._most_with_gradient = plans_within(settings.memory_mb, *size(gradients=True))
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
-        self._executing: list[Tensor] = []  # each [B, A], model steps handed out whose first frame was not seen yet
+        self._executing: list[
+            Tensor
+        ] = []  # each [B, A], model steps handed out whose first frame was not seen yet
         self._last: Tensor | None = None  # [B, a] the action taken last
         self._goal: Tensor | None = None
-        self._lasting: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
+        self._lasting: Tensor | None = (
+            None  # [B, N, L], mean of the goal's and of all frames' seen
+        )
         self._looks = 0
         self._goal_shape: tuple[int, ...] = ()
         self._count = 0
 
     @classmethod
-    def of_run(cls, run: RunFolder, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()) -> Agent:
+    def of_run(
+        cls, run: RunFolder, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()
+    ) -> Agent:
         """The agent of a run whose dynamics are trained, for worlds with the actions of `world`."""
-        plan = run.config.plan
+        plan = run.config.planner
         space = space_of(world, frameskip=run.config.dynamics.frameskip, hold=plan.hold)
         model = WorldModel.load(run.path)
-        return cls(model, space, plan, more=more, poses=world.state if isinstance(model, RobotModel) else None)
+        return cls(
+            model,
+            space,
+            plan,
+            more=more,
+            poses=world.state if isinstance(model, RobotModel) else None,
+        )
 
     def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
         """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective has goals.
@@ -85,8 +101,12 @@ class Agent:
         An episode's plans depend on its own seed alone. Raises ValueError for goals that are not one per seed.
         """
         if goal_frames is not None and len(goal_frames) != len(seeds):
-            raise ValueError(f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each")
-        self._goal = None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
+            raise ValueError(
+                f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each"
+            )
+        self._goal = (
+            None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
+        )
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
         self._last, self._lasting, self._looks = None, None, 0
@@ -107,17 +127,23 @@ class Agent:
         def cost_of(some: slice) -> Cost:
             def imagine(actions: Tensor) -> Tensor:
                 cut, draws = self.settings.gradient.truncate, self.settings.draws
-                return self.model.futures(context[some], past[some], actions, truncate=cut, draws=draws)
+                return self.model.futures(
+                    context[some], past[some], actions, truncate=cut, draws=draws
+                )
 
             goal = None if goals is None else goals[some]
             last = None if self._last is None else self._last[some]
             scene = Scene(self.model, self.settings, context[some, -1], goal, last, self.space)
-            return expected_cost(imagine, objective_of(scene, self.more), doubt=self.settings.doubt)
+            return expected_cost(
+                imagine, objective_of(scene, self.more), doubt=self.settings.doubt
+            )
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
         device, proposal = self.model.device, None
         if self.settings.asks_policy:
-            toward = self.model.propose(context[:, -1], goal_of(self.settings, goals), self.settings.horizon)
+            toward = self.model.propose(
+                context[:, -1], goal_of(self.settings, goals), self.settings.horizon
+            )
             proposal = self.space.condense(toward).cpu()
         blocks = self.search.plan(
             lambda plans: cost(plans.to(device)).cpu(), proposal=proposal, known=self._staying()
@@ -133,7 +159,9 @@ class Agent:
         Raises RuntimeError where none of its steps is left that could follow: the frame after the last is for `act`.
         """
         if not self._executing:
-            raise RuntimeError("no step of a plan is left to be executed after these frames; hand them to act")
+            raise RuntimeError(
+                "no step of a plan is left to be executed after these frames; hand them to act"
+            )
         latents = self._look(frames)
         self._settle(latents)
         self._latents.append(latents)
@@ -147,7 +175,9 @@ class Agent:
                 f"{self._goal_shape[1]}: give goals as the world renders them"
             )
         if len(frames) != self._count:
-            raise ValueError(f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch")
+            raise ValueError(
+                f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch"
+            )
         if not isinstance(self.model, RobotModel):
             return self.model.encode(torch.from_numpy(frames))
         poses = np.zeros((0, 0)) if self.poses is None else np.asarray(self.poses(), np.float32)
@@ -175,14 +205,23 @@ class Agent:
         more of them than the model's window; older ones are forgotten."""
         latent = self.model.latent
         gone = max(0, len(self._latents) - latent.settings.window)
-        self._latents, self._past = self._latents[gone:], self._past[gone:]  # block i leads from frame i
+        self._latents, self._past = (
+            self._latents[gone:],
+            self._past[gone:],
+        )  # block i leads from frame i
         context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
         between = self._past[: len(self._latents) - 1]
-        return context, torch.stack(between, 1) if between else context.new_zeros(len(context), 0, self.model.block)
+        return context, torch.stack(between, 1) if between else context.new_zeros(
+            len(context), 0, self.model.block
+        )
 
     def _staying(self) -> Tensor | None:
         """[B, H, A] the plan of taking the last action again, which holds the place where actions are places."""
-        if self._last is None or not isinstance(self.space, ActionSpace) or not self.space.absolute:
+        if (
+            self._last is None
+            or not isinstance(self.space, ActionSpace)
+            or not self.space.absolute
+        ):
             return None
         step = self._last.cpu().repeat(1, self.space.searched // self.space.size)
         return step[:, None].expand(-1, self.settings.horizon, -1)
@@ -193,5 +232,7 @@ class Agent:
         They are the same in all frames of an episode and in its goal: the mean of readings is nearer than any one.
         """
         lasting, self._looks = self.model.latent.lasting(latents), self._looks + 1
-        self._lasting = lasting if self._lasting is None else self._lasting.lerp(lasting, 1 / self._looks)
+        self._lasting = (
+            lasting if self._lasting is None else self._lasting.lerp(lasting, 1 / self._looks)
+        )
         return self._lasting

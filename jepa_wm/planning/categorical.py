@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from jepa_wm.planning.action_space import DiscreteSpace, first_plan, zero_plan
-from jepa_wm.planning.search import Best, Cost, Plan, cheapest, check, checked_start, noise, score, with_known
+from jepa_wm.planning.search import (
+    Best,
+    Cost,
+    Plan,
+    cheapest,
+    check,
+    checked_start,
+    noise,
+    score,
+    with_known,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +55,17 @@ class CategoricalCEM:
             )
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`. Raises ValueError for a warm start that holds no probabilities."""
         chance = self._first_chance(start, generator)  # [B, H, A]
         second = zero_plan(self.space, len(chance), self.horizon, device=chance.device)
         best = Best(second)
         for _ in range(self.rounds):
-            plans = with_known(self._draw(chance, generator), self.space.project(chance), second)  # [B, S, H, A]
+            plans = with_known(
+                self._draw(chance, generator), self.space.project(chance), second
+            )  # [B, S, H, A]
             costs = score(cost, self.space, plans)
             best.see(plans, costs)
             often = cheapest(plans, costs, self.elites).double().mean(1).to(chance)
@@ -71,8 +85,12 @@ class CategoricalCEM:
             return even
         chance = checked_start(start, even)[:, 0]
         total = self._each(chance).sum(-1)
-        if bool((chance < 0).any()) or not torch.allclose(total, torch.ones_like(total), atol=1e-3):
-            raise ValueError("start must hold probabilities, of each choice's n numbers none negative and the sum 1")
+        if bool((chance < 0).any()) or not torch.allclose(
+            total, torch.ones_like(total), atol=1e-3
+        ):
+            raise ValueError(
+                "start must hold probabilities, of each choice's n numbers none negative and the sum 1"
+            )
         if self.space.barred:
             allowed, equal = self._each(chance * (even > 0)), self._each(even)
             total = allowed.sum(-1, keepdim=True)
@@ -82,12 +100,16 @@ class CategoricalCEM:
     def _draw(self, chance: Tensor, generator: list[torch.Generator]) -> Tensor:
         """[B, S, H, A] one-hot plans drawn from probabilities [B, H, A]."""
         cumulated = self._each(chance).double().cumsum(-1)[:, None, ..., :-1]  # [B, 1, H, G, n-1]
-        uniform = noise(chance[..., : self.space.slots], self.candidates, generator, uniform=True)  # [B, S, H, G]
+        uniform = noise(
+            chance[..., : self.space.slots], self.candidates, generator, uniform=True
+        )  # [B, S, H, G]
         return self.space.one_hot((uniform[..., None] >= cumulated).sum(-1))
 
     def _explored(self, chance: Tensor) -> Tensor:
         """[B, H, A] with a share of the probability spread evenly."""
-        return (1 - self.explore) * chance + self.explore * chance.new_tensor(self.space.first_step())
+        return (1 - self.explore) * chance + self.explore * chance.new_tensor(
+            self.space.first_step()
+        )
 
     def _each(self, chance: Tensor) -> Tensor:
         """[B, H, G, n]."""

@@ -15,7 +15,9 @@ from jepa_wm.planning.search import Cost
 
 MB = 2**20
 
-CostOf = Callable[[slice], Cost]  # the cost of plans [b, S, H, E] for the episodes of a slice of the batch
+CostOf = Callable[
+    [slice], Cost
+]  # the cost of plans [b, S, H, E] for the episodes of a slice of the batch
 
 
 def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int:
@@ -26,8 +28,8 @@ def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int
     fit = (int(memory_mb * MB) - fixed_bytes) // plan_bytes
     if fit < 1:
         raise UserError(
-            f"plan.memory_mb {memory_mb:g} is below one candidate, which takes about "
-            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise plan.memory_mb, shorten plan.horizon, or take a model "
+            f"planner.memory_mb {memory_mb:g} is below one candidate, which takes about "
+            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise planner.memory_mb, shorten planner.horizon, or take a model "
             "with fewer latent tokens or a smaller width"
         )
     return fit

@@ -33,18 +33,30 @@ class DiscreteSpace:
     barred: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vectors", tuple(tuple(float(x) for x in vector) for vector in self.vectors))
-        if len(self.vectors) < 2 or not self.vectors[0] or len({len(vector) for vector in self.vectors}) > 1:
-            raise ValueError(f"vectors {self.vectors}: give at least two, one a choice and all of one length")
+        object.__setattr__(
+            self, "vectors", tuple(tuple(float(x) for x in vector) for vector in self.vectors)
+        )
+        if (
+            len(self.vectors) < 2
+            or not self.vectors[0]
+            or len({len(vector) for vector in self.vectors}) > 1
+        ):
+            raise ValueError(
+                f"vectors {self.vectors}: give at least two, one a choice and all of one length"
+            )
         if not all(math.isfinite(x) for vector in self.vectors for x in vector):
             raise ValueError(f"vectors {self.vectors} must be finite")
         if len(set(self.vectors)) < len(self.vectors):
-            raise ValueError(f"vectors {self.vectors}: two choices have the same; the model could not tell them apart")
+            raise ValueError(
+                f"vectors {self.vectors}: two choices have the same; the model could not tell them apart"
+            )
         for name in ("slots", "repeat"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.idle is not None and not 0 <= self.idle < len(self.vectors):
-            raise ValueError(f"idle {self.idle} is none of the {len(self.vectors)} choices, which are counted from 0")
+            raise ValueError(
+                f"idle {self.idle} is none of the {len(self.vectors)} choices, which are counted from 0"
+            )
 
     @classmethod
     def of_block(
@@ -69,7 +81,8 @@ class DiscreteSpace:
         taken. UserError where none is left."""
         bounds = tuple(zip(low, high, strict=True))
         inside = [
-            all(a - 1e-5 <= x <= b + 1e-5 for x, (a, b) in zip(vector, bounds, strict=True)) for vector in self.vectors
+            all(a - 1e-5 <= x <= b + 1e-5 for x, (a, b) in zip(vector, bounds, strict=True))
+            for vector in self.vectors
         ]
         if not any(inside):
             raise UserError(
@@ -109,12 +122,19 @@ class DiscreteSpace:
 
     def idle_step(self) -> tuple[float, ...]:
         """[A] doing nothing, the first choice where none is known to; where that is barred, the first that is not."""
-        still = torch.nn.functional.one_hot(torch.tensor(self.idle or 0), self.choices).float().repeat(self.slots)
+        still = (
+            torch.nn.functional.one_hot(torch.tensor(self.idle or 0), self.choices)
+            .float()
+            .repeat(self.slots)
+        )
         return tuple(self.project(still).tolist())
 
     def first_step(self) -> tuple[float, ...]:
         """[A] what a search without a warm start begins from: the same chance for all choices that are not barred."""
-        even = [0.0 if i in self.barred else 1 / (self.choices - len(self.barred)) for i in range(self.choices)]
+        even = [
+            0.0 if i in self.barred else 1 / (self.choices - len(self.barred))
+            for i in range(self.choices)
+        ]
         return tuple(even * self.slots)
 
     def expand(self, actions: Tensor) -> Tensor:
@@ -124,7 +144,9 @@ class DiscreteSpace:
 
     def condense(self, expanded: Tensor) -> Tensor:
         """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block * a]."""
-        held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(-2)  # [..., H, G, a]
+        held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(
+            -2
+        )  # [..., H, G, a]
         gap = (held[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
         gap[..., list(self.barred)] = torch.inf
         return self.one_hot(gap.argmin(-1)).to(expanded)
@@ -141,4 +163,6 @@ class DiscreteSpace:
         if self.barred:
             each = each.clone()
             each[..., list(self.barred)] = -torch.inf
-        return (each == each.amax(-1, keepdim=True)).int().argmax(-1)  # argmax alone may return any of equals
+        return (
+            (each == each.amax(-1, keepdim=True)).int().argmax(-1)
+        )  # argmax alone may return any of equals

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 
 from jepa_wm.planning.action_space import ActionSpace, Space, zero_plan
-from jepa_wm.planning.search import Best, Cost, Plan, Solver, check, first_mean, kept_plans, noise, score, with_known
+from jepa_wm.planning.search import (
+    Best,
+    Cost,
+    Plan,
+    Solver,
+    check,
+    first_mean,
+    kept_plans,
+    noise,
+    score,
+    with_known,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +52,16 @@ class Gradient:
             )
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`; the mean is the cheapest plan. Raises ValueError for a cost without gradient."""
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)  # [A]
         kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.restarts - 2]
-        drawn = self.space.project(mean[:, None] + self.std * half * noise(mean, self.restarts, generator))
+        drawn = self.space.project(
+            mean[:, None] + self.std * half * noise(mean, self.restarts, generator)
+        )
         nothing = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         plans = with_known(drawn, mean, nothing, kept)  # [B, S, H, A]
         # Adam moves `step`, in half widths from the plans inside the space, so that one lr serves every action number.
@@ -65,7 +80,9 @@ class Gradient:
         best.see(plans, score(cost, self.space, plans))
         return best.plan(best.actions)
 
-    def _slope(self, cost: Cost, plans: Tensor, step: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    def _slope(
+        self, cost: Cost, plans: Tensor, step: Tensor, half: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Costs [B, S] and their gradient with respect to the steps [B, S, H, A]."""
         with torch.enable_grad():
             costs = score(cost, self.space, plans + step * half)
@@ -107,10 +124,14 @@ class InTurn:
     def horizon(self) -> int:
         return self.first.horizon
 
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`; the trace holds the rounds of both, the plan is the cheaper of the two."""
         one = self.first.solve(cost, start=start, generator=generator)
-        two = self.second.solve(cost, start=torch.stack([one.actions, one.mean], 1), generator=generator)
+        two = self.second.solve(
+            cost, start=torch.stack([one.actions, one.mean], 1), generator=generator
+        )
         # The second saw the first one's plan, but maybe in another batch, whose rounding may differ.
         better = (two.cost < one.cost)[:, None, None]
         return Plan(

@@ -18,7 +18,9 @@ def newest_frames(name: str, info: Mapping[str, Any]) -> Tensor:
     return _in_time(name, info)[:, -1]
 
 
-def history(info: Mapping[str, Any], *, window: int, size: int, frameskip: int) -> tuple[Tensor, Tensor]:
+def history(
+    info: Mapping[str, Any], *, window: int, size: int, frameskip: int
+) -> tuple[Tensor, Tensor]:
     """(frames [B, C, h, w, 3], action blocks between them [B, C-1, A]) of info["pixels"] [B, S, T, h, w, 3], the newest
     last, and info["action"] [B, S, T, a] or [B, S, T, A], which hold with each frame what led to it.
 
@@ -32,7 +34,11 @@ def history(info: Mapping[str, Any], *, window: int, size: int, frameskip: int) 
         return pictures[:, -1:], nothing
     actions = torch.as_tensor(info["action"])[:, 0].float().cpu()  # [B, T, a or A]
     widths = {size * frameskip: 1, size: frameskip}
-    if actions.dim() != 3 or actions.shape[1] != pictures.shape[1] or actions.shape[2] not in widths:
+    if (
+        actions.dim() != 3
+        or actions.shape[1] != pictures.shape[1]
+        or actions.shape[2] not in widths
+    ):
         raise ValueError(
             f"info['action'] has shape {tuple(actions.shape)} beside {pictures.shape[1]} frames; give with each the "
             f"{size} numbers of the action that led to it, or the {size * frameskip} of the block that did, or leave "
@@ -42,7 +48,9 @@ def history(info: Mapping[str, Any], *, window: int, size: int, frameskip: int) 
     led = actions.isfinite().all(2).all(0).flip(0)  # [T], newest first
     known = int(led.int().cumprod(0).sum())
     count = 1 + min(window - 1, (pictures.shape[1] - 1) // gap, known // gap)
-    blocks = actions[:, actions.shape[1] - (count - 1) * gap :].reshape(len(actions), count - 1, -1)
+    blocks = actions[:, actions.shape[1] - (count - 1) * gap :].reshape(
+        len(actions), count - 1, -1
+    )
     return pictures[:, -1 - (count - 1) * gap :: gap], blocks if count > 1 else nothing
 
 

@@ -66,19 +66,25 @@ class ICEM:
             )
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`; the plan keeps elites for the next search."""
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)  # [A]
         std = (self.std * half).expand_as(mean)
         filter_ = colour_filter(self.horizon, self.colour).to(mean)
         share = round(self.kept * self.elites)
-        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]  # [B, K, H, A]
+        kept = kept_plans(self.space, self.horizon, start, generator)[
+            :, : self.candidates - 2
+        ]  # [B, K, H, A]
         second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         best = Best(mean)
         for number in range(self.rounds):
             white = noise(mean, self.population(number), generator)  # [B, S, H, A]
-            coloured = torch.stack([filter_ @ each for each in white])  # one by one: the same bits in any batch
+            coloured = torch.stack(
+                [filter_ @ each for each in white]
+            )  # one by one: the same bits in any batch
             drawn = self.space.project(mean[:, None] + std[:, None] * coloured)
             plans = with_known(drawn, mean, second, kept)
             costs = score(cost, self.space, plans)

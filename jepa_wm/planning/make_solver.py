@@ -7,13 +7,13 @@ from jepa_wm.planning.categorical import CategoricalCEM
 from jepa_wm.planning.gradient import Gradient, InTurn
 from jepa_wm.planning.icem import ICEM
 from jepa_wm.planning.search import Solver
-from jepa_wm.planning.settings import Plan as Settings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.solvers import CEM, MPPI, AsProposed, RandomShooting
 
 DESCENDING = ("gradient", "cem_gradient")  # solvers that need the cost's gradient
 
 
-def make_solver(space: ActionSpace | DiscreteSpace, settings: Settings) -> Solver:
+def make_solver(space: ActionSpace | DiscreteSpace, settings: PlannerSettings) -> Solver:
     """The solver the config names, for the space. Raises ValueError for one that cannot search it."""
     s = settings
     if s.solver == "amortised":
@@ -21,9 +21,15 @@ def make_solver(space: ActionSpace | DiscreteSpace, settings: Settings) -> Solve
     if isinstance(space, DiscreteSpace):
         if s.solver != "cem":
             raise ValueError(
-                f"plan.solver {s.solver} searches continuous actions; set plan.solver cem for discrete ones"
+                f"planner.solver {s.solver} searches continuous actions; set planner.solver cem for discrete ones"
             )
-        return CategoricalCEM(space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds, elites=s.elites)
+        return CategoricalCEM(
+            space=space,
+            horizon=s.horizon,
+            candidates=s.candidates,
+            rounds=s.rounds,
+            elites=s.elites,
+        )
     if s.solver == "icem":
         return ICEM(
             space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds, elites=s.elites, std=s.std,
@@ -35,7 +41,9 @@ def make_solver(space: ActionSpace | DiscreteSpace, settings: Settings) -> Solve
             temperature=s.temperature, std=s.std, min_std=s.min_std,
         )  # fmt: skip
     if s.solver == "random":
-        return RandomShooting(space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds)
+        return RandomShooting(
+            space=space, horizon=s.horizon, candidates=s.candidates, rounds=s.rounds
+        )
     descent = Gradient(
         space=space, horizon=s.horizon, restarts=s.gradient.restarts, rounds=s.gradient.steps,
         lr=s.gradient.lr, std=s.gradient.std, noise=s.gradient.noise,

@@ -16,7 +16,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.action_terms import Effort, LinearLimits, Smoothness, effort
 from jepa_wm.planning.objectives import Objective
-from jepa_wm.planning.settings import Plan as Settings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.terms import Distance, Return, Term, ToGoal, ToState, latent_distance
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -26,7 +26,7 @@ class Scene:
     """Where some episodes stand when a plan is searched."""
 
     model: WorldModel
-    settings: Settings
+    settings: PlannerSettings
     now: Tensor  # [B, N, D] the latest latent
     goal: Tensor | None  # [B, N, D]; None: no goal image was given
     last: Tensor | None  # [B, a] the action taken last
@@ -37,13 +37,17 @@ class Scene:
         return goal_of(self.settings, self.goal)
 
 
-def goal_of(settings: Settings, goal: Tensor | None) -> Tensor:
+def goal_of(settings: PlannerSettings, goal: Tensor | None) -> Tensor:
     """The goal; UserError where there is none."""
     if goal is None:
-        asks = f"plan.objective {settings.objective}" if settings.objective != "reward" else "a policy toward goals"
+        asks = (
+            f"planner.objective {settings.objective}"
+            if settings.objective != "reward"
+            else "a policy toward goals"
+        )
         raise UserError(
-            f"{asks} needs a goal image: give one to Agent.reset, or plan for reward alone (plan.objective=reward, "
-            "plan.propose=false and a solver that searches)"
+            f"{asks} needs a goal image: give one to Agent.reset, or plan for reward alone (planner.objective=reward, "
+            "planner.propose=false and a solver that searches)"
         )
     return goal
 
@@ -63,16 +67,16 @@ def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Obj
     return Objective(tuple((weight, make(scene)) for weight, make in [*terms, *more]))
 
 
-def check_objective(model: WorldModel, settings: Settings) -> None:
+def check_objective(model: WorldModel, settings: PlannerSettings) -> None:
     """UserError for a term that needs what the model has not."""
     if settings.doubt and model.latent.settings.members < 2:
         raise UserError(
-            f"plan.doubt {settings.doubt:g} needs models that can disagree: train with dynamics.members of at least 2, "
-            "or set plan.doubt 0"
+            f"planner.doubt {settings.doubt:g} needs models that can disagree: train with dynamics.members of at least 2, "
+            "or set planner.doubt 0"
         )
     if settings.objective == "metric" and not model.learned_distance:
         raise UserError(
-            "plan.objective metric is a learned distance, which dynamics.kind vjepa2_ac has not; set plan.objective=l1"
+            "planner.objective metric is a learned distance, which dynamics.kind vjepa2_ac has not; set planner.objective=l1"
         )
     if settings.asks_policy:
         model.needed("policy")
@@ -80,9 +84,12 @@ def check_objective(model: WorldModel, settings: Settings) -> None:
         model.needed("reward")
     if settings.objective == "state" or settings.state:
         _state_ids(model, settings)
-    if settings.limits and len(settings.limits.matrix[0]) != model.block // model.latent.settings.frameskip:
+    if (
+        settings.limits
+        and len(settings.limits.matrix[0]) != model.block // model.latent.settings.frameskip
+    ):
         raise UserError(
-            f"plan.limits.matrix has rows of {len(settings.limits.matrix[0])} numbers; give one for each of the "
+            f"planner.limits.matrix has rows of {len(settings.limits.matrix[0])} numbers; give one for each of the "
             f"{model.block // model.latent.settings.frameskip} numbers of an environment action"
         )
 
@@ -99,7 +106,10 @@ def to_state(scene: Scene) -> Term:
     assert head is not None
     goal = model.state(scene.goal_latent())[:, ids]
     return ToState(
-        goal=goal, read=lambda latents: model.state(latents)[..., ids], scale=head.scale[ids], mode=scene.settings.steps
+        goal=goal,
+        read=lambda latents: model.state(latents)[..., ids],
+        scale=head.scale[ids],
+        mode=scene.settings.steps,
     )
 
 
@@ -156,10 +166,12 @@ def _distance(scene: Scene) -> Distance:
     return partial(scene.model.steps_to_go, margin=scene.settings.margin)
 
 
-def _state_ids(model: WorldModel, settings: Settings) -> list[int]:
+def _state_ids(model: WorldModel, settings: PlannerSettings) -> list[int]:
     """Which numbers of the state head count; UserError for names that it does not have."""
     names = model.needed("state").present.state
     unknown = sorted(set(settings.state_names) - set(names))
     if unknown:
-        raise UserError(f"plan.state_names {unknown[0]!r} is not known; the state head reads {', '.join(names)}")
+        raise UserError(
+            f"planner.state_names {unknown[0]!r} is not known; the state head reads {', '.join(names)}"
+        )
     return [names.index(name) for name in settings.state_names or names]

@@ -30,7 +30,9 @@ class Objective:
             raise ValueError("an objective needs at least one (weight, term)")
 
 
-def imagined_cost(imagine: Callable[[Tensor], Tensor], objective: Term) -> Callable[[Tensor], Tensor]:
+def imagined_cost(
+    imagine: Callable[[Tensor], Tensor], objective: Term
+) -> Callable[[Tensor], Tensor]:
     """The callable a solver minimises: `imagine` turns plans [B, S, H, A] into latents, the objective prices both."""
     return lambda actions: objective(imagine(actions), actions)
 
@@ -43,9 +45,13 @@ def expected_cost(
 
     def cost(actions: Tensor) -> Tensor:
         futures = imagine(actions)
-        costs = torch.stack([objective(future, actions) for future in futures.flatten(0, 1)]).mean(0)
+        costs = torch.stack([objective(future, actions) for future in futures.flatten(0, 1)]).mean(
+            0
+        )
         if doubt:
-            costs = costs + doubt * Disagreement(members=lambda _: futures.mean(1))(futures[0, 0], actions)
+            costs = costs + doubt * Disagreement(members=lambda _: futures.mean(1))(
+                futures[0, 0], actions
+            )
         return costs
 
     return cost

@@ -25,7 +25,9 @@ class RecedingHorizon:
     Raises ValueError for an `execute` outside 1..horizon.
     """
 
-    def __init__(self, solver: Solver, *, execute: int = 1, fill: Literal["repeat", "zero"] = "repeat") -> None:
+    def __init__(
+        self, solver: Solver, *, execute: int = 1, fill: Literal["repeat", "zero"] = "repeat"
+    ) -> None:
         if not 1 <= execute <= solver.horizon:
             raise ValueError(f"execute must lie in 1..horizon ({solver.horizon}), got {execute}")
         if fill not in ("repeat", "zero"):
@@ -40,21 +42,33 @@ class RecedingHorizon:
         self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
         self.last = self._start = None
 
-    def plan(self, cost: Cost, *, proposal: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+    def plan(
+        self, cost: Cost, *, proposal: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """[B, K, E] the model steps to take now, for the cost of plans [B, S, H, E] from where the episodes are.
 
         The search starts from a proposal [B, H, A] where there is one; what is left of the plan before is then tried
         beside it, and a `known` plan [B, H, A] too. Raises RuntimeError before the first `reset`.
         """
         if not self._generators:
-            raise RuntimeError("RecedingHorizon.plan before reset; call reset with one seed per episode")
+            raise RuntimeError(
+                "RecedingHorizon.plan before reset; call reset with one seed per episode"
+            )
         start = self._start
         if proposal is not None:
-            before = proposal[:, None][:, :0] if start is None else start.view(len(start), -1, *proposal.shape[1:])
+            before = (
+                proposal[:, None][:, :0]
+                if start is None
+                else start.view(len(start), -1, *proposal.shape[1:])
+            )
             start = torch.cat([proposal[:, None], before], 1)
         if known is not None:
             device, space = self._generators[0].device, self.solver.space
-            first = first_plan(space, len(known), self.solver.horizon, device=device) if start is None else start
+            first = (
+                first_plan(space, len(known), self.solver.horizon, device=device)
+                if start is None
+                else start
+            )
             first = first.view(len(known), -1, *known.shape[1:])
             start = torch.cat([first[:, :1], known[:, None], first[:, 1:]], 1)
         self.last = self.solver.solve(cost, start=start, generator=self._generators)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from jepa_wm.planning.action_space import Space, first_plan
 
-Cost = Callable[[Tensor], Tensor]  # candidate plans [B, S, H, E] to their costs [B, S], lower is better
+Cost = Callable[
+    [Tensor], Tensor
+]  # candidate plans [B, S, H, E] to their costs [B, S], lower is better
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Plan:
     mean: Tensor  # [B, H, A] what the next search starts from
     cost: Tensor  # [B] of `actions`
     trace: Tensor  # [B, R] cheapest cost after each round; the last entry is `cost`
-    kept: Tensor | None = None  # [B, K, H, A] further plans that the next search should try, if the solver keeps any
+    kept: Tensor | None = (
+        None  # [B, K, H, A] further plans that the next search should try, if the solver keeps any
+    )
 
 
 class Solver(Protocol):
@@ -68,10 +72,14 @@ class Best:
         self._trace.append(self.cost)
 
     def plan(self, mean: Tensor, kept: Tensor | None = None) -> Plan:
-        return Plan(self.actions, mean, self.cost, torch.stack([*self._trace[:-1], self.cost], 1), kept)
+        return Plan(
+            self.actions, mean, self.cost, torch.stack([*self._trace[:-1], self.cost], 1), kept
+        )
 
 
-def first_mean(space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
+def first_mean(
+    space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]
+) -> Tensor:
     """[B, H, A] the warm start inside the space, without one what the space says to begin from. Raises ValueError for
     one that does not fit."""
     if not generator:
@@ -80,10 +88,16 @@ def first_mean(space: Space, horizon: int, start: Tensor | None, generator: list
     return first if start is None else space.project(checked_start(start, first)[:, 0])
 
 
-def kept_plans(space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]) -> Tensor:
+def kept_plans(
+    space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]
+) -> Tensor:
     """[B, K, H, A] the plans a warm start brings beside its mean, inside the space; K may be 0."""
     first = first_plan(space, len(generator), horizon, device=generator[0].device)
-    return first[:, None][:, :0] if start is None else space.project(checked_start(start, first)[:, 1:])
+    return (
+        first[:, None][:, :0]
+        if start is None
+        else space.project(checked_start(start, first)[:, 1:])
+    )
 
 
 def checked_start(start: Tensor, like: Tensor) -> Tensor:
@@ -101,7 +115,9 @@ def score(cost: Cost, space: Space, plans: Tensor) -> Tensor:
     """[B, S] float32 costs of plans [B, S, H, A], expanded for the model and checked."""
     costs = cost(space.expand(plans))
     if costs.shape != plans.shape[:2]:
-        raise ValueError(f"the cost returned shape {tuple(costs.shape)} for {tuple(plans.shape[:2])} candidates")
+        raise ValueError(
+            f"the cost returned shape {tuple(costs.shape)} for {tuple(plans.shape[:2])} candidates"
+        )
     finite = torch.isfinite(costs)
     if not bool(finite.all()):
         share = 1 - finite.double().mean().item()
@@ -113,7 +129,9 @@ def score(cost: Cost, space: Space, plans: Tensor) -> Tensor:
     return costs.to(plans)
 
 
-def noise(plans: Tensor, count: int, generator: list[torch.Generator], *, uniform: bool = False) -> Tensor:
+def noise(
+    plans: Tensor, count: int, generator: list[torch.Generator], *, uniform: bool = False
+) -> Tensor:
     """[B, count, H, A] standard normal (or 0..1 uniform) numbers, each episode's from its own generator."""
     draw = torch.rand if uniform else torch.randn
     shape = (count, *plans.shape[1:])
@@ -143,7 +161,11 @@ def refit(elites: Tensor, mean: Tensor, std: Tensor, *, keep: float) -> tuple[Te
 
 def check(horizon: int, candidates: int, rounds: int, *, drawn: str = "candidates") -> None:
     """Raises ValueError naming the number that makes no search; `drawn` is what the solver calls its candidates."""
-    for name, value, least in (("horizon", horizon, 1), (drawn, candidates, 2), ("rounds", rounds, 1)):
+    for name, value, least in (
+        ("horizon", horizon, 1),
+        (drawn, candidates, 2),
+        ("rounds", rounds, 1),
+    ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
@@ -151,4 +173,6 @@ def check(horizon: int, candidates: int, rounds: int, *, drawn: str = "candidate
 def check_spread(std: float, min_std: float) -> None:
     """Raises ValueError for a first spread that is not positive, or lies below the last."""
     if not std > 0 or not 0 <= min_std <= std:
-        raise ValueError(f"std {std}, min_std {min_std}: std must be positive and min_std lie in 0..std")
+        raise ValueError(
+            f"std {std}, min_std {min_std}: std must be positive and min_std lie in 0..std"
+        )

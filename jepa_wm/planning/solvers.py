@@ -57,7 +57,9 @@ class CEM:
             raise ValueError(f"momentum must lie in 0..1 (1 excluded), got {self.momentum}")
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`."""
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)  # [A]
@@ -66,7 +68,9 @@ class CEM:
         second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         best = Best(mean)
         for _ in range(self.rounds):
-            drawn = self.space.project(mean[:, None] + std[:, None] * noise(mean, self.candidates, generator))
+            drawn = self.space.project(
+                mean[:, None] + std[:, None] * noise(mean, self.candidates, generator)
+            )
             plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
             kept = kept[:, :0]
             costs = score(cost, self.space, plans)
@@ -100,12 +104,16 @@ class MPPI:
         check(self.horizon, self.candidates, self.rounds)
         check_spread(self.std, self.std if self.min_std is None else self.min_std)
         if self.min_std == 0:
-            raise ValueError("min_std must be positive for MPPI, whose noise falls geometrically; None keeps it fixed")
+            raise ValueError(
+                "min_std must be positive for MPPI, whose noise falls geometrically; None keeps it fixed"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`."""
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)
@@ -114,7 +122,9 @@ class MPPI:
         best = Best(mean)
         for number in range(self.rounds):
             spread = self._std(number) * half
-            drawn = self.space.project(mean[:, None] + spread * noise(mean, self.candidates, generator))
+            drawn = self.space.project(
+                mean[:, None] + spread * noise(mean, self.candidates, generator)
+            )
             plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
             kept = kept[:, :0]
             costs = score(cost, self.space, plans)
@@ -156,7 +166,9 @@ class RandomShooting:
         check(self.horizon, self.candidates, self.rounds)
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`; the mean is the cheapest plan."""
         mean = first_mean(self.space, self.horizon, start, generator)
         kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
@@ -186,7 +198,9 @@ class AsProposed:
         check(self.horizon, 2, 1)
 
     @torch.no_grad()
-    def solve(self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]) -> Plan:
+    def solve(
+        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
+    ) -> Plan:
         """See `Solver.solve`; without a start, the plan of doing nothing."""
         plan = first_mean(self.space, self.horizon, start, generator)
         if start is None:

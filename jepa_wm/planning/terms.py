@@ -12,8 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Distance = Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], goal [B, N, D] -> [B, S, H]
-Term = Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], actions [B, S, H, A] -> [B, S]
+Distance = Callable[
+    [Tensor, Tensor], Tensor
+]  # latents [B, S, H, N, D], goal [B, N, D] -> [B, S, H]
+Term = Callable[
+    [Tensor, Tensor], Tensor
+]  # latents [B, S, H, N, D], actions [B, S, H, A] -> [B, S]
 
 Steps = Literal["last", "all", "rising", "discounted"]
 
@@ -63,7 +67,9 @@ class ToGoal:
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
         """[B, S]."""
-        return over_steps(self.distance(latents, self.goal), mode=self.mode, discount=self.discount)
+        return over_steps(
+            self.distance(latents, self.goal), mode=self.mode, discount=self.discount
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +101,12 @@ class Return:
     Raises ValueError for a discount outside 0..1 (0 excluded).
     """
 
-    reward: Callable[[Tensor, Tensor], Tensor]  # latents [B, S, H, N, D], actions [B, S, H, A] to [B, S, H]
-    ended: Callable[[Tensor, Tensor], Tensor] | None = None  # the same to chances [B, S, H] in 0..1
+    reward: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # latents [B, S, H, N, D], actions [B, S, H, A] to [B, S, H]
+    ended: Callable[[Tensor, Tensor], Tensor] | None = (
+        None  # the same to chances [B, S, H] in 0..1
+    )
     discount: float = 0.99
 
     def __post_init__(self) -> None:
@@ -106,7 +116,9 @@ class Return:
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
         """[B, S]."""
         rewards = self.reward(latents, actions)
-        weights = self.discount ** torch.arange(rewards.shape[-1], device=rewards.device, dtype=rewards.dtype)
+        weights = self.discount ** torch.arange(
+            rewards.shape[-1], device=rewards.device, dtype=rewards.dtype
+        )
         if self.ended is not None:
             on = (1 - self.ended(latents, actions)).cumprod(-1)
             weights = weights * torch.cat([torch.ones_like(on[..., :1]), on[..., :-1]], -1)

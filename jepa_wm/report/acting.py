@@ -77,9 +77,13 @@ def _episodes(episodes: Episodes) -> str:
         shown = chosen[:SHOWN_OF_EACH]
         total = len(episodes.final)
         if not len(chosen):
-            parts.append(f'<h4 class="{name}">None of the {total} recorded episodes was {name}.</h4>')
+            parts.append(
+                f'<h4 class="{name}">None of the {total} recorded episodes was {name}.</h4>'
+            )
             continue
-        parts.append(f'<h4 class="{name}">{name.capitalize()}: {len(chosen)} of {total} recorded</h4>')
+        parts.append(
+            f'<h4 class="{name}">{name.capitalize()}: {len(chosen)} of {total} recorded</h4>'
+        )
         cards = [_film(episodes, int(i), name) for i in shown]
         parts.append(grid(cards, style="films"))
     return "".join(parts)
@@ -92,7 +96,11 @@ def _film(episodes: Episodes, index: int, name: str) -> str:
         text += ", after it had been there"
     elif name == "lost":
         text += f", never nearer than {np.nanmin(episodes.distance[index]):.1f} {unit}"
-    image = img("gif", episode_gif(episodes, index), f"episode {index + 1}, {name}: start, now and goal side by side")
+    image = img(
+        "gif",
+        episode_gif(episodes, index),
+        f"episode {index + 1}, {name}: start, now and goal side by side",
+    )
     return figure(image, text, style="film")
 
 
@@ -115,7 +123,10 @@ def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[str]:
     """Rows of the floors and of the ceiling."""
     floors = plan.get(f"floors{suffix}") or {}
     names = (*FLOORS, *(other for other in floors if other not in FLOORS))
-    rows = [_success_row(FLOORS.get(name, name.replace("_", " ")), floors.get(name), "floor") for name in names]
+    rows = [
+        _success_row(FLOORS.get(name, name.replace("_", " ")), floors.get(name), "floor")
+        for name in names
+    ]
     return [_heading(heading), *rows, _success_row(CEILING, plan.get(f"ceiling{suffix}"), "floor")]
 
 
@@ -141,7 +152,9 @@ def _heading(text: str) -> str:
 def _success_row(name: str, success: Mapping[str, Any] | float | None, style: str = "") -> str:
     """A rate of its own has no interval; None was not measured."""
     if success is None:
-        return row((escape(name), "<span class='quiet'>not measured</span>", *["–"] * 7), style=style)
+        return row(
+            (escape(name), "<span class='quiet'>not measured</span>", *["–"] * 7), style=style
+        )
     if not isinstance(success, Mapping):
         success = {"final": success}
     low, high = success.get("low"), success.get("high")
@@ -211,7 +224,11 @@ def _energy(energy: Energy) -> str:
         frame, goal = energy.frame[m], energy.goal[m]
         width, height = 400, max(1, round(400 * frame.shape[0] / frame.shape[1]))
         cards = []
-        maps = {"the room": None, "raw distance": energy.raw[m], "learned metric": energy.learned[m]}
+        maps = {
+            "the room": None,
+            "raw distance": energy.raw[m],
+            "learned metric": energy.learned[m],
+        }
         for name, values in maps.items():
             drawn = bare_image(_map(values, energy, frame, goal), width=width, height=height)
             cards.append(figure(img("png", drawn, f"{name}, map {m + 1}, goal ringed"), name))

@@ -19,7 +19,14 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
 
-STAGES = ("collect", "pretrain", "encode", "dynamics", "heads", "plan")  # the order they are run in
+STAGES = (
+    "collect",
+    "pretrain",
+    "features",
+    "dynamics",
+    "heads",
+    "plan",
+)  # the order they are run in
 
 # array name -> its axes; a letter stands for one size throughout a file
 EPISODES = {
@@ -33,7 +40,14 @@ EPISODES = {
     "cost": "E K R",
     "radius": "",
 }
-ENERGY = {"learned": "M G G", "raw": "M G G", "xs": "G", "ys": "G", "frame": "M h w 3", "goal": "M 2"}
+ENERGY = {
+    "learned": "M G G",
+    "raw": "M G G",
+    "xs": "G",
+    "ys": "G",
+    "frame": "M h w 3",
+    "goal": "M 2",
+}
 FILM = {"frames": "F K h w 3", "earned": "F"}
 STRIPS = {"true": "N H+1 h w 3", "imagined": "N H+1 h w 3", "shuffled": "N H+1 h w 3"}
 
@@ -101,7 +115,9 @@ class Left:
     @classmethod
     def read(cls, run: RunFolder) -> Left:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
-        results = {stage: result for stage in STAGES if (result := run.finished(stage)) is not None}
+        results = {
+            stage: result for stage in STAGES if (result := run.finished(stage)) is not None
+        }
         metrics = {stage: read_metrics(run.path, name) for stage, name in METRICS.items()}
         episodes, energy, film, strips = (
             _arrays(run.path / stage / f"{name}.npz", axes)
@@ -141,7 +157,9 @@ def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None
     for name, wanted in axes.items():
         if not _fits(arrays[name].shape, wanted, sizes):
             known = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
-            raise UserError(f"{path}: {name!r} has shape {arrays[name].shape}, not [{wanted}] ({known}); {remedy}")
+            raise UserError(
+                f"{path}: {name!r} has shape {arrays[name].shape}, not [{wanted}] ({known}); {remedy}"
+            )
     return arrays if all(array.size for array in arrays.values()) else None
 
 
@@ -152,7 +170,9 @@ def _fits(shape: tuple[int, ...], wanted: str, sizes: dict[str, int]) -> bool:
         return False
     for name, size in zip(names, shape, strict=True):
         letter, _, more = name.partition("+")
-        expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size - int(more or 0))
+        expected = (
+            int(letter) if letter.isdigit() else sizes.setdefault(letter, size - int(more or 0))
+        )
         if size != expected + int(more or 0):
             return False
     return True

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from jepa_wm.report.artifacts import Episodes
 from jepa_wm.report.style import Draw, Theme
@@ -18,14 +25,24 @@ from jepa_wm.report.style import Draw, Theme
 Record = Mapping[str, Any]
 
 
-def curves(records: Sequence[Record], keys: Sequence[str], *, log: bool = False, dashed: Record | None = None) -> Draw:
+def curves(
+    records: Sequence[Record],
+    keys: Sequence[str],
+    *,
+    log: bool = False,
+    dashed: Record | None = None,
+) -> Draw:
     """Figures against the training step; `dashed` {key: value} adds a level line in the curve's colour."""
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for key, colour in zip(keys, theme.series * (1 + len(keys) // len(theme.series)), strict=False):
+        for key, colour in zip(
+            keys, theme.series * (1 + len(keys) // len(theme.series)), strict=False
+        ):
             steps, values = _series(records, key)
             label = key.rpartition("/")[2] if len(keys) > 1 or dashed else None
-            axes.plot(steps, values, color=colour, label=label, marker="o" if len(steps) < 3 else None)
+            axes.plot(
+                steps, values, color=colour, label=label, marker="o" if len(steps) < 3 else None
+            )
             level = (dashed or {}).get(key)
             if level is not None:
                 axes.axhline(level, color=colour, linestyle=(0, (2, 2)), linewidth=1.1, alpha=0.8)
@@ -42,11 +59,15 @@ def curves(records: Sequence[Record], keys: Sequence[str], *, log: bool = False,
     return draw
 
 
-def against_horizon(horizons: Sequence[int], curves: Mapping[str, Sequence[float | None]], label: str) -> Draw:
+def against_horizon(
+    horizons: Sequence[int], curves: Mapping[str, Sequence[float | None]], label: str
+) -> Draw:
     """An error of the rollout against the horizon: {"true actions": its values, "shuffled": those with others'}."""
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for (said, values), colour in zip(curves.items(), (theme.good, theme.bad, theme.ink), strict=False):
+        for (said, values), colour in zip(
+            curves.items(), (theme.good, theme.bad, theme.ink), strict=False
+        ):
             known = [np.nan if value is None else value for value in values]
             axes.plot(horizons, known, color=colour, label=said, marker="o", markersize=3)
         axes.set_xscale("log", base=2)
@@ -89,8 +110,17 @@ def share_within(episodes: Episodes) -> Draw:
     reach = max(3 * radius, 1e-6)
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for values, style, said in ((nearest, (0, (2, 1.5)), "at any step"), (last, "-", "at the end")):
-            axes.step([0, *values, values[-1] + reach], [0, *share, 1], where="post", color=theme.good, ls=style)
+        for values, style, said in (
+            (nearest, (0, (2, 1.5)), "at any step"),
+            (last, "-", "at the end"),
+        ):
+            axes.step(
+                [0, *values, values[-1] + reach],
+                [0, *share, 1],
+                where="post",
+                color=theme.good,
+                ls=style,
+            )
             axes.plot([], [], color=theme.good, ls=style, label=said)
         axes.axvline(radius, color=theme.ink, linewidth=0.9, linestyle=(0, (3, 2)))
         axes.set_xlim(0, reach)
@@ -107,7 +137,11 @@ def cost_per_round(cost: np.ndarray) -> Draw:
     decisions = cost.shape[1]
     third = max(1, decisions // 3)
     rounds = np.arange(1, cost.shape[2] + 1)
-    parts = (("first", cost[:, :third]), ("last", cost[:, -third:])) if decisions > 1 else (("all", cost),)
+    parts = (
+        (("first", cost[:, :third]), ("last", cost[:, -third:]))
+        if decisions > 1
+        else (("all", cost),)
+    )
 
     def draw(axes: Axes, theme: Theme) -> None:
         for (name, chosen), colour in zip(parts, theme.series[2:], strict=False):
@@ -117,7 +151,12 @@ def cost_per_round(cost: np.ndarray) -> Draw:
                 continue
             low, middle, high = np.quantile(rows, (0.25, 0.5, 0.75), axis=0)
             axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(rounds, middle, color=colour, label=f"{name} {'third' if decisions > 1 else ''}".strip())
+            axes.plot(
+                rounds,
+                middle,
+                color=colour,
+                label=f"{name} {'third' if decisions > 1 else ''}".strip(),
+            )
         axes.set_xlabel("solver round")
         axes.set_ylabel("cost of the best plan")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -125,11 +164,26 @@ def cost_per_round(cost: np.ndarray) -> Draw:
     return draw
 
 
-def energy_map(axes: Axes, energy: np.ndarray, xs: np.ndarray, ys: np.ndarray, frame: np.ndarray) -> None:
+def energy_map(
+    axes: Axes, energy: np.ndarray, xs: np.ndarray, ys: np.ndarray, frame: np.ndarray
+) -> None:
     """Energy [G, G] as colours over the room: bright is near the goal, thin lines join equal values."""
     axes.imshow(frame.mean(2), cmap="gray", vmin=0, vmax=255)
-    axes.pcolormesh(xs, ys, energy, cmap="viridis_r", shading="nearest", alpha=0.8, edgecolors="none", linewidth=0)
-    if min(energy.shape) > 1 and np.isfinite(energy).any() and np.nanmax(energy) > np.nanmin(energy):
+    axes.pcolormesh(
+        xs,
+        ys,
+        energy,
+        cmap="viridis_r",
+        shading="nearest",
+        alpha=0.8,
+        edgecolors="none",
+        linewidth=0,
+    )
+    if (
+        min(energy.shape) > 1
+        and np.isfinite(energy).any()
+        and np.nanmax(energy) > np.nanmin(energy)
+    ):
         axes.contour(xs, ys, energy, levels=8, colors="white", linewidths=0.6, alpha=0.55)
     _fill(axes, frame)
 
@@ -142,8 +196,22 @@ def room(axes: Axes, frame: np.ndarray) -> None:
 
 def goal_mark(axes: Axes, goal: np.ndarray) -> None:
     """A white cross in a dark ring at the goal [2]."""
-    axes.plot(*goal, "o", markersize=13, markerfacecolor="none", markeredgecolor="#10131a", markeredgewidth=4)
-    axes.plot(*goal, "o", markersize=13, markerfacecolor="none", markeredgecolor="white", markeredgewidth=1.8)
+    axes.plot(
+        *goal,
+        "o",
+        markersize=13,
+        markerfacecolor="none",
+        markeredgecolor="#10131a",
+        markeredgewidth=4,
+    )
+    axes.plot(
+        *goal,
+        "o",
+        markersize=13,
+        markerfacecolor="none",
+        markeredgecolor="white",
+        markeredgewidth=1.8,
+    )
 
 
 def _fill(axes: Axes, frame: np.ndarray) -> None:

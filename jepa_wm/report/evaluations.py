@@ -19,7 +19,14 @@ def sections(run: Path) -> tuple[Section, ...]:
     rows = [line for stage, result in _stored(run) for line in _rows(stage, result)]
     if not rows:
         return ()
-    header = ("evaluation", "of", *(name.replace("_", " ") for name in LOOKS), "data", "encoder", "which")
+    header = (
+        "evaluation",
+        "of",
+        *(name.replace("_", " ") for name in LOOKS),
+        "data",
+        "encoder",
+        "which",
+    )
     says = (
         "Heads and neighbours on frozen features: accuracy of classes, R2 of numbers, on data that had no say in any "
         "choice. Each row is told apart by its settings, by what is in its data and by the encoder's weights; all of "
@@ -34,7 +41,9 @@ def _stored(run: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             yield file.parent.parent.name, json.loads(file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: is damaged ({error}); delete {file.parent} and evaluate again") from None
+            raise UserError(
+                f"{file}: is damaged ({error}); delete {file.parent} and evaluate again"
+            ) from None
 
 
 def _rows(stage: str, result: Mapping[str, Any]) -> Iterator[str]:
@@ -58,12 +67,18 @@ def _measures(figures: Mapping[str, Any]) -> list[str]:
     """What was measured: classes, or each group of numbers."""
     if "accuracy" in figures:
         return ["classes"]
-    return [name for name, figure in figures.items() if isinstance(figure, Mapping) and "r2" in figure]
+    return [
+        name for name, figure in figures.items() if isinstance(figure, Mapping) and "r2" in figure
+    ]
 
 
 def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
     """A figure with its interval, a dash where it was not measured."""
     if figures is None:
         return "–"
-    told, value = (figures, "accuracy") if what == "classes" and "accuracy" in figures else (figures[what], "r2")
+    told, value = (
+        (figures, "accuracy")
+        if what == "classes" and "accuracy" in figures
+        else (figures[what], "r2")
+    )
     return f"{number(told[value])} ({number(told['low'])} to {number(told['high'])})"

@@ -44,7 +44,8 @@ def played_gif(frames: np.ndarray) -> bytes:
     scale = max(1, round(PANEL / frames.shape[2]))
     labels = [f"decision {k + 1}/{len(frames)}" for k in range(len(frames))]
     pictures = [
-        _side_by_side((_enlarged(frame, scale),), (label,)) for frame, label in zip(frames, labels, strict=True)
+        _side_by_side((_enlarged(frame, scale),), (label,))
+        for frame, label in zip(frames, labels, strict=True)
     ]
     durations = [FRAME_MS] * len(frames)
     durations[0] = durations[-1] = HOLD_MS
@@ -57,7 +58,9 @@ def strip_png(frames: np.ndarray, *, gap: int = 2) -> bytes:
     side = max(pictures[0].size)
     if side > STRIP_SIDE:
         size = tuple(max(1, round(length * STRIP_SIDE / side)) for length in pictures[0].size)
-        pictures = [picture.resize((size[0], size[1]), Image.Resampling.BOX) for picture in pictures]
+        pictures = [
+            picture.resize((size[0], size[1]), Image.Resampling.BOX) for picture in pictures
+        ]
     width, height = pictures[0].size
     row = Image.new("RGBA", ((width + 2 * gap) * len(pictures), height))
     for i, picture in enumerate(pictures):
@@ -72,11 +75,15 @@ def small_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _with_trail(frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int) -> np.ndarray:
+def _with_trail(
+    frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int
+) -> np.ndarray:
     """The frame with the way so far and the success radius drawn in, for the reader's eyes only."""
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
-    points = (episodes.positions[index, : k + 1] + 0.5) * scale  # the middle of a pixel lies at its whole number
+    points = (
+        episodes.positions[index, : k + 1] + 0.5
+    ) * scale  # the middle of a pixel lies at its whole number
     if k:
         pen.line([(float(x), float(y)) for x, y in points], fill=TRAIL, width=1)
     x, y = (float(value) for value in (episodes.goal_position[index] + 0.5) * scale)
@@ -103,7 +110,9 @@ def _side_by_side(pictures: tuple[np.ndarray, ...], labels: tuple[str, ...]) -> 
         left = GAP + i * (width + GAP)
         canvas.paste(Image.fromarray(picture), (left, GAP))
         colour = TEXT if i == 1 else FAINT
-        pen.text((left + width / 2, height + GAP + LINE / 2), label, fill=colour, font=font, anchor="mm")
+        pen.text(
+            (left + width / 2, height + GAP + LINE / 2), label, fill=colour, font=font, anchor="mm"
+        )
     return np.asarray(canvas)
 
 

@@ -32,7 +32,9 @@ def encode_gif(
     neighbours are merged. Raises ValueError without frames.
     """
     if len(frames) == 0 or len(frames) != len(durations_ms):
-        raise ValueError(f"frames: {len(frames)} frames with {len(durations_ms)} durations; one each is needed")
+        raise ValueError(
+            f"frames: {len(frames)} frames with {len(durations_ms)} durations; one each is needed"
+        )
     images = [Image.fromarray(frame) for frame in frames]
     smallest = b""
     for colours, stride in QUALITIES:
@@ -56,15 +58,30 @@ def _encode(images: list[Image.Image], durations_ms: list[int], palette: Image.I
     # Without dithering still parts stay equal from frame to frame, and only what moved is stored.
     first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
     buffer = io.BytesIO()
-    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=durations_ms, loop=0, optimize=True)
+    first.save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=rest,
+        duration=durations_ms,
+        loop=0,
+        optimize=True,
+    )
     return buffer.getvalue()
 
 
 def _palette(images: list[Image.Image], colours: int, exact: Sequence[Colour]) -> Image.Image:
     """One that covers the range of colours in frames spread over the whole, small bright things included."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(SAMPLED_FRAMES, len(images))).astype(int))
+    chosen = np.unique(
+        np.linspace(0, len(images) - 1, min(SAMPLED_FRAMES, len(images))).astype(int)
+    )
     mosaic = Image.fromarray(np.concatenate([np.asarray(images[i]) for i in chosen]))
-    found = mosaic.quantize(colors=max(2, colours - len(exact)), method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    found = (
+        mosaic.quantize(
+            colors=max(2, colours - len(exact)), method=Image.Quantize.MAXCOVERAGE
+        ).getpalette()
+        or []
+    )
     palette = Image.new("P", (1, 1))
     palette.putpalette([*found[: 3 * colours], *(value for colour in exact for value in colour)])
     return palette

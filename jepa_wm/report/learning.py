@@ -36,7 +36,9 @@ def seeing(left: Left) -> Group:
         _seeing_curves(metrics, result) if metrics else None,
         "pretrain",
     )
-    stateless = result is not None and not result.get("probe")  # data without a state leave nothing to read
+    stateless = result is not None and not result.get(
+        "probe"
+    )  # data without a state leave nothing to read
     return Group("seeing", "Learning to see", (curves,) if stateless else (probes, curves))
 
 
@@ -78,7 +80,14 @@ def imagining(left: Left) -> Group:
 
 def _heads(result: Mapping[str, Any]) -> Section:
     rows = [
-        row((escape(name), number(head["error"]), number(head["constant"]), escape(head["measure"])))
+        row(
+            (
+                escape(name),
+                number(head["error"]),
+                number(head["constant"]),
+                escape(head["measure"]),
+            )
+        )
         for name, head in result["heads"].items()
     ]
     return Section(
@@ -93,7 +102,11 @@ def _heads(result: Mapping[str, Any]) -> Section:
 def _probe_table(result: Mapping[str, Any]) -> str:
     rows = []
     for name, probe in result["probe"].items():
-        error, rival, unit = probe.get("error"), probe.get("random_encoder"), escape(str(probe.get("unit", "")))
+        error, rival, unit = (
+            probe.get("error"),
+            probe.get("random_encoder"),
+            escape(str(probe.get("unit", ""))),
+        )
         known = error is not None and bool(rival)
         rows.append(
             row(
@@ -107,14 +120,18 @@ def _probe_table(result: Mapping[str, Any]) -> str:
                 )
             )
         )
-    return table(("part of the state", "error", "random encoder", "ratio, below 1 is learned"), rows)
+    return table(
+        ("part of the state", "error", "random encoder", "ratio, below 1 is learned"), rows
+    )
 
 
 def _seeing_curves(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> str:
     names = _figures(metrics)
     items = []
     if losses := [name for name in names if "loss" in name]:
-        items.append(panel(charts.curves(metrics, losses), "Loss.", "Error of the predicted latents."))
+        items.append(
+            panel(charts.curves(metrics, losses), "Loss.", "Error of the predicted latents.")
+        )
     if "feature_std" in names:
         said = "Standard deviation of features across samples at equal position."
         items.append(panel(charts.curves(metrics, ["feature_std"]), "Spread.", said))
@@ -124,8 +141,12 @@ def _seeing_curves(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, An
     if probes := [name for name in names if name.startswith("probe/")]:
         final = (result or {}).get("probe") or {}
         levels = {f"probe/{name}": probe.get("random_encoder") for name, probe in final.items()}
-        units = " and ".join(sorted({str(probe["unit"]) for probe in final.values() if probe.get("unit")}))
-        said = f"Error{f' in {units}' if units else ''}" + ("; dashed: a random encoder." if levels else ".")
+        units = " and ".join(
+            sorted({str(probe["unit"]) for probe in final.values() if probe.get("unit")})
+        )
+        said = f"Error{f' in {units}' if units else ''}" + (
+            "; dashed: a random encoder." if levels else "."
+        )
         items.append(panel(charts.curves(metrics, probes, dashed=levels), "Probes.", said))
     return grid(items, style="pairs") + _skipped(metrics)
 
@@ -147,7 +168,12 @@ def _loss_panels(metrics: Sequence[Mapping[str, Any]]) -> str:
 def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
     """A curve and a pair of columns for each kind of error that the rows have."""
     kinds = [
-        _Kind("relative error", "In the latent.", "1 = copying.", lambda row, end: row.get(f"relative_error{end}"))
+        _Kind(
+            "relative error",
+            "In the latent.",
+            "1 = copying.",
+            lambda row, end: row.get(f"relative_error{end}"),
+        )
     ]
     if "feature_error" in rows[0]:
         kinds.append(_Kind(
@@ -158,11 +184,21 @@ def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
     horizons = [entry["horizon"] for entry in rows]
     items = []
     for kind in kinds:
-        curves = {"true actions": [kind.at(r, "") for r in rows], "shuffled": [kind.at(r, "_shuffled") for r in rows]}
-        items.append(panel(charts.against_horizon(horizons, curves, kind.name), kind.title, kind.said))
+        curves = {
+            "true actions": [kind.at(r, "") for r in rows],
+            "shuffled": [kind.at(r, "_shuffled") for r in rows],
+        }
+        items.append(
+            panel(charts.against_horizon(horizons, curves, kind.name), kind.title, kind.said)
+        )
     chosen = [entry for entry in rows if entry["horizon"] in (1, 2, 4, 8, 16, 32)] or list(rows)
     figures = [
-        row((str(entry["horizon"]), *(number(kind.at(entry, end)) for kind in kinds for end in ("", "_shuffled"))))
+        row(
+            (
+                str(entry["horizon"]),
+                *(number(kind.at(entry, end)) for kind in kinds for end in ("", "_shuffled")),
+            )
+        )
         for entry in chosen
     ]
     header = ("horizon", *(name for kind in kinds for name in (kind.name, "shuffled actions")))
@@ -187,7 +223,12 @@ def _of_state(name: str, group: Mapping[str, Any]) -> _Kind:
         return value
 
     unit, words = str(group.get("unit") or ""), name.replace("_", " ")
-    return _Kind(f"{words}, {unit}" if unit else words, f"{words.capitalize()}.", "Read from the imagined latent.", at)
+    return _Kind(
+        f"{words}, {unit}" if unit else words,
+        f"{words.capitalize()}.",
+        "Read from the imagined latent.",
+        at,
+    )
 
 
 def _strips(strips: Strips) -> str:
@@ -197,9 +238,15 @@ def _strips(strips: Strips) -> str:
     parts = []
     for n in range(min(SHOWN_STRIPS, len(strips.true))):
         cells = [f"<span>model step</span><div>{labels}</div>"]
-        kinds = (("what came", strips.true), ("imagined", strips.imagined), ("shuffled", strips.shuffled))
+        kinds = (
+            ("what came", strips.true),
+            ("imagined", strips.imagined),
+            ("shuffled", strips.shuffled),
+        )
         for name, frames in kinds:
-            cells.append(f"<span>{name}</span>{img('png', strip_png(frames[n, chosen]), f'{name}, clip {n + 1}')}")
+            cells.append(
+                f"<span>{name}</span>{img('png', strip_png(frames[n, chosen]), f'{name}, clip {n + 1}')}"
+            )
         parts.append(f'<div class="wide"><div class="strip">{"".join(cells)}</div></div>')
     return "".join(parts)
 
@@ -207,16 +254,28 @@ def _strips(strips: Strips) -> str:
 def _figures(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the numbers in the records, in the order they first come up."""
     names = dict.fromkeys(
-        name for record in metrics for name, value in record.items() if isinstance(value, (int, float))
+        name
+        for record in metrics
+        for name, value in record.items()
+        if isinstance(value, (int, float))
     )
     return [name for name in names if name not in ("stage", "step")]
 
 
 def _positive(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bool:
-    return all(record[name] is None or record[name] > 0 for record in metrics for name in names if name in record)
+    return all(
+        record[name] is None or record[name] > 0
+        for record in metrics
+        for name in names
+        if name in record
+    )
 
 
 def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
     """A line on figures that were not finite, where there are any: a gap in a curve must not pass for calm."""
     gaps = sum(value is None for record in metrics for value in record.values())
-    return f'<p class="lost">Logged figures that were not finite, gaps in the curves: {gaps}.</p>' if gaps else ""
+    return (
+        f'<p class="lost">Logged figures that were not finite, gaps in the curves: {gaps}.</p>'
+        if gaps
+        else ""
+    )

@@ -152,7 +152,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def _group(group: Group, run: str) -> str:
-    return f'<h2 id="{group.key}">{escape(group.title)}</h2>\n' + "\n".join(_section(s, run) for s in group.sections)
+    return f'<h2 id="{group.key}">{escape(group.title)}</h2>\n' + "\n".join(
+        _section(s, run) for s in group.sections
+    )
 
 
 def _section(section: Section, run: str) -> str:

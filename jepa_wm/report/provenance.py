@@ -56,13 +56,19 @@ def clock(seconds: float | None) -> str:
 def cpu_name() -> str:
     """The processor's own name; the kind of machine where the system does not tell."""
     listing = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", listing.read_text(), re.MULTILINE) if listing.exists() else None
+    found = (
+        re.search(r"^model name\s*:\s*(.+)$", listing.read_text(), re.MULTILINE)
+        if listing.exists()
+        else None
+    )
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
 def cores() -> int:
     """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 def _stages(run: RunFolder, left: Left) -> str:

@@ -29,7 +29,9 @@ def run(run: RunFolder) -> dict[str, Any]:
     """
     began, before = time.monotonic(), run.finished("report") or {}
     folder = run.stage_dir("report")
-    weights = [run.path / "dynamics" / f"{name}.safetensors" for name in ("latent", "action_predictor")]
+    weights = [
+        run.path / "dynamics" / f"{name}.safetensors" for name in ("latent", "action_predictor")
+    ]
     if run.finished("dynamics") and (there := [file for file in weights if file.exists()]):
         _keep_strips(run, there[0], folder / "strips.npz", folder / "strips.json")
     left = Left.read(run)
@@ -45,7 +47,9 @@ def run(run: RunFolder) -> dict[str, Any]:
         "bytes": len(text.encode()),
         "sections": _keys(groups, present=True),
         "missing": _keys(groups, present=False),
-        "seconds": before.get("seconds", time.monotonic() - began),  # of the first writing, so that a rerun agrees
+        "seconds": before.get(
+            "seconds", time.monotonic() - began
+        ),  # of the first writing, so that a rerun agrees
     }
     run.write_result("report", result)
     return result
@@ -62,11 +66,19 @@ def _keep_strips(run: RunFolder, weights: Path, strips: Path, made_of: Path) -> 
 
 
 def _keys(groups: Sequence[Group], *, present: bool) -> list[str]:
-    return [section.key for group in groups for section in group.sections if (section.body is not None) == present]
+    return [
+        section.key
+        for group in groups
+        for section in group.sections
+        if (section.body is not None) == present
+    ]
 
 
 def _head(name: str, left: Left) -> str:
-    tiles = "".join(f'<div class="tile"><b>{value}</b><span>{said}</span></div>' for value, said in _tiles(left))
+    tiles = "".join(
+        f'<div class="tile"><b>{value}</b><span>{said}</span></div>'
+        for value, said in _tiles(left)
+    )
     title = escape(name.replace("_", " "))
     return f'<h1>{title}</h1>\n<p class="lead">{_lead(left)}</p>\n<div class="tiles">{tiles}</div>'
 
@@ -79,7 +91,9 @@ def _lead(left: Left) -> str:
     if success := plan.get("success"):
         checked = (plan.get("layouts") or {}).get("heldout", {}).get("met") is not None
         training = plan.get(f"success{acting.TRAINING}")
-        beside = f", on training layouts in {acting.percent(training['final'])}" if training else ""
+        beside = (
+            f", on training layouts in {acting.percent(training['final'])}" if training else ""
+        )
         return (
             f"A model that learned to see without labels or a pixel decoder plans to goal images and is there at the "
             f"end in {acting.percent(success['final'])} of {success['episodes']} episodes"
@@ -97,10 +111,21 @@ def _tiles(left: Left) -> list[tuple[str, str]]:
         if entry["horizon"] == TOLD_HORIZON:
             for name, read in list(entry.get("state_errors", {}).items())[:TOLD_GROUPS]:
                 told = f"{number(read['error'], 2)} {escape(str(read.get('unit', '')))}"
-                tiles.append((told, f"error of the imagined {escape(name)} after {TOLD_HORIZON} model steps"))
-    seconds = {stage: result["seconds"] for stage, result in results.items() if result.get("seconds") is not None}
+                tiles.append(
+                    (
+                        told,
+                        f"error of the imagined {escape(name)} after {TOLD_HORIZON} model steps",
+                    )
+                )
+    seconds = {
+        stage: result["seconds"]
+        for stage, result in results.items()
+        if result.get("seconds") is not None
+    }
     if seconds:
-        tiles.append((provenance.clock(sum(seconds.values())), f"for {escape(', '.join(seconds))}"))
+        tiles.append(
+            (provenance.clock(sum(seconds.values())), f"for {escape(', '.join(seconds))}")
+        )
     return tiles
 
 
@@ -108,12 +133,18 @@ def _plan_tiles(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     tiles = []
     if success := plan.get("success"):
         unit = escape(str(success.get("unit", "")))
-        radius = f" within {success['radius']:g} {unit}".rstrip() if success.get("radius") is not None else ""
+        radius = (
+            f" within {success['radius']:g} {unit}".rstrip()
+            if success.get("radius") is not None
+            else ""
+        )
         tiles.append((acting.percent(success["final"]), f"of episodes end{radius} of the goal"))
     if earned := plan.get("return"):
         tiles.append((number(earned["mean"]), f"earned in an episode of {earned['budget']} steps"))
     if plan.get("seconds_per_decision") is not None:
-        tiles.append((f"{number(plan['seconds_per_decision'], 2)} s", "to decide on the next actions"))
+        tiles.append(
+            (f"{number(plan['seconds_per_decision'], 2)} s", "to decide on the next actions")
+        )
     return tiles
 
 
@@ -127,5 +158,10 @@ def _seeing_tiles(pretrain: Mapping[str, Any]) -> list[tuple[str, str]]:
         rival = probe.get("random_encoder")
         beside = f", {number(rival, 2)} from a random encoder" if rival is not None else ""
         unit = escape(str(probe.get("unit", "")))
-        tiles.append((f"{number(probe.get('error'), 2)} {unit}", f"error in reading the {escape(name)}{beside}"))
+        tiles.append(
+            (
+                f"{number(probe.get('error'), 2)} {unit}",
+                f"error in reading the {escape(name)}{beside}",
+            )
+        )
     return tiles

@@ -19,7 +19,9 @@ class FrameBank:
         latents = _matrix("latents", latents)
         rows = np.asarray(rows)
         if len(latents) == 0:
-            raise ValueError("latents: the frame bank is empty; build it from the latents of at least one real frame")
+            raise ValueError(
+                "latents: the frame bank is empty; build it from the latents of at least one real frame"
+            )
         if rows.shape != (len(latents),) or not np.issubdtype(rows.dtype, np.integer):
             raise ValueError(
                 f"rows: one integer a latent is needed, got {rows.dtype} of shape {rows.shape} for {len(latents)}"

@@ -52,7 +52,11 @@ def lead(plan: Mapping[str, Any]) -> str:
 
 def _card(film: Film, index: int) -> str:
     image = img("gif", played_gif(film.frames[index]), f"episode {index + 1}, a frame a decision")
-    return figure(image, f"episode {index + 1} earned <b>{number(float(film.earned[index]))}</b>", style="film")
+    return figure(
+        image,
+        f"episode {index + 1} earned <b>{number(float(film.earned[index]))}</b>",
+        style="film",
+    )
 
 
 def _table(plan: Mapping[str, Any]) -> str:
@@ -66,7 +70,11 @@ def _rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[str]:
     rows = [_row(f"this model{where}", plan[f"return{suffix}"], "ours")]
     for name, floor in (plan.get(f"floors{suffix}") or {}).items():
         if floor is not None:
-            action = f" action {', '.join(f'{x:g}' for x in floor['action'])}" if "action" in floor else ""
+            action = (
+                f" action {', '.join(f'{x:g}' for x in floor['action'])}"
+                if "action" in floor
+                else ""
+            )
             shown = {"constant": "best constant", "random": "random actions"}.get(name, name)
             rows.append(_row(f"{shown}{action}{where}", floor))
     return rows

@@ -43,15 +43,22 @@ def make_strips(run: RunFolder, path: Path) -> None:
     frames = [torch.from_numpy(data.frames[some]) for some in rows.T[:seen]]
     if isinstance(model, RobotModel):
         poses = torch.from_numpy(data.column("state").astype(np.float32))
-        context = torch.stack([model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:seen], strict=True)], 1)
+        context = torch.stack(
+            [model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:seen], strict=True)], 1
+        )
         actions = pose_blocks(poses, torch.from_numpy(rows), frameskip=skip).numpy()
     else:
         context = torch.stack([model.encode(x) for x in frames], 1)
         # What lasts, as an agent believes it that has seen these frames.
-        context = model.latent.with_lasting(context, model.latent.lasting(context).mean(1, keepdim=True))
+        context = model.latent.with_lasting(
+            context, model.latent.lasting(context).mean(1, keepdim=True)
+        )
     strips = {"true": true}
     for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
-        past, plans = torch.from_numpy(actions[:, : seen - 1]), torch.from_numpy(blocks[:, None, seen - 1 :])
+        past, plans = (
+            torch.from_numpy(actions[:, : seen - 1]),
+            torch.from_numpy(blocks[:, None, seen - 1 :]),
+        )
         future = model.imagine(context, past.to(model.device), plans.to(model.device))
         nearest, _ = bank.nearest(model.compared(future).flatten(0, 2).flatten(1).cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])

@@ -27,8 +27,22 @@ class Theme:
     series: tuple[str, ...]  # curves without a meaning of their own
 
 
-LIGHT = Theme("#23272e", "#7a828e", "#e7e9ed", "#1f6fb2", "#d9691e", ("#1f6fb2", "#d9691e", "#2f8f6b", "#8a5fb0"))
-DARK = Theme("#e3e6eb", "#8b94a1", "#2b3038", "#6cb2eb", "#f29a57", ("#6cb2eb", "#f29a57", "#6cc7a1", "#bd9be0"))
+LIGHT = Theme(
+    "#23272e",
+    "#7a828e",
+    "#e7e9ed",
+    "#1f6fb2",
+    "#d9691e",
+    ("#1f6fb2", "#d9691e", "#2f8f6b", "#8a5fb0"),
+)
+DARK = Theme(
+    "#e3e6eb",
+    "#8b94a1",
+    "#2b3038",
+    "#6cb2eb",
+    "#f29a57",
+    ("#6cb2eb", "#f29a57", "#6cc7a1", "#bd9be0"),
+)
 
 Draw = Callable[[Axes, Theme], None]
 
@@ -54,7 +68,9 @@ def _panel(draw: Draw, theme: Theme) -> bytes:
         draw(axes, theme)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            axes.legend(handles, labels, frameon=False, fontsize=8.5, handlelength=1.4, borderaxespad=0.2)
+            axes.legend(
+                handles, labels, frameon=False, fontsize=8.5, handlelength=1.4, borderaxespad=0.2
+            )
         return _png(figure)
 
 

@@ -20,6 +20,7 @@ from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import Features
 from jepa_wm.models.factored_latent import Summary, SummaryTraining
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.settings import WorldModelSettings
 from jepa_wm.models.temporal_distance import hardest
 from jepa_wm.training import vjepa2_ac
 from jepa_wm.training.loop import Task, fit
@@ -32,7 +33,9 @@ SAMPLE = 3000  # frames that principal components are found in
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the horizon."""
-    return run.once("dynamics", vjepa2_ac.train if run.config.dynamics.kind == "vjepa2_ac" else train)
+    return run.once(
+        "dynamics", vjepa2_ac.train if run.config.dynamics.kind == "vjepa2_ac" else train
+    )
 
 
 def train(run: RunFolder) -> dict[str, object]:
@@ -40,31 +43,40 @@ def train(run: RunFolder) -> dict[str, object]:
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     data = open_data(run.path, config, "train")
-    features = Features(run.path / "encode" / "train", data)
-    heldout = Features(run.path / "encode" / "heldout", open_data(run.path, config, "heldout"))
+    features = Features(run.path / "features" / "train", data)
+    heldout = Features(run.path / "features" / "heldout", open_data(run.path, config, "heldout"))
     span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
     torch.manual_seed(config.seed + 1)
     model = make_model(config, features, data).to(here().device)
     seconds, frames = 0.0, None
     if model.summary is not None:
         frames = Seen(model.summary, features)
-        seconds += fit(run, summary_task(model, frames, config), config.train.summary)
+        seconds += fit(run, summary_task(model, frames, config), config.train.latent)
         model.summary.standardise(frames.sample())
     seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
     if model.components is not None:
         model.components.fit(features.rows(sample_rows(features)).to(here().device))
     latents = Latents(model, features, config.train.precision)
-    seconds += fit(run, metric_task(model, latents, config), config.train.metric)
+    seconds += fit(run, metric_task(model, latents, config), config.train.distance)
     if here().first:
         save_latent_model(run.stage_dir("dynamics"), model)
     return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
+
+
+def model_settings(config: Config) -> WorldModelSettings:
+    """The sections of the config that make up one latent model."""
+    return WorldModelSettings(
+        **dict(config.dynamics), latent=config.latent, distance=config.distance
+    )
 
 
 def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
     """A fresh latent model of the config's size, its units of actions taken from the data; warns of action numbers that
     never or hardly vary there."""
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    model = LatentModel(tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], config.dynamics)
+    model = LatentModel(
+        tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], model_settings(config)
+    )
     steady = model.take_units(data.taken_actions)
     if steady and here().first:
         told = ", ".join(f"number {i} is {value}" for i, value in steady.items())
@@ -109,10 +121,10 @@ class Seen:
 
 def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
     """Trains the moving numbers of the summary."""
-    settings, bottleneck, data = config.train.summary, config.dynamics.bottleneck, frames.features.data
+    settings, bottleneck, data = config.train.latent, config.latent, frames.features.data
     assert model.summary and bottleneck
     training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(here().device)
-    sampler = _windows(frames.features, config, settings.frames, "train.summary.frames")
+    sampler = _windows(frames.features, config, settings.frames, "train.latent.frames")
     displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
@@ -120,14 +132,19 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
         # From anywhere in the episode, later than the window too: it only helps to train, an agent never needs it.
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
         way = displacement.at(data.offsets[episode[some]] + frame[some]).to(here().device)
-        window, elsewhere = frames.at(episode[some], frame[some]), frames.at(episode[some, 0], other[some])
+        window, elsewhere = (
+            frames.at(episode[some], frame[some]),
+            frames.at(episode[some, 0], other[some]),
+        )
         with autocast(way.device, config.train.precision):
             return training.losses(window, elsewhere, way)
 
     return Task("dynamics", training, losses, part="summary")
 
 
-def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, config: Config) -> Task:
+def dynamics_task(
+    model: LatentModel, features: Features, frames: Seen | None, config: Config
+) -> Task:
     """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells best where actions lead.
 
     A window's are read from frames of the episode up to its first one, and averaged over these: an agent has no later
@@ -141,12 +158,16 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
     def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         if summary is None or frames is None or places is None:
             return features.tokens(episode[some], frame[some]).float().to(here().device)
-        moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(here().device)
+        moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(
+            here().device
+        )
         if summary.lasting is None:
             return moving[..., None, :]
         seen = sampler.up_to(step, frame[:, 0], count=settings.glances)[some]
         glances = frames.at(np.broadcast_to(episode[some, :1], seen.shape), seen)
-        lasting = summary.lasting(glances).float().mean(1, keepdim=True).expand(-1, moving.shape[1], -1)
+        lasting = (
+            summary.lasting(glances).float().mean(1, keepdim=True).expand(-1, moving.shape[1], -1)
+        )
         return torch.cat([moving, lasting], -1)[..., None, :]
 
     def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
@@ -156,19 +177,30 @@ def dynamics_task(model: LatentModel, features: Features, frames: Seen | None, c
         with autocast(acts.device, config.train.precision):
             truth = latents(drawn, some, episode, frame)
             weight, context = settings.rollout, settings.context
-            return model.dynamics_losses(truth, acts, rollout=weight, context=context, member=member)
+            return model.dynamics_losses(
+                truth, acts, rollout=weight, context=context, member=member
+            )
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         each = [of_member(step, some, member) for member in range(members)]
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
-    learning = [*model.members] if summary is None or summary.lasting is None else [*model.members, summary.lasting]
-    return Task("dynamics", learning[0] if len(learning) == 1 else nn.ModuleList(learning), losses, part="dynamics")
+    learning = (
+        [*model.members]
+        if summary is None or summary.lasting is None
+        else [*model.members, summary.lasting]
+    )
+    return Task(
+        "dynamics",
+        learning[0] if len(learning) == 1 else nn.ModuleList(learning),
+        losses,
+        part="dynamics",
+    )
 
 
 def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     """Trains the metric head; what it stands on is fixed by now."""
-    settings, rivals = config.train.metric, config.dynamics.metric.rivals
+    settings, rivals = config.train.distance, config.distance.rivals
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)

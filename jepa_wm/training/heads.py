@@ -44,7 +44,9 @@ def train(run: RunFolder) -> dict[str, object]:
     heads = make_heads(config, model, seen).to(here().device)
     seconds = fit(run, heads_task(heads, seen, config), config.train.heads)
     heads.eval()
-    scores = judge(heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision)
+    scores = judge(
+        heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision
+    )
     if here().first:
         save_heads(run.stage_dir("heads"), heads.cpu())
     return {"heads": scores, "training_seconds": seconds}
@@ -79,7 +81,9 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
             if heads.reward is not None:
                 parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
             if heads.termination is not None:
-                parts["termination"] = heads.termination.loss(before, after, actions, truth["terminated"])
+                parts["termination"] = heads.termination.loss(
+                    before, after, actions, truth["terminated"]
+                )
             if heads.state is not None:
                 parts["state"] = heads.state.loss(*seen.states(step, settings.batch, some))
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
@@ -88,22 +92,33 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
 
 
 @torch.no_grad()
-def judge(heads: Heads, heldout: Samples, seen: Samples, precision: str) -> dict[str, dict[str, object]]:
+def judge(
+    heads: Heads, heldout: Samples, seen: Samples, precision: str
+) -> dict[str, dict[str, object]]:
     """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure of the best constant
     that the training samples give."""
     scores: dict[str, dict[str, object]] = {}
     with autocast(here().device, precision):
         if heads.reward is not None or heads.termination is not None:
-            known, (before, after, actions, truth) = seen.steps(0, JUDGED)[3], heldout.steps(0, JUDGED)
+            known, (before, after, actions, truth) = (
+                seen.steps(0, JUDGED)[3],
+                heldout.steps(0, JUDGED),
+            )
         if heads.reward is not None:
             guess, mean = heads.reward(before, after, actions), known["reward"].mean()
-            scores["reward"] = _score(_rms, truth["reward"], guess, mean, "root mean squared error of a model step")
+            scores["reward"] = _score(
+                _rms, truth["reward"], guess, mean, "root mean squared error of a model step"
+            )
         if heads.termination is not None:
             guess, mean = heads.termination(before, after, actions), known["terminated"].mean()
-            scores["termination"] = _score(_log_loss, truth["terminated"], guess, mean, "log loss in nats")
+            scores["termination"] = _score(
+                _log_loss, truth["terminated"], guess, mean, "log loss in nats"
+            )
         if heads.state is not None:
             (latents, state), mean = heldout.states(0, JUDGED), seen.states(0, JUDGED)[1].mean(0)
-            scores |= _state_scores(quantities(heldout.data), heads, state, heads.state(latents), mean)
+            scores |= _state_scores(
+                quantities(heldout.data), heads, state, heads.state(latents), mean
+            )
         start, goal, blocks, counts = heldout.ways(0, JUDGED)
         told = "root mean squared error, scaled actions"
         _, _, usual, used = seen.ways(0, JUDGED)
@@ -118,7 +133,9 @@ def _state_scores(
     """The score of each group of state numbers [B, Y]; of angles by the shorter way round."""
     if not known.groups:
         known = Quantities({name: [i] for i, name in enumerate(heads.present.state)})
-    read, constant, state = (x.float().cpu().numpy() for x in (guess, mean.expand_as(truth), truth))
+    read, constant, state = (
+        x.float().cpu().numpy() for x in (guess, mean.expand_as(truth), truth)
+    )
     errors, usual = known.errors(read, state), known.errors(constant, state)
     return {
         f"state/{name}": {
@@ -130,7 +147,11 @@ def _state_scores(
 
 
 def _score(
-    measure: Callable[[Tensor, Tensor], Tensor], truth: Tensor, guess: Tensor, constant: Tensor, told: str
+    measure: Callable[[Tensor, Tensor], Tensor],
+    truth: Tensor,
+    guess: Tensor,
+    constant: Tensor,
+    told: str,
 ) -> dict[str, object]:
     error, floor = measure(guess, truth).item(), measure(constant.expand_as(truth), truth).item()
     return {"error": error, "constant": floor, "measure": told}

@@ -20,14 +20,14 @@ from jepa_wm.core.precision import settled
 from jepa_wm.core.progress import Metrics, Progress
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.saver import Saver
-from jepa_wm.core.schedule import Optimiser, learning_rate
+from jepa_wm.core.schedule import OptimiserSettings, learning_rate
 from jepa_wm.training.parallel import applied, load_moments, whole, whole_weights
 from jepa_wm.training.task import Losses, Task
 
 __all__ = ["Losses", "Task", "fit", "make_optimiser"]
 
 
-def fit(run: RunFolder, task: Task, settings: Optimiser) -> float:
+def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
     """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds spent in all.
 
     A resumed run takes the same steps as one that was never stopped, to the same bits on one CPU; ranks that train
@@ -36,12 +36,20 @@ def fit(run: RunFolder, task: Task, settings: Optimiser) -> float:
     """
     world, label = here(), f"{task.stage}/{task.part}" if task.part else task.stage
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
-    train = settled(run.config, run.path).train if run.config.train.parallel.fsdp else run.config.train
+    train = (
+        settled(run.config, run.path).train if run.config.train.parallel.fsdp else run.config.train
+    )
     state = _resume(folder, task.model)
-    start, before, began = int(state.get("step", 0)), float(state.get("seconds", 0)), time.monotonic()
+    start, before, began = (
+        int(state.get("step", 0)),
+        float(state.get("seconds", 0)),
+        time.monotonic(),
+    )
     with ExitStack() as stack:
         stop = stack.enter_context(catching_signals())
-        show = stack.enter_context(_Shown(run, label, settings.steps, start)) if world.first else None
+        show = (
+            stack.enter_context(_Shown(run, label, settings.steps, start)) if world.first else None
+        )
         saver = stack.enter_context(Saver(folder, keep=train.keep))
         task = stack.enter_context(applied(task, train.parallel, world, train.precision))
         optimiser = make_optimiser(task.model, settings)
@@ -59,12 +67,16 @@ def fit(run: RunFolder, task: Task, settings: Optimiser) -> float:
             _refuse_divergence(task, settings, step, figures, saver)
             task.after_step(step)
             done = step + 1
-            judged = task.evaluate is not None and (done % settings.eval_every == 0 or done == settings.steps)
+            judged = task.evaluate is not None and (
+                done % settings.eval_every == 0 or done == settings.steps
+            )
             if task.evaluate and judged:
                 figures |= task.evaluate()
             if show and (judged or done % 10 == 0 or done == settings.steps):
                 show.tell(done, figures)
-            leaving = world.largest(stop.signum or 0)  # the signal of any rank: all stop after the same step
+            leaving = world.largest(
+                stop.signum or 0
+            )  # the signal of any rank: all stop after the same step
             if leaving or done % settings.save_every == 0 or done == settings.steps:
                 save(done)
             if leaving or done == settings.steps:
@@ -74,7 +86,7 @@ def fit(run: RunFolder, task: Task, settings: Optimiser) -> float:
     return before + time.monotonic() - began
 
 
-def make_optimiser(model: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
+def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
     """AdamW over all trainable parameters: matrices decay, biases, norms and single vectors do not."""
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
@@ -90,11 +102,15 @@ class _Shown:
 
     def __init__(self, run: RunFolder, label: str, total: int, start: int) -> None:
         self.metrics = Metrics(run.path, label.replace("/", "_"), start=start)
-        self.bar = Progress(label, total, start=start, file=run.stage_dir(label.split("/")[0]) / "progress.json")
+        self.bar = Progress(
+            label, total, start=start, file=run.stage_dir(label.split("/")[0]) / "progress.json"
+        )
 
     def tell(self, step: int, figures: Mapping[str, float]) -> None:
         self.metrics.log(step, figures)
-        self.bar.update(step, **{k: v for k, v in figures.items() if k not in ("lr", "gradient_norm")})
+        self.bar.update(
+            step, **{k: v for k, v in figures.items() if k not in ("lr", "gradient_norm")}
+        )
 
     def __enter__(self) -> _Shown:
         self.bar.__enter__()
@@ -105,7 +121,9 @@ class _Shown:
         self.metrics.close()
 
 
-def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, step: int) -> dict[str, float]:
+def _one_step(
+    task: Task, optimiser: torch.optim.AdamW, settings: OptimiserSettings, step: int
+) -> dict[str, float]:
     world, rate = here(), learning_rate(step, settings)
     for group in optimiser.param_groups:
         group["lr"] = rate
@@ -118,20 +136,28 @@ def _one_step(task: Task, optimiser: torch.optim.AdamW, settings: Optimiser, ste
         told.append({name: value.detach() for name, value in losses.items()})
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     norm = whole(nn.utils.clip_grad_norm_(parameters, settings.clip))
-    mean = world.average(torch.stack([torch.stack([part[name] for part in told]).mean() for name in told[0]]))
+    mean = world.average(
+        torch.stack([torch.stack([part[name] for part in told]).mean() for name in told[0]])
+    )
     optimiser.step()
     # Looked at last: on a GPU that waits for all that was asked of it.
     figures = dict(zip(told[0], mean.tolist(), strict=True))
     return figures | {"lr": rate, "gradient_norm": float(norm)}
 
 
-def _refuse_divergence(task: Task, settings: Optimiser, step: int, figures: Mapping[str, float], saver: Saver) -> None:
+def _refuse_divergence(
+    task: Task, settings: OptimiserSettings, step: int, figures: Mapping[str, float], saver: Saver
+) -> None:
     """Raise TrainingDiverged if the step just taken was not finite; the model it spoiled is never saved."""
     if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
         return
     saver.join()
     newest = newest_checkpoint(saver.folder)
-    kept = f"the newest whole checkpoint is {newest}" if newest else f"there is no checkpoint yet in {saver.folder}"
+    kept = (
+        f"the newest whole checkpoint is {newest}"
+        if newest
+        else f"there is no checkpoint yet in {saver.folder}"
+    )
     raise TrainingDiverged(
         f"{task.stage}: the loss or its gradient is not finite at step {step} ({dict(figures)}); {kept}. "
         f"Lower train.{task.part or task.stage}.lr ({settings.lr}) in a new --run, or look for NaN in the data"

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from jepa_wm.core.distributed import World
 from jepa_wm.core.precision import KINDS
 from jepa_wm.models.blocks import Block
-from jepa_wm.training.settings import Parallel
+from jepa_wm.training.settings import ParallelSettings
 from jepa_wm.training.task import Losses, Task
 
 
@@ -39,10 +39,16 @@ class Step(nn.Module):
 
 
 @contextmanager
-def applied(task: Task, settings: Parallel, world: World, precision: str) -> Iterator[Task]:
+def applied(
+    task: Task, settings: ParallelSettings, world: World, precision: str
+) -> Iterator[Task]:
     """The task as these ranks train it together; its model is handed back as it came, trained."""
     task = replace(task, parts=settings.accumulate)
-    plain = copy.deepcopy(task.model) if settings.fsdp or settings.compile or settings.recompute else None
+    plain = (
+        copy.deepcopy(task.model)
+        if settings.fsdp or settings.compile or settings.recompute
+        else None
+    )
     blocks = [module for module in task.model.modules() if isinstance(module, Block)]
     for block in blocks:
         _wrap_forward(block, settings)
@@ -78,7 +84,9 @@ def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Non
         like = parameters[number]
         moments[number] = {
             name: distribute_tensor(value, like.device_mesh, like.placements)
-            if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape
+            if isinstance(like, DTensor)
+            and isinstance(value, Tensor)
+            and value.shape == like.shape
             else value
             for name, value in kept.items()
         }
@@ -98,7 +106,9 @@ def _replicated(task: Task, world: World) -> Task:
 def _sharded(task: Task, blocks: list[Block], world: World, precision: str) -> Task:
     """FSDP2: every rank has a share of each weight; blocks are gathered one at a time, all else at once."""
     mesh = init_device_mesh(world.device.type, (world.size,))
-    mixed = MixedPrecisionPolicy(param_dtype=KINDS[precision], reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mixed = MixedPrecisionPolicy(
+        param_dtype=KINDS[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     policy = MixedPrecisionPolicy() if precision == "fp32" else mixed
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -117,13 +127,15 @@ def _sharded(task: Task, blocks: list[Block], world: World, precision: str) -> T
     return replace(task, losses=wrapped.__call__, unsynced=unsynced)
 
 
-def _wrap_forward(block: Block, settings: Parallel) -> None:
+def _wrap_forward(block: Block, settings: ParallelSettings) -> None:
     forward: Any = torch.compile(block.forward) if settings.compile else block.forward
     if settings.recompute:
         inner = forward
 
         def forward(x: Tensor, rope: Any, bias: Any = None, cache: Any = None) -> Tensor:
-            if cache is not None or not torch.is_grad_enabled():  # a second pass would write a cache twice
+            if (
+                cache is not None or not torch.is_grad_enabled()
+            ):  # a second pass would write a cache twice
                 out: Tensor = inner(x, rope, bias, cache)
                 return out
             again: Tensor = checkpoint(inner, x, rope, bias, use_reentrant=False)

@@ -40,10 +40,10 @@ Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the 
 
 def run(run: RunFolder) -> dict[str, object]:
     """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
-    if run.config.freeze.backbone is not None:
+    if run.config.features.backbone is not None:
         raise UserError(
-            f"freeze.backbone {run.config.freeze.backbone} is the eye of this run, so there is nothing to pretrain; "
-            "after `collect` go on with `jepa-wm encode`"
+            f"features.backbone {run.config.features.backbone} is the eye of this run, so there is nothing to pretrain; "
+            "after `collect` go on with `jepa-wm features`"
         )
     return run.once("pretrain", train)
 
@@ -55,28 +55,34 @@ def train(run: RunFolder) -> dict[str, object]:
     settings = config.train.pretrain
     torch.manual_seed(config.seed)
     sampler: ClipSampler | VideoClipSampler
-    if config.observe.videos is None:
+    if config.data.videos is None:
         data = open_data(run.path, config, "train")
-        observe = config.observe
+        observe = config.data
         absolute = data.action_kind == "absolute"
-        sampler = ClipSampler(data, frames=observe.frames, gaps=observe.gaps, seed=config.seed, absolute=absolute)
+        sampler = ClipSampler(
+            data, frames=observe.frames, gaps=observe.gaps, seed=config.seed, absolute=absolute
+        )
         judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
     else:
         folder, action_size = run.stage_dir("pretrain"), 0
         mine = open_sets(folder, config) if here().first else []
-        here().told_by_first(None)  # rank 0 has looked into every file and written down what it found
+        here().told_by_first(
+            None
+        )  # rank 0 has looked into every file and written down what it found
         sets = mine or open_sets(folder, config)
         sampler = clip_sampler(sets, config, seed=config.seed)
         judge = Judge.of_videos(config, sets)
-    model = JEPA(config.observe.image_size, config.encode, config.predict, action_size=action_size)
-    random_encoder = Encoder.from_settings(config.observe.image_size, config.encode)
+    model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=action_size)
+    random_encoder = Encoder.from_settings(config.data.image_size, config.encoder)
     random_encoder.load_state_dict(model.encoder.state_dict())
     if settings.start is not None:
         start_at(model, settings.start, config)
     task = make_task(model.to(here().device), sampler, config, judge)
     seconds = fit(run, task, settings)
-    meters, errors = judge(model.target, steps=settings.final_probe_steps, label="probe" if here().first else "")
+    meters, errors = judge(
+        model.target, steps=settings.final_probe_steps, label="probe" if here().first else ""
+    )
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
     return {
         **meters,
@@ -100,12 +106,19 @@ def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[st
         steps = run.config.train.pretrain.final_probe_steps
         errors = judge(random_encoder, steps=steps, label="probe of a random encoder")[1]
         write_atomic(file, json.dumps(finite(errors)))
-    return here().told_by_first(json.loads(file.read_text(encoding="utf-8")) if here().first else {})
+    return here().told_by_first(
+        json.loads(file.read_text(encoding="utf-8")) if here().first else {}
+    )
 
 
-def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Config, judge: Judge | None = None) -> Task:
+def make_task(
+    model: JEPA,
+    sampler: ClipSampler | VideoClipSampler,
+    config: Config,
+    judge: Judge | None = None,
+) -> Task:
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
-    settings, observe, predict = config.train.pretrain, config.observe, config.predict
+    settings, observe, predict = config.train.pretrain, config.data, config.jepa
 
     def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked], Origin]:
         # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
@@ -117,15 +130,22 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         drawn = model.draw_masks(settings.batch, observe.frames, generator)
         masks = [mask.of(some).to(device) for mask in drawn]
-        frames, shown_rows = sampler.read(rows[some])  # of a video that cannot be read another stands in
+        frames, shown_rows = sampler.read(
+            rows[some]
+        )  # of a video that cannot be read another stands in
         path = sampler.path_at(shown_rows).to(device)
-        where = (torch.from_numpy(values).to(device) for values in (sampler.episode_at(shown_rows), shown_rows))
+        where = (
+            torch.from_numpy(values).to(device)
+            for values in (sampler.episode_at(shown_rows), shown_rows)
+        )
         origin = Origin(*where)
         if observe.crop is None:
             return to_input(frames.to(device), observe.image_size), path, masks, origin
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
         shown = []
-        for view in frames.split([observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1):
+        for view in frames.split(
+            [observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1
+        ):
             u = draw_views(settings.batch, generator)[:, some]
             shown.append(random_views(view, observe.crop, observe.image_size, u))
         return torch.cat(shown, 1).to(device), path, masks, origin
@@ -140,7 +160,7 @@ def make_task(model: JEPA, sampler: ClipSampler | VideoClipSampler, config: Conf
             return model(clip, far, masks, path, origin)
 
     def follow(step: int) -> None:
-        start, end = config.predict.ema
+        start, end = config.jepa.ema
         model.follow(linear(step, steps=settings.steps, start=start, end=end))
 
     evaluate = None if judge is None else lambda: judge.figures(model.target)
@@ -173,30 +193,38 @@ class Judge:
         known = None
         if known_as.groups:
             check_same_state(train, heldout)
-            known = Known(known_as, train.states()[rows], heldout.frames[test], heldout.states()[test])
+            known = Known(
+                known_as, train.states()[rows], heldout.frames[test], heldout.states()[test]
+            )
         return cls(config, train.frames[rows], known)
 
     @classmethod
     def of_videos(cls, config: Config, sets: list[VideoSet]) -> Judge:
         """A judge of frames of clips that are drawn as for training, but whole and in another order."""
-        whole = config.model_copy(update={"observe": config.observe.model_copy(update={"crop": None})})
+        whole = config.model_copy(update={"data": config.data.model_copy(update={"crop": None})})
         sampler = clip_sampler(sets, whole, seed=config.seed + 1)
-        clips = -(-config.train.pretrain.probe_frames // config.observe.frames)
+        clips = -(-config.train.pretrain.probe_frames // config.data.frames)
         return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
 
     def __call__(self, encoder: Encoder, *, steps: int, label: str = "") -> Judgement:
         """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
         fitted in so many steps, under a progress bar if it is given a label."""
         config, known = self.config, self.known
-        eye = Eye(_copy(encoder, config), config.observe.image_size, precision=config.train.precision).to(here().device)
+        eye = Eye(
+            _copy(encoder, config), config.data.image_size, precision=config.train.precision
+        ).to(here().device)
         seen = eye.standardise_on(self.frames)
         meters = collapse_meters(seen * eye.scale, self.frames)
         if known is None:
             return meters, {}
         state = torch.from_numpy(known.quantities.unrolled(known.state))
         probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed, label=label)
-        guess = known.quantities.rolled(probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu().numpy())
-        return meters, state_errors(guess, known.truth, known.quantities.groups, known.quantities.units)
+        guess = known.quantities.rolled(
+            probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu().numpy()
+        )
+        return meters, state_errors(
+            guess, known.truth, known.quantities.groups, known.quantities.units
+        )
 
     def unit(self, group: str) -> str:
         """The unit of a state group's error; "" where none is known."""
@@ -205,11 +233,13 @@ class Judge:
     def figures(self, encoder: Encoder) -> dict[str, float]:
         """The same as flat numbers for the metrics file."""
         meters, errors = self(encoder, steps=self.config.train.pretrain.probe_steps)
-        return {k: float(v) for k, v in meters.items()} | {f"probe/{name}": error for name, error in errors.items()}
+        return {k: float(v) for k, v in meters.items()} | {
+            f"probe/{name}": error for name, error in errors.items()
+        }
 
 
 def _copy(encoder: Encoder, config: Config) -> Encoder:
-    copy = Encoder.from_settings(config.observe.image_size, config.encode)
+    copy = Encoder.from_settings(config.data.image_size, config.encoder)
     copy.load_state_dict(whole_weights(encoder))
     return copy
 

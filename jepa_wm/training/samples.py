@@ -45,7 +45,7 @@ class Samples:
     def of_run(cls, run: RunFolder, config: Config, model: LatentModel, part: str) -> Samples:
         assert part in ("train", "heldout")
         data = open_data(run.path, config, "train" if part == "train" else "heldout")
-        features, precision = Features(run.path / "encode" / part, data), config.train.precision
+        features, precision = Features(run.path / "features" / part, data), config.train.precision
         columns = teaching_columns(data)
         taken, ended = ends(data, columns.get("terminated"))
         skip, steps = config.dynamics.frameskip, config.train.heads.sizes.policy_steps
@@ -66,9 +66,14 @@ class Samples:
         `after` is what the dynamics imagine, as in planning: of a step in which an episode ends there is no frame k
         actions later, and were an earlier one to stand in for it, that it has come less far would tell the end.
         """
-        episode, frame, rows, taken, blocks = (drawn[some] for drawn in self.model_steps.batch(step, batch))
+        episode, frame, rows, taken, blocks = (
+            drawn[some] for drawn in self.model_steps.batch(step, batch)
+        )
         actions = self.model.scaled(on_device(blocks))
-        before, after = on_device(self.latents.flat(episode, frame)), self._imagined(episode, frame, actions)
+        before, after = (
+            on_device(self.latents.flat(episode, frame)),
+            self._imagined(episode, frame, actions),
+        )
         truth = {}
         if "reward" in self.columns:
             truth["reward"] = on_device((self.columns["reward"][rows] * taken).sum(1))
@@ -90,10 +95,16 @@ class Samples:
                 earlier = frame[some, None] + skip * np.arange(1 - count, 1)  # [b, C]
                 of = np.broadcast_to(episode[some, None], earlier.shape)
                 context = on_device(self.latents.at(of, earlier, belief_at=earlier[:, -1:]))
-                past = (self.data.offsets[of] + earlier)[:, :-1, None] + np.arange(skip)  # [b, C-1, k]
-                blocks = on_device(self.data.actions[past].reshape(len(some), count - 1, model.block))
+                past = (self.data.offsets[of] + earlier)[:, :-1, None] + np.arange(
+                    skip
+                )  # [b, C-1, k]
+                blocks = on_device(
+                    self.data.actions[past].reshape(len(some), count - 1, model.block)
+                )
                 with autocast(actions.device, self.precision):
-                    imagined = unroll(model.dynamics, context, model.scaled(blocks), actions[some][:, None])
+                    imagined = unroll(
+                        model.dynamics, context, model.scaled(blocks), actions[some][:, None]
+                    )
                 after[some] = model.flat(imagined[:, 0].float())
         return after
 
@@ -103,18 +114,27 @@ class Samples:
         state = self.columns["state"][self.data.offsets[episode] + frame]
         return on_device(self.latents.flat(episode, frame)), on_device(state)
 
-    def ways(self, step: int, batch: int, some: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def ways(
+        self, step: int, batch: int, some: slice = slice(None)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of batch `step`, or of some
         of its samples."""
         episode, frames, blocks, counts = self.goals.batch(step, batch)
         flat = on_device(self.latents.toward(episode[some], frames[:, some]))
-        return flat[0], flat[1], self.model.scaled(on_device(blocks[some])), on_device(counts[some])
+        return (
+            flat[0],
+            flat[1],
+            self.model.scaled(on_device(blocks[some])),
+            on_device(counts[some]),
+        )
 
     def step_rewards(self) -> np.ndarray:
         """What each model step that may be drawn earns, in no particular order."""
         skip, reward = self.model.settings.frameskip, self.columns["reward"]
         found = []
-        for offset, taken, ended in zip(self.data.offsets, self.model_steps.taken, self.model_steps.ended, strict=True):
+        for offset, taken, ended in zip(
+            self.data.offsets, self.model_steps.taken, self.model_steps.ended, strict=True
+        ):
             found.append(block_sums(reward[offset : offset + taken], skip, cut=bool(ended)))
         return np.concatenate(found)
 
@@ -148,7 +168,11 @@ def block_sums(rewards: np.ndarray, skip: int, *, cut: bool) -> np.ndarray:
     left at its end."""
     total = np.concatenate([[0], np.cumsum(rewards, dtype=np.float64)])
     sums = total[skip:] - total[:-skip]
-    return np.concatenate([sums, total[-1] - total[max(0, len(rewards) - skip + 1) : -1]]) if cut else sums
+    return (
+        np.concatenate([sums, total[-1] - total[max(0, len(rewards) - skip + 1) : -1]])
+        if cut
+        else sums
+    )
 
 
 def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
@@ -159,8 +183,12 @@ def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
             continue
         values = data.column(name).astype(np.float32).reshape(len(data.actions), -1)
         if not np.isfinite(values).all():
-            raise UserError(f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave it out")
+            raise UserError(
+                f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave it out"
+            )
         if name != "state" and values.shape[1] != 1:
-            raise UserError(f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row, one is wanted")
+            raise UserError(
+                f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row, one is wanted"
+            )
         found[name] = values if name == "state" else values[:, 0]
     return found

@@ -6,33 +6,41 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jepa_wm.core.schedule import Optimiser
+from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.core.section import Section
-from jepa_wm.models.settings import HeadSizes
+from jepa_wm.models.settings import HeadSettings
 
 
-class Pretrain(Optimiser):
+class TrainPretraining(OptimiserSettings):
     steps: int = Field(300, ge=0)
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
-    start: str | None = None  # weights to begin with: another run folder, or a released V-JEPA 2 file
+    start: str | None = (
+        None  # weights to begin with: another run folder, or a released V-JEPA 2 file
+    )
     probe_frames: int = 10000
-    probe_steps: int = 400  # of the probe at every evaluation, which shows whether the eye gets better
-    final_probe_steps: int = 1500  # of the probe that is reported, which should be limited by the eye alone
+    probe_steps: int = (
+        400  # of the probe at every evaluation, which shows whether the eye gets better
+    )
+    final_probe_steps: int = (
+        1500  # of the probe that is reported, which should be limited by the eye alone
+    )
 
     @model_validator(mode="after")
-    def _starts(self) -> Pretrain:
+    def _starts(self) -> TrainPretraining:
         if self.start is not None and self.steps == 0:
-            raise ValueError(f"start {self.start} with steps 0 trains nothing; to freeze it see freeze.backbone")
+            raise ValueError(
+                f"start {self.start} with steps 0 trains nothing; to freeze it see features.backbone"
+            )
         return self
 
 
-class TrainDynamics(Optimiser):
+class TrainDynamics(OptimiserSettings):
     frames: int = Field(12, ge=2)  # in a training window
     rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
 
 
-class TrainSummary(Optimiser):
+class TrainLatent(OptimiserSettings):
     steps: int = Field(4000, ge=0)
     batch: int = Field(256, ge=1)
     lr: float = 2e-3
@@ -44,8 +52,12 @@ class TrainSummary(Optimiser):
 class TrainMotion(TrainDynamics):
     steps: int = Field(2000, ge=0)
     frames: int = Field(10, ge=2)
-    context: int = Field(1, ge=1)  # frames of a window that the rollout loss is given; one shows no speed
-    glances: int = Field(1, ge=1)  # frames, of the episode up to the window's first, that its lasting numbers are of
+    context: int = Field(
+        1, ge=1
+    )  # frames of a window that the rollout loss is given; one shows no speed
+    glances: int = Field(
+        1, ge=1
+    )  # frames, of the episode up to the window's first, that its lasting numbers are of
 
     @model_validator(mode="after")
     def _imagines(self) -> TrainMotion:
@@ -57,34 +69,40 @@ class TrainMotion(TrainDynamics):
         return self
 
 
-class TrainMetric(Optimiser):
+class TrainDistance(OptimiserSettings):
     steps: int = Field(1500, ge=0)
     batch: int = Field(512, ge=1)
     lr: float = 2e-3
 
 
-class TrainHeads(Optimiser):
+class TrainHeads(OptimiserSettings):
     steps: int = Field(1500, ge=0)
     batch: int = Field(256, ge=1)
-    sizes: HeadSizes = HeadSizes()
+    sizes: HeadSettings = HeadSettings()
 
 
-class Parallel(Section):
+class ParallelSettings(Section):
     """How the ranks of a job train together; what is learned is the same, so none of it belongs to a run's identity."""
 
     fsdp: bool = False  # weights, gradients and moments sharded over ranks (FSDP2); else every rank has all (DDP)
-    recompute: bool = False  # activations of blocks are computed again in the backward pass instead of kept
+    recompute: bool = (
+        False  # activations of blocks are computed again in the backward pass instead of kept
+    )
     compile: bool = False  # torch.compile of blocks; gains nothing on a CPU
-    accumulate: int = Field(1, ge=1)  # parts a batch is computed in; statistics over the batch are then of a part
+    accumulate: int = Field(
+        1, ge=1
+    )  # parts a batch is computed in; statistics over the batch are then of a part
 
 
-class Train(Section):
+class TrainSettings(Section):
     threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: whichever is faster here, by a measurement
+    precision: Literal["auto", "bf16", "fp32"] = (
+        "auto"  # auto: whichever is faster here, by a measurement
+    )
     keep: int = Field(2, ge=1)  # newest checkpoints of a training that are kept
-    parallel: Parallel = Parallel()
-    pretrain: Pretrain = Pretrain()
-    summary: TrainSummary = TrainSummary()
+    parallel: ParallelSettings = ParallelSettings()
+    pretrain: TrainPretraining = TrainPretraining()
+    latent: TrainLatent = TrainLatent()
     dynamics: TrainMotion = TrainMotion()
-    metric: TrainMetric = TrainMetric()
+    distance: TrainDistance = TrainDistance()
     heads: TrainHeads = TrainHeads()

@@ -37,29 +37,45 @@ def start_at(model: JEPA, path: str | Path, config: Config) -> None:
     else:
         weights, source = _released(path, config), str(path)
     for part in PARTS:
-        own = {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+        own = {
+            name.removeprefix(f"{part}."): value
+            for name, value in weights.items()
+            if name.startswith(f"{part}.")
+        }
         load_strict(getattr(model, part), own, source=f"{source}: {part}")
 
 
 def _released(path: Path, config: Config) -> dict[str, Tensor]:
     """The weights of a released pretraining file under our names, for frames in -1..1."""
-    size = Size(config.observe.image_size, config.encode.heads, predictor_heads=config.predict.heads)
-    targets = config.predict.targets
+    size = Size(config.data.image_size, config.encoder.heads, predictor_heads=config.jepa.heads)
+    targets = config.jepa.targets
     if targets.levels != 1:
-        raise UserError(f"{path}: its predictor guesses tokens of the last level; set predict.targets.levels=1")
+        raise UserError(
+            f"{path}: its predictor guesses tokens of the last level; set jepa.targets.levels=1"
+        )
     weights: dict[str, Tensor] = {}
     for part, theirs in (("encoder", "encoder"), ("target", "target_encoder")):
-        has_it = theirs in read_parts(path)  # a file without targets: these begin where the encoder is
+        has_it = theirs in read_parts(
+            path
+        )  # a file without targets: these begin where the encoder is
         encoder = take_plain_frames(load_encoder(path, size, part=theirs if has_it else "encoder"))
         assert encoder.settings is not None
-        wanted, found = config.encode.model_dump(), encoder.settings.model_dump()
-        differing = [f"{key} {found[key]}" for key in wanted if wanted[key] != found[key] and key != "locality"]
+        wanted, found = config.encoder.model_dump(), encoder.settings.model_dump()
+        differing = [
+            f"{key} {found[key]}"
+            for key in wanted
+            if wanted[key] != found[key] and key != "locality"
+        ]
         if differing:
-            raise UserError(f"{path}: is a model with {', '.join(differing)}; set encode so")
+            raise UserError(f"{path}: is a model with {', '.join(differing)}; set encoder so")
         weights |= {f"{part}.{name}": value for name, value in encoder.state_dict().items()}
     predictor = load_predictor(path, Predictor, size).state_dict()
-    count = len(config.predict.masks)
+    count = len(config.jepa.masks)
     if len(predictor["mask_tokens"]) < count:
-        raise UserError(f"{path}: has {len(predictor['mask_tokens'])} mask tokens for {count} predict.masks")
-    predictor["mask_tokens"] = predictor["mask_tokens"][:count]  # the released models have some that are never used
+        raise UserError(
+            f"{path}: has {len(predictor['mask_tokens'])} mask tokens for {count} jepa.masks"
+        )
+    predictor["mask_tokens"] = predictor["mask_tokens"][
+        :count
+    ]  # the released models have some that are never used
     return weights | {f"predictor.{name}": value for name, value in predictor.items()}

@@ -33,8 +33,8 @@ class Windows:
 
     def __init__(self, run: RunFolder, config: Config, part: str, frames: int) -> None:
         self.data = open_data(run.path, config, "train" if part == "train" else "heldout")
-        self.features = Features(run.path / "encode" / part, self.data)
-        self.eye = Eye.load(run.path / "encode")
+        self.features = Features(run.path / "features" / part, self.data)
+        self.eye = Eye.load(run.path / "features")
         self.sampler = WindowSampler(
             self.data, frames=frames, frameskip=config.dynamics.frameskip, stride=self.features.stride,
             seed=config.seed,
@@ -63,7 +63,9 @@ class Windows:
     def batch(self, step: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens [B, T, N, D], poses [B, T, 7], actions [B, T-1, 7])."""
         episode, frame, _ = self.sampler.batch(step, batch)
-        seen = self.features.tokens(episode, frame).float() * self.eye.scale + self.eye.mean  # before standardising
+        seen = (
+            self.features.tokens(episode, frame).float() * self.eye.scale + self.eye.mean
+        )  # before standardising
         poses = torch.from_numpy(self.states[self.data.offsets[episode] + frame])
         return normalised(seen), poses, difference(poses[:, :-1], poses[:, 1:])
 
@@ -82,20 +84,28 @@ def train(run: RunFolder) -> dict[str, object]:
     model.extrinsics.requires_grad_(False)  # of the released layout; no camera is placed here
 
     def losses_of(step: int, some: slice) -> dict[str, Tensor]:
-        tokens, poses, actions = (drawn[some].to(here().device) for drawn in windows.batch(step, settings.batch))
+        tokens, poses, actions = (
+            drawn[some].to(here().device) for drawn in windows.batch(step, settings.batch)
+        )
         with autocast(tokens.device, config.train.precision):
             return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
-    seconds = fit(run, Task("dynamics", model.to(here().device), losses_of, part="dynamics"), settings)
+    seconds = fit(
+        run, Task("dynamics", model.to(here().device), losses_of, part="dynamics"), settings
+    )
     if here().first:
         save_action_predictor(run.stage_dir("dynamics"), model, d, *windows.reach())
     return {"rollout": heldout_errors(run, config, model), "training_seconds": seconds}
 
 
-def heldout_errors(run: RunFolder, config: Config, model: ActionPredictor) -> list[dict[str, float | int]]:
+def heldout_errors(
+    run: RunFolder, config: Config, model: ActionPredictor
+) -> list[dict[str, float | int]]:
     """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of them
     have."""
-    longest = usual_steps(open_data(run.path, config, "heldout").lengths, config.dynamics.frameskip)
+    longest = usual_steps(
+        open_data(run.path, config, "heldout").lengths, config.dynamics.frameskip
+    )
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
     tokens, poses, actions = (drawn.to(here().device) for drawn in heldout.batch(0, WINDOWS))
     return rollout_errors(model, tokens, poses, actions)
@@ -132,6 +142,10 @@ def rollout_errors(
         imagined = imagine_poses(model, tokens[:, 0], poses[:, 0], acts[:, None])[0][:, 0]
         relative.append(((imagined - truth).abs().mean((0, 2, 3)) / copying).tolist())
     return [
-        {"horizon": h + 1, "relative_error": relative[0][h], "relative_error_shuffled": relative[1][h]}
+        {
+            "horizon": h + 1,
+            "relative_error": relative[0][h],
+            "relative_error_shuffled": relative[1][h],
+        }
         for h in range(truth.shape[1])
     ]

@@ -43,7 +43,9 @@ class _Recording:
         self.given = tuple(x.clone() for x in given)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # kernels are loaded and chosen when they are first asked for
+        with torch.cuda.stream(
+            aside
+        ):  # kernels are loaded and chosen when they are first asked for
             work(*self.given)
         torch.cuda.current_stream().wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()

@@ -39,9 +39,13 @@ class Latents:
                 held = of_all_frames(features, model.summarise)
             self._own = model.lasting(held)  # [R, N, L] what each frame tells by itself
             each = self._own.split(features.counts.tolist())
-            self._held = model.with_lasting(held, torch.cat([running_belief(one, every=self._every) for one in each]))
+            self._held = model.with_lasting(
+                held, torch.cat([running_belief(one, every=self._every) for one in each])
+            )
 
-    def at(self, episode: np.ndarray, frame: np.ndarray, *, belief_at: np.ndarray | None = None) -> Tensor:
+    def at(
+        self, episode: np.ndarray, frame: np.ndarray, *, belief_at: np.ndarray | None = None
+    ) -> Tensor:
         """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape; with the
         static numbers believed at frame `belief_at` (it broadcasts), or at each frame itself."""
         if self._held is None:
@@ -59,7 +63,9 @@ class Latents:
             return self.at(episode, frame).flatten(-2)
         if self._components is None:
             with torch.no_grad():
-                self._components = of_all_frames(self.features, lambda tokens: model.flat(model.summarise(tokens)))
+                self._components = of_all_frames(
+                    self.features, lambda tokens: model.flat(model.summarise(tokens))
+                )
         return self._components[torch.from_numpy(self.features.index(episode, frame))]
 
     def toward(self, episode: np.ndarray, frames: np.ndarray) -> Tensor:
@@ -72,7 +78,9 @@ class Latents:
         pair = self.at(both, frames)
         goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, L]
         looks = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
-        belief = with_goal(self._model.lasting(pair[0]), looks[:, None].expand(goal.shape[:-1]), goal)
+        belief = with_goal(
+            self._model.lasting(pair[0]), looks[:, None].expand(goal.shape[:-1]), goal
+        )
         return self._model.with_lasting(pair, belief).flatten(-2)
 
 

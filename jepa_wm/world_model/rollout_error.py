@@ -23,11 +23,13 @@ from jepa_wm.features.probe import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.rollout import unroll
-from jepa_wm.models.settings import Dynamics as Settings
+from jepa_wm.models.settings import DynamicsSettings
 from jepa_wm.world_model.latents import Latents
 
 PROBE_FRAMES = 8000
-NUMBERS = 2**24  # of frozen features that are held in one go; four times as many in fitting the map to them
+NUMBERS = (
+    2**24
+)  # of frozen features that are held in one go; four times as many in fitting the map to them
 WORK = 2**37  # products of one fit; the probe of a wide latent is fitted on fewer frames
 
 Sums = dict[Any, np.ndarray]  # {what is summed over windows: [H]}
@@ -36,7 +38,12 @@ Decoder = Callable[[Tensor], Tensor]  # latents [..., N, D] to features [..., n 
 
 @torch.no_grad()
 def rollout_errors(
-    model: LatentModel, heldout: Features, train: Features, *, horizon: int = 32, windows: int = 200
+    model: LatentModel,
+    heldout: Features,
+    train: Features,
+    *,
+    horizon: int = 32,
+    windows: int = 200,
 ) -> list[dict[str, object]]:
     """One row a horizon, each error with the true actions and `_shuffled`, with those of another window.
 
@@ -54,7 +61,10 @@ def rollout_errors(
                             setting="rollout errors: frames seen and imagined")  # fmt: skip
     episode, frame, actions = sampler.batch(0, windows)
     acts = model.scaled(torch.from_numpy(actions).to(device))
-    futures = {"": acts, "_shuffled": torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1)}
+    futures = {
+        "": acts,
+        "_shuffled": torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1),
+    }
     believed, known = Latents(model, heldout, "fp32"), Latents(model, train, "fp32")
     decode, read_state = fit_decoder(model, known), _state_reader(model, heldout, known)
     sums: Sums = defaultdict(lambda: np.zeros(horizon))
@@ -62,7 +72,9 @@ def rollout_errors(
     for start in range(0, windows, together):
         some = slice(start, start + together)
         tokens = heldout.tokens(episode[some], frame[some]).to(device).float()  # [e, C+H, n, W]
-        now = believed.at(episode[some, seen - 1 : seen], frame[some, seen - 1 : seen]).to(device)  # [e, 1, N, D]
+        now = believed.at(episode[some, seen - 1 : seen], frame[some, seen - 1 : seen]).to(
+            device
+        )  # [e, 1, N, D]
         latents = model.with_lasting(model.summarise(tokens), model.lasting(now))  # [e, C+H, N, D]
         truth, features = latents[:, seen:, :, : model.moving], tokens[:, seen:].flatten(2)
         sums["copied_latent"] += _apart(latents[:, seen - 1 : seen, :, : model.moving], truth)
@@ -73,12 +85,14 @@ def rollout_errors(
             guess = unroll(model.dynamics, latents[:, :seen], past, ahead).float()
             sums[f"relative_error{kind}"] += _apart(guess[..., : model.moving], truth)
             sums[f"feature_error{kind}"] += _apart(decode(guess), features)
-            for name, missed in read_state(guess, episode[some, seen:], frame[some, seen:]).items():
+            for name, missed in read_state(
+                guess, episode[some, seen:], frame[some, seen:]
+            ).items():
                 sums["state", name, kind] += missed
     return [_row(sums, train, h, windows) for h in range(horizon)]
 
 
-def span(data: Trajectories, settings: Settings, *, most: int = 32) -> tuple[int, int]:
+def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> tuple[int, int]:
     """(frames that are seen, horizon) for which at least half of the held-out episodes are long enough; UserError if
     all are too short for a single step."""
     if data.lengths.max() <= settings.frameskip:
@@ -98,7 +112,9 @@ def _row(sums: Sums, train: Features, h: int, windows: int) -> dict[str, object]
         ("copied_features", ("feature_error", "feature_error_shuffled", "feature_error_encoded")),
     ):
         moved = sums[copied][h]
-        row |= {name: sums[name][h] / moved if moved else None for name in names}  # None: nothing moves there
+        row |= {
+            name: sums[name][h] / moved if moved else None for name in names
+        }  # None: nothing moves there
     known = quantities(train.data)
     row["state_errors"] = {
         name: {
@@ -145,7 +161,9 @@ def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
     train = latents.features
     episode, frame = _frames(train, min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers)))
     features = train.tokens(episode, frame).float().flatten(1).numpy()
-    (ridge,) = fit_ridge(_flat(latents, episode, frame).numpy(), features, (1e-2,), standardise=True)
+    (ridge,) = fit_ridge(
+        _flat(latents, episode, frame).numpy(), features, (1e-2,), standardise=True
+    )
     device = model.action_scale.device
     weight = torch.from_numpy(ridge.weight).float().to(device)
     constant = torch.from_numpy(ridge.constant - ridge.centre @ ridge.weight).float().to(device)
@@ -155,8 +173,12 @@ def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
 def fit_latent_probe(model: LatentModel, latents: Latents) -> RidgeProbe:
     """The linear probe of the state (angles unrolled) on latents of training frames, on the CPU."""
     train = latents.features
-    episode, frame = _frames(train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5))))
-    state = quantities(train.data).unrolled(train.data.states()[train.data.offsets[episode] + frame])
+    episode, frame = _frames(
+        train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))
+    )
+    state = quantities(train.data).unrolled(
+        train.data.states()[train.data.offsets[episode] + frame]
+    )
     return RidgeProbe(_flat(latents, episode, frame), torch.from_numpy(state))
 
 

@@ -17,8 +17,7 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import Dynamics as Settings
-from jepa_wm.models.settings import HeadSizes
+from jepa_wm.models.settings import DynamicsSettings, HeadSettings, WorldModelSettings
 
 
 def save_latent_model(folder: Path, model: LatentModel) -> None:
@@ -27,7 +26,11 @@ def save_latent_model(folder: Path, model: LatentModel) -> None:
 
 
 def save_action_predictor(
-    folder: Path, model: ActionPredictor, settings: Settings, low: Sequence[float], high: Sequence[float]
+    folder: Path,
+    model: ActionPredictor,
+    settings: DynamicsSettings,
+    low: Sequence[float],
+    high: Sequence[float],
 ) -> None:
     """`action_predictor.safetensors` and `.json` in `folder`, as `save_latent_model`; `low` and `high` [7] are how far
     one environment step's change of pose reaches in the data."""
@@ -35,24 +38,37 @@ def save_action_predictor(
         "encoder_width": model.embed.in_features, "grid": model.grid, "width": model.embed.out_features,
         "depth": len(model.blocks), "heads": model.embed.out_features // model.head_dim,
     }  # fmt: skip
-    about: dict[str, object] = {"sizes": sizes, "settings": settings.model_dump(), "low": list(low), "high": list(high)}
+    about: dict[str, object] = {
+        "sizes": sizes,
+        "settings": settings.model_dump(),
+        "low": list(low),
+        "high": list(high),
+    }
     _save(folder, "action_predictor", model, about)
 
 
-def load_action_predictor(folder: Path) -> tuple[ActionPredictor, Settings, list[float], list[float]]:
+def load_action_predictor(
+    folder: Path,
+) -> tuple[ActionPredictor, DynamicsSettings, list[float], list[float]]:
     """What `save_action_predictor` was given; UserError names what is missing."""
     about = _about(folder, "action_predictor")
     if "sizes" not in about:
-        raise UserError(f"{folder}: is of an older version; delete it and run `jepa-wm dynamics` again")
+        raise UserError(
+            f"{folder}: is of an older version; delete it and run `jepa-wm dynamics` again"
+        )
     model = ActionPredictor(**about["sizes"])
     file = folder / "action_predictor.safetensors"
     load_strict(model, load_file(file), source=str(file))
-    return model, Settings(**about["settings"]), about["low"], about["high"]
+    return model, DynamicsSettings(**about["settings"]), about["low"], about["high"]
 
 
 def save_heads(folder: Path, heads: Heads) -> None:
     """`heads.safetensors` and `heads.json` in `folder`, as `save_latent_model`."""
-    sizes = {"settings": heads.settings.model_dump(), "present": asdict(heads.present), **heads.sizes}
+    sizes = {
+        "settings": heads.settings.model_dump(),
+        "present": asdict(heads.present),
+        **heads.sizes,
+    }
     _save(folder, "heads", heads, sizes)
 
 
@@ -61,8 +77,12 @@ def load_heads(folder: Path) -> Heads:
     sizes = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
     present = sizes.pop("present")
     present["state"] = tuple(present["state"])
-    heads = Heads(settings=HeadSizes(**sizes.pop("settings")), present=Present(**present), **sizes)
-    load_strict(heads, load_file(folder / "heads.safetensors"), source=str(folder / "heads.safetensors"))
+    heads = Heads(
+        settings=HeadSettings(**sizes.pop("settings")), present=Present(**present), **sizes
+    )
+    load_strict(
+        heads, load_file(folder / "heads.safetensors"), source=str(folder / "heads.safetensors")
+    )
     return heads
 
 
@@ -81,8 +101,10 @@ def load_latent_model(folder: Path) -> LatentModel:
             "train with dynamics.kind=latent in another --run"
         )
     sizes = _about(folder, "latent")
-    model = LatentModel(settings=Settings(**sizes.pop("settings")), **sizes)
-    load_strict(model, load_file(folder / "latent.safetensors"), source=str(folder / "latent.safetensors"))
+    model = LatentModel(settings=WorldModelSettings(**sizes.pop("settings")), **sizes)
+    load_strict(
+        model, load_file(folder / "latent.safetensors"), source=str(folder / "latent.safetensors")
+    )
     return model
 
 

@@ -39,11 +39,19 @@ def imagine_poses(
 ) -> tuple[Tensor, Tensor]:
     """(futures [B, S, H, N, D], poses [B, S, H, 7]) of plans [B, S, H, 7] from a frame's tokens [B, N, D] and its pose
     [B, 7], as `imagine_after`."""
-    return imagine_after(model, normalised(tokens)[:, None], pose[:, None], actions, at_once=at_once)
+    return imagine_after(
+        model, normalised(tokens)[:, None], pose[:, None], actions, at_once=at_once
+    )
 
 
 def imagine_after(
-    model: ActionPredictor, context: Tensor, poses: Tensor, actions: Tensor, *, at_once: int = 64, truncate: int = 0
+    model: ActionPredictor,
+    context: Tensor,
+    poses: Tensor,
+    actions: Tensor,
+    *,
+    at_once: int = 64,
+    truncate: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """(futures [B, S, H, N, D], poses [B, S, H, 7]) of plans [B, S, H, 7] after normalised frames [B, C, N, D] with
     their poses [B, C, 7].

@@ -31,7 +31,10 @@ class WorldModel(nn.Module):
 
     def __init__(self, eye: Eye, latent: LatentModel, heads: Heads | None = None) -> None:
         super().__init__()
-        expected, seen = (latent.sizes["tokens"], latent.sizes["token_width"]), (eye.tokens_per_frame, eye.width)
+        expected, seen = (
+            (latent.sizes["tokens"], latent.sizes["token_width"]),
+            (eye.tokens_per_frame, eye.width),
+        )
         if expected != seen:
             raise UserError(
                 f"the dynamics were trained on {expected[0]} tokens of width {expected[1]} a frame, but the eye gives "
@@ -44,15 +47,19 @@ class WorldModel(nn.Module):
 
     @classmethod
     def load(cls, run: Path | str) -> WorldModel:
-        """The world model of a finished run folder (stages `encode` and `dynamics`, and `heads` if it was run), on the
+        """The world model of a finished run folder (stages `features` and `dynamics`, and `heads` if it was run), on the
         device that this process computes on."""
         run = Path(run)
         if is_action_predictor(run / "dynamics"):
-            from jepa_wm.world_model.vjepa2_ac import RobotModel  # it is a world model too, and stands on this file
+            from jepa_wm.world_model.vjepa2_ac import (
+                RobotModel,  # it is a world model too, and stands on this file
+            )
 
             return RobotModel.load(run)
         heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
-        return cls(Eye.load(run / "encode"), load_latent_model(run / "dynamics"), heads).to(here().device)
+        return cls(Eye.load(run / "features"), load_latent_model(run / "dynamics"), heads).to(
+            here().device
+        )
 
     @property
     def device(self) -> torch.device:
@@ -74,10 +81,12 @@ class WorldModel(nn.Module):
 
     def record(self) -> None:
         """Have imagining recorded as CUDA graphs, one for every number of plans and of frames seen; where gradients are
-        wanted it is computed as before. What they keep comes beside plan.memory_mb. UserError where the model is on no
+        wanted it is computed as before. What they keep comes beside planner.memory_mb. UserError where the model is on no
         GPU."""
         if self.device.type != "cuda":
-            raise UserError(f"CUDA graphs need a GPU, and the model is on {self.device}; set plan.cuda_graphs=false")
+            raise UserError(
+                f"CUDA graphs need a GPU, and the model is on {self.device}; set planner.cuda_graphs=false"
+            )
         self._recordings = self._recordings or Recordings()
 
     def _apply(self, *args: Any, **named: Any) -> WorldModel:
@@ -105,7 +114,9 @@ class WorldModel(nn.Module):
                 "which can hold no NaN"
             )
 
-    def imagine(self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0) -> Tensor:
+    def imagine(
+        self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0
+    ) -> Tensor:
         """Futures [B, S, H, N, D] after context [B, C, N, D] with past action blocks [B, C-1, A], for raw candidate
         action blocks [B, S, H, A].
 
@@ -114,7 +125,9 @@ class WorldModel(nn.Module):
         """
         return self._futures_of(self.latent.dynamics, context, past, actions, truncate, None)
 
-    def futures(self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0, draws: int = 1) -> Tensor:
+    def futures(
+        self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0, draws: int = 1
+    ) -> Tensor:
         """Futures [M, R, B, S, H, N, D], as `imagine`, of all M members; R = `draws` where the dynamics have outcomes,
         each by a chance of its own, which is the same for all plans and in every call; else R = 1."""
         chances: list[Draws | None] = [None]
@@ -126,12 +139,23 @@ class WorldModel(nn.Module):
             ]
         members = self.latent.members
         if len(members) == len(chances) == 1:
-            return self._futures_of(members[0], context, past, actions, truncate, chances[0])[None, None]
-        each = [[self._futures_of(m, context, past, actions, truncate, chance) for chance in chances] for m in members]
+            return self._futures_of(members[0], context, past, actions, truncate, chances[0])[
+                None, None
+            ]
+        each = [
+            [self._futures_of(m, context, past, actions, truncate, chance) for chance in chances]
+            for m in members
+        ]
         return torch.stack([torch.stack(one) for one in each])
 
     def _futures_of(
-        self, dynamics: Dynamics, context: Tensor, past: Tensor, actions: Tensor, truncate: int, draws: Draws | None
+        self,
+        dynamics: Dynamics,
+        context: Tensor,
+        past: Tensor,
+        actions: Tensor,
+        truncate: int,
+        draws: Draws | None,
     ) -> Tensor:
         past, steps = self.latent.scaled(past), self.latent.scaled(actions)
         wanted = _wants_gradient(actions)
@@ -139,12 +163,20 @@ class WorldModel(nn.Module):
 
             def imagine(context: Tensor, past: Tensor, steps: Tensor, *chance: Tensor) -> Tensor:
                 draws = Draws(*chance) if chance else None
-                return imagine_candidates(dynamics, context, past, steps, precision=self.eye.precision, draws=draws)
+                return imagine_candidates(
+                    dynamics, context, past, steps, precision=self.eye.precision, draws=draws
+                )
 
             given = (context, past, steps, *(draws or ()))
-            return imagine(*given) if self._recordings is None else self._recordings(dynamics, imagine, *given)
+            return (
+                imagine(*given)
+                if self._recordings is None
+                else self._recordings(dynamics, imagine, *given)
+            )
         with torch.set_grad_enabled(wanted), autocast(context.device, self.eye.precision):
-            return unroll_candidates(dynamics, context, past, steps, truncate=truncate, draws=draws).float()
+            return unroll_candidates(
+                dynamics, context, past, steps, truncate=truncate, draws=draws
+            ).float()
 
     def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> Tensor:
         """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D].
@@ -154,10 +186,15 @@ class WorldModel(nn.Module):
         at the goal stays there.
         """
         metric = self.latent.metric
-        with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
+        with (
+            torch.set_grad_enabled(_wants_gradient(latents)),
+            autocast(latents.device, self.eye.precision),
+        ):
             pairs = [(latents, goal)]
             if margin:
-                pairs = list(zip(*(self.latent.shifted(x, margin) for x in (latents, goal)), strict=True))
+                pairs = list(
+                    zip(*(self.latent.shifted(x, margin) for x in (latents, goal)), strict=True)
+                )
             readings = []
             for start, end in pairs:
                 there = metric.embed(self.latent.flat(end))
@@ -178,7 +215,10 @@ class WorldModel(nn.Module):
         """[..., Y] the physical state, in its own units, read from latents [..., N, D]. UserError without a head."""
         read = self.needed("state").state
         assert read is not None
-        with torch.set_grad_enabled(_wants_gradient(latents)), autocast(latents.device, self.eye.precision):
+        with (
+            torch.set_grad_enabled(_wants_gradient(latents)),
+            autocast(latents.device, self.eye.precision),
+        ):
             return read(self.latent.flat(latents))
 
     @torch.no_grad()
@@ -193,14 +233,21 @@ class WorldModel(nn.Module):
     def needed(self, name: str) -> Heads:
         """The heads, if one of that name is among them; else UserError with the remedy."""
         if self.heads is None or getattr(self.heads, name) is None:
-            columns = {"reward": "reward", "termination": "terminated", "state": "state", "policy": "action"}
+            columns = {
+                "reward": "reward",
+                "termination": "terminated",
+                "state": "state",
+                "policy": "action",
+            }
             raise UserError(
                 f"the plan needs a {name} head, which this run has not: train it with `jepa-wm heads` on trajectories "
                 f"with a column '{columns[name]}', or choose another objective and solver"
             )
         return self.heads
 
-    def _of_steps(self, head: nn.Module | None, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
+    def _of_steps(
+        self, head: nn.Module | None, before: Tensor, latents: Tensor, actions: Tensor
+    ) -> Tensor:
         assert head is not None
         after = self.latent.flat(latents)
         first = self.latent.flat(before)[:, None, None].expand(-1, latents.shape[1], -1, -1)
@@ -215,7 +262,7 @@ class WorldModel(nn.Module):
         """(bytes that imagining and judging one plan takes at most, bytes that it takes for any number of plans),
         estimated from shapes on the safe side; all members' futures and `draws` of each are held together, and for
         gradients all readings of the metric within a margin."""
-        metric, dynamics = self.latent.settings.metric, self.latent.dynamics
+        metric, dynamics = self.latent.settings.distance, self.latent.dynamics
         judging = 4 * horizon * (12 * metric.width + 4 * metric.groups * metric.components)
         if margin:
             shifted = 2 * self.latent.moving

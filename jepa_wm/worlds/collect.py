@@ -33,10 +33,15 @@ from jepa_wm.worlds.protocol import (
     VectorWorld,
     of_split,
 )  # fmt: skip
-from jepa_wm.worlds.settings import Worlds
+from jepa_wm.worlds.settings import WorldSettings
 
-TOGETHER, MEMORY = 100, 2**28  # worlds stepped together, bytes of their frames, at most; neither changes the content
-HELDOUT_SEEDS = 10**6  # episodes of the held-out file are drawn from here on; there are fewer for training
+TOGETHER, MEMORY = (
+    100,
+    2**28,
+)  # worlds stepped together, bytes of their frames, at most; neither changes the content
+HELDOUT_SEEDS = (
+    10**6
+)  # episodes of the held-out file are drawn from here on; there are fewer for training
 
 
 def run(run: RunFolder) -> dict[str, object]:
@@ -49,53 +54,71 @@ def collect(run: RunFolder) -> dict[str, object]:
     config = run.config
     folder = data_folder(run.path, config)
     run.stage_dir("collect")
-    if config.observe.path is None:
-        record_parts(folder, make_world(config.worlds), collecting(config.worlds), config)
+    if config.data.path is None:
+        record_parts(folder, make_world(config.world), collecting(config.world), config)
     train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
     result: dict[str, object] = {
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
     }
-    common = {"common_layouts": check_heldout(train, heldout), "common_episodes": common_episodes(train, heldout)}
+    common = {
+        "common_layouts": check_heldout(train, heldout),
+        "common_episodes": common_episodes(train, heldout),
+    }
     return {**result, **common}
 
 
-def collecting(worlds: Worlds) -> NewPolicy:
+def collecting(worlds: WorldSettings) -> NewPolicy:
     """The policy that collects data: the wanderer in two rooms, else random actions."""
     if worlds.name == "two_rooms":
         return wandering(worlds)
     return lambda seeds: RandomHolds(seeds, hold=worlds.gym.hold)
 
 
-def wandering(worlds: Worlds) -> NewPolicy:
+def wandering(worlds: WorldSettings) -> NewPolicy:
     """The configured two-rooms wanderer as a policy."""
 
     def wander(seeds: np.ndarray) -> Policy:
-        wanderer = Wanderer(worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift, blind=worlds.blind)
+        wanderer = Wanderer(
+            worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift, blind=worlds.blind
+        )
         return lambda world: wanderer.act(world.state())
 
     return wander
 
 
-def record_parts(folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config) -> None:
-    """`record` `train.h5` and `heldout.h5` of the sizes in config.observe; a file that is there already is kept.
+def record_parts(
+    folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config
+) -> None:
+    """`record` `train.h5` and `heldout.h5` of the sizes in config.data; a file that is there already is kept.
 
     Of a world with splits each file shows its own; of others the seeds differ, which is all that can be kept apart.
     """
-    observe = config.observe
+    observe = config.data
     if observe.episodes > HELDOUT_SEEDS:
         raise UserError(
-            f"observe.episodes {observe.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower it"
+            f"data.episodes {observe.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower it"
         )
     parts: tuple[tuple[Split, int, int, int], ...] = (
         ("train", observe.episodes, observe.length, 0),
         ("heldout", observe.heldout_episodes, observe.heldout_length, HELDOUT_SEEDS),
     )
     for part, episodes, length, first in parts:
-        path, seeds = Path(folder) / f"{part}.h5", config.seed * 10**7 + first + np.arange(episodes)
+        path, seeds = (
+            Path(folder) / f"{part}.h5",
+            config.seed * 10**7 + first + np.arange(episodes),
+        )
         if not path.exists():
             drawn = of_split(world, part)
-            record(path, drawn, new_policy, seeds, length, shortest=observe.shortest, label=f"collect {part}")
+            record(
+                path,
+                drawn,
+                new_policy,
+                seeds,
+                length,
+                shortest=observe.shortest,
+                label=f"collect {part}",
+            )
 
 
 def record(
@@ -140,7 +163,9 @@ def record(
                 stop.raise_if_requested()
             if max(lengths) < shortest:
                 raise UserError(_none_left(shortest, max(lengths)))
-            writer.close(stop.raise_if_requested, **_about(world, sum(n < shortest for n in lengths)))
+            writer.close(
+                stop.raise_if_requested, **_about(world, sum(n < shortest for n in lengths))
+            )
     except BaseException:
         writer.abandon()
         raise
@@ -159,13 +184,17 @@ def _about(world: VectorWorld, left_out: int) -> dict[str, str | int]:
 
 def _none_left(shortest: int, longest: int) -> str:
     return (
-        f"no episode has {shortest} frames before it ends, the longest {longest}; lower observe.shortest, or collect "
+        f"no episode has {shortest} frames before it ends, the longest {longest}; lower data.shortest, or collect "
         "with a policy that lasts longer"
     )
 
 
 def _episodes(
-    world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, tell: Callable[[float], None]
+    world: VectorWorld,
+    new_policy: NewPolicy,
+    seeds: np.ndarray,
+    length: int,
+    tell: Callable[[float], None],
 ) -> list[dict[str, np.ndarray]]:
     """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each step how far it is.
 
@@ -175,7 +204,9 @@ def _episodes(
     world.reset(seeds)
     policy = new_policy(seeds)
     lengths = np.full(len(seeds), length)
-    steps: dict[str, list[np.ndarray]] = {name: [] for name in ("pixels", "action", "state", "reward", "terminated")}
+    steps: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("pixels", "action", "state", "reward", "terminated")
+    }
     for step in range(length):
         tell(step / length)
         if step:
@@ -193,7 +224,10 @@ def _episodes(
         steps["reward"].append(np.zeros(len(seeds), np.float32))
         steps["terminated"].append(np.zeros(len(seeds), np.uint8))
     whole = {name: np.stack(values, 1) for name, values in steps.items() if values}
-    return [{name: values[i, :count] for name, values in whole.items()} for i, count in enumerate(lengths)]
+    return [
+        {name: values[i, :count] for name, values in whole.items()}
+        for i, count in enumerate(lengths)
+    ]
 
 
 def _taken(world: VectorWorld, action: np.ndarray) -> np.ndarray:

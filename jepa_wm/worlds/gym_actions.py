@@ -22,16 +22,22 @@ def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
     if isinstance(space, spaces.Discrete) and space.n > 1:
         return space
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind != "f":
-        raise ValueError(f"{env}: {space} holds whole numbers, of which plans would be fractions; {_as_choice(space)}")
+        raise ValueError(
+            f"{env}: {space} holds whole numbers, of which plans would be fractions; {_as_choice(space)}"
+        )
     if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
-        raise ValueError(f"{env}: {space} is several choices at a time, and plans are of one; {_as_choice(space)}")
+        raise ValueError(
+            f"{env}: {space} is several choices at a time, and plans are of one; {_as_choice(space)}"
+        )
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not _bounded(space):
         raise ValueError(
             f"{env}: plans are searched in a bounded Box of one axis or a Discrete space of two or more, not in "
             f"{space}; wrap the actions"
         )
     if not (space.high > space.low).any():
-        raise ValueError(f"{env}: {space} allows one action alone, so there is nothing to plan; widen its bounds")
+        raise ValueError(
+            f"{env}: {space} allows one action alone, so there is nothing to plan; widen its bounds"
+        )
     return space
 
 
@@ -51,11 +57,15 @@ def taken(space: spaces.Box | spaces.Discrete, action: np.ndarray, worlds: int) 
     width = action.shape[1:]
     fits = [(int(space.n),), (1,)] if isinstance(space, spaces.Discrete) else [space.shape]
     if len(action) != worlds or width not in fits or not np.isfinite(action).all():
-        raise ValueError(f"actions have shape {action.shape}; {worlds} worlds take finite numbers {fits[-1]} each")
+        raise ValueError(
+            f"actions have shape {action.shape}; {worlds} worlds take finite numbers {fits[-1]} each"
+        )
     if isinstance(space, spaces.Discrete):
         number = action[:, 0] if width == (1,) else action.argmax(1)
         if not np.isin(number, np.arange(space.n)).all():
-            raise ValueError(f"actions {number} are not numbers of the {space.n} choices, which go from 0")
+            raise ValueError(
+                f"actions {number} are not numbers of the {space.n} choices, which go from 0"
+            )
         return np.eye(int(space.n), dtype=np.float32)[number.astype(np.int64)]
     return np.clip(action, space.low, space.high).astype(space.dtype)
 

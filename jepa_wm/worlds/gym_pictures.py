@@ -41,14 +41,14 @@ def source(env: gymnasium.Env, observation: Any, wanted: str | None) -> str:
     if wanted is not None:
         if wanted not in rank:
             raise UserError(
-                f"{env}: worlds.gym.picture is {wanted!r}, which is no picture of its observation; that has "
+                f"{env}: world.gym.picture is {wanted!r}, which is no picture of its observation; that has "
                 f"{_listed(entries)}; {RENDER!r} is what render() draws"
             )
         return wanted
     best = [name for name in rank if rank[name] == min(rank.values())]
     if len(best) > 1:
         raise UserError(
-            f"{env}: its observation has several pictures, {', '.join(best)}: choose one with worlds.gym.picture, or "
+            f"{env}: its observation has several pictures, {', '.join(best)}: choose one with world.gym.picture, or "
             f"{RENDER!r}, what render() draws"
         )
     return best[0] if best else RENDER
@@ -60,7 +60,9 @@ def seen(env: gymnasium.Env, observation: Any, name: str) -> np.ndarray:
     value, space = entries.get(name, (None, None))
     picture = as_picture(env, value, space)
     if picture is None:
-        raise UserError(f"{env}: its observation began with a picture and now has {_listed(entries)}; {KINDS}")
+        raise UserError(
+            f"{env}: its observation began with a picture and now has {_listed(entries)}; {KINDS}"
+        )
     return picture
 
 
@@ -75,7 +77,12 @@ def rendered(env: gymnasium.Env, observation: Any) -> np.ndarray:
     if isinstance(drawn, list) and drawn:
         drawn = drawn[-1]
     value: Any = drawn
-    if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[2] == 4 and (value[..., 3] == 255).all():
+    if (
+        isinstance(value, np.ndarray)
+        and value.ndim == 3
+        and value.shape[2] == 4
+        and (value[..., 3] == 255).all()
+    ):
         value = value[..., :3]  # RGBA, as canvases give it, with nothing to see through
     picture = as_picture(env, value, None)
     if picture is None:
@@ -117,7 +124,11 @@ def as_picture(env: gymnasium.Env, value: Any, space: gymnasium.Space | None) ->
 
 def _highest(space: gymnasium.Space | None, dtype: np.dtype) -> int | None:
     """1 or 255, as the space says that its numbers go from 0 to there; None for any other."""
-    if not isinstance(space, gymnasium.spaces.Box) or dtype.kind not in "fiu" or (space.low != 0).any():
+    if (
+        not isinstance(space, gymnasium.spaces.Box)
+        or dtype.kind not in "fiu"
+        or (space.low != 0).any()
+    ):
         return None
     if (space.high == 255).all():
         return 255
@@ -131,13 +142,26 @@ def _entries(value: Any, space: Any, name: str = "") -> Iterator[tuple[str, tupl
         return
     inner = getattr(space, "spaces", {})
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-        known = inner.get(key) if isinstance(inner, Mapping) else inner[key] if key < len(inner) else None
+        known = (
+            inner.get(key)
+            if isinstance(inner, Mapping)
+            else inner[key]
+            if key < len(inner)
+            else None
+        )
         yield from _entries(item, known, f"{name}/{key}" if name else str(key))
 
 
 def _listed(entries: Mapping[str, tuple[Any, Any]]) -> str:
-    return ", ".join(f"{name} {_kind(value)}".strip() for name, (value, _) in entries.items()) or "nothing"
+    return (
+        ", ".join(f"{name} {_kind(value)}".strip() for name, (value, _) in entries.items())
+        or "nothing"
+    )
 
 
 def _kind(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+    return (
+        f"{value.dtype} {list(value.shape)}"
+        if isinstance(value, np.ndarray)
+        else type(value).__name__
+    )

@@ -35,9 +35,13 @@ def begin(env: gymnasium.Env, seed: int, start: np.ndarray | None) -> tuple[Any,
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise UserError(f"{env}: its reset must take seed and options, as gymnasium.Env.reset does: {error}") from error
+        raise UserError(
+            f"{env}: its reset must take seed and options, as gymnasium.Env.reset does: {error}"
+        ) from error
     if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
-        raise UserError(f"{env}: its reset must return (observation, info), an info of the type dict")
+        raise UserError(
+            f"{env}: its reset must return (observation, info), an info of the type dict"
+        )
     return returned
 
 
@@ -58,7 +62,8 @@ def take(env: gymnasium.Env, action: Any) -> Step:
         one_number(env, "reward", reward),
         ended,
         bool(one_number(env, "truncated", truncated)),
-        success is not None and bool(one_number(env, 'info["success"]', success)),  # None: not known yet
+        success is not None
+        and bool(one_number(env, 'info["success"]', success)),  # None: not known yet
         info,
     )
 
@@ -66,13 +71,23 @@ def take(env: gymnasium.Env, action: Any) -> Step:
 def one_number(env: gymnasium.Env, what: str, value: Any) -> float:
     """A number, or an array of a single one, as a float; raises UserError for anything else, NaN and infinity."""
     try:
-        array = np.asarray(value.item() if hasattr(value, "item") else value)  # a tensor may be of a graph or on a GPU
-        found = float(array.item()) if array.size == 1 and array.dtype.kind in "biufO" else math.nan
+        array = np.asarray(
+            value.item() if hasattr(value, "item") else value
+        )  # a tensor may be of a graph or on a GPU
+        found = (
+            float(array.item()) if array.size == 1 and array.dtype.kind in "biufO" else math.nan
+        )
         found = found if abs(found) <= float(np.finfo(np.float32).max) else math.nan
-    except (TypeError, ValueError, RuntimeError):  # ragged lists, several numbers, None, objects that are no numbers
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # ragged lists, several numbers, None, objects that are no numbers
         found = math.nan
     if math.isnan(found):
-        raise UserError(f"{env}: its step returned {_short(value)} as {what}, which must be one finite number")
+        raise UserError(
+            f"{env}: its step returned {_short(value)} as {what}, which must be one finite number"
+        )
     return found
 
 

@@ -54,7 +54,9 @@ class GymWorld:
         self._source: str | None = None  # once there is an observation to find a picture in
         self._shape: tuple[int, ...] | None = None  # of the latest picture
         self._frames: list[np.ndarray | None] = []  # of [S, W, 3]; None: not looked at yet
-        self._seen: list[Any] = []  # the picture of each observation, or the observation where render() draws it
+        self._seen: list[
+            Any
+        ] = []  # the picture of each observation, or the observation where render() draws it
         self._infos: list[dict[str, Any]] = []
         self._forget(0)
 
@@ -86,8 +88,14 @@ class GymWorld:
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
             if any(self._envs[-1] is env for env in self._envs[:-1]):
-                raise UserError(f"{self._envs[-1]}: was made twice; let GymWorld's `make` return a new one each time")
-        self._frames, self._seen, self._infos = [None] * len(seeds), [None] * len(seeds), [{} for _ in seeds]
+                raise UserError(
+                    f"{self._envs[-1]}: was made twice; let GymWorld's `make` return a new one each time"
+                )
+        self._frames, self._seen, self._infos = (
+            [None] * len(seeds),
+            [None] * len(seeds),
+            [{} for _ in seeds],
+        )
         for i, seed in enumerate(seeds):
             observation, info = begin(self._envs[i], int(seed), None if dot is None else dot[i])
             if self._source is None:
@@ -159,13 +167,19 @@ class GymWorld:
     def idle_action(self) -> np.ndarray | None:
         """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or the choice that its
         action meanings call NOOP; None where it says neither. UserError for one that is none of its actions."""
-        env, said, meanings = self._envs[0], self._own("idle_action"), self._own("get_action_meanings")
+        env, said, meanings = (
+            self._envs[0],
+            self._own("idle_action"),
+            self._own("get_action_meanings"),
+        )
         choice = isinstance(self._space, gymnasium.spaces.Discrete)
         if said is None and choice and meanings is not None and "NOOP" in meanings():
             return np.array([list(meanings()).index("NOOP")])
         if said is None:
             return None
-        if np.shape(said) != self._space.shape or not self._space.contains(np.asarray(said, self._space.dtype)):
+        if np.shape(said) != self._space.shape or not self._space.contains(
+            np.asarray(said, self._space.dtype)
+        ):
             raise UserError(f"{env}: its idle_action {said} is none of the actions {self._space}")
         if isinstance(self._space, gymnasium.spaces.Discrete):
             return np.array([int(said) - int(self._space.start)])
@@ -187,10 +201,16 @@ class GymWorld:
         """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is none."""
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
-            raise UserError(f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one')
-        pictures = [as_picture(self._envs[0], np.asarray(info["goal_image"]), None) for info in self._infos]
+            raise UserError(
+                f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one'
+            )
+        pictures = [
+            as_picture(self._envs[0], np.asarray(info["goal_image"]), None) for info in self._infos
+        ]
         if any(picture is None for picture in pictures):
-            raise UserError(f'{self._envs[0]}: info["goal_image"] is no picture; let it be uint8 [height, width, 3]')
+            raise UserError(
+                f'{self._envs[0]}: info["goal_image"] is no picture; let it be uint8 [height, width, 3]'
+            )
         return np.stack([self._fit(picture) for picture in pictures if picture is not None])
 
     def close(self) -> None:
@@ -208,11 +228,13 @@ class GymWorld:
 
     def _frame(self, i: int) -> np.ndarray:
         """[S, W, 3] what world i shows."""
-        picture = rendered(self._envs[i], self._seen[i]) if self._source == RENDER else self._seen[i]
+        picture = (
+            rendered(self._envs[i], self._seen[i]) if self._source == RENDER else self._seen[i]
+        )
         if self._size is None and self._shape not in (None, picture.shape):
             raise UserError(
                 f"{self._envs[i]}: its picture is {list(picture.shape)} now and was {list(self._shape or ())} before; "
-                "set worlds.gym.size"
+                "set world.gym.size"
             )
         self._shape = picture.shape
         return self._fit(picture)
@@ -221,4 +243,6 @@ class GymWorld:
         """A copy of the frame, resized where a size is asked for."""
         if self._size is None or frame.shape[:2] == (self._size, self._size):
             return frame.copy()
-        return np.asarray(Image.fromarray(frame).resize((self._size, self._size), Image.Resampling.BILINEAR))
+        return np.asarray(
+            Image.fromarray(frame).resize((self._size, self._size), Image.Resampling.BILINEAR)
+        )

@@ -9,29 +9,33 @@ import gymnasium
 from jepa_wm.core.errors import UserError
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.protocol import VectorWorld
-from jepa_wm.worlds.settings import Geometry, Gym, NoiseLevels, Worlds
+from jepa_wm.worlds.settings import Geometry, Gym, NoiseLevels, WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
-def make_world(worlds: Worlds) -> VectorWorld:
+def make_world(worlds: WorldSettings) -> VectorWorld:
     """Two rooms, or a Gymnasium environment; UserError for one that cannot be made or planned in."""
     if worlds.name == "two_rooms":
         return rooms(worlds)
     try:
         gym = worlds.gym
-        return GymWorld(lambda: _make(gym), size=gym.size, action_kind=gym.action_kind, picture=gym.picture)
+        return GymWorld(
+            lambda: _make(gym), size=gym.size, action_kind=gym.action_kind, picture=gym.picture
+        )
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"worlds.gym.id {worlds.gym.id}: {error}") from error
+        raise UserError(f"world.gym.id {worlds.gym.id}: {error}") from error
 
 
-def rooms(worlds: Worlds, geometry: Geometry | None = None) -> TwoRooms:
+def rooms(worlds: WorldSettings, geometry: Geometry | None = None) -> TwoRooms:
     """Two rooms as configured, or in another geometry, such as a task's."""
-    return TwoRooms(geometry or worlds.geometry, worlds.noise, worlds.spot, slip=worlds.slip, look=worlds.look)
+    return TwoRooms(
+        geometry or worlds.geometry, worlds.noise, worlds.spot, slip=worlds.slip, look=worlds.look
+    )
 
 
-def clean(worlds: Worlds) -> Worlds:
+def clean(worlds: WorldSettings) -> WorldSettings:
     """The same without distractions."""
     return worlds.model_copy(update={"noise": NoiseLevels()})
 
@@ -52,7 +56,16 @@ def _make(settings: Gym) -> gymnasium.Env:
 
 def _made(name: str, options: dict[str, Any]) -> gymnasium.Env:
     try:
-        return gymnasium.make(name, **{"disable_env_checker": True, **options})  # GymWorld names what is not as due
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError, KeyError, AssertionError) as error:
+        return gymnasium.make(
+            name, **{"disable_env_checker": True, **options}
+        )  # GymWorld names what is not as due
+    except (
+        gymnasium.error.Error,
+        ImportError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AssertionError,
+    ) as error:
         said = str(error) or type(error).__name__
-        raise UserError(f"worlds.gym.id {name}: the environment cannot be made: {said}") from error
+        raise UserError(f"world.gym.id {name}: the environment cannot be made: {said}") from error

@@ -69,7 +69,9 @@ class RandomHolds:
         elif longest is not None:
             norm = np.linalg.norm(drawn, axis=1, keepdims=True)
             drawn *= np.minimum(1.0, longest / np.maximum(norm, 1e-8))
-        self._action = drawn if self._action is None else np.where(renew[:, None], drawn, self._action)
+        self._action = (
+            drawn if self._action is None else np.where(renew[:, None], drawn, self._action)
+        )
         return self._action
 
 
@@ -105,7 +107,9 @@ class Wanderer:
         waypoint = np.where(self._blind[:, None], self._target, through_door(state, self._target))
         aim = toward(state[:, :2], waypoint, self._speed)
         self._heading = np.where(
-            self._drifting, self._heading + 0.35 * shake, np.arctan2(aim[:, 1], aim[:, 0]) + self._wobble * shake
+            self._drifting,
+            self._heading + 0.35 * shake,
+            np.arctan2(aim[:, 1], aim[:, 0]) + self._wobble * shake,
         ).astype(np.float32)
         length = np.where(self._drifting, self._speed, np.linalg.norm(aim, axis=1))
         move = length[:, None] * np.stack([np.cos(self._heading), np.sin(self._heading)], 1)
@@ -123,5 +127,9 @@ class Wanderer:
         low, high = (state[2] + WALL_HALF, g.high) if to_right else (g.low, state[2] - WALL_HALF)
         self._target[b] = r.uniform(low, high), r.uniform(g.low, g.high)
         distance = np.linalg.norm(self._target[b] - state[:2])
-        in_time = math.ceil(distance / max(float(self._speed[b]), 0.3 * full)) + 3  # the straight way and a little more
-        self._left[b] = r.integers(5, 16) if self._drifting[b] else in_time if self._blind[b] else 3 * in_time
+        in_time = (
+            math.ceil(distance / max(float(self._speed[b]), 0.3 * full)) + 3
+        )  # the straight way and a little more
+        self._left[b] = (
+            r.integers(5, 16) if self._drifting[b] else in_time if self._blind[b] else 3 * in_time
+        )

@@ -144,4 +144,6 @@ class Idling(VectorWorld, Protocol):
 
 
 Policy = Callable[[VectorWorld], np.ndarray]  # actions [B, a] for the worlds as they stand
-NewPolicy = Callable[[np.ndarray], Policy]  # the policy of a batch with these seeds [B], which it draws from alone
+NewPolicy = Callable[
+    [np.ndarray], Policy
+]  # the policy of a batch with these seeds [B], which it draws from alone

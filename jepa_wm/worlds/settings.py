@@ -55,24 +55,44 @@ class RewardSpot(Section):
 class Gym(Section):
     """A Gymnasium environment with images: as observation or from render()."""
 
-    id: str = "Pendulum-v1"  # as gymnasium.make takes it; "module:Name-v0" imports the module first
+    id: str = (
+        "Pendulum-v1"  # as gymnasium.make takes it; "module:Name-v0" imports the module first
+    )
     options: dict[str, bool | int | float | str] = {}  # further arguments of the environment
-    picture: str | None = None  # entry of an observation with several pictures, as a/b if nested; render: render()
+    picture: str | None = (
+        None  # entry of an observation with several pictures, as a/b if nested; render: render()
+    )
     size: int | None = 64  # px, side that frames are resized to; null: as they come
-    action_kind: Literal["delta", "absolute"] = "delta"  # its actions are moves, which add up, or places to go to
-    hold: int = Field(5, ge=1)  # steps that the random actions which collect data are held, on average
+    action_kind: Literal["delta", "absolute"] = (
+        "delta"  # its actions are moves, which add up, or places to go to
+    )
+    hold: int = Field(
+        5, ge=1
+    )  # steps that the random actions which collect data are held, on average
 
 
-class Worlds(Section):
+class WorldSettings(Section):
     """The simulator, and the wandering policy that collects data in it."""
 
-    name: Literal["two_rooms", "gym"] = "two_rooms"  # what follows, `gym` and `noise` apart, is of two_rooms
+    name: Literal["two_rooms", "gym"] = (
+        "two_rooms"  # what follows, `gym` and `noise` apart, is of two_rooms
+    )
     gym: Gym = Gym()
     geometry: Geometry = Geometry()
-    look: Literal["colour", "ebjepa"] = "colour"  # ebjepa: its two channels, dot and walls; the third is empty
-    slip: float = Field(0.0, ge=0)  # spread of the chance part of every move, in units of the longest step
+    look: Literal["colour", "ebjepa"] = (
+        "colour"  # ebjepa: its two channels, dot and walls; the third is empty
+    )
+    slip: float = Field(
+        0.0, ge=0
+    )  # spread of the chance part of every move, in units of the longest step
     spot: RewardSpot | None = None  # where two rooms pay a reward; null: they pay none
     noise: NoiseLevels = NoiseLevels()
-    cross: float = Field(0.5, ge=0, le=1)  # share of the wanderer's legs that lead through the door
-    drift: float = Field(0.3, ge=0, le=1)  # share of legs that follow a drifting heading instead of a target
-    blind: float = Field(0.5, ge=0, le=1)  # share of the other legs that ignore walls and walk into them
+    cross: float = Field(
+        0.5, ge=0, le=1
+    )  # share of the wanderer's legs that lead through the door
+    drift: float = Field(
+        0.3, ge=0, le=1
+    )  # share of legs that follow a drifting heading instead of a target
+    blind: float = Field(
+        0.5, ge=0, le=1
+    )  # share of the other legs that ignore walls and walk into them

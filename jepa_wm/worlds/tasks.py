@@ -24,14 +24,23 @@ from jepa_wm.worlds.settings import Geometry
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 TaskName = Literal["two_rooms", "wall"]
-BUDGETS: dict[TaskName, tuple[int, ...]] = {"two_rooms": (200,), "wall": (30, 50)}  # environment steps
+BUDGETS: dict[TaskName, tuple[int, ...]] = {
+    "two_rooms": (200,),
+    "wall": (30, 50),
+}  # environment steps
 RADIUS = 4.5  # px; success is a distance below it
 UNIT = "px"  # of positions and distances
 STRICT_RADIUS = 1.41  # px, PLDM's rule, reported beside
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the tasks in a set
 
 
-ARRAYS = ("seeds", "split", "layout", "start", "goal")  # fields of Tasks that have an entry for each task
+ARRAYS = (
+    "seeds",
+    "split",
+    "layout",
+    "start",
+    "goal",
+)  # fields of Tasks that have an entry for each task
 
 
 @dataclass(frozen=True)
@@ -85,20 +94,31 @@ class Tasks:
                 Geometry(**plain["geometry"]),
                 np.array(plain["seeds"], np.int64),
                 np.array(plain["split"], np.str_),
-                *(np.array(plain[name], np.float32).reshape(-1, 2) for name in ("layout", "start", "goal")),
+                *(
+                    np.array(plain[name], np.float32).reshape(-1, 2)
+                    for name in ("layout", "start", "goal")
+                ),
             )
-            if len({len(getattr(tasks, name)) for name in ARRAYS}) > 1 or not set(tasks.split) <= {*get_args(Split)}:
+            if len({len(getattr(tasks, name)) for name in ARRAYS}) > 1 or not set(tasks.split) <= {
+                *get_args(Split)
+            }:
                 raise ValueError(f"one of {', '.join(ARRAYS)}")
         except FileNotFoundError:
-            raise UserError(f"{path}: there is no such task file; freeze the tasks first") from None
+            raise UserError(
+                f"{path}: there is no such task file; freeze the tasks first"
+            ) from None
         except (json.JSONDecodeError, UserError, ValidationError) as error:
-            raise UserError(f"{path}: is no task file ({error}); delete it, or freeze the tasks again") from None
+            raise UserError(
+                f"{path}: is no task file ({error}); delete it, or freeze the tasks again"
+            ) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the tasks again"
             ) from None
         if tasks.digest != stored:
-            raise UserError(f"{path}: was changed after it was frozen (digest {tasks.digest}, written {stored})")
+            raise UserError(
+                f"{path}: was changed after it was frozen (digest {tasks.digest}, written {stored})"
+            )
         return tasks
 
     def _plain(self) -> dict[str, Any]:
@@ -150,9 +170,13 @@ def freeze_tasks(
 def _drawn(world: TwoRooms, episodes: int, seed: int, radius: float) -> tuple[np.ndarray, ...]:
     """The ARRAYS of tasks on layouts of the world's split."""
     if not 0 <= radius < (world.geometry.high - world.geometry.low) / 2:
-        raise ValueError(f"radius {radius} px does not fit rooms of {world.geometry.size} px; lower it")
+        raise ValueError(
+            f"radius {radius} px does not fit rooms of {world.geometry.size} px; lower it"
+        )
     assert world.split is not None
-    generators = [np.random.default_rng([seed, i, 3, SPLITS.index(world.split)]) for i in range(episodes)]
+    generators = [
+        np.random.default_rng([seed, i, 3, SPLITS.index(world.split)]) for i in range(episodes)
+    ]
     seeds = np.array([r.integers(2**31) for r in generators], np.int64)
     right = np.array([r.random() < 0.5 for r in generators])  # the room of the start
     world.reset(seeds)
@@ -162,7 +186,13 @@ def _drawn(world: TwoRooms, episodes: int, seed: int, radius: float) -> tuple[np
         # Every generator moves on, but only the near pairs read theirs: the others are settled.
         start = np.where(near[:, None], world.uniform_position(generators, right=right), start)
         goal = np.where(near[:, None], world.uniform_position(generators, right=~right), goal)
-    return seeds, np.array([world.split] * episodes), np.stack([world.wall_x, world.door_y], 1), start, goal
+    return (
+        seeds,
+        np.array([world.split] * episodes),
+        np.stack([world.wall_x, world.door_y], 1),
+        start,
+        goal,
+    )
 
 
 @dataclass(frozen=True)
@@ -174,18 +204,29 @@ class Outcome:
     distance: np.ndarray  # [E, T + 1] px to the goal
 
 
-def judge(positions: np.ndarray, goal: np.ndarray, *, radius: float = RADIUS, budget: int | None = None) -> Outcome:
+def judge(
+    positions: np.ndarray, goal: np.ndarray, *, radius: float = RADIUS, budget: int | None = None
+) -> Outcome:
     """Score the positions [E, T + 1, 2] of episodes, the start included, against goals [E, 2].
 
     With a budget, only its first steps count. Raises ValueError for shapes that do not fit, positions that are not
     finite and episodes shorter than the budget.
     """
     episodes = positions.shape[0]
-    if positions.ndim != 3 or positions.shape[2] != 2 or goal.shape != (episodes, 2) or positions.shape[1] < 1:
-        raise ValueError(f"positions {positions.shape}, goal {goal.shape}: expected [E, T + 1, 2] and [E, 2]")
+    if (
+        positions.ndim != 3
+        or positions.shape[2] != 2
+        or goal.shape != (episodes, 2)
+        or positions.shape[1] < 1
+    ):
+        raise ValueError(
+            f"positions {positions.shape}, goal {goal.shape}: expected [E, T + 1, 2] and [E, 2]"
+        )
     if budget is not None:
         if positions.shape[1] < budget + 1:
-            raise ValueError(f"{positions.shape[1] - 1} steps were recorded, the budget is {budget}")
+            raise ValueError(
+                f"{positions.shape[1] - 1} steps were recorded, the budget is {budget}"
+            )
         positions = positions[:, : budget + 1]
     if not np.isfinite(positions).all():
         raise ValueError("positions hold NaN or infinity; a run that broke has no success rate")

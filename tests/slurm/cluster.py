@@ -12,7 +12,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
+PROGRAMS = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "scontrol",
+    "squeue",
+    "scancel",
+    "sinfo",
+)
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 INSTALL = ["apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]
 CONF = """
@@ -71,7 +81,9 @@ def why_not():
         if done.returncode:
             return f"`{' '.join(INSTALL)}` failed: {done.stderr.strip()[-200:]}"
         missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
-    return f"there is no {', '.join(missing)}; `{' '.join(INSTALL)}` brings them" if missing else None
+    return (
+        f"there is no {', '.join(missing)}; `{' '.join(INSTALL)}` brings them" if missing else None
+    )
 
 
 class Cluster:
@@ -95,19 +107,34 @@ class Cluster:
         for s in sockets:
             s.close()
         host = socket.gethostname().split(".")[0]
-        (self.folder / "slurm.conf").write_text(CONF.format(folder=self.folder, ports=ports, host=host))
-        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # there is no `disabled`
-        (self.folder / "gres.conf").write_text("AutoDetect=off\nNodeName=node[1-2] Name=gpu File=/dev/tty[0-1]\n")
+        (self.folder / "slurm.conf").write_text(
+            CONF.format(folder=self.folder, ports=ports, host=host)
+        )
+        (self.folder / "cgroup.conf").write_text(
+            "CgroupPlugin=cgroup/v1\n"
+        )  # there is no `disabled`
+        (self.folder / "gres.conf").write_text(
+            "AutoDetect=off\nNodeName=node[1-2] Name=gpu File=/dev/tty[0-1]\n"
+        )
         at = [
             f"--{what}={self.folder}/munge.{what.split('-')[0]}"
             for what in ("socket", "key-file", "pid-file", "log-file")
         ]
-        self._start("munged", "munged", "--foreground", "--force", *at, f"--seed-file={self.folder}/munge.seed")
+        self._start(
+            "munged",
+            "munged",
+            "--foreground",
+            "--force",
+            *at,
+            f"--seed-file={self.folder}/munge.seed",
+        )
         self._until(lambda: (self.folder / "munge.socket").exists(), "munged")
         self._start("slurmctld", "slurmctld", "-D", "-c", "-i")
         for node in ("node1", "node2"):
             self.start_node(node)
-        self._until(lambda: self.ask("sinfo", "-h", "-N", "-o", "%t").count("idle") >= 4, "two idle nodes")
+        self._until(
+            lambda: self.ask("sinfo", "-h", "-N", "-o", "%t").count("idle") >= 4, "two idle nodes"
+        )
 
     def start_node(self, node):
         """Start the slurmd of a node."""
@@ -116,14 +143,19 @@ class Cluster:
     def kill_node(self, node):
         """As if its power failed: its daemon, its steps and all they run are killed outright; first those that would
         tell of the others' end."""
-        mine = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()}
+        mine = {
+            f"SLURMD_NODENAME={node}".encode(),
+            f"SLURM_CONF={self.folder}/slurm.conf".encode(),
+        }
         tasks, keepers = set(), {self._daemons.pop(node).pid}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 if mine <= set((process / "environ").read_bytes().split(b"\0")):
                     tasks.add(int(process.name))
                     parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                    if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):  # slurmd is not its parent
+                    if (
+                        Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd")
+                    ):  # slurmd is not its parent
                         keepers.add(parent)
         for pid in [*keepers, *tasks - keepers]:
             with suppress(ProcessLookupError):
@@ -131,12 +163,16 @@ class Cluster:
 
     def ask(self, *words):
         """What a command says."""
-        return subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(
+            words, env=self.env, capture_output=True, text=True, timeout=60
+        ).stdout
 
     def field(self, job, name):
         """A field of `scontrol show job`."""
         said = self.ask("scontrol", "-o", "show", "job", job)
-        return next((word.partition("=")[2] for word in said.split() if word.startswith(f"{name}=")), None)
+        return next(
+            (word.partition("=")[2] for word in said.split() if word.startswith(f"{name}=")), None
+        )
 
     def down(self):
         """Cancel all jobs and end all daemons."""
@@ -162,6 +198,9 @@ class Cluster:
         until = time.monotonic() + seconds
         while not true():
             if time.monotonic() > until:
-                logs = "\n".join(f"{f.name}: {f.read_text(errors='replace')[-800:]}" for f in self.folder.glob("*.log"))
+                logs = "\n".join(
+                    f"{f.name}: {f.read_text(errors='replace')[-800:]}"
+                    for f in self.folder.glob("*.log")
+                )
                 raise RuntimeError(f"no {what} after {seconds} s\n{logs}")
             time.sleep(0.2)

@@ -45,8 +45,17 @@ def submit(capsys):
 @pytest.fixture(scope="session")
 def long_words(tiny_data):
     """Settings of a training on one process that takes about `SECONDS` here."""
-    words = [word for word in SMALL if "pretrain.steps" not in word and "save_every" not in word and "eval" not in word]
-    return [f"observe.path={tiny_data}", *words, "train.precision=fp32", "train.pretrain.save_every=100"]
+    words = [
+        word
+        for word in SMALL
+        if "pretrain.steps" not in word and "save_every" not in word and "eval" not in word
+    ]
+    return [
+        f"data.path={tiny_data}",
+        *words,
+        "train.precision=fp32",
+        "train.pretrain.save_every=100",
+    ]
 
 
 def until(true, seconds=300):
@@ -67,8 +76,24 @@ def long_run(tmp_path_factory, long_words):
     """(folder, words) of an undisturbed training in this process, long enough to be disturbed elsewhere."""
     folder, steps = tmp_path_factory.mktemp("long") / "run", 30
     began = time.monotonic()
-    words = ["--config", "debug", *long_words, "train.threads=1"]  # as many as a job has: other sums, other bits
-    assert cli.main(["pretrain", *words, "--run", str(folder.parent / "pace"), f"train.pretrain.steps={steps}"]) == 0
+    words = [
+        "--config",
+        "debug",
+        *long_words,
+        "train.threads=1",
+    ]  # as many as a job has: other sums, other bits
+    assert (
+        cli.main(
+            [
+                "pretrain",
+                *words,
+                "--run",
+                str(folder.parent / "pace"),
+                f"train.pretrain.steps={steps}",
+            ]
+        )
+        == 0
+    )
     steps = round(min(max(SECONDS * steps / (time.monotonic() - began), 100), 3000))
     words += [f"train.pretrain.steps={steps}", f"train.pretrain.eval_every={steps}"]
     assert cli.main(["pretrain", *words, "--run", str(folder)]) == 0
@@ -77,7 +102,12 @@ def long_run(tmp_path_factory, long_words):
 
 def wait_for_end(cluster, job, seconds=400):
     state = until(
-        lambda: (s := cluster.field(job, "JobState")) in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL") and s, seconds
+        lambda: (
+            (s := cluster.field(job, "JobState"))
+            in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")
+            and s
+        ),
+        seconds,
     )
     assert state == "COMPLETED"
 
@@ -87,7 +117,9 @@ def wait_for_training(row, *, past=0):
 
 
 def assert_same_bits(row, long_run):
-    ours, whole = (load_checkpoint(newest_checkpoint(Path(f) / TRAINED)) for f in (row["run"], long_run[0]))
+    ours, whole = (
+        load_checkpoint(newest_checkpoint(Path(f) / TRAINED)) for f in (row["run"], long_run[0])
+    )
     assert ours[1]["step"] == whole[1]["step"]
     assert all((value == ours[0][name]).all() for name, value in whole[0].items())
     assert read_metrics(Path(row["run"]), "pretrain") == read_metrics(long_run[0], "pretrain")
@@ -104,7 +136,17 @@ def test_two_nodes_of_two_tasks_preempt_one_and_equal_a_single_process(
     """The job in the lower partition is pushed out of its node, goes on afterwards, and reaches the same bits."""
     low = submit("pretrain", "--run", tmp_path / "low", *long_run[1], "launch.warning_seconds=30")
     wait_for_training(low)
-    many = ["--nodes", 2, "--tasks-per-node", 2, "--partition", "high", "--config", "debug", "--wait"]
+    many = [
+        "--nodes",
+        2,
+        "--tasks-per-node",
+        2,
+        "--partition",
+        "high",
+        "--config",
+        "debug",
+        "--wait",
+    ]
     high = submit("pretrain", "--run", tmp_path / "high", *many, *overrides(tiny_data))
     assert high["state"] == "COMPLETED" and high["exit"] == 0
     assert_equal_to_rounding(Path(high["run"]), alone, curves=CURVES[:1])
@@ -120,12 +162,16 @@ def test_the_first_step_comes_soon_after_the_command(cluster, tmp_path, long_wor
     words += ["train.pretrain.steps=3", "train.pretrain.save_every=1", "train.keep=3"]
     began = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "jepa_wm", "launch", "pretrain", *map(str, words)], capture_output=True, check=True
+        [sys.executable, "-m", "jepa_wm", "launch", "pretrain", *map(str, words)],
+        capture_output=True,
+        check=True,
     )
     job = json.loads(done.stdout)["jobs"][0]["job"]
     wait_for_end(cluster, job)
     seconds = (run / TRAINED / "step_00000001" / "manifest.json").stat().st_mtime - began
-    submitted, started = (datetime.fromisoformat(cluster.field(job, f"{what}Time")) for what in ("Submit", "Start"))
+    submitted, started = (
+        datetime.fromisoformat(cluster.field(job, f"{what}Time")) for what in ("Submit", "Start")
+    )
     seconds -= (started - submitted).total_seconds()
     print(f"from the command to the first step, without the queue: {seconds:.1f} s")
     assert seconds < 10
@@ -147,14 +193,30 @@ def test_requeued_from_outside_and_a_node_that_dies(cluster, submit, tmp_path, l
     row = submit("pretrain", "--run", tmp_path / "run", *long_run[1])
     wait_for_training(row)
     cluster.ask("scontrol", "requeue", row["job"])
-    until(lambda: cluster.field(row["job"], "Restarts") == "1" and cluster.field(row["job"], "JobState") == "RUNNING")
+    until(
+        lambda: (
+            cluster.field(row["job"], "Restarts") == "1"
+            and cluster.field(row["job"], "JobState") == "RUNNING"
+        )
+    )
     # Were the node gone before srun has reached it, the job would fail: wait until the task has begun once more.
-    until(lambda: sum(f.read_text().count("Starting with") for f in Path(row["run"]).glob("launch/*/log/*.out")) == 2)
+    until(
+        lambda: (
+            sum(
+                f.read_text().count("Starting with")
+                for f in Path(row["run"]).glob("launch/*/log/*.out")
+            )
+            == 2
+        )
+    )
     node = cluster.field(row["job"], "NodeList")
     cluster.kill_node(node)
     try:
         wait_for_end(cluster, row["job"])
-        assert cluster.field(row["job"], "NodeList") != node and int(cluster.field(row["job"], "Restarts")) >= 2
+        assert (
+            cluster.field(row["job"], "NodeList") != node
+            and int(cluster.field(row["job"], "Restarts")) >= 2
+        )
     finally:
         cluster.start_node(node)
     assert_same_bits(row, long_run)
@@ -165,7 +227,11 @@ def test_a_time_limit_is_met_with_a_checkpoint(cluster, submit, tmp_path, long_r
     steps = 60 * int(long_run[1][-2].partition("=")[2]) // SECONDS
     file = tmp_path / "mine.yaml"
     file.write_text("base: debug\nseed: 7\n")
-    words = [*long_run[1][2:-2], f"train.pretrain.steps={steps}", f"train.pretrain.eval_every={steps}"]
+    words = [
+        *long_run[1][2:-2],
+        f"train.pretrain.steps={steps}",
+        f"train.pretrain.eval_every={steps}",
+    ]
     limits = ["--minutes", 1, "launch.warning_seconds=25"]
     row = submit("pretrain", "--run", tmp_path / "run", "--config", file, *words, *limits)
     wait_for_training(row)
@@ -176,37 +242,63 @@ def test_a_time_limit_is_met_with_a_checkpoint(cluster, submit, tmp_path, long_r
     assert lines == sorted(set(lines)) and lines[-1] == steps
     said = Path(row["log"]).read_text()
     assert "has saved and goes back into the queue" in said
-    assert "has changed since the launch; the snapshot wins over:" in said and "seed: 7 -> 8" in said
+    assert (
+        "has changed since the launch; the snapshot wins over:" in said and "seed: 7 -> 8" in said
+    )
 
 
 def test_a_sweep_is_an_array_of_six(cluster, submit, tmp_path, tiny_data, capsys):
-    words = ["--config", "debug", *overrides(tiny_data), "train.pretrain.steps=2", "launch.array_parallelism=3"]
+    words = [
+        "--config",
+        "debug",
+        *overrides(tiny_data),
+        "train.pretrain.steps=2",
+        "launch.array_parallelism=3",
+    ]
     grid = ["--grid", "train.pretrain.lr=[1e-3,1e-4]", "--grid", "seed=[0,1,2]", "--wait"]
     rows = submit("pretrain", "--run", tmp_path / "run", *words, *grid)
     assert len(rows) == 6 and {row["state"] for row in rows} == {"COMPLETED"}
     assert len({row["job"].split("_")[0] for row in rows}) == 1, "one array"
     assert (
         len(
-            {(Path(row["run"]) / "pretrain/checkpoints/step_00000002/weights.safetensors").read_bytes() for row in rows}
+            {
+                (
+                    Path(row["run"]) / "pretrain/checkpoints/step_00000002/weights.safetensors"
+                ).read_bytes()
+                for row in rows
+            }
         )
         == 6
     )
     launch("status", "--run", tmp_path / "run")
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["job", "verb", "state", "exit", "step", "left", "loss", "log"] and len(table) == 7
+    assert (
+        table[0].split() == ["job", "verb", "state", "exit", "step", "left", "loss", "log"]
+        and len(table) == 7
+    )
     assert all("COMPLETED" in line and " 2/2 " in line for line in table[1:])
     assert sorted(Path(row["run"]).name for row in rows)[5] == "005_lr=1e-4_seed=2"
 
 
 def test_a_failing_job_reaches_the_user(cluster, tmp_path, capsys):
     where = ["--cluster", "slurm", "--config", "debug", "--wait"]
-    launch("pretrain", "--run", tmp_path / "a", "observe.path=nowhere", *where, code=2)
+    launch("pretrain", "--run", tmp_path / "a", "data.path=nowhere", *where, code=2)
     said = capsys.readouterr().err
     log = next((tmp_path / "a").rglob("*_0_log.err"))
     assert (
-        "FAILED, exit code 2" in said and f"log: {log}" in said and "nowhere" in log.read_text() and "nowhere" in said
+        "FAILED, exit code 2" in said
+        and f"log: {log}" in said
+        and "nowhere" in log.read_text()
+        and "nowhere" in said
     )
-    launch("collect", "--run", tmp_path / "b", *where, 'launch.setup=["true", "test -d /no/such/module"]', code=1)
+    launch(
+        "collect",
+        "--run",
+        tmp_path / "b",
+        *where,
+        'launch.setup=["true", "test -d /no/such/module"]',
+        code=1,
+    )
     said = capsys.readouterr().err
     assert "launch.setup: exit code 1 of the line: test -d /no/such/module" in said
 
@@ -224,7 +316,10 @@ def test_bad_requests_are_refused(cluster, submit, tmp_path, capsys, monkeypatch
     try:
         row = submit("collect", "--config", "debug", "--run", tmp_path / "run")
         launch("collect", *where, code=2)
-        assert f"job {row['job']} (collect) is not done with this run folder" in capsys.readouterr().err
+        assert (
+            f"job {row['job']} (collect) is not done with this run folder"
+            in capsys.readouterr().err
+        )
         cluster.ask("scancel", row["job"])
     finally:
         cluster.ask("scontrol", "update", "partitionname=main", "state=up")
@@ -235,8 +330,18 @@ def test_bad_requests_are_refused(cluster, submit, tmp_path, capsys, monkeypatch
 
 def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_path):
     """The pipeline is submitted by a setup line of another job; its episodes and features are split over two jobs."""
-    run, steps = tmp_path / "story", [f"train.{part}.steps=3" for part in ("pretrain", "summary", "dynamics", "metric")]
-    tiny = [*SMALL, *steps, "observe.episodes=4", "observe.heldout_episodes=2", "act.budget=10", "act.episodes=4"]
+    run, steps = (
+        tmp_path / "story",
+        [f"train.{part}.steps=3" for part in ("pretrain", "summary", "dynamics", "metric")],
+    )
+    tiny = [
+        *SMALL,
+        *steps,
+        "data.episodes=4",
+        "data.heldout_episodes=2",
+        "evaluation.budget=10",
+        "evaluation.episodes=4",
+    ]
     inner = [
         "-m",
         "jepa_wm",
@@ -252,14 +357,23 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
         2,
     ]
     line = shlex.join([sys.executable, *map(str, inner), *tiny])
-    outer = ["--run", tmp_path / "outer", "--config", "debug", "--cluster", "slurm", "--wait", "observe.episodes=2"]
+    outer = [
+        "--run",
+        tmp_path / "outer",
+        "--config",
+        "debug",
+        "--cluster",
+        "slurm",
+        "--wait",
+        "data.episodes=2",
+    ]
     launch("collect", *outer, f"launch.setup={json.dumps([line])}")
     until(lambda: (rows := status.of(run)) and not any(status.is_live(row) for row in rows), 500)
     rows = status.of(run)  # read again: one may have ended between being read and being found dead
     assert [row["verb"] for row in rows] == [
         "collect",
         "pretrain",
-        *["encode"] * 3,
+        *["features"] * 3,
         "dynamics",
         *["plan"] * 3,
         "report",

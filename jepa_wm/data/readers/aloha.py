@@ -48,7 +48,9 @@ def open_source(path: Path) -> EpisodeArrays:
             return UNREAD
 
     lengths = np.array([length(episode) for episode in range(len(stems))])
-    return EpisodeArrays(path, opened, lengths, about=About(action_kind="absolute"), numbers=numbers)
+    return EpisodeArrays(
+        path, opened, lengths, about=About(action_kind="absolute"), numbers=numbers
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -60,7 +62,10 @@ def _files(path: Path) -> list[Path]:
 def _is_episode(path: Path) -> bool:
     try:
         with open_h5(path) as file:
-            images = isinstance(file.get("observations/images"), h5py.Group) or "observations/qpos" in file
+            images = (
+                isinstance(file.get("observations/images"), h5py.Group)
+                or "observations/qpos" in file
+            )
             return isinstance(file.get("action"), h5py.Dataset) and images
     except OSError:
         return False

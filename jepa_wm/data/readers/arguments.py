@@ -10,7 +10,9 @@ from jepa_wm.data.readers.registry import FORMATS
 from jepa_wm.data.readers.view import Chosen
 
 
-def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[str] = tuple(FORMATS)) -> None:
+def add_column_arguments(
+    parser: argparse.ArgumentParser, *, formats: Sequence[str] = tuple(FORMATS)
+) -> None:
     """The words that say what a source is and which of its columns are used."""
     parser.add_argument("--format", choices=formats, help="default: recognised from the files")
     parser.add_argument("--pixels", metavar="COLUMN", help="the column of frames")
@@ -25,7 +27,11 @@ def add_column_arguments(parser: argparse.ArgumentParser, *, formats: Sequence[s
         help="of the state's numbers, - where there is none: px px rad; rad and deg are angles",
     )  # fmt: skip
     parser.add_argument(
-        "--camera", nargs="+", default=[], metavar="NAME", help="cameras by name: pixels, then pixels_NAME for more"
+        "--camera",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="cameras by name: pixels, then pixels_NAME for more",
     )
     parser.add_argument(
         "--channels", choices=list(UNITS),
@@ -41,5 +47,12 @@ def chosen(arguments: argparse.Namespace) -> Chosen:
     """The columns that the command line names."""
     a = arguments
     return Chosen(
-        a.pixels, a.action, a.state, tuple(a.camera), tuple(a.names), a.channels, a.action_row, tuple(a.units)
+        a.pixels,
+        a.action,
+        a.state,
+        tuple(a.camera),
+        tuple(a.names),
+        a.channels,
+        a.action_row,
+        tuple(a.units),
     )

@@ -17,7 +17,11 @@ from jepa_wm.data.readers.source import Source
 Kind = Literal["grey", "grey_alpha", "rgb", "rgba"]  # of one frame
 UNITS: dict[Kind, int] = {"grey": 1, "grey_alpha": 2, "rgb": 3, "rgba": 4}
 STACKED: tuple[Kind, ...] = ("grey", "rgb", "rgba")  # what stacks are made of
-EPISODES, PLACES, ROWS = 3, 2, 8  # looked at: the first episodes, places in each, rows from each place on
+EPISODES, PLACES, ROWS = (
+    3,
+    2,
+    8,
+)  # looked at: the first episodes, places in each, rows from each place on
 MORE = 16  # episodes and places in each, where nothing moved before
 LAGS = 4  # rows from one frame of a stack to the next, at most
 
@@ -71,19 +75,29 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     if count == 1:
         return usual(1)
     seen = list(_seen(source, column))
-    if not any((rows != rows[:1]).any() for rows in seen):  # nothing moves there, which would look like any stack
+    if not any(
+        (rows != rows[:1]).any() for rows in seen
+    ):  # nothing moves there, which would look like any stack
         seen = list(_seen(source, column, episodes=MORE, places=MORE))
     apart = len(source.columns[column].shape) == 4  # k frames of 1 or 3 channels
-    kinds = STACKED if not apart else ("grey",) if source.columns[column].shape[-1] == 1 else ("rgb",)
+    kinds = (
+        STACKED if not apart else ("grey",) if source.columns[column].shape[-1] == 1 else ("rgb",)
+    )
     for several in range(1, count):  # frames that a stack moves on by from row to row
         for kind in (said,) if said else kinds:
             unit = UNITS[kind]
-            newest = None if count % unit or several * unit >= count else _newest(seen, unit, several * unit)
+            newest = (
+                None
+                if count % unit or several * unit >= count
+                else _newest(seen, unit, several * unit)
+            )
             if newest is not None:
                 return Channels(kind, newest, count // unit)
     if said is not None:
         return Channels(said, count - UNITS[said], count // UNITS[said])
-    opaque = bool(seen) and all((rows[..., -1] == (1 if _unit_floats(seen) else 255)).all() for rows in seen)
+    opaque = bool(seen) and all(
+        (rows[..., -1] == (1 if _unit_floats(seen) else 255)).all() for rows in seen
+    )
     alpha = not apart and count in (2, 4) and opaque
     if alpha or (count == 3 if apart else count % 3 == 0):
         return usual(count)
@@ -93,7 +107,9 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     )
 
 
-def _seen(source: Source, column: str, *, episodes: int = EPISODES, places: int = PLACES) -> Iterator[np.ndarray]:
+def _seen(
+    source: Source, column: str, *, episodes: int = EPISODES, places: int = PLACES
+) -> Iterator[np.ndarray]:
     """Rows [n, h, w, C] in a row, from some places of each of the first episodes."""
     for e in range(min(episodes, len(source.lengths))):
         length = int(source.lengths[e])
@@ -114,8 +130,12 @@ def _newest(seen: Sequence[np.ndarray], unit: int, shift: int) -> int | None:
     for lag in range(1, LAGS + 1):
         pairs = [(rows[:-lag], rows[lag:]) for rows in seen if len(rows) > lag]
         for first, then, now in ((count - unit, newer, older), (0, older, newer)):
-            again = all(np.array_equal(before[..., then], after[..., now]) for before, after in pairs)
-            if again and any((before[..., now] != after[..., now]).any() for before, after in pairs):
+            again = all(
+                np.array_equal(before[..., then], after[..., now]) for before, after in pairs
+            )
+            if again and any(
+                (before[..., now] != after[..., now]).any() for before, after in pairs
+            ):
                 return first
     return None
 

@@ -51,7 +51,16 @@ class Column:
         locked = getattr(array, "locked", None)
         frames = len(shape) == 3 and sides[1] >= 8 and sides[0] in (shape[0], shape[2])
         coloured = frames and (sides[0] in (1, 3, 4) or sides[0] % 3 == 0)
-        stacked = frames and dtype == np.uint8 and sides[0] < sides[1] and sides[0] <= MOST_CHANNELS
+        stacked = (
+            frames and dtype == np.uint8 and sides[0] < sides[1] and sides[0] <= MOST_CHANNELS
+        )
         grey = len(shape) == 2 and dtype == np.uint8 and sides[0] >= 16
-        apart = len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3) and min(shape[1:3]) >= 8  # k frames each
-        return cls(shape, dtype, coloured or stacked or grey or (apart and shape[0] <= MOST_CHANNELS), locked)
+        apart = (
+            len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3) and min(shape[1:3]) >= 8
+        )  # k frames each
+        return cls(
+            shape,
+            dtype,
+            coloured or stacked or grey or (apart and shape[0] <= MOST_CHANNELS),
+            locked,
+        )

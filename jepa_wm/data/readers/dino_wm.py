@@ -17,8 +17,17 @@ from jepa_wm.data.readers.columns import Array
 from jepa_wm.data.readers.source import About, EpisodeArrays, reading
 from jepa_wm.data.video import Video
 
-TABLES = {"state": "states", "action": "actions", "rel_action": "rel_actions", "abs_action": "abs_actions"}
-MORE = {"velocity": "velocities", "door_location": "door_locations", "wall_location": "wall_locations"}
+TABLES = {
+    "state": "states",
+    "action": "actions",
+    "rel_action": "rel_actions",
+    "abs_action": "abs_actions",
+}
+MORE = {
+    "velocity": "velocities",
+    "door_location": "door_locations",
+    "wall_location": "wall_locations",
+}
 
 
 def recognises(path: Path) -> bool:
@@ -28,23 +37,33 @@ def recognises(path: Path) -> bool:
 def open_source(path: Path) -> EpisodeArrays:
     """The episodes of a folder of tensors; UserError for one that holds a train and a val folder of them."""
     if not (path / "states.pth").is_file():
-        raise UserError(f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}")
+        raise UserError(
+            f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}"
+        )
     tables = {
         name: _tensor(path / f"{stem}.pth").numpy()
         for name, stem in {**TABLES, **MORE}.items()
         if (path / f"{stem}.pth").is_file()
     }
-    videos = sorted((path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2]))
+    videos = sorted(
+        (path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2])
+    )
     episodes = len(tables["state"])
     if [int(file.stem.rpartition("_")[2]) for file in videos] != list(range(episodes)):
-        lost = sorted(set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos})
+        lost = sorted(
+            set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos}
+        )
         missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
-        raise UserError(f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; copy it again")
+        raise UserError(
+            f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; copy it again"
+        )
 
     def opened(episode: int) -> dict[str, Array]:
         frames = _frames(videos[episode])
         length = frames.shape[0]
-        numbers = {name: table[episode, :length] for name, table in tables.items() if table.ndim > 2}
+        numbers = {
+            name: table[episode, :length] for name, table in tables.items() if table.ndim > 2
+        }
         return {"pixels": frames, **numbers}
 
     def length(video: Path) -> int:
@@ -87,7 +106,11 @@ def _tensor(path: Path) -> torch.Tensor:
         with reading(path):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: holds more than tensors; save the tensor alone with torch.save") from error
+        raise UserError(
+            f"{path}: holds more than tensors; save the tensor alone with torch.save"
+        ) from error
     if not isinstance(found, torch.Tensor):
-        raise UserError(f"{path}: holds no tensor but a {type(found).__name__}; save the tensor alone")
+        raise UserError(
+            f"{path}: holds no tensor but a {type(found).__name__}; save the tensor alone"
+        )
     return found

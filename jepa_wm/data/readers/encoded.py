@@ -27,7 +27,9 @@ class EncodedRows:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         first = rows.indices(len(self._files))[0]
-        return np.stack([self._picture(first + i, file) for i, file in enumerate(self._files[rows])])
+        return np.stack(
+            [self._picture(first + i, file) for i, file in enumerate(self._files[rows])]
+        )
 
     def _picture(self, row: int, file: Any) -> np.ndarray:
         content = _bytes(file)
@@ -36,7 +38,9 @@ class EncodedRows:
             raise UserError(
                 f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: copy it again"
             )
-        return np.asarray(read_picture(io.BytesIO(content), f"{self._files.file.filename}, {self._files.name}"))
+        return np.asarray(
+            read_picture(io.BytesIO(content), f"{self._files.file.filename}, {self._files.name}")
+        )
 
 
 def with_pictures(group: h5py.Group) -> dict[str, Array]:
@@ -62,8 +66,14 @@ def _holds_pictures(dataset: h5py.Dataset) -> bool:
     """Files of equal or padded length are a table of bytes or byte strings, others rows of varying length."""
     varying = h5py.check_vlen_dtype(dataset.dtype) == np.uint8 and dataset.ndim == 1
     table = dataset.dtype == np.uint8 and dataset.ndim == 2
-    strings = dataset.dtype.kind in "SO" and dataset.ndim == 1 and (dataset.dtype.kind == "S" or _is_bytes(dataset))
-    return (varying or table or strings) and len(dataset) > 0 and _bytes(dataset[0]).startswith(MAGIC)
+    strings = (
+        dataset.dtype.kind in "SO"
+        and dataset.ndim == 1
+        and (dataset.dtype.kind == "S" or _is_bytes(dataset))
+    )
+    return (
+        (varying or table or strings) and len(dataset) > 0 and _bytes(dataset[0]).startswith(MAGIC)
+    )
 
 
 def _is_bytes(dataset: h5py.Dataset) -> bool:

@@ -33,7 +33,11 @@ def open_source(path: Path) -> Hdf5Rows:
             f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts, or "
             f"the layout of robomimic or ALOHA; it has {some(arrays)}"
         )
-    rows = {name: array for name, array in arrays.items() if name not in NOT_ROWS and not name.startswith("metadata")}
+    rows = {
+        name: array
+        for name, array in arrays.items()
+        if name not in NOT_ROWS and not name.startswith("metadata")
+    }
     offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
     names, units = (
         {
@@ -46,7 +50,9 @@ def open_source(path: Path) -> Hdf5Rows:
     fps = file.attrs.get("fps")
     said = attribute_text(file.attrs.get("action_kind", ""))
     kind = next((kind for kind in ACTION_KINDS if kind == said), None)
-    about = About(float(fps) if fps else None, names, units, action_kind=kind, attributes=dict(file.attrs))
+    about = About(
+        float(fps) if fps else None, names, units, action_kind=kind, attributes=dict(file.attrs)
+    )
     return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
 
 

@@ -15,7 +15,14 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.images import read_picture
-from jepa_wm.data.readers.lerobot_meta import Place, columns, number_names, places_2, places_3, read_info
+from jepa_wm.data.readers.lerobot_meta import (
+    Place,
+    columns,
+    number_names,
+    places_2,
+    places_3,
+    read_info,
+)
 from jepa_wm.data.readers.source import About, leave_out, needs, reading
 from jepa_wm.data.video import Video, VideoError
 
@@ -38,7 +45,9 @@ class Table:
     file: Any
     ends: np.ndarray  # [G] rows up to the end of each row group
     spans: dict[int, tuple[int, int]]  # number: first row and how many
-    scattered: frozenset[int]  # episodes whose rows are not together, or not in the order of their frames
+    scattered: frozenset[
+        int
+    ]  # episodes whose rows are not together, or not in the order of their frames
 
 
 class LeRobot:
@@ -50,12 +59,18 @@ class LeRobot:
         info = read_info(path / "meta/info.json")
         version = str(info.get("codebase_version", "")).lstrip("v")
         if version.partition(".")[0] not in ("2", "3"):
-            raise UserError(f"{path}: is of version {version or 'unknown'}; convert it to v2.1 or v3.0 with lerobot")
+            raise UserError(
+                f"{path}: is of version {version or 'unknown'}; convert it to v2.1 or v3.0 with lerobot"
+            )
         self._info, self._fps = info, float(info["fps"])
-        self._places = places_2(path, info) if version.startswith("2") else places_3(path, info, self._table)
+        self._places = (
+            places_2(path, info) if version.startswith("2") else places_3(path, info, self._table)
+        )
         self.lengths = np.array([place.length for place in self._places], np.int64)
         self.numbers = np.array([place.number for place in self._places], np.int64)
-        if not len(self.lengths) or int(self.lengths.sum()) != info.get("total_frames", self.lengths.sum()):
+        if not len(self.lengths) or int(self.lengths.sum()) != info.get(
+            "total_frames", self.lengths.sum()
+        ):
             raise UserError(
                 f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the episodes of "
                 f"{self.lengths.sum()}; files of meta are missing or old: copy it again, or correct total_frames there "
@@ -76,7 +91,9 @@ class LeRobot:
         with reading(self._data_file(place)):
             if kind == "image":
                 try:
-                    return np.stack([_image(self.path, entry, f"'{column}'") for entry in values.to_pylist()])
+                    return np.stack(
+                        [_image(self.path, entry, f"'{column}'") for entry in values.to_pylist()]
+                    )
                 except VideoError as error:
                     raise self._blamed(place, f"{self._data_file(place)}: {error}") from error
             return _numbers(values).reshape(stop - start, *self.columns[column].shape)
@@ -89,17 +106,28 @@ class LeRobot:
         seconds = self._promised(column, place, 0, place.length)
         late = seconds[0] - place.second.get(column, seconds[0]) if place.length else 0.0
         if late >= 1 / self._fps:  # of a film that holds others too: theirs would be taken
-            raise self._blamed(place, f"{self._data_file(place)}: its first timestamp is {late:.3f} s instead of 0")
+            raise self._blamed(
+                place,
+                f"{self._data_file(place)}: its first timestamp is {late:.3f} s instead of 0",
+            )
         try:
             stamps = self._stamps(self._film(column, place))
         except VideoError as error:
             raise self._blamed(place, error) from error
         after = np.searchsorted(stamps, seconds).clip(1, max(1, len(stamps) - 1))
-        near = [stamps[(after - k).clip(0, len(stamps) - 1)] for k in (0, 1)] if len(stamps) else [seconds + np.inf]
-        lost = np.flatnonzero(np.min([np.abs(seconds - stamp) for stamp in near], 0) >= 0.5 / self._fps)
+        near = (
+            [stamps[(after - k).clip(0, len(stamps) - 1)] for k in (0, 1)]
+            if len(stamps)
+            else [seconds + np.inf]
+        )
+        lost = np.flatnonzero(
+            np.min([np.abs(seconds - stamp) for stamp in near], 0) >= 0.5 / self._fps
+        )
         if len(lost):
             fault = f"has no frame near {seconds[lost[0]]:.3f} s, where row {lost[0]} should be"
-            raise self._blamed(place, f"{self._film(column, place)}: {fault}; in all {len(lost)} rows have none")
+            raise self._blamed(
+                place, f"{self._film(column, place)}: {fault}; in all {len(lost)} rows have none"
+            )
 
     def _frames(self, camera: str, place: Place, start: int, stop: int) -> np.ndarray:
         file, seconds = self._film(camera, place), self._promised(camera, place, start, stop)
@@ -116,15 +144,25 @@ class LeRobot:
         """[stop - start] seconds of a camera's file at which rows of an episode should be."""
         begin = place.second.get(camera, 0.0)
         if not np.isfinite(begin):
-            raise self._blamed(place, f"{self.path}/meta does not say where it begins in the film of '{camera}'")
+            raise self._blamed(
+                place, f"{self.path}/meta does not say where it begins in the film of '{camera}'"
+            )
         if camera in place.shared:
             film, other = self._film(camera, place), place.shared[camera]
-            raise self._blamed(place, f"{self.path}/meta has it and episode {other} in one stretch of {film}")
+            raise self._blamed(
+                place, f"{self.path}/meta has it and episode {other} in one stretch of {film}"
+            )
         # As lerobot does it, by the time of each row; a row number would tell the same at a steady rate only.
         if "timestamp" in self._table_of(place).file.schema_arrow.names:
-            times = _numbers(self._rows(place, "timestamp", start, stop)).reshape(-1).astype(np.float64)
+            times = (
+                _numbers(self._rows(place, "timestamp", start, stop))
+                .reshape(-1)
+                .astype(np.float64)
+            )
             if not np.isfinite(times).all():
-                raise self._blamed(place, f"{self._data_file(place)}: a timestamp is missing or no number")
+                raise self._blamed(
+                    place, f"{self._data_file(place)}: a timestamp is missing or no number"
+                )
             return begin + times
         return begin + np.arange(start, stop) / self._fps
 
@@ -144,13 +182,19 @@ class LeRobot:
         with reading(file):
             first, count = table.spans.get(place.number, (0, 0))
             if count != place.length:
-                raise self._blamed(place, f"{file} holds {count} rows of the {place.length} that meta promises")
+                raise self._blamed(
+                    place, f"{file} holds {count} rows of the {place.length} that meta promises"
+                )
             if place.number in table.scattered:
-                raise self._blamed(place, f"{file}: its rows are not together in the order of frame_index")
+                raise self._blamed(
+                    place, f"{file}: its rows are not together in the order of frame_index"
+                )
             if column not in table.file.schema_arrow.names:
                 raise self._blamed(place, f"{file} has no column '{column}'")
             first, last, ends = first + start, first + stop, table.ends
-            inside = [g for g in range(len(ends)) if ends[g] > first and (ends[g - 1] if g else 0) < last]
+            inside = [
+                g for g in range(len(ends)) if ends[g] > first and (ends[g - 1] if g else 0) < last
+            ]
             begin = ends[inside[0] - 1] if inside and inside[0] else 0
             rows = table.file.read_row_groups(inside, columns=[column])
             return rows.column(column).combine_chunks().slice(first - begin, last - first)
@@ -166,7 +210,9 @@ class LeRobot:
         parquet = self._parquet.ParquetFile(file)
         groups = range(parquet.metadata.num_row_groups)
         ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in groups])
-        known = [name for name in ("episode_index", "frame_index") if name in parquet.schema_arrow.names]
+        known = [
+            name for name in ("episode_index", "frame_index") if name in parquet.schema_arrow.names
+        ]
         if "episode_index" not in known:
             raise UserError(
                 f"{file}: has no column 'episode_index', so nothing says whose rows these are; copy it again"
@@ -178,14 +224,22 @@ class LeRobot:
         scattered = {e for e, (at, n) in spans.items() if (ids[at : at + n] != e).any()}
         if "frame_index" in known:
             order = _numbers(table.column("frame_index").combine_chunks()).reshape(-1)
-            scattered |= {e for e, (at, n) in spans.items() if (np.diff(order[at : at + n]) <= 0).any()}
+            scattered |= {
+                e for e, (at, n) in spans.items() if (np.diff(order[at : at + n]) <= 0).any()
+            }
         return Table(parquet, ends, spans, frozenset(scattered))
 
     def _table(self, file: Path) -> list[dict[str, Any]]:
         """The rows of a table of episodes, without its statistics."""
         with reading(file):
-            wanted = [name for name in self._parquet.read_schema(file).names if not name.startswith("stats/")]
-            found: list[dict[str, Any]] = self._parquet.read_table(file, columns=wanted).to_pylist()
+            wanted = [
+                name
+                for name in self._parquet.read_schema(file).names
+                if not name.startswith("stats/")
+            ]
+            found: list[dict[str, Any]] = self._parquet.read_table(
+                file, columns=wanted
+            ).to_pylist()
         return found
 
 

@@ -28,8 +28,12 @@ class Place:
     length: int
     fill: dict[str, int]  # what the path templates are filled with for the numbers
     video_fill: dict[str, dict[str, int]] = field(default_factory=dict)  # the same for each camera
-    second: dict[str, float] = field(default_factory=dict)  # at which it begins in each camera's file
-    shared: dict[str, int] = field(default_factory=dict)  # by camera: an episode whose part of the film overlaps
+    second: dict[str, float] = field(
+        default_factory=dict
+    )  # at which it begins in each camera's file
+    shared: dict[str, int] = field(
+        default_factory=dict
+    )  # by camera: an episode whose part of the film overlaps
 
 
 def read_info(file: Path) -> dict[str, Any]:
@@ -39,8 +43,12 @@ def read_info(file: Path) -> dict[str, Any]:
         known = isinstance(found, dict)
     missing = [key for key in ("features", "fps", "data_path") if not known or not found.get(key)]
     if missing:
-        raise UserError(f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again")
-    found["features"] = {name: feature for name, feature in found["features"].items() if isinstance(feature, dict)}
+        raise UserError(
+            f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again"
+        )
+    found["features"] = {
+        name: feature for name, feature in found["features"].items() if isinstance(feature, dict)
+    }
     return found
 
 
@@ -53,16 +61,26 @@ def places_2(path: Path, info: Mapping[str, Any]) -> list[Place]:
         numbers = [(int(line["episode_index"]), int(line["length"])) for line in lines]
     fills = [{"episode_index": number, "episode_chunk": number // size} for number, _ in numbers]
     return _by_number(
-        file, [Place(number, length, fill) for (number, length), fill in zip(numbers, fills, strict=True)]
+        file,
+        [
+            Place(number, length, fill)
+            for (number, length), fill in zip(numbers, fills, strict=True)
+        ],
     )
 
 
-def places_3(path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequence[Row]]) -> list[Place]:
+def places_3(
+    path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequence[Row]]
+) -> list[Place]:
     """The episodes of version 3 by number, from the tables that `read` reads."""
-    cameras = [name for name, feature in info["features"].items() if feature.get("dtype") == "video"]
+    cameras = [
+        name for name, feature in info["features"].items() if feature.get("dtype") == "video"
+    ]
     wanted = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     wanted += [
-        f"videos/{camera}/{part}" for camera in cameras for part in ("chunk_index", "file_index", "from_timestamp")
+        f"videos/{camera}/{part}"
+        for camera in cameras
+        for part in ("chunk_index", "file_index", "from_timestamp")
     ]
     places = []
     for file in sorted(visible((path / "meta/episodes").rglob("*.parquet"))):
@@ -78,15 +96,23 @@ def places_3(path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequenc
 
 def _place(row: Row, cameras: list[str]) -> Place:
     parts = ("chunk_index", "file_index")
-    fills = {camera: {part: _whole(row[f"videos/{camera}/{part}"]) for part in parts} for camera in cameras}
+    fills = {
+        camera: {part: _whole(row[f"videos/{camera}/{part}"]) for part in parts}
+        for camera in cameras
+    }
     begins = {camera: row[f"videos/{camera}/from_timestamp"] for camera in cameras}
-    seconds = {camera: float("nan") if second is None else float(second) for camera, second in begins.items()}
+    seconds = {
+        camera: float("nan") if second is None else float(second)
+        for camera, second in begins.items()
+    }
     fill = {part: _whole(row[f"data/{part}"]) for part in parts}
     return Place(int(row["episode_index"]), int(row["length"]), fill, fills, seconds)
 
 
 def _whole(number: float | None) -> int:
-    return -1 if number is None or number != number else int(number)  # the name of a file that is not there
+    return (
+        -1 if number is None or number != number else int(number)
+    )  # the name of a file that is not there
 
 
 def _with_overlaps(places: list[Place], fps: float) -> list[Place]:
@@ -95,7 +121,9 @@ def _with_overlaps(places: list[Place], fps: float) -> list[Place]:
     for place in places:
         for camera, second in place.second.items():
             file = place.video_fill[camera]
-            stretches.setdefault((camera, file["chunk_index"], file["file_index"]), []).append((second, place))
+            stretches.setdefault((camera, file["chunk_index"], file["file_index"]), []).append(
+                (second, place)
+            )
     for (camera, *_), inside in stretches.items():
         inside.sort(key=lambda entry: entry[0])
         end, last = float("-inf"), None
@@ -118,7 +146,9 @@ def _by_number(file: Path, places: list[Place]) -> list[Place]:
 
 def columns(info: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, Column]:
     """The features that are numbers or pictures; text, and whatever numpy has no numbers for, is passed over."""
-    found = {name: _column(feature) for name, feature in info["features"].items() if name not in without}
+    found = {
+        name: _column(feature) for name, feature in info["features"].items() if name not in without
+    }
     return {name: column for name, column in found.items() if column is not None}
 
 

@@ -22,20 +22,31 @@ PLACES = ("data/main_data.hdf5", "main_data.hdf5")
 
 
 def recognises(path: Path) -> bool:
-    return path.name == "main_data.hdf5" or _main_file(path) is not None or (path / "data/metadata.json").exists()
+    return (
+        path.name == "main_data.hdf5"
+        or _main_file(path) is not None
+        or (path / "data/metadata.json").exists()
+    )
 
 
 def open_source(path: Path) -> EpisodeArrays:
     """Episodes in the order of their numbers; parts of a dict observation are named observations/part."""
     main = path if path.is_file() else _main_file(path)
     if main is None:
-        raise UserError(f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: convert it there")
+        raise UserError(
+            f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: convert it there"
+        )
     with reading(main):
         file = open_h5(main)
-        names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
+        names = sorted(
+            (name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])
+        )
         lengths = np.array([_frames(main, file[name]) for name in names])
 
-    about, numbers = About(choices=_choices(main, file)), np.array([int(name[8:]) for name in names])
+    about, numbers = (
+        About(choices=_choices(main, file)),
+        np.array([int(name[8:]) for name in names]),
+    )
 
     def opened(episode: int) -> dict[str, Array]:
         return with_pictures(file[names[episode]])
@@ -57,7 +68,9 @@ def _frames(path: Path, episode: h5py.Group) -> int:
 
     episode.visititems(visit)
     if len(rows) != 1:
-        raise UserError(f"{path}: {episode.name} has observations of {sorted(rows)} rows; they must be equally many")
+        raise UserError(
+            f"{path}: {episode.name} has observations of {sorted(rows)} rows; they must be equally many"
+        )
     return rows.pop()
 
 

@@ -14,7 +14,15 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import mapped
 from jepa_wm.data.readers.columns import Column
-from jepa_wm.data.readers.source import About, EpisodeArrays, FlatRows, Source, episode_lengths, numbered, reading
+from jepa_wm.data.readers.source import (
+    About,
+    EpisodeArrays,
+    FlatRows,
+    Source,
+    episode_lengths,
+    numbered,
+    reading,
+)
 from jepa_wm.data.samples import is_hidden, visible
 
 TABLES = ("ep_len", "ep_offset", "episode_ends")
@@ -31,13 +39,21 @@ def open_source(path: Path) -> Source:
     arrays = archive(path)
     lengths = episode_lengths(arrays)
     if lengths is not None:
-        return FlatRows(path, {name: array for name, array in arrays.items() if name not in TABLES}, lengths)
+        return FlatRows(
+            path, {name: array for name, array in arrays.items() if name not in TABLES}, lengths
+        )
     together = _episodes_by_frames(arrays)
     if together is not None:
-        flat = {name: array.merged() for name, array in arrays.items() if array.shape[:2] == together}
+        flat = {
+            name: array.merged() for name, array in arrays.items() if array.shape[:2] == together
+        }
         return FlatRows(path, flat, np.full(*together))
     length = _rows(arrays)
-    kept = {name: array for name, array in arrays.items() if array.shape and array.shape[0] in (length, length - 1)}
+    kept = {
+        name: array
+        for name, array in arrays.items()
+        if array.shape and array.shape[0] in (length, length - 1)
+    }
     return EpisodeArrays(path, lambda episode: kept, np.array([length]), about=_about(kept))
 
 
@@ -61,14 +77,25 @@ class Member:
     """
 
     def __init__(self, path: Path, file: ZipFile, entry: str) -> None:
-        self.path, self.name, self._file, self._entry = path, entry.removesuffix(".npy"), file, entry
+        self.path, self.name, self._file, self._entry = (
+            path,
+            entry.removesuffix(".npy"),
+            file,
+            entry,
+        )
         self._stream = file.open(entry)
         version = np.lib.format.read_magic(self._stream)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         self.shape, fortran, self.dtype = header(self._stream)
         self._start = self._stream.tell()
         if fortran and len(self.shape) > 1:
-            raise UserError(f"{path}: '{self.name}' is stored column by column; save np.ascontiguousarray of it")
+            raise UserError(
+                f"{path}: '{self.name}' is stored column by column; save np.ascontiguousarray of it"
+            )
         self._map = self._mapped() if file.getinfo(entry).compress_type == ZIP_STORED else None
 
     def __getitem__(self, rows: slice) -> np.ndarray:
@@ -96,7 +123,9 @@ class Member:
             return None
         with open(self.path, "rb") as file:
             at = self._file.getinfo(self._entry).header_offset
-            file.seek(at + 26)  # of the member's own header: the lengths of its name and of its extra field
+            file.seek(
+                at + 26
+            )  # of the member's own header: the lengths of its name and of its extra field
             name, extra = np.frombuffer(file.read(4), "<u2").astype(int)
         offset = at + 30 + name + extra + self._start
         return mapped(self.path, self.dtype, self.shape, offset)
@@ -110,12 +139,16 @@ def _folder(path: Path) -> EpisodeArrays:
     def opened(episode: int) -> dict[str, Member]:
         return archive(files[episode])
 
-    return EpisodeArrays(path, opened, np.array(lengths), about=_about(archive(files[0])), numbers=numbers)
+    return EpisodeArrays(
+        path, opened, np.array(lengths), about=_about(archive(files[0])), numbers=numbers
+    )
 
 
 def _rows(arrays: dict[str, Member]) -> int:
     """How many frames an archive of one episode has: the rows of its pictures, else of its longest array."""
-    pictures = [array.shape[0] for array in arrays.values() if array.shape and Column.of(array).picture]
+    pictures = [
+        array.shape[0] for array in arrays.values() if array.shape and Column.of(array).picture
+    ]
     rows = pictures or [array.shape[0] for array in arrays.values() if array.shape]
     return max(rows, default=0)
 

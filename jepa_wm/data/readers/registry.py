@@ -50,9 +50,15 @@ def open_source(path: Path | str, format: str | None = None) -> Source:
     name = format or format_of(path)
     if name is None:
         inside = (
-            next((file for file in sorted(visible(path.glob("*"))) if format_of(file)), None) if path.is_dir() else None
+            next((file for file in sorted(visible(path.glob("*"))) if format_of(file)), None)
+            if path.is_dir()
+            else None
         )
-        remedy = f"it holds {inside.name}: name that" if inside else f"name one with --format: {', '.join(FORMATS)}"
+        remedy = (
+            f"it holds {inside.name}: name that"
+            if inside
+            else f"name one with --format: {', '.join(FORMATS)}"
+        )
         raise UserError(f"{path}: no trajectory format is recognised; {remedy}")
     return _module(name).open_source(path)
 

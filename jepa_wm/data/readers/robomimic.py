@@ -39,7 +39,9 @@ def open_source(path: Path) -> EpisodeArrays:
         file = open_h5(path)
         demos = _demos(file)
         if not demos:
-            raise UserError(f"{path}: has no data/demo_0/actions or the like; it is not of robomimic")
+            raise UserError(
+                f"{path}: has no data/demo_0/actions or the like; it is not of robomimic"
+            )
         demos, numbers = numbered(demos)
         lengths = np.array([len(file[f"data/{demo}/actions"]) for demo in demos])
 
@@ -67,5 +69,7 @@ def _about(text: Any) -> tuple[float | None, ActionKind | None]:
     except (TypeError, ValueError, KeyError, AttributeError):
         return None, None
     rate, delta = settings.get("control_freq"), controller.get("control_delta")
-    kind: ActionKind | None = None if not isinstance(delta, bool) else "delta" if delta else "absolute"
+    kind: ActionKind | None = (
+        None if not isinstance(delta, bool) else "delta" if delta else "absolute"
+    )
     return float(rate) if rate else None, kind

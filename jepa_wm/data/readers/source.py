@@ -32,8 +32,12 @@ class About:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a column's numbers
     units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of a column's numbers
     choices: int | None = None  # how many discrete actions there are
-    action_kind: ActionKind | None = None  # whether actions are moves or places to go to; None: it does not say
-    attributes: Mapping[str, object] = field(default_factory=dict)  # whatever else a file of our own says
+    action_kind: ActionKind | None = (
+        None  # whether actions are moves or places to go to; None: it does not say
+    )
+    attributes: Mapping[str, object] = field(
+        default_factory=dict
+    )  # whatever else a file of our own says
     terminated: str | None = None  # the column of ends for good, where it has no usual name
     arriving: bool = False  # row t holds the action that led to t instead of the one taken there
 
@@ -43,7 +47,9 @@ class Source(Protocol):
 
     path: Path
     lengths: np.ndarray  # [E] frames in each episode
-    numbers: np.ndarray  # [E] what each is called in the set, rising; readers are asked by place, users by number
+    numbers: (
+        np.ndarray
+    )  # [E] what each is called in the set, rising; readers are asked by place, users by number
     columns: dict[str, Column]
     about: About
 
@@ -75,16 +81,26 @@ class FlatRows:
     ) -> None:
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about or About()
         self.numbers = np.arange(len(self.lengths))
-        self.offsets = np.cumsum(self.lengths) - self.lengths if offsets is None else np.asarray(offsets, np.int64)
+        self.offsets = (
+            np.cumsum(self.lengths) - self.lengths
+            if offsets is None
+            else np.asarray(offsets, np.int64)
+        )
         if not len(self.lengths) or self.lengths.min() < 0:
-            raise UserError(f"{path}: has no episodes, or one of negative length; its table of episodes is damaged")
+            raise UserError(
+                f"{path}: has no episodes, or one of negative length; its table of episodes is damaged"
+            )
         rows = int((self.offsets + self.lengths).max())
         self._arrays = {
             name: array
             for name, array in arrays.items()
             if len(array.shape) and (array.shape[0] >= rows or array.shape[0] != len(self.lengths))
         }
-        short = [f"'{name}' {array.shape[0]}" for name, array in self._arrays.items() if array.shape[0] < rows]
+        short = [
+            f"'{name}' {array.shape[0]}"
+            for name, array in self._arrays.items()
+            if array.shape[0] < rows
+        ]
         if short:
             raise UserError(
                 f"{path}: the episodes need {rows} rows, but there are fewer of {', '.join(short)}; "
@@ -116,11 +132,15 @@ class EpisodeArrays:
     ) -> None:
         """`numbers` [E]: what the episodes are called; counted from 0 where the format does not number them."""
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about
-        self.numbers = np.arange(len(self.lengths)) if numbers is None else np.asarray(numbers, np.int64)
+        self.numbers = (
+            np.arange(len(self.lengths)) if numbers is None else np.asarray(numbers, np.int64)
+        )
         if not len(self.lengths):
             raise UserError(f"{path}: has no episodes")
         self._opened = lru_cache(maxsize=4)(opened)
-        self.columns = {name: Column.of(array) for name, array in self._whole().items() if len(array.shape)}
+        self.columns = {
+            name: Column.of(array) for name, array in self._whole().items() if len(array.shape)
+        }
 
     def _whole(self) -> Mapping[str, Array]:
         """The arrays of the first episode that can be opened and read, else of the first that can be opened."""
@@ -143,7 +163,9 @@ class EpisodeArrays:
             except UserError as error:
                 raise UserError(f"episode {number}: {error}; {leave_out(number)}") from error
             if column not in arrays:
-                raise UserError(f"{self.path}: episode {number} has no '{column}'; {leave_out(number)}")
+                raise UserError(
+                    f"{self.path}: episode {number} has no '{column}'; {leave_out(number)}"
+                )
             array = arrays[column]
             rows = array.shape[0]
             if rows != length and (rows != length - 1 or self.columns[column].picture):
@@ -152,8 +174,13 @@ class EpisodeArrays:
                     f"{leave_out(number)}"
                 )
             if isinstance(array, Locked):
-                raise UserError(f"{self.path}: '{column}' of episode {number} {array.locked}; {leave_out(number)}")
-            if tuple(array.shape[1:]) != self.columns[column].shape and not self.columns[column].picture:
+                raise UserError(
+                    f"{self.path}: '{column}' of episode {number} {array.locked}; {leave_out(number)}"
+                )
+            if (
+                tuple(array.shape[1:]) != self.columns[column].shape
+                and not self.columns[column].picture
+            ):
                 raise UserError(
                     f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, but "
                     f"{self.columns[column].shape} in the first; {leave_out(number)}"
@@ -174,7 +201,11 @@ def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
         return np.asarray(arrays["ep_len"][:])
     if "episode_ends" in arrays:
         return np.diff(np.asarray(arrays["episode_ends"][:]), prepend=0)
-    flags = [np.asarray(arrays[name][:]).reshape(-1) > 0 for name in ("terminals", "timeouts") if name in arrays]
+    flags = [
+        np.asarray(arrays[name][:]).reshape(-1) > 0
+        for name in ("terminals", "timeouts")
+        if name in arrays
+    ]
     if not flags or len({len(flag) for flag in flags}) > 1:
         return None
     ends = np.flatnonzero(np.any(flags, axis=0)) + 1
@@ -190,7 +221,9 @@ def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     digits = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
     if len({len(found) for found in digits}) == 1 and digits[0]:
         # Dates, lengths and the like may stand in a name too: the number is the one part in which names differ.
-        parts = [part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1] or [-1]
+        parts = [
+            part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1
+        ] or [-1]
         numbers = [found[parts[0]] for found in digits]
         if len(parts) == 1 and len(set(numbers)) == len(names) and max(numbers) < 2**63:
             order = np.argsort(numbers)
@@ -208,7 +241,9 @@ def needs(module: str, *, extra: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{path}: reading it needs {module}; pip install 'jepa-wm[{extra}]'") from error
+        raise UserError(
+            f"{path}: reading it needs {module}; pip install 'jepa-wm[{extra}]'"
+        ) from error
 
 
 @contextmanager
@@ -219,6 +254,10 @@ def reading(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except NotImplementedError as error:
-        raise UserError(f"{path}: is compressed in a way that cannot be read here ({error}); store it again") from error
+        raise UserError(
+            f"{path}: is compressed in a way that cannot be read here ({error}); store it again"
+        ) from error
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error}); it is damaged or cut short: copy it again") from error
+        raise UserError(
+            f"{path}: cannot be read ({error}); it is damaged or cut short: copy it again"
+        ) from error

@@ -18,19 +18,27 @@ def state_names(source: Source, column: str | None, given: tuple[str, ...]) -> t
         return ()
     count = int(np.prod(source.columns[column].shape))
     if given and len(given) != count:
-        raise UserError(f"{source.path}: --names gives {len(given)} for the {count} numbers of '{column}'")
+        raise UserError(
+            f"{source.path}: --names gives {len(given)} for the {count} numbers of '{column}'"
+        )
     names = given or source.about.names.get(column, ())
-    return tuple("_".join(name.split()) for name in names) or tuple(f"state_{i}" for i in range(count))
+    return tuple("_".join(name.split()) for name in names) or tuple(
+        f"state_{i}" for i in range(count)
+    )
 
 
-def state_units(source: Source, column: str | None, names: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]:
+def state_units(
+    source: Source, column: str | None, names: tuple[str, ...], given: tuple[str, ...]
+) -> tuple[str, ...]:
     """A unit for each state number, "" where it has none; () where none is known.
 
     UserError for units that are not one a number, or differ within a group of numbers.
     """
     if column is None:
         if given:
-            raise UserError(f"{source.path}: --units are given, but there is no state; name its column with --state")
+            raise UserError(
+                f"{source.path}: --units are given, but there is no state; name its column with --state"
+            )
         return ()
     units = given or source.about.units.get(column, ())
     try:

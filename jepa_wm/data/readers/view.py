@@ -37,10 +37,18 @@ class Chosen:
     pixels: str | None = None
     action: str | None = None
     state: str | None = None
-    cameras: tuple[str, ...] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
-    names: tuple[str, ...] = ()  # of the state's numbers, where the format has none or others are wanted
-    channels: Kind | None = None  # of one frame of the pictures; more are stacked frames. None: what they show
-    action_row: Literal["leaving", "arriving"] | None = None  # row t: the action taken at t, or the one that led there
+    cameras: tuple[
+        str, ...
+    ] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
+    names: tuple[
+        str, ...
+    ] = ()  # of the state's numbers, where the format has none or others are wanted
+    channels: Kind | None = (
+        None  # of one frame of the pictures; more are stacked frames. None: what they show
+    )
+    action_row: Literal["leaving", "arriving"] | None = (
+        None  # row t: the action taken at t, or the one that led there
+    )
     units: tuple[str, ...] = ()  # of the state's numbers, - where there is none
 
 
@@ -52,8 +60,14 @@ class View:
         self.pictures = self._pictures(chosen)  # {our name: theirs}
         self._refuse_locked(*self.pictures.values())
         self.action = self._named("action", chosen.action, ACTIONS)
-        self.state = self._usual_state() if chosen.state is None else self._named("state", chosen.state, STATES)
-        self._refuse_locked(self.action, *([] if self.state is None else [self.state]), *self._usual_pay().values())
+        self.state = (
+            self._usual_state()
+            if chosen.state is None
+            else self._named("state", chosen.state, STATES)
+        )
+        self._refuse_locked(
+            self.action, *([] if self.state is None else [self.state]), *self._usual_pay().values()
+        )
         row = chosen.action_row or ("arriving" if source.about.arriving else "leaving")
         self._shift = 1 if row == "arriving" else 0
         self.pay = self._usual_pay()  # {our name: theirs}
@@ -62,7 +76,10 @@ class View:
         self._choices = source.about.choices
         self.state_names = state_names(source, self.state, chosen.names)
         self.state_units = state_units(source, self.state, self.state_names, chosen.units)
-        self._channels = {name: channels_of(source, theirs, chosen.channels) for name, theirs in self.pictures.items()}
+        self._channels = {
+            name: channels_of(source, theirs, chosen.channels)
+            for name, theirs in self.pictures.items()
+        }
         self._scale = {name: self._float_scale(theirs) for name, theirs in self.pictures.items()}
 
     def kind(self, name: str) -> str:
@@ -118,7 +135,9 @@ class View:
         if self._shift:
             values = np.concatenate([values[1:], np.zeros_like(values[:1])])
         self._refuse_not_finite(self.action, episode, values[: length - 1])
-        return np.where(np.isfinite(values), values, 0)  # the last one is never taken and may be anything
+        return np.where(
+            np.isfinite(values), values, 0
+        )  # the last one is never taken and may be anything
 
     def states(self, episode: int, start: int, stop: int) -> np.ndarray:
         """[stop - start, k] float32, where there is a `state`; UserError for numbers that are not finite."""
@@ -156,7 +175,9 @@ class View:
     @property
     def action_size(self) -> int:
         """How many numbers an action has here."""
-        return self.choices if self.discrete else int(np.prod(self.source.columns[self.action].shape))
+        return (
+            self.choices if self.discrete else int(np.prod(self.source.columns[self.action].shape))
+        )
 
     def _refuse_not_finite(self, column: str, episode: int, values: np.ndarray) -> None:
         bad = np.count_nonzero(~np.isfinite(values).all(1)) if values.dtype.kind == "f" else 0
@@ -169,7 +190,9 @@ class View:
     def _refuse_locked(self, *columns: str) -> None:
         for name in columns:
             if self.source.columns[name].locked is not None:
-                raise UserError(f"{self.source.path}: column '{name}' {self.source.columns[name].locked}")
+                raise UserError(
+                    f"{self.source.path}: column '{name}' {self.source.columns[name].locked}"
+                )
 
     def _named(self, part: str, name: str | None, usual: tuple[str, ...]) -> str:
         columns = self.source.columns
@@ -178,16 +201,26 @@ class View:
             if candidate in numbers:
                 return candidate
         asked = f"column '{name}'" if name else f"a column for the {part}"
-        raise UserError(f"{self.source.path}: {asked} is missing; name one of {some(numbers)} with --{part}")
+        raise UserError(
+            f"{self.source.path}: {asked} is missing; name one of {some(numbers)} with --{part}"
+        )
 
     def _usual_state(self) -> str | None:
         columns = self.source.columns
-        return next((name for name in STATES if name in columns and not columns[name].picture), None)
+        return next(
+            (name for name in STATES if name in columns and not columns[name].picture), None
+        )
 
     def _usual_pay(self) -> dict[str, str]:
         columns = self.source.columns
-        single = [name for name in columns if not columns[name].picture and int(np.prod(columns[name].shape)) == 1]
-        known = {"terminated": (self.source.about.terminated,)} if self.source.about.terminated else {}
+        single = [
+            name
+            for name in columns
+            if not columns[name].picture and int(np.prod(columns[name].shape)) == 1
+        ]
+        known = (
+            {"terminated": (self.source.about.terminated,)} if self.source.about.terminated else {}
+        )
         found = {
             ours: next((name for name in (*usual, *known.get(ours, ())) if name in single), None)
             for ours, usual in PAY.items()
@@ -198,11 +231,17 @@ class View:
         path, columns = self.source.path, self.source.columns
         there = sorted(name for name in columns if columns[name].picture)
         if chosen.pixels is not None and chosen.pixels not in there:
-            raise UserError(f"{path}: column '{chosen.pixels}' holds no pictures; those that do are {some(there)}")
+            raise UserError(
+                f"{path}: column '{chosen.pixels}' holds no pictures; those that do are {some(there)}"
+            )
         if chosen.cameras:
             found: dict[str, str] = {}
             for camera in chosen.cameras:
-                fits = [name for name in there if name == camera or name.replace("/", ".").endswith(f".{camera}")]
+                fits = [
+                    name
+                    for name in there
+                    if name == camera or name.replace("/", ".").endswith(f".{camera}")
+                ]
                 if len(fits) != 1:
                     raise UserError(
                         f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; name it in full"
@@ -212,10 +251,14 @@ class View:
         if chosen.pixels is not None or len(there) == 1:
             return {"pixels": chosen.pixels or there[0]}
         if not there:
-            raise UserError(f"{path}: no column holds pictures, only {some(columns)}; a set with frames is needed")
+            raise UserError(
+                f"{path}: no column holds pictures, only {some(columns)}; a set with frames is needed"
+            )
         usual = [name for name in PIXELS if name in there]
         if not usual:
-            raise UserError(f"{path}: has several cameras; choose with --camera or --pixels among {some(there)}")
+            raise UserError(
+                f"{path}: has several cameras; choose with --camera or --pixels among {some(there)}"
+            )
         return {"pixels": usual[0]}
 
     def _float_scale(self, column: str) -> float:
@@ -223,7 +266,11 @@ class View:
         if self.source.columns[column].dtype.kind != "f":
             return 255.0 if self.source.columns[column].dtype.kind == "b" else 1.0
         lengths, largest = self.source.lengths, 0.0
-        some = {(e, t) for e in {0, len(lengths) // 2, len(lengths) - 1} for t in {0, lengths[e] // 2, lengths[e] - 1}}
+        some = {
+            (e, t)
+            for e in {0, len(lengths) // 2, len(lengths) - 1}
+            for t in {0, lengths[e] // 2, lengths[e] - 1}
+        }
         for e, t in sorted((e, int(t)) for e, t in some):
             try:
                 largest = max(largest, float(self.source.read(column, e, t, t + 1).max(initial=0)))

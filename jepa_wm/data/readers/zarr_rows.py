@@ -17,13 +17,18 @@ from jepa_wm.data.readers.columns import Array, Locked
 from jepa_wm.data.readers.source import FlatRows, needs, reading
 
 MARKS = (".zgroup", "zarr.json")
-ARRAYS = {".zarray": "dtype", "zarr.json": "data_type"}  # what tells of an array, and the key of its type there
+ARRAYS = {
+    ".zarray": "dtype",
+    "zarr.json": "data_type",
+}  # what tells of an array, and the key of its type there
 # Codecs by the start of their names, and the packages that have them.
 PACKAGES = {"imagecodecs": "imagecodecs", "zfpy": "numcodecs[zfpy]", "pcodec": "numcodecs[pcodec]"}
 
 
 def recognises(path: Path) -> bool:
-    return path.name.endswith(".zarr.zip") or (path.is_dir() and any((path / mark).exists() for mark in MARKS))
+    return path.name.endswith(".zarr.zip") or (
+        path.is_dir() and any((path / mark).exists() for mark in MARKS)
+    )
 
 
 def open_source(path: Path) -> FlatRows:
@@ -37,14 +42,26 @@ def open_source(path: Path) -> FlatRows:
     with reading(path):
         group = zarr.open_group(store, mode="r", use_consolidated=False)
         if "meta/episode_ends" not in group:
-            raise UserError(f"{path}: meta/episode_ends is missing, so nothing says where episodes end; copy it again")
+            raise UserError(
+                f"{path}: meta/episode_ends is missing, so nothing says where episodes end; copy it again"
+            )
         lengths = np.diff(group["meta/episode_ends"][:], prepend=0)
         prefix = "data/" if "data" in group else ""
-        arrays = {name: _array(group, prefix, name, about) for name, about in _tables(path, prefix)}
-        rows = FlatRows(path, {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}, lengths)
+        arrays = {
+            name: _array(group, prefix, name, about) for name, about in _tables(path, prefix)
+        }
+        rows = FlatRows(
+            path,
+            {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"},
+            lengths,
+        )
         for name, column in rows.columns.items():
             array: Any = arrays[name]
-            if column.picture and column.locked is None and array.nchunks_initialized < array.nchunks:
+            if (
+                column.picture
+                and column.locked is None
+                and array.nchunks_initialized < array.nchunks
+            ):
                 missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
                 raise UserError(
                     f"{path}: {missing} are missing; copy it again, or write black ones too (write_empty_chunks)"
@@ -61,11 +78,19 @@ def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:
         if codec is None and not isinstance(error, ImportError):
             raise
         named = codec[1] if codec else str(error)
-        package = next((package for start, package in PACKAGES.items() if named.startswith(start)), None)
-        install = f"pip install '{package}'" if package else "install the package that registers it with zarr"
+        package = next(
+            (package for start, package in PACKAGES.items() if named.startswith(start)), None
+        )
+        install = (
+            f"pip install '{package}'"
+            if package
+            else "install the package that registers it with zarr"
+        )
         dtype = np.dtype(next(about[key] for key in ARRAYS.values() if key in about))
         return Locked(
-            tuple(about["shape"]), dtype, f"is stored by the codec '{named}', which is not installed: {install}"
+            tuple(about["shape"]),
+            dtype,
+            f"is stored by the codec '{named}', which is not installed: {install}",
         )
     return array
 
@@ -74,7 +99,11 @@ def _tables(path: Path, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, what its metadata say) of each array of the group, opened or not."""
     if path.suffix == ".zip":
         with ZipFile(path) as archive:
-            texts = {name: archive.read(name) for name in sorted(archive.namelist()) if Path(name).name in ARRAYS}
+            texts = {
+                name: archive.read(name)
+                for name in sorted(archive.namelist())
+                if Path(name).name in ARRAYS
+            }
     else:
         found = [file for mark in ARRAYS for file in (path / prefix).glob(f"*/{mark}")]
         texts = {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(found)}

@@ -63,15 +63,22 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         options = options or {}
         unknown = sorted(set(options) - {"start", "goal", "layout"})
         if unknown:
-            raise ValueError(f"reset option {unknown[0]!r} is not known; choose start, goal or layout")
+            raise ValueError(
+                f"reset option {unknown[0]!r} is not known; choose start, goal or layout"
+            )
         start, layout = self._position(options, "start"), self._position(options, "layout")
         self._goal = self._position(options, "goal")
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
         given = {"dot": start, "layout": layout}
-        self.world.reset(np.array([drawn]), **{name: at[None] for name, at in given.items() if at is not None})
+        self.world.reset(
+            np.array([drawn]), **{name: at[None] for name, at in given.items() if at is not None}
+        )
         info = self._info()
         if self._goal is not None:
-            info["goal"], info["goal_image"] = self._goal.copy(), self.world.render_clean(self._goal[None])[0]
+            info["goal"], info["goal_image"] = (
+                self._goal.copy(),
+                self.world.render_clean(self._goal[None])[0],
+            )
         self._frame = self.world.render()[0]
         return self._frame, info
 
@@ -93,7 +100,9 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         g = self.world.geometry
         position = np.asarray(options[name], np.float32)
         if position.shape != (2,) or not bool(((position >= g.low) & (position <= g.high)).all()):
-            raise ValueError(f"reset option {name!r} must be two numbers in {g.low}..{g.high} px, got {options[name]}")
+            raise ValueError(
+                f"reset option {name!r} must be two numbers in {g.low}..{g.high} px, got {options[name]}"
+            )
         return position
 
     def _info(self) -> dict[str, Any]:

@@ -25,8 +25,12 @@ def in_split(layout: np.ndarray, geometry: Geometry, split: Split) -> np.ndarray
     3 px have no rim, and a fixed wall has none on its own axis.
     """
     g = geometry
-    i, wall_inside, _ = _block(layout[..., 0], g.wall_padding, g.size - 2 * g.wall_padding, blocks=EVERY)
-    j, door_inside, last = _block(layout[..., 1], g.door_padding, g.size - 2 * g.door_padding, blocks=EVERY + 2)
+    i, wall_inside, _ = _block(
+        layout[..., 0], g.wall_padding, g.size - 2 * g.wall_padding, blocks=EVERY
+    )
+    j, door_inside, last = _block(
+        layout[..., 1], g.door_padding, g.size - 2 * g.door_padding, blocks=EVERY + 2
+    )
     # Without the outermost, five blocks in a row are left, of which one is held out for any wall.
     between = (j > 0) & (j < last) if last > EVERY else True
     held_out = ((2 * i + j) % EVERY == REMAINDER) & between
@@ -38,18 +42,22 @@ def in_split(layout: np.ndarray, geometry: Geometry, split: Split) -> np.ndarray
 def check_split(geometry: Geometry) -> None:
     """UserError for a geometry with too few layouts to hold some out."""
     g = geometry
-    walls = range(g.wall_padding, g.size - g.wall_padding) if g.fixed_wall is None else (g.fixed_wall,)
+    walls = (
+        range(g.wall_padding, g.size - g.wall_padding) if g.fixed_wall is None else (g.fixed_wall,)
+    )
     doors = range(g.door_padding, g.size - g.door_padding)
     layouts = np.array([(wall, door) for wall in walls for door in doors]).reshape(-1, 2)
     for split in ("train", "heldout"):
         if not in_split(layouts, g, split).any():
             raise UserError(
-                f"worlds.geometry has {len(layouts)} layouts (wall x, door y), of which none is left for the {split} "
-                "split: lower worlds.geometry.door_padding or wall_padding, or set worlds.geometry.fixed_wall=null"
+                f"world.geometry has {len(layouts)} layouts (wall x, door y), of which none is left for the {split} "
+                "split: lower world.geometry.door_padding or wall_padding, or set world.geometry.fixed_wall=null"
             )
 
 
-def _block(value: np.ndarray, first: int, count: int, *, blocks: int) -> tuple[np.ndarray, np.ndarray, int]:
+def _block(
+    value: np.ndarray, first: int, count: int, *, blocks: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     """(block of each place on an axis of `count` places, whether it is inside the block's rim, the last block), of at
     least so many `blocks` where there are so many places."""
     side = min(BLOCK, max(1, count // blocks))

@@ -26,12 +26,19 @@ class Distraction:
         draws = [r.random((WAVES, 3)) for r in self._generators]
         u = np.array(draws, np.float32)  # [B, K, 3]
         angle, length = u[..., 0] * np.pi * 2, low * (high / low) ** u[..., 1]
-        self._frequency = 2 * np.pi / length[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)  # [B, K, 2]
+        self._frequency = (
+            2 * np.pi / length[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
+        )  # [B, K, 2]
         self._phase = u[..., 2] * np.pi * 2  # [B, K]
         colour = np.array([r.standard_normal((WAVES, 3)) for r in self._generators], np.float32)
         # One wave has variance 1/2: scale so that the pattern's standard deviation over space and channels is 1.
-        self._colour = colour / np.sqrt((colour**2).sum(1, keepdims=True).mean(2, keepdims=True) / 2)
-        self._drift = np.array([r.standard_normal(WAVES) for r in self._generators], np.float32) * levels.drift
+        self._colour = colour / np.sqrt(
+            (colour**2).sum(1, keepdims=True).mean(2, keepdims=True) / 2
+        )
+        self._drift = (
+            np.array([r.standard_normal(WAVES) for r in self._generators], np.float32)
+            * levels.drift
+        )
 
     def advance(self) -> None:
         """One step of drift."""
@@ -48,7 +55,9 @@ class Distraction:
             image = out[b]  # span 0..255, so a level of 1 is 127.5
             image *= 1 + self.levels.brightness * generator.standard_normal(dtype=np.float32)
             image += (127.5 * self.levels.blotches) * self._blotches(b)
-            image += (127.5 * self.levels.pixel) * generator.standard_normal(image.shape, dtype=np.float32)
+            image += (127.5 * self.levels.pixel) * generator.standard_normal(
+                image.shape, dtype=np.float32
+            )
         return np.clip(out, 0, 255).astype(np.uint8)
 
     def _blotches(self, b: int) -> np.ndarray:

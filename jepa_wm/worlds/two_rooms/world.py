@@ -20,7 +20,11 @@ DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
 WALL_HALF = 1.5  # px, half the wall's thickness
 LOOKS = {  # colours of background, wall and dot
     "colour": ((24, 26, 38), (84, 150, 190), (255, 120, 60)),
-    "ebjepa": ((0, 0, 0), (0, 255, 0), (255, np.nan, np.nan)),  # EB-JEPA's two channels as red and green
+    "ebjepa": (
+        (0, 0, 0),
+        (0, 255, 0),
+        (255, np.nan, np.nan),
+    ),  # EB-JEPA's two channels as red and green
 }
 
 
@@ -99,7 +103,9 @@ class TwoRooms:
         """
         for name, given in (("dot", dot), ("layout", layout)):
             if given is not None and np.shape(given) != (len(seeds), 2):
-                raise ValueError(f"{name} has shape {np.shape(given)}; give a pair for each of the {len(seeds)} seeds")
+                raise ValueError(
+                    f"{name} has shape {np.shape(given)}; give a pair for each of the {len(seeds)} seeds"
+                )
         g = self.geometry
         generators = [np.random.default_rng([int(seed), 0]) for seed in seeds]
         drawn = [self._layout(r) for r in generators] if layout is None else layout
@@ -107,15 +113,23 @@ class TwoRooms:
         side = np.array([r.random() < 0.5 for r in generators])
         uniform = self.uniform_position(generators, right=side)
         self.dot = uniform if dot is None else np.array(dot, np.float32)
-        self._slips = [np.random.default_rng([int(seed), 11]) for seed in seeds] if self.slip else []
+        self._slips = (
+            [np.random.default_rng([int(seed), 11]) for seed in seeds] if self.slip else []
+        )
         self._walls = self._draw_walls()
-        self._distraction = Distraction(self.levels, g.size, seeds if noise_seeds is None else noise_seeds)
+        self._distraction = Distraction(
+            self.levels, g.size, seeds if noise_seeds is None else noise_seeds
+        )
 
     def _layout(self, r: np.random.Generator) -> tuple[int, int]:
         """(wall x, door y) uniform over the layouts of the split; others are drawn again."""
         g = self.geometry
         while True:
-            wall = r.integers(g.wall_padding, g.size - g.wall_padding) if g.fixed_wall is None else g.fixed_wall
+            wall = (
+                r.integers(g.wall_padding, g.size - g.wall_padding)
+                if g.fixed_wall is None
+                else g.fixed_wall
+            )
             door = r.integers(g.door_padding, g.size - g.door_padding)
             if self.split is None or in_split(np.array([wall, door]), g, self.split):
                 return int(wall), int(door)
@@ -126,20 +140,26 @@ class TwoRooms:
         self.dot, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
         self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
 
-    def uniform_position(self, generators: list[np.random.Generator], *, right: np.ndarray) -> np.ndarray:
+    def uniform_position(
+        self, generators: list[np.random.Generator], *, right: np.ndarray
+    ) -> np.ndarray:
         """[B, 2] positions uniform in the right or left room of each world, clear of the wall."""
         g = self.geometry
         u = np.array([r.random(2) for r in generators], np.float32)
         left_edge, right_edge = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
         low = np.where(right, right_edge, g.low)
         high = np.where(right, g.high, left_edge)
-        return np.stack([low + u[:, 0] * (high - low), g.low + u[:, 1] * (g.high - g.low)], 1).astype(np.float32)
+        return np.stack(
+            [low + u[:, 0] * (high - low), g.low + u[:, 1] * (g.high - g.low)], 1
+        ).astype(np.float32)
 
     def taken(self, action: np.ndarray) -> np.ndarray:
         """[B, 2] float32: actions as they are taken, the longer ones scaled back to the longest step."""
         longest = self.geometry.max_step
         norm = np.linalg.norm(action, axis=1, keepdims=True)
-        return np.where(norm > longest * (1 + 1e-6), action * (longest / np.maximum(norm, 1e-8)), action).astype("f4")
+        return np.where(
+            norm > longest * (1 + 1e-6), action * (longest / np.maximum(norm, 1e-8)), action
+        ).astype("f4")
 
     def step(self, action: np.ndarray) -> None:
         """Move every agent by its action [B, 2]; agents slide along walls. Advances the distraction too.
@@ -147,7 +167,9 @@ class TwoRooms:
         Raises ValueError for another shape and for numbers that are not finite.
         """
         if np.shape(action) != self.dot.shape or not np.isfinite(action).all():
-            raise ValueError(f"actions of shape {np.shape(action)} must be finite and [{len(self.dot)}, 2]")
+            raise ValueError(
+                f"actions of shape {np.shape(action)} must be finite and [{len(self.dot)}, 2]"
+            )
         g = self.geometry
         norm = np.linalg.norm(action, axis=1, keepdims=True)
         move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
@@ -155,7 +177,9 @@ class TwoRooms:
             chance = np.stack([r.standard_normal(2) for r in self._slips])
             move = (move + self.slip * g.max_step * g.action_scale * chance).astype(np.float32)
         # Moves longer than the wall is thick are taken in pieces, so that none can jump through it.
-        longest = max(g.max_step * g.action_scale, float(np.abs(move).max(initial=0)) if self._slips else 0.0)
+        longest = max(
+            g.max_step * g.action_scale, float(np.abs(move).max(initial=0)) if self._slips else 0.0
+        )
         pieces = max(1, int(np.ceil(longest / (2 * WALL_HALF - 0.5))))
         for _ in range(pieces):
             self.dot = self._slide(self.dot, move / pieces)
@@ -203,7 +227,9 @@ class TwoRooms:
         bell_x = np.exp(-((axis - dot[:, :1]) ** 2) / (2 * DOT_SIGMA**2))
         bell_y = np.exp(-((axis - dot[:, 1:]) ** 2) / (2 * DOT_SIGMA**2))
         image = self._walls.copy()
-        for b in range(len(dot)):  # the agent touches a few pixels only: composite that patch alone
+        for b in range(
+            len(dot)
+        ):  # the agent touches a few pixels only: composite that patch alone
             rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
             patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
             alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
@@ -220,4 +246,8 @@ class TwoRooms:
         wall = np.abs(axis[None] - self.wall_x[:, None]) <= WALL_HALF
         door = np.abs(axis[None] - self.door_y[:, None]) <= g.door_half
         solid = solid | (wall[:, None, :] & ~door[:, :, None])
-        return np.where(solid[..., None], np.array(self.wall_colour, np.uint8), np.array(self.background, np.uint8))
+        return np.where(
+            solid[..., None],
+            np.array(self.wall_colour, np.uint8),
+            np.array(self.background, np.uint8),
+        )
