@@ -36,7 +36,7 @@ class Puck(
 
 
 sizes = [
-    f"train.{part}.steps=400" for part in ("summary", "dynamics", "metric")
+    f"train.{part}.steps=400" for part in ("latent", "dynamics", "distance")
 ]  # the rest as in configs/debug.yaml
 config = load_config("debug", ["data.path=runs/puck_data", "data.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))

@@ -61,7 +61,7 @@ def _rank(rank, size, words, meeting, log, stop_at):
 
 
 STEPS = 8
-CURVES = ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric", "heads")
+CURVES = ("pretrain", "dynamics_latent", "dynamics_dynamics", "dynamics_distance", "heads")
 
 
 # Whatever looks at the whole batch: other clips, its means and its spread.
@@ -74,7 +74,7 @@ def overrides(data, **parallel):
         for word in SMALL
         if "steps=" not in word and "save_every" not in word and "eval_every" not in word
     ]
-    words += [f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
+    words += [f"train.{part}.{key}" for part in ("pretrain", "latent", "dynamics", "distance", "heads")
               for key in (f"steps={STEPS}", "save_every=5", "eval_every=2")]  # fmt: skip
     words += [
         "train.pretrain.probe_steps=5",
@@ -91,8 +91,8 @@ def overrides(data, **parallel):
 # Loss (relative), weights (root mean square of a tensor, which a whole training moves by about 1e-2). Adam makes a step
 # of full size of the smallest gradient, so that what stands on an earlier training differs by more than a bit.
 TOLERANCE = {
-    "pretrain": (1e-6, 1e-5), "dynamics_summary": (1e-4, 2e-4), "dynamics_dynamics": (1e-3, 1e-4),
-    "dynamics_metric": (1e-4, 5e-4), "heads": (1e-5, 1e-4),
+    "pretrain": (1e-6, 1e-5), "dynamics_latent": (1e-4, 2e-4), "dynamics_dynamics": (1e-3, 1e-4),
+    "dynamics_distance": (1e-4, 5e-4), "heads": (1e-5, 1e-4),
 }  # fmt: skip
 # The loss does not depend on them (a shift that is subtracted again, or that all keys share): their steps are noise.
 WITHOUT_GRADIENT = ("read.bias", "key_value.bias", "pool.norm.bias")

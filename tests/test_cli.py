@@ -9,6 +9,7 @@ import sys
 import pytest
 from pydantic import BaseModel
 
+import jepa_wm.config
 from jepa_wm import cli
 from jepa_wm.core import config, verbs
 from jepa_wm.core.arguments import parse
@@ -29,7 +30,7 @@ def verb(monkeypatch, tmp_path):
             return config.load_yaml_config(tmp_path / "toy.yaml", overrides, Toy)
 
         (tmp_path / "toy.yaml").write_text("seed: 1\n")
-        monkeypatch.setattr(config, "load_config", load)
+        monkeypatch.setattr(jepa_wm.config, "load_config", load)
         monkeypatch.setattr(sys.modules[__name__], "body", body, raising=False)
         monkeypatch.setitem(verbs.VERBS, "collect", (f"{__name__}:body", ""))
         return cli.main(["collect", "--run", str(tmp_path / "run"), *words])

@@ -83,7 +83,7 @@ def test_bases_in_a_circle_are_refused(tmp_path):
 
 
 def test_unknown_key_names_file_line_key_and_nearest(tmp_path):
-    path = write(tmp_path, "seed: 1\nencode:\n  width: 4\n  widht: 5\n")
+    path = write(tmp_path, "seed: 1\nencoder:\n  width: 4\n  widht: 5\n")
     assert (
         refusal(path)
         == f"{path}:4: unknown key 'encoder.widht'; nearest valid key: 'encoder.width'"
@@ -92,12 +92,12 @@ def test_unknown_key_names_file_line_key_and_nearest(tmp_path):
 
 def test_a_key_in_the_wrong_section_is_found_in_the_right_one(tmp_path):
     assert "nearest valid key: 'train.betas'" in refusal(
-        write(tmp_path, "encode: {betas: [1, 2]}\n")
+        write(tmp_path, "encoder: {betas: [1, 2]}\n")
     )
 
 
 def test_an_unlike_key_lists_the_valid_ones(tmp_path):
-    assert "valid keys here: heads, rope, width" in refusal(write(tmp_path, "encode: {zzz: 1}\n"))
+    assert "valid keys here: heads, rope, width" in refusal(write(tmp_path, "encoder: {zzz: 1}\n"))
 
 
 def test_wrong_type_names_line_key_expectation_and_value(tmp_path):
@@ -121,7 +121,7 @@ def test_types_are_not_bent(tmp_path, line):
 
 
 def test_all_problems_come_in_one_message(tmp_path):
-    path = write(tmp_path, "seed: x\nencode: {rope: 3, width: 3, heads: []}\ntrain: {lr: .inf}\n")
+    path = write(tmp_path, "seed: x\nencoder: {rope: 3, width: 3, heads: []}\ntrain: {lr: .inf}\n")
     lines = refusal(path, "train.step=3", "nonsense").splitlines()
     assert len(lines) == 7
     for part in (
@@ -152,7 +152,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
 
 def test_files_that_are_no_config(tmp_path):
     assert f"{tmp_path}/toy.yaml:2: is not YAML" in refusal(
-        write(tmp_path, "seed: 1\nencode: ]\nname: x\n")
+        write(tmp_path, "seed: 1\nencoder: ]\nname: x\n")
     )
     assert "is given twice" in refusal(write(tmp_path, "seed: 1\nseed: 2\n"))
     assert "must be a mapping" in refusal(write(tmp_path, "- 1\n"))

@@ -23,7 +23,7 @@ from jepa_wm.features.cache import Features
 SPOIL = """
 import os, signal, time
 if os.environ.get("RANK") == "1":
-    from jepa_wm.train import loop
+    from jepa_wm.training import loop
     original = loop._one_step
     def one_step(task, optimiser, settings, step):
         if step == 3:

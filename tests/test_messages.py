@@ -108,6 +108,6 @@ def test_options_and_verbs_that_are_named_are_there():
 def test_too_many_unreadable_videos_name_the_setting_that_allows_more():
     with pytest.raises(
         ValueError,
-        match=r"allow more with observe\.unreadable\n\(of `jepa-wm pack`: --unreadable\)",
+        match=r"allow more with data\.unreadable\n\(of `jepa-wm pack`: --unreadable\)",
     ):
         Unreadable(3, 0.1).add(Path("x.mp4"), VideoError("x.mp4: is cut short"))

@@ -79,7 +79,7 @@ def test_the_recipes_are_true_to_the_paper():
         )
         assert t.lr * t.first_lr == pytest.approx(1e-4, rel=0.01) and t.schedule == "constant"
         assert (config.data.frames, config.data.image_size, config.data.fps) == (16, 256, (4,))
-        assert cooldown.encode == e and cooldown.train.pretrain.steps == 12_000
+        assert cooldown.encoder == e and cooldown.train.pretrain.steps == 12_000
         assert cooldown.data.frames == 64 and cooldown.data.image_size == (
             384 if name == "vitg16" else 256
         )
@@ -169,7 +169,7 @@ def arm(tmp_path_factory):
 def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
     words = [
         f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2",
-        "freeze={stride: 2, samples: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
+        "features={stride: 2, samples: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
         "dynamics.frameskip=2", "dynamics.width=24",
         "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
         "train.dynamics.steps=6",
@@ -205,7 +205,7 @@ def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
         row["relative_error"] > 0 for row in results[2]["rollout"]
     )
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["stay"] > 0
-    assert read_metrics(tmp_path / "run", "dynamics_summary")[-1]["path"] > 0
+    assert read_metrics(tmp_path / "run", "dynamics_latent")[-1]["path"] > 0
 
 
 def test_the_action_conditioned_recipe_is_true_to_the_paper():

@@ -23,14 +23,14 @@ MASK = "jepa.masks=[{{{}}}]"
     [
         (
             ["encoder.width=30", "encoder.heads=4"],
-            "encode: width 30 must be an even multiple of heads 4",
+            "encoder: width 30 must be an even multiple of heads 4",
         ),
-        (["jepa.width=65"], "predict: width 65 must be an even multiple of heads 1"),
-        (["jepa.heads=3"], "predict: width 64 must be an even multiple of heads 3"),
+        (["jepa.width=65"], "jepa: width 65 must be an even multiple of heads 1"),
+        (["jepa.heads=3"], "jepa: width 64 must be an even multiple of heads 3"),
         (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of heads 64"),
         (["dynamics.width=0"], "dynamics: width 0 must be"),
         (["encoder.tubelet=3"], "data.frames 4 is not a multiple of encoder.tubelet 3"),
-        (["jepa.masks=[]"], "predict: masks is empty"),
+        (["jepa.masks=[]"], "jepa: masks is empty"),
         ([MASK.format("blocks: 8")], "need a mask that leaves at least two of 4 time steps whole"),
         ([MASK.format("scale: [0.7, 0.2]")], "scale [0.7, 0.2] is a range"),
         ([MASK.format("time: [0.5, 1.5]")], "time [0.5, 1.5] must lie within 0..1"),
@@ -42,11 +42,11 @@ MASK = "jepa.masks=[{{{}}}]"
         (["planner.execute=5"], "planner.execute 5 exceeds planner.horizon 4"),
         (
             ["planner.solver=icem", "planner.elites=17"],
-            "plan: elites 17 with candidates 32: solver icem needs",
+            "planner: elites 17 with candidates 32: solver icem needs",
         ),
         (
             ["planner.solver=gradient", "planner.steps=last", "planner.gradient.truncate=2"],
-            "plan: gradient.truncate 2 below horizon 4 leaves the first actions without gradient",
+            "planner: gradient.truncate 2 below horizon 4 leaves the first actions without gradient",
         ),
         (["planner.solver=adam"], "planner.solver"),
         (
@@ -55,7 +55,7 @@ MASK = "jepa.masks=[{{{}}}]"
         ),
         (
             ["planner.compile=true", "planner.cuda_graphs=true"],
-            "plan: compile and cuda_graphs are two ways",
+            "planner: compile and cuda_graphs are two ways",
         ),
         (["planner.memory_mb=0"], "'planner.memory_mb' must be greater than 0"),
         (["planner.icem.color=1"], "unknown key 'planner.icem.color'"),

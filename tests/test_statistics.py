@@ -154,7 +154,7 @@ def finished(
     }
     (plan / "result.json").write_text(json.dumps(result))
     write_yaml(
-        {"seed": seed, "plan": {"objective": "metric", "compare": []}, **dict(settings)},
+        {"seed": seed, "planner": {"objective": "metric", "compare": []}, **dict(settings)},
         plan / "config.yaml",
     )
     (folder / "features").mkdir()
@@ -165,7 +165,7 @@ def finished(
 @pytest.fixture
 def six(tmp_path):
     """([three runs], [three of another method]), 20 tasks."""
-    r, other = np.random.default_rng(0), {"plan": {"objective": "l2", "compare": []}}.items()
+    r, other = np.random.default_rng(0), {"planner": {"objective": "l2", "compare": []}}.items()
     better = [finished(tmp_path / f"a{s}", s, r.random(20) < 0.8) for s in range(3)]
     return better, [
         finished(tmp_path / f"b{s}", s, r.random(20) < 0.4, settings=other) for s in range(3)
@@ -199,7 +199,7 @@ def test_runs_of_several_seeds_are_told_with_their_difference(six, capsys):
     text = capsys.readouterr().out
     assert (
         "seeds 0, 1, 2" in text
-        and f"encode, plan at commit {'a' * 40}" in text
+        and f"features, plan at commit {'a' * 40}" in text
         and "NOT" not in text
     )
 

@@ -35,13 +35,13 @@ STAGES = {
 STEPS, SAVED = 22, 8
 SMALL = [
     "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.samples=60", "dynamics.width=16",
-    *(f"train.{part}.{key}" for part in ("pretrain", "summary", "dynamics", "metric", "heads")
+    *(f"train.{part}.{key}" for part in ("pretrain", "latent", "dynamics", "distance", "heads")
       for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
     "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
     "train.precision=fp32",  # two runs that are compared; which is faster is measured, and other work decides it
 ]  # fmt: skip
 PARTS = (
-    "pretrain/checkpoints", *(f"dynamics/checkpoints/{part}" for part in ("summary", "dynamics", "metric")),
+    "pretrain/checkpoints", *(f"dynamics/checkpoints/{part}" for part in ("latent", "dynamics", "distance")),
     "heads/checkpoints",
 )  # fmt: skip
 
@@ -82,7 +82,7 @@ def assert_same_bits(a, b):
         "heads/heads.safetensors",
     ):
         assert (a / file).read_bytes() == (b / file).read_bytes(), file
-    for stage in ("pretrain", "dynamics_summary", "dynamics_dynamics", "dynamics_metric", "heads"):
+    for stage in ("pretrain", "dynamics_latent", "dynamics_dynamics", "dynamics_distance", "heads"):
         assert read_metrics(a, stage) == read_metrics(b, stage)
 
 
@@ -138,7 +138,7 @@ def test_kill_9_and_the_same_command_again(tmp_path, tiny_data, whole):
     script = (
         "import os, signal, sys\n"
         "from jepa_wm import cli\n"
-        "from jepa_wm.train import loop\n"
+        "from jepa_wm.training import loop\n"
         "original = loop._one_step\n"
         "def one_step(task, optimiser, settings, step):\n"
         "    if step == 13:\n"
@@ -378,14 +378,16 @@ def test_the_loop_learns(tmp_path):
 def test_losses_on_frozen_features_fall(tmp_path, tiny_data):
     """That of pretraining is looked at in test_predict, with targets that stand still."""
     longer = [
-        f"train.{part}.{key}" for part in ("dynamics", "metric") for key in ("steps=60", "lr=3e-3")
+        f"train.{part}.{key}"
+        for part in ("dynamics", "distance")
+        for key in ("steps=60", "lr=3e-3")
     ]
     with RunFolder.open(
         tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])
     ) as run:
         for stage in STAGES.values():
             stage(run)
-    for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_metric", "loss")):
+    for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_distance", "loss")):
         history = [line[figure] for line in read_metrics(tmp_path / "run", stage)]
         assert sum(history[-2:]) < sum(history[:2]), (stage, history)
 

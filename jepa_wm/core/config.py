@@ -102,11 +102,12 @@ def pick(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
     """{dotted key: its section or value} for the chosen keys that the config has."""
     chosen = {}
     for dotted in keys:
-        value: Any = as_plain(config)
-        for name in dotted.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-        if value is not None:
-            chosen[dotted] = value
+        section: Any = as_plain(config)
+        *parents, name = dotted.split(".")
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping) and name in section:
+            chosen[dotted] = section[name]
     return chosen
 
 

@@ -139,7 +139,7 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
         with autocast(way.device, config.train.precision):
             return training.losses(window, elsewhere, way)
 
-    return Task("dynamics", training, losses, part="summary")
+    return Task("dynamics", training, losses, part="latent")
 
 
 def dynamics_task(
@@ -218,7 +218,7 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
         with autocast(pairs.device, config.train.precision):
             return model.metric.losses(pairs, apart)
 
-    return Task("dynamics", model.metric, losses, part="metric")
+    return Task("dynamics", model.metric, losses, part="distance")
 
 
 def _windows(features: Features, config: Config, frames: int, setting: str) -> WindowSampler:

@@ -332,7 +332,7 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
     """The pipeline is submitted by a setup line of another job; its episodes and features are split over two jobs."""
     run, steps = (
         tmp_path / "story",
-        [f"train.{part}.steps=3" for part in ("pretrain", "summary", "dynamics", "metric")],
+        [f"train.{part}.steps=3" for part in ("pretrain", "latent", "dynamics", "distance")],
     )
     tiny = [
         *SMALL,
