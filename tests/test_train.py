@@ -82,7 +82,13 @@ def assert_same_bits(a, b):
         "heads/heads.safetensors",
     ):
         assert (a / file).read_bytes() == (b / file).read_bytes(), file
-    for stage in ("pretrain", "dynamics_latent", "dynamics_dynamics", "dynamics_distance", "heads"):
+    for stage in (
+        "pretrain",
+        "dynamics_latent",
+        "dynamics_dynamics",
+        "dynamics_distance",
+        "heads",
+    ):
         assert read_metrics(a, stage) == read_metrics(b, stage)
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from jepa_wm.core.registry import Choice
 from jepa_wm.core.yaml_source import KeyPath, Source
 
 
@@ -24,7 +25,7 @@ def explain(
             path = (*path, str(item["loc"][-1]))
         key, place = ".".join(path), _place(path, source, file)
         if item["type"] == "extra_forbidden":
-            lines[path] = f"{place}: unknown key '{key}'; {_nearest(path, schema)}"
+            lines[path] = f"{place}: unknown key '{key}'; {_nearest(path, schema, source.data)}"
         elif item["type"] == "missing":
             lines[path] = f"{place}: '{key}' is required"
         elif item["type"] in ("value_error", "assertion_error"):
@@ -60,11 +61,12 @@ def _place(path: KeyPath, source: Source, file: Path) -> str:
     return str(file)
 
 
-def _nearest(path: KeyPath, schema: type[BaseModel]) -> str:
+def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:
     """The advice for an unknown key: a near name in its section, the same name elsewhere, or all valid names."""
     kinds: list[Any] = [schema]
     for name in path[:-1]:
-        kinds = [inner for kind in kinds for inner in _inside(kind, name)]
+        data = data.get(name) if isinstance(data, dict) else None
+        kinds = [inner for kind in kinds for inner in _inside(kind, name, data)]
     siblings = [name for kind in kinds if _is_model(kind) for name in kind.model_fields]
     close = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6)
     elsewhere = [key for key in _all_keys(schema) if key[-1] == path[-1]]
@@ -75,8 +77,13 @@ def _nearest(path: KeyPath, schema: type[BaseModel]) -> str:
     return f"valid keys here: {', '.join(sorted(siblings))}"
 
 
-def _inside(kind: Any, name: str) -> list[Any]:
-    """The types that may stand under `name` in a model, or under any key of a container; unions opened."""
+def _inside(kind: Any, name: str, data: Any = None) -> list[Any]:
+    """The types that may stand under `name` in a model, or under any key of a container; unions opened. Where `data`,
+    what does stand there, chooses one of a table, that one; its default where there is none."""
+    if _is_model(kind) and name in kind.model_fields:
+        choices = [part for part in kind.model_fields[name].metadata if isinstance(part, Choice)]
+        if choices:
+            return [choices[0].schema(data)]
     if _is_model(kind):
         found = [kind.model_fields[name].annotation] if name in kind.model_fields else []
     else:

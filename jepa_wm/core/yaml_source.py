@@ -66,7 +66,11 @@ class Source:
     problems: list[str] = field(default_factory=list)
 
     def lay_over(self, below: Source) -> Source:
-        """Deep-merge this source over `below`; lists and scalars replace, mappings merge."""
+        """Deep-merge this source over `below`; lists and scalars replace, mappings merge.
+
+        A mapping that chooses another entry of a table (another `name`) replaces the one below: settings of a solver
+        are none of another's.
+        """
         return Source(
             _merged(below.data, self.data),
             {**below.where, **self.where},
@@ -177,7 +181,13 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         lower = merged.get(key)
-        merged[key] = (
-            _merged(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(lower, dict) and isinstance(value, dict) and not _another(lower, value):
+            merged[key] = _merged(lower, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _another(below: dict[str, Any], above: dict[str, Any]) -> bool:
+    """Whether both name an entry of a table, and not the same."""
+    return "name" in below and "name" in above and below["name"] != above["name"]

@@ -1,0 +1,127 @@
+"""Open tables: one form of registration for worlds, tasks, latents, dynamics, solvers, readers and evaluations.
+
+A table knows its own entries by the module that registers each, so that nothing is imported before it is asked for;
+third parties add theirs by `register`, or by an entry point of the group `jepa_wm.<table>` that names such a module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import SerializeAsAny, ValidationInfo, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.section import Section
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """Named entries of one kind.
+
+    `table` names them in the entry points of others ("solvers": group `jepa_wm.solvers`), `kind` one of them in
+    messages ("solver"); `own` maps the names of the library's own entries to the modules that register them.
+    """
+
+    def __init__(self, table: str, kind: str, own: Mapping[str, str]) -> None:
+        self.table, self.kind = table, kind
+        self._own = dict(own)
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """A decorator that enters a class or function under `name`. Raises ValueError for a name that is taken."""
+
+        def enter(entry: Entry) -> Entry:
+            held = self._entries.get(name)
+            if held is not None and _origin(held) != _origin(
+                entry
+            ):  # a module that is loaded again enters itself
+                raise ValueError(
+                    f"a {self.kind} named {name!r} is registered already, by {_origin(held)}"
+                )
+            self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def get(self, name: str) -> Entry:
+        """The entry of this name; raises UserError with the nearest name for one that nobody registered."""
+        if name not in self._entries:
+            module = self._modules().get(name)
+            if module is None:
+                raise UserError(f"no {self.kind} is named {name!r}; {self._advice(name)}")
+            importlib.import_module(module)
+            if name not in self._entries:
+                raise UserError(
+                    f"{module}, which is to register the {self.kind} {name!r}, does not"
+                )
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """The names of all entries, sorted; imports none of them."""
+        return sorted({*self._modules(), *self._entries})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._modules()
+
+    def _modules(self) -> dict[str, str]:
+        """Name -> module that registers it: the library's own, which cannot be replaced, and those of entry points."""
+        found = importlib.metadata.entry_points(group=f"jepa_wm.{self.table}")
+        return {**{point.name: point.value for point in found}, **self._own}
+
+    def _advice(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self.names(), n=1)
+        nearest = f"nearest: {close[0]}; " if close else ""
+        return f"{nearest}there are {', '.join(self.names())}"
+
+
+def _origin(entry: Any) -> tuple[str, str]:
+    return entry.__module__, entry.__qualname__
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a config section is chosen from by its `name`, and the name that counts where none is given."""
+
+    registry: Registry[Any]
+    default: str
+
+    def schema(self, section: Any) -> type[Section]:
+        """The settings class that a section (plain data) asks for; UserError for a name that is unknown."""
+        name = section.get("name", self.default) if isinstance(section, Mapping) else self.default
+        settings: type[Section] = self.registry.get(name)
+        return settings
+
+    def check(self, value: Any, handler: Any, info: ValidationInfo) -> Section:
+        """The section as an object of the class it chooses; for pydantic."""
+        if isinstance(value, Section):
+            return value
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("mapping", "Input should be a mapping with a name")
+        try:
+            schema = self.schema(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if info.mode == "json":  # as strict as the config around it
+            return schema.model_validate_json(json.dumps(value), strict=True)
+        return schema.model_validate(value)
+
+
+def chosen(registry: Registry[Any], default: str) -> Any:
+    """The type of a config section whose `name` chooses the registered settings class that checks the rest.
+
+    Every such class declares `name: Literal["its name"] = "its name"`. A section without a name is of `default`:
+    `solver: chosen(SOLVERS, "cem") = CEM()`.
+    """
+    choice = Choice(registry, default)
+    return SerializeAsAny[Annotated[Section, WrapValidator(choice.check), choice]]
