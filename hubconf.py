@@ -14,14 +14,16 @@ dependencies = [
 
 
 def eye(source, **options):
-    """The frozen eye that `Eye.save_pretrained` or `push_to_hub` shared, from a folder or a repository of the hub."""
+    """The frozen eye that `Eye.save_pretrained` or `push_to_hub` shared, from a folder or a
+    repository of the hub."""
     from jepa_wm.features.encoder import Eye
 
     return Eye.from_pretrained(source, **options)
 
 
 def vjepa2_encoder(path, size="vit_large"):
-    """The encoder of a released V-JEPA 2 file that lies here, for clips normalised by ImageNet's mean and spread."""
+    """The encoder of a released V-JEPA 2 file that lies here, for clips normalised by ImageNet's
+    mean and spread."""
     from jepa_wm.features.weights import load_encoder
 
     return load_encoder(path, size)

@@ -1,4 +1,5 @@
-"""Installs the library, with the top-level folders `evals/`, `launch/` and `configs/` as parts of `jepa_wm`."""
+"""Installs the library, with the top-level folders `evals/`, `launch/` and `configs/` as parts of
+`jepa_wm`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Makes docs/episode.png, the first won episode as start, way and goal: python docs/episode.py runs/two_rooms"""
+"""Makes docs/episode.png, the first won episode as start, way and goal: python docs/episode.py
+runs/two_rooms"""
 
 import io
 import sys

@@ -1,4 +1,5 @@
-"""Your own environment, from its first frames to goal images; everything is written below runs/."""
+"""Your own environment, from its first frames to goal images; everything is written below
+runs/."""
 
 import gymnasium
 import numpy as np

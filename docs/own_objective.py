@@ -1,8 +1,8 @@
-"""An objective of your own beside those of the config: `python docs/own_objective.py RUN` plans in a trained run.
+"""An objective of your own beside those of the config: `python docs/own_objective.py RUN` plans in
+a trained run.
 
-A term is a function of imagined latents [B, S, H, N, D] and actions [B, S, H, A] that tells a cost [B, S]. What it has
-to know of the episodes, it takes from the scene at each decision.
-"""
+A term is a function of imagined latents [B, S, H, N, D] and actions [B, S, H, A] that tells a cost
+[B, S]. What it has to know of the episodes, it takes from the scene at each decision."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,8 @@ from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def eastward(scene: Scene) -> Term:
-    """Cheap where the actions lead to the right; `scene.now`, `goal` and `last` would tell where episodes stand."""
+    """Cheap where the actions lead to the right; `scene.now`, `goal` and `last` would tell where
+    episodes stand."""
 
     def cost(latents, actions):
         moves = actions.unflatten(-1, (-1, 2))  # [B, S, H, frameskip, 2]
@@ -28,7 +29,8 @@ def eastward(scene: Scene) -> Term:
 
 
 def gone(weight: float, run: RunFolder) -> float:
-    """How far to the right agents are after 15 steps, in px, the goal image being of where they begin."""
+    """How far to the right agents are after 15 steps, in px, the goal image being of where they
+    begin."""
     world = TwoRooms(run.config.world.geometry)
     agent = Agent.of_run(run, world, more=((weight, eastward),))
     world.reset(np.arange(8), dot=np.full((8, 2), 12.0, np.float32))

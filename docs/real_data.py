@@ -1,8 +1,9 @@
-"""Lays out the sign-language digits and the donkey-car tub, as their sources pack them, for the verbs.
+"""Lays out the sign-language digits and the donkey-car tub, as their sources pack them, for the
+verbs.
 
-`python docs/real_data.py SHARED/data data` writes below data/: signs/train and signs/test, photos in a folder a digit,
-split by camera file number; and donkeycar/train.h5 and heldout.h5, the first 70 % and the last 28 % of the time line.
-"""
+`python docs/real_data.py SHARED/data data` writes below data/: signs/train and signs/test, photos
+in a folder a digit, split by camera file number; and donkeycar/train.h5 and heldout.h5, the first
+70 % and the last 28 % of the time line."""
 
 import io
 import sys
@@ -27,7 +28,8 @@ def pictures(packed):
 
 
 def signs(source, target, training=1500):
-    """Photos of hands as JPEG files: the first by camera file number for training, the rest for the test."""
+    """Photos of hands as JPEG files: the first by camera file number for training, the rest for
+    the test."""
     packed = np.load(source / "sign_language_digits" / "sign_digits_100x100.npz")
     photos = pictures(packed)
     for place, row in enumerate(np.argsort(packed["number"], kind="stable")):
@@ -42,7 +44,8 @@ def signs(source, target, training=1500):
 
 
 def donkeycar(source, target, size=96):
-    """Front camera frames as squares; steering and throttle as actions, and as the state to be read."""
+    """Front camera frames as squares; steering and throttle as actions, and as the state to be
+    read."""
     packed = np.load(source / "donkeycar_real" / "tub_data_2.npz")
     drive = np.stack([packed["angle"], packed["throttle"]], 1).astype(np.float32)
     photos = (Image.open(io.BytesIO(photo)).convert("RGB") for photo in pictures(packed))

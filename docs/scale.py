@@ -1,4 +1,5 @@
-"""Writes docs/scale.md: what a run on many GPUs needs, computed from the sizes below; `python docs/scale.py`."""
+"""Writes docs/scale.md: what a run on many GPUs needs, computed from the sizes below; `python
+docs/scale.py`."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Model:
-    """Sizes that follow from a config: tokens of a clip, and of context and target for each mask type."""
+    """Sizes that follow from a config: tokens of a clip, and of context and target for each mask
+    type."""
 
     config: Config
     tokens: int
@@ -76,7 +78,8 @@ class Model:
 
 
 def flops(model: Model) -> float:
-    """Of one clip: the target forward, context and predictor forward and backward for each mask type."""
+    """Of one clip: the target forward, context and predictor forward and backward for each mask
+    type."""
     e, p = model.config.encoder, model.config.jepa
 
     def blocks(count: float, depth: int, width: int, ratio: float) -> float:
@@ -92,10 +95,12 @@ def flops(model: Model) -> float:
 
 
 def memory(model: Model, gpus: int, *, recompute: bool) -> dict[str, float]:
-    """Bytes on one GPU with everything sharded: what is kept, two gathered blocks, and the activations of its clips."""
+    """Bytes on one GPU with everything sharded: what is kept, two gathered blocks, and the
+    activations of its clips."""
     e, p = model.config.encoder, model.config.jepa
     trained, clips = model.encoder + model.predictor, model.config.train.pretrain.batch / gpus
-    # Kept of a block for the backward pass, in bf16 with fused attention: its input alone, or what its layers need.
+    # Kept of a block for the backward pass, in bf16 with fused attention: its input alone, or what
+    # its layers need.
     full, narrow = 8 + 2 * e.mlp_ratio, 16.0
     each = sum((1.0 if recompute else full) * seen * e.width * e.depth for seen, _ in model.masked)
     each += sum(
@@ -112,8 +117,8 @@ def memory(model: Model, gpus: int, *, recompute: bool) -> dict[str, float]:
 
 
 def communication(model: Model) -> float:
-    """Bytes each GPU sends a step: trained weights are gathered for the forward and the backward pass of each mask
-    type, the target's once, in bf16; gradients are reduced in fp32."""
+    """Bytes each GPU sends a step: trained weights are gathered for the forward and the backward
+    pass of each mask type, the target's once, in bf16; gradients are reduced in fp32."""
     trained = model.encoder + model.predictor
     return trained * (2 * len(model.masked) * BF16 + FP32) + model.encoder * BF16
 

@@ -1,9 +1,9 @@
-"""Energy map and search with a released V-JEPA 2-AC: which way is the goal image, by what the model imagines?
+"""Energy map and search with a released V-JEPA 2-AC: which way is the goal image, by what the
+model imagines?
 
-`python docs/vjepa2_ac.py AC.pt TRAJECTORY.npz --out energy.png` reads `observations` (1, 2, h, w, 3) and `states`
-(1, 2, 7), start and goal, as the public example has them. `--size` names the model; one of another size is told by
-`--sizes` instead.
-"""
+`python docs/vjepa2_ac.py AC.pt TRAJECTORY.npz --out energy.png` reads `observations` (1, 2, h, w,
+3) and `states` (1, 2, 7), start and goal, as the public example has them. `--size` names the
+model; one of another size is told by `--sizes` instead."""
 
 import argparse
 

@@ -1,4 +1,5 @@
-"""`jepa-wm eval attentive`: attentive heads of several depths on frozen tokens, settings chosen as for linear ones."""
+"""`jepa-wm eval attentive`: attentive heads of several depths on frozen tokens, settings chosen as
+for linear ones."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from jepa_wm.evals.scores import score
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For each depth (`depth_1`, ...), for the `eye` and each baseline: the test's figures and what was `chosen`."""
+    """For each depth (`depth_1`, ...), for the `eye` and each baseline: the test's figures and
+    what was `chosen`."""
     return measured(run, "eval_attentive", _measure)
 
 

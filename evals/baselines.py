@@ -1,4 +1,5 @@
-"""What a model is measured against: random and wall-blind walkers below, the same planner in the true simulator above.
+"""What a model is measured against: random and wall-blind walkers below, the same planner in the
+true simulator above.
 
 B episodes, S candidates, H horizon, T environment steps.
 """
@@ -73,7 +74,8 @@ def simulator_track(
     *,
     budget: int,
 ) -> np.ndarray:
-    """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as its cost.
+    """[B, T+1, 2] of the same solver with the simulator as its dynamics and the true way to go as
+    its cost.
 
     The simulator has no gradient and knows no policy, so cem stands in for solvers that need one.
     """
@@ -103,7 +105,8 @@ def simulator_track(
 
 
 def way_to_go(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """[B] length in pixels of the way from state [B, 4] to goal [B, 2] through the door where it is needed."""
+    """[B] length in pixels of the way from state [B, 4] to goal [B, 2] through the door where it
+    is needed."""
     waypoint = through_door(state, goal)
     first = np.linalg.norm(waypoint - state[:, :2], axis=1)
     reached = np.concatenate([waypoint, state[:, 2:]], 1)

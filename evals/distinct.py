@@ -1,4 +1,5 @@
-"""Each distinct frozen evaluation once: its settings, data and encoder name the folder of its result, and stand in it.
+"""Each distinct frozen evaluation once: its settings, data and encoder name the folder of its
+result, and stand in it.
 
 <run>/eval_linear/<digest>/result.json     `evaluated` tells what was measured
 <run>/eval_linear/<digest>/config.yaml     all settings that it depends on
@@ -22,9 +23,9 @@ Measure = Callable[[Config, Labelled, Mapping[str, Look], Path], dict[str, objec
 
 
 def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
-    """What `measure` makes of the labelled data, given a folder for pictures; or the stored result, if the same was
-    measured before. `evaluated` tells settings, data and encoder, `stored` where the result lies, `left_out` what
-    could not be read."""
+    """What `measure` makes of the labelled data, given a folder for pictures; or the stored
+    result, if the same was measured before. `evaluated` tells settings, data and encoder, `stored`
+    where the result lies, `left_out` what could not be read."""
     set_threads(run.config.train.threads)
     config = settled(run.config, run.path)
     data, encoder = open_labelled(run, config), encoder_of(run, config)

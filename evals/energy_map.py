@@ -1,4 +1,5 @@
-"""Maps of the energy the planner descends: where in a layout it is low, seen by the metric and by raw distance.
+"""Maps of the energy the planner descends: where in a layout it is low, seen by the metric and by
+raw distance.
 
 G grid side.
 """
@@ -21,7 +22,8 @@ from jepa_wm.worlds.tasks import Tasks
 def energy_maps(
     path: Path, model: WorldModel, tasks: Tasks, config: Config, *, maps: int = 3, grid: int = 28
 ) -> None:
-    """Energy of every agent position of a layout against a goal image, learned metric beside raw L2 distance."""
+    """Energy of every agent position of a layout against a goal image, learned metric beside raw
+    L2 distance."""
     g = tasks.geometry
     axis = np.linspace(g.low, g.high, grid)
     dots = (

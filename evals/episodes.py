@@ -47,11 +47,12 @@ def play(
     world: VectorWorld, act: Callable[[np.ndarray], np.ndarray], *, budget: int,
     observe: Callable[[np.ndarray], None] | None = None, every: int = 1,
 ) -> Record:  # fmt: skip
-    """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are taken.
+    """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are
+    taken.
 
-    `observe`, such as an agent's, is shown the frames after each `every` of the k steps but the last, of a plan that
-    is longer. The worlds must be reset; a world without state leaves a track of no numbers.
-    """
+    `observe`, such as an agent's, is shown the frames after each `every` of the k steps but the
+    last, of a plan that is longer. The worlds must be reset; a world without state leaves a track
+    of no numbers."""
     frames, track, at = [world.render()], [world.state()[:, :2]], [0]
     taken = 0
     while taken < budget:
@@ -75,7 +76,8 @@ def play(
 def success(
     track: np.ndarray, tasks: Tasks, act: EvaluationSettings
 ) -> dict[str, float | int | str]:
-    """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B, T+1, 2]."""
+    """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B,
+    T+1, 2]."""
     outcome = judge(track, tasks.goal, radius=act.radius)
     low, high = wilson(int(outcome.final.sum()), len(track))
     close = judge(track, tasks.goal, radius=act.strict_radius)

@@ -1,6 +1,8 @@
-"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling; or episodes for reward.
+"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling; or
+episodes for reward.
 
-Whatever is told is of tasks on held-out layouts; what ends in `_training_layouts` is the same on those of training.
+Whatever is told is of tasks on held-out layouts; what ends in `_training_layouts` is the same on
+those of training.
 
 B episodes, K decisions, R solver rounds, T environment steps.
 """
@@ -38,7 +40,8 @@ CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Play all episodes with the main objective and those to compare, then the floors and the ceiling."""
+    """Play all episodes with the main objective and those to compare, then the floors and the
+    ceiling."""
     return run.once("plan", play_and_judge)
 
 
@@ -76,7 +79,8 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
 
 
 def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
-    """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play theirs meanwhile."""
+    """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play
+    theirs meanwhile."""
     model = _model(run)
     if run.config.planner.objective == "reward":
         return play_share_for_reward(run, model, share, shares)
@@ -108,7 +112,8 @@ def _goals(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]
 
 
 def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tasks, str]]:
-    """What is played: (folder of its episodes, settings, tasks, what the keys of its figures end in).
+    """What is played: (folder of its episodes, settings, tasks, what the keys of its figures end
+    in).
 
     The main objective on both kinds of layouts, those to compare on held-out ones.
     """
@@ -125,7 +130,8 @@ def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tas
 
 
 def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
-    """The world's action space; UserError if the run's model was trained on actions of another size."""
+    """The world's action space; UserError if the run's model was trained on actions of another
+    size."""
     try:
         space = action_space(run.config)
         Agent(model, space, run.config.planner)
@@ -172,7 +178,8 @@ def play_all(
     *,
     some: range | None = None,
 ) -> np.ndarray:
-    """[B, T+1, 2] tracks of all episodes, or of `some`; each finished chunk is kept, so an interrupt costs at most one.
+    """[B, T+1, 2] tracks of all episodes, or of `some`; each finished chunk is kept, so an
+    interrupt costs at most one.
 
     Chunks that others have played of them, of whatever size, are not played again.
     """

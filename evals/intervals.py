@@ -1,8 +1,7 @@
 """Intervals for measured rates and means: every figure of success of ours is printed with one.
 
-S training seeds on the same T tasks are not S * T independent episodes: outcomes [S, T] are drawn anew by seed and
-task.
-"""
+S training seeds on the same T tasks are not S * T independent episodes: outcomes [S, T] are drawn
+anew by seed and task."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """(low, high) of the Wilson score 95 % interval of a rate, shares in 0..1; (0, 1) where nothing was tried.
+    """(low, high) of the Wilson score 95 % interval of a rate, shares in 0..1; (0, 1) where
+    nothing was tried.
 
     Raises ValueError for counts that cannot be. Source: E. B. Wilson, JASA 22 (1927), 209-212.
     """
@@ -31,11 +31,12 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def bootstrap(values: np.ndarray, *, draws: int = 10_000) -> tuple[float, float]:
-    """(low, high) of the percentile bootstrap 95 % interval of the mean of values [n]; the same values give the same.
+    """(low, high) of the percentile bootstrap 95 % interval of the mean of values [n]; the same
+    values give the same.
 
-    Values that are all equal give an interval without width, which is no certainty: whoever tells it has to say so.
-    Raises ValueError for no values. Source: B. Efron, Annals of Statistics 7 (1979).
-    """
+    Values that are all equal give an interval without width, which is no certainty: whoever tells
+    it has to say so. Raises ValueError for no values. Source: B. Efron, Annals of Statistics 7
+    (1979)."""
     if len(values) == 0:
         raise ValueError("values is empty; an interval needs at least one")
     rows = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
@@ -44,13 +45,14 @@ def bootstrap(values: np.ndarray, *, draws: int = 10_000) -> tuple[float, float]
 
 
 def bootstrap_seeds_and_tasks(outcomes: np.ndarray, *, draws: int = 10_000) -> tuple[float, float]:
-    """(low, high) of the 95 % interval of the mean of outcomes [S, T], training seeds and tasks both drawn anew.
+    """(low, high) of the 95 % interval of the mean of outcomes [S, T], training seeds and tasks
+    both drawn anew.
 
-    Deviations of seeds are scaled by sqrt(S / (S - 1)), since few seeds show too little of their spread; with one seed
-    the interval is over tasks, for that training alone. No width means equal outcomes, not certainty.
-    Raises ValueError for outcomes that are not [S, T] or not finite. Source: A. B. Owen, The pigeonhole bootstrap,
-    Annals of Applied Statistics 1 (2007); the scale: Davison and Hinkley, Bootstrap Methods (1997), 3.8.
-    """
+    Deviations of seeds are scaled by sqrt(S / (S - 1)), since few seeds show too little of their
+    spread; with one seed the interval is over tasks, for that training alone. No width means equal
+    outcomes, not certainty. Raises ValueError for outcomes that are not [S, T] or not finite.
+    Source: A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007); the scale:
+    Davison and Hinkley, Bootstrap Methods (1997), 3.8."""
     _check(outcomes)
     r = np.random.default_rng(0)
     seeds, tasks = (
@@ -62,12 +64,12 @@ def bootstrap_seeds_and_tasks(outcomes: np.ndarray, *, draws: int = 10_000) -> t
 
 
 def rate_over_seeds(won: np.ndarray) -> tuple[float, float]:
-    """(low, high) of the 95 % interval of a rate, for won [S, T] bool: S training seeds on the same T tasks.
+    """(low, high) of the 95 % interval of a rate, for won [S, T] bool: S training seeds on the
+    same T tasks.
 
-    One seed: Wilson's over tasks. More: the bootstrap over seeds and tasks, never narrower than Wilson's of S * T
-    independent episodes; where fewer than FEW tasks tell won from lost, not narrower than Wilson's of T episodes, so
-    that all tasks won is no certainty.
-    """
+    One seed: Wilson's over tasks. More: the bootstrap over seeds and tasks, never narrower than
+    Wilson's of S * T independent episodes; where fewer than FEW tasks tell won from lost, not
+    narrower than Wilson's of T episodes, so that all tasks won is no certainty."""
     _check(won)
     runs, tasks = won.shape
     if runs == 1:
@@ -81,12 +83,13 @@ def rate_over_seeds(won: np.ndarray) -> tuple[float, float]:
 def paired_difference(
     first: np.ndarray, second: np.ndarray, *, draws: int = 10_000
 ) -> tuple[float, float, float]:
-    """(difference, low, high): mean of first [S, T] minus that of second [R, T] on the same T tasks, 95 % interval.
+    """(difference, low, high): mean of first [S, T] minus that of second [R, T] on the same T
+    tasks, 95 % interval.
 
-    A draw takes the same tasks for both, and the seeds of each. Of won and lost (bool), where fewer than FEW tasks
-    differ from most, the interval is not narrower than what Wilson's bounds of the tasks won by one alone allow:
-    equal outcomes are no proof of equal methods. Raises ValueError for other numbers of tasks.
-    """
+    A draw takes the same tasks for both, and the seeds of each. Of won and lost (bool), where
+    fewer than FEW tasks differ from most, the interval is not narrower than what Wilson's bounds
+    of the tasks won by one alone allow: equal outcomes are no proof of equal methods. Raises
+    ValueError for other numbers of tasks."""
     _check(first)
     _check(second)
     if first.shape[1] != second.shape[1]:
@@ -111,7 +114,8 @@ def paired_difference(
 
 
 def _weights(r: np.random.Generator, n: int, draws: int, *, scaled: bool = False) -> np.ndarray:
-    """[draws, n] shares of n things drawn n times with replacement; scaled: their deviations by sqrt(n / (n - 1))."""
+    """[draws, n] shares of n things drawn n times with replacement; scaled: their deviations by
+    sqrt(n / (n - 1))."""
     shares = r.multinomial(n, np.full(n, 1 / n), size=draws) / n
     return 1 / n + math.sqrt(n / (n - 1)) * (shares - 1 / n) if scaled and n > 1 else shares
 

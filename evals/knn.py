@@ -1,4 +1,5 @@
-"""`jepa-wm eval knn`: what the nearest training samples are, by the cosine of frozen features (faiss).
+"""`jepa-wm eval knn`: what the nearest training samples are, by the cosine of frozen features
+(faiss).
 
 n samples, F numbers of a feature, k neighbours, K classes.
 """
@@ -25,7 +26,8 @@ TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For the `eye` and each baseline the test's figures, and the way of pooling that was `chosen`."""
+    """For the `eye` and each baseline the test's figures, and the way of pooling that was
+    `chosen`."""
     return measured(run, "eval_knn", _measure)
 
 
@@ -52,8 +54,8 @@ def _measure(
 def votes(
     known: np.ndarray, target: np.ndarray, asked: np.ndarray, classes: list[str] | None, k: int
 ) -> np.ndarray:
-    """[n, K] shares of the votes of the k nearest of `known` [m, F] for `asked` [n, F], both of unit length; for
-    numbers as targets [m, Y] their weighted mean [n, Y]."""
+    """[n, K] shares of the votes of the k nearest of `known` [m, F] for `asked` [n, F], both of
+    unit length; for numbers as targets [m, Y] their weighted mean [n, Y]."""
     index = faiss.IndexFlatIP(known.shape[1])
     index.add(known)
     cosine, nearest = index.search(asked, k)

@@ -1,4 +1,5 @@
-"""Labelled clips for frozen evaluation: images, videos, or a column of trajectories, all as the same plain samples.
+"""Labelled clips for frozen evaluation: images, videos, or a column of trajectories, all as the
+same plain samples.
 
 n samples, T frames, Y numbers of a target.
 """
@@ -37,9 +38,8 @@ BUILT_IN = "torchvision/"
 class Part:
     """Samples of the training or the test part, in a fixed order.
 
-    `unit` numbers the video or frame that a sample is a clip of, `group` what belongs together: an episode, or that
-    video again. Sample i counts as 1 / (clips of its unit).
-    """
+    `unit` numbers the video or frame that a sample is a clip of, `group` what belongs together: an
+    episode, or that video again. Sample i counts as 1 / (clips of its unit)."""
 
     read: Callable[
         [int], np.ndarray
@@ -64,7 +64,8 @@ class Part:
 
 @dataclass
 class Labelled:
-    """Both parts; `classes` are names of classes, or None where targets are numbers, named and grouped by `groups`."""
+    """Both parts; `classes` are names of classes, or None where targets are numbers, named and
+    grouped by `groups`."""
 
     train: Part
     test: Part
@@ -75,12 +76,13 @@ class Labelled:
 
     @property
     def quantities(self) -> Quantities:
-        """What the numbers of targets are; those of a part are `unrolled`, angles as cosines and sines."""
+        """What the numbers of targets are; those of a part are `unrolled`, angles as cosines and
+        sines."""
         return Quantities(self.groups, self.units)
 
     def split(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """(rows to fit heads on, rows to choose them on): the last `share` of the training part's groups in their
-        order, of each class where there are classes."""
+        """(rows to fit heads on, rows to choose them on): the last `share` of the training part's
+        groups in their order, of each class where there are classes."""
         chosen = np.zeros(len(self.train), bool)
         kinds = self.train.target if self.classes is not None else np.zeros(len(self.train), int)
         for kind in np.unique(kinds):
@@ -110,7 +112,8 @@ def open_labelled(run: RunFolder, config: Config) -> Labelled:
 
 
 def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> Labelled:
-    """Every frame of a spread-out choice, the clip that ends there, and the row of the column that is to be read."""
+    """Every frame of a spread-out choice, the clip that ends there, and the row of the column that
+    is to be read."""
     evals = config.probes
     known = quantities(train) if evals.column == "state" else Quantities()
 
@@ -149,7 +152,8 @@ def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> La
 
 
 def _built_in(train: str, test: str) -> Labelled:
-    """A labelled set of torchvision that lies here already, `torchvision/NAME/FOLDER`; nothing is fetched."""
+    """A labelled set of torchvision that lies here already, `torchvision/NAME/FOLDER`; nothing is
+    fetched."""
     parts, classes = [], []
     for text, training in ((train, True), (test, False)):
         name, _, root = text.removeprefix(BUILT_IN).partition("/")
@@ -225,7 +229,8 @@ def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[
 
 
 def _content(videos: VideoSet, numbers: np.ndarray) -> str:
-    """Names what is in the files of a set: their classes, lengths, sizes, and how each begins and ends."""
+    """Names what is in the files of a set: their classes, lengths, sizes, and how each begins and
+    ends."""
     sha = hashlib.sha256(digest_of(numbers[videos.labels], videos.seconds).encode())
     for i in range(len(videos)):
         entry = videos.entry(i)
@@ -246,8 +251,8 @@ def _content(videos: VideoSet, numbers: np.ndarray) -> str:
 def batches(
     part: Part, count: int, name: str, left_out: list[str]
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """(rows, their clips) of a part, `count` at a time, in order; what cannot be decoded after all is left out and its
-    reason added to `left_out`."""
+    """(rows, their clips) of a part, `count` at a time, in order; what cannot be decoded after all
+    is left out and its reason added to `left_out`."""
     with catching_signals() as stop, Progress(name, len(part)) as bar:
         for first in range(0, len(part), count):
             rows, clips = [], []

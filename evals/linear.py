@@ -1,4 +1,5 @@
-"""`jepa-wm eval linear`: linear heads on frozen tokens, their settings chosen on a part of the training set."""
+"""`jepa-wm eval linear`: linear heads on frozen tokens, their settings chosen on a part of the
+training set."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ class Played:
 
 
 def read_run(path: Path) -> Played:
-    """What a finished run left; UserError where its plan is not finished or does not belong to its episodes."""
+    """What a finished run left; UserError where its plan is not finished or does not belong to its
+    episodes."""
     result = _json(path / "plan" / "result.json")
     settings = dict(read_yaml(path / "plan" / "config.yaml").data)
     commits = {

@@ -1,4 +1,5 @@
-"""`jepa-wm eval parity`: released V-JEPA 2 weights, loaded here, against what the public code computed with them.
+"""`jepa-wm eval parity`: released V-JEPA 2 weights, loaded here, against what the public code
+computed with them.
 
 B clips, T frames, N tokens, K context and M target tokens, D width.
 """
@@ -29,10 +30,10 @@ AC_INPUTS = ("ac.tokens", "ac.actions", "ac.states")
 def run(*, weights: Path, ac: Path, io: Path) -> dict[str, object]:
     """`max_abs_error` {entry: largest difference} and the number of `entries` compared.
 
-    weights: a pretraining file; ac: a file with the action-conditioned predictor; io: safetensors with inputs, the
-    public code's outputs, and the sizes in its metadata. Everything is computed in fp32. Raises UserError for a file
-    that does not fit the others, and for an entry in io that nothing here computes.
-    """
+    weights: a pretraining file; ac: a file with the action-conditioned predictor; io: safetensors
+    with inputs, the public code's outputs, and the sizes in its metadata. Everything is computed
+    in fp32. Raises UserError for a file that does not fit the others, and for an entry in io that
+    nothing here computes."""
     sizes, entries = _read(io)
     size, compared = _size(sizes, io), {}
     with torch.no_grad():
@@ -70,7 +71,8 @@ def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tup
     for kind in range(len(predictor.mask_tokens)):
         if (name := f"predictor.mask_token_{kind}") in entries:
             wanted = _input(entries, "target_index")  # [B, M]
-            # From the context that the public code saw: a difference there is told apart from one here.
+            # From the context that the public code saw: a difference there is told apart from one
+            # here.
             yield (
                 name,
                 predictor(entries["encoder.context"], positions[seen], positions[wanted], kind),

@@ -1,4 +1,5 @@
-"""`jepa-wm eval planning`: success on frozen tasks; `python -m jepa_wm.evals.planning freeze FILE` makes them."""
+"""`jepa-wm eval planning`: success on frozen tasks; `python -m jepa_wm.evals.planning freeze FILE`
+makes them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def main() -> None:
-    """Freeze a task file: layout, start and goal of every episode, on held-out layouts and on training layouts."""
+    """Freeze a task file: layout, start and goal of every episode, on held-out layouts and on
+    training layouts."""
     parser = argparse.ArgumentParser(
         prog="python -m jepa_wm.evals.planning", description=main.__doc__
     )

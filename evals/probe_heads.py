@@ -1,4 +1,5 @@
-"""Heads on frozen tokens: many at once on the same batches, each with its own learning rate and weight decay.
+"""Heads on frozen tokens: many at once on the same batches, each with its own learning rate and
+weight decay.
 
 B samples, N tokens, D width, Y outputs.
 """
@@ -37,8 +38,9 @@ class Linear(nn.Module):
 
 
 class Attentive(nn.Module):
-    """V-JEPA's attentive probe: `depth` - 1 blocks in which the tokens meet, then one in which a learned query reads
-    them, then a linear map (Bardes et al., 2024). Tokens are told their places by sines and cosines."""
+    """V-JEPA's attentive probe: `depth` - 1 blocks in which the tokens meet, then one in which a
+    learned query reads them, then a linear map (Bardes et al., 2024). Tokens are told their places
+    by sines and cosines."""
 
     position: Tensor
 
@@ -110,9 +112,8 @@ def train_heads(
 ) -> list[Trained]:
     """Every kind of head with every learning rate and weight decay, trained on tokens [n, N, D].
 
-    target: numbers of classes [n], or standardised numbers [n, Y]. All heads of a kind begin alike, see the same
-    batches, and do not touch each other.
-    """
+    target: numbers of classes [n], or standardised numbers [n, Y]. All heads of a kind begin
+    alike, see the same batches, and do not touch each other."""
     heads = []
     for kind, lr, decay in product(build, settings.lrs, settings.weight_decays):
         with torch.random.fork_rng(devices=[]):
@@ -151,5 +152,6 @@ def loss(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def best(heads: Sequence[Trained], tokens: Tensor, target: Tensor) -> Trained:
-    """The head with the lowest loss on tokens that none was trained on; of equal ones the first."""
+    """The head with the lowest loss on tokens that none was trained on; of equal ones the
+    first."""
     return min(heads, key=lambda one: float(loss(one.outputs(tokens), target)))

@@ -1,4 +1,5 @@
-"""What looks at the samples of a frozen evaluation: the eye of a run, a random encoder of its shape, or raw pixels.
+"""What looks at the samples of a frozen evaluation: the eye of a run, a random encoder of its
+shape, or raw pixels.
 
 n samples, B of them at a time, T frames, N tokens, D width, S side in px.
 """
@@ -30,14 +31,16 @@ BATCH = 64
 
 @dataclass
 class Seen:
-    """Standardised tokens [n, N, D] (fp16) of the samples that could be read, and these samples."""
+    """Standardised tokens [n, N, D] (fp16) of the samples that could be read, and these
+    samples."""
 
     tokens: Tensor
     part: Part
 
 
 def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
-    """(the config, the labelled data, what is to be compared: `eye` first, then the baselines that are asked for)."""
+    """(the config, the labelled data, what is to be compared: `eye` first, then the baselines that
+    are asked for)."""
     config = settled(run.config, run.path)
     return config, open_labelled(run, config), looks_of(encoder_of(run, config), config)
 
@@ -63,8 +66,8 @@ def look_at(
 ) -> tuple[Seen, Seen]:
     """Both parts as `look` sees frames of `size` px (default: the eye's own size).
 
-    Each position's mean over the training part is removed and each dimension divided by its spread there.
-    """
+    Each position's mean over the training part is removed and each dimension divided by its spread
+    there."""
     size = size or config.data.image_size
     train, test = (_seen(look, part, size, f"{name}: {which}", data.left_out) for which, part in
                    (("train", data.train), ("test", data.test)))  # fmt: skip

@@ -1,4 +1,5 @@
-"""Planning for reward, judged by what the world pays: beside random actions and the best constant one.
+"""Planning for reward, judged by what the world pays: beside random actions and the best constant
+one.
 
 B episodes, K decisions, T environment steps, a action numbers.
 """
@@ -39,11 +40,12 @@ Act = Callable[
 
 
 def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
-    """What the planner and the floors earn in the same episodes; the chunks an interrupted run has finished are kept.
+    """What the planner and the floors earn in the same episodes; the chunks an interrupted run has
+    finished are kept.
 
-    Of a world with splits the episodes are on held-out layouts, and what ends in `_training_layouts` is the same on
-    those of training. The best constant action is the best of a grid on these very episodes, which flatters it.
-    """
+    Of a world with splits the episodes are on held-out layouts, and what ends in
+    `_training_layouts` is the same on those of training. The best constant action is the best of a
+    grid on these very episodes, which flatters it."""
     config, seeds, seconds = run.config, _seeds(run.config), []
     told = _checked(run)
     for world, suffix in _worlds(config):
@@ -61,7 +63,8 @@ def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
 
 
 def _digest(config: Config) -> str:
-    """Of what the episodes are: the world, apart from how data are collected in it, seeds and budget."""
+    """Of what the episodes are: the world, apart from how data are collected in it, seeds and
+    budget."""
     worlds = config.world.model_dump(
         mode="json", exclude={"cross": True, "drift": True, "blind": True, "gym": {"hold"}}
     )
@@ -92,7 +95,8 @@ def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, ob
 def play_share_for_reward(
     run: RunFolder, model: WorldModel, share: int, shares: int
 ) -> dict[str, object]:
-    """Play every `shares`-th chunk of the planner's episodes, for `play_for_reward` to find; others play theirs."""
+    """Play every `shares`-th chunk of the planner's episodes, for `play_for_reward` to find;
+    others play theirs."""
     seeds, played = _seeds(run.config), 0
     _checked(run)
     some = range(share * CHUNK, len(seeds), shares * CHUNK)
@@ -113,7 +117,8 @@ def _folder(run: RunFolder, suffix: str) -> Path:
 
 
 def _worlds(config: Config) -> list[tuple[Rewarding, str]]:
-    """(world, what the keys of its figures end in): of each split, or the one world that has none."""
+    """(world, what the keys of its figures end in): of each split, or the one world that has
+    none."""
     world = rewarding_world(config)
     if not isinstance(world, Splitting):
         return [(world, "")]
@@ -121,10 +126,11 @@ def _worlds(config: Config) -> list[tuple[Rewarding, str]]:
 
 
 def _checked(run: RunFolder) -> dict[str, object]:
-    """`layouts`: that none of the held-out episodes' is in the training file, of a world that tells its layouts.
+    """`layouts`: that none of the held-out episodes' is in the training file, of a world that
+    tells its layouts.
 
-    Raises UserError for one that is, and in a world without splits for episodes with the seeds of the data's.
-    """
+    Raises UserError for one that is, and in a world without splits for episodes with the seeds of
+    the data's."""
     config, seeds = run.config, _seeds(run.config)
     worlds = _worlds(config)
     if len(worlds) > 1 and set(NAMES) <= set(worlds[0][0].state_names):
@@ -159,7 +165,8 @@ def planned_returns(
     folder: Path, model: WorldModel, world: Rewarding, seeds: np.ndarray, config: Config,
     *, some: range | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(returns [B] of all episodes, seconds of each decision); of `some` chunks only, named by their first episodes."""
+    """(returns [B] of all episodes, seconds of each decision); of `some` chunks only, named by
+    their first episodes."""
     folder.mkdir(exist_ok=True)
     space = space_of(world, frameskip=config.dynamics.frameskip, hold=config.planner.hold)
     returns, seconds = [], []
@@ -192,8 +199,8 @@ def planned_returns(
 def _played(
     agent: Agent, world: Rewarding, seeds: np.ndarray, budget: int, tell: Callable[[float], None]
 ) -> tuple[np.ndarray, list[float], np.ndarray]:
-    """(returns [B], seconds of each decision, frames [FILMED or fewer, K, h, w, c] of the first episodes); `tell` hears
-    before each decision what share is done."""
+    """(returns [B], seconds of each decision, frames [FILMED or fewer, K, h, w, c] of the first
+    episodes); `tell` hears before each decision what share is done."""
     times: list[float] = []
     film: list[np.ndarray] = []
     taken = 0
@@ -221,8 +228,8 @@ def play_rewards(
     world: Rewarding, seeds: np.ndarray, act: Act, *, budget: int, observe: Callable[[Rewarding], None] | None = None,
     every: int = 1,
 ) -> np.ndarray:  # fmt: skip
-    """[B] float64 sums of what episodes from `seeds` pay within `budget` steps; `observe` meets the worlds after each
-    `every` steps of a longer answer of `act`."""
+    """[B] float64 sums of what episodes from `seeds` pay within `budget` steps; `observe` meets
+    the worlds after each `every` steps of a longer answer of `act`."""
     world.reset(seeds)
     earned, taken = np.zeros(len(seeds)), 0
     while taken < budget:
@@ -242,7 +249,8 @@ def play_rewards(
 
 
 def constant_actions(world: Rewarding) -> np.ndarray:
-    """[n, a] actions to be held for whole episodes: every choice, or a grid over the box, or draws in a wide box."""
+    """[n, a] actions to be held for whole episodes: every choice, or a grid over the box, or draws
+    in a wide box."""
     if world.choices is not None:
         return np.arange(world.choices, dtype=np.float32)[:, None]
     low, high, _ = world.action_bounds

@@ -1,4 +1,5 @@
-"""`jepa-wm eval rollout`: how the error of an imagined future grows with the horizon, on held-out trajectories."""
+"""`jepa-wm eval rollout`: how the error of an imagined future grows with the horizon, on held-out
+trajectories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How good guesses are: exact counts with intervals, per class and as a picture, or errors of numbers.
+"""How good guesses are: exact counts with intervals, per class and as a picture, or errors of
+numbers.
 
 n samples, U units (videos or frames), K classes, Y numbers.
 """
@@ -21,10 +22,11 @@ RESAMPLES = 1000
 def score(
     guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = None
 ) -> dict[str, object]:
-    """Figures of guesses for the samples of a part: shares [n, K] that sum to 1, or numbers [n, Y].
+    """Figures of guesses for the samples of a part: shares [n, K] that sum to 1, or numbers [n,
+    Y].
 
-    The clips of one video are averaged first, so each video counts once, whatever became of single clips.
-    """
+    The clips of one video are averaged first, so each video counts once, whatever became of single
+    clips."""
     units, first, unit = np.unique(part.unit, return_index=True, return_inverse=True)
     summed = np.zeros((len(units), guess.shape[1]))
     np.add.at(summed, unit, guess)
@@ -56,8 +58,8 @@ def _classes(
 def _numbers(
     guess: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities
 ) -> dict[str, object]:
-    """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement), mean `error` and
-    its `unit`; of angles by the shorter way round."""
+    """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement),
+    mean `error` and its `unit`; of angles by the shorter way round."""
     r, episodes = np.random.default_rng(0), np.unique(group)
     missed = known.difference(known.rolled(guess), known.rolled(truth))
     spread = known.difference(known.rolled(truth), known.rolled(truth.mean(0)))

@@ -1,4 +1,5 @@
-"""Section of the config: the labelled data of frozen evaluation, and the heads that are tried on it."""
+"""Section of the config: the labelled data of frozen evaluation, and the heads that are tried on
+it."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from jepa_wm.core.section import Section
 class ProbeSettings(Section):
     """What `eval linear`, `attentive`, `knn` and `state` read and try.
 
-    Settings of a head are chosen on the last part of the training set in its own order (of each class, where there are
-    classes), never on the test set.
-    """
+    Settings of a head are chosen on the last part of the training set in its own order (of each
+    class, where there are classes), never on the test set."""
 
-    # Class folders, a manifest, tar shards, an index, .h5 trajectories, torchvision/NAME/FOLDER; null: the run's own.
+    # Class folders, a manifest, tar shards, an index, .h5 trajectories, torchvision/NAME/FOLDER;
+    # null: the run's own.
     train: str | None = None
     test: str | None = None  # the same for the test, which is looked at once
     images: bool = False  # every image of a class folder is a sample, instead of a frame of the folder's video

@@ -1,8 +1,8 @@
-"""`jepa-wm eval state`: ridge regression from frozen, standardised tokens to a column of trajectories.
+"""`jepa-wm eval state`: ridge regression from frozen, standardised tokens to a column of
+trajectories.
 
-The penalty and the way of pooling are chosen on a part of the training set; the test set is looked at once.
-n samples, F numbers of a feature, Y numbers of a state.
-"""
+The penalty and the way of pooling are chosen on a part of the training set; the test set is looked
+at once. n samples, F numbers of a feature, Y numbers of a state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ PENALTIES = tuple(
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For the `eye` and each baseline, R2 and error of each group of numbers on the test part; what was `chosen`."""
+    """For the `eye` and each baseline, R2 and error of each group of numbers on the test part;
+    what was `chosen`."""
     return measured(run, "eval_state", _measure)
 
 
@@ -55,7 +56,8 @@ def _measure(
 def _best_penalty(
     seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str
 ) -> tuple[float, float]:
-    """(penalty, its mean squared error in units of each number's variance, on the samples to choose by)."""
+    """(penalty, its mean squared error in units of each number's variance, on the samples to
+    choose by)."""
     features, target = _features(seen, pool), seen.part.target
     spread = own_scale(torch.from_numpy(target)).numpy()
     errors = [

@@ -1,7 +1,8 @@
-"""`jepa-wm compare`: what several finished runs won or earned, with intervals over tasks and training seeds.
+"""`jepa-wm compare`: what several finished runs won or earned, with intervals over tasks and
+training seeds.
 
-S training seeds, T tasks. Runs that differ in their seed alone are one method; two methods are compared task by task.
-"""
+S training seeds, T tasks. Runs that differ in their seed alone are one method; two methods are
+compared task by task."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.evals.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds
 from jepa_wm.evals.outcomes import Played, read_run
 
-# settings that runs of one method need not share: none of them changes what its main objective wins
+# settings that runs of one method need not share: none of them changes what its main objective
+# wins
 MAY_DIFFER = (
     "seed",
     "data.path",
@@ -53,11 +55,11 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, object]:
-    """`runs` {"figures", "seeds", "commits", "one_commit"}, `against` and `difference` where there is another method.
+    """`runs` {"figures", "seeds", "commits", "one_commit"}, `against` and `difference` where there
+    is another method.
 
-    Figures have `mean`, `low`, `high`, `tasks` and `seeds`. Raises UserError for runs that are not finished, that
-    played other tasks, that differ in more than their seed, or that share one.
-    """
+    Figures have `mean`, `low`, `high`, `tasks` and `seeds`. Raises UserError for runs that are not
+    finished, that played other tasks, that differ in more than their seed, or that share one."""
     first = [read_run(path) for path in runs]
     second = [read_run(path) for path in against]
     for played in (*first, *second):
@@ -98,7 +100,8 @@ def _method(played: Sequence[Played]) -> dict[str, object]:
 
 
 def _figure(outcomes: np.ndarray) -> dict[str, float | int | None]:
-    """Of outcomes [S, T]; bounds are null where all returns are equal, which says nothing of others."""
+    """Of outcomes [S, T]; bounds are null where all returns are equal, which says nothing of
+    others."""
     low, high = (
         rate_over_seeds(outcomes)
         if outcomes.dtype == bool

@@ -1,7 +1,8 @@
-"""jepa_wm: a world model that learns to see by masked latent prediction, imagines, and plans, without a pixel decoder.
+"""jepa_wm: a world model that learns to see by masked latent prediction, imagines, and plans,
+without a pixel decoder.
 
-Importing this costs next to nothing: the names below are fetched from their rooms when they are first used.
-"""
+Importing this costs next to nothing: the names below are fetched from their rooms when they are
+first used."""
 
 from __future__ import annotations
 

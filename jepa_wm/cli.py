@@ -97,7 +97,8 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _in_a_line(value: Any) -> str | None:
-    """A figure, or an outcome with its interval; None for what has more in it, which --json tells."""
+    """A figure, or an outcome with its interval; None for what has more in it, which --json
+    tells."""
     if isinstance(value, dict):
         if not {"low", "high"} <= value.keys():
             return None
@@ -124,7 +125,8 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
             f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}"
         )
     share = getattr(arguments, "share", None)
-    # A rank that left alone, wherever a signal finds it, would break the others; the loop has all leave together.
+    # A rank that left alone, wherever a signal finds it, would break the others; the loop has all
+    # leave together.
     calm = catching_signals() if several else contextlib.nullcontext()
     with calm, joined(), RunFolder.open(folder, config, shared=share is not None) as run:
         if share is not None:
@@ -133,7 +135,8 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
 
 
 def _bench(arguments: argparse.Namespace) -> Any:
-    """Check the config, measure; no run folder is touched. What is measured has sizes of its own."""
+    """Check the config, measure; no run folder is touched. What is measured has sizes of its
+    own."""
     from jepa_wm.config import load_config
     from jepa_wm.core.config import config_diff
 

@@ -1,4 +1,5 @@
-"""The whole config, assembled from the sections of the rooms, and the checks that concern several of them."""
+"""The whole config, assembled from the sections of the rooms, and the checks that concern several
+of them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from jepa_wm.worlds.settings import WorldSettings
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The checked config of a shipped name ("two_rooms") or a YAML file, with `section.key=value` overrides.
+    """The checked config of a shipped name ("two_rooms") or a YAML file, with `section.key=value`
+    overrides.
 
     Raises UserError that lists every problem.
     """

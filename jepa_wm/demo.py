@@ -1,4 +1,5 @@
-"""The whole story from one command: collect, learn to see, freeze, learn what actions do, plan, report."""
+"""The whole story from one command: collect, learn to see, freeze, learn what actions do, plan,
+report."""
 
 from __future__ import annotations
 
@@ -45,10 +46,11 @@ PROMISED: dict[
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Every stage that is not finished yet, then the floor of a random frozen encoder if asked for, then the page.
+    """Every stage that is not finished yet, then the floor of a random frozen encoder if asked
+    for, then the page.
 
-    Returns the promised keys of all stages, the rest as `stages` {name: {key: value}}, each with its `seconds`, and
-    the `minutes` they took together. Interrupted, it goes on where it stopped.
+    Returns the promised keys of all stages, the rest as `stages` {name: {key: value}}, each with
+    its `seconds`, and the `minutes` they took together. Interrupted, it goes on where it stopped.
     """
     results = {name: _tell(name, stage)(run) for name, stage in stages_for(run.config).items()}
     plan = results["plan"]
@@ -71,7 +73,8 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def _merged(results: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """Promised keys at the top, whatever else a stage tells under its name: no two stages share a key by accident."""
+    """Promised keys at the top, whatever else a stage tells under its name: no two stages share a
+    key by accident."""
     merged: dict[str, object] = {}
     stages: dict[str, dict[str, object]] = {}
     for name, result in results.items():
@@ -98,10 +101,11 @@ def _seconds(result: Mapping[str, object]) -> float:
 
 
 def random_encoder_floor(run: RunFolder) -> tuple[dict[str, object], float]:
-    """(success or return of the same chain on the same data with an encoder that was never trained, its seconds).
+    """(success or return of the same chain on the same data with an encoder that was never
+    trained, its seconds).
 
-    The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on those of training.
-    """
+    The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on
+    those of training."""
     config = run.config
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     changed = config.model_copy(

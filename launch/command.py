@@ -1,4 +1,5 @@
-"""`jepa-wm launch`: a verb as a job here, under torchrun or on SLURM; sweeps, work split over jobs, the whole story.
+"""`jepa-wm launch`: a verb as a job here, under torchrun or on SLURM; sweeps, work split over
+jobs, the whole story.
 
 jepa-wm launch VERB [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G] [--config ...] [section.key=value]
 jepa-wm launch pipeline ...       collect, pretrain, encode, dynamics, heads if the plan asks, plan, report, in turn
@@ -96,7 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Launch what the words ask for; returns what was done, with the ids of jobs that go on without this process."""
+    """Launch what the words ask for; returns what was done, with the ids of jobs that go on
+    without this process."""
     words = [word for word in arguments.overrides if "=" not in word]
     given = [word for word in arguments.overrides if "=" in word]
     given += [
@@ -131,7 +133,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stages(verb: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
-    """What a run does one after the other: a verb, or the story, with heads only where its plan asks for one."""
+    """What a run does one after the other: a verb, or the story, with heads only where its plan
+    asks for one."""
     if verb != ("pipeline",):
         return [verb]
     return [(stage,) for stage in STORY if stage != "heads" or config.planner.needs_heads]
@@ -145,7 +148,8 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-    """One after another; a sweep goes on past a run that failed, a chain does not. Raises JobFailed at the end."""
+    """One after another; a sweep goes on past a run that failed, a chain does not. Raises
+    JobFailed at the end."""
     done, failed = [], []
     for chain in chains:
         for piece in chain:
@@ -173,7 +177,8 @@ def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
 def _submit(
     chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """Hand all to SLURM: a sweep of one verb as an array, stages after each other, a split with its merging job."""
+    """Hand all to SLURM: a sweep of one verb as an array, stages after each other, a split with
+    its merging job."""
     rows: list[dict[str, Any]] = []
     try:
         if len(chains) > 1 and len(chains[0]) == 1:
@@ -208,7 +213,8 @@ def _submit_array(
 
 
 def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]) -> None:
-    """Stages one after another; one whose work can be shared as an array with a merging job behind."""
+    """Stages one after another; one whose work can be shared as an array with a merging job
+    behind."""
     after: str | None = None
     for piece in chain:
         record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
@@ -239,7 +245,8 @@ def _noted(job: str, piece: Piece, record: Path, common: Path) -> dict[str, Any]
 
 
 def _wait(rows: Sequence[dict[str, Any]]) -> None:
-    """Until no job is in the queue any more; raises JobFailed naming those that did not end well, with their logs."""
+    """Until no job is in the queue any more; raises JobFailed naming those that did not end well,
+    with their logs."""
     while any(status.is_live(row) for row in rows):
         time.sleep(2)
     bad = [found for row in rows if (found := status.look(row))["state"] != "COMPLETED"]

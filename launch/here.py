@@ -1,4 +1,5 @@
-"""Jobs on this machine: ranks as child processes, or torchrun's; a rank that dies takes the others with it."""
+"""Jobs on this machine: ranks as child processes, or torchrun's; a rank that dies takes the others
+with it."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ FOREIGN = (
 def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
     """Run a job to its end, rank 0's log shown as it grows.
 
-    Raises JobFailed with the exit code of the rank that failed and the end of its log, within PATIENCE + GRACE seconds,
-    and Interrupted, after all ranks have saved, when a signal asked this process to stop.
-    """
+    Raises JobFailed with the exit code of the rank that failed and the end of its log, within
+    PATIENCE + GRACE seconds, and Interrupted, after all ranks have saved, when a signal asked this
+    process to stop."""
     if settings.nodes > 1:
         raise UserError(
             f"cluster {settings.cluster} is this machine, launch.nodes is {settings.nodes}: set launch.cluster=slurm, "
@@ -68,7 +69,8 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
         raise Interrupted(stopped[0])
     failed = [rank for rank, code in codes.items() if code]
     if failed:
-        # One that was killed, or that says what the user can put right, is the cause of the others' lost connections.
+        # One that was killed, or that says what the user can put right, is the cause of the
+        # others' lost connections.
         first = min(
             failed,
             key=lambda rank: (
@@ -92,7 +94,8 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without what a job around it, if there is one, says of its own place."""
+    """This process's environment without what a job around it, if there is one, says of its own
+    place."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN) or k == "SLURM_CONF"}
     for name in ("SLURM_CONF", "OMP_NUM_THREADS"):  # empty, they would be taken for settings
         if not kept.get(name, "set").strip():
@@ -151,7 +154,8 @@ def _start(
 
 
 def _wait(children: list[subprocess.Popen[bytes]], log: Path) -> dict[int, int]:
-    """Until all have ended, or one has failed and the others have had PATIENCE; the exit codes of those that ended."""
+    """Until all have ended, or one has failed and the others have had PATIENCE; the exit codes of
+    those that ended."""
     until: float | None = None
     with open(_logs(log, 0), "rb") as first:
         first.seek(0, os.SEEK_END)
@@ -188,7 +192,8 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 
 @contextmanager
 def _forwarding(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Within the block a wish to stop is passed on to all children; gives the signals that came."""
+    """Within the block a wish to stop is passed on to all children; gives the signals that
+    came."""
     came: list[int] = []
 
     def forward(signum: int, frame: FrameType | None) -> None:

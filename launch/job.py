@@ -1,4 +1,5 @@
-"""The one job class: a verb of the command line on a snapshot of code and config, here, under torchrun or on SLURM.
+"""The one job class: a verb of the command line on a snapshot of code and config, here, under
+torchrun or on SLURM.
 
 <run>/launch/<when>_<verb>/job.json      what is run
 <run>/launch/<when>_<verb>/config.yaml   the resolved config it runs with, whatever becomes of the file it came from
@@ -37,8 +38,8 @@ STOPPED = (
 
 @dataclass(frozen=True)
 class Job:
-    """`entry` names the function that is given `words`; `record` is the folder described above; `source` are the
-    config's name and the overrides that the snapshot was made of."""
+    """`entry` names the function that is given `words`; `record` is the folder described above;
+    `source` are the config's name and the overrides that the snapshot was made of."""
 
     entry: str
     words: tuple[str, ...]
@@ -72,7 +73,8 @@ class Job:
             sys.exit(code)
 
     def checkpoint(self) -> object:
-        """What submitit puts back into the queue where a signal comes before the verb has begun."""
+        """What submitit puts back into the queue where a signal comes before the verb has
+        begun."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -112,7 +114,8 @@ class Job:
 
 
 def _take_place(record: Path) -> None:
-    """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start of the job."""
+    """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start
+    of the job."""
     os.environ |= {
         "RANK": str(launch_env.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(launch_env.number("SLURM_LOCALID", 0)),
         "WORLD_SIZE": str(launch_env.number("SLURM_NTASKS", 1, least=1)),
@@ -141,8 +144,8 @@ def _cancelled() -> bool:
 
 
 def _requeue() -> None:
-    """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by itself before
-    would count as done."""
+    """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by
+    itself before would count as done."""
     if launch_env.rank() == 0:
         print(
             f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True
@@ -158,7 +161,8 @@ def _requeue() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the launching process ends in whatever way: no rank is left behind."""
+    """Ask the kernel for a SIGTERM when the launching process ends in whatever way: no rank is
+    left behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

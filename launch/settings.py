@@ -1,4 +1,5 @@
-"""Section of the config: where a job runs and what it asks of a cluster; none of it changes what a run computes."""
+"""Section of the config: where a job runs and what it asks of a cluster; none of it changes what a
+run computes."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from jepa_wm.core.section import Section
 
 
 class LaunchSettings(Section):
-    """What `jepa-wm launch` asks for. Verbs that several ranks do as one job take nodes x tasks_per_node of them."""
+    """What `jepa-wm launch` asks for. Verbs that several ranks do as one job take nodes x
+    tasks_per_node of them."""
 
     cluster: Literal["local", "torchrun", "slurm"] = "local"
     nodes: int = Field(1, ge=1)

@@ -1,4 +1,5 @@
-"""Jobs on SLURM, through submitit: what is asked for as sbatch text, submitting, and what became of a job."""
+"""Jobs on SLURM, through submitit: what is asked for as sbatch text, submitting, and what became
+of a job."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ def submit(
     after: str | None = None,
     every: bool = False,
 ) -> list[str]:
-    """Submit jobs, an array if there are several; returns their ids. They may start when job `after` is done, whether
-    well or, with `every`, in whatever way.
+    """Submit jobs, an array if there are several; returns their ids. They may start when job
+    `after` is done, whether well or, with `every`, in whatever way.
 
     Raises UserError with what SLURM said if it refuses them.
     """
@@ -66,7 +67,8 @@ def sbatch_text(settings: LaunchSettings, *, record: Path, name: str, jobs: int 
 
 
 def describe(job: str) -> dict[str, str]:
-    """SLURM's fields of a job (JobState, ExitCode, NodeList, ...); of a finished one from accounting, if there is any.
+    """SLURM's fields of a job (JobState, ExitCode, NodeList, ...); of a finished one from
+    accounting, if there is any.
 
     Empty when it is known to neither.
     """

@@ -1,4 +1,5 @@
-"""What became of a run folder's jobs: state, step, time left, last loss; and whether one is still at it."""
+"""What became of a run folder's jobs: state, step, time left, last loss; and whether one is still
+at it."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def of(run: Path) -> list[dict[str, Any]]:
 
 
 def look(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with `state`, `exit` code, `step` of how many, seconds `left` and `loss`, None where not known."""
+    """A row with `state`, `exit` code, `step` of how many, seconds `left` and `loss`, None where
+    not known."""
     known = slurm.describe(row["job"])
     ended = Path(row["record"]) / f"ended_{row['job']}"
     state = known.get("JobState", "UNKNOWN")
@@ -57,7 +59,8 @@ def look(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_live(row: dict[str, Any]) -> bool:
-    """Whether a job waits or runs; one that waits for something that will never come does neither."""
+    """Whether a job waits or runs; one that waits for something that will never come does
+    neither."""
     known = slurm.describe(row["job"])
     return (
         known.get("JobState") in slurm.LIVE and known.get("Reason") != "DependencyNeverSatisfied"
@@ -65,7 +68,8 @@ def is_live(row: dict[str, Any]) -> bool:
 
 
 def refuse_live(run: Path) -> None:
-    """Raises UserError naming the job if one is still at work in the run folder, or waits to be."""
+    """Raises UserError naming the job if one is still at work in the run folder, or waits to
+    be."""
     for row in _noted(run):
         if is_live(row):
             raise UserError(

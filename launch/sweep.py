@@ -13,7 +13,8 @@ from jepa_wm.core.errors import UserError
 
 
 def overrides(grid: Sequence[str], each: Sequence[str]) -> list[list[str]]:
-    """Those of every run: all combinations of axes KEY=[A,B], then each 'KEY=V KEY=V' as it is; none without a sweep.
+    """Those of every run: all combinations of axes KEY=[A,B], then each 'KEY=V KEY=V' as it is;
+    none without a sweep.
 
     Raises UserError for an axis that is no list.
     """

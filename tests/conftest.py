@@ -1,8 +1,8 @@
-"""What several test files share: tiny trajectories of the two-rooms world, collected once; the folder ../shared.
+"""What several test files share: tiny trajectories of the two-rooms world, collected once; the
+folder ../shared.
 
-On a machine with a GPU, test_cuda.py is about it; all other tests are of a process that has none, and whose results
-are the same to the bit.
-"""
+On a machine with a GPU, test_cuda.py is about it; all other tests are of a process that has none,
+and whose results are the same to the bit."""
 
 import os
 from pathlib import Path
@@ -44,13 +44,15 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(items):
-    """The file that takes longest comes first, so that workers side by side (`-n`) end together."""
+    """The file that takes longest comes first, so that workers side by side (`-n`) end
+    together."""
     items.sort(key=lambda item: item.path.name != "test_story.py")
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """A folder with train.h5 (6 episodes of 31 frames) and heldout.h5 (3 of 31), as `collect` makes them."""
+    """A folder with train.h5 (6 episodes of 31 frames) and heldout.h5 (3 of 31), as `collect`
+    makes them."""
     folder = tmp_path_factory.mktemp("tiny_data")
     for part, seeds in (("train", np.arange(6)), ("heldout", 10**6 + np.arange(3))):
         record(
@@ -70,7 +72,8 @@ def shared():
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory, tiny_data):
-    """The run folder of a single process, up to dynamics, with the settings of `ranks.overrides`."""
+    """The run folder of a single process, up to dynamics, with the settings of
+    `ranks.overrides`."""
     from ranks import overrides
     from test_train import STAGES
 

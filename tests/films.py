@@ -37,7 +37,8 @@ def write(
     pix_fmt="yuv420p",
     options=None,
 ):
-    """Encode pictures [n, h, w, 3]; `seconds` [n] gives each its own time, else they are 1/fps apart."""
+    """Encode pictures [n, h, w, 3]; `seconds` [n] gives each its own time, else they are 1/fps
+    apart."""
     ticks = fps if seconds is None else TICKS
     seconds = np.arange(len(pictures)) / fps if seconds is None else seconds
     with av.open(str(path), "w", options=options or {}) as container:

@@ -145,7 +145,8 @@ def make_dino_wm(folder, *, films_too=False):
 
 
 def make_lerobot(folder, version="v2.1"):
-    """Two cameras: a video whose frames repeat their episode's row number, and images inside the parquet."""
+    """Two cameras: a video whose frames repeat their episode's row number, and images inside the
+    parquet."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 

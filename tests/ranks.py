@@ -1,4 +1,5 @@
-"""Starts the ranks of one training as processes of their own, as a launcher does, and compares what they learned."""
+"""Starts the ranks of one training as processes of their own, as a launcher does, and compares
+what they learned."""
 
 import multiprocessing
 import os
@@ -20,7 +21,8 @@ context.set_forkserver_preload(
 
 
 def run_ranks(size, words, meeting, *, log=None, stop_at=None, seconds=300):
-    """Run `jepa-wm <words>` on `size` ranks that meet by the file `meeting`; returns their exit codes.
+    """Run `jepa-wm <words>` on `size` ranks that meet by the file `meeting`; returns their exit
+    codes.
 
     At training step `stop_at` the last rank, and only that one, gets a SIGUSR2.
     """
@@ -88,13 +90,15 @@ def overrides(data, **parallel):
     ]
 
 
-# Loss (relative), weights (root mean square of a tensor, which a whole training moves by about 1e-2). Adam makes a step
-# of full size of the smallest gradient, so that what stands on an earlier training differs by more than a bit.
+# Loss (relative), weights (root mean square of a tensor, which a whole training moves by about
+# 1e-2). Adam makes a step of full size of the smallest gradient, so that what stands on an earlier
+# training differs by more than a bit.
 TOLERANCE = {
     "pretrain": (1e-6, 1e-5), "dynamics_latent": (1e-4, 2e-4), "dynamics_dynamics": (1e-3, 1e-4),
     "dynamics_distance": (1e-4, 5e-4), "heads": (1e-5, 1e-4),
 }  # fmt: skip
-# The loss does not depend on them (a shift that is subtracted again, or that all keys share): their steps are noise.
+# The loss does not depend on them (a shift that is subtracted again, or that all keys share):
+# their steps are noise.
 WITHOUT_GRADIENT = ("read.bias", "key_value.bias", "pool.norm.bias")
 
 

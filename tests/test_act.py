@@ -1,4 +1,5 @@
-"""The agent: remembers as many frames as the model's window, and plans for each episode as if it were alone."""
+"""The agent: remembers as many frames as the model's window, and plans for each episode as if it
+were alone."""
 
 import gc
 from pathlib import Path
@@ -193,7 +194,8 @@ def resident():
     not Path("/proc/self/statm").exists(), reason="the system tells no memory in /proc"
 )
 def test_a_thousand_decisions_take_no_memory_beyond_the_first_few_hundred():
-    """A leak grows in every stretch of decisions; an allocator that takes a few MiB once does so in one of them."""
+    """A leak grows in every stretch of decisions; an allocator that takes a few MiB once does so
+    in one of them."""
     a = agent(horizon=2, candidates=4, rounds=1, elites=2)
     a.reset(frames(2, 0), [0, 1])
     seen = frames(2, 1)
@@ -234,7 +236,8 @@ def test_compiled_layers_give_the_same_plan(backend, monkeypatch):
 
 @pytest.mark.parametrize("sizes", [{}, {"members": 2, "outcomes": 2}])
 def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
-    """By a stand-in for CUDA graphs, which do the same: what is replayed is what was recorded, on what is given now."""
+    """By a stand-in for CUDA graphs, which do the same: what is replayed is what was recorded, on
+    what is given now."""
     recorded = []
 
     class Recording:

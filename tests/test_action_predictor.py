@@ -1,4 +1,5 @@
-"""The action-conditioned predictor: no frame sees the future, and everything it is given counts."""
+"""The action-conditioned predictor: no frame sees the future, and everything it is given
+counts."""
 
 import pytest
 import torch

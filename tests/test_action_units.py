@@ -1,5 +1,5 @@
-"""Units of actions: what never varies enters as 0 and is left alone by a search, and neither jitter nor glitches blow
-up."""
+"""Units of actions: what never varies enters as 0 and is left alone by a search, and neither
+jitter nor glitches blow up."""
 
 from types import SimpleNamespace
 

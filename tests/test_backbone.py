@@ -1,4 +1,5 @@
-"""Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept, shared, used in a run."""
+"""Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept,
+shared, used in a run."""
 
 import json
 import shutil
@@ -33,7 +34,8 @@ def backbone(name=VIT, size=64, seed=0):
 
 @pytest.fixture
 def released(tmp_path, monkeypatch):
-    """(path, encoder) of a small encoder in the released layout, under the size name `vit_small`."""
+    """(path, encoder) of a small encoder in the released layout, under the size name
+    `vit_small`."""
     torch.manual_seed(0)
     size = weights.Size(32, heads=2, width=24, depth=1)
     monkeypatch.setitem(weights.SIZES, "vit_small", size)

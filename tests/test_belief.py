@@ -1,4 +1,5 @@
-"""What is believed of static numbers, and what training is given, comes from frames that an agent could have seen."""
+"""What is believed of static numbers, and what training is given, comes from frames that an agent
+could have seen."""
 
 import numpy as np
 import pytest
@@ -224,7 +225,8 @@ def head_samples(data, model, stride, terminated=None):
 
 @pytest.mark.parametrize("stride", [2, 4])
 def test_heads_are_taught_what_a_planner_imagines(data, stride):
-    """One model step on, from as many frames as an agent has seen by then, and with what it believes there."""
+    """One model step on, from as many frames as an agent has seen by then, and with what it
+    believes there."""
     model = latent_model()
     drawn = head_samples(data, model, stride, np.zeros(len(data.actions), np.float32))
     before, after, actions, truth = drawn.steps(0, 50)
@@ -251,7 +253,8 @@ def test_heads_are_taught_what_a_planner_imagines(data, stride):
 
 
 def test_where_an_episode_ends():
-    """By the first row that says so, even where that is the last; a recording that stops has no end."""
+    """By the first row that says so, even where that is the last; a recording that stops has no
+    end."""
     data = type(
         "Data",
         (),

@@ -1,4 +1,5 @@
-"""What the channels of pictures are is told by the rows: stacked frames come again, alpha is opaque; else one asks."""
+"""What the channels of pictures are is told by the rows: stacked frames come again, alpha is
+opaque; else one asks."""
 
 import h5py
 import made_formats as made

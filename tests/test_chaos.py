@@ -1,4 +1,5 @@
-"""Killed at random moments again and again, and a disk that is full at every third save: nothing is lost."""
+"""Killed at random moments again and again, and a disk that is full at every third save: nothing
+is lost."""
 
 import os
 import random
@@ -56,7 +57,8 @@ def assert_same_bits(a, b):
 
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_reach_the_same_bits(tmp_path, tiny_data):
-    """Until fifty kills are through; a run that finishes in between is compared and begun again."""
+    """Until fifty kills are through; a run that finishes in between is compared and begun
+    again."""
     whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(0)
     undisturbed = context.Process(target=story, args=(whole, tiny_data))
     undisturbed.start()
@@ -82,7 +84,8 @@ def test_fifty_kills_at_random_moments_reach_the_same_bits(tmp_path, tiny_data):
 
 
 class FullAtEveryThird:
-    """In the place of `save_checkpoint`: at every third call the disk is full, and has room again afterwards."""
+    """In the place of `save_checkpoint`: at every third call the disk is full, and has room again
+    afterwards."""
 
     def __init__(self, disk):
         self.ballast, self.calls, self.save = disk / "ballast", 0, saver.save_checkpoint
@@ -102,7 +105,8 @@ class FullAtEveryThird:
 def test_a_disk_that_is_full_at_every_third_save(
     small_disk, tmp_path, tiny_data, monkeypatch, capsys, save_every, saves, code  # noqa: F811
 ):  # fmt: skip
-    """Training goes on and says so; the newest whole checkpoint stays; only a last save that fails ends it."""
+    """Training goes on and says so; the newest whole checkpoint stays; only a last save that fails
+    ends it."""
     run, full = tmp_path / "run", FullAtEveryThird(small_disk)
     (run / "pretrain").mkdir(parents=True)
     (small_disk / "checkpoints").mkdir()

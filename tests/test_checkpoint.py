@@ -1,4 +1,5 @@
-"""Checkpoints: exact round trips, and that no failure costs more than the checkpoint being written."""
+"""Checkpoints: exact round trips, and that no failure costs more than the checkpoint being
+written."""
 
 import json
 import resource

@@ -1,4 +1,5 @@
-"""Candidates in pieces: the same costs and gradients, never more plans than the bound, and a bound that is kept."""
+"""Candidates in pieces: the same costs and gradients, never more plans than the bound, and a bound
+that is kept."""
 
 import weakref
 from functools import partial

@@ -1,4 +1,5 @@
-"""The command line: every way out has its exit code and its message, and scripts get one JSON line."""
+"""The command line: every way out has its exit code and its message, and scripts get one JSON
+line."""
 
 import errno
 import json
@@ -23,7 +24,8 @@ class Toy(BaseModel):
 
 @pytest.fixture
 def verb(monkeypatch, tmp_path):
-    """Put a function in the place of `collect`; returns a caller of the command line that runs it."""
+    """Put a function in the place of `collect`; returns a caller of the command line that runs
+    it."""
 
     def call(body, *words):
         def load(name, overrides):

@@ -1,4 +1,5 @@
-"""Configs: what is read, what is merged, and that every mistake is named with place, key and remedy."""
+"""Configs: what is read, what is merged, and that every mistake is named with place, key and
+remedy."""
 
 from pathlib import Path
 from typing import Literal

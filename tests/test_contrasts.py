@@ -1,4 +1,5 @@
-"""What contrasts tell apart: never two clips of one episode or file, and a successor only where it is one."""
+"""What contrasts tell apart: never two clips of one episode or file, and a successor only where it
+is one."""
 
 import films
 import numpy as np

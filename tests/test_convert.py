@@ -1,4 +1,5 @@
-"""Converted files hold the source's rows, split and sized as asked, and appear whole or not at all."""
+"""Converted files hold the source's rows, split and sized as asked, and appear whole or not at
+all."""
 
 import json
 import os
@@ -231,7 +232,8 @@ def with_copies(folder, *, lengths=(4, 5, 4, 5, 4, 6), copies=((0, 2), (1, 3)), 
 @pytest.mark.parametrize("heldout", [2, 3, 0.3, 0.5])
 @pytest.mark.parametrize("actions", ["drawn", "zero"])
 def test_copies_of_an_episode_are_not_parted(tmp_path, heldout, actions):
-    """Whichever way of parting, what the message names to leave out is enough; where none are parted none need go."""
+    """Whichever way of parting, what the message names to leave out is enough; where none are
+    parted none need go."""
     source = with_copies(
         tmp_path, copies=((0, 3), (1, 2)), lengths=(4, 5, 5, 4, 4, 6), actions=actions
     )
@@ -285,7 +287,8 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def converted(source, target, seed, *, killed=False):
-    """The bytes of both parts as a process of its own writes them; or what is there once it was killed at work."""
+    """The bytes of both parts as a process of its own writes them; or what is there once it was
+    killed at work."""
     words = ["convert", str(source), str(target), "--heldout", "0.3"]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWLY if killed else SLOWLY.replace("0.2", "0"), *words],

@@ -1,4 +1,5 @@
-"""On a GPU: the numbers of the CPU to rounding, the same masks and plans, and the whole story to its end."""
+"""On a GPU: the numbers of the CPU to rounding, the same masks and plans, and the whole story to
+its end."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Disks that offer less than a local one: no file locks, no room taken beforehand, no shared memory maps."""
+"""Disks that offer less than a local one: no file locks, no room taken beforehand, no shared
+memory maps."""
 
 import errno
 import fcntl

@@ -40,7 +40,8 @@ def data(frames, *, tokens=4, batch=2, seed=1):
 
 @torch.no_grad()
 def influence(model, frames, changed):
-    """Largest change of each frame's prediction [T] when one frame's latents, or its action, are changed."""
+    """Largest change of each frame's prediction [T] when one frame's latents, or its action, are
+    changed."""
     latents, actions = data(frames, tokens=model.tokens)
     plain = model(latents, actions)
     latents, actions = latents.clone(), actions.clone()
@@ -60,7 +61,8 @@ def test_a_frame_matters_from_itself_on_for_window_times_depth(window, depth, ch
 
 
 def test_every_part_of_the_past_counts():
-    """Latents alone and actions alone have an influence, and every token of a frame sees the others."""
+    """Latents alone and actions alone have an influence, and every token of a frame sees the
+    others."""
     model = dynamics()
     latents, actions = data(3)
     with torch.no_grad():

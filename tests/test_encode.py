@@ -1,4 +1,5 @@
-"""The eye: RoPE is a rotation, what is masked is not computed and not missed, frames do not see each other."""
+"""The eye: RoPE is a rotation, what is masked is not computed and not missed, frames do not see
+each other."""
 
 import math
 
@@ -119,7 +120,8 @@ def test_patches_cover_every_pixel_once_in_token_order(tubelet):
 
 
 def outputs_with_hidden_keys(eye, video, keep):
-    """The same encoder without dropping anything: tokens that are not kept are computed, but nobody looks at them."""
+    """The same encoder without dropping anything: tokens that are not kept are computed, but
+    nobody looks at them."""
     x = eye.embed(eye._patches(video))
     positions = grid_positions(video.shape[1] // eye.tubelet, eye.grid, eye.grid)
     cos, sin = rope_tables(positions[None], eye.head_dim, eye.rope_base)
@@ -248,7 +250,8 @@ def test_a_cache_keeps_the_latest_tokens(limit):
 
 
 def test_the_vjepa2_variant_turns_adjacent_channels_by_different_angles():
-    """The definition channel by channel: three segments of 2 * ((14 // 3) // 2) = 4, two channels left over."""
+    """The definition channel by channel: three segments of 2 * ((14 // 3) // 2) = 4, two channels
+    left over."""
     x = torch.randn(14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     where = torch.tensor([[3, 0.5, 7]])
     cos, sin = rope_tables(where, 14, 10_000.0, "vjepa2")

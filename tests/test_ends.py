@@ -1,4 +1,5 @@
-"""What the heads are taught of an episode's end is what a planner meets: the hazard and the reward of a model step."""
+"""What the heads are taught of an episode's end is what a planner meets: the hazard and the reward
+of a model step."""
 
 from types import SimpleNamespace
 
@@ -30,11 +31,11 @@ class Places:
 
 
 def drawn(stride, *, ending_row, episodes=3000):
-    """Samples of episodes that end by chance, or else are cut at a length that no model step ends at. An end pays 1.
+    """Samples of episodes that end by chance, or else are cut at a length that no model step ends
+    at. An end pays 1.
 
-    `ending_row` is where a file says so: at the action that ended the episode, whose frame is the last but one, or in
-    the last row where it stores no frame after the end.
-    """
+    `ending_row` is where a file says so: at the action that ended the episode, whose frame is the
+    last but one, or in the last row where it stores no frame after the end."""
     r = np.random.default_rng(0)
     place = r.integers(3, size=episodes)
     until, cut = (
@@ -71,7 +72,8 @@ def drawn(stride, *, ending_row, episodes=3000):
     ("stride", "ending_row"), [(5, "last but one"), (1, "last but one"), (5, "last")]
 )
 def test_a_planner_is_told_the_true_hazard_and_reward_of_a_model_step(stride, ending_row):
-    """For actions that go on past the end, as those of a plan do: nothing but the place tells that it will end."""
+    """For actions that go on past the end, as those of a plan do: nothing but the place tells that
+    it will end."""
     seen = drawn(stride, ending_row=ending_row)
     torch.manual_seed(0)
     sizes = HeadSettings(width=32)

@@ -1,4 +1,5 @@
-"""What goes wrong outside the library: a disk that fills up, a checkpoint cut short, actions that do not fit."""
+"""What goes wrong outside the library: a disk that fills up, a checkpoint cut short, actions that
+do not fit."""
 
 import os
 import subprocess
@@ -30,7 +31,8 @@ def pretrain(folder, data):
 
 
 def before_step(monkeypatch, step, act):
-    """Call `act` in front of a training step of that number; returns the numbers of the steps taken."""
+    """Call `act` in front of a training step of that number; returns the numbers of the steps
+    taken."""
     original, taken = loop._one_step, []
 
     def one_step(task, optimiser, settings, number):

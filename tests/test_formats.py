@@ -1,4 +1,5 @@
-"""Every format gives the rows it was written with, read by window, and says what is wrong with a damaged file."""
+"""Every format gives the rows it was written with, read by window, and says what is wrong with a
+damaged file."""
 
 import io
 import json
@@ -290,7 +291,8 @@ def test_real_archives_of_other_layouts():
 
 
 def locked(path, capsys, *words):
-    """What inspect shows of a set whose pictures need something installed: all columns, and why it cannot be used."""
+    """What inspect shows of a set whose pictures need something installed: all columns, and why it
+    cannot be used."""
     assert cli.main(["inspect", str(path), *words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["columns"]["action"] == {"shape": [2], "dtype": "float32", "pictures": False}

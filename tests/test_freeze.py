@@ -1,4 +1,5 @@
-"""The frozen eye: saved and loaded exactly, standardised, its features cached once and for nobody else."""
+"""The frozen eye: saved and loaded exactly, standardised, its features cached once and for nobody
+else."""
 
 import json
 import signal

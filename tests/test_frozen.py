@@ -1,4 +1,5 @@
-"""Frozen evaluation: heads find what is there, choose without the test set, count exactly, say what they left out."""
+"""Frozen evaluation: heads find what is there, choose without the test set, count exactly, say
+what they left out."""
 
 import json
 import shutil
@@ -59,7 +60,8 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory):
-    """Trajectories in which the brightness of the left half is the state, 8 training and 4 held-out episodes."""
+    """Trajectories in which the brightness of the left half is the state, 8 training and 4
+    held-out episodes."""
     root, r = tmp_path_factory.mktemp("drives"), np.random.default_rng(1)
     for part, episodes in (("train", 8), ("heldout", 4)):
         lengths = np.full(episodes, 15)

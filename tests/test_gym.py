@@ -84,7 +84,8 @@ def test_a_gym_batch_is_the_same_world():
 
 
 class Drifter(gymnasium.Env):
-    """A foreign environment: a number as observation, a picture from render, its own end, no state."""
+    """A foreign environment: a number as observation, a picture from render, its own end, no
+    state."""
 
     observation_space = spaces.Box(-9, 9, (1,))
     action_space = spaces.Box(-1, 1, (1,))

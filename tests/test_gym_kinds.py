@@ -1,4 +1,5 @@
-"""Environments as they come: which actions and rewards are taken, what is recorded, what is refused by name."""
+"""Environments as they come: which actions and rewards are taken, what is recorded, what is
+refused by name."""
 
 import math
 
@@ -112,7 +113,8 @@ def test_actions_that_cannot_be_planned_are_refused_with_what_to_do(space, said)
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_what_is_recorded_is_what_was_taken(tmp_path, dtype):
-    """Also where a policy asks for more than the box holds, and where the box is coarser than what it asks for."""
+    """Also where a policy asks for more than the box holds, and where the box is coarser than what
+    it asks for."""
     worlds = []
 
     class Kept(Shown):

@@ -1,4 +1,5 @@
-"""Heads on frozen latents: each learns what it says, is better than a constant, and the planner asks for it by name."""
+"""Heads on frozen latents: each learns what it says, is better than a constant, and the planner
+asks for it by name."""
 
 import os
 import re
@@ -48,7 +49,8 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(run folder, result of the heads stage) of a debug run whose two rooms pay a reward; the eye is random."""
+    """(run folder, result of the heads stage) of a debug run whose two rooms pay a reward; the eye
+    is random."""
     folder = tmp_path_factory.mktemp("heads") / "run"
     with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
         for stage in (collect, cache, dynamics):
@@ -81,7 +83,8 @@ def test_two_hot_keeps_the_mean_and_uses_two_neighbours():
 
 
 def test_the_reward_head_learns_means_over_orders_of_magnitude_and_of_noise():
-    """Small rewards beside large ones, and a coin whose two sides pay 0 and 10: its mean is 5, not a side."""
+    """Small rewards beside large ones, and a coin whose two sides pay 0 and 10: its mean is 5, not
+    a side."""
     torch.manual_seed(0)
     head = RewardHead(2, 1, 32, 41)
     head.span(0, 1000)
@@ -125,7 +128,8 @@ def test_the_hazard_is_the_share_that_ends_and_states_are_read_in_their_units():
 
 
 def test_the_policy_learns_which_actions_lead_toward_a_goal():
-    """On a line, with steps of at most 1: full speed until the goal is near, then what is left, then nothing counts."""
+    """On a line, with steps of at most 1: full speed until the goal is near, then what is left,
+    then nothing counts."""
     torch.manual_seed(0)
     policy, g = (
         Policy(1, 1, HeadSettings(width=32, policy_steps=3)),
@@ -307,7 +311,8 @@ def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
 
 
 def test_limits_hold_for_every_environment_action(trained):
-    """x + y of each action at most -1: the plan keeps it though the objective knows nothing of it."""
+    """x + y of each action at most -1: the plan keeps it though the objective knows nothing of
+    it."""
     a = agent(trained[0], limits={"matrix": [[1, 1]], "bound": [-1]}, candidates=64, rounds=4)
     world = TwoRooms()
     world.reset(np.arange(2))
@@ -349,7 +354,8 @@ def test_sizes_of_heads_are_refused_where_they_make_none():
 
 
 def test_the_example_of_an_own_objective_does_what_it_says(trained):
-    """In docs/own_objective.py the goal is to stay; with a term for going right, agents go as far as they can."""
+    """In docs/own_objective.py the goal is to stay; with a term for going right, agents go as far
+    as they can."""
     example = Path(__file__).resolve().parents[1] / "docs" / "own_objective.py"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(example.parents[1])}
     done = subprocess.run(

@@ -1,4 +1,5 @@
-"""Imagining for search: equal to computing everything again, for any sizes, precision and pieces."""
+"""Imagining for search: equal to computing everything again, for any sizes, precision and
+pieces."""
 
 import pytest
 import torch

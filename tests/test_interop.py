@@ -1,4 +1,5 @@
-"""Our world model in other harnesses: fakes with their signatures, and the real stable-worldmodel, marked slow."""
+"""Our world model in other harnesses: fakes with their signatures, and the real stable-worldmodel,
+marked slow."""
 
 import os
 import subprocess
@@ -59,7 +60,8 @@ def pictures(count, seed, size=12):
 
 
 class FakeSolver:
-    """Random shooting with the calls of stable-worldmodel 0.1.1: expanded, read-only views of the infos."""
+    """Random shooting with the calls of stable-worldmodel 0.1.1: expanded, read-only views of the
+    infos."""
 
     def __init__(self, model, batch_size=1, num_samples=8, seed=0):
         self.model, self.samples, self.batch = model, num_samples, batch_size
@@ -282,7 +284,8 @@ def test_a_policy_shows_its_agent_the_frames_of_every_model_step():
 
 
 def observed(world):
-    """What eb_jepa's environment shows, [B, 2, 1, h, w]: a bell of sigma 1.3 and the walls, both up to 255."""
+    """What eb_jepa's environment shows, [B, 2, 1, h, w]: a bell of sigma 1.3 and the walls, both
+    up to 255."""
     axis = np.arange(65, dtype=np.float32)
     bell = [np.exp(-((axis - world.dot[:, i : i + 1]) ** 2) / (2 * 1.3**2)) for i in (1, 0)]
     dot = np.rint(255 * bell[0][:, :, None] * bell[1][:, None])
@@ -373,7 +376,8 @@ print("planned")
 
 @pytest.mark.slow
 def test_the_released_stable_worldmodel_plans_with_our_model(tmp_path):
-    """stable-worldmodel 0.1.1 from the registry, in an environment that sees our packages but does not change them."""
+    """stable-worldmodel 0.1.1 from the registry, in an environment that sees our packages but does
+    not change them."""
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
     python = tmp_path / "env" / "bin" / "python"
     ours = next(path for path in sys.path if path.endswith("site-packages"))

@@ -60,7 +60,8 @@ def test_the_metric_sees_numbers_of_any_scale_alike():
 
 
 def test_the_metric_learns_how_many_steps_lie_between():
-    """On a one-way ring of 12 places, moving on costs a step each and going back means going round."""
+    """On a one-way ring of 12 places, moving on costs a step each and going back means going
+    round."""
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     places = torch.nn.functional.one_hot(torch.arange(12), 12).float()
@@ -191,7 +192,8 @@ def test_moving_numbers_are_standardised_again_and_again():
 
 
 def test_a_summary_learns_where_things_are_without_labels():
-    """A blob on a grid of tokens that actions move, over a pattern that is another one in every episode."""
+    """A blob on a grid of tokens that actions move, over a pattern that is another one in every
+    episode."""
     g = torch.Generator().manual_seed(0)
     moves = torch.randn(300, 5, 2, generator=g) * 0.7
     done = torch.nn.functional.pad(moves.cumsum(1), (0, 0, 1, 0))  # [E, 6, 2]
@@ -236,7 +238,8 @@ def test_bending_knows_straight_ways_from_wild_ones_at_any_scale():
 
 
 def test_a_summary_of_what_turns_by_itself_is_straightened():
-    """A blob that goes round a ring of tokens at a speed of its own, and is nudged by actions that add up to no way."""
+    """A blob that goes round a ring of tokens at a speed of its own, and is nudged by actions that
+    add up to no way."""
     g = torch.Generator().manual_seed(0)
     nudges = torch.randn(300, 5, 1, generator=g)
     speed = 0.3 * torch.randn(300, 1, 1, generator=g) + 0.05 * nudges.cumsum(1)

@@ -1,4 +1,5 @@
-"""Jobs on this machine: the same verb as a job, ranks that die, what the snapshot holds, shares of work, bad input."""
+"""Jobs on this machine: the same verb as a job, ranks that die, what the snapshot holds, shares of
+work, bad input."""
 
 import json
 import os

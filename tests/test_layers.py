@@ -1,4 +1,5 @@
-"""The rooms import only what the design lets them: read from the source, imports inside functions included."""
+"""The rooms import only what the design lets them: read from the source, imports inside functions
+included."""
 
 import ast
 from pathlib import Path
@@ -70,7 +71,8 @@ def room_folder(room: str) -> Path:
 
 
 def imported_modules(source: str, package: str) -> set[str]:
-    """Full names of all modules (or names in them) that a file of `package` imports, wherever in the file."""
+    """Full names of all modules (or names in them) that a file of `package` imports, wherever in
+    the file."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -90,7 +92,8 @@ def imported_modules(source: str, package: str) -> set[str]:
 
 
 def forbidden(source: str, package: str, room: str, file: str = "") -> list[str]:
-    """What a file of `room` imports against the table; the top-level folders' own names are never right."""
+    """What a file of `room` imports against the table; the top-level folders' own names are never
+    right."""
     wrong = []
     for module in sorted(imported_modules(source, package)):
         first, _, rest = module.partition(".")

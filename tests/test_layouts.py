@@ -1,4 +1,5 @@
-"""What is called held out is held out by content: layouts of tasks and of trajectories against those of training."""
+"""What is called held out is held out by content: layouts of tasks and of trajectories against
+those of training."""
 
 import json
 
@@ -152,7 +153,8 @@ def leaked(folder, config, layout):
 
 @pytest.mark.parametrize("off", [0.0, 0.6])
 def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
-    """Files of an earlier collecting, or of other programs, whose layouts need be no whole numbers."""
+    """Files of an earlier collecting, or of other programs, whose layouts need be no whole
+    numbers."""
     config = load_config("two_rooms", DATA)
     record_parts(tmp_path / "collect", TwoRooms(), wandering(WorldSettings()), config)
     layout = held_out.layouts_of(Trajectories(tmp_path / "collect" / "heldout.h5"))[3]

@@ -1,4 +1,5 @@
-"""LeRobot sets whose tables, rows and films do not agree: every row's picture is its own, or its episode is named."""
+"""LeRobot sets whose tables, rows and films do not agree: every row's picture is its own, or its
+episode is named."""
 
 import json
 
@@ -52,7 +53,8 @@ def refused(root, tmp_path, capsys, *words):
 
 
 def right(root, numbers):
-    """The set's episodes are called so, and their pictures and states are those that were written."""
+    """The set's episodes are called so, and their pictures and states are those that were
+    written."""
     view = View(open_source(root), Chosen(cameras=("front",)))
     assert view.source.numbers.tolist() == numbers and view.source.lengths.tolist() == list(
         LENGTHS

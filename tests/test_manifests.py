@@ -1,4 +1,5 @@
-"""Lists of videos are read as spreadsheets, scripts and people write them; what could be meant two ways is refused."""
+"""Lists of videos are read as spreadsheets, scripts and people write them; what could be meant two
+ways is refused."""
 
 import codecs
 

@@ -1,4 +1,5 @@
-"""Latents of many tokens: nothing that is fitted on them or stands on them grows with the square of their numbers."""
+"""Latents of many tokens: nothing that is fitted on them or stands on them grows with the square
+of their numbers."""
 
 import tracemalloc
 

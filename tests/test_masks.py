@@ -1,4 +1,5 @@
-"""Masks: equal counts, nothing in both halves, every sample its own draw, and no part of the clip dropped by place."""
+"""Masks: equal counts, nothing in both halves, every sample its own draw, and no part of the clip
+dropped by place."""
 
 import torch
 from hypothesis import given, settings
@@ -89,7 +90,8 @@ def test_whole_frames_can_be_hidden():
 
 
 def test_no_time_step_is_dropped_more_often_than_another():
-    """Cutting sorted token numbers to the batch's minimum always loses the late frames; a random choice does not."""
+    """Cutting sorted token numbers to the batch's minimum always loses the late frames; a random
+    choice does not."""
     time, grid, g = 6, 6, generator()
     kept, whole = torch.zeros(2, time), torch.zeros(2, time)
     for _ in range(40):

@@ -1,4 +1,5 @@
-"""What messages advise exists: settings, options and verbs that the source names in its texts are there."""
+"""What messages advise exists: settings, options and verbs that the source names in its texts are
+there."""
 
 import ast
 import re
@@ -107,7 +108,6 @@ def test_options_and_verbs_that_are_named_are_there():
 
 def test_too_many_unreadable_videos_name_the_setting_that_allows_more():
     with pytest.raises(
-        ValueError,
-        match=r"allow more with data\.unreadable\n\(of `jepa-wm pack`: --unreadable\)",
+        ValueError, match=r"allow more with data\.unreadable\n\(of `jepa-wm pack`: --unreadable\)"
     ):
         Unreadable(3, 0.1).add(Path("x.mp4"), VideoError("x.mp4: is cut short"))

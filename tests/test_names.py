@@ -1,4 +1,5 @@
-"""Names that are looked up when they are used, by string or inside a function, are there: all of them."""
+"""Names that are looked up when they are used, by string or inside a function, are there: all of
+them."""
 
 import ast
 import importlib
@@ -26,7 +27,8 @@ DOTTED = re.compile(r"jepa_wm(\.\w+)+(:\w+)?")  # a module, or a module and a na
 
 
 def missing(name: str) -> str | None:
-    """What is wrong with a dotted name of a module, of a name in one, or with module:name; None if it is there."""
+    """What is wrong with a dotted name of a module, of a name in one, or with module:name; None if
+    it is there."""
     module, colon, inside = name.partition(":")
     if not colon and not _is_module(module):
         module, _, inside = module.rpartition(".")
@@ -45,7 +47,8 @@ def _is_module(name: str) -> bool:
 
 
 def imported(source: str) -> set[str]:
-    """Dotted names of ours that a source imports, wherever in it, and those that stand in it as strings."""
+    """Dotted names of ours that a source imports, wherever in it, and those that stand in it as
+    strings."""
     found, tree = set(), ast.parse(source)
     parts = {
         part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values

@@ -1,4 +1,5 @@
-"""Trajectory files appear whole and say what is wrong with them; samplers are pure and stay inside episodes."""
+"""Trajectory files appear whole and say what is wrong with them; samplers are pure and stay inside
+episodes."""
 
 from types import SimpleNamespace
 
@@ -28,7 +29,8 @@ COLUMNS = {"pixels": ((4, 6, 3), "u1"), "action": ((2,), "f4"), "state": ((3,), 
 
 
 def write(path, lengths, **attributes):
-    """A file in which every row can be recognised: pixels hold the row number, actions row + .25 and row + .5."""
+    """A file in which every row can be recognised: pixels hold the row number, actions row + .25
+    and row + .5."""
     rows = int(sum(lengths))
     writer = TrajectoryWriter(path, np.array(lengths), COLUMNS)
     number = np.arange(rows)
@@ -198,7 +200,8 @@ def test_the_way_is_the_sum_of_moves_or_the_difference_of_places(data, absolute)
 
 
 def arriving(tmp_path, lengths=(6, 4, 9)):
-    """Episodes of an agent whose place is where the action before each frame told it to go, and the places [N]."""
+    """Episodes of an agent whose place is where the action before each frame told it to go, and
+    the places [N]."""
     rows, place = (
         sum(lengths),
         np.random.default_rng(0).uniform(10, 60, sum(lengths)).astype(np.float32),
@@ -230,7 +233,8 @@ def test_places_to_go_to_are_paired_with_the_frames_they_led_to(tmp_path):
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_what_never_varies_adds_up_to_nothing_and_a_move_of_zero_is_no_move(tmp_path, absolute):
-    """Moves are not centred, or standing still would be a drift; a constant number's sum would only tell the time."""
+    """Moves are not centred, or standing still would be a drift; a constant number's sum would
+    only tell the time."""
     moves = np.array([[1, 0.7], [0, 0.7], [0, 0.7], [2, 0.7], [0, 0.7], [9, 0.0]], np.float32)
     writer = TrajectoryWriter(tmp_path / "train.h5", np.array([6]), COLUMNS)
     writer.write("action", 0, moves)
@@ -394,7 +398,7 @@ def test_every_frame_of_a_file_is_drawn_as_often_as_any_other(data, stride):
     firsts = {
         "clips": [
             ClipSampler(data, frames=3, gaps=(2,), seed=0).rows(s, count)[:, 0] for s in steps
-        ],
+        ]
     }
     samplers = {
         "windows": WindowSampler(data, frames=3, frameskip=4, stride=stride, seed=0),
@@ -427,8 +431,9 @@ def starts(data, episode, frame):
 
 @pytest.mark.parametrize(("stride", "skip"), [(1, 5), (2, 2), (5, 5), (1, 3)])
 def test_ends_are_drawn_as_often_as_an_agent_meets_them(stride, skip):
-    """The share of model steps in which an episode ends, and what they earn, counted by hand at every multiple of the
-    stride; what was taken after an end is not counted, and stands in from elsewhere."""
+    """The share of model steps in which an episode ends, and what they earn, counted by hand at
+    every multiple of the stride; what was taken after an end is not counted, and stands in from
+    elsewhere."""
     r = np.random.default_rng(0)
     lengths = r.integers(2, 40, 30)
     offsets, rows = np.cumsum(lengths) - lengths, int(lengths.sum())

@@ -1,5 +1,5 @@
-"""Dynamics that admit doubt: outcomes are a distribution, where worlds have chance they beat the one that averages, and
-ensembles disagree where they have not been."""
+"""Dynamics that admit doubt: outcomes are a distribution, where worlds have chance they beat the
+one that averages, and ensembles disagree where they have not been."""
 
 import math
 
@@ -104,7 +104,8 @@ def test_a_longer_future_begins_with_the_shorter_ones_chance():
 
 @pytest.mark.parametrize("outcomes", [0, 1, 3])
 def test_what_is_static_stays_static_whatever_the_head(outcomes):
-    """It is a property of the latent: read, averaged, kept in every future, and never shifted by the margin."""
+    """It is a property of the latent: read, averaged, kept in every future, and never shifted by
+    the margin."""
     settings = WorldModelSettings(
         frameskip=2, width=32, depth=1, heads=1, outcomes=outcomes,
         latent=LatentSettings(moving=2, lasting=3, components=6, width=16), distance=DistanceSettings(width=16),
@@ -133,7 +134,8 @@ def test_what_is_static_stays_static_whatever_the_head(outcomes):
 
 
 def test_static_numbers_have_no_part_in_the_likelihood():
-    """Those of the truth say nothing: the loss is of the numbers that chance moves, and per such number."""
+    """Those of the truth say nothing: the loss is of the numbers that chance moves, and per such
+    number."""
     torch.manual_seed(0)
     model = Dynamics(
         tokens=1,
@@ -181,11 +183,11 @@ def fit(model, windows, *, steps, seed=0, lr=3e-3):
 
 @torch.no_grad()
 def judged(model, seen, new):
-    """(log likelihood a number, distance [n] of the true last frame of new windows to the nearest of 16 draws).
+    """(log likelihood a number, distance [n] of the true last frame of new windows to the nearest
+    of 16 draws).
 
-    The deterministic model draws its guess, and its likelihood is of the Gaussian that squared error assumes: one
-    spread for all numbers, here that of its errors in the seen windows.
-    """
+    The deterministic model draws its guess, and its likelihood is of the Gaussian that squared
+    error assumes: one spread for all numbers, here that of its errors in the seen windows."""
     (before, acts), truth = (new[0][:, :-1], new[1]), new[0][:, -1, 0]
     if model.head.__class__.__name__ == "Outcomes":
         outlook = Outlook(*(part[:, -1] for part in model.outlook(before, acts)))
@@ -204,7 +206,8 @@ def judged(model, seen, new):
 
 
 def forks(count, seed, *, up=0.5):
-    """An agent walks right; beyond x = 0 it is thrown up or down by 1, at random. Latents (x, y, 0) and some noise."""
+    """An agent walks right; beyond x = 0 it is thrown up or down by 1, at random. Latents (x, y,
+    0) and some noise."""
     r = np.random.default_rng(seed)
     speed = r.uniform(0.5, 1.0, (count, 1)).astype(np.float32)
     x = np.concatenate([-1.2 * speed, -0.2 * speed, 0.8 * speed], 1)
@@ -219,7 +222,8 @@ def forks(count, seed, *, up=0.5):
 
 
 def slipping_rooms(count, seed):
-    """Two rooms in which moves slip: latents are the state in units of its spread, T = 3 frames of 3 steps each."""
+    """Two rooms in which moves slip: latents are the state in units of its spread, T = 3 frames of
+    3 steps each."""
     world = TwoRooms(slip=0.5)
     seeds = seed * 10**6 + np.arange(count)
     world.reset(seeds)

@@ -1,4 +1,5 @@
-"""Tar shards: what was packed is read in place, found again through the index, and what is damaged is named."""
+"""Tar shards: what was packed is read in place, found again through the index, and what is damaged
+is named."""
 
 import json
 import tarfile

@@ -1,4 +1,5 @@
-"""The package: quick to import, and whole when it is installed from a wheel in a folder far from the checkout."""
+"""The package: quick to import, and whole when it is installed from a wheel in a folder far from
+the checkout."""
 
 import json
 import os
@@ -61,7 +62,8 @@ def test_launch_is_a_program_of_its_own(tmp_path):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The scripts folder of a new environment that holds our wheel, and sees the libraries of this one."""
+    """The scripts folder of a new environment that holds our wheel, and sees the libraries of this
+    one."""
     folder = tmp_path_factory.mktemp("wheel")
     source = (
         folder / "source"
@@ -83,7 +85,8 @@ def installed(tmp_path_factory):
         [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel],
         check=True,
     )
-    # Adds the libraries but, unlike the folder's own start, none of its .pth files: no editable jepa_wm.
+    # Adds the libraries but, unlike the folder's own start, none of its .pth files: no editable
+    # jepa_wm.
     (Path(site) / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return scripts
 

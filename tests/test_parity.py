@@ -1,4 +1,5 @@
-"""`jepa-wm eval parity`: agreement with the public code is measured, disagreement is seen, misuse is answered."""
+"""`jepa-wm eval parity`: agreement with the public code is measured, disagreement is seen, misuse
+is answered."""
 
 import json
 
@@ -24,7 +25,8 @@ SIZES = {
 
 @pytest.fixture
 def triple(tmp_path):
-    """A pretraining file, an action-conditioned one, and inputs with the outputs of the models in them."""
+    """A pretraining file, an action-conditioned one, and inputs with the outputs of the models in
+    them."""
     torch.manual_seed(0)
     sizes = {"depth": 1, "rope": "vjepa2", "rope_base": 10_000.0}
     encoder = Encoder(image_size=16, patch=4, tubelet=2, width=24, heads=2, **sizes)

@@ -1,4 +1,5 @@
-"""A still picture becomes the same 8-bit RGB whatever its depth, colours and format; what has no range is refused."""
+"""A still picture becomes the same 8-bit RGB whatever its depth, colours and format; what has no
+range is refused."""
 
 import io
 

@@ -1,4 +1,5 @@
-"""Where a process stands and how it finds the others: empty and wrong variables, host names that do not resolve."""
+"""Where a process stands and how it finds the others: empty and wrong variables, host names that
+do not resolve."""
 
 import os
 import shutil

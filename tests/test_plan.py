@@ -23,7 +23,8 @@ def generators(*seeds):
 
 
 def bowl(target):
-    """Squared distance of plans [B, S, H, E] to `target`, summed over steps; elementwise, so exact in any batch."""
+    """Squared distance of plans [B, S, H, E] to `target`, summed over steps; elementwise, so exact
+    in any batch."""
     return lambda plans: (plans - target).square().sum((-2, -1))
 
 

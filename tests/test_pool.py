@@ -1,4 +1,5 @@
-"""Pools keep where things are, and the path reader asks for exactly what dead reckoning can tell."""
+"""Pools keep where things are, and the path reader asks for exactly what dead reckoning can
+tell."""
 
 import pytest
 import torch

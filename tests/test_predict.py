@@ -1,4 +1,5 @@
-"""JEPA: the target follows and never learns, targets carry what they should, and collapse is noticed."""
+"""JEPA: the target follows and never learns, targets carry what they should, and collapse is
+noticed."""
 
 import copy
 
@@ -31,7 +32,8 @@ def jepa(seed=0, **predict):
 
 
 def clip(batch=8, seed=1):
-    """Smooth random patterns that drift, so that what is hidden can be guessed from what is seen."""
+    """Smooth random patterns that drift, so that what is hidden can be guessed from what is
+    seen."""
     g = torch.Generator().manual_seed(seed)
     phase, speed = (
         torch.rand(batch, 1, 3, 1, 1, generator=g) * 6,
@@ -282,7 +284,8 @@ def test_constant_features_are_collapsed_and_gaussian_ones_are_not():
 
 
 def test_what_moves_and_does_not_change_is_no_collapse():
-    """A rod that turns, as Pendulum's: every frame has the same tokens at other places, so their mean says nothing."""
+    """A rod that turns, as Pendulum's: every frame has the same tokens at other places, so their
+    mean says nothing."""
     g, angle = generator(), torch.rand(300, generator=generator(1)) * 6.28
     row, column = torch.meshgrid(torch.arange(6) - 2.5, torch.arange(6) - 2.5, indexing="ij")
     along = column.flatten() * angle.cos()[:, None] + row.flatten() * angle.sin()[:, None]
@@ -312,7 +315,8 @@ def test_a_collapse_into_one_direction_is_seen_whichever_it_is(kind, noise):
 
 
 def test_a_direction_that_outweighs_the_others_is_no_collapse_while_they_are_there():
-    """As Pendulum's: the rank is low, and what is beside the first direction is far above noise."""
+    """As Pendulum's: the rank is low, and what is beside the first direction is far above
+    noise."""
     g = generator()
     strong = 0.2 * torch.randn(300, 1, 1, generator=g) * torch.randn(1, 9, 16, generator=g)
     for weak, collapsed in ((0.04, False), (0.004, True)):
@@ -326,7 +330,8 @@ def test_a_direction_that_outweighs_the_others_is_no_collapse_while_they_are_the
 
 
 def test_pictures_of_one_direction_ask_for_no_more():
-    """A lamp that is brighter or darker: nothing else can be told, so a single direction is no collapse."""
+    """A lamp that is brighter or darker: nothing else can be told, so a single direction is no
+    collapse."""
     r = np.random.default_rng(0)
     light, place = r.integers(0, 200, (300, 1, 1, 1)), np.zeros((1, 12, 12, 3), np.int64)
     place[0, 4:7, 4:7] = 1
@@ -351,7 +356,8 @@ def test_meters_are_blind_to_what_positions_have_in_common():
 
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
-    """Folding the frames in view into the batch is the cheap way to what masking the whole clip gives."""
+    """Folding the frames in view into the batch is the cheap way to what masking the whole clip
+    gives."""
     model, video = jepa(attend="frame", tubelet=tubelet), clip()
     hidden = draw_mask(HALF, 8, 4 // tubelet, 3, generator())
     shown = whole_frames(hidden, 4 // tubelet)

@@ -1,4 +1,5 @@
-"""The pretrain stage: what is judged once, what is read, and what an interrupt does to the seconds."""
+"""The pretrain stage: what is judged once, what is read, and what an interrupt does to the
+seconds."""
 
 import json
 import shutil
@@ -27,10 +28,7 @@ def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, m
     config = load_config("debug", [*overrides(tiny_data), *probes])
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "write_result", lambda *args: pytest.fail("not this time"))
-        with (
-            RunFolder.open(tmp_path / "run", config) as run,
-            pytest.raises(pytest.fail.Exception),
-        ):
+        with RunFolder.open(tmp_path / "run", config) as run, pytest.raises(pytest.fail.Exception):
             pretrain.run(run)
     assert judged == [4, 4, 7, 7], "at steps 11 and 22, the final eye, and the random encoder"
     with RunFolder.open(tmp_path / "run", config) as run:
@@ -74,7 +72,8 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
 
 
 def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monkeypatch):
-    """Of a copy of the data that says so; what is looked at is the sampler that the stage makes."""
+    """Of a copy of the data that says so; what is looked at is the sampler that the stage
+    makes."""
     for part in ("train", "heldout"):
         shutil.copy(tiny_data / f"{part}.h5", tmp_path)
         with h5py.File(tmp_path / f"{part}.h5", "a") as file:

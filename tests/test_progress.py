@@ -1,4 +1,5 @@
-"""Progress, metrics and signals: what a watcher sees, what a resumed run keeps, how a loop is stopped."""
+"""Progress, metrics and signals: what a watcher sees, what a resumed run keeps, how a loop is
+stopped."""
 
 import io
 import json

@@ -1,4 +1,5 @@
-"""What state numbers are: groups in one unit each, angles that come round; who says so, from world to score."""
+"""What state numbers are: groups in one unit each, angles that come round; who says so, from world
+to score."""
 
 import json
 
@@ -59,7 +60,8 @@ def test_what_is_fitted_to_an_angle_does_not_leap_where_the_angle_does():
 
 
 def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
-    """A latent that holds the pointer on the circle: as a plain number the angle leaps where the circle does not."""
+    """A latent that holds the pointer on the circle: as a plain number the angle leaps where the
+    circle does not."""
     r = np.random.default_rng(0)
     state = np.concatenate(
         [r.uniform(0, 99, (600, 4)), r.uniform(0, 2 * np.pi, (600, 1))], 1
@@ -115,10 +117,7 @@ def test_unknown_is_said_as_nothing():
     about = described(("a_x", "a_y", "b"), ("", "", "m / s"))
     assert about["state_units"] == "- - m/s" and units_of(
         {"a": [0, 1], "b": [2]}, "- - m/s", 3
-    ) == {
-        "a": "",
-        "b": "m/s",
-    }
+    ) == {"a": "", "b": "m/s"}
     assert units_of({"a": [0]}, "", 1) == {}
 
 

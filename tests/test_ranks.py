@@ -1,4 +1,5 @@
-"""One process equals many: curves and weights of 1, 2 and 4 gloo processes agree to rounding, sharded or not."""
+"""One process equals many: curves and weights of 1, 2 and 4 gloo processes agree to rounding,
+sharded or not."""
 
 import json
 import shutil
@@ -30,7 +31,8 @@ VIDEOS = [
 
 
 def train_together(size, alone, folder, data, **parallel):
-    """Both trained stages by `size` ranks; dynamics stands on the features that the single process made."""
+    """Both trained stages by `size` ranks; dynamics stands on the features that the single process
+    made."""
     words = ["--config", "debug", "--run", str(folder), *overrides(data, **parallel)]
     assert (
         run_ranks(size, ["pretrain", *words], folder.parent / "meet_a", log=folder.parent / "log")
@@ -59,9 +61,10 @@ def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
 
 
 def test_many_train_on_videos_what_one_does(tmp_path):
-    """Clips, crops and far frames are those of the whole batch, each decoded by one rank; parts are read ahead."""
-    # Of the fewer, every batch has several clips of one file, also on different ranks. To the mean's summary, which has
-    # little to tell them by, a whole batch of others is left.
+    """Clips, crops and far frames are those of the whole batch, each decoded by one rank; parts
+    are read ahead."""
+    # Of the fewer, every batch has several clips of one file, also on different ranks. To the
+    # mean's summary, which has little to tell them by, a whole batch of others is left.
     for pool, count in (("grid", 5), ("mean", 8)):
         (tmp_path / pool).mkdir()
         for number, colours in enumerate(
@@ -90,7 +93,8 @@ def test_many_train_on_videos_what_one_does(tmp_path):
         assert json.loads((folder / "pretrain/result.json").read_text())["unreadable"] == []
     for one, two in (("1_1_grid", "2_1_grid"), ("1_2_grid", "2_2_grid")):
         assert_equal_to_rounding(tmp_path / two, tmp_path / one, curves=CURVES[:1])
-    # A shift of all tokens is nothing to the mean's summary: what is learned of it is mostly noise; so only the losses.
+    # A shift of all tokens is nothing to the mean's summary: what is learned of it is mostly
+    # noise; so only the losses.
     one, two = (
         [line["loss"] for line in read_metrics(tmp_path / f"{n}_1_mean", "pretrain")]
         for n in (1, 2)
@@ -122,7 +126,8 @@ def test_a_signal_to_one_stops_all_and_other_numbers_go_on(tmp_path, alone, tiny
 
 
 def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data):
-    """Recomputed activations and parts of a batch; statistics over a batch are of a part, so pretraining differs."""
+    """Recomputed activations and parts of a batch; statistics over a batch are of a part, so
+    pretraining differs."""
     folder = tmp_path / "run"
     with RunFolder.open(folder, load_config("debug", overrides(tiny_data, recompute=True))) as run:
         pretrain.run(run)

@@ -1,4 +1,5 @@
-"""What the README says is so: its paths, commands and settings exist, and its example is the file that runs."""
+"""What the README says is so: its paths, commands and settings exist, and its example is the file
+that runs."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""Every recipe that is shipped takes real steps at reduced size by overrides alone, and goes on from other weights."""
+"""Every recipe that is shipped takes real steps at reduced size by overrides alone, and goes on
+from other weights."""
 
 from pathlib import Path
 
@@ -149,7 +150,8 @@ def test_fine_tuning_begins_at_released_weights(released, sets, tmp_path):  # no
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory):
-    """Trajectories of a bright square that goes where the first two numbers of a 7-number pose say."""
+    """Trajectories of a bright square that goes where the first two numbers of a 7-number pose
+    say."""
     root, r = tmp_path_factory.mktemp("arm"), np.random.default_rng(0)
     for part, episodes in (("train", 6), ("heldout", 3)):
         columns = {"pixels": ((32, 32, 3), "u1"), "action": ((7,), "f4"), "state": ((7,), "f4")}

@@ -1,4 +1,5 @@
-"""Planning for reward in a foreign world with discrete actions, from recording to returns; and its floors."""
+"""Planning for reward in a foreign world with discrete actions, from recording to returns; and its
+floors."""
 
 import json
 
@@ -28,7 +29,8 @@ from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 class Bar(gymnasium.Env):
-    """A bright bar on a dark strip: stay, left or right; each step pays 1 at the middle and less away from it."""
+    """A bright bar on a dark strip: stay, left or right; each step pays 1 at the middle and less
+    away from it."""
 
     metadata = {"render_modes": ["rgb_array"]}
     observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)

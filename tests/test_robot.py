@@ -1,4 +1,5 @@
-"""V-JEPA 2-AC's layout: poses add up as rotations do, imagining is the predictor step by step, and the example runs."""
+"""V-JEPA 2-AC's layout: poses add up as rotations do, imagining is the predictor step by step, and
+the example runs."""
 
 import os
 import subprocess

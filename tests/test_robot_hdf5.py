@@ -1,5 +1,5 @@
-"""HDF5 of robot learning: robomimic's and ALOHA's layouts are read, others are refused in a line; episodes keep their
-numbers, and rows that were never written are no pictures."""
+"""HDF5 of robot learning: robomimic's and ALOHA's layouts are read, others are refused in a line;
+episodes keep their numbers, and rows that were never written are no pictures."""
 
 import io
 import json

@@ -1,4 +1,5 @@
-"""A model of dynamics.kind vjepa2_ac is loaded, planned with and reported; what it cannot do it says."""
+"""A model of dynamics.kind vjepa2_ac is loaded, planned with and reported; what it cannot do it
+says."""
 
 import json
 
@@ -150,7 +151,8 @@ def test_small_changes_of_pose_add_up_to_one():
 
 @torch.no_grad()
 def test_several_frames_of_context_are_as_if_they_had_been_imagined(trained):
-    """The predictor sees the same frames, poses and actions, whether it imagined them or was shown them."""
+    """The predictor sees the same frames, poses and actions, whether it imagined them or was shown
+    them."""
     predictor = WorldModel.load(trained[1]).latent.predictor
     tokens, poses, plan = (
         normalised(torch.randn(1, 4, 24)),

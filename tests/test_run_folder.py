@@ -1,4 +1,5 @@
-"""Run folders: finished work is found again, and never mixed with another config or another process."""
+"""Run folders: finished work is found again, and never mixed with another config or another
+process."""
 
 import json
 import subprocess

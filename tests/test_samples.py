@@ -1,4 +1,5 @@
-"""Which files make a sample: classes by key, no thumbnails for videos, nothing hidden, and no film lost in silence."""
+"""Which files make a sample: classes by key, no thumbnails for videos, nothing hidden, and no film
+lost in silence."""
 
 import io
 import json

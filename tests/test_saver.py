@@ -1,4 +1,5 @@
-"""Saving beside the training: it waits for a copy only, what is written is the state of its step, failures are told."""
+"""Saving beside the training: it waits for a copy only, what is written is the state of its step,
+failures are told."""
 
 import errno
 import signal

@@ -1,4 +1,5 @@
-"""Settings that contradict each other are refused before anything is done, in words that name them."""
+"""Settings that contradict each other are refused before anything is done, in words that name
+them."""
 
 import ast
 import typing

@@ -1,4 +1,5 @@
-"""Where a search begins: doing nothing is what the world says, and no box's corner is a beginning."""
+"""Where a search begins: doing nothing is what the world says, and no box's corner is a
+beginning."""
 
 import gymnasium
 import numpy as np
@@ -23,7 +24,8 @@ CPU = torch.device("cpu")
 
 
 def first_error(solver, low, high, *, max_norm=None, idle=None, **settings):
-    """The error of the first action, as a share of the box, for targets at a tenth and at nine tenths of it."""
+    """The error of the first action, as a share of the box, for targets at a tenth and at nine
+    tenths of it."""
     space = ActionSpace((low,) * 2, (high,) * 2, max_norm, idle=idle)
     seeds = [torch.Generator().manual_seed(i) for i in range(20)]
     errors = []

@@ -1,4 +1,5 @@
-"""Whatever the container and the codec, a frame that is sought is the one that reading the file on shows."""
+"""Whatever the container and the codec, a frame that is sought is the one that reading the file on
+shows."""
 
 import io
 import struct
@@ -43,7 +44,8 @@ def number_of(picture):
 
 
 def write(path, codec, pix_fmt, b_frames=0, palettes=None):
-    """Frames of increasing number; `palettes` [n, 256, 4] are those of a paletted one, else grey."""
+    """Frames of increasing number; `palettes` [n, 256, 4] are those of a paletted one, else
+    grey."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt

@@ -1,4 +1,5 @@
-"""The report: one page that holds everything a run has, says what it has not, and hides nothing that went wrong."""
+"""The report: one page that holds everything a run has, says what it has not, and hides nothing
+that went wrong."""
 
 import base64
 import io
@@ -176,7 +177,8 @@ def fill(run, *, noise=None, lost=LOST):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """(result, text of the page, folder of the run) of a run in which every stage has left its files."""
+    """(result, text of the page, folder of the run) of a run in which every stage has left its
+    files."""
     with open_run(tmp_path_factory.mktemp("runs")) as run:
         fill(run)
         result = report(run)
@@ -215,7 +217,8 @@ def test_every_section_is_there_when_every_stage_is(whole):
 
 
 def test_every_error_of_a_rollout_is_told_in_its_own_unit(whole):
-    """A curve and two columns for the latent, for the frozen features, and for each group of state numbers."""
+    """A curve and two columns for the latent, for the frozen features, and for each group of state
+    numbers."""
     section = whole[1].split('<section id="rollout">')[1].split("</section>")[0]
     assert section.count("<picture>") == 5
     for said in ("<td>0.200</td><td>0.900</td><td>0.610</td><td>1.10</td>", "dot, px", "block angle, rad",

@@ -1,4 +1,5 @@
-"""iCEM, gradient, one after the other, and discrete actions: optima, bounds, warm starts, and plans of one's own."""
+"""iCEM, gradient, one after the other, and discrete actions: optima, bounds, warm starts, and
+plans of one's own."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""What does not vary comes out as 0 wherever numbers are standardised, and noise is nowhere made large."""
+"""What does not vary comes out as 0 wherever numbers are standardised, and noise is nowhere made
+large."""
 
 import numpy as np
 import torch

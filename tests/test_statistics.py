@@ -1,4 +1,5 @@
-"""Intervals over tasks and training seeds, paired differences, and the verb that reads them off finished runs."""
+"""Intervals over tasks and training seeds, paired differences, and the verb that reads them off
+finished runs."""
 
 import json
 
@@ -32,7 +33,8 @@ def won_by(r, seeds, tasks, *, rate=0.9, task_spread=0.15, seed_spread=0.0):
 
 
 def test_the_bootstrap_has_the_spread_of_seeds_and_tasks():
-    """Of outcomes that are a number of the seed plus one of the task, the variance of the mean is known."""
+    """Of outcomes that are a number of the seed plus one of the task, the variance of the mean is
+    known."""
     r = np.random.default_rng(0)
     for seeds, tasks, spread in ((3, 200, 2.0), (8, 200, 0.5), (1, 300, 0.0), (5, 40, 0.0)):
         of_seed, of_task = spread * r.standard_normal((seeds, 1)), r.standard_normal(tasks)
@@ -129,7 +131,8 @@ def finished(
     told=None,
     budget=10,
 ):
-    """A run folder as `plan` leaves it, with the held-out tasks won that `won` [T] says, all training ones lost."""
+    """A run folder as `plan` leaves it, with the held-out tasks won that `won` [T] says, all
+    training ones lost."""
     tasks, plan = freeze_tasks(episodes=len(won), seed=task_seed), folder / "plan"
     plan.mkdir(parents=True)
     tasks.save(plan / "tasks.json")

@@ -59,7 +59,8 @@ LEARNS = [
 def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_walls(
     tmp_path, capsys
 ):
-    """One wall place, any door: what a few minutes of training suffice for. The margins are wider than the noise."""
+    """One wall place, any door: what a few minutes of training suffice for. The margins are wider
+    than the noise."""
     assert (
         cli.main(
             ["demo", "--config", "two_rooms", "--run", str(tmp_path / "run"), "--json", *LEARNS]
@@ -114,7 +115,8 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
 
 
 def test_the_scripted_walkers_frame_the_task(story):
-    """The planner with the true simulator does better than chance, or the tasks and floors are not what they say."""
+    """The planner with the true simulator does better than chance, or the tasks and floors are not
+    what they say."""
     _, result = story
     assert result["ceiling"]["latched"] >= result["floors"]["random"]["latched"]
     assert result["success"]["episodes"] == result["ceiling"]["episodes"] == 6
@@ -173,7 +175,8 @@ def test_a_run_folder_of_another_config_is_refused(story, capsys):
 
 
 def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
-    """States replaced by NaN in the data, all else equal: the probes go blind, the plans stay the same to the bit."""
+    """States replaced by NaN in the data, all else equal: the probes go blind, the plans stay the
+    same to the bit."""
     folder, seen = story
     blind = tmp_path / "blind"
     shutil.copytree(folder / "collect", blind / "collect")

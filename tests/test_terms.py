@@ -1,4 +1,5 @@
-"""Terms of an objective beside the distance to a goal image, each against a plain computation of what it says."""
+"""Terms of an objective beside the distance to a goal image, each against a plain computation of
+what it says."""
 
 import pytest
 import torch

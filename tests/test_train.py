@@ -1,4 +1,5 @@
-"""The training loop: stopped in any way and run again it reaches the same bits; NaN ends it with nothing lost."""
+"""The training loop: stopped in any way and run again it reaches the same bits; NaN ends it with
+nothing lost."""
 
 import json
 import os
@@ -65,7 +66,8 @@ def whole(tmp_path_factory, tiny_data):
 
 
 def assert_same_bits(a, b):
-    """Weights, optimiser and figures of all trainings, the features in between and the saved model."""
+    """Weights, optimiser and figures of all trainings, the features in between and the saved
+    model."""
     for part in PARTS:
         newest = [newest_checkpoint(folder / part) for folder in (a, b)]
         assert [p.name for p in newest] == [f"step_{STEPS:08d}"] * 2
@@ -129,7 +131,8 @@ def test_a_crash_costs_the_steps_since_the_last_checkpoint_only(
     def die():
         raise Killed
 
-    # Step 12 of pretraining; then, resumed at 8, all of it, and step 19 of the summary; then step 3 of the metric.
+    # Step 12 of pretraining; then, resumed at 8, all of it, and step 19 of the summary; then step
+    # 3 of the metric.
     stops = (12, 12 + 14 + 19, 12 + 14 + 19 + 6 + STEPS + 3)
     taken = at_steps(monkeypatch, stops, die)
     for _ in stops:
@@ -224,7 +227,8 @@ def test_results_have_the_promised_keys(whole):
 def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
     whole, tiny_data, monkeypatch
 ):
-    """One that imagines that nothing moves any more is as bad as copying, which is 1, at every horizon."""
+    """One that imagines that nothing moves any more is as bad as copying, which is 1, at every
+    horizon."""
 
     def still(dynamics, context, past, actions):
         assert (
@@ -266,7 +270,8 @@ def test_a_rollout_is_measured_on_every_group_of_state_numbers_and_in_the_frozen
 def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
     whole, tiny_data, monkeypatch
 ):
-    """One that imagines nothing but the truth: the latent is perfect, of the features it keeps what it keeps."""
+    """One that imagines nothing but the truth: the latent is perfect, of the features it keeps
+    what it keeps."""
     model = load_latent_model(whole / "dynamics")
     futures = iter([])
 

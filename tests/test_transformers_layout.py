@@ -1,4 +1,5 @@
-"""V-JEPA 2 as `transformers` writes it, in one file or several, and with what training wrapped around the names."""
+"""V-JEPA 2 as `transformers` writes it, in one file or several, and with what training wrapped
+around the names."""
 
 import json
 import re

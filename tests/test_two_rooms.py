@@ -102,7 +102,8 @@ def test_a_step_is_the_action_scaled_back_to_the_longest():
 
 
 def crosses_solid(world, before, after):
-    """[B] bool: whether a step went from one side to the other with its crossing outside the door."""
+    """[B] bool: whether a step went from one side to the other with its crossing outside the
+    door."""
     sides = np.sign(before[:, 0] - world.wall_x) * np.sign(after[:, 0] - world.wall_x)
     # A step is at most 2.45 px, so heights while crossing lie within that of both ends.
     near_door = np.abs(before[:, 1] - world.door_y) <= world.geometry.door_half
@@ -241,7 +242,8 @@ def test_a_world_is_the_same_in_any_batch_and_every_time(noise):
 
 
 def test_the_distraction_knows_nothing_of_the_agent():
-    """Same seed, agents elsewhere and moving otherwise: frames differ only where a clean dot would make them."""
+    """Same seed, agents elsewhere and moving otherwise: frames differ only where a clean dot would
+    make them."""
     worlds = [new_world(6, dot=dot, noise=NOISY) for dot in ((9.0, 9.0), (54.0, 54.0))]
     for action in ((1.0, 0.0), (0.0, -1.0), (-1.0, 0.5)):
         for world, sign in zip(worlds, (1.0, -1.0), strict=True):

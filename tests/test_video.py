@@ -1,4 +1,5 @@
-"""A frame asked for by its second is the one a full decode shows then, whatever the codec, rate or damage."""
+"""A frame asked for by its second is the one a full decode shows then, whatever the codec, rate or
+damage."""
 
 from pathlib import Path
 
@@ -15,7 +16,8 @@ CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "video_clips"
 
 
 def decoded(path):
-    """(seconds [n], quarters counter-clockwise, frames [n, h, w, 3]) of a whole file, one frame after the other."""
+    """(seconds [n], quarters counter-clockwise, frames [n, h, w, 3]) of a whole file, one frame
+    after the other."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         zero = stream.start_time or 0
@@ -75,7 +77,8 @@ def test_a_requested_rate_is_kept_to_the_timestamp(uneven):
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "avi"])
 def test_every_frame_at_its_own_rate_once(container, tmp_path):
-    """Milliseconds (mkv) and whole frames (avi) as ticks must neither skip a frame nor show one twice."""
+    """Milliseconds (mkv) and whole frames (avi) as ticks must neither skip a frame nor show one
+    twice."""
     codec = "mpeg4" if container == "avi" else "libx264"
     path = films.write(tmp_path / f"film.{container}", films.frames(24), fps=30, codec=codec)
     with Video(path) as video:

@@ -1,4 +1,5 @@
-"""Pretraining on videos alone: resumable to the sample, over mixtures with stills, with bad files counted."""
+"""Pretraining on videos alone: resumable to the sample, over mixtures with stills, with bad files
+counted."""
 
 import signal
 
@@ -154,7 +155,8 @@ def test_light_changes_from_view_to_view_and_not_within_a_clip():
 
 
 def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
-    """No frame of a still is left whole by blocks; then its far frames, views of their own, are told by one another."""
+    """No frame of a still is left whole by blocks; then its far frames, views of their own, are
+    told by one another."""
     (tmp_path / "photos").mkdir()
     for number, colours in enumerate(
         np.random.default_rng(0).integers(0, 255, (3, 2, 2, 3), np.uint8)

@@ -1,4 +1,5 @@
-"""Sets of videos are found, looked at and sampled: purely, without overlap between ranks, and never silently wrong."""
+"""Sets of videos are found, looked at and sampled: purely, without overlap between ranks, and
+never silently wrong."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Released weights: what is written in their layout comes back the same, every fault is named, no pickle is run."""
+"""Released weights: what is written in their layout comes back the same, every fault is named, no
+pickle is run."""
 
 import contextlib
 import pickle

@@ -1,7 +1,8 @@
-"""`jepa-wm bench data`: clips a second from generated videos, beside plain loops over the same library, and the index.
+"""`jepa-wm bench data`: clips a second from generated videos, beside plain loops over the same
+library, and the index.
 
-The plain loop is what one would write for the clip at hand with PyAV alone: open, seek, decode up to the last frame
-that is wanted, scale and copy only those. It is the decoder's own limit here.
+The plain loop is what one would write for the clip at hand with PyAV alone: open, seek, decode up
+to the last frame that is wanted, scale and copy only those. It is the decoder's own limit here.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ print(json.dumps({"open_s": opened, "draw_ms": 1000 * drawn / 1280,
 
 
 def run(config: Config, *, quick: bool = False) -> dict[str, object]:
-    """Clips a second with one and two decoding threads (`ours_1`, `ours_2`), of the plain loop and of decoding whole
-    files; `share_of_decoder`, ours with one thread over the plain loop; and `index`, of ten million generated rows."""
+    """Clips a second with one and two decoding threads (`ours_1`, `ours_2`), of the plain loop and
+    of decoding whole files; `share_of_decoder`, ours with one thread over the plain loop; and
+    `index`, of ten million generated rows."""
     with tempfile.TemporaryDirectory() as folder:
         count, seconds, repeats = (4, 3, 1) if quick else (12, 10, 5)
         for number in range(count):
@@ -87,7 +89,8 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
 def clips_a_second(
     ways: dict[str, Callable[[], object]], clips: int, repeats: int
 ) -> dict[str, float]:
-    """The median rate of each way; they take turns, so that a neighbour on the machine disturbs all alike."""
+    """The median rate of each way; they take turns, so that a neighbour on the machine disturbs
+    all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -163,7 +166,8 @@ def _pixels(frame: av.VideoFrame) -> np.ndarray:
 
 
 def measure_index(path: Path, rows: int) -> dict[str, float]:
-    """`open_s` until the first clip is drawn, `draw_ms` a clip, and how a worker's memory grows by it, in MiB."""
+    """`open_s` until the first clip is drawn, `draw_ms` a clip, and how a worker's memory grows by
+    it, in MiB."""
     names = np.frombuffer(b"".join(b"train/%07d.mp4" % number for number in range(rows)), np.uint8)
     columns: dict[str, np.ndarray] = {name: np.zeros(rows, kind) for name, kind in COLUMNS.items()}
     columns["seconds"] += 10

@@ -1,4 +1,5 @@
-"""The large cases of `jepa-wm bench`, for a GPU: a search through a model of 24 layers, and a step of ViT-L/16.
+"""The large cases of `jepa-wm bench`, for a GPU: a search through a model of 24 layers, and a step
+of ViT-L/16.
 
 Neither has a rival here: what they are measured against is the card's own matrix product.
 S candidates, R rounds, H horizon, N tokens a frame, D latent width, A action numbers.
@@ -42,8 +43,9 @@ def search(
     model: Dynamics, context: Tensor, past: Tensor, rounds: Tensor, goal: Tensor, *, operations: float, rate: float,
     backend: str,
 ) -> dict[str, object]:  # fmt: skip
-    """Seconds that imagining and judging plans rounds [R, 1, S, H, A] takes in bf16, by each way of imagining that
-    there is, and `floor_s`, what `operations` take at `rate` GFLOP/s, below which no exact way can come."""
+    """Seconds that imagining and judging plans rounds [R, 1, S, H, A] takes in bf16, by each way
+    of imagining that there is, and `floor_s`, what `operations` take at `rate` GFLOP/s, below
+    which no exact way can come."""
 
     def stepped(plans: Tensor) -> Tensor:
         return imagine_candidates(model, context, past, plans, precision="bf16")
@@ -83,8 +85,9 @@ def search(
 def training(
     case: train_case.Case, *, precision: str, rate: float, compile: bool
 ) -> dict[str, object]:
-    """Median seconds of whole steps, as pretraining takes them, from frames that are there already; the operations of
-    the model a second as a share of the measured `rate` GFLOP/s and of the maker's; memory on a GPU."""
+    """Median seconds of whole steps, as pretraining takes them, from frames that are there
+    already; the operations of the model a second as a share of the measured `rate` GFLOP/s and of
+    the maker's; memory on a GPU."""
     device = here().device
     model, frames, masks = train_case.fresh(case)
     operations = train_case.flops(case, masks)

@@ -1,9 +1,10 @@
-"""The reference of `jepa-wm bench train`: a pretraining step shaped like the peers' code, on our weights.
+"""The reference of `jepa-wm bench train`: a pretraining step shaped like the peers' code, on our
+weights.
 
-Fused attention, all patches embedded before what is masked is dropped, the predictor's tokens sorted sample by sample,
-angles computed anew in every block and queries and keys turned axis by axis (as in V-JEPA 2's public code).
-B clips, N tokens a clip, K context tokens, M target tokens, D width, h heads, d head width.
-"""
+Fused attention, all patches embedded before what is masked is dropped, the predictor's tokens
+sorted sample by sample, angles computed anew in every block and queries and keys turned axis by
+axis (as in V-JEPA 2's public code). B clips, N tokens a clip, K context tokens, M target tokens, D
+width, h heads, d head width."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def _peer_blocks(blocks: Any, x: Tensor, positions: Tensor, head_dim: int, base:
 
 
 def _peer_turned(x: Tensor, positions: Tensor, head_dim: int, base: float) -> Tensor:
-    """x [B, h, N, d] turned by positions [B, N, 3], the channels of one axis after those of another."""
+    """x [B, h, N, d] turned by positions [B, N, 3], the channels of one axis after those of
+    another."""
     turned, first = [], 0
     for axis, pairs in enumerate(axis_pairs(head_dim)):
         part = x[..., first : first + 2 * pairs]

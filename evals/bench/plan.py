@@ -1,11 +1,11 @@
-"""`jepa-wm bench plan`: imagining and judging candidates, ours against a reference shaped like the peers' planners.
+"""`jepa-wm bench plan`: imagining and judging candidates, ours against a reference shaped like the
+peers' planners.
 
-Same weights, candidates, rounds and horizon, in one process. The reference computes the whole window of frames again at
-every imagined step, in fp32 with the fused attention kernel, one episode's candidates at a time. On a GPU also a search
-through a large model, against the card's own matrix product.
-B episodes, S candidates, R rounds, C context frames, H horizon, N tokens a frame, D latent width, A action numbers,
-P model width, W window.
-"""
+Same weights, candidates, rounds and horizon, in one process. The reference computes the whole
+window of frames again at every imagined step, in fp32 with the fused attention kernel, one
+episode's candidates at a time. On a GPU also a search through a large model, against the card's
+own matrix product. B episodes, S candidates, R rounds, C context frames, H horizon, N tokens a
+frame, D latent width, A action numbers, P model width, W window."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ QUICK = {"candidates": 3, "horizon": 4, "depth": 1, "width": 32, "heads": 2, "re
 
 
 def run(config: Config, *, quick: bool = False) -> dict[str, object]:
-    """`ratio` and `share_of_matmul` of the worst case, the figures of all `cases`, and this machine's matmul rates.
+    """`ratio` and `share_of_matmul` of the worst case, the figures of all `cases`, and this
+    machine's matmul rates.
 
-    The precision of ours is that of the faster matrix product, measured here. On a GPU, and with `quick` in tiny sizes
-    anywhere, `large`: see `bench_large.search`.
-    """
+    The precision of ours is that of the faster matrix product, measured here. On a GPU, and with
+    `quick` in tiny sizes anywhere, `large`: see `bench_large.search`."""
     set_threads(config.train.threads)
     on_gpu = here().device.type == "cuda"
     widest = {
@@ -103,8 +103,8 @@ def _large(quick: bool, rate: float) -> dict[str, object]:
 
 
 def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
-    """(model, context [B, C, N, D], past [B, C-1, A], goal [B, N, D], plans [R, B, S, H, A]) where this process
-    computes."""
+    """(model, context [B, C, N, D], past [B, C-1, A], goal [B, N, D], plans [R, B, S, H, A]) where
+    this process computes."""
     torch.manual_seed(0)
     model = Dynamics(
         tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width, depth=case.depth,
@@ -128,10 +128,10 @@ def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
 def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]:
     """Medians of both in seconds, their `ratio`, and our GFLOP/s as a share of `best_rate`.
 
-    Both take turns, so that a neighbour on the machine disturbs both alike. `first_frame` is the largest difference
-    of their first imagined frames relative to the spread; later ones differ since the reference forgets what lies
-    before its window. On a GPU the reference is timed in our precision too (`ratio_same_precision`).
-    """
+    Both take turns, so that a neighbour on the machine disturbs both alike. `first_frame` is the
+    largest difference of their first imagined frames relative to the spread; later ones differ
+    since the reference forgets what lies before its window. On a GPU the reference is timed in our
+    precision too (`ratio_same_precision`)."""
     model, context, past, goal, rounds = fresh(case)
     device = context.device
 
@@ -182,7 +182,8 @@ def flops(case: Case) -> float:
 
 
 def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) -> Tensor:
-    """[S, H, N, D] of one episode's candidates [S, H, A] after context [C, N, D], the window anew each step."""
+    """[S, H, N, D] of one episode's candidates [S, H, A] after context [C, N, D], the window anew
+    each step."""
     latents = context.expand(len(plans), -1, -1, -1)
     actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
     for _ in range(plans.shape[1]):
@@ -195,7 +196,8 @@ def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) 
 
 
 def peer_forward(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
-    """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a cache."""
+    """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a
+    cache."""
     frames, tokens = latents.shape[1:3]
     x = (model.embed(latents) + model.slot + model.act(actions)[:, :, None]).flatten(
         1, 2

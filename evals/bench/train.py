@@ -1,8 +1,8 @@
-"""`jepa-wm bench train`: a pretraining step, ours against a reference shaped like the peers' code, and many ranks
-against one process; on a GPU also ViT-L/16 against the card's own matrix product.
+"""`jepa-wm bench train`: a pretraining step, ours against a reference shaped like the peers' code,
+and many ranks against one process; on a GPU also ViT-L/16 against the card's own matrix product.
 
-Same weights, clips and masks, in one process; the reference (peer_step.py) in fp32 or bf16, whichever is the faster.
-"""
+Same weights, clips and masks, in one process; the reference (peer_step.py) in fp32 or bf16,
+whichever is the faster."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ from jepa_wm.training.task import Task
 
 
 def run(config: Config, *, quick: bool = False) -> dict[str, object]:
-    """`ratio` of the reference's seconds a step to ours, `share_of_matmul`, clips and tokens a second, the `split` of a
-    step into seconds, and `ranks`: samples a second of two processes as a share of one's with two threads, on CPUs.
-    On a GPU, and with `quick` in tiny sizes anywhere, `large`: see `bench_large.training`."""
+    """`ratio` of the reference's seconds a step to ours, `share_of_matmul`, clips and tokens a
+    second, the `split` of a step into seconds, and `ranks`: samples a second of two processes as a
+    share of one's with two threads, on CPUs. On a GPU, and with `quick` in tiny sizes anywhere,
+    `large`: see `bench_large.training`."""
     set_threads(config.train.threads)
     case, threads, on_gpu = (
         QUICK if quick else Case(),
@@ -83,7 +84,8 @@ def _large(quick: bool, precision: str, rates: dict[str, float]) -> dict[str, ob
 
 
 def _ours(case: Case, precision: str) -> dict[str, float]:
-    """Median seconds of each part of a step; `checkpoint` is what training waits for one, `written` what it takes."""
+    """Median seconds of each part of a step; `checkpoint` is what training waits for one,
+    `written` what it takes."""
     model, frames, masks = _there(case)
     optimiser = loop.make_optimiser(model, OptimiserSettings())
     took: dict[str, list[float]] = {}
@@ -142,7 +144,8 @@ def _there(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
 
 
 def _ranks(case: Case, precision: str, threads: int) -> dict[str, float]:
-    """Clips a second of two ranks with a thread each, replicated and sharded, over those of one process with two."""
+    """Clips a second of two ranks with a thread each, replicated and sharded, over those of one
+    process with two."""
     one = _together(case, precision, ranks=1, threads=2, fsdp=False)
     many = {
         name: _together(case, precision, ranks=2, threads=1, fsdp=name == "fsdp")

@@ -1,4 +1,5 @@
-"""What `jepa-wm bench train` measures: sizes, a fresh model of a size with clips and masks, and its operations.
+"""What `jepa-wm bench train` measures: sizes, a fresh model of a size with clips and masks, and
+its operations.
 
 B clips, T frames, C channels, S side in px, K context tokens, M target tokens.
 """
@@ -48,7 +49,8 @@ LARGE = Case(  # V-JEPA 2's ViT-L/16
 
 
 def fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
-    """A model with its targets as V-JEPA has them, uint8 frames [B, T, S, S, C] and masks, on the CPU."""
+    """A model with its targets as V-JEPA has them, uint8 frames [B, T, S, S, C] and masks, on the
+    CPU."""
     torch.manual_seed(0)
     encode = EncoderSettings(patch=case.patch, tubelet=case.tubelet, width=case.width, depth=case.depth, heads=case.heads,
                     attend="clip", locality=0.0, rope=case.rope)  # fmt: skip
@@ -67,7 +69,8 @@ def fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
 
 
 def flops(case: Case, masks: list[Masked]) -> float:
-    """Multiplications and additions of the matrix products of a step: a backward pass costs twice a forward one."""
+    """Multiplications and additions of the matrix products of a step: a backward pass costs twice
+    a forward one."""
 
     def block(count: int, width: int) -> float:
         return count * (24 * width**2 + 4 * count * width)

@@ -1,4 +1,5 @@
-"""What a data set's actions are like: the units in which the dynamics take them, and how far the data reach.
+"""What a data set's actions are like: the units in which the dynamics take them, and how far the
+data reach.
 
 N actions of a numbers each.
 """
@@ -21,11 +22,11 @@ TINY = (
 
 @dataclass(frozen=True)
 class ActionStatistics:
-    """Centre and scale of every action number, and the bounds outside of which the data say nothing, [a] each in fp64.
+    """Centre and scale of every action number, and the bounds outside of which the data say
+    nothing, [a] each in fp64.
 
-    A number that never varied has both bounds at its value and scale 1: it always enters as 0. One that hardly did, by
-    less than a share STEADY of its own size, enters small.
-    """
+    A number that never varied has both bounds at its value and scale 1: it always enters as 0. One
+    that hardly did, by less than a share STEADY of its own size, enters small."""
 
     centre: np.ndarray
     scale: np.ndarray
@@ -37,9 +38,9 @@ class ActionStatistics:
     def of(cls, actions: np.ndarray) -> ActionStatistics:
         """Of actions [N, a]. In fp64, since fp32 sums lose a spread that is small beside the mean.
 
-        The range is that of all but the rarest actions, whose glitches would else be the unit; or of all, where the
-        others are all the same. The bounds lie a range farther out on either side.
-        """
+        The range is that of all but the rarest actions, whose glitches would else be the unit; or
+        of all, where the others are all the same. The bounds lie a range farther out on either
+        side."""
         columns = [_of_number(actions[:, i].astype(np.float64)) for i in range(actions.shape[1])]
         centre, scale, low, high, steady = np.array(columns).T
         return cls(centre, scale, low, high, steady.astype(bool))
@@ -62,5 +63,6 @@ def _of_number(values: np.ndarray) -> tuple[float, float, float, float, bool]:
 
 
 def _same(least: float, most: float) -> bool:
-    """Whether all between the two is the same but for rounding, or for what fp32 cannot divide by."""
+    """Whether all between the two is the same but for rounding, or for what fp32 cannot divide
+    by."""
     return most - least <= max(ROUNDING * max(abs(least), abs(most)), TINY)

@@ -13,7 +13,8 @@ CONFIG = "two_rooms"  # what --config is where it is not given
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """The arguments, with `target` the dotted name of the function to call; exits with 2 on misuse."""
+    """The arguments, with `target` the dotted name of the function to call; exits with 2 on
+    misuse."""
     front = argparse.ArgumentParser(
         prog="jepa-wm", description="See, imagine, plan: a world model without a decoder."
     )
@@ -42,7 +43,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, Path]:
-    """The files an evaluation compares, empty for one that measures a run; exits with 2 where the two are mixed."""
+    """The files an evaluation compares, empty for one that measures a run; exits with 2 where the
+    two are mixed."""
     wanted = FILES.get(arguments.name, {})
     given = {
         file: getattr(arguments, file)

@@ -1,4 +1,5 @@
-"""Checkpoints that appear by rename: weights apart from training state, both in safetensors and JSON, no pickle.
+"""Checkpoints that appear by rename: weights apart from training state, both in safetensors and
+JSON, no pickle.
 
 step_00001234/weights.safetensors   the model, for others to load
 step_00001234/state.safetensors     tensors of the training state (optimiser moments, generator states)
@@ -40,9 +41,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step_<step>` and prune all but the `keep` newest; returns its path.
 
-    The checkpoint appears whole or not at all: on any failure (a full disk raises OSError) the partial one is
-    removed and the earlier ones are untouched. One process writes at a time.
-    """
+    The checkpoint appears whole or not at all: on any failure (a full disk raises OSError) the
+    partial one is removed and the earlier ones are untouched. One process writes at a time."""
     assert keep >= 1, "a checkpoint that is pruned at once is none"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{_PARTIAL}*"):  # of a process that was killed while writing
@@ -70,7 +70,8 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, None if there is none; warns of each newer one that is broken."""
+    """The newest whole checkpoint in `folder`, None if there is none; warns of each newer one that
+    is broken."""
     for path in _candidates(folder):
         fault = _fault(path)
         if fault is None:
@@ -99,8 +100,8 @@ def load_strict(
 ) -> None:
     """Load every weight into its place; `source` is what to call the weights in a message.
 
-    Raises UserError listing all keys that are missing, unexpected or of another shape; the module is then unchanged.
-    """
+    Raises UserError listing all keys that are missing, unexpected or of another shape; the module
+    is then unchanged."""
     check_fit(weights, module.state_dict(), source=source, model=type(module).__name__)
     module.load_state_dict(dict(weights), strict=True)
 
@@ -112,7 +113,8 @@ def check_fit(
     source: str,
     model: str,
 ) -> None:
-    """Raises UserError listing all keys of `weights` that are missing, unexpected or of another shape than wanted."""
+    """Raises UserError listing all keys of `weights` that are missing, unexpected or of another
+    shape than wanted."""
     faults = []
     for title, names in (
         ("missing", [name for name in wanted if name not in weights]),
@@ -133,7 +135,8 @@ def check_fit(
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Everything named like a checkpoint, newest first, one that was being replaced after its successor."""
+    """Everything named like a checkpoint, newest first, one that was being replaced after its
+    successor."""
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
@@ -162,7 +165,8 @@ def _fault(path: Path) -> str | None:
 
 
 def _put_in_place(partial: Path, final: Path) -> Path:
-    """Rename; one of the same step is moved aside first, where newest_checkpoint still finds it after a crash."""
+    """Rename; one of the same step is moved aside first, where newest_checkpoint still finds it
+    after a crash."""
     aside = final.with_name(f"{final.name}.replaced")
     if final.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -186,7 +190,8 @@ def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous tensors of which no two share memory (tied weights, views), as safetensors demands."""
+    """Contiguous tensors of which no two share memory (tied weights, views), as safetensors
+    demands."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

@@ -15,9 +15,9 @@ from jepa_wm.core.files import write_atomic
 def clock(file: Path) -> Iterator[Callable[[], float]]:
     """Gives a function that tells the seconds spent so far, those of earlier attempts included.
 
-    A block that is left by an exception keeps its seconds in `file`, if the folder is there, for the next attempt; a
-    block that is finished removes it. A process that is killed outright counts for nothing.
-    """
+    A block that is left by an exception keeps its seconds in `file`, if the folder is there, for
+    the next attempt; a block that is finished removes it. A process that is killed outright counts
+    for nothing."""
     before = (
         float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.exists() else 0.0
     )

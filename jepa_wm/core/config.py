@@ -1,4 +1,5 @@
-"""Configs: PyYAML reads them, pydantic checks them, and every problem is named at once with file, line and key."""
+"""Configs: PyYAML reads them, pydantic checks them, and every problem is named at once with file,
+line and key."""
 
 from __future__ import annotations
 
@@ -23,11 +24,12 @@ Settings = BaseModel | Mapping[str, Any]  # a checked config, or one read back a
 def load_yaml_config(
     name_or_path: str | Path, overrides: Sequence[str], schema: type[Schema]
 ) -> Schema:
-    """Read a YAML (laid over the config its `base:` names), lay the overrides on top, check it with `schema`.
+    """Read a YAML (laid over the config its `base:` names), lay the overrides on top, check it
+    with `schema`.
 
-    Types are strict: an integer may stand for a float, nothing else is converted. Raises UserError that lists
-    every problem, one a line: place (file:line or override), dotted key, what was expected and what was found.
-    """
+    Types are strict: an integer may stand for a float, nothing else is converted. Raises UserError
+    that lists every problem, one a line: place (file:line or override), dotted key, what was
+    expected and what was found."""
     path = find_config(name_or_path)
     source = _read_with_bases(path, ())
     broken: list[str] = []
@@ -48,11 +50,11 @@ def load_yaml_config(
 
 
 def find_config(name_or_path: str | Path, *, beside: Path | None = None) -> Path:
-    """The file that a config's name or path means; a bare name is sought beside a config, then among the shipped.
+    """The file that a config's name or path means; a bare name is sought beside a config, then
+    among the shipped.
 
-    `beside` is the file whose `base:` named this one; relative paths start there. Raises UserError with the
-    nearest name.
-    """
+    `beside` is the file whose `base:` named this one; relative paths start there. Raises UserError
+    with the nearest name."""
     wanted = Path(name_or_path)
     if wanted.suffix in (".yaml", ".yml") or len(wanted.parts) != 1:
         path = beside.parent / wanted if beside else wanted
@@ -75,7 +77,8 @@ def save_config(config: BaseModel, path: Path) -> None:
 
 
 def config_diff(a: Settings, b: Settings) -> list[str]:
-    """What differs, one `dotted.key: value in a -> value in b` each; a key that one side lacks is '(absent)'."""
+    """What differs, one `dotted.key: value in a -> value in b` each; a key that one side lacks is
+    '(absent)'."""
     left, right = dict(_leaves(as_plain(a))), dict(_leaves(as_plain(b)))
     absent = "(absent)"
     return [
@@ -127,7 +130,8 @@ def as_plain(config: Settings) -> dict[str, Any]:
 
 
 def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Source:
-    """A file laid over its base, and that over its own; raises UserError when they run in a circle."""
+    """A file laid over its base, and that over its own; raises UserError when they run in a
+    circle."""
     if path.resolve() in above:
         raise UserError(
             f"{path}: 'base' runs in a circle: {' -> '.join(str(p) for p in (*above, path.resolve()))}"
@@ -167,7 +171,8 @@ def _shipped_ones(wanted: str) -> str:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"evaluation.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys kept whole."""
+    """{"evaluation.collect": x} as {"act": {"collect": x}}, the broader of two overlapping keys
+    kept whole."""
     tree: dict[str, Any] = {}
     for dotted, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
         inside = tree

@@ -1,4 +1,5 @@
-"""Says in the user's terms what pydantic found wrong: where it was written, which key, what was expected."""
+"""Says in the user's terms what pydantic found wrong: where it was written, which key, what was
+expected."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def explain(
 
 
 def _follow(location: Sequence[str | int], data: Any) -> tuple[KeyPath, Any]:
-    """Where pydantic's location leads in the data; the names of union branches in it are no keys."""
+    """Where pydantic's location leads in the data; the names of union branches in it are no
+    keys."""
     path: list[str] = []
     for part in location:
         if isinstance(data, dict) and part in data:
@@ -62,7 +64,8 @@ def _place(path: KeyPath, source: Source, file: Path) -> str:
 
 
 def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:
-    """The advice for an unknown key: a near name in its section, the same name elsewhere, or all valid names."""
+    """The advice for an unknown key: a near name in its section, the same name elsewhere, or all
+    valid names."""
     kinds: list[Any] = [schema]
     for name in path[:-1]:
         data = data.get(name) if isinstance(data, dict) else None
@@ -78,8 +81,9 @@ def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:
 
 
 def _inside(kind: Any, name: str, data: Any = None) -> list[Any]:
-    """The types that may stand under `name` in a model, or under any key of a container; unions opened. Where `data`,
-    what does stand there, chooses one of a table, that one; its default where there is none."""
+    """The types that may stand under `name` in a model, or under any key of a container; unions
+    opened. Where `data`, what does stand there, chooses one of a table, that one; its default
+    where there is none."""
     if _is_model(kind) and name in kind.model_fields:
         choices = [part for part in kind.model_fields[name].metadata if isinstance(part, Choice)]
         if choices:

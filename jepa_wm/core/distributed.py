@@ -1,8 +1,9 @@
-"""Where this process stands among those that work on one job, and what they have to work out together.
+"""Where this process stands among those that work on one job, and what they have to work out
+together.
 
-Models know nothing of ranks: they ask `whole_batch` and `batch_mean` for what depends on all samples of a batch, and
-get it from one process or from many. Alone, everything here is the identity.
-"""
+Models know nothing of ranks: they ask `whole_batch` and `batch_mean` for what depends on all
+samples of a batch, and get it from one process or from many. Alone, everything here is the
+identity."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ JOIN, WAIT = (
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: `rank` of `size`, the device it computes on, and the group that batches are shared in."""
+    """This process's place: `rank` of `size`, the device it computes on, and the group that
+    batches are shared in."""
 
     rank: int = 0
     size: int = 1
@@ -57,7 +59,8 @@ class World:
         return self.rank == 0
 
     def rows(self, batch: int, part: int = 0, parts: int = 1) -> slice:
-        """The samples that this rank computes of part `part` of a batch that all ranks together cut into `parts`.
+        """The samples that this rank computes of part `part` of a batch that all ranks together
+        cut into `parts`.
 
         Raises UserError if the batch does not divide evenly, as its statistics are means of means.
         """
@@ -113,8 +116,9 @@ def here() -> World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Within the block this process is one of the ranks that a launcher told of: RANK, WORLD_SIZE and LOCAL_RANK, and
-    either a file to meet by or torchrun's MASTER_ADDR and MASTER_PORT. Without them it stays alone.
+    """Within the block this process is one of the ranks that a launcher told of: RANK, WORLD_SIZE
+    and LOCAL_RANK, and either a file to meet by or torchrun's MASTER_ADDR and MASTER_PORT. Without
+    them it stays alone.
 
     Raises UserError if these do not fit together, or if the others cannot be reached.
     """
@@ -139,7 +143,8 @@ def joined() -> Iterator[World]:
 
 
 def whole_batch(rows: Tensor) -> Tensor:
-    """[all samples, ...] of the batch of which this process has `rows` [samples, ...]; gradients flow back to all."""
+    """[all samples, ...] of the batch of which this process has `rows` [samples, ...]; gradients
+    flow back to all."""
     if _here.size == 1:
         return rows
     gathered: Tensor = _Gather.apply(rows)
@@ -157,8 +162,8 @@ def batch_mean(values: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all ranks in their order. A row's gradient is the sum of what it got on every rank, so that gradients
-    averaged over ranks are those of the averaged loss."""
+    """Rows of all ranks in their order. A row's gradient is the sum of what it got on every rank,
+    so that gradients averaged over ranks are those of the averaged loss."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -224,7 +229,8 @@ def _store(rank: int, size: int) -> dist.Store:
 
 
 def _choose_interface(rank: int, *, one_machine: bool) -> None:
-    """Have gloo take the loopback on one machine, where no host name is needed; what the user has set stays.
+    """Have gloo take the loopback on one machine, where no host name is needed; what the user has
+    set stays.
 
     Raises UserError where the ranks of other machines could not reach this one by its host name.
     """

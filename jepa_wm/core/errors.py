@@ -37,7 +37,8 @@ class Interrupted(Exception):
 
 
 def some(names: Iterable[str], *, most: int = 10) -> str:
-    """Names for a message, in order: all of a few, of many the first and how many more there are."""
+    """Names for a message, in order: all of a few, of many the first and how many more there
+    are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return f"{ordered[:most]}{more}"

@@ -1,4 +1,5 @@
-"""Files outside of a run that its stages read, and whether they still hold what they held when a stage was begun.
+"""Files outside of a run that its stages read, and whether they still hold what they held when a
+stage was begun.
 
 runs/two_rooms/<stage>/reads.json     path -> fingerprint of its content
 """
@@ -31,8 +32,8 @@ def note_files(folder: Path, config: Settings, stage: str) -> None:
 
 
 def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
-    """UserError naming a file that holds something else than when the stage was begun; one that is gone is none of
-    these, since what a stage has read it does not need again."""
+    """UserError naming a file that holds something else than when the stage was begun; one that is
+    gone is none of these, since what a stage has read it does not need again."""
     noted = folder / "reads.json"
     if not noted.exists():
         return
@@ -46,7 +47,8 @@ def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
 
 
 def _files(config: Settings, stage: str) -> list[Path]:
-    """The files that are there, and the weights in a folder; what else another run's folder has goes on changing."""
+    """The files that are there, and the weights in a folder; what else another run's folder has
+    goes on changing."""
     paths = [
         Path(value)
         for value in pick(config, READS.get(stage, ())).values()

@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all, the plain data that goes into them, and what names a file's content."""
+"""Files that appear whole or not at all, the plain data that goes into them, and what names a
+file's content."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ PIECE = 2**16  # bytes of a large file that are read in one place
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) beside `path`, then rename it into place; on any failure the old file stays as it was.
+    """Write `text` (UTF-8) beside `path`, then rename it into place; on any failure the old file
+    stays as it was.
 
     Raises OSError, with the temporary file removed.
     """
@@ -55,7 +57,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def allocate(file: Path, size: int) -> None:
-    """Give a file `size` bytes, kept or zero, and take the room on the disk now: a full disk shows before the work.
+    """Give a file `size` bytes, kept or zero, and take the room on the disk now: a full disk shows
+    before the work.
 
     A disk that cannot take room beforehand gives the size alone. Raises OSError.
     """
@@ -75,7 +78,8 @@ def allocate(file: Path, size: int) -> None:
 def mapped(
     file: Path, dtype: np.dtype | type, shape: tuple[int, ...], offset: int = 0
 ) -> np.ndarray:
-    """A read-only memory map of an array in a file. Raises UserError where the disk offers none."""
+    """A read-only memory map of an array in a file. Raises UserError where the disk offers
+    none."""
     try:
         return np.memmap(file, dtype, "r", offset, shape)
     except OSError as error:
@@ -92,7 +96,8 @@ def mapped(
 
 
 def finite(value: Any) -> Any:
-    """Plain JSON data of nested results: NaN and infinity become None, array scalars numbers, paths text.
+    """Plain JSON data of nested results: NaN and infinity become None, array scalars numbers,
+    paths text.
 
     Raises TypeError for anything else (a tensor, say): convert it where its meaning is known.
     """
@@ -114,12 +119,11 @@ def finite(value: Any) -> Any:
 
 
 def fingerprint(path: Path, *, pieces: int = 64) -> str:
-    """Sixteen hex digits that name what is in a file, or in all files of a folder, whatever they are called from
-    outside and whenever they were written.
+    """Sixteen hex digits that name what is in a file, or in all files of a folder, whatever they
+    are called from outside and whenever they were written.
 
-    Of a file larger than `pieces` of 64 KiB (two at least) its size counts, and so many pieces from its first to its
-    last byte.
-    """
+    Of a file larger than `pieces` of 64 KiB (two at least) its size counts, and so many pieces
+    from its first to its last byte."""
     sha = hashlib.sha256()
     if path.is_dir():
         for inside in sorted(found for found in path.rglob("*") if found.is_file()):

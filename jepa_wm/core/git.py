@@ -21,7 +21,8 @@ def git(folder: Path, *words: str) -> str | None:
 
 
 def code_commit(package: Path | None = None) -> str | None:
-    """The commit of this package's code, with "+changed" behind it where files differ from it; None if unknown.
+    """The commit of this package's code, with "+changed" behind it where files differ from it;
+    None if unknown.
 
     A job's snapshot has it in its record; an installed package that git does not track has none.
     """

@@ -1,4 +1,5 @@
-"""Turns a wish to stop (Ctrl-C, SIGTERM, SIGUSR2) into a flag that a loop polls where stopping is safe."""
+"""Turns a wish to stop (Ctrl-C, SIGTERM, SIGUSR2) into a flag that a loop polls where stopping is
+safe."""
 
 from __future__ import annotations
 
@@ -34,12 +35,12 @@ class StopFlag:
 
 @contextmanager
 def catching_signals() -> Iterator[StopFlag]:
-    """Within the block signals only set the flag, but a second Ctrl-C raises KeyboardInterrupt at once.
+    """Within the block signals only set the flag, but a second Ctrl-C raises KeyboardInterrupt at
+    once.
 
-    The handlers found on entry are put back at the end. A block within such a block shares its flag, so that a signal
-    that came before the inner one is not lost. Python lets only the main thread set handlers: in any other thread the
-    flag is never set.
-    """
+    The handlers found on entry are put back at the end. A block within such a block shares its
+    flag, so that a signal that came before the inner one is not lost. Python lets only the main
+    thread set handlers: in any other thread the flag is never set."""
     global _outer
     if _outer is not None:
         yield _outer

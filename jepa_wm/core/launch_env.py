@@ -1,4 +1,5 @@
-"""What a launcher tells a process of its place, in environment variables; an empty one counts as not set."""
+"""What a launcher tells a process of its place, in environment variables; an empty one counts as
+not set."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ def variable(name: str) -> str | None:
 def number(name: str, default: int | None = None, *, least: int = 0) -> int:
     """A whole number of at least `least` from the environment.
 
-    Raises UserError naming the variable where it holds something else, or nothing and there is no default.
-    """
+    Raises UserError naming the variable where it holds something else, or nothing and there is no
+    default."""
     text = variable(name)
     if text is None:
         if default is None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.launch_env import variable
 
-# What a lock fails with on a network disk that is mounted without them (Lustre, some NFS, many FUSE disks).
+# What a lock fails with on a network disk that is mounted without them (Lustre, some NFS, many
+# FUSE disks).
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _told = False
@@ -21,9 +22,9 @@ _told = False
 def locked(folder: Path, *, shared: bool) -> int:
     """An open, locked file handle; the kernel drops the lock with the process, however that ends.
 
-    `shared`: beside others that ask so. Raises UserError, with who holds it, where that cannot be, and where the folder
-    may not be written to. On a disk without locks the handle is open only, and a warning says so.
-    """
+    `shared`: beside others that ask so. Raises UserError, with who holds it, where that cannot be,
+    and where the folder may not be written to. On a disk without locks the handle is open only,
+    and a warning says so."""
     try:
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -46,7 +47,8 @@ def locked(folder: Path, *, shared: bool) -> int:
 
 
 def lock(handle: int, operation: int, place: Path) -> None:
-    """`flock` as asked for, or a warning where the disk of `place` has no locks; raises what flock raises else."""
+    """`flock` as asked for, or a warning where the disk of `place` has no locks; raises what flock
+    raises else."""
     try:
         fcntl.flock(handle, operation)
     except OSError as error:

@@ -1,4 +1,5 @@
-"""Mixed precision: where bf16 is used, which precision is the faster one here, and how many CPU threads work."""
+"""Mixed precision: where bf16 is used, which precision is the faster one here, and how many CPU
+threads work."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
 
 
 def settled(config: Config, folder: Path) -> Config:
-    """The config with train.precision "auto" replaced by whichever was the faster where the run in `folder` began.
+    """The config with train.precision "auto" replaced by whichever was the faster where the run in
+    `folder` began.
 
     The choice is written down in the run folder, so that a resumed run computes as it did before.
     """
@@ -49,11 +51,12 @@ def settled(config: Config, folder: Path) -> Config:
 def matmul_rate(
     dtype: torch.dtype, *, rows: int = 4096, inner: int = 256, columns: int = 512
 ) -> float:
-    """GFLOP/s of a product [rows, inner] x [inner, columns] where this process computes, the best of what fits into
-    `MEASURED` seconds, three at least; on a CPU with the threads that are set now.
+    """GFLOP/s of a product [rows, inner] x [inner, columns] where this process computes, the best
+    of what fits into `MEASURED` seconds, three at least; on a CPU with the threads that are set
+    now.
 
-    Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is half as fast.
-    """
+    Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is
+    half as fast."""
     device = here().device
     g = torch.Generator(device).manual_seed(
         0

@@ -1,4 +1,5 @@
-"""Shows how far a loop is (a bar on a terminal, plain lines elsewhere) and keeps its figures on disk."""
+"""Shows how far a loop is (a bar on a terminal, plain lines elsewhere) and keeps its figures on
+disk."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_NOTES = 10.0, 5.0
 
 
 class Progress:
-    """A bar with the remaining time and the live figures, on stderr; without a terminal a line every 10 s.
+    """A bar with the remaining time and the live figures, on stderr; without a terminal a line
+    every 10 s.
 
-    `start` is the step a resumed loop begins at: the time left is reckoned from this process's own pace. `file` tells
-    the same to whoever asks how a job is getting on.
-    """
+    `start` is the step a resumed loop begins at: the time left is reckoned from this process's own
+    pace. `file` tells the same to whoever asks how a job is getting on."""
 
     def __init__(
         self,
@@ -75,7 +76,8 @@ class Progress:
         self._tell()
 
     def update(self, step: int, **figures: float | str) -> None:
-        """`step` steps are done; the figures given replace those of the same name, the others stay."""
+        """`step` steps are done; the figures given replace those of the same name, the others
+        stay."""
         self._step = step
         self._figures.update(figures)
         if self._bar:
@@ -131,10 +133,9 @@ class Progress:
 class Metrics:
     """Figures of one stage, appended to the run folder's metrics.jsonl and to TensorBoard events.
 
-    A line is {"stage", "step", figures...}; `step` counts finished steps, so a line of step s belongs to the
-    checkpoint of step s. Resuming at `start` drops this stage's lines past it (all of them when it is 0), as well
-    as a last line that was cut short; other stages' lines stay.
-    """
+    A line is {"stage", "step", figures...}; `step` counts finished steps, so a line of step s
+    belongs to the checkpoint of step s. Resuming at `start` drops this stage's lines past it (all
+    of them when it is 0), as well as a last line that was cut short; other stages' lines stay."""
 
     def __init__(
         self, folder: Path, stage: str, *, start: int = 0, tensorboard: bool = True
@@ -147,7 +148,8 @@ class Metrics:
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write one line at once; numbers that are not finite become null, and events take the plain numbers."""
+        """Write one line at once; numbers that are not finite become null, and events take the
+        plain numbers."""
         line = {"stage": self.stage, "step": step, **finite(values)}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
@@ -202,7 +204,8 @@ class Metrics:
 
 
 def read_metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
-    """The stage's lines of a run folder's metrics.jsonl, oldest first; a cut-short line is passed over."""
+    """The stage's lines of a run folder's metrics.jsonl, oldest first; a cut-short line is passed
+    over."""
     path = folder / "metrics.jsonl"
     records = []
     for line in (

@@ -1,8 +1,9 @@
-"""Open tables: one form of registration for worlds, tasks, latents, dynamics, solvers, readers and evaluations.
+"""Open tables: one form of registration for worlds, tasks, latents, dynamics, solvers, readers and
+evaluations.
 
-A table knows its own entries by the module that registers each, so that nothing is imported before it is asked for;
-third parties add theirs by `register`, or by an entry point of the group `jepa_wm.<table>` that names such a module.
-"""
+A table knows its own entries by the module that registers each, so that nothing is imported before
+it is asked for; third parties add theirs by `register`, or by an entry point of the group
+`jepa_wm.<table>` that names such a module."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ Entry = TypeVar("Entry")
 class Registry(Generic[Entry]):
     """Named entries of one kind.
 
-    `table` names them in the entry points of others ("solvers": group `jepa_wm.solvers`), `kind` one of them in
-    messages ("solver"); `own` maps the names of the library's own entries to the modules that register them.
-    """
+    `table` names them in the entry points of others ("solvers": group `jepa_wm.solvers`), `kind`
+    one of them in messages ("solver"); `own` maps the names of the library's own entries to the
+    modules that register them."""
 
     def __init__(self, table: str, kind: str, own: Mapping[str, str]) -> None:
         self.table, self.kind = table, kind
@@ -36,7 +37,8 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """A decorator that enters a class or function under `name`. Raises ValueError for a name that is taken."""
+        """A decorator that enters a class or function under `name`. Raises ValueError for a name
+        that is taken."""
 
         def enter(entry: Entry) -> Entry:
             held = self._entries.get(name)
@@ -52,7 +54,8 @@ class Registry(Generic[Entry]):
         return enter
 
     def get(self, name: str) -> Entry:
-        """The entry of this name; raises UserError with the nearest name for one that nobody registered."""
+        """The entry of this name; raises UserError with the nearest name for one that nobody
+        registered."""
         if name not in self._entries:
             module = self._modules().get(name)
             if module is None:
@@ -75,7 +78,8 @@ class Registry(Generic[Entry]):
         return name in self._entries or name in self._modules()
 
     def _modules(self) -> dict[str, str]:
-        """Name -> module that registers it: the library's own, which cannot be replaced, and those of entry points."""
+        """Name -> module that registers it: the library's own, which cannot be replaced, and those
+        of entry points."""
         found = importlib.metadata.entry_points(group=f"jepa_wm.{self.table}")
         return {**{point.name: point.value for point in found}, **self._own}
 
@@ -91,13 +95,15 @@ def _origin(entry: Any) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a config section is chosen from by its `name`, and the name that counts where none is given."""
+    """What a config section is chosen from by its `name`, and the name that counts where none is
+    given."""
 
     registry: Registry[Any]
     default: str
 
     def schema(self, section: Any) -> type[Section]:
-        """The settings class that a section (plain data) asks for; UserError for a name that is unknown."""
+        """The settings class that a section (plain data) asks for; UserError for a name that is
+        unknown."""
         name = section.get("name", self.default) if isinstance(section, Mapping) else self.default
         settings: type[Section] = self.registry.get(name)
         return settings
@@ -118,10 +124,10 @@ class Choice:
 
 
 def chosen(registry: Registry[Any], default: str) -> Any:
-    """The type of a config section whose `name` chooses the registered settings class that checks the rest.
+    """The type of a config section whose `name` chooses the registered settings class that checks
+    the rest.
 
-    Every such class declares `name: Literal["its name"] = "its name"`. A section without a name is of `default`:
-    `solver: chosen(SOLVERS, "cem") = CEM()`.
-    """
+    Every such class declares `name: Literal["its name"] = "its name"`. A section without a name is
+    of `default`: `solver: chosen(SOLVERS, "cem") = CEM()`."""
     choice = Choice(registry, default)
     return SerializeAsAny[Annotated[Section, WrapValidator(choice.check), choice]]

@@ -1,7 +1,8 @@
-"""How ranks find each other without a port agreed beforehand: rank 0 takes a free one and writes it into a file.
+"""How ranks find each other without a port agreed beforehand: rank 0 takes a free one and writes
+it into a file.
 
-Ranks of one machine meet at its loopback address, whatever its host name; others need one that resolves.
-"""
+Ranks of one machine meet at its loopback address, whatever its host name; others need one that
+resolves."""
 
 from __future__ import annotations
 
@@ -37,11 +38,11 @@ SILENCE, NAMING = (
 
 
 def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:
-    """A store that all ranks are connected to; `file` must not exist before and lies where all of them see it.
+    """A store that all ranks are connected to; `file` must not exist before and lies where all of
+    them see it.
 
-    Raises TimeoutError if rank 0 does not write the file in time, UserError if its host name does not resolve, and what
-    torch raises if it cannot be reached.
-    """
+    Raises TimeoutError if rank 0 does not write the file in time, UserError if its host name does
+    not resolve, and what torch raises if it cannot be reached."""
     import torch.distributed as dist
 
     if rank == 0:  # its store listens on all interfaces, whatever host is given
@@ -98,7 +99,8 @@ def gather(store: dist.Store, rank: int, size: int, timeout: timedelta) -> bool:
 
 
 def machine() -> str:
-    """Names this machine, or the container with a network of its own, to processes that share its loopback address."""
+    """Names this machine, or the container with a network of its own, to processes that share its
+    loopback address."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/net')}"
@@ -113,7 +115,8 @@ def loopback_interface() -> str | None:
 
 
 def reachable(host: str, what: str) -> str:
-    """`host`, if it resolves to an address by which other machines can reach it; raises UserError if it does not."""
+    """`host`, if it resolves to an address by which other machines can reach it; raises UserError
+    if it does not."""
     address = resolve(host, what)
     if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         raise UserError(

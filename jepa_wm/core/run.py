@@ -1,12 +1,13 @@
-"""One run, one folder: its config, one sub-folder a stage, and results that are never mixed with another config's.
+"""One run, one folder: its config, one sub-folder a stage, and results that are never mixed with
+another config's.
 
 runs/two_rooms/config.yaml            the resolved config of the last command
 runs/two_rooms/<stage>/config.yaml    the settings this stage was begun with, its upstream stages' included
 runs/two_rooms/<stage>/result.json    written when the stage is finished
 runs/two_rooms/<stage>/seconds.json   what an unfinished stage has taken so far
 
-A stage that is done for several settings or data beside each other has a folder for each: <stage>/<which>/...
-"""
+A stage that is done for several settings or data beside each other has a folder for each:
+<stage>/<which>/..."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ DIGEST_KEY = "config_digest"  # of the settings a result depends on, stored insi
 class RunFolder:
     """A run folder that this process alone works in, with its checked config; a context manager.
 
-    A stage's settings may change freely until it is begun. Afterwards a config that differs in them is refused.
-    """
+    A stage's settings may change freely until it is begun. Afterwards a config that differs in
+    them is refused."""
 
     # stage -> the stages whose output it reads
     AFTER: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -65,7 +66,8 @@ class RunFolder:
         "eval_knn": ("pretrain",),
         "eval_collapse": ("features",),
     }
-    # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here depends on none
+    # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here
+    # depends on none
     DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "collect": (
             "seed",
@@ -102,10 +104,11 @@ class RunFolder:
     def open(cls, path: str | Path, config: Config, *, shared: bool = False) -> RunFolder:
         """Make or reopen the folder and lock it; its config.yaml then holds `config`.
 
-        `shared`: others that open it so may work there too, each at a share of a stage that it does not finish.
+        `shared`: others that open it so may work there too, each at a share of a stage that it
+        does not finish.
 
-        Raises UserError if another process works there, if a stage there was begun with settings that differ in
-        what it depends on (all differing keys named), or if the path is no folder.
+        Raises UserError if another process works there, if a stage there was begun with settings
+        that differ in what it depends on (all differing keys named), or if the path is no folder.
         """
         path = Path(path)
         if not here().first:
@@ -132,7 +135,8 @@ class RunFolder:
         return run
 
     def stage_dir(self, stage: str) -> Path:
-        """The folder of a stage, made on first use together with a record of the settings it is begun with.
+        """The folder of a stage, made on first use together with a record of the settings it is
+        begun with.
 
         Raises UserError if it was begun with others.
         """
@@ -179,8 +183,9 @@ class RunFolder:
     def once(
         self, stage: str, work: Callable[[RunFolder], dict[str, object]]
     ) -> dict[str, object]:
-        """The stored result of a finished stage; else what `work` makes of it, with its `seconds` and `commit`, stored.
-        UserError if it was made with other settings, or of files that hold something else now."""
+        """The stored result of a finished stage; else what `work` makes of it, with its `seconds`
+        and `commit`, stored. UserError if it was made with other settings, or of files that hold
+        something else now."""
         if here().first:
             refuse_other_files(self.path / stage, self.config, stage)
         done = here().told_by_first(self.finished(stage) if here().first else None)
@@ -195,11 +200,13 @@ class RunFolder:
         return result
 
     def clock(self, stage: str) -> AbstractContextManager[Callable[[], float]]:
-        """Counts the seconds of a stage over all processes that work on it; gives a function that tells them."""
+        """Counts the seconds of a stage over all processes that work on it; gives a function that
+        tells them."""
         return clock(self.path / stage / "seconds.json")
 
     def digest(self, stage: str) -> str:
-        """The digest of the settings a stage was begun with; of this config's, if it was not begun."""
+        """The digest of the settings a stage was begun with; of this config's, if it was not
+        begun."""
         begun = self.path / stage / "config.yaml"
         return digest(
             pick(read_yaml(begun).data if begun.exists() else self.config, self.depends(stage))

@@ -18,9 +18,8 @@ from jepa_wm.core.training_state import on_host
 class Saver:
     """Writes to one folder, one checkpoint at a time, the `keep` newest kept.
 
-    A save that fails is warned of and training goes on, as the next may succeed; `settle`, after the last one, raises
-    what went wrong with it.
-    """
+    A save that fails is warned of and training goes on, as the next may succeed; `settle`, after
+    the last one, raises what went wrong with it."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder, self.keep = folder, keep

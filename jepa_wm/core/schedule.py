@@ -38,7 +38,8 @@ class OptimiserSettings(Section):
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int, final: float) -> float:
-    """Share of the peak value at `step`: linear rise over `warmup` steps, then cosine decay to `final`."""
+    """Share of the peak value at `step`: linear rise over `warmup` steps, then cosine decay to
+    `final`."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -46,8 +47,9 @@ def warmup_cosine(step: int, *, steps: int, warmup: int, final: float) -> float:
 
 
 def learning_rate(step: int, settings: OptimiserSettings) -> float:
-    """The learning rate at `step`: a linear rise from `first_lr` to all of `lr` over `warmup` steps, then as `schedule`
-    says: cosine or linear decay to `final_lr`, or constant, with a linear decay over the last `cooldown` steps."""
+    """The learning rate at `step`: a linear rise from `first_lr` to all of `lr` over `warmup`
+    steps, then as `schedule` says: cosine or linear decay to `final_lr`, or constant, with a
+    linear decay over the last `cooldown` steps."""
     s = settings
     if step < s.warmup:
         return s.lr * (s.first_lr + (1 - s.first_lr) * (step + 1) / s.warmup)

@@ -12,6 +12,7 @@ class Section(BaseModel):
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raises ValueError unless every head gets an equal and even number of channels, which RoPE turns in pairs."""
+    """Raises ValueError unless every head gets an equal and even number of channels, which RoPE
+    turns in pairs."""
     if width < 1 or width % (2 * heads):
         raise ValueError(f"width {width} must be an even multiple of heads {heads}")

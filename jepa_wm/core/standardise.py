@@ -1,4 +1,5 @@
-"""Mean 0 and spread 1, where there is a spread: a number that does not vary comes out as 0, not as noise made large.
+"""Mean 0 and spread 1, where there is a spread: a number that does not vary comes out as 0, not as
+noise made large.
 
 n samples of numbers F.
 """
@@ -15,14 +16,15 @@ FAINT = 1e-3  # of the numbers' overall spread: less is what half precision make
 
 
 def own_scale(values: Tensor) -> Tensor:
-    """[F] the spread of numbers [n, F], each in a unit of its own, such as a state's; 1 for one that does not vary."""
+    """[F] the spread of numbers [n, F], each in a unit of its own, such as a state's; 1 for one
+    that does not vary."""
     exact = values.double()
     spread = (exact - exact.mean(0)).square().mean(0).sqrt()
     return torch.where(spread > ROUNDING * exact.abs().amax(0), spread, 1.0).to(values.dtype)
 
 
 def shared_scale(spread: Tensor) -> Tensor:
-    """The scale of numbers that share a unit, such as a latent's, from the spread of each: never less than a share
-    FAINT of their overall one; 1 where none varies."""
+    """The scale of numbers that share a unit, such as a latent's, from the spread of each: never
+    less than a share FAINT of their overall one; 1 where none varies."""
     least = FAINT * spread.double().square().mean().sqrt().to(spread)
     return spread.clamp_min(least) if bool(least > 0) else torch.ones_like(spread)

@@ -1,4 +1,5 @@
-"""Text that others wrote: with or without a byte order mark, in UTF-8 or, where the mark says so, UTF-16 or UTF-32."""
+"""Text that others wrote: with or without a byte order mark, in UTF-8 or, where the mark says so,
+UTF-16 or UTF-32."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its line endings as they are; UserError for one that is none, OSError as ever."""
+    """The text of a file, its line endings as they are; UserError for one that is none, OSError as
+    ever."""
     return decoded(path.read_bytes(), path)
 
 
 def decoded(content: bytes, name: Path | str) -> str:
-    """The text that bytes stand for; UserError for what no mark and no UTF-8 explains: nothing is guessed."""
+    """The text that bytes stand for; UserError for what no mark and no UTF-8 explains: nothing is
+    guessed."""
     encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

@@ -1,8 +1,8 @@
 """Splits nested training state into JSON data and named tensors, and joins the two again, exactly.
 
-Dicts with any int or text keys, lists, tuples, ints, floats (not finite ones too), bools, text and None survive as
-they are; tensors are taken out and replaced by their names. What is none of these is refused.
-"""
+Dicts with any int or text keys, lists, tuples, ints, floats (not finite ones too), bools, text and
+None survive as they are; tensors are taken out and replaced by their names. What is none of these
+is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _MARKS = ("$tensor", "$tuple", "$dict", "$float")
 
 
 def split(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """(JSON data, {flattened name: tensor}); raises TypeError naming the place of what cannot be kept."""
+    """(JSON data, {flattened name: tensor}); raises TypeError naming the place of what cannot be
+    kept."""
     tensors: dict[str, torch.Tensor] = {}
     return _split(state, "state", tensors), tensors
 
@@ -41,7 +42,8 @@ def join(data: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def on_host(state: Any) -> Any:
-    """The same nested state with every tensor copied to the CPU, so that training may go on changing its own."""
+    """The same nested state with every tensor copied to the CPU, so that training may go on
+    changing its own."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):

@@ -1,4 +1,5 @@
-"""What the command line does, by name: each verb, evaluation, bench and tool with the function that does it."""
+"""What the command line does, by name: each verb, evaluation, bench and tool with the function
+that does it."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ VERBS = {
     ),
     "report": ("jepa_wm.report.report:run", "one HTML page: curves, GIFs, tables"),
 }
-# verb -> what does one share of its work, `share(run, k, n) -> dict`, for the verb itself to find and finish
+# verb -> what does one share of its work, `share(run, k, n) -> dict`, for the verb itself to find
+# and finish
 SHARES = {
     "features": "jepa_wm.features.cache:encode_share",
     "plan": "jepa_wm.evals.goal_reaching:play_share",
@@ -41,7 +43,8 @@ BENCHES = {name: f"jepa_wm.evals.bench.{name}:run" for name in ("plan", "data", 
 EVALS = {name: f"jepa_wm.evals.{name}:run" for name in (
     "planning", "rollout", "collapse", "linear", "attentive", "knn", "state", "parity",
 )}  # fmt: skip
-# evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by these names
+# evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by
+# these names
 FILES = {
     "parity": {
         "weights": "a released V-JEPA 2 pretraining file",
@@ -49,7 +52,8 @@ FILES = {
         "io": "safetensors with inputs and the outputs of the public code",
     }
 }
-# tool -> its module (`add_arguments(parser)`, `run(arguments) -> dict`, `lines(result)`) and its line in the help
+# tool -> its module (`add_arguments(parser)`, `run(arguments) -> dict`, `lines(result)`) and its
+# line in the help
 TOOLS = {
     "convert": (
         "jepa_wm.data.convert",

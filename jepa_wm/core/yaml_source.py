@@ -1,7 +1,7 @@
 """Reads YAML into plain data that still knows in which file and line each key was written.
 
-Scalars follow YAML 1.2: `1e-4` is a number, only true and false are booleans, `yes`, `010` and dates are text.
-"""
+Scalars follow YAML 1.2: `1e-4` is a number, only true and false are booleans, `yes`, `010` and
+dates are text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ for _tag, _pattern, _first in (
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes every text which YAML 1.1 or our loader would take for something else."""
+    """SafeDumper that quotes every text which YAML 1.1 or our loader would take for something
+    else."""
 
 
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
@@ -68,9 +69,8 @@ class Source:
     def lay_over(self, below: Source) -> Source:
         """Deep-merge this source over `below`; lists and scalars replace, mappings merge.
 
-        A mapping that chooses another entry of a table (another `name`) replaces the one below: settings of a solver
-        are none of another's.
-        """
+        A mapping that chooses another entry of a table (another `name`) replaces the one below:
+        settings of a solver are none of another's."""
         return Source(
             _merged(below.data, self.data),
             {**below.where, **self.where},
@@ -81,8 +81,8 @@ class Source:
 def read_yaml(path: Path) -> Source:
     """Read one file whose top level is a mapping (or empty).
 
-    Raises UserError naming file and line for what is no YAML, and the path for what cannot be read.
-    """
+    Raises UserError naming file and line for what is no YAML, and the path for what cannot be
+    read."""
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -141,7 +141,8 @@ def _parse(
 def _plain(
     loader: _Loader, node: yaml.Node, path: KeyPath, source: Source, place: Callable[[int], str]
 ) -> Any:
-    """One node as plain data; a key given twice or a number that is not finite goes to `source.problems`."""
+    """One node as plain data; a key given twice or a number that is not finite goes to
+    `source.problems`."""
     here = place(node.start_mark.line + 1)
     if isinstance(node, yaml.CollectionNode) and not node.tag.endswith((":map", ":seq")):
         raise yaml.MarkedYAMLError(

@@ -1,4 +1,5 @@
-"""Random views of frames: cut, mirrored, in another light; h x w px, c channels, B clips, T frames, S side in px."""
+"""Random views of frames: cut, mirrored, in another light; h x w px, c channels, B clips, T
+frames, S side in px."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ def draw_views(batch: int, generator: torch.Generator) -> Tensor:
 
 
 def random_views(frames: Tensor, crop: AugmentSettings, size: int, u: Tensor) -> Tensor:
-    """float [B, T, c, S, S] in -1..1 of uint8 clips [B, T, h, w, c]: of each a part of random area, aspect and place,
-    half of them mirrored if asked, in a random light; the same for all frames of a clip. `u` [9, B] are the numbers of
-    `draw_views`.
+    """float [B, T, c, S, S] in -1..1 of uint8 clips [B, T, h, w, c]: of each a part of random
+    area, aspect and place, half of them mirrored if asked, in a random light; the same for all
+    frames of a clip. `u` [9, B] are the numbers of `draw_views`.
 
-    The usual random resized crop: area and aspect (width / height, evenly in its logarithm) are those of `crop`; sides
-    that do not fit are cut to the frame. The light as in SimCLR (Chen et al., 2020): factors of brightness, contrast
-    and saturation within 1 - jitter..1 + jitter, and a turn of the hue by at most a quarter of that.
-    """
+    The usual random resized crop: area and aspect (width / height, evenly in its logarithm) are
+    those of `crop`; sides that do not fit are cut to the frame. The light as in SimCLR (Chen et
+    al., 2020): factors of brightness, contrast and saturation within 1 - jitter..1 + jitter, and a
+    turn of the hue by at most a quarter of that."""
     height, width = frames.shape[2:4]
     area = (crop.scale[0] + (crop.scale[1] - crop.scale[0]) * u[0]) * height * width
     low, high = torch.tensor(crop.aspect).log()
@@ -45,7 +46,8 @@ def random_views(frames: Tensor, crop: AugmentSettings, size: int, u: Tensor) ->
 def _relit(
     frames: Tensor, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Tensor:
-    """float frames [T, 3, S, S] in 0..255, each factor given by how far it is from 1, the hue in turns times 4."""
+    """float frames [T, 3, S, S] in 0..255, each factor given by how far it is from 1, the hue in
+    turns times 4."""
     x = tv.adjust_brightness(frames / 255, 1 + brightness)
     x = tv.adjust_contrast(x, 1 + contrast)
     x = tv.adjust_saturation(x, 1 + saturation)

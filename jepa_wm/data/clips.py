@@ -1,4 +1,5 @@
-"""Clips for pretraining: which frames, as a pure function of (seed, step), and frames as float tensors.
+"""Clips for pretraining: which frames, as a pure function of (seed, step), and frames as float
+tensors.
 
 B clips, T frames, C channels, S side in pixels.
 """
@@ -18,10 +19,10 @@ from jepa_wm.data.trajectories import Trajectories
 class ClipSampler:
     """Draws clips of T frames, a gap apart, from episodes; batch k of seed s is always the same.
 
-    Each gap is drawn equally often, and each clip of a gap too, so that an episode counts by its frames. Episodes that
-    are too short for a gap give no clips of it, which is said; UserError where none is long enough for one.
-    `absolute` says what actions are: places to go to, not moves.
-    """
+    Each gap is drawn equally often, and each clip of a gap too, so that an episode counts by its
+    frames. Episodes that are too short for a gap give no clips of it, which is said; UserError
+    where none is long enough for one. `absolute` says what actions are: places to go to, not
+    moves."""
 
     def __init__(
         self,
@@ -63,8 +64,8 @@ class ClipSampler:
         return episode, start, gap
 
     def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
-        """[B, R] row numbers of `count` other frames of each clip's episode, at least `apart` steps from the clip
-        where the episode is long enough, else as far as it allows."""
+        """[B, R] row numbers of `count` other frames of each clip's episode, at least `apart`
+        steps from the clip where the episode is long enough, else as far as it allows."""
         episode, first, gap = self._clips(step, batch)
         last = first + (self.frames - 1) * gap
         r = np.random.default_rng([self.seed, 9, step])
@@ -80,8 +81,8 @@ class ClipSampler:
         )
 
     def path_at(self, rows: np.ndarray) -> Tensor:
-        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their actions; NaN where no
-        action tells it (see `Displacement`)."""
+        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their
+        actions; NaN where no action tells it (see `Displacement`)."""
         return self._displacement.at(rows)
 
     def frames_at(self, rows: np.ndarray) -> Tensor:
@@ -89,7 +90,8 @@ class ClipSampler:
         return torch.from_numpy(self.data.frames[rows])
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """(frames, the row numbers that they are of) of row numbers: here always those that are asked for."""
+        """(frames, the row numbers that they are of) of row numbers: here always those that are
+        asked for."""
         return self.frames_at(rows), rows
 
     def episode_at(self, rows: np.ndarray) -> np.ndarray:
@@ -100,9 +102,8 @@ class ClipSampler:
 def to_input(frames: Tensor, size: int) -> Tensor:
     """uint8 frames [..., h, w, c] as float [..., c, size, size] in -1..1.
 
-    A frame at most a few pixels larger than `size` is cut at its right and lower edge, which keeps pixels exact;
-    any other size is resized with antialiasing.
-    """
+    A frame at most a few pixels larger than `size` is cut at its right and lower edge, which keeps
+    pixels exact; any other size is resized with antialiasing."""
     x = frames.movedim(-1, -3)
     height, width = x.shape[-2:]
     if size <= min(height, width) and max(height, width) - size < 8:

@@ -1,4 +1,5 @@
-"""Any trajectory format to our own HDF5 (verb convert): frames of one size, float actions, statistics of the actions.
+"""Any trajectory format to our own HDF5 (verb convert): frames of one size, float actions,
+statistics of the actions.
 
 L frames of an episode, a action numbers.
 """
@@ -116,11 +117,10 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 def convert(view: View, conversion: Conversion) -> dict[str, object]:
     """Write the parts; each file appears whole, all at the end of one pass over the source.
 
-    Columns: pixels (and one for each further camera), action; state, reward and terminated where the source has them.
-    Both files carry
-    `action_mean`, `action_std`, `action_min` and `action_max` of the training part. Raises UserError for a target that
-    is there already, for a broken episode, for copies of one in both parts, and where a part would have no episode.
-    """
+    Columns: pixels (and one for each further camera), action; state, reward and terminated where
+    the source has them. Both files carry `action_mean`, `action_std`, `action_min` and
+    `action_max` of the training part. Raises UserError for a target that is there already, for a
+    broken episode, for copies of one in both parts, and where a part would have no episode."""
     for path in conversion.files.values():
         if path.exists():
             raise UserError(f"{path}: is there already; delete it or choose another target")
@@ -198,8 +198,8 @@ def lines(result: dict[str, Any]) -> list[str]:
 def split(
     lengths: np.ndarray, conversion: Conversion, *, numbers: np.ndarray | None = None
 ) -> tuple[dict[str, list[int]], list[int]]:
-    """({part: episodes}, episodes left out), by place, of a source with `lengths` [E] whose episodes are called
-    `numbers` [E], default 0, 1, ...; the draw is always the same."""
+    """({part: episodes}, episodes left out), by place, of a source with `lengths` [E] whose
+    episodes are called `numbers` [E], default 0, 1, ...; the draw is always the same."""
     called = (np.arange(len(lengths)) if numbers is None else numbers).tolist()
     wrong = sorted(set(conversion.without) - set(called))
     if wrong:
@@ -227,7 +227,8 @@ def split(
 
 
 def _refuse_missing_frames(view: View, episodes: Sequence[int]) -> None:
-    """UserError that tells the numbers of all of the episodes in which frames are known to be missing."""
+    """UserError that tells the numbers of all of the episodes in which frames are known to be
+    missing."""
     broken: dict[int, UserError] = {}
     for e in episodes:
         try:

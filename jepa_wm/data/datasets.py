@@ -13,7 +13,8 @@ from jepa_wm.data.trajectories import Trajectories, attribute_text
 
 
 def data_folder(run: Path, config: Config) -> Path:
-    """The folder of `train.h5` and `heldout.h5`: the one named by data.path, else the run's own."""
+    """The folder of `train.h5` and `heldout.h5`: the one named by data.path, else the run's
+    own."""
     return Path(config.data.path) if config.data.path else run / "collect"
 
 
@@ -23,8 +24,9 @@ def open_data(run: Path, config: Config, part: Literal["train", "heldout"]) -> T
 
 
 def quantities(data: Trajectories) -> Quantities:
-    """The groups of the file's state numbers, from its attribute `state_groups`, such as "dot:0,1 wall:2 door:3", and
-    their units from `state_units`, such as "px px px px"; UserError where these do not fit."""
+    """The groups of the file's state numbers, from its attribute `state_groups`, such as "dot:0,1
+    wall:2 door:3", and their units from `state_units`, such as "px px px px"; UserError where
+    these do not fit."""
     text = {
         name: attribute_text(data.attributes.get(name, ""))
         for name in ("state_groups", "state_units")

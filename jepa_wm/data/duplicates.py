@@ -1,7 +1,7 @@
 """Episodes that are there twice, which must not be parted into training and held-out ones.
 
-Two are the same if their lengths, their first frames and their actions are, the last action apart, which leads nowhere.
-"""
+Two are the same if their lengths, their first frames and their actions are, the last action apart,
+which leads nowhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ E = TypeVar("E")  # what an episode is called by
 def refuse_parted(
     view: View, parts: Mapping[str, list[int]], actions: Mapping[int, np.ndarray]
 ) -> None:
-    """UserError where copies of an episode of a source are parted; it names all copies there are to leave out."""
+    """UserError where copies of an episode of a source are parted; it names all copies there are
+    to leave out."""
     if len(parts) < 2:
         return
     picture = next(iter(view.pictures))
@@ -73,7 +74,8 @@ def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
 def _same(
     actions: Iterable[tuple[E, np.ndarray]], first_frame: Callable[[E], np.ndarray]
 ) -> Iterable[list[E]]:
-    """Groups of two and more episodes that are the same; frames are read only where actions are equal."""
+    """Groups of two and more episodes that are the same; frames are read only where actions are
+    equal."""
     alike: dict[bytes, list[E]] = defaultdict(list)
     for episode, values in actions:
         led = np.ascontiguousarray(values[:-1], np.float32) + 0.0  # -0 is 0

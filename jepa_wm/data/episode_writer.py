@@ -1,7 +1,8 @@
-"""Writes a trajectory file episode by episode, also where their lengths are known only when they have been played.
+"""Writes a trajectory file episode by episode, also where their lengths are known only when they
+have been played.
 
-Then rows are kept in unnamed files beside it and copied to their places when all are there: memory does not grow.
-"""
+Then rows are kept in unnamed files beside it and copied to their places when all are there: memory
+does not grow."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ CHUNK = 2**24  # bytes copied at a time
 class EpisodeWriter:
     """Takes one episode after another; the file appears whole with `close`, or not at all.
 
-    `lengths` [E], where they are known beforehand, saves the copying: add just as many episodes, each so long.
-    """
+    `lengths` [E], where they are known beforehand, saves the copying: add just as many episodes,
+    each so long."""
 
     def __init__(
         self,
@@ -62,7 +63,8 @@ class EpisodeWriter:
     def close(
         self, tell: Callable[[], None] = lambda: None, **attributes: str | int | float | np.ndarray
     ) -> None:
-        """Finish the file, with these attributes; `tell` is called now and then, and if it raises `abandon` is due."""
+        """Finish the file, with these attributes; `tell` is called now and then, and if it raises
+        `abandon` is due."""
         if self._writer is None:
             self._writer = TrajectoryWriter(self.path, np.array(self._lengths), self.columns)
             for name, (shape, dtype) in self.columns.items():

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def resized(frames: np.ndarray, size: int) -> np.ndarray:
-    """uint8 frames [n, h, w, c] as [n, size, size, c], antialiased; the whole picture, so its aspect may change."""
+    """uint8 frames [n, h, w, c] as [n, size, size, c], antialiased; the whole picture, so its
+    aspect may change."""
     if frames.shape[1:3] == (size, size):
         return frames
     flat = antialiased(torch.from_numpy(frames.astype(np.float32)).movedim(-1, 1), size)

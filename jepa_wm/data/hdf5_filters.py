@@ -1,4 +1,5 @@
-"""What an HDF5 data set lacks: a filter that it needs to be read with, or rows that were never written to it."""
+"""What an HDF5 data set lacks: a filter that it needs to be read with, or rows that were never
+written to it."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ import importlib
 
 import h5py
 
-# Registered filters that the package hdf5plugin has: bzip2, blosc, LZ4, bitshuffle, ZFP, Zstandard, SZ, FCIDECOMP,
-# SZ3, blosc2, SPERR. Those of HDF5 itself have numbers below 256.
+# Registered filters that the package hdf5plugin has: bzip2, blosc, LZ4, bitshuffle, ZFP,
+# Zstandard, SZ, FCIDECOMP, SZ3, blosc2, SPERR. Those of HDF5 itself have numbers below 256.
 PLUGIN = {307, 32001, 32004, 32008, 32013, 32015, 32017, 32018, 32024, 32026, 32028}
 
 
 def missing_filter(dataset: h5py.Dataset) -> str | None:
-    """What to install to read a data set, None where nothing is missing; hdf5plugin is used where it is there."""
+    """What to install to read a data set, None where nothing is missing; hdf5plugin is used where
+    it is there."""
     stored = dataset.id.get_create_plist()
     filters = [stored.get_filter(i) for i in range(stored.get_nfilters())]
     if all(h5py.h5z.filter_avail(number) for number, *_ in filters):
@@ -33,7 +35,8 @@ def missing_filter(dataset: h5py.Dataset) -> str | None:
 
 
 def unwritten_row(dataset: h5py.Dataset, start: int, stop: int) -> int | None:
-    """The first of some rows that was never written, though the data set has room for it and shows 0; None if all are.
+    """The first of some rows that was never written, though the data set has room for it and shows
+    0; None if all are.
 
     A recorder that makes room beforehand and is killed leaves such rows.
     """

@@ -37,14 +37,16 @@ def met(layouts: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def distance(layouts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[L] px from each of layouts [L, 2] to the nearest of others [M, 2], in the number that differs more."""
+    """[L] px from each of layouts [L, 2] to the nearest of others [M, 2], in the number that
+    differs more."""
     known = np.unique(others, axis=0)
     nearest: np.ndarray = np.abs(layouts[:, None] - known).max(-1).min(1)
     return nearest
 
 
 def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
-    """How many layouts the two files of a run have in common, which is 0; None where a file does not tell layouts.
+    """How many layouts the two files of a run have in common, which is 0; None where a file does
+    not tell layouts.
 
     Raises UserError, naming a layout, where there is one in both.
     """
@@ -61,12 +63,12 @@ def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
 
 
 def layouts_met(run: RunFolder, heldout: np.ndarray, training: np.ndarray) -> dict[str, object]:
-    """What a run's training file says of the layouts [L, 2] of held-out and of training episodes: for each of the two
-    how many `episodes` there are, how many `met` a layout of the file, and the px from the `nearest` of them to one.
+    """What a run's training file says of the layouts [L, 2] of held-out and of training episodes:
+    for each of the two how many `episodes` there are, how many `met` a layout of the file, and the
+    px from the `nearest` of them to one.
 
-    Of the held-out none has: one that has raises UserError. The figures are null, which is warned of, where the file is
-    not there or does not tell layouts.
-    """
+    Of the held-out none has: one that has raises UserError. The figures are null, which is warned
+    of, where the file is not there or does not tell layouts."""
     train = data_folder(run.path, run.config) / "train.h5"
     known = layouts_of(Trajectories(train)) if train.exists() else None
     if known is None:

@@ -1,4 +1,5 @@
-"""Images as footage: a folder of frames is a video of a given rate, and one image a video that stands still.
+"""Images as footage: a folder of frames is a video of a given rate, and one image a video that
+stands still.
 
 K frames of h x w px.
 """
@@ -16,11 +17,11 @@ from jepa_wm.data.video import Facts, VideoError
 
 
 class Stills:
-    """What `Video` is for a file, for a folder of images in the order of the numbers in their names, or one image.
+    """What `Video` is for a file, for a folder of images in the order of the numbers in their
+    names, or one image.
 
-    Image k is on screen from k / fps seconds on. Images are turned as their EXIF says, alpha is dropped,
-    and greys of 16 bits keep their range.
-    """
+    Image k is on screen from k / fps seconds on. Images are turned as their EXIF says, alpha is
+    dropped, and greys of 16 bits keep their range."""
 
     def __init__(
         self,
@@ -50,7 +51,8 @@ class Stills:
         )
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
-        """[K, h, w, 3] uint8 frames on screen at `seconds` [K]; the first before, and the last after them all.
+        """[K, h, w, 3] uint8 frames on screen at `seconds` [K]; the first before, and the last
+        after them all.
 
         VideoError if an image cannot be read, or has another size than the first.
         """
@@ -78,7 +80,8 @@ class Stills:
 
 
 def images(folder: Path) -> list[Path]:
-    """The images directly in a folder, frame_2 before frame_10, without those that belong to videos beside them.
+    """The images directly in a folder, frame_2 before frame_10, without those that belong to
+    videos beside them.
 
     VideoError for two of one name: nothing tells which of a.jpg and a.png is the frame.
     """

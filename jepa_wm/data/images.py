@@ -1,4 +1,5 @@
-"""Still pictures of any depth and kind of colour as 8-bit RGB: the one place where an image file becomes numbers."""
+"""Still pictures of any depth and kind of colour as 8-bit RGB: the one place where an image file
+becomes numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def read_picture(source: Path | BinaryIO, name: Path | str) -> Image.Image:
     VideoError for a file that is damaged, that holds several pictures, or numbers without a range.
     """
     try:
-        # Pillow maps a file that it opens by name, and lays out the rows of some turned TIFF wrongly then.
+        # Pillow maps a file that it opens by name, and lays out the rows of some turned TIFF
+        # wrongly then.
         with Image.open(
             io.BytesIO(source.read_bytes()) if isinstance(source, Path) else source
         ) as opened:
@@ -45,12 +47,12 @@ def read_picture(source: Path | BinaryIO, name: Path | str) -> Image.Image:
 
 
 def rgb(picture: Image.Image, name: Path | str) -> Image.Image:
-    """A picture as RGB of 8 bits, turned as its EXIF says; alpha is dropped: colours are shown as stored.
+    """A picture as RGB of 8 bits, turned as its EXIF says; alpha is dropped: colours are shown as
+    stored.
 
-    Greys of more bits keep their range: 0 stays black and the largest number that the file has room for white.
-    VideoError for several pictures in one file (an animation, a stack of pages), and for numbers whose range no
-    file states.
-    """
+    Greys of more bits keep their range: 0 stays black and the largest number that the file has
+    room for white. VideoError for several pictures in one file (an animation, a stack of pages),
+    and for numbers whose range no file states."""
     count = _pictures_in(picture)
     if count > 1:
         raise VideoError(
@@ -87,7 +89,8 @@ def _tags(picture: Image.Image) -> Mapping[int, Any]:
 
 
 def _pictures_in(picture: Image.Image) -> int:
-    """How many there are; smaller copies of the same and what a camera puts beside a JPEG do not count."""
+    """How many there are; smaller copies of the same and what a camera puts beside a JPEG do not
+    count."""
     count = getattr(picture, "n_frames", 1)
     if count == 1 or picture.format == "MPO":
         return 1

@@ -76,7 +76,8 @@ def table(source: Source) -> dict[str, object]:
 
 
 def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
-    """The chosen columns, the action statistics over whole episodes, and the broken ones; their end frames are read."""
+    """The chosen columns, the action statistics over whole episodes, and the broken ones; their
+    end frames are read."""
     actions, broken = [], {}
     episodes = len(view.source.lengths)
     shown = set(np.linspace(0, episodes - 1, min(PICTURES, episodes)).astype(int).tolist())

@@ -19,7 +19,8 @@ LISTED = 8  # of the commonest sizes, rates and codecs
 
 
 def looked_through(path: Path, sheet: Path | None) -> dict[str, object]:
-    """Counts, rates, sizes and durations of the videos; every header is read, and the first and last frame decoded."""
+    """Counts, rates, sizes and durations of the videos; every header is read, and the first and
+    last frame decoded."""
     if is_index(path):
         videos = VideoSet.open(path)
         entries = [videos.entry(i) for i in range(len(videos))]

@@ -1,4 +1,5 @@
-"""Manifests: lists of videos, with or without their classes, as people, scripts and spreadsheets write them."""
+"""Manifests: lists of videos, with or without their classes, as people, scripts and spreadsheets
+write them."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ Named = tuple[Path, str | None]  # a video and its class
 def read_manifest(path: Path) -> list[Named]:
     """Videos and their classes, paths relative to the manifest's folder.
 
-    Lines are `path,label` or `path label`, the label optional; semicolons and tabs separate as well where every line
-    has them. A first line that names a column path is a heading: the columns path and label count then, wherever they
-    stand. A path with spaces is understood where a separator follows it, or where a file of the whole line's name is
-    there; one with commas wants quotes. Lines that begin with # and empty ones are passed over. UserError, naming the
-    line, for everything else, and for text that is not UTF-8 and has no byte order mark.
-    """
+    Lines are `path,label` or `path label`, the label optional; semicolons and tabs separate as
+    well where every line has them. A first line that names a column path is a heading: the columns
+    path and label count then, wherever they stand. A path with spaces is understood where a
+    separator follows it, or where a file of the whole line's name is there; one with commas wants
+    quotes. Lines that begin with # and empty ones are passed over. UserError, naming the line, for
+    everything else, and for text that is not UTF-8 and has no byte order mark."""
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     text = read_text(path)
@@ -58,8 +59,8 @@ def read_manifest(path: Path) -> list[Named]:
 
 
 def _separator(path: Path, text: str) -> str:
-    """What stands between path and label: that of the heading, else what every line has once at most and leads to most
-    files."""
+    """What stands between path and label: that of the heading, else what every line has once at
+    most and leads to most files."""
     fitting = []
     for separator in (
         SEPARATORS[0],
@@ -76,7 +77,8 @@ def _separator(path: Path, text: str) -> str:
 
 
 def _rows(path: Path, text: str, separator: str, *, strict: bool = True) -> list[Row]:
-    """The lines that say something, their fields without spaces around them and without empty ones at the end."""
+    """The lines that say something, their fields without spaces around them and without empty ones
+    at the end."""
     rows = []
     reader = csv.reader(
         io.StringIO(text, newline=""), skipinitialspace=separator != "\t", delimiter=separator

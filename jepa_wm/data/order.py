@@ -17,9 +17,9 @@ WORD = 2**64 - 1
 class SampleOrder:
     """Every epoch a new permutation of the samples, dealt out to the ranks in turn.
 
-    A pure function of seed, epoch, position and rank, and of how many samples there are: nothing to save, and no
-    sample for two ranks in one epoch. What is left when all ranks have had equally many is not used in that epoch.
-    """
+    A pure function of seed, epoch, position and rank, and of how many samples there are: nothing
+    to save, and no sample for two ranks in one epoch. What is left when all ranks have had equally
+    many is not used in that epoch."""
 
     count: int  # samples
     seed: int
@@ -53,9 +53,8 @@ class SampleOrder:
 def permuted(index: int, count: int, keys: tuple[int, ...]) -> int:
     """Where a permutation of 0 .. count - 1 sends an index; other keys, another permutation.
 
-    A Feistel network permutes the smallest even number of bits that holds `count`; what falls outside is sent on until
-    it falls inside (cycle walking: Black and Rogaway, 2002).
-    """
+    A Feistel network permutes the smallest even number of bits that holds `count`; what falls
+    outside is sent on until it falls inside (cycle walking: Black and Rogaway, 2002)."""
     half = max(1, ((count - 1).bit_length() + 1) // 2)
     low = (1 << half) - 1
     while True:
@@ -68,7 +67,8 @@ def permuted(index: int, count: int, keys: tuple[int, ...]) -> int:
 
 
 def _mixed(x: int) -> int:
-    """A 64-bit number whose bits all depend on all bits of x (the finaliser of SplitMix64; Steele et al., 2014)."""
+    """A 64-bit number whose bits all depend on all bits of x (the finaliser of SplitMix64; Steele
+    et al., 2014)."""
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & WORD
     x = (x ^ x >> 27) * 0x94D049BB133111EB & WORD
     return x ^ x >> 31
@@ -80,7 +80,8 @@ def _keys(seed: int, epoch: int) -> tuple[int, ...]:
 
 
 def shares(weights: tuple[float, ...], block: int) -> np.ndarray:
-    """How many of `block` samples each weight gets: in proportion, summing to `block`, none without any."""
+    """How many of `block` samples each weight gets: in proportion, summing to `block`, none
+    without any."""
     exact = np.array(weights) / sum(weights) * (block - len(weights))
     counts = exact.astype(np.int64)
     rest = block - len(weights) - counts.sum()
@@ -91,9 +92,8 @@ def shares(weights: tuple[float, ...], block: int) -> np.ndarray:
 class Dealer:
     """Says of the n-th sample which of several parts gives it, and how many that part gave before.
 
-    Every block of 1024 samples holds the parts in proportion to their weights, in a random order of its own. A pure
-    function of seed, rank and n.
-    """
+    Every block of 1024 samples holds the parts in proportion to their weights, in a random order
+    of its own. A pure function of seed, rank and n."""
 
     BLOCK = 1024
 

@@ -63,7 +63,8 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def pack(entries: list[Entry], folder: Path, *, shard_bytes: float) -> list[Entry]:
-    """Copy files into shards; returns where each lies now, relative to the folder. A shard appears whole or not at all.
+    """Copy files into shards; returns where each lies now, relative to the folder. A shard appears
+    whole or not at all.
 
     UserError for a folder of frames, which is no single file.
     """

@@ -10,11 +10,12 @@ Batch = TypeVar("Batch")
 
 
 class Ahead(Generic[Batch]):
-    """`batch(step, rows)` gives what `make(step, rows)` would; the next step's is then made in a thread meanwhile.
+    """`batch(step, rows)` gives what `make(step, rows)` would; the next step's is then made in a
+    thread meanwhile.
 
-    What is made is a function of the two alone, so a batch that nobody fetches is no loss but its time. Errors of
-    `make` are raised where its batch is fetched. Where a batch is fetched in parts, each part is prepared a step ahead.
-    """
+    What is made is a function of the two alone, so a batch that nobody fetches is no loss but its
+    time. Errors of `make` are raised where its batch is fetched. Where a batch is fetched in
+    parts, each part is prepared a step ahead."""
 
     def __init__(self, make: Callable[[int, slice], Batch]) -> None:
         self._make, self._pool = make, ThreadPoolExecutor(1)

@@ -1,4 +1,5 @@
-"""What the numbers of a state are: named groups, each in one unit, and angles, which are the same after a whole turn.
+"""What the numbers of a state are: named groups, each in one unit, and angles, which are the same
+after a whole turn.
 
 n samples, Y state numbers, Z the same with two numbers for each angle.
 """
@@ -20,10 +21,9 @@ UNKNOWN = "-"  # stands in a list of units where none is known
 class Quantities:
     """Named groups of state numbers and the unit of each group; "" where none is known.
 
-    A number in rad or deg is an angle: errors are the shorter way round, and what is fitted to it is fitted to its
-    cosine and sine, so that nothing leaps where the numbers do. A joint that may turn more than once around is judged
-    by where it stands.
-    """
+    A number in rad or deg is an angle: errors are the shorter way round, and what is fitted to it
+    is fitted to its cosine and sine, so that nothing leaps where the numbers do. A joint that may
+    turn more than once around is judged by where it stands."""
 
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)  # of the groups
@@ -48,7 +48,8 @@ class Quantities:
         }
 
     def unrolled(self, state: np.ndarray) -> np.ndarray:
-        """[..., Z] what is to be fitted for states [..., Y]: angles as cosines, then their sines behind all numbers."""
+        """[..., Z] what is to be fitted for states [..., Y]: angles as cosines, then their sines
+        behind all numbers."""
         angles = self._angles()
         if not angles:
             return state
@@ -83,10 +84,11 @@ class Quantities:
 
 
 def grouped(names: Sequence[str]) -> str:
-    """The `state_groups` text of state names: what stands before the last underscore names the group.
+    """The `state_groups` text of state names: what stands before the last underscore names the
+    group.
 
-    ("dot_x", "dot_y", "speed") gives "dot:0,1 speed:2"; numbers of one group should be of one unit.
-    """
+    ("dot_x", "dot_y", "speed") gives "dot:0,1 speed:2"; numbers of one group should be of one
+    unit."""
     groups: dict[str, list[str]] = {}
     for i, name in enumerate(names):
         groups.setdefault(name.rpartition("_")[0] or name, []).append(str(i))
@@ -94,7 +96,8 @@ def grouped(names: Sequence[str]) -> str:
 
 
 def groups_of(text: str, count: int) -> dict[str, list[int]]:
-    """The groups of a `state_groups` text for `count` state numbers; UserError for one that is broken."""
+    """The groups of a `state_groups` text for `count` state numbers; UserError for one that is
+    broken."""
     groups = {}
     for entry in text.split():
         name, _, ids = entry.rpartition(":")
@@ -109,7 +112,8 @@ def groups_of(text: str, count: int) -> dict[str, list[int]]:
 
 
 def described(names: Sequence[str], units: Sequence[str]) -> dict[str, str]:
-    """The attributes of a trajectory file that tell of its state: `state_names`, `state_groups`, `state_units`.
+    """The attributes of a trajectory file that tell of its state: `state_names`, `state_groups`,
+    `state_units`.
 
     Raises UserError where units are not one a number, or differ within a group.
     """
@@ -122,7 +126,8 @@ def described(names: Sequence[str], units: Sequence[str]) -> dict[str, str]:
 
 
 def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict[str, str]:
-    """{group: unit} for the `state_units` text of `count` state numbers; UserError as `described`."""
+    """{group: unit} for the `state_units` text of `count` state numbers; UserError as
+    `described`."""
     units = ["" if unit == UNKNOWN else unit for unit in text.split()]
     if not units:
         return {}

@@ -1,4 +1,5 @@
-"""The videos of a run: sets opened once, their index kept beside the checkpoints, and clips drawn from them."""
+"""The videos of a run: sets opened once, their index kept beside the checkpoints, and clips drawn
+from them."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from jepa_wm.data.videos import find
 def open_sets(folder: Path, config: Config) -> list[VideoSet]:
     """The sets that `data.videos` names.
 
-    What is found on looking into every file is kept in `folder`, so that a run that goes on later, when files may
-    have come or gone, numbers them as before. Raises UserError for a set that is not there or is too broken.
-    """
+    What is found on looking into every file is kept in `folder`, so that a run that goes on later,
+    when files may have come or gone, numbers them as before. Raises UserError for a set that is
+    not there or is too broken."""
     observe, opened = config.data, []
     for number, part in enumerate(observe.sets):
         index = Path(part.path)

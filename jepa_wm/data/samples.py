@@ -1,8 +1,9 @@
-"""What names tell: which files are videos and pictures, which are hidden, and which make one sample.
+"""What names tell: which files are videos and pictures, which are hidden, and which make one
+sample.
 
-A stem is a name without its last extension. A key names a sample, as in WebDataset: what stands before a dot of the
-name, as a rule the first, but `Track 2.0.mp4` beside `Track 2.0.cls` is of the sample `Track 2.0`.
-"""
+A stem is a name without its last extension. A key names a sample, as in WebDataset: what stands
+before a dot of the name, as a rule the first, but `Track 2.0.mp4` beside `Track 2.0.cls` is of the
+sample `Track 2.0`."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Inf
 
 
 def is_hidden(way: PurePath) -> bool:
-    """Whether a path, as seen from where one looks, leads to what systems hide: `._0.mp4`, `.Trash/0.mp4`."""
+    """Whether a path, as seen from where one looks, leads to what systems hide: `._0.mp4`,
+    `.Trash/0.mp4`."""
     return any(
         part in OF_SYSTEMS or (part.startswith(".") and part not in (".", ".."))
         for part in way.parts
@@ -67,7 +69,8 @@ def keys(name: str) -> list[str]:
 
 
 def key_of(name: str, companions: Collection[str]) -> str:
-    """The sample that a file is of: the longest key that a companion (a class, a caption) has, else the first dot's."""
+    """The sample that a file is of: the longest key that a companion (a class, a caption) has,
+    else the first dot's."""
     possible = keys(name)
     return next((key for key in possible if key in companions), possible[-1])
 

@@ -14,7 +14,8 @@ from jepa_wm.core.errors import UserError
 
 
 class EvenDraw:
-    """Turns numbers in 0..1 into episodes and starts in them, so that an episode counts by how many starts it has."""
+    """Turns numbers in 0..1 into episodes and starts in them, so that an episode counts by how
+    many starts it has."""
 
     def __init__(self, counts: np.ndarray) -> None:
         """`counts` [E] starts of each episode, 0 for one that has none."""
@@ -33,7 +34,8 @@ class EvenDraw:
 
 
 def leave_out_short(path: Path, lengths: np.ndarray, needed: int, purpose: str) -> None:
-    """Say how many episodes of `lengths` [E] have fewer than `needed` frames; UserError where that leaves none.
+    """Say how many episodes of `lengths` [E] have fewer than `needed` frames; UserError where that
+    leaves none.
 
     `purpose` completes "too short for", with the settings to change.
     """

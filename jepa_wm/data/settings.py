@@ -8,7 +8,8 @@ from jepa_wm.core.section import Section
 
 
 class AugmentSettings(Section):
-    """Random views in pretraining, the same for all frames of a clip; the eye looks at whole frames."""
+    """Random views in pretraining, the same for all frames of a clip; the eye looks at whole
+    frames."""
 
     scale: tuple[float, float] = (0.3, 1.0)  # share of the frame's area
     aspect: tuple[float, float] = (0.75, 1.35)  # width / height

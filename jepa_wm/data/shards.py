@@ -1,4 +1,5 @@
-"""WebDataset shards: tar files whose members with one key make a sample; read in place, written by the verb pack."""
+"""WebDataset shards: tar files whose members with one key make a sample; read in place, written by
+the verb pack."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ LABELS = (
 def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
     """(SHARD.tar/NAME, class, span) of the videos and pictures, in the order of the file.
 
-    The class is the content of the sample's member .cls, else None. A picture beside the video of its sample is passed
-    over, with a warning. Only headers and those small members are read. Raises UserError for a file that is no tar, or
-    is compressed, and for a sample of two videos or two pictures that one name or one class would not tell apart.
-    """
+    The class is the content of the sample's member .cls, else None. A picture beside the video of
+    its sample is passed over, with a warning. Only headers and those small members are read.
+    Raises UserError for a file that is no tar, or is compressed, and for a sample of two videos or
+    two pictures that one name or one class would not tell apart."""
     films, labels, companions = _contents(shard)
     samples: dict[str, list[str]] = {}
     for name in films:

@@ -1,8 +1,9 @@
-"""Trajectories on disk: flat HDF5 rows with `ep_offset` and `ep_len`, as stable-worldmodel writes them.
+"""Trajectories on disk: flat HDF5 rows with `ep_offset` and `ep_len`, as stable-worldmodel writes
+them.
 
-Rows of one episode are contiguous. Row t holds the observation at t and the action taken there; the last action of
-an episode leads nowhere. N rows, E episodes. Frames are stored unchunked and read through a memory map.
-"""
+Rows of one episode are contiguous. Row t holds the observation at t and the action taken there;
+the last action of an episode leads nowhere. N rows, E episodes. Frames are stored unchunked and
+read through a memory map."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
 
 
 class TrajectoryWriter:
-    """Writes a file of known size whole or not at all: it grows under a temporary name and is renamed by `close`."""
+    """Writes a file of known size whole or not at all: it grows under a temporary name and is
+    renamed by `close`."""
 
     def __init__(
         self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]
@@ -46,7 +48,8 @@ class TrajectoryWriter:
         self._sums[column].update(np.ascontiguousarray(values).data)
 
     def close(self, **attributes: str | int | float | np.ndarray) -> None:
-        """Finish: store attributes and a digest of what was written, flush, and let the file appear under its name."""
+        """Finish: store attributes and a digest of what was written, flush, and let the file
+        appear under its name."""
         content = self._cut + "".join(part.hexdigest() for part in self._sums.values())
         self._file.attrs.update(
             {"digest": hashlib.sha256(content.encode()).hexdigest()[:16], **attributes}
@@ -61,7 +64,8 @@ class TrajectoryWriter:
 
 
 class Trajectories:
-    """A read-only trajectory file. `frames` is a memory map [N, h, w, c] uint8; nothing is loaded until indexed."""
+    """A read-only trajectory file. `frames` is a memory map [N, h, w, c] uint8; nothing is loaded
+    until indexed."""
 
     def __init__(
         self, path: Path | str, *, pixels: str = "pixels", action: str = "action"
@@ -119,15 +123,16 @@ class Trajectories:
 
     @property
     def taken_actions(self) -> np.ndarray:
-        """[n, a] all actions but each episode's last, which leads nowhere and may be a filling; all there are where no
-        episode is longer than that."""
+        """[n, a] all actions but each episode's last, which leads nowhere and may be a filling;
+        all there are where no episode is longer than that."""
         leads = np.ones(len(self.actions), bool)
         leads[self.offsets + self.lengths - 1] = False
         return self.actions[leads] if leads.any() else self.actions
 
     @property
     def action_kind(self) -> ActionKind:
-        """What an action is: a move ("delta", also where the file does not say) or a place to go to ("absolute").
+        """What an action is: a move ("delta", also where the file does not say) or a place to go
+        to ("absolute").
 
         UserError for another word in the file's attribute `action_kind`.
         """
@@ -144,7 +149,8 @@ class Trajectories:
         return name in self._file
 
     def _finite(self, actions: np.ndarray) -> np.ndarray:
-        """Actions [N, a]; what is not finite is refused, but in an episode's last, which leads nowhere: there 0."""
+        """Actions [N, a]; what is not finite is refused, but in an episode's last, which leads
+        nowhere: there 0."""
         last = self.offsets + self.lengths - 1
         actions[last] = np.nan_to_num(actions[last], nan=0.0, posinf=0.0, neginf=0.0)
         bad = np.flatnonzero(~np.isfinite(actions).all(1))
@@ -163,7 +169,8 @@ class Trajectories:
         return self._file[name][:]
 
     def states(self) -> np.ndarray:
-        """[N, Y] float32 of the column 'state', also where it holds a single number a row; UserError without it."""
+        """[N, Y] float32 of the column 'state', also where it holds a single number a row;
+        UserError without it."""
         return self.column("state").astype(np.float32).reshape(len(self.actions), -1)
 
     @property

@@ -1,7 +1,7 @@
 """One video file: the frames on screen at given seconds, as PyAV decodes them.
 
-K frames of h x w px, turned the way the file says they are to be shown. Seconds count from the first frame.
-"""
+K frames of h x w px, turned the way the file says they are to be shown. Seconds count from the
+first frame."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Facts:
 class Video:
     """An open video file; close it, or use it in a `with`.
 
-    `size` scales frames, antialiased, so that their shorter side has that many px. A frame is on screen from its own
-    timestamp until that of the next, whatever the nominal rate; after the last frame the last one stays. Alpha is
-    dropped: colours are shown as stored. Pixels are taken for square.
-    """
+    `size` scales frames, antialiased, so that their shorter side has that many px. A frame is on
+    screen from its own timestamp until that of the next, whatever the nominal rate; after the last
+    frame the last one stays. Alpha is dropped: colours are shown as stored. Pixels are taken for
+    square."""
 
     def __init__(
         self, path: Path | str, *, size: int | None = None, source: BinaryIO | None = None
@@ -55,7 +55,8 @@ class Video:
             self._stream = VideoStream(self.path, source)
 
     def facts(self) -> Facts:
-        """Length, rate and size; reads the whole file (without decoding) where the header does not tell them."""
+        """Length, rate and size; reads the whole file (without decoding) where the header does not
+        tell them."""
         with _blaming(self.path):
             height, width = self._shown_at(0.0).shape[:2]
             count, end = self._stream.video.frames, self._stream.promised_end
@@ -68,16 +69,15 @@ class Video:
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """[K, h, w, 3] uint8 frames on screen at `seconds` [K], in any order.
 
-        Before the first frame the first is shown, after the last the last. VideoError if the file is damaged there,
-        or ends before its header says.
-        """
+        Before the first frame the first is shown, after the last the last. VideoError if the file
+        is damaged there, or ends before its header says."""
         return self._each(seconds, self._shown_at)
 
     def nearest(self, seconds: np.ndarray, *, within: float) -> np.ndarray:
         """[K, h, w, 3] uint8 frames whose own times are nearest to `seconds` [K], in any order.
 
-        VideoError as of `at`, and where no frame is nearer than `within` seconds: it is missing there.
-        """
+        VideoError as of `at`, and where no frame is nearer than `within` seconds: it is missing
+        there."""
         return self._each(seconds, lambda second: self._near(second, within))
 
     def _each(self, seconds: np.ndarray, look: Callable[[float], np.ndarray]) -> np.ndarray:
@@ -93,7 +93,8 @@ class Video:
         return np.stack([shown[i] for i in back.reshape(-1)])
 
     def stamps(self) -> np.ndarray:
-        """[K] seconds at which frames are shown, in order, from the packets of the whole file: nothing is decoded."""
+        """[K] seconds at which frames are shown, in order, from the packets of the whole file:
+        nothing is decoded."""
         self._now = self._next = None  # the file is read on from elsewhere
         with _blaming(self.path):
             return self._stream.stamps()
@@ -171,7 +172,8 @@ class Video:
 
 
 def moments(fps: float, *, start: float = 0.0, end: float) -> np.ndarray:
-    """[K] seconds start, start + 1/fps, ... before `end`: what to ask `Video.at` for to see a stretch at a rate.
+    """[K] seconds start, start + 1/fps, ... before `end`: what to ask `Video.at` for to see a
+    stretch at a rate.
 
     Always at least one. ValueError for a rate or a stretch that is not positive.
     """

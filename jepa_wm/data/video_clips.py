@@ -1,8 +1,8 @@
-"""Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their frames.
+"""Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their
+frames.
 
-B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a moment of a video: video * 2^36 +
-microseconds; the videos of several sets are numbered on.
-"""
+B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a moment of a
+video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ MOMENTS = 2**36  # microseconds, nineteen hours; of a longer video the rest is n
 
 @dataclass(frozen=True)
 class Part:
-    """One set of a mixture, the order of its samples, and its share of them relative to the other parts.
+    """One set of a mixture, the order of its samples, and its share of them relative to the other
+    parts.
 
     Every video gives `clips` samples an epoch.
     """
@@ -46,13 +47,13 @@ class Part:
 
 
 class VideoClipSampler:
-    """Draws clips of T frames, 1/fps seconds apart, from each video as often in an epoch as its part says; has the
-    methods of `ClipSampler`.
+    """Draws clips of T frames, 1/fps seconds apart, from each video as often in an epoch as its
+    part says; has the methods of `ClipSampler`.
 
-    `fps` are the rates to draw from, one for each clip. Frames are scaled to S on their shorter side and cut to the
-    middle square. Of a video shorter than a clip, the clip begins with the first frame and the last one is repeated.
-    Every set of a mixture gives samples in proportion to its weight. `workers` threads decode.
-    """
+    `fps` are the rates to draw from, one for each clip. Frames are scaled to S on their shorter
+    side and cut to the middle square. Of a video shorter than a clip, the clip begins with the
+    first frame and the last one is repeated. Every set of a mixture gives samples in proportion to
+    its weight. `workers` threads decode."""
 
     def __init__(
         self,
@@ -78,8 +79,8 @@ class VideoClipSampler:
         return np.stack([self._clip(step * batch + i) for i in range(batch)])
 
     def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
-        """[B, R] moments of `count` other frames of each clip's video, at least `apart` frame intervals of the clip
-        from it where the video is long enough, else as far as it allows."""
+        """[B, R] moments of `count` other frames of each clip's video, at least `apart` frame
+        intervals of the clip from it where the video is long enough, else as far as it allows."""
         rows, order = self.rows(step, batch), self.parts[0].order
         r = np.random.default_rng([order.seed, 7, order.rank, step])
         video, moment = np.divmod(rows, MOMENTS)
@@ -106,13 +107,13 @@ class VideoClipSampler:
         return self.read(rows)[0]
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """(frames [B, ..., S, S, 3] uint8, the moments [B, ...] that they are of) of moments [B, ...], each row of one
-        video.
+        """(frames [B, ..., S, S, 3] uint8, the moments [B, ...] that they are of) of moments [B,
+        ...], each row of one video.
 
-        A video that cannot be decoded there is noted in its set's `unreadable`, with a warning, and the next readable
-        clip of the batch, or else the start of the next readable video, stands in for its clip, so that no process
-        waits for another. UserError if there are too many.
-        """
+        A video that cannot be decoded there is noted in its set's `unreadable`, with a warning,
+        and the next readable clip of the batch, or else the start of the next readable video,
+        stands in for its clip, so that no process waits for another. UserError if there are too
+        many."""
         flat = rows.reshape(len(rows), -1).copy()
         each = map if self._pool is None else self._pool.map
         clips = list(each(self._decoded, flat))
@@ -129,7 +130,8 @@ class VideoClipSampler:
         return frames, flat[stand_in].reshape(rows.shape)
 
     def episode_at(self, rows: np.ndarray) -> np.ndarray:
-        """[B] a number for the file of each clip [B, T]: the same for the same file, also where it is listed twice."""
+        """[B] a number for the file of each clip [B, T]: the same for the same file, also where it
+        is listed twice."""
         return np.array([self._file(int(video)) for video in rows[:, 0] // MOMENTS], np.int64)
 
     def _file(self, video: int) -> int:
@@ -177,8 +179,8 @@ class VideoClipSampler:
             return None
 
     def _next_readable(self, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(frames, moments) the same moments of the next video that can be read; the ceiling on the unreadable ends
-        the search."""
+        """(frames, moments) the same moments of the next video that can be read; the ceiling on
+        the unreadable ends the search."""
         video, count = int(moments[0] // MOMENTS), int(self._first[-1])
         for number in range(video + 1, video + count):
             there = number % count * MOMENTS + moments % MOMENTS
@@ -189,7 +191,8 @@ class VideoClipSampler:
 
 
 def loaded_size(image_size: int, smallest: float) -> int:
-    """px to load frames at so that a crop of between `smallest` and all of the area has about `image_size` px."""
+    """px to load frames at so that a crop of between `smallest` and all of the area has about
+    `image_size` px."""
     return math.ceil(image_size / math.sqrt((smallest + 1) / 2))
 
 

@@ -1,4 +1,5 @@
-"""A set of videos as an index: a few numbers and a name for each, held in memory or read from a file when needed.
+"""A set of videos as an index: a few numbers and a name for each, held in memory or read from a
+file when needed.
 
 V videos.
 """
@@ -32,10 +33,10 @@ CHUNK = 2**16  # rows written at a time
 class VideoSet:
     """The readable videos of a set: how long each is, its class, and where it lies.
 
-    Made of entries it looks into every file's header and first frame; `open` opens what `save` wrote, and neither its
-    time nor its memory grows with the number of videos. `unreadable` names those that are left out; UserError if they
-    are more than the share `ceiling`. `folder_fps` is the rate of folders of frames.
-    """
+    Made of entries it looks into every file's header and first frame; `open` opens what `save`
+    wrote, and neither its time nor its memory grows with the number of videos. `unreadable` names
+    those that are left out; UserError if they are more than the share `ceiling`. `folder_fps` is
+    the rate of folders of frames."""
 
     def __init__(
         self, entries: Sequence[Entry], *, ceiling: float = 0.01, folder_fps: float = 30.0
@@ -56,7 +57,8 @@ class VideoSet:
 
     @classmethod
     def open(cls, path: Path | str, *, ceiling: float = 0.01) -> VideoSet:
-        """The set that `save` wrote; names in it are relative to its folder. UserError if it is none."""
+        """The set that `save` wrote; names in it are relative to its folder. UserError if it is
+        none."""
         path = Path(path)
         if not path.is_file():
             raise UserError(
@@ -84,8 +86,8 @@ class VideoSet:
         return videos
 
     def save(self, path: Path, places: Sequence[Entry] | None = None) -> None:
-        """Write the index; it appears whole or not at all. `places` [V] are where the videos lie if they were moved,
-        relative to its folder."""
+        """Write the index; it appears whole or not at all. `places` [V] are where the videos lie
+        if they were moved, relative to its folder."""
         columns = self._columns if places is None else {**self._columns, **_where(places)}
         bad = self.unreadable
         texts = {
@@ -131,7 +133,8 @@ def is_index(path: Path) -> bool:
 
 
 class Stored:
-    """A column in a file, read where it is asked for; a mapped one would fill a worker's memory with what it met."""
+    """A column in a file, read where it is asked for; a mapped one would fill a worker's memory
+    with what it met."""
 
     def __init__(self, path: Path, offset: int, dtype: np.dtype, count: int) -> None:
         self._file = os.open(path, os.O_RDONLY)  # for as long as the process lives
@@ -161,8 +164,8 @@ def write_index(
     path: Path, columns: Mapping[str, np.ndarray | Stored], texts: Mapping[str, Sequence[str]], *,
     folder_fps: float, total: int,
 ) -> None:  # fmt: skip
-    """Write the columns of a set as unchunked HDF5, readable at any row; the names of its classes, and of the videos
-    that are unreadable and why, beside them. `total` counts these too."""
+    """Write the columns of a set as unchunked HDF5, readable at any row; the names of its classes,
+    and of the videos that are unreadable and why, beside them. `total` counts these too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with open_h5(partial, "w") as file:

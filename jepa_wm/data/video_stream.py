@@ -1,7 +1,8 @@
-"""The frames of one video file in the order they are shown, from the keyframe before any second on.
+"""The frames of one video file in the order they are shown, from the keyframe before any second
+on.
 
-A seek is trusted where the frame it leads to is a keyframe at or before that second; else the file is read on from an
-earlier place, in the end from its start. Seconds count from the first frame.
+A seek is trusted where the frame it leads to is a keyframe at or before that second; else the file
+is read on from an earlier place, in the end from its start. Seconds count from the first frame.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ BACK = (
     8.0,
 )  # seconds before the wanted one that are sought, as a file without an index leads anywhere near
 AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
-# These have the palette in every frame; others get it once, as the first packet of the file is read.
+# These have the palette in every frame; others get it once, as the first packet of the file is
+# read.
 OWN_PALETTE = frozenset(("apng", "bmp", "gif", "pcx", "png", "sunrast", "targa", "tiff", "webp"))
-# These number frames as they are stored, which is not the order of showing where there are B-frames.
+# These number frames as they are stored, which is not the order of showing where there are
+# B-frames.
 BY_STORAGE = frozenset(("asf", "avi", "mxf"))
 UNTIMED = "mpeg"  # an MPEG program stream times one frame of several; those between are counted from the start on
 
@@ -37,7 +40,8 @@ class VideoError(UserError):
 
 
 class VideoStream:
-    """The video of an open file; covers and thumbnails that a file may hold beside it are passed over.
+    """The video of an open file; covers and thumbnails that a file may hold beside it are passed
+    over.
 
     Raises what PyAV raises (`AMISS`) for a damaged file, VideoError for one without a video.
     """
@@ -57,7 +61,8 @@ class VideoStream:
         self._open()
 
     def counted(self) -> tuple[int, float]:
-        """(frames, the second at which the last one leaves the screen), from the packets of the whole file."""
+        """(frames, the second at which the last one leaves the screen), from the packets of the
+        whole file."""
         self.restart()
         count, last = 0, self.video.start_time or 0
         for packet in self._container.demux(self.video):
@@ -81,7 +86,8 @@ class VideoStream:
         return (told - first) * self.tick
 
     def after(self, second: float) -> Iterator[Shown]:
-        """Frames in order; the first is on screen at `second` or before, if the video has begun then."""
+        """Frames in order; the first is on screen at `second` or before, if the video has begun
+        then."""
         if self._in_order:
             self.restart()
             yield from self._timed(self._container.decode(self.video))
@@ -98,7 +104,8 @@ class VideoStream:
 
     @property
     def slack(self) -> float:
-        """Seconds; containers round timestamps to ticks: one early is on time, if a tick is short beside a frame."""
+        """Seconds; containers round timestamps to ticks: one early is on time, if a tick is short
+        beside a frame."""
         interval = 1 / float(self.video.average_rate or 25)
         return min(max(self.tick, FINEST), interval / 4)
 
@@ -155,7 +162,8 @@ class VideoStream:
         yield from self._timed(self._container.decode(self.video))
 
     def _keyframe_before(self, second: float, sought: float) -> Iterator[Shown] | None:
-        """Frames from a keyframe on that the seek leads to, None where that comes too late or is none."""
+        """Frames from a keyframe on that the seek leads to, None where that comes too late or is
+        none."""
         try:
             target = (self.video.start_time or 0) + int(sought / self.tick)
             self._container.seek(target, stream=self.video, backward=True)
@@ -168,7 +176,8 @@ class VideoStream:
         return _joined(first, frames)
 
     def _read_up_to(self, second: float) -> Iterator[av.VideoFrame]:
-        """Frames from the last keyframe before `second` on, found by reading, without decoding what precedes it."""
+        """Frames from the last keyframe before `second` on, found by reading, without decoding
+        what precedes it."""
         packets, group = self._container.demux(self.video), list[av.Packet]()
         for packet in packets:
             if packet.is_keyframe and packet.pts is not None:

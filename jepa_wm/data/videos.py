@@ -1,4 +1,5 @@
-"""Videos found in a folder, a manifest or tar shards, looked at, and what cannot be read counted and named."""
+"""Videos found in a folder, a manifest or tar shards, looked at, and what cannot be read counted
+and named."""
 
 from __future__ import annotations
 
@@ -72,9 +73,9 @@ class Entry:
 def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
     """The videos of a folder or of a manifest, in a fixed order; UserError if there are none.
 
-    In a folder every video file counts, however deep, and every folder of images is one video, unless
-    `single_images` makes each image one. The first folder on the way to a video is its class, if every video has one.
-    """
+    In a folder every video file counts, however deep, and every folder of images is one video,
+    unless `single_images` makes each image one. The first folder on the way to a video is its
+    class, if every video has one."""
     path = Path(path)
     if path.is_file() and path.suffix.lower() in MANIFESTS:
         entries = [Entry(video, label) for video, label in read_manifest(path)]
@@ -102,7 +103,8 @@ def without_class(entry: Entry) -> str:
 
 
 class Unreadable:
-    """The videos that could not be read: counted, named, and no more of them than `ceiling`, a share of all."""
+    """The videos that could not be read: counted, named, and no more of them than `ceiling`, a
+    share of all."""
 
     def __init__(self, total: int, ceiling: float) -> None:
         self.total, self.ceiling = total, ceiling
@@ -130,7 +132,8 @@ def look(
     folder_fps: float,
     to_the_end: bool = False,
 ) -> dict[Entry, Facts]:
-    """Facts of the readable entries; `note` is told of the others. `to_the_end` also decodes the last frame of each."""
+    """Facts of the readable entries; `note` is told of the others. `to_the_end` also decodes the
+    last frame of each."""
     found = {}
     with catching_signals() as stop, Progress("look at videos", len(entries)) as bar:
         for done, entry in enumerate(entries, 1):

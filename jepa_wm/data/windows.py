@@ -1,5 +1,5 @@
-"""Windows of frames and action blocks for dynamics, model steps up to an episode's end for heads, pairs for the metric
-and the policy, as pure functions of (seed, step).
+"""Windows of frames and action blocks for dynamics, model steps up to an episode's end for heads,
+pairs for the metric and the policy, as pure functions of (seed, step).
 
 Every start in a file is as likely as any other, so a long episode counts by its frames.
 B windows, T frames, H model steps, k frameskip, A = action size a x k.
@@ -15,11 +15,11 @@ from jepa_wm.data.trajectories import Trajectories
 
 
 class WindowSampler:
-    """Draws windows of T frames, `frameskip` environment steps apart, starting at multiples of `stride`.
+    """Draws windows of T frames, `frameskip` environment steps apart, starting at multiples of
+    `stride`.
 
-    Episodes that are too short for one are left out, which is said; UserError where none is left. `setting` names what
-    asks for so many frames.
-    """
+    Episodes that are too short for one are left out, which is said; UserError where none is left.
+    `setting` names what asks for so many frames."""
 
     def __init__(
         self, data: Trajectories, *, frames: int, frameskip: int, stride: int, seed: int,
@@ -44,12 +44,14 @@ class WindowSampler:
         return self.at(episode, start * self.stride)
 
     def elsewhere(self, step: int, episode: np.ndarray, *, count: int = 1) -> np.ndarray:
-        """[B, count] frames from anywhere in the episodes [B] of batch `step`, at multiples of `stride`."""
+        """[B, count] frames from anywhere in the episodes [B] of batch `step`, at multiples of
+        `stride`."""
         r = np.random.default_rng([self.seed, 13, step])
         return self._any_of(r, self.data.lengths[episode] - 1, count)
 
     def up_to(self, step: int, last: np.ndarray, *, count: int = 1) -> np.ndarray:
-        """[B, count] frames of batch `step` at multiples of `stride`, from the episode's first to frame `last` [B]."""
+        """[B, count] frames of batch `step` at multiples of `stride`, from the episode's first to
+        frame `last` [B]."""
         return self._any_of(np.random.default_rng([self.seed, 14, step]), last, count)
 
     def _any_of(self, r: np.random.Generator, last: np.ndarray, count: int) -> np.ndarray:
@@ -72,7 +74,8 @@ class WindowSampler:
 
 
 class PairSampler:
-    """Draws a frame and a later one of the same episode, at multiples of `stride`; UserError where there are none."""
+    """Draws a frame and a later one of the same episode, at multiples of `stride`; UserError where
+    there are none."""
 
     def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
         self.data, self.stride, self.seed = data, stride, seed
@@ -82,7 +85,8 @@ class PairSampler:
         self._starts = EvenDraw((data.lengths - 1) // stride)
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(episode [B], frames [2, B], environment steps between them [B], at least one stride) of batch `step`."""
+        """(episode [B], frames [2, B], environment steps between them [B], at least one stride) of
+        batch `step`."""
         r = np.random.default_rng([self.seed, 5, step])
         episode, first = self._starts.at(r.random(batch))
         last = (self.data.lengths[episode] - 1) // self.stride
@@ -91,7 +95,8 @@ class PairSampler:
 
 
 class GoalSampler:
-    """Draws a frame, a later one of the same episode as the goal, and the action blocks taken from the former on."""
+    """Draws a frame, a later one of the same episode as the goal, and the action blocks taken from
+    the former on."""
 
     def __init__(
         self, data: Trajectories, *, steps: int, frameskip: int, stride: int, seed: int
@@ -113,12 +118,13 @@ class GoalSampler:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(episode [B], frames [2, B], blocks [B, H, A], counts [B, H]) of batch `step`.
 
-        The goal lies any number of model steps later; `counts` is 1 for blocks taken before it was reached.
-        """
+        The goal lies any number of model steps later; `counts` is 1 for blocks taken before it was
+        reached."""
         r = np.random.default_rng([self.seed, 8, step])
         episode, start = self._starts.at(r.random(batch))
         first, last = start * self.stride, self.data.lengths[episode] - 1
-        # Model steps; near goals more often, as a way there says more about the next action than about the last.
+        # Model steps; near goals more often, as a way there says more about the next action than
+        # about the last.
         gap = 1 + (r.random(batch) ** 2 * ((last - first) // self.frameskip)).astype(np.int64)
         after = np.minimum(first[:, None] + np.arange(self.steps * self.frameskip), last[:, None])
         blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(
@@ -129,14 +135,15 @@ class GoalSampler:
 
 
 class StepSampler:
-    """Draws a frame and the model step that begins there; the last one of an episode may be cut by its end.
+    """Draws a frame and the model step that begins there; the last one of an episode may be cut by
+    its end.
 
-    `taken` [E] says how many actions of each episode count, from its first on, and `ended` [E] whether the last of them
-    ended it. A step that such an end cuts is drawn as any other, and its actions after the end, which were never taken,
-    are those of steps elsewhere in the file: an agent's plan goes on past an end that it does not know of, and whatever
-    marked these actions would tell what they cannot know. A step that is cut where the recording merely stops is left
-    out, since nobody knows how it went on.
-    """
+    `taken` [E] says how many actions of each episode count, from its first on, and `ended` [E]
+    whether the last of them ended it. A step that such an end cuts is drawn as any other, and its
+    actions after the end, which were never taken, are those of steps elsewhere in the file: an
+    agent's plan goes on past an end that it does not know of, and whatever marked these actions
+    would tell what they cannot know. A step that is cut where the recording merely stops is left
+    out, since nobody knows how it went on."""
 
     def __init__(
         self, data: Trajectories, *, taken: np.ndarray, ended: np.ndarray, frameskip: int, stride: int, seed: int
@@ -154,8 +161,9 @@ class StepSampler:
     def batch(
         self, step: int, batch: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(episode [B], frame [B], rows of its actions [B, k], which of them were taken [B, k], blocks [B, A]) of batch
-        `step`; the rows of actions that were not taken repeat the last one that was."""
+        """(episode [B], frame [B], rows of its actions [B, k], which of them were taken [B, k],
+        blocks [B, A]) of batch `step`; the rows of actions that were not taken repeat the last one
+        that was."""
         r = np.random.default_rng([self.seed, 15, step])
         episode, start = self._starts.at(r.random(batch))
         number = (start * self.stride)[:, None] + np.arange(self.frameskip)
@@ -188,8 +196,9 @@ class FrameSampler:
 
 
 def usual_steps(lengths: np.ndarray, frameskip: int) -> int:
-    """Model steps that at least half of the episodes of `lengths` [E] frames hold, never fewer than one.
+    """Model steps that at least half of the episodes of `lengths` [E] frames hold, never fewer
+    than one.
 
-    For what looks at windows of one length in all episodes: a single short one shall not shorten them all.
-    """
+    For what looks at windows of one length in all episodes: a single short one shall not shorten
+    them all."""
     return max(1, int(np.sort(lengths)[len(lengths) // 2] - 1) // frameskip)

@@ -1,4 +1,5 @@
-"""Eyes that were trained elsewhere: any timm model that looks at single frames, or a released V-JEPA 2 encoder.
+"""Eyes that were trained elsewhere: any timm model that looks at single frames, or a released
+V-JEPA 2 encoder.
 
 B clips, T frames, C channels, S side, n tokens a frame, D width.
 """
@@ -44,8 +45,8 @@ class Backbone(nn.Module):
     tubelet = 1
 
     def __init__(self, name: str, image_size: int, *, published: bool = False) -> None:
-        """Random weights, or the published ones, which are fetched. Raises UserError if that fails, if timm has no
-        model of that name, or if image_size is no multiple of its patch."""
+        """Random weights, or the published ones, which are fetched. Raises UserError if that
+        fails, if timm has no model of that name, or if image_size is no multiple of its patch."""
         super().__init__()
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -67,7 +68,8 @@ class Backbone(nn.Module):
         self.tokens_per_frame, self.width = seen.shape[1:]
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Tokens [B, T*n, D] of a clip [B, T, C, S, S] in -1..1; a map of features is read row by row."""
+        """Tokens [B, T*n, D] of a clip [B, T, C, S, S] in -1..1; a map of features is read row by
+        row."""
         frames = ((clip.flatten(0, 1) + 1) / 2 - self.mean) / self.spread
         tokens = self.model.forward_features(frames)
         if tokens.dim() == 4:
@@ -88,7 +90,8 @@ def _not_a_multiple(image_size: int, patch: int, backbone: str) -> UserError:
 
 def _create(name: str, image_size: int, published: bool) -> Any:
     config = timm.get_pretrained_cfg(name)
-    # Transformers are built for one size of frames; convolutions take any, and know no such argument.
+    # Transformers are built for one size of frames; convolutions take any, and know no such
+    # argument.
     sized: dict[str, Any] = (
         {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     )

@@ -1,7 +1,7 @@
 """The `features` stage: frozen features computed once, kept on disk, read through a memory map.
 
-R encoded rows, N tokens a frame, D width. bf16 numbers are stored as 16-bit integers, which NumPy can map.
-"""
+R encoded rows, N tokens a frame, D width. bf16 numbers are stored as 16-bit integers, which NumPy
+can map."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Freeze the pretrained target encoder, or the backbone that the config names, into an eye and encode the training
-    and held-out frames."""
+    """Freeze the pretrained target encoder, or the backbone that the config names, into an eye and
+    encode the training and held-out frames."""
     return run.once("features", freeze_and_encode)
 
 
@@ -61,7 +61,8 @@ def freeze_and_encode(run: RunFolder) -> dict[str, object]:
 
 
 def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
-    """Encode one of `shares` equal parts of all frames, for `freeze_and_encode` to find; others do theirs meanwhile."""
+    """Encode one of `shares` equal parts of all frames, for `freeze_and_encode` to find; others do
+    theirs meanwhile."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("features")
@@ -105,7 +106,8 @@ def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
 def write_features(
     folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)
 ) -> None:
-    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data and stride.
+    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data
+    and stride.
 
     `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
     """
@@ -124,7 +126,8 @@ def write_features(
     if start == first:
         meta.unlink(missing_ok=True)  # from here on the file below is another's no more
         allocate(file, int(np.prod(shape)) * 2)
-    # Written, not mapped: of a page that is mapped on two machines, one would write back the other's rows as they were.
+    # Written, not mapped: of a page that is mapped on two machines, one would write back the
+    # other's rows as they were.
     told = Progress(f"features {folder.name}", last - first, start=start - first)
     with open(file, "r+b") as store, catching_signals() as stop, told as bar:
         at, written = start, start
@@ -146,7 +149,8 @@ def write_features(
 
 
 def _done(meta: Path, key: Mapping[str, object], nothing: int, name: str = "done") -> int:
-    """How far a pass for `key` has come by its record (or where it began); `nothing` where there is no such pass."""
+    """How far a pass for `key` has come by its record (or where it began); `nothing` where there
+    is no such pass."""
     known = json.loads(meta.read_text(encoding="utf-8")) if meta.exists() else {}
     return int(known.get(name, nothing)) if {k: known.get(k) for k in key} == key else nothing
 
@@ -174,7 +178,8 @@ class Features:
         return int(np.prod(self._store.shape[1:]))
 
     def tokens(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one shape."""
+        """[..., N, D] bf16 tokens of frames (multiples of the stride) of episodes, arrays of one
+        shape."""
         return torch.from_numpy(self._store[self.index(episode, frame)]).view(torch.bfloat16)
 
     def index(self, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -202,7 +207,8 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
-    """The encoder of a run: its own, or the backbone that the config names; random weights are those of the seed."""
+    """The encoder of a run: its own, or the backbone that the config names; random weights are
+    those of the seed."""
     if config.features.backbone is None:
         return pretrained(run)
     torch.manual_seed(config.seed)
@@ -210,7 +216,8 @@ def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
 
 
 def pretrained(run: RunFolder) -> Encoder:
-    """The target encoder of the newest pretraining checkpoint; a random one if train.pretrain.steps is 0."""
+    """The target encoder of the newest pretraining checkpoint; a random one if
+    train.pretrain.steps is 0."""
     config = run.config
     torch.manual_seed(config.seed)
     encoder = Encoder.from_settings(config.data.image_size, config.encoder)

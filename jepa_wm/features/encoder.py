@@ -36,12 +36,11 @@ class Eye(
     pipeline_tag="image-feature-extraction",
     model_card_template=CARD,
 ):
-    """Single frames to standardised tokens: mean per position and one scale per dimension are removed, because a
-    constant, position-only part otherwise drowns what differs between frames.
+    """Single frames to standardised tokens: mean per position and one scale per dimension are
+    removed, because a constant, position-only part otherwise drowns what differs between frames.
 
-    `save_pretrained`, `push_to_hub` and `from_pretrained` (huggingface_hub) share one with others; a run keeps its own
-    by `save` and `load`.
-    """
+    `save_pretrained`, `push_to_hub` and `from_pretrained` (huggingface_hub) share one with others;
+    a run keeps its own by `save` and `load`."""
 
     mean: Tensor
     scale: Tensor
@@ -65,7 +64,8 @@ class Eye(
 
     @torch.no_grad()
     def raw(self, frames: Tensor, *, batch: int = 256) -> Tensor:
-        """[B, N, D] fp32 tokens, where the eye is, of uint8 frames [B, h, w, c] from anywhere, before standardising."""
+        """[B, N, D] fp32 tokens, where the eye is, of uint8 frames [B, h, w, c] from anywhere,
+        before standardising."""
         out = []
         for part in frames.split(batch):
             part = part.to(self.mean.device)
@@ -138,8 +138,8 @@ class Eye(
         return eye
 
     def generate_model_card(self, *, measured: str = "No figures were given.") -> ModelCard:
-        """The README that is shared with the eye; `measured` says how well it sees (`model_card_kwargs` of
-        `save_pretrained` and `push_to_hub`)."""
+        """The README that is shared with the eye; `measured` says how well it sees
+        (`model_card_kwargs` of `save_pretrained` and `push_to_hub`)."""
         if isinstance(self.encoder, Backbone):
             encoder = f"timm {self.encoder.name}"
         else:
@@ -151,7 +151,8 @@ class Eye(
         )  # fmt: skip
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained as well.
+        # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained
+        # as well.
         self._write(
             save_directory / _SHARED[0], save_directory / _SHARED[1], {"eye": self._sizes()}
         )

@@ -1,4 +1,5 @@
-"""Weights from a file that somebody else made: no code in it is ever run, and what is wrong with it is said."""
+"""Weights from a file that somebody else made: no code in it is ever run, and what is wrong with
+it is said."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ IN_FOLDERS = (
     "pytorch_model.bin",
 )  # as the hub names them
 
-# What torch.compile, data parallelism and activation checkpointing write around a module's own name, anywhere in it.
+# What torch.compile, data parallelism and activation checkpointing write around a module's own
+# name, anywhere in it.
 _AROUND = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -32,13 +34,14 @@ _BEFORE = re.compile(r"^(?:module\.|backbone\.)+")
 
 
 def read_parts(path: Path) -> dict[str, Any]:
-    """The top level of a file: part -> its weights by name, and whatever plain data lies beside them.
+    """The top level of a file: part -> its weights by name, and whatever plain data lies beside
+    them.
 
-    A .safetensors file is flat, and so may any be: what stands before the first dot of a name is the part. Others are
-    read as what torch.save writes, through a memory map, so that only the tensors used are fetched. Of a folder that is
-    the file the hub's names lead to; an index of several safetensors files stands for them all. Raises UserError if
-    there is no such file, if it is damaged, or holds anything but tensors and plain data.
-    """
+    A .safetensors file is flat, and so may any be: what stands before the first dot of a name is
+    the part. Others are read as what torch.save writes, through a memory map, so that only the
+    tensors used are fetched. Of a folder that is the file the hub's names lead to; an index of
+    several safetensors files stands for them all. Raises UserError if there is no such file, if it
+    is damaged, or holds anything but tensors and plain data."""
     path = file_in(path)
     if not path.is_file():
         raise UserError(
@@ -54,7 +57,8 @@ def read_parts(path: Path) -> dict[str, Any]:
 
 
 def file_in(path: Path) -> Path:
-    """The file that a path means: of a folder the weights in it, else itself. UserError for a folder without any."""
+    """The file that a path means: of a folder the weights in it, else itself. UserError for a
+    folder without any."""
     if not path.is_dir():
         return path
     for name in IN_FOLDERS:
@@ -124,7 +128,8 @@ def _from_index(path: Path) -> dict[str, Tensor]:
     return {name: flat[name] for name in places}
 
 
-# What torch.load was seen to raise for files with a few wrong bytes: it has no error of its own for them.
+# What torch.load was seen to raise for files with a few wrong bytes: it has no error of its own
+# for them.
 _DAMAGE = (
     RuntimeError,
     zipfile.BadZipFile,
@@ -139,7 +144,8 @@ _DAMAGE = (
 def _from_torch(path: Path) -> dict[str, Any]:
     parts = None
     try:
-        # The older format of torch.save is one bare pickle: it has no end to tell a cut file by, and cannot be mapped.
+        # The older format of torch.save is one bare pickle: it has no end to tell a cut file by,
+        # and cannot be mapped.
         if is_zip := zipfile.is_zipfile(path):
             parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:

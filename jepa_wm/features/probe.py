@@ -1,4 +1,5 @@
-"""Probes that read a state from frozen, standardised tokens; they judge a representation and never train it.
+"""Probes that read a state from frozen, standardised tokens; they judge a representation and never
+train it.
 
 B samples, N tokens, D width, Q queries, Y state dimensions.
 """
@@ -55,7 +56,8 @@ def fit_attentive(
     seed: int = 0,
     label: str = "",
 ) -> AttentiveProbe:
-    """A probe fitted on tokens [n, N, D], where they are, and states [n, Y]; the same seed gives the same probe.
+    """A probe fitted on tokens [n, N, D], where they are, and states [n, Y]; the same seed gives
+    the same probe.
 
     A label shows a progress bar of that name.
     """
@@ -89,7 +91,8 @@ class RidgeProbe:
     """A linear map from a flattened latent to the state, fitted in closed form."""
 
     def __init__(self, latents: Tensor, state: Tensor, *, penalty: float = 1e-2) -> None:
-        """Fit on latents [n, F] and states [n, Y]; `penalty` is per sample, on standardised inputs."""
+        """Fit on latents [n, F] and states [n, Y]; `penalty` is per sample, on standardised
+        inputs."""
         self.ridge = fit_ridge(
             latents.float().numpy(), state.numpy(), (penalty,), standardise=True
         )[0]
@@ -103,6 +106,7 @@ def state_errors(
     guess: Tensor | np.ndarray, state: Tensor | np.ndarray, groups: Mapping[str, Sequence[int]],
     units: Mapping[str, str] | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Mean Euclidean error of each named group of state numbers [n, Y]; of angles the shorter way round."""
+    """Mean Euclidean error of each named group of state numbers [n, Y]; of angles the shorter way
+    round."""
     errors = Quantities(groups, units or {}).errors(np.asarray(guess), np.asarray(state))
     return {name: float(values.mean()) for name, values in errors.items()}

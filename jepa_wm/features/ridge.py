@@ -1,4 +1,5 @@
-"""Ridge regression in closed form, in whichever of its two forms is the smaller: never a matrix of F x F for F > n.
+"""Ridge regression in closed form, in whichever of its two forms is the smaller: never a matrix of
+F x F for F > n.
 
 n samples, F numbers of a feature, Y numbers of a target.
 """
@@ -76,7 +77,8 @@ def _products(
     constant: np.ndarray,
     dual: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is to be solved, (left, right): ([n, n], [n, Y]) in the dual form, else ([F, F], [F, Y])."""
+    """What is to be solved, (left, right): ([n, n], [n, Y]) in the dual form, else ([F, F], [F,
+    Y])."""
     if dual:
         gram = np.zeros((len(features), len(features)))
         for _, x in _columns(features, centre, spread):

@@ -1,4 +1,5 @@
-"""V-JEPA 2 as the library `transformers` writes it: its names in those of the public code, and what config.json states.
+"""V-JEPA 2 as the library `transformers` writes it: its names in those of the public code, and
+what config.json states.
 
 L layers, D width, K mask tokens.
 """
@@ -20,10 +21,7 @@ from jepa_wm.features.vjepa2 import without_wrappers
 
 # how a name begins there, and in the public code
 _NAMES = {
-    "encoder": {
-        "embeddings.patch_embeddings.proj.": "patch_embed.proj.",
-        "layernorm.": "norm.",
-    },
+    "encoder": {"embeddings.patch_embeddings.proj.": "patch_embed.proj.", "layernorm.": "norm."},
     "predictor": {
         "embeddings.predictor_embeddings.": "predictor_embed.",
         "layernorm.": "predictor_norm.",
@@ -48,10 +46,11 @@ def is_of_transformers(parts: Mapping[str, Any]) -> bool:
 def in_public_names(
     parts: Mapping[str, Any], path: Path, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Parts of a file under the public code's names: query, key and value as one matrix, mask tokens apart.
+    """Parts of a file under the public code's names: query, key and value as one matrix, mask
+    tokens apart.
 
-    A name that is not known stays as it is. Raises UserError where query, key and value do not belong together.
-    """
+    A name that is not known stays as it is. Raises UserError where query, key and value do not
+    belong together."""
     public = dict(parts)
     for part in _NAMES:
         if isinstance(parts.get(part), dict):
@@ -61,8 +60,8 @@ def in_public_names(
 
 
 def config_beside(path: Path) -> dict[str, Any]:
-    """What the config.json beside the weights states; nothing where there is none. Raises UserError for a model that
-    this is not."""
+    """What the config.json beside the weights states; nothing where there is none. Raises
+    UserError for a model that this is not."""
     file = file_in(path).parent / "config.json"
     if not file.is_file():
         return {}

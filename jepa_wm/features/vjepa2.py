@@ -1,4 +1,5 @@
-"""The names and shapes under which V-JEPA 2 is released, to ours and back; nowhere else are they known.
+"""The names and shapes under which V-JEPA 2 is released, to ours and back; nowhere else are they
+known.
 
 D width, K mask tokens.
 """
@@ -64,7 +65,8 @@ def without_wrappers(weights: Mapping[str, Tensor], *, source: str) -> dict[str,
 
 
 def to_released(module: nn.Module, part: str) -> dict[str, Tensor]:
-    """A module's weights under the released names of `part` and in the released shapes, without prefixes."""
+    """A module's weights under the released names of `part` and in the released shapes, without
+    prefixes."""
     released: dict[str, Tensor] = {}
     for name, value in module.state_dict().items():
         if name == "mask_tokens":
@@ -94,8 +96,9 @@ def to_ours(released: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def take_plain_frames(encoder: Encoder) -> Encoder:
-    """The encoder, from now on for frames in -1..1 as all of ours are: ImageNet's mean and spread, by which released
-    models want frames normalised, are folded into the patch embedding, which is linear. Changes it in place."""
+    """The encoder, from now on for frames in -1..1 as all of ours are: ImageNet's mean and spread,
+    by which released models want frames normalised, are folded into the patch embedding, which is
+    linear. Changes it in place."""
     mean, spread = (
         torch.tensor(x, dtype=torch.float64)[:, None, None]
         for x in (IMAGENET_MEAN, IMAGENET_SPREAD)

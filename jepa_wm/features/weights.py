@@ -1,4 +1,5 @@
-"""Released V-JEPA 2 models from local files: the encoder and both predictors, every key accounted for.
+"""Released V-JEPA 2 models from local files: the encoder and both predictors, every key accounted
+for.
 
 Sizes are read off the tensors; what these do not tell is a `Size`. D width.
 """
@@ -29,8 +30,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Size:
-    """What tensors do not tell: the side in px of the frames the model was trained on, and the heads of encoder,
-    predictor and action-conditioned predictor. Width and depth of the encoder are checked where they are given."""
+    """What tensors do not tell: the side in px of the frames the model was trained on, and the
+    heads of encoder, predictor and action-conditioned predictor. Width and depth of the encoder
+    are checked where they are given."""
 
     image_size: int
     heads: int
@@ -61,12 +63,12 @@ def named_size(size: str | Size) -> Size:
 def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encoder:
     """The encoder of a released file, frozen; its `settings` tell its sizes.
 
-    `size` is a name in SIZES or, for any other model, a Size. `part` is 'target_encoder' or 'encoder'; by default the
-    target encoder where the file has one, as in the public code. It sees whole clips [B, T, C, H, W] of frames that
-    were normalised by ImageNet's mean and spread; for frames in -1..1 see `take_plain_frames`. Raises UserError for a
-    file that is none, is damaged or holds anything but tensors and plain data (no pickle is ever run), and for keys
-    that are missing, stray or of another shape.
-    """
+    `size` is a name in SIZES or, for any other model, a Size. `part` is 'target_encoder' or
+    'encoder'; by default the target encoder where the file has one, as in the public code. It sees
+    whole clips [B, T, C, H, W] of frames that were normalised by ImageNet's mean and spread; for
+    frames in -1..1 see `take_plain_frames`. Raises UserError for a file that is none, is damaged
+    or holds anything but tensors and plain data (no pickle is ever run), and for keys that are
+    missing, stray or of another shape."""
     (parts, config), size = _read(Path(path)), named_size(size)
     part = part or ("target_encoder" if "target_encoder" in parts else "encoder")
     weights, source = _part(parts, part, path)
@@ -88,11 +90,11 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
 
 
 def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Size) -> Model:
-    """The mask-token predictor of a released pretraining file; `build` is the class, `predict.predictor.Predictor`.
+    """The mask-token predictor of a released pretraining file; `build` is the class,
+    `predict.predictor.Predictor`.
 
-    Its positions are those of the encoder that was loaded with it, `Encoder.positions`. Raises UserError as
-    `load_encoder` does.
-    """
+    Its positions are those of the encoder that was loaded with it, `Encoder.positions`. Raises
+    UserError as `load_encoder` does."""
     parts, config = _read(Path(path))
     weights, source = _part(parts, "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
@@ -115,7 +117,8 @@ def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Si
 def load_action_predictor(
     path: str | Path, build: Callable[..., Model], size: str | Size, *, patch: int = 16
 ) -> Model:
-    """The action-conditioned predictor of a released file; `build` is `dynamics.action_predictor.ActionPredictor`.
+    """The action-conditioned predictor of a released file; `build` is
+    `dynamics.action_predictor.ActionPredictor`.
 
     `patch` is the side of the encoder's patches in px. Raises UserError as `load_encoder` does.
     """
@@ -152,8 +155,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _filled(
     build: Callable[[], Model], weights: Mapping[str, Tensor], part: str, source: str
 ) -> Model:
-    """The frozen model with the weights in their places. Its initial values would be thrown away, and drawing a billion
-    of them takes a minute: none are drawn."""
+    """The frozen model with the weights in their places. Its initial values would be thrown away,
+    and drawing a billion of them takes a minute: none are drawn."""
     with torch.device("meta"):
         model = build()
     check_fit(
@@ -220,7 +223,8 @@ def _check_heads(width: int, heads: int, field: str, source: str) -> None:
 def _check_stated(
     config: Mapping[str, Any], key: str, heads: int, field: str, source: str
 ) -> None:
-    """No tensor tells the number of heads; where config.json does, it has to be the one that was asked for."""
+    """No tensor tells the number of heads; where config.json does, it has to be the one that was
+    asked for."""
     if (stated := config.get(key, heads)) != heads:
         raise UserError(
             f"{source}: the config.json beside them states {key} {stated}, and the size asked for has {field} {heads}; "

@@ -1,8 +1,9 @@
-"""Our world model in the harnesses of others: stable-worldmodel's solvers and policies, and eb_jepa's evaluation.
+"""Our world model in the harnesses of others: stable-worldmodel's solvers and policies, and
+eb_jepa's evaluation.
 
-Neither is imported; both are met by the shapes they ask for. B episodes, S candidates, H horizon, A numbers of an
-action block, T frames, h x w px, a numbers of one environment action, N latent tokens of width D.
-"""
+Neither is imported; both are met by the shapes they ask for. B episodes, S candidates, H horizon,
+A numbers of an action block, T frames, h x w px, a numbers of one environment action, N latent
+tokens of width D."""
 
 from __future__ import annotations
 
@@ -27,11 +28,11 @@ from jepa_wm.world_model.world_model import WorldModel
 
 
 class CostServer:
-    """What stable-worldmodel's solvers minimise: `get_cost(info, candidates)`, the objective that `settings` names.
+    """What stable-worldmodel's solvers minimise: `get_cost(info, candidates)`, the objective that
+    `settings` names.
 
-    Candidates are raw action blocks of the model's own frameskip; a space, where given, clips them first, as the
-    environment will. Source of the protocol: stable-worldmodel 0.1.1.
-    """
+    Candidates are raw action blocks of the model's own frameskip; a space, where given, clips them
+    first, as the environment will. Source of the protocol: stable-worldmodel 0.1.1."""
 
     def __init__(
         self, model: WorldModel, settings: PlannerSettings, space: ActionSpace | None = None
@@ -48,13 +49,14 @@ class CostServer:
 
     @torch.no_grad()
     def get_cost(self, info: Mapping[str, Any], candidates: Tensor) -> Tensor:
-        """[B, S] costs of candidates [B, S, H, A] with info["pixels"] and info["goal"] [B, S, T, h, w, 3] uint8, the
-        newest frame last; views are read, never written. [S] for [S, H, A], as older versions ask.
+        """[B, S] costs of candidates [B, S, H, A] with info["pixels"] and info["goal"] [B, S, T,
+        h, w, 3] uint8, the newest frame last; views are read, never written. [S] for [S, H, A], as
+        older versions ask.
 
-        One frame shows no speed: of several frames in info["pixels"] as many as the model's window are its context,
-        where info["action"] tells what led to each (see `history`); else the newest alone.
-        Raises ValueError for another block width, and for pictures that are not uint8.
-        """
+        One frame shows no speed: of several frames in info["pixels"] as many as the model's window
+        are its context, where info["action"] tells what led to each (see `history`); else the
+        newest alone. Raises ValueError for another block width, and for pictures that are not
+        uint8."""
         if candidates.dim() == 3:
             one = {
                 name: value[None]
@@ -115,8 +117,8 @@ class CostServer:
         return plans
 
     def _latents(self, name: str, frames: Tensor) -> Tensor:
-        """[B, C, N, D] of frames [B, C, h, w, 3]; those of the last call are kept, since a solver asks again every
-        round."""
+        """[B, C, N, D] of frames [B, C, h, w, 3]; those of the last call are kept, since a solver
+        asks again every round."""
         refuse_other_pictures(name, frames[:, -1])
         before = self._seen.get(name)
         if before is None or not torch.equal(before[0], frames):  # which other shapes are not
@@ -126,11 +128,11 @@ class CostServer:
 
 
 def serve_to(solver: Callable[..., Any], server: CostServer, **options: Any) -> Any:
-    """A solver of stable-worldmodel that minimises what the server tells, for released and newer versions alike.
+    """A solver of stable-worldmodel that minimises what the server tells, for released and newer
+    versions alike.
 
-    The released ones call the argument `model`, newer ones `cost`; its own signature decides. Raises ValueError for a
-    solver that has neither.
-    """
+    The released ones call the argument `model`, newer ones `cost`; its own signature decides.
+    Raises ValueError for a solver that has neither."""
     names = inspect.signature(solver).parameters
     for name in ("cost", "model"):
         if name in names:
@@ -148,11 +150,12 @@ class VectorEnv(Protocol):
 
 
 class PolicyServer:
-    """A policy for stable-worldmodel's `World.evaluate`: `set_env(env)`, then `get_action(infos)` at every step.
+    """A policy for stable-worldmodel's `World.evaluate`: `set_env(env)`, then `get_action(infos)`
+    at every step.
 
-    It plans by the agent's own search and memory, and shows it the frames of every model step. Episodes are told apart
-    by their goal images: where one changes, all begin anew, so evaluate with reset_mode "wait" or from a dataset.
-    """
+    It plans by the agent's own search and memory, and shows it the frames of every model step.
+    Episodes are told apart by their goal images: where one changes, all begin anew, so evaluate
+    with reset_mode "wait" or from a dataset."""
 
     def __init__(self, make_agent: Callable[[Any], Agent], *, seed: int = 0) -> None:
         """`make_agent(env)` makes the agent once the environments are known."""
@@ -169,8 +172,9 @@ class PolicyServer:
         self.env, self._agent, self._goals, self._waiting = env, self.make_agent(env), None, []
 
     def get_action(self, infos: Mapping[str, Any], **rest: Any) -> np.ndarray:
-        """[B, a] actions for infos["pixels"] and infos["goal"] [B, T, h, w, 3] uint8; the agent keeps its own memory,
-        so of several frames only the newest is looked at. Raises RuntimeError before `set_env`."""
+        """[B, a] actions for infos["pixels"] and infos["goal"] [B, T, h, w, 3] uint8; the agent
+        keeps its own memory, so of several frames only the newest is looked at. Raises
+        RuntimeError before `set_env`."""
         if self._agent is None:
             raise RuntimeError(
                 "get_action before set_env; call set_env with the environments first"
@@ -188,11 +192,12 @@ class PolicyServer:
 
 
 class EbJepa(nn.Module):
-    """What eb_jepa's two-rooms evaluation asks of a model: `encode(obs)` and `unroll(obs, actions, nsteps=...)`.
+    """What eb_jepa's two-rooms evaluation asks of a model: `encode(obs)` and `unroll(obs, actions,
+    nsteps=...)`.
 
-    Observations have two channels, dot and walls, in 0..255; `mean` and `std`, a number a channel, undo the harness'
-    own standardising. Latents lie on their grid, h' x w', or in one row. UserError unless the model's frameskip is 1.
-    """
+    Observations have two channels, dot and walls, in 0..255; `mean` and `std`, a number a channel,
+    undo the harness' own standardising. Latents lie on their grid, h' x w', or in one row.
+    UserError unless the model's frameskip is 1."""
 
     mean: Tensor
     std: Tensor
@@ -224,8 +229,9 @@ class EbJepa(nn.Module):
     def unroll(
         self, obs: Tensor, actions: Tensor, *, nsteps: int | None = None, **rest: Any
     ) -> tuple[Tensor, None]:
-        """([B, D, 1 + n, h', w'], None): the latest observation of obs [B, 2, T, h, w] and what follows each of actions
-        [B, a, n], the first `nsteps` of them where given. One observation serves all rows of actions."""
+        """([B, D, 1 + n, h', w'], None): the latest observation of obs [B, 2, T, h, w] and what
+        follows each of actions [B, a, n], the first `nsteps` of them where given. One observation
+        serves all rows of actions."""
         taken = actions.to(self.model.device).movedim(1, -1)[:, :nsteps]  # [B, n, a]
         latest = self.model.encode(self.frames(obs[:, :, -1:])[:, 0])  # [B or 1, N, D]
         if len(latest) not in (1, len(taken)):
@@ -241,8 +247,8 @@ class EbJepa(nn.Module):
         return self._on_grid(torch.cat([first, future], 1)), None
 
     def frames(self, obs: Tensor) -> Tensor:
-        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.look ebjepa. Raises ValueError for
-        observations that are not of that range once standardising is undone."""
+        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.look ebjepa. Raises
+        ValueError for observations that are not of that range once standardising is undone."""
         if obs.dim() != 5 or obs.shape[1] != 2:
             raise ValueError(
                 f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, dot and walls"

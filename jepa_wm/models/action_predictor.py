@@ -1,8 +1,9 @@
-"""V-JEPA 2's action-conditioned predictor: the next frame's tokens from tokens, actions and robot states so far.
+"""V-JEPA 2's action-conditioned predictor: the next frame's tokens from tokens, actions and robot
+states so far.
 
-B batch, T frames, N = grid * grid tokens a frame, D encoder width, P model width, A action and S state numbers a frame,
-E numbers that place the camera, C = 2 or 3 tokens that stand before a frame's own.
-"""
+B batch, T frames, N = grid * grid tokens a frame, D encoder width, P model width, A action and S
+state numbers a frame, E numbers that place the camera, C = 2 or 3 tokens that stand before a
+frame's own."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from jepa_wm.models.rope import Rope, grid_positions, rope_tables
 
 
 class ActionPredictor(nn.Module):
-    """A block-causal transformer: each frame is an action token, a state token, perhaps one for the camera, and its
-    patches, and sees itself and all frames before (Assran et al., 2025)."""
+    """A block-causal transformer: each frame is an action token, a state token, perhaps one for
+    the camera, and its patches, and sees itself and all frames before (Assran et al., 2025)."""
 
     def __init__(
         self, *, encoder_width: int, grid: int, width: int, depth: int, heads: int, action_size: int = 7,
@@ -36,8 +37,9 @@ class ActionPredictor(nn.Module):
     def forward(
         self, tokens: Tensor, actions: Tensor, states: Tensor, extrinsics: Tensor | None = None
     ) -> Tensor:
-        """The tokens one frame later, [B, T, N, D], for tokens [B, T, N, D] of frames that were encoded one by one,
-        and actions [B, T, A], states [B, T, S] and, for a model trained with them, extrinsics [B, T, E] there.
+        """The tokens one frame later, [B, T, N, D], for tokens [B, T, N, D] of frames that were
+        encoded one by one, and actions [B, T, A], states [B, T, S] and, for a model trained with
+        them, extrinsics [B, T, E] there.
 
         Raises ValueError if the frames are not of the model's own grid.
         """

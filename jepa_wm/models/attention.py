@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v for q [B, h, Q, d], k and v [B, h, K, d]; bias broadcasts to [B, h, Q, K].
+    """softmax(q k^T / sqrt(d) + bias) v for q [B, h, Q, d], k and v [B, h, K, d]; bias broadcasts
+    to [B, h, Q, K].
 
-    In bf16 on a CPU three plain operations beat torch's fused kernel two to four times, forward and backward, at
-    head width 64 and 80 to 256 tokens; everywhere else the fused kernel wins.
-    """
+    In bf16 on a CPU three plain operations beat torch's fused kernel two to four times, forward
+    and backward, at head width 64 and 80 to 256 tokens; everywhere else the fused kernel wins."""
     if q.device.type == "cpu" and q.dtype != v.dtype:
         q, k = q.to(v.dtype), k.to(v.dtype)
     if q.device.type == "cpu" and q.dtype.itemsize == 2:

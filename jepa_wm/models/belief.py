@@ -1,4 +1,5 @@
-"""What is believed of the numbers that stay the same in an episode, from readings of the frames seen so far.
+"""What is believed of the numbers that stay the same in an episode, from readings of the frames
+seen so far.
 
 F frames of an episode in the order of time, L static numbers.
 """
@@ -12,9 +13,9 @@ from torch import Tensor
 def running_belief(readings: Tensor, *, every: int = 1) -> Tensor:
     """[F, ...] the mean of readings [F, ...] up to and including each frame, never of a later one.
 
-    With `every` above 1 only frames a multiple of so many before it count: those that an agent saw which stands there.
-    Training and evaluation read what lasts by this, as an agent does who has seen the episode from its first frame.
-    """
+    With `every` above 1 only frames a multiple of so many before it count: those that an agent saw
+    which stands there. Training and evaluation read what lasts by this, as an agent does who has
+    seen the episode from its first frame."""
     count = len(readings)
     rounds = -(-count // every)
     padded = torch.cat([readings, readings.new_zeros(rounds * every - count, *readings.shape[1:])])
@@ -24,6 +25,6 @@ def running_belief(readings: Tensor, *, every: int = 1) -> Tensor:
 
 
 def with_goal(belief: Tensor, looks: Tensor, goal: Tensor) -> Tensor:
-    """[..., L] the belief of an agent that has a goal image too: of `looks` [...] readings whose mean is `belief`
-    [..., L], and of the goal's [..., L]."""
+    """[..., L] the belief of an agent that has a goal image too: of `looks` [...] readings whose
+    mean is `belief` [..., L], and of the goal's [..., L]."""
     return belief + (goal - belief) / (looks[..., None] + 1)

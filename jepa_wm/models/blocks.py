@@ -17,7 +17,8 @@ from jepa_wm.models.rope import rotate
 
 
 class KeyValueCache:
-    """Keys and values [B, h, n, d] of the tokens already seen by one attention layer, the latest `limit` of them.
+    """Keys and values [B, h, n, d] of the tokens already seen by one attention layer, the latest
+    `limit` of them.
 
     Keys are kept as rotated: with relative positions they never change when the window slides.
     """
@@ -28,7 +29,8 @@ class KeyValueCache:
         self.values: Tensor | None = None
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values the new tokens may see: those remembered, then the new ones, which are kept too."""
+        """All keys and values the new tokens may see: those remembered, then the new ones, which
+        are kept too."""
         if self.keys is not None and self.values is not None:
             k, v = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
         first = max(
@@ -97,11 +99,12 @@ class Block(nn.Module):
 def init_transformer(
     module: nn.Module, blocks: Iterable[nn.Module], *, locality: float = 0.0
 ) -> None:
-    """Truncated normal .02, zero bias, output projections of block l divided by sqrt(2 l) (V-JEPA 2).
+    """Truncated normal .02, zero bias, output projections of block l divided by sqrt(2 l) (V-JEPA
+    2).
 
-    `locality` > 0 sets every query and key bias to it: rotated by position, equal biases score highest at offset
-    zero, so attention starts out looking at its neighbours instead of everywhere. It is only an initial value.
-    """
+    `locality` > 0 sets every query and key bias to it: rotated by position, equal biases score
+    highest at offset zero, so attention starts out looking at its neighbours instead of
+    everywhere. It is only an initial value."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             trunc_normal_(m.weight, std=0.02)

@@ -23,14 +23,15 @@ SAMPLES, SIDE = (
 def collapse_meters(tokens: Tensor, pictures: np.ndarray | None = None) -> dict[str, float | bool]:
     """`feature_std`, `effective_rank` and `collapsed` of frozen tokens [B, N, D].
 
-    feature_std is the spread across samples at equal position (a part that depends on position alone does not count).
-    effective_rank is the smaller of two, both the exponential of the entropy of a spectrum (Roy and Vetterli 2007):
-    how many directions of the D tokens use, and how many of the N*D frames use. Where in the picture something is
-    counts, as it does for all that reads the tokens: a mean over them would hide what moves and does not change.
-    collapsed: hardly any spread, or hardly any beside a single direction. A direction that outweighs the others, as
-    that of a rod which swings from side to side, lowers the rank and is no collapse while the others are there.
-    Of `pictures` [B, h, w, c], where they are given, fewer than two directions ask for no more of the features.
-    """
+    feature_std is the spread across samples at equal position (a part that depends on position
+    alone does not count). effective_rank is the smaller of two, both the exponential of the
+    entropy of a spectrum (Roy and Vetterli 2007): how many directions of the D tokens use, and how
+    many of the N*D frames use. Where in the picture something is counts, as it does for all that
+    reads the tokens: a mean over them would hide what moves and does not change. collapsed: hardly
+    any spread, or hardly any beside a single direction. A direction that outweighs the others, as
+    that of a rod which swings from side to side, lowers the rank and is no collapse while the
+    others are there. Of `pictures` [B, h, w, c], where they are given, fewer than two directions
+    ask for no more of the features."""
     x = tokens.float()
     centred = x - x.mean(0)
     std = centred.square().mean().sqrt().item()
@@ -53,8 +54,8 @@ def picture_rank(pictures: np.ndarray) -> float:
 
 
 def _between(x: Tensor) -> Tensor:
-    """[S, S] products of samples [B, ...], some of them, centred and flattened: their spectrum is that of all numbers,
-    of which there are more."""
+    """[S, S] products of samples [B, ...], some of them, centred and flattened: their spectrum is
+    that of all numbers, of which there are more."""
     some = x[torch.from_numpy(_spread(len(x))).to(x.device)].flatten(1)
     some = some - some.mean(0)
     return some @ some.T

@@ -1,7 +1,8 @@
-"""Action-conditioned dynamics: a frame-causal transformer over latents and actions, z(t+1) ~ p(z(t+1) | z(t), a(t)).
+"""Action-conditioned dynamics: a frame-causal transformer over latents and actions, z(t+1) ~
+p(z(t+1) | z(t), a(t)).
 
-B batch, T frames, N tokens a frame, D latent width, A action numbers between two frames, P model width, W window.
-"""
+B batch, T frames, N tokens a frame, D latent width, A action numbers between two frames, P model
+width, W window."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from jepa_wm.models.rope import rope_tables
 
 
 class Dynamics(nn.Module):
-    """Predicts the change of every token from the last W frames and the actions taken in them; the last `lasting` of
-    its D numbers stay as they are.
+    """Predicts the change of every token from the last W frames and the actions taken in them; the
+    last `lasting` of its D numbers stay as they are.
 
-    A token sees all tokens of its own frame and of the W - 1 frames before, at relative positions only, in training
-    exactly as in planning: a frame's keys and values stay valid while the window slides, so a cache is exact.
-    """
+    A token sees all tokens of its own frame and of the W - 1 frames before, at relative positions
+    only, in training exactly as in planning: a frame's keys and values stay valid while the window
+    slides, so a cache is exact."""
 
     def __init__(
         self, *, tokens: int, latent_width: int, action_size: int, width: int, depth: int, heads: int,
@@ -48,21 +49,23 @@ class Dynamics(nn.Module):
         self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0,
         draw: Draw | None = None,
     ) -> Tensor:  # fmt: skip
-        """The latents one frame later, [B, T, N, D], for latents [B, T, N, D] and actions [B, T, A] taken there.
+        """The latents one frame later, [B, T, N, D], for latents [B, T, N, D] and actions [B, T,
+        A] taken there.
 
-        With a cache (one per block) the frames continue those seen before; `start` is the number of the first one.
-        Of several outcomes it is the mean of the likeliest, or with a draw what comes about by that chance.
-        """
+        With a cache (one per block) the frames continue those seen before; `start` is the number
+        of the first one. Of several outcomes it is the mean of the likeliest, or with a draw what
+        comes about by that chance."""
         return self.arrive(latents, self.hidden(latents, actions, cache=cache, start=start), draw)
 
     def outlook(self, latents: Tensor, actions: Tensor) -> Outlook:
-        """The distribution over the moving numbers of the latents one frame later, as `forward`; for dynamics that have
-        outcomes."""
+        """The distribution over the moving numbers of the latents one frame later, as `forward`;
+        for dynamics that have outcomes."""
         return self.outlook_of(latents, self.hidden(latents, actions))
 
     def outlook_of(self, latents: Tensor, hidden: Tensor) -> Outlook:
-        """The distribution over the moving numbers [..., N, D - lasting] one frame after latents [..., N, D] with the
-        transformer's output [..., N, P]; the others have no chance in them."""
+        """The distribution over the moving numbers [..., N, D - lasting] one frame after latents
+        [..., N, D] with the transformer's output [..., N, P]; the others have no chance in
+        them."""
         assert isinstance(self.head, Outcomes)
         return self.head(self.moving_of(latents), hidden)
 
@@ -71,7 +74,8 @@ class Dynamics(nn.Module):
         return latents[..., : self.latent_width - self.lasting]
 
     def moved(self, latents: Tensor, moving: Tensor) -> Tensor:
-        """[..., N, D] the latents with these moving numbers [..., N, D - lasting] in place of their own."""
+        """[..., N, D] the latents with these moving numbers [..., N, D - lasting] in place of
+        their own."""
         return (
             torch.cat([moving, latents[..., self.latent_width - self.lasting :]], -1)
             if self.lasting
@@ -79,7 +83,8 @@ class Dynamics(nn.Module):
         )
 
     def arrive(self, latents: Tensor, hidden: Tensor, draw: Draw | None) -> Tensor:
-        """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's output [..., N, P]."""
+        """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's
+        output [..., N, P]."""
         if not isinstance(self.head, Outcomes):
             return latents + self.whole(self.head(hidden))
         outlook = self.outlook_of(latents, hidden)
@@ -117,7 +122,8 @@ class Dynamics(nn.Module):
         return [KeyValueCache((self.window - 1) * self.tokens) for _ in self.blocks]
 
     def cache_of(self, latents: Tensor, actions: Tensor) -> list[KeyValueCache]:
-        """The memory left by frames latents [B, T, N, D] and the actions [B, T, A] taken there; T may be 0."""
+        """The memory left by frames latents [B, T, N, D] and the actions [B, T, A] taken there; T
+        may be 0."""
         cache = self.new_cache()
         if latents.shape[1]:
             self(latents, actions, cache=cache)
@@ -134,7 +140,8 @@ class Dynamics(nn.Module):
         )
 
     def _band(self, frames: int, remembered: int, device: torch.device) -> Tensor | None:
-        """[T*N, (remembered + T)*N] additive mask: a frame sees itself and the W - 1 before; None if all is seen."""
+        """[T*N, (remembered + T)*N] additive mask: a frame sees itself and the W - 1 before; None
+        if all is seen."""
         if frames == 1 and remembered < self.window:
             return None
         query = torch.arange(remembered, remembered + frames, device=device)[:, None]

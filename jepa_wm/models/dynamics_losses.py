@@ -1,4 +1,5 @@
-"""What dynamics are trained on: each next latent from the true ones before it, and whole windows imagined.
+"""What dynamics are trained on: each next latent from the true ones before it, and whole windows
+imagined.
 
 B batch, T frames, N tokens a frame, D latent width, A action numbers between two frames.
 """
@@ -15,19 +16,19 @@ WINNERS = 0.3  # share of the winners' likelihood
 
 
 def forced_loss(model: Dynamics, latents: Tensor, acts: Tensor) -> Tensor:
-    """Mean squared error of the next latents from true latents [B, T, N, D] and scaled actions [B, T-1, A]; negative
-    log likelihood a number for dynamics with outcomes."""
+    """Mean squared error of the next latents from true latents [B, T, N, D] and scaled actions [B,
+    T-1, A]; negative log likelihood a number for dynamics with outcomes."""
     if isinstance(model.head, Outcomes):
         return _surprise(model.outlook(latents[:, :-1], acts), model.moving_of(latents[:, 1:]))
     return (model(latents[:, :-1], acts) - latents[:, 1:]).square().mean()
 
 
 def rollout_loss(model: Dynamics, latents: Tensor, acts: Tensor, *, context: int = 1) -> Tensor:
-    """The same where only the first `context` frames are true and every other one is imagined from those before.
+    """The same where only the first `context` frames are true and every other one is imagined from
+    those before.
 
-    With outcomes, the imagined latent is each time the mean of the outcome nearest to the truth: what chance decided
-    is told, what follows from it has to be imagined.
-    """
+    With outcomes, the imagined latent is each time the mean of the outcome nearest to the truth:
+    what chance decided is told, what follows from it has to be imagined."""
     known = context - 1
     cache, latent, losses = (
         model.cache_of(latents[:, :known], acts[:, :known]),
@@ -48,8 +49,8 @@ def rollout_loss(model: Dynamics, latents: Tensor, acts: Tensor, *, context: int
 
 
 def _surprise(outlook: Outlook, truth: Tensor) -> Tensor:
-    """Negative log likelihood a number, with a share of the winners' alone: without it one outcome soon accounts for
-    every future, and the others, which explain nothing, learn nothing."""
+    """Negative log likelihood a number, with a share of the winners' alone: without it one outcome
+    soon accounts for every future, and the others, which explain nothing, learn nothing."""
     truth, numbers = truth.float(), truth.shape[-2] * truth.shape[-1]
     likelihood = outlook.log_likelihood(truth).mean()
     if outlook.choice.shape[-1] > 1:

@@ -1,8 +1,8 @@
-"""A label-free summary of a frame: the few numbers that actions move, and the few that last and change their effect.
+"""A label-free summary of a frame: the few numbers that actions move, and the few that last and
+change their effect.
 
-B samples, T frames, n frozen tokens of width E, K principal components, M moving and L lasting numbers, a numbers of an
-action.
-"""
+B samples, T frames, n frozen tokens of width E, K principal components, M moving and L lasting
+numbers, a numbers of an action."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from jepa_wm.models.settings import LatentSettings
 
 
 class Components(nn.Module):
-    """The principal components of all tokens of a frame together, each divided by the root of its spread."""
+    """The principal components of all tokens of a frame together, each divided by the root of its
+    spread."""
 
     mean: Tensor
     basis: Tensor
@@ -33,16 +34,18 @@ class Components(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens: Tensor) -> None:
-        """Find them in sample frames [S, n, E]. The root is halfway between components as they are, of which the first
-        few are all, and whitened ones, of which the last are noise."""
+        """Find them in sample frames [S, n, E]. The root is halfway between components as they
+        are, of which the first few are all, and whitened ones, of which the last are noise."""
         x = tokens.flatten(1).float()
         self.mean.copy_(x.mean(0))
         x = x - self.mean
-        # Of the products of frames with frames: there are fewer frames in the sample than numbers in a frame.
+        # Of the products of frames with frames: there are fewer frames in the sample than numbers
+        # in a frame.
         value, vector = torch.linalg.eigh((x @ x.T).double())
         count = min(self.basis.shape[1], len(x) - 1)
         value, vector = value.flip(0)[:count].float(), vector.flip(1)[:, :count].float()
-        # Below the first is the rounding of products in fp32, below the second that of a mean no frame differs from.
+        # Below the first is the rounding of products in fp32, below the second that of a mean no
+        # frame differs from.
         rounding = len(x) * ROUNDING**2 * float(self.mean.double().square().sum())
         kept = value > max(1e-7 * float(value[0]), rounding)
         value, vector = value[kept], vector[:, kept]
@@ -56,7 +59,8 @@ class Components(nn.Module):
 
 
 class Summary(nn.Module):
-    """Reads one latent token [moving | lasting] off a frame; moving numbers have mean 0 and spread 1 over the data."""
+    """Reads one latent token [moving | lasting] off a frame; moving numbers have mean 0 and spread
+    1 over the data."""
 
     shift: Tensor
     scale: Tensor
@@ -93,11 +97,11 @@ class Summary(nn.Module):
 class SummaryTraining(nn.Module):
     """What trains the moving numbers without labels; none of it is needed afterwards.
 
-    A frame's components are told from its own moving numbers and from what is seen of the layout in another frame of
-    the episode, so that what moves and what lasts part: latent prediction, no pixels. The way between two frames is
-    readable from their moving numbers (`PathReader`), which makes places of them; where actions do not add up to a way,
-    steps that go on as they were (`bend`) do.
-    """
+    A frame's components are told from its own moving numbers and from what is seen of the layout
+    in another frame of the episode, so that what moves and what lasts part: latent prediction, no
+    pixels. The way between two frames is readable from their moving numbers (`PathReader`), which
+    makes places of them; where actions do not add up to a way, steps that go on as they were
+    (`bend`) do."""
 
     def __init__(self, summary: Summary, action_size: int, settings: LatentSettings) -> None:
         super().__init__()
@@ -109,8 +113,8 @@ class SummaryTraining(nn.Module):
         self.path = PathReader(s.moving, action_size) if s.path else None
 
     def losses(self, frames: Tensor, others: Tensor, way: Tensor) -> dict[str, Tensor]:
-        """For components of windows [B, T, K], of other frames of their episodes [B, K], and the way to each frame
-        [B, T, a] by the actions."""
+        """For components of windows [B, T, K], of other frames of their episodes [B, K], and the
+        way to each frame [B, T, a] by the actions."""
         moving = self.places(frames).float()
         layout = self.layout(others).float()[:, None].expand(-1, frames.shape[1], -1)
         told = self.tell(torch.cat([moving, layout], -1)).float()
@@ -126,8 +130,9 @@ class SummaryTraining(nn.Module):
 
 
 def bend(places: Tensor) -> Tensor:
-    """How much the ways through places [B, T, M] bend: 0 where every step is the one before it, about 2 where steps
-    have nothing to do with one another. A ratio over the batch, which no scale can lower.
+    """How much the ways through places [B, T, M] bend: 0 where every step is the one before it,
+    about 2 where steps have nothing to do with one another. A ratio over the batch, which no scale
+    can lower.
 
     Source: perceptual straightening of natural videos (Henaff et al., 2019).
     """

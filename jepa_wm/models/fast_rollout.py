@@ -1,7 +1,8 @@
-"""The dynamics for search: one frame after another for many plans, without gradients and without fresh memory.
+"""The dynamics for search: one frame after another for many plans, without gradients and without
+fresh memory.
 
-R plans, L layers, N tokens a frame, D latent width, A action numbers, P model width, h heads, d head width, W window.
-"""
+R plans, L layers, N tokens a frame, D latent width, A action numbers, P model width, h heads, d
+head width, W window."""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ from jepa_wm.models.rope import rope_tables
 class Stepper:
     """Equal to `Dynamics.forward` with a cache, frame by frame, for up to R plans.
 
-    A large tensor made anew for each operation can cost a CPU more than the operation itself, since the system
-    hands out every page cleared; so all large ones are made once here and written in place. Keys and values lie in a
-    ring of W frames, or of all `frames` there will be where these are fewer: the newest overwrites the oldest, and
-    nothing moves when the window slides.
+    A large tensor made anew for each operation can cost a CPU more than the operation itself,
+    since the system hands out every page cleared; so all large ones are made once here and written
+    in place. Keys and values lie in a ring of W frames, or of all `frames` there will be where
+    these are fewer: the newest overwrites the oldest, and nothing moves when the window slides.
     """
 
     def __init__(self, weights: Weights, plans: int, *, frames: int) -> None:
@@ -52,7 +53,8 @@ class Stepper:
         self.change = room(plans * tokens, width)
 
     def remember(self, cache: list[KeyValueCache], which: Tensor, *, seen: int) -> None:
-        """Fill the ring for plans of samples `which` [R'] with the cached frames before number `seen`."""
+        """Fill the ring for plans of samples `which` [R'] with the cached frames before number
+        `seen`."""
         tokens = self.model.tokens
         for layer, memory in enumerate(cache):
             if memory.keys is None or memory.values is None:
@@ -71,7 +73,8 @@ class Stepper:
     def step(
         self, latents: Tensor, actions: Tensor, *, time: int, draw: Draw | None = None
     ) -> Tensor:
-        """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R', A]; R' <= R.
+        """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R',
+        A]; R' <= R.
 
         Of several outcomes the likeliest, or the one that comes about by a draw.
         """
@@ -102,7 +105,8 @@ class Stepper:
         self, x: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor,
         place: slice, held: slice,
     ) -> None:  # fmt: skip
-        """Add a layer's attention to x [R' * N, P]; the frame's own keys and values go to `place` of the ring."""
+        """Add a layer's attention to x [R' * N, P]; the frame's own keys and values go to `place`
+        of the ring."""
         plans, heads = keys.shape[:2]
         qkv = layer.qkv(_norm(x, layer.norm1, self.dtype), out=self.qkv)
         q, k, v = qkv.view(plans, -1, 3, heads, keys.shape[-1]).permute(
@@ -117,7 +121,8 @@ class Stepper:
 
 
 class Weights(NamedTuple):
-    """The matrices of a model in the precision they are multiplied in; the running sum of layers stays in fp32."""
+    """The matrices of a model in the precision they are multiplied in; the running sum of layers
+    stays in fp32."""
 
     model: Dynamics
     dtype: torch.dtype

@@ -1,7 +1,8 @@
-"""Heads on frozen latents: reward, end of the episode, physical state, and the action that leads toward a goal.
+"""Heads on frozen latents: reward, end of the episode, physical state, and the action that leads
+toward a goal.
 
-B samples, F flattened latent width, A action numbers of a model step, K bins, Y state numbers, H model steps.
-"""
+B samples, F flattened latent width, A action numbers of a model step, K bins, Y state numbers, H
+model steps."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Transition(nn.Module):
 
     def __init__(self, latent: int, action: int, width: int, outputs: int) -> None:
         super().__init__()
-        # Three maps that are added, not one on all joined: a search would have to copy its latents for that.
+        # Three maps that are added, not one on all joined: a search would have to copy its latents
+        # for that.
         self.before, self.after = nn.Linear(latent, width), nn.Linear(latent, width, bias=False)
         self.act = nn.Linear(action, width, bias=False)
         self.rest = nn.Sequential(
@@ -62,9 +64,9 @@ class Transition(nn.Module):
 class RewardHead(nn.Module):
     """The reward of a model step as a distribution over bins that are equally spaced in symlog.
 
-    Its mean is the expected reward, without bias: a target lies on the two bins around it, in shares that average to
-    it. Source: the symexp two-hot loss of D. Hafner et al., DreamerV3, 2023.
-    """
+    Its mean is the expected reward, without bias: a target lies on the two bins around it, in
+    shares that average to it. Source: the symexp two-hot loss of D. Hafner et al., DreamerV3,
+    2023."""
 
     bins: Tensor
 
@@ -94,8 +96,9 @@ class RewardHead(nn.Module):
 
 
 class TerminationHead(nn.Module):
-    """The hazard: the chance that an episode which is still on ends within a model step, after whichever of its
-    actions; those after the end are then not taken, and the step's reward is what was earned up to it."""
+    """The hazard: the chance that an episode which is still on ends within a model step, after
+    whichever of its actions; those after the end are then not taken, and the step's reward is what
+    was earned up to it."""
 
     def __init__(self, latent: int, action: int, width: int) -> None:
         super().__init__()
@@ -132,18 +135,20 @@ class StateHead(nn.Module):
         return self.net(latents).float() * self.scale + self.mean
 
     def loss(self, latents: Tensor, state: Tensor) -> Tensor:
-        """Mean error for states [..., Y], each number in units of its spread; large ones count linearly."""
+        """Mean error for states [..., Y], each number in units of its spread; large ones count
+        linearly."""
         return nnf.smooth_l1_loss(
             self.net(latents).float(), (state - self.mean) / self.scale, beta=0.2
         )
 
 
 class Policy(nn.Module):
-    """Inverse dynamics over many steps: the actions that lead from a latent toward a later one (goals in hindsight).
+    """Inverse dynamics over many steps: the actions that lead from a latent toward a later one
+    (goals in hindsight).
 
-    It answers with a plan of H scaled action blocks at once. Source: goal-conditioned supervised learning (Ghosh et
-    al., 2021), with inverse dynamics (Agrawal et al., 2016) as its one-step case.
-    """
+    It answers with a plan of H scaled action blocks at once. Source: goal-conditioned supervised
+    learning (Ghosh et al., 2021), with inverse dynamics (Agrawal et al., 2016) as its one-step
+    case."""
 
     def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
         super().__init__()
@@ -158,7 +163,8 @@ class Policy(nn.Module):
         return self.net(torch.cat([here, there], -1)).float().unflatten(-1, (self.horizon, -1))
 
     def loss(self, here: Tensor, there: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
-        """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says they led there."""
+        """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says
+        they led there."""
         wrong = (self(here, there) - actions).square().mean(-1)
         return (wrong * counts).mean() / batch_mean(counts.mean())
 
@@ -174,7 +180,8 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def two_hot(values: Tensor, bins: Tensor) -> Tensor:
-    """[..., K] shares of the two bins around each value [...] whose mean is the value, cut to the bins' range."""
+    """[..., K] shares of the two bins around each value [...] whose mean is the value, cut to the
+    bins' range."""
     values = values.to(bins).clamp(bins[0], bins[-1])
     above = torch.searchsorted(bins, values).clamp(1, len(bins) - 1)
     low, high = bins[above - 1], bins[above]

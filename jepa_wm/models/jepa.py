@@ -1,7 +1,8 @@
-"""JEPA: the target sees all, the context sees part, the predictor guesses the rest, all in latent space.
+"""JEPA: the target sees all, the context sees part, the predictor guesses the rest, all in latent
+space.
 
-B clips, T time steps, n tokens a step, N = T*n tokens, D width, L levels, K context tokens, M target tokens.
-"""
+B clips, T time steps, n tokens a step, N = T*n tokens, D width, L levels, K context tokens, M
+target tokens."""
 
 from __future__ import annotations
 
@@ -81,10 +82,10 @@ class JEPA(nn.Module):
         path: Tensor | None = None,
         origin: Origin | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes: `loss` and its parts,
-        averaged over mask types. `path` [B, T + R, a] is the way by the actions from the clip's first frame to each of
-        its frames and to the far ones, where known; `origin` keeps contrasts from telling apart what belongs together.
-        """
+        """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes:
+        `loss` and its parts, averaged over mask types. `path` [B, T + R, a] is the way by the
+        actions from the clip's first frame to each of its frames and to the far ones, where known;
+        `origin` keeps contrasts from telling apart what belongs together."""
         grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
         positions = grid_positions(steps, grid, grid, device=clip.device)
         masks = [
@@ -138,14 +139,13 @@ class JEPA(nn.Module):
         path: Tensor | None,
         origin: Origin | None = None,
     ) -> dict[str, Tensor]:
-        """What keeps the latent from losing what is small and moves, which the static layout, predicted with ease,
-        crowds out: losses on the summaries of whole context frames [B, V*n, D] at time steps shown [B, V] and those of
-        far frames, others [B, R, D].
+        """What keeps the latent from losing what is small and moves, which the static layout,
+        predicted with ease, crowds out: losses on the summaries of whole context frames [B, V*n,
+        D] at time steps shown [B, V] and those of far frames, others [B, R, D].
 
-        `contrast`: a frame's successor, where the mask leaves it in view, is told from far frames of its episode.
-        `episode`: far frames are told from those of other episodes. `path`: the way between any two frames, by the
-        actions, is read from their summaries.
-        """
+        `contrast`: a frame's successor, where the mask leaves it in view, is told from far frames
+        of its episode. `episode`: far frames are told from those of other episodes. `path`: the
+        way between any two frames, by the actions, is read from their summaries."""
         summaries = self._summarise(context, shown.shape[1])
         losses = {}
         if self.settings.contrast:
@@ -167,8 +167,8 @@ class JEPA(nn.Module):
         return losses
 
     def _look(self, clip: Tensor, seen: Tensor, shown: Tensor | None) -> Tensor:
-        """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own, the same numbers
-        come cheaper from those frames alone."""
+        """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own,
+        the same numbers come cheaper from those frames alone."""
         if shown is None or self.encoder.attend != "frame":
             return self.encoder(clip, seen)
         stretch = clip.unflatten(1, (-1, self.encoder.tubelet))
@@ -182,7 +182,8 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def look_at_all(self, clip: Tensor) -> Tensor:
-        """The targets [B, N, L*D] in fp32, of L levels of the target encoder, for clips [B, T, C, S, S]."""
+        """The targets [B, N, L*D] in fp32, of L levels of the target encoder, for clips [B, T, C,
+        S, S]."""
         tokens = self.target(clip, levels=self.settings.targets.levels).float()
         return latent_targets(
             tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings.targets
@@ -190,13 +191,15 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
-        """Move the target encoder toward the context encoder: target = momentum * target + (1 - momentum) * context."""
+        """Move the target encoder toward the context encoder: target = momentum * target + (1 -
+        momentum) * context."""
         torch._foreach_lerp_(
             list(self.target.parameters()), list(self.encoder.parameters()), 1 - momentum
         )
 
     def _stills(self, frames: Tensor) -> Tensor:
-        """[B*R, tubelet, C, S, S]: each of frames [B, R, C, S, S] as a clip of its own, repeated to fill a tubelet."""
+        """[B*R, tubelet, C, S, S]: each of frames [B, R, C, S, S] as a clip of its own, repeated
+        to fill a tubelet."""
         return frames.flatten(0, 1)[:, None].expand(-1, self.encoder.tubelet, -1, -1, -1)
 
     def _thin(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
@@ -222,8 +225,8 @@ class Origin(NamedTuple):
 
 
 def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
-    """[B, V] time steps that hidden [B, T*n] leaves wholly in view, if nothing else is in view and V is the same for
-    all samples and at least two; else None."""
+    """[B, V] time steps that hidden [B, T*n] leaves wholly in view, if nothing else is in view and
+    V is the same for all samples and at least two; else None."""
     per_frame = hidden.unflatten(1, (steps, -1))
     seen = ~per_frame.any(-1)
     count = seen.sum(1)
@@ -233,13 +236,14 @@ def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
 
 
 def latent_targets(tokens: Tensor, settings: TargetSettings) -> Tensor:
-    """[B, T*n, L*D] from tokens [B, T, n, L*D] of clips: LayerNorm of each level without parameters (V-JEPA); centred
-    over the batch and scaled to unit mean square if asked."""
+    """[B, T*n, L*D] from tokens [B, T, n, L*D] of clips: LayerNorm of each level without
+    parameters (V-JEPA); centred over the batch and scaled to unit mean square if asked."""
     each = tokens.unflatten(-1, (settings.levels, -1))
     y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
     if settings.centre:
         y = y - batch_mean(y.mean((0, 1), keepdim=True))
-        # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor it would be a target.
+        # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor
+        # it would be a target.
         y = y / batch_mean(y.square().mean()).sqrt().clamp(min=1e-3)
     return y.flatten(1, 2)
 

@@ -1,7 +1,8 @@
-"""The latent world model: what summarises frozen tokens, what moves the summary, and how far two summaries are apart.
+"""The latent world model: what summarises frozen tokens, what moves the summary, and how far two
+summaries are apart.
 
-B batch, T frames, n frozen tokens of width E, N latent tokens of width D, A action numbers between two frames.
-"""
+B batch, T frames, n frozen tokens of width E, N latent tokens of width D, A action numbers between
+two frames."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ COMPONENTS = 512  # of a latent of many tokens
 
 
 class LatentModel(nn.Module):
-    """A summary (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on frozen features."""
+    """A summary (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on
+    frozen features."""
 
     action_centre: Tensor
     action_scale: Tensor
@@ -68,32 +70,37 @@ class LatentModel(nn.Module):
         return tokens.float() if self.summary is None else self.summary(tokens)
 
     def flat(self, latents: Tensor) -> Tensor:
-        """[..., F] what the metric and heads read of latents [..., N, D]: all their numbers end to end, or where these
-        are many their principal components, which keep where in the picture something is."""
+        """[..., F] what the metric and heads read of latents [..., N, D]: all their numbers end to
+        end, or where these are many their principal components, which keep where in the picture
+        something is."""
         return latents.flatten(-2) if self.components is None else self.components(latents)
 
     @property
     def moving(self) -> int:
-        """How many numbers of a latent token come first and are moved by actions; the others last."""
+        """How many numbers of a latent token come first and are moved by actions; the others
+        last."""
         return self.dynamics.latent_width - self.dynamics.lasting
 
     def lasting(self, latents: Tensor) -> Tensor:
-        """[..., N, L] the numbers of latents [..., N, D] that stay as they are in an episode; L may be 0."""
+        """[..., N, L] the numbers of latents [..., N, D] that stay as they are in an episode; L
+        may be 0."""
         return latents[..., self.moving :]
 
     def with_lasting(self, latents: Tensor, lasting: Tensor) -> Tensor:
-        """[..., N, D] the latents with these lasting numbers [..., N, L] (they broadcast) in place of their own."""
+        """[..., N, D] the latents with these lasting numbers [..., N, L] (they broadcast) in place
+        of their own."""
         moving = latents[..., : self.moving]
         return torch.cat([moving, lasting.expand(*moving.shape[:-1], -1)], -1)
 
     def shifted(self, latents: Tensor, by: float) -> list[Tensor]:
-        """Latents [..., N, D] with one moving number of every token more or less by so much: two for each of them."""
+        """Latents [..., N, D] with one moving number of every token more or less by so much: two
+        for each of them."""
         shifts = by * torch.eye(latents.shape[-1], device=latents.device)[: self.moving]
         return [latents + sign * shift for shift in shifts for sign in (1, -1)]
 
     def scaled(self, actions: Tensor) -> Tensor:
-        """Action blocks [..., A] in the units the dynamics work in: each action number cut to where the data reach,
-        less its centre, divided by its scale. One that never varied is 0."""
+        """Action blocks [..., A] in the units the dynamics work in: each action number cut to
+        where the data reach, less its centre, divided by its scale. One that never varied is 0."""
         low, high, centre, scale = (
             part.repeat(self.settings.frameskip)
             for part in (self.action_low, self.action_high, self.action_centre, self.action_scale)
@@ -109,8 +116,8 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def take_units(self, actions: np.ndarray) -> dict[int, str]:
-        """Take the units of the action numbers from the data's [N, a]; returns {number: what it was} of those that
-        never or hardly varied."""
+        """Take the units of the action numbers from the data's [N, a]; returns {number: what it
+        was} of those that never or hardly varied."""
         found = ActionStatistics.of(actions)
         for name in ("centre", "scale", "low", "high"):
             getattr(self, f"action_{name}").copy_(torch.from_numpy(getattr(found, name)))
@@ -128,11 +135,12 @@ class LatentModel(nn.Module):
         context: int = 1,
         member: int = 0,
     ) -> dict[str, Tensor]:
-        """Losses for latents [B, T, N, D] that no longer change and the raw action blocks between them [B, T-1, A].
+        """Losses for latents [B, T, N, D] that no longer change and the raw action blocks between
+        them [B, T-1, A].
 
-        `forced`: each next latent from the true ones before it; `rollout`: a window imagined from its first `context`
-        frames. Both are squared errors, or negative log likelihoods a number where the dynamics have outcomes.
-        """
+        `forced`: each next latent from the true ones before it; `rollout`: a window imagined from
+        its first `context` frames. Both are squared errors, or negative log likelihoods a number
+        where the dynamics have outcomes."""
         model, acts = self.members[member], self.scaled(actions)
         losses = {"forced": forced_loss(model, latents, acts)}
         losses["loss"] = losses["forced"]

@@ -1,4 +1,5 @@
-"""What keeps vectors spread out: two terms against collapse, shared by learning to see and by summaries.
+"""What keeps vectors spread out: two terms against collapse, shared by learning to see and by
+summaries.
 
 B samples, F numbers.
 """
@@ -11,8 +12,8 @@ from jepa_wm.core.distributed import whole_batch
 
 
 def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's two terms for latents [B, F]: mean shortfall of each spread from 1, mean squared covariance
-    (Bardes et al., 2022)."""
+    """VICReg's two terms for latents [B, F]: mean shortfall of each spread from 1, mean squared
+    covariance (Bardes et al., 2022)."""
     latents = whole_batch(latents)  # both are statistics of the batch
     x = latents - latents.mean(0)
     spread = (x.square().mean(0) + 1e-4).sqrt()

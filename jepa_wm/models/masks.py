@@ -1,4 +1,5 @@
-"""Which tokens are seen and which are guessed: multi-block 3-D masks and hidden frames, as batched tensor operations.
+"""Which tokens are seen and which are guessed: multi-block 3-D masks and hidden frames, as batched
+tensor operations.
 
 B clips, T time steps, g grid side, N = T*g*g tokens, K context tokens, M target tokens.
 """
@@ -15,8 +16,8 @@ from jepa_wm.models.settings import BlockMask
 
 @dataclass(frozen=True)
 class Masked:
-    """What one mask type leaves of a batch: token numbers seen [B, K] and wanted [B, M], and the time steps shown
-    [B, V] where whole frames are in view and nothing else is."""
+    """What one mask type leaves of a batch: token numbers seen [B, K] and wanted [B, M], and the
+    time steps shown [B, V] where whole frames are in view and nothing else is."""
 
     seen: Tensor
     wanted: Tensor
@@ -71,9 +72,8 @@ def draw_mask(
 def split(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Token numbers (context [B, K], target [B, M]), sorted, from hidden [B, N].
 
-    K and M are the batch's smallest counts; which tokens are left out of a sample that has more is drawn at random,
-    never by position, so no part of the clip is dropped systematically.
-    """
+    K and M are the batch's smallest counts; which tokens are left out of a sample that has more is
+    drawn at random, never by position, so no part of the clip is dropped systematically."""
     key = torch.rand(hidden.shape, generator=generator)
     seen = int((~hidden).sum(1).min())
     context = (key + hidden).argsort(1)[:, :seen].sort(1).values

@@ -1,8 +1,8 @@
-"""Dynamics that admit chance: the next latent as one of K Gaussians, of which a discrete latent chooses.
+"""Dynamics that admit chance: the next latent as one of K Gaussians, of which a discrete latent
+chooses.
 
-... any leading axes, N tokens a frame, D numbers of a token that chance may move (no static ones), P model width,
-K outcomes, H horizon.
-"""
+... any leading axes, N tokens a frame, D numbers of a token that chance may move (no static ones),
+P model width, K outcomes, H horizon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _LOWEST, _HIGHEST = -7.0, 2.0  # natural logarithms of the spread that a Gaussia
 
 
 class Draw(NamedTuple):
-    """The chance of a model step, the same for all plans, so that they are compared at equal luck."""
+    """The chance of a model step, the same for all plans, so that they are compared at equal
+    luck."""
 
     choice: Tensor  # [] in 0..1
     noise: Tensor  # [N, D] standard normal
@@ -46,7 +47,8 @@ class Draws(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """A distribution over the next latent: all its numbers are drawn from the outcome that is chosen for the frame."""
+    """A distribution over the next latent: all its numbers are drawn from the outcome that is
+    chosen for the frame."""
 
     choice: Tensor  # [..., K] logarithms of the outcomes' chances
     mean: Tensor  # [..., K, N, D]
@@ -63,11 +65,11 @@ class Outlook(NamedTuple):
         return self.joint(truth).logsumexp(-1)
 
     def winners_likelihood(self, truth: Tensor, *, rest: float = 0.1) -> Tensor:
-        """[...] log of (chance times density) at truth [..., N, D] of the outcome that comes nearest to it, of which a
-        share `rest` is spread over all outcomes.
+        """[...] log of (chance times density) at truth [..., N, D] of the outcome that comes
+        nearest to it, of which a share `rest` is spread over all outcomes.
 
-        A bound on the likelihood that parts the outcomes. Source: relaxed winner takes all (Rupprecht et al., 2017).
-        """
+        A bound on the likelihood that parts the outcomes. Source: relaxed winner takes all
+        (Rupprecht et al., 2017)."""
         with torch.no_grad():
             far = (truth[..., None, :, :] - self.mean).square().sum((-2, -1))  # [..., K]
             shares = (1 - rest) * nn.functional.one_hot(
@@ -87,29 +89,34 @@ class Outlook(NamedTuple):
         return self.of(self.choice.argmax(-1))[0]
 
     def nearest(self, truth: Tensor) -> Tensor:
-        """[..., N, D] the mean of the outcome that most probably brought truth [..., N, D] about."""
+        """[..., N, D] the mean of the outcome that most probably brought truth [..., N, D]
+        about."""
         return self.of(self.joint(truth).argmax(-1))[0]
 
     def drawn(self, draw: Draw) -> Tensor:
-        """[..., N, D] what comes about by that chance, of whose noise the first D numbers a token count."""
+        """[..., N, D] what comes about by that chance, of whose noise the first D numbers a token
+        count."""
         ladder = self.choice.exp().cumsum(-1)[..., :-1]  # K - 1 rungs
         mean, log_std = self.of((draw.choice >= ladder).sum(-1))
         return mean + log_std.exp() * draw.noise[..., : mean.shape[-1]]
 
 
 class Outcomes(nn.Module):
-    """The head of stochastic dynamics. K = 1 is a Gaussian with a spread of its own for every number."""
+    """The head of stochastic dynamics. K = 1 is a Gaussian with a spread of its own for every
+    number."""
 
     def __init__(self, width: int, latent_width: int, outcomes: int) -> None:
         super().__init__()
         self.outcomes = outcomes
         self.choice = nn.Linear(width, outcomes)
         self.change = nn.Linear(width, outcomes * latent_width)
-        # One for all outcomes: with spreads of their own a single wide one soon explains every future, badly.
+        # One for all outcomes: with spreads of their own a single wide one soon explains every
+        # future, badly.
         self.spread = nn.Linear(width, latent_width)
 
     def forward(self, latents: Tensor, hidden: Tensor) -> Outlook:
-        """The outlook one frame after latents [..., N, D], from the transformer's output hidden [..., N, P]."""
+        """The outlook one frame after latents [..., N, D], from the transformer's output hidden
+        [..., N, P]."""
         hidden = hidden.float()
         choice = self.choice(hidden.mean(-2)).float().log_softmax(-1)
 

@@ -1,4 +1,5 @@
-"""Reading a frame's tokens: learned queries over tokens at known places, and the contrast that makes them look.
+"""Reading a frame's tokens: learned queries over tokens at known places, and the contrast that
+makes them look.
 
 B frames or clips, T frames a clip, N tokens a frame, D width, Q queries, F pooled width.
 """
@@ -16,9 +17,9 @@ from jepa_wm.core.distributed import batch_mean, own_rows, whole_batch
 class AttentivePool(nn.Module):
     """Q learned queries attend to the tokens; an MLP turns what they found into F numbers.
 
-    Positions start as sines and cosines of unit spread, not small and random: where something is can then be read off
-    from the first step, which shortens the search for a small object from thousands of steps to a hundred.
-    """
+    Positions start as sines and cosines of unit spread, not small and random: where something is
+    can then be read off from the first step, which shortens the search for a small object from
+    thousands of steps to a hundred."""
 
     def __init__(
         self, tokens: int, width: int, outputs: int, *, queries: int = 8, heads: int = 2
@@ -41,12 +42,12 @@ class AttentivePool(nn.Module):
 
 
 def ask(tokens: Tensor, query: Tensor, key_value: nn.Linear, heads: int) -> Tensor:
-    """[B, Q, D] what learned queries [Q, D] find in tokens [B, N, D] by multi-head attention, with the keys and values
-    of a linear map D -> 2 D.
+    """[B, Q, D] what learned queries [Q, D] find in tokens [B, N, D] by multi-head attention, with
+    the keys and values of a linear map D -> 2 D.
 
-    The few queries are carried to the tokens through the key map, and the value map comes after the weighted sum: the
-    same numbers as with a key and a value for every token, at a fraction of the products.
-    """
+    The few queries are carried to the tokens through the key map, and the value map comes after
+    the weighted sum: the same numbers as with a key and a value for every token, at a fraction of
+    the products."""
     key, value = key_value.weight.unflatten(0, (2, heads, -1))  # [heads, d, D] each
     q = query.unflatten(-1, (heads, -1)).transpose(0, 1)  # [heads, Q, d]
     asked = (q @ key).flatten(0, 1) * q.shape[
@@ -58,11 +59,12 @@ def ask(tokens: Tensor, query: Tensor, key_value: nn.Linear, heads: int) -> Tens
 
 
 class GridPool(nn.Module):
-    """Every token is squeezed to a few numbers that keep their place; an MLP reads the whole map into F numbers.
+    """Every token is squeezed to a few numbers that keep their place; an MLP reads the whole map
+    into F numbers.
 
-    Where a rare thing is acts on the output from the first step, without a query having to find it first: in noise
-    this learns where a small object is sooner than an attentive pool (docs/results.md).
-    """
+    Where a rare thing is acts on the output from the first step, without a query having to find it
+    first: in noise this learns where a small object is sooner than an attentive pool
+    (docs/results.md)."""
 
     def __init__(
         self, tokens: int, width: int, outputs: int, *, channels: int = 16, hidden: int = 256
@@ -80,12 +82,13 @@ class GridPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """The mean of a frame's tokens, told beside those of the batch; an MLP reads it into F numbers.
+    """The mean of a frame's tokens, told beside those of the batch; an MLP reads it into F
+    numbers.
 
-    What the picture shows counts, wherever it is. Means of tokens are nearly the same for all frames at first, so they
-    and the hidden numbers are standardised over the batch, as in the projectors of SimCLR and VICReg: without that,
-    telling frames apart stays on a plateau (docs/results.md). Used in training only.
-    """
+    What the picture shows counts, wherever it is. Means of tokens are nearly the same for all
+    frames at first, so they and the hidden numbers are standardised over the batch, as in the
+    projectors of SimCLR and VICReg: without that, telling frames apart stays on a plateau
+    (docs/results.md). Used in training only."""
 
     def __init__(self, width: int, outputs: int, *, hidden: int = 256) -> None:
         super().__init__()
@@ -105,8 +108,8 @@ def _standardised(x: Tensor) -> Tensor:
 
 
 def fourier_positions(tokens: int, width: int) -> Tensor:
-    """[N, width] sines and cosines of each token's row and column (of its place in a line, if N is no square) at
-    rising frequencies, of unit spread."""
+    """[N, width] sines and cosines of each token's row and column (of its place in a line, if N is
+    no square) at rising frequencies, of unit spread."""
     side = round(tokens**0.5) if round(tokens**0.5) ** 2 == tokens else tokens
     index = torch.arange(tokens)
     place = torch.stack([index // side, index % side], -1).float() / max(side - 1, 1)  # 0..1
@@ -116,7 +119,8 @@ def fourier_positions(tokens: int, width: int) -> Tensor:
 
 
 class SuccessorContrast(nn.Module):
-    """Tells a frame's successor from other frames of the same episode (InfoNCE); used in training only.
+    """Tells a frame's successor from other frames of the same episode (InfoNCE); used in training
+    only.
 
     They share their layout, so that only what moves can help.
     """
@@ -131,10 +135,10 @@ class SuccessorContrast(nn.Module):
     ) -> Tensor:
         """The mean loss for summaries [B, T, F] of clips.
 
-        The others are the clip's other frames or, where they are given, frames far [B, R, F] away in the same episode,
-        which near neighbours cannot be confused with. With `when`, frames of the clip that do not follow one another
-        are no pair and have no loss, and a far frame that is as near to a frame as its successor is not told from it.
-        """
+        The others are the clip's other frames or, where they are given, frames far [B, R, F] away
+        in the same episode, which near neighbours cannot be confused with. With `when`, frames of
+        the clip that do not follow one another are no pair and have no loss, and a far frame that
+        is as near to a frame as its successor is not told from it."""
         x = nn.functional.normalize(self.project(summaries).float(), dim=-1)
         batch, frames = x.shape[:2]
         counts = torch.ones(batch, frames - 1, dtype=torch.bool, device=x.device)
@@ -166,7 +170,8 @@ class SuccessorContrast(nn.Module):
 
 
 class When(NamedTuple):
-    """When the frames of clips were seen, in any one unit; T frames that are summarised, R far ones."""
+    """When the frames of clips were seen, in any one unit; T frames that are summarised, R far
+    ones."""
 
     step: Tensor  # [B, T] which time step of the clip each is
     time: Tensor  # [B, T]
@@ -174,11 +179,12 @@ class When(NamedTuple):
 
 
 class EpisodeContrast(nn.Module):
-    """Tells a far frame of the same episode from frames of other episodes (InfoNCE); used in training only.
+    """Tells a far frame of the same episode from frames of other episodes (InfoNCE); used in
+    training only.
 
-    What moves has moved on by then, so that only what lasts can help. Were the positive a near frame, where the agent
-    is would tell the episodes of a batch apart well enough, and what is hard to see of the layout would be lost.
-    """
+    What moves has moved on by then, so that only what lasts can help. Were the positive a near
+    frame, where the agent is would tell the episodes of a batch apart well enough, and what is
+    hard to see of the layout would be lost."""
 
     def __init__(self, width: int, *, projected: int = 64, temperature: float = 0.1) -> None:
         super().__init__()
@@ -186,11 +192,11 @@ class EpisodeContrast(nn.Module):
         self.temperature = temperature
 
     def forward(self, summaries: Tensor, far: Tensor, episode: Tensor | None = None) -> Tensor:
-        """The mean loss for summaries [B, T, F] of B clips and far [B, R, F], other frames of the same episodes.
+        """The mean loss for summaries [B, T, F] of B clips and far [B, R, F], other frames of the
+        same episodes.
 
-        `episode` [B] int64 numbers them: other clips of a clip's own episode are not among what it is told from;
-        without, each clip is an episode of its own.
-        """
+        `episode` [B] int64 numbers them: other clips of a clip's own episode are not among what it
+        is told from; without, each clip is an episode of its own."""
         x, y = (
             nn.functional.normalize(self.project(frames).float(), dim=-1)
             for frames in (summaries, far)
@@ -208,23 +214,23 @@ class EpisodeContrast(nn.Module):
 class PathReader(nn.Module):
     """Reads the way an agent went from the summaries of its frames; used in training only.
 
-    A linear map of the summary, in which the difference of two frames of an episode shall be the sum of the actions
-    between them (dead reckoning), or the difference of the places they name. Being linear it gives a direction from
-    the first step, where an inverse-dynamics network (Agrawal et al. 2016; PLDM) has to find a position in both frames
-    first. Where actions are neither (torques, say) their sum tells less; the weight should then be small.
-    """
+    A linear map of the summary, in which the difference of two frames of an episode shall be the
+    sum of the actions between them (dead reckoning), or the difference of the places they name.
+    Being linear it gives a direction from the first step, where an inverse-dynamics network
+    (Agrawal et al. 2016; PLDM) has to find a position in both frames first. Where actions are
+    neither (torques, say) their sum tells less; the weight should then be small."""
 
     def __init__(self, width: int, action_size: int) -> None:
         super().__init__()
         self.read = nn.Linear(width, action_size)
 
     def forward(self, summaries: Tensor, path: Tensor) -> Tensor:
-        """The mean error for summaries [B, T, F] and path [B, T, a], the way to each frame by the actions, as a
-        share of what a reader that knows nothing would have: 1 is nothing learned, 0 is all.
+        """The mean error for summaries [B, T, F] and path [B, T, a], the way to each frame by the
+        actions, as a share of what a reader that knows nothing would have: 1 is nothing learned, 0
+        is all.
 
-        Where an agent went in front of a wall its actions and its way differ: large errors count linearly. Frames whose
-        way is NaN, as no action tells it, do not count.
-        """
+        Where an agent went in front of a wall its actions and its way differ: large errors count
+        linearly. Frames whose way is NaN, as no action tells it, do not count."""
         known = path.isfinite().all(-1, keepdim=True)  # [B, T, 1]
         guess, way = (_centred(x.float(), known) for x in (self.read(summaries), path))
         share = batch_mean(known.float().mean()).clamp(min=1e-6)

@@ -1,8 +1,9 @@
-"""Poses of a gripper and their changes, as V-JEPA 2-AC writes them: seven numbers, batched, differentiable.
+"""Poses of a gripper and their changes, as V-JEPA 2-AC writes them: seven numbers, batched,
+differentiable.
 
-A pose [..., 7] is a place (m), extrinsic xyz Euler angles (rad) and the gripper's opening (0..1); an action [..., 7] is
-what is added to the place and the opening, and the turn that is applied after the pose's own.
-"""
+A pose [..., 7] is a place (m), extrinsic xyz Euler angles (rad) and the gripper's opening (0..1);
+an action [..., 7] is what is added to the place and the opening, and the turn that is applied
+after the pose's own."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ def integrate(pose: Tensor, action: Tensor) -> Tensor:
 
 
 def difference(before: Tensor, after: Tensor) -> Tensor:
-    """The action that leads from one pose to another, [..., 7]: `integrate(before, difference(before, after))` is
-    `after`."""
+    """The action that leads from one pose to another, [..., 7]: `integrate(before,
+    difference(before, after))` is `after`."""
     turn = to_angles(to_matrix(after[..., 3:6]) @ to_matrix(before[..., 3:6]).transpose(-1, -2))
     return torch.cat(
         [after[..., :3] - before[..., :3], turn, after[..., 6:] - before[..., 6:]], -1
@@ -27,7 +28,8 @@ def difference(before: Tensor, after: Tensor) -> Tensor:
 
 
 def to_matrix(angles: Tensor) -> Tensor:
-    """Rotation matrices [..., 3, 3] of extrinsic xyz Euler angles [..., 3]: first about x, then y, then z."""
+    """Rotation matrices [..., 3, 3] of extrinsic xyz Euler angles [..., 3]: first about x, then y,
+    then z."""
     (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
     rows = (
         (cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx),
@@ -38,7 +40,8 @@ def to_matrix(angles: Tensor) -> Tensor:
 
 
 def to_angles(matrix: Tensor) -> Tensor:
-    """Extrinsic xyz Euler angles [..., 3] of rotation matrices [..., 3, 3], y within a quarter turn.
+    """Extrinsic xyz Euler angles [..., 3] of rotation matrices [..., 3, 3], y within a quarter
+    turn.
 
     Where y is a quarter turn, x and z turn about the same axis: their sum goes to x.
     """

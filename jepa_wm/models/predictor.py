@@ -14,7 +14,8 @@ from jepa_wm.models.rope import Rope, rope_tables
 
 
 class Predictor(nn.Module):
-    """A narrow transformer over context tokens and mask tokens; one learned mask token per mask type."""
+    """A narrow transformer over context tokens and mask tokens; one learned mask token per mask
+    type."""
 
     def __init__(
         self, *, width: int, depth: int, heads: int, encoder_width: int, output_width: int, mask_types: int,
@@ -39,8 +40,9 @@ class Predictor(nn.Module):
         *,
         visible: bool = False,
     ) -> Tensor:
-        """[B, M, output] guesses for positions wanted [B, M, 3] from context [B, K, D] at positions where [B, K, 3];
-        if `visible`, [B, K + M, output], with what it makes of the tokens in view before them."""
+        """[B, M, output] guesses for positions wanted [B, M, 3] from context [B, K, D] at
+        positions where [B, K, 3]; if `visible`, [B, K + M, output], with what it makes of the
+        tokens in view before them."""
         queries = self.mask_tokens[mask_type].expand(len(context), wanted.shape[1], -1)
         x = self.embed(context)
         x = torch.cat([x, queries.to(x.dtype)], 1)

@@ -1,8 +1,8 @@
-"""Imagining: one step, teacher-forced steps, and a free unroll with a key/value cache, for training and for search.
+"""Imagining: one step, teacher-forced steps, and a free unroll with a key/value cache, for
+training and for search.
 
-B batch, S candidates, T frames, C context frames, H horizon, N tokens a frame, D latent width, A action numbers,
-P model width, W window.
-"""
+B batch, S candidates, T frames, C context frames, H horizon, N tokens a frame, D latent width, A
+action numbers, P model width, W window."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jepa_wm.models.fast_rollout import Stepper, Weights
 from jepa_wm.models.mixture import Draws, Outcomes
 from jepa_wm.models.threads import side_by_side
 
-# Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push the tokens out of
-# the cache; between 512 and 4096 the time differs by a few per cent.
+# Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push
+# the tokens out of the cache; between 512 and 4096 the time differs by a few per cent.
 TOKENS_AT_ONCE = 1024
 # On a GPU this many keep all of it busy; more would only take more memory.
 TOKENS_ON_GPU = 2**16
@@ -28,12 +28,14 @@ def one_step(model: Dynamics, latent: Tensor, action: Tensor) -> Tensor:
 
 
 def teacher_forced(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
-    """[B, T, N, D]: entry t is the guess of frame t + 1 from the true frames up to t and actions [B, T, A]."""
+    """[B, T, N, D]: entry t is the guess of frame t + 1 from the true frames up to t and actions
+    [B, T, A]."""
     return model(latents, actions)
 
 
 def unroll(model: Dynamics, context: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-    """[B, H, N, D] imagined frames after context [B, C, N, D], with past actions [B, C-1, A] and actions [B, H, A]."""
+    """[B, H, N, D] imagined frames after context [B, C, N, D], with past actions [B, C-1, A] and
+    actions [B, H, A]."""
     return unroll_candidates(model, context, past, actions[:, None])[:, 0]
 
 
@@ -46,13 +48,13 @@ def unroll_candidates(
     truncate: int = 0,
     draws: Draws | None = None,
 ) -> Tensor:
-    """[B, S, H, N, D] futures of S candidate plans [B, S, H, A], with gradients where they are enabled.
+    """[B, S, H, N, D] futures of S candidate plans [B, S, H, A], with gradients where they are
+    enabled.
 
-    The context is computed once and shared by all. `truncate` > 0 cuts the gradient between frames every so many
-    steps: a frame then blames only the actions since the last cut. `draws` is the chance of stochastic dynamics;
-    without it each step takes the likeliest outcome.
-    Raises ValueError for a horizon of 0 or an action width that the model was not trained with.
-    """
+    The context is computed once and shared by all. `truncate` > 0 cuts the gradient between frames
+    every so many steps: a frame then blames only the actions since the last cut. `draws` is the
+    chance of stochastic dynamics; without it each step takes the likeliest outcome. Raises
+    ValueError for a horizon of 0 or an action width that the model was not trained with."""
     _check(model, actions)
     b, s, horizon, _ = actions.shape
     seen = context.shape[1] - 1
@@ -77,11 +79,12 @@ def imagine_candidates(
     model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0,
     draws: Draws | None = None,
 ) -> Tensor:  # fmt: skip
-    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no fresh memory.
+    """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no
+    fresh memory.
 
-    Up to `at_once` plans are computed together; 0: as many as suit the device. On a CPU such pieces run side by side,
-    a thread each. The result depends on neither but for rounding. Raises as `unroll_candidates`.
-    """
+    Up to `at_once` plans are computed together; 0: as many as suit the device. On a CPU such
+    pieces run side by side, a thread each. The result depends on neither but for rounding. Raises
+    as `unroll_candidates`."""
     _check(model, actions)
     b, s, horizon, _ = actions.shape
     seen = context.shape[1] - 1
@@ -124,11 +127,12 @@ def _pieces(plans: int, tokens: int, device: torch.device, at_once: int) -> list
 
 
 def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int:
-    """Bytes that imagining one plan takes at most, its latents and three more of their size for an objective included.
+    """Bytes that imagining one plan takes at most, its latents and three more of their size for an
+    objective included.
 
-    An estimate from shapes, on the safe side: it counts the memory of the context and all working memory for every
-    plan, though plans of one episode share the former and a CPU has the latter for a few plans only.
-    """
+    An estimate from shapes, on the safe side: it counts the memory of the context and all working
+    memory for every plan, though plans of one episode share the former and a CPU has the latter
+    for a few plans only."""
     n, width, window, depth = (
         model.tokens,
         model.embed.out_features,
@@ -157,7 +161,8 @@ def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int
 
 
 def fixed_bytes(model: Dynamics, *, precision: str) -> int:
-    """Bytes that imagining takes whatever the number of plans: the weights in bf16, twice, while they change hands."""
+    """Bytes that imagining takes whatever the number of plans: the weights in bf16, twice, while
+    they change hands."""
     return 0 if precision == "fp32" else 2 * 2 * sum(p.numel() for p in model.parameters())
 
 

@@ -1,4 +1,5 @@
-"""Rotary positions over three axes (time, height, width): scores depend on offsets only, but for V-JEPA 2's variant.
+"""Rotary positions over three axes (time, height, width): scores depend on offsets only, but for
+V-JEPA 2's variant.
 
 B batch, N tokens, h heads, d head width (pairs of channels are d/2).
 """
@@ -15,7 +16,8 @@ Rope = Literal["rotation", "vjepa2"]
 
 
 def axis_pairs(head_dim: int, axes: int = 3) -> list[int]:
-    """How many of the d/2 channel pairs each axis gets; the first axes take what does not divide evenly."""
+    """How many of the d/2 channel pairs each axis gets; the first axes take what does not divide
+    evenly."""
     pairs = head_dim // 2
     return [pairs // axes + (i < pairs % axes) for i in range(axes)]
 
@@ -23,7 +25,8 @@ def axis_pairs(head_dim: int, axes: int = 3) -> list[int]:
 def rope_tables(
     positions: Tensor, head_dim: int, base: float, rope: Rope = "rotation"
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin for `rotate`, from integer or real positions [..., N, axes]; axis i turns its own pairs.
+    """cos and sin for `rotate`, from integer or real positions [..., N, axes]; axis i turns its
+    own pairs.
 
     They are [..., N, d/2], one angle a pair, or for 'vjepa2' [..., N, d], one angle a channel.
     """
@@ -42,10 +45,10 @@ def rope_tables(
 def _vjepa2_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """The tables of the released V-JEPA 2 models (Assran et al., 2025; their public code).
 
-    Every axis has the same whole number of pairs, and channels left over stay as they are. An axis' frequencies are
-    laid out twice, one after the other, while its pairs are adjacent channels: the two of a pair get different angles,
-    so this is no rotation. The weights were trained with it and need it.
-    """
+    Every axis has the same whole number of pairs, and channels left over stay as they are. An
+    axis' frequencies are laid out twice, one after the other, while its pairs are adjacent
+    channels: the two of a pair get different angles, so this is no rotation. The weights were
+    trained with it and need it."""
     axes = positions.shape[-1]
     pairs = head_dim // axes // 2
     frequency = base ** (
@@ -58,10 +61,11 @@ def _vjepa2_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel pairs (2i, 2i + 1) of x [B, h, N, d] by angles [B or 1, 1, N, d/2]; norms are kept.
+    """Turn channel pairs (2i, 2i + 1) of x [B, h, N, d] by angles [B or 1, 1, N, d/2]; norms are
+    kept.
 
-    Tables as wide as x, [B or 1, 1, N, d], are those of 'vjepa2', in which the two of a pair have different angles.
-    """
+    Tables as wide as x, [B or 1, 1, N, d], are those of 'vjepa2', in which the two of a pair have
+    different angles."""
     if cos.shape[-1] == x.shape[-1]:
         partner = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
         return x * cos.to(x.dtype) + partner * sin.to(x.dtype)
@@ -79,7 +83,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def grid_positions(
     time: int, height: int, width: int, *, device: torch.device | None = None
 ) -> Tensor:
-    """[time * height * width, 3] integer positions in token order (time, then rows, then columns)."""
+    """[time * height * width, 3] integer positions in token order (time, then rows, then
+    columns)."""
     axes = torch.meshgrid(
         *(torch.arange(extent, device=device) for extent in (time, height, width)), indexing="ij"
     )

@@ -1,4 +1,5 @@
-"""Settings of the models: encoder, masks, predictor, latent, dynamics, temporal distance, heads."""
+"""Settings of the models: encoder, masks, predictor, latent, dynamics, temporal distance,
+heads."""
 
 from __future__ import annotations
 
@@ -39,11 +40,12 @@ class EncoderSettings(Section):
 
 
 class BlockMask(Section):
-    """`blocks` boxes of `scale` of a frame's area and `aspect` (height / width) over `time` of the clip's length.
+    """`blocks` boxes of `scale` of a frame's area and `aspect` (height / width) over `time` of the
+    clip's length.
 
-    scale .15 x 8 blocks and .7 x 2 blocks over the full length are V-JEPA's short and long range masks.
-    time 1.0 hides a tube; less hides a stretch at a random place. scale 1.0 hides whole frames.
-    """
+    scale .15 x 8 blocks and .7 x 2 blocks over the full length are V-JEPA's short and long range
+    masks. time 1.0 hides a tube; less hides a stretch at a random place. scale 1.0 hides whole
+    frames."""
 
     blocks: int = Field(8, ge=1)
     scale: tuple[float, float] = (0.15, 0.15)
@@ -71,7 +73,8 @@ class BlockMask(Section):
         return self
 
     def leaves_whole_frames(self, steps: int) -> bool:
-        """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many in every sample."""
+        """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many
+        in every sample."""
         whole = (
             self.blocks == 1
             and self.scale == self.aspect == (1, 1)
@@ -83,8 +86,8 @@ class BlockMask(Section):
 class TargetSettings(Section):
     """What the predictor has to guess: the target encoder's tokens.
 
-    With `centre`, each position's mean over the batch is removed first, so that a constant cannot be a target.
-    """
+    With `centre`, each position's mean over the batch is removed first, so that a constant cannot
+    be a target."""
 
     centre: bool = True
     stay: float = Field(0.3, ge=0)  # weight of the hidden tokens, absolute error
@@ -206,14 +209,16 @@ class DynamicsSettings(Section):
 
 
 class WorldModelSettings(DynamicsSettings):
-    """Dynamics with the latent that they move and the distance between latents: the sections of one trained model."""
+    """Dynamics with the latent that they move and the distance between latents: the sections of
+    one trained model."""
 
     latent: LatentSettings | None = LatentSettings()
     distance: DistanceSettings = DistanceSettings()
 
 
 class HeadSettings(Section):
-    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward goals."""
+    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward
+    goals."""
 
     width: int = Field(256, ge=1)
     bins: int = Field(63, ge=2)  # of the reward's distribution

@@ -13,12 +13,12 @@ from jepa_wm.models.settings import DistanceSettings
 
 
 class StepsToGo(nn.Module):
-    """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle inequality by form.
+    """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle
+    inequality by form.
 
-    The form is the asymmetric part of a metric residual network (Liu et al. 2023). It is fitted to the steps that
-    passed between two frames of an episode by an asymmetric squared error (expectile regression, as in implicit
-    Q-learning, Kostrikov et al. 2022).
-    """
+    The form is the asymmetric part of a metric residual network (Liu et al. 2023). It is fitted to
+    the steps that passed between two frames of an episode by an asymmetric squared error
+    (expectile regression, as in implicit Q-learning, Kostrikov et al. 2022)."""
 
     centre: Tensor
     spread: Tensor
@@ -26,7 +26,8 @@ class StepsToGo(nn.Module):
     def __init__(self, latent: int, settings: DistanceSettings) -> None:
         super().__init__()
         self.settings = settings
-        # Without normalised layers: those round off the edge at a wall, where the steps to go leap.
+        # Without normalised layers: those round off the edge at a wall, where the steps to go
+        # leap.
         self.net = nn.Sequential(
             nn.Linear(latent, settings.width), nn.GELU(),
             nn.Linear(settings.width, settings.width), nn.GELU(),
@@ -38,8 +39,8 @@ class StepsToGo(nn.Module):
 
     @torch.no_grad()
     def standardise(self, latents: Tensor) -> None:
-        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F]; one that hardly
-        varies beside the others stays near 0."""
+        """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F];
+        one that hardly varies beside the others stays near 0."""
         self.centre.copy_(latents.mean(0))
         self.spread.copy_(shared_scale(latents.std(0)))
 
@@ -61,7 +62,8 @@ class StepsToGo(nn.Module):
         return self.between(self.embed(start), self.embed(goal))
 
     def losses(self, latents: Tensor, steps: Tensor) -> dict[str, Tensor]:
-        """Losses for latents [2, B, F] of which the second was met `steps` [B] model steps after the first.
+        """Losses for latents [2, B, F] of which the second was met `steps` [B] model steps after
+        the first.
 
         A pair was met on ways of many lengths; the expectile leans toward the shortest.
         """
@@ -72,9 +74,9 @@ class StepsToGo(nn.Module):
 
 
 def hardest(latents: Tensor, steps: Tensor, *, count: int, rivals: int) -> Tensor:
-    """[count] row numbers of pairs [2, count * rivals, F] met `steps` apart: of every `rivals` the most distant in time
-    for their latent distance. Such pairs, as on two sides of a wall, are rare, and where a search gets stuck without.
-    """
+    """[count] row numbers of pairs [2, count * rivals, F] met `steps` apart: of every `rivals` the
+    most distant in time for their latent distance. Such pairs, as on two sides of a wall, are
+    rare, and where a search gets stuck without."""
     distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
     ratio = (steps / (distance + 0.1 * latents.std())).view(count, rivals)
     return ratio.argmax(1) + torch.arange(count, device=ratio.device) * rivals

@@ -12,12 +12,13 @@ Piece = TypeVar("Piece")
 
 
 def side_by_side(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
-    """Do `work` on all pieces, as many at a time as PyTorch may use threads, each piece on a single one.
+    """Do `work` on all pieces, as many at a time as PyTorch may use threads, each piece on a
+    single one.
 
-    Threads that share every operation wait for each other after each, which is dear where the machine has other work
-    too; threads with pieces of their own wait once. While it runs, PyTorch's thread count is 1 for the whole process.
-    An error in a piece is raised here, after the running pieces have ended.
-    """
+    Threads that share every operation wait for each other after each, which is dear where the
+    machine has other work too; threads with pieces of their own wait once. While it runs,
+    PyTorch's thread count is 1 for the whole process. An error in a piece is raised here, after
+    the running pieces have ended."""
     threads = min(torch.get_num_threads(), len(pieces))
     if threads <= 1:
         for piece in pieces:

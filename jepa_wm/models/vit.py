@@ -1,8 +1,8 @@
-"""The eye: a vision transformer over tubelet patches of a clip; tokens that are masked out are never computed.
+"""The eye: a vision transformer over tubelet patches of a clip; tokens that are masked out are
+never computed.
 
-B clips, T frames, C channels, H and W height and width in px, N = T/tubelet * H/patch * W/patch tokens, K kept tokens,
-D width.
-"""
+B clips, T frames, C channels, H and W height and width in px, N = T/tubelet * H/patch * W/patch
+tokens, K kept tokens, D width."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jepa_wm.models.settings import EncoderSettings
 
 
 class Encoder(nn.Module):
-    """Clip or frames to tokens. With `attend='frame'` a token sees only its own frame, so that a single frame is
-    encoded in exactly the way in which it was in pretraining; with 'clip' it sees the whole clip. `rope='vjepa2'` is
-    for weights that were trained with it."""
+    """Clip or frames to tokens. With `attend='frame'` a token sees only its own frame, so that a
+    single frame is encoded in exactly the way in which it was in pretraining; with 'clip' it sees
+    the whole clip. `rope='vjepa2'` is for weights that were trained with it."""
 
     def __init__(
         self, *, image_size: int, patch: int, tubelet: int, width: int, depth: int, heads: int,
@@ -55,14 +55,15 @@ class Encoder(nn.Module):
         return encoder
 
     def forward(self, clip: Tensor, keep: Tensor | None = None, *, levels: int = 1) -> Tensor:
-        """Tokens [B, K, D] of a clip [B, T, C, H, W] in -1..1; keep [B, K] are token numbers, None keeps all N.
+        """Tokens [B, K, D] of a clip [B, T, C, H, W] in -1..1; keep [B, K] are token numbers, None
+        keeps all N.
 
-        With several `levels` [B, K, levels * D]: what comes out of as many blocks at equal distances, the last one's
-        behind the final norm. Frames may be larger, smaller or wider than image_size. Raises ValueError if they
-        do not divide into patches.
-        """
+        With several `levels` [B, K, levels * D]: what comes out of as many blocks at equal
+        distances, the last one's behind the final norm. Frames may be larger, smaller or wider
+        than image_size. Raises ValueError if they do not divide into patches."""
         if self.attend == "frame" and keep is None and clip.shape[1] > self.tubelet:
-            # No token looks beyond its frame: fold time into the batch, which is the cheaper way to the same numbers.
+            # No token looks beyond its frame: fold time into the batch, which is the cheaper way
+            # to the same numbers.
             frames = clip.unflatten(1, (self._extent(clip)[0], self.tubelet)).flatten(0, 1)
             return self(frames, levels=levels).unflatten(0, (clip.shape[0], -1)).flatten(1, 2)
         x = self.embed(self._patches(clip))  # [B, N, D]

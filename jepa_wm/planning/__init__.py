@@ -1,1 +1,2 @@
-"""Searching: objectives over imagined latents, solvers, and the receding horizon; knows a callable, nothing else."""
+"""Searching: objectives over imagined latents, solvers, and the receding horizon; knows a
+callable, nothing else."""

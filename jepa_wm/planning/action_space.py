@@ -1,7 +1,8 @@
-"""The space a solver searches, a box or a list of choices, and how a plan becomes the action blocks of model steps.
+"""The space a solver searches, a box or a list of choices, and how a plan becomes the action
+blocks of model steps.
 
-H horizon in model steps, A searched numbers a step, a numbers of one environment action, block = frameskip.
-"""
+H horizon in model steps, A searched numbers a step, a numbers of one environment action, block =
+frameskip."""
 
 from __future__ import annotations
 
@@ -43,12 +44,12 @@ class Space(Protocol):
 class ActionSpace:
     """Bounds of one searched action, and how often it is repeated inside a model step's block.
 
-    `max_norm` bounds the Euclidean norm of each consecutive `group` numbers, one environment action; a longer one is
-    scaled back. `idle` is the action that does nothing; of an `absolute` one, a place to go to, doing nothing is to
-    take the last one again. Make it with `ActionSpace.of_block` when the environment's own bounds are at hand.
-    Raises ValueError for a box that is empty, not finite or does not fit `group`, for a norm whose ball lies outside
-    the box, and for an `idle` outside it.
-    """
+    `max_norm` bounds the Euclidean norm of each consecutive `group` numbers, one environment
+    action; a longer one is scaled back. `idle` is the action that does nothing; of an `absolute`
+    one, a place to go to, doing nothing is to take the last one again. Make it with
+    `ActionSpace.of_block` when the environment's own bounds are at hand. Raises ValueError for a
+    box that is empty, not finite or does not fit `group`, for a norm whose ball lies outside the
+    box, and for an `idle` outside it."""
 
     low: tuple[float, ...]  # [A]
     high: tuple[float, ...]  # [A]
@@ -102,10 +103,11 @@ class ActionSpace:
         cls, low: Sequence[float], high: Sequence[float], *, max_norm: float | None = None, block: int, hold: bool,
         idle: Sequence[float] | None = None, absolute: bool = False,
     ) -> ActionSpace:  # fmt: skip
-        """The space for `block` environment actions bounded by low, high [a] and `max_norm` per model step.
+        """The space for `block` environment actions bounded by low, high [a] and `max_norm` per
+        model step.
 
-        With `hold`, one environment action is searched and held for the block (A = a); else all are (A = block * a).
-        """
+        With `hold`, one environment action is searched and held for the block (A = a); else all
+        are (A = block * a)."""
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         times, repeat = (1, block) if hold else (block, 1)
@@ -115,8 +117,9 @@ class ActionSpace:
         )
 
     def within(self, low: Sequence[float], high: Sequence[float]) -> ActionSpace:
-        """The space without what lies outside low..high [a], such as where a model has seen no action; where both are
-        the same, the number is pinned. UserError where nothing is left of a number."""
+        """The space without what lies outside low..high [a], such as where a model has seen no
+        action; where both are the same, the number is pinned. UserError where nothing is left of a
+        number."""
         times = self.searched // self.size
         cut = []
         for i, (a, b, least, most) in enumerate(
@@ -161,12 +164,14 @@ class ActionSpace:
         return len(self.low) * self.repeat
 
     def project(self, actions: Tensor) -> Tensor:
-        """[..., A] the actions clipped to the box, then scaled back where a group is longer than `max_norm`."""
+        """[..., A] the actions clipped to the box, then scaled back where a group is longer than
+        `max_norm`."""
         clipped = actions.clamp(actions.new_tensor(self.low), actions.new_tensor(self.high))
         return clipped if self.max_norm is None else self._into_ball(clipped, self.max_norm)
 
     def _into_ball(self, actions: Tensor, radius: float | Tensor) -> Tensor:
-        """[..., A] each group of actions in the box that is longer than `radius` pulled toward the box's shortest."""
+        """[..., A] each group of actions in the box that is longer than `radius` pulled toward the
+        box's shortest."""
         groups, near = (
             x.unflatten(-1, (-1, self.size)) for x in (actions, actions.new_tensor(self._nearest))
         )
@@ -180,16 +185,18 @@ class ActionSpace:
         return torch.where(norm > radius, near + share * way, groups).flatten(-2)
 
     def expand(self, actions: Tensor) -> Tensor:
-        """[..., H, A] searched actions as [..., H, block * a], what the model takes; time runs first within a block."""
+        """[..., H, A] searched actions as [..., H, block * a], what the model takes; time runs
+        first within a block."""
         return actions.repeat(*[1] * (actions.dim() - 1), self.repeat)
 
     def condense(self, expanded: Tensor) -> Tensor:
-        """[..., H, A] the plan of the space nearest to model steps [..., H, block * a]: where one action is held, the
-        mean of the block's."""
+        """[..., H, A] the plan of the space nearest to model steps [..., H, block * a]: where one
+        action is held, the mean of the block's."""
         return self.project(expanded.unflatten(-1, (self.repeat, -1)).mean(-2))
 
     def steps(self, expanded: Tensor) -> Tensor:
-        """[..., H, block * a] as single environment actions [..., H * block, a] in the order they are taken."""
+        """[..., H, block * a] as single environment actions [..., H * block, a] in the order they
+        are taken."""
         return expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
 
     def half_width(self, like: Tensor) -> Tensor:
@@ -211,8 +218,9 @@ class ActionSpace:
         return tuple(self.project(torch.tensor(middle, dtype=torch.float64)).tolist())
 
     def first_step(self) -> tuple[float, ...]:
-        """[A] what a search without a warm start draws around: the middle, from which all is as near as can be. Around
-        doing nothing, where that lies at a side, half of what is drawn would be cut off."""
+        """[A] what a search without a warm start draws around: the middle, from which all is as
+        near as can be. Around doing nothing, where that lies at a side, half of what is drawn
+        would be cut off."""
         nearest = torch.tensor(self._nearest, dtype=torch.float64)
         low, high = self._reach(nearest)
         step = (low + high) / 2
@@ -221,7 +229,8 @@ class ActionSpace:
         return tuple(step.tolist())
 
     def _meets_ball(self, radius: float | None) -> bool:
-        """Whether the box has actions shorter than `radius`, or pinned numbers that are just that long."""
+        """Whether the box has actions shorter than `radius`, or pinned numbers that are just that
+        long."""
         if radius is None:
             return True
         near, free = torch.tensor(self._nearest), torch.tensor(self.low) < torch.tensor(self.high)

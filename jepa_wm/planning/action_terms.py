@@ -1,7 +1,7 @@
 """Terms of an objective that price actions alone: effort, jerks, linear limits.
 
-B episodes, S candidates, H horizon, A action numbers of a model step, a of one environment action, C limits.
-"""
+B episodes, S candidates, H horizon, A action numbers of a model step, a of one environment action,
+C limits."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def effort(latents: Tensor, actions: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """The same where doing nothing is another action than 0: the mean squared difference from that.
+    """The same where doing nothing is another action than 0: the mean squared difference from
+    that.
 
-    `size` is the length a of one environment action, `idle` [a] or [B, a] the one that does nothing. Without it that is
-    each plan's own first action: a place to go to, where nobody knows yet which place would be to stay.
-    """
+    `size` is the length a of one environment action, `idle` [a] or [B, a] the one that does
+    nothing. Without it that is each plan's own first action: a place to go to, where nobody knows
+    yet which place would be to stay."""
 
     size: int
     idle: Tensor | None = None
@@ -40,9 +41,8 @@ class Effort:
 class Smoothness:
     """The mean squared change from one environment action to the next: a term against jerks.
 
-    `size` is the length a of one environment action, `before` the last one taken, [B, a], which the plan's first is
-    compared with too. Without it a plan of a single action costs nothing.
-    """
+    `size` is the length a of one environment action, `before` the last one taken, [B, a], which
+    the plan's first is compared with too. Without it a plan of a single action costs nothing."""
 
     size: int
     before: Tensor | None = None
@@ -60,11 +60,12 @@ class Smoothness:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLimits:
-    """Limits A x <= b on the action block x of every model step: as a term, how far they are exceeded.
+    """Limits A x <= b on the action block x of every model step: as a term, how far they are
+    exceeded.
 
-    The excess over each limit, summed over limits and averaged over steps: zero inside, so that a large enough weight
-    leaves the best allowed plan best. Raises ValueError for limits that are not one number of b per row of A.
-    """
+    The excess over each limit, summed over limits and averaged over steps: zero inside, so that a
+    large enough weight leaves the best allowed plan best. Raises ValueError for limits that are
+    not one number of b per row of A."""
 
     matrix: Tensor  # A [C, A], a row a limit
     bound: Tensor  # b [C]
@@ -81,11 +82,13 @@ class LinearLimits:
         return self.excess(actions).sum(-1).mean(-1)
 
     def allowed(self, actions: Tensor, *, tolerance: float = 1e-5) -> Tensor:
-        """[...] bool: whether plans [..., H, A] keep all limits at all steps, to within `tolerance`."""
+        """[...] bool: whether plans [..., H, A] keep all limits at all steps, to within
+        `tolerance`."""
         return (self.excess(actions) <= tolerance).all(-1).all(-1)
 
     def excess(self, actions: Tensor) -> Tensor:
-        """[..., H, C] by how much actions [..., H, A] exceed each limit. Raises ValueError for another width."""
+        """[..., H, C] by how much actions [..., H, A] exceed each limit. Raises ValueError for
+        another width."""
         if actions.shape[-1] != self.matrix.shape[1]:
             raise ValueError(
                 f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action numbers a step"

@@ -1,8 +1,8 @@
-"""The agent: sees frames and perhaps a goal image, imagines, searches, hands out actions. It never meets a simulator.
+"""The agent: sees frames and perhaps a goal image, imagines, searches, hands out actions. It never
+meets a simulator.
 
-B episodes, b episodes of a piece, S candidates, H horizon, N latent tokens of width D, A action numbers a model step,
-a of one action.
-"""
+B episodes, b episodes of a piece, S candidates, H horizon, N latent tokens of width D, A action
+numbers a model step, a of one action."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from jepa_wm.worlds.protocol import VectorWorld
 class Agent:
     """Plans for a batch of episodes, remembering the last frames and the actions between them.
 
-    Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds terms to those that the
-    settings name. What is searched is the part of `space` that the data of the model reach: an action number that they
-    never varied stays as it was. Where several model steps are executed at once (planner.execute), `observe` takes the
-    frames between decisions; those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where
-    the robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`.
-    UserError for a term that needs a head the model has not, and for a space that the data lie outside of.
+    Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds
+    terms to those that the settings name. What is searched is the part of `space` that the data of
+    the model reach: an action number that they never varied stays as it was. Where several model
+    steps are executed at once (planner.execute), `observe` takes the frames between decisions;
+    those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where the
+    robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`. UserError
+    for a term that needs a head the model has not, and for a space that the data lie outside of.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class Agent:
     def of_run(
         cls, run: RunFolder, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()
     ) -> Agent:
-        """The agent of a run whose dynamics are trained, for worlds with the actions of `world`."""
+        """The agent of a run whose dynamics are trained, for worlds with the actions of
+        `world`."""
         plan = run.config.planner
         space = space_of(world, frameskip=run.config.dynamics.frameskip, hold=plan.hold)
         model = WorldModel.load(run.path)
@@ -96,10 +98,11 @@ class Agent:
         )
 
     def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
-        """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective has goals.
+        """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective
+        has goals.
 
-        An episode's plans depend on its own seed alone. Raises ValueError for goals that are not one per seed.
-        """
+        An episode's plans depend on its own seed alone. Raises ValueError for goals that are not
+        one per seed."""
         if goal_frames is not None and len(goal_frames) != len(seeds):
             raise ValueError(
                 f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each"
@@ -112,11 +115,13 @@ class Agent:
         self._last, self._lasting, self._looks = None, None, 0
         if self._goal is not None:
             self._settle(self._goal)
-        # On the CPU wherever the model is: a seed draws the same plans on every machine, and only costs cross over.
+        # On the CPU wherever the model is: a seed draws the same plans on every machine, and only
+        # costs cross over.
         self.search.reset(seeds, device=torch.device("cpu"))
 
     def act(self, frames: np.ndarray) -> np.ndarray:
-        """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c] uint8."""
+        """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c]
+        uint8."""
         latents = self._look(frames)
         self._imagine_unseen()
         self._latents.append(latents)
@@ -154,10 +159,11 @@ class Agent:
         return self.space.steps(blocks).numpy()
 
     def observe(self, frames: np.ndarray) -> None:
-        """See frames [B, h, w, c] uint8 one model step further into the plan that is being executed.
+        """See frames [B, h, w, c] uint8 one model step further into the plan that is being
+        executed.
 
-        Raises RuntimeError where none of its steps is left that could follow: the frame after the last is for `act`.
-        """
+        Raises RuntimeError where none of its steps is left that could follow: the frame after the
+        last is for `act`."""
         if not self._executing:
             raise RuntimeError(
                 "no step of a plan is left to be executed after these frames; hand them to act"
@@ -190,7 +196,8 @@ class Agent:
         return self.model.encode(torch.from_numpy(frames), torch.from_numpy(poses))
 
     def _imagine_unseen(self) -> None:
-        """Put what the model expects in the place of frames that were not shown while a plan was executed."""
+        """Put what the model expects in the place of frames that were not shown while a plan was
+        executed."""
         unseen, self._executing = self._executing, []
         if not unseen:
             return
@@ -201,8 +208,8 @@ class Agent:
         self._past += unseen
 
     def _memory(self, lasting: Tensor) -> tuple[Tensor, Tensor]:
-        """(the latest latents [B, C, N, D] with these lasting numbers, the action blocks [B, C-1, A] between them), no
-        more of them than the model's window; older ones are forgotten."""
+        """(the latest latents [B, C, N, D] with these lasting numbers, the action blocks [B, C-1,
+        A] between them), no more of them than the model's window; older ones are forgotten."""
         latent = self.model.latent
         gone = max(0, len(self._latents) - latent.settings.window)
         self._latents, self._past = (
@@ -216,7 +223,8 @@ class Agent:
         )
 
     def _staying(self) -> Tensor | None:
-        """[B, H, A] the plan of taking the last action again, which holds the place where actions are places."""
+        """[B, H, A] the plan of taking the last action again, which holds the place where actions
+        are places."""
         if (
             self._last is None
             or not isinstance(self.space, ActionSpace)
@@ -229,8 +237,8 @@ class Agent:
     def _settle(self, latents: Tensor) -> Tensor:
         """[B, N, L] the lasting numbers, once latents [B, N, D] are seen too.
 
-        They are the same in all frames of an episode and in its goal: the mean of readings is nearer than any one.
-        """
+        They are the same in all frames of an episode and in its goal: the mean of readings is
+        nearer than any one."""
         lasting, self._looks = self.model.latent.lasting(latents), self._looks + 1
         self._lasting = (
             lasting if self._lasting is None else self._lasting.lerp(lasting, 1 / self._looks)

@@ -1,7 +1,7 @@
 """The cross-entropy method for discrete actions: a table of probabilities instead of a Gaussian.
 
-B episodes, S candidates, K elites, H horizon in model steps, G choices a model step among n, A = G * n, R rounds.
-"""
+B episodes, S candidates, K elites, H horizon in model steps, G choices a model step among n, A = G
+* n, R rounds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from jepa_wm.planning.search import (
 
 @dataclass(frozen=True, kw_only=True)
 class CategoricalCEM:
-    """Draw every choice from its own probabilities, keep the elites, count how often they choose what.
+    """Draw every choice from its own probabilities, keep the elites, count how often they choose
+    what.
 
-    A refit keeps a share `momentum` of the old probabilities; a share `explore` is spread evenly over all choices, so
-    that none dies out. The mean of a plan [B, H, A] is its probabilities, and so is a warm start. The likeliest plan
-    is one candidate of every round. Raises ValueError for settings that make no search.
-    Source: R. Rubinstein, Methodology and Computing in Applied Probability 1 (1999).
-    """
+    A refit keeps a share `momentum` of the old probabilities; a share `explore` is spread evenly
+    over all choices, so that none dies out. The mean of a plan [B, H, A] is its probabilities, and
+    so is a warm start. The likeliest plan is one candidate of every round. Raises ValueError for
+    settings that make no search. Source: R. Rubinstein, Methodology and Computing in Applied
+    Probability 1 (1999)."""
 
     space: DiscreteSpace
     horizon: int

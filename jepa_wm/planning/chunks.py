@@ -1,4 +1,5 @@
-"""Candidates in pieces: a cost that never looks at more plans at once than the memory bound allows.
+"""Candidates in pieces: a cost that never looks at more plans at once than the memory bound
+allows.
 
 B episodes, S candidates, H horizon in model steps, E expanded numbers a step.
 """
@@ -21,7 +22,8 @@ CostOf = Callable[
 
 
 def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int:
-    """How many plans, candidates x episodes, fit into the bound when each takes `plan_bytes` beside what is fixed.
+    """How many plans, candidates x episodes, fit into the bound when each takes `plan_bytes`
+    beside what is fixed.
 
     Raises UserError when not a single one does.
     """
@@ -36,12 +38,12 @@ def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int
 
 
 def in_chunks(cost_of: CostOf, *, most: int, most_with_gradient: int) -> Cost:
-    """The cost of plans [B, S, H, E], computed for at most `most` plans at a time, fewer where gradients are wanted.
+    """The cost of plans [B, S, H, E], computed for at most `most` plans at a time, fewer where
+    gradients are wanted.
 
-    Whole episodes go together as long as they fit; else one episode's candidates are cut into equal pieces.
-    A plan's cost may depend on no other plan. Gradients are then computed piece by piece as well: a piece's graph is
-    gone before the next piece is imagined.
-    """
+    Whole episodes go together as long as they fit; else one episode's candidates are cut into
+    equal pieces. A plan's cost may depend on no other plan. Gradients are then computed piece by
+    piece as well: a piece's graph is gone before the next piece is imagined."""
 
     def cost(plans: Tensor) -> Tensor:
         wanted = plans.requires_grad and torch.is_grad_enabled()
@@ -72,7 +74,8 @@ def _plain(cost: Cost, plans: Tensor) -> Tensor:
 
 
 def _with_slope(cost: Cost, plans: Tensor) -> Tensor:
-    """[b, s] costs whose gradient is known already and costs no graph: a straight line through each plan."""
+    """[b, s] costs whose gradient is known already and costs no graph: a straight line through
+    each plan."""
     here = plans.detach().requires_grad_()
     costs = cost(here)
     if not costs.requires_grad:

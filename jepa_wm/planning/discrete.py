@@ -1,8 +1,8 @@
-"""A space of discrete actions: a choice among n, searched as one-hot plans, taken as each choice's own numbers.
+"""A space of discrete actions: a choice among n, searched as one-hot plans, taken as each choice's
+own numbers.
 
-H horizon in model steps, A searched numbers a step, a numbers of one environment action, block = frameskip,
-n choices of a discrete action, G choices searched per model step (A = G * n).
-"""
+H horizon in model steps, A searched numbers a step, a numbers of one environment action, block =
+frameskip, n choices of a discrete action, G choices searched per model step (A = G * n)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from jepa_wm.core.errors import UserError
 
 @dataclass(frozen=True)
 class DiscreteSpace:
-    """A choice among n actions; a plan is one-hot, [..., H, G * n], and the model takes each choice's numbers.
+    """A choice among n actions; a plan is one-hot, [..., H, G * n], and the model takes each
+    choice's numbers.
 
     Choice `idle` does nothing, if one is known to; those in `barred` are never taken. Make it with
-    `DiscreteSpace.of_block`.
-    Raises ValueError for vectors that are fewer than two, of unequal lengths, not finite or not distinct, and for an
-    `idle` that is none of the choices.
-    """
+    `DiscreteSpace.of_block`. Raises ValueError for vectors that are fewer than two, of unequal
+    lengths, not finite or not distinct, and for an `idle` that is none of the choices."""
 
     vectors: tuple[tuple[float, ...], ...]  # [n, a] what the model takes for each choice
     slots: int = 1  # G
@@ -65,8 +64,8 @@ class DiscreteSpace:
     ) -> DiscreteSpace:  # fmt: skip
         """The space for `block` environment actions per model step, each one of `choices`.
 
-        With `hold`, one is chosen and held for the block. The model takes `vectors` [n, a], one-hot if None.
-        """
+        With `hold`, one is chosen and held for the block. The model takes `vectors` [n, a],
+        one-hot if None."""
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         if vectors is None:
@@ -77,8 +76,8 @@ class DiscreteSpace:
         return cls(rows, 1, block, idle) if hold else cls(rows, block, 1, idle)
 
     def within(self, low: Sequence[float], high: Sequence[float]) -> DiscreteSpace:
-        """The space without the choices whose numbers lie outside low..high [a], such as those that a model never saw
-        taken. UserError where none is left."""
+        """The space without the choices whose numbers lie outside low..high [a], such as those
+        that a model never saw taken. UserError where none is left."""
         bounds = tuple(zip(low, high, strict=True))
         inside = [
             all(a - 1e-5 <= x <= b + 1e-5 for x, (a, b) in zip(vector, bounds, strict=True))
@@ -117,11 +116,13 @@ class DiscreteSpace:
         return torch.nn.functional.one_hot(chosen, self.choices).flatten(-2).float()
 
     def project(self, actions: Tensor) -> Tensor:
-        """[..., A] one-hot: of each slot's n numbers the largest wins, the first of equals; barred ones never do."""
+        """[..., A] one-hot: of each slot's n numbers the largest wins, the first of equals; barred
+        ones never do."""
         return self.one_hot(self._chosen(actions)).to(actions)
 
     def idle_step(self) -> tuple[float, ...]:
-        """[A] doing nothing, the first choice where none is known to; where that is barred, the first that is not."""
+        """[A] doing nothing, the first choice where none is known to; where that is barred, the
+        first that is not."""
         still = (
             torch.nn.functional.one_hot(torch.tensor(self.idle or 0), self.choices)
             .float()
@@ -130,7 +131,8 @@ class DiscreteSpace:
         return tuple(self.project(still).tolist())
 
     def first_step(self) -> tuple[float, ...]:
-        """[A] what a search without a warm start begins from: the same chance for all choices that are not barred."""
+        """[A] what a search without a warm start begins from: the same chance for all choices that
+        are not barred."""
         even = [
             0.0 if i in self.barred else 1 / (self.choices - len(self.barred))
             for i in range(self.choices)
@@ -138,12 +140,14 @@ class DiscreteSpace:
         return tuple(even * self.slots)
 
     def expand(self, actions: Tensor) -> Tensor:
-        """[..., H, A] plans as [..., H, block * a], what the model takes; time runs first within a block."""
+        """[..., H, A] plans as [..., H, block * a], what the model takes; time runs first within a
+        block."""
         numbers = actions.new_tensor(self.vectors)[self._chosen(actions)]  # [..., H, G, a]
         return numbers.repeat_interleave(self.repeat, -2).flatten(-2)
 
     def condense(self, expanded: Tensor) -> Tensor:
-        """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block * a]."""
+        """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block *
+        a]."""
         held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(
             -2
         )  # [..., H, G, a]
@@ -152,7 +156,8 @@ class DiscreteSpace:
         return self.one_hot(gap.argmin(-1)).to(expanded)
 
     def steps(self, expanded: Tensor) -> Tensor:
-        """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the order they are taken."""
+        """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the
+        order they are taken."""
         taken = expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
         gap = (taken[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
         return gap.argmin(-1, keepdim=True)

@@ -27,14 +27,15 @@ from jepa_wm.planning.search import (
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient:
-    """Adam on the plans themselves, from many starts in one batch, each step projected into the space.
+    """Adam on the plans themselves, from many starts in one batch, each step projected into the
+    space.
 
-    Restarts are the warm start, the plan of doing nothing, plans kept from before, and draws around the warm start
-    of spread `std`. `lr`, `std` and `noise` are shares of the box's half width; noise is added after every step and
-    falls to none at the last, so that a plan may leave a shallow basin. The cost is called with gradients enabled.
-    Raises ValueError for settings that make no search.
-    Source: D. Kingma, J. Ba, ICLR 2015; gradient planning as in UPN (Srinivas et al. 2018) and DINO-WM.
-    """
+    Restarts are the warm start, the plan of doing nothing, plans kept from before, and draws
+    around the warm start of spread `std`. `lr`, `std` and `noise` are shares of the box's half
+    width; noise is added after every step and falls to none at the last, so that a plan may leave
+    a shallow basin. The cost is called with gradients enabled. Raises ValueError for settings that
+    make no search. Source: D. Kingma, J. Ba, ICLR 2015; gradient planning as in UPN (Srinivas et
+    al. 2018) and DINO-WM."""
 
     space: ActionSpace
     horizon: int
@@ -55,7 +56,8 @@ class Gradient:
     def solve(
         self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
     ) -> Plan:
-        """See `Solver.solve`; the mean is the cheapest plan. Raises ValueError for a cost without gradient."""
+        """See `Solver.solve`; the mean is the cheapest plan. Raises ValueError for a cost without
+        gradient."""
         mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
         half = self.space.half_width(mean)  # [A]
         kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.restarts - 2]
@@ -64,7 +66,8 @@ class Gradient:
         )
         nothing = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
         plans = with_known(drawn, mean, nothing, kept)  # [B, S, H, A]
-        # Adam moves `step`, in half widths from the plans inside the space, so that one lr serves every action number.
+        # Adam moves `step`, in half widths from the plans inside the space, so that one lr serves
+        # every action number.
         step = torch.zeros_like(plans, requires_grad=True)
         adam = torch.optim.Adam([step], lr=self.lr)
         best = Best(mean)
@@ -101,7 +104,8 @@ class Gradient:
 
 @dataclass(frozen=True)
 class InTurn:
-    """One solver, then a second that starts from the first one's cheapest plan and mean, such as CEM then gradient.
+    """One solver, then a second that starts from the first one's cheapest plan and mean, such as
+    CEM then gradient.
 
     Raises ValueError if they search different spaces or horizons.
     """
@@ -127,12 +131,14 @@ class InTurn:
     def solve(
         self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
     ) -> Plan:
-        """See `Solver.solve`; the trace holds the rounds of both, the plan is the cheaper of the two."""
+        """See `Solver.solve`; the trace holds the rounds of both, the plan is the cheaper of the
+        two."""
         one = self.first.solve(cost, start=start, generator=generator)
         two = self.second.solve(
             cost, start=torch.stack([one.actions, one.mean], 1), generator=generator
         )
-        # The second saw the first one's plan, but maybe in another batch, whose rounding may differ.
+        # The second saw the first one's plan, but maybe in another batch, whose rounding may
+        # differ.
         better = (two.cost < one.cost)[:, None, None]
         return Plan(
             torch.where(better, two.actions, one.actions),

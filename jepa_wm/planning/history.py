@@ -1,8 +1,8 @@
-"""Frames and actions that a harness hands over, as the context that the dynamics were trained with.
+"""Frames and actions that a harness hands over, as the context that the dynamics were trained
+with.
 
-B episodes, S candidates, T frames of the harness, C frames of the context, h x w px, a numbers of one environment
-action, A of the block of actions between two frames of the context.
-"""
+B episodes, S candidates, T frames of the harness, C frames of the context, h x w px, a numbers of
+one environment action, A of the block of actions between two frames of the context."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from torch import Tensor
 
 
 def newest_frames(name: str, info: Mapping[str, Any]) -> Tensor:
-    """[B, h, w, 3] of info[name] [B, S, T, h, w, 3] or [B, S, h, w, 3], the same for all candidates."""
+    """[B, h, w, 3] of info[name] [B, S, T, h, w, 3] or [B, S, h, w, 3], the same for all
+    candidates."""
     return _in_time(name, info)[:, -1]
 
 
 def history(
     info: Mapping[str, Any], *, window: int, size: int, frameskip: int
 ) -> tuple[Tensor, Tensor]:
-    """(frames [B, C, h, w, 3], action blocks between them [B, C-1, A]) of info["pixels"] [B, S, T, h, w, 3], the newest
-    last, and info["action"] [B, S, T, a] or [B, S, T, A], which hold with each frame what led to it.
+    """(frames [B, C, h, w, 3], action blocks between them [B, C-1, A]) of info["pixels"] [B, S, T,
+    h, w, 3], the newest last, and info["action"] [B, S, T, a] or [B, S, T, A], which hold with
+    each frame what led to it.
 
-    With single actions frames follow each other by environment steps, and every `frameskip`-th is of the context; with
-    blocks by model steps. C is `window`, or less: as far back as frames go and actions are known (finite) in all
-    episodes; 1 where info has no actions. Raises ValueError for actions of another width or number.
-    """
+    With single actions frames follow each other by environment steps, and every `frameskip`-th is
+    of the context; with blocks by model steps. C is `window`, or less: as far back as frames go
+    and actions are known (finite) in all episodes; 1 where info has no actions. Raises ValueError
+    for actions of another width or number."""
     pictures = _in_time("pixels", info)
     nothing = torch.zeros(len(pictures), 0, size * frameskip)
     if pictures.shape[1] == 1 or info.get("action") is None:

@@ -29,13 +29,14 @@ from jepa_wm.planning.search import (
 
 @dataclass(frozen=True, kw_only=True)
 class ICEM:
-    """Cross-entropy method for few candidates: plans that vary smoothly, and elites that are not thrown away.
+    """Cross-entropy method for few candidates: plans that vary smoothly, and elites that are not
+    thrown away.
 
-    A share `kept` of the elites competes again in the next round and, shifted in time, in the next search. Round i
-    draws candidates / shrink**i plans, never fewer than twice the elites. Noise has the spectrum 1 / f**colour over
-    the horizon: 0 white, 2 Brownian. Otherwise as CEM. Raises ValueError for settings that make no search.
-    Source: C. Pinneri et al., Sample-efficient Cross-Entropy Method for Real-time Planning, CoRL 2020.
-    """
+    A share `kept` of the elites competes again in the next round and, shifted in time, in the next
+    search. Round i draws candidates / shrink**i plans, never fewer than twice the elites. Noise
+    has the spectrum 1 / f**colour over the horizon: 0 white, 2 Brownian. Otherwise as CEM. Raises
+    ValueError for settings that make no search. Source: C. Pinneri et al., Sample-efficient
+    Cross-Entropy Method for Real-time Planning, CoRL 2020."""
 
     space: ActionSpace
     horizon: int
@@ -103,10 +104,11 @@ class ICEM:
 
 
 def colour_filter(horizon: int, colour: float) -> Tensor:
-    """[H, H] turns white noise over the horizon into noise of spectrum 1 / f**colour, of unit spread at every step.
+    """[H, H] turns white noise over the horizon into noise of spectrum 1 / f**colour, of unit
+    spread at every step.
 
-    The constant part gets the power of the lowest frequency. Source: J. Timmer, M. Koenig, A&A 300 (1995).
-    """
+    The constant part gets the power of the lowest frequency. Source: J. Timmer, M. Koenig, A&A 300
+    (1995)."""
     frequency = torch.fft.rfftfreq(horizon, dtype=torch.float64).clamp_min(1 / horizon)
     spectrum = torch.fft.rfft(torch.eye(horizon, dtype=torch.float64), dim=0)
     mixed = torch.fft.irfft(spectrum * frequency[:, None] ** (-colour / 2), n=horizon, dim=0)

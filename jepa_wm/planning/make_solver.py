@@ -14,7 +14,8 @@ DESCENDING = ("gradient", "cem_gradient")  # solvers that need the cost's gradie
 
 
 def make_solver(space: ActionSpace | DiscreteSpace, settings: PlannerSettings) -> Solver:
-    """The solver the config names, for the space. Raises ValueError for one that cannot search it."""
+    """The solver the config names, for the space. Raises ValueError for one that cannot search
+    it."""
     s = settings
     if s.solver == "amortised":
         return AsProposed(space=space, horizon=s.horizon)

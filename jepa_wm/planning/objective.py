@@ -1,7 +1,8 @@
-"""What the config asks a search to minimise: the terms of an objective, made for some episodes at one decision.
+"""What the config asks a search to minimise: the terms of an objective, made for some episodes at
+one decision.
 
-B episodes, S candidates, H horizon, N latent tokens of width D, A action numbers of a model step, a of one action.
-"""
+B episodes, S candidates, H horizon, N latent tokens of width D, A action numbers of a model step,
+a of one action."""
 
 from __future__ import annotations
 
@@ -114,7 +115,8 @@ def to_state(scene: Scene) -> Term:
 
 
 def earned(scene: Scene) -> Term:
-    """Expected discounted reward, until the episode ends where a termination head tells the chance."""
+    """Expected discounted reward, until the episode ends where a termination head tells the
+    chance."""
     model, now = scene.model, scene.now
     heads = model.needed("reward")
 
@@ -128,7 +130,8 @@ def earned(scene: Scene) -> Term:
 
 
 def effortless(scene: Scene) -> Term:
-    """How far actions are from doing nothing: from 0, what the world says, or the last one where they are places."""
+    """How far actions are from doing nothing: from 0, what the world says, or the last one where
+    they are places."""
     space = scene.space
     if isinstance(space, ActionSpace) and space.absolute:
         return Effort(size=space.size, idle=scene.last)

@@ -1,7 +1,7 @@
 """Objectives: what an imagined future costs, as weighted terms over imagined latents and actions.
 
-B episodes, S candidates, H horizon, N tokens a frame, D latent width, A action numbers of a model step.
-"""
+B episodes, S candidates, H horizon, N tokens a frame, D latent width, A action numbers of a model
+step."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ class Objective:
 def imagined_cost(
     imagine: Callable[[Tensor], Tensor], objective: Term
 ) -> Callable[[Tensor], Tensor]:
-    """The callable a solver minimises: `imagine` turns plans [B, S, H, A] into latents, the objective prices both."""
+    """The callable a solver minimises: `imagine` turns plans [B, S, H, A] into latents, the
+    objective prices both."""
     return lambda actions: objective(imagine(actions), actions)
 
 
 def expected_cost(
     imagine: Callable[[Tensor], Tensor], objective: Term, *, doubt: float = 0.0
 ) -> Callable[[Tensor], Tensor]:
-    """The same where `imagine` gives several futures [M, R, B, S, H, N, D] of each plan: the mean of their costs, plus
-    `doubt` times the disagreement of the M members, each averaged over its R draws."""
+    """The same where `imagine` gives several futures [M, R, B, S, H, N, D] of each plan: the mean
+    of their costs, plus `doubt` times the disagreement of the M members, each averaged over its R
+    draws."""
 
     def cost(actions: Tensor) -> Tensor:
         futures = imagine(actions)

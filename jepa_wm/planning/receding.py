@@ -1,7 +1,8 @@
-"""Receding horizon: plan, hand out the first model steps, start the next search from what is left of the plan.
+"""Receding horizon: plan, hand out the first model steps, start the next search from what is left
+of the plan.
 
-B episodes, H horizon in model steps, A searched numbers a step, E expanded numbers a step, K executed model steps.
-"""
+B episodes, H horizon in model steps, A searched numbers a step, E expanded numbers a step, K
+executed model steps."""
 
 from __future__ import annotations
 
@@ -16,14 +17,13 @@ from jepa_wm.planning.search import Cost, Plan, Solver
 
 
 class RecedingHorizon:
-    """Plans decision after decision for a batch of episodes, each with its own generator and warm start.
+    """Plans decision after decision for a batch of episodes, each with its own generator and warm
+    start.
 
-    `execute` model steps are handed out per decision; the mean of the search and the plans that it kept, shifted by as
-    many, start the next one, their free ends filled with their last step ("repeat") or with doing nothing ("zero"),
-    which is the last step again where actions are places.
-    `last` is the latest plan.
-    Raises ValueError for an `execute` outside 1..horizon.
-    """
+    `execute` model steps are handed out per decision; the mean of the search and the plans that it
+    kept, shifted by as many, start the next one, their free ends filled with their last step
+    ("repeat") or with doing nothing ("zero"), which is the last step again where actions are
+    places. `last` is the latest plan. Raises ValueError for an `execute` outside 1..horizon."""
 
     def __init__(
         self, solver: Solver, *, execute: int = 1, fill: Literal["repeat", "zero"] = "repeat"
@@ -45,11 +45,12 @@ class RecedingHorizon:
     def plan(
         self, cost: Cost, *, proposal: Tensor | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """[B, K, E] the model steps to take now, for the cost of plans [B, S, H, E] from where the episodes are.
+        """[B, K, E] the model steps to take now, for the cost of plans [B, S, H, E] from where the
+        episodes are.
 
-        The search starts from a proposal [B, H, A] where there is one; what is left of the plan before is then tried
-        beside it, and a `known` plan [B, H, A] too. Raises RuntimeError before the first `reset`.
-        """
+        The search starts from a proposal [B, H, A] where there is one; what is left of the plan
+        before is then tried beside it, and a `known` plan [B, H, A] too. Raises RuntimeError
+        before the first `reset`."""
         if not self._generators:
             raise RuntimeError(
                 "RecedingHorizon.plan before reset; call reset with one seed per episode"

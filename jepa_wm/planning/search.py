@@ -1,8 +1,7 @@
 """What every solver shares: the protocol, the plan it returns, and the scoring of candidates.
 
-B episodes, S candidates, K elites or kept plans, H horizon in model steps, A searched numbers a step,
-E expanded numbers a step, R rounds.
-"""
+B episodes, S candidates, K elites or kept plans, H horizon in model steps, A searched numbers a
+step, E expanded numbers a step, R rounds."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ Cost = Callable[
 
 @dataclass(frozen=True)
 class Plan:
-    """The outcome of one search, in the search space; `ActionSpace.expand` makes actions the model's."""
+    """The outcome of one search, in the search space; `ActionSpace.expand` makes actions the
+    model's."""
 
     actions: Tensor  # [B, H, A] the cheapest plan seen
     mean: Tensor  # [B, H, A] what the next search starts from
@@ -43,12 +43,12 @@ class Solver(Protocol):
     def horizon(self) -> int: ...
 
     def solve(self, cost: Cost, *, start: Tensor | None, generator: list[torch.Generator]) -> Plan:
-        """Plan for B = len(generator) episodes from the warm start [B, H, A], or from `first_plan`.
+        """Plan for B = len(generator) episodes from the warm start [B, H, A], or from
+        `first_plan`.
 
-        A start [B, 1 + K, H, A] brings plans to be tried behind the mean.
-        Each episode draws from its own generator, so that its plan does not depend on which others share the batch.
-        Raises ValueError for costs that are not finite or have the wrong shape.
-        """
+        A start [B, 1 + K, H, A] brings plans to be tried behind the mean. Each episode draws from
+        its own generator, so that its plan does not depend on which others share the batch. Raises
+        ValueError for costs that are not finite or have the wrong shape."""
         ...
 
 
@@ -80,8 +80,8 @@ class Best:
 def first_mean(
     space: Space, horizon: int, start: Tensor | None, generator: list[torch.Generator]
 ) -> Tensor:
-    """[B, H, A] the warm start inside the space, without one what the space says to begin from. Raises ValueError for
-    one that does not fit."""
+    """[B, H, A] the warm start inside the space, without one what the space says to begin from.
+    Raises ValueError for one that does not fit."""
     if not generator:
         raise ValueError("generator is empty; give one torch.Generator per episode")
     first = first_plan(space, len(generator), horizon, device=generator[0].device)
@@ -101,7 +101,8 @@ def kept_plans(
 
 
 def checked_start(start: Tensor, like: Tensor) -> Tensor:
-    """[B, 1 + K, H, A] a warm start with or without plans behind its mean; ValueError if it does not fit `like`."""
+    """[B, 1 + K, H, A] a warm start with or without plans behind its mean; ValueError if it does
+    not fit `like`."""
     plans = start[:, None] if start.dim() == 3 else start
     if plans.dim() != 4 or not plans.shape[1] or (len(plans), *plans.shape[2:]) != like.shape:
         raise ValueError(
@@ -132,14 +133,16 @@ def score(cost: Cost, space: Space, plans: Tensor) -> Tensor:
 def noise(
     plans: Tensor, count: int, generator: list[torch.Generator], *, uniform: bool = False
 ) -> Tensor:
-    """[B, count, H, A] standard normal (or 0..1 uniform) numbers, each episode's from its own generator."""
+    """[B, count, H, A] standard normal (or 0..1 uniform) numbers, each episode's from its own
+    generator."""
     draw = torch.rand if uniform else torch.randn
     shape = (count, *plans.shape[1:])
     return torch.stack([draw(shape, generator=g, device=g.device) for g in generator])
 
 
 def with_known(drawn: Tensor, mean: Tensor, second: Tensor, kept: Tensor | None = None) -> Tensor:
-    """[B, S, H, A] the drawn plans; the mean, a second known plan and those kept [B, K, H, A] take the first places."""
+    """[B, S, H, A] the drawn plans; the mean, a second known plan and those kept [B, K, H, A] take
+    the first places."""
     known = [mean[:, None], second[:, None], *([] if kept is None else [kept])]
     count = sum(plans.shape[1] for plans in known)
     return torch.cat([*known, drawn[:, count:]], 1)
@@ -152,7 +155,8 @@ def cheapest(plans: Tensor, costs: Tensor, count: int) -> Tensor:
 
 
 def refit(elites: Tensor, mean: Tensor, std: Tensor, *, keep: float) -> tuple[Tensor, Tensor]:
-    """Mean and spread [B, H, A] of the elites [B, K, H, A], mixed with a share `keep` of the old ones."""
+    """Mean and spread [B, H, A] of the elites [B, K, H, A], mixed with a share `keep` of the old
+    ones."""
     # In double: the batch around an episode must not change its plan by a bit.
     centre = elites.double().mean(1)
     spread = (elites.double() - centre[:, None]).square().mean(1).sqrt()
@@ -160,7 +164,8 @@ def refit(elites: Tensor, mean: Tensor, std: Tensor, *, keep: float) -> tuple[Te
 
 
 def check(horizon: int, candidates: int, rounds: int, *, drawn: str = "candidates") -> None:
-    """Raises ValueError naming the number that makes no search; `drawn` is what the solver calls its candidates."""
+    """Raises ValueError naming the number that makes no search; `drawn` is what the solver calls
+    its candidates."""
     for name, value, least in (
         ("horizon", horizon, 1),
         (drawn, candidates, 2),

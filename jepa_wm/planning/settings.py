@@ -25,7 +25,8 @@ class ICEMSettings(Section):
 
 
 class GradientSettings(Section):
-    """Adam on the plans: solvers gradient and cem_gradient. Shares are of the action box's half width."""
+    """Adam on the plans: solvers gradient and cem_gradient. Shares are of the action box's half
+    width."""
 
     restarts: int = Field(16, ge=2)  # plans that are improved side by side
     steps: int = Field(20, ge=1)
@@ -58,12 +59,14 @@ class Limits(Section):
 class PlannerSettings(Section):
     """The solver and what it minimises."""
 
-    # amortised: no search, the policy that `jepa-wm heads` trained says what leads toward the goal.
+    # amortised: no search, the policy that `jepa-wm heads` trained says what leads toward the
+    # goal.
     solver: Literal["cem", "icem", "mppi", "random", "gradient", "cem_gradient", "amortised"] = (
         "cem"
     )
     propose: bool = False  # that policy's plan is where each search starts
-    # What is minimised: a distance to the goal image's latent, to the state read from it, or reward with a minus.
+    # What is minimised: a distance to the goal image's latent, to the state read from it, or
+    # reward with a minus.
     objective: Literal["metric", "l1", "l2", "cosine", "state", "reward"] = "metric"
     compare: tuple[Literal["metric", "l1", "l2", "cosine", "state"], ...] = (
         "l2",

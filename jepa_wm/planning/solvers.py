@@ -1,9 +1,10 @@
-"""Solvers that search for the cheapest plan: cross-entropy method, MPPI and random shooting, batched over episodes.
+"""Solvers that search for the cheapest plan: cross-entropy method, MPPI and random shooting,
+batched over episodes.
 
 B episodes, S candidates, K elites, H horizon in model steps, A searched numbers a step, R rounds.
-`std` and `min_std` are shares of the action box's half width. In every round the current mean is one candidate; the
-plan of doing nothing is one in the first round, the best plan so far in all later ones.
-"""
+`std` and `min_std` are shares of the action box's half width. In every round the current mean is
+one candidate; the plan of doing nothing is one in the first round, the best plan so far in all
+later ones."""
 
 from __future__ import annotations
 
@@ -31,11 +32,12 @@ from jepa_wm.planning.search import (
 
 @dataclass(frozen=True, kw_only=True)
 class CEM:
-    """Cross-entropy method: draw from a Gaussian, keep the elites, refit mean and spread of every number to them.
+    """Cross-entropy method: draw from a Gaussian, keep the elites, refit mean and spread of every
+    number to them.
 
-    `momentum` is the share of the old mean and spread that a refit keeps. Raises ValueError for settings that make
-    no search. Source: R. Rubinstein, Methodology and Computing in Applied Probability 1 (1999); as in V-JEPA 2-AC.
-    """
+    `momentum` is the share of the old mean and spread that a refit keeps. Raises ValueError for
+    settings that make no search. Source: R. Rubinstein, Methodology and Computing in Applied
+    Probability 1 (1999); as in V-JEPA 2-AC."""
 
     space: ActionSpace
     horizon: int
@@ -85,12 +87,13 @@ class CEM:
 
 @dataclass(frozen=True, kw_only=True)
 class MPPI:
-    """Model predictive path integral: the mean moves to the candidates' average, weighted by softmax of their costs.
+    """Model predictive path integral: the mean moves to the candidates' average, weighted by
+    softmax of their costs.
 
-    Costs are taken in units of their own spread within the round, so `temperature` has no unit: small follows the
-    cheapest, large averages all. The noise falls from `std` to `min_std` over the rounds; None keeps it fixed.
-    Raises ValueError for settings that make no search. Source: G. Williams et al., ICRA 2017.
-    """
+    Costs are taken in units of their own spread within the round, so `temperature` has no unit:
+    small follows the cheapest, large averages all. The noise falls from `std` to `min_std` over
+    the rounds; None keeps it fixed. Raises ValueError for settings that make no search. Source: G.
+    Williams et al., ICRA 2017."""
 
     space: ActionSpace
     horizon: int
@@ -152,7 +155,8 @@ class MPPI:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShooting:
-    """Plans drawn uniformly from the space, the cheapest kept: what a search must beat at equal candidates.
+    """Plans drawn uniformly from the space, the cheapest kept: what a search must beat at equal
+    candidates.
 
     Raises ValueError for settings that make no search.
     """
@@ -186,7 +190,8 @@ class RandomShooting:
 
 @dataclass(frozen=True, kw_only=True)
 class AsProposed:
-    """No search: the warm start is the plan, such as a policy's proposal; one evaluation tells its cost.
+    """No search: the warm start is the plan, such as a policy's proposal; one evaluation tells its
+    cost.
 
     Raises ValueError for a horizon below 1.
     """

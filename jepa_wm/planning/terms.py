@@ -1,7 +1,8 @@
-"""Terms of an objective that price imagined latents: distances to a goal, a state to reach, reward, disagreement.
+"""Terms of an objective that price imagined latents: distances to a goal, a state to reach,
+reward, disagreement.
 
-B episodes, S candidates, H horizon, N tokens a frame, D latent width, A action numbers of a model step.
-"""
+B episodes, S candidates, H horizon, N tokens a frame, D latent width, A action numbers of a model
+step."""
 
 from __future__ import annotations
 
@@ -25,10 +26,9 @@ Steps = Literal["last", "all", "rising", "discounted"]
 def latent_distance(kind: Literal["l1", "l2", "cosine"]) -> Distance:
     """The distance of imagined latents to the goal's latent, averaged over a frame's tokens.
 
-    "l1" is the mean absolute difference (V-JEPA 2-AC), "l2" the mean squared one (DINO-WM, JEPA-WMs), "cosine" one
-    minus the cosine of each token with the goal's token at its place. A learned metric is a callable of the same kind.
-    Raises ValueError for another name.
-    """
+    "l1" is the mean absolute difference (V-JEPA 2-AC), "l2" the mean squared one (DINO-WM,
+    JEPA-WMs), "cosine" one minus the cosine of each token with the goal's token at its place. A
+    learned metric is a callable of the same kind. Raises ValueError for another name."""
     if kind not in _DISTANCES:
         raise ValueError(f"distance {kind!r} is not known; choose one of {', '.join(_DISTANCES)}")
     return _DISTANCES[kind]
@@ -37,10 +37,10 @@ def latent_distance(kind: Literal["l1", "l2", "cosine"]) -> Distance:
 def over_steps(costs: Tensor, *, mode: Steps = "last", discount: float = 0.9) -> Tensor:
     """[B, S] one number per plan from its costs per step [B, S, H].
 
-    "last" takes the final step, "all" the mean, "rising" the mean weighted by the step's number, so that a detour may
-    lead away from the goal first and yet arriving early counts, "discounted" the mean weighted by discount**step.
-    Raises ValueError for another mode and for a discount outside 0..1 (0 excluded).
-    """
+    "last" takes the final step, "all" the mean, "rising" the mean weighted by the step's number,
+    so that a detour may lead away from the goal first and yet arriving early counts, "discounted"
+    the mean weighted by discount**step. Raises ValueError for another mode and for a discount
+    outside 0..1 (0 excluded)."""
     if mode == "last":
         return costs[..., -1]
     if mode == "all":
@@ -74,10 +74,11 @@ class ToGoal:
 
 @dataclass(frozen=True, kw_only=True)
 class ToState:
-    """The term of reaching a state, such as the robot's own joints: `read` tells it from imagined latents.
+    """The term of reaching a state, such as the robot's own joints: `read` tells it from imagined
+    latents.
 
-    The squared difference to the goal's state, each number in units of `scale`, averaged over the numbers.
-    """
+    The squared difference to the goal's state, each number in units of `scale`, averaged over the
+    numbers."""
 
     goal: Tensor  # [B, P]
     read: Callable[[Tensor], Tensor]  # latents [B, S, H, N, D] to states [B, S, H, P]
@@ -94,12 +95,12 @@ class ToState:
 
 @dataclass(frozen=True, kw_only=True)
 class Return:
-    """Expected discounted reward until the episode ends; give it a negative weight to earn as much as possible.
+    """Expected discounted reward until the episode ends; give it a negative weight to earn as much
+    as possible.
 
-    sum over steps h of discount**h * P(not ended before h) * reward(h), where `ended` is the chance that the episode
-    ends in model step h, whose own reward still counts; None: it never ends.
-    Raises ValueError for a discount outside 0..1 (0 excluded).
-    """
+    sum over steps h of discount**h * P(not ended before h) * reward(h), where `ended` is the
+    chance that the episode ends in model step h, whose own reward still counts; None: it never
+    ends. Raises ValueError for a discount outside 0..1 (0 excluded)."""
 
     reward: Callable[
         [Tensor, Tensor], Tensor
@@ -127,7 +128,8 @@ class Return:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """How far the members of an ensemble are apart: dear with a positive weight, sought with a negative one.
+    """How far the members of an ensemble are apart: dear with a positive weight, sought with a
+    negative one.
 
     The variance over M members, averaged over a frame's tokens and numbers.
     """

@@ -7,8 +7,8 @@ from jepa_wm.worlds.protocol import Idling, SaysActionKind, VectorWorld
 
 
 def space_of(world: VectorWorld, *, frameskip: int, hold: bool) -> ActionSpace | DiscreteSpace:
-    """Blocks of `frameskip` actions of the world; with `hold` one is searched a block. A discrete action's numbers are
-    one-hot, as the data hold them."""
+    """Blocks of `frameskip` actions of the world; with `hold` one is searched a block. A discrete
+    action's numbers are one-hot, as the data hold them."""
     idle = world.idle_action() if isinstance(world, Idling) else None
     if world.choices is not None:
         still = None if idle is None else int(idle[0])

@@ -1,4 +1,5 @@
-"""The sections on acting: episodes as GIFs, the success table, what the search did, what it saw as near and far."""
+"""The sections on acting: episodes as GIFs, the success table, what the search did, what it saw as
+near and far."""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[str]:
 
 
 def layouts(plan: Mapping[str, Any]) -> str:
-    """What is known of the layouts that episodes were played on; empty for a world without splits."""
+    """What is known of the layouts that episodes were played on; empty for a world without
+    splits."""
     told = plan.get("layouts")
     if not told:
         return ""
@@ -237,7 +239,8 @@ def _energy(energy: Energy) -> str:
 
 
 def _map(values: np.ndarray | None, energy: Energy, frame: np.ndarray, goal: np.ndarray) -> Any:
-    """How to draw one picture of a row: the room itself, or energies over it, the goal ringed in both."""
+    """How to draw one picture of a row: the room itself, or energies over it, the goal ringed in
+    both."""
 
     def draw(axes: Any) -> None:
         if values is None:

@@ -1,8 +1,8 @@
-"""Reads what the other stages left in a run folder: results, metrics, recorded arrays; None for what is not there.
+"""Reads what the other stages left in a run folder: results, metrics, recorded arrays; None for
+what is not there.
 
-E episodes, F filmed ones, K decisions, T environment steps, R solver rounds, M energy maps, G grid side, N strips,
-H horizon.
-"""
+E episodes, F filmed ones, K decisions, T environment steps, R solver rounds, M energy maps, G grid
+side, N strips, H horizon."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of the agent standing at (xs[j], ys[i]), as the planner sees it, against one goal each."""
+    """Energy of the agent standing at (xs[j], ys[i]), as the planner sees it, against one goal
+    each."""
 
     learned: np.ndarray  # [M, G, G], rows are y
     raw: np.ndarray  # [M, G, G]
@@ -144,7 +145,8 @@ def unit_of(plan: Mapping[str, Any] | None) -> str:
 
 
 def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None:
-    """The named arrays of an npz, checked; None if there is no file or there is nothing in its arrays."""
+    """The named arrays of an npz, checked; None if there is no file or there is nothing in its
+    arrays."""
     if not path.exists():
         return None
     remedy = f"delete it and run 'jepa-wm {path.parent.name}' again"
@@ -164,7 +166,8 @@ def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None
 
 
 def _fits(shape: tuple[int, ...], wanted: str, sizes: dict[str, int]) -> bool:
-    """Whether a shape has the wanted axes; letters met for the first time are entered into `sizes`."""
+    """Whether a shape has the wanted axes; letters met for the first time are entered into
+    `sizes`."""
     names = wanted.split()
     if len(names) != len(shape):
         return False

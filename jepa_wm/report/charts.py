@@ -1,4 +1,5 @@
-"""What each plot shows: functions that return how to draw one panel, or None where there is nothing to draw.
+"""What each plot shows: functions that return how to draw one panel, or None where there is
+nothing to draw.
 
 E episodes, K decisions, T environment steps, R solver rounds, G grid side.
 """
@@ -32,7 +33,8 @@ def curves(
     log: bool = False,
     dashed: Record | None = None,
 ) -> Draw:
-    """Figures against the training step; `dashed` {key: value} adds a level line in the curve's colour."""
+    """Figures against the training step; `dashed` {key: value} adds a level line in the curve's
+    colour."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         for key, colour in zip(
@@ -62,7 +64,8 @@ def curves(
 def against_horizon(
     horizons: Sequence[int], curves: Mapping[str, Sequence[float | None]], label: str
 ) -> Draw:
-    """An error of the rollout against the horizon: {"true actions": its values, "shuffled": those with others'}."""
+    """An error of the rollout against the horizon: {"true actions": its values, "shuffled": those
+    with others'}."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         for (said, values), colour in zip(
@@ -81,7 +84,8 @@ def against_horizon(
 
 
 def distance_over_time(episodes: Episodes) -> Draw:
-    """Distance to the goal at every environment step, a thin line an episode; the lost ones lie on top."""
+    """Distance to the goal at every environment step, a thin line an episode; the lost ones lie on
+    top."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         thin = float(np.clip(12 / len(episodes.final), 0.16, 0.7))
@@ -102,7 +106,8 @@ def distance_over_time(episodes: Episodes) -> Draw:
 
 
 def share_within(episodes: Episodes) -> Draw:
-    """Share of the episodes that lie within a radius of the goal, at the end and at their nearest."""
+    """Share of the episodes that lie within a radius of the goal, at the end and at their
+    nearest."""
     last = np.sort(episodes.distance[:, -1])
     nearest = np.sort(np.nanmin(episodes.distance, axis=1))
     share = np.arange(1, len(last) + 1) / len(last)
@@ -133,7 +138,8 @@ def share_within(episodes: Episodes) -> Draw:
 
 
 def cost_per_round(cost: np.ndarray) -> Draw:
-    """Cost [E, K, R] of the best plan after each solver round: median and quartiles, early and late decisions apart."""
+    """Cost [E, K, R] of the best plan after each solver round: median and quartiles, early and
+    late decisions apart."""
     decisions = cost.shape[1]
     third = max(1, decisions // 3)
     rounds = np.arange(1, cost.shape[2] + 1)
@@ -167,7 +173,8 @@ def cost_per_round(cost: np.ndarray) -> Draw:
 def energy_map(
     axes: Axes, energy: np.ndarray, xs: np.ndarray, ys: np.ndarray, frame: np.ndarray
 ) -> None:
-    """Energy [G, G] as colours over the room: bright is near the goal, thin lines join equal values."""
+    """Energy [G, G] as colours over the room: bright is near the goal, thin lines join equal
+    values."""
     axes.imshow(frame.mean(2), cmap="gray", vmin=0, vmax=255)
     axes.pcolormesh(
         xs,

@@ -1,4 +1,5 @@
-"""The section on frozen evaluations: each that was made on this run, with the data and the encoder it was made of."""
+"""The section on frozen evaluations: each that was made on this run, with the data and the encoder
+it was made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Frames laid side by side: episodes as GIFs (start, now, goal) and film strips; pixels are enlarged, never smoothed.
+"""Frames laid side by side: episodes as GIFs (start, now, goal) and film strips; pixels are
+enlarged, never smoothed.
 
 K decisions, h x w a frame.
 """
@@ -22,7 +23,8 @@ STRIP_SIDE = 96  # px, larger frames are reduced to this in a strip
 
 
 def episode_gif(episodes: Episodes, index: int) -> bytes:
-    """Start, now and goal side by side, a frame a decision, with a step counter and the distance left."""
+    """Start, now and goal side by side, a frame a decision, with a step counter and the distance
+    left."""
     frames = episodes.frames[index]
     count, height, width = frames.shape[:3]
     scale = max(1, round(PANEL / width))
@@ -53,7 +55,8 @@ def played_gif(frames: np.ndarray) -> bytes:
 
 
 def strip_png(frames: np.ndarray, *, gap: int = 2) -> bytes:
-    """A PNG of frames [n, h, w, 3] in a row, each with a transparent margin of `gap` px at either side."""
+    """A PNG of frames [n, h, w, 3] in a row, each with a transparent margin of `gap` px at either
+    side."""
     pictures = [Image.fromarray(frame) for frame in frames]
     side = max(pictures[0].size)
     if side > STRIP_SIDE:
@@ -69,7 +72,8 @@ def strip_png(frames: np.ndarray, *, gap: int = 2) -> bytes:
 
 
 def small_png(image: Image.Image) -> bytes:
-    """The image as a PNG of at most 255 colours, which takes a third of the room and looks the same at this size."""
+    """The image as a PNG of at most 255 colours, which takes a third of the room and looks the
+    same at this size."""
     buffer = io.BytesIO()
     image.quantize(colors=255, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -78,7 +82,8 @@ def small_png(image: Image.Image) -> bytes:
 def _with_trail(
     frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int
 ) -> np.ndarray:
-    """The frame with the way so far and the success radius drawn in, for the reader's eyes only."""
+    """The frame with the way so far and the success radius drawn in, for the reader's eyes
+    only."""
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
     points = (
@@ -93,7 +98,8 @@ def _with_trail(
 
 
 def _counter(episodes: Episodes, index: int, k: int) -> str:
-    """ "step 40/200, 12.3 px": environment steps where every decision has as many, else decisions."""
+    """ "step 40/200, 12.3 px": environment steps where every decision has as many, else
+    decisions."""
     decisions, steps = episodes.cost.shape[1], episodes.distance.shape[1] - 1
     left = float(np.linalg.norm(episodes.positions[index, k] - episodes.goal_position[index]))
     if steps % decisions == 0:

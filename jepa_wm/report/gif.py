@@ -13,7 +13,8 @@ from PIL import Image
 
 Colour = tuple[int, int, int]  # red, green, blue
 
-# (colours, every n-th frame), best first: the first that fits is taken. Noise does not compress, so it needs the last.
+# (colours, every n-th frame), best first: the first that fits is taken. Noise does not compress,
+# so it needs the last.
 QUALITIES = ((128, 1), (64, 1), (32, 1), (16, 1), (16, 2), (16, 4), (8, 8))
 SAMPLED_FRAMES = 12  # frames that the common palette is chosen from
 
@@ -27,10 +28,9 @@ def encode_gif(
 ) -> bytes:
     """A GIF of `frames` [F][h, w, 3] uint8 that loops for ever, each shown for its duration.
 
-    Colours are given up first, then frames in between (the durations are added up, first and last frame stay), until
-    the file fits `max_bytes`; if none does, the smallest. The few colours in `exact` are never altered. Equal
-    neighbours are merged. Raises ValueError without frames.
-    """
+    Colours are given up first, then frames in between (the durations are added up, first and last
+    frame stay), until the file fits `max_bytes`; if none does, the smallest. The few colours in
+    `exact` are never altered. Equal neighbours are merged. Raises ValueError without frames."""
     if len(frames) == 0 or len(frames) != len(durations_ms):
         raise ValueError(
             f"frames: {len(frames)} frames with {len(durations_ms)} durations; one each is needed"
@@ -48,7 +48,8 @@ def encode_gif(
 
 
 def _thin_out(count: int, durations_ms: Sequence[int], stride: int) -> tuple[list[int], list[int]]:
-    """Every stride-th index and the last one, and how long each is shown so that the whole lasts as long as before."""
+    """Every stride-th index and the last one, and how long each is shown so that the whole lasts
+    as long as before."""
     kept = [*range(0, count - 1, stride), count - 1]
     ends = [*kept[1:], count]
     return kept, [sum(durations_ms[a:b]) for a, b in zip(kept, ends, strict=True)]
@@ -71,7 +72,8 @@ def _encode(images: list[Image.Image], durations_ms: list[int], palette: Image.I
 
 
 def _palette(images: list[Image.Image], colours: int, exact: Sequence[Colour]) -> Image.Image:
-    """One that covers the range of colours in frames spread over the whole, small bright things included."""
+    """One that covers the range of colours in frames spread over the whole, small bright things
+    included."""
     chosen = np.unique(
         np.linspace(0, len(images) - 1, min(SAMPLED_FRAMES, len(images))).astype(int)
     )

@@ -1,4 +1,5 @@
-"""The sections on learning: how the eye learned to see, and how well what actions do is imagined."""
+"""The sections on learning: how the eye learned to see, and how well what actions do is
+imagined."""
 
 from __future__ import annotations
 
@@ -207,7 +208,8 @@ def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class _Kind:
-    """An error of the rollout: what it is called, and how it is read from a row, with the ending "" or "_shuffled"."""
+    """An error of the rollout: what it is called, and how it is read from a row, with the ending
+    "" or "_shuffled"."""
 
     name: str
     title: str
@@ -272,7 +274,8 @@ def _positive(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> boo
 
 
 def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """A line on figures that were not finite, where there are any: a gap in a curve must not pass for calm."""
+    """A line on figures that were not finite, where there are any: a gap in a curve must not pass
+    for calm."""
     gaps = sum(value is None for record in metrics for value in record.values())
     return (
         f'<p class="lost">Logged figures that were not finite, gaps in the curves: {gaps}.</p>'

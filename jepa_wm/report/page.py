@@ -1,4 +1,5 @@
-"""The pieces of the page: sections, tables, pictures as data URIs, one style sheet; no scripts, no links out."""
+"""The pieces of the page: sections, tables, pictures as data URIs, one style sheet; no scripts, no
+links out."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class Group:
 
 
 def page(title: str, head: str, groups: Sequence[Group], *, run: str) -> str:
-    """The whole document; `head` is HTML, `run` the folder named in the commands for what is absent."""
+    """The whole document; `head` is HTML, `run` the folder named in the commands for what is
+    absent."""
     links = "".join(f'<a href="#{group.key}">{escape(group.title)}</a>' for group in groups)
     body = "\n".join(_group(group, run) for group in groups)
     return (
@@ -117,7 +119,8 @@ def img(kind: str, data: bytes, alt: str) -> str:
 
 
 def panel(draw: Draw, title: str, caption: str) -> str:
-    """One plot in two renderings, of which the browser shows the one that suits the reader's theme."""
+    """One plot in two renderings, of which the browser shows the one that suits the reader's
+    theme."""
     light, dark = panels(draw)
     picture = (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{data_uri("png", dark)}">'

@@ -22,11 +22,11 @@ TOLD_GROUPS = 2  # groups of state numbers whose error is told at the top; all a
 
 
 def run(run: RunFolder) -> dict[str, Any]:
-    """Write <run>/report/index.html from what other stages left; returns its path, size and sections.
+    """Write <run>/report/index.html from what other stages left; returns its path, size and
+    sections.
 
-    A section whose source is absent says which verb makes it and is listed as missing. Raises UserError naming a
-    file that is damaged.
-    """
+    A section whose source is absent says which verb makes it and is listed as missing. Raises
+    UserError naming a file that is damaged."""
     began, before = time.monotonic(), run.finished("report") or {}
     folder = run.stage_dir("report")
     weights = [
@@ -56,7 +56,8 @@ def run(run: RunFolder) -> dict[str, Any]:
 
 
 def _keep_strips(run: RunFolder, weights: Path, strips: Path, made_of: Path) -> None:
-    """Make the strips where there are none, or only some of dynamics that were deleted since and learned anew."""
+    """Make the strips where there are none, or only some of dynamics that were deleted since and
+    learned anew."""
     model = json.dumps({"dynamics": fingerprint(weights)})
     if strips.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == model:
         return

@@ -15,7 +15,8 @@ class FrameBank:
     """Latents of real frames with the row numbers those frames have wherever they are stored."""
 
     def __init__(self, latents: np.ndarray, rows: np.ndarray) -> None:
-        """`latents` [M, D] float32 and `rows` [M] integers; raises ValueError if empty or if they do not fit."""
+        """`latents` [M, D] float32 and `rows` [M] integers; raises ValueError if empty or if they
+        do not fit."""
         latents = _matrix("latents", latents)
         rows = np.asarray(rows)
         if len(latents) == 0:
@@ -40,7 +41,8 @@ class FrameBank:
         return int(self._latents.shape[1])
 
     def nearest(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(row numbers [Q] int64, Euclidean distances [Q] float32) of the real frames nearest to `latents` [Q, D].
+        """(row numbers [Q] int64, Euclidean distances [Q] float32) of the real frames nearest to
+        `latents` [Q, D].
 
         Raises ValueError if the width is not the bank's or a value is not finite.
         """
@@ -54,12 +56,14 @@ class FrameBank:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         _, found = self._index.search(asked, 1)
         found = found[:, 0]
-        # faiss expands |a - b|^2, which is inexact for near neighbours: measure the few that were found again.
+        # faiss expands |a - b|^2, which is inexact for near neighbours: measure the few that were
+        # found again.
         return self.rows[found], np.linalg.norm(asked - self._latents[found], axis=1)
 
 
 def _matrix(name: str, value: np.ndarray) -> np.ndarray:
-    """`value` as contiguous float32 [rows, D]; raises ValueError naming it if it is something else."""
+    """`value` as contiguous float32 [rows, D]; raises ValueError naming it if it is something
+    else."""
     matrix = np.ascontiguousarray(value, dtype=np.float32)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{name}: a matrix [rows, width] is needed, got shape {matrix.shape}")

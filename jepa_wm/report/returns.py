@@ -1,4 +1,5 @@
-"""The sections on acting for reward: the first episodes as GIFs, and what was earned beside the floors."""
+"""The sections on acting for reward: the first episodes as GIFs, and what was earned beside the
+floors."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from jepa_wm.report.page import Section, figure, grid, img, number, row, table
 
 
 def sections(plan: Mapping[str, Any], film: Film | None) -> tuple[Section, ...]:
-    """Of a finished plan that has a `return`; without a film, which a world of other than three channels has none of,
-    the returns alone."""
+    """Of a finished plan that has a `return`; without a film, which a world of other than three
+    channels has none of, the returns alone."""
     returns = Section(
         "return",
         "Return, beside floors",

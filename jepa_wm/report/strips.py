@@ -1,4 +1,5 @@
-"""Film strips of what is imagined: each imagined latent shown as the real frame whose latent lies nearest.
+"""Film strips of what is imagined: each imagined latent shown as the real frame whose latent lies
+nearest.
 
 n strips, H horizon, M frames in the bank, h, w frame size, N latent tokens of width D.
 """
@@ -22,11 +23,11 @@ STRIPS, HORIZON, BANK = 4, 8, 3000
 
 
 def make_strips(run: RunFolder, path: Path) -> None:
-    """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out episodes of a trained run.
+    """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out
+    episodes of a trained run.
 
-    All three start at the same real frame, up to which the model has seen as many as when an agent acts; `shuffled`
-    imagines with another window's actions.
-    """
+    All three start at the same real frame, up to which the model has seen as many as when an agent
+    acts; `shuffled` imagines with another window's actions."""
     config = run.config
     data = open_data(run.path, config, "heldout")
     model = WorldModel.load(run.path)

@@ -1,4 +1,5 @@
-"""Learning what actions do: a summary of frozen features, dynamics on it, and the steps-to-go metric."""
+"""Learning what actions do: a summary of frozen features, dynamics on it, and the steps-to-go
+metric."""
 
 from __future__ import annotations
 
@@ -32,14 +33,16 @@ SAMPLE = 3000  # frames that principal components are found in
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the horizon."""
+    """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the
+    horizon."""
     return run.once(
         "dynamics", vjepa2_ac.train if run.config.dynamics.kind == "vjepa2_ac" else train
     )
 
 
 def train(run: RunFolder) -> dict[str, object]:
-    """The work of the stage; interrupted, it goes on from the newest checkpoint of either training."""
+    """The work of the stage; interrupted, it goes on from the newest checkpoint of either
+    training."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     data = open_data(run.path, config, "train")
@@ -71,8 +74,8 @@ def model_settings(config: Config) -> WorldModelSettings:
 
 
 def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
-    """A fresh latent model of the config's size, its units of actions taken from the data; warns of action numbers that
-    never or hardly vary there."""
+    """A fresh latent model of the config's size, its units of actions taken from the data; warns
+    of action numbers that never or hardly vary there."""
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
     model = LatentModel(
         tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], model_settings(config)
@@ -106,7 +109,8 @@ class Seen:
             self._held = of_all_frames(features, summary.components)
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this rank's device."""
+        """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this
+        rank's device."""
         return self._held[torch.from_numpy(self.features.index(episode, frame))].to(here().device)
 
     @torch.no_grad()
@@ -129,7 +133,8 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         episode, frame, _ = sampler.batch(step, settings.batch)
-        # From anywhere in the episode, later than the window too: it only helps to train, an agent never needs it.
+        # From anywhere in the episode, later than the window too: it only helps to train, an agent
+        # never needs it.
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
         way = displacement.at(data.offsets[episode[some]] + frame[some]).to(here().device)
         window, elsewhere = (
@@ -145,11 +150,12 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
 def dynamics_task(
     model: LatentModel, features: Features, frames: Seen | None, config: Config
 ) -> Task:
-    """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells best where actions lead.
+    """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells
+    best where actions lead.
 
-    A window's are read from frames of the episode up to its first one, and averaged over these: an agent has no later
-    ones, and read from frames that are to be foretold they would tell of what moves.
-    """
+    A window's are read from frames of the episode up to its first one, and averaged over these: an
+    agent has no later ones, and read from frames that are to be foretold they would tell of what
+    moves."""
     settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
     sampler = _windows(features, config, settings.frames, "train.dynamics.frames")
 
@@ -207,7 +213,8 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     model.metric.standardise(latents.toward(episode, frames)[0].to(here().device))
 
     def losses(step: int, part: slice) -> dict[str, Tensor]:
-        # Which pairs are the hardest depends on the whole batch; each rank has all latents and looks for itself.
+        # Which pairs are the hardest depends on the whole batch; each rank has all latents and
+        # looks for itself.
         episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
         flat = latents.toward(episode, frames)  # [2, n, F]
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()

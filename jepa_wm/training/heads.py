@@ -1,4 +1,5 @@
-"""Heads on frozen latents (stage heads): trained on the columns a trajectory file has, judged on held-out ones.
+"""Heads on frozen latents (stage heads): trained on the columns a trajectory file has, judged on
+held-out ones.
 
 F flattened latent width.
 """
@@ -30,7 +31,8 @@ Score = dict[str, float | str]
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """The `heads` stage: trains, saves, and scores every head beside a constant predictor on held-out trajectories."""
+    """The `heads` stage: trains, saves, and scores every head beside a constant predictor on
+    held-out trajectories."""
     return run.once("heads", train)
 
 
@@ -95,8 +97,8 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
 def judge(
     heads: Heads, heldout: Samples, seen: Samples, precision: str
 ) -> dict[str, dict[str, object]]:
-    """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure of the best constant
-    that the training samples give."""
+    """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure
+    of the best constant that the training samples give."""
     scores: dict[str, dict[str, object]] = {}
     with autocast(here().device, precision):
         if heads.reward is not None or heads.termination is not None:

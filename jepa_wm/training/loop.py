@@ -1,4 +1,5 @@
-"""The one training loop: evaluate, save, stop, step, log, advance; every stage passes in what differs."""
+"""The one training loop: evaluate, save, stop, step, log, advance; every stage passes in what
+differs."""
 
 from __future__ import annotations
 
@@ -28,12 +29,13 @@ __all__ = ["Losses", "Task", "fit", "make_optimiser"]
 
 
 def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
-    """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds spent in all.
+    """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds
+    spent in all.
 
-    A resumed run takes the same steps as one that was never stopped, to the same bits on one CPU; ranks that train
-    together take them to rounding, however many there are. Raises TrainingDiverged at a loss that is not finite, and
-    Interrupted, after saving, when a signal asked to stop. The last checkpoint has to succeed.
-    """
+    A resumed run takes the same steps as one that was never stopped, to the same bits on one CPU;
+    ranks that train together take them to rounding, however many there are. Raises
+    TrainingDiverged at a loss that is not finite, and Interrupted, after saving, when a signal
+    asked to stop. The last checkpoint has to succeed."""
     world, label = here(), f"{task.stage}/{task.part}" if task.part else task.stage
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
     train = (
@@ -87,7 +89,8 @@ def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
 
 
 def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters: matrices decay, biases, norms and single vectors do not."""
+    """AdamW over all trainable parameters: matrices decay, biases, norms and single vectors do
+    not."""
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     assert len(matrices) + len(others) == len(trained)
@@ -148,7 +151,8 @@ def _one_step(
 def _refuse_divergence(
     task: Task, settings: OptimiserSettings, step: int, figures: Mapping[str, float], saver: Saver
 ) -> None:
-    """Raise TrainingDiverged if the step just taken was not finite; the model it spoiled is never saved."""
+    """Raise TrainingDiverged if the step just taken was not finite; the model it spoiled is never
+    saved."""
     if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
         return
     saver.join()
@@ -165,7 +169,8 @@ def _refuse_divergence(
 
 
 def _resume(folder: Path, model: nn.Module) -> dict[str, Any]:
-    """Load the newest checkpoint's weights into the model; its training state, nothing if there is none."""
+    """Load the newest checkpoint's weights into the model; its training state, nothing if there is
+    none."""
     newest = here().told_by_first(newest_checkpoint(folder) if here().first else None)
     if newest is None:
         return {}

@@ -1,8 +1,8 @@
-"""Many ranks, less memory, compiled blocks: applied to a task from outside, so that models know nothing of it.
+"""Many ranks, less memory, compiled blocks: applied to a task from outside, so that models know
+nothing of it.
 
-Outermost FSDP2 (or DDP), within it activation checkpointing, within that compile: a block that is gathered once is
-computed twice, and what is computed twice is compiled.
-"""
+Outermost FSDP2 (or DDP), within it activation checkpointing, within that compile: a block that is
+gathered once is computed twice, and what is computed twice is compiled."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def whole(state: Any) -> Any:
 
 
 def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimiser the state that `whole` made of another's, sharded like its own parameters."""
+    """Give an optimiser the state that `whole` made of another's, sharded like its own
+    parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Any]] = {}
     for number, kept in state["state"].items():
@@ -96,7 +97,8 @@ def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Non
 def _replicated(task: Task, world: World) -> Task:
     """DDP: every rank has all weights, gradients are averaged."""
     on = [world.device.index] if world.device.type == "cuda" else None
-    # Which mask leaves whole frames in view differs from step to step, and with it which parts of a model are used.
+    # Which mask leaves whole frames in view differs from step to step, and with it which parts of
+    # a model are used.
     step = nn.parallel.DistributedDataParallel(
         Step(task), device_ids=on, gradient_as_bucket_view=True, find_unused_parameters=True
     )
@@ -104,7 +106,8 @@ def _replicated(task: Task, world: World) -> Task:
 
 
 def _sharded(task: Task, blocks: list[Block], world: World, precision: str) -> Task:
-    """FSDP2: every rank has a share of each weight; blocks are gathered one at a time, all else at once."""
+    """FSDP2: every rank has a share of each weight; blocks are gathered one at a time, all else at
+    once."""
     mesh = init_device_mesh(world.device.type, (world.size,))
     mixed = MixedPrecisionPolicy(
         param_dtype=KINDS[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -146,8 +149,8 @@ def _wrap_forward(block: Block, settings: ParallelSettings) -> None:
 
 
 def _become(model: nn.Module, plain: nn.Module) -> None:
-    """Turn every module of `model` into the one of `plain`, a copy made before anything was applied, with the weights
-    that `model` has now."""
+    """Turn every module of `model` into the one of `plain`, a copy made before anything was
+    applied, with the weights that `model` has now."""
     plain.load_state_dict(whole_weights(model))
     for mine, other in zip(list(model.modules()), list(plain.modules()), strict=True):
         mine.__class__, mine.__dict__ = type(other), other.__dict__

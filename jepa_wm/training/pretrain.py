@@ -1,4 +1,5 @@
-"""Learning to see: masked latent prediction on clips, watched by collapse meters and an online state probe."""
+"""Learning to see: masked latent prediction on clips, watched by collapse meters and an online
+state probe."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the 
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a random encoder's."""
+    """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a
+    random encoder's."""
     if run.config.features.backbone is not None:
         raise UserError(
             f"features.backbone {run.config.features.backbone} is the eye of this run, so there is nothing to pretrain; "
@@ -100,7 +102,8 @@ def _unreadable(sampler: VideoClipSampler) -> list[str]:
 
 
 def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
-    """The probe's errors on the encoder before training, measured once for a run folder; null where not finite."""
+    """The probe's errors on the encoder before training, measured once for a run folder; null
+    where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
     if here().first and not file.exists():
         steps = run.config.train.pretrain.final_probe_steps
@@ -117,11 +120,13 @@ def make_task(
     config: Config,
     judge: Judge | None = None,
 ) -> Task:
-    """One pretraining step as a function of its number: clips, crops, masks and momentum come from (seed, step)."""
+    """One pretraining step as a function of its number: clips, crops, masks and momentum come from
+    (seed, step)."""
     settings, observe, predict = config.train.pretrain, config.data, config.jepa
 
     def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked], Origin]:
-        # Drawn for the whole batch, then cut: so the union over ranks is what one process would have drawn.
+        # Drawn for the whole batch, then cut: so the union over ranks is what one process would
+        # have drawn.
         rows = sampler.rows(step, settings.batch)
         if predict.far:
             away = sampler.far_rows(step, settings.batch, count=predict.far, apart=predict.apart)
@@ -150,7 +155,8 @@ def make_task(
             shown.append(random_views(view, observe.crop, observe.image_size, u))
         return torch.cat(shown, 1).to(device), path, masks, origin
 
-    # Decoding takes its time; trajectories are read in none, and would only take it from the training.
+    # Decoding takes its time; trajectories are read in none, and would only take it from the
+    # training.
     batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
@@ -169,7 +175,8 @@ def make_task(
 
 @dataclass
 class Known:
-    """Frames whose state is known: those of the training part that the judge looks at, and others to test on."""
+    """Frames whose state is known: those of the training part that the judge looks at, and others
+    to test on."""
 
     quantities: Quantities
     state: np.ndarray  # [n, Y] of the judge's frames
@@ -179,7 +186,8 @@ class Known:
 
 @dataclass
 class Judge:
-    """Looks at an encoder from outside: collapse meters, and an attentive probe of the state on held-out frames."""
+    """Looks at an encoder from outside: collapse meters, and an attentive probe of the state on
+    held-out frames."""
 
     config: Config
     frames: np.ndarray  # [n, h, w, c] uint8
@@ -200,15 +208,17 @@ class Judge:
 
     @classmethod
     def of_videos(cls, config: Config, sets: list[VideoSet]) -> Judge:
-        """A judge of frames of clips that are drawn as for training, but whole and in another order."""
+        """A judge of frames of clips that are drawn as for training, but whole and in another
+        order."""
         whole = config.model_copy(update={"data": config.data.model_copy(update={"crop": None})})
         sampler = clip_sampler(sets, whole, seed=config.seed + 1)
         clips = -(-config.train.pretrain.probe_frames // config.data.frames)
         return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
 
     def __call__(self, encoder: Encoder, *, steps: int, label: str = "") -> Judgement:
-        """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none without, of a probe
-        fitted in so many steps, under a progress bar if it is given a label."""
+        """`collapsed`, `feature_std`, `effective_rank`; and the error for each state group, none
+        without, of a probe fitted in so many steps, under a progress bar if it is given a
+        label."""
         config, known = self.config, self.known
         eye = Eye(
             _copy(encoder, config), config.data.image_size, precision=config.train.precision

@@ -1,8 +1,8 @@
-"""What teaches heads: latents of a trajectory file beside the columns it has, drawn as pure functions of the step.
+"""What teaches heads: latents of a trajectory file beside the columns it has, drawn as pure
+functions of the step.
 
-B samples, E episodes, C frames seen, N latent tokens of width D, F flattened latent width, H model steps, k frameskip,
-A = action size a x k, Y state numbers.
-"""
+B samples, E episodes, C frames seen, N latent tokens of width D, F flattened latent width, H model
+steps, k frameskip, A = action size a x k, Y state numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ AT_ONCE = 2**15  # tokens imagined together, which bounds the memory
 
 @dataclass
 class Samples:
-    """Latents of a trajectory file and the columns that teach heads, drawn as pure functions of the step."""
+    """Latents of a trajectory file and the columns that teach heads, drawn as pure functions of
+    the step."""
 
     data: Trajectories
     latents: Latents
@@ -60,12 +61,13 @@ class Samples:
     def steps(
         self, step: int, batch: int, some: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] earned in the model step, "terminated":
-        [B] whether the episode ended in it}) of batch `step`, or of some of its samples.
+        """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] earned in the model
+        step, "terminated": [B] whether the episode ended in it}) of batch `step`, or of some of
+        its samples.
 
-        `after` is what the dynamics imagine, as in planning: of a step in which an episode ends there is no frame k
-        actions later, and were an earlier one to stand in for it, that it has come less far would tell the end.
-        """
+        `after` is what the dynamics imagine, as in planning: of a step in which an episode ends
+        there is no frame k actions later, and were an earlier one to stand in for it, that it has
+        come less far would tell the end."""
         episode, frame, rows, taken, blocks = (
             drawn[some] for drawn in self.model_steps.batch(step, batch)
         )
@@ -83,8 +85,8 @@ class Samples:
 
     @torch.no_grad()
     def _imagined(self, episode: np.ndarray, frame: np.ndarray, actions: Tensor) -> Tensor:
-        """[B, F] latents a model step with scaled blocks [B, A] after frames [B] of episodes, imagined from as many
-        frames as an agent has seen that began with the episode."""
+        """[B, F] latents a model step with scaled blocks [B, A] after frames [B] of episodes,
+        imagined from as many frames as an agent has seen that began with the episode."""
         skip, model = self.model.settings.frameskip, self.model
         seen = np.minimum(frame // skip + 1, model.settings.window)  # [B]
         most = max(1, AT_ONCE // (model.dynamics.tokens * model.settings.window))  # samples
@@ -109,7 +111,8 @@ class Samples:
         return after
 
     def states(self, step: int, batch: int, some: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """(latents [B, F], states [B, Y]) of single frames of batch `step`, or of some of its samples."""
+        """(latents [B, F], states [B, Y]) of single frames of batch `step`, or of some of its
+        samples."""
         episode, frame = (drawn[some] for drawn in self.frames.batch(step, batch))
         state = self.columns["state"][self.data.offsets[episode] + frame]
         return on_device(self.latents.flat(episode, frame)), on_device(state)
@@ -117,8 +120,8 @@ class Samples:
     def ways(
         self, step: int, batch: int, some: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of batch `step`, or of some
-        of its samples."""
+        """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of
+        batch `step`, or of some of its samples."""
         episode, frames, blocks, counts = self.goals.batch(step, batch)
         flat = on_device(self.latents.toward(episode[some], frames[:, some]))
         return (
@@ -145,13 +148,13 @@ def on_device(values: np.ndarray | Tensor) -> Tensor:
 
 
 def ends(data: Trajectories, terminated: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(taken [E], ended [E]): how many actions of each episode were taken up to its end, from its first on, and whether
-    the last of them ended it.
+    """(taken [E], ended [E]): how many actions of each episode were taken up to its end, from its
+    first on, and whether the last of them ended it.
 
-    The first row that says `terminated` [rows] is the end: also an episode's last one, where a format stores no frame
-    after it. Without such a row the recording merely stopped, and its last action leads nowhere. Without the column
-    nothing tells the two apart, and what was earned up to a recording's end then counts as the end's.
-    """
+    The first row that says `terminated` [rows] is the end: also an episode's last one, where a
+    format stores no frame after it. Without such a row the recording merely stopped, and its last
+    action leads nowhere. Without the column nothing tells the two apart, and what was earned up to
+    a recording's end then counts as the end's."""
     taken = data.lengths - 1
     if terminated is None:
         return taken, taken > 0
@@ -164,8 +167,8 @@ def ends(data: Trajectories, terminated: np.ndarray | None) -> tuple[np.ndarray,
 
 
 def block_sums(rewards: np.ndarray, skip: int, *, cut: bool) -> np.ndarray:
-    """Sums over every `skip` consecutive rewards of an episode's taken actions; with `cut` also over the fewer that are
-    left at its end."""
+    """Sums over every `skip` consecutive rewards of an episode's taken actions; with `cut` also
+    over the fewer that are left at its end."""
     total = np.concatenate([[0], np.cumsum(rewards, dtype=np.float64)])
     sums = total[skip:] - total[:-skip]
     return (
@@ -176,7 +179,8 @@ def block_sums(rewards: np.ndarray, skip: int, *, cut: bool) -> np.ndarray:
 
 
 def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
-    """Those of reward [rows], terminated [rows] and state [rows, Y] that the file has; UserError for a broken one."""
+    """Those of reward [rows], terminated [rows] and state [rows, Y] that the file has; UserError
+    for a broken one."""
     found = {}
     for name in ("reward", "terminated", "state"):
         if name not in data:

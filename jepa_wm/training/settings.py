@@ -82,7 +82,8 @@ class TrainHeads(OptimiserSettings):
 
 
 class ParallelSettings(Section):
-    """How the ranks of a job train together; what is learned is the same, so none of it belongs to a run's identity."""
+    """How the ranks of a job train together; what is learned is the same, so none of it belongs to
+    a run's identity."""
 
     fsdp: bool = False  # weights, gradients and moments sharded over ranks (FSDP2); else every rank has all (DDP)
     recompute: bool = (

@@ -1,4 +1,5 @@
-"""Where pretraining begins if not from scratch: at the weights of another run, or of a released V-JEPA 2 file."""
+"""Where pretraining begins if not from scratch: at the weights of another run, or of a released
+V-JEPA 2 file."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ PARTS = ("encoder", "target", "predictor")  # what goes on; what regularises beg
 
 
 def start_at(model: JEPA, path: str | Path, config: Config) -> None:
-    """Give a model the weights that `train.pretrain.start` names: a run folder, or a released file.
+    """Give a model the weights that `train.pretrain.start` names: a run folder, or a released
+    file.
 
-    The frames may be larger and the clips longer than before, since positions are counted. Raises UserError for a path
-    that holds neither, and for weights of another shape or key than the config's model has.
-    """
+    The frames may be larger and the clips longer than before, since positions are counted. Raises
+    UserError for a path that holds neither, and for weights of another shape or key than the
+    config's model has."""
     path = Path(path)
     if path.is_dir() and not any((path / name).is_file() for name in IN_FOLDERS):
         newest = newest_checkpoint(path / "pretrain" / "checkpoints")

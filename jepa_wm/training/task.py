@@ -13,8 +13,8 @@ Losses = dict[str, Tensor]
 
 @dataclass
 class Task:
-    """`losses(step, rows)` returns `loss` and its parts for some samples of the batch of a step, each a mean over
-    them; everything random is drawn from the step, for the whole batch."""
+    """`losses(step, rows)` returns `loss` and its parts for some samples of the batch of a step,
+    each a mean over them; everything random is drawn from the step, for the whole batch."""
 
     stage: (
         str  # names the checkpoint folder and the metrics, and its settings if there is no `part`

@@ -1,7 +1,8 @@
-"""Training V-JEPA 2's action-conditioned predictor on a frozen eye: tokens and poses of a robot's hand.
+"""Training V-JEPA 2's action-conditioned predictor on a frozen eye: tokens and poses of a robot's
+hand.
 
-B windows, T frames, N tokens a frame, D width, H horizon; poses and actions have 7 numbers, see `dynamics.poses`.
-"""
+B windows, T frames, N tokens a frame, D width, H horizon; poses and actions have 7 numbers, see
+`dynamics.poses`."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ WINDOWS, HORIZON = 100, 8  # of the rollout error
 
 
 class Windows:
-    """Windows of a features file as the predictor is trained on them: LayerNorm'd tokens, poses, and the actions
-    between them, which are the differences of the poses."""
+    """Windows of a features file as the predictor is trained on them: LayerNorm'd tokens, poses,
+    and the actions between them, which are the differences of the poses."""
 
     def __init__(self, run: RunFolder, config: Config, part: str, frames: int) -> None:
         self.data = open_data(run.path, config, "train" if part == "train" else "heldout")
@@ -51,7 +52,8 @@ class Windows:
             )
 
     def reach(self) -> tuple[list[float], list[float]]:
-        """The least and the largest of each of the 7 numbers by which the pose changes in an environment step."""
+        """The least and the largest of each of the 7 numbers by which the pose changes in an
+        environment step."""
         low, high = torch.full((7,), torch.inf), torch.full((7,), -torch.inf)
         for first, count in zip(self.data.offsets, self.data.lengths, strict=True):
             poses = torch.from_numpy(self.states[first : first + count])
@@ -71,7 +73,8 @@ class Windows:
 
 
 def train(run: RunFolder) -> dict[str, object]:
-    """The `dynamics` stage where `dynamics.kind` is vjepa2_ac; interrupted, it goes on from the newest checkpoint."""
+    """The `dynamics` stage where `dynamics.kind` is vjepa2_ac; interrupted, it goes on from the
+    newest checkpoint."""
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     settings, d = config.train.dynamics, config.dynamics
@@ -101,8 +104,8 @@ def train(run: RunFolder) -> dict[str, object]:
 def heldout_errors(
     run: RunFolder, config: Config, model: ActionPredictor
 ) -> list[dict[str, float | int]]:
-    """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of them
-    have."""
+    """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of
+    them have."""
     longest = usual_steps(
         open_data(run.path, config, "heldout").lengths, config.dynamics.frameskip
     )
@@ -114,11 +117,11 @@ def heldout_errors(
 def losses(
     model: ActionPredictor, tokens: Tensor, poses: Tensor, actions: Tensor, *, rollout: float
 ) -> dict[str, Tensor]:
-    """Mean absolute errors of windows [B, T, N, D] with poses [B, T, 7] and actions [B, T-1, 7] (Assran et al., 2025).
+    """Mean absolute errors of windows [B, T, N, D] with poses [B, T, 7] and actions [B, T-1, 7]
+    (Assran et al., 2025).
 
-    `forced`: each next frame from the true ones before it; `rollout`: the second frame after the first two steps, the
-    first of which is imagined. Guesses are LayerNorm'd as the frames are.
-    """
+    `forced`: each next frame from the true ones before it; `rollout`: the second frame after the
+    first two steps, the first of which is imagined. Guesses are LayerNorm'd as the frames are."""
     ahead = normalised(model(tokens[:, :-1], actions, poses[:, :-1]))
     found = {"forced": (ahead - tokens[:, 1:]).abs().mean()}
     found["loss"] = found["forced"]
@@ -134,7 +137,8 @@ def losses(
 def rollout_errors(
     model: ActionPredictor, tokens: Tensor, poses: Tensor, actions: Tensor
 ) -> list[dict[str, float | int]]:
-    """One row a horizon: mean |imagined - true| over mean |first - true|, with true actions and another window's."""
+    """One row a horizon: mean |imagined - true| over mean |first - true|, with true actions and
+    another window's."""
     truth, first = tokens[:, 1:], tokens[:, :1]
     copying = (first - truth).abs().mean((0, 2, 3))
     relative = []

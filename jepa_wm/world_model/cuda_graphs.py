@@ -1,4 +1,5 @@
-"""Imagining recorded as CUDA graphs: the many small kernels of a search are launched by one call."""
+"""Imagining recorded as CUDA graphs: the many small kernels of a search are launched by one
+call."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ Work = Callable[..., Tensor]
 
 
 class Recordings:
-    """Work on tensors of the GPU, recorded once for every name and set of shapes and replayed afterwards.
+    """Work on tensors of the GPU, recorded once for every name and set of shapes and replayed
+    afterwards.
 
-    Work must depend on nothing but the tensors it is given and weights that stay where they are, and must not wait
-    for the GPU. All recordings share their working memory.
-    """
+    Work must depend on nothing but the tensors it is given and weights that stay where they are,
+    and must not wait for the GPU. All recordings share their working memory."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, _Recording] = OrderedDict()

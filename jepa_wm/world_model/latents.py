@@ -22,12 +22,13 @@ SLAB = 1024  # frames read in one go
 
 
 class Latents:
-    """The latents of a features file: all summaries held in memory, or the frozen tokens themselves where the model has
-    no bottleneck, and in memory, once they are asked for, what the metric and heads read of them where they are many.
+    """The latents of a features file: all summaries held in memory, or the frozen tokens
+    themselves where the model has no bottleneck, and in memory, once they are asked for, what the
+    metric and heads read of them where they are many.
 
-    The static numbers of a frame's latent are the running belief: the mean of the readings of the episode's frames up
-    to it, as an agent that began with the episode has it there. No frame after it is looked at, but for the goal's own.
-    """
+    The static numbers of a frame's latent are the running belief: the mean of the readings of the
+    episode's frames up to it, as an agent that began with the episode has it there. No frame after
+    it is looked at, but for the goal's own."""
 
     def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
         self.features, self._model = features, model
@@ -46,8 +47,9 @@ class Latents:
     def at(
         self, episode: np.ndarray, frame: np.ndarray, *, belief_at: np.ndarray | None = None
     ) -> Tensor:
-        """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one shape; with the
-        static numbers believed at frame `belief_at` (it broadcasts), or at each frame itself."""
+        """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one
+        shape; with the static numbers believed at frame `belief_at` (it broadcasts), or at each
+        frame itself."""
         if self._held is None:
             return self.features.tokens(episode, frame).float()
         latents = self._held[torch.from_numpy(self.features.index(episode, frame))]
@@ -69,9 +71,9 @@ class Latents:
         return self._components[torch.from_numpy(self.features.index(episode, frame))]
 
     def toward(self, episode: np.ndarray, frames: np.ndarray) -> Tensor:
-        """[2, B, F] what the metric and heads read of frames [2, B] of episodes [B]: of one, and of a later one that is
-        the goal. Both have the static numbers of an agent that stands at the first and was given the second as its
-        goal."""
+        """[2, B, F] what the metric and heads read of frames [2, B] of episodes [B]: of one, and
+        of a later one that is the goal. Both have the static numbers of an agent that stands at
+        the first and was given the second as its goal."""
         both = np.broadcast_to(episode, frames.shape)
         if self._held is None:
             return self.flat(both, frames)

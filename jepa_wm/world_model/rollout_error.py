@@ -1,8 +1,8 @@
-"""Rollout error against the horizon: imagined latents against the encoded truth, with true and with shuffled actions.
+"""Rollout error against the horizon: imagined latents against the encoded truth, with true and
+with shuffled actions.
 
-E held-out windows, e of them at a time, C frames seen, H horizon, N latent tokens of width D, F numbers of a latent,
-n frozen tokens of width W, Y state numbers.
-"""
+E held-out windows, e of them at a time, C frames seen, H horizon, N latent tokens of width D, F
+numbers of a latent, n frozen tokens of width W, Y state numbers."""
 
 from __future__ import annotations
 
@@ -45,16 +45,18 @@ def rollout_errors(
     horizon: int = 32,
     windows: int = 200,
 ) -> list[dict[str, object]]:
-    """One row a horizon, each error with the true actions and `_shuffled`, with those of another window.
+    """One row a horizon, each error with the true actions and `_shuffled`, with those of another
+    window.
 
-    `relative_error`: mean |imagined - true| over mean |last seen - true|, of the latent's numbers that move.
-    `feature_error`: the same in the frozen features, to which a linear map leads from the imagined latent, so that what
-    the latent dropped counts as error; `feature_error_encoded` is that of the true frame's own latent.
-    `state_errors`: for each group of state numbers `error`, `shuffled` and `unit`, as a linear probe reads the state
-    from the imagined latent.
-    Before it imagines, the model sees as many frames as it does when an agent acts, since one frame shows no speed, and
-    has the static numbers that an agent believes there which saw the episode from its first frame.
-    The horizon is cut to what at least half of the held-out episodes hold; shorter ones are left out, which is said."""
+    `relative_error`: mean |imagined - true| over mean |last seen - true|, of the latent's numbers
+    that move. `feature_error`: the same in the frozen features, to which a linear map leads from
+    the imagined latent, so that what the latent dropped counts as error; `feature_error_encoded`
+    is that of the true frame's own latent. `state_errors`: for each group of state numbers
+    `error`, `shuffled` and `unit`, as a linear probe reads the state from the imagined latent.
+    Before it imagines, the model sees as many frames as it does when an agent acts, since one
+    frame shows no speed, and has the static numbers that an agent believes there which saw the
+    episode from its first frame. The horizon is cut to what at least half of the held-out episodes
+    hold; shorter ones are left out, which is said."""
     data, skip, device = heldout.data, model.settings.frameskip, model.action_scale.device
     seen, horizon = span(data, model.settings, most=horizon)
     sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0,
@@ -93,8 +95,8 @@ def rollout_errors(
 
 
 def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> tuple[int, int]:
-    """(frames that are seen, horizon) for which at least half of the held-out episodes are long enough; UserError if
-    all are too short for a single step."""
+    """(frames that are seen, horizon) for which at least half of the held-out episodes are long
+    enough; UserError if all are too short for a single step."""
     if data.lengths.max() <= settings.frameskip:
         raise UserError(
             f"{data.path}: no episode is long enough for a model step of dynamics.frameskip {settings.frameskip}, the "
@@ -135,8 +137,8 @@ def _apart(guess: Tensor, truth: Tensor) -> np.ndarray:
 def _state_reader(
     model: LatentModel, heldout: Features, latents: Latents
 ) -> Callable[[Tensor, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its errors [H]}, by a probe
-    on the latents of training frames."""
+    """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its
+    errors [H]}, by a probe on the latents of training frames."""
     train = latents.features
     known = quantities(train.data)
     if not known.groups:
@@ -154,8 +156,8 @@ def _state_reader(
 
 
 def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
-    """A linear map from latents to frozen features, fitted on training frames; nothing to do where the latent is all of
-    these."""
+    """A linear map from latents to frozen features, fitted on training frames; nothing to do where
+    the latent is all of these."""
     if model.summary is None:
         return lambda latents: latents.flatten(-2)
     train = latents.features
@@ -171,7 +173,8 @@ def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
 
 
 def fit_latent_probe(model: LatentModel, latents: Latents) -> RidgeProbe:
-    """The linear probe of the state (angles unrolled) on latents of training frames, on the CPU."""
+    """The linear probe of the state (angles unrolled) on latents of training frames, on the
+    CPU."""
     train = latents.features
     episode, frame = _frames(
         train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))

@@ -1,4 +1,5 @@
-"""Latent models and heads as files: safetensors with the weights, JSON beside them with the sizes; no pickles."""
+"""Latent models and heads as files: safetensors with the weights, JSON beside them with the sizes;
+no pickles."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ def save_action_predictor(
     low: Sequence[float],
     high: Sequence[float],
 ) -> None:
-    """`action_predictor.safetensors` and `.json` in `folder`, as `save_latent_model`; `low` and `high` [7] are how far
-    one environment step's change of pose reaches in the data."""
+    """`action_predictor.safetensors` and `.json` in `folder`, as `save_latent_model`; `low` and
+    `high` [7] are how far one environment step's change of pose reaches in the data."""
     sizes = {
         "encoder_width": model.embed.in_features, "grid": model.grid, "width": model.embed.out_features,
         "depth": len(model.blocks), "heads": model.embed.out_features // model.head_dim,
@@ -109,7 +110,8 @@ def load_latent_model(folder: Path) -> LatentModel:
 
 
 def is_action_predictor(folder: Path) -> bool:
-    """Whether the dynamics in a folder are V-JEPA 2's action-conditioned predictor (dynamics.kind vjepa2_ac)."""
+    """Whether the dynamics in a folder are V-JEPA 2's action-conditioned predictor (dynamics.kind
+    vjepa2_ac)."""
     return (folder / "action_predictor.json").exists()
 
 

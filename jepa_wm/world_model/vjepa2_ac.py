@@ -1,9 +1,10 @@
-"""The world model whose dynamics are V-JEPA 2's action-conditioned predictor, as planner and report meet it.
+"""The world model whose dynamics are V-JEPA 2's action-conditioned predictor, as planner and
+report meet it.
 
-B episodes, S candidates, C frames of context, H horizon, N tokens a frame, D width. A latent is a frame's normalised
-tokens and one more that holds the pose, [N + 1, D]; an environment action is a change of pose, 7 numbers, and a model
-step's block of actions has frameskip of them (see `dynamics.poses`).
-"""
+B episodes, S candidates, C frames of context, H horizon, N tokens a frame, D width. A latent is a
+frame's normalised tokens and one more that holds the pose, [N + 1, D]; an environment action is a
+change of pose, 7 numbers, and a model step's block of actions has frameskip of them (see
+`dynamics.poses`)."""
 
 from __future__ import annotations
 
@@ -31,12 +32,14 @@ AT_ONCE = 64  # plans that are imagined together
 
 
 class PoseLatent(LatentModel):
-    """The predictor with the units of its actions; of its latents nothing is summarised, and nothing is static."""
+    """The predictor with the units of its actions; of its latents nothing is summarised, and
+    nothing is static."""
 
     def __init__(
         self, predictor: ActionPredictor, settings: DynamicsSettings, low: Tensor, high: Tensor
     ) -> None:
-        """`low` and `high` [7] are how far one environment step's change of pose reaches in the data."""
+        """`low` and `high` [7] are how far one environment step's change of pose reaches in the
+        data."""
         nn.Module.__init__(self)
         self.predictor, self.block = predictor, POSE * settings.frameskip
         self.settings = WorldModelSettings(**dict(settings), latent=None)
@@ -50,8 +53,8 @@ class PoseLatent(LatentModel):
 
 
 class RobotModel(WorldModel):
-    """A frozen eye and V-JEPA 2's action-conditioned predictor on it. Distances are between tokens, as l1 of V-JEPA
-    2-AC; there is no learned one, and there are no heads."""
+    """A frozen eye and V-JEPA 2's action-conditioned predictor on it. Distances are between
+    tokens, as l1 of V-JEPA 2-AC; there is no learned one, and there are no heads."""
 
     latent: PoseLatent
     learned_distance = False
@@ -73,15 +76,17 @@ class RobotModel(WorldModel):
 
     @classmethod
     def load(cls, run: Path | str) -> RobotModel:
-        """That of a finished run folder (stages `features` and `dynamics`), on the device this process computes on."""
+        """That of a finished run folder (stages `features` and `dynamics`), on the device this
+        process computes on."""
         predictor, settings, low, high = load_action_predictor(Path(run) / "dynamics")
         latent = PoseLatent(predictor, settings, torch.tensor(low), torch.tensor(high))
         return cls(Eye.load(Path(run) / "features"), latent).to(here().device)
 
     @torch.no_grad()
     def encode(self, frames: Tensor, poses: Tensor | None = None) -> Tensor:
-        """Latents [B, N + 1, D] of uint8 frames [B, h, w, c] with their poses [B, 7]; a goal image has none, and from a
-        frame without one nothing can be imagined. Raises ValueError for others."""
+        """Latents [B, N + 1, D] of uint8 frames [B, h, w, c] with their poses [B, 7]; a goal image
+        has none, and from a frame without one nothing can be imagined. Raises ValueError for
+        others."""
         self._refuse_other_frames(frames)
         if poses is not None and poses.shape != (len(frames), POSE):
             raise ValueError(
@@ -98,9 +103,9 @@ class RobotModel(WorldModel):
     def imagine(
         self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0
     ) -> Tensor:
-        """Futures [B, S, H, N + 1, D] after context [B, C, N + 1, D], for blocks of changes of pose
-        [B, S, H, frameskip * 7]; what was done before is seen in the context's poses. Raises ValueError where one of
-        these is not known."""
+        """Futures [B, S, H, N + 1, D] after context [B, C, N + 1, D], for blocks of changes of
+        pose [B, S, H, frameskip * 7]; what was done before is seen in the context's poses. Raises
+        ValueError where one of these is not known."""
         poses = context[..., -1, :POSE]
         if bool(poses.isnan().any()):
             raise ValueError(
@@ -154,7 +159,8 @@ class RobotModel(WorldModel):
     def plan_bytes(
         self, horizon: int, *, gradients: bool = False, draws: int = 1, margin: float = 0.0
     ) -> tuple[int, int]:
-        """(bytes of one plan, bytes of those that are imagined together), as `WorldModel.plan_bytes`."""
+        """(bytes of one plan, bytes of those that are imagined together), as
+        `WorldModel.plan_bytes`."""
         predictor, settings = self.latent.predictor, self.latent.settings
         width, depth = predictor.embed.out_features, len(predictor.blocks)
         tokens = (settings.window + horizon) * (predictor.grid**2 + 2)

@@ -1,7 +1,8 @@
-"""Imagining with V-JEPA 2's action-conditioned predictor: frames' tokens and poses in, futures of many plans out.
+"""Imagining with V-JEPA 2's action-conditioned predictor: frames' tokens and poses in, futures of
+many plans out.
 
-B episodes, S plans, H horizon, N tokens a frame, D width; actions and poses have 7 numbers, see `dynamics.poses`.
-"""
+B episodes, S plans, H horizon, N tokens a frame, D width; actions and poses have 7 numbers, see
+`dynamics.poses`."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ def normalised(tokens: Tensor) -> Tensor:
 
 
 def pose_blocks(poses: Tensor, rows: Tensor, *, frameskip: int) -> Tensor:
-    """[n, T-1, frameskip * 7] the changes of pose at every environment step between rows [n, T] of poses [R, 7], which
-    lie `frameskip` rows apart: what a recording did, as a model step's block of actions."""
+    """[n, T-1, frameskip * 7] the changes of pose at every environment step between rows [n, T] of
+    poses [R, 7], which lie `frameskip` rows apart: what a recording did, as a model step's block
+    of actions."""
     steps = rows[:, :-1, None] + torch.arange(frameskip)  # [n, T-1, frameskip]
     return difference(poses[steps], poses[steps + 1]).flatten(-2)
 
@@ -37,8 +39,8 @@ def change_of(blocks: Tensor) -> Tensor:
 def imagine_poses(
     model: ActionPredictor, tokens: Tensor, pose: Tensor, actions: Tensor, *, at_once: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """(futures [B, S, H, N, D], poses [B, S, H, 7]) of plans [B, S, H, 7] from a frame's tokens [B, N, D] and its pose
-    [B, 7], as `imagine_after`."""
+    """(futures [B, S, H, N, D], poses [B, S, H, 7]) of plans [B, S, H, 7] from a frame's tokens
+    [B, N, D] and its pose [B, 7], as `imagine_after`."""
     return imagine_after(
         model, normalised(tokens)[:, None], pose[:, None], actions, at_once=at_once
     )
@@ -53,13 +55,12 @@ def imagine_after(
     at_once: int = 64,
     truncate: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """(futures [B, S, H, N, D], poses [B, S, H, 7]) of plans [B, S, H, 7] after normalised frames [B, C, N, D] with
-    their poses [B, C, 7].
+    """(futures [B, S, H, N, D], poses [B, S, H, 7]) of plans [B, S, H, 7] after normalised frames
+    [B, C, N, D] with their poses [B, C, 7].
 
-    Each step sees the context and all that was imagined before it. What was done in between is how the poses differ;
-    where the gripper is then follows from the actions alone. Up to `at_once` plans are computed together; gradients are
-    cut every `truncate` steps (0: nowhere).
-    """
+    Each step sees the context and all that was imagined before it. What was done in between is how
+    the poses differ; where the gripper is then follows from the actions alone. Up to `at_once`
+    plans are computed together; gradients are cut every `truncate` steps (0: nowhere)."""
     b, s, horizon, _ = actions.shape
     seen, plans = context.shape[1], actions.flatten(0, 1)
     samples = torch.arange(b * s, device=context.device) // s

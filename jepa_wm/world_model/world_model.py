@@ -25,7 +25,8 @@ from jepa_wm.world_model.saved import is_action_predictor, load_heads, load_late
 
 
 class WorldModel(nn.Module):
-    """A frozen eye, the latent model on it, and heads that read rewards and states, where they were trained."""
+    """A frozen eye, the latent model on it, and heads that read rewards and states, where they
+    were trained."""
 
     learned_distance = True  # whether `steps_to_go` is there
 
@@ -47,8 +48,8 @@ class WorldModel(nn.Module):
 
     @classmethod
     def load(cls, run: Path | str) -> WorldModel:
-        """The world model of a finished run folder (stages `features` and `dynamics`, and `heads` if it was run), on the
-        device that this process computes on."""
+        """The world model of a finished run folder (stages `features` and `dynamics`, and `heads`
+        if it was run), on the device that this process computes on."""
         run = Path(run)
         if is_action_predictor(run / "dynamics"):
             from jepa_wm.world_model.vjepa2_ac import (
@@ -72,17 +73,18 @@ class WorldModel(nn.Module):
         return self.latent.block
 
     def compile(self, *, backend: str = "inductor") -> None:
-        """Have torch.compile make the dynamics' layers; imagining then goes through them instead of the stepper that
-        works in place. It pays on a GPU, where one call less is time won; on a CPU the stepper is as fast or faster."""
+        """Have torch.compile make the dynamics' layers; imagining then goes through them instead
+        of the stepper that works in place. It pays on a GPU, where one call less is time won; on a
+        CPU the stepper is as fast or faster."""
         for dynamics in self.latent.members:
             for block in dynamics.blocks:
                 block.compile(backend=backend)
         self.compiled = True
 
     def record(self) -> None:
-        """Have imagining recorded as CUDA graphs, one for every number of plans and of frames seen; where gradients are
-        wanted it is computed as before. What they keep comes beside planner.memory_mb. UserError where the model is on no
-        GPU."""
+        """Have imagining recorded as CUDA graphs, one for every number of plans and of frames
+        seen; where gradients are wanted it is computed as before. What they keep comes beside
+        planner.memory_mb. UserError where the model is on no GPU."""
         if self.device.type != "cuda":
             raise UserError(
                 f"CUDA graphs need a GPU, and the model is on {self.device}; set planner.cuda_graphs=false"
@@ -96,8 +98,8 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents [B, N, D], where the model is, of uint8 frames [B, h, w, c] from anywhere. Raises ValueError for
-        other frames."""
+        """Latents [B, N, D], where the model is, of uint8 frames [B, h, w, c] from anywhere.
+        Raises ValueError for other frames."""
         self._refuse_other_frames(frames)
         with autocast(self.device, self.eye.precision):
             return self.latent.summarise(self.eye(frames))
@@ -117,19 +119,20 @@ class WorldModel(nn.Module):
     def imagine(
         self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0
     ) -> Tensor:
-        """Futures [B, S, H, N, D] after context [B, C, N, D] with past action blocks [B, C-1, A], for raw candidate
-        action blocks [B, S, H, A].
+        """Futures [B, S, H, N, D] after context [B, C, N, D] with past action blocks [B, C-1, A],
+        for raw candidate action blocks [B, S, H, A].
 
-        Where the actions want gradients the futures carry them, cut every `truncate` steps (0: nowhere).
-        Of an ensemble the first member imagines, of several outcomes the likeliest comes about.
-        """
+        Where the actions want gradients the futures carry them, cut every `truncate` steps (0:
+        nowhere). Of an ensemble the first member imagines, of several outcomes the likeliest comes
+        about."""
         return self._futures_of(self.latent.dynamics, context, past, actions, truncate, None)
 
     def futures(
         self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0, draws: int = 1
     ) -> Tensor:
-        """Futures [M, R, B, S, H, N, D], as `imagine`, of all M members; R = `draws` where the dynamics have outcomes,
-        each by a chance of its own, which is the same for all plans and in every call; else R = 1."""
+        """Futures [M, R, B, S, H, N, D], as `imagine`, of all M members; R = `draws` where the
+        dynamics have outcomes, each by a chance of its own, which is the same for all plans and in
+        every call; else R = 1."""
         chances: list[Draws | None] = [None]
         if self.latent.settings.outcomes:
             horizon, (tokens, width) = actions.shape[2], context.shape[-2:]
@@ -181,10 +184,9 @@ class WorldModel(nn.Module):
     def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> Tensor:
         """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D].
 
-        With a margin the most that is read when one moving number of both, whose spread is 1, is that much larger or
-        smaller: where a small error changes much, as on the two sides of a wall, the worse side counts; and what lies
-        at the goal stays there.
-        """
+        With a margin the most that is read when one moving number of both, whose spread is 1, is
+        that much larger or smaller: where a small error changes much, as on the two sides of a
+        wall, the worse side counts; and what lies at the goal stays there."""
         metric = self.latent.metric
         with (
             torch.set_grad_enabled(_wants_gradient(latents)),
@@ -203,8 +205,9 @@ class WorldModel(nn.Module):
             return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S, H] expected rewards of model steps with raw action blocks [B, S, H, A] that lead from latents
-        before [B, N, D] through latents [B, S, H, N, D]. UserError without such a head."""
+        """[B, S, H] expected rewards of model steps with raw action blocks [B, S, H, A] that lead
+        from latents before [B, N, D] through latents [B, S, H, N, D]. UserError without such a
+        head."""
         return self._of_steps(self.needed("reward").reward, before, latents, actions)
 
     def ended(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
@@ -212,7 +215,8 @@ class WorldModel(nn.Module):
         return self._of_steps(self.needed("termination").termination, before, latents, actions)
 
     def state(self, latents: Tensor) -> Tensor:
-        """[..., Y] the physical state, in its own units, read from latents [..., N, D]. UserError without a head."""
+        """[..., Y] the physical state, in its own units, read from latents [..., N, D]. UserError
+        without a head."""
         read = self.needed("state").state
         assert read is not None
         with (
@@ -223,7 +227,8 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def propose(self, here: Tensor, goal: Tensor, horizon: int) -> Tensor:
-        """[B, H, A] raw action blocks from latents here [B, N, D] toward goal [B, N, D], by the policy alone."""
+        """[B, H, A] raw action blocks from latents here [B, N, D] toward goal [B, N, D], by the
+        policy alone."""
         heads = self.needed("policy")
         with autocast(here.device, self.eye.precision):
             blocks = heads.policy(self.latent.flat(here), self.latent.flat(goal))
@@ -259,9 +264,9 @@ class WorldModel(nn.Module):
     def plan_bytes(
         self, horizon: int, *, gradients: bool = False, draws: int = 1, margin: float = 0.0
     ) -> tuple[int, int]:
-        """(bytes that imagining and judging one plan takes at most, bytes that it takes for any number of plans),
-        estimated from shapes on the safe side; all members' futures and `draws` of each are held together, and for
-        gradients all readings of the metric within a margin."""
+        """(bytes that imagining and judging one plan takes at most, bytes that it takes for any
+        number of plans), estimated from shapes on the safe side; all members' futures and `draws`
+        of each are held together, and for gradients all readings of the metric within a margin."""
         metric, dynamics = self.latent.settings.distance, self.latent.dynamics
         judging = 4 * horizon * (12 * metric.width + 4 * metric.groups * metric.components)
         if margin:

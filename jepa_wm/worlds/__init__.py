@@ -1,1 +1,2 @@
-"""Simulators behind one protocol, the frozen tasks and their success rules, and scripted policies."""
+"""Simulators behind one protocol, the frozen tasks and their success rules, and scripted
+policies."""

@@ -1,4 +1,5 @@
-"""Collecting: let a policy loose in any world and record what it sees and does; the `collect` stage is one use of it.
+"""Collecting: let a policy loose in any world and record what it sees and does; the `collect`
+stage is one use of it.
 
 B worlds stepped together, L frames an episode, a action numbers, K state numbers.
 """
@@ -45,7 +46,8 @@ HELDOUT_SEEDS = (
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Write `train.h5` and `heldout.h5` of the configured world; files that are there already are kept."""
+    """Write `train.h5` and `heldout.h5` of the configured world; files that are there already are
+    kept."""
     return run.once("collect", collect)
 
 
@@ -90,10 +92,11 @@ def wandering(worlds: WorldSettings) -> NewPolicy:
 def record_parts(
     folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config
 ) -> None:
-    """`record` `train.h5` and `heldout.h5` of the sizes in config.data; a file that is there already is kept.
+    """`record` `train.h5` and `heldout.h5` of the sizes in config.data; a file that is there
+    already is kept.
 
-    Of a world with splits each file shows its own; of others the seeds differ, which is all that can be kept apart.
-    """
+    Of a world with splits each file shows its own; of others the seeds differ, which is all that
+    can be kept apart."""
     observe = config.data
     if observe.episodes > HELDOUT_SEEDS:
         raise UserError(
@@ -127,12 +130,11 @@ def record(
 ) -> None:  # fmt: skip
     """Write one episode of `length` frames per seed, fewer where it ends by itself.
 
-    Columns: pixels and action; state where the world has one; reward and terminated where it pays rewards: what the
-    action of a row earned, and whether it ended the episode.
-    `new_policy(seeds)` begins the policy of a batch. Episodes that end before `shortest` frames are left out; how many
-    there were is the file's attribute `left_out`. An interrupted file leaves nothing behind and is begun again.
-    Raises UserError if no episode is left.
-    """
+    Columns: pixels and action; state where the world has one; reward and terminated where it pays
+    rewards: what the action of a row earned, and whether it ended the episode. `new_policy(seeds)`
+    begins the policy of a batch. Episodes that end before `shortest` frames are left out; how many
+    there were is the file's attribute `left_out`. An interrupted file leaves nothing behind and is
+    begun again. Raises UserError if no episode is left."""
     world.reset(seeds[:1])
     frame, names = world.render()[0], world.state_names
     columns = {"pixels": (frame.shape, "u1"), "action": (world.action_bounds[0].shape, "f4")}
@@ -196,11 +198,12 @@ def _episodes(
     length: int,
     tell: Callable[[float], None],
 ) -> list[dict[str, np.ndarray]]:
-    """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each step how far it is.
+    """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each
+    step how far it is.
 
-    t is `length`, or less where the episode ends by itself. What follows an end is a standing picture whatever is done,
-    and would teach that actions do nothing. Played once: a second play need not be the same.
-    """
+    t is `length`, or less where the episode ends by itself. What follows an end is a standing
+    picture whatever is done, and would teach that actions do nothing. Played once: a second play
+    need not be the same."""
     world.reset(seeds)
     policy = new_policy(seeds)
     lengths = np.full(len(seeds), length)

@@ -1,4 +1,5 @@
-"""Which action spaces can be planned in, and what an action becomes before an environment takes it.
+"""Which action spaces can be planned in, and what an action becomes before an environment takes
+it.
 
 B worlds, a action numbers, n choices.
 """
@@ -16,8 +17,8 @@ MOST = 1000  # choices that it is sensible to tell apart by one-hot numbers
 
 
 def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
-    """The environment's action space; raises ValueError for one that is neither a bounded box of one axis, of numbers
-    that may be fractions, nor a choice among at least two actions."""
+    """The environment's action space; raises ValueError for one that is neither a bounded box of
+    one axis, of numbers that may be fractions, nor a choice among at least two actions."""
     space = env.action_space
     if isinstance(space, spaces.Discrete) and space.n > 1:
         return space
@@ -49,11 +50,12 @@ def bounds(space: spaces.Box | spaces.Discrete) -> tuple[np.ndarray, np.ndarray,
 
 
 def taken(space: spaces.Box | spaces.Discrete, action: np.ndarray, worlds: int) -> np.ndarray:
-    """[B, a] what is taken for actions [B, a], or numbers of choices [B, 1]: clipped to the box and rounded to its
-    type, in that type; one-hot float32 where the space is a choice, the largest number winning.
+    """[B, a] what is taken for actions [B, a], or numbers of choices [B, 1]: clipped to the box
+    and rounded to its type, in that type; one-hot float32 where the space is a choice, the largest
+    number winning.
 
-    Raises ValueError for other shapes, numbers that are not finite, and numbers of choices that there are not.
-    """
+    Raises ValueError for other shapes, numbers that are not finite, and numbers of choices that
+    there are not."""
     width = action.shape[1:]
     fits = [(int(space.n),), (1,)] if isinstance(space, spaces.Discrete) else [space.shape]
     if len(action) != worlds or width not in fits or not np.isfinite(action).all():
@@ -71,7 +73,8 @@ def taken(space: spaces.Box | spaces.Discrete, action: np.ndarray, worlds: int) 
 
 
 def given(space: spaces.Box | spaces.Discrete, taken: np.ndarray) -> list[Any]:
-    """What each environment is given of `taken` [B, a]: a row of the box, or the space's own number of the choice."""
+    """What each environment is given of `taken` [B, a]: a row of the box, or the space's own
+    number of the choice."""
     if isinstance(space, spaces.Discrete):
         return [int(space.start) + int(number) for number in taken.argmax(1)]
     return list(taken)

@@ -1,4 +1,5 @@
-"""Which picture of an environment the agent sees: an entry of its observation, or what it renders; made uint8 colour.
+"""Which picture of an environment the agent sees: an entry of its observation, or what it renders;
+made uint8 colour.
 
 h, w picture height and width.
 """
@@ -22,11 +23,12 @@ KINDS = (
 
 
 def source(env: gymnasium.Env, observation: Any, wanted: str | None) -> str:
-    """What is the picture: the name of an entry of the observation ("" for the whole of it) or `RENDER`.
+    """What is the picture: the name of an entry of the observation ("" for the whole of it) or
+    `RENDER`.
 
-    `wanted` names it; without, it is the only picture there, else `RENDER`. Where there are several, colour comes
-    before grey, after that uint8 before other numbers. Raises UserError for equals, and for a name that is no picture.
-    """
+    `wanted` names it; without, it is the only picture there, else `RENDER`. Where there are
+    several, colour comes before grey, after that uint8 before other numbers. Raises UserError for
+    equals, and for a name that is no picture."""
     if wanted == RENDER:
         return RENDER
     entries = dict(_entries(observation, env.observation_space))
@@ -55,7 +57,8 @@ def source(env: gymnasium.Env, observation: Any, wanted: str | None) -> str:
 
 
 def seen(env: gymnasium.Env, observation: Any, name: str) -> np.ndarray:
-    """[h, w, 3] uint8: an entry of the observation; raises UserError if it is no picture any more."""
+    """[h, w, 3] uint8: an entry of the observation; raises UserError if it is no picture any
+    more."""
     entries = dict(_entries(observation, env.observation_space))
     value, space = entries.get(name, (None, None))
     picture = as_picture(env, value, space)
@@ -67,7 +70,8 @@ def seen(env: gymnasium.Env, observation: Any, name: str) -> np.ndarray:
 
 
 def rendered(env: gymnasium.Env, observation: Any) -> np.ndarray:
-    """[h, w, 3] uint8: what render() draws, the last of a list; raises UserError if that is no picture."""
+    """[h, w, 3] uint8: what render() draws, the last of a list; raises UserError if that is no
+    picture."""
     try:
         drawn = env.render()
     except gymnasium.error.DependencyNotInstalled as error:
@@ -95,7 +99,8 @@ def rendered(env: gymnasium.Env, observation: Any) -> np.ndarray:
 
 
 def as_picture(env: gymnasium.Env, value: Any, space: gymnasium.Space | None) -> np.ndarray | None:
-    """[h, w, 3] uint8 of an array that is a picture, None of what is none; `space` says the range of its numbers.
+    """[h, w, 3] uint8 of an array that is a picture, None of what is none; `space` says the range
+    of its numbers.
 
     Raises UserError for numbers that are not in it.
     """

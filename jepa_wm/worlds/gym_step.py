@@ -1,4 +1,5 @@
-"""What an environment's reset and step return, checked: one number where one is due, errors that name the culprit."""
+"""What an environment's reset and step return, checked: one number where one is due, errors that
+name the culprit."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from jepa_wm.core.errors import UserError
 
 @dataclass(frozen=True)
 class Step:
-    """What a step returned. `success` is info["success"], or `terminated` where the environment does not say."""
+    """What a step returned. `success` is info["success"], or `terminated` where the environment
+    does not say."""
 
     observation: Any
     reward: float
@@ -25,7 +27,8 @@ class Step:
 
 
 def begin(env: gymnasium.Env, seed: int, start: np.ndarray | None) -> tuple[Any, dict[str, Any]]:
-    """(observation, info) of an episode from `seed`; `start`, where given, goes to it as options["start"].
+    """(observation, info) of an episode from `seed`; `start`, where given, goes to it as
+    options["start"].
 
     Raises UserError where its reset takes no seed or returns something else.
     """
@@ -46,7 +49,8 @@ def begin(env: gymnasium.Env, seed: int, start: np.ndarray | None) -> tuple[Any,
 
 
 def take(env: gymnasium.Env, action: Any) -> Step:
-    """Step an environment; raises UserError naming it and what its step returned where that is not what is due."""
+    """Step an environment; raises UserError naming it and what its step returned where that is not
+    what is due."""
     returned = env.step(action)
     if not isinstance(returned, tuple) or len(returned) != 5 or not isinstance(returned[4], dict):
         count = len(returned) if isinstance(returned, tuple) else type(returned).__name__
@@ -69,7 +73,8 @@ def take(env: gymnasium.Env, action: Any) -> Step:
 
 
 def one_number(env: gymnasium.Env, what: str, value: Any) -> float:
-    """A number, or an array of a single one, as a float; raises UserError for anything else, NaN and infinity."""
+    """A number, or an array of a single one, as a float; raises UserError for anything else, NaN
+    and infinity."""
     try:
         array = np.asarray(
             value.item() if hasattr(value, "item") else value

@@ -1,7 +1,8 @@
-"""Brings any Gymnasium environment with images under the protocol: a batch of it becomes a `VectorWorld`.
+"""Brings any Gymnasium environment with images under the protocol: a batch of it becomes a
+`VectorWorld`.
 
-B worlds in the batch, S and W frame height and width, a action numbers (n of a choice among n), K state numbers.
-"""
+B worlds in the batch, S and W frame height and width, a action numbers (n of a choice among n), K
+state numbers."""
 
 from __future__ import annotations
 
@@ -24,16 +25,16 @@ from jepa_wm.worlds.gym_step import begin, take
 class GymWorld:
     """As many copies of an environment as there are seeds, stepped together.
 
-    A frame is the observation where that is a picture or holds one, in colour or grey, else `render()` (then make the
-    environment with `render_mode="rgb_array"`), resized to `size` px if given; `picture` names the entry of an
-    observation that holds several, or says "render". `info["state"]`, where there is one, is the state, named
-    by `state_names`, in `state_units`; success is `info["success"]`, or termination where the environment has no such
-    entry.
-    `action_kind` says whether actions are moves or places to go to ("absolute").
-    Actions are a bounded Box of one axis, or Discrete: then one-hot of n numbers, or the choice's number, from 0.
-    An episode that ended stands still until the next reset. Raises ValueError for what cannot be planned in:
-    other or unbounded actions, boxes of whole numbers, no image; UserError for rewards and flags that are no numbers.
-    """
+    A frame is the observation where that is a picture or holds one, in colour or grey, else
+    `render()` (then make the environment with `render_mode="rgb_array"`), resized to `size` px if
+    given; `picture` names the entry of an observation that holds several, or says "render".
+    `info["state"]`, where there is one, is the state, named by `state_names`, in `state_units`;
+    success is `info["success"]`, or termination where the environment has no such entry.
+    `action_kind` says whether actions are moves or places to go to ("absolute"). Actions are a
+    bounded Box of one axis, or Discrete: then one-hot of n numbers, or the choice's number, from
+    0. An episode that ended stands still until the next reset. Raises ValueError for what cannot
+    be planned in: other or unbounded actions, boxes of whole numbers, no image; UserError for
+    rewards and flags that are no numbers."""
 
     def __init__(
         self,
@@ -84,7 +85,8 @@ class GymWorld:
         return len(self._frames)
 
     def reset(self, seeds: np.ndarray, *, dot: np.ndarray | None = None) -> None:
-        """Begin one episode per seed; `dot` [B, ...] goes to the environments as options["start"]."""
+        """Begin one episode per seed; `dot` [B, ...] goes to the environments as
+        options["start"]."""
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
             if any(self._envs[-1] is env for env in self._envs[:-1]):
@@ -109,8 +111,8 @@ class GymWorld:
         self._reward = np.zeros(count, np.float32)
 
     def step(self, action: np.ndarray) -> None:
-        """Act with [B, a], or numbers of choices [B, 1], in every world whose episode goes on. Raises ValueError for
-        other shapes and for numbers that are not finite."""
+        """Act with [B, a], or numbers of choices [B, 1], in every world whose episode goes on.
+        Raises ValueError for other shapes and for numbers that are not finite."""
         actions = given(self._space, taken(self._space, action, len(self)))
         self._reward = np.zeros(len(self), np.float32)
         self._terminated = np.zeros(len(self), bool)
@@ -122,7 +124,8 @@ class GymWorld:
             self._success[i] |= step.success
 
     def taken(self, action: np.ndarray) -> np.ndarray:
-        """[B, a] float32: what `step` takes for an action: clipped to the box and in its precision, or one-hot."""
+        """[B, a] float32: what `step` takes for an action: clipped to the box and in its
+        precision, or one-hot."""
         return taken(self._space, action, len(self)).astype(np.float32)
 
     def render(self) -> np.ndarray:
@@ -133,7 +136,8 @@ class GymWorld:
         return np.stack([frame for frame in self._frames if frame is not None])
 
     def state(self) -> np.ndarray:
-        """[B, K] float32; [B, 0] for an environment without info["state"] or a GymWorld without state_names."""
+        """[B, K] float32; [B, 0] for an environment without info["state"] or a GymWorld without
+        state_names."""
         if not self._names:
             return np.zeros((len(self), 0), np.float32)
         states = [np.asarray(info.get("state", None)) for info in self._infos]
@@ -165,8 +169,9 @@ class GymWorld:
         return self._success.copy()
 
     def idle_action(self) -> np.ndarray | None:
-        """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or the choice that its
-        action meanings call NOOP; None where it says neither. UserError for one that is none of its actions."""
+        """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or
+        the choice that its action meanings call NOOP; None where it says neither. UserError for
+        one that is none of its actions."""
         env, said, meanings = (
             self._envs[0],
             self._own("idle_action"),
@@ -186,8 +191,8 @@ class GymWorld:
         return np.asarray(said, np.float32)
 
     def _own(self, name: str) -> Any:
-        """An attribute of the environment or of its wrappers, down to one that makes other actions of ours: what lies
-        below it speaks of those. None where there is none."""
+        """An attribute of the environment or of its wrappers, down to one that makes other actions
+        of ours: what lies below it speaks of those. None where there is none."""
         env = self._envs[0]
         while not hasattr(env, name):
             if not isinstance(env, gymnasium.Wrapper) or isinstance(env, gymnasium.ActionWrapper):
@@ -198,7 +203,8 @@ class GymWorld:
         return getattr(env, name)
 
     def goals(self) -> np.ndarray:
-        """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is none."""
+        """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is
+        none."""
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
             raise UserError(
@@ -219,7 +225,8 @@ class GymWorld:
             env.close()
 
     def _keep(self, i: int, observation: Any, info: dict[str, Any]) -> None:
-        """Keep what world i told, copied: an environment may write what comes next into the same arrays."""
+        """Keep what world i told, copied: an environment may write what comes next into the same
+        arrays."""
         assert self._source is not None
         env, drawn = self._envs[i], self._source == RENDER
         self._seen[i] = observation if drawn else seen(env, observation, self._source).copy()

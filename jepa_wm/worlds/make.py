@@ -14,7 +14,8 @@ from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def make_world(worlds: WorldSettings) -> VectorWorld:
-    """Two rooms, or a Gymnasium environment; UserError for one that cannot be made or planned in."""
+    """Two rooms, or a Gymnasium environment; UserError for one that cannot be made or planned
+    in."""
     if worlds.name == "two_rooms":
         return rooms(worlds)
     try:

@@ -1,7 +1,8 @@
-"""Policies that are no part of the model or of the planner: random actions for any world, and scripted two-rooms ones.
+"""Policies that are no part of the model or of the planner: random actions for any world, and
+scripted two-rooms ones.
 
-The scripted ones read the true state: a wanderer that collects data, a solver that knows the door, a wall-blind walker.
-"""
+The scripted ones read the true state: a wanderer that collects data, a solver that knows the door,
+a wall-blind walker."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from jepa_wm.worlds.two_rooms.world import WALL_HALF
 
 
 def toward(position: np.ndarray, target: np.ndarray, speed: np.ndarray | float) -> np.ndarray:
-    """[B, 2] steps from `position` toward `target`, no longer than `speed` pixels and never beyond the target."""
+    """[B, 2] steps from `position` toward `target`, no longer than `speed` pixels and never beyond
+    the target."""
     gap = target - position
     length = np.linalg.norm(gap, axis=1, keepdims=True)
     reach = np.minimum(np.asarray(speed).reshape(-1, 1), length)
@@ -23,7 +25,8 @@ def toward(position: np.ndarray, target: np.ndarray, speed: np.ndarray | float) 
 
 
 def through_door(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """[B, 2] next waypoint on the way to `goal` [B, 2]: the near door mouth, the far mouth, then the goal itself."""
+    """[B, 2] next waypoint on the way to `goal` [B, 2]: the near door mouth, the far mouth, then
+    the goal itself."""
     dot, wall, door = state[:, :2], state[:, 2], state[:, 3]
     goal_side = np.where(goal[:, 0] > wall, 1.0, -1.0)
     here = (dot[:, 0] - wall) * goal_side  # negative: still in the other room
@@ -47,7 +50,8 @@ def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np
 
 
 class RandomHolds:
-    """Uniform random actions in any world (one-hot where discrete), each held for `hold` steps on average.
+    """Uniform random actions in any world (one-hot where discrete), each held for `hold` steps on
+    average.
 
     World i depends on its seed alone.
     """
@@ -76,13 +80,13 @@ class RandomHolds:
 
 
 class Wanderer:
-    """The data policy: legs toward random points, some through the door, some straight at the wall that is in the
-    way, with heading noise, pauses and drifting. What walls do can only be learned by walking into them.
+    """The data policy: legs toward random points, some through the door, some straight at the wall
+    that is in the way, with heading noise, pauses and drifting. What walls do can only be learned
+    by walking into them.
 
-    A leg has its own target, speed and heading noise and lasts until the target is near or time is up. Half of the legs
-    go at full speed, as a planner's do, and none pushes for long against a wall: where most fast moves end at one, a
-    model learns that fast moves do not move.
-    """
+    A leg has its own target, speed and heading noise and lasts until the target is near or time is
+    up. Half of the legs go at full speed, as a planner's do, and none pushes for long against a
+    wall: where most fast moves end at one, a model learns that fast moves do not move."""
 
     def __init__(
         self, geometry: Geometry, seeds: np.ndarray, *, cross: float = 0.5, drift: float = 0.3, blind: float = 0.3,

@@ -1,7 +1,8 @@
-"""What a simulator must offer to be collected from, planned in and scored: one protocol, whole batches at a time.
+"""What a simulator must offer to be collected from, planned in and scored: one protocol, whole
+batches at a time.
 
-B worlds in the batch, S and W frame height and width, a action numbers, K state numbers (0 where there is no state).
-"""
+B worlds in the batch, S and W frame height and width, a action numbers, K state numbers (0 where
+there is no state)."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ Split = Literal["train", "heldout"]
 
 @runtime_checkable
 class VectorWorld(Protocol):
-    """A batch of worlds that step together; world i depends on its seed and its actions, never on its neighbours."""
+    """A batch of worlds that step together; world i depends on its seed and its actions, never on
+    its neighbours."""
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float | None]:
-        """(low [a], high [a], longest norm or None) of one action; a discrete one is a one-hot of a numbers."""
+        """(low [a], high [a], longest norm or None) of one action; a discrete one is a one-hot of
+        a numbers."""
         ...
 
     @property
@@ -31,13 +34,14 @@ class VectorWorld(Protocol):
     def state_names(self) -> tuple[str, ...]:
         """K names for the numbers of `state`; empty where the simulator shows none.
 
-        Names that differ only after their last underscore ("dot_x", "dot_y") are probed as one quantity.
-        """
+        Names that differ only after their last underscore ("dot_x", "dot_y") are probed as one
+        quantity."""
         ...
 
     @property
     def state_units(self) -> tuple[str, ...]:
-        """The unit of each number of `state`, "" where it has none or nobody knows it; empty where none is known.
+        """The unit of each number of `state`, "" where it has none or nobody knows it; empty where
+        none is known.
 
         Numbers in "rad" or "deg" are angles, the same after a whole turn.
         """
@@ -69,7 +73,8 @@ class SelfScoring(VectorWorld, Protocol):
     """A world that ends its episodes and judges its success by itself, such as `GymWorld`."""
 
     def ended(self) -> np.ndarray:
-        """[B] bool: whether each episode is over; such a world stands still until the next reset."""
+        """[B] bool: whether each episode is over; such a world stands still until the next
+        reset."""
         ...
 
     def succeeded(self) -> np.ndarray:
@@ -87,7 +92,8 @@ class Rewarding(VectorWorld, Protocol):
         ...
 
     def reward(self) -> np.ndarray:
-        """[B] float32: what the latest step earned; 0 after the reset, and in an episode that was over before it."""
+        """[B] float32: what the latest step earned; 0 after the reset, and in an episode that was
+        over before it."""
         ...
 
     def terminated(self) -> np.ndarray:
@@ -116,10 +122,12 @@ class SaysActionKind(VectorWorld, Protocol):
 
 @runtime_checkable
 class Splitting(Protocol):
-    """A world that keeps some of what it draws at a reset apart, layouts say: what its two splits show is disjoint."""
+    """A world that keeps some of what it draws at a reset apart, layouts say: what its two splits
+    show is disjoint."""
 
     def of_split(self, split: Split) -> Splitting:
-        """The same world drawing from one split alone; UserError where there is too little to keep apart."""
+        """The same world drawing from one split alone; UserError where there is too little to keep
+        apart."""
         ...
 
 
@@ -127,7 +135,8 @@ World = TypeVar("World", bound=VectorWorld)
 
 
 def of_split(world: World, split: Split) -> World:
-    """The world drawing from one split alone; of a world that keeps nothing apart only the seeds can differ."""
+    """The world drawing from one split alone; of a world that keeps nothing apart only the seeds
+    can differ."""
     if not isinstance(world, Splitting):
         return world
     split_world: World = world.of_split(split)
@@ -136,10 +145,12 @@ def of_split(world: World, split: Split) -> World:
 
 @runtime_checkable
 class Idling(VectorWorld, Protocol):
-    """A world that knows what doing nothing is there, such as coasting; a search tries that first."""
+    """A world that knows what doing nothing is there, such as coasting; a search tries that
+    first."""
 
     def idle_action(self) -> np.ndarray | None:
-        """[a] the action that does nothing, or [1] a choice's number; None where the world cannot tell."""
+        """[a] the action that does nothing, or [1] a choice's number; None where the world cannot
+        tell."""
         ...
 
 

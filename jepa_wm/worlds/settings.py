@@ -31,7 +31,8 @@ class Geometry(Section):
 
 
 class NoiseLevels(Section):
-    """How strong each distraction is, in units where an image spans -1..1; all zero means a clean world."""
+    """How strong each distraction is, in units where an image spans -1..1; all zero means a clean
+    world."""
 
     brightness: float = 0.0  # per-frame gain is 1 + brightness * normal
     pixel: float = 0.0  # standard deviation, independent for each pixel and channel
@@ -46,7 +47,8 @@ class NoiseLevels(Section):
 
 
 class RewardSpot(Section):
-    """A place in two rooms that pays 1 for every step the agent ends there, the same in all layouts. Pixels."""
+    """A place in two rooms that pays 1 for every step the agent ends there, the same in all
+    layouts. Pixels."""
 
     at: tuple[float, float] = (54.0, 32.0)  # x, y; the default always lies in the right room
     radius: float = Field(5.0, gt=0)

@@ -1,9 +1,10 @@
-"""Frozen goal tasks: layout, start and goal of every episode, made once; and the rules by which success is judged.
+"""Frozen goal tasks: layout, start and goal of every episode, made once; and the rules by which
+success is judged.
 
 A set has as many tasks on held-out layouts, which training never draws, as on training layouts.
 
-E episodes, T environment steps. Positions are (x, y) in pixels. The state is used to score, never to plan.
-"""
+E episodes, T environment steps. Positions are (x, y) in pixels. The state is used to score, never
+to plan."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ ARRAYS = (
 
 @dataclass(frozen=True)
 class Tasks:
-    """One frozen set of episodes: `TwoRooms(tasks.geometry).reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)`
-    begins them all."""
+    """One frozen set of episodes: `TwoRooms(tasks.geometry).reset(tasks.seeds, dot=tasks.start,
+    layout=tasks.layout)` begins them all."""
 
     name: TaskName
     seed: int  # that drew the set
@@ -83,7 +84,8 @@ class Tasks:
 
     @classmethod
     def load(cls, path: Path) -> Tasks:
-        """The mirror image of `save`; raises UserError for a file that is missing, damaged or edited."""
+        """The mirror image of `save`; raises UserError for a file that is missing, damaged or
+        edited."""
         try:
             plain = json.loads(read_text(path))
             stored = plain.pop("digest")
@@ -134,8 +136,8 @@ class Tasks:
 def task_geometry(name: TaskName, geometry: Geometry | None = None) -> Geometry:
     """The world of a task: the given one for two_rooms; for wall, the same in DINO-WM's setting.
 
-    That is the wall fixed at x = 32, doors of +-4 px, next = position + 2 * action. Raises ValueError for another name.
-    """
+    That is the wall fixed at x = 32, doors of +-4 px, next = position + 2 * action. Raises
+    ValueError for another name."""
     if name not in BUDGETS:
         raise ValueError(f"task {name!r} is not known; choose one of {', '.join(BUDGETS)}")
     geometry = geometry or Geometry()
@@ -154,11 +156,10 @@ def freeze_tasks(
 ) -> Tasks:
     """Draw a task's episodes, `episodes` on held-out layouts and then as many on training layouts.
 
-    Start and goal are uniform in opposite rooms, pairs nearer than `radius` are drawn again. Episode i of a split
-    depends on (name, geometry, radius, seed, split, i) alone: a longer set holds the shorter one.
-    Raises ValueError for episodes < 1 or a radius that rooms of this geometry cannot keep, UserError for a geometry
-    with too few layouts to hold some out.
-    """
+    Start and goal are uniform in opposite rooms, pairs nearer than `radius` are drawn again.
+    Episode i of a split depends on (name, geometry, radius, seed, split, i) alone: a longer set
+    holds the shorter one. Raises ValueError for episodes < 1 or a radius that rooms of this
+    geometry cannot keep, UserError for a geometry with too few layouts to hold some out."""
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
     world = TwoRooms(task_geometry(name, geometry))
@@ -209,9 +210,8 @@ def judge(
 ) -> Outcome:
     """Score the positions [E, T + 1, 2] of episodes, the start included, against goals [E, 2].
 
-    With a budget, only its first steps count. Raises ValueError for shapes that do not fit, positions that are not
-    finite and episodes shorter than the budget.
-    """
+    With a budget, only its first steps count. Raises ValueError for shapes that do not fit,
+    positions that are not finite and episodes shorter than the budget."""
     episodes = positions.shape[0]
     if (
         positions.ndim != 3

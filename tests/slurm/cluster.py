@@ -1,7 +1,8 @@
-"""A SLURM of its own on loopback: munge, slurmctld and two slurmd, with two pretend GPUs on each node.
+"""A SLURM of its own on loopback: munge, slurmctld and two slurmd, with two pretend GPUs on each
+node.
 
-Nothing outside its folder is touched; all ports are free ones. Needs root, and Debian's slurm-wlm and munge.
-"""
+Nothing outside its folder is touched; all ports are free ones. Needs root, and Debian's slurm-wlm
+and munge."""
 
 import os
 import shutil
@@ -70,7 +71,8 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
 
 def why_not():
-    """Why there can be no cluster here, None if there can; where CI says so, what is missing is installed."""
+    """Why there can be no cluster here, None if there can; where CI says so, what is missing is
+    installed."""
     if os.getuid():
         return "not root, who alone may run slurmd for others"
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
@@ -95,7 +97,8 @@ class Cluster:
         self._daemons = {}
 
     def up(self):
-        """Start all daemons and wait for both nodes; raises RuntimeError with what the logs say."""
+        """Start all daemons and wait for both nodes; raises RuntimeError with what the logs
+        say."""
         for name in ("state", "spool/node1", "spool/node2"):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
@@ -141,8 +144,8 @@ class Cluster:
         self._start(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node):
-        """As if its power failed: its daemon, its steps and all they run are killed outright; first those that would
-        tell of the others' end."""
+        """As if its power failed: its daemon, its steps and all they run are killed outright;
+        first those that would tell of the others' end."""
         mine = {
             f"SLURMD_NODENAME={node}".encode(),
             f"SLURM_CONF={self.folder}/slurm.conf".encode(),

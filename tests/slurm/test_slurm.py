@@ -1,4 +1,5 @@
-"""The real thing: jobs through `jepa-wm launch` on a SLURM of two nodes, and all that may happen to them there."""
+"""The real thing: jobs through `jepa-wm launch` on a SLURM of two nodes, and all that may happen
+to them there."""
 
 import json
 import shlex
@@ -73,7 +74,8 @@ def step_of(run):
 
 @pytest.fixture(scope="session")
 def long_run(tmp_path_factory, long_words):
-    """(folder, words) of an undisturbed training in this process, long enough to be disturbed elsewhere."""
+    """(folder, words) of an undisturbed training in this process, long enough to be disturbed
+    elsewhere."""
     folder, steps = tmp_path_factory.mktemp("long") / "run", 30
     began = time.monotonic()
     words = [
@@ -126,14 +128,10 @@ def assert_same_bits(row, long_run):
 
 
 def test_two_nodes_of_two_tasks_preempt_one_and_equal_a_single_process(
-    cluster,
-    submit,
-    tmp_path,
-    alone,
-    tiny_data,
-    long_run,
+    cluster, submit, tmp_path, alone, tiny_data, long_run
 ):
-    """The job in the lower partition is pushed out of its node, goes on afterwards, and reaches the same bits."""
+    """The job in the lower partition is pushed out of its node, goes on afterwards, and reaches
+    the same bits."""
     low = submit("pretrain", "--run", tmp_path / "low", *long_run[1], "launch.warning_seconds=30")
     wait_for_training(low)
     many = [
@@ -156,7 +154,8 @@ def test_two_nodes_of_two_tasks_preempt_one_and_equal_a_single_process(
 
 
 def test_the_first_step_comes_soon_after_the_command(cluster, tmp_path, long_words):
-    """From the command to the first training step of a tiny model, less what the job waited in the queue."""
+    """From the command to the first training step of a tiny model, less what the job waited in the
+    queue."""
     run = tmp_path / "run"
     words = ["--cluster", "slurm", "--config", "debug", "--run", run, *long_words, "--json"]
     words += ["train.pretrain.steps=3", "train.pretrain.save_every=1", "train.keep=3"]
@@ -189,7 +188,8 @@ def test_usr2_saves_requeues_and_resumes(cluster, submit, tmp_path, long_run):
 
 
 def test_requeued_from_outside_and_a_node_that_dies(cluster, submit, tmp_path, long_run):
-    """Neither asks the job: it goes on from its newest checkpoint, the second time on the other node."""
+    """Neither asks the job: it goes on from its newest checkpoint, the second time on the other
+    node."""
     row = submit("pretrain", "--run", tmp_path / "run", *long_run[1])
     wait_for_training(row)
     cluster.ask("scontrol", "requeue", row["job"])
@@ -199,7 +199,8 @@ def test_requeued_from_outside_and_a_node_that_dies(cluster, submit, tmp_path, l
             and cluster.field(row["job"], "JobState") == "RUNNING"
         )
     )
-    # Were the node gone before srun has reached it, the job would fail: wait until the task has begun once more.
+    # Were the node gone before srun has reached it, the job would fail: wait until the task has
+    # begun once more.
     until(
         lambda: (
             sum(
@@ -329,7 +330,8 @@ def test_bad_requests_are_refused(cluster, submit, tmp_path, capsys, monkeypatch
 
 
 def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_path):
-    """The pipeline is submitted by a setup line of another job; its episodes and features are split over two jobs."""
+    """The pipeline is submitted by a setup line of another job; its episodes and features are
+    split over two jobs."""
     run, steps = (
         tmp_path / "story",
         [f"train.{part}.steps=3" for part in ("pretrain", "latent", "dynamics", "distance")],

@@ -1,7 +1,8 @@
-"""HDF5 of ALOHA, ACT and RDT: a file an episode, with `action`, `observations/qpos` and `observations/images/CAMERA`.
+"""HDF5 of ALOHA, ACT and RDT: a file an episode, with `action`, `observations/qpos` and
+`observations/images/CAMERA`.
 
-Pictures are arrays or JPEG files, padded to one length or not. Actions are joint positions to go to.
-"""
+Pictures are arrays or JPEG files, padded to one length or not. Actions are joint positions to go
+to."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def recognises(path: Path) -> bool:
 
 
 def open_source(path: Path) -> EpisodeArrays:
-    """The episodes of a folder by the numbers in their files' names, or of one file; UserError where there is none."""
+    """The episodes of a folder by the numbers in their files' names, or of one file; UserError
+    where there is none."""
     files = {file.stem: file for file in _files(path)}
     if not files:
         raise UserError(f"{path}: holds no .hdf5 file; name the folder of the episodes")

@@ -1,4 +1,5 @@
-"""The command line's words for what a source is and which of its columns are used, shared by convert and inspect."""
+"""The command line's words for what a source is and which of its columns are used, shared by
+convert and inspect."""
 
 from __future__ import annotations
 

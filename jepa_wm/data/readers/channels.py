@@ -1,4 +1,5 @@
-"""What the channels of pictures are: grey, colours, alpha, or frames stacked over time. None is guessed that shows.
+"""What the channels of pictures are: grey, colours, alpha, or frames stacked over time. None is
+guessed that shows.
 
 n rows, h x w px, C channels of all stacked frames together, u channels of one frame.
 """
@@ -43,7 +44,8 @@ class Channels:
 
 
 def channels_last(values: np.ndarray) -> np.ndarray:
-    """[n, h, w, C] of pictures [n, h, w], [n, h, w, C], [n, C, h, w], or [n, k, h, w, u], k frames each."""
+    """[n, h, w, C] of pictures [n, h, w], [n, h, w, C], [n, C, h, w], or [n, k, h, w, u], k frames
+    each."""
     if values.ndim == 3:
         return values[..., None]
     if values.ndim == 5:
@@ -55,7 +57,8 @@ def channels_last(values: np.ndarray) -> np.ndarray:
 
 
 def usual(count: int) -> Channels:
-    """What so many channels are where nothing shows it: of 6, 9, ... the last three are the newest frame."""
+    """What so many channels are where nothing shows it: of 6, 9, ... the last three are the newest
+    frame."""
     kinds: dict[int, Kind] = {1: "grey", 2: "grey_alpha", 4: "rgba"}
     kind = kinds.get(count, "rgb")
     return Channels(kind, count - 3, count // 3) if kind == "rgb" else Channels(kind, 0)
@@ -64,9 +67,8 @@ def usual(count: int) -> Channels:
 def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     """What the channels of a picture column are: `said` of one frame, else what its rows show.
 
-    In stacked frames all but one come again in the rows after. UserError where nothing shows whether channels are
-    colours or stacked grey frames, and where `said` does not divide them.
-    """
+    In stacked frames all but one come again in the rows after. UserError where nothing shows
+    whether channels are colours or stacked grey frames, and where `said` does not divide them."""
     count = int(channels_last(np.empty((1, *source.columns[column].shape), "u1")).shape[-1])
     if said is not None and count % UNITS[said]:
         raise UserError(
@@ -123,8 +125,8 @@ def _seen(
 
 
 def _newest(seen: Sequence[np.ndarray], unit: int, shift: int) -> int | None:
-    """The first channel of the newest of stacked frames of `unit` channels each, where channels come again `shift`
-    channels on in a later row; None if they do not."""
+    """The first channel of the newest of stacked frames of `unit` channels each, where channels
+    come again `shift` channels on in a later row; None if they do not."""
     count = seen[0].shape[-1] if seen else 0
     older, newer = slice(None, count - shift), slice(shift, None)
     for lag in range(1, LAGS + 1):

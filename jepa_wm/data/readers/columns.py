@@ -13,7 +13,8 @@ MOST_CHANNELS = 16  # that frames stacked in one picture may have if they are no
 
 
 class Array(Protocol):
-    """What HDF5 data sets, zarr arrays, memory maps and streamed members of an archive have in common."""
+    """What HDF5 data sets, zarr arrays, memory maps and streamed members of an archive have in
+    common."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

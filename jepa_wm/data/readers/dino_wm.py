@@ -1,8 +1,8 @@
-"""DINO-WM folders: `states.pth`, actions as [E, L, a] tensors, and `obses/episode_000.mp4` or `.pth`.
+"""DINO-WM folders: `states.pth`, actions as [E, L, a] tensors, and `obses/episode_000.mp4` or
+`.pth`.
 
-Its `seq_lengths.pkl` is a pickle and never loaded: an episode is as long as its pictures. L is the longest episode's
-length; what stands behind a shorter one's end is padding.
-"""
+Its `seq_lengths.pkl` is a pickle and never loaded: an episode is as long as its pictures. L is the
+longest episode's length; what stands behind a shorter one's end is padding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def recognises(path: Path) -> bool:
 
 
 def open_source(path: Path) -> EpisodeArrays:
-    """The episodes of a folder of tensors; UserError for one that holds a train and a val folder of them."""
+    """The episodes of a folder of tensors; UserError for one that holds a train and a val folder
+    of them."""
     if not (path / "states.pth").is_file():
         raise UserError(
             f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}"

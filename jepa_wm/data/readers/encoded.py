@@ -1,4 +1,5 @@
-"""Pictures stored in HDF5 as rows of JPEG or PNG files, as rows of pictures; decoded as they are read."""
+"""Pictures stored in HDF5 as rows of JPEG or PNG files, as rows of pictures; decoded as they are
+read."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ MAGIC = (b"\xff\xd8\xff", b"\x89PNG")  # the first bytes of JPEG and of PNG file
 
 
 class EncodedRows:
-    """Rows of image files as rows of pictures; what pads a file to the length of others is passed over."""
+    """Rows of image files as rows of pictures; what pads a file to the length of others is passed
+    over."""
 
     def __init__(self, files: h5py.Dataset) -> None:
         self._files, self.dtype = files, np.dtype(np.uint8)
@@ -63,7 +65,8 @@ def with_pictures(group: h5py.Group) -> dict[str, Array]:
 
 
 def _holds_pictures(dataset: h5py.Dataset) -> bool:
-    """Files of equal or padded length are a table of bytes or byte strings, others rows of varying length."""
+    """Files of equal or padded length are a table of bytes or byte strings, others rows of varying
+    length."""
     varying = h5py.check_vlen_dtype(dataset.dtype) == np.uint8 and dataset.ndim == 1
     table = dataset.dtype == np.uint8 and dataset.ndim == 2
     strings = (

@@ -1,4 +1,5 @@
-"""HDF5 of flat rows: stable-worldmodel's `ep_len` and `ep_offset`, or D4RL's flags on the last row of an episode."""
+"""HDF5 of flat rows: stable-worldmodel's `ep_len` and `ep_offset`, or D4RL's flags on the last row
+of an episode."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def recognises(path: Path) -> bool:
 
 
 def open_source(path: Path) -> Hdf5Rows:
-    """The file's rows; data sets in groups are named group/name, and what lies under `metadata` is passed over."""
+    """The file's rows; data sets in groups are named group/name, and what lies under `metadata` is
+    passed over."""
     with reading(path):
         file = open_h5(path)
     arrays = tree_arrays(file)

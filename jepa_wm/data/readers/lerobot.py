@@ -1,7 +1,8 @@
-"""LeRobotDataset v2.x and v3: `meta/info.json`, numbers in parquet, cameras in mp4 or as images inside the parquet.
+"""LeRobotDataset v2.x and v3: `meta/info.json`, numbers in parquet, cameras in mp4 or as images
+inside the parquet.
 
-Version 2 has one file an episode; version 3 puts many episodes into one and tells in `meta/episodes` where each lies.
-"""
+Version 2 has one file an episode; version 3 puts many episodes into one and tells in
+`meta/episodes` where each lies."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def recognises(path: Path) -> bool:
 
 
 def open_source(path: Path) -> LeRobot:
-    """The data set whose folder holds `meta`; UserError for versions before 2 and for tables that disagree."""
+    """The data set whose folder holds `meta`; UserError for versions before 2 and for tables that
+    disagree."""
     return LeRobot(path)
 
 
@@ -51,7 +53,8 @@ class Table:
 
 
 class LeRobot:
-    """The episodes of one data set, known by their episode_index; parquet and video files are opened when read."""
+    """The episodes of one data set, known by their episode_index; parquet and video files are
+    opened when read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -99,7 +102,8 @@ class LeRobot:
             return _numbers(values).reshape(stop - start, *self.columns[column].shape)
 
     def check(self, column: str, episode: int) -> None:
-        """UserError where the film of a camera has no frame for a row of the episode; nothing is decoded."""
+        """UserError where the film of a camera has no frame for a row of the episode; nothing is
+        decoded."""
         if self._info["features"][column]["dtype"] != "video":
             return
         place = self._places[episode]
@@ -152,7 +156,8 @@ class LeRobot:
             raise self._blamed(
                 place, f"{self.path}/meta has it and episode {other} in one stretch of {film}"
             )
-        # As lerobot does it, by the time of each row; a row number would tell the same at a steady rate only.
+        # As lerobot does it, by the time of each row; a row number would tell the same at a steady
+        # rate only.
         if "timestamp" in self._table_of(place).file.schema_arrow.names:
             times = (
                 _numbers(self._rows(place, "timestamp", start, stop))
@@ -256,7 +261,8 @@ def _numbers(values: Any) -> np.ndarray:
 
 
 def _image(root: Path, entry: dict[str, Any] | None, name: str) -> np.ndarray:
-    """An image of a parquet cell: its encoded bytes, or the path of a file beside; `name` is what errors call it."""
+    """An image of a parquet cell: its encoded bytes, or the path of a file beside; `name` is what
+    errors call it."""
     if not entry or not (entry.get("bytes") or entry.get("path")):
         raise VideoError(f"{name}: a picture is missing")
     source = io.BytesIO(entry["bytes"]) if entry.get("bytes") else root / entry["path"]

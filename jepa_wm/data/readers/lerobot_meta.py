@@ -1,4 +1,5 @@
-"""What a LeRobotDataset says of itself: where each episode lies (v2: a file each; v3: `meta/episodes`), features."""
+"""What a LeRobotDataset says of itself: where each episode lies (v2: a file each; v3:
+`meta/episodes`), features."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ def _whole(number: float | None) -> int:
 
 
 def _with_overlaps(places: list[Place], fps: float) -> list[Place]:
-    """The same, each with the episodes whose stretch of a film lies over its own by half a frame or more."""
+    """The same, each with the episodes whose stretch of a film lies over its own by half a frame
+    or more."""
     stretches: dict[tuple[str, int, int], list[tuple[float, Place]]] = {}
     for place in places:
         for camera, second in place.second.items():
@@ -145,7 +147,8 @@ def _by_number(file: Path, places: list[Place]) -> list[Place]:
 
 
 def columns(info: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, Column]:
-    """The features that are numbers or pictures; text, and whatever numpy has no numbers for, is passed over."""
+    """The features that are numbers or pictures; text, and whatever numpy has no numbers for, is
+    passed over."""
     found = {
         name: _column(feature) for name, feature in info["features"].items() if name not in without
     }
@@ -153,7 +156,8 @@ def columns(info: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, C
 
 
 def _column(feature: Mapping[str, Any]) -> Column | None:
-    """Pictures are declared as such, with the channels first or last; both are read as [h, w, c]."""
+    """Pictures are declared as such, with the channels first or last; both are read as [h, w,
+    c]."""
     shape, kind = tuple(feature.get("shape") or ()), feature.get("dtype")
     if kind in PICTURES and len(shape) == 3:
         height, width = shape[1:] if shape[0] < min(shape[1:]) else shape[:2]

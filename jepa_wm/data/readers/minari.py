@@ -1,7 +1,7 @@
 """Minari data sets in HDF5: a group an episode, with one observation more than there are actions.
 
-Pictures are arrays, or JPEG files as rows of bytes (the default of Minari 0.5.4), decoded as they are read.
-"""
+Pictures are arrays, or JPEG files as rows of bytes (the default of Minari 0.5.4), decoded as they
+are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def recognises(path: Path) -> bool:
 
 
 def open_source(path: Path) -> EpisodeArrays:
-    """Episodes in the order of their numbers; parts of a dict observation are named observations/part."""
+    """Episodes in the order of their numbers; parts of a dict observation are named
+    observations/part."""
     main = path if path.is_file() else _main_file(path)
     if main is None:
         raise UserError(
@@ -75,7 +76,8 @@ def _frames(path: Path, episode: h5py.Group) -> int:
 
 
 def _choices(path: Path, file: h5py.File) -> int | None:
-    """The size of a discrete action space, which Minari writes as JSON into metadata.json or the file itself."""
+    """The size of a discrete action space, which Minari writes as JSON into metadata.json or the
+    file itself."""
     beside = path.with_name("metadata.json")
     text = file.attrs.get("action_space")
     if beside.exists():

@@ -1,8 +1,8 @@
-"""NumPy archives: one .npz of flat rows or of [E, L, ...] arrays, or a folder of one .npz an episode.
+"""NumPy archives: one .npz of flat rows or of [E, L, ...] arrays, or a folder of one .npz an
+episode.
 
-Flat rows need a table of ends (`episode_ends`, `ep_len`, or OGBench's `terminals`); without one an archive is one
-episode. Nothing is unpickled.
-"""
+Flat rows need a table of ends (`episode_ends`, `ep_len`, or OGBench's `terminals`); without one an
+archive is one episode. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def open_source(path: Path) -> Source:
 
 
 def archive(path: Path) -> dict[str, Member]:
-    """The arrays of an .npz by name, none of them loaded; UserError for a damaged archive or a pickled array."""
+    """The arrays of an .npz by name, none of them loaded; UserError for a damaged archive or a
+    pickled array."""
     with reading(path):
         file = ZipFile(path)
         members = [Member(path, file, name) for name in file.namelist() if _is_array(name)]
@@ -72,9 +73,8 @@ def _is_array(name: str) -> bool:
 class Member:
     """One array of an archive, read by rows.
 
-    Stored members are memory-mapped. Compressed ones are a stream: rows are cheap in rising order, and going back
-    means to decompress from the beginning.
-    """
+    Stored members are memory-mapped. Compressed ones are a stream: rows are cheap in rising order,
+    and going back means to decompress from the beginning."""
 
     def __init__(self, path: Path, file: ZipFile, entry: str) -> None:
         self.path, self.name, self._file, self._entry = (
@@ -145,7 +145,8 @@ def _folder(path: Path) -> EpisodeArrays:
 
 
 def _rows(arrays: dict[str, Member]) -> int:
-    """How many frames an archive of one episode has: the rows of its pictures, else of its longest array."""
+    """How many frames an archive of one episode has: the rows of its pictures, else of its longest
+    array."""
     pictures = [
         array.shape[0] for array in arrays.values() if array.shape and Column.of(array).picture
     ]
@@ -154,7 +155,8 @@ def _rows(arrays: dict[str, Member]) -> int:
 
 
 def _about(arrays: dict[str, Member]) -> About:
-    """A replay buffer of dm_env steps (it has `discount`) keeps each action beside what it led to, behind zeros."""
+    """A replay buffer of dm_env steps (it has `discount`) keeps each action beside what it led to,
+    behind zeros."""
     action = next((arrays[name] for name in ACTIONS if name in arrays), None)
     return About(arriving="discount" in arrays and action is not None and not np.any(action[0:1]))
 

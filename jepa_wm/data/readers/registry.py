@@ -1,4 +1,5 @@
-"""The formats there are. A new one is a file here with `recognises` and `open_source`, and a line below."""
+"""The formats there are. A new one is a file here with `recognises` and `open_source`, and a line
+below."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Format(Protocol):
     """What a module of this package offers."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether the files look like this format; looks at names alone, those in HDF5 files included."""
+        """Whether the files look like this format; looks at names alone, those in HDF5 files
+        included."""
         ...
 
     def open_source(self, path: Path) -> Source:

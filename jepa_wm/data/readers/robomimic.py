@@ -1,4 +1,5 @@
-"""HDF5 of robomimic, LIBERO and MimicGen: a group `data/demo_K` an episode, with `actions` and cameras below `obs`.
+"""HDF5 of robomimic, LIBERO and MimicGen: a group `data/demo_K` an episode, with `actions` and
+cameras below `obs`.
 
 Pictures are read as they are stored; those of LIBERO stand upside down.
 """
@@ -62,7 +63,8 @@ def _demos(file: h5py.File) -> list[str]:
 
 
 def _about(text: Any) -> tuple[float | None, ActionKind | None]:
-    """(steps a second, what actions are) from `env_args`, the JSON of what the environment was made with."""
+    """(steps a second, what actions are) from `env_args`, the JSON of what the environment was
+    made with."""
     try:
         settings = json.loads(text)["env_kwargs"]
         controller = settings.get("controller_configs") or {}

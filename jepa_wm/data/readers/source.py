@@ -1,8 +1,8 @@
-"""What a trajectory format offers to the rest of the library, and two shapes that most formats fit.
+"""What a trajectory format offers to the rest of the library, and two shapes that most formats
+fit.
 
-E episodes, L frames of one, N rows of all. Row t of an episode holds what was seen at t and the action taken there;
-the last action leads nowhere.
-"""
+E episodes, L frames of one, N rows of all. Row t of an episode holds what was seen at t and the
+action taken there; the last action leads nowhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Source(Protocol):
     about: About
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of the episode at a place [stop - start, ...]; UserError if they are not there."""
+        """Rows `start` to `stop` of the episode at a place [stop - start, ...]; UserError if they
+        are not there."""
         ...
 
 
@@ -63,12 +64,14 @@ class Checked(Source, Protocol):
     """A source that can tell of rows that are missing without reading them all."""
 
     def check(self, column: str, episode: int) -> None:
-        """UserError if a row that the episode at a place is said to have is missing from a column."""
+        """UserError if a row that the episode at a place is said to have is missing from a
+        column."""
         ...
 
 
 class FlatRows:
-    """All episodes end to end in arrays of N rows; arrays of E entries are about episodes and passed over."""
+    """All episodes end to end in arrays of N rows; arrays of E entries are about episodes and
+    passed over."""
 
     def __init__(
         self,
@@ -117,9 +120,8 @@ class FlatRows:
 class EpisodeArrays:
     """Every episode with arrays of its own, opened when it is read; the last few stay open.
 
-    Numbers may have one row fewer than there are frames (no action is taken at the last one): a row of zeros stands
-    in for it.
-    """
+    Numbers may have one row fewer than there are frames (no action is taken at the last one): a
+    row of zeros stands in for it."""
 
     def __init__(
         self,
@@ -130,7 +132,8 @@ class EpisodeArrays:
         about: About,
         numbers: np.ndarray | None = None,
     ) -> None:
-        """`numbers` [E]: what the episodes are called; counted from 0 where the format does not number them."""
+        """`numbers` [E]: what the episodes are called; counted from 0 where the format does not
+        number them."""
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about
         self.numbers = (
             np.arange(len(self.lengths)) if numbers is None else np.asarray(numbers, np.int64)
@@ -143,7 +146,8 @@ class EpisodeArrays:
         }
 
     def _whole(self) -> Mapping[str, Array]:
-        """The arrays of the first episode that can be opened and read, else of the first that can be opened."""
+        """The arrays of the first episode that can be opened and read, else of the first that can
+        be opened."""
         first: Mapping[str, Array] | None = None
         for e in range(len(self.lengths)):
             try:
@@ -192,11 +196,12 @@ class EpisodeArrays:
 
 
 def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
-    """[E] frames of each episode, from whichever table of ends the arrays hold; None if they hold none.
+    """[E] frames of each episode, from whichever table of ends the arrays hold; None if they hold
+    none.
 
-    `ep_len` (stable-worldmodel), `episode_ends` (cumulative; diffusion policy), or a flag on the last row of an
-    episode: `terminals` with or without `timeouts` (OGBench, D4RL). Rows after the last flag are an episode too.
-    """
+    `ep_len` (stable-worldmodel), `episode_ends` (cumulative; diffusion policy), or a flag on the
+    last row of an episode: `terminals` with or without `timeouts` (OGBench, D4RL). Rows after the
+    last flag are an episode too."""
     if "ep_len" in arrays:
         return np.asarray(arrays["ep_len"][:])
     if "episode_ends" in arrays:
@@ -216,11 +221,12 @@ def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
 def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """(names in the order of their numbers, numbers [E]) of episodes called demo_2, demo_10, ...
 
-    Where names hold no numbers that tell them apart, they are in order of the alphabet and counted from 0.
-    """
+    Where names hold no numbers that tell them apart, they are in order of the alphabet and counted
+    from 0."""
     digits = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
     if len({len(found) for found in digits}) == 1 and digits[0]:
-        # Dates, lengths and the like may stand in a name too: the number is the one part in which names differ.
+        # Dates, lengths and the like may stand in a name too: the number is the one part in which
+        # names differ.
         parts = [
             part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1
         ] or [-1]
@@ -237,7 +243,8 @@ def leave_out(number: int) -> str:
 
 
 def needs(module: str, *, extra: str, path: Path) -> Any:
-    """The module of an optional dependency; UserError with the command that installs it if it is not there."""
+    """The module of an optional dependency; UserError with the command that installs it if it is
+    not there."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

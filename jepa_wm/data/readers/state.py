@@ -1,4 +1,5 @@
-"""What the numbers of a source's state are called, and their units: as the command line says, else the format."""
+"""What the numbers of a source's state are called, and their units: as the command line says, else
+the format."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from jepa_wm.data.readers.source import Source
 
 
 def state_names(source: Source, column: str | None, given: tuple[str, ...]) -> tuple[str, ...]:
-    """A name for each state number, () without a state; state_0, state_1, ... where nobody has named them.
+    """A name for each state number, () without a state; state_0, state_1, ... where nobody has
+    named them.
 
     UserError for names that are not one a number.
     """

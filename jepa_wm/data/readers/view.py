@@ -1,8 +1,8 @@
-"""Any source as training wants it: uint8 frames, float actions and float state under our own names.
+"""Any source as training wants it: uint8 frames, float actions and float state under our own
+names.
 
-L frames of an episode, h x w px, a action numbers, k state numbers. Which column plays which part is chosen by name;
-a part that is not named takes the usual column of that name.
-"""
+L frames of an episode, h x w px, a action numbers, k state numbers. Which column plays which part
+is chosen by name; a part that is not named takes the usual column of that name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ PAY = {
 
 @dataclass(frozen=True)
 class Chosen:
-    """Names of the columns to use; None means the usual ones, and `cameras` are parts of picture columns' names."""
+    """Names of the columns to use; None means the usual ones, and `cameras` are parts of picture
+    columns' names."""
 
     pixels: str | None = None
     action: str | None = None
@@ -53,7 +54,8 @@ class Chosen:
 
 
 class View:
-    """A source through the eyes of training. UserError if a part is missing or could be several columns."""
+    """A source through the eyes of training. UserError if a part is missing or could be several
+    columns."""
 
     def __init__(self, source: Source, chosen: Chosen | None = None) -> None:
         self.source, chosen = source, chosen or Chosen()
@@ -92,13 +94,15 @@ class View:
         return int(self.source.numbers[episode])
 
     def check(self, episode: int) -> None:
-        """UserError where the source knows that frames of an episode are missing, without looking at them."""
+        """UserError where the source knows that frames of an episode are missing, without looking
+        at them."""
         if isinstance(self.source, Checked):
             for column in self.pictures.values():
                 self.source.check(column, episode)
 
     def frames(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
-        """[stop - start, h, w, 3] uint8 of our picture column `name`; of stacked frames the newest."""
+        """[stop - start, h, w, 3] uint8 of our picture column `name`; of stacked frames the
+        newest."""
         theirs = self.pictures[name]
         values = self.source.read(theirs, episode, start, stop)
         if values.dtype != np.uint8:
@@ -111,7 +115,8 @@ class View:
         return self._channels[name].frames(values.astype(np.uint8, copy=False))
 
     def actions(self, episode: int) -> np.ndarray:
-        """[L, a] float32; a discrete action as one-hot. Where none is stored for the last frame, 0 stands for it.
+        """[L, a] float32; a discrete action as one-hot. Where none is stored for the last frame, 0
+        stands for it.
 
         UserError for numbers that are not finite, and for discrete actions that there are not.
         """
@@ -129,7 +134,8 @@ class View:
         return values.astype(np.float32)
 
     def raw_actions(self, episode: int) -> np.ndarray:
-        """[L, a] as they are stored, beside the frame they are taken at; UserError for numbers that are not finite."""
+        """[L, a] as they are stored, beside the frame they are taken at; UserError for numbers
+        that are not finite."""
         length = int(self.source.lengths[episode])
         values = self.source.read(self.action, episode, 0, length).reshape(length, -1)
         if self._shift:
@@ -140,14 +146,16 @@ class View:
         )  # the last one is never taken and may be anything
 
     def states(self, episode: int, start: int, stop: int) -> np.ndarray:
-        """[stop - start, k] float32, where there is a `state`; UserError for numbers that are not finite."""
+        """[stop - start, k] float32, where there is a `state`; UserError for numbers that are not
+        finite."""
         assert self.state is not None
         values = self.source.read(self.state, episode, start, stop).reshape(stop - start, -1)
         self._refuse_not_finite(self.state, episode, values)
         return values.astype(np.float32)
 
     def earned(self, name: str, episode: int) -> np.ndarray:
-        """[L] of our column `name` of `pay`, beside the frame whose action it is of; 0 where none is stored.
+        """[L] of our column `name` of `pay`, beside the frame whose action it is of; 0 where none
+        is stored.
 
         UserError for numbers that are not finite.
         """
@@ -160,13 +168,15 @@ class View:
 
     @property
     def choices(self) -> int:
-        """How many discrete actions there are: what the format says, else one more than the largest met."""
+        """How many discrete actions there are: what the format says, else one more than the
+        largest met."""
         if self._choices is None:
             self._choices = max(self._largest(e) for e in range(len(self.source.lengths))) + 1
         return self._choices
 
     def _largest(self, episode: int) -> int:
-        """The largest discrete action of an episode; 0 of a broken one, which says so where it is read."""
+        """The largest discrete action of an episode; 0 of a broken one, which says so where it is
+        read."""
         try:
             return int(self.raw_actions(episode).max(initial=0))
         except UserError:
@@ -262,7 +272,8 @@ class View:
         return {"pixels": usual[0]}
 
     def _float_scale(self, column: str) -> float:
-        """Pictures in floats go to 1 or to 255: the largest value in a few frames tells; those of yes and no to 1."""
+        """Pictures in floats go to 1 or to 255: the largest value in a few frames tells; those of
+        yes and no to 1."""
         if self.source.columns[column].dtype.kind != "f":
             return 255.0 if self.source.columns[column].dtype.kind == "b" else 1.0
         lengths, largest = self.source.lengths, 0.0
@@ -280,8 +291,9 @@ class View:
 
 
 def as_frames(values: np.ndarray) -> np.ndarray:
-    """[n, h, w, 3] of pictures [n, h, w], [n, h, w, c] or [n, c, h, w] of which nothing more is known.
+    """[n, h, w, 3] of pictures [n, h, w], [n, h, w, c] or [n, c, h, w] of which nothing more is
+    known.
 
-    c = 1 is grey, 4 has alpha, which is dropped; 6, 9, ... are stacked frames, of which the last is the newest.
-    """
+    c = 1 is grey, 4 has alpha, which is dropped; 6, 9, ... are stacked frames, of which the last
+    is the newest."""
     return usual(channels_last(values).shape[-1]).frames(values)

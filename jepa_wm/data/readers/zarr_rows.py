@@ -1,4 +1,5 @@
-"""Zarr groups of diffusion policy: flat rows under `data`, and `meta/episode_ends`; version 2 or 3, folder or zip."""
+"""Zarr groups of diffusion policy: flat rows under `data`, and `meta/episode_ends`; version 2 or
+3, folder or zip."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def _tables(path: Path, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _register_imagecodecs() -> None:
-    """Image codecs are known to zarr only once their package is told to; without it there is nothing to tell."""
+    """Image codecs are known to zarr only once their package is told to; without it there is
+    nothing to tell."""
     try:
         codecs = importlib.import_module("imagecodecs.numcodecs")
     except ImportError:

@@ -26,14 +26,15 @@ def register() -> None:
 
 
 class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One two-rooms world. `reset(seed=s)` gives the layout of `TwoRooms.reset([s])`, of all there are.
+    """One two-rooms world. `reset(seed=s)` gives the layout of `TwoRooms.reset([s])`, of all there
+    are.
 
-    Reset options: "start" and "goal", positions of two numbers, and "layout", wall x and door y, with which the tasks
-    of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a goal, `info["goal"]` and
-    `info["goal_image"]` (noise-free) are given at reset, `info["success"]` at every step, the reward is 1 on arrival
-    (nearer than `radius` px) and the episode terminates there; without, the reward stays 0. `info["state"]` [4] is dot
-    x, dot y, wall x, door y.
-    """
+    Reset options: "start" and "goal", positions of two numbers, and "layout", wall x and door y,
+    with which the tasks of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a
+    goal, `info["goal"]` and `info["goal_image"]` (noise-free) are given at reset,
+    `info["success"]` at every step, the reward is 1 on arrival (nearer than `radius` px) and the
+    episode terminates there; without, the reward stays 0. `info["state"]` [4] is dot x, dot y,
+    wall x, door y."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
@@ -58,7 +59,8 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode; raises ValueError for an unknown option or a position outside the walls."""
+        """Begin an episode; raises ValueError for an unknown option or a position outside the
+        walls."""
         super().reset(seed=seed)
         options = options or {}
         unknown = sorted(set(options) - {"start", "goal", "layout"})
@@ -83,7 +85,8 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._frame, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move by the action [2], no longer than the geometry's longest step; it never truncates by itself."""
+        """Move by the action [2], no longer than the geometry's longest step; it never truncates
+        by itself."""
         self.world.step(np.asarray(action, np.float32)[None])
         self._frame = self.world.render()[0]
         info = self._info()

@@ -1,9 +1,10 @@
-"""Which layouts of two rooms are for training and which are held out: one partition of all pairs (wall x, door y).
+"""Which layouts of two rooms are for training and which are held out: one partition of all pairs
+(wall x, door y).
 
-The plane of the pairs is cut into blocks of 5 x 5 px, and every fifth block, a knight's move apart, is held out, but
-for the outermost doors: what is held out lies between what training meets, also where the wall is fixed. Of a held-out
-block the rim belongs to neither split, so that a held-out layout is at least 2 px from every training one.
-"""
+The plane of the pairs is cut into blocks of 5 x 5 px, and every fifth block, a knight's move
+apart, is held out, but for the outermost doors: what is held out lies between what training meets,
+also where the wall is fixed. Of a held-out block the rim belongs to neither split, so that a
+held-out layout is at least 2 px from every training one."""
 
 from __future__ import annotations
 
@@ -21,9 +22,8 @@ REMAINDER = 1
 def in_split(layout: np.ndarray, geometry: Geometry, split: Split) -> np.ndarray:
     """[...] bool: whether layouts [..., 2], wall x and door y in pixels, belong to a split.
 
-    By content alone, whatever seed drew them, and the same for a fixed wall as for random ones. Blocks of fewer than
-    3 px have no rim, and a fixed wall has none on its own axis.
-    """
+    By content alone, whatever seed drew them, and the same for a fixed wall as for random ones.
+    Blocks of fewer than 3 px have no rim, and a fixed wall has none on its own axis."""
     g = geometry
     i, wall_inside, _ = _block(
         layout[..., 0], g.wall_padding, g.size - 2 * g.wall_padding, blocks=EVERY
@@ -58,8 +58,8 @@ def check_split(geometry: Geometry) -> None:
 def _block(
     value: np.ndarray, first: int, count: int, *, blocks: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """(block of each place on an axis of `count` places, whether it is inside the block's rim, the last block), of at
-    least so many `blocks` where there are so many places."""
+    """(block of each place on an axis of `count` places, whether it is inside the block's rim, the
+    last block), of at least so many `blocks` where there are so many places."""
     side = min(BLOCK, max(1, count // blocks))
     rim = 1 if side >= 3 else 0
     block = np.floor((value - first) / side).astype(np.int64)

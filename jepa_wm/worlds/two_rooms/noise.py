@@ -1,7 +1,8 @@
-"""Distractions that carry no information about the task: brightness, pixel noise and drifting coloured blotches.
+"""Distractions that carry no information about the task: brightness, pixel noise and drifting
+coloured blotches.
 
-B worlds, S canvas side, K waves. Levels are standard deviations in units where an image spans -1..1.
-"""
+B worlds, S canvas side, K waves. Levels are standard deviations in units where an image spans
+-1..1."""
 
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ WAVES = 6  # plane waves summed into one blotch pattern
 
 
 class Distraction:
-    """The distraction of a batch of worlds: seeded per world, advanced once per step, applied to rendered frames."""
+    """The distraction of a batch of worlds: seeded per world, advanced once per step, applied to
+    rendered frames."""
 
     def __init__(self, levels: NoiseLevels, size: int, seeds: np.ndarray) -> None:
         self.levels, self.size = levels, size
         if not levels.any:
             return
-        # What drifts and what flickers draw apart, so that rendering twice does not change where blotches go.
+        # What drifts and what flickers draw apart, so that rendering twice does not change where
+        # blotches go.
         self._flicker = [np.random.default_rng([int(seed), 1]) for seed in seeds]
         self._generators = [np.random.default_rng([int(seed), 4]) for seed in seeds]
         low, high = levels.wavelength
@@ -31,7 +34,8 @@ class Distraction:
         )  # [B, K, 2]
         self._phase = u[..., 2] * np.pi * 2  # [B, K]
         colour = np.array([r.standard_normal((WAVES, 3)) for r in self._generators], np.float32)
-        # One wave has variance 1/2: scale so that the pattern's standard deviation over space and channels is 1.
+        # One wave has variance 1/2: scale so that the pattern's standard deviation over space and
+        # channels is 1.
         self._colour = colour / np.sqrt(
             (colour**2).sum(1, keepdims=True).mean(2, keepdims=True) / 2
         )
@@ -47,7 +51,8 @@ class Distraction:
             self._phase = self._phase + self._drift + self.levels.wander * shake
 
     def apply(self, frames: np.ndarray) -> np.ndarray:
-        """[B, S, S, 3] uint8 frames with brightness, blotches and pixel noise; a new draw at every call."""
+        """[B, S, S, 3] uint8 frames with brightness, blotches and pixel noise; a new draw at every
+        call."""
         if not self.levels.any:
             return frames
         out = frames.astype(np.float32)
@@ -61,7 +66,8 @@ class Distraction:
         return np.clip(out, 0, 255).astype(np.uint8)
 
     def _blotches(self, b: int) -> np.ndarray:
-        """[S, S, 3] pattern of world b, by cos(u + v) = cos u cos v - sin u sin v: two thin matrix products."""
+        """[S, S, 3] pattern of world b, by cos(u + v) = cos u cos v - sin u sin v: two thin matrix
+        products."""
         axis = np.arange(self.size, dtype=np.float32)
         along_x = self._frequency[b, :, :1] * axis + self._phase[b][:, None]  # [K, S]
         along_y = self._frequency[b, :, 1:] * axis

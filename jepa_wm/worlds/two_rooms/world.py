@@ -1,8 +1,9 @@
-"""Two rooms joined by a door: a point agent on a 65 px canvas, many layouts stepped and rendered at once.
+"""Two rooms joined by a door: a point agent on a 65 px canvas, many layouts stepped and rendered
+at once.
 
-B worlds in the batch, S canvas side in pixels. Positions are (x, y) in pixels, x to the right, y down.
-The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door half-height 4, |a| <= 2.45.
-"""
+B worlds in the batch, S canvas side in pixels. Positions are (x, y) in pixels, x to the right, y
+down. The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door
+half-height 4, |a| <= 2.45."""
 
 from __future__ import annotations
 
@@ -31,11 +32,11 @@ LOOKS = {  # colours of background, wall and dot
 class TwoRooms:
     """A batch of worlds, each with its own layout, agent and distraction.
 
-    With `slip`, chance moves the agent as well: normally distributed, in units of the longest step.
+    With `slip`, chance moves the agent as well: normally distributed, in units of the longest
+    step.
 
-    `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in: from all layouts, or
-    from those of one split (`of_split`).
-    """
+    `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in:
+    from all layouts, or from those of one split (`of_split`)."""
 
     split: Split | None = None  # the layouts that are drawn; None: all
 
@@ -51,7 +52,8 @@ class TwoRooms:
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """(low [2], high [2], longest norm) of one action, in pixels per step before `action_scale`."""
+        """(low [2], high [2], longest norm) of one action, in pixels per step before
+        `action_scale`."""
         limit = np.full(2, self.geometry.max_step, np.float32)
         return -limit, limit, self.geometry.max_step
 
@@ -96,11 +98,12 @@ class TwoRooms:
         self, seeds: np.ndarray, *, dot: np.ndarray | None = None, layout: np.ndarray | None = None,
         noise_seeds: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """Draw a layout, an agent position (uniform in the free space) and a distraction per seed, but what is given.
+        """Draw a layout, an agent position (uniform in the free space) and a distraction per seed,
+        but what is given.
 
-        `dot` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives the distractions seeds
-        of their own, for another look at the same layouts. Raises ValueError for what is not one pair per seed.
-        """
+        `dot` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives
+        the distractions seeds of their own, for another look at the same layouts. Raises
+        ValueError for what is not one pair per seed."""
         for name, given in (("dot", dot), ("layout", layout)):
             if given is not None and np.shape(given) != (len(seeds), 2):
                 raise ValueError(
@@ -135,7 +138,8 @@ class TwoRooms:
                 return int(wall), int(door)
 
     def place(self, state: np.ndarray) -> None:
-        """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not rendered."""
+        """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not
+        rendered."""
         self._slips = []
         self.dot, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
         self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
@@ -154,7 +158,8 @@ class TwoRooms:
         ).astype(np.float32)
 
     def taken(self, action: np.ndarray) -> np.ndarray:
-        """[B, 2] float32: actions as they are taken, the longer ones scaled back to the longest step."""
+        """[B, 2] float32: actions as they are taken, the longer ones scaled back to the longest
+        step."""
         longest = self.geometry.max_step
         norm = np.linalg.norm(action, axis=1, keepdims=True)
         return np.where(
@@ -162,7 +167,8 @@ class TwoRooms:
         ).astype("f4")
 
     def step(self, action: np.ndarray) -> None:
-        """Move every agent by its action [B, 2]; agents slide along walls. Advances the distraction too.
+        """Move every agent by its action [B, 2]; agents slide along walls. Advances the
+        distraction too.
 
         Raises ValueError for another shape and for numbers that are not finite.
         """
@@ -176,7 +182,8 @@ class TwoRooms:
         if self._slips:
             chance = np.stack([r.standard_normal(2) for r in self._slips])
             move = (move + self.slip * g.max_step * g.action_scale * chance).astype(np.float32)
-        # Moves longer than the wall is thick are taken in pieces, so that none can jump through it.
+        # Moves longer than the wall is thick are taken in pieces, so that none can jump through
+        # it.
         longest = max(
             g.max_step * g.action_scale, float(np.abs(move).max(initial=0)) if self._slips else 0.0
         )
@@ -186,7 +193,8 @@ class TwoRooms:
         self._distraction.advance()
 
     def _slide(self, dot: np.ndarray, move: np.ndarray) -> np.ndarray:
-        """One short move, x first, then y; what a wall forbids is cut off and the rest goes on along it."""
+        """One short move, x first, then y; what a wall forbids is cut off and the rest goes on
+        along it."""
         g = self.geometry
         left_face, right_face = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
         in_door = np.abs(dot[:, 1] - self.door_y) <= g.door_half
@@ -200,7 +208,8 @@ class TwoRooms:
         return np.stack([x, y], 1).astype(np.float32)
 
     def state(self) -> np.ndarray:
-        """[B, 4] float32: dot x, dot y, wall x, door y. For scoring, probes and scripted policies only."""
+        """[B, 4] float32: dot x, dot y, wall x, door y. For scoring, probes and scripted policies
+        only."""
         return np.concatenate([self.dot, self.wall_x[:, None], self.door_y[:, None]], 1)
 
     def reward(self) -> np.ndarray:
@@ -219,7 +228,8 @@ class TwoRooms:
         return self._distraction.apply(self._compose(self.dot))
 
     def render_clean(self, dot: np.ndarray) -> np.ndarray:
-        """[B, S, S, 3] uint8 of the same layouts with agents at `dot` [B, 2] and no distraction."""
+        """[B, S, S, 3] uint8 of the same layouts with agents at `dot` [B, 2] and no
+        distraction."""
         return self._compose(dot)
 
     def _compose(self, dot: np.ndarray) -> np.ndarray:
