@@ -1,4 +1,5 @@
-"""Entry points of torch.hub: `torch.hub.load("OWNER/REPOSITORY", "eye", "PATH_OR_REPOSITORY")`."""
+"""Entry points of torch.hub: `torch.hub.load("OWNER/REPOSITORY", "frozen_encoder",
+"PATH_OR_REPOSITORY")`."""
 
 dependencies = [
     "torch",
@@ -13,12 +14,12 @@ dependencies = [
 ]
 
 
-def eye(source, **options):
-    """The frozen eye that `Eye.save_pretrained` or `push_to_hub` shared, from a folder or a
-    repository of the hub."""
-    from jepa_wm.features.encoder import Eye
+def frozen_encoder(source, **options):
+    """The frozen encoder that `FrozenEncoder.save_pretrained` or `push_to_hub` shared, from a
+    folder or a repository of the hub."""
+    from jepa_wm.features.encoder import FrozenEncoder
 
-    return Eye.from_pretrained(source, **options)
+    return FrozenEncoder.from_pretrained(source, **options)
 
 
 def vjepa2_encoder(path, size="vit_large"):

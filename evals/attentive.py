@@ -18,7 +18,7 @@ from jepa_wm.evals.scores import score
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For each depth (`depth_1`, ...), for the `eye` and each baseline: the test's figures and
+    """For each depth (`depth_1`, ...), for the `encoder` and each baseline: the test's figures and
     what was `chosen`."""
     return measured(run, "eval_attentive", _measure)
 

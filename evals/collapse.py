@@ -1,4 +1,4 @@
-"""`jepa-wm eval collapse`: is the frozen eye still telling samples apart?"""
+"""`jepa-wm eval collapse`: is the frozen encoder still telling samples apart?"""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from jepa_wm.core.distributed import here
 from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import RunFolder
 from jepa_wm.data.datasets import open_data
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.collapse import collapse_meters
 
 FRAMES = 4_000
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """`collapsed`, `feature_std`, `effective_rank` of the frozen eye on held-out frames."""
+    """`collapsed`, `feature_std`, `effective_rank` of the frozen encoder on held-out frames."""
     set_threads(run.config.train.threads)
     heldout = open_data(run.path, run.config, "heldout")
     rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
-    eye = Eye.load(run.path / "features").to(here().device)
+    encoder = FrozenEncoder.load(run.path / "features").to(here().device)
     frames = heldout.frames[rows]
-    result: dict[str, object] = dict(collapse_meters(eye.raw(torch.from_numpy(frames)), frames))
+    result: dict[str, object] = dict(
+        collapse_meters(encoder.raw(torch.from_numpy(frames)), frames)
+    )
     run.write_result("eval_collapse", result)
     return result

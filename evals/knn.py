@@ -26,7 +26,7 @@ TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For the `eye` and each baseline the test's figures, and the way of pooling that was
+    """For the `encoder` and each baseline the test's figures, and the way of pooling that was
     `chosen`."""
     return measured(run, "eval_knn", _measure)
 

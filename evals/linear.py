@@ -22,7 +22,7 @@ from jepa_wm.evals.scores import score
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For the `eye` and each baseline: the test's figures and what was `chosen`."""
+    """For the `encoder` and each baseline: the test's figures and what was `chosen`."""
     return measured(run, "eval_linear", _measure)
 
 

@@ -1,4 +1,4 @@
-"""What looks at the samples of a frozen evaluation: the eye of a run, a random encoder of its
+"""What looks at the samples of a frozen evaluation: the encoder of a run, a random encoder of its
 shape, or raw pixels.
 
 n samples, B of them at a time, T frames, N tokens, D width, S side in px.
@@ -39,22 +39,22 @@ class Seen:
 
 
 def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
-    """(the config, the labelled data, what is to be compared: `eye` first, then the baselines that
-    are asked for)."""
+    """(the config, the labelled data, what is to be compared: `encoder` first, then the baselines
+    that are asked for)."""
     config = settled(run.config, run.path)
     return config, open_labelled(run, config), looks_of(encoder_of(run, config), config)
 
 
-def looks_of(eye: Encoder | Backbone, config: Config) -> dict[str, Look]:
-    """What is to be compared: `eye` first, then the baselines that are asked for."""
-    looks, size = {"eye": _through(eye, config)}, config.data.image_size
+def looks_of(encoder: Encoder | Backbone, config: Config) -> dict[str, Look]:
+    """What is to be compared: `encoder` first, then the baselines that are asked for."""
+    looks, size = {"encoder": _through(encoder, config)}, config.data.image_size
     if "random_encoder" in config.probes.baselines:
         torch.manual_seed(config.seed)
-        if isinstance(eye, Backbone):
-            looks["random_encoder"] = _through(Backbone(eye.name, size), config)
+        if isinstance(encoder, Backbone):
+            looks["random_encoder"] = _through(Backbone(encoder.name, size), config)
         else:
             looks["random_encoder"] = _through(
-                Encoder.from_settings(size, eye.settings or config.encoder), config
+                Encoder.from_settings(size, encoder.settings or config.encoder), config
             )
     if "pixels" in config.probes.baselines:
         looks["pixels"] = _pixels(config.encoder.patch)
@@ -64,7 +64,7 @@ def looks_of(eye: Encoder | Backbone, config: Config) -> dict[str, Look]:
 def look_at(
     look: Look, data: Labelled, config: Config, name: str, *, size: int | None = None
 ) -> tuple[Seen, Seen]:
-    """Both parts as `look` sees frames of `size` px (default: the eye's own size).
+    """Both parts as `look` sees frames of `size` px (default: the encoder's own size).
 
     Each position's mean over the training part is removed and each dimension divided by its spread
     there."""

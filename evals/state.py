@@ -28,7 +28,7 @@ PENALTIES = tuple(
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """For the `eye` and each baseline, R2 and error of each group of numbers on the test part;
+    """For the `encoder` and each baseline, R2 and error of each group of numbers on the test part;
     what was `chosen`."""
     return measured(run, "eval_state", _measure)
 

@@ -11,7 +11,7 @@ import torch
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.episodes import play
 from jepa_wm.evals.returns import play_rewards
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.rollout import imagine_candidates
 from jepa_wm.models.settings import (
@@ -35,7 +35,7 @@ SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 
 def world_model(window=3, **changes):
     torch.manual_seed(0)
-    eye = Eye(
+    encoder = FrozenEncoder(
         Encoder.from_settings(12, EncoderSettings(patch=4, width=16, depth=1, heads=1)),
         12,
         precision="fp32",
@@ -45,7 +45,7 @@ def world_model(window=3, **changes):
         latent=LatentSettings(moving=3, lasting=2, components=8, width=8),
         distance=DistanceSettings(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
-    return WorldModel(eye, LatentModel(9, 16, 2, settings))
+    return WorldModel(encoder, LatentModel(9, 16, 2, settings))
 
 
 def agent(window=3, model=None, **plan):
@@ -351,7 +351,7 @@ def test_discrete_actions_are_chosen_by_number():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_world_model_gives_gradients_where_they_are_wanted(precision):
     model = world_model()
-    model.eye.precision = precision
+    model.encoder.precision = precision
     context, past = torch.randn(2, 2, 1, 5), torch.randn(2, 1, 4)
     actions = torch.randn(2, 3, 4, 4)
     plain = model.imagine(context, past, actions)

@@ -1,4 +1,4 @@
-"""Eyes from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept,
+"""Encoders from elsewhere, timm models and released V-JEPA 2 encoders, are looked through, kept,
 shared, used in a run."""
 
 import json
@@ -17,7 +17,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import RunFolder
 from jepa_wm.features import cache, weights
 from jepa_wm.features.backbone import Backbone, backbone_of
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.features.vjepa2 import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
 from jepa_wm.models.settings import EncoderSettings
@@ -48,13 +48,13 @@ def released(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "tokens"), [(VIT, 16), (CONV, 4)])
 def test_a_backbone_sees_each_frame_by_itself(name, tokens):
-    eye = backbone(name)
+    encoder = backbone(name)
     clip = torch.rand(2, 3, 3, 64, 64) * 2 - 1
     with torch.no_grad():
-        seen = eye(clip)
-        assert seen.shape == (2, 3 * tokens, eye.width) and eye.tokens_per_frame == tokens
+        seen = encoder(clip)
+        assert seen.shape == (2, 3 * tokens, encoder.width) and encoder.tokens_per_frame == tokens
         for t in range(3):
-            alone = eye(clip[:, t : t + 1])
+            alone = encoder(clip[:, t : t + 1])
             torch.testing.assert_close(
                 seen[:, t * tokens : (t + 1) * tokens], alone, atol=1e-5, rtol=1e-5
             )
@@ -63,43 +63,46 @@ def test_a_backbone_sees_each_frame_by_itself(name, tokens):
 @pytest.mark.parametrize("name", [VIT, CONV])
 def test_tokens_lie_in_rows(name):
     """A change in the frame's upper right corner shows most in the last token of the first row."""
-    eye, clip = backbone(name), torch.zeros(1, 1, 3, 64, 64)
+    encoder, clip = backbone(name), torch.zeros(1, 1, 3, 64, 64)
     with torch.no_grad():
-        before = eye(clip)
+        before = encoder(clip)
         clip[..., :4, -4:] = 1
-        change = (eye(clip) - before).abs().sum(-1)[0]
-    assert change.argmax() == round(eye.tokens_per_frame**0.5) - 1
+        change = (encoder(clip) - before).abs().sum(-1)[0]
+    assert change.argmax() == round(encoder.tokens_per_frame**0.5) - 1
 
 
 def test_frames_are_normalised_as_the_model_wants_them():
-    eye, seen = backbone(), []
-    eye.model.forward_features = lambda x: seen.append(x) or torch.zeros(1, 17, 64)
+    encoder, seen = backbone(), []
+    encoder.model.forward_features = lambda x: seen.append(x) or torch.zeros(1, 17, 64)
     colours = torch.rand(1, 1, 3, 64, 64)
-    eye(colours * 2 - 1)
+    encoder(colours * 2 - 1)
     mean, spread = (
-        torch.tensor(eye.model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std")
+        torch.tensor(encoder.model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std")
     )
     torch.testing.assert_close(seen[0], (colours[0] - mean) / spread)
 
 
 @pytest.mark.parametrize("name", [VIT, CONV])
-def test_an_eye_of_a_backbone_is_kept_and_shared_whole(name, tmp_path):
-    eye = Eye(backbone(name), 64, precision="fp32")
+def test_an_encoder_of_a_backbone_is_kept_and_shared_whole(name, tmp_path):
+    encoder = FrozenEncoder(backbone(name), 64, precision="fp32")
     frames = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
-    eye.standardise_on(frames)
-    eye.save(tmp_path / "run")
-    eye.save_pretrained(tmp_path / "shared")
-    for other in (Eye.load(tmp_path / "run"), Eye.from_pretrained(tmp_path / "shared")):
-        assert torch.equal(other(torch.from_numpy(frames)), eye(torch.from_numpy(frames)))
+    encoder.standardise_on(frames)
+    encoder.save(tmp_path / "run")
+    encoder.save_pretrained(tmp_path / "shared")
+    for other in (
+        FrozenEncoder.load(tmp_path / "run"),
+        FrozenEncoder.from_pretrained(tmp_path / "shared"),
+    ):
+        assert torch.equal(other(torch.from_numpy(frames)), encoder(torch.from_numpy(frames)))
         assert not any(p.requires_grad for p in other.parameters()) and not other.encoder.training
 
 
-def test_our_own_eye_is_shared_whole(tmp_path):
+def test_our_own_encoder_is_shared_whole(tmp_path):
     torch.manual_seed(0)
     settings = EncoderSettings(patch=16, width=16, depth=1, heads=1)
-    eye = Eye(Encoder.from_settings(32, settings), 32)
-    eye.standardise_on(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
-    eye.save_pretrained(tmp_path)
+    encoder = FrozenEncoder(Encoder.from_settings(32, settings), 32)
+    encoder.standardise_on(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
+    encoder.save_pretrained(tmp_path)
     assert {"model.safetensors", "config.json"} <= {file.name for file in tmp_path.iterdir()}
     card = (tmp_path / "README.md").read_text()
     assert (
@@ -107,23 +110,23 @@ def test_our_own_eye_is_shared_whole(tmp_path):
         and "| tokens a frame | 4 |" in card
         and "1 blocks, patches of 16 px" in card
     )
-    other = Eye.from_pretrained(tmp_path)
+    other = FrozenEncoder.from_pretrained(tmp_path)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(eye.state_dict().values(), other.state_dict().values(), strict=True)
+        for a, b in zip(encoder.state_dict().values(), other.state_dict().values(), strict=True)
     )
     assert other.encoder.settings == settings and other.precision == "bf16"
-    with pytest.raises(UserError, match="an eye takes no precison"):
-        Eye.from_pretrained(tmp_path, precison="fp32")
+    with pytest.raises(UserError, match="an encoder takes no precison"):
+        FrozenEncoder.from_pretrained(tmp_path, precison="fp32")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match="config.json: describes another kind of model"):
-        Eye.from_pretrained(tmp_path)
+        FrozenEncoder.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="model.safetensors: no shared eye here"):
-        Eye.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="model.safetensors: no shared encoder here"):
+        FrozenEncoder.from_pretrained(tmp_path)
 
 
-def test_pushing_uploads_the_whole_eye_with_its_card(tmp_path, monkeypatch):
+def test_pushing_uploads_the_whole_encoder_with_its_card(tmp_path, monkeypatch):
     uploaded = {}
 
     class Hub:
@@ -137,28 +140,37 @@ def test_pushing_uploads_the_whole_eye_with_its_card(tmp_path, monkeypatch):
             uploaded[repo_id] = shutil.copytree(folder_path, tmp_path / "there")
 
     monkeypatch.setattr(hub_mixin, "HfApi", Hub)
-    eye = Eye(Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32)
-    eye.push_to_hub("me/eye", token="secret", model_card_kwargs={"measured": "Digits: 81 %."})
-    assert "Digits: 81 %." in (uploaded["me/eye"] / "README.md").read_text()
+    encoder = FrozenEncoder(
+        Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32
+    )
+    encoder.push_to_hub(
+        "me/encoder", token="secret", model_card_kwargs={"measured": "Digits: 81 %."}
+    )
+    assert "Digits: 81 %." in (uploaded["me/encoder"] / "README.md").read_text()
     assert torch.equal(
-        Eye.from_pretrained(uploaded["me/eye"]).encoder.embed.weight, eye.encoder.embed.weight
+        FrozenEncoder.from_pretrained(uploaded["me/encoder"]).encoder.embed.weight,
+        encoder.encoder.embed.weight,
     )
 
 
-def test_torch_hub_finds_eyes_and_released_encoders(released, tmp_path):
-    eye = Eye(Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32)
-    eye.save_pretrained(tmp_path / "eye")
+def test_torch_hub_finds_encoders_and_released_encoders(released, tmp_path):
+    encoder = FrozenEncoder(
+        Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32
+    )
+    encoder.save_pretrained(tmp_path / "encoder")
     root = str(Path(__file__).resolve().parents[1])
-    again = torch.hub.load(root, "eye", tmp_path / "eye", source="local")
-    assert torch.equal(again.encoder.embed.weight, eye.encoder.embed.weight)
+    again = torch.hub.load(root, "frozen_encoder", tmp_path / "encoder", source="local")
+    assert torch.equal(again.encoder.embed.weight, encoder.encoder.embed.weight)
     with pytest.raises(UserError, match="there is no such file"):
         torch.hub.load(root, "vjepa2_encoder", tmp_path / "no.pt", "vit_large", source="local")
 
 
 def test_an_encoder_without_settings_is_not_half_saved(tmp_path):
-    eye = Eye(Encoder(image_size=16, patch=8, tubelet=1, width=16, depth=1, heads=1), 16)
+    encoder = FrozenEncoder(
+        Encoder(image_size=16, patch=8, tubelet=1, width=16, depth=1, heads=1), 16
+    )
     with pytest.raises(ValueError, match="make it by Encoder.from_settings"):
-        eye.save(tmp_path)
+        encoder.save(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -173,8 +185,10 @@ def test_folding_imagenet_normalisation_changes_nothing_but_the_input(released):
 
 
 def test_a_released_encoder_takes_the_size_of_the_run(released):
-    eye = backbone_of(FeatureSettings(backbone="vjepa2/vit_small", weights=str(released[0])), 48)
-    assert eye.tokens_per_frame == 36
+    encoder = backbone_of(
+        FeatureSettings(backbone="vjepa2/vit_small", weights=str(released[0])), 48
+    )
+    assert encoder.tokens_per_frame == 36
     with pytest.raises(
         UserError, match="data.image_size 60 is not a multiple of 8, the patch of vjepa2/vit_small"
     ):
@@ -198,13 +212,13 @@ def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(
     )
     with RunFolder.open(tmp_path / "run", config) as run:
         with pytest.raises(
-            UserError, match="is the eye of this run, so there is nothing to pretrain"
+            UserError, match="is the encoder of this run, so there is nothing to pretrain"
         ):
             pretrain.run(run)
         result = cache.run(run)
         assert (result["tokens"], result["width"]) == {"timm": (16, 64), "vjepa2": (64, 24)}[kind]
-        eye = Eye.load(run.path / "features")
-    assert isinstance(eye.encoder, Backbone) == (kind == "timm")
+        encoder = FrozenEncoder.load(run.path / "features")
+    assert isinstance(encoder.encoder, Backbone) == (kind == "timm")
     assert not (tmp_path / "run" / "pretrain").exists()
 
 
@@ -223,7 +237,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
         FeatureSettings(**settings)
 
 
-def test_a_run_folder_always_says_which_eye_it_has():
+def test_a_run_folder_always_says_which_encoder_it_has():
     assert FeatureSettings().model_dump()["backbone"] is None
     chosen = FeatureSettings(backbone="timm/x")
     assert FeatureSettings(**chosen.model_dump()) == chosen

@@ -205,11 +205,11 @@ def test_strict_loading_names_every_key_and_changes_nothing():
     before = net.weight.detach().clone()
     with pytest.raises(UserError) as caught:
         load_strict(
-            net, {"weight": torch.ones(2, 4), "scale": torch.ones(1)}, source="eye.safetensors"
+            net, {"weight": torch.ones(2, 4), "scale": torch.ones(1)}, source="encoder.safetensors"
         )
     message = str(caught.value)
     for part in (
-        "eye.safetensors",
+        "encoder.safetensors",
         "1 missing: bias",
         "1 unexpected: scale",
         "weight (2, 4), the model has (2, 3)",

@@ -82,17 +82,20 @@ def test_the_encoder_sees_the_same(attend, rope, precision, allowed):
     settings = EncoderSettings(
         patch=4, tubelet=2, width=64, depth=3, heads=2, attend=attend, rope=rope
     )
-    eye, clip = Encoder.from_settings(16, settings).requires_grad_(False), drawn(3, 6, 3, 16, 16)
+    encoder, clip = (
+        Encoder.from_settings(16, settings).requires_grad_(False),
+        drawn(3, 6, 3, 16, 16),
+    )
     keep = (
         torch.rand(3, 48, generator=torch.Generator().manual_seed(1))
         .argsort(1)[:, :20]
         .sort(1)
         .values
     )
-    known = eye(clip), eye(clip, keep), eye(clip, levels=3)
-    eye, (clip, keep) = eye.to(GPU), on_gpu(clip, keep)
+    known = encoder(clip), encoder(clip, keep), encoder(clip, levels=3)
+    encoder, (clip, keep) = encoder.to(GPU), on_gpu(clip, keep)
     with autocast(GPU, precision):
-        there = eye(clip), eye(clip, keep), eye(clip, levels=3)
+        there = encoder(clip), encoder(clip, keep), encoder(clip, levels=3)
     for mine, its in zip(there, known, strict=True):
         assert_near(mine, its, allowed)
 
@@ -345,14 +348,14 @@ def test_recorded_imagining_gives_the_same_plan(solver):
     np.testing.assert_allclose(planned(GPU, solver=solver, cuda_graphs=True), known, atol=1e-5)
 
 
-def test_frames_from_anywhere_are_seen_and_the_eye_is_known_by_its_weights():
+def test_frames_from_anywhere_are_seen_and_the_encoder_is_known_by_its_weights():
     model = world_model()
-    seen, digest = torch.from_numpy(frames(5, 0)), weights_digest(model.eye)
+    seen, digest = torch.from_numpy(frames(5, 0)), weights_digest(model.encoder)
     known = model.encode(seen)
     model.to(GPU)
     assert_near(model.encode(seen), known)
     assert_near(model.encode(seen.to(GPU)), known)
-    assert weights_digest(model.eye) == digest
+    assert weights_digest(model.encoder) == digest
 
 
 def test_a_stopped_pretraining_goes_on(tmp_path, tiny_data, monkeypatch):

@@ -1,5 +1,5 @@
-"""The eye: RoPE is a rotation, what is masked is not computed and not missed, frames do not see
-each other."""
+"""The encoder: RoPE is a rotation, what is masked is not computed and not missed, frames do not
+see each other."""
 
 import math
 
@@ -20,7 +20,7 @@ SIDE, PATCH = 12, 4  # a 3 x 3 grid
 
 def encoder(attend="clip", tubelet=1, seed=0, locality=1.5):
     torch.manual_seed(seed)
-    eye = Encoder(
+    model = Encoder(
         image_size=SIDE,
         patch=PATCH,
         tubelet=tubelet,
@@ -30,9 +30,9 @@ def encoder(attend="clip", tubelet=1, seed=0, locality=1.5):
         attend=attend,
         locality=locality,
     )
-    for p in eye.parameters():  # far from the small initial values, so that a wrong path shows
+    for p in model.parameters():  # far from the small initial values, so that a wrong path shows
         torch.nn.init.normal_(p, std=0.3)
-    return eye.eval()
+    return model.eval()
 
 
 def clip(batch=2, frames=3, seed=1):
@@ -101,12 +101,12 @@ def test_grid_positions_count_time_then_rows_then_columns(shape):
 
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_patches_cover_every_pixel_once_in_token_order(tubelet):
-    eye = encoder(tubelet=tubelet)
+    model = encoder(tubelet=tubelet)
     frames = 4
     pixels = torch.arange(frames * 3 * SIDE * SIDE, dtype=torch.float32).view(
         1, frames, 3, SIDE, SIDE
     )
-    patches = eye._patches(pixels)[0]
+    patches = model._patches(pixels)[0]
     assert sorted(patches.flatten().tolist()) == pixels.flatten().tolist()
     for token, (t, y, x) in enumerate(grid_positions(frames // tubelet, 3, 3).tolist()):
         cut = pixels[
@@ -119,63 +119,63 @@ def test_patches_cover_every_pixel_once_in_token_order(tubelet):
         assert torch.equal(patches[token], cut.flatten())
 
 
-def outputs_with_hidden_keys(eye, video, keep):
+def outputs_with_hidden_keys(model, video, keep):
     """The same encoder without dropping anything: tokens that are not kept are computed, but
     nobody looks at them."""
-    x = eye.embed(eye._patches(video))
-    positions = grid_positions(video.shape[1] // eye.tubelet, eye.grid, eye.grid)
-    cos, sin = rope_tables(positions[None], eye.head_dim, eye.rope_base)
+    x = model.embed(model._patches(video))
+    positions = grid_positions(video.shape[1] // model.tubelet, model.grid, model.grid)
+    cos, sin = rope_tables(positions[None], model.head_dim, model.rope_base)
     bias = torch.full((len(x), 1, 1, x.shape[1]), -torch.inf)
     for row, ids in zip(bias, keep, strict=True):
         row[..., ids] = 0
-    if eye.attend == "frame":
+    if model.attend == "frame":
         time = positions[:, 0]
         bias = bias.masked_fill(time[:, None] != time, -torch.inf)
         bias = bias.masked_fill(
             torch.eye(len(time), dtype=torch.bool), 0
         )  # a dropped token alone in its frame
-    for block in eye.blocks:
+    for block in model.blocks:
         x = block(x, (cos[:, None], sin[:, None]), bias)
-    return eye.norm(x).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+    return model.norm(x).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
 
 
 @pytest.mark.parametrize("attend_to", ["clip", "frame"])
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_dropped_tokens_are_as_if_masked(attend_to, tubelet):
-    eye, video = encoder(attend_to, tubelet), clip(frames=4)
+    model, video = encoder(attend_to, tubelet), clip(frames=4)
     count = 4 // tubelet * 9
     keep = torch.stack([torch.randperm(count)[: count // 2].sort().values for _ in range(2)])
     with torch.no_grad():
         torch.testing.assert_close(
-            eye(video, keep), outputs_with_hidden_keys(eye, video, keep), atol=1e-5, rtol=1e-5
+            model(video, keep), outputs_with_hidden_keys(model, video, keep), atol=1e-5, rtol=1e-5
         )
 
 
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_folding_time_equals_the_masked_path_and_frames_stand_alone(tubelet):
-    eye, video = encoder("frame", tubelet), clip(frames=4)
+    model, video = encoder("frame", tubelet), clip(frames=4)
     steps = 4 // tubelet
     everything = torch.arange(steps * 9).expand(2, -1)
     with torch.no_grad():
-        folded = eye(video)
-        torch.testing.assert_close(folded, eye(video, everything), atol=1e-5, rtol=1e-5)
+        folded = model(video)
+        torch.testing.assert_close(folded, model(video, everything), atol=1e-5, rtol=1e-5)
         for t in range(steps):
-            alone = eye(video[:, t * tubelet : (t + 1) * tubelet])
+            alone = model(video[:, t * tubelet : (t + 1) * tubelet])
             torch.testing.assert_close(folded[:, t * 9 : (t + 1) * 9], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_in_clip_mode_other_frames_matter():
-    eye, video = encoder("clip"), clip()
+    model, video = encoder("clip"), clip()
     with torch.no_grad():
-        assert not torch.allclose(eye(video)[:, :9], eye(video[:, :1]), atol=1e-3)
+        assert not torch.allclose(model(video)[:, :9], model(video[:, :1]), atol=1e-3)
 
 
 def test_kept_tokens_come_in_the_order_asked_for():
-    eye, video = encoder("clip"), clip()
+    model, video = encoder("clip"), clip()
     keep = torch.arange(27).expand(2, -1)
     with torch.no_grad():
         torch.testing.assert_close(
-            eye(video, keep.flip(1)), eye(video).flip(1), atol=1e-5, rtol=1e-5
+            model(video, keep.flip(1)), model(video).flip(1), atol=1e-5, rtol=1e-5
         )
 
 
@@ -270,19 +270,19 @@ def test_the_vjepa2_variant_turns_adjacent_channels_by_different_angles():
 @pytest.mark.parametrize("rope", ["rotation", "vjepa2"])
 def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
     torch.manual_seed(0)
-    eye = Encoder(image_size=SIDE, patch=PATCH, tubelet=2, width=16, depth=1, heads=2, rope=rope)
+    model = Encoder(image_size=SIDE, patch=PATCH, tubelet=2, width=16, depth=1, heads=2, rope=rope)
     wide = torch.randn(2, 4, 3, 8, 20)  # 2 x 2 x 5 tokens
     with torch.no_grad():
-        seen = eye(wide)
+        seen = model(wide)
         assert seen.shape == (2, 20, 16)
-        assert eye.positions(wide).tolist() == [
+        assert model.positions(wide).tolist() == [
             [t, y, x] for t in range(2) for y in range(2) for x in range(5)
         ]
         everything = torch.arange(20).flip(0).expand(2, -1)
-        torch.testing.assert_close(eye(wide, everything).flip(1), seen, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(wide, everything).flip(1), seen, atol=1e-5, rtol=1e-5)
         changed = wide.clone()
         changed[:, :, :, -1, -1] += 3  # the corner that a square reading would miss
-        assert not torch.allclose(eye(changed), seen, atol=1e-3)
+        assert not torch.allclose(model(changed), seen, atol=1e-3)
 
 
 @pytest.mark.parametrize("attend_to", ["clip", "frame"])
@@ -302,8 +302,8 @@ def test_all_settings_are_written_down_and_reach_the_encoder():
     )
     settings = EncoderSettings(rope="vjepa2", mlp_ratio=48 / 11, width=44, heads=2, depth=1)
     assert EncoderSettings(**settings.model_dump()) == settings
-    eye = Encoder.from_settings(16, settings)
-    assert eye.rope == "vjepa2" and eye.blocks[0].mlp.fc1.out_features == 192
+    model = Encoder.from_settings(16, settings)
+    assert model.rope == "vjepa2" and model.blocks[0].mlp.fc1.out_features == 192
     with pytest.raises(ValueError, match="rope vjepa2 needs heads of 6 channels or more"):
         EncoderSettings(rope="vjepa2", width=16, heads=4)
 

@@ -11,7 +11,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import newest_checkpoint
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -117,7 +117,7 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(
 def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
     config, encode = load_config("debug"), EncoderSettings(patch=13, width=16, depth=1, heads=1)
     with RunFolder.open(tmp_path, config) as run:
-        Eye(Encoder.from_settings(65, encode), 65).save(run.path / "features")
+        FrozenEncoder(Encoder.from_settings(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()
         save_latent_model(
             run.path / "dynamics", LatentModel(25, 16, 3, config.dynamics)

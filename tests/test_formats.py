@@ -218,11 +218,13 @@ def test_pictures_of_yes_and_no_are_black_and_white(tmp_path):
     [
         (
             made.spoil_nan,
-            r"rows\.npz: 'action' of episode 1 is not finite in 1 rows; repair it, or leave it out with --w",
+            r"rows\.npz: 'action' of episode 1 is not finite in 1 rows; repair it, or leave it "
+            r"out with --w",
         ),
         (
             made.spoil_missing,
-            r"rows\.npz: a column for the action is missing; name one of \['state'\] with --action",
+            r"rows\.npz: a column for the action is missing; name one of \['state'\] with "
+            r"--action",
         ),
         (
             made.spoil_short,

@@ -1,5 +1,5 @@
-"""The frozen eye: saved and loaded exactly, standardised, its features cached once and for nobody
-else."""
+"""The frozen encoder: saved and loaded exactly, standardised, its features cached once and for
+nobody else."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probe import RidgeProbe, fit_attentive, state_errors
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -26,64 +26,69 @@ def data(tiny_data):
     return Trajectories(tiny_data / "train.h5")
 
 
-def make_eye(data, seed=0, precision="fp32"):
+def make_encoder(data, seed=0, precision="fp32"):
     torch.manual_seed(seed)
-    eye = Eye(Encoder.from_settings(65, ENCODE), 65, precision=precision)
-    eye.standardise_on(data.frames[EVERY_THIRD])
-    return eye
+    encoder = FrozenEncoder(Encoder.from_settings(65, ENCODE), 65, precision=precision)
+    encoder.standardise_on(data.frames[EVERY_THIRD])
+    return encoder
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_saved_eye_sees_the_same(data, tmp_path, precision):
-    eye = make_eye(data, precision=precision)
-    eye.save(tmp_path)
-    other = Eye.load(tmp_path)
+def test_a_saved_encoder_sees_the_same(data, tmp_path, precision):
+    encoder = make_encoder(data, precision=precision)
+    encoder.save(tmp_path)
+    other = FrozenEncoder.load(tmp_path)
     frames = torch.from_numpy(data.frames[np.arange(5)])
-    assert torch.equal(eye(frames), other(frames)) and other.precision == precision
-    assert weights_digest(eye) == weights_digest(other) != weights_digest(make_eye(data, seed=1))
+    assert torch.equal(encoder(frames), other(frames)) and other.precision == precision
+    assert (
+        weights_digest(encoder)
+        == weights_digest(other)
+        != weights_digest(make_encoder(data, seed=1))
+    )
     assert not any(p.requires_grad for p in other.parameters()) and not other.encoder.training
 
 
-def test_an_eye_that_does_not_say_how_it_was_made_is_refused(data, tmp_path):
-    make_eye(data).save(tmp_path)
-    file = tmp_path / "eye.json"
+def test_an_encoder_that_does_not_say_how_it_was_made_is_refused(data, tmp_path):
+    make_encoder(data).save(tmp_path)
+    file = tmp_path / "encoder.json"
     sizes = json.loads(file.read_text())
     del sizes["encoder"]["rope"]
     file.write_text(json.dumps(sizes))
     with pytest.raises(UserError, match="older version that knew no rope; make it again"):
-        Eye.load(tmp_path)
+        FrozenEncoder.load(tmp_path)
 
 
-def test_a_missing_or_foreign_eye_is_named(data, tmp_path):
+def test_a_missing_or_foreign_encoder_is_named(data, tmp_path):
     with pytest.raises(
-        UserError, match=r"eye\.json: no frozen eye here; run `jepa-wm features` first"
+        UserError, match=r"encoder\.json: no frozen encoder here; run `jepa-wm features` first"
     ):
-        Eye.load(tmp_path)
-    make_eye(data).save(tmp_path)
-    sizes = json.loads((tmp_path / "eye.json").read_text())
+        FrozenEncoder.load(tmp_path)
+    make_encoder(data).save(tmp_path)
+    sizes = json.loads((tmp_path / "encoder.json").read_text())
     sizes["encoder"]["depth"] = 2
-    (tmp_path / "eye.json").write_text(json.dumps(sizes))
+    (tmp_path / "encoder.json").write_text(json.dumps(sizes))
     with pytest.raises(
-        UserError, match=r"eye\.safetensors do not fit Eye:\n  12 missing: encoder\.blocks\.1"
+        UserError,
+        match=r"encoder\.safetensors do not fit FrozenEncoder:\n  12 missing: encoder\.blocks\.1",
     ):
-        Eye.load(tmp_path)
+        FrozenEncoder.load(tmp_path)
 
 
 def test_standardised_features_have_no_constant_part_and_unit_scale(data):
-    eye = make_eye(data)
-    seen = eye(torch.from_numpy(data.frames[EVERY_THIRD]))
+    encoder = make_encoder(data)
+    seen = encoder(torch.from_numpy(data.frames[EVERY_THIRD]))
     assert seen.mean(0).abs().max() < 1e-4
     torch.testing.assert_close(seen.square().mean((0, 1)), torch.ones(16), atol=1e-3, rtol=1e-3)
-    raw = eye.raw(torch.from_numpy(data.frames[EVERY_THIRD]))
+    raw = encoder.raw(torch.from_numpy(data.frames[EVERY_THIRD]))
     assert raw.mean(0).abs().max() > 0.1, "there was something to remove"
 
 
 def test_a_frame_is_seen_the_same_in_any_batch(data):
-    eye = make_eye(data)
+    encoder = make_encoder(data)
     frames = torch.from_numpy(data.frames[np.arange(7)])
-    together = eye.raw(frames, batch=3)
+    together = encoder.raw(frames, batch=3)
     torch.testing.assert_close(
-        together, torch.cat([eye.raw(f[None]) for f in frames]), atol=1e-5, rtol=1e-5
+        together, torch.cat([encoder.raw(f[None]) for f in frames]), atol=1e-5, rtol=1e-5
     )
 
 
@@ -91,14 +96,14 @@ def test_a_frame_is_seen_the_same_in_any_batch(data):
 
 
 @pytest.mark.parametrize("stride", [1, 5])
-def test_cached_features_are_those_of_the_eye(data, tmp_path, stride):
-    eye = make_eye(data)
-    write_features(tmp_path, eye, data, stride=stride)
+def test_cached_features_are_those_of_the_encoder(data, tmp_path, stride):
+    encoder = make_encoder(data)
+    write_features(tmp_path, encoder, data, stride=stride)
     features = Features(tmp_path, data)
     assert features.stride == stride
     episode, frame = np.array([[0, 5], [2, 2]]), np.array([[0, 30], [5, 10]])
     tokens = features.tokens(episode, frame)
-    expected = eye(
+    expected = encoder(
         torch.from_numpy(data.frames[(data.offsets[episode] + frame).flatten()])
     ).bfloat16()
     assert tokens.shape == (2, 2, 25, 16)
@@ -114,10 +119,10 @@ def test_rows_of_a_stride_begin_anew_in_each_episode(data):
 
 def test_an_interrupted_pass_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "CHUNK", 40)
-    eye = make_eye(data)
-    write_features(tmp_path / "whole", eye, data, stride=1)
+    encoder = make_encoder(data)
+    write_features(tmp_path / "whole", encoder, data, stride=1)
     calls = []
-    original = Eye.forward
+    original = FrozenEncoder.forward
 
     def look(self, frames):
         calls.append(len(frames))
@@ -125,34 +130,39 @@ def test_an_interrupted_pass_goes_on_to_the_same_bytes(data, tmp_path, monkeypat
             signal.raise_signal(signal.SIGTERM)
         return original(self, frames)
 
-    monkeypatch.setattr(Eye, "forward", look)
+    monkeypatch.setattr(FrozenEncoder, "forward", look)
     with pytest.raises(Interrupted):
-        write_features(tmp_path / "cut", eye, data, stride=1)
+        write_features(tmp_path / "cut", encoder, data, stride=1)
     assert sum(calls) == 80, "the chunk at hand is finished, then it stops"
     with pytest.raises(UserError, match="unfinished"):
         Features(tmp_path / "cut", data)
-    write_features(tmp_path / "cut", eye, data, stride=1)
+    write_features(tmp_path / "cut", encoder, data, stride=1)
     assert sum(calls) == 6 * 31, "what was done is not done again"
     whole, cut = ((tmp_path / name / "features.bf16").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
-    write_features(tmp_path / "cut", eye, data, stride=1)
+    write_features(tmp_path / "cut", encoder, data, stride=1)
     assert sum(calls) == 6 * 31
 
 
-@pytest.mark.parametrize("change", ["eye", "stride"])
-def test_another_eye_or_stride_starts_afresh(data, tmp_path, change):
-    write_features(tmp_path / "a", make_eye(data), data, stride=1)
-    eye, stride = make_eye(data, seed=int(change == "eye")), 5 if change == "stride" else 1
-    write_features(tmp_path / "a", eye, data, stride=stride)
-    write_features(tmp_path / "b", eye, data, stride=stride)
+@pytest.mark.parametrize("change", ["encoder", "stride"])
+def test_another_encoder_or_stride_starts_afresh(data, tmp_path, change):
+    write_features(tmp_path / "a", make_encoder(data), data, stride=1)
+    encoder, stride = (
+        make_encoder(data, seed=int(change == "encoder")),
+        5 if change == "stride" else 1,
+    )
+    write_features(tmp_path / "a", encoder, data, stride=stride)
+    write_features(tmp_path / "b", encoder, data, stride=stride)
     assert (tmp_path / "a" / "features.bf16").read_bytes() == (
         tmp_path / "b" / "features.bf16"
     ).read_bytes()
-    assert json.loads((tmp_path / "a" / "features.json").read_text())["eye"] == weights_digest(eye)
+    assert json.loads((tmp_path / "a" / "features.json").read_text())["encoder"] == weights_digest(
+        encoder
+    )
 
 
-def test_a_kill_while_a_new_eye_writes_leaves_no_stale_claim(data, tmp_path, monkeypatch):
-    write_features(tmp_path, make_eye(data), data, stride=1)
+def test_a_kill_while_a_new_encoder_writes_leaves_no_stale_claim(data, tmp_path, monkeypatch):
+    write_features(tmp_path, make_encoder(data), data, stride=1)
 
     class Killed(BaseException):
         pass
@@ -160,15 +170,15 @@ def test_a_kill_while_a_new_eye_writes_leaves_no_stale_claim(data, tmp_path, mon
     def die(self, frames):
         raise Killed
 
-    monkeypatch.setattr(Eye, "forward", die)
+    monkeypatch.setattr(FrozenEncoder, "forward", die)
     with pytest.raises(Killed):
-        write_features(tmp_path, make_eye(data, seed=1), data, stride=1)
+        write_features(tmp_path, make_encoder(data, seed=1), data, stride=1)
     with pytest.raises(UserError, match="no cached features"):
         Features(tmp_path, data)
 
 
 def test_features_of_other_data_are_refused(data, tiny_data, tmp_path):
-    write_features(tmp_path, make_eye(data), data, stride=1)
+    write_features(tmp_path, make_encoder(data), data, stride=1)
     with pytest.raises(UserError, match="of other data than .*heldout.h5; encode again"):
         Features(tmp_path, Trajectories(tiny_data / "heldout.h5"))
 

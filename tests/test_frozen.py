@@ -24,7 +24,7 @@ from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features import cache
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.report import report
@@ -91,7 +91,7 @@ def of_photos(photos):
 
 def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
     result = evaluate(linear, tmp_path / "run", *of_photos(photos))
-    for name in ("eye", "random_encoder", "pixels"):
+    for name in ("encoder", "random_encoder", "pixels"):
         figures = result[name]
         right = sum(row[k] for k, row in enumerate(figures["confusion_matrix"]))
         assert figures["n"] == 12 and figures["accuracy"] == right / 12 > 0.7
@@ -100,7 +100,10 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
         assert figures["chosen"]["lr"] == 0.01
         assert Image.open(figures["confusion"]).size[0] > 300
     assert result["pixels"]["chosen"]["name"] == "all" and result["left_out"] == []
-    assert json.loads((Path(result["stored"]) / "result.json").read_text())["eye"] == result["eye"]
+    assert (
+        json.loads((Path(result["stored"]) / "result.json").read_text())["encoder"]
+        == result["encoder"]
+    )
 
 
 def test_attentive_heads_and_neighbours(photos, tmp_path):
@@ -109,16 +112,19 @@ def test_attentive_heads_and_neighbours(photos, tmp_path):
     assert all(
         result[depth][name]["accuracy"] > 0.7
         for depth in ("depth_1", "depth_2")
-        for name in ("eye", "pixels")
+        for name in ("encoder", "pixels")
     )
     result = evaluate(knn, tmp_path / "run", *of_photos(photos))
-    assert result["eye"]["accuracy"] > 0.7 and result["eye"]["chosen"]["pool"] in ("mean", "all")
+    assert result["encoder"]["accuracy"] > 0.7 and result["encoder"]["chosen"]["pool"] in (
+        "mean",
+        "all",
+    )
 
 
 def test_numbers_are_read_from_a_column(drives, tmp_path):
     words = [f"data.path={drives}"]
     result = evaluate(state, tmp_path / "run", *words)
-    for name in ("eye", "random_encoder", "pixels"):
+    for name in ("encoder", "random_encoder", "pixels"):
         light, hidden = result[name]["light"], result[name]["hidden"]
         assert (
             light["r2"] > 0.8
@@ -128,18 +134,19 @@ def test_numbers_are_read_from_a_column(drives, tmp_path):
         assert hidden["r2"] < 0.2, "what the frames do not show cannot be read"
         assert result[name]["n"] == 60 and result[name]["episodes"] == 4
     assert (
-        evaluate(linear, tmp_path / "run", *words, "probes.steps=300")["eye"]["light"]["r2"] > 0.8
+        evaluate(linear, tmp_path / "run", *words, "probes.steps=300")["encoder"]["light"]["r2"]
+        > 0.8
     )
     assert evaluate(knn, tmp_path / "run", *words)["pixels"]["light"]["r2"] > 0.5
     two = evaluate(state, tmp_path / "run", *words, "probes.frames=2", "probes.column=action")
-    assert two["eye"]["action"]["r2"] > 0.8
+    assert two["encoder"]["action"]["r2"] > 0.8
 
 
 def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
     words = ["eval", "linear", "--config", "debug", "--run", str(tmp_path / "run"), "--json"]
     assert cli.main([*words, *SMALL, *of_photos(photos), "probes.baselines=[]"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result.keys() == {"eye", *SAID} and result["eye"]["n"] == 12
+    assert result.keys() == {"encoder", *SAID} and result["encoder"]["n"] == 12
 
 
 def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path):
@@ -175,7 +182,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
     assert len({result["stored"] for result in results}) == len(results)
     for result in results:
         stored = json.loads((Path(result["stored"]) / "result.json").read_text())
-        assert stored["eye"] == finite(result["eye"]) and stored["evaluated"] == finite(
+        assert stored["encoder"] == finite(result["encoder"]) and stored["evaluated"] == finite(
             result["evaluated"]
         )
     assert [result["evaluated"]["encoder"]["backbone"] for result in results[1:3]] == [
@@ -222,7 +229,7 @@ def test_a_random_backbone_is_evaluated_as_it_was_frozen(drives, tmp_path):
     words = [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"]
     torch.manual_seed(7)  # whatever was drawn before
     evaluate(cache, tmp_path / "run", *words)
-    frozen = cache.weights_digest(Eye.load(tmp_path / "run" / "features").encoder)
+    frozen = cache.weights_digest(FrozenEncoder.load(tmp_path / "run" / "features").encoder)
     assert evaluate(state, tmp_path / "run", *words)["evaluated"]["encoder"]["digest"] == frozen
     assert (
         evaluate(state, tmp_path / "other", *words, "seed=1")["evaluated"]["encoder"]["digest"]
@@ -280,9 +287,9 @@ def test_the_test_part_has_no_say(photos, tmp_path):
     after = evaluate(
         linear, tmp_path / "b", *of_photos(tmp_path / "turned"), "probes.baselines=[]"
     )
-    assert after["eye"]["chosen"] == before["eye"]["chosen"]
-    assert after["eye"]["accuracy"] < before["eye"]["accuracy"]
-    assert sorted(map(sum, after["eye"]["confusion_matrix"])) == [4, 4, 4]
+    assert after["encoder"]["chosen"] == before["encoder"]["chosen"]
+    assert after["encoder"]["accuracy"] < before["encoder"]["accuracy"]
+    assert sorted(map(sum, after["encoder"]["confusion_matrix"])) == [4, 4, 4]
 
 
 def test_heads_trained_together_are_those_trained_alone():
@@ -337,7 +344,7 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
     with pytest.warns(UserWarning, match="left out, 1 of 8"):
         result = evaluate(linear, tmp_path / "run", *words)
     assert (
-        result["eye"]["n"] == 7
+        result["encoder"]["n"] == 7
         and len(result["left_out"]) == 1
         and "2.mp4" in result["left_out"][0]
     )
@@ -382,7 +389,7 @@ def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
     words = [*SMALL, f"data.path={drives}"]
     with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
         config, data, found = looks.open_all(run)
-        train, test = looks.look_at(found["eye"], data, config, "eye")
+        train, test = looks.look_at(found["encoder"], data, config, "encoder")
     assert isinstance(labelled.open_labelled(run, config), Labelled)
     assert train.tokens.float().mean(0).abs().max() < 0.01
     assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)
@@ -411,7 +418,7 @@ def test_a_built_in_set_of_torchvision(tmp_path):
         linear, tmp_path / "run", *words, "probes.baselines=[pixels]", "probes.steps=150"
     )
     assert result["pixels"]["n"] == 20 and result["pixels"]["accuracy"] > 0.3
-    assert list(result["eye"]["per_class"])[0] == "0 - zero"
+    assert list(result["encoder"]["per_class"])[0] == "0 - zero"
     with pytest.raises(UserError, match="torchvision/MNIST/nowhere: is not there"):
         evaluate(
             linear, tmp_path / "run", *(word.replace(str(tmp_path), "nowhere") for word in words)

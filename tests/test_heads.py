@@ -49,8 +49,8 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(run folder, result of the heads stage) of a debug run whose two rooms pay a reward; the eye
-    is random."""
+    """(run folder, result of the heads stage) of a debug run whose two rooms pay a reward; the
+    encoder is random."""
     folder = tmp_path_factory.mktemp("heads") / "run"
     with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
         for stage in (collect, cache, dynamics):
@@ -324,7 +324,7 @@ def test_the_reward_of_a_plan_is_discounted_and_cut_by_the_hazard(trained):
     """The search's cost against a plain loop over the heads."""
     folder, _ = trained
     model = WorldModel.load(folder)
-    model.eye.precision = "fp32"  # as in the loop, whichever was the faster here
+    model.encoder.precision = "fp32"  # as in the loop, whichever was the faster here
     a = agent(folder, objective="reward", discount=0.9)
     world = TwoRooms()
     world.reset(np.arange(2))

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.integrations.harnesses import CostServer, EbJepa, PolicyServer, serve_to
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.settings import (
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def world_model(skip=2, *, size=12, tokens=True, window=3):
     torch.manual_seed(0)
-    eye = Eye(
+    encoder = FrozenEncoder(
         Encoder.from_settings(size, EncoderSettings(patch=size // 3, width=16, depth=1, heads=1)),
         size,
         precision="fp32",
@@ -49,7 +49,7 @@ def world_model(skip=2, *, size=12, tokens=True, window=3):
     model = LatentModel(9, 16, 2, settings)
     for p in model.dynamics.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    return WorldModel(eye, model)
+    return WorldModel(encoder, model)
 
 
 def pictures(count, seed, size=12):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.factored_latent import Components, Summary, SummaryTraining, bend
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.losses import variance_covariance
@@ -340,10 +340,13 @@ def test_episode_contrast_prefers_what_lasts_to_what_is_near():
     assert seen[0] < math.log(32) - 1.5 and seen[1] > math.log(32)
 
 
-def test_dynamics_of_another_eye_are_refused():
-    eye = Eye(Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32)
+def test_dynamics_of_another_encoder_are_refused():
+    encoder = FrozenEncoder(
+        Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32
+    )
     latent = LatentModel(4, 12, 2, WorldModelSettings(latent=None))
     with pytest.raises(
-        UserError, match="trained on 4 tokens of width 12 a frame, but the eye gives 4 of width 16"
+        UserError,
+        match="trained on 4 tokens of width 12 a frame, but the encoder gives 4 of width 16",
     ):
-        WorldModel(eye, latent)
+        WorldModel(encoder, latent)

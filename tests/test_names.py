@@ -143,7 +143,7 @@ def test_what_is_not_there_is_noticed():
 def test_the_hub_entries_and_the_console_script_are_there():
     import hubconf
 
-    assert callable(hubconf.eye) and callable(hubconf.vjepa2_encoder)
+    assert callable(hubconf.frozen_encoder) and callable(hubconf.vjepa2_encoder)
     script = re.search(r'"jepa-wm = ([\w.:]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
     assert script and missing(script[1]) is None
     assert all(importlib.util.find_spec(name) for name in hubconf.dependencies)

@@ -236,7 +236,7 @@ def slipping_rooms(count, seed):
     latents = (np.stack(states[::3], 1) - 32) / np.array([16, 16, 8, 12], np.float32)
     latents = latents + 0.02 * np.random.default_rng(seed).standard_normal(
         latents.shape
-    )  # as an eye reads it
+    )  # as an encoder reads it
     blocks = np.stack(actions, 1).reshape(count, 2, 6)
     return torch.from_numpy(latents[:, :, None].astype(np.float32)), torch.from_numpy(blocks)
 

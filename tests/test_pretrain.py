@@ -30,11 +30,11 @@ def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, m
         patch.setattr(RunFolder, "write_result", lambda *args: pytest.fail("not this time"))
         with RunFolder.open(tmp_path / "run", config) as run, pytest.raises(pytest.fail.Exception):
             pretrain.run(run)
-    assert judged == [4, 4, 7, 7], "at steps 11 and 22, the final eye, and the random encoder"
+    assert judged == [4, 4, 7, 7], "at steps 11 and 22, the final encoder, and the random encoder"
     with RunFolder.open(tmp_path / "run", config) as run:
         result = pretrain.run(run)
     assert judged[4:] == [7], (
-        "the final eye is judged again after an interrupt, the random encoder is not"
+        "the final encoder is judged again after an interrupt, the random encoder is not"
     )
     seen = read_metrics(tmp_path / "run", "pretrain")[-1]
     assert result["effective_rank"] == seen["effective_rank"]

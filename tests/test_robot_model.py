@@ -114,11 +114,11 @@ def test_it_is_loaded_as_every_model_is(trained):
 @torch.no_grad()
 def test_it_imagines_as_its_predictor_does(trained):
     model = WorldModel.load(trained[1])
-    model.eye.precision = "fp32"
+    model.encoder.precision = "fp32"
     frames = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
     poses, plans = torch.rand(2, 7), 0.1 * torch.randn(2, 5, 3, 14)
     latents = model.encode(frames, poses)
-    tokens = normalised(model.eye.raw(frames))
+    tokens = normalised(model.encoder.raw(frames))
     assert torch.equal(model.compared(latents), tokens) and torch.equal(latents[:, -1, :7], poses)
     futures = model.futures(latents[:, None], latents.new_zeros(2, 0, 14), plans)
     wanted, ways = imagine_poses(model.latent.predictor, tokens, poses, change_of(plans))

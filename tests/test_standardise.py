@@ -89,14 +89,14 @@ def test_probes_read_a_constant_as_it_is_and_nothing_off_dead_numbers():
     assert (read[:, 1] - 1e3).abs().max() < 3 and torch.isfinite(read).all()
 
 
-def test_the_eye_shows_a_dead_number_as_0():
-    eye = world_model().eye
+def test_the_encoder_shows_a_dead_number_as_0():
+    encoder = world_model().encoder
     with torch.no_grad():
-        eye.encoder.norm.weight[3] = 0
-        eye.encoder.norm.bias[3] = 0.7
-        eye.encoder.norm.weight[5] = 1e-9
-    tokens = eye.standardise_on(pictures(8))
-    later = eye(torch.from_numpy(pictures(9)))
+        encoder.encoder.norm.weight[3] = 0
+        encoder.encoder.norm.bias[3] = 0.7
+        encoder.encoder.norm.weight[5] = 1e-9
+    tokens = encoder.standardise_on(pictures(8))
+    later = encoder(torch.from_numpy(pictures(9)))
     for seen in (tokens, later):
         assert seen[..., [3, 5]].abs().max() < 0.01 and seen[..., :3].std() > 0.5
 

@@ -78,7 +78,7 @@ def assert_same_bits(a, b):
         assert moments.keys() == other.keys()
         assert all(torch.equal(v, other[i][k]) for i, m in moments.items() for k, v in m.items())
     for file in (
-        "features/eye.safetensors",
+        "features/encoder.safetensors",
         "features/train/features.bf16",
         "dynamics/latent.safetensors",
         "heads/heads.safetensors",
@@ -356,8 +356,8 @@ def test_no_pretraining_means_the_seeds_random_encoder(tmp_path, tiny_data):
     expected = pretrain.JEPA(
         config.data.image_size, config.encoder, config.jepa
     ).encoder.state_dict()
-    eye = cache.Eye.load(tmp_path / "run" / "features").encoder.state_dict()
-    assert all(torch.equal(v, eye[k]) for k, v in expected.items())
+    encoder = cache.FrozenEncoder.load(tmp_path / "run" / "features").encoder.state_dict()
+    assert all(torch.equal(v, encoder[k]) for k, v in expected.items())
 
 
 def line_task():

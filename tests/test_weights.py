@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.foreign_file import read_parts
 from jepa_wm.features.vjepa2 import to_released
 from jepa_wm.features.weights import (
@@ -155,13 +155,13 @@ def test_position_tables_that_rope_models_ignore_are_let_pass(models, tmp_path):
     load_predictor(tmp_path / "x.pt", Predictor, SIZE)
 
 
-def test_a_loaded_encoder_can_be_kept_as_an_eye(models, tmp_path):
+def test_a_loaded_encoder_can_be_kept_frozen(models, tmp_path):
     torch.save(pretrained(models), tmp_path / "x.pt")
     encoder = load_encoder(tmp_path / "x.pt", SIZE)
-    eye = Eye(encoder, SIZE.image_size, precision="fp32")
-    eye.save(tmp_path)
+    frozen = FrozenEncoder(encoder, SIZE.image_size, precision="fp32")
+    frozen.save(tmp_path)
     frames = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
-    assert torch.equal(Eye.load(tmp_path)(frames), eye(frames))
+    assert torch.equal(FrozenEncoder.load(tmp_path)(frames), frozen(frames))
 
 
 # ---------------------------------------------------------------- faults

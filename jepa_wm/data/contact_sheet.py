@@ -31,7 +31,8 @@ def contact_sheet(path: Path, pictures: Mapping[str, np.ndarray]) -> str:
         raise UserError(f"{path}: the sheet is a PNG; let its name end in .png")
     if not pictures:
         raise UserError(
-            f"{path}: no picture could be read, so there is no sheet; see what is broken without --sheet"
+            f"{path}: no picture could be read, so there is no sheet; see what is broken without "
+            "--sheet"
         )
     across = min(ACROSS, len(pictures))
     cell = SIDE + GAP

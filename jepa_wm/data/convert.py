@@ -50,11 +50,13 @@ class Conversion:
             raise UserError(f"{self.target}: the target is one file; let its name end in .h5")
         if self.heldout and self.target.name != "train.h5":
             raise UserError(
-                f"{self.target}: with --heldout name it FOLDER/train.h5; heldout.h5 is written beside it"
+                f"{self.target}: with --heldout name it FOLDER/train.h5; heldout.h5 is written "
+                "beside it"
             )
         if self.heldout < 0 or (self.heldout >= 1 and (self.heldout < 2 or self.heldout % 1)):
             raise UserError(
-                f"--heldout {self.heldout:g}: give a share below 1, or a whole number k >= 2: every k-th"
+                f"--heldout {self.heldout:g}: give a share below 1, or a whole number k >= 2: "
+                "every k-th"
             )
         if self.shortest < 2:
             raise UserError(
@@ -160,7 +162,8 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
                 for start, name, values in _windows(view, conversion, e):
                     if values.shape[1:] != columns[name][0]:
                         raise UserError(
-                            f"{view.source.path}: '{name}' is {values.shape[1:]} in episode {view.called(e)}, but "
+                            f"{view.source.path}: '{name}' is {values.shape[1:]} in episode "
+                            f"{view.called(e)}, but "
                             f"{columns[name][0]} in the first; make frames equal with --size, or "
                             f"{leave_out(view.called(e))}"
                         )
@@ -221,7 +224,8 @@ def split(
     for part, episodes in parts.items():
         if not episodes:
             raise UserError(
-                f"{len(kept)} episodes of at least {conversion.shortest} frames leave none for {part}.h5"
+                f"{len(kept)} episodes of at least {conversion.shortest} frames leave none for "
+                f"{part}.h5"
             )
     return parts, left_out
 

@@ -55,6 +55,7 @@ def check_same_state(train: Trajectories, heldout: Trajectories) -> None:
     """UserError where held-out states have other numbers than those of training."""
     if train.state_size != heldout.state_size:
         raise UserError(
-            f"{heldout.path}: the state has {heldout.state_size} numbers, in {train.path} {train.state_size}; "
+            f"{heldout.path}: the state has {heldout.state_size} numbers, in {train.path} "
+            f"{train.state_size}; "
             "convert or collect both parts alike"
         )

@@ -55,8 +55,10 @@ def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
         return None
     if (inside := met(held, known)).any():
         raise UserError(
-            f"{heldout.path}: {inside.sum()} of its {len(held)} episodes have a layout that is in {train.path} too, "
-            f"the first {_words(held[inside][0])}; delete both files and collect anew, or name other data with "
+            f"{heldout.path}: {inside.sum()} of its {len(held)} episodes have a layout that is "
+            f"in {train.path} too, "
+            f"the first {_words(held[inside][0])}; delete both files and collect anew, or name "
+            "other data with "
             "data.path"
         )
     return 0
@@ -73,7 +75,8 @@ def layouts_met(run: RunFolder, heldout: np.ndarray, training: np.ndarray) -> di
     known = layouts_of(Trajectories(train)) if train.exists() else None
     if known is None:
         warnings.warn(
-            f"{train} tells no layouts ({', '.join(NAMES)}): whether the held-out ones are in it is not checked",
+            f"{train} tells no layouts ({', '.join(NAMES)}): whether the held-out ones are in it "
+            "is not checked",
             stacklevel=2,
         )
     told: dict[str, object] = {}
@@ -84,8 +87,10 @@ def layouts_met(run: RunFolder, heldout: np.ndarray, training: np.ndarray) -> di
         inside = met(layouts, known)
         if part == "heldout" and inside.any():
             raise UserError(
-                f"{train}: has the layouts of {inside.sum()} of the {len(layouts)} held-out episodes, the first "
-                f"{_words(layouts[inside][0])}; collect anew in another --run, or name other data with data.path"
+                f"{train}: has the layouts of {inside.sum()} of the {len(layouts)} held-out "
+                "episodes, the first "
+                f"{_words(layouts[inside][0])}; collect anew in another --run, or name other "
+                "data with data.path"
             )
         nearest = float(distance(layouts, known).min())
         told[part] = {"episodes": len(layouts), "met": int(inside.sum()), "nearest": nearest}

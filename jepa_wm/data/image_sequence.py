@@ -93,6 +93,7 @@ def images(folder: Path) -> list[Path]:
     for file in found:
         if stems.setdefault(file.stem, file) is not file:
             raise VideoError(
-                f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of them there"
+                f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of "
+                "them there"
             )
     return found

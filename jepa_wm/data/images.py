@@ -62,7 +62,8 @@ def rgb(picture: Image.Image, name: Path | str) -> Image.Image:
     if picture.mode in ("I", "F") and not deep:
         kind = "floats" if picture.mode == "F" else "signed or 32-bit numbers"
         raise VideoError(
-            f"{name}: holds {kind}, which have no black and white; save it with 8 or 16 bits a channel"
+            f"{name}: holds {kind}, which have no black and white; save it with 8 or 16 bits a "
+            "channel"
         )
     if deep:
         return ImageOps.exif_transpose(_grey(picture, name)).convert("RGB")

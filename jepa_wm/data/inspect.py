@@ -122,8 +122,10 @@ def lines(result: dict[str, Any]) -> list[str]:
         return inspect_videos.lines(result)
     length, fps = result["length"], f", {result['fps']:g} fps" if result["fps"] else ""
     told = [
-        f"{result['path']}: {result['format']}, {result['episodes']} episodes, {result['frames']} frames{fps}",
-        f"  frames an episode: {length['shortest']} to {length['longest']}, median {length['median']:g}",
+        f"{result['path']}: {result['format']}, {result['episodes']} episodes, "
+        f"{result['frames']} frames{fps}",
+        f"  frames an episode: {length['shortest']} to {length['longest']}, median "
+        f"{length['median']:g}",
     ]
     used = {theirs: ours for ours, theirs in result.get("used", {}).items()}
     notes = [
@@ -141,7 +143,8 @@ def lines(result: dict[str, Any]) -> list[str]:
             else ""
         )
         told.append(
-            f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} {column['dtype']}{part}"
+            f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} "
+            f"{column['dtype']}{part}"
         )
     if "action" in result:
         about = result["action"]

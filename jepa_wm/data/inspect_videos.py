@@ -67,7 +67,8 @@ def looked_through(path: Path, sheet: Path | None) -> dict[str, object]:
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
     told = [
-        f"{result['path']}: {result['videos']} videos, {len(result['unreadable'])} of them unreadable"
+        f"{result['path']}: {result['videos']} videos, {len(result['unreadable'])} of them "
+        "unreadable"
     ]
     if "seconds" in result:
         s = result["seconds"]

@@ -53,7 +53,8 @@ def read_manifest(path: Path) -> list[Named]:
         and "".join(rows[0][1]).replace("_", "").replace(" ", "").isalpha()
     ):
         raise UserError(
-            f"{path}, line {rows[0][0]}: '{rows[0][1][0]}' is no video; call columns path,label in a heading"
+            f"{path}, line {rows[0][0]}: '{rows[0][1][0]}' is no video; call columns path,label "
+            "in a heading"
         )
     return named
 
@@ -117,7 +118,8 @@ def _by_place(path: Path, row: Row) -> Named:
     number, fields = row
     if len(fields) > 2:
         raise UserError(
-            f"{path}, line {number}: {len(fields)} fields instead of path,label; quote commas in names"
+            f"{path}, line {number}: {len(fields)} fields instead of path,label; quote commas in "
+            "names"
         )
     if not fields[0]:
         raise UserError(f"{path}, line {number}: has no path; {MEANT}")

@@ -31,7 +31,8 @@ class SampleOrder:
             raise UserError(f"rank {self.rank} is none of 0 to {self.ranks - 1}")
         if self.count < self.ranks:
             raise UserError(
-                f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more videos"
+                f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more "
+                "videos"
             )
 
     @property

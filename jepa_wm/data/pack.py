@@ -1,8 +1,8 @@
 """Packs videos and images into WebDataset shards with an index beside them (verb pack).
 
-FOLDER/000000.tar, ...   members NNNNNNNNN.mp4 (or what the file was) and NNNNNNNNN.cls, the name of its class
-FOLDER/index.h5          what `data.videos` takes: any sample is found at once, however many there are
-"""
+FOLDER/000000.tar, ...   members NNNNNNNNN.mp4 (or what the file was) and NNNNNNNNN.cls, the name
+of its class FOLDER/index.h5          what `data.videos` takes: any sample is found at once,
+however many there are"""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ def groups_of(text: str, count: int) -> dict[str, list[int]]:
         numbers = [int(i) if i.isdecimal() else count for i in ids.split(",")]
         if not name or max(numbers) >= count:
             raise UserError(
-                f"state_groups has {entry!r}, which is no NAME:i,j with numbers i, j below {count}, of which the state "
+                f"state_groups has {entry!r}, which is no NAME:i,j with numbers i, j below "
+                f"{count}, of which the state "
                 "has so many; convert the data again, or mend the attribute"
             )
         groups[name] = numbers
@@ -133,7 +134,8 @@ def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict
         return {}
     if len(units) != count:
         raise UserError(
-            f"state_units {text!r} are {len(units)} for {count} numbers of the state; give one for each, {UNKNOWN} "
+            f"state_units {text!r} are {len(units)} for {count} numbers of the state; give one "
+            f"for each, {UNKNOWN} "
             "where there is none"
         )
     found: dict[str, str] = {}
@@ -142,7 +144,8 @@ def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict
         if len(mixed) > 1:
             told = " and ".join(unit or "none" for unit in mixed)
             raise UserError(
-                f"state_units of the group {name!r} are {told}: an error of it would mean nothing; give its "
+                f"state_units of the group {name!r} are {told}: an error of it would mean "
+                "nothing; give its "
                 "numbers names that differ before the last underscore (block_x block_y angle)"
             )
         found[name] = mixed[0]

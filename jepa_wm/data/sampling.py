@@ -42,11 +42,13 @@ def leave_out_short(path: Path, lengths: np.ndarray, needed: int, purpose: str) 
     short = int((lengths < needed).sum())
     if short == len(lengths):
         raise UserError(
-            f"{path}: no episode is long enough for {purpose}: {needed} frames are needed, and the longest has "
+            f"{path}: no episode is long enough for {purpose}: {needed} frames are needed, and "
+            "the longest has "
             f"{lengths.max()}; lower one of these settings, or give longer episodes"
         )
     if short:
         warnings.warn(
-            f"{path}: {short} of {len(lengths)} episodes are left out, too short for {purpose} ({needed} frames)",
+            f"{path}: {short} of {len(lengths)} episodes are left out, too short for {purpose} "
+            f"({needed} frames)",
             stacklevel=3,
         )

@@ -8,7 +8,7 @@ from jepa_wm.core.section import Section
 
 
 class AugmentSettings(Section):
-    """Random views in pretraining, the same for all frames of a clip; the eye looks at whole
+    """Random views in pretraining, the same for all frames of a clip; the encoder looks at whole
     frames."""
 
     scale: tuple[float, float] = (0.3, 1.0)  # share of the frame's area

@@ -39,7 +39,8 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
         )
         if len(alike) > 1:
             raise UserError(
-                f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in each sample, or give "
+                f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in "
+                "each sample, or give "
                 "each a sample of its own"
             )
     if beside:

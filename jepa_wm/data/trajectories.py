@@ -73,7 +73,8 @@ class Trajectories:
         self.path = Path(path)
         if not self.path.exists():
             raise UserError(
-                f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name another file"
+                f"{self.path}: no such trajectory file; run `jepa-wm collect` first or name "
+                "another file"
             )
         try:
             self._file = open_h5(self.path)
@@ -104,7 +105,8 @@ class Trajectories:
                 else "an episode is empty"
             )
             raise UserError(
-                f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it again"
+                f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it "
+                "again"
             )
         self.frames = _map(self._file[pixels], self.path)
         self.actions = self._finite(
@@ -157,7 +159,8 @@ class Trajectories:
         if len(bad):
             episode = int(np.searchsorted(self.offsets, bad[0], side="right")) - 1
             raise UserError(
-                f"{self.path}: {len(bad)} actions are not finite, the first in episode {episode}; leave such episodes "
+                f"{self.path}: {len(bad)} actions are not finite, the first in episode "
+                f"{episode}; leave such episodes "
                 f"out with `jepa-wm convert ... --without {episode}`"
             )
         return actions

@@ -121,7 +121,8 @@ class Video:
         shown, frame = min(frames, key=lambda frame: abs(frame[0] - second))
         if abs(shown - second) >= within:
             raise VideoError(
-                f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at {shown:.3f} s"
+                f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at "
+                f"{shown:.3f} s"
             )
         return self._pixels(frame)
 
@@ -153,7 +154,8 @@ class Video:
         late = max(0.5, 2 * frame.duration * self._stream.tick)
         if end + late < min(second, promised):
             raise VideoError(
-                f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it was cut short: "
+                f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it "
+                "was cut short: "
                 "copy it again"
             )
 
@@ -179,7 +181,8 @@ def moments(fps: float, *, start: float = 0.0, end: float) -> np.ndarray:
     """
     if fps <= 0 or end < start:
         raise ValueError(
-            f"fps {fps}, start {start}, end {end}: the rate must be above 0 and the end not before the start"
+            f"fps {fps}, start {start}, end {end}: the rate must be above 0 and the end not "
+            "before the start"
         )
     count = max(1, math.ceil((end - start) * fps - 1e-6))
     return start + np.arange(count) / fps

@@ -41,7 +41,8 @@ class Part:
     def __post_init__(self) -> None:
         if self.order.count != len(self.videos) * self.clips:
             raise UserError(
-                f"the order is of {self.order.count} samples, but {len(self.videos)} videos are readable, with "
+                f"the order is of {self.order.count} samples, but {len(self.videos)} videos are "
+                "readable, with "
                 f"{self.clips} clips of each"
             )
 

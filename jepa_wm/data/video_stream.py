@@ -136,7 +136,8 @@ class VideoStream:
         if video.codec_context is None:  # FFmpeg knows no decoder
             self._container.close()
             raise VideoError(
-                f"{self.path}: its codec is unknown to the FFmpeg that PyAV {av.__version__} brings; update av, or "
+                f"{self.path}: its codec is unknown to the FFmpeg that PyAV {av.__version__} "
+                "brings; update av, or "
                 "encode the file again, as H.264 for one"
             )
         self.video = video

@@ -118,8 +118,10 @@ class Unreadable:
         if len(self.why) > self.ceiling * self.total:
             listed = "\n".join(f"  {why}" for why in self.why.values())
             raise UserError(
-                f"{len(self.why)} of {self.total} videos cannot be read, more than {self.ceiling:.1%} of them:\n"
-                f"{listed}\nRepair them, take them out of the set, or allow more with data.unreadable\n"
+                f"{len(self.why)} of {self.total} videos cannot be read, more than "
+                f"{self.ceiling:.1%} of them:\n"
+                f"{listed}\nRepair them, take them out of the set, or allow more with "
+                "data.unreadable\n"
                 "(of `jepa-wm pack`: --unreadable)."
             )
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)

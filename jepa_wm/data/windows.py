@@ -154,7 +154,8 @@ class StepSampler:
         self._starts, self._whole = EvenDraw(np.where(ended, cut, whole)), EvenDraw(whole)
         if not self._starts.total or not self._whole.total:
             raise UserError(
-                f"{data.path}: no episode has a whole model step of dynamics.frameskip {frameskip} actions; lower it, "
+                f"{data.path}: no episode has a whole model step of dynamics.frameskip "
+                f"{frameskip} actions; lower it, "
                 "or give longer episodes"
             )
 

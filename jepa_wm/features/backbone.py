@@ -1,4 +1,4 @@
-"""Eyes that were trained elsewhere: any timm model that looks at single frames, or a released
+"""Encoders that were trained elsewhere: any timm model that looks at single frames, or a released
 V-JEPA 2 encoder.
 
 B clips, T frames, C channels, S side, n tokens a frame, D width.
@@ -22,7 +22,7 @@ from jepa_wm.models.vit import Encoder
 
 
 def backbone_of(freeze: FeatureSettings, image_size: int) -> Encoder | Backbone:
-    """The eye that the config names, for frames of `image_size` px in -1..1.
+    """The encoder that the config names, for frames of `image_size` px in -1..1.
 
     Raises UserError for a name or a file that cannot be used.
     """
@@ -51,7 +51,8 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=3)
             raise UserError(
-                f"backbone timm/{name}: there is no such model; did you mean {' or '.join(near) or '?'}"
+                f"backbone timm/{name}: there is no such model; did you mean "
+                f"{' or '.join(near) or '?'}"
             )
         self.name = name
         self.model = _create(name, image_size, published)
@@ -101,5 +102,6 @@ def _create(name: str, image_size: int, published: bool) -> Any:
         if not published:
             raise
         raise UserError(
-            f"backbone timm/{name}: its published weights cannot be fetched ({error}); check the name and the network"
+            f"backbone timm/{name}: its published weights cannot be fetched ({error}); check the "
+            "name and the network"
         ) from None

@@ -30,7 +30,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.backbone import Backbone, backbone_of
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.vit import Encoder
 
 PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
@@ -38,8 +38,8 @@ CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """Freeze the pretrained target encoder, or the backbone that the config names, into an eye and
-    encode the training and held-out frames."""
+    """Freeze the pretrained target encoder, or the backbone that the config names, into an encoder
+    and encode the training and held-out frames."""
     return run.once("features", freeze_and_encode)
 
 
@@ -48,16 +48,16 @@ def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("features")
-    eye = _frozen_eye(run, config, folder)
+    encoder = _frozen_encoder(run, config, folder)
     result: dict[str, object] = {}
     for part in PARTS:
         data = open_data(run.path, config, part)
-        write_features(folder / part, eye, data, stride=config.features.stride)
+        write_features(folder / part, encoder, data, stride=config.features.stride)
         result[part] = {
             "rows": len(encoded_rows(data, config.features.stride)),
             "path": str(folder / part),
         }
-    return result | {"tokens": eye.tokens_per_frame, "width": eye.width}
+    return result | {"tokens": encoder.tokens_per_frame, "width": encoder.width}
 
 
 def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
@@ -66,11 +66,11 @@ def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     config = settled(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("features")
-    eye = _frozen_eye(run, config, folder)
+    encoder = _frozen_encoder(run, config, folder)
     for part in PARTS:
         write_features(
             folder / part,
-            eye,
+            encoder,
             open_data(run.path, config, part),
             stride=config.features.stride,
             share=(share, shares),
@@ -78,22 +78,22 @@ def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
     return {"share": share, "shares": shares}
 
 
-def _frozen_eye(run: RunFolder, config: Config, folder: Path) -> Eye:
-    """The eye of the run, made by whichever process comes first."""
-    with open(folder / ".eye.lock", "w") as handle:
+def _frozen_encoder(run: RunFolder, config: Config, folder: Path) -> FrozenEncoder:
+    """The encoder of the run, made by whichever process comes first."""
+    with open(folder / ".encoder.lock", "w") as handle:
         lock(handle.fileno(), fcntl.LOCK_EX, run.path)
-        if not (folder / "eye.json").exists():
+        if not (folder / "encoder.json").exists():
             train = open_data(run.path, config, "train")
             size = config.data.image_size
-            eye = Eye(encoder_of(run, config), size, precision=config.train.precision).to(
-                here().device
-            )
+            encoder = FrozenEncoder(
+                encoder_of(run, config), size, precision=config.train.precision
+            ).to(here().device)
             count = min(config.features.samples, len(train.actions))
-            eye.standardise_on(
+            encoder.standardise_on(
                 train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)]
             )
-            eye.save(folder)
-    return Eye.load(folder).to(here().device)
+            encoder.save(folder)
+    return FrozenEncoder.load(folder).to(here().device)
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
@@ -104,17 +104,27 @@ def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
 
 
 def write_features(
-    folder: Path, eye: Eye, data: Trajectories, *, stride: int, share: tuple[int, int] = (0, 1)
+    folder: Path,
+    encoder: FrozenEncoder,
+    data: Trajectories,
+    *,
+    stride: int,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same eye, data
-    and stride.
+    """Encode into `folder`; an interrupted pass goes on where it stopped, for the same encoder,
+    data and stride.
 
     `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = encoded_rows(data, stride)
-    shape = (len(rows), eye.tokens_per_frame, eye.width)
-    key = {"eye": weights_digest(eye), "data": data.digest, "stride": stride, "shape": list(shape)}
+    shape = (len(rows), encoder.tokens_per_frame, encoder.width)
+    key = {
+        "encoder": weights_digest(encoder),
+        "data": data.digest,
+        "stride": stride,
+        "shape": list(shape),
+    }
     first, last = (len(rows) * k // share[1] for k in (share[0], share[0] + 1))
     meta = folder / (
         "features.json" if share == (0, 1) else f"share_{share[0]}_of_{share[1]}.json"
@@ -135,7 +145,7 @@ def write_features(
             end = min(at + CHUNK, last, *(a for a, _ in covered if a > at))
             found = max((b for a, b in covered if a <= at < b), default=0)
             if not found:
-                tokens = eye(torch.from_numpy(data.frames[rows[at:end]]))
+                tokens = encoder(torch.from_numpy(data.frames[rows[at:end]]))
                 store.seek(at * int(np.prod(shape[1:])) * 2)
                 store.write(tokens.bfloat16().view(torch.int16).cpu().contiguous().numpy().data)
             at = found or end
@@ -165,7 +175,8 @@ class Features:
         known = json.loads(meta.read_text(encoding="utf-8"))
         if known["data"] != data.digest or known["done"] != known["shape"][0]:
             raise UserError(
-                f"{folder}: features are unfinished or of other data than {data.path}; encode again"
+                f"{folder}: features are unfinished or of other data than {data.path}; encode "
+                "again"
             )
         self.stride, self.data = int(known["stride"]), data
         self._store = mapped(folder / "features.bf16", np.int16, tuple(known["shape"]))
@@ -199,7 +210,7 @@ class Features:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Short sha256 of all weights; of an eye, of its standardising numbers too."""
+    """Short sha256 of all weights; of an encoder, of its standardising numbers too."""
     sha = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         sha.update(name.encode() + value.contiguous().cpu().numpy().tobytes())

@@ -1,4 +1,5 @@
-"""The frozen eye: an encoder that learns no more, with the numbers that standardise what it sees.
+"""The frozen encoder: an encoder that learns no more, with the numbers that standardise what it
+sees.
 
 B frames, N tokens a frame, D width.
 """
@@ -29,7 +30,7 @@ from jepa_wm.models.vit import Encoder
 _SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
 
 
-class Eye(
+class FrozenEncoder(
     nn.Module,
     ModelHubMixin,
     library_name="jepa_wm",
@@ -64,7 +65,7 @@ class Eye(
 
     @torch.no_grad()
     def raw(self, frames: Tensor, *, batch: int = 256) -> Tensor:
-        """[B, N, D] fp32 tokens, where the eye is, of uint8 frames [B, h, w, c] from anywhere,
+        """[B, N, D] fp32 tokens, where the encoder is, of uint8 frames [B, h, w, c] from anywhere,
         before standardising."""
         out = []
         for part in frames.split(batch):
@@ -89,23 +90,23 @@ class Eye(
         return (tokens - self.mean) / self.scale
 
     def save(self, folder: Path) -> None:
-        """`eye.safetensors` and `eye.json` in `folder`."""
+        """`encoder.safetensors` and `encoder.json` in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._write(folder / "eye.safetensors", folder / "eye.json", self._sizes())
+        self._write(folder / "encoder.safetensors", folder / "encoder.json", self._sizes())
 
     @classmethod
-    def load(cls, folder: Path) -> Eye:
-        """The eye saved in `folder`; UserError names what is missing."""
-        for name in ("eye.json", "eye.safetensors"):
+    def load(cls, folder: Path) -> FrozenEncoder:
+        """The encoder saved in `folder`; UserError names what is missing."""
+        for name in ("encoder.json", "encoder.safetensors"):
             if not (folder / name).exists():
                 raise UserError(
-                    f"{folder / name}: no frozen eye here; run `jepa-wm features` first"
+                    f"{folder / name}: no frozen encoder here; run `jepa-wm features` first"
                 )
-        sizes = json.loads((folder / "eye.json").read_text(encoding="utf-8"))
-        return cls._read(folder / "eye.safetensors", sizes)
+        sizes = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        return cls._read(folder / "encoder.safetensors", sizes)
 
     def _sizes(self) -> dict[str, Any]:
-        """What it takes to build an equal eye before its weights are loaded."""
+        """What it takes to build an equal encoder before its weights are loaded."""
         sizes = {"image_size": self.image_size, "precision": self.precision}
         if isinstance(self.encoder, Backbone):
             return sizes | {"backbone": self.encoder.name}
@@ -120,25 +121,26 @@ class Eye(
         write_atomic(sizes_file, json.dumps(sizes, indent=1))
 
     @classmethod
-    def _read(cls, weights: Path, sizes: dict[str, Any]) -> Eye:
+    def _read(cls, weights: Path, sizes: dict[str, Any]) -> FrozenEncoder:
         encoder: Encoder | Backbone
         if "backbone" in sizes:
             encoder = Backbone(sizes["backbone"], sizes["image_size"])
         else:
             unsaid = sorted(set(EncoderSettings.model_fields) - set(sizes["encoder"]))
-            if unsaid:  # a default would stand in, and the eye might see otherwise than it did
+            if unsaid:  # a default would stand in, and the encoder might see otherwise than it did
                 raise UserError(
-                    f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make it again"
+                    f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make "
+                    "it again"
                 )
             encoder = Encoder.from_settings(
                 sizes["image_size"], EncoderSettings(**sizes["encoder"])
             )
-        eye = cls(encoder, sizes["image_size"], precision=sizes["precision"])
-        load_strict(eye, load_file(weights), source=str(weights))
-        return eye
+        frozen = cls(encoder, sizes["image_size"], precision=sizes["precision"])
+        load_strict(frozen, load_file(weights), source=str(weights))
+        return frozen
 
     def generate_model_card(self, *, measured: str = "No figures were given.") -> ModelCard:
-        """The README that is shared with the eye; `measured` says how well it sees
+        """The README that is shared with the encoder; `measured` says how well it sees
         (`model_card_kwargs` of `save_pretrained` and `push_to_hub`)."""
         if isinstance(self.encoder, Backbone):
             encoder = f"timm {self.encoder.name}"
@@ -154,18 +156,21 @@ class Eye(
         # Under one key: the mixin would hand keys that are parameters of ours to _from_pretrained
         # as well.
         self._write(
-            save_directory / _SHARED[0], save_directory / _SHARED[1], {"eye": self._sizes()}
+            save_directory / _SHARED[0],
+            save_directory / _SHARED[1],
+            {"frozen_encoder": self._sizes()},
         )
 
     @classmethod
     def _from_pretrained(
         cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
         local_files_only: bool, token: str | bool | None, **unknown: Any,
-    ) -> Eye:  # fmt: skip
-        """The eye in a folder, or in a repository of the hub of that name."""
+    ) -> FrozenEncoder:  # fmt: skip
+        """The encoder in a folder, or in a repository of the hub of that name."""
         if unknown:
             raise UserError(
-                f"from_pretrained: an eye takes no {', '.join(unknown)}; its config.json says it all"
+                f"from_pretrained: an encoder takes no {', '.join(unknown)}; its config.json "
+                "says it all"
             )
         if Path(model_id).is_dir():
             weights, config = (Path(model_id) / name for name in _SHARED)
@@ -182,9 +187,12 @@ class Eye(
         for file in (weights, config):
             if not file.exists():
                 raise UserError(
-                    f"{file}: no shared eye here; give a folder that Eye.save_pretrained wrote"
+                    f"{file}: no shared encoder here; give a folder that "
+                    "FrozenEncoder.save_pretrained wrote"
                 )
         sizes = json.loads(config.read_text(encoding="utf-8"))
-        if "eye" not in sizes:
-            raise UserError(f"{config}: describes another kind of model, not an eye of jepa_wm")
-        return cls._read(weights, sizes["eye"])
+        if "frozen_encoder" not in sizes:
+            raise UserError(
+                f"{config}: describes another kind of model, not an encoder of jepa_wm"
+            )
+        return cls._read(weights, sizes["frozen_encoder"])

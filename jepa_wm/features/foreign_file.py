@@ -65,7 +65,8 @@ def file_in(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise UserError(
-        f"{path}: is a folder without {' or '.join(IN_FOLDERS)}; give the path of the weights themselves"
+        f"{path}: is a folder without {' or '.join(IN_FOLDERS)}; give the path of the weights "
+        "themselves"
     )
 
 
@@ -80,7 +81,8 @@ def _in_parts(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
         part, _, rest = unwrapped(str(name)).removeprefix("vjepa2.").partition(".")
         if rest in parts.setdefault(part, {}):
             raise UserError(
-                f"{path}: holds {part + '.' + rest!r} twice, under different prefixes; keep one of the two"
+                f"{path}: holds {part + '.' + rest!r} twice, under different prefixes; keep one "
+                "of the two"
             )
         parts[part][rest] = value
     return parts
@@ -123,7 +125,8 @@ def _from_index(path: Path) -> dict[str, Tensor]:
     missing = sorted(set(places) - set(flat))
     if missing:
         raise UserError(
-            f"{path}: {len(missing)} weights are in none of its files, such as {missing[0]}; download again"
+            f"{path}: {len(missing)} weights are in none of its files, such as {missing[0]}; "
+            "download again"
         )
     return {name: flat[name] for name in places}
 
@@ -150,7 +153,8 @@ def _from_torch(path: Path) -> dict[str, Any]:
             parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: holds Python objects besides tensors and plain data. Opening them could run code of whoever "
+            f"{path}: holds Python objects besides tensors and plain data. Opening them could "
+            "run code of whoever "
             "made the file, so it is refused; ask for the weights as safetensors"
         ) from None
     except _DAMAGE as error:
@@ -158,7 +162,8 @@ def _from_torch(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is damaged ({reason}); download it again") from None
     if not is_zip:
         raise UserError(
-            f"{path}: is cut short, or was not written by torch.save (in its format since PyTorch 1.6); "
+            f"{path}: is cut short, or was not written by torch.save (in its format since "
+            "PyTorch 1.6); "
             "download it again, or convert it to safetensors"
         )
     if not isinstance(parts, dict):

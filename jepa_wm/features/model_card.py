@@ -1,4 +1,4 @@
-"""The model card that goes with a shared eye; huggingface_hub fills it in."""
+"""The model card that goes with a shared encoder; huggingface_hub fills it in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ CARD = """---
 {{ card_data }}
 ---
 
-# A frozen eye of jepa_wm
+# A frozen encoder of jepa_wm
 
 A vision transformer that turns single frames into standardised patch tokens; trained by masked latent prediction,
 without labels and without decoding a pixel, or taken over from the backbone that config.json names.
@@ -21,10 +21,10 @@ without labels and without decoding a pixel, or taken over from the backbone tha
 
 ```python
 import torch
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 
-eye = Eye.from_pretrained("PATH_OR_REPOSITORY")
-tokens = eye(torch.zeros(1, {{ image_size }}, {{ image_size }}, 3, dtype=torch.uint8))  # [1, {{ tokens }}, {{ width }}]
+encoder = FrozenEncoder.from_pretrained("PATH_OR_REPOSITORY")
+tokens = encoder(torch.zeros(1, {{ image_size }}, {{ image_size }}, 3, dtype=torch.uint8))  # [1, {{ tokens }}, {{ width }}]
 ```
 
 ## What to know before using it

@@ -8,14 +8,14 @@ from jepa_wm.core.section import Section
 
 
 class FeatureSettings(Section):
-    """The frozen eye, and its features on disk."""
+    """The frozen encoder, and its features on disk."""
 
     stride: int = Field(
         1, ge=1
     )  # every how many frames are encoded; must divide dynamics.frameskip
     samples: int = 4000  # frames whose mean and spread standardise the features
     backbone: str | None = (
-        None  # the eye, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
+        None  # the encoder, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
     )
     weights: str | None = (
         None  # of timm: "published" fetches them, null leaves it random; of vjepa2: their file or folder
@@ -25,7 +25,8 @@ class FeatureSettings(Section):
     def _fits(self) -> FeatureSettings:
         if self.backbone is None and self.weights is not None:
             raise ValueError(
-                f"weights {self.weights} are for a backbone; give backbone: timm/NAME or vjepa2/SIZE too"
+                f"weights {self.weights} are for a backbone; give backbone: timm/NAME or "
+                "vjepa2/SIZE too"
             )
         kind, _, name = (self.backbone or "").partition("/")
         if self.backbone is not None and (kind not in ("timm", "vjepa2") or not name):
@@ -36,6 +37,7 @@ class FeatureSettings(Section):
             )
         if kind == "timm" and self.weights not in (None, "published"):
             raise ValueError(
-                f"weights {self.weights!r} of a timm backbone are 'published', or null for random ones"
+                f"weights {self.weights!r} of a timm backbone are 'published', or null for "
+                "random ones"
             )
         return self

@@ -74,7 +74,8 @@ def config_beside(path: Path) -> dict[str, Any]:
         if not isinstance(config, dict) or config.get(key, value) != value:
             stated = config.get(key) if isinstance(config, dict) else config
             raise UserError(
-                f"{file}: {key} is {stated!r}, and a V-JEPA 2 model with {value!r} is all that is known here"
+                f"{file}: {key} is {stated!r}, and a V-JEPA 2 model with {value!r} is all that "
+                "is known here"
             )
     return config
 
@@ -102,7 +103,8 @@ def _part_of(
         shapes = {kind: tuple(value.shape) for kind, value in three.items()}
         if len(shapes) < 3 or len(set(shapes.values())) > 1:
             raise UserError(
-                f"{path}: {part}: for {name} there must be query, key and value of one shape, not {shapes}"
+                f"{path}: {part}: for {name} there must be query, key and value of one shape, "
+                f"not {shapes}"
             )
         public[name] = torch.cat([three[kind] for kind in ("query", "key", "value")])
     if config.get("qkv_bias") is False:  # the public code always has one

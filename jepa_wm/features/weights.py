@@ -76,7 +76,8 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
     width, depth = kernel.shape[0], _depth(weights, "blocks", source)
     if (size.width or width, size.depth or depth) != (width, depth):
         raise UserError(
-            f"{source}: has {depth} blocks of width {width}, but the size asked for has {size.depth} of {size.width}; "
+            f"{source}: has {depth} blocks of width {width}, but the size asked for has "
+            f"{size.depth} of {size.width}; "
             f"name the right one of {', '.join(SIZES)}, or give a Size"
         )
     _check_heads(width, size.heads, "heads", source)
@@ -191,11 +192,13 @@ def _of_dimensions(
     """A weight that sizes are read off."""
     if name not in weights:
         raise UserError(
-            f"{source}: {name!r} is missing, without which the sizes are unknown; is this V-JEPA 2?"
+            f"{source}: {name!r} is missing, without which the sizes are unknown; is this V-JEPA "
+            "2?"
         )
     if weights[name].dim() != dimensions:
         raise UserError(
-            f"{source}: {name!r} has shape {tuple(weights[name].shape)} instead of {dimensions} dimensions"
+            f"{source}: {name!r} has shape {tuple(weights[name].shape)} instead of {dimensions} "
+            "dimensions"
         )
     return weights[name]
 
@@ -216,7 +219,8 @@ def _mlp_ratio(weights: Mapping[str, Tensor], blocks: str, width: int, source: s
 def _check_heads(width: int, heads: int, field: str, source: str) -> None:
     if heads < 1 or width % (2 * heads) or width // heads < 6:
         raise UserError(
-            f"{source}: width {width} does not divide into {heads} heads; give a Size with other {field}"
+            f"{source}: width {width} does not divide into {heads} heads; give a Size with other "
+            f"{field}"
         )
 
 
@@ -227,6 +231,7 @@ def _check_stated(
     asked for."""
     if (stated := config.get(key, heads)) != heads:
         raise UserError(
-            f"{source}: the config.json beside them states {key} {stated}, and the size asked for has {field} {heads}; "
+            f"{source}: the config.json beside them states {key} {stated}, and the size asked "
+            f"for has {field} {heads}; "
             "name the right size, or give a Size"
         )

@@ -1,4 +1,4 @@
-"""The eye: a vision transformer over tubelet patches of a clip; tokens that are masked out are
+"""The encoder: a vision transformer over tubelet patches of a clip; tokens that are masked out are
 never computed.
 
 B clips, T frames, C channels, H and W height and width in px, N = T/tubelet * H/patch * W/patch

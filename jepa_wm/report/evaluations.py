@@ -12,7 +12,7 @@ from typing import Any
 from jepa_wm.core.errors import UserError
 from jepa_wm.report.page import Section, number, row, table
 
-LOOKS = ("eye", "random_encoder", "pixels")
+LOOKS = ("encoder", "random_encoder", "pixels")
 
 
 def sections(run: Path) -> tuple[Section, ...]:
@@ -59,7 +59,7 @@ def _rows(stage: str, result: Mapping[str, Any]) -> Iterator[str]:
     depths = {name: by_look for name, by_look in result.items() if name.startswith("depth_")}
     for name, by_look in (depths or {"": result}).items():
         kind = f"{stage.removeprefix('eval_')} {name.replace('_', ' ')}".strip()
-        for what in _measures(by_look["eye"]):
+        for what in _measures(by_look["encoder"]):
             figures = (_figure(by_look.get(look), what) for look in LOOKS)
             yield row((escape(kind), escape(what), *figures, *where))
 

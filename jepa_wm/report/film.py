@@ -82,7 +82,7 @@ def small_png(image: Image.Image) -> bytes:
 def _with_trail(
     frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int
 ) -> np.ndarray:
-    """The frame with the way so far and the success radius drawn in, for the reader's eyes
+    """The frame with the way so far and the success radius drawn in, for the reader
     only."""
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""The sections on learning: how the eye learned to see, and how well what actions do is
+"""The sections on learning: how the encoder learned to see, and how well what actions do is
 imagined."""
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ DPI = 190
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one page background; blue and orange stay apart for colour-blind eyes."""
+    """Colours of one page background; blue and orange stay apart for colour-blind readers."""
 
     ink: str
     quiet: str  # axes, ticks, baselines

@@ -26,7 +26,7 @@ from jepa_wm.data.run_videos import clip_sampler, open_sets
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probe import fit_attentive, state_errors
 from jepa_wm.models.collapse import collapse_meters
 from jepa_wm.models.jepa import JEPA, Origin
@@ -40,11 +40,12 @@ Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the 
 
 
 def run(run: RunFolder) -> dict[str, object]:
-    """The `pretrain` stage: trains, then writes meters and the probe of the final eye beside a
+    """The `pretrain` stage: trains, then writes meters and the probe of the final encoder beside a
     random encoder's."""
     if run.config.features.backbone is not None:
         raise UserError(
-            f"features.backbone {run.config.features.backbone} is the eye of this run, so there is nothing to pretrain; "
+            f"features.backbone {run.config.features.backbone} is the encoder of this run, so "
+            "there is nothing to pretrain; "
             "after `collect` go on with `jepa-wm features`"
         )
     return run.once("pretrain", train)
@@ -220,17 +221,17 @@ class Judge:
         without, of a probe fitted in so many steps, under a progress bar if it is given a
         label."""
         config, known = self.config, self.known
-        eye = Eye(
+        frozen = FrozenEncoder(
             _copy(encoder, config), config.data.image_size, precision=config.train.precision
         ).to(here().device)
-        seen = eye.standardise_on(self.frames)
-        meters = collapse_meters(seen * eye.scale, self.frames)
+        seen = frozen.standardise_on(self.frames)
+        meters = collapse_meters(seen * frozen.scale, self.frames)
         if known is None:
             return meters, {}
         state = torch.from_numpy(known.quantities.unrolled(known.state))
         probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed, label=label)
         guess = known.quantities.rolled(
-            probe.read(eye(torch.from_numpy(known.test)).bfloat16()).cpu().numpy()
+            probe.read(frozen(torch.from_numpy(known.test)).bfloat16()).cpu().numpy()
         )
         return meters, state_errors(
             guess, known.truth, known.quantities.groups, known.quantities.units

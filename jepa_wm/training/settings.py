@@ -20,10 +20,10 @@ class TrainPretraining(OptimiserSettings):
     )
     probe_frames: int = 10000
     probe_steps: int = (
-        400  # of the probe at every evaluation, which shows whether the eye gets better
+        400  # of the probe at every evaluation, which shows whether the encoder gets better
     )
     final_probe_steps: int = (
-        1500  # of the probe that is reported, which should be limited by the eye alone
+        1500  # of the probe that is reported, which should be limited by the encoder alone
     )
 
     @model_validator(mode="after")

@@ -1,5 +1,5 @@
-"""Training V-JEPA 2's action-conditioned predictor on a frozen eye: tokens and poses of a robot's
-hand.
+"""Training V-JEPA 2's action-conditioned predictor on a frozen encoder: tokens and poses of a
+robot's hand.
 
 B windows, T frames, N tokens a frame, D width, H horizon; poses and actions have 7 numbers, see
 `dynamics.poses`."""
@@ -18,7 +18,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.windows import WindowSampler, usual_steps
 from jepa_wm.features.cache import Features
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
 from jepa_wm.training.loop import Task, fit
@@ -35,7 +35,7 @@ class Windows:
     def __init__(self, run: RunFolder, config: Config, part: str, frames: int) -> None:
         self.data = open_data(run.path, config, "train" if part == "train" else "heldout")
         self.features = Features(run.path / "features" / part, self.data)
-        self.eye = Eye.load(run.path / "features")
+        self.encoder = FrozenEncoder.load(run.path / "features")
         self.sampler = WindowSampler(
             self.data, frames=frames, frameskip=config.dynamics.frameskip, stride=self.features.stride,
             seed=config.seed,
@@ -43,12 +43,14 @@ class Windows:
         self.states = self.data.column("state").astype(np.float32)
         if self.states.shape[1:] != (7,):
             raise UserError(
-                f"{self.data.path}: 'state' has shape {self.states.shape[1:]}; dynamics.kind vjepa2_ac wants 7 numbers "
+                f"{self.data.path}: 'state' has shape {self.states.shape[1:]}; dynamics.kind "
+                "vjepa2_ac wants 7 numbers "
                 "a frame: place, Euler angles, opening of the gripper"
             )
         if not np.isfinite(self.states).all():
             raise UserError(
-                f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such episodes out"
+                f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such "
+                "episodes out"
             )
 
     def reach(self) -> tuple[list[float], list[float]]:
@@ -66,7 +68,7 @@ class Windows:
         """(tokens [B, T, N, D], poses [B, T, 7], actions [B, T-1, 7])."""
         episode, frame, _ = self.sampler.batch(step, batch)
         seen = (
-            self.features.tokens(episode, frame).float() * self.eye.scale + self.eye.mean
+            self.features.tokens(episode, frame).float() * self.encoder.scale + self.encoder.mean
         )  # before standardising
         poses = torch.from_numpy(self.states[self.data.offsets[episode] + frame])
         return normalised(seen), poses, difference(poses[:, :-1], poses[:, 1:])
@@ -80,9 +82,9 @@ def train(run: RunFolder) -> dict[str, object]:
     settings, d = config.train.dynamics, config.dynamics
     windows = Windows(run, config, "train", settings.frames)
     torch.manual_seed(config.seed + 1)
-    grid = round(windows.eye.tokens_per_frame**0.5)
+    grid = round(windows.encoder.tokens_per_frame**0.5)
     model = ActionPredictor(
-        encoder_width=windows.eye.width, grid=grid, width=d.width, depth=d.depth, heads=d.heads
+        encoder_width=windows.encoder.width, grid=grid, width=d.width, depth=d.depth, heads=d.heads
     )  # fmt: skip
     model.extrinsics.requires_grad_(False)  # of the released layout; no camera is placed here
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import here
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.heads import Heads
 from jepa_wm.models.latent_model import LatentModel
@@ -53,25 +53,30 @@ class PoseLatent(LatentModel):
 
 
 class RobotModel(WorldModel):
-    """A frozen eye and V-JEPA 2's action-conditioned predictor on it. Distances are between
+    """A frozen encoder and V-JEPA 2's action-conditioned predictor on it. Distances are between
     tokens, as l1 of V-JEPA 2-AC; there is no learned one, and there are no heads."""
 
     latent: PoseLatent
     learned_distance = False
 
-    def __init__(self, eye: Eye, latent: PoseLatent) -> None:
+    def __init__(self, encoder: FrozenEncoder, latent: PoseLatent) -> None:
         nn.Module.__init__(self)
         predictor = latent.predictor
         expected, seen = (
             (predictor.grid**2, predictor.embed.in_features),
-            (eye.tokens_per_frame, eye.width),
+            (encoder.tokens_per_frame, encoder.width),
         )
         if expected != seen:
             raise UserError(
                 f"the action-conditioned predictor was trained on {expected[0]} tokens of width {expected[1]} a frame, "
-                f"but the eye gives {seen[0]} of width {seen[1]}; take the eye it was trained with"
+                f"but the encoder gives {seen[0]} of width {seen[1]}; take the encoder it was trained with"
             )
-        self.eye, self.latent, self.heads, self.compiled = eye.eval(), latent.eval(), None, False
+        self.encoder, self.latent, self.heads, self.compiled = (
+            encoder.eval(),
+            latent.eval(),
+            None,
+            False,
+        )
         self._recordings = None
 
     @classmethod
@@ -80,7 +85,7 @@ class RobotModel(WorldModel):
         process computes on."""
         predictor, settings, low, high = load_action_predictor(Path(run) / "dynamics")
         latent = PoseLatent(predictor, settings, torch.tensor(low), torch.tensor(high))
-        return cls(Eye.load(Path(run) / "features"), latent).to(here().device)
+        return cls(FrozenEncoder.load(Path(run) / "features"), latent).to(here().device)
 
     @torch.no_grad()
     def encode(self, frames: Tensor, poses: Tensor | None = None) -> Tensor:
@@ -92,7 +97,7 @@ class RobotModel(WorldModel):
             raise ValueError(
                 f"poses have shape {tuple(poses.shape)}; give [{len(frames)}, {POSE}], one for each frame"
             )
-        seen = normalised(self.eye.raw(frames))
+        seen = normalised(self.encoder.raw(frames))
         pose = seen.new_full((len(frames), POSE), torch.nan) if poses is None else poses.to(seen)
         return self._with_pose(seen, pose)
 
@@ -114,7 +119,7 @@ class RobotModel(WorldModel):
         wanted = actions.requires_grad and torch.is_grad_enabled()
         with torch.set_grad_enabled(wanted):
             changes = change_of(actions)
-            with autocast(context.device, self.eye.precision):
+            with autocast(context.device, self.encoder.precision):
                 futures, ways = imagine_after(
                     self.latent.predictor,
                     self.compared(context),

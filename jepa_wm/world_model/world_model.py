@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import here
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.features.encoder import Eye
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.heads import Heads
 from jepa_wm.models.latent_model import LatentModel
@@ -25,23 +25,27 @@ from jepa_wm.world_model.saved import is_action_predictor, load_heads, load_late
 
 
 class WorldModel(nn.Module):
-    """A frozen eye, the latent model on it, and heads that read rewards and states, where they
+    """A frozen encoder, the latent model on it, and heads that read rewards and states, where they
     were trained."""
 
     learned_distance = True  # whether `steps_to_go` is there
 
-    def __init__(self, eye: Eye, latent: LatentModel, heads: Heads | None = None) -> None:
+    def __init__(
+        self, encoder: FrozenEncoder, latent: LatentModel, heads: Heads | None = None
+    ) -> None:
         super().__init__()
         expected, seen = (
             (latent.sizes["tokens"], latent.sizes["token_width"]),
-            (eye.tokens_per_frame, eye.width),
+            (encoder.tokens_per_frame, encoder.width),
         )
         if expected != seen:
             raise UserError(
-                f"the dynamics were trained on {expected[0]} tokens of width {expected[1]} a frame, but the eye gives "
-                f"{seen[0]} of width {seen[1]}; take the eye they were trained with, or train dynamics on this one"
+                f"the dynamics were trained on {expected[0]} tokens of width {expected[1]} a "
+                "frame, but the encoder gives "
+                f"{seen[0]} of width {seen[1]}; take the encoder they were trained with, or "
+                "train dynamics on this one"
             )
-        self.eye, self.latent = eye.eval(), latent.eval()
+        self.encoder, self.latent = encoder.eval(), latent.eval()
         self.heads = None if heads is None else heads.eval()
         self.compiled = False
         self._recordings: Recordings | None = None
@@ -58,14 +62,14 @@ class WorldModel(nn.Module):
 
             return RobotModel.load(run)
         heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
-        return cls(Eye.load(run / "features"), load_latent_model(run / "dynamics"), heads).to(
-            here().device
-        )
+        return cls(
+            FrozenEncoder.load(run / "features"), load_latent_model(run / "dynamics"), heads
+        ).to(here().device)
 
     @property
     def device(self) -> torch.device:
         """Where it is, and what it makes of frames."""
-        return self.eye.mean.device
+        return self.encoder.mean.device
 
     @property
     def block(self) -> int:
@@ -87,7 +91,8 @@ class WorldModel(nn.Module):
         planner.memory_mb. UserError where the model is on no GPU."""
         if self.device.type != "cuda":
             raise UserError(
-                f"CUDA graphs need a GPU, and the model is on {self.device}; set planner.cuda_graphs=false"
+                f"CUDA graphs need a GPU, and the model is on {self.device}; set "
+                "planner.cuda_graphs=false"
             )
         self._recordings = self._recordings or Recordings()
 
@@ -101,8 +106,8 @@ class WorldModel(nn.Module):
         """Latents [B, N, D], where the model is, of uint8 frames [B, h, w, c] from anywhere.
         Raises ValueError for other frames."""
         self._refuse_other_frames(frames)
-        with autocast(self.device, self.eye.precision):
-            return self.latent.summarise(self.eye(frames))
+        with autocast(self.device, self.encoder.precision):
+            return self.latent.summarise(self.encoder(frames))
 
     def compared(self, latents: Tensor) -> Tensor:
         """What of latents [..., N, D] is compared with those of other frames: all."""
@@ -112,7 +117,8 @@ class WorldModel(nn.Module):
     def _refuse_other_frames(frames: Tensor) -> None:
         if frames.dtype != torch.uint8 or frames.dim() != 4:
             raise ValueError(
-                f"frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 pictures [B, h, w, c] (0..255), "
+                f"frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 pictures "
+                "[B, h, w, c] (0..255), "
                 "which can hold no NaN"
             )
 
@@ -167,7 +173,7 @@ class WorldModel(nn.Module):
             def imagine(context: Tensor, past: Tensor, steps: Tensor, *chance: Tensor) -> Tensor:
                 draws = Draws(*chance) if chance else None
                 return imagine_candidates(
-                    dynamics, context, past, steps, precision=self.eye.precision, draws=draws
+                    dynamics, context, past, steps, precision=self.encoder.precision, draws=draws
                 )
 
             given = (context, past, steps, *(draws or ()))
@@ -176,7 +182,7 @@ class WorldModel(nn.Module):
                 if self._recordings is None
                 else self._recordings(dynamics, imagine, *given)
             )
-        with torch.set_grad_enabled(wanted), autocast(context.device, self.eye.precision):
+        with torch.set_grad_enabled(wanted), autocast(context.device, self.encoder.precision):
             return unroll_candidates(
                 dynamics, context, past, steps, truncate=truncate, draws=draws
             ).float()
@@ -190,7 +196,7 @@ class WorldModel(nn.Module):
         metric = self.latent.metric
         with (
             torch.set_grad_enabled(_wants_gradient(latents)),
-            autocast(latents.device, self.eye.precision),
+            autocast(latents.device, self.encoder.precision),
         ):
             pairs = [(latents, goal)]
             if margin:
@@ -221,7 +227,7 @@ class WorldModel(nn.Module):
         assert read is not None
         with (
             torch.set_grad_enabled(_wants_gradient(latents)),
-            autocast(latents.device, self.eye.precision),
+            autocast(latents.device, self.encoder.precision),
         ):
             return read(self.latent.flat(latents))
 
@@ -230,7 +236,7 @@ class WorldModel(nn.Module):
         """[B, H, A] raw action blocks from latents here [B, N, D] toward goal [B, N, D], by the
         policy alone."""
         heads = self.needed("policy")
-        with autocast(here.device, self.eye.precision):
+        with autocast(here.device, self.encoder.precision):
             blocks = heads.policy(self.latent.flat(here), self.latent.flat(goal))
         longer = blocks[:, -1:].expand(-1, max(0, horizon - blocks.shape[1]), -1)
         return self.latent.unscaled(torch.cat([blocks, longer], 1)[:, :horizon])
@@ -245,7 +251,8 @@ class WorldModel(nn.Module):
                 "policy": "action",
             }
             raise UserError(
-                f"the plan needs a {name} head, which this run has not: train it with `jepa-wm heads` on trajectories "
+                f"the plan needs a {name} head, which this run has not: train it with `jepa-wm "
+                "heads` on trajectories "
                 f"with a column '{columns[name]}', or choose another objective and solver"
             )
         return self.heads
@@ -258,7 +265,7 @@ class WorldModel(nn.Module):
         first = self.latent.flat(before)[:, None, None].expand(-1, latents.shape[1], -1, -1)
         earlier = torch.cat([first, after[:, :, :-1]], 2)  # [B, S, H, F]
         wanted = _wants_gradient(latents) or _wants_gradient(actions)
-        with torch.set_grad_enabled(wanted), autocast(latents.device, self.eye.precision):
+        with torch.set_grad_enabled(wanted), autocast(latents.device, self.encoder.precision):
             return head(earlier, after, self.latent.scaled(actions))
 
     def plan_bytes(
@@ -277,7 +284,7 @@ class WorldModel(nn.Module):
             judging += 4 * horizon * (8 * self.heads.settings.width + 4 * self.heads.settings.bins)
         futures = self.latent.settings.members * (draws if self.latent.settings.outcomes else 1)
         each = futures * plan_bytes(dynamics, horizon, gradients=gradients) + judging
-        return each, fixed_bytes(dynamics, precision=self.eye.precision)
+        return each, fixed_bytes(dynamics, precision=self.encoder.precision)
 
 
 def _wants_gradient(x: Tensor) -> bool:

@@ -72,7 +72,8 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     count = int(channels_last(np.empty((1, *source.columns[column].shape), "u1")).shape[-1])
     if said is not None and count % UNITS[said]:
         raise UserError(
-            f"{source.path}: --channels {said}: '{column}' has {count} channels, no multiple of {UNITS[said]}"
+            f"{source.path}: --channels {said}: '{column}' has {count} channels, no multiple of "
+            f"{UNITS[said]}"
         )
     if count == 1:
         return usual(1)
@@ -104,8 +105,10 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     if alpha or (count == 3 if apart else count % 3 == 0):
         return usual(count)
     raise UserError(
-        f"{source.path}: nothing shows whether the {count} channels of '{column}' are stacked frames; say what one "
-        f"frame is: {' or '.join(f'--channels {kind}' for kind, unit in UNITS.items() if count % unit == 0)}"
+        f"{source.path}: nothing shows whether the {count} channels of '{column}' are stacked "
+        "frames; say what one "
+        "frame is: "
+        f"{' or '.join(f'--channels {kind}' for kind, unit in UNITS.items() if count % unit == 0)}"
     )
 
 

@@ -56,7 +56,8 @@ def open_source(path: Path) -> EpisodeArrays:
         )
         missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
         raise UserError(
-            f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; copy it again"
+            f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; "
+            "copy it again"
         )
 
     def opened(episode: int) -> dict[str, Array]:
@@ -86,7 +87,8 @@ class _VideoRows:
             facts, self._stamps = video.facts(), video.stamps()
         if len(self._stamps) < facts.frames:
             raise UserError(
-                f"{path}: holds {len(self._stamps)} of the {facts.frames} frames it tells of; copy it again"
+                f"{path}: holds {len(self._stamps)} of the {facts.frames} frames it tells of; "
+                "copy it again"
             )
         self.shape = (len(self._stamps), facts.height, facts.width, 3)
 

@@ -38,7 +38,8 @@ class EncodedRows:
         if not content.startswith(MAGIC):
             where = Path(self._files.file.filename)
             raise UserError(
-                f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: copy it again"
+                f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: "
+                "copy it again"
             )
         return np.asarray(
             read_picture(io.BytesIO(content), f"{self._files.file.filename}, {self._files.name}")

@@ -32,7 +32,8 @@ def open_source(path: Path) -> Hdf5Rows:
     lengths = episode_lengths(arrays)
     if lengths is None:
         raise UserError(
-            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or terminals and timeouts, or "
+            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or "
+            "terminals and timeouts, or "
             f"the layout of robomimic or ALOHA; it has {some(arrays)}"
         )
     rows = {
@@ -69,7 +70,8 @@ class Hdf5Rows(FlatRows):
         if row is not None:
             number = int(self.numbers[episode])
             raise UserError(
-                f"{self.path}: '{column}' of episode {number} was never written from its row {row - first} on; "
+                f"{self.path}: '{column}' of episode {number} was never written from its row "
+                f"{row - first} on; "
                 f"{leave_out(number)}"
             )
 

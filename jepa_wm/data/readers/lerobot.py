@@ -63,7 +63,8 @@ class LeRobot:
         version = str(info.get("codebase_version", "")).lstrip("v")
         if version.partition(".")[0] not in ("2", "3"):
             raise UserError(
-                f"{path}: is of version {version or 'unknown'}; convert it to v2.1 or v3.0 with lerobot"
+                f"{path}: is of version {version or 'unknown'}; convert it to v2.1 or v3.0 with "
+                "lerobot"
             )
         self._info, self._fps = info, float(info["fps"])
         self._places = (
@@ -75,8 +76,10 @@ class LeRobot:
             "total_frames", self.lengths.sum()
         ):
             raise UserError(
-                f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the episodes of "
-                f"{self.lengths.sum()}; files of meta are missing or old: copy it again, or correct total_frames there "
+                f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the "
+                "episodes of "
+                f"{self.lengths.sum()}; files of meta are missing or old: copy it again, or "
+                "correct total_frames there "
                 "if these are all the episodes"
             )
         self.columns = columns(info, without=BOOKKEEPING)
@@ -220,7 +223,8 @@ class LeRobot:
         ]
         if "episode_index" not in known:
             raise UserError(
-                f"{file}: has no column 'episode_index', so nothing says whose rows these are; copy it again"
+                f"{file}: has no column 'episode_index', so nothing says whose rows these are; "
+                "copy it again"
             )
         table = parquet.read(columns=known)
         ids = _numbers(table.column("episode_index").combine_chunks()).astype(np.int64).reshape(-1)

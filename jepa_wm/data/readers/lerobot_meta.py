@@ -45,7 +45,8 @@ def read_info(file: Path) -> dict[str, Any]:
     missing = [key for key in ("features", "fps", "data_path") if not known or not found.get(key)]
     if missing:
         raise UserError(
-            f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or convert it again"
+            f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or "
+            "convert it again"
         )
     found["features"] = {
         name: feature for name, feature in found["features"].items() if isinstance(feature, dict)
@@ -89,7 +90,8 @@ def places_3(
             missing = [key for key in wanted if key not in row]
             if missing:
                 raise UserError(
-                    f"{file}: has no column '{missing[0]}'; it was cut short or is not of v3: copy it again"
+                    f"{file}: has no column '{missing[0]}'; it was cut short or is not of v3: "
+                    "copy it again"
                 )
             places.append(_place(row, cameras))
     return _by_number(path / "meta/episodes", _with_overlaps(places, float(info["fps"])))

@@ -35,7 +35,8 @@ def open_source(path: Path) -> EpisodeArrays:
     main = path if path.is_file() else _main_file(path)
     if main is None:
         raise UserError(
-            f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: convert it there"
+            f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: "
+            "convert it there"
         )
     with reading(main):
         file = open_h5(main)
@@ -70,7 +71,8 @@ def _frames(path: Path, episode: h5py.Group) -> int:
     episode.visititems(visit)
     if len(rows) != 1:
         raise UserError(
-            f"{path}: {episode.name} has observations of {sorted(rows)} rows; they must be equally many"
+            f"{path}: {episode.name} has observations of {sorted(rows)} rows; they must be "
+            "equally many"
         )
     return rows.pop()
 

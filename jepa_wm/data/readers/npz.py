@@ -94,7 +94,8 @@ class Member:
         self._start = self._stream.tell()
         if fortran and len(self.shape) > 1:
             raise UserError(
-                f"{path}: '{self.name}' is stored column by column; save np.ascontiguousarray of it"
+                f"{path}: '{self.name}' is stored column by column; save np.ascontiguousarray of "
+                "it"
             )
         self._map = self._mapped() if file.getinfo(entry).compress_type == ZIP_STORED else None
 

@@ -91,7 +91,8 @@ class FlatRows:
         )
         if not len(self.lengths) or self.lengths.min() < 0:
             raise UserError(
-                f"{path}: has no episodes, or one of negative length; its table of episodes is damaged"
+                f"{path}: has no episodes, or one of negative length; its table of episodes is "
+                "damaged"
             )
         rows = int((self.offsets + self.lengths).max())
         self._arrays = {
@@ -106,7 +107,8 @@ class FlatRows:
         ]
         if short:
             raise UserError(
-                f"{path}: the episodes need {rows} rows, but there are fewer of {', '.join(short)}; "
+                f"{path}: the episodes need {rows} rows, but there are fewer of "
+                f"{', '.join(short)}; "
                 "the file was cut short or its episode lengths are wrong: make it or copy it again"
             )
         self.columns = {name: Column.of(array) for name, array in self._arrays.items()}
@@ -174,19 +176,22 @@ class EpisodeArrays:
             rows = array.shape[0]
             if rows != length and (rows != length - 1 or self.columns[column].picture):
                 raise UserError(
-                    f"{self.path}: episode {number} has {length} frames but {rows} rows of '{column}'; "
+                    f"{self.path}: episode {number} has {length} frames but {rows} rows of "
+                    f"'{column}'; "
                     f"{leave_out(number)}"
                 )
             if isinstance(array, Locked):
                 raise UserError(
-                    f"{self.path}: '{column}' of episode {number} {array.locked}; {leave_out(number)}"
+                    f"{self.path}: '{column}' of episode {number} {array.locked}; "
+                    f"{leave_out(number)}"
                 )
             if (
                 tuple(array.shape[1:]) != self.columns[column].shape
                 and not self.columns[column].picture
             ):
                 raise UserError(
-                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, but "
+                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, "
+                    "but "
                     f"{self.columns[column].shape} in the first; {leave_out(number)}"
                 )
             values = np.asarray(array[start : min(stop, rows)])

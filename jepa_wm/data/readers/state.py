@@ -39,7 +39,8 @@ def state_units(
     if column is None:
         if given:
             raise UserError(
-                f"{source.path}: --units are given, but there is no state; name its column with --state"
+                f"{source.path}: --units are given, but there is no state; name its column with "
+                "--state"
             )
         return ()
     units = given or source.about.units.get(column, ())

@@ -54,7 +54,7 @@ class Chosen:
 
 
 class View:
-    """A source through the eyes of training. UserError if a part is missing or could be several
+    """A source as training sees it. UserError if a part is missing or could be several
     columns."""
 
     def __init__(self, source: Source, chosen: Chosen | None = None) -> None:
@@ -109,7 +109,8 @@ class View:
             values = np.round(values * self._scale[name])
             if not (values.min() >= 0 and values.max() <= 255):
                 raise UserError(
-                    f"{self.source.path}: '{theirs}' of episode {self.called(episode)} has values outside 0..255; "
+                    f"{self.source.path}: '{theirs}' of episode {self.called(episode)} has "
+                    "values outside 0..255; "
                     "store its frames as uint8"
                 )
         return self._channels[name].frames(values.astype(np.uint8, copy=False))
@@ -124,7 +125,8 @@ class View:
         if self.discrete:
             if values.min(initial=0) < 0 or values.max(initial=0) >= self.choices:
                 raise UserError(
-                    f"{self.source.path}: '{self.action}' of episode {self.called(episode)} is outside "
+                    f"{self.source.path}: '{self.action}' of episode {self.called(episode)} is "
+                    "outside "
                     f"0..{self.choices - 1}; "
                     f"{leave_out(self.called(episode))}"
                 )
@@ -194,7 +196,8 @@ class View:
         if bad:
             number = self.called(episode)
             raise UserError(
-                f"{self.source.path}: '{column}' of episode {number} is not finite in {bad} rows; {leave_out(number)}"
+                f"{self.source.path}: '{column}' of episode {number} is not finite in {bad} "
+                f"rows; {leave_out(number)}"
             )
 
     def _refuse_locked(self, *columns: str) -> None:
@@ -242,7 +245,8 @@ class View:
         there = sorted(name for name in columns if columns[name].picture)
         if chosen.pixels is not None and chosen.pixels not in there:
             raise UserError(
-                f"{path}: column '{chosen.pixels}' holds no pictures; those that do are {some(there)}"
+                f"{path}: column '{chosen.pixels}' holds no pictures; those that do are "
+                f"{some(there)}"
             )
         if chosen.cameras:
             found: dict[str, str] = {}
@@ -254,7 +258,8 @@ class View:
                 ]
                 if len(fits) != 1:
                     raise UserError(
-                        f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; name it in full"
+                        f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; "
+                        "name it in full"
                     )
                 found["pixels" if not found else f"pixels_{camera.replace('/', '_')}"] = fits[0]
             return found
@@ -262,12 +267,14 @@ class View:
             return {"pixels": chosen.pixels or there[0]}
         if not there:
             raise UserError(
-                f"{path}: no column holds pictures, only {some(columns)}; a set with frames is needed"
+                f"{path}: no column holds pictures, only {some(columns)}; a set with frames is "
+                "needed"
             )
         usual = [name for name in PIXELS if name in there]
         if not usual:
             raise UserError(
-                f"{path}: has several cameras; choose with --camera or --pixels among {some(there)}"
+                f"{path}: has several cameras; choose with --camera or --pixels among "
+                f"{some(there)}"
             )
         return {"pixels": usual[0]}
 

@@ -44,7 +44,8 @@ def open_source(path: Path) -> FlatRows:
         group = zarr.open_group(store, mode="r", use_consolidated=False)
         if "meta/episode_ends" not in group:
             raise UserError(
-                f"{path}: meta/episode_ends is missing, so nothing says where episodes end; copy it again"
+                f"{path}: meta/episode_ends is missing, so nothing says where episodes end; copy "
+                "it again"
             )
         lengths = np.diff(group["meta/episode_ends"][:], prepend=0)
         prefix = "data/" if "data" in group else ""
@@ -65,7 +66,8 @@ def open_source(path: Path) -> FlatRows:
             ):
                 missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
                 raise UserError(
-                    f"{path}: {missing} are missing; copy it again, or write black ones too (write_empty_chunks)"
+                    f"{path}: {missing} are missing; copy it again, or write black ones too "
+                    "(write_empty_chunks)"
                 )
     return rows
 
