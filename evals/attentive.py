@@ -13,7 +13,7 @@ from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.linear import fitted, guesses
 from jepa_wm.evals.probe_heads import Attentive
-from jepa_wm.evals.representations import Look, look_at
+from jepa_wm.evals.representations import Representation, extract_features
 from jepa_wm.evals.scores import score
 
 
@@ -24,16 +24,16 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def _measure(
-    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+    config: Config, data: Labelled, representations: Mapping[str, Representation], folder: Path
 ) -> dict[str, object]:
     evals = config.probes
     result: dict[str, dict[str, object]] = {f"depth_{depth}": {} for depth in evals.depths}
-    for name, look in looks.items():
-        train, test = look_at(
-            look, data, config, name
+    for name, representation in representations.items():
+        train, test = extract_features(
+            representation, data, config, name
         )  # raw pixels too in full size: the head sees patches
         for depth in evals.depths:
-            kinds = {str(depth): partial(Attentive, depth=depth, head_width=evals.head_width)}
+            kinds = {str(depth): partial(Attentive, depth=depth, head_dim=evals.head_dim)}
             picture = None if data.classes is None else folder / f"confusion_{name}_{depth}.png"
             head = fitted(kinds, train, data, config, f"{name}, depth {depth}")
             figures = score(guesses(head, test, train, data), test.part, data, picture)

@@ -16,10 +16,10 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
-from jepa_wm.evals.representations import Look, looks_of
+from jepa_wm.evals.representations import Representation, representations_of
 from jepa_wm.features.cache import encoder_of, weights_digest
 
-Measure = Callable[[Config, Labelled, Mapping[str, Look], Path], dict[str, object]]
+Measure = Callable[[Config, Labelled, Mapping[str, Representation], Path], dict[str, object]]
 
 
 def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
@@ -44,7 +44,7 @@ def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
     place = f"{stage}/{name}"
 
     def work(run: RunFolder) -> dict[str, object]:
-        result = measure(config, data, looks_of(encoder, config), run.stage_dir(place))
+        result = measure(config, data, representations_of(encoder, config), run.stage_dir(place))
         left_out = sorted(set(data.left_out))
         return {
             **result,

@@ -19,7 +19,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.representations import Look, Seen, look_at, pooled, pools
+from jepa_wm.evals.representations import Features, Representation, extract_features, pooled, pools
 from jepa_wm.evals.scores import score
 
 TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
@@ -32,17 +32,19 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def _measure(
-    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+    config: Config, data: Labelled, representations: Mapping[str, Representation], folder: Path
 ) -> dict[str, object]:
-    k, result = config.probes.neighbours, {}
-    for name, look in looks.items():
+    k, result = config.probes.num_neighbors, {}
+    for name, representation in representations.items():
         raw = name == "pixels"
-        train, test = look_at(look, data, config, name, size=config.probes.pixels if raw else None)
+        train, test = extract_features(
+            representation, data, config, name, size=config.probes.pixel_size if raw else None
+        )
         inside = Labelled(train.part, train.part, data.classes, data.groups, [])
-        fit, choose = inside.split(config.probes.chosen_on)
+        fit, choose = inside.split(config.probes.validation_fraction)
         if k > len(fit):
             raise UserError(
-                f"probes.neighbours {k} are more than the {len(fit)} samples to choose them from"
+                f"probes.num_neighbors {k} are more than the {len(fit)} samples to choose them from"
             )
         pool = max(pools(name), key=lambda kind: _chosen_by(train, fit, choose, inside, kind, k))
         guess = votes(_unit(train, pool), train.part.target, _unit(test, pool), data.classes, k)
@@ -64,14 +66,14 @@ def votes(
     return np.einsum("nk,nky->ny", weight / weight.sum(1, keepdims=True), values[nearest])
 
 
-def _unit(seen: Seen, pool: str) -> np.ndarray:
+def _unit(seen: Features, pool: str) -> np.ndarray:
     """[n, F] features of unit length."""
     features = pooled(seen.tokens, pool).numpy()
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _chosen_by(
-    train: Seen, fit: np.ndarray, choose: np.ndarray, data: Labelled, pool: str, k: int
+    train: Features, fit: np.ndarray, choose: np.ndarray, data: Labelled, pool: str, k: int
 ) -> float:
     """How good a way of pooling is on the samples to choose by; more is better."""
     features, target = _unit(train, pool), train.part.target

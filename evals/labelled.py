@@ -120,14 +120,14 @@ def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> La
     def part(data: Trajectories) -> Part:
         target = data.column(evals.column).astype(np.float32).reshape(len(data.actions), -1)
         rows = np.unique(
-            np.linspace(0, len(target) - 1, min(evals.samples, len(target))).astype(np.int64)
+            np.linspace(0, len(target) - 1, min(evals.max_samples, len(target))).astype(np.int64)
         )
         if not np.isfinite(target[rows]).all():
             raise UserError(
                 f"{data.path}: column '{evals.column}' is not finite everywhere; repair it"
             )
         episode = np.searchsorted(data.offsets, rows, side="right") - 1
-        back = evals.gap * np.arange(evals.frames - 1, -1, -1)
+        back = evals.frame_gap * np.arange(evals.num_frames - 1, -1, -1)
         clips = np.maximum(
             rows[:, None] - back, data.offsets[episode][:, None]
         )  # an episode's first frame repeats
@@ -189,7 +189,7 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
         if is_index(path):
             sets.append(VideoSet.open(path, ceiling=observe.unreadable))
             continue
-        entries = find(path, single_images=config.probes.images)
+        entries = find(path, single_images=config.probes.single_images)
         sets.append(VideoSet(entries, ceiling=observe.unreadable, folder_fps=observe.folder_fps))
     classes = sets[0].classes
     for path, videos in zip((train, test), sets, strict=True):
@@ -211,17 +211,17 @@ def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[
     evals, observe = config.probes, config.data
     numbers = np.array([classes.index(name) for name in videos.classes])
     seconds = videos.seconds
-    unit = np.repeat(np.arange(len(videos)), evals.clips)
+    unit = np.repeat(np.arange(len(videos)), evals.num_clips)
     left_out += videos.unreadable.why.values()
 
     def read(i: int) -> np.ndarray:
-        video, clip = divmod(i, evals.clips)
+        video, clip = divmod(i, evals.num_clips)
         interval = 1 / observe.fps[0]
-        room = max(float(seconds[video]) - evals.frames * interval, 0.0)
-        start = room * (clip + 0.5) / evals.clips
+        room = max(float(seconds[video]) - evals.num_frames * interval, 0.0)
+        start = room * (clip + 0.5) / evals.num_clips
         footage = videos.entry(video).open(fps=videos.folder_fps, size=observe.image_size)
         try:
-            return footage.at(start + interval * np.arange(evals.frames))
+            return footage.at(start + interval * np.arange(evals.num_frames))
         finally:
             footage.close()
 

@@ -17,7 +17,7 @@ from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.probe_heads import Linear, Trained, best, train_heads
-from jepa_wm.evals.representations import Look, Seen, look_at, pools
+from jepa_wm.evals.representations import Features, Representation, extract_features, pools
 from jepa_wm.evals.scores import score
 
 
@@ -27,12 +27,14 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def _measure(
-    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+    config: Config, data: Labelled, representations: Mapping[str, Representation], folder: Path
 ) -> dict[str, object]:
     result: dict[str, object] = {}
-    for name, look in looks.items():
+    for name, representation in representations.items():
         raw = name == "pixels"
-        train, test = look_at(look, data, config, name, size=config.probes.pixels if raw else None)
+        train, test = extract_features(
+            representation, data, config, name, size=config.probes.pixel_size if raw else None
+        )
         kinds = {pool: partial(Linear, pool=pool) for pool in pools(name)}
         picture = None if data.classes is None else folder / f"confusion_{name}.png"
         head = fitted(kinds, train, data, config, name)
@@ -43,7 +45,7 @@ def _measure(
 
 def fitted(
     kinds: Mapping[str, Callable[..., nn.Module]],
-    train: Seen,
+    train: Features,
     data: Labelled,
     config: Config,
     name: str,
@@ -53,7 +55,7 @@ def fitted(
     `kinds` are called with the numbers of tokens, of their width and of outputs.
     """
     fit, choose = Labelled(train.part, train.part, data.classes, {}, []).split(
-        config.probes.chosen_on
+        config.probes.validation_fraction
     )
     target = _targets(train, data)
     outputs = len(data.classes) if data.classes is not None else target.shape[1]
@@ -71,7 +73,7 @@ def fitted(
     return best(heads, train.tokens[rows], target[rows])
 
 
-def guesses(head: Trained, test: Seen, train: Seen, data: Labelled) -> np.ndarray:
+def guesses(head: Trained, test: Features, train: Features, data: Labelled) -> np.ndarray:
     """[n, K] shares of classes, or [n, Y] numbers in their own units, of the test part."""
     outputs = head.outputs(test.tokens)
     if data.classes is not None:
@@ -80,13 +82,13 @@ def guesses(head: Trained, test: Seen, train: Seen, data: Labelled) -> np.ndarra
     return (outputs * spread + mean).numpy()
 
 
-def _targets(train: Seen, data: Labelled) -> Tensor:
+def _targets(train: Features, data: Labelled) -> Tensor:
     if data.classes is not None:
         return torch.from_numpy(train.part.target)
     mean, spread = _units(train)
     return (torch.from_numpy(train.part.target) - mean) / spread
 
 
-def _units(train: Seen) -> tuple[Tensor, Tensor]:
+def _units(train: Features) -> tuple[Tensor, Tensor]:
     target = torch.from_numpy(train.part.target)
     return target.double().mean(0).float(), own_scale(target)

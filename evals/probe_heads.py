@@ -44,10 +44,10 @@ class Attentive(nn.Module):
 
     position: Tensor
 
-    def __init__(self, tokens: int, width: int, outputs: int, depth: int, head_width: int) -> None:
+    def __init__(self, tokens: int, width: int, outputs: int, depth: int, head_dim: int) -> None:
         super().__init__()
-        inner = max(head_width, width // head_width * head_width)
-        self.heads = inner // head_width
+        inner = max(head_dim, width // head_dim * head_dim)
+        self.heads = inner // head_dim
         self.embed = nn.Linear(width, inner)
         self.register_buffer("position", fourier_positions(tokens, inner))
         self.blocks = nn.ModuleList(Block(inner, self.heads) for _ in range(depth - 1))
@@ -115,7 +115,7 @@ def train_heads(
     target: numbers of classes [n], or standardised numbers [n, Y]. All heads of a kind begin
     alike, see the same batches, and do not touch each other."""
     heads = []
-    for kind, lr, decay in product(build, settings.lrs, settings.weight_decays):
+    for kind, lr, decay in product(build, settings.learning_rates, settings.weight_decays):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads.append(Trained(Choice(kind, lr, decay), build[kind]().to(here().device)))
@@ -136,7 +136,7 @@ def train_heads(
             )
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
-            rows = torch.randint(len(tokens), (settings.batch,), generator=generator)
+            rows = torch.randint(len(tokens), (settings.batch_size,), generator=generator)
             batch, wanted = tokens[rows].to(here().device).float(), target[rows].to(here().device)
             optimiser.zero_grad()
             torch.stack([loss(one.head(batch), wanted) for one in heads]).sum().backward()

@@ -1,5 +1,5 @@
-"""What looks at the samples of a frozen evaluation: the encoder of a run, a random encoder of its
-shape, or raw pixels.
+"""What a frozen evaluation compares: the encoder of a run, a random encoder of its shape, or raw
+pixels.
 
 n samples, B of them at a time, T frames, N tokens, D width, S side in px.
 """
@@ -25,12 +25,12 @@ from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.cache import encoder_of
 from jepa_wm.models.vit import Encoder
 
-Look = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
+Representation = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
 BATCH = 64
 
 
 @dataclass
-class Seen:
+class Features:
     """Standardised tokens [n, N, D] (fp16) of the samples that could be read, and these
     samples."""
 
@@ -38,38 +38,43 @@ class Seen:
     part: Part
 
 
-def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Look]]:
+def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Representation]]:
     """(the config, the labelled data, what is to be compared: `encoder` first, then the baselines
     that are asked for)."""
     config = settled(run.config, run.path)
-    return config, open_labelled(run, config), looks_of(encoder_of(run, config), config)
+    return config, open_labelled(run, config), representations_of(encoder_of(run, config), config)
 
 
-def looks_of(encoder: Encoder | Backbone, config: Config) -> dict[str, Look]:
+def representations_of(encoder: Encoder | Backbone, config: Config) -> dict[str, Representation]:
     """What is to be compared: `encoder` first, then the baselines that are asked for."""
-    looks, size = {"encoder": _through(encoder, config)}, config.data.image_size
+    representations, size = {"encoder": _through(encoder, config)}, config.data.image_size
     if "random_encoder" in config.probes.baselines:
         torch.manual_seed(config.seed)
         if isinstance(encoder, Backbone):
-            looks["random_encoder"] = _through(Backbone(encoder.name, size), config)
+            representations["random_encoder"] = _through(Backbone(encoder.name, size), config)
         else:
-            looks["random_encoder"] = _through(
+            representations["random_encoder"] = _through(
                 Encoder.from_settings(size, encoder.settings or config.encoder), config
             )
     if "pixels" in config.probes.baselines:
-        looks["pixels"] = _pixels(config.encoder.patch)
-    return looks
+        representations["pixels"] = _pixels(config.encoder.patch)
+    return representations
 
 
-def look_at(
-    look: Look, data: Labelled, config: Config, name: str, *, size: int | None = None
-) -> tuple[Seen, Seen]:
-    """Both parts as `look` sees frames of `size` px (default: the encoder's own size).
+def extract_features(
+    representation: Representation,
+    data: Labelled,
+    config: Config,
+    name: str,
+    *,
+    size: int | None = None,
+) -> tuple[Features, Features]:
+    """Both parts as `representation` sees frames of `size` px (default: the encoder's own size).
 
     Each position's mean over the training part is removed and each dimension divided by its spread
     there."""
     size = size or config.data.image_size
-    train, test = (_seen(look, part, size, f"{name}: {which}", data.left_out) for which, part in
+    train, test = (_extract(representation, part, size, f"{name}: {which}", data.left_out) for which, part in
                    (("train", data.train), ("test", data.test)))  # fmt: skip
     mean = train.tokens.float().mean(0)
     scale = shared_scale((train.tokens - mean).square().mean((0, 1)).sqrt())
@@ -90,13 +95,15 @@ def pools(name: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _seen(look: Look, part: Part, size: int, name: str, left_out: list[str]) -> Seen:
+def _extract(
+    representation: Representation, part: Part, size: int, name: str, left_out: list[str]
+) -> Features:
     tokens, rows = [], []
     for some, clips in batches(part, BATCH, name, left_out):
-        tokens.append(look(torch.stack([_input(clip, size) for clip in clips])).half())
+        tokens.append(representation(torch.stack([_input(clip, size) for clip in clips])).half())
         rows.append(some)
     read = np.concatenate(rows)
-    return Seen(torch.cat(tokens), part if len(read) == len(part) else part.of(read))
+    return Features(torch.cat(tokens), part if len(read) == len(part) else part.of(read))
 
 
 def _input(clip: np.ndarray, size: int) -> Tensor:
@@ -104,27 +111,27 @@ def _input(clip: np.ndarray, size: int) -> Tensor:
     return to_input(torch.from_numpy(np.array(middle(clip, min(clip.shape[1:3])))), size)
 
 
-def _through(encoder: Encoder | Backbone, config: Config) -> Look:
+def _through(encoder: Encoder | Backbone, config: Config) -> Representation:
     encoder.eval().requires_grad_(False).to(here().device)
 
-    def look(clips: Tensor) -> Tensor:
+    def representation(clips: Tensor) -> Tensor:
         clips = clips.to(here().device)
         if clips.shape[1] < encoder.tubelet:  # a still fills a tubelet
             clips = clips[:, -1:].expand(-1, encoder.tubelet, -1, -1, -1)
         with autocast(clips.device, config.train.precision):
             return encoder(clips).float().cpu()
 
-    return look
+    return representation
 
 
-def _pixels(patch: int) -> Look:
+def _pixels(patch: int) -> Representation:
     """Raw pixels as tokens: one for each patch of each frame."""
 
-    def look(clips: Tensor) -> Tensor:
+    def representation(clips: Tensor) -> Tensor:
         side = clips.shape[-1] // patch * patch
         x = (
             clips[..., :side, :side].unfold(-2, patch, patch).unfold(-2, patch, patch)
         )  # [B, T, C, r, c, p, p]
         return x.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
 
-    return look
+    return representation

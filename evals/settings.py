@@ -20,31 +20,31 @@ class ProbeSettings(Section):
     # null: the run's own.
     train: str | None = None
     test: str | None = None  # the same for the test, which is looked at once
-    images: bool = False  # every image of a class folder is a sample, instead of a frame of the folder's video
+    single_images: bool = False  # every image of a class folder is a sample, instead of a frame of the folder's video
     column: str = "state"  # of trajectories: what is to be read
-    frames: int = Field(1, ge=1)  # in a clip; of trajectories, the frame itself comes last
-    gap: int = Field(1, ge=1)  # environment steps between them, of trajectories
-    clips: int = Field(
+    num_frames: int = Field(1, ge=1)  # in a clip; of trajectories, the frame itself comes last
+    frame_gap: int = Field(1, ge=1)  # environment steps between them, of trajectories
+    num_clips: int = Field(
         1, ge=1
     )  # of each video, at equal distances; what a video is taken for is their average
-    samples: int = Field(
+    max_samples: int = Field(
         4000, ge=2
     )  # of trajectories: frames at most in either part, at equal distances
-    chosen_on: float = Field(
+    validation_fraction: float = Field(
         0.2, gt=0, lt=1
     )  # share of the training set that settings are chosen on
     baselines: tuple[Literal["pixels", "random_encoder"], ...] = ("pixels", "random_encoder")
-    pixels: int = Field(32, ge=1)  # px, side of the raw frames they are measured against
+    pixel_size: int = Field(32, ge=1)  # px, side of the raw frames they are measured against
     steps: int = Field(500, ge=1)  # of training the heads, all at once
-    batch: int = Field(64, ge=1)
-    lrs: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+    batch_size: int = Field(64, ge=1)
+    learning_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     weight_decays: tuple[float, ...] = (0.01, 0.3)
     depths: tuple[int, ...] = (
         1,
         4,
     )  # of attentive heads: the last block reads, those before it let tokens meet
-    head_width: int = Field(32, ge=2)  # channels of an attention head of attentive heads
-    neighbours: int = Field(20, ge=1)
+    head_dim: int = Field(32, ge=2)  # channels of an attention head of attentive heads
+    num_neighbors: int = Field(20, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> ProbeSettings:
@@ -52,7 +52,7 @@ class ProbeSettings(Section):
             raise ValueError(
                 "train and test belong together: give both, or neither for the run's own trajectories"
             )
-        for name in ("lrs", "weight_decays", "depths"):
+        for name in ("learning_rates", "weight_decays", "depths"):
             if not getattr(self, name) or min(getattr(self, name)) < (
                 1 if name == "depths" else 0
             ):

@@ -18,7 +18,7 @@ from jepa_wm.core.run import RunFolder
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
-from jepa_wm.evals.representations import Look, Seen, look_at, pooled, pools
+from jepa_wm.evals.representations import Features, Representation, extract_features, pooled, pools
 from jepa_wm.evals.scores import score
 from jepa_wm.features.ridge import fit_ridge
 
@@ -34,17 +34,21 @@ def run(run: RunFolder) -> dict[str, object]:
 
 
 def _measure(
-    config: Config, data: Labelled, looks: Mapping[str, Look], folder: Path
+    config: Config, data: Labelled, representations: Mapping[str, Representation], folder: Path
 ) -> dict[str, object]:
     if data.classes is not None:
         raise UserError(
             "the data has classes, and eval state reads numbers; use linear, attentive or knn"
         )
     result: dict[str, object] = {}
-    for name, look in looks.items():
+    for name, representation in representations.items():
         raw = name == "pixels"
-        train, test = look_at(look, data, config, name, size=config.probes.pixels if raw else None)
-        fit, choose = Labelled(train.part, train.part, None, {}, []).split(config.probes.chosen_on)
+        train, test = extract_features(
+            representation, data, config, name, size=config.probes.pixel_size if raw else None
+        )
+        fit, choose = Labelled(train.part, train.part, None, {}, []).split(
+            config.probes.validation_fraction
+        )
         tried = {pool: _best_penalty(train, fit, choose, pool) for pool in pools(name)}
         pool = min(tried, key=lambda kind: tried[kind][1])
         ridge = fit_ridge(_features(train, pool), train.part.target, (tried[pool][0],))[0]
@@ -54,7 +58,7 @@ def _measure(
 
 
 def _best_penalty(
-    seen: Seen, fit: np.ndarray, choose: np.ndarray, pool: str
+    seen: Features, fit: np.ndarray, choose: np.ndarray, pool: str
 ) -> tuple[float, float]:
     """(penalty, its mean squared error in units of each number's variance, on the samples to
     choose by)."""
@@ -67,5 +71,5 @@ def _best_penalty(
     return PENALTIES[int(np.argmin(errors))], min(errors)
 
 
-def _features(seen: Seen, pool: str) -> np.ndarray:
+def _features(seen: Features, pool: str) -> np.ndarray:
     return pooled(seen.tokens, pool).numpy()

@@ -17,9 +17,8 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
 from jepa_wm.core.run import RunFolder
 from jepa_wm.data.trajectories import TrajectoryWriter
-from jepa_wm.evals import attentive, knn, labelled, linear, scores, state
+from jepa_wm.evals import attentive, knn, labelled, linear, representations, scores, state
 from jepa_wm.evals import probe_heads as heads
-from jepa_wm.evals import representations as looks
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.settings import ProbeSettings
@@ -30,9 +29,10 @@ from jepa_wm.models.vit import Encoder
 from jepa_wm.report import report
 
 SMALL = [
-    "data.image_size=24", "encoder.patch=8", "encoder.width=16", "encoder.depth=1", "train.pretrain.steps=0",
-    "probes.steps=60", "probes.lrs=[0.01]", "probes.weight_decays=[0.0,0.1]", "probes.pixels=12", "probes.neighbours=5",
-    "probes.head_width=8",
+    "data.image_size=24", "encoder.patch=8", "encoder.width=16", "encoder.depth=1",
+    "train.pretrain.steps=0", "probes.steps=60", "probes.learning_rates=[0.01]",
+    "probes.weight_decays=[0.0,0.1]", "probes.pixel_size=12", "probes.num_neighbors=5",
+    "probes.head_dim=8",
 ]  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def of_photos(photos):
     return [
         f"probes.train={photos / 'train'}",
         f"probes.test={photos / 'test'}",
-        "probes.images=true",
+        "probes.single_images=true",
     ]
 
 
@@ -138,7 +138,7 @@ def test_numbers_are_read_from_a_column(drives, tmp_path):
         > 0.8
     )
     assert evaluate(knn, tmp_path / "run", *words)["pixels"]["light"]["r2"] > 0.5
-    two = evaluate(state, tmp_path / "run", *words, "probes.frames=2", "probes.column=action")
+    two = evaluate(state, tmp_path / "run", *words, "probes.num_frames=2", "probes.column=action")
     assert two["encoder"]["action"]["r2"] > 0.8
 
 
@@ -165,7 +165,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
         evaluate(state, folder, *words, "probes.column=action"),
         evaluate(state, folder, *words, "features.backbone=timm/test_efficientnet"),
         evaluate(knn, folder, *words, *of_photos(photos)),
-        evaluate(knn, folder, *words, *of_photos(photos), "probes.neighbours=3"),
+        evaluate(knn, folder, *words, *of_photos(photos), "probes.num_neighbors=3"),
     ]
     shutil.copytree(photos / "test", tmp_path / "test")
     one = next((tmp_path / "test").rglob("*.png"))
@@ -174,7 +174,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
         *words,
         f"probes.train={photos / 'train'}",
         f"probes.test={tmp_path / 'test'}",
-        "probes.images=true",
+        "probes.single_images=true",
     ]
     results.append(evaluate(knn, folder, *changed))
     Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
@@ -295,13 +295,18 @@ def test_the_test_part_has_no_say(photos, tmp_path):
 def test_heads_trained_together_are_those_trained_alone():
     g = torch.Generator().manual_seed(0)
     tokens, target = torch.randn(40, 3, 8, generator=g), torch.randint(3, (40,), generator=g)
-    kinds = {"2": lambda: heads.Attentive(3, 8, 3, depth=2, head_width=4)}
-    settings = ProbeSettings(lrs=(0.01, 0.001), weight_decays=(0.0, 0.5), steps=8, batch=10)
+    kinds = {"2": lambda: heads.Attentive(3, 8, 3, depth=2, head_dim=4)}
+    settings = ProbeSettings(
+        learning_rates=(0.01, 0.001), weight_decays=(0.0, 0.5), steps=8, batch_size=10
+    )
     together = heads.train_heads(kinds, tokens, target, settings, seed=0, name="all")
     assert len(together) == 4
     for one in together:
         alone = settings.model_copy(
-            update={"lrs": (one.choice.lr,), "weight_decays": (one.choice.weight_decay,)}
+            update={
+                "learning_rates": (one.choice.lr,),
+                "weight_decays": (one.choice.weight_decay,),
+            }
         )
         (again,) = heads.train_heads(kinds, tokens, target, alone, seed=0, name="one")
         torch.testing.assert_close(again.outputs(tokens), one.outputs(tokens))
@@ -340,7 +345,7 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
                 films.write(tmp_path / part / name / f"{clip}.mp4", shown)
     films.cut(tmp_path / "test" / "slow" / "2.mp4", 0.3)
     words = [f"probes.train={tmp_path / 'train'}", f"probes.test={tmp_path / 'test'}", "data.fps=[10]",
-             "probes.frames=3", "probes.clips=2", "data.unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
+             "probes.num_frames=3", "probes.num_clips=2", "data.unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
     with pytest.warns(UserWarning, match="left out, 1 of 8"):
         result = evaluate(linear, tmp_path / "run", *words)
     assert (
@@ -370,17 +375,17 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
             tmp_path / "run",
             f"probes.train={flat}",
             f"probes.test={flat}",
-            "probes.images=true",
+            "probes.single_images=true",
         )
     with pytest.raises(UserError, match="probes.train and probes.test hold the same samples"):
         words = [
             f"probes.train={photos / 'train'}",
             f"probes.test={photos / 'train'}",
-            "probes.images=true",
+            "probes.single_images=true",
         ]
         evaluate(knn, tmp_path / "run", *words)
-    with pytest.raises(UserError, match="probes.neighbours 500 are more than"):
-        evaluate(knn, tmp_path / "run", *of_photos(photos), "probes.neighbours=500")
+    with pytest.raises(UserError, match="probes.num_neighbors 500 are more than"):
+        evaluate(knn, tmp_path / "run", *of_photos(photos), "probes.num_neighbors=500")
     with pytest.raises(UserError, match="train and test belong together"):
         load_config("debug", ["probes.train=x"])
 
@@ -388,8 +393,8 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
 def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
     words = [*SMALL, f"data.path={drives}"]
     with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
-        config, data, found = looks.open_all(run)
-        train, test = looks.look_at(found["encoder"], data, config, "encoder")
+        config, data, found = representations.open_all(run)
+        train, test = representations.extract_features(found["encoder"], data, config, "encoder")
     assert isinstance(labelled.open_labelled(run, config), Labelled)
     assert train.tokens.float().mean(0).abs().max() < 0.01
     assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.report import charts, returns
-from jepa_wm.report.artifacts import Energy, Episodes, Left
+from jepa_wm.report.artifacts import Energy, Episodes, RunArtifacts
 from jepa_wm.report.film import episode_gif
 from jepa_wm.report.page import Group, Section, figure, grid, img, panel, row, table
 from jepa_wm.report.style import bare_image
@@ -26,10 +26,10 @@ FLOORS = {
 CEILING = "same planner in the true simulator"
 
 
-def group(left: Left) -> Group:
-    episodes, energy, plan = left.episodes, left.energy, left.results.get("plan")
+def group(artifacts: RunArtifacts) -> Group:
+    episodes, energy, plan = artifacts.episodes, artifacts.energy, artifacts.results.get("plan")
     if plan and plan.get("return"):
-        return Group("acting", "Acting", returns.sections(plan, left.film))
+        return Group("acting", "Acting", returns.sections(plan, artifacts.film))
     return Group(
         "acting",
         "Acting",

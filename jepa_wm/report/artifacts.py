@@ -103,7 +103,7 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Left:
+class RunArtifacts:
     """Everything the report is made from."""
 
     results: Mapping[str, Mapping[str, Any]]  # of the finished stages
@@ -114,7 +114,7 @@ class Left:
     strips: Strips | None
 
     @classmethod
-    def read(cls, run: RunFolder) -> Left:
+    def read(cls, run: RunFolder) -> RunArtifacts:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
         results = {
             stage: result for stage in STAGES if (result := run.finished(stage)) is not None

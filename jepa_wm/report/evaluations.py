@@ -12,7 +12,7 @@ from typing import Any
 from jepa_wm.core.errors import UserError
 from jepa_wm.report.page import Section, number, row, table
 
-LOOKS = ("encoder", "random_encoder", "pixels")
+REPRESENTATIONS = ("encoder", "random_encoder", "pixels")
 
 
 def sections(run: Path) -> tuple[Section, ...]:
@@ -23,7 +23,7 @@ def sections(run: Path) -> tuple[Section, ...]:
     header = (
         "evaluation",
         "of",
-        *(name.replace("_", " ") for name in LOOKS),
+        *(name.replace("_", " ") for name in REPRESENTATIONS),
         "data",
         "encoder",
         "which",
@@ -56,11 +56,18 @@ def _rows(stage: str, result: Mapping[str, Any]) -> Iterator[str]:
         f'<span title="{encoder["digest"]}">{escape(encoder["backbone"] or "the run’s own")}</span>',
         f"<code>{escape(Path(result['stored']).name)}</code>",
     )
-    depths = {name: by_look for name, by_look in result.items() if name.startswith("depth_")}
-    for name, by_look in (depths or {"": result}).items():
+    depths = {
+        name: by_representation
+        for name, by_representation in result.items()
+        if name.startswith("depth_")
+    }
+    for name, by_representation in (depths or {"": result}).items():
         kind = f"{stage.removeprefix('eval_')} {name.replace('_', ' ')}".strip()
-        for what in _measures(by_look["encoder"]):
-            figures = (_figure(by_look.get(look), what) for look in LOOKS)
+        for what in _measures(by_representation["encoder"]):
+            figures = (
+                _figure(by_representation.get(representation), what)
+                for representation in REPRESENTATIONS
+            )
             yield row((escape(kind), escape(what), *figures, *where))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.report import charts
-from jepa_wm.report.artifacts import Left, Strips
+from jepa_wm.report.artifacts import RunArtifacts, Strips
 from jepa_wm.report.film import strip_png
 from jepa_wm.report.page import Group, Section, grid, img, number, panel, row, table
 
@@ -19,8 +19,8 @@ SHOWN_STRIPS = 3
 COLUMNS = 9  # frames in a strip, spread over the horizon
 
 
-def seeing(left: Left) -> Group:
-    result, metrics = left.results.get("pretrain"), left.metrics["pretrain"]
+def seeing(artifacts: RunArtifacts) -> Group:
+    result, metrics = artifacts.results.get("pretrain"), artifacts.metrics["pretrain"]
     probes = Section(
         "probes",
         "What can be read from the frozen features",
@@ -43,10 +43,10 @@ def seeing(left: Left) -> Group:
     return Group("seeing", "Learning to see", (curves,) if stateless else (probes, curves))
 
 
-def imagining(left: Left) -> Group:
-    result, metrics = left.results.get("dynamics"), left.metrics["dynamics"]
+def imagining(artifacts: RunArtifacts) -> Group:
+    result, metrics = artifacts.results.get("dynamics"), artifacts.metrics["dynamics"]
     rollout = result.get("rollout") if result else None
-    heads = left.results.get("heads")
+    heads = artifacts.results.get("heads")
     return Group(
         "imagining",
         "Learning what actions do",
@@ -64,7 +64,7 @@ def imagining(left: Left) -> Group:
                 "What it imagines",
                 "Nothing here is painted by the model: each imagined latent is shown as the real frame whose latent "
                 "lies nearest.",
-                _strips(left.strips) if left.strips else None,
+                _strips(artifacts.strips) if artifacts.strips else None,
                 "dynamics",
             ),
             Section(

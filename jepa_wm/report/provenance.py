@@ -12,13 +12,13 @@ from pathlib import Path
 from jepa_wm import __version__
 from jepa_wm.core.config import digest
 from jepa_wm.core.run import RunFolder
-from jepa_wm.report.artifacts import STAGES, Left
+from jepa_wm.report.artifacts import STAGES, RunArtifacts
 from jepa_wm.report.page import Group, Section, command_line, row, table
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
 
 
-def group(run: RunFolder, left: Left) -> Group:
+def group(run: RunFolder, artifacts: RunArtifacts) -> Group:
     return Group(
         "made",
         "How it was made",
@@ -28,7 +28,7 @@ def group(run: RunFolder, left: Left) -> Group:
                 "Commands and times",
                 "Each command takes its stage up with exactly these settings; with another --run it does it anew. "
                 "A stage's digest is that of all the settings its result depends on.",
-                _stages(run, left),
+                _stages(run, artifacts),
                 "report",
             ),
             Section(
@@ -71,10 +71,10 @@ def cores() -> int:
     )
 
 
-def _stages(run: RunFolder, left: Left) -> str:
+def _stages(run: RunFolder, artifacts: RunArtifacts) -> str:
     rows = []
     for stage in STAGES:
-        result = left.results.get(stage)
+        result = artifacts.results.get(stage)
         if stage == "heads" and result is None:
             continue  # plans toward goals need none
         made = run.digest(stage) if result is not None else "–"

@@ -13,7 +13,7 @@ from typing import Any
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import RunFolder
 from jepa_wm.report import acting, evaluations, learning, provenance, returns
-from jepa_wm.report.artifacts import Left
+from jepa_wm.report.artifacts import RunArtifacts
 from jepa_wm.report.page import Group, number, page
 from jepa_wm.report.strips import make_strips
 
@@ -34,12 +34,17 @@ def run(run: RunFolder) -> dict[str, Any]:
     ]
     if run.finished("dynamics") and (there := [file for file in weights if file.exists()]):
         _keep_strips(run, there[0], folder / "strips.npz", folder / "strips.json")
-    left = Left.read(run)
-    seeing = learning.seeing(left)
+    artifacts = RunArtifacts.read(run)
+    seeing = learning.seeing(artifacts)
     seeing = replace(seeing, sections=(*seeing.sections, *evaluations.sections(run.path)))
-    groups = (acting.group(left), learning.imagining(left), seeing, provenance.group(run, left))
+    groups = (
+        acting.group(artifacts),
+        learning.imagining(artifacts),
+        seeing,
+        provenance.group(run, artifacts),
+    )
     name = run.path.resolve().name
-    text = page(f"{name} · jepa_wm", _head(name, left), groups, run=str(run.path))
+    text = page(f"{name} · jepa_wm", _head(name, artifacts), groups, run=str(run.path))
     path = run.stage_dir("report") / "index.html"
     write_atomic(path, text)
     result = {
@@ -75,18 +80,18 @@ def _keys(groups: Sequence[Group], *, present: bool) -> list[str]:
     ]
 
 
-def _head(name: str, left: Left) -> str:
+def _head(name: str, artifacts: RunArtifacts) -> str:
     tiles = "".join(
         f'<div class="tile"><b>{value}</b><span>{said}</span></div>'
-        for value, said in _tiles(left)
+        for value, said in _tiles(artifacts)
     )
     title = escape(name.replace("_", " "))
-    return f'<h1>{title}</h1>\n<p class="lead">{_lead(left)}</p>\n<div class="tiles">{tiles}</div>'
+    return f'<h1>{title}</h1>\n<p class="lead">{_lead(artifacts)}</p>\n<div class="tiles">{tiles}</div>'
 
 
-def _lead(left: Left) -> str:
+def _lead(artifacts: RunArtifacts) -> str:
     """The outcome in one sentence, as far as there is one."""
-    plan = left.results.get("plan", {})
+    plan = artifacts.results.get("plan", {})
     if plan.get("return"):
         return returns.lead(plan)
     if success := plan.get("success"):
@@ -100,13 +105,13 @@ def _lead(left: Left) -> str:
             f"end in {acting.percent(success['final'])} of {success['episodes']} episodes"
             f"{' on held-out layouts' if checked else ''} (95 % interval {acting.interval(success)}){beside}."
         )
-    done = ", ".join(left.results) or "nothing"
+    done = ", ".join(artifacts.results) or "nothing"
     return f"This run is not finished. Done so far: {escape(done)}."
 
 
-def _tiles(left: Left) -> list[tuple[str, str]]:
+def _tiles(artifacts: RunArtifacts) -> list[tuple[str, str]]:
     """(figure, what it is) of the few figures that matter, those that exist."""
-    results = left.results
+    results = artifacts.results
     tiles = _plan_tiles(results.get("plan", {})) + _seeing_tiles(results.get("pretrain", {}))
     for entry in results.get("dynamics", {}).get("rollout") or ():
         if entry["horizon"] == TOLD_HORIZON:
