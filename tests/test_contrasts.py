@@ -8,9 +8,9 @@ import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.data.clips import ClipSampler
-from jepa_wm.data.order import SampleOrder
+from jepa_wm.data.order import ShuffledOrder
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.data.video_clips import MOMENTS, Part, VideoClipSampler
+from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find
 from jepa_wm.models.jepa import JEPA, Origin
@@ -113,9 +113,9 @@ def folder(tmp_path):
 
 
 def of_videos(videos, clips=1, **given):
-    order = SampleOrder(len(videos) * clips, 0)
+    order = ShuffledOrder(len(videos) * clips, 0)
     return VideoClipSampler(
-        [Part(videos, order, clips=clips)], frames=2, fps=(10.0,), size=16, **given
+        [MixturePart(videos, order, clips=clips)], frames=2, fps=(10.0,), size=16, **given
     )
 
 
@@ -124,7 +124,7 @@ def test_clips_of_one_file_are_of_one_episode_also_where_it_is_listed_twice(fold
     twice = [*entries, Entry(folder / "." / ".." / folder.name / entries[0].path.name, None, None)]
     sampler = of_videos(VideoSet(twice), clips=2)
     rows = sampler.rows(0, 8)
-    number, video = sampler.episode_at(rows), rows[:, 0] // MOMENTS
+    number, video = sampler.episode_at(rows), rows[:, 0] // MAX_MICROSECONDS
     assert number.dtype == np.int64 and len(set(number.tolist())) == 3
     for i in range(8):
         for j in range(8):
@@ -136,7 +136,7 @@ def test_a_clip_that_stands_in_for_another_is_of_its_own_file(folder):
     rows = sampler.rows(0, 3)
     shown = sampler.read(rows)[1]
     assert (shown == rows).all()
-    broken = int(rows[1, 0] // MOMENTS)
+    broken = int(rows[1, 0] // MAX_MICROSECONDS)
     sampler.parts[0].videos.entry(broken).path.write_text("gone bad")
     with pytest.warns(UserWarning, match="left out"):
         frames, shown = sampler.read(rows)
@@ -145,6 +145,6 @@ def test_a_clip_that_stands_in_for_another_is_of_its_own_file(folder):
     number = sampler.episode_at(shown)
     assert number[1] == number[2] != number[0]
     frames, shown = sampler.read(rows[1:2])
-    assert (shown[0] // MOMENTS == (broken + 1) % 3).all() and torch.equal(
+    assert (shown[0] // MAX_MICROSECONDS == (broken + 1) % 3).all() and torch.equal(
         frames, sampler.frames_at(shown)
     )

@@ -164,9 +164,12 @@ def test_far_frames_are_of_the_same_episode_and_as_far_as_it_allows(
     data, frames, count, apart, step, batch
 ):
     sampler = ClipSampler(data, frames=frames, gaps=(1, 3), seed=0)
-    rows, far = sampler.rows(step, batch), sampler.far_rows(step, batch, count=count, apart=apart)
+    rows, far = (
+        sampler.rows(step, batch),
+        sampler.distant_rows(step, batch, count=count, min_gap=apart),
+    )
     assert far.shape == (batch, count)
-    assert (sampler.far_rows(step, batch, count=count, apart=apart) == far).all()
+    assert (sampler.distant_rows(step, batch, count=count, min_gap=apart) == far).all()
     episode = episode_of(data, rows[:, :1])
     assert (episode_of(data, far) == episode).all() and (far < 95).all()
     first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
@@ -185,7 +188,7 @@ def test_the_way_is_the_sum_of_moves_or_the_difference_of_places(data, absolute)
     )  # first frames, as far ones may be
     a = data.actions
     for way, clip in zip(
-        sampler.path_at(np.concatenate([rows, far], 1)).numpy(), rows, strict=True
+        sampler.displacement_at(np.concatenate([rows, far], 1)).numpy(), rows, strict=True
     ):
         first = data.offsets[episode_of(data, clip[0])]
         origin = next(row for row in clip if row > first) if absolute else clip[0]
@@ -224,7 +227,7 @@ def test_places_to_go_to_are_paired_with_the_frames_they_led_to(tmp_path):
     sampler = ClipSampler(data, frames=3, gaps=(1,), seed=0, absolute=True)
     rows = np.unique(np.concatenate([sampler.rows(step, 30) for step in range(5)]), axis=0)
     assert {2, 5, 9, 18} < set(rows.flatten().tolist()), "first and last frames are among them"
-    way = sampler.path_at(rows).numpy()[..., 0]
+    way = sampler.displacement_at(rows).numpy()[..., 0]
     known = ~np.isin(rows, data.offsets)
     origin = place[rows[np.arange(len(rows)), known.argmax(1)]]
     assert (np.isfinite(way) == known).all()

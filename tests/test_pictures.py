@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.image_sequence import Stills
+from jepa_wm.data.image_sequence import ImageSequence
 from jepa_wm.data.images import read_picture, rgb
 from jepa_wm.data.readers.registry import open_source
 from jepa_wm.data.video import VideoError
@@ -150,9 +150,11 @@ def test_smaller_copies_beside_a_picture_do_not_count():
 def test_folders_of_deep_frames_are_scaled(tmp_path):
     for number in range(3):
         Image.fromarray(RAMP // (number + 1)).save(tmp_path / f"{number}.png")
-    shown = Stills(tmp_path, fps=1).at(np.arange(3))
+    shown = ImageSequence(tmp_path, fps=1).at(np.arange(3))
     assert np.abs(shown[2, ..., 0] - RAMP / 3 / 257).max() <= 1
-    assert Stills(tmp_path, fps=1, size=24).at(np.zeros(1)).mean() == pytest.approx(127.5, abs=1)
+    assert ImageSequence(tmp_path, fps=1, size=24).at(np.zeros(1)).mean() == pytest.approx(
+        127.5, abs=1
+    )
 
 
 def test_deep_images_in_parquet_are_scaled(tmp_path):

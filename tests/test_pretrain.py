@@ -61,7 +61,7 @@ def test_seconds_count_what_an_interrupted_process_took(tmp_path, tiny_data, mon
 
 def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     monkeypatch.setattr(
-        pretrain.ClipSampler, "far_rows", lambda *a, **k: pytest.fail("a far frame was drawn")
+        pretrain.ClipSampler, "distant_rows", lambda *a, **k: pytest.fail("a far frame was drawn")
     )
     words = ["jepa.far=0", "jepa.episode=0"]
     words += ["data.image_size=26", "train.pretrain.steps=2"]

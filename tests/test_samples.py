@@ -16,7 +16,7 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.image_sequence import Stills
+from jepa_wm.data.image_sequence import ImageSequence
 from jepa_wm.data.readers.registry import format_of, open_source
 from jepa_wm.data.samples import VIDEOS, is_hidden, keys, natural
 from jepa_wm.data.video import VideoError
@@ -139,7 +139,7 @@ def test_two_pictures_of_one_frame_are_refused(tmp_path):
     with pytest.raises(
         VideoError, match=r"1\.(jpg|png) and 1\.(jpg|png) are one frame; leave one of them there"
     ):
-        Stills(tmp_path, fps=1)
+        ImageSequence(tmp_path, fps=1)
     assert len(find(tmp_path, single_images=True)) == 3
 
 
@@ -175,7 +175,7 @@ def test_hidden_frames_are_no_frames(tmp_path):
         Image.fromarray(films.frames(3)[number]).save(tmp_path / f"{number}.png")
         (tmp_path / f"._{number}.png").write_bytes(DOUBLE)
     assert (
-        Stills(tmp_path, fps=1).facts().frames == 3
+        ImageSequence(tmp_path, fps=1).facts().frames == 3
         and len(find(tmp_path, single_images=True)) == 3
     )
 
@@ -228,13 +228,13 @@ def test_every_ordinary_ending_in_any_case_is_a_video(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["videos"] == 2 and not result["unreadable"] and result["fps"] == {"10": 2}
     assert result["seconds"]["shortest"] == pytest.approx(2.4, abs=0.05)
-    footage = find(tmp_path / "set")[1].open(fps=1)
-    assert [films.number_of(frame) for frame in footage.at(np.array([2.35, 0.05, 1.25]))] == [
+    source = find(tmp_path / "set")[1].open(fps=1)
+    assert [films.number_of(frame) for frame in source.at(np.array([2.35, 0.05, 1.25]))] == [
         23,
         0,
         12,
     ]
-    footage.close()
+    source.close()
 
 
 def test_nothing_is_said_where_nothing_is_passed_over(tmp_path):

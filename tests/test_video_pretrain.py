@@ -15,8 +15,8 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import RunFolder
-from jepa_wm.data.augment import draw_views, random_views
-from jepa_wm.data.prefetch import Ahead
+from jepa_wm.data.augment import augment, draw_augmentation
+from jepa_wm.data.prefetch import Prefetcher
 from jepa_wm.data.settings import AugmentSettings
 from jepa_wm.training import pretrain
 
@@ -122,7 +122,9 @@ def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
     ramp = torch.arange(40, dtype=torch.uint8).expand(30, 40)
     clip = torch.stack([ramp, 2 * ramp])[None, ..., None].expand(6, -1, -1, -1, 3)
     crops = (
-        random_views(clip, AugmentSettings(), 16, draw_views(6, torch.Generator().manual_seed(1)))
+        augment(
+            clip, AugmentSettings(), 16, draw_augmentation(6, torch.Generator().manual_seed(1))
+        )
         + 1
     ) * 127.5
     assert crops.shape == (6, 2, 3, 16, 16)
@@ -135,7 +137,7 @@ def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
     assert (slope.abs() > 40 * 0.3 * 0.5).all() and (slope < 0).any() and (slope > 0).any()
     assert len({round(float(value), 3) for value in slope.abs()}) > 4
     whole_frame = AugmentSettings(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False)
-    whole = random_views(clip, whole_frame, 16, draw_views(6, torch.Generator()))
+    whole = augment(clip, whole_frame, 16, draw_augmentation(6, torch.Generator()))
     assert torch.allclose(whole[:1], whole, atol=1e-6) and (whole[0, 0, 0, 0].diff() > 0).all()
 
 
@@ -143,14 +145,14 @@ def test_light_changes_from_view_to_view_and_not_within_a_clip():
     clip = torch.rand(1, 1, 20, 20, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
     clip = clip.expand(5, 2, -1, -1, -1)
     still = {"scale": (1, 1), "aspect": (1, 1), "flip": False}
-    u = draw_views(5, torch.Generator().manual_seed(1))
-    plain, lit = (random_views(clip, AugmentSettings(**still, jitter=j), 20, u) for j in (0, 0.4))
+    u = draw_augmentation(5, torch.Generator().manual_seed(1))
+    plain, lit = (augment(clip, AugmentSettings(**still, jitter=j), 20, u) for j in (0, 0.4))
     assert torch.equal(lit[:, 0], lit[:, 1])
     assert (lit.flatten(1) - plain.flatten(1)).abs().mean(1).min() > 0.02
     assert torch.pdist(lit[:, 0].flatten(1)).min() > 1
     u[5:] = 0.5  # the middle of each range
     assert torch.allclose(
-        random_views(clip, AugmentSettings(**still, jitter=0.4), 20, u), plain, atol=1e-2
+        augment(clip, AugmentSettings(**still, jitter=0.4), 20, u), plain, atol=1e-2
     )
 
 
@@ -206,7 +208,7 @@ def test_batches_are_made_ahead_and_are_those_of_their_step():
             raise UserError("step 3 is bad")
         return step * 10 + rows.start
 
-    ahead, rows = Ahead(make), slice(0, 4)
+    ahead, rows = Prefetcher(make), slice(0, 4)
     assert [ahead.batch(step, rows) for step in (0, 1, 7)] == [0, 10, 70]
     assert made[:3] == [0, 1, 2] and 7 in made
     assert ahead.batch(2, rows) == 20

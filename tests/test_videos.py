@@ -14,10 +14,10 @@ from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.clips import ClipSampler, to_input
-from jepa_wm.data.image_sequence import Stills
-from jepa_wm.data.order import Dealer, SampleOrder
+from jepa_wm.data.image_sequence import ImageSequence
+from jepa_wm.data.order import MixtureSampler, ShuffledOrder
 from jepa_wm.data.video import VideoError
-from jepa_wm.data.video_clips import MOMENTS, Part, VideoClipSampler
+from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find
 
@@ -80,7 +80,7 @@ def test_a_manifest_knows_spaces_labels_and_relative_paths(root):
 
 
 def test_folders_of_frames_and_images(root, tmp_path):
-    stills = Stills(root / "jump" / "clip", fps=10)
+    stills = ImageSequence(root / "jump" / "clip", fps=10)
     assert stills.facts().frames == 13 and stills.facts().seconds == 1.3
     assert [films.number_of(f) for f in stills.at(np.array([-1, 0, 0.1, 0.29, 1.0, 1.2, 9]))] == [
         0,
@@ -95,14 +95,14 @@ def test_folders_of_frames_and_images(root, tmp_path):
     exif = picture.getexif()
     exif[0x0112] = 6  # to be shown turned by a quarter
     picture.save(tmp_path / "one.png", exif=exif)
-    one = Stills(tmp_path / "one.png", fps=10, size=10)
+    one = ImageSequence(tmp_path / "one.png", fps=10, size=10)
     assert one.facts().seconds == 0 and one.at(np.arange(3)).shape == (3, 20, 10, 3)
     assert one.at(np.zeros(1))[0, 0, 0].tolist() == [200, 10, 10], (
         "alpha is dropped, not laid on black"
     )
     (tmp_path / "two.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     with pytest.raises(VideoError, match=r"two\.png: cannot be read"):
-        Stills(tmp_path / "two.png", fps=10).at(np.zeros(1))
+        ImageSequence(tmp_path / "two.png", fps=10).at(np.zeros(1))
 
 
 def test_what_a_set_knows(videos):
@@ -133,14 +133,14 @@ def test_unreadable_videos_are_named_and_too_many_refused(root, tmp_path):
 @settings(max_examples=80, deadline=None)
 def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
     count = max(count, ranks)
-    orders = [SampleOrder(count, seed, rank, ranks) for rank in range(ranks)]
+    orders = [ShuffledOrder(count, seed, rank, ranks) for rank in range(ranks)]
     dealt = [[order.index(epoch, p) for p in range(order.positions)] for order in orders]
     samples = list(itertools.chain(*dealt))
     assert len(samples) == len(set(samples)) == count // ranks * ranks and set(samples) <= set(
         range(count)
     )
     last = [
-        SampleOrder(count, seed, r, ranks).index(epoch, orders[r].positions - 1)
+        ShuffledOrder(count, seed, r, ranks).index(epoch, orders[r].positions - 1)
         for r in range(ranks)
     ]
     assert last == [part[-1] for part in dealt], "a position needs no history"
@@ -152,7 +152,7 @@ def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
 )
 @settings(max_examples=40, deadline=None)
 def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed, first):
-    dealer, block = Dealer(tuple(weights), seed, 0), Dealer.BLOCK
+    dealer, block = MixtureSampler(tuple(weights), seed, 0), MixtureSampler.BLOCK
     first = first // block * block
     dealt = [dealer.nth(first + i) for i in range(block)]
     for part, weight in enumerate(weights):
@@ -169,7 +169,7 @@ def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed,
 
 def test_epochs_and_seeds_differ():
     first = [
-        [SampleOrder(50, seed).index(epoch, p) for p in range(50)]
+        [ShuffledOrder(50, seed).index(epoch, p) for p in range(50)]
         for seed in (0, 1)
         for epoch in (0, 1)
     ]
@@ -177,13 +177,13 @@ def test_epochs_and_seeds_differ():
         sorted(order) == list(range(50)) for order in first
     )
     with pytest.raises(UserError, match="3 videos are too few for 4 processes"):
-        SampleOrder(3, 0, 0, 4)
+        ShuffledOrder(3, 0, 0, 4)
     with pytest.raises(UserError, match="rank 4 is none of 0 to 3"):
-        SampleOrder(9, 0, 4, 4)
+        ShuffledOrder(9, 0, 4, 4)
 
 
 def sampler_of(videos, *, frames=4, fps=(5.0, 10.0), seed=0, rank=0, ranks=1):
-    part = Part(videos, SampleOrder(len(videos), seed, rank, ranks))
+    part = MixturePart(videos, ShuffledOrder(len(videos), seed, rank, ranks))
     return VideoClipSampler([part], frames=frames, fps=fps, size=16, workers=2)
 
 
@@ -198,7 +198,7 @@ def test_clips_are_pure_stay_inside_and_keep_their_rate(videos, seed, step, batc
     assert (np.concatenate([sampler.rows(0, batch), sampler.rows(1, batch)]) == whole).all(), (
         "batches cut one sequence"
     )
-    video, moment = np.divmod(rows, MOMENTS)
+    video, moment = np.divmod(rows, MAX_MICROSECONDS)
     assert (video == video[:, :1]).all() and (moment >= 0).all()
     interval = np.diff(moment, axis=1)
     assert np.isin(interval, [99999, 100000, 100001, 199999, 200000, 200001]).all()
@@ -213,10 +213,16 @@ def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(
     videos, step, batch, count, apart
 ):
     sampler = sampler_of(videos, frames=3)
-    rows, far = sampler.rows(step, batch), sampler.far_rows(step, batch, count=count, apart=apart)
-    assert far.shape == (batch, count) and (far // MOMENTS == rows[:, :1] // MOMENTS).all()
-    end = (videos.seconds[rows[:, :1] // MOMENTS] * 1e6).astype(np.int64)
-    moment, other = rows % MOMENTS, far % MOMENTS
+    rows, far = (
+        sampler.rows(step, batch),
+        sampler.distant_rows(step, batch, count=count, min_gap=apart),
+    )
+    assert (
+        far.shape == (batch, count)
+        and (far // MAX_MICROSECONDS == rows[:, :1] // MAX_MICROSECONDS).all()
+    )
+    end = (videos.seconds[rows[:, :1] // MAX_MICROSECONDS] * 1e6).astype(np.int64)
+    moment, other = rows % MAX_MICROSECONDS, far % MAX_MICROSECONDS
     assert (other <= end).all()
     distance = np.maximum(moment[:, :1] - other, other - moment[:, -1:])
     possible = np.maximum(moment[:, :1], end - moment[:, -1:])
@@ -226,9 +232,9 @@ def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(
 
 
 def test_every_video_gives_as_many_clips_an_epoch_as_asked_for(videos):
-    part = Part(videos, SampleOrder(9, 0), clips=3)
+    part = MixturePart(videos, ShuffledOrder(9, 0), clips=3)
     rows = VideoClipSampler([part], frames=2, fps=(10.0,), size=16).rows(0, 9)
-    assert sorted(rows[:, 0] // MOMENTS) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert sorted(rows[:, 0] // MAX_MICROSECONDS) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert len({tuple(row) for row in rows}) == 9, "each at its own moment"
 
 
@@ -238,19 +244,23 @@ def test_frames_are_those_of_their_moments(videos):
     frames = sampler.frames_at(rows)
     assert frames.shape == (6, 4, 16, 16, 3) and frames.dtype == torch.uint8
     for row, clip in zip(rows, frames.numpy(), strict=True):
-        video, moment = np.divmod(row, MOMENTS)
+        video, moment = np.divmod(row, MAX_MICROSECONDS)
         count = round(float(videos.seconds[video[0]]) * 10)
         expected = np.minimum(
             np.floor(moment / 1e5 + 1e-3), count - 1
         )  # short videos repeat their last frame
         assert [films.number_of(frame) for frame in clip] == expected.tolist()
-    assert to_input(frames, 16).shape == (6, 4, 3, 16, 16) and sampler.path_at(rows).shape == (
+    assert to_input(frames, 16).shape == (6, 4, 3, 16, 16) and sampler.displacement_at(
+        rows
+    ).shape == (6, 4, 0)
+    assert sampler.frames_at(sampler.distant_rows(0, 6, count=2, min_gap=3)).shape == (
         6,
-        4,
-        0,
+        2,
+        16,
+        16,
+        3,
     )
-    assert sampler.frames_at(sampler.far_rows(0, 6, count=2, apart=3)).shape == (6, 2, 16, 16, 3)
-    for method in ("rows", "far_rows", "path_at", "frames_at"):
+    for method in ("rows", "distant_rows", "displacement_at", "frames_at"):
         assert hasattr(ClipSampler, method) and hasattr(VideoClipSampler, method)
 
 
@@ -260,7 +270,7 @@ def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
     sampler = sampler_of(VideoSet(find(tmp_path), ceiling=0.3))
     rows = sampler.rows(0, 4)
     whole = sampler.frames_at(rows)
-    broken = int(rows[1, 0] // MOMENTS)
+    broken = int(rows[1, 0] // MAX_MICROSECONDS)
     sampler.parts[0].videos.entry(broken).path.write_text("gone bad")
     with pytest.warns(UserWarning, match=rf"left out, 1 of 4 so far: .*{broken}\.mp4"):
         frames = sampler.frames_at(rows)
@@ -273,12 +283,14 @@ def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
 
 def test_a_sampler_refuses_what_cannot_be(videos):
     with pytest.raises(UserError, match="the order is of 9 samples, but 3 videos are readable"):
-        Part(videos, SampleOrder(9, 0))
+        MixturePart(videos, ShuffledOrder(9, 0))
     with pytest.raises(UserError, match="give at least one rate above 0"):
         sampler_of(videos, fps=())
     with pytest.raises(UserError, match="each part of a mixture needs a weight above 0"):
-        VideoClipSampler([Part(videos, SampleOrder(3, 0), 0.0)], frames=2, fps=(4.0,), size=16)
-    assert SampleOrder(3, 0).positions == 3 and isinstance(videos.entry(0).path, Path)
+        VideoClipSampler(
+            [MixturePart(videos, ShuffledOrder(3, 0), 0.0)], frames=2, fps=(4.0,), size=16
+        )
+    assert ShuffledOrder(3, 0).positions == 3 and isinstance(videos.entry(0).path, Path)
 
 
 def test_a_batch_of_broken_videos_is_stood_in_for_by_the_next_that_can_be_read(tmp_path):
@@ -286,11 +298,13 @@ def test_a_batch_of_broken_videos_is_stood_in_for_by_the_next_that_can_be_read(t
         films.write(tmp_path / f"{number}.mp4", films.frames(12))
     sampler = sampler_of(VideoSet(find(tmp_path), ceiling=0.3))
     row = sampler.rows(0, 1)
-    broken = int(row[0, 0] // MOMENTS)
+    broken = int(row[0, 0] // MAX_MICROSECONDS)
     (tmp_path / f"{broken}.mp4").write_text("gone bad")
     with pytest.warns(UserWarning, match="left out, 1 of 4 so far"):
         frames = sampler.frames_at(row)
-    assert torch.equal(frames, sampler.frames_at((row + MOMENTS) % (4 * MOMENTS)))
+    assert torch.equal(
+        frames, sampler.frames_at((row + MAX_MICROSECONDS) % (4 * MAX_MICROSECONDS))
+    )
     assert len(sampler.unreadable) == 1 and f"{broken}.mp4" in sampler.unreadable[0]
 
 

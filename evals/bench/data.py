@@ -20,8 +20,8 @@ import av
 import numpy as np
 
 from jepa_wm.config import Config
-from jepa_wm.data.order import SampleOrder
-from jepa_wm.data.video_clips import MOMENTS, Part, VideoClipSampler, middle
+from jepa_wm.data.order import ShuffledOrder
+from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler, middle
 from jepa_wm.data.video_set import COLUMNS, NAMES, TEXTS, VideoSet, write_index
 from jepa_wm.data.videos import find
 
@@ -32,15 +32,15 @@ ROWS = 10_000_000
 WORKER = """
 import json, sys, time
 import numpy as np
-from jepa_wm.data.order import SampleOrder
-from jepa_wm.data.video_clips import Part, VideoClipSampler
+from jepa_wm.data.order import ShuffledOrder
+from jepa_wm.data.video_clips import MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 def memory():
     lines = [line.split() for line in open("/proc/self/status") if line.startswith("Rss")]
     return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines}
 before, began = memory(), time.perf_counter()
 videos = VideoSet.open(sys.argv[1])
-sampler = VideoClipSampler([Part(videos, SampleOrder(len(videos), 0))], frames=16, fps=(4.0,), size=256)
+sampler = VideoClipSampler([MixturePart(videos, ShuffledOrder(len(videos), 0))], frames=16, fps=(4.0,), size=256)
 sampler.rows(0, 1)
 opened = time.perf_counter() - began
 began = time.perf_counter()
@@ -101,7 +101,7 @@ def clips_a_second(
 
 
 def sampler_of(videos: VideoSet, workers: int) -> VideoClipSampler:
-    part = Part(videos, SampleOrder(len(videos), 0))
+    part = MixturePart(videos, ShuffledOrder(len(videos), 0))
     return VideoClipSampler([part], frames=FRAMES, fps=(FPS,), size=SIDE, workers=workers)
 
 
@@ -124,10 +124,10 @@ def film(path: Path, *, seconds: int, seed: int) -> None:
 
 
 def plain_loop(videos: VideoSet, row: np.ndarray) -> np.ndarray:
-    """[T, S, S, 3] the clip of a row of moments by PyAV alone."""
-    wanted = row % MOMENTS / 1e6
+    """[T, S, S, 3] the clip of a row of timestamps by PyAV alone."""
+    wanted = row % MAX_MICROSECONDS / 1e6
     pictures: list[np.ndarray] = []
-    with av.open(str(videos.entry(int(row[0] // MOMENTS)).path)) as container:
+    with av.open(str(videos.entry(int(row[0] // MAX_MICROSECONDS)).path)) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         tick = float(stream.time_base or 0)
@@ -150,8 +150,8 @@ def plain_loop(videos: VideoSet, row: np.ndarray) -> np.ndarray:
 
 def whole_file(videos: VideoSet, row: np.ndarray) -> np.ndarray:
     """The same clip out of all frames of its file."""
-    wanted = row % MOMENTS / 1e6
-    with av.open(str(videos.entry(int(row[0] // MOMENTS)).path)) as container:
+    wanted = row % MAX_MICROSECONDS / 1e6
+    with av.open(str(videos.entry(int(row[0] // MAX_MICROSECONDS)).path)) as container:
         container.streams.video[0].thread_count = 1
         frames = np.stack([_pixels(frame) for frame in container.decode(video=0)])
     return middle(

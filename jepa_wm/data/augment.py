@@ -11,15 +11,15 @@ from jepa_wm.data.frames import antialiased
 from jepa_wm.data.settings import AugmentSettings
 
 
-def draw_views(batch: int, generator: torch.Generator) -> Tensor:
-    """[9, B] random numbers in 0..1 that `random_views` of so many clips stand on."""
+def draw_augmentation(batch: int, generator: torch.Generator) -> Tensor:
+    """[9, B] random numbers in 0..1 that `augment` of so many clips stand on."""
     return torch.rand((9, batch), generator=generator)
 
 
-def random_views(frames: Tensor, crop: AugmentSettings, size: int, u: Tensor) -> Tensor:
+def augment(frames: Tensor, crop: AugmentSettings, size: int, u: Tensor) -> Tensor:
     """float [B, T, c, S, S] in -1..1 of uint8 clips [B, T, h, w, c]: of each a part of random
     area, aspect and place, half of them mirrored if asked, in a random light; the same for all
-    frames of a clip. `u` [9, B] are the numbers of `draw_views`.
+    frames of a clip. `u` [9, B] are the numbers of `draw_augmentation`.
 
     The usual random resized crop: area and aspect (width / height, evenly in its logarithm) are
     those of `crop`; sides that do not fit are cut to the frame. The light as in SimCLR (Chen et

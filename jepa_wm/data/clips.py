@@ -63,14 +63,14 @@ class ClipSampler:
             episode[of_gap], start[of_gap] = draw.at(unit[of_gap])
         return episode, start, gap
 
-    def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
-        """[B, R] row numbers of `count` other frames of each clip's episode, at least `apart`
+    def distant_rows(self, step: int, batch: int, *, count: int, min_gap: int) -> np.ndarray:
+        """[B, R] row numbers of `count` other frames of each clip's episode, at least `min_gap`
         steps from the clip where the episode is long enough, else as far as it allows."""
         episode, first, gap = self._clips(step, batch)
         last = first + (self.frames - 1) * gap
         r = np.random.default_rng([self.seed, 9, step])
-        before = np.maximum(first - apart + 1, 0)  # frames 0 .. before - 1 are far enough
-        after = np.maximum(self.data.lengths[episode] - (last + apart), 0)
+        before = np.maximum(first - min_gap + 1, 0)  # frames 0 .. before - 1 are far enough
+        after = np.maximum(self.data.lengths[episode] - (last + min_gap), 0)
         none = before + after == 0  # a short episode: its farther end will do
         before = np.where(none & (first >= self.data.lengths[episode] - 1 - last), 1, before)
         after = np.where(none & (before == 0), 1, after)
@@ -80,7 +80,7 @@ class ClipSampler:
             pick < before[:, None], pick, from_end
         )
 
-    def path_at(self, rows: np.ndarray) -> Tensor:
+    def displacement_at(self, rows: np.ndarray) -> Tensor:
         """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their
         actions; NaN where no action tells it (see `Displacement`)."""
         return self._displacement.at(rows)

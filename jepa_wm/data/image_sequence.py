@@ -1,5 +1,5 @@
-"""Images as footage: a folder of frames is a video of a given rate, and one image a video that
-stands still.
+"""Images as a video source: a folder of frames is a video of a given rate, and one image a video
+that stands still.
 
 K frames of h x w px.
 """
@@ -16,7 +16,7 @@ from jepa_wm.data.samples import PICTURES, VIDEOS, natural, pass_over_thumbnails
 from jepa_wm.data.video import Facts, VideoError
 
 
-class Stills:
+class ImageSequence:
     """What `Video` is for a file, for a folder of images in the order of the numbers in their
     names, or one image.
 

@@ -57,9 +57,9 @@ def looked_through(path: Path, sheet: Path | None) -> dict[str, object]:
         ]
         pictures = {}
         for entry in shown:
-            footage = entry.open(fps=FOLDER_FPS)
-            pictures[_name(entry.path, path)] = footage.at(np.array([found[entry].seconds / 2]))[0]
-            footage.close()
+            video = entry.open(fps=FOLDER_FPS)
+            pictures[_name(entry.path, path)] = video.at(np.array([found[entry].seconds / 2]))[0]
+            video.close()
         result["sheet"] = contact_sheet(sheet, pictures)
     return {**result, "unreadable": unreadable}
 

@@ -14,7 +14,7 @@ WORD = 2**64 - 1
 
 
 @dataclass(frozen=True)
-class SampleOrder:
+class ShuffledOrder:
     """Every epoch a new permutation of the samples, dealt out to the ranks in turn.
 
     A pure function of seed, epoch, position and rank, and of how many samples there are: nothing
@@ -90,7 +90,7 @@ def shares(weights: tuple[float, ...], block: int) -> np.ndarray:
     return counts + 1
 
 
-class Dealer:
+class MixtureSampler:
     """Says of the n-th sample which of several parts gives it, and how many that part gave before.
 
     Every block of 1024 samples holds the parts in proportion to their weights, in a random order

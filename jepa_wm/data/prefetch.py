@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Batch = TypeVar("Batch")
 
 
-class Ahead(Generic[Batch]):
+class Prefetcher(Generic[Batch]):
     """`batch(step, rows)` gives what `make(step, rows)` would; the next step's is then made in a
     thread meanwhile.
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jepa_wm.config import Config
-from jepa_wm.data.order import SampleOrder
-from jepa_wm.data.video_clips import Part, VideoClipSampler, loaded_size
+from jepa_wm.data.order import ShuffledOrder
+from jepa_wm.data.video_clips import MixturePart, VideoClipSampler, loaded_size
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import find
 
@@ -41,7 +41,9 @@ def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoCli
         else loaded_size(observe.image_size, observe.crop.scale[0])
     )
     parts = [
-        Part(videos, SampleOrder(len(videos) * observe.clips, seed), part.weight, observe.clips)
+        MixturePart(
+            videos, ShuffledOrder(len(videos) * observe.clips, seed), part.weight, observe.clips
+        )
         for videos, part in zip(sets, observe.sets, strict=True)
     ]
     return VideoClipSampler(

@@ -173,21 +173,6 @@ class Video:
         return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
 
 
-def moments(fps: float, *, start: float = 0.0, end: float) -> np.ndarray:
-    """[K] seconds start, start + 1/fps, ... before `end`: what to ask `Video.at` for to see a
-    stretch at a rate.
-
-    Always at least one. ValueError for a rate or a stretch that is not positive.
-    """
-    if fps <= 0 or end < start:
-        raise ValueError(
-            f"fps {fps}, start {start}, end {end}: the rate must be above 0 and the end not "
-            "before the start"
-        )
-    count = max(1, math.ceil((end - start) * fps - 1e-6))
-    return start + np.arange(count) / fps
-
-
 @contextmanager
 def _blaming(path: Path) -> Iterator[None]:
     """Whatever PyAV raises for a damaged file becomes a VideoError with the file's name."""

@@ -1,7 +1,7 @@
 """Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their
 frames.
 
-B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a moment of a
+B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a timestamp of a
 video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.order import Dealer, SampleOrder
+from jepa_wm.data.order import MixtureSampler, ShuffledOrder
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_set import VideoSet
 
-MOMENTS = 2**36  # microseconds, nineteen hours; of a longer video the rest is not used
+MAX_MICROSECONDS = 2**36  # microseconds, nineteen hours; of a longer video the rest is not used
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """One set of a mixture, the order of its samples, and its share of them relative to the other
     parts.
 
@@ -34,7 +34,7 @@ class Part:
     """
 
     videos: VideoSet
-    order: SampleOrder
+    order: ShuffledOrder
     weight: float = 1.0
     clips: int = 1
 
@@ -58,7 +58,7 @@ class VideoClipSampler:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixturePart],
         *,
         frames: int,
         fps: tuple[float, ...],
@@ -69,47 +69,52 @@ class VideoClipSampler:
             raise UserError(f"fps {fps}: give at least one rate above 0")
         self.parts, self.frames, self.fps, self.size = parts, frames, fps, size
         order = parts[0].order
-        self._dealer = Dealer(tuple(part.weight for part in parts), order.seed, order.rank)
+        self._mixture = MixtureSampler(
+            tuple(part.weight for part in parts), order.seed, order.rank
+        )
         self._first = np.cumsum(
             [0, *(len(part.videos) for part in parts)]
         )  # number of each part's first video
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def rows(self, step: int, batch: int) -> np.ndarray:
-        """[B, T] moments of batch `step`."""
+        """[B, T] timestamps of batch `step`."""
         return np.stack([self._clip(step * batch + i) for i in range(batch)])
 
-    def far_rows(self, step: int, batch: int, *, count: int, apart: int) -> np.ndarray:
-        """[B, R] moments of `count` other frames of each clip's video, at least `apart` frame
+    def distant_rows(self, step: int, batch: int, *, count: int, min_gap: int) -> np.ndarray:
+        """[B, R] timestamps of `count` other frames of each clip's video, at least `min_gap` frame
         intervals of the clip from it where the video is long enough, else as far as it allows."""
         rows, order = self.rows(step, batch), self.parts[0].order
         r = np.random.default_rng([order.seed, 7, order.rank, step])
-        video, moment = np.divmod(rows, MOMENTS)
+        video, timestamp = np.divmod(rows, MAX_MICROSECONDS)
         at = [self._at(int(v)) for v in video[:, 0]]
         seconds = np.array([part.videos.length(number) for part, number in at])
-        end = (seconds * 1e6).astype(np.int64).clip(max=MOMENTS - 1)
-        away = apart * (moment[:, 1] - moment[:, 0] if self.frames > 1 else int(1e6 / self.fps[0]))
+        end = (seconds * 1e6).astype(np.int64).clip(max=MAX_MICROSECONDS - 1)
+        away = min_gap * (
+            timestamp[:, 1] - timestamp[:, 0] if self.frames > 1 else int(1e6 / self.fps[0])
+        )
         before = np.maximum(
-            moment[:, 0] - away, 0
+            timestamp[:, 0] - away, 0
         )  # microseconds that are far enough, at either side
-        after = np.maximum(end - (moment[:, -1] + away), 0)
+        after = np.maximum(end - (timestamp[:, -1] + away), 0)
         pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
         found = np.where(pick < before[:, None], pick, (end - after - before)[:, None] + pick)
-        farther = np.where(moment[:, 0] > end - moment[:, -1], 0, end)
+        farther = np.where(timestamp[:, 0] > end - timestamp[:, -1], 0, end)
         found = np.where((before + after == 0)[:, None], farther[:, None], found)
-        return video[:, :1] * MOMENTS + found
+        return video[:, :1] * MAX_MICROSECONDS + found
 
-    def path_at(self, rows: np.ndarray) -> Tensor:
+    def displacement_at(self, rows: np.ndarray) -> Tensor:
         """[B, T, 0]: a video has no actions."""
         return torch.zeros(*rows.shape, 0)
 
     def frames_at(self, rows: np.ndarray) -> Tensor:
-        """[B, ..., S, S, 3] uint8 frames of moments [B, ...], each row of one video, as `read`."""
+        """[B, ..., S, S, 3] uint8 frames of timestamps [B, ...], each row of one video, as
+        `read`."""
         return self.read(rows)[0]
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """(frames [B, ..., S, S, 3] uint8, the moments [B, ...] that they are of) of moments [B,
-        ...], each row of one video.
+        """(frames [B, ..., S, S, 3] uint8, the timestamps [B, ...] that they are of) of timestamps
+        [B, ...], each row of one video.
 
         A video that cannot be decoded there is noted in its set's `unreadable`, with a warning,
         and the next readable clip of the batch, or else the start of the next readable video,
@@ -133,7 +138,9 @@ class VideoClipSampler:
     def episode_at(self, rows: np.ndarray) -> np.ndarray:
         """[B] a number for the file of each clip [B, T]: the same for the same file, also where it
         is listed twice."""
-        return np.array([self._file(int(video)) for video in rows[:, 0] // MOMENTS], np.int64)
+        return np.array(
+            [self._file(int(video)) for video in rows[:, 0] // MAX_MICROSECONDS], np.int64
+        )
 
     def _file(self, video: int) -> int:
         part, number = self._at(video)
@@ -147,44 +154,44 @@ class VideoClipSampler:
         return [why for part in self.parts for why in part.videos.unreadable.why.values()]
 
     def _clip(self, n: int) -> np.ndarray:
-        """[T] moments of the n-th sample."""
-        number, before = self._dealer.nth(n)
+        """[T] timestamps of the n-th sample."""
+        number, before = self._mixture.nth(n)
         part = self.parts[number]
         epoch, sample = part.order.nth(before)
         video = sample // part.clips
         r = np.random.default_rng([part.order.seed, 8, number, epoch, sample])
         interval = 1 / self.fps[r.integers(len(self.fps))]
         span = (self.frames - 1) * interval
-        seconds = min(part.videos.length(video), MOMENTS / 1e6 - span - interval)
+        seconds = min(part.videos.length(video), MAX_MICROSECONDS / 1e6 - span - interval)
         start = r.random() * max(seconds - span - interval, 0.0)  # the last frame has its time too
-        moments = ((start + interval * np.arange(self.frames)) * 1e6).astype(np.int64)
-        return (self._first[number] + video) * MOMENTS + moments
+        timestamps = ((start + interval * np.arange(self.frames)) * 1e6).astype(np.int64)
+        return (self._first[number] + video) * MAX_MICROSECONDS + timestamps
 
-    def _at(self, video: int) -> tuple[Part, int]:
+    def _at(self, video: int) -> tuple[MixturePart, int]:
         """(the part a video belongs to, its number there)."""
         number = int(np.searchsorted(self._first, video, side="right")) - 1
         return self.parts[number], video - int(self._first[number])
 
-    def _decoded(self, moments: np.ndarray) -> np.ndarray | None:
+    def _decoded(self, timestamps: np.ndarray) -> np.ndarray | None:
         """[n, S, S, 3] frames, None if the video cannot be read there."""
-        part, video = self._at(int(moments[0] // MOMENTS))
+        part, video = self._at(int(timestamps[0] // MAX_MICROSECONDS))
         entry = part.videos.entry(video)
         try:
-            footage = entry.open(fps=part.videos.folder_fps, size=self.size)
+            source = entry.open(fps=part.videos.folder_fps, size=self.size)
             try:
-                return middle(footage.at(moments % MOMENTS / 1e6), self.size)
+                return middle(source.at(timestamps % MAX_MICROSECONDS / 1e6), self.size)
             finally:
-                footage.close()
+                source.close()
         except VideoError as error:
             part.videos.unreadable.add(entry.path, error)
             return None
 
-    def _next_readable(self, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(frames, moments) the same moments of the next video that can be read; the ceiling on
-        the unreadable ends the search."""
-        video, count = int(moments[0] // MOMENTS), int(self._first[-1])
+    def _next_readable(self, timestamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(frames, timestamps) the same timestamps of the next video that can be read; the ceiling
+        on the unreadable ends the search."""
+        video, count = int(timestamps[0] // MAX_MICROSECONDS), int(self._first[-1])
         for number in range(video + 1, video + count):
-            there = number % count * MOMENTS + moments % MOMENTS
+            there = number % count * MAX_MICROSECONDS + timestamps % MAX_MICROSECONDS
             clip = self._decoded(there)
             if clip is not None:
                 return clip, there

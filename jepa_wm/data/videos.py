@@ -31,7 +31,7 @@ from jepa_wm.data.video import Facts, Video, VideoError
 CLASSES = "use class folders, or a manifest with path,label"  # the ways to give videos classes
 
 
-class Footage(Protocol):
+class VideoSource(Protocol):
     """What a video file, a folder of frames and a single image have in common."""
 
     def facts(self) -> Facts: ...
@@ -50,11 +50,11 @@ class Entry:
     label: str | None = None
     span: shards.Span | None = None
 
-    def open(self, *, fps: float, size: int | None = None) -> Footage:
+    def open(self, *, fps: float, size: int | None = None) -> VideoSource:
         """Its frames; `fps` is the rate of a folder of frames, which does not state one."""
         source = None if self.span is None else io.BytesIO(self._inside(self.span))
         if self.path.suffix.lower() in PICTURES or (source is None and self.path.is_dir()):
-            return image_sequence.Stills(self.path, fps=fps, size=size, source=source)
+            return image_sequence.ImageSequence(self.path, fps=fps, size=size, source=source)
         return Video(self.path, size=size, source=source)
 
     def content(self) -> bytes:
@@ -140,11 +140,11 @@ def look(
     with catching_signals() as stop, Progress("look at videos", len(entries)) as bar:
         for done, entry in enumerate(entries, 1):
             try:
-                footage = entry.open(fps=folder_fps)
-                found[entry] = footage.facts()
+                video = entry.open(fps=folder_fps)
+                found[entry] = video.facts()
                 if to_the_end:
-                    footage.at(np.array([found[entry].seconds]))
-                footage.close()
+                    video.at(np.array([found[entry].seconds]))
+                video.close()
             except VideoError as error:
                 found.pop(entry, None)
                 note(entry.path, error)

@@ -17,10 +17,10 @@ from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.precision import autocast, set_threads, settled
 from jepa_wm.core.run import RunFolder
 from jepa_wm.core.schedule import linear
-from jepa_wm.data.augment import draw_views, random_views
+from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.clips import ClipSampler, to_input
 from jepa_wm.data.datasets import check_same_state, open_data, quantities
-from jepa_wm.data.prefetch import Ahead
+from jepa_wm.data.prefetch import Prefetcher
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.run_videos import clip_sampler, open_sets
 from jepa_wm.data.trajectories import Trajectories
@@ -130,7 +130,9 @@ def make_task(
         # have drawn.
         rows = sampler.rows(step, settings.batch)
         if predict.far:
-            away = sampler.far_rows(step, settings.batch, count=predict.far, apart=predict.apart)
+            away = sampler.distant_rows(
+                step, settings.batch, count=predict.far, min_gap=predict.apart
+            )
             rows = np.concatenate([rows, away], 1)
         device = here().device
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -139,7 +141,7 @@ def make_task(
         frames, shown_rows = sampler.read(
             rows[some]
         )  # of a video that cannot be read another stands in
-        path = sampler.path_at(shown_rows).to(device)
+        path = sampler.displacement_at(shown_rows).to(device)
         where = (
             torch.from_numpy(values).to(device)
             for values in (sampler.episode_at(shown_rows), shown_rows)
@@ -152,13 +154,13 @@ def make_task(
         for view in frames.split(
             [observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1
         ):
-            u = draw_views(settings.batch, generator)[:, some]
-            shown.append(random_views(view, observe.crop, observe.image_size, u))
+            u = draw_augmentation(settings.batch, generator)[:, some]
+            shown.append(augment(view, observe.crop, observe.image_size, u))
         return torch.cat(shown, 1).to(device), path, masks, origin
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the
     # training.
-    batches = Ahead(read).batch if isinstance(sampler, VideoClipSampler) else read
+    batches = Prefetcher(read).batch if isinstance(sampler, VideoClipSampler) else read
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         frames, path, masks, origin = batches(step, some)
