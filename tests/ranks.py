@@ -84,7 +84,7 @@ def overrides(data, **parallel):
         "jepa.depth=1",
         f"data.path={data}",
     ]
-    words += [f"predict.{term}" for term in EVERY_TERM]
+    words += [f"jepa.{term}" for term in EVERY_TERM]
     return words + [
         f"train.parallel.{key}={str(value).lower()}" for key, value in parallel.items()
     ]

@@ -297,7 +297,7 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
 
 def test_all_tokens_as_the_latent_drop_nothing(whole, tiny_data):
     model = load_latent_model(whole / "dynamics")
-    settings = model.settings.model_copy(update={"bottleneck": None})
+    settings = model.settings.model_copy(update={"latent": None})
     torch.manual_seed(0)
     row = measured(LatentModel(**model.sizes, settings=settings).eval(), whole, tiny_data)
     assert row["feature_error_encoded"] == 0
