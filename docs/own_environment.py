@@ -4,7 +4,7 @@ runs/."""
 import gymnasium
 import numpy as np
 
-from jepa_wm import RunFolder, load_config
+from jepa_wm import Run, load_config
 from jepa_wm.evals import episodes
 from jepa_wm.features import cache
 from jepa_wm.planning import agent
@@ -42,7 +42,7 @@ sizes = [
 config = load_config("debug", ["data.path=runs/puck_data", "data.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
 collect.record_parts(config.data.path, world, policies.RandomHolds, config)
-with RunFolder.open("runs/puck", config) as run:
+with Run.open("runs/puck", config) as run:
     results = [stage(run) for stage in (pretrain.run, cache.run, dynamics.run)]
     planner = agent.Agent.of_run(run, world)
 world.reset(np.arange(100, 108))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_wm import RunFolder, load_config
+from jepa_wm import Run, load_config
 from jepa_wm.evals import episodes
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.objective import Scene
@@ -28,7 +28,7 @@ def eastward(scene: Scene) -> Term:
     return cost
 
 
-def gone(weight: float, run: RunFolder) -> float:
+def gone(weight: float, run: Run) -> float:
     """How far to the right agents are after 15 steps, in px, the goal image being of where they
     begin."""
     world = TwoRooms(run.config.world.geometry)
@@ -40,7 +40,7 @@ def gone(weight: float, run: RunFolder) -> float:
 
 
 folder = Path(sys.argv[1])
-with RunFolder.open(folder, load_config(folder / "config.yaml")) as run:
+with Run.open(folder, load_config(folder / "config.yaml")) as run:
     print(
         f"px to the right: {gone(0.0, run):.1f} by the goal alone, {gone(1000.0, run):.1f} with a term of our own"
     )

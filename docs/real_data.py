@@ -1,5 +1,5 @@
 """Lays out the sign-language digits and the donkey-car tub, as their sources pack them, for the
-verbs.
+commands.
 
 `python docs/real_data.py SHARED/data data` writes below data/: signs/train and signs/test, photos
 in a folder a digit, split by camera file number; and donkeycar/train.h5 and heldout.h5, the first

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from jepa_wm.config import Config
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
 from jepa_wm.evals.linear import fitted, guesses
@@ -17,7 +17,7 @@ from jepa_wm.evals.representations import Representation, extract_features
 from jepa_wm.evals.scores import score
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """For each depth (`depth_1`, ...), for the `encoder` and each baseline: the test's figures and
     what was `chosen`."""
     return measured(run, "eval_attentive", _measure)

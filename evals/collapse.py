@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import set_threads
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.collapse import collapse_meters
@@ -15,12 +15,12 @@ from jepa_wm.models.collapse import collapse_meters
 FRAMES = 4_000
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """`collapsed`, `feature_std`, `effective_rank` of the frozen encoder on held-out frames."""
     set_threads(run.config.train.threads)
     heldout = open_data(run.path, run.config, "heldout")
     rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
-    encoder = FrozenEncoder.load(run.path / "features").to(here().device)
+    encoder = FrozenEncoder.load(run.path / "features").to(dist().device)
     frames = heldout.frames[rows]
     result: dict[str, object] = dict(
         collapse_meters(encoder.raw(torch.from_numpy(frames)), frames)

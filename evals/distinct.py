@@ -13,8 +13,8 @@ from pathlib import Path
 from jepa_wm.config import Config
 from jepa_wm.core.config import as_plain, digest, pick
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import set_threads, settled
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.precision import resolve_precision, set_threads
+from jepa_wm.core.run import Run
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
 from jepa_wm.evals.representations import Representation, representations_of
 from jepa_wm.features.cache import encoder_of, weights_digest
@@ -22,12 +22,12 @@ from jepa_wm.features.cache import encoder_of, weights_digest
 Measure = Callable[[Config, Labelled, Mapping[str, Representation], Path], dict[str, object]]
 
 
-def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
+def measured(run: Run, stage: str, measure: Measure) -> dict[str, object]:
     """What `measure` makes of the labelled data, given a folder for pictures; or the stored
     result, if the same was measured before. `evaluated` tells settings, data and encoder, `stored`
     where the result lies, `left_out` what could not be read."""
     set_threads(run.config.train.threads)
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     data, encoder = open_labelled(run, config), encoder_of(run, config)
     if data.train.digest == data.test.digest:
         raise UserError(
@@ -43,7 +43,7 @@ def measured(run: RunFolder, stage: str, measure: Measure) -> dict[str, object]:
     name = digest({"evaluated": evaluated, "depends": pick(config, run.depends(stage))})
     place = f"{stage}/{name}"
 
-    def work(run: RunFolder) -> dict[str, object]:
+    def work(run: Run) -> dict[str, object]:
         result = measure(config, data, representations_of(encoder, config), run.stage_dir(place))
         left_out = sorted(set(data.left_out))
         return {

@@ -20,12 +20,12 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.precision import set_threads
 from jepa_wm.core.progress import Progress
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.held_out import TRAINING, layouts_met
 from jepa_wm.evals.baselines import floors_and_ceiling
 from jepa_wm.evals.energy_map import energy_maps
 from jepa_wm.evals.episodes import Record, begin, play, success
-from jepa_wm.evals.returns import play_for_reward, play_share_for_reward
+from jepa_wm.evals.returns import play_for_reward, play_shard_for_reward
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
@@ -39,13 +39,13 @@ MAIN = "main"  # folder of the episodes played with the main objective
 CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """Play all episodes with the main objective and those to compare, then the floors and the
     ceiling."""
     return run.once("plan", play_and_judge)
 
 
-def play_and_judge(run: RunFolder) -> dict[str, object]:
+def play_and_judge(run: Run) -> dict[str, object]:
     """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
     model = _model(run)
     if run.config.planner.objective == "reward":
@@ -78,32 +78,32 @@ def play_and_judge(run: RunFolder) -> dict[str, object]:
     }
 
 
-def play_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
-    """Play one of `shares` equal parts of the episodes, for `play_and_judge` to find; others play
+def play_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
+    """Play one of `shards` equal parts of the episodes, for `play_and_judge` to find; others play
     theirs meanwhile."""
     model = _model(run)
     if run.config.planner.objective == "reward":
-        return play_share_for_reward(run, model, share, shares)
+        return play_shard_for_reward(run, model, shard, shards)
     space, tasks, folder = _goals(run, model)
     layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
     played = 0
     for name, plan, some, _ in _plays(run.config, tasks):
-        first, last = (len(some) * k // shares for k in (share, share + 1))
+        first, last = (len(some) * k // shards for k in (shard, shard + 1))
         play_all(folder / name, model, some, space, run.config, plan, some=range(first, last))
         played += last - first
-    return {"share": share, "shares": shares, "episodes": played}
+    return {"shard": shard, "shards": shards, "episodes": played}
 
 
-def _model(run: RunFolder) -> WorldModel:
+def _model(run: Run) -> WorldModel:
     set_threads(run.config.train.threads)
     return WorldModel.load(run.path)
 
 
-def _goals(run: RunFolder, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
+def _goals(run: Run, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
     config = run.config
     if config.world.name != "two_rooms":
         raise UserError(
-            f"planner.objective {config.planner.objective}: the verb plan has goal tasks for two_rooms alone; in the world "
+            f"planner.objective {config.planner.objective}: the command plan has goal tasks for two_rooms alone; in the world "
             f"{config.world.name} plan for reward (planner.objective=reward), or toward images through Agent"
         )
     space = fitting_space(run, model)
@@ -129,7 +129,7 @@ def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tas
     ]
 
 
-def fitting_space(run: RunFolder, model: WorldModel) -> ActionSpace:
+def fitting_space(run: Run, model: WorldModel) -> ActionSpace:
     """The world's action space; UserError if the run's model was trained on actions of another
     size."""
     try:

@@ -15,7 +15,7 @@ import torch
 
 from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
@@ -25,7 +25,7 @@ from jepa_wm.evals.scores import score
 TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """For the `encoder` and each baseline the test's figures, and the way of pooling that was
     `chosen`."""
     return measured(run, "eval_knn", _measure)

@@ -22,7 +22,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, digest_of, fingerprint
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import data_folder, quantities
 from jepa_wm.data.images import rgb
 from jepa_wm.data.quantities import Quantities
@@ -100,7 +100,7 @@ class Labelled:
         return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def open_labelled(run: RunFolder, config: Config) -> Labelled:
+def open_labelled(run: Run, config: Config) -> Labelled:
     """The data that `probes.train` and `probes.test` name, or the run's own trajectories."""
     evals, own = config.probes, data_folder(run.path, config)
     if evals.train is not None and evals.train.startswith(BUILT_IN):

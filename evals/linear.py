@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.config import Config
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
@@ -21,7 +21,7 @@ from jepa_wm.evals.representations import Features, Representation, extract_feat
 from jepa_wm.evals.scores import score
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """For the `encoder` and each baseline: the test's figures and what was `chosen`."""
     return measured(run, "eval_linear", _measure)
 

@@ -7,12 +7,12 @@ import argparse
 from pathlib import Path
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.evals import goal_reaching
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """The result of the `plan` stage, played now if it is not finished."""
     return goal_reaching.run(run)
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jepa_wm.evals.planning", description=main.__doc__
     )
-    parser.add_argument("verb", choices=["freeze"])
+    parser.add_argument("command", choices=["freeze"])
     parser.add_argument("file", type=Path, help="where to write the JSON")
     parser.add_argument("--task", choices=["two_rooms", "wall"], default="two_rooms")
     parser.add_argument("--episodes", type=int, default=100, help="on layouts of each kind")

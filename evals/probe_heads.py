@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.schedule import warmup_cosine
@@ -97,7 +97,7 @@ class Trained:
     def outputs(self, tokens: Tensor) -> Tensor:
         """[n, Y] of tokens [n, N, D], both on the CPU."""
         return torch.cat(
-            [self.head(part.to(here().device).float()).cpu() for part in tokens.split(256)]
+            [self.head(part.to(dist().device).float()).cpu() for part in tokens.split(256)]
         )
 
 
@@ -118,7 +118,7 @@ def train_heads(
     for kind, lr, decay in product(build, settings.learning_rates, settings.weight_decays):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            heads.append(Trained(Choice(kind, lr, decay), build[kind]().to(here().device)))
+            heads.append(Trained(Choice(kind, lr, decay), build[kind]().to(dist().device)))
     groups = [
         {
             "params": list(one.head.parameters()),
@@ -137,7 +137,7 @@ def train_heads(
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             rows = torch.randint(len(tokens), (settings.batch_size,), generator=generator)
-            batch, wanted = tokens[rows].to(here().device).float(), target[rows].to(here().device)
+            batch, wanted = tokens[rows].to(dist().device).float(), target[rows].to(dist().device)
             optimiser.zero_grad()
             torch.stack([loss(one.head(batch), wanted) for one in heads]).sum().backward()
             optimiser.step()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
-from jepa_wm.core.precision import autocast, settled
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.distributed import dist
+from jepa_wm.core.precision import autocast, resolve_precision
+from jepa_wm.core.run import Run
 from jepa_wm.core.standardise import shared_scale
 from jepa_wm.data.clips import to_input
 from jepa_wm.data.video_clips import middle
@@ -38,10 +38,10 @@ class Features:
     part: Part
 
 
-def open_all(run: RunFolder) -> tuple[Config, Labelled, dict[str, Representation]]:
+def open_all(run: Run) -> tuple[Config, Labelled, dict[str, Representation]]:
     """(the config, the labelled data, what is to be compared: `encoder` first, then the baselines
     that are asked for)."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     return config, open_labelled(run, config), representations_of(encoder_of(run, config), config)
 
 
@@ -112,10 +112,10 @@ def _input(clip: np.ndarray, size: int) -> Tensor:
 
 
 def _through(encoder: Encoder | Backbone, config: Config) -> Representation:
-    encoder.eval().requires_grad_(False).to(here().device)
+    encoder.eval().requires_grad_(False).to(dist().device)
 
     def representation(clips: Tensor) -> Tensor:
-        clips = clips.to(here().device)
+        clips = clips.to(dist().device)
         if clips.shape[1] < encoder.tubelet:  # a still fills a tubelet
             clips = clips[:, -1:].expand(-1, encoder.tubelet, -1, -1, -1)
         with autocast(clips.device, config.train.precision):

@@ -18,7 +18,7 @@ from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.held_out import NAMES, TRAINING, layouts_met
 from jepa_wm.evals.intervals import bootstrap
 from jepa_wm.planning.agent import Agent
@@ -39,7 +39,7 @@ Act = Callable[
 ]  # the worlds as they stand to actions [B, k, a]; who looks, renders
 
 
-def play_for_reward(run: RunFolder, model: WorldModel) -> dict[str, object]:
+def play_for_reward(run: Run, model: WorldModel) -> dict[str, object]:
     """What the planner and the floors earn in the same episodes; the chunks an interrupted run has
     finished are kept.
 
@@ -92,18 +92,18 @@ def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, ob
     }
 
 
-def play_share_for_reward(
-    run: RunFolder, model: WorldModel, share: int, shares: int
+def play_shard_for_reward(
+    run: Run, model: WorldModel, shard: int, shards: int
 ) -> dict[str, object]:
-    """Play every `shares`-th chunk of the planner's episodes, for `play_for_reward` to find;
+    """Play every `shards`-th chunk of the planner's episodes, for `play_for_reward` to find;
     others play theirs."""
     seeds, played = _seeds(run.config), 0
     _checked(run)
-    some = range(share * CHUNK, len(seeds), shares * CHUNK)
+    some = range(shard * CHUNK, len(seeds), shards * CHUNK)
     for world, suffix in _worlds(run.config) if some else ():
         planned_returns(_folder(run, suffix), model, world, seeds, run.config, some=some)
         played += sum(len(seeds[first : first + CHUNK]) for first in some)
-    return {"share": share, "shares": shares, "episodes": played}
+    return {"shard": shard, "shards": shards, "episodes": played}
 
 
 def _seeds(config: Config) -> np.ndarray:
@@ -112,7 +112,7 @@ def _seeds(config: Config) -> np.ndarray:
     )
 
 
-def _folder(run: RunFolder, suffix: str) -> Path:
+def _folder(run: Run, suffix: str) -> Path:
     return run.stage_dir("plan") / f"returns{suffix}"
 
 
@@ -125,7 +125,7 @@ def _worlds(config: Config) -> list[tuple[Rewarding, str]]:
     return [(of_split(world, "heldout"), ""), (of_split(world, "train"), TRAINING)]
 
 
-def _checked(run: RunFolder) -> dict[str, object]:
+def _checked(run: Run) -> dict[str, object]:
     """`layouts`: that none of the held-out episodes' is in the training file, of a world that
     tells its layouts.
 

@@ -14,7 +14,7 @@ import torch
 
 from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.evals.distinct import measured
 from jepa_wm.evals.labelled import Labelled
@@ -27,7 +27,7 @@ PENALTIES = tuple(
 )  # a sample, on features of unit spread
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """For the `encoder` and each baseline, R2 and error of each group of numbers on the test part;
     what was `chosen`."""
     return measured(run, "eval_state", _measure)

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """The verb: read, check that the runs belong together, compare."""
+    """The command: read, check that the runs belong together, compare."""
     return compare(arguments.runs, arguments.against)
 
 

@@ -12,13 +12,13 @@ __version__ = "0.1.0"
 
 _HOME = {  # public name -> module that defines it
     "Config": "jepa_wm.config",
-    "RunFolder": "jepa_wm.core.run",
+    "Run": "jepa_wm.core.run",
     "UserError": "jepa_wm.core.errors",
     "load_config": "jepa_wm.config",
     "WorldModel": "jepa_wm.world_model.world_model",
 }
 
-__all__ = ["Config", "RunFolder", "UserError", "WorldModel", "__version__", "load_config"]
+__all__ = ["Config", "Run", "UserError", "WorldModel", "__version__", "load_config"]
 
 
 def __getattr__(name: str) -> object:

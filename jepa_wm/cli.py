@@ -1,7 +1,7 @@
-"""The command line: one verb a stage of the story, every verb with the same options.
+"""The command line: one command a stage of the pipeline, every command with the same options.
 
-jepa-wm <verb> [--config NAME_OR_PATH] [--run DIR] [--json] [section.key=value ...]
-jepa-wm <tool> ... [--json]: what works on files and needs no run, with words of its own
+jepa-wm <command> [--config NAME_OR_PATH] [--run DIR] [--json] [section.key=value ...]
+jepa-wm <tool> ... [--json]: what works on files and needs no run, with arguments of its own
 jepa-wm eval parity --weights FILE --ac FILE --io FILE [--json]
 """
 
@@ -21,20 +21,20 @@ from types import FrameType
 from typing import Any
 
 from jepa_wm.core.arguments import CONFIG, parse
+from jepa_wm.core.commands import SHARDS, TOGETHER, TOOLS
 from jepa_wm.core.errors import Interrupted, JobFailed, UserError
-from jepa_wm.core.verbs import SHARES, TOGETHER, TOOLS
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code.
+    """Run one command; returns the exit code.
 
     0 done; 1 the disk is full; 2 a mistake the message explains; 128 + signal number when stopped.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    arguments = parse(words)
-    tool = arguments.verb in TOOLS
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = parse(argv)
+    tool = arguments.command in TOOLS
     runless = arguments.runless
     folder = (
         Path() if runless else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
@@ -73,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
-    """Do the verb, print its result."""
+    """Do the command, print its result."""
     with _quiet(arguments.json):
-        if arguments.verb == "bench":
+        if arguments.command == "bench":
             result = _bench(arguments)
         else:
             result = (
@@ -91,7 +91,7 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
             if (told := _in_a_line(value)) is not None
         ]
         where = "" if arguments.runless else f", in {folder}"
-        return [f"{arguments.verb}: done{where}", *figures]
+        return [f"{arguments.command}: done{where}", *figures]
 
     _print(result, lines, as_json=arguments.json)
 
@@ -111,26 +111,26 @@ def _in_a_line(value: Any) -> str | None:
 
 
 def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
-    """Check the config, open the run folder, do the verb there."""
+    """Check the config, open the run folder, do the command there."""
     from jepa_wm.config import load_config
     from jepa_wm.core.distributed import joined
     from jepa_wm.core.interrupt import catching_signals
     from jepa_wm.core.launch_env import ranks
-    from jepa_wm.core.run import RunFolder
+    from jepa_wm.core.run import Run
 
     config = load_config(arguments.config, arguments.overrides)
     several = ranks() > 1
-    if several and arguments.verb not in TOGETHER:
+    if several and arguments.command not in TOGETHER:
         raise UserError(
-            f"{arguments.verb} is done by one process; several ranks together do {', '.join(TOGETHER)}"
+            f"{arguments.command} is done by one process; several ranks together do {', '.join(TOGETHER)}"
         )
-    share = getattr(arguments, "share", None)
+    shard = getattr(arguments, "shard", None)
     # A rank that left alone, wherever a signal finds it, would break the others; the loop has all
     # leave together.
     calm = catching_signals() if several else contextlib.nullcontext()
-    with calm, joined(), RunFolder.open(folder, config, shared=share is not None) as run:
-        if share is not None:
-            return _function(SHARES[arguments.verb])(run, *share)
+    with calm, joined(), Run.open(folder, config, shared=shard is not None) as run:
+        if shard is not None:
+            return _function(SHARDS[arguments.command])(run, *shard)
         return _function(arguments.target)(run)
 
 

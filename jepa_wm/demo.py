@@ -1,4 +1,4 @@
-"""The whole story from one command: collect, learn to see, freeze, learn what actions do, plan,
+"""The whole pipeline from one command: collect, learn to see, freeze, learn what actions do, plan,
 report."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from jepa_wm.config import Config
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals import goal_reaching
 from jepa_wm.features import cache
@@ -15,7 +15,7 @@ from jepa_wm.report import report
 from jepa_wm.training import dynamics, heads, pretrain
 from jepa_wm.worlds import collect
 
-Stage = Callable[[RunFolder], dict[str, object]]
+Stage = Callable[[Run], dict[str, object]]
 STAGES: dict[str, Stage] = {
     "collect": collect.run,
     "pretrain": pretrain.run,
@@ -45,7 +45,7 @@ PROMISED: dict[
 }
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """Every stage that is not finished yet, then the floor of a random frozen encoder if asked
     for, then the page.
 
@@ -100,7 +100,7 @@ def _seconds(result: Mapping[str, object]) -> float:
     return float(seconds)
 
 
-def random_encoder_floor(run: RunFolder) -> tuple[dict[str, object], float]:
+def random_encoder_floor(run: Run) -> tuple[dict[str, object], float]:
     """(success or return of the same chain on the same data with an encoder that was never
     trained, its seconds).
 
@@ -115,7 +115,7 @@ def random_encoder_floor(run: RunFolder) -> tuple[dict[str, object], float]:
             "planner": config.planner.model_copy(update={"compare": ()}),
         }
     )
-    with RunFolder.open(run.path / "random_encoder", changed) as floor:
+    with Run.open(run.path / "random_encoder", changed) as floor:
         results = {
             name: _tell(f"random encoder: {name}", stage)(floor)
             for name, stage in stages_for(changed).items()

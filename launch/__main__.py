@@ -1,4 +1,4 @@
-"""`python -m jepa_wm.launch VERB ...`: `jepa-wm launch VERB ...` without the installed script."""
+"""`python -m jepa_wm.launch COMMAND ...`: `jepa-wm launch COMMAND ...` without the installed script."""
 
 import runpy
 import sys

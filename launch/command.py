@@ -1,7 +1,7 @@
-"""`jepa-wm launch`: a verb as a job here, under torchrun or on SLURM; sweeps, work split over
-jobs, the whole story.
+"""`jepa-wm launch`: a command as a job here, under torchrun or on SLURM; sweeps, work split over
+jobs, the whole pipeline.
 
-jepa-wm launch VERB [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G] [--config ...] [section.key=value]
+jepa-wm launch COMMAND [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G] [--config ...] [section.key=value]
 jepa-wm launch pipeline ...       collect, pretrain, encode, dynamics, heads if the plan asks, plan, report, in turn
 jepa-wm launch status --run DIR   the jobs of a run folder
 """
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from jepa_wm.config import Config, load_config
+from jepa_wm.core.commands import SHARDS, TOGETHER
 from jepa_wm.core.config import save_config
 from jepa_wm.core.errors import JobFailed, UserError
-from jepa_wm.core.verbs import SHARES, TOGETHER
-from jepa_wm.launch import here, slurm, snapshot, status, sweep
+from jepa_wm.launch import local, slurm, snapshot, status, sweep
 from jepa_wm.launch.job import Job
 from jepa_wm.launch.settings import LaunchSettings
 
 ALONE = ("collect", "report", "demo")
-STORY = ("collect", "pretrain", "features", "dynamics", "heads", "plan", "report")
+PIPELINE = ("collect", "pretrain", "features", "dynamics", "heads", "plan", "report")
 ENTRY = "jepa_wm.cli:main"
 SHORT = {
     "cluster": str,
@@ -39,18 +39,19 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Piece:
-    """A verb on one run folder, with the config it is to have."""
+    """A command on one run folder, with the config it is to have."""
 
-    verb: tuple[str, ...]
+    command: tuple[str, ...]
     run: Path
     config: Config
     source: tuple[str, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the command line."""
+    """The arguments of the command line."""
     parser.add_argument(
-        "job", help=f"a verb ({', '.join((*TOGETHER, *SHARES, *ALONE))}, eval), pipeline or status"
+        "job",
+        help=f"a command ({', '.join((*TOGETHER, *SHARDS, *ALONE))}, eval), pipeline or status",
     )
     parser.add_argument(
         "overrides",
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="features or plan: N jobs with a share each",
+        help="features or plan: N jobs with a shard each",
     )
     parser.add_argument(
         "--wait",
@@ -97,9 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Launch what the words ask for; returns what was done, with the ids of jobs that go on
+    """Launch what the arguments ask for; returns what was done, with the ids of jobs that go on
     without this process."""
-    words = [word for word in arguments.overrides if "=" not in word]
+    argv = [word for word in arguments.overrides if "=" not in word]
     given = [word for word in arguments.overrides if "=" in word]
     given += [
         f"launch.{name}={getattr(arguments, name)}"
@@ -109,14 +110,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = Path(arguments.run or Path("runs") / Path(arguments.config).stem).resolve()
     if arguments.job == "status":
         return {"jobs": status.of(folder)}
-    verb = (arguments.job, *words)
-    _refuse_other_words(verb, arguments)
+    command = (arguments.job, *argv)
+    _refuse_other_commands(command, arguments)
     overrides = sweep.overrides(arguments.grid, arguments.each)
     config = load_config(arguments.config, given)
     if arguments.dry_run:
         return {
             "sbatch": [
-                _dry(stage, config, folder, len(overrides)) for stage in _stages(verb, config)
+                _dry(stage, config, folder, len(overrides)) for stage in _stages(command, config)
             ]
         }
     chains = []
@@ -124,7 +125,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         run = folder / "sweep" / sweep.name(number, more) if overrides else folder
         source = (arguments.config, *given, *more)
         settings = load_config(arguments.config, source[1:])
-        chains.append([Piece(stage, run, settings, source) for stage in _stages(verb, settings)])
+        chains.append(
+            [Piece(stage, run, settings, source) for stage in _stages(command, settings)]
+        )
     for chain in chains:
         status.refuse_live(chain[0].run)
     if config.launch.cluster == "slurm":
@@ -132,12 +135,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return _run_here(chains)
 
 
-def _stages(verb: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
-    """What a run does one after the other: a verb, or the story, with heads only where its plan
+def _stages(command: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
+    """What a run does one after the other: a command, or the pipeline, with heads only where its plan
     asks for one."""
-    if verb != ("pipeline",):
-        return [verb]
-    return [(stage,) for stage in STORY if stage != "heads" or config.planner.needs_heads]
+    if command != ("pipeline",):
+        return [command]
+    return [(stage,) for stage in PIPELINE if stage != "heads" or config.planner.needs_heads]
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -153,16 +156,19 @@ def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
     done, failed = [], []
     for chain in chains:
         for piece in chain:
-            record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
+            record, settings = (
+                _record(piece.run, piece.command[0]),
+                _asked(piece.command, piece.config),
+            )
             job = _prepare(piece, record)
             row = {
                 "job": "here",
-                "verb": " ".join(piece.verb),
+                "command": " ".join(piece.command),
                 "run": str(piece.run),
                 "log": str(record / "log"),
             }
             try:
-                here.run(job, settings, settings.nodes * settings.tasks_per_node)
+                local.run(job, settings, settings.nodes * settings.tasks_per_node)
             except JobFailed as error:
                 failed.append(error)
                 done.append({**row, "state": "FAILED", "exit": error.code})
@@ -177,7 +183,7 @@ def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
 def _submit(
     chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """Hand all to SLURM: a sweep of one verb as an array, stages after each other, a split with
+    """Hand all to SLURM: a sweep of one command as an array, stages after each other, a split with
     its merging job."""
     rows: list[dict[str, Any]] = []
     try:
@@ -198,7 +204,7 @@ def _submit_array(
     chains: Sequence[Sequence[Piece]], folder: Path, rows: list[dict[str, Any]]
 ) -> None:
     pieces = [chain[0] for chain in chains]
-    common = _record(folder, pieces[0].verb[0])
+    common = _record(folder, pieces[0].command[0])
     jobs = []
     snapshot.take(common, pieces[0].config)
     for number, piece in enumerate(pieces):
@@ -206,8 +212,8 @@ def _submit_array(
         record.mkdir()
         save_config(piece.config, record / "config.yaml")
         jobs.append(_job(piece, record))
-    settings = _asked(pieces[0].verb, pieces[0].config)
-    ids = slurm.submit(jobs, settings, record=common, name=_name(pieces[0].verb))
+    settings = _asked(pieces[0].command, pieces[0].config)
+    ids = slurm.submit(jobs, settings, record=common, name=_name(pieces[0].command))
     for one, piece, job in zip(ids, pieces, jobs, strict=True):
         rows.append(_noted(one, piece, Path(job.record), common))
 
@@ -217,28 +223,31 @@ def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]
     behind."""
     after: str | None = None
     for piece in chain:
-        record, settings = _record(piece.run, piece.verb[0]), _asked(piece.verb, piece.config)
+        record, settings = (
+            _record(piece.run, piece.command[0]),
+            _asked(piece.command, piece.config),
+        )
         job, every = _prepare(piece, record), False
-        if split > 1 and piece.verb[0] in SHARES:
-            words = [(*job.words, "--share", f"{k}/{split}") for k in range(split)]
-            shares = [replace(job, words=one) for one in words]
+        if split > 1 and piece.command[0] in SHARDS:
+            argv = [(*job.argv, "--shard", f"{k}/{split}") for k in range(split)]
+            shards = [replace(job, argv=one) for one in argv]
             ids = slurm.submit(
-                shares, settings, record=record, name=f"{_name(piece.verb)}-share", after=after
+                shards, settings, record=record, name=f"{_name(piece.command)}-shard", after=after
             )
             rows += [_noted(one, piece, record, record) for one in ids]
             after, every = (
                 ids[0].split("_")[0],
                 True,
-            )  # whatever became of the shares, what is missing is then done
+            )  # whatever became of the shards, what is missing is then done
         (after,) = slurm.submit(
-            [job], settings, record=record, name=_name(piece.verb), after=after, every=every
+            [job], settings, record=record, name=_name(piece.command), after=after, every=every
         )
         rows.append(_noted(after, piece, record, record))
 
 
 def _noted(job: str, piece: Piece, record: Path, common: Path) -> dict[str, Any]:
     """A row of the table of jobs, also kept in the run folder, where `status` finds it."""
-    row = {"job": job, "verb": " ".join(piece.verb), "run": str(piece.run), "record": str(record),
+    row = {"job": job, "command": " ".join(piece.command), "run": str(piece.run), "record": str(record),
            "log": str(slurm.log_of(common, job))}  # fmt: skip
     status.note(piece.run, row)
     return row
@@ -260,15 +269,15 @@ def _prepare(piece: Piece, record: Path) -> Job:
 
 
 def _job(piece: Piece, record: Path) -> Job:
-    words = (*piece.verb, "--config", str(record / "config.yaml"), "--run", str(piece.run))
+    argv = (*piece.command, "--config", str(record / "config.yaml"), "--run", str(piece.run))
     name, *overrides = piece.source
     known = str(Path(name).resolve()) if Path(name).suffix in (".yaml", ".yml") else name
-    return Job(ENTRY, words, str(record), (known, *overrides))
+    return Job(ENTRY, argv, str(record), (known, *overrides))
 
 
-def _record(run: Path, verb: str) -> Path:
+def _record(run: Path, command: str) -> Path:
     """A new folder for what is launched now."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{verb}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{command}"
     for number in itertools.count():
         record = run / "launch" / (f"{stem}_{number}" if number else stem)
         try:
@@ -279,33 +288,37 @@ def _record(run: Path, verb: str) -> Path:
     raise AssertionError("count ends")
 
 
-def _asked(verb: tuple[str, ...], config: Config) -> LaunchSettings:
-    """What a job of this verb asks for: several ranks only where they work together."""
+def _asked(command: tuple[str, ...], config: Config) -> LaunchSettings:
+    """What a job of this command asks for: several ranks only where they work together."""
     settings = config.launch
-    if verb[0] in TOGETHER:
+    if command[0] in TOGETHER:
         return settings
     alone = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": min(settings.gpus_per_node, 1)}
     return settings.model_copy(update=alone)
 
 
-def _dry(verb: tuple[str, ...], config: Config, folder: Path, jobs: int) -> str:
-    record = folder / "launch" / f"<time>_{verb[0]}"
-    return slurm.sbatch_text(_asked(verb, config), record=record, name=_name(verb), jobs=jobs or 1)
+def _dry(command: tuple[str, ...], config: Config, folder: Path, jobs: int) -> str:
+    record = folder / "launch" / f"<time>_{command[0]}"
+    return slurm.sbatch_text(
+        _asked(command, config), record=record, name=_name(command), jobs=jobs or 1
+    )
 
 
-def _refuse_other_words(verb: tuple[str, ...], arguments: argparse.Namespace) -> None:
-    known = (*TOGETHER, *SHARES, *ALONE, "eval", "pipeline")
-    if verb[0] not in known:
-        raise UserError(f"there is no job {verb[0]!r}; there are {', '.join((*known, 'status'))}")
-    if len(verb) != (2 if verb[0] == "eval" else 1):
+def _refuse_other_commands(command: tuple[str, ...], arguments: argparse.Namespace) -> None:
+    known = (*TOGETHER, *SHARDS, *ALONE, "eval", "pipeline")
+    if command[0] not in known:
         raise UserError(
-            f"launch {' '.join(verb)}: eval takes one name, other jobs none; settings have the form a.b=c"
+            f"there is no job {command[0]!r}; there are {', '.join((*known, 'status'))}"
         )
-    if arguments.split > 1 and verb[0] not in (*SHARES, "pipeline"):
-        raise UserError(f"--split is for {' and '.join(SHARES)}, not {verb[0]}")
+    if len(command) != (2 if command[0] == "eval" else 1):
+        raise UserError(
+            f"launch {' '.join(command)}: eval takes one name, other jobs none; settings have the form a.b=c"
+        )
+    if arguments.split > 1 and command[0] not in (*SHARDS, "pipeline"):
+        raise UserError(f"--split is for {' and '.join(SHARDS)}, not {command[0]}")
     if arguments.split > 1 and (arguments.cluster or "local") != "slurm":
         raise UserError("--split needs --cluster slurm: one machine gains nothing by it")
 
 
-def _name(verb: tuple[str, ...]) -> str:
-    return "jepa-wm-" + "-".join(verb)
+def _name(command: tuple[str, ...]) -> str:
+    return "jepa-wm-" + "-".join(command)

@@ -1,11 +1,11 @@
-"""The one job class: a verb of the command line on a snapshot of code and config, here, under
+"""The one job class: a command of the command line on a snapshot of code and config, here, under
 torchrun or on SLURM.
 
-<run>/launch/<when>_<verb>/job.json      what is run
-<run>/launch/<when>_<verb>/config.yaml   the resolved config it runs with, whatever becomes of the file it came from
-<run>/launch/<when>_<verb>/code/         the code it runs
-<run>/launch/<when>_<verb>/log/          what it said, a file a rank
-<run>/launch/<when>_<verb>/ended_<job>   how it ended
+<run>/launch/<when>_<command>/job.json      what is run
+<run>/launch/<when>_<command>/config.yaml   the resolved config it runs with, whatever becomes of the file it came from
+<run>/launch/<when>_<command>/code/         the code it runs
+<run>/launch/<when>_<command>/log/          what it said, a file a rank
+<run>/launch/<when>_<command>/ended_<job>   how it ended
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from jepa_wm.core.yaml_source import read_yaml
 STOPPED = (
     128 + signal.SIGUSR2,
     128 + signal.SIGTERM,
-)  # exit codes of a verb that saved and can go on
+)  # exit codes of a command that saved and can go on
 
 
 @dataclass(frozen=True)
 class Job:
-    """`entry` names the function that is given `words`; `record` is the folder described above;
+    """`entry` names the function that is given `argv`; `record` is the folder described above;
     `source` are the config's name and the overrides that the snapshot was made of."""
 
     entry: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     record: str
     source: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Run as one rank, placed by the environment; exits with the verb's code if that is not 0.
+        """Run as one rank, placed by the environment; exits with the command's code if that is not 0.
 
         On SLURM a stopped job goes back into the queue, where it goes on from its checkpoint.
         """
@@ -63,7 +63,7 @@ class Job:
             self._tell_of_changes()
         module, _, name = self.entry.partition(":")
         main: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), name)
-        code = main(self.words)
+        code = main(self.argv)
         if on_slurm and code in STOPPED and not _cancelled():
             _requeue()
         if first:
@@ -73,7 +73,7 @@ class Job:
             sys.exit(code)
 
     def checkpoint(self) -> object:
-        """What submitit puts back into the queue where a signal comes before the verb has
+        """What submitit puts back into the queue where a signal comes before the command has
         begun."""
         from submitit.helpers import DelayedSubmission
 
@@ -89,7 +89,7 @@ class Job:
     def load(cls, file: Path) -> Job:
         """The job that `save` wrote."""
         known = json.loads(file.read_text(encoding="utf-8"))
-        return cls(known["entry"], tuple(known["words"]), known["record"], tuple(known["source"]))
+        return cls(known["entry"], tuple(known["argv"]), known["record"], tuple(known["source"]))
 
     def _tell_of_changes(self) -> None:
         """Say what a user has changed since the launch: the snapshot wins."""

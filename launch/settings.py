@@ -11,7 +11,7 @@ from jepa_wm.core.section import Section
 
 
 class LaunchSettings(Section):
-    """What `jepa-wm launch` asks for. Verbs that several ranks do as one job take nodes x
+    """What `jepa-wm launch` asks for. Commands that several ranks do as one job take nodes x
     tasks_per_node of them."""
 
     cluster: Literal["local", "torchrun", "slurm"] = "local"

@@ -17,8 +17,8 @@ from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.launch.here import environment, setup_lines
 from jepa_wm.launch.job import Job
+from jepa_wm.launch.local import environment, setup_lines
 from jepa_wm.launch.settings import LaunchSettings
 
 COMMANDS = ("sbatch", "srun", "scontrol", "squeue")

@@ -13,7 +13,7 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.launch import slurm
 
 LAST_LINES = 20
-COLUMNS = ("job", "verb", "state", "exit", "step", "left", "loss", "log")
+COLUMNS = ("job", "command", "state", "exit", "step", "left", "loss", "log")
 
 
 def note(run: Path, row: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def refuse_live(run: Path) -> None:
     for row in _noted(run):
         if is_live(row):
             raise UserError(
-                f"{run}: job {row['job']} ({row['verb']}) is not done with this run folder; wait for it, cancel it "
+                f"{run}: job {row['job']} ({row['command']}) is not done with this run folder; wait for it, cancel it "
                 f"with `scancel {row['job']}`, or choose another --run"
             )
 
@@ -83,7 +83,7 @@ def complaint(row: dict[str, Any]) -> str:
     log = Path(row["log"])
     said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     tail = "\n".join(f"  {line}" for line in said[-LAST_LINES:])
-    return f"job {row['job']} ({row['verb']}): {row['state']}, exit code {row['exit']}; log: {log}\n{tail}"
+    return f"job {row['job']} ({row['command']}): {row['state']}, exit code {row['exit']}; log: {log}\n{tail}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -99,7 +99,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _progress(row: dict[str, Any], state: str) -> dict[str, Any]:
-    file = Path(row["run"]) / row["verb"].split(" ")[0] / "progress.json"
+    file = Path(row["run"]) / row["command"].split(" ")[0] / "progress.json"
     if not file.exists():
         return {"step": None, "left": None, "loss": None}
     told = json.loads(file.read_text(encoding="utf-8"))

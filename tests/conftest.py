@@ -18,12 +18,12 @@ import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.worlds.collect import record, wandering
 from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
-THERE = world.here()
+THERE = world.dist()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 if THERE.device.type == "cuda":
     torch.cuda.init()  # before the GPU is hidden from child processes
@@ -34,7 +34,7 @@ def pytest_runtest_setup(item):
     if THERE.device.type == "cpu":
         return
     wanted = item.path.name == "test_cuda.py"
-    world._here = THERE if wanted else world.World()
+    world._dist = THERE if wanted else world.DistContext()
     if not wanted:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif VISIBLE is None:
@@ -46,7 +46,7 @@ def pytest_runtest_setup(item):
 def pytest_collection_modifyitems(items):
     """The file that takes longest comes first, so that workers side by side (`-n`) end
     together."""
-    items.sort(key=lambda item: item.path.name != "test_story.py")
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def alone(tmp_path_factory, tiny_data):
     from test_train import STAGES
 
     folder = tmp_path_factory.mktemp("alone") / "run"
-    with RunFolder.open(folder, load_config("debug", overrides(tiny_data))) as run:
+    with Run.open(folder, load_config("debug", overrides(tiny_data))) as run:
         for stage in STAGES.values():
             stage(run)
     return folder

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.features import cache, weights
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
@@ -210,7 +210,7 @@ def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(
     config = load_config(
         "debug", [f"data.path={tiny_data}", "data.image_size=64", "encoder.patch=8", *chosen]
     )
-    with RunFolder.open(tmp_path / "run", config) as run:
+    with Run.open(tmp_path / "run", config) as run:
         with pytest.raises(
             UserError, match="is the encoder of this run, so there is nothing to pretrain"
         ):

@@ -18,7 +18,7 @@ from jepa_wm.core import saver
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 
 STEPS = 60
-STORY = ("pretrain", "features", "dynamics", "heads")
+PIPELINE = ("pretrain", "features", "dynamics", "heads")
 
 
 def words(folder, data, **more):
@@ -32,11 +32,11 @@ def words(folder, data, **more):
     return ["--config", "debug", "--run", str(folder), f"data.path={data}", *kept]
 
 
-def story(folder, data):
+def pipeline(folder, data):
     """All trainings of a run, in a process of its own."""
     torch.set_num_threads(1)
-    for verb in STORY:
-        code = cli.main([verb, *words(folder, data)])
+    for command in PIPELINE:
+        code = cli.main([command, *words(folder, data)])
         if code:
             os._exit(code)
 
@@ -60,14 +60,14 @@ def test_fifty_kills_at_random_moments_reach_the_same_bits(tmp_path, tiny_data):
     """Until fifty kills are through; a run that finishes in between is compared and begun
     again."""
     whole, run, chance = tmp_path / "whole", tmp_path / "run", random.Random(0)
-    undisturbed = context.Process(target=story, args=(whole, tiny_data))
+    undisturbed = context.Process(target=pipeline, args=(whole, tiny_data))
     undisturbed.start()
     began = time.monotonic()
     undisturbed.join()
     assert undisturbed.exitcode == 0
     usual, kills, finished = time.monotonic() - began, 0, 0
     while kills < 50 or not finished:
-        process = context.Process(target=story, args=(run, tiny_data))
+        process = context.Process(target=pipeline, args=(run, tiny_data))
         process.start()
         process.join(chance.expovariate(4 / usual) if kills < 50 else None)
         if process.is_alive():

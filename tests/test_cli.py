@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 import jepa_wm.config
 from jepa_wm import cli
-from jepa_wm.core import config, verbs
+from jepa_wm.core import commands, config
 from jepa_wm.core.arguments import parse
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 
 
 class Toy(BaseModel):
@@ -23,7 +23,7 @@ class Toy(BaseModel):
 
 
 @pytest.fixture
-def verb(monkeypatch, tmp_path):
+def command(monkeypatch, tmp_path):
     """Put a function in the place of `collect`; returns a caller of the command line that runs
     it."""
 
@@ -34,24 +34,24 @@ def verb(monkeypatch, tmp_path):
         (tmp_path / "toy.yaml").write_text("seed: 1\n")
         monkeypatch.setattr(jepa_wm.config, "load_config", load)
         monkeypatch.setattr(sys.modules[__name__], "body", body, raising=False)
-        monkeypatch.setitem(verbs.VERBS, "collect", (f"{__name__}:body", ""))
+        monkeypatch.setitem(commands.COMMANDS, "collect", (f"{__name__}:body", ""))
         return cli.main(["collect", "--run", str(tmp_path / "run"), *words])
 
     return call
 
 
-def test_json_is_the_last_line_and_the_only_one_on_stdout(verb, capsys):
-    def body(run: RunFolder) -> dict:
+def test_json_is_the_last_line_and_the_only_one_on_stdout(command, capsys):
+    def body(run: Run) -> dict:
         print("chatter")
         return {"seed": run.config.seed, "loss": float("nan")}
 
-    assert verb(body, "seed=7", "--json") == 0
+    assert command(body, "seed=7", "--json") == 0
     seen = capsys.readouterr()
     assert json.loads(seen.out) == {"seed": 7, "loss": None} and seen.out.count("\n") == 1
     assert "chatter" in seen.err
 
 
-def test_without_json_the_result_is_for_reading(verb, capsys):
+def test_without_json_the_result_is_for_reading(command, capsys):
     success = {"final": 2 / 3, "low": 0.3, "high": 0.9032, "episodes": 6}
     result = {
         "frames": 12,
@@ -60,7 +60,7 @@ def test_without_json_the_result_is_for_reading(verb, capsys):
         "success": success,
         "floors": {"random": success},
     }
-    assert verb(lambda run: result) == 0
+    assert command(lambda run: result) == 0
     seen = capsys.readouterr().out
     assert (
         "  frames: 12\n" in seen
@@ -70,7 +70,7 @@ def test_without_json_the_result_is_for_reading(verb, capsys):
 
 
 def stop_by(signum: int):
-    def body(run: RunFolder) -> dict:
+    def body(run: Run) -> dict:
         os.kill(os.getpid(), signum)
         signal.pause()
         return {}
@@ -79,7 +79,7 @@ def stop_by(signum: int):
 
 
 def raise_(error: BaseException):
-    def body(run: RunFolder) -> dict:
+    def body(run: Run) -> dict:
         raise error
 
     return body
@@ -105,21 +105,21 @@ def raise_(error: BaseException):
         ),
     ],
 )
-def test_every_way_out_has_its_code_and_message(verb, capsys, body, code, message):
+def test_every_way_out_has_its_code_and_message(command, capsys, body, code, message):
     before = signal.getsignal(signal.SIGTERM)
-    assert verb(body) == code
+    assert command(body) == code
     seen = capsys.readouterr()
     assert message in seen.err and "Traceback" not in seen.err and seen.out == ""
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_other_system_errors_are_not_hidden(verb):
+def test_other_system_errors_are_not_hidden(command):
     with pytest.raises(OSError, match="odd"):
-        verb(raise_(OSError(errno.EIO, "odd")))
+        command(raise_(OSError(errno.EIO, "odd")))
 
 
-def test_a_wrong_override_is_a_message(verb, capsys):
-    assert verb(lambda run: {}, "seed=x") == 2
+def test_a_wrong_override_is_a_message(command, capsys):
+    assert command(lambda run: {}, "seed=x") == 2
     assert "override 'seed=x'" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""On a GPU: the numbers of the CPU to rounding, the same masks and plans, and the whole story to
+"""On a GPU: the numbers of the CPU to rounding, the same masks and plans, and the whole pipeline to
 its end."""
 
 import json
@@ -12,10 +12,10 @@ from test_solvers import BOX, H, bowl, cem_gradient, generators, gradient, icem
 from test_train import STAGES, Killed, at_steps, overrides
 
 from jepa_wm.config import load_config
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.features.cache import weights_digest
 from jepa_wm.models import rollout
@@ -66,7 +66,7 @@ def both(model, *inputs):
 
 
 def test_this_process_computes_on_the_gpu_and_measures_it():
-    assert here().device == GPU and not torch.backends.cuda.matmul.allow_tf32
+    assert dist().device == GPU and not torch.backends.cuda.matmul.allow_tf32
     assert (
         matmul_rate(KINDS["bf16"], rows=4096, inner=4096, columns=4096)
         > 2 * matmul_rate(KINDS["fp32"])
@@ -361,7 +361,7 @@ def test_frames_from_anywhere_are_seen_and_the_encoder_is_known_by_its_weights()
 def test_a_stopped_pretraining_goes_on(tmp_path, tiny_data, monkeypatch):
     def pretrained(folder):
         words = [*overrides(tiny_data), "train.precision=fp32"]
-        with RunFolder.open(folder, load_config("debug", words)) as run:
+        with Run.open(folder, load_config("debug", words)) as run:
             STAGES["collect"](run)
             STAGES["pretrain"](run)
         return read_metrics(folder, "pretrain")
@@ -385,12 +385,12 @@ def test_a_stopped_pretraining_goes_on(tmp_path, tiny_data, monkeypatch):
 def test_the_whole_story_ends_as_promised(tmp_path):
     pytest.importorskip("av")
     pytest.importorskip("faiss")
-    from test_story import PROMISED, assert_success
+    from test_pipeline import PROMISED, assert_success
 
     from jepa_wm import demo
     from jepa_wm.world_model.world_model import WorldModel
 
-    with RunFolder.open(tmp_path / "run", load_config("debug", ["train.precision=auto"])) as run:
+    with Run.open(tmp_path / "run", load_config("debug", ["train.precision=auto"])) as run:
         result = demo.run(run)
         again = demo.run(run)
         learned = STAGES["heads"](run)

@@ -17,7 +17,7 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core import files, lock
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.h5 import open_h5
 from jepa_wm.features import cache
 
@@ -85,11 +85,11 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch, num
     with pytest.raises(
         UserError, match=f"{tmp_path}: may not be written to .*choose another --run"
     ):
-        RunFolder.open(tmp_path, load_config("debug"))
+        Run.open(tmp_path, load_config("debug"))
     monkeypatch.undo()
     monkeypatch.setattr("pathlib.Path.mkdir", failing(number))
     with pytest.raises(UserError, match="may not be written to .*choose another --run"):
-        RunFolder.open(tmp_path / "new", load_config("debug"))
+        Run.open(tmp_path / "new", load_config("debug"))
 
 
 def test_features_are_cached_where_no_room_can_be_taken_and_nothing_mapped_for_sharing(
@@ -110,7 +110,7 @@ def test_features_are_cached_where_no_room_can_be_taken_and_nothing_mapped_for_s
     made = (folder / "features/train/features.bf16" for folder in (whole, alone))
     mine, its = (np.fromfile(file, np.int16) for file in made)
     assert len(mine) == len(its) and (mine == its).mean() > 0.99
-    with RunFolder.open(whole, load_config(whole / "config.yaml")) as run:
+    with Run.open(whole, load_config(whole / "config.yaml")) as run:
         data = cache.open_data(run.path, run.config, "train")
     tokens = cache.Features(whole / "features/train", data)._store
     assert np.array_equal(tokens.ravel(), mine) and not tokens.flags.writeable

@@ -10,7 +10,7 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import newest_checkpoint
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.settings import EncoderSettings
@@ -116,7 +116,7 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(
 @pytest.mark.parametrize("words", [["plan"], ["eval", "planning"]])
 def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
     config, encode = load_config("debug"), EncoderSettings(patch=13, width=16, depth=1, heads=1)
-    with RunFolder.open(tmp_path, config) as run:
+    with Run.open(tmp_path, config) as run:
         FrozenEncoder(Encoder.from_settings(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()
         save_latent_model(

@@ -15,7 +15,7 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import TrajectoryWriter
 from jepa_wm.evals import attentive, knn, labelled, linear, representations, scores, state
 from jepa_wm.evals import probe_heads as heads
@@ -76,9 +76,9 @@ def drives(tmp_path_factory):
     return root
 
 
-def evaluate(verb, folder, *words):
-    with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
-        return verb.run(run)
+def evaluate(command, folder, *words):
+    with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
+        return command.run(run)
 
 
 def of_photos(photos):
@@ -191,7 +191,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
     assert results[1]["evaluated"]["settings"]["column"] == "action"
     assert results[-1]["evaluated"]["data"]["train"] == results[-2]["evaluated"]["data"]["train"]
     assert results[-1]["evaluated"]["data"]["test"] != results[-2]["evaluated"]["data"]["test"]
-    with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
+    with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
         told = report.run(run)
     page = Path(told["report"]).read_text()
     assert "frozen" in told["sections"] and all(
@@ -199,7 +199,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
     )
     with pytest.raises(UserError, match=r"result.json: is damaged .*; delete"):
         made.write_text("{")
-        with RunFolder.open(folder, load_config("debug", [*SMALL, *words])) as run:
+        with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
             report.run(run)
 
 
@@ -392,7 +392,7 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
 
 def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
     words = [*SMALL, f"data.path={drives}"]
-    with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
+    with Run.open(tmp_path / "run", load_config("debug", words)) as run:
         config, data, found = representations.open_all(run)
         train, test = representations.extract_features(found["encoder"], data, config, "encoder")
     assert isinstance(labelled.open_labelled(run, config), Labelled)

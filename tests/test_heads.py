@@ -14,7 +14,7 @@ import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import GoalSampler
 from jepa_wm.features import cache
@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
     """(run folder, result of the heads stage) of a debug run whose two rooms pay a reward; the
     encoder is random."""
     folder = tmp_path_factory.mktemp("heads") / "run"
-    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+    with Run.open(folder, load_config("debug", SETTINGS)) as run:
         for stage in (collect, cache, dynamics):
             stage.run(run)
         return folder, heads.run(run)
@@ -214,7 +214,7 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
             del file["reward"], file["terminated"], file["state"]
             file.attrs.pop("state_groups")
     settings = [*SETTINGS[:2], *SETTINGS[4:], "train.heads.steps=3", f"data.path={data}"]
-    with RunFolder.open(tmp_path / "run", load_config("debug", settings)) as run:
+    with Run.open(tmp_path / "run", load_config("debug", settings)) as run:
         for stage in (collect, cache, dynamics):
             stage.run(run)
         space = ActionSpace.of_block([-1.0] * 2, [1.0] * 2, block=5, hold=True)

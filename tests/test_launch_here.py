@@ -1,4 +1,4 @@
-"""Jobs on this machine: the same verb as a job, ranks that die, what the snapshot holds, shares of
+"""Jobs on this machine: the same command as a job, ranks that die, what the snapshot holds, shards of
 work, bad input."""
 
 import json
@@ -17,7 +17,7 @@ from ranks import CURVES, assert_equal_to_rounding, overrides
 from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import newest_checkpoint
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.features.cache import Features
 
@@ -46,9 +46,9 @@ def spoiled(tmp_path):
     return make
 
 
-def launch(*words, code=0, timeout=100, env=()):
+def launch(*argv, code=0, timeout=100, env=()):
     done = subprocess.run(
-        [sys.executable, "-m", "jepa_wm", "launch", *map(str, words)], capture_output=True, text=True, timeout=timeout,
+        [sys.executable, "-m", "jepa_wm", "launch", *map(str, argv)], capture_output=True, text=True, timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", **dict(env)},
     )  # fmt: skip
     assert done.returncode == code, done.stderr
@@ -63,7 +63,7 @@ def record_of(folder):
 @pytest.mark.parametrize("cluster", ["local", "torchrun"])
 def test_two_ranks_as_a_job_train_what_one_process_does(tmp_path, alone, tiny_data, cluster):
     folder = tmp_path / "run"
-    words = [
+    argv = [
         "--config",
         "debug",
         "--run",
@@ -74,7 +74,7 @@ def test_two_ranks_as_a_job_train_what_one_process_does(tmp_path, alone, tiny_da
         2,
         *overrides(tiny_data),
     ]
-    done = launch("pretrain", *words, "--json")
+    done = launch("pretrain", *argv, "--json")
     assert json.loads(done.stdout)["jobs"][0]["state"] == "COMPLETED"
     assert_equal_to_rounding(folder, alone, curves=CURVES[:1])
     record = record_of(folder)
@@ -92,11 +92,11 @@ def processes_of(folder):
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            argv = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(folder) in words and int(file.parent.name) != os.getpid():
-            found.append(words)
+        if str(folder) in argv and int(file.parent.name) != os.getpid():
+            found.append(argv)
     return found
 
 
@@ -110,7 +110,7 @@ def processes_of(folder):
 def test_a_dead_rank_ends_all_with_its_code_and_its_traceback(
     tmp_path, tiny_data, spoiled, what, code, said
 ):
-    words = [
+    argv = [
         "--config",
         "debug",
         "--run",
@@ -119,7 +119,7 @@ def test_a_dead_rank_ends_all_with_its_code_and_its_traceback(
         2,
         *overrides(tiny_data),
     ]
-    done = launch("pretrain", *words, code=code, env=spoiled(what))
+    done = launch("pretrain", *argv, code=code, env=spoiled(what))
     assert said in done.stderr and f"logs: {record_of(tmp_path / 'run') / 'log'}" in done.stderr
     log = record_of(tmp_path / "run") / "log"
     until = max((log / f"{rank}.log").stat().st_mtime for rank in range(2))
@@ -131,7 +131,7 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(
     tmp_path, tiny_data, spoiled, signum
 ):
     folder = tmp_path / "run"
-    words = [
+    argv = [
         "--config",
         "debug",
         "--run",
@@ -141,7 +141,7 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(
         *overrides(tiny_data),
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **spoiled("time.sleep(3)")}
-    process = subprocess.Popen([sys.executable, "-m", "jepa_wm", "launch", "pretrain", *words], env=env,
+    process = subprocess.Popen([sys.executable, "-m", "jepa_wm", "launch", "pretrain", *argv], env=env,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     while not (folder / "pretrain" / "config.yaml").exists():
         assert process.poll() is None, process.stderr.read()
@@ -164,34 +164,34 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(
 def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
     whole, split = tmp_path / "whole", tmp_path / "split"
     shutil.copytree(alone, whole)
-    config = RunFolder.open(whole, load_config(whole / "config.yaml"))
+    config = Run.open(whole, load_config(whole / "config.yaml"))
     config.close()
     shutil.copytree(whole, split)
     shutil.rmtree(split / "features")
-    words = [
+    argv = [
         "--config",
         str(whole / "config.yaml"),
         "evaluation.budget=10",
         "planner.candidates=8",
         "planner.elites=4",
     ]
-    for share in ("1/3", "0/2"):
-        assert cli.main(["features", "--run", str(split), "--share", share, *words[:2]]) == 0
-    assert cli.main(["features", "--run", str(split), *words[:2]]) == 0
+    for shard in ("1/3", "0/2"):
+        assert cli.main(["features", "--run", str(split), "--shard", shard, *argv[:2]]) == 0
+    assert cli.main(["features", "--run", str(split), *argv[:2]]) == 0
     data = open_data(whole, config.config, "train")
     mine, its = (
         Features(folder / "features/train", data).slab(0, 10**6).float()
         for folder in (split, whole)
     )
     assert len(mine) and (mine - its).abs().max() < 0.05 and (mine == its).float().mean() > 0.99
-    for folder, shares in ((whole, []), (split, ["2/4", "0/3"])):
-        for share in shares:
-            assert cli.main(["plan", "--run", str(folder), "--share", share, *words]) == 0
+    for folder, shards in ((whole, []), (split, ["2/4", "0/3"])):
+        for shard in shards:
+            assert cli.main(["plan", "--run", str(folder), "--shard", shard, *argv]) == 0
         before = {file: file.stat().st_mtime_ns for file in (folder / "plan").glob("*/*.npz")}
-        assert len(before) == 3 * len(shares), (
+        assert len(before) == 3 * len(shards), (
             "the main objective on both kinds of layouts, the other on held-out ones"
         )
-        assert cli.main(["plan", "--run", str(folder), *words]) == 0
+        assert cli.main(["plan", "--run", str(folder), *argv]) == 0
         assert all(file.stat().st_mtime_ns == then for file, then in before.items()), (
             "nothing is played twice"
         )
@@ -202,14 +202,14 @@ def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
 
 
 def test_a_folder_in_use_is_refused_by_name(tmp_path, tiny_data, capsys):
-    with RunFolder.open(tmp_path / "run", load_config("debug")):
+    with Run.open(tmp_path / "run", load_config("debug")):
         launch_words = ["launch", "collect", "--config", "debug", "--run", str(tmp_path / "run")]
         assert cli.main(launch_words) == 2
     assert f"process {os.getpid()} on " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["dance"], "there is no job 'dance'"),
         (["pretrain", "--gpus-per-node", "9"], "9 GPUs are asked for and this machine has"),
@@ -223,20 +223,20 @@ def test_a_folder_in_use_is_refused_by_name(tmp_path, tiny_data, capsys):
         (["status"], "no job was submitted for this run folder"),
     ],
 )
-def test_bad_words_are_refused(tmp_path, capsys, words, said):
-    assert cli.main(["launch", *words, "--config", "debug", "--run", str(tmp_path / "run")]) == 2
+def test_bad_words_are_refused(tmp_path, capsys, argv, said):
+    assert cli.main(["launch", *argv, "--config", "debug", "--run", str(tmp_path / "run")]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("run/launch/*/job.json")) or "GPUs" in said
 
 
 def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
-    words = [
+    argv = [
         "launch.tasks_per_node=4",
         "launch.setup=[module load cuda]",
         "launch.memory_gb=7.5",
         "launch.qos=long",
     ]
-    words += [
+    argv += [
         "--nodes",
         "2",
         "--gpus-per-node",
@@ -248,7 +248,7 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
         "--minutes",
         "90",
     ]
-    assert cli.main(["launch", "pretrain", "--dry-run", "--run", str(tmp_path), *words]) == 0
+    assert cli.main(["launch", "pretrain", "--dry-run", "--run", str(tmp_path), *argv]) == 0
     text = capsys.readouterr().out
     for line in (
         "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=gpu", "--time=90", "--mem=7680MB",
@@ -257,7 +257,7 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
         assert f"#SBATCH {line}\n" in text, line
     assert "\nmodule load cuda\n" in text and "--kill-on-bad-exit=1" in text
     for objective, heads in (("metric", 0), ("reward", 1)):
-        words = [
+        argv = [
             "launch",
             "pipeline",
             "--dry-run",
@@ -265,6 +265,6 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
             str(tmp_path),
             f"planner.objective={objective}",
         ]
-        assert cli.main(words) == 0
+        assert cli.main(argv) == 0
         assert capsys.readouterr().out.count("--job-name=jepa-wm-heads\n") == heads, objective
     assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "configs": frozenset(),
 }
 READ_THE_WHOLE_CONFIG = (
-    frozenset(  # besides the doors and launch; the list may only become shorter
+    frozenset(  # besides the entry points and launch; the list may only become shorter
         {
             "evals/attentive.py",
             "evals/baselines.py",
@@ -57,7 +57,7 @@ READ_THE_WHOLE_CONFIG = (
     )
 )
 AT_THE_TOP = ("evals", "launch", "configs")  # rooms that lie beside jepa_wm/
-DOORS = {
+ENTRY_POINTS = {
     "__init__.py",
     "__main__.py",
     "cli.py",
@@ -101,7 +101,9 @@ def forbidden(source: str, package: str, room: str, file: str = "") -> list[str]
             wrong.append(module)
         elif first == "jepa_wm":
             other = rest.partition(".")[0]
-            public = other not in MAY_IMPORT  # a name of jepa_wm/__init__.py, or one of the doors
+            public = (
+                other not in MAY_IMPORT
+            )  # a name of jepa_wm/__init__.py, or one of the entry points
             if other == "config" and (room == "launch" or file in READ_THE_WHOLE_CONFIG):
                 continue
             if (
@@ -141,8 +143,8 @@ def test_every_folder_is_a_room_and_every_room_a_package():
             )
 
 
-def test_nothing_but_the_doors_lies_in_the_hall():
-    assert {path.name for path in (ROOT / "jepa_wm").glob("*.py")} <= DOORS
+def test_nothing_but_the_entry_points_lies_at_the_top():
+    assert {path.name for path in (ROOT / "jepa_wm").glob("*.py")} <= ENTRY_POINTS
 
 
 @pytest.mark.parametrize(

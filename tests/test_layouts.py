@@ -9,7 +9,7 @@ import pytest
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data import held_out
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import goal_reaching as evaluate
@@ -160,14 +160,14 @@ def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
     layout = held_out.layouts_of(Trajectories(tmp_path / "collect" / "heldout.h5"))[3]
     leaked(tmp_path / "collect", config, layout + off)
     with (
-        RunFolder.open(tmp_path, config) as run,
+        Run.open(tmp_path, config) as run,
         pytest.raises(UserError, match="have a layout that is in .*train.h5"),
     ):
         collect.run(run)
 
 
 def test_collecting_tells_that_no_layout_is_in_both_files(tmp_path):
-    with RunFolder.open(tmp_path, load_config("two_rooms", DATA)) as run:
+    with Run.open(tmp_path, load_config("two_rooms", DATA)) as run:
         result = collect.run(run)
     assert result["common_layouts"] == 0 and result["common_episodes"] == 0
 
@@ -177,7 +177,7 @@ def test_a_headline_task_with_a_layout_of_the_training_file_is_an_error(tmp_path
     tasks = freeze_tasks(episodes=10)
     held, training = tasks.of("heldout").layout, tasks.of("train").layout
     leaked(tmp_path / "collect", config, training[4])
-    with RunFolder.open(tmp_path, config) as run:
+    with Run.open(tmp_path, config) as run:
         told = held_out.layouts_met(run, held, training)
         assert told["heldout"] == {"episodes": 10, "met": 0, "nearest": told["heldout"]["nearest"]}
         assert told["heldout"]["nearest"] >= 2 and 1 <= told["training"]["met"] <= 10
@@ -195,10 +195,7 @@ def test_data_that_do_not_tell_layouts_are_warned_of(tmp_path):
     with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
         file["state"][:] = np.nan
     layouts = np.array([[22.0, 22.0]])
-    with (
-        RunFolder.open(tmp_path, config) as run,
-        pytest.warns(UserWarning, match="tells no layouts"),
-    ):
+    with Run.open(tmp_path, config) as run, pytest.warns(UserWarning, match="tells no layouts"):
         assert held_out.layouts_met(run, layouts, layouts)["heldout"]["met"] is None
 
 
@@ -232,7 +229,7 @@ def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path):
     """evaluation.task_seed=80 with seed=1 begins where the data of seed 1 do."""
     for seed, fine in ((0, True), (1, False)):
         config = load_config("pendulum", [f"seed={seed}", "evaluation.task_seed=80"])
-        with RunFolder.open(tmp_path / str(seed), config) as run:
+        with Run.open(tmp_path / str(seed), config) as run:
             if fine:
                 assert returns._checked(run) == {}
             else:

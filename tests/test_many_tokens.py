@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_wm.config import load_config
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.probe import RidgeProbe
@@ -95,7 +95,7 @@ def run_of_many(tmp_path_factory, tiny_data):
              "train.heads={steps: 4, batch: 8}"]  # fmt: skip
     folder = tmp_path_factory.mktemp("many") / "run"
     with (
-        RunFolder.open(folder, load_config("debug", words)) as run,
+        Run.open(folder, load_config("debug", words)) as run,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(rollout_errors, "WORK", 1)

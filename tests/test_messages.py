@@ -1,4 +1,4 @@
-"""What messages advise exists: settings, options and verbs that the source names in its texts are
+"""What messages advise exists: settings, options and commands that the source names in its texts are
 there."""
 
 import ast
@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from jepa_wm.config import Config
-from jepa_wm.core import verbs
-from jepa_wm.core.arguments import _verb_parser
+from jepa_wm.core import commands as table
+from jepa_wm.core.arguments import _command_parser
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.videos import Unreadable
 
@@ -23,7 +23,7 @@ SOURCES = sorted(
 SECTIONS = {name for name, field in Config.model_fields.items() if name != "seed"}
 NAMED = re.compile(rf"(?<![\w./])(?:{'|'.join(sorted(SECTIONS))})(?:\.[a-z_]\w*)+")
 OPTION = re.compile(r"(?<![\w(-])--[a-z][a-z-]*(?![\w:])")
-VERB = re.compile(r"jepa-wm ([a-z]+)")
+COMMAND = re.compile(r"jepa-wm ([a-z]+)")
 MARKED = re.compile(r"`([a-z_]+)`")
 FOREIGN = {"--nnodes"}  # torchrun's
 
@@ -84,26 +84,26 @@ def test_settings_that_are_named_are_there():
     )
 
 
-def test_options_and_verbs_that_are_named_are_there():
-    commands = [*verbs.VERBS, *verbs.TOOLS, "eval", "bench"]
+def test_options_and_commands_that_are_named_are_there():
+    commands = [*table.COMMANDS, *table.TOOLS, "eval", "bench"]
     options = {
         o
-        for verb in commands
-        for action in _verb_parser(verb)._actions
+        for command in commands
+        for action in _command_parser(command)._actions
         for o in action.option_strings
     }
     named = {
         name for file, name in every(OPTION) if not file.startswith("jepa_wm/show/")
     } - FOREIGN  # CSS is there
     assert "--without" in named and not named - options
-    called = {name for _, name in every(VERB)}
+    called = {name for _, name in every(COMMAND)}
     assert "features" in called and not called - set(commands)
     marked = {name for _, name in every(MARKED)}
     others = {
         "absolute",
         "make",
     }  # a value of the attribute action_kind, and what a module of worlds offers
-    assert "collect" in marked and not marked - set(commands) - set(verbs.EVALS) - others
+    assert "collect" in marked and not marked - set(commands) - set(table.EVALS) - others
 
 
 def test_too_many_unreadable_videos_name_the_setting_that_allows_more():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import jepa_wm
-from jepa_wm.core import verbs
+from jepa_wm.core import commands
 from jepa_wm.core.arguments import parse
 from jepa_wm.data.readers.registry import FORMATS
 
@@ -100,22 +100,22 @@ def test_what_the_pages_import_is_there(file):
 
 
 def test_every_verb_evaluation_bench_and_tool_has_its_function():
-    functions = [target for target, _ in verbs.VERBS.values()]
-    functions += [*verbs.SHARES.values(), *verbs.BENCHES.values(), *verbs.EVALS.values()]
-    tools = [module for module, _ in verbs.TOOLS.values()]
+    functions = [target for target, _ in commands.COMMANDS.values()]
+    functions += [*commands.SHARDS.values(), *commands.BENCHES.values(), *commands.EVALS.values()]
+    tools = [module for module, _ in commands.TOOLS.values()]
     functions += [
         f"{module}:{name}" for module in tools for name in ("add_arguments", "run", "lines")
     ]
     for target in functions:
         module, _, name = target.partition(":")
         assert callable(getattr(importlib.import_module(module), name)), target
-    assert {*verbs.TOGETHER, *verbs.SHARES} <= set(verbs.VERBS) and set(verbs.FILES) <= set(
-        verbs.EVALS
-    )
+    assert {*commands.TOGETHER, *commands.SHARDS} <= set(commands.COMMANDS) and set(
+        commands.FILES
+    ) <= set(commands.EVALS)
 
 
 @pytest.mark.parametrize(
-    "words", [[verb] for verb in verbs.VERBS] + [["eval", "knn"], ["bench", "plan"]]
+    "words", [[command] for command in commands.COMMANDS] + [["eval", "knn"], ["bench", "plan"]]
 )
 def test_the_command_line_finds_each(words):
     assert missing(parse(words).target) is None

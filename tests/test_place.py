@@ -16,7 +16,7 @@ from jepa_wm.core import distributed as world
 from jepa_wm.core import launch_env as place
 from jepa_wm.core import rendezvous
 from jepa_wm.core.errors import UserError
-from jepa_wm.launch import here, job
+from jepa_wm.launch import job, local
 
 LAUNCHED = (
     "RANK",
@@ -33,7 +33,7 @@ import os, sys, socket
 import torch
 from jepa_wm.core.distributed import joined
 with joined() as here:
-    print(here.largest(7 + here.rank), os.environ.get("GLOO_SOCKET_IFNAME"))
+    print(here.all_max(7 + here.rank), os.environ.get("GLOO_SOCKET_IFNAME"))
 """
 
 
@@ -94,7 +94,7 @@ def not_launched(monkeypatch):
     ],
 )
 def test_what_does_not_say_a_place_is_named(tmp_path, monkeypatch, capsys, told, said):
-    def unknown(host, *words, **settings):
+    def unknown(host, *argv, **settings):
         if host == "lab-pc":
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(0, 0, 0, "", (host, 0))]
@@ -112,7 +112,7 @@ def test_empty_variables_count_as_not_set(tmp_path, monkeypatch, empty):
              "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "OMP_NUM_THREADS", "SLURM_CONF")  # fmt: skip
     for name in (*LAUNCHED, *names):
         monkeypatch.setenv(name, empty)
-    words = [
+    argv = [
         "collect",
         "--config",
         "debug",
@@ -121,10 +121,10 @@ def test_empty_variables_count_as_not_set(tmp_path, monkeypatch, empty):
         "data.episodes=2",
         "data.heldout_episodes=1",
     ]
-    assert cli.main(words) == 0
+    assert cli.main(argv) == 0
     with world.joined() as alone:
         assert alone.size == 1
-    assert not {"OMP_NUM_THREADS", "SLURM_CONF"} & here.environment().keys()
+    assert not {"OMP_NUM_THREADS", "SLURM_CONF"} & local.environment().keys()
     job._take_place(tmp_path)
     assert (place.rank(), place.ranks(), os.environ["LOCAL_RANK"]) == (0, 1, "0")
     assert os.environ[rendezvous.STORE] == str(tmp_path / "meet" / "local_0")
@@ -174,7 +174,7 @@ def elsewhere(monkeypatch, answer):
     monkeypatch.setattr(rendezvous, "machine", lambda: "another")
     monkeypatch.setattr(rendezvous, "NAMING", 0.2)
 
-    def resolve(host, *words, **settings):
+    def resolve(host, *argv, **settings):
         if isinstance(answer, OSError):
             raise answer
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answer, 0))]

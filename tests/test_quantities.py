@@ -11,7 +11,7 @@ import torch
 from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import quantities, state_units
 from jepa_wm.data.quantities import Quantities, described, units_of
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
@@ -225,7 +225,7 @@ def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path):
     from test_recipes import RECORDED
 
     words = [f"data.path={turning}", *RECORDED]
-    with RunFolder.open(tmp_path / "run", load_config("pusht", words)) as run:
+    with Run.open(tmp_path / "run", load_config("pusht", words)) as run:
         seen = pretrain.run(run)
         cache.run(run)
         rows = dynamics.run(run)["rollout"]

@@ -15,10 +15,10 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
 from jepa_wm.core.checkpoint import newest_checkpoint
-from jepa_wm.core.distributed import World
+from jepa_wm.core.distributed import DistContext
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.training import dynamics, pretrain
 
 VIDEOS = [
@@ -129,14 +129,12 @@ def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data
     """Recomputed activations and parts of a batch; statistics over a batch are of a part, so
     pretraining differs."""
     folder = tmp_path / "run"
-    with RunFolder.open(folder, load_config("debug", overrides(tiny_data, recompute=True))) as run:
+    with Run.open(folder, load_config("debug", overrides(tiny_data, recompute=True))) as run:
         pretrain.run(run)
     assert_equal_to_rounding(folder, alone, curves=CURVES[:1])
     shutil.copytree(alone / "features", folder / "features")
-    shutil.copytree(
-        alone / "dynamics/checkpoints/summary", folder / "dynamics/checkpoints/summary"
-    )
-    with RunFolder.open(
+    shutil.copytree(alone / "dynamics/checkpoints/latent", folder / "dynamics/checkpoints/latent")
+    with Run.open(
         folder, load_config("debug", overrides(tiny_data, accumulate=2, recompute=True))
     ) as run:
         dynamics.run(run)
@@ -172,7 +170,7 @@ def test_ranks_draw_what_one_process_would():
     batch = list(range(24))
     for size, parts in ((1, 1), (4, 1), (2, 3), (4, 3)):
         drawn = [
-            batch[World(r, size).rows(24, part, parts)]
+            batch[DistContext(r, size).rows(24, part, parts)]
             for part in range(parts)
             for r in range(size)
         ]
@@ -180,7 +178,7 @@ def test_ranks_draw_what_one_process_would():
     with pytest.raises(
         UserError, match="a batch of 24 does not divide over 5 ranks .* multiple of 5"
     ):
-        World(0, 5).rows(24)
+        DistContext(0, 5).rows(24)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +195,7 @@ def test_a_failed_start_is_an_error(tmp_path, capsys, monkeypatch, place, said):
         monkeypatch.setenv(name, value)
     assert cli.main(["pretrain", "--config", "debug", "--run", str(tmp_path / "run")]) == 2
     assert said in capsys.readouterr().err
-    assert world.here().size == 1
+    assert world.dist().size == 1
 
 
 def test_a_stage_that_one_process_does_is_not_done_by_many(tmp_path):

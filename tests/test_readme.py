@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jepa_wm.config import load_config
-from jepa_wm.core import verbs
+from jepa_wm.core import commands as table
 from jepa_wm.core.arguments import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,8 +40,8 @@ def test_the_map_of_rooms_is_true_to_the_tree():
 def test_every_command_is_one():
     assert {"demo", "demo --config debug"} <= set(commands())
     for command in commands():
-        words = parse(command.split())  # exits for an unknown verb or option
-        if words.verb not in verbs.TOOLS and words.config in {
+        words = parse(command.split())  # exits for an unknown command or option
+        if words.command not in table.TOOLS and words.config in {
             file.stem for file in (ROOT / "configs").glob("*.yaml")
         }:
             load_config(words.config, words.overrides)  # raises for an unknown key
@@ -50,11 +50,11 @@ def test_every_command_is_one():
 def test_the_table_of_verbs_is_the_command_line():
     told = re.findall(
         r"^\| `([a-z]+)[^`]*` \|",
-        re.search(r"## Verbs\n.*?\n## ", README, re.DOTALL).group(),
+        re.search(r"## Commands\n.*?\n## ", README, re.DOTALL).group(),
         re.M,
     )
-    assert sorted(told) == sorted([*verbs.VERBS, *verbs.TOOLS, "eval", "bench"])
-    assert all(f"`{name}`" in README for name in [*verbs.EVALS, *verbs.BENCHES])
+    assert sorted(told) == sorted([*table.COMMANDS, *table.TOOLS, "eval", "bench"])
+    assert all(f"`{name}`" in README for name in [*table.EVALS, *table.BENCHES])
 
 
 def test_the_make_targets_and_documents_exist():

@@ -12,7 +12,7 @@ from test_weights import in_layout
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import TrajectoryWriter
 from jepa_wm.features import cache
 from jepa_wm.models.action_predictor import ActionPredictor
@@ -33,7 +33,7 @@ SMALL = [
 
 
 def take_steps(recipe, folder, *words):
-    with RunFolder.open(folder, load_config(recipe, [*SMALL, *words])) as run:
+    with Run.open(folder, load_config(recipe, [*SMALL, *words])) as run:
         return pretrain.run(run)
 
 
@@ -176,7 +176,7 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
         "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
         "train.dynamics.steps=6",
     ]  # fmt: skip
-    with RunFolder.open(tmp_path / "run", load_config("vjepa2_ac_droid", words)) as run:
+    with Run.open(tmp_path / "run", load_config("vjepa2_ac_droid", words)) as run:
         for stage in (cache, dynamics):
             result = stage.run(run)
     assert [row["horizon"] for row in result["rollout"]] == list(range(1, 9))
@@ -199,9 +199,7 @@ RECORDED = [
 
 @pytest.mark.parametrize("recipe", ["pusht", "donkeycar", "bridge"])
 def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
-    with RunFolder.open(
-        tmp_path / "run", load_config(recipe, [f"data.path={arm}", *RECORDED])
-    ) as run:
+    with Run.open(tmp_path / "run", load_config(recipe, [f"data.path={arm}", *RECORDED])) as run:
         results = [stage.run(run) for stage in (pretrain, cache, dynamics)]
     assert results[0]["steps"] == 3 and all(
         row["relative_error"] > 0 for row in results[2]["rollout"]

@@ -13,6 +13,8 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.registry import Registry, chosen
 from jepa_wm.core.section import Section
 
+GROUP = ".".join(("jepa_wm", "test_solvers"))  # of entry points, no module
+
 SOLVERS: Registry[type[Section]] = Registry(
     "test_solvers", "solver", {"late": "a_module_of_tests"}
 )
@@ -108,11 +110,9 @@ def test_a_name_is_taken_once():
 
 
 def test_others_add_theirs_by_entry_points(monkeypatch):
-    point = importlib.metadata.EntryPoint("theirs", "their_module", "jepa_wm.test_solvers")
+    point = importlib.metadata.EntryPoint("theirs", "their_module", GROUP)
     monkeypatch.setattr(
-        importlib.metadata,
-        "entry_points",
-        lambda group: [point] if group == "jepa_wm.test_solvers" else [],
+        importlib.metadata, "entry_points", lambda group: [point] if group == GROUP else []
     )
 
     class Theirs(Section):

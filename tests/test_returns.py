@@ -11,7 +11,7 @@ from gymnasium import spaces
 from jepa_wm import cli
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import goal_reaching as evaluate
 from jepa_wm.evals import returns
@@ -75,7 +75,7 @@ def bar():
 def played(bar, tmp_path_factory):
     """(run folder, result of the plan stage) in the strip."""
     folder = tmp_path_factory.mktemp("bar") / "run"
-    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+    with Run.open(folder, load_config("debug", SETTINGS)) as run:
         for stage in (collect, cache, dynamics, heads):
             stage.run(run)
         return folder, evaluate.run(run)
@@ -109,7 +109,7 @@ def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch)
         "imagine",
         lambda self, c, p, a: contexts.append((c, p)) or imagine(self, c, p, a),
     )
-    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+    with Run.open(folder, load_config("debug", SETTINGS)) as run:
         told = report.run(run)
         window = run.config.dynamics.window
     assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {
@@ -143,14 +143,14 @@ def test_finished_episodes_are_kept_and_the_verb_tells_the_return(played, capsys
 
 def test_shares_of_the_episodes_are_found_by_the_whole(played):
     folder, result = played
-    with RunFolder.open(folder, load_config("debug", SETTINGS)) as run:
+    with Run.open(folder, load_config("debug", SETTINGS)) as run:
         kept = {
             file: file.read_bytes() for file in sorted((folder / "plan" / "returns").iterdir())
         }
         assert [file.stem for file in kept] == ["00000", "00025"]
         for file in kept:
             file.unlink()
-        told = [evaluate.play_share(run, share, 3) for share in range(3)]
+        told = [evaluate.play_shard(run, share, 3) for share in range(3)]
         assert [share["episodes"] for share in told] == [25, 5, 0]
         earned = np.concatenate([np.load(file)["earned"] for file in kept])
         assert earned.mean() == pytest.approx(result["return"]["mean"])
@@ -161,7 +161,7 @@ def test_shares_of_the_episodes_are_found_by_the_whole(played):
 def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_path):
     folder, _ = played
     for goal in ("planner.objective=metric", "planner.objective=l2"):
-        run = RunFolder(folder, load_config("debug", [*SETTINGS, goal]), -1)
+        run = Run(folder, load_config("debug", [*SETTINGS, goal]), -1)
         with pytest.raises(
             UserError, match="goal tasks for two_rooms alone.*planner.objective=reward"
         ):

@@ -10,7 +10,7 @@ import torch
 from jepa_wm import WorldModel, cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals import episodes, rollout
 from jepa_wm.features import cache
@@ -89,7 +89,7 @@ def trained(tmp_path_factory):
                 writer.write(name, int(row), values)
         writer.close()
     words, folder = [f"data.path={root}", *WORDS], root / "run"
-    with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+    with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
         cache.run(run)
         dynamics.run(run)
     return root, folder, words
@@ -189,7 +189,7 @@ def test_an_agent_plans_changes_of_pose_toward_a_goal_image(trained):
 
 def test_the_agent_of_a_run_reads_the_pose_from_the_state_of_the_world(trained):
     _, folder, words = trained
-    with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+    with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
         world = Arm()
         world.reset([0, 1])
         agent = Agent.of_run(run, world)
@@ -256,7 +256,7 @@ def test_every_solver_that_searches_plans_with_it(trained, solver):
 
 def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
     _, folder, words = trained
-    with RunFolder.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+    with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
         learned = run.finished("dynamics")
         told = report.run(run)
         with np.load(folder / "report" / "strips.npz") as strips:
@@ -274,10 +274,10 @@ def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
             heads.run(run)
         with pytest.raises(UserError, match="train with dynamics.kind=latent in another --run"):
             load_latent_model(folder / "dynamics")
-    for verb in (["report"], ["eval", "rollout"]):
+    for command in (["report"], ["eval", "rollout"]):
         assert (
             cli.main(
-                [*verb, "--config", "vjepa2_ac_droid", "--run", str(folder), "--json", *words]
+                [*command, "--config", "vjepa2_ac_droid", "--run", str(folder), "--json", *words]
             )
             == 0
         )

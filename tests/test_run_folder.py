@@ -13,7 +13,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.config import pick
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, fingerprint
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 
 
 class Collect(BaseModel):
@@ -32,7 +32,7 @@ class Toy(BaseModel):
     planner: dict[str, int] = {"candidates": 8}
 
 
-class Run(RunFolder):
+class Run(Run):
     AFTER = {"plan": ("collect",)}
     DEPENDS = {
         "collect": ("seed", "world", "evaluation.collect"),
@@ -153,7 +153,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
 def test_every_setting_named_in_the_table_exists():
     from jepa_wm.config import Config
 
-    names = {key for keys in RunFolder.DEPENDS.values() for key in keys}
+    names = {key for keys in Run.DEPENDS.values() for key in keys}
     assert names == set(pick(Config(), sorted(names)))
 
 
@@ -175,7 +175,7 @@ def test_a_file_that_a_stage_has_read_may_not_become_another(tmp_path):
             times[0] += 1
             return {"time": times[0]}
 
-        with RunFolder.open(tmp_path / "run", load_config("debug", words)) as run:
+        with Run.open(tmp_path / "run", load_config("debug", words)) as run:
             return run.once("features", work)["time"]
 
     assert encode() == encode() == 1

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.report.gif import encode_gif
 from jepa_wm.report.report import run as report
 from jepa_wm.report.retrieval import FrameBank
@@ -101,7 +101,7 @@ def episodes(*, lost=LOST, noise=None):
 
 
 def open_run(folder):
-    return RunFolder.open(folder / "two_rooms", Toy())
+    return Run.open(folder / "two_rooms", Toy())
 
 
 def fill(run, *, noise=None, lost=LOST):

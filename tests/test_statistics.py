@@ -1,4 +1,4 @@
-"""Intervals over tasks and training seeds, paired differences, and the verb that reads them off
+"""Intervals over tasks and training seeds, paired differences, and the command that reads them off
 finished runs."""
 
 import json

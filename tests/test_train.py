@@ -16,7 +16,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
@@ -52,7 +52,7 @@ def overrides(data):
 
 
 def train(folder, data):
-    with RunFolder.open(folder, load_config("debug", overrides(data))) as run:
+    with Run.open(folder, load_config("debug", overrides(data))) as run:
         for stage in STAGES.values():
             stage(run)
 
@@ -314,7 +314,7 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
     )
     monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("trained all the same"))
     config = load_config("debug", [*overrides(tmp_path / "data"), "train.pretrain.steps=0"])
-    with RunFolder.open(tmp_path / "run", config) as run:
+    with Run.open(tmp_path / "run", config) as run:
         cache.run(run)
         with pytest.raises(
             UserError, match="heldout.h5: no episode is long enough for a model step"
@@ -339,7 +339,7 @@ def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny
 
 
 def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):
-    with RunFolder.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run:
+    with Run.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run:
         with pytest.raises(UserError, match="run `jepa-wm pretrain` first"):
             cache.run(run)
         with pytest.raises(UserError, match="run `jepa-wm features` first"):
@@ -348,7 +348,7 @@ def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):
 
 def test_no_pretraining_means_the_seeds_random_encoder(tmp_path, tiny_data):
     config = load_config("debug", [*overrides(tiny_data), "train.pretrain.steps=0"])
-    with RunFolder.open(tmp_path / "run", config) as run:
+    with Run.open(tmp_path / "run", config) as run:
         result = pretrain.run(run)
         cache.run(run)
     assert all(entry["error"] == entry["random_encoder"] for entry in result["probe"].values())
@@ -373,7 +373,7 @@ def line_task():
 
 
 def test_the_loop_learns(tmp_path):
-    with RunFolder.open(tmp_path, load_config("debug")) as run:
+    with Run.open(tmp_path, load_config("debug")) as run:
         task = line_task()
         loop.fit(
             run,
@@ -393,9 +393,7 @@ def test_losses_on_frozen_features_fall(tmp_path, tiny_data):
         for part in ("dynamics", "distance")
         for key in ("steps=60", "lr=3e-3")
     ]
-    with RunFolder.open(
-        tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])
-    ) as run:
+    with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])) as run:
         for stage in STAGES.values():
             stage(run)
     for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_distance", "loss")):

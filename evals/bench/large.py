@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast, now
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.clips import to_input
@@ -88,7 +88,7 @@ def training(
     """Median seconds of whole steps, as pretraining takes them, from frames that are there
     already; the operations of the model a second as a share of the measured `rate` GFLOP/s and of
     the maker's; memory on a GPU."""
-    device = here().device
+    device = dist().device
     model, frames, masks = train_case.fresh(case)
     operations = train_case.flops(case, masks)
     model, frames, masks = model.to(device), frames.to(device), [mask.to(device) for mask in masks]
@@ -101,7 +101,7 @@ def training(
     settings = OptimiserSettings(batch=case.batch, steps=1000)
     task = Task("pretrain", model, losses, after_step=lambda step: model.follow(0.999))
     seconds = []
-    with applied(task, ParallelSettings(compile=compile), here(), precision) as task:
+    with applied(task, ParallelSettings(compile=compile), dist(), precision) as task:
         optimiser = loop.make_optimiser(task.model, settings)
         for step in range(WARM_UP + case.repeats):
             if step == WARM_UP and device.type == "cuda":

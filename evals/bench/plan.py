@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.evals.bench import large
 from jepa_wm.models.blocks import Block
@@ -61,7 +61,7 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     The precision of ours is that of the faster matrix product, measured here. On a GPU, and with
     `quick` in tiny sizes anywhere, `large`: see `bench_large.search`."""
     set_threads(config.train.threads)
-    on_gpu = here().device.type == "cuda"
+    on_gpu = dist().device.type == "cuda"
     widest = {
         "rows": 64 if quick else 2048,
         "inner": 384,
@@ -114,7 +114,7 @@ def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
     past = torch.randn(case.episodes, case.window - 1, ACTION)
     goal = torch.randn(case.episodes, case.tokens, case.width)
     rounds = torch.randn(case.rounds, case.episodes, case.candidates, case.horizon, ACTION)
-    device = here().device
+    device = dist().device
     return (
         model.to(device),
         context.to(device),

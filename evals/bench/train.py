@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here, joined
+from jepa_wm.core.distributed import dist, joined
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.saver import Saver
@@ -47,7 +47,7 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     case, threads, on_gpu = (
         QUICK if quick else Case(),
         torch.get_num_threads(),
-        here().device.type == "cuda",
+        dist().device.type == "cuda",
     )
     widest = {"rows": 64 if quick else 2048, "inner": 192, "columns": 768}
     if on_gpu and not quick:
@@ -139,7 +139,7 @@ def _reference(case: Case, precision: str) -> float:
 
 def _there(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
     """`fresh` where this process computes."""
-    (model, frames, masks), device = fresh(case), here().device
+    (model, frames, masks), device = fresh(case), dist().device
     return model.to(device), frames.to(device), [mask.to(device) for mask in masks]
 
 
@@ -199,7 +199,7 @@ def _rank(
 
         settings = OptimiserSettings(batch=case.batch, steps=1000)
         task = Task("pretrain", model, losses, after_step=lambda step: model.follow(0.999))
-        with applied(task, ParallelSettings(fsdp=fsdp), here(), precision) as task:
+        with applied(task, ParallelSettings(fsdp=fsdp), dist(), precision) as task:
             optimiser, seconds = loop.make_optimiser(task.model, settings), []
             for step in range(case.repeats + 2):
                 began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The words of the command line: which verb, and what it is told."""
+"""The arguments of the command line: which command, and what it is given."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ import importlib
 from pathlib import Path
 
 from jepa_wm import __version__
-from jepa_wm.core.verbs import BENCHES, EVALS, FILES, SHARES, TOOLS, VERBS
+from jepa_wm.core.commands import BENCHES, COMMANDS, EVALS, FILES, SHARDS, TOOLS
 
 CONFIG = "two_rooms"  # what --config is where it is not given
 
 
-def parse(words: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """The arguments, with `target` the dotted name of the function to call; exits with 2 on
     misuse."""
     front = argparse.ArgumentParser(
         prog="jepa-wm", description="See, imagine, plan: a world model without a decoder."
     )
     front.add_argument("--version", action="version", version=f"jepa-wm {__version__}")
-    verbs = front.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, (_, summary) in {**VERBS, **TOOLS}.items():
-        verbs.add_parser(verb, help=summary, add_help=False)
-    verbs.add_parser(
+    commands = front.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, (_, summary) in {**COMMANDS, **TOOLS}.items():
+        commands.add_parser(command, help=summary, add_help=False)
+    commands.add_parser(
         "eval", help=f"one evaluation of a trained run: {', '.join(EVALS)}", add_help=False
     )
-    verbs.add_parser(
+    commands.add_parser(
         "bench", help=f"measure the speed of a part here: {', '.join(BENCHES)}", add_help=False
     )
-    # The verb's own words are parsed apart: only so may options and overrides come in any order.
-    verb = front.parse_known_args(words[:1])[0].verb
-    parser = _verb_parser(verb)
-    arguments = parser.parse_intermixed_args(words[1:])
-    arguments.verb = verb
+    # A command's own arguments are parsed apart: only so may options and overrides come in any order.
+    command = front.parse_known_args(argv[:1])[0].command
+    parser = _command_parser(command)
+    arguments = parser.parse_intermixed_args(argv[1:])
+    arguments.command = command
     named = {"eval": EVALS, "bench": BENCHES}
     arguments.target = (
-        named[verb][arguments.name] if verb in named else {**VERBS, **TOOLS}[verb][0]
+        named[command][arguments.name] if command in named else {**COMMANDS, **TOOLS}[command][0]
     )
-    arguments.files = _files(parser, arguments) if verb == "eval" else {}
-    arguments.runless = verb in (*TOOLS, "bench") and verb != "launch" or bool(arguments.files)
+    arguments.files = _files(parser, arguments) if command == "eval" else {}
+    arguments.runless = (
+        command in (*TOOLS, "bench") and command != "launch" or bool(arguments.files)
+    )
     return arguments
 
 
@@ -62,27 +64,27 @@ def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> di
     return given
 
 
-def _verb_parser(verb: str) -> argparse.ArgumentParser:
+def _command_parser(command: str) -> argparse.ArgumentParser:
     others = {
         "eval": "one evaluation of a trained run",
         "bench": "measure speed on this machine; ends with JSON",
     }
-    summary = others[verb] if verb in others else {**VERBS, **TOOLS}[verb][1]
-    parser = argparse.ArgumentParser(prog=f"jepa-wm {verb}", description=summary)
-    if verb in TOOLS:
-        importlib.import_module(TOOLS[verb][0]).add_arguments(parser)
+    summary = others[command] if command in others else {**COMMANDS, **TOOLS}[command][1]
+    parser = argparse.ArgumentParser(prog=f"jepa-wm {command}", description=summary)
+    if command in TOOLS:
+        importlib.import_module(TOOLS[command][0]).add_arguments(parser)
         parser.add_argument(
             "--json", action="store_true", help="end with the result as one JSON line on stdout"
         )
         return parser
-    if verb == "eval":
+    if command == "eval":
         parser.add_argument("name", choices=list(EVALS), help="which evaluation")
         for name, files in FILES.items():
             for file, meaning in files.items():
                 parser.add_argument(
                     f"--{file}", type=Path, metavar="FILE", help=f"{name} only: {meaning}"
                 )
-    if verb == "bench":
+    if command == "bench":
         parser.set_defaults(run=None)
         parser.add_argument(
             "--json", action="store_true", default=True, help="the default, and all there is"
@@ -98,9 +100,9 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "--json", action="store_true", help="end with the result as one JSON line on stdout"
         )
-    if verb in SHARES:
+    if command in SHARDS:
         parser.add_argument(
-            "--share", type=_share, metavar="K/N", help="only part K (from 0) of N, for others"
+            "--shard", type=_shard, metavar="K/N", help="only part K (from 0) of N, for others"
         )
     parser.add_argument(
         "overrides",
@@ -114,8 +116,8 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _share(text: str) -> tuple[int, int]:
-    share, _, shares = text.partition("/")
-    if not (share.isdigit() and shares.isdigit() and int(share) < int(shares)):
+def _shard(text: str) -> tuple[int, int]:
+    shard, _, shards = text.partition("/")
+    if not (shard.isdigit() and shards.isdigit() and int(shard) < int(shards)):
         raise argparse.ArgumentTypeError(f"{text!r}: expected K/N with 0 <= K < N")
-    return int(share), int(shares)
+    return int(shard), int(shards)

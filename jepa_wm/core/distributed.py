@@ -1,7 +1,7 @@
 """Where this process stands among those that work on one job, and what they have to work out
 together.
 
-Models know nothing of ranks: they ask `whole_batch` and `batch_mean` for what depends on all
+Models know nothing of ranks: they ask `all_gather` and `all_mean` for what depends on all
 samples of a batch, and get it from one process or from many. Alone, everything here is the
 identity."""
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
+import torch.distributed as torch_dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
@@ -42,7 +42,7 @@ JOIN, WAIT = (
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """This process's place: `rank` of `size`, the device it computes on, and the group that
     batches are shared in."""
 
@@ -78,87 +78,89 @@ class World:
         if self.size == 1:
             return values.detach()
         values = values.detach().clone()
-        dist.all_reduce(values, group=self.batches)
+        torch_dist.all_reduce(values, group=self.batches)
         return values / self.size
 
-    def largest(self, value: int) -> int:
+    def all_max(self, value: int) -> int:
         """The largest of the numbers that the ranks call this with."""
         if self.size == 1:
             return value
-        told = torch.tensor(value)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return int(told)
+        box = torch.tensor(value)
+        torch_dist.all_reduce(box, torch_dist.ReduceOp.MAX)
+        return int(box)
 
-    def told_by_first(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What rank 0 calls this with; it is also where all wait for each other."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        torch_dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def told_by_all(self, value: Value) -> list[Value]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         """What each rank calls this with, in their order."""
         if self.size == 1:
             return [value]
         box = [value] * self.size
-        dist.all_gather_object(box, value)
+        torch_dist.all_gather_object(box, value)
         return box
 
 
-_here = World(device=torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+_dist = DistContext(
+    device=torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+)
 
 
-def here() -> World:
+def dist() -> DistContext:
     """The world this process is in; a world of one outside `joined`."""
-    return _here
+    return _dist
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def joined() -> Iterator[DistContext]:
     """Within the block this process is one of the ranks that a launcher told of: RANK, WORLD_SIZE
     and LOCAL_RANK, and either a file to meet by or torchrun's MASTER_ADDR and MASTER_PORT. Without
     them it stays alone.
 
     Raises UserError if these do not fit together, or if the others cannot be reached.
     """
-    global _here
-    alone = _here
+    global _dist
+    alone = _dist
     if ranks() == 1:
         yield alone
         return
     interface = variable(INTERFACE)
-    _here = _join(alone.device.type)
+    _dist = _join(alone.device.type)
     try:
-        yield _here
+        yield _dist
     except Interrupted:  # all leave together
-        dist.destroy_process_group()
+        torch_dist.destroy_process_group()
         raise
     else:  # after any other exception the others lose this process when it ends: once it has said what went wrong
-        dist.destroy_process_group()
+        torch_dist.destroy_process_group()
     finally:
-        _here = alone
+        _dist = alone
         if INTERFACE in os.environ and interface is None:
             del os.environ[INTERFACE]
 
 
-def whole_batch(rows: Tensor) -> Tensor:
+def all_gather(rows: Tensor) -> Tensor:
     """[all samples, ...] of the batch of which this process has `rows` [samples, ...]; gradients
     flow back to all."""
-    if _here.size == 1:
+    if _dist.size == 1:
         return rows
     gathered: Tensor = _Gather.apply(rows)
     return gathered
 
 
 def own_rows(count: int) -> Tensor:
-    """[count] the places that this process's samples have in `whole_batch`."""
-    return _here.rank * count + torch.arange(count)
+    """[count] the places that this process's samples have in `all_gather`."""
+    return _dist.rank * count + torch.arange(count)
 
 
-def batch_mean(values: Tensor) -> Tensor:
+def all_mean(values: Tensor) -> Tensor:
     """A mean over this process's samples as the mean over the batch's, without a gradient."""
-    return values if _here.size == 1 else _here.average(values)
+    return values if _dist.size == 1 else _dist.average(values)
 
 
 class _Gather(torch.autograd.Function):
@@ -170,20 +172,20 @@ class _Gather(torch.autograd.Function):
         ctx.count = len(rows)
         parts = [
             torch.empty_like(rows, memory_format=torch.contiguous_format)
-            for _ in range(_here.size)
+            for _ in range(_dist.size)
         ]
-        dist.all_gather(parts, rows.contiguous(), group=_here.batches)
+        torch_dist.all_gather(parts, rows.contiguous(), group=_dist.batches)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=_here.batches)
-        return total[_here.rank * ctx.count : (_here.rank + 1) * ctx.count]
+        torch_dist.all_reduce(total, group=_dist.batches)
+        return total[_dist.rank * ctx.count : (_dist.rank + 1) * ctx.count]
 
 
-def _join(kind: str) -> World:
+def _join(kind: str) -> DistContext:
     rank, size, local = number("RANK"), ranks(), number("LOCAL_RANK")
     if rank >= size:
         raise UserError(
@@ -207,14 +209,16 @@ def _join(kind: str) -> World:
             f"rank {rank} of {size} is connecting to the others by {by}; if that does not end, set {INTERFACE} to the "
             "network interface by which they see each other"
         ):
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT)
-            dist.barrier()
-    except (dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
+            torch_dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=WAIT
+            )
+            torch_dist.barrier()
+    except (torch_dist.DistError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(f"rank {rank} of {size} could not join the others: {error}") from error
-    return World(rank, size, device, dist.new_group())
+    return DistContext(rank, size, device, torch_dist.new_group())
 
 
-def _store(rank: int, size: int) -> dist.Store:
+def _store(rank: int, size: int) -> torch_dist.Store:
     """Where ranks tell each other what they need to join: by a file, or at torchrun's address."""
     file = variable(STORE)
     if file is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.files import write_atomic
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -27,7 +27,7 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
-def settled(config: Config, folder: Path) -> Config:
+def resolve_precision(config: Config, folder: Path) -> Config:
     """The config with train.precision "auto" replaced by whichever was the faster where the run in
     `folder` began.
 
@@ -36,12 +36,12 @@ def settled(config: Config, folder: Path) -> Config:
     if config.train.precision != "auto":
         return config
     file = folder / "precision.json"
-    if here().first and not file.exists():
+    if dist().first and not file.exists():
         rates = {name: matmul_rate(dtype) for name, dtype in KINDS.items()}
         chosen = "bf16" if rates["bf16"] > GAIN * rates["fp32"] else "fp32"
         write_atomic(file, json.dumps({"precision": chosen, "gflops": rates}))
-    precision = here().told_by_first(
-        json.loads(file.read_text(encoding="utf-8"))["precision"] if here().first else ""
+    precision = dist().broadcast(
+        json.loads(file.read_text(encoding="utf-8"))["precision"] if dist().first else ""
     )
     return config.model_copy(
         update={"train": config.train.model_copy(update={"precision": precision})}
@@ -57,7 +57,7 @@ def matmul_rate(
 
     Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is
     half as fast."""
-    device = here().device
+    device = dist().device
     g = torch.Generator(device).manual_seed(
         0
     )  # numbers at random: a GPU multiplies constants faster than those

@@ -31,7 +31,7 @@ from jepa_wm.core.config import (
     save_config,
     with_defaults,
 )
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.external_files import note_files, refuse_other_files
 from jepa_wm.core.files import finite, write_atomic
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 DIGEST_KEY = "config_digest"  # of the settings a result depends on, stored inside it
 
 
-class RunFolder:
+class Run:
     """A run folder that this process alone works in, with its checked config; a context manager.
 
     A stage's settings may change freely until it is begun. Afterwards a config that differs in
@@ -101,7 +101,7 @@ class RunFolder:
         self.path, self.config, self._lock = path, config, lock
 
     @classmethod
-    def open(cls, path: str | Path, config: Config, *, shared: bool = False) -> RunFolder:
+    def open(cls, path: str | Path, config: Config, *, shared: bool = False) -> Run:
         """Make or reopen the folder and lock it; its config.yaml then holds `config`.
 
         `shared`: others that open it so may work there too, each at a share of a stage that it
@@ -111,8 +111,8 @@ class RunFolder:
         that differ in what it depends on (all differing keys named), or if the path is no folder.
         """
         path = Path(path)
-        if not here().first:
-            here().told_by_first(None)  # rank 0 has opened the folder, checked and locked it
+        if not dist().first:
+            dist().broadcast(None)  # rank 0 has opened the folder, checked and locked it
             return cls(path, config, -1)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ class RunFolder:
             run._refuse_other_config()
             if not _same_yaml(path / "config.yaml", config):
                 save_config(config, path / "config.yaml")
-            here().told_by_first(None)
+            dist().broadcast(None)
             on_failure.pop_all()
         return run
 
@@ -141,7 +141,7 @@ class RunFolder:
         Raises UserError if it was begun with others.
         """
         folder = self.path / stage
-        if not here().first:
+        if not dist().first:
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.yaml").exists():
@@ -180,18 +180,16 @@ class RunFolder:
         write_atomic(file, json.dumps(stored, indent=1, allow_nan=False) + "\n")
         return file
 
-    def once(
-        self, stage: str, work: Callable[[RunFolder], dict[str, object]]
-    ) -> dict[str, object]:
+    def once(self, stage: str, work: Callable[[Run], dict[str, object]]) -> dict[str, object]:
         """The stored result of a finished stage; else what `work` makes of it, with its `seconds`
         and `commit`, stored. UserError if it was made with other settings, or of files that hold
         something else now."""
-        if here().first:
+        if dist().first:
             refuse_other_files(self.path / stage, self.config, stage)
-        done = here().told_by_first(self.finished(stage) if here().first else None)
+        done = dist().broadcast(self.finished(stage) if dist().first else None)
         if done is not None:
             return done
-        if not here().first:
+        if not dist().first:
             return work(self)  # to help with it; what is made of it rank 0 stores
         with self.clock(stage) as spent:
             result = {"commit": code_commit(), **work(self)}
@@ -226,7 +224,7 @@ class RunFolder:
             os.close(self._lock)
             self._lock = -1
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Any trajectory format to our own HDF5 (verb convert): frames of one size, float actions,
+"""Any trajectory format to our own HDF5 (command convert): frames of one size, float actions,
 statistics of the actions.
 
 L frames of an episode, a action numbers.
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """The verb: open, convert, tell what was written."""
+    """The command: open, convert, tell what was written."""
     conversion = Conversion(
         Path(arguments.into), arguments.size, arguments.heldout, tuple(arguments.without), arguments.shortest,
         arguments.action_kind,

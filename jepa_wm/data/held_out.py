@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import data_folder
 from jepa_wm.data.trajectories import Trajectories
 
@@ -64,7 +64,7 @@ def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
     return 0
 
 
-def layouts_met(run: RunFolder, heldout: np.ndarray, training: np.ndarray) -> dict[str, object]:
+def layouts_met(run: Run, heldout: np.ndarray, training: np.ndarray) -> dict[str, object]:
     """What a run's training file says of the layouts [L, 2] of held-out and of training episodes:
     for each of the two how many `episodes` there are, how many `met` a layout of the file, and the
     px from the `nearest` of them to one.

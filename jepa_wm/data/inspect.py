@@ -1,4 +1,4 @@
-"""What is in a set of trajectories or videos, and what is broken there (verb inspect)."""
+"""What is in a set of trajectories or videos, and what is broken there (command inspect)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """The verb: open, look at every episode, tell."""
+    """The command: open, look at every episode, tell."""
     path, sheet = Path(arguments.path), Path(arguments.sheet) if arguments.sheet else None
     if is_index(path) or (arguments.format or format_of(path) or VIDEOS) == VIDEOS:
         return {"path": path, "format": VIDEOS, **inspect_videos.looked_through(path, sheet)}

@@ -1,4 +1,4 @@
-"""Packs videos and images into WebDataset shards with an index beside them (verb pack).
+"""Packs videos and images into WebDataset shards with an index beside them (command pack).
 
 FOLDER/000000.tar, ...   members NNNNNNNNN.mp4 (or what the file was) and NNNNNNNNN.cls, the name
 of its class FOLDER/index.h5          what `data.videos` takes: any sample is found at once,
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """The verb: look at every video, copy the readable ones, tell."""
+    """The command: look at every video, copy the readable ones, tell."""
     folder = Path(arguments.into)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already; delete it or choose another folder")

@@ -1,5 +1,5 @@
 """WebDataset shards: tar files whose members with one key make a sample; read in place, written by
-the verb pack."""
+the command pack."""
 
 from __future__ import annotations
 

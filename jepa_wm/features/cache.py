@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from jepa_wm.config import Config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import allocate, mapped, write_atomic
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.lock import lock
-from jepa_wm.core.precision import set_threads, settled
+from jepa_wm.core.precision import resolve_precision, set_threads
 from jepa_wm.core.progress import Progress
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.backbone import Backbone, backbone_of
@@ -37,15 +37,15 @@ PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """Freeze the pretrained target encoder, or the backbone that the config names, into an encoder
     and encode the training and held-out frames."""
     return run.once("features", freeze_and_encode)
 
 
-def freeze_and_encode(run: RunFolder) -> dict[str, object]:
+def freeze_and_encode(run: Run) -> dict[str, object]:
     """The work of the stage; what an interrupted pass has done is kept."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("features")
     encoder = _frozen_encoder(run, config, folder)
@@ -60,10 +60,10 @@ def freeze_and_encode(run: RunFolder) -> dict[str, object]:
     return result | {"tokens": encoder.tokens_per_frame, "width": encoder.width}
 
 
-def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
-    """Encode one of `shares` equal parts of all frames, for `freeze_and_encode` to find; others do
+def encode_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
+    """Encode one of `shards` equal parts of all frames, for `freeze_and_encode` to find; others do
     theirs meanwhile."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     set_threads(config.train.threads)
     folder = run.stage_dir("features")
     encoder = _frozen_encoder(run, config, folder)
@@ -73,12 +73,12 @@ def encode_share(run: RunFolder, share: int, shares: int) -> dict[str, object]:
             encoder,
             open_data(run.path, config, part),
             stride=config.features.stride,
-            share=(share, shares),
+            shard=(shard, shards),
         )
-    return {"share": share, "shares": shares}
+    return {"shard": shard, "shards": shards}
 
 
-def _frozen_encoder(run: RunFolder, config: Config, folder: Path) -> FrozenEncoder:
+def _frozen_encoder(run: Run, config: Config, folder: Path) -> FrozenEncoder:
     """The encoder of the run, made by whichever process comes first."""
     with open(folder / ".encoder.lock", "w") as handle:
         lock(handle.fileno(), fcntl.LOCK_EX, run.path)
@@ -87,13 +87,13 @@ def _frozen_encoder(run: RunFolder, config: Config, folder: Path) -> FrozenEncod
             size = config.data.image_size
             encoder = FrozenEncoder(
                 encoder_of(run, config), size, precision=config.train.precision
-            ).to(here().device)
+            ).to(dist().device)
             count = min(config.features.samples, len(train.actions))
             encoder.standardise_on(
                 train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)]
             )
             encoder.save(folder)
-    return FrozenEncoder.load(folder).to(here().device)
+    return FrozenEncoder.load(folder).to(dist().device)
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
@@ -109,12 +109,12 @@ def write_features(
     data: Trajectories,
     *,
     stride: int,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> None:
     """Encode into `folder`; an interrupted pass goes on where it stopped, for the same encoder,
     data and stride.
 
-    `share` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
+    `shard` (k, n) encodes the k-th of n equal parts, which a pass over the whole then finds done.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = encoded_rows(data, stride)
@@ -125,13 +125,13 @@ def write_features(
         "stride": stride,
         "shape": list(shape),
     }
-    first, last = (len(rows) * k // share[1] for k in (share[0], share[0] + 1))
+    first, last = (len(rows) * k // shard[1] for k in (shard[0], shard[0] + 1))
     meta = folder / (
-        "features.json" if share == (0, 1) else f"share_{share[0]}_of_{share[1]}.json"
+        "features.json" if shard == (0, 1) else f"shard_{shard[0]}_of_{shard[1]}.json"
     )
     start = _done(meta, key, first)
-    covered = [(a, b) for file in folder.glob("share_*.json") if (a := _done(file, key, -1, "first")) >= 0
-               and (b := _done(file, key, -1)) > a] if share == (0, 1) else []  # fmt: skip
+    covered = [(a, b) for file in folder.glob("shard_*.json") if (a := _done(file, key, -1, "first")) >= 0
+               and (b := _done(file, key, -1)) > a] if shard == (0, 1) else []  # fmt: skip
     file = folder / "features.bf16"
     if start == first:
         meta.unlink(missing_ok=True)  # from here on the file below is another's no more
@@ -217,7 +217,7 @@ def weights_digest(model: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
-def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
+def encoder_of(run: Run, config: Config) -> Encoder | Backbone:
     """The encoder of a run: its own, or the backbone that the config names; random weights are
     those of the seed."""
     if config.features.backbone is None:
@@ -226,7 +226,7 @@ def encoder_of(run: RunFolder, config: Config) -> Encoder | Backbone:
     return backbone_of(config.features, config.data.image_size)
 
 
-def pretrained(run: RunFolder) -> Encoder:
+def pretrained(run: Run) -> Encoder:
     """The target encoder of the newest pretraining checkpoint; a random one if
     train.pretrain.steps is 0."""
     config = run.config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import batch_mean, whole_batch
+from jepa_wm.core.distributed import all_gather, all_mean
 from jepa_wm.core.standardise import ROUNDING, shared_scale
 from jepa_wm.models.pooling import PathReader
 from jepa_wm.models.settings import LatentSettings
@@ -118,7 +118,7 @@ class SummaryTraining(nn.Module):
         moving = self.places(frames).float()
         layout = self.layout(others).float()[:, None].expand(-1, frames.shape[1], -1)
         told = self.tell(torch.cat([moving, layout], -1)).float()
-        losses = {"told": (told - frames).square().mean() / batch_mean(frames.square().mean())}
+        losses = {"told": (told - frames).square().mean() / all_mean(frames.square().mean())}
         if self.path is not None:
             losses["path"] = self.path(moving, way)
         if self.weights["bend"]:
@@ -136,7 +136,7 @@ def bend(places: Tensor) -> Tensor:
 
     Source: perceptual straightening of natural videos (Henaff et al., 2019).
     """
-    steps = whole_batch(places).diff(dim=1)
+    steps = all_gather(places).diff(dim=1)
     return steps.diff(dim=1).square().mean() / steps.square().mean().clamp(min=1e-8)
 
 

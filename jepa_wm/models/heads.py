@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import batch_mean
+from jepa_wm.core.distributed import all_mean
 from jepa_wm.models.settings import HeadSettings
 
 
@@ -166,7 +166,7 @@ class Policy(nn.Module):
         """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says
         they led there."""
         wrong = (self(here, there) - actions).square().mean(-1)
-        return (wrong * counts).mean() / batch_mean(counts.mean())
+        return (wrong * counts).mean() / all_mean(counts.mean())
 
 
 def symlog(x: Tensor) -> Tensor:

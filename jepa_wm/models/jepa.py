@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import batch_mean
+from jepa_wm.core.distributed import all_mean
 from jepa_wm.models.losses import variance_covariance
 from jepa_wm.models.masks import Masked, draw_mask, split
 from jepa_wm.models.pooling import (
@@ -241,10 +241,10 @@ def latent_targets(tokens: Tensor, settings: TargetSettings) -> Tensor:
     each = tokens.unflatten(-1, (settings.levels, -1))
     y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
     if settings.centre:
-        y = y - batch_mean(y.mean((0, 1), keepdim=True))
+        y = y - all_mean(y.mean((0, 1), keepdim=True))
         # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor
         # it would be a target.
-        y = y / batch_mean(y.square().mean()).sqrt().clamp(min=1e-3)
+        y = y / all_mean(y.square().mean()).sqrt().clamp(min=1e-3)
     return y.flatten(1, 2)
 
 

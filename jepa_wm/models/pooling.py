@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import batch_mean, own_rows, whole_batch
+from jepa_wm.core.distributed import all_gather, all_mean, own_rows
 
 
 class AttentivePool(nn.Module):
@@ -103,7 +103,7 @@ class MeanPool(nn.Module):
 
 def _standardised(x: Tensor) -> Tensor:
     """x [B, F] with mean 0 and spread 1 over the samples of all ranks."""
-    everywhere = whole_batch(x)
+    everywhere = all_gather(x)
     return (x - everywhere.mean(0)) / (everywhere.var(0, correction=0) + 1e-5).sqrt()
 
 
@@ -166,7 +166,7 @@ class SuccessorContrast(nn.Module):
         share = (
             counts.flatten().float()
         )  # of the whole batch's pairs, so that ranks with more of them weigh more
-        return (losses * share).mean() / batch_mean(share.mean()).clamp(min=1e-6)
+        return (losses * share).mean() / all_mean(share.mean()).clamp(min=1e-6)
 
 
 class When(NamedTuple):
@@ -202,10 +202,10 @@ class EpisodeContrast(nn.Module):
             for frames in (summaries, far)
         )
         # Against the far frames of the whole batch, also of the clips that other ranks have.
-        scores = torch.einsum("btf,crf->trbc", x, whole_batch(y)) / self.temperature
+        scores = torch.einsum("btf,crf->trbc", x, all_gather(y)) / self.temperature
         own = own_rows(len(x)).to(x.device)
         if episode is not None:
-            alike = episode[:, None] == whole_batch(episode)  # [B, clips of all ranks]
+            alike = episode[:, None] == all_gather(episode)  # [B, clips of all ranks]
             alike[torch.arange(len(x), device=x.device), own] = False
             scores = scores.masked_fill(alike, float("-inf"))
         return _cross_entropy(scores, own.expand(scores.shape[:3]))
@@ -233,10 +233,10 @@ class PathReader(nn.Module):
         linearly. Frames whose way is NaN, as no action tells it, do not count."""
         known = path.isfinite().all(-1, keepdim=True)  # [B, T, 1]
         guess, way = (_centred(x.float(), known) for x in (self.read(summaries), path))
-        share = batch_mean(known.float().mean()).clamp(min=1e-6)
-        way = way / (batch_mean(way.square().mean((0, 1))) / share).sqrt().clamp(min=1e-12)
+        share = all_mean(known.float().mean()).clamp(min=1e-6)
+        way = way / (all_mean(way.square().mean((0, 1))) / share).sqrt().clamp(min=1e-12)
         error = nn.functional.smooth_l1_loss(guess, way, beta=0.2)
-        return error / batch_mean(
+        return error / all_mean(
             nn.functional.smooth_l1_loss(torch.zeros_like(way), way, beta=0.2)
         ).clamp(min=1e-6)
 

@@ -217,7 +217,7 @@ class WorldModelSettings(DynamicsSettings):
 
 
 class HeadSettings(Section):
-    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward
+    """Heads on frozen latents (command heads): reward, termination, state, and a policy toward
     goals."""
 
     width: int = Field(256, ge=1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.chunks import in_chunks, plans_within
 from jepa_wm.planning.make_solver import DESCENDING, make_solver
@@ -82,7 +82,7 @@ class Agent:
 
     @classmethod
     def of_run(
-        cls, run: RunFolder, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()
+        cls, run: Run, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()
     ) -> Agent:
         """The agent of a run whose dynamics are trained, for worlds with the actions of
         `world`."""

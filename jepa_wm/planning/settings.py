@@ -115,7 +115,7 @@ class PlannerSettings(Section):
 
     @property
     def needs_heads(self) -> bool:
-        """Whether planning reads a head (verb heads)."""
+        """Whether planning reads a head (command heads)."""
         reads = self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
         return reads or self.asks_policy
 

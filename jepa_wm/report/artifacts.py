@@ -17,7 +17,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 
 STAGES = (
     "collect",
@@ -114,7 +114,7 @@ class RunArtifacts:
     strips: Strips | None
 
     @classmethod
-    def read(cls, run: RunFolder) -> RunArtifacts:
+    def read(cls, run: Run) -> RunArtifacts:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
         results = {
             stage: result for stage in STAGES if (result := run.finished(stage)) is not None

@@ -68,13 +68,13 @@ nav a{display:inline-block}tbody th:first-child{white-space:normal;min-width:9.5
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page; without a body it says which verb makes it."""
+    """One part of the page; without a body it says which command makes it."""
 
     key: str
     title: str
     says: str  # how to read it, one or two sentences of plain text
     body: str | None  # HTML
-    verb: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,11 @@ def page(title: str, head: str, groups: Sequence[Group], *, run: str) -> str:
     )
 
 
-def command_line(verb: str, run: str) -> str:
-    """The command that does a verb again with the very settings of a run folder."""
-    return f"jepa-wm {verb} --config {shlex.quote(f'{run}/config.yaml')} --run {shlex.quote(run)}"
+def command_line(command: str, run: str) -> str:
+    """The command that does a command again with the very settings of a run folder."""
+    return (
+        f"jepa-wm {command} --config {shlex.quote(f'{run}/config.yaml')} --run {shlex.quote(run)}"
+    )
 
 
 def data_uri(kind: str, data: bytes) -> str:
@@ -163,6 +165,6 @@ def _group(group: Group, run: str) -> str:
 def _section(section: Section, run: str) -> str:
     head = f'<section id="{section.key}">\n<h3>{escape(section.title)}</h3>\n'
     if section.body is None:
-        command = f"<code>{escape(command_line(section.verb, run))}</code>"
+        command = f"<code>{escape(command_line(section.command, run))}</code>"
         return f'{head}<p class="absent">Not there yet: {command} makes it.</p>\n</section>'
     return f"{head}<p class=quiet>{escape(section.says)}</p>\n{section.body}\n</section>"

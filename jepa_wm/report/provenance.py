@@ -11,14 +11,14 @@ from pathlib import Path
 
 from jepa_wm import __version__
 from jepa_wm.core.config import digest
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.report.artifacts import STAGES, RunArtifacts
 from jepa_wm.report.page import Group, Section, command_line, row, table
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
 
 
-def group(run: RunFolder, artifacts: RunArtifacts) -> Group:
+def group(run: Run, artifacts: RunArtifacts) -> Group:
     return Group(
         "made",
         "How it was made",
@@ -71,7 +71,7 @@ def cores() -> int:
     )
 
 
-def _stages(run: RunFolder, artifacts: RunArtifacts) -> str:
+def _stages(run: Run, artifacts: RunArtifacts) -> str:
     rows = []
     for stage in STAGES:
         result = artifacts.results.get(stage)
@@ -84,7 +84,7 @@ def _stages(run: RunFolder, artifacts: RunArtifacts) -> str:
     return table(("stage", "took", "digest", "command"), rows, style="commands")
 
 
-def _made_with(run: RunFolder) -> str:
+def _made_with(run: Run) -> str:
     facts = {
         "config digest": digest(run.config),
         "machine": f"{cpu_name()}, {cores()} cores, {platform.system()} {platform.machine()}",

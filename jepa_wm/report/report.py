@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_wm.core.files import fingerprint, write_atomic
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.report import acting, evaluations, learning, provenance, returns
 from jepa_wm.report.artifacts import RunArtifacts
 from jepa_wm.report.page import Group, number, page
@@ -21,11 +21,11 @@ TOLD_HORIZON = 8  # model steps, of the headline's imagined error
 TOLD_GROUPS = 2  # groups of state numbers whose error is told at the top; all are below
 
 
-def run(run: RunFolder) -> dict[str, Any]:
+def run(run: Run) -> dict[str, Any]:
     """Write <run>/report/index.html from what other stages left; returns its path, size and
     sections.
 
-    A section whose source is absent says which verb makes it and is listed as missing. Raises
+    A section whose source is absent says which command makes it and is listed as missing. Raises
     UserError naming a file that is damaged."""
     began, before = time.monotonic(), run.finished("report") or {}
     folder = run.stage_dir("report")
@@ -60,7 +60,7 @@ def run(run: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _keep_strips(run: RunFolder, weights: Path, strips: Path, made_of: Path) -> None:
+def _keep_strips(run: Run, weights: Path, strips: Path, made_of: Path) -> None:
     """Make the strips where there are none, or only some of dynamics that were deleted since and
     learned anew."""
     model = json.dumps({"dynamics": fingerprint(weights)})

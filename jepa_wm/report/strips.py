@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.windows import WindowSampler, usual_steps
 from jepa_wm.report.retrieval import FrameBank
@@ -22,7 +22,7 @@ from jepa_wm.world_model.world_model import WorldModel
 STRIPS, HORIZON, BANK = 4, 8, 3000
 
 
-def make_strips(run: RunFolder, path: Path) -> None:
+def make_strips(run: Run, path: Path) -> None:
     """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out
     episodes of a trained run.
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
-from jepa_wm.core.precision import autocast, set_threads, settled
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.distributed import dist
+from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.displacement import Displacement
 from jepa_wm.data.trajectories import Trajectories
@@ -32,7 +32,7 @@ from jepa_wm.world_model.saved import save_latent_model
 SAMPLE = 3000  # frames that principal components are found in
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the
     horizon."""
     return run.once(
@@ -40,17 +40,17 @@ def run(run: RunFolder) -> dict[str, object]:
     )
 
 
-def train(run: RunFolder) -> dict[str, object]:
+def train(run: Run) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint of either
     training."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     set_threads(config.train.threads)
     data = open_data(run.path, config, "train")
     features = Features(run.path / "features" / "train", data)
     heldout = Features(run.path / "features" / "heldout", open_data(run.path, config, "heldout"))
     span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
     torch.manual_seed(config.seed + 1)
-    model = make_model(config, features, data).to(here().device)
+    model = make_model(config, features, data).to(dist().device)
     seconds, frames = 0.0, None
     if model.summary is not None:
         frames = Seen(model.summary, features)
@@ -58,10 +58,10 @@ def train(run: RunFolder) -> dict[str, object]:
         model.summary.standardise(frames.sample())
     seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
     if model.components is not None:
-        model.components.fit(features.rows(sample_rows(features)).to(here().device))
+        model.components.fit(features.rows(sample_rows(features)).to(dist().device))
     latents = Latents(model, features, config.train.precision)
     seconds += fit(run, metric_task(model, latents, config), config.train.distance)
-    if here().first:
+    if dist().first:
         save_latent_model(run.stage_dir("dynamics"), model)
     return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
 
@@ -81,7 +81,7 @@ def make_model(config: Config, features: Features, data: Trajectories) -> Latent
         tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], model_settings(config)
     )
     steady = model.take_units(data.taken_actions)
-    if steady and here().first:
+    if steady and dist().first:
         told = ", ".join(f"number {i} is {value}" for i, value in steady.items())
         warnings.warn(
             f"of the {data.actions.shape[1]} action numbers (from 0) {told}: what never varies in the data teaches "
@@ -104,30 +104,30 @@ class Seen:
         self.features = features
         few = sample_rows(features)
         self._few = torch.from_numpy(few)
-        summary.components.fit(features.rows(few).to(here().device))
+        summary.components.fit(features.rows(few).to(dist().device))
         with torch.no_grad():
             self._held = of_all_frames(features, summary.components)
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this
         rank's device."""
-        return self._held[torch.from_numpy(self.features.index(episode, frame))].to(here().device)
+        return self._held[torch.from_numpy(self.features.index(episode, frame))].to(dist().device)
 
     @torch.no_grad()
     def read(self, by: Callable[[Tensor], Tensor]) -> Tensor:
         """[R, ...] what `by` makes of the components of all frames, on the CPU."""
-        return torch.cat([by(some.to(here().device)).cpu() for some in self._held.split(SLAB)])
+        return torch.cat([by(some.to(dist().device)).cpu() for some in self._held.split(SLAB)])
 
     def sample(self) -> Tensor:
         """[S, K] of frames from all over the file."""
-        return self._held[self._few].to(here().device)
+        return self._held[self._few].to(dist().device)
 
 
 def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
     """Trains the moving numbers of the summary."""
     settings, bottleneck, data = config.train.latent, config.latent, frames.features.data
     assert model.summary and bottleneck
-    training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(here().device)
+    training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(dist().device)
     sampler = _windows(frames.features, config, settings.frames, "train.latent.frames")
     displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
@@ -136,7 +136,7 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
         # From anywhere in the episode, later than the window too: it only helps to train, an agent
         # never needs it.
         other = sampler.elsewhere(step, episode[:, 0])[:, 0]
-        way = displacement.at(data.offsets[episode[some]] + frame[some]).to(here().device)
+        way = displacement.at(data.offsets[episode[some]] + frame[some]).to(dist().device)
         window, elsewhere = (
             frames.at(episode[some], frame[some]),
             frames.at(episode[some, 0], other[some]),
@@ -163,9 +163,9 @@ def dynamics_task(
 
     def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         if summary is None or frames is None or places is None:
-            return features.tokens(episode[some], frame[some]).float().to(here().device)
+            return features.tokens(episode[some], frame[some]).float().to(dist().device)
         moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(
-            here().device
+            dist().device
         )
         if summary.lasting is None:
             return moving[..., None, :]
@@ -179,7 +179,7 @@ def dynamics_task(
     def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
         drawn = step * members + member
         episode, frame, actions = sampler.batch(drawn, settings.batch)
-        acts = torch.from_numpy(actions[some]).to(here().device)
+        acts = torch.from_numpy(actions[some]).to(dist().device)
         with autocast(acts.device, config.train.precision):
             truth = latents(drawn, some, episode, frame)
             weight, context = settings.rollout, settings.context
@@ -210,7 +210,7 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)
-    model.metric.standardise(latents.toward(episode, frames)[0].to(here().device))
+    model.metric.standardise(latents.toward(episode, frames)[0].to(dist().device))
 
     def losses(step: int, part: slice) -> dict[str, Tensor]:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and
@@ -221,7 +221,7 @@ def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
         some = hard * rivals
         chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
         rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
-        pairs, apart = (x.to(here().device) for x in (flat[:, rows], steps[rows]))
+        pairs, apart = (x.to(dist().device) for x in (flat[:, rows], steps[rows]))
         with autocast(pairs.device, config.train.precision):
             return model.metric.losses(pairs, apart)
 

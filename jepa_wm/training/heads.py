@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
-from jepa_wm.core.precision import autocast, set_threads, settled
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.distributed import dist
+from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.run import Run
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
@@ -30,26 +30,26 @@ JUDGED = 4000  # held-out samples, and training samples whose mean is the consta
 Score = dict[str, float | str]
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """The `heads` stage: trains, saves, and scores every head beside a constant predictor on
     held-out trajectories."""
     return run.once("heads", train)
 
 
-def train(run: RunFolder) -> dict[str, object]:
+def train(run: Run) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     set_threads(config.train.threads)
-    model = load_latent_model(run.path / "dynamics").eval().to(here().device)
+    model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
     seen = Samples.of_run(run, config, model, "train")
     torch.manual_seed(config.seed + 2)
-    heads = make_heads(config, model, seen).to(here().device)
+    heads = make_heads(config, model, seen).to(dist().device)
     seconds = fit(run, heads_task(heads, seen, config), config.train.heads)
     heads.eval()
     scores = judge(
         heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision
     )
-    if here().first:
+    if dist().first:
         save_heads(run.stage_dir("heads"), heads.cpu())
     return {"heads": scores, "training_seconds": seconds}
 
@@ -76,7 +76,7 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
     settings = config.train.heads
 
     def losses(step: int, some: slice) -> Losses:
-        with autocast(here().device, config.train.precision):
+        with autocast(dist().device, config.train.precision):
             parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, some))}
             if heads.reward is not None or heads.termination is not None:
                 before, after, actions, truth = seen.steps(step, settings.batch, some)
@@ -100,7 +100,7 @@ def judge(
     """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure
     of the best constant that the training samples give."""
     scores: dict[str, dict[str, object]] = {}
-    with autocast(here().device, precision):
+    with autocast(dist().device, precision):
         if heads.reward is not None or heads.termination is not None:
             known, (before, after, actions, truth) = (
                 seen.steps(0, JUDGED)[3],

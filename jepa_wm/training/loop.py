@@ -14,21 +14,21 @@ import torch
 from torch import nn
 
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import Interrupted, TrainingDiverged
 from jepa_wm.core.interrupt import catching_signals
-from jepa_wm.core.precision import settled
+from jepa_wm.core.precision import resolve_precision
 from jepa_wm.core.progress import Metrics, Progress
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.schedule import OptimiserSettings, learning_rate
-from jepa_wm.training.parallel import applied, load_moments, whole, whole_weights
+from jepa_wm.training.parallel import applied, full_state_dict, full_weights, load_moments
 from jepa_wm.training.task import Losses, Task
 
 __all__ = ["Losses", "Task", "fit", "make_optimiser"]
 
 
-def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
+def fit(run: Run, task: Task, settings: OptimiserSettings) -> float:
     """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds
     spent in all.
 
@@ -36,10 +36,12 @@ def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
     ranks that train together take them to rounding, however many there are. Raises
     TrainingDiverged at a loss that is not finite, and Interrupted, after saving, when a signal
     asked to stop. The last checkpoint has to succeed."""
-    world, label = here(), f"{task.stage}/{task.part}" if task.part else task.stage
+    ctx, label = dist(), f"{task.stage}/{task.part}" if task.part else task.stage
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
     train = (
-        settled(run.config, run.path).train if run.config.train.parallel.fsdp else run.config.train
+        resolve_precision(run.config, run.path).train
+        if run.config.train.parallel.fsdp
+        else run.config.train
     )
     state = _resume(folder, task.model)
     start, before, began = (
@@ -50,17 +52,17 @@ def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
     with ExitStack() as stack:
         stop = stack.enter_context(catching_signals())
         show = (
-            stack.enter_context(_Shown(run, label, settings.steps, start)) if world.first else None
+            stack.enter_context(_Shown(run, label, settings.steps, start)) if ctx.first else None
         )
         saver = stack.enter_context(Saver(folder, keep=train.keep))
-        task = stack.enter_context(applied(task, train.parallel, world, train.precision))
+        task = stack.enter_context(applied(task, train.parallel, ctx, train.precision))
         optimiser = make_optimiser(task.model, settings)
         if state:
             load_moments(optimiser, state["optimiser"])
 
         def save(step: int) -> None:
-            weights, moments = whole_weights(task.model), whole(optimiser.state_dict())
-            if world.first:
+            weights, moments = full_weights(task.model), full_state_dict(optimiser.state_dict())
+            if ctx.first:
                 spent = before + time.monotonic() - began
                 saver.save(step, weights, {"optimiser": moments, "step": step, "seconds": spent})
 
@@ -76,7 +78,7 @@ def fit(run: RunFolder, task: Task, settings: OptimiserSettings) -> float:
                 figures |= task.evaluate()
             if show and (judged or done % 10 == 0 or done == settings.steps):
                 show.tell(done, figures)
-            leaving = world.largest(
+            leaving = ctx.all_max(
                 stop.signum or 0
             )  # the signal of any rank: all stop after the same step
             if leaving or done % settings.save_every == 0 or done == settings.steps:
@@ -103,7 +105,7 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
 class _Shown:
     """The metrics file and the bar of one training."""
 
-    def __init__(self, run: RunFolder, label: str, total: int, start: int) -> None:
+    def __init__(self, run: Run, label: str, total: int, start: int) -> None:
         self.metrics = Metrics(run.path, label.replace("/", "_"), start=start)
         self.bar = Progress(
             label, total, start=start, file=run.stage_dir(label.split("/")[0]) / "progress.json"
@@ -127,19 +129,19 @@ class _Shown:
 def _one_step(
     task: Task, optimiser: torch.optim.AdamW, settings: OptimiserSettings, step: int
 ) -> dict[str, float]:
-    world, rate = here(), learning_rate(step, settings)
+    ctx, rate = dist(), learning_rate(step, settings)
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad()
     told: list[Losses] = []
     for part in range(task.parts):
         with nullcontext() if part == task.parts - 1 else task.unsynced():
-            losses = task.losses(step, world.rows(settings.batch, part, task.parts))
+            losses = task.losses(step, ctx.rows(settings.batch, part, task.parts))
             (losses["loss"] / task.parts).backward()
         told.append({name: value.detach() for name, value in losses.items()})
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = whole(nn.utils.clip_grad_norm_(parameters, settings.clip))
-    mean = world.average(
+    norm = full_state_dict(nn.utils.clip_grad_norm_(parameters, settings.clip))
+    mean = ctx.average(
         torch.stack([torch.stack([part[name] for part in told]).mean() for name in told[0]])
     )
     optimiser.step()
@@ -171,7 +173,7 @@ def _refuse_divergence(
 def _resume(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Load the newest checkpoint's weights into the model; its training state, nothing if there is
     none."""
-    newest = here().told_by_first(newest_checkpoint(folder) if here().first else None)
+    newest = dist().broadcast(newest_checkpoint(folder) if dist().first else None)
     if newest is None:
         return {}
     weights, state = load_checkpoint(newest)

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from jepa_wm.core.distributed import World
+from jepa_wm.core.distributed import DistContext
 from jepa_wm.core.precision import KINDS
 from jepa_wm.models.blocks import Block
 from jepa_wm.training.settings import ParallelSettings
@@ -40,7 +40,7 @@ class Step(nn.Module):
 
 @contextmanager
 def applied(
-    task: Task, settings: ParallelSettings, world: World, precision: str
+    task: Task, settings: ParallelSettings, ctx: DistContext, precision: str
 ) -> Iterator[Task]:
     """The task as these ranks train it together; its model is handed back as it came, trained."""
     task = replace(task, parts=settings.accumulate)
@@ -53,27 +53,27 @@ def applied(
     for block in blocks:
         _wrap_forward(block, settings)
     if settings.fsdp:
-        yield _sharded(task, blocks, world, precision)
-    elif world.size > 1:
-        yield _replicated(task, world)
+        yield _sharded(task, blocks, ctx, precision)
+    elif ctx.size > 1:
+        yield _replicated(task, ctx)
     else:
         yield task
     if plain is not None:  # not after an error, when the other ranks may be gone
         _become(task.model, plain)
 
 
-def whole_weights(module: nn.Module) -> dict[str, Tensor]:
+def full_weights(module: nn.Module) -> dict[str, Tensor]:
     """The module's state without shards, which all ranks have to ask for together."""
-    return {name: whole(value) for name, value in module.state_dict().items()}
+    return {name: full_state_dict(value) for name, value in module.state_dict().items()}
 
 
-def whole(state: Any) -> Any:
+def full_state_dict(state: Any) -> Any:
     """Nested training state with every sharded tensor put together."""
     if isinstance(state, DTensor):
         return state.full_tensor()
     if isinstance(state, Mapping):
-        return {key: whole(value) for key, value in state.items()}
-    return [whole(value) for value in state] if isinstance(state, list) else state
+        return {key: full_state_dict(value) for key, value in state.items()}
+    return [full_state_dict(value) for value in state] if isinstance(state, list) else state
 
 
 def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -94,9 +94,9 @@ def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     optimiser.load_state_dict({**state, "state": moments})
 
 
-def _replicated(task: Task, world: World) -> Task:
+def _replicated(task: Task, ctx: DistContext) -> Task:
     """DDP: every rank has all weights, gradients are averaged."""
-    on = [world.device.index] if world.device.type == "cuda" else None
+    on = [ctx.device.index] if ctx.device.type == "cuda" else None
     # Which mask leaves whole frames in view differs from step to step, and with it which parts of
     # a model are used.
     step = nn.parallel.DistributedDataParallel(
@@ -105,10 +105,10 @@ def _replicated(task: Task, world: World) -> Task:
     return replace(task, losses=step.__call__, unsynced=step.no_sync)
 
 
-def _sharded(task: Task, blocks: list[Block], world: World, precision: str) -> Task:
+def _sharded(task: Task, blocks: list[Block], ctx: DistContext, precision: str) -> Task:
     """FSDP2: every rank has a share of each weight; blocks are gathered one at a time, all else at
     once."""
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    mesh = init_device_mesh(ctx.device.type, (ctx.size,))
     mixed = MixedPrecisionPolicy(
         param_dtype=KINDS[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -151,6 +151,6 @@ def _wrap_forward(block: Block, settings: ParallelSettings) -> None:
 def _become(model: nn.Module, plain: nn.Module) -> None:
     """Turn every module of `model` into the one of `plain`, a copy made before anything was
     applied, with the weights that `model` has now."""
-    plain.load_state_dict(whole_weights(model))
+    plain.load_state_dict(full_weights(model))
     for mine, other in zip(list(model.modules()), list(plain.modules()), strict=True):
         mine.__class__, mine.__dict__ = type(other), other.__dict__

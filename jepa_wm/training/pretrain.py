@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
-from jepa_wm.core.precision import autocast, set_threads, settled
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.run import Run
 from jepa_wm.core.schedule import linear
 from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.clips import ClipSampler, to_input
@@ -33,13 +33,13 @@ from jepa_wm.models.jepa import JEPA, Origin
 from jepa_wm.models.masks import Masked
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import Task, fit
-from jepa_wm.training.parallel import whole_weights
+from jepa_wm.training.parallel import full_weights
 from jepa_wm.training.start import start_at
 
 Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """The `pretrain` stage: trains, then writes meters and the probe of the final encoder beside a
     random encoder's."""
     if run.config.features.backbone is not None:
@@ -51,9 +51,9 @@ def run(run: RunFolder) -> dict[str, object]:
     return run.once("pretrain", train)
 
 
-def train(run: RunFolder) -> dict[str, object]:
+def train(run: Run) -> dict[str, object]:
     """The work of the stage; interrupted, it goes on from the newest checkpoint."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     set_threads(config.train.threads)
     settings = config.train.pretrain
     torch.manual_seed(config.seed)
@@ -69,10 +69,8 @@ def train(run: RunFolder) -> dict[str, object]:
         action_size = data.actions.shape[1]
     else:
         folder, action_size = run.stage_dir("pretrain"), 0
-        mine = open_sets(folder, config) if here().first else []
-        here().told_by_first(
-            None
-        )  # rank 0 has looked into every file and written down what it found
+        mine = open_sets(folder, config) if dist().first else []
+        dist().broadcast(None)  # rank 0 has looked into every file and written down what it found
         sets = mine or open_sets(folder, config)
         sampler = clip_sampler(sets, config, seed=config.seed)
         judge = Judge.of_videos(config, sets)
@@ -81,10 +79,10 @@ def train(run: RunFolder) -> dict[str, object]:
     random_encoder.load_state_dict(model.encoder.state_dict())
     if settings.start is not None:
         start_at(model, settings.start, config)
-    task = make_task(model.to(here().device), sampler, config, judge)
+    task = make_task(model.to(dist().device), sampler, config, judge)
     seconds = fit(run, task, settings)
     meters, errors = judge(
-        model.target, steps=settings.final_probe_steps, label="probe" if here().first else ""
+        model.target, steps=settings.final_probe_steps, label="probe" if dist().first else ""
     )
     reference = probe_once(run, judge, random_encoder) if settings.steps else errors
     return {
@@ -99,20 +97,20 @@ def train(run: RunFolder) -> dict[str, object]:
 
 def _unreadable(sampler: VideoClipSampler) -> list[str]:
     """What any of the ranks could not read."""
-    return sorted({why for of_rank in here().told_by_all(sampler.unreadable) for why in of_rank})
+    return sorted(
+        {why for of_rank in dist().all_gather_object(sampler.unreadable) for why in of_rank}
+    )
 
 
-def probe_once(run: RunFolder, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
+def probe_once(run: Run, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
     """The probe's errors on the encoder before training, measured once for a run folder; null
     where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
-    if here().first and not file.exists():
+    if dist().first and not file.exists():
         steps = run.config.train.pretrain.final_probe_steps
         errors = judge(random_encoder, steps=steps, label="probe of a random encoder")[1]
         write_atomic(file, json.dumps(finite(errors)))
-    return here().told_by_first(
-        json.loads(file.read_text(encoding="utf-8")) if here().first else {}
-    )
+    return dist().broadcast(json.loads(file.read_text(encoding="utf-8")) if dist().first else {})
 
 
 def make_task(
@@ -134,7 +132,7 @@ def make_task(
                 step, settings.batch, count=predict.far, min_gap=predict.apart
             )
             rows = np.concatenate([rows, away], 1)
-        device = here().device
+        device = dist().device
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         drawn = model.draw_masks(settings.batch, observe.frames, generator)
         masks = [mask.of(some).to(device) for mask in drawn]
@@ -225,7 +223,7 @@ class Judge:
         config, known = self.config, self.known
         frozen = FrozenEncoder(
             _copy(encoder, config), config.data.image_size, precision=config.train.precision
-        ).to(here().device)
+        ).to(dist().device)
         seen = frozen.standardise_on(self.frames)
         meters = collapse_meters(seen * frozen.scale, self.frames)
         if known is None:
@@ -253,7 +251,7 @@ class Judge:
 
 def _copy(encoder: Encoder, config: Config) -> Encoder:
     copy = Encoder.from_settings(config.data.image_size, config.encoder)
-    copy.load_state_dict(whole_weights(encoder))
+    copy.load_state_dict(full_weights(encoder))
     return copy
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
@@ -43,7 +43,7 @@ class Samples:
     frames: FrameSampler
 
     @classmethod
-    def of_run(cls, run: RunFolder, config: Config, model: LatentModel, part: str) -> Samples:
+    def of_run(cls, run: Run, config: Config, model: LatentModel, part: str) -> Samples:
         assert part in ("train", "heldout")
         data = open_data(run.path, config, "train" if part == "train" else "heldout")
         features, precision = Features(run.path / "features" / part, data), config.train.precision
@@ -144,7 +144,7 @@ class Samples:
 
 def on_device(values: np.ndarray | Tensor) -> Tensor:
     """The values where this process computes."""
-    return torch.as_tensor(values).to(here().device)
+    return torch.as_tensor(values).to(dist().device)
 
 
 def ends(data: Trajectories, terminated: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from jepa_wm.config import Config
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import autocast, set_threads, settled
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.windows import WindowSampler, usual_steps
 from jepa_wm.features.cache import Features
@@ -32,7 +32,7 @@ class Windows:
     """Windows of a features file as the predictor is trained on them: LayerNorm'd tokens, poses,
     and the actions between them, which are the differences of the poses."""
 
-    def __init__(self, run: RunFolder, config: Config, part: str, frames: int) -> None:
+    def __init__(self, run: Run, config: Config, part: str, frames: int) -> None:
         self.data = open_data(run.path, config, "train" if part == "train" else "heldout")
         self.features = Features(run.path / "features" / part, self.data)
         self.encoder = FrozenEncoder.load(run.path / "features")
@@ -74,10 +74,10 @@ class Windows:
         return normalised(seen), poses, difference(poses[:, :-1], poses[:, 1:])
 
 
-def train(run: RunFolder) -> dict[str, object]:
+def train(run: Run) -> dict[str, object]:
     """The `dynamics` stage where `dynamics.kind` is vjepa2_ac; interrupted, it goes on from the
     newest checkpoint."""
-    config = settled(run.config, run.path)
+    config = resolve_precision(run.config, run.path)
     set_threads(config.train.threads)
     settings, d = config.train.dynamics, config.dynamics
     windows = Windows(run, config, "train", settings.frames)
@@ -90,21 +90,21 @@ def train(run: RunFolder) -> dict[str, object]:
 
     def losses_of(step: int, some: slice) -> dict[str, Tensor]:
         tokens, poses, actions = (
-            drawn[some].to(here().device) for drawn in windows.batch(step, settings.batch)
+            drawn[some].to(dist().device) for drawn in windows.batch(step, settings.batch)
         )
         with autocast(tokens.device, config.train.precision):
             return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
     seconds = fit(
-        run, Task("dynamics", model.to(here().device), losses_of, part="dynamics"), settings
+        run, Task("dynamics", model.to(dist().device), losses_of, part="dynamics"), settings
     )
-    if here().first:
+    if dist().first:
         save_action_predictor(run.stage_dir("dynamics"), model, d, *windows.reach())
     return {"rollout": heldout_errors(run, config, model), "training_seconds": seconds}
 
 
 def heldout_errors(
-    run: RunFolder, config: Config, model: ActionPredictor
+    run: Run, config: Config, model: ActionPredictor
 ) -> list[dict[str, float | int]]:
     """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of
     them have."""
@@ -112,7 +112,7 @@ def heldout_errors(
         open_data(run.path, config, "heldout").lengths, config.dynamics.frameskip
     )
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
-    tokens, poses, actions = (drawn.to(here().device) for drawn in heldout.batch(0, WINDOWS))
+    tokens, poses, actions = (drawn.to(dist().device) for drawn in heldout.batch(0, WINDOWS))
     return rollout_errors(model, tokens, poses, actions)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
 from jepa_wm.features.cache import Features
 from jepa_wm.models.belief import running_belief, with_goal
@@ -36,7 +36,7 @@ class Latents:
         self._held: Tensor | None = None
         self._components: Tensor | None = None
         if model.summary is not None:
-            with torch.no_grad(), autocast(here().device, precision):
+            with torch.no_grad(), autocast(dist().device, precision):
                 held = of_all_frames(features, model.summarise)
             self._own = model.lasting(held)  # [R, N, L] what each frame tells by itself
             each = self._own.split(features.counts.tolist())
@@ -88,5 +88,5 @@ class Latents:
 
 def of_all_frames(features: Features, read: Callable[[Tensor], Tensor]) -> Tensor:
     """[R, ...] what `read` makes of the tokens [r, n, E] of all frames, on the CPU."""
-    slabs = (features.slab(k, k + SLAB).to(here().device) for k in range(0, len(features), SLAB))
+    slabs = (features.slab(k, k + SLAB).to(dist().device) for k in range(0, len(features), SLAB))
     return torch.cat([read(slab).cpu() for slab in slabs])

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
 from jepa_wm.features.encoder import FrozenEncoder
@@ -85,7 +85,7 @@ class RobotModel(WorldModel):
         process computes on."""
         predictor, settings, low, high = load_action_predictor(Path(run) / "dynamics")
         latent = PoseLatent(predictor, settings, torch.tensor(low), torch.tensor(high))
-        return cls(FrozenEncoder.load(Path(run) / "features"), latent).to(here().device)
+        return cls(FrozenEncoder.load(Path(run) / "features"), latent).to(dist().device)
 
     @torch.no_grad()
     def encode(self, frames: Tensor, poses: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import here
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
 from jepa_wm.features.encoder import FrozenEncoder
@@ -64,7 +64,7 @@ class WorldModel(nn.Module):
         heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
         return cls(
             FrozenEncoder.load(run / "features"), load_latent_model(run / "dynamics"), heads
-        ).to(here().device)
+        ).to(dist().device)
 
     @property
     def device(self) -> torch.device:

@@ -15,7 +15,7 @@ from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.core.run import RunFolder
+from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import data_folder, open_data
 from jepa_wm.data.duplicates import common_episodes
 from jepa_wm.data.episode_writer import EpisodeWriter
@@ -45,13 +45,13 @@ HELDOUT_SEEDS = (
 )  # episodes of the held-out file are drawn from here on; there are fewer for training
 
 
-def run(run: RunFolder) -> dict[str, object]:
+def run(run: Run) -> dict[str, object]:
     """Write `train.h5` and `heldout.h5` of the configured world; files that are there already are
     kept."""
     return run.once("collect", collect)
 
 
-def collect(run: RunFolder) -> dict[str, object]:
+def collect(run: Run) -> dict[str, object]:
     """The work of the stage; a part that an interrupted run has finished is kept."""
     config = run.config
     folder = data_folder(run.path, config)

@@ -164,10 +164,10 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def ask(self, *words):
+    def ask(self, *argv):
         """What a command says."""
         return subprocess.run(
-            words, env=self.env, capture_output=True, text=True, timeout=60
+            argv, env=self.env, capture_output=True, text=True, timeout=60
         ).stdout
 
     def field(self, job, name):

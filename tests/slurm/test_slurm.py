@@ -24,9 +24,9 @@ SECONDS = 8
 pytestmark = pytest.mark.slow  # minutes, and a cluster of its own
 
 
-def launch(*words, code=0):
+def launch(*argv, code=0):
     """Run `jepa-wm launch`; a wrong exit code fails."""
-    found = cli.main(["launch", *map(str, words)])
+    found = cli.main(["launch", *map(str, argv)])
     assert found == code, f"exit code {found}"
 
 
@@ -34,9 +34,9 @@ def launch(*words, code=0):
 def submit(capsys):
     """Submit a job and get its row."""
 
-    def call(*words):
+    def call(*argv):
         capsys.readouterr()
-        launch(*words, "--cluster", "slurm", "--json")
+        launch(*argv, "--cluster", "slurm", "--json")
         rows = json.loads(capsys.readouterr().out)["jobs"]
         return rows[0] if len(rows) == 1 else rows
 
@@ -46,14 +46,14 @@ def submit(capsys):
 @pytest.fixture(scope="session")
 def long_words(tiny_data):
     """Settings of a training on one process that takes about `SECONDS` here."""
-    words = [
+    argv = [
         word
         for word in SMALL
         if "pretrain.steps" not in word and "save_every" not in word and "eval" not in word
     ]
     return [
         f"data.path={tiny_data}",
-        *words,
+        *argv,
         "train.precision=fp32",
         "train.pretrain.save_every=100",
     ]
@@ -74,11 +74,11 @@ def step_of(run):
 
 @pytest.fixture(scope="session")
 def long_run(tmp_path_factory, long_words):
-    """(folder, words) of an undisturbed training in this process, long enough to be disturbed
+    """(folder, argv) of an undisturbed training in this process, long enough to be disturbed
     elsewhere."""
     folder, steps = tmp_path_factory.mktemp("long") / "run", 30
     began = time.monotonic()
-    words = [
+    argv = [
         "--config",
         "debug",
         *long_words,
@@ -88,7 +88,7 @@ def long_run(tmp_path_factory, long_words):
         cli.main(
             [
                 "pretrain",
-                *words,
+                *argv,
                 "--run",
                 str(folder.parent / "pace"),
                 f"train.pretrain.steps={steps}",
@@ -97,9 +97,9 @@ def long_run(tmp_path_factory, long_words):
         == 0
     )
     steps = round(min(max(SECONDS * steps / (time.monotonic() - began), 100), 3000))
-    words += [f"train.pretrain.steps={steps}", f"train.pretrain.eval_every={steps}"]
-    assert cli.main(["pretrain", *words, "--run", str(folder)]) == 0
-    return folder, words
+    argv += [f"train.pretrain.steps={steps}", f"train.pretrain.eval_every={steps}"]
+    assert cli.main(["pretrain", *argv, "--run", str(folder)]) == 0
+    return folder, argv
 
 
 def wait_for_end(cluster, job, seconds=400):
@@ -157,11 +157,11 @@ def test_the_first_step_comes_soon_after_the_command(cluster, tmp_path, long_wor
     """From the command to the first training step of a tiny model, less what the job waited in the
     queue."""
     run = tmp_path / "run"
-    words = ["--cluster", "slurm", "--config", "debug", "--run", run, *long_words, "--json"]
-    words += ["train.pretrain.steps=3", "train.pretrain.save_every=1", "train.keep=3"]
+    argv = ["--cluster", "slurm", "--config", "debug", "--run", run, *long_words, "--json"]
+    argv += ["train.pretrain.steps=3", "train.pretrain.save_every=1", "train.keep=3"]
     began = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "jepa_wm", "launch", "pretrain", *map(str, words)],
+        [sys.executable, "-m", "jepa_wm", "launch", "pretrain", *map(str, argv)],
         capture_output=True,
         check=True,
     )
@@ -228,13 +228,13 @@ def test_a_time_limit_is_met_with_a_checkpoint(cluster, submit, tmp_path, long_r
     steps = 60 * int(long_run[1][-2].partition("=")[2]) // SECONDS
     file = tmp_path / "mine.yaml"
     file.write_text("base: debug\nseed: 7\n")
-    words = [
+    argv = [
         *long_run[1][2:-2],
         f"train.pretrain.steps={steps}",
         f"train.pretrain.eval_every={steps}",
     ]
     limits = ["--minutes", 1, "launch.warning_seconds=25"]
-    row = submit("pretrain", "--run", tmp_path / "run", "--config", file, *words, *limits)
+    row = submit("pretrain", "--run", tmp_path / "run", "--config", file, *argv, *limits)
     wait_for_training(row)
     file.write_text("base: debug\nseed: 8\n")
     wait_for_end(cluster, row["job"])
@@ -249,7 +249,7 @@ def test_a_time_limit_is_met_with_a_checkpoint(cluster, submit, tmp_path, long_r
 
 
 def test_a_sweep_is_an_array_of_six(cluster, submit, tmp_path, tiny_data, capsys):
-    words = [
+    argv = [
         "--config",
         "debug",
         *overrides(tiny_data),
@@ -257,7 +257,7 @@ def test_a_sweep_is_an_array_of_six(cluster, submit, tmp_path, tiny_data, capsys
         "launch.array_parallelism=3",
     ]
     grid = ["--grid", "train.pretrain.lr=[1e-3,1e-4]", "--grid", "seed=[0,1,2]", "--wait"]
-    rows = submit("pretrain", "--run", tmp_path / "run", *words, *grid)
+    rows = submit("pretrain", "--run", tmp_path / "run", *argv, *grid)
     assert len(rows) == 6 and {row["state"] for row in rows} == {"COMPLETED"}
     assert len({row["job"].split("_")[0] for row in rows}) == 1, "one array"
     assert (
@@ -274,7 +274,7 @@ def test_a_sweep_is_an_array_of_six(cluster, submit, tmp_path, tiny_data, capsys
     launch("status", "--run", tmp_path / "run")
     table = capsys.readouterr().out.splitlines()
     assert (
-        table[0].split() == ["job", "verb", "state", "exit", "step", "left", "loss", "log"]
+        table[0].split() == ["job", "command", "state", "exit", "step", "left", "loss", "log"]
         and len(table) == 7
     )
     assert all("COMPLETED" in line and " 2/2 " in line for line in table[1:])
@@ -333,7 +333,7 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
     """The pipeline is submitted by a setup line of another job; its episodes and features are
     split over two jobs."""
     run, steps = (
-        tmp_path / "story",
+        tmp_path / "pipeline",
         [f"train.{part}.steps=3" for part in ("pretrain", "latent", "dynamics", "distance")],
     )
     tiny = [
@@ -372,7 +372,7 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
     launch("collect", *outer, f"launch.setup={json.dumps([line])}")
     until(lambda: (rows := status.of(run)) and not any(status.is_live(row) for row in rows), 500)
     rows = status.of(run)  # read again: one may have ended between being read and being found dead
-    assert [row["verb"] for row in rows] == [
+    assert [row["command"] for row in rows] == [
         "collect",
         "pretrain",
         *["features"] * 3,

@@ -1,13 +1,13 @@
-"""What the command line does, by name: each verb, evaluation, bench and tool with the function
+"""What the command line does, by name: each command, evaluation, bench and tool with the function
 that does it."""
 
 from __future__ import annotations
 
-# verb -> the function that does it, `run(run: RunFolder) -> dict`, and its line in the help
-VERBS = {
+# command -> the function that does it, `run(run: Run) -> dict`, and its line in the help
+COMMANDS = {
     "demo": (
         "jepa_wm.demo:run",
-        "the whole story in minutes: collect, learn to see, learn to act, plan, report",
+        "the whole pipeline in minutes: collect, learn to see, learn to act, plan, report",
     ),
     "collect": (
         "jepa_wm.worlds.collect:run",
@@ -32,11 +32,11 @@ VERBS = {
     ),
     "report": ("jepa_wm.report.report:run", "one HTML page: curves, GIFs, tables"),
 }
-# verb -> what does one share of its work, `share(run, k, n) -> dict`, for the verb itself to find
+# command -> what does one shard of its work, `shard(run, k, n) -> dict`, for the command itself to find
 # and finish
-SHARES = {
-    "features": "jepa_wm.features.cache:encode_share",
-    "plan": "jepa_wm.evals.goal_reaching:play_share",
+SHARDS = {
+    "features": "jepa_wm.features.cache:encode_shard",
+    "plan": "jepa_wm.evals.goal_reaching:play_shard",
 }
 # bench -> `run(config, quick=...) -> dict`; they need no run folder
 BENCHES = {name: f"jepa_wm.evals.bench.{name}:run" for name in ("plan", "data", "train")}
@@ -68,7 +68,7 @@ TOOLS = {
         "jepa_wm.evals.statistics",
         "success or return over training seeds and tasks, and what methods differ by",
     ),
-    "launch": ("jepa_wm.launch.command", "a verb as a job: here, under torchrun or on SLURM"),
+    "launch": ("jepa_wm.launch.command", "a command as a job: here, under torchrun or on SLURM"),
 }
-# verbs that several ranks do as one job
+# commands that several ranks do as one job
 TOGETHER = ("pretrain", "dynamics", "heads")

@@ -1,4 +1,4 @@
-"""The whole story from one command, on the tiny setting of configs/debug.yaml."""
+"""The whole pipeline from one command, on the tiny setting of configs/debug.yaml."""
 
 import json
 import os

@@ -43,7 +43,7 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
     if settings.nodes > 1:
         raise UserError(
             f"cluster {settings.cluster} is this machine, launch.nodes is {settings.nodes}: set launch.cluster=slurm, "
-            f"or start `torchrun --nnodes {settings.nodes} ... -m jepa_wm {' '.join(job.words)}` on each node"
+            f"or start `torchrun --nnodes {settings.nodes} ... -m jepa_wm {' '.join(job.argv)}` on each node"
         )
     _refuse_missing_gpus(settings, ranks)
     commands = _commands(job.save(), settings, ranks)
@@ -89,7 +89,7 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
             .read_text(encoding="utf-8", errors="replace")
             .splitlines()[-LAST_LINES:]
         )
-        said = f"{job.words[0]}: {who} ended with exit code {codes[first]}; logs: {log}"
+        said = f"{job.argv[0]}: {who} ended with exit code {codes[first]}; logs: {log}"
         raise JobFailed("\n".join([said, *tail]), codes[first])
 
 
@@ -213,9 +213,9 @@ def _forwarding(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
 def _refuse_missing_gpus(settings: LaunchSettings, ranks: int) -> None:
     import torch
 
-    from jepa_wm.core.distributed import here
+    from jepa_wm.core.distributed import dist
 
-    there = torch.cuda.device_count() if here().device.type == "cuda" else 0
+    there = torch.cuda.device_count() if dist().device.type == "cuda" else 0
     wanted = max(settings.gpus_per_node, ranks if there else 0)
     if wanted > there:
         raise UserError(
