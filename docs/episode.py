@@ -12,6 +12,6 @@ from jepa_wm.report.artifacts import Episodes
 from jepa_wm.report.film import episode_gif
 
 episodes = Episodes(**np.load(Path(sys.argv[1]) / "plan" / "episodes.npz"))
-with Image.open(io.BytesIO(episode_gif(episodes, int(np.argmax(episodes.final))))) as film:
+with Image.open(io.BytesIO(episode_gif(episodes, int(np.argmax(episodes.success_final))))) as film:
     film.seek(film.n_frames - 1)
     film.convert("RGB").save(Path(__file__).with_name("episode.png"))

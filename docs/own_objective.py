@@ -33,7 +33,7 @@ def gone(weight: float, run: Run) -> float:
     begin."""
     world = TwoRooms(run.config.world.geometry)
     agent = Agent.of_run(run, world, more=((weight, eastward),))
-    world.reset(np.arange(8), dot=np.full((8, 2), 12.0, np.float32))
+    world.reset(np.arange(8), start=np.full((8, 2), 12.0, np.float32))
     agent.reset(world.render(), seeds=range(8))
     track = episodes.play(world, agent.act, budget=15).track  # [8, 16, 2]
     return float((track[:, -1, 0] - track[:, 0, 0]).mean())

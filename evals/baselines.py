@@ -1,4 +1,4 @@
-"""What a model is measured against: random and wall-blind walkers below, the same planner in the
+"""What a model is measured against: random actions and a straight line to the goal below, the same planner in the
 true simulator above.
 
 B episodes, S candidates, H horizon, T environment steps.
@@ -23,23 +23,23 @@ from jepa_wm.worlds.tasks import Tasks
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
-def floors_and_ceiling(
+def baselines_and_oracle(
     tasks: Tasks, space: ActionSpace, config: Config, suffix: str
 ) -> dict[str, object]:
-    """`floors` and `ceiling` in these tasks, both keys with `suffix`."""
+    """`baselines` and `oracle` in these tasks, both keys with `suffix`."""
     worlds, budget = config.world, config.evaluation.budget
-    floors = {
+    baselines = {
         "random": random_track(tasks, worlds, budget=budget, hold=config.dynamics.frameskip),
         "straight_line": straight_track(tasks, worlds, budget=budget),
     }
-    ceiling = simulator_track(tasks, worlds, space, config.planner, budget=budget)
+    oracle = simulator_track(tasks, worlds, space, config.planner, budget=budget)
     told: dict[str, object] = {
-        name: success(track, tasks, config.evaluation) for name, track in floors.items()
+        name: success(track, tasks, config.evaluation) for name, track in baselines.items()
     }
     told["random_encoder"] = None
     return {
-        f"floors{suffix}": told,
-        f"ceiling{suffix}": success(ceiling, tasks, config.evaluation),
+        f"baselines{suffix}": told,
+        f"oracle{suffix}": success(oracle, tasks, config.evaluation),
     }
 
 

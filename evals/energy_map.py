@@ -26,18 +26,18 @@ def energy_maps(
     L2 distance."""
     g = tasks.geometry
     axis = np.linspace(g.low, g.high, grid)
-    dots = (
+    starts = (
         np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32)
     )  # rows run along y
     chosen = tasks.part(0, maps)
     goals, (_, goal_frames) = rooms(clean(config.world), g), begin(chosen, config.world)
-    goals.reset(chosen.seeds, dot=chosen.goal, layout=chosen.layout)
+    goals.reset(chosen.seeds, start=chosen.goal, layout=chosen.layout)
     learned, raw = [], []
     for i in range(len(chosen)):
         world = rooms(config.world, g)
-        seeds = np.repeat(chosen.seeds[i : i + 1], len(dots))
-        layout = np.repeat(chosen.layout[i : i + 1], len(dots), 0)
-        world.reset(seeds, dot=dots, layout=layout, noise_seeds=np.arange(len(dots)))
+        seeds = np.repeat(chosen.seeds[i : i + 1], len(starts))
+        layout = np.repeat(chosen.layout[i : i + 1], len(starts), 0)
+        world.reset(seeds, start=starts, layout=layout, noise_seeds=np.arange(len(starts)))
         latents = model.encode(torch.from_numpy(world.render()))
         goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
         lasting = model.latent.lasting(torch.cat([goal, latents])).mean(

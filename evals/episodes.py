@@ -36,10 +36,10 @@ def begin(tasks: Tasks, worlds: WorldSettings) -> tuple[TwoRooms, np.ndarray]:
     """(worlds at their starts, goal images [B, h, w, 3] uint8)."""
     goals = rooms(worlds, tasks.geometry)
     goals.reset(
-        tasks.seeds, dot=tasks.goal, layout=tasks.layout, noise_seeds=tasks.seeds + GOAL_NOISE
+        tasks.seeds, start=tasks.goal, layout=tasks.layout, noise_seeds=tasks.seeds + GOAL_NOISE
     )
     world = rooms(worlds, tasks.geometry)
-    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
+    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
     return world, goals.render()
 
 
@@ -79,11 +79,13 @@ def success(
     """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B,
     T+1, 2]."""
     outcome = judge(track, tasks.goal, radius=act.radius)
-    low, high = wilson(int(outcome.final.sum()), len(track))
+    low, high = wilson(int(outcome.success_final.sum()), len(track))
     close = judge(track, tasks.goal, radius=act.strict_radius)
     return {
-        "final": float(outcome.final.mean()), "latched": float(outcome.latched.mean()), "low": low, "high": high,
-        "final_strict": float(close.final.mean()), "latched_strict": float(close.latched.mean()),
+        "success_final": float(outcome.success_final.mean()), "low": low, "high": high,
+        "success_any": float(outcome.success_any.mean()),
+        "success_final_strict": float(close.success_final.mean()),
+        "success_any_strict": float(close.success_any.mean()),
         "episodes": len(track), "seeds": 1, "budget": track.shape[1] - 1, "radius": act.radius,
         "strict_radius": act.strict_radius, "unit": UNIT,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The `plan` stage: goal-image episodes on frozen tasks, judged beside floors and a ceiling; or
+"""The `plan` stage: goal-image episodes on frozen tasks, judged beside baselines and an oracle; or
 episodes for reward.
 
 Whatever is told is of tasks on held-out layouts; what ends in `_training_layouts` is the same on
@@ -22,7 +22,7 @@ from jepa_wm.core.precision import set_threads
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.data.held_out import TRAINING, layouts_met
-from jepa_wm.evals.baselines import floors_and_ceiling
+from jepa_wm.evals.baselines import baselines_and_oracle
 from jepa_wm.evals.energy_map import energy_maps
 from jepa_wm.evals.episodes import Record, begin, play, success
 from jepa_wm.evals.returns import play_for_reward, play_shard_for_reward
@@ -40,8 +40,8 @@ CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 
 def run(run: Run) -> dict[str, object]:
-    """Play all episodes with the main objective and those to compare, then the floors and the
-    ceiling."""
+    """Play all episodes with the main objective and those to compare, then the baselines and the
+    oracle."""
     return run.once("plan", play_and_judge)
 
 
@@ -63,7 +63,7 @@ def play_and_judge(run: Run) -> dict[str, object]:
         if name.startswith(MAIN):
             told |= {
                 f"success{suffix}": outcome,
-                **floors_and_ceiling(some, space, config, suffix),
+                **baselines_and_oracle(some, space, config, suffix),
             }
         if not suffix:
             by_name[plan.objective] = outcome
@@ -267,9 +267,9 @@ def gather(folder: Path, tasks: Tasks, config: Config, *, most: int = 50) -> Non
     at, goal = parts[0]["decision_steps"], tasks.goal[:most]
     distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)
     radius, goals = config.evaluation.radius, rooms(clean(config.world), tasks.geometry)
-    goals.reset(tasks.seeds[:most], dot=goal, layout=tasks.layout[:most])
+    goals.reset(tasks.seeds[:most], start=goal, layout=tasks.layout[:most])
     np.savez_compressed(
         folder / "episodes.npz", goal_frame=goals.render(), frames=merged["frames"], positions=merged["track"][:, at],
-        goal_position=goal, distance=distance, final=distance[:, -1] < radius, latched=(distance < radius).any(1),
+        goal_position=goal, distance=distance, success_final=distance[:, -1] < radius, success_any=(distance < radius).any(1),
         cost=merged["cost"], radius=radius,
     )  # fmt: skip

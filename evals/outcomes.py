@@ -65,10 +65,10 @@ def _successes(
         track = _chunks(path / "plan" / f"main{suffix}", "track", len(some))
         outcome = judge(track, some.goal, radius=rule[1])
         outcomes |= {
-            f"success{suffix}": outcome.final,
-            f"success_at_any_step{suffix}": outcome.latched,
+            f"success{suffix}": outcome.success_final,
+            f"success_any{suffix}": outcome.success_any,
         }
-        _check(path, outcome.final, result[f"success{suffix}"]["final"])
+        _check(path, outcome.success_final, result[f"success{suffix}"]["success_final"])
     return (tasks.digest, *rule), outcomes
 
 

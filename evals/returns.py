@@ -40,7 +40,7 @@ Act = Callable[
 
 
 def play_for_reward(run: Run, model: WorldModel) -> dict[str, object]:
-    """What the planner and the floors earn in the same episodes; the chunks an interrupted run has
+    """What the planner and the baselines earn in the same episodes; the chunks an interrupted run has
     finished are kept.
 
     Of a world with splits the episodes are on held-out layouts, and what ends in
@@ -52,7 +52,7 @@ def play_for_reward(run: Run, model: WorldModel) -> dict[str, object]:
         earned, times = planned_returns(_folder(run, suffix), model, world, seeds, config)
         told |= {
             f"return{suffix}": summary(earned, config),
-            f"floors{suffix}": _floors(world, seeds, config),
+            f"baselines{suffix}": _baselines(world, seeds, config),
         }
         seconds.append(times)
     return {
@@ -77,7 +77,7 @@ def _digest(config: Config) -> str:
     )
 
 
-def _floors(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, object]:
+def _baselines(world: Rewarding, seeds: np.ndarray, config: Config) -> dict[str, object]:
     policy, budget = RandomHolds(seeds, hold=config.dynamics.frameskip), config.evaluation.budget
     random = play_rewards(world, seeds, lambda world: policy(world)[:, None], budget=budget)
     by_constant = {
@@ -154,9 +154,9 @@ def _checked(run: Run) -> dict[str, object]:
 def rewarding_world(config: Config) -> Rewarding:
     """The configured world; UserError for one that pays nothing."""
     world = make_world(config.world)
-    if not isinstance(world, Rewarding) or not world.pays:
+    if not isinstance(world, Rewarding) or not world.has_reward:
         raise UserError(
-            f"planner.objective reward: the world {config.world.name} pays none; set world.spot, or name another world"
+            f"planner.objective reward: the world {config.world.name} has none; set world.reward_region, or name another world"
         )
     return world
 

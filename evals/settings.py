@@ -71,6 +71,6 @@ class EvaluationSettings(Section):
     budget: int = Field(200, ge=1)  # environment steps
     radius: float = Field(4.5, gt=0)  # px
     strict_radius: float = Field(1.41, gt=0)  # px, reported beside
-    random_encoder_floor: bool = (
+    random_encoder_baseline: bool = (
         False  # `demo` also runs the whole chain on an encoder that was never trained
     )

@@ -26,7 +26,7 @@ MAY_DIFFER = (
     "data.path",
     "planner.compare",
     "planner.memory_mb",
-    "evaluation.random_encoder_floor",
+    "evaluation.random_encoder_baseline",
 )
 
 

@@ -35,10 +35,10 @@ PROMISED: dict[
         "success_training_layouts",
         "return",
         "return_training_layouts",
-        "floors",
-        "floors_training_layouts",
-        "ceiling",
-        "ceiling_training_layouts",
+        "baselines",
+        "baselines_training_layouts",
+        "oracle",
+        "oracle_training_layouts",
         "seconds_per_decision",
     ),  # fmt: skip
     "report": ("report",),
@@ -46,7 +46,7 @@ PROMISED: dict[
 
 
 def run(run: Run) -> dict[str, object]:
-    """Every stage that is not finished yet, then the floor of a random frozen encoder if asked
+    """Every stage that is not finished yet, then the baseline of a random frozen encoder if asked
     for, then the page.
 
     Returns the promised keys of all stages, the rest as `stages` {name: {key: value}}, each with
@@ -54,17 +54,17 @@ def run(run: Run) -> dict[str, object]:
     """
     results = {name: _tell(name, stage)(run) for name, stage in stages_for(run.config).items()}
     plan = results["plan"]
-    floors = {
+    baselines = {
         key: value
         for key, value in plan.items()
-        if key.startswith("floors") and isinstance(value, dict)
+        if key.startswith("baselines") and isinstance(value, dict)
     }
-    if run.config.evaluation.random_encoder_floor and any(
-        beside["random_encoder"] is None for beside in floors.values()
+    if run.config.evaluation.random_encoder_baseline and any(
+        beside["random_encoder"] is None for beside in baselines.values()
     ):
-        judged, plan["random_encoder_seconds"] = random_encoder_floor(run)
-        for key, beside in floors.items():
-            beside["random_encoder"] = judged[key.removeprefix("floors")]
+        judged, plan["random_encoder_seconds"] = random_encoder_baseline(run)
+        for key, beside in baselines.items():
+            beside["random_encoder"] = judged[key.removeprefix("baselines")]
         run.write_result("plan", plan)
     results["report"] = _tell("report", report.run)(run)
     if "random_encoder_seconds" in plan:
@@ -100,7 +100,7 @@ def _seconds(result: Mapping[str, object]) -> float:
     return float(seconds)
 
 
-def random_encoder_floor(run: Run) -> tuple[dict[str, object], float]:
+def random_encoder_baseline(run: Run) -> tuple[dict[str, object], float]:
     """(success or return of the same chain on the same data with an encoder that was never
     trained, its seconds).
 
@@ -115,9 +115,9 @@ def random_encoder_floor(run: Run) -> tuple[dict[str, object], float]:
             "planner": config.planner.model_copy(update={"compare": ()}),
         }
     )
-    with Run.open(run.path / "random_encoder", changed) as floor:
+    with Run.open(run.path / "random_encoder", changed) as baseline:
         results = {
-            name: _tell(f"random encoder: {name}", stage)(floor)
+            name: _tell(f"random encoder: {name}", stage)(baseline)
             for name, stage in stages_for(changed).items()
         }
     name = "return" if config.planner.objective == "reward" else "success"

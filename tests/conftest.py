@@ -19,7 +19,7 @@ import torch
 from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
 from jepa_wm.core.run import Run
-from jepa_wm.worlds.collect import record, wandering
+from jepa_wm.worlds.collect import exploring, record
 from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -56,7 +56,7 @@ def tiny_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_data")
     for part, seeds in (("train", np.arange(6)), ("heldout", 10**6 + np.arange(3))):
         record(
-            folder / f"{part}.h5", TwoRooms().of_split(part), wandering(WorldSettings()), seeds, 31
+            folder / f"{part}.h5", TwoRooms().of_split(part), exploring(WorldSettings()), seeds, 31
         )
     return folder
 

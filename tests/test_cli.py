@@ -52,21 +52,21 @@ def test_json_is_the_last_line_and_the_only_one_on_stdout(command, capsys):
 
 
 def test_without_json_the_result_is_for_reading(command, capsys):
-    success = {"final": 2 / 3, "low": 0.3, "high": 0.9032, "episodes": 6}
+    success = {"success_final": 2 / 3, "low": 0.3, "high": 0.9032, "episodes": 6}
     result = {
         "frames": 12,
         "more": {},
         "errors": {"a": 0.5},
         "success": success,
-        "floors": {"random": success},
+        "baselines": {"random": success},
     }
     assert command(lambda run: result) == 0
     seen = capsys.readouterr().out
     assert (
         "  frames: 12\n" in seen
-        and "  success: final 0.6667, low 0.3, high 0.9032, episodes 6\n" in seen
+        and "  success: success_final 0.6667, low 0.3, high 0.9032, episodes 6\n" in seen
     )
-    assert not any(name in seen for name in ("more", "errors", "floors"))
+    assert not any(name in seen for name in ("more", "errors", "baselines"))
 
 
 def stop_by(signum: int):

@@ -11,11 +11,11 @@ from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.data.datasets import grouped, state_groups
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.worlds import collect
-from jepa_wm.worlds.collect import record, wandering
+from jepa_wm.worlds.collect import exploring, record
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.settings import Gym, RewardSpot, WorldSettings
+from jepa_wm.worlds.settings import Gym, RewardRegion, WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
@@ -25,11 +25,11 @@ def still(seeds):
 
 def test_rows_are_what_was_seen_and_done(tmp_path):
     seeds = np.array([5, 9])
-    record(tmp_path / "a.h5", TwoRooms(), wandering(WorldSettings()), seeds, 7)
+    record(tmp_path / "a.h5", TwoRooms(), exploring(WorldSettings()), seeds, 7)
     data, world = Trajectories(tmp_path / "a.h5"), TwoRooms()
     assert data.lengths.tolist() == [7, 7] and data.offsets.tolist() == [0, 7]
-    assert state_groups(data) == {"dot": [0, 1], "wall": [2], "door": [3]}
-    assert data.attributes["state_names"] == "dot_x dot_y wall_x door_y"
+    assert state_groups(data) == {"agent": [0, 1], "wall": [2], "door": [3]}
+    assert data.attributes["state_names"] == "agent_x agent_y wall_x door_y"
     for row, seed in zip(data.offsets, seeds, strict=True):
         world.reset(np.array([seed]))
         for step in range(7):
@@ -39,8 +39,14 @@ def test_rows_are_what_was_seen_and_done(tmp_path):
 
 
 def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
-    spot = RewardSpot(at=(40.0, 30.0), radius=14)
-    record(tmp_path / "a.h5", TwoRooms(spot=spot), wandering(WorldSettings()), np.arange(20), 30)
+    spot = RewardRegion(at=(40.0, 30.0), radius=14)
+    record(
+        tmp_path / "a.h5",
+        TwoRooms(reward_region=spot),
+        exploring(WorldSettings()),
+        np.arange(20),
+        30,
+    )
     data = Trajectories(tmp_path / "a.h5")
     pay = data.column("reward").reshape(20, 30)
     after = np.linalg.norm(data.column("state").reshape(20, 30, 4)[:, 1:, :2] - spot.at, axis=2)
@@ -50,7 +56,7 @@ def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
         and 0.02 < pay.mean() < 0.9
     )
     assert not data.column("terminated").any()
-    record(tmp_path / "b.h5", TwoRooms(), wandering(WorldSettings()), np.arange(2), 5)
+    record(tmp_path / "b.h5", TwoRooms(), exploring(WorldSettings()), np.arange(2), 5)
     assert "reward" not in Trajectories(tmp_path / "b.h5")
 
 
@@ -215,8 +221,8 @@ def test_nothing_is_left_behind_where_episodes_that_end_are_interrupted(tmp_path
 
 def test_a_world_that_is_over_at_its_reset_is_left_out(tmp_path):
     class Over(GymWorld):
-        def reset(self, seeds, *, dot=None):
-            super().reset(seeds, dot=dot)
+        def reset(self, seeds, *, start=None):
+            super().reset(seeds, start=start)
             self._ended = seeds % 2 == 0
 
     record(tmp_path / "a.h5", Over(Drifter, size=16), still, np.arange(5), 4)
@@ -225,7 +231,7 @@ def test_a_world_that_is_over_at_its_reset_is_left_out(tmp_path):
 
 
 def test_state_names_are_grouped_by_what_stands_before_the_last_underscore():
-    assert grouped(("dot_x", "dot_y", "wall_x", "door_y")) == "dot:0,1 wall:2 door:3"
+    assert grouped(("agent_x", "agent_y", "wall_x", "door_y")) == "agent:0,1 wall:2 door:3"
     assert grouped(("left_arm_x", "speed", "left_arm_y")) == "left_arm:0,2 speed:1"
 
 

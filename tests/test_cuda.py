@@ -398,7 +398,7 @@ def test_the_whole_story_ends_as_promised(tmp_path):
     assert_success(result["success"])
     assert all(entry["error"] > 0 for entry in result["probe"].values())
     assert all(
-        row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0
+        row["relative_error"] > 0 and row["state_errors"]["agent"]["error"] > 0
         for row in result["rollout"]
     )
     assert learned["heads"]["policy"]["error"] > 0

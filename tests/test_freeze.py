@@ -216,4 +216,7 @@ def test_the_attentive_probe_is_reproducible_and_leaves_the_global_generator_alo
 
 def test_errors_are_euclidean_distances_of_each_group():
     guess, truth = torch.tensor([[3.0, 4, 1]]), torch.tensor([[0.0, 0, 3]])
-    assert state_errors(guess, truth, {"dot": [0, 1], "wall": [2]}) == {"dot": 5.0, "wall": 2.0}
+    assert state_errors(guess, truth, {"agent": [0, 1], "wall": [2]}) == {
+        "agent": 5.0,
+        "wall": 2.0,
+    }

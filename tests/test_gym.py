@@ -37,7 +37,7 @@ def test_the_environment_is_the_batch_simulator_and_ends_at_the_goal():
     env, world = TwoRoomsEnv(), TwoRooms()
     goal = np.array([50.0, 50.0], np.float32)
     frame, info = env.reset(seed=7, options={"start": (50.0, 40.0), "goal": goal})
-    world.reset(np.array([7]), dot=np.array([[50.0, 40.0]]))
+    world.reset(np.array([7]), start=np.array([[50.0, 40.0]]))
     assert np.array_equal(frame, world.render()[0]) and np.array_equal(
         info["state"], world.state()[0]
     )
@@ -68,8 +68,8 @@ def test_a_gym_batch_is_the_same_world():
     seeds, r = np.array([3, 4, 5]), np.random.default_rng(0)
     for some in (seeds, seeds[:2]):
         start = np.tile(np.array([[12.0, 30.0]], np.float32), (len(some), 1))
-        batch.reset(some, dot=start)
-        world.reset(some, dot=start)
+        batch.reset(some, start=start)
+        world.reset(some, start=start)
         for _ in range(5):
             action = r.uniform(-2, 2, (len(some), 2)).astype(np.float32)
             batch.step(action)
@@ -206,7 +206,7 @@ def test_rewards_are_of_the_latest_step_and_stop_with_the_episode():
 def test_a_frozen_task_is_played_in_the_environment():
     tasks = freeze_tasks(episodes=3)
     world, env = TwoRooms(), TwoRoomsEnv()
-    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
+    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
     for i in range(len(tasks)):
         options = {"start": tasks.start[i], "goal": tasks.goal[i], "layout": tasks.layout[i]}
         frame, info = env.reset(seed=int(tasks.seeds[i]), options=options)

@@ -40,7 +40,7 @@ from jepa_wm.worlds import collect
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
-    "train.pretrain.steps=0", "latent=null", "world.spot={radius: 12}", "data.episodes=300",
+    "train.pretrain.steps=0", "latent=null", "world.reward_region={radius: 12}", "data.episodes=300",
     "planner.margin=0",
     "train.dynamics.steps=400", "train.distance.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",
@@ -176,13 +176,13 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
         "reward",
         "termination",
         "policy",
-        "state/dot",
+        "state/agent",
         "state/wall",
         "state/door",
     }
     for name, share in (
         ("reward", 0.8),
-        ("state/dot", 0.5),
+        ("state/agent", 0.5),
         ("state/wall", 0.3),
         ("state/door", 0.9),
     ):
@@ -192,7 +192,7 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
     )
     assert scores["termination"]["constant"] < 1e-4, "nothing ever ends in two rooms"
     loaded = load_heads(folder / "heads")
-    assert loaded.present == Present(True, True, ("dot_x", "dot_y", "wall_x", "door_y"))
+    assert loaded.present == Present(True, True, ("agent_x", "agent_y", "wall_x", "door_y"))
 
 
 def test_rewards_are_summed_over_a_model_step():
@@ -261,7 +261,7 @@ def agent(folder, **plan):
 @pytest.mark.parametrize(
     "plan", [{"objective": "reward"}, {"objective": "reward", "solver": "gradient"}, {"objective": "state"},
              {"solver": "amortised"}, {"propose": True}, {"propose": True, "solver": "icem"},
-             {"reward": 0.5, "state": 0.1, "state_names": ["dot_x", "dot_y"], "effort": 0.1, "smoothness": 0.1}],
+             {"reward": 0.5, "state": 0.1, "state_names": ["agent_x", "agent_y"], "effort": 0.1, "smoothness": 0.1}],
     ids=str,
 )  # fmt: skip
 def test_reward_and_state_plan_as_goals_do(trained, plan):
@@ -301,9 +301,10 @@ def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
     with pytest.raises(UserError, match="objective metric needs a goal image"):
         a.act(world.render())
     with pytest.raises(
-        UserError, match="state_names 'dot_z' is not known; the state head reads dot_x, dot_y"
+        UserError,
+        match="state_names 'agent_z' is not known; the state head reads agent_x, agent_y",
     ):
-        agent(trained[0], state=1.0, state_names=["dot_z"])
+        agent(trained[0], state=1.0, state_names=["agent_z"])
     with pytest.raises(UserError, match="limits.matrix has rows of 3 numbers"):
         agent(trained[0], limits=Limits(matrix=[[1, 1, 1]], bound=[1]))
     with pytest.raises(ValueError, match="2 goal images for 1 seeds"):

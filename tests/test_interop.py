@@ -287,15 +287,15 @@ def observed(world):
     """What eb_jepa's environment shows, [B, 2, 1, h, w]: a bell of sigma 1.3 and the walls, both
     up to 255."""
     axis = np.arange(65, dtype=np.float32)
-    bell = [np.exp(-((axis - world.dot[:, i : i + 1]) ** 2) / (2 * 1.3**2)) for i in (1, 0)]
-    dot = np.rint(255 * bell[0][:, :, None] * bell[1][:, None])
-    dot[dot < 255e-3] = 0
+    bell = [np.exp(-((axis - world.agent[:, i : i + 1]) ** 2) / (2 * 1.3**2)) for i in (1, 0)]
+    agent = np.rint(255 * bell[0][:, :, None] * bell[1][:, None])
+    agent[agent < 255e-3] = 0
     outside = (axis < 5) | (axis > 59)
     wall = (np.abs(axis - world.wall_x[:, None]) <= WALL_HALF)[:, None] & (
         np.abs(axis - world.door_y[:, None]) > world.geometry.door_half
     )[:, :, None]
     walls = 255.0 * (wall | outside[:, None] | outside[None, :])
-    return torch.from_numpy(np.stack([dot, walls], 1)[:, :, None].astype(np.float32))
+    return torch.from_numpy(np.stack([agent, walls], 1)[:, :, None].astype(np.float32))
 
 
 def test_the_bundled_world_can_show_ebjepas_two_channels():

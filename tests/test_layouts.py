@@ -15,7 +15,7 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import goal_reaching as evaluate
 from jepa_wm.evals import returns
 from jepa_wm.worlds import collect
-from jepa_wm.worlds.collect import record, record_parts, wandering
+from jepa_wm.worlds.collect import exploring, record, record_parts
 from jepa_wm.worlds.settings import Geometry, WorldSettings
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 from jepa_wm.worlds.two_rooms.layouts import in_split
@@ -115,7 +115,7 @@ def test_a_world_of_a_split_draws_all_its_layouts_and_no_other_and_is_a_function
 
 def test_a_given_layout_is_taken():
     world = TwoRooms()
-    world.reset(np.arange(2), layout=np.array([[22, 40], [30.5, 12]]), dot=np.full((2, 2), 9.0))
+    world.reset(np.arange(2), layout=np.array([[22, 40], [30.5, 12]]), start=np.full((2, 2), 9.0))
     assert world.state()[:, 2:].tolist() == [[22, 40], [30.5, 12]]
     with pytest.raises(ValueError, match="layout has shape"):
         world.reset(np.arange(3), layout=np.zeros((2, 2)))
@@ -128,7 +128,7 @@ def test_a_given_layout_is_taken():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_held_out_task_or_episode_has_a_layout_of_the_training_file(tmp_path, task, seed):
     config = load_config("two_rooms", [f"seed={seed}", *DATA])
-    record_parts(tmp_path, TwoRooms(), wandering(WorldSettings()), config)
+    record_parts(tmp_path, TwoRooms(), exploring(WorldSettings()), config)
     train, heldout = (
         pairs(held_out.layouts_of(Trajectories(tmp_path / f"{p}.h5")))
         for p in ("train", "heldout")
@@ -139,13 +139,13 @@ def test_no_held_out_task_or_episode_has_a_layout_of_the_training_file(tmp_path,
     on_training = tasks.of("train").layout
     assert in_split(on_training, tasks.geometry, "train").all() and len(on_training) == 100
     world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
+    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
     assert np.array_equal(world.state(), np.concatenate([tasks.start, tasks.layout], 1))
 
 
 def leaked(folder, config, layout):
     """Training data with one episode of a layout [2]."""
-    record_parts(folder, TwoRooms(), wandering(WorldSettings()), config)
+    record_parts(folder, TwoRooms(), exploring(WorldSettings()), config)
     with h5py.File(folder / "train.h5", "r+") as file:
         row = int(file["ep_offset"][5])
         file["state"][row : row + 3, 2:] = layout
@@ -156,7 +156,7 @@ def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
     """Files of an earlier collecting, or of other programs, whose layouts need be no whole
     numbers."""
     config = load_config("two_rooms", DATA)
-    record_parts(tmp_path / "collect", TwoRooms(), wandering(WorldSettings()), config)
+    record_parts(tmp_path / "collect", TwoRooms(), exploring(WorldSettings()), config)
     layout = held_out.layouts_of(Trajectories(tmp_path / "collect" / "heldout.h5"))[3]
     leaked(tmp_path / "collect", config, layout + off)
     with (
@@ -191,7 +191,7 @@ def test_a_headline_task_with_a_layout_of_the_training_file_is_an_error(tmp_path
 
 def test_data_that_do_not_tell_layouts_are_warned_of(tmp_path):
     config = load_config("two_rooms", DATA)
-    record_parts(tmp_path / "collect", TwoRooms(), wandering(WorldSettings()), config)
+    record_parts(tmp_path / "collect", TwoRooms(), exploring(WorldSettings()), config)
     with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
         file["state"][:] = np.nan
     layouts = np.array([[22.0, 22.0]])
@@ -238,7 +238,7 @@ def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path):
 
 
 def test_recording_leaves_a_world_without_a_split_as_it_is(tmp_path):
-    record(tmp_path / "a.h5", TwoRooms(), wandering(WorldSettings()), np.arange(300), 2)
+    record(tmp_path / "a.h5", TwoRooms(), exploring(WorldSettings()), np.arange(300), 2)
     layouts = held_out.layouts_of(Trajectories(tmp_path / "a.h5"))
     assert (
         in_split(layouts, Geometry(), "train").any()

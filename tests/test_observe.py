@@ -50,7 +50,7 @@ def data(tmp_path_factory):
     return write(
         tmp_path_factory.mktemp("data") / "train.h5",
         [13, 40, 17, 25],
-        state_groups="dot:0,1 wall:2",
+        state_groups="agent:0,1 wall:2",
     )
 
 
@@ -63,7 +63,7 @@ def test_what_was_written_is_read(data):
     assert data.frames.shape == (95, 4, 6, 3) and (data.frames[:, 0, 0, 0] == np.arange(95)).all()
     assert data.actions.dtype == np.float32 and data.actions[7].tolist() == [7.25, 7.5]
     assert (data.column("state")[:, 1] == np.arange(95)).all()
-    assert state_groups(data) == {"dot": [0, 1], "wall": [2]}
+    assert state_groups(data) == {"agent": [0, 1], "wall": [2]}
 
 
 def test_frames_are_memory_mapped_and_read_only(data):

@@ -14,7 +14,7 @@ from jepa_wm.models.mixture import Draw, Draws, Outlook
 from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
 from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
 from jepa_wm.planning.objectives import expected_cost
-from jepa_wm.worlds.policies import Wanderer
+from jepa_wm.worlds.policies import ExplorationPolicy
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 DRAWN = 16
@@ -224,13 +224,13 @@ def forks(count, seed, *, up=0.5):
 def slipping_rooms(count, seed):
     """Two rooms in which moves slip: latents are the state in units of its spread, T = 3 frames of
     3 steps each."""
-    world = TwoRooms(slip=0.5)
+    world = TwoRooms(process_noise=0.5)
     seeds = seed * 10**6 + np.arange(count)
     world.reset(seeds)
-    wanderer = Wanderer(world.geometry, seeds)
+    explorer = ExplorationPolicy(world.geometry, seeds)
     states, actions = [world.state()], []
     for _ in range(6):
-        actions.append(wanderer.act(world.state()))
+        actions.append(explorer.act(world.state()))
         world.step(actions[-1])
         states.append(world.state())
     latents = (np.stack(states[::3], 1) - 32) / np.array([16, 16, 8, 12], np.float32)
@@ -269,7 +269,7 @@ def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outc
 def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
     moved = []
     for seeds in ([3, 4], [4]):
-        world = TwoRooms(slip=0.5)
+        world = TwoRooms(process_noise=0.5)
         world.reset(np.array(seeds))
         before = world.state()
         for _ in range(5):

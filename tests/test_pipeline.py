@@ -15,11 +15,11 @@ from jepa_wm import cli
 
 STAGES = ("collect", "pretrain", "features", "dynamics", "plan")
 PROMISED = {
-    "collapsed", "feature_std", "effective_rank", "probe", "rollout", "success", "success_by", "floors", "ceiling",
-    "seconds_per_decision", "minutes", "report", "stages", "success_training_layouts", "floors_training_layouts",
-    "ceiling_training_layouts",
+    "collapsed", "feature_std", "effective_rank", "probe", "rollout", "success", "success_by", "baselines", "oracle",
+    "seconds_per_decision", "minutes", "report", "stages", "success_training_layouts", "baselines_training_layouts",
+    "oracle_training_layouts",
 }  # fmt: skip
-FLOOR = "evaluation.random_encoder_floor=true"
+BASELINE = "evaluation.random_encoder_baseline=true"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def story(tmp_path_factory):
         "--run",
         str(folder),
         "--json",
-        FLOOR,
+        BASELINE,
     ]
     same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(command, capture_output=True, text=True, env=same_threads)
@@ -68,29 +68,44 @@ def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_wa
         == 0
     )
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    won, floors = result["success"]["final"], result["floors"]
-    assert won > floors["random"]["final"] + 0.5 and won > floors["straight_line"]["final"] + 0.15
-    eighth = result["rollout"][7]["state_errors"]["dot"]
+    won, baselines = result["success"]["success_final"], result["baselines"]
+    assert (
+        won > baselines["random"]["success_final"] + 0.5
+        and won > baselines["straight_line"]["success_final"] + 0.15
+    )
+    eighth = result["rollout"][7]["state_errors"]["agent"]
     assert eighth["error"] < eighth["shuffled"] / 3
 
 
 def assert_success(entry):
     assert entry["unit"] == "px"
-    assert {"final", "latched", "low", "high", "episodes", "seeds", "budget"} <= entry.keys()
+    assert {
+        "success_final",
+        "success_any",
+        "low",
+        "high",
+        "episodes",
+        "seeds",
+        "budget",
+    } <= entry.keys()
     assert (
-        0 <= entry["low"] <= entry["final"] <= entry["high"] <= 1
-        and entry["final"] <= entry["latched"]
+        0 <= entry["low"] <= entry["success_final"] <= entry["high"] <= 1
+        and entry["success_final"] <= entry["success_any"]
     )
 
 
 def test_the_last_line_has_all_that_scripts_are_promised(story):
     _, result = story
     assert result.keys() == PROMISED
-    assert {"dot", "wall", "door"} == result["probe"].keys()
+    assert {"agent", "wall", "door"} == result["probe"].keys()
     for entry in result["probe"].values():
         assert entry["error"] > 0 and entry["random_encoder"] > 0 and entry["unit"] == "px"
     for horizon, row in enumerate(result["rollout"], 1):
-        assert row["horizon"] == horizon and row["state_errors"].keys() == {"dot", "wall", "door"}
+        assert row["horizon"] == horizon and row["state_errors"].keys() == {
+            "agent",
+            "wall",
+            "door",
+        }
         for key in (
             "relative_error",
             "relative_error_shuffled",
@@ -102,9 +117,9 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
             assert entry["error"] > 0 and entry["shuffled"] > 0 and entry["unit"] == "px"
     assert_success(result["success"])
     for suffix in ("", "_training_layouts"):
-        floors = result[f"floors{suffix}"]
-        assert floors.keys() == {"random", "straight_line", "random_encoder"}
-        for entry in (result[f"success{suffix}"], result[f"ceiling{suffix}"], *floors.values()):
+        baselines = result[f"baselines{suffix}"]
+        assert baselines.keys() == {"random", "straight_line", "random_encoder"}
+        for entry in (result[f"success{suffix}"], result[f"oracle{suffix}"], *baselines.values()):
             assert_success(entry)
     for entry in result["success_by"].values():
         assert_success(entry)
@@ -115,11 +130,11 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
 
 
 def test_the_scripted_walkers_frame_the_task(story):
-    """The planner with the true simulator does better than chance, or the tasks and floors are not
+    """The planner with the true simulator does better than chance, or the tasks and baselines are not
     what they say."""
     _, result = story
-    assert result["ceiling"]["latched"] >= result["floors"]["random"]["latched"]
-    assert result["success"]["episodes"] == result["ceiling"]["episodes"] == 6
+    assert result["oracle"]["success_any"] >= result["baselines"]["random"]["success_any"]
+    assert result["success"]["episodes"] == result["oracle"]["episodes"] == 6
 
 
 def test_every_stage_keeps_its_result_and_the_page_is_there(story):
@@ -158,7 +173,7 @@ def work_files(folder):
 def test_a_second_call_does_nothing_again_and_says_the_same(story, capsys):
     folder, result = story
     before = work_files(folder)
-    assert cli.main(["demo", "--config", "debug", "--run", str(folder), "--json", FLOOR]) == 0
+    assert cli.main(["demo", "--config", "debug", "--run", str(folder), "--json", BASELINE]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
     assert work_files(folder) == before
 
@@ -167,7 +182,7 @@ def test_a_run_folder_of_another_config_is_refused(story, capsys):
     folder, _ = story
     assert (
         cli.main(
-            ["demo", "--config", "debug", "--run", str(folder), FLOOR, "train.dynamics.lr=0.5"]
+            ["demo", "--config", "debug", "--run", str(folder), BASELINE, "train.dynamics.lr=0.5"]
         )
         == 2
     )
@@ -185,7 +200,7 @@ def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
             file["state"][:] = np.nan
     assert cli.main(["demo", "--config", "debug", "--run", str(blind), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["probe"]["dot"]["error"] is None and seen["probe"]["dot"]["error"] > 0
+    assert result["probe"]["agent"]["error"] is None and seen["probe"]["agent"]["error"] > 0
     chunks = sorted((folder / "plan" / "main").glob("*.npz"))
     assert chunks
     for chunk in chunks:

@@ -1,9 +1,9 @@
-"""The scripted policies: the wanderer that collects, the solver, the wall-blind walker."""
+"""The scripted policies: the one that explores, the solver, the straight line."""
 
 import numpy as np
 import pytest
 
-from jepa_wm.worlds.policies import Wanderer, solver, straight_line
+from jepa_wm.worlds.policies import ExplorationPolicy, solver, straight_line
 from jepa_wm.worlds.tasks import freeze_tasks, judge
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -14,11 +14,11 @@ def new_world(count):
     return world
 
 
-def wander(world, steps):
+def explore(world, steps):
     """Positions [steps, B, 2] that the data policy visits."""
-    policy, seen = Wanderer(world.geometry, np.arange(len(world))), []
+    policy, seen = ExplorationPolicy(world.geometry, np.arange(len(world))), []
     for _ in range(steps):
-        seen.append(world.dot.copy())
+        seen.append(world.agent.copy())
         action = policy.act(world.state())
         assert (np.linalg.norm(action, axis=1) <= world.geometry.max_step + 1e-4).all()
         world.step(action)
@@ -28,17 +28,17 @@ def wander(world, steps):
 def drive(tasks, policy):
     """Positions [E, T + 1, 2] of a scripted policy on frozen tasks, 200 steps."""
     world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
-    seen = [world.dot.copy()]
+    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
+    seen = [world.agent.copy()]
     for _ in range(200):
         world.step(policy(world.state(), tasks.goal, tasks.geometry))
-        seen.append(world.dot.copy())
+        seen.append(world.agent.copy())
     return np.stack(seen, 1)
 
 
-def test_the_wanderer_uses_the_door_and_covers_both_rooms():
+def test_exploration_uses_the_door_and_covers_both_rooms():
     world = new_world(60)
-    seen = wander(world, 300)  # [T, B, 2]
+    seen = explore(world, 300)  # [T, B, 2]
     right = seen[..., 0] > world.wall_x
     crossings = (right[1:] != right[:-1]).sum(0)
     assert (crossings > 0).mean() > 0.9 and crossings.mean() > 2
@@ -49,9 +49,9 @@ def test_the_wanderer_uses_the_door_and_covers_both_rooms():
     assert (shares > 0.2 * shares.mean()).all()
 
 
-def test_the_wanderers_data_do_not_depend_on_the_batch():
-    whole = wander(new_world(5), 50)
-    alone = wander(new_world(1), 50)
+def test_exploration_data_do_not_depend_on_the_batch():
+    whole = explore(new_world(5), 50)
+    alone = explore(new_world(1), 50)
     assert np.array_equal(whole[:, 0], alone[:, 0])
 
 
@@ -59,10 +59,10 @@ def test_the_wanderers_data_do_not_depend_on_the_batch():
 def test_the_scripted_solver_always_arrives(name):
     tasks = freeze_tasks(name, episodes=100, seed=5)
     outcome = judge(drive(tasks, solver), tasks.goal, radius=1.41)
-    assert outcome.final.all()
+    assert outcome.success_final.all()
 
 
-def test_the_wall_blind_walker_wins_about_two_in_five():
+def test_the_straight_line_wins_about_two_in_five():
     tasks = freeze_tasks(episodes=200, seed=5)
     outcome = judge(drive(tasks, straight_line), tasks.goal)
-    assert 0.25 < outcome.final.mean() < 0.5
+    assert 0.25 < outcome.success_final.mean() < 0.5

@@ -66,7 +66,7 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     words = ["jepa.far=0", "jepa.episode=0"]
     words += ["data.image_size=26", "train.pretrain.steps=2"]
     with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
-        assert pretrain.run(run)["probe"]["dot"]["error"] > 0
+        assert pretrain.run(run)["probe"]["agent"]["error"] > 0
 
 
 def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monkeypatch):

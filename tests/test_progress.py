@@ -82,8 +82,8 @@ def test_resuming_drops_what_lies_past_the_checkpoint(tmp_path):
 
 def test_lines_are_on_disk_at_once_and_events_follow(tmp_path):
     metrics = Metrics(tmp_path, "pretrain")
-    metrics.log(1, {"loss": 0.5, "probe": {"dot": 2.0}})
-    assert read_metrics(tmp_path, "pretrain")[0]["probe"] == {"dot": 2.0}
+    metrics.log(1, {"loss": 0.5, "probe": {"agent": 2.0}})
+    assert read_metrics(tmp_path, "pretrain")[0]["probe"] == {"agent": 2.0}
     metrics.close()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

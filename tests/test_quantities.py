@@ -79,8 +79,8 @@ def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
 
 def test_state_errors_take_units():
     guess, truth = torch.tensor([[3.0, 4, 6.2]]), torch.tensor([[0.0, 0, 0]])
-    errors = state_errors(guess, truth, {"dot": [0, 1], "angle": [2]}, {"angle": "rad"})
-    assert errors == pytest.approx({"dot": 5.0, "angle": 2 * np.pi - 6.2}, abs=1e-5)
+    errors = state_errors(guess, truth, {"agent": [0, 1], "angle": [2]}, {"angle": "rad"})
+    assert errors == pytest.approx({"agent": 5.0, "angle": 2 * np.pi - 6.2}, abs=1e-5)
 
 
 def test_scores_tell_units_and_take_angles_the_shorter_way():
@@ -123,19 +123,19 @@ def test_unknown_is_said_as_nothing():
 
 def test_two_rooms_and_gymnasium_worlds_write_their_units(tiny_data, tmp_path):
     assert state_units(Trajectories(tiny_data / "train.h5")) == {
-        "dot": "px",
+        "agent": "px",
         "wall": "px",
         "door": "px",
     }
     world = GymWorld(
         TwoRoomsEnv,
-        state_names=("dot_x", "dot_y", "wall", "door"),
+        state_names=("agent_x", "agent_y", "wall", "door"),
         state_units=("cm", "cm", "", ""),
     )
     record(tmp_path / "x.h5", world, lambda seeds: RandomHolds(seeds, hold=2), np.arange(2), 4)
     data = Trajectories(tmp_path / "x.h5")
     assert data.attributes["state_units"] == "cm cm - -" and state_units(data) == {
-        "dot": "cm",
+        "agent": "cm",
         "wall": "",
         "door": "",
     }
@@ -147,17 +147,17 @@ def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(
     source = str(tiny_data / "train.h5")
     assert cli.main(["convert", source, str(tmp_path / "kept.h5")]) == 0
     assert Trajectories(tmp_path / "kept.h5").attributes["state_units"] == "px px px px"
-    words = ["--names", "dot_x", "dot_y", "wall", "turn", "--units", "m", "m", "-", "rad"]
+    words = ["--names", "agent_x", "agent_y", "wall", "turn", "--units", "m", "m", "-", "rad"]
     assert cli.main(["convert", source, str(tmp_path / "named.h5"), *words]) == 0
     assert state_units(Trajectories(tmp_path / "named.h5")) == {
-        "dot": "m",
+        "agent": "m",
         "wall": "",
         "turn": "rad",
     }
     capsys.readouterr()
     for wrong, said in (
         (["--units", "m"], "are 1 for 4 numbers"),
-        (["--units", "m", "rad", "m", "m"], "'dot' are m and rad"),
+        (["--units", "m", "rad", "m", "m"], "'agent' are m and rad"),
     ):
         assert cli.main(["convert", source, str(tmp_path / "not.h5"), *wrong]) != 0
         error = capsys.readouterr().err
@@ -168,10 +168,10 @@ def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"state_units": "px rad - -"}, "x.h5: state_units of the group 'dot' are px and rad"),
+        ({"state_units": "px rad - -"}, "x.h5: state_units of the group 'agent' are px and rad"),
         ({"state_units": "px"}, "x.h5: state_units 'px' are 1 for 4 numbers"),
-        ({"state_groups": "dot:0,9"}, "x.h5: state_groups has 'dot:0,9'"),
-        ({"state_groups": "dot=0,1"}, "x.h5: state_groups has 'dot=0,1'"),
+        ({"state_groups": "agent:0,9"}, "x.h5: state_groups has 'agent:0,9'"),
+        ({"state_groups": "agent=0,1"}, "x.h5: state_groups has 'agent=0,1'"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_named(tiny_data, tmp_path, attributes, message):
@@ -189,7 +189,7 @@ def test_attributes_stored_as_bytes_are_read(tiny_data, tmp_path):
             {name: np.bytes_(str(file.attrs[name])) for name in ("state_units", "state_groups")}
         )
     assert state_units(Trajectories(tmp_path / "x.h5")) == {
-        "dot": "px",
+        "agent": "px",
         "wall": "px",
         "door": "px",
     }

@@ -1,5 +1,5 @@
 """Planning for reward in a foreign world with discrete actions, from recording to returns; and its
-floors."""
+baselines."""
 
 import json
 
@@ -24,7 +24,7 @@ from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds import collect
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.settings import Gym, RewardSpot, WorldSettings
+from jepa_wm.worlds.settings import Gym, RewardRegion, WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
@@ -89,11 +89,11 @@ def test_discrete_actions_are_recorded_one_hot(played):
 
 def test_planning_for_reward_beats_random_and_the_best_constant_action(played):
     result = played[1]
-    earned, floors = result["return"], result["floors"]
+    earned, baselines = result["return"], result["baselines"]
     assert earned["episodes"] == 30 and earned["low"] <= earned["mean"] <= earned["high"] <= 20
     for name in ("random", "constant"):
-        assert floors[name]["high"] < earned["low"], (name, result)
-    assert floors["constant"]["action"] == [0.0], (
+        assert baselines[name]["high"] < earned["low"], (name, result)
+    assert baselines["constant"]["action"] == [0.0], (
         "staying where one began is the best of the constants"
     )
 
@@ -138,7 +138,7 @@ def test_finished_episodes_are_kept_and_the_verb_tells_the_return(played, capsys
     assert cli.main(["plan", "--config", "debug", "--run", str(folder), "--json", *SETTINGS]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["return"]["mean"] == pytest.approx(result["return"]["mean"] + 5 * 30 / 30)
-    assert again["floors"] == result["floors"], "floors are drawn from the seeds alone"
+    assert again["baselines"] == result["baselines"], "baselines are drawn from the seeds alone"
 
 
 def test_shares_of_the_episodes_are_found_by_the_whole(played):
@@ -166,19 +166,21 @@ def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_pa
             UserError, match="goal tasks for two_rooms alone.*planner.objective=reward"
         ):
             evaluate.play_and_judge(run)
-    with pytest.raises(UserError, match="world two_rooms pays none; set world.spot"):
+    with pytest.raises(UserError, match="world two_rooms has none; set world.reward_region"):
         returns.rewarding_world(Config())
-    assert returns.rewarding_world(Config(world=WorldSettings(spot=RewardSpot()))).pays
+    assert returns.rewarding_world(
+        Config(world=WorldSettings(reward_region=RewardRegion()))
+    ).has_reward
     with pytest.raises(UserError, match="world.gym.id Nowhere-v0: the environment cannot be made"):
         make_world(WorldSettings(name="gym", gym=Gym(id="Nowhere-v0")))
 
 
-# ---------------------------------------------------------------- floors
+# ---------------------------------------------------------------- baselines
 
 
 def test_returns_are_what_the_world_paid_within_the_budget():
-    spot = RewardSpot(at=(30.0, 30.0), radius=30)
-    world, r = TwoRooms(spot=spot), np.random.default_rng(0)
+    spot = RewardRegion(at=(30.0, 30.0), radius=30)
+    world, r = TwoRooms(reward_region=spot), np.random.default_rng(0)
     moves = r.uniform(-2, 2, (12, 3, 2)).astype(np.float32)  # [T, B, a]
     asked = iter(np.moveaxis(moves.reshape(4, 3, 3, 2), 1, 2))
     earned = returns.play_rewards(world, np.arange(3), lambda world: next(asked), budget=10)

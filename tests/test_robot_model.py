@@ -59,7 +59,7 @@ class Arm:
     def __len__(self):
         return len(self.pose)
 
-    def reset(self, seeds, *, dot=None):
+    def reset(self, seeds, *, start=None):
         drawn = [np.random.default_rng(int(seed)).uniform(0.2, 0.8, 7) for seed in seeds]
         self.pose = np.array(drawn, np.float32)
 

@@ -22,8 +22,8 @@ from jepa_wm.report.retrieval import FrameBank
 E, K, T, R, SIDE = 6, 8, 40, 4, 33
 LOST = (2, 5)
 SUCCESS = {
-    "final": 4 / 6,
-    "latched": 5 / 6,
+    "success_final": 4 / 6,
+    "success_any": 5 / 6,
     "low": 0.3,
     "high": 0.903,
     "episodes": 6,
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 
 def room(position, *, noise=None):
-    """[SIDE, SIDE, 3] with a bright dot, a wall and, if asked, pixel noise."""
+    """[SIDE, SIDE, 3] with a bright agent, a wall and, if asked, pixel noise."""
     frame = np.full((SIDE, SIDE, 3), 20, np.uint8)
     frame[:, SIDE // 2] = (80, 150, 190)
     x, y = (int(round(value)) for value in position)
@@ -93,8 +93,8 @@ def episodes(*, lost=LOST, noise=None):
         "positions": positions,
         "goal_position": np.stack([goal] * E),
         "distance": distance,
-        "final": final,
-        "latched": latched,
+        "success_final": final,
+        "success_any": latched,
         "cost": cost,
         "radius": 4.5,
     }
@@ -108,7 +108,7 @@ def fill(run, *, noise=None, lost=LOST):
     """Leave behind what every stage would."""
     run.write_result("collect", {"seconds": 2.0})
     probe = {
-        "dot": {"error": 0.7, "unit": "px", "random_encoder": 2.1},
+        "agent": {"error": 0.7, "unit": "px", "random_encoder": 2.1},
         "a<b": {"error": 3.0, "unit": "px"},
     }
     seen = {
@@ -122,24 +122,24 @@ def fill(run, *, noise=None, lost=LOST):
     run.write_result("features", {})
     errors = {"relative_error": 0.2, "relative_error_shuffled": 0.9}
     errors |= {"feature_error": 0.61, "feature_error_shuffled": 1.1, "feature_error_encoded": 0.55}
-    states = {"dot": {"error": 1.5, "shuffled": 9.0, "unit": "px"}, "block_angle": {"error": 0.25, "shuffled": 0.75,
+    states = {"agent": {"error": 1.5, "shuffled": 9.0, "unit": "px"}, "block_angle": {"error": 0.25, "shuffled": 0.75,
               "unit": "rad"}, "x<y": {"error": 4.25, "shuffled": 5.0, "unit": ""}}  # fmt: skip
     rows = [{"horizon": h, **errors, "state_errors": states} for h in (1, 2, 4, 8)]
     run.write_result("dynamics", {"rollout": rows})
-    floors = {
+    baselines = {
         "random": SUCCESS,
         "straight_line": None,
-        "random_encoder": {**SUCCESS, "final": 0.0},
+        "random_encoder": {**SUCCESS, "success_final": 0.0},
     }
     plan = {
         "success": SUCCESS,
         "success_by": {"raw_l2": SUCCESS},
-        "floors": floors,
-        "ceiling": 1.0,
+        "baselines": baselines,
+        "oracle": 1.0,
     }
     plan |= {
-        "success_training_layouts": {**SUCCESS, "final": 5 / 6},
-        "floors_training_layouts": floors,
+        "success_training_layouts": {**SUCCESS, "success_final": 5 / 6},
+        "baselines_training_layouts": baselines,
     }
     plan["layouts"] = {
         "heldout": {"episodes": 6, "met": 0, "nearest": 2.0},
@@ -150,7 +150,7 @@ def fill(run, *, noise=None, lost=LOST):
         for step in range(0, 50, 10):
             loss = float("nan") if step == 20 else 1.0 / (1 + step)
             metrics.log(
-                step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/dot": 1.0}
+                step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/agent": 1.0}
             )
     with Metrics(run.path, "dynamics_dynamics", tensorboard=False) as metrics:
         metrics.log(10, {"loss": 1.0, "loss/rollout": 0.6})
@@ -221,7 +221,7 @@ def test_every_error_of_a_rollout_is_told_in_its_own_unit(whole):
     numbers."""
     section = whole[1].split('<section id="rollout">')[1].split("</section>")[0]
     assert section.count("<picture>") == 5
-    for said in ("<td>0.200</td><td>0.900</td><td>0.610</td><td>1.10</td>", "dot, px", "block angle, rad",
+    for said in ("<td>0.200</td><td>0.900</td><td>0.610</td><td>1.10</td>", "agent, px", "block angle, rad",
                  "<td>0.250</td><td>0.750</td>", ">x&lt;y<", "<td>4.25</td><td>5.00</td>"):  # fmt: skip
         assert said in section, said
     tiles = whole[1].split("<section")[0]
@@ -258,8 +258,8 @@ def test_a_gif_has_a_frame_for_the_start_and_for_every_decision(whole):
         assert gif.n_frames == K + 1
         gif.seek(K)
         assert gif.info["duration"] > 1000  # the end is held
-        dot = np.abs(np.asarray(gif.convert("RGB")).astype(int) - (255, 120, 60)).sum(2)
-        assert (dot < 40).sum() > 9  # the few pixels that matter keep their colour
+        agent = np.abs(np.asarray(gif.convert("RGB")).astype(int) - (255, 120, 60)).sum(2)
+        assert (agent < 40).sum() > 9  # the few pixels that matter keep their colour
 
 
 def test_a_gap_in_the_curves_is_said(whole):

@@ -150,8 +150,8 @@ def finished(
         (plan / "main" / "00004.npz").unlink()
     rule = {"budget": budget, "radius": 4.5}
     result = {
-        "success": {"final": float(np.mean(won)) if told is None else told, **rule},
-        "success_training_layouts": {"final": 0.0, **rule},
+        "success": {"success_final": float(np.mean(won)) if told is None else told, **rule},
+        "success_training_layouts": {"success_final": 0.0, **rule},
         "layouts": {"heldout": {"met": met}},
         "commit": commit,
     }

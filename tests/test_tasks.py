@@ -19,7 +19,7 @@ from jepa_wm.worlds.two_rooms.world import WALL_HALF, TwoRooms
 def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
     tasks = freeze_tasks(name, episodes=300, seed=1)
     world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, dot=tasks.start, layout=tasks.layout)
+    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
     side = np.sign(tasks.start[:, 0] - world.wall_x)
     assert (side == -np.sign(tasks.goal[:, 0] - world.wall_x)).all()
     for points in (tasks.start, tasks.goal):
@@ -32,7 +32,7 @@ def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
         )
     assert 0.4 < (side > 0).mean() < 0.6
     assert (np.linalg.norm(tasks.start - tasks.goal, axis=1) >= 4.5).all()
-    assert np.array_equal(world.dot, tasks.start)
+    assert np.array_equal(world.agent, tasks.start)
 
 
 def test_near_pairs_are_drawn_again_and_the_others_kept():
@@ -76,9 +76,9 @@ def test_the_wall_task_is_dino_wms_setting():
     world = TwoRooms(geometry)
     world.reset(np.arange(20))
     assert (world.wall_x == 32).all() and geometry.door_half == 4
-    world.dot = np.full((20, 2), 10.0, np.float32)
+    world.agent = np.full((20, 2), 10.0, np.float32)
     world.step(np.tile(np.array([1.0, 0.5], np.float32), (20, 1)))
-    np.testing.assert_allclose(world.dot, np.tile([12.0, 11.0], (20, 1)), rtol=1e-6)
+    np.testing.assert_allclose(world.agent, np.tile([12.0, 11.0], (20, 1)), rtol=1e-6)
 
 
 def test_tasks_survive_the_disk_and_edits_are_noticed(tmp_path):
@@ -134,12 +134,12 @@ def test_final_and_latched_are_judged_within_the_budget():
     x = np.array([[9, 9, 4.4], [9, 4.4, 9], [9, 9, 4.5], [4.4, 9, 9]], np.float32)
     positions = np.stack([x, np.zeros_like(x)], -1)
     whole = judge(positions, goal)
-    assert whole.final.tolist() == [True, False, False, False]
-    assert whole.latched.tolist() == [True, True, False, True]
+    assert whole.success_final.tolist() == [True, False, False, False]
+    assert whole.success_any.tolist() == [True, True, False, True]
     assert np.array_equal(whole.distance, x)
     short = judge(positions, goal, budget=1)
-    assert short.final.tolist() == [False, True, False, False]
-    assert judge(positions, goal, radius=1.41).latched.tolist() == [False] * 4
+    assert short.success_final.tolist() == [False, True, False, False]
+    assert judge(positions, goal, radius=1.41).success_any.tolist() == [False] * 4
     with pytest.raises(ValueError, match="2 steps were recorded, the budget is 3"):
         judge(positions, goal, budget=3)
     with pytest.raises(ValueError, match="NaN"):

@@ -25,7 +25,7 @@ from jepa_wm.training import dynamics, heads, loop, pretrain
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.worlds import collect
-from jepa_wm.worlds.collect import record, wandering
+from jepa_wm.worlds.collect import exploring, record
 from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -207,7 +207,7 @@ def test_every_evaluation_is_in_the_figures(whole):
     lines = {line["step"]: line for line in read_metrics(whole, "pretrain")}
     assert sorted(lines) == [10, 11, 20, STEPS]
     for step, line in lines.items():
-        judged = {"feature_std", "effective_rank", "collapsed", "probe/dot"} <= line.keys()
+        judged = {"feature_std", "effective_rank", "collapsed", "probe/agent"} <= line.keys()
         assert judged == (step % 11 == 0)
 
 
@@ -220,7 +220,7 @@ def test_results_have_the_promised_keys(whole):
     rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
     assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(
-        row["relative_error"] > 0 and row["state_errors"]["dot"]["error"] > 0 for row in rows
+        row["relative_error"] > 0 and row["state_errors"]["agent"]["error"] > 0 for row in rows
     )
 
 
@@ -258,7 +258,7 @@ def test_a_rollout_is_measured_on_every_group_of_state_numbers_and_in_the_frozen
     for row in json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]:
         assert row.keys() == {"horizon", "state_errors", *(f"{kind}_error{end}" for kind in ("relative", "feature")
                               for end in ("", "_shuffled")), "feature_error_encoded"}  # fmt: skip
-        assert row["state_errors"].keys() == {"dot", "wall", "door"}
+        assert row["state_errors"].keys() == {"agent", "wall", "door"}
         for entry in row["state_errors"].values():
             assert (
                 entry.keys() == {"error", "shuffled", "unit"}
@@ -310,7 +310,7 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
     shutil.copytree(tiny_data, tmp_path / "data")
     (tmp_path / "data" / "heldout.h5").unlink()
     record(
-        tmp_path / "data" / "heldout.h5", TwoRooms(), wandering(WorldSettings()), np.arange(3), 2
+        tmp_path / "data" / "heldout.h5", TwoRooms(), exploring(WorldSettings()), np.arange(3), 2
     )
     monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("trained all the same"))
     config = load_config("debug", [*overrides(tmp_path / "data"), "train.pretrain.steps=0"])

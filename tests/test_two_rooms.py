@@ -9,26 +9,28 @@ from hypothesis import strategies as st
 
 from jepa_wm.worlds.settings import Geometry, NoiseLevels
 from jepa_wm.worlds.tasks import task_geometry
-from jepa_wm.worlds.two_rooms.world import LOOKS, WALL_HALF, TwoRooms
+from jepa_wm.worlds.two_rooms.world import STYLES, WALL_HALF, TwoRooms
 
-BACKGROUND, WALL_COLOUR, DOT_COLOUR = LOOKS["colour"]
+BACKGROUND, WALL_COLOUR, DOT_COLOUR = STYLES["colour"]
 
 NOISY = NoiseLevels(brightness=0.25, pixel=0.2, blotches=0.2)
 
 
-def new_world(seeds=1, *, dot=None, noise=None, geometry=None):
+def new_world(seeds=1, *, start=None, noise=None, geometry=None):
     world = TwoRooms(geometry, noise)
     seeds = np.arange(seeds) if isinstance(seeds, int) else np.array(seeds)
     world.reset(
         seeds,
-        dot=None if dot is None else np.broadcast_to(np.array(dot, np.float32), (len(seeds), 2)),
+        start=None
+        if start is None
+        else np.broadcast_to(np.array(start, np.float32), (len(seeds), 2)),
     )
     return world
 
 
 def at(world, x, y):
     """Put every agent at x [B] and y [B] (or numbers)."""
-    world.dot = np.stack(
+    world.agent = np.stack(
         [np.broadcast_to(x, len(world)), np.broadcast_to(y, len(world))], 1
     ).astype(np.float32)
 
@@ -83,19 +85,21 @@ def test_the_picture_shows_borders_a_wall_of_three_pixels_and_a_door_of_nine():
 
 def test_agents_begin_uniformly_and_clear_of_the_wall():
     world = new_world(2000)
-    assert (np.abs(world.dot[:, 0] - world.wall_x) >= WALL_HALF).all()
-    assert (world.dot >= 5).all() and (world.dot <= 59).all()
-    assert 0.45 < (world.dot[:, 0] > world.wall_x).mean() < 0.55
+    assert (np.abs(world.agent[:, 0] - world.wall_x) >= WALL_HALF).all()
+    assert (world.agent >= 5).all() and (world.agent <= 59).all()
+    assert 0.45 < (world.agent[:, 0] > world.wall_x).mean() < 0.55
     assert world.state().shape == (2000, 4) and len(world.state_names) == 4
-    assert np.array_equal(world.state(), np.column_stack([world.dot, world.wall_x, world.door_y]))
+    assert np.array_equal(
+        world.state(), np.column_stack([world.agent, world.wall_x, world.door_y])
+    )
 
 
 def test_a_step_is_the_action_scaled_back_to_the_longest():
-    world = new_world(dot=(10, 30))
+    world = new_world(start=(10, 30))
     push(world, 1.0, -2.0)
-    np.testing.assert_allclose(world.dot, [[11, 28]])
+    np.testing.assert_allclose(world.agent, [[11, 28]])
     push(world, -300.0, 400.0)
-    np.testing.assert_allclose(world.dot, [[11 - 0.6 * 2.45, 28 + 0.8 * 2.45]], rtol=1e-6)
+    np.testing.assert_allclose(world.agent, [[11 - 0.6 * 2.45, 28 + 0.8 * 2.45]], rtol=1e-6)
 
 
 # ---------------------------------------------------------------- collisions
@@ -111,8 +115,8 @@ def crosses_solid(world, before, after):
 
 
 def inside_solid(world):
-    within = np.abs(world.dot[:, 0] - world.wall_x) < WALL_HALF - 1e-4
-    return within & (np.abs(world.dot[:, 1] - world.door_y) > world.geometry.door_half + 1e-4)
+    within = np.abs(world.agent[:, 0] - world.wall_x) < WALL_HALF - 1e-4
+    return within & (np.abs(world.agent[:, 1] - world.door_y) > world.geometry.door_half + 1e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -134,14 +138,14 @@ def test_no_action_tunnels(seed, task, force, where):
     heading = r.uniform(0, 2 * np.pi, 32)
     for _ in range(60):
         heading = heading + r.normal(0, 0.4, 32)
-        before = world.dot
+        before = world.agent
         world.step((force * np.stack([np.cos(heading), np.sin(heading)], 1)).astype(np.float32))
-        assert (world.dot >= 5).all() and (world.dot <= 59).all()
+        assert (world.agent >= 5).all() and (world.agent <= 59).all()
         assert not inside_solid(world).any()
         if geometry.action_scale == 1:
-            assert not crosses_solid(world, before, world.dot).any()
+            assert not crosses_solid(world, before, world.agent).any()
         longest = geometry.max_step * geometry.action_scale
-        assert (np.linalg.norm(world.dot - before, axis=1) <= longest + 1e-4).all()
+        assert (np.linalg.norm(world.agent - before, axis=1) <= longest + 1e-4).all()
 
 
 def test_the_wall_stops_what_goes_against_it_and_lets_the_rest_slide():
@@ -150,19 +154,19 @@ def test_the_wall_stops_what_goes_against_it_and_lets_the_rest_slide():
         y = away_from_door(world)
         at(world, world.wall_x + side * (WALL_HALF + 1), y)
         push(world, -side * 2.0, 1.0)
-        np.testing.assert_allclose(world.dot[:, 0], world.wall_x + side * WALL_HALF)
-        np.testing.assert_allclose(world.dot[:, 1], y + 1)
+        np.testing.assert_allclose(world.agent[:, 0], world.wall_x + side * WALL_HALF)
+        np.testing.assert_allclose(world.agent[:, 1], y + 1)
         for _ in range(3):
             push(world, -side * 2.4, 0.0)
-        np.testing.assert_allclose(world.dot[:, 0], world.wall_x + side * WALL_HALF)
+        np.testing.assert_allclose(world.agent[:, 0], world.wall_x + side * WALL_HALF)
 
 
 def test_the_border_stops_and_slides_too():
-    world = new_world(dot=(6, 6))
+    world = new_world(start=(6, 6))
     push(world, -2.0, -1.0)
-    np.testing.assert_allclose(world.dot, [[5, 5]])
+    np.testing.assert_allclose(world.agent, [[5, 5]])
     push(world, -1.0, 2.0)
-    np.testing.assert_allclose(world.dot, [[5, 7]])
+    np.testing.assert_allclose(world.agent, [[5, 7]])
 
 
 @pytest.mark.parametrize("offset", [-4.0, 0.0, 4.0])
@@ -170,15 +174,15 @@ def test_the_door_is_open_to_its_edge_and_has_jambs(offset):
     world = new_world(200)
     at(world, world.wall_x - 3, world.door_y + offset)
     push(world, 2.4, 0.0)
-    inside = world.dot.copy()
+    inside = world.agent.copy()
     assert (np.abs(inside[:, 0] - world.wall_x) < WALL_HALF).all()
     push(world, 0.0, 2.4)
     push(world, 0.0, 2.4)
     push(world, 0.0, 2.4)
     push(world, 0.0, 2.4)
-    np.testing.assert_allclose(world.dot[:, 1], world.door_y + 4)  # the jamb holds
+    np.testing.assert_allclose(world.agent[:, 1], world.door_y + 4)  # the jamb holds
     push(world, 2.4, 0.0)
-    assert (world.dot[:, 0] > world.wall_x + WALL_HALF).all()
+    assert (world.agent[:, 0] > world.wall_x + WALL_HALF).all()
 
 
 def test_a_fast_mover_cannot_cut_through_the_jamb():
@@ -187,38 +191,38 @@ def test_a_fast_mover_cannot_cut_through_the_jamb():
     push(
         world, 1.7, 1.7
     )  # 3.4 px each way, more than the wall is thick: two pieces, the first held by the jamb
-    np.testing.assert_allclose(world.dot[:, 0], world.wall_x + 1.9, rtol=1e-5)
-    np.testing.assert_allclose(world.dot[:, 1], np.minimum(world.door_y + 5.7, 59), rtol=1e-5)
+    np.testing.assert_allclose(world.agent[:, 0], world.wall_x + 1.9, rtol=1e-5)
+    np.testing.assert_allclose(world.agent[:, 1], np.minimum(world.door_y + 5.7, 59), rtol=1e-5)
 
 
 def test_just_beside_the_door_is_wall():
     world = new_world(200)
     at(world, world.wall_x - WALL_HALF, world.door_y + 4.01)
     push(world, 2.4, 0.0)
-    np.testing.assert_allclose(world.dot[:, 0], world.wall_x - WALL_HALF)
+    np.testing.assert_allclose(world.agent[:, 0], world.wall_x - WALL_HALF)
 
 
 # ---------------------------------------------------------------- pictures, seeds, distraction
 
 
-def test_the_picture_shows_the_dot_where_it_is():
+def test_the_picture_shows_the_agent_where_it_is():
     world = new_world(300)
     clear = (
-        (np.abs(world.dot[:, 0] - world.wall_x) > 7.5)
-        & (world.dot > 11).all(1)
-        & (world.dot < 53).all(1)
+        (np.abs(world.agent[:, 0] - world.wall_x) > 7.5)
+        & (world.agent > 11).all(1)
+        & (world.agent < 53).all(1)
     )
     frames, checked = world.render(), np.nonzero(clear)[0]
     assert len(checked) > 100
     axis = np.arange(-5, 6)
     for b in checked:
-        x, y = np.rint(world.dot[b]).astype(int)
+        x, y = np.rint(world.agent[b]).astype(int)
         weight = frames[b, y - 5 : y + 6, x - 5 : x + 6, 0].astype(float) - BACKGROUND[0]
         centroid = (
             x + (weight.sum(0) * axis).sum() / weight.sum(),
             y + (weight.sum(1) * axis).sum() / weight.sum(),
         )
-        assert np.abs(centroid - world.dot[b]).max() < 0.05
+        assert np.abs(centroid - world.agent[b]).max() < 0.05
     at(world, 12.0, 40.0)
     assert (world.render()[:, 40, 12] == DOT_COLOUR).all()
 
@@ -242,14 +246,14 @@ def test_a_world_is_the_same_in_any_batch_and_every_time(noise):
 
 
 def test_the_distraction_knows_nothing_of_the_agent():
-    """Same seed, agents elsewhere and moving otherwise: frames differ only where a clean dot would
+    """Same seed, agents elsewhere and moving otherwise: frames differ only where a clean agent would
     make them."""
-    worlds = [new_world(6, dot=dot, noise=NOISY) for dot in ((9.0, 9.0), (54.0, 54.0))]
+    worlds = [new_world(6, start=start, noise=NOISY) for start in ((9.0, 9.0), (54.0, 54.0))]
     for action in ((1.0, 0.0), (0.0, -1.0), (-1.0, 0.5)):
         for world, sign in zip(worlds, (1.0, -1.0), strict=True):
             push(world, sign * action[0], sign * action[1])
         frames = [world.render() for world in worlds]
-        clean = [world.render_clean(world.dot) for world in worlds]
+        clean = [world.render_clean(world.agent) for world in worlds]
         same = (clean[0] == clean[1]).all(-1)
         assert same.mean() > 0.9
         assert np.array_equal(frames[0][same], frames[1][same])

@@ -11,7 +11,7 @@ COMMANDS = {
     ),
     "collect": (
         "jepa_wm.worlds.collect:run",
-        "let a policy wander in the world and store the trajectories",
+        "let a policy explore the world and store the trajectories",
     ),
     "pretrain": (
         "jepa_wm.training.pretrain:run",

@@ -195,7 +195,7 @@ class EbJepa(nn.Module):
     """What eb_jepa's two-rooms evaluation asks of a model: `encode(obs)` and `unroll(obs, actions,
     nsteps=...)`.
 
-    Observations have two channels, dot and walls, in 0..255; `mean` and `std`, a number a channel,
+    Observations have two channels, agent and walls, in 0..255; `mean` and `std`, a number a channel,
     undo the harness' own standardising. Latents lie on their grid, h' x w', or in one row.
     UserError unless the model's frameskip is 1."""
 
@@ -247,11 +247,11 @@ class EbJepa(nn.Module):
         return self._on_grid(torch.cat([first, future], 1)), None
 
     def frames(self, obs: Tensor) -> Tensor:
-        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.look ebjepa. Raises
+        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.render_style ebjepa. Raises
         ValueError for observations that are not of that range once standardising is undone."""
         if obs.dim() != 5 or obs.shape[1] != 2:
             raise ValueError(
-                f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, dot and walls"
+                f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, agent and walls"
             )
         raw = obs.to(self.model.device).float() * self.std + self.mean
         low, high = float(raw.min()), float(raw.max())

@@ -18,12 +18,12 @@ from jepa_wm.report.style import bare_image
 TRAINING = "_training_layouts"  # what the keys end in that are of episodes on training layouts
 SHOWN_OF_EACH = 3  # GIFs of won and of lost episodes
 SHOWN_MAPS = 4
-FLOORS = {
+BASELINES = {
     "random": "random actions",
-    "straight_line": "straight line, blind to walls",
+    "straight_line": "straight line to the goal",
     "random_encoder": "same chain on a random encoder",
 }
-CEILING = "same planner in the true simulator"
+ORACLE = "same planner in the true simulator"
 
 
 def group(artifacts: RunArtifacts) -> Group:
@@ -44,9 +44,9 @@ def group(artifacts: RunArtifacts) -> Group:
             ),
             Section(
                 "success",
-                "Success, beside floors and ceiling",
-                "On layouts that training does not draw, where nothing else is said. Final: within the radius when the "
-                "budget ends, with its 95 % Wilson interval. Latched: within it at any step.",
+                "Success, beside baselines and oracle",
+                "On layouts that training does not draw, where nothing else is said. At the end: within the radius when the "
+                "budget ends, with its 95 % Wilson interval. At any step: within it at least once.",
                 _success_table(plan) if plan and plan.get("success") else None,
                 "plan",
             ),
@@ -74,9 +74,9 @@ def _episodes(episodes: Episodes) -> str:
     """GIFs of both kinds; that there are none of a kind is said."""
     parts = []
     for won, name in ((True, "won"), (False, "lost")):
-        chosen = np.nonzero(episodes.final == won)[0]
+        chosen = np.nonzero(episodes.success_final == won)[0]
         shown = chosen[:SHOWN_OF_EACH]
-        total = len(episodes.final)
+        total = len(episodes.success_final)
         if not len(chosen):
             parts.append(
                 f'<h4 class="{name}">None of the {total} recorded episodes was {name}.</h4>'
@@ -93,7 +93,7 @@ def _episodes(episodes: Episodes) -> str:
 def _film(episodes: Episodes, index: int, name: str) -> str:
     last, unit = episodes.distance[index, -1], escape(episodes.unit)
     text = f'<b class="{name}">{name}</b> episode {index + 1}, {last:.1f} {unit} from the goal at the end'
-    if name == "lost" and episodes.latched[index]:
+    if name == "lost" and episodes.success_any[index]:
         text += ", after it had been there"
     elif name == "lost":
         text += f", never nearer than {np.nanmin(episodes.distance[index]):.1f} {unit}"
@@ -113,22 +113,36 @@ def _success_table(plan: Mapping[str, Any]) -> str:
     if by:
         rows.append(_heading("by objective and planner"))
         rows += [_success_row(name.replace("_", " "), success) for name, success in by.items()]
-    rows += _beside(plan, "", "floors and ceiling, same tasks")
+    rows += _beside(plan, "", "baselines and oracle, same tasks")
     if training:
-        rows += _beside(plan, TRAINING, "floors and ceiling, same tasks on training layouts")
-    header = ("", "final", "95 % interval", "", "latched", "episodes", "seeds", "budget", "radius")
+        rows += _beside(plan, TRAINING, "baselines and oracle, same tasks on training layouts")
+    header = (
+        "",
+        "at the end",
+        "95 % interval",
+        "",
+        "at any step",
+        "episodes",
+        "seeds",
+        "budget",
+        "radius",
+    )
     return f"<p>{escape(layouts(plan))}</p>{table(header, rows)}"
 
 
 def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[str]:
-    """Rows of the floors and of the ceiling."""
-    floors = plan.get(f"floors{suffix}") or {}
-    names = (*FLOORS, *(other for other in floors if other not in FLOORS))
+    """Rows of the baselines and of the oracle."""
+    baselines = plan.get(f"baselines{suffix}") or {}
+    names = (*BASELINES, *(other for other in baselines if other not in BASELINES))
     rows = [
-        _success_row(FLOORS.get(name, name.replace("_", " ")), floors.get(name), "floor")
+        _success_row(BASELINES.get(name, name.replace("_", " ")), baselines.get(name), "baseline")
         for name in names
     ]
-    return [_heading(heading), *rows, _success_row(CEILING, plan.get(f"ceiling{suffix}"), "floor")]
+    return [
+        _heading(heading),
+        *rows,
+        _success_row(ORACLE, plan.get(f"oracle{suffix}"), "baseline"),
+    ]
 
 
 def layouts(plan: Mapping[str, Any]) -> str:
@@ -158,21 +172,21 @@ def _success_row(name: str, success: Mapping[str, Any] | float | None, style: st
             (escape(name), "<span class='quiet'>not measured</span>", *["–"] * 7), style=style
         )
     if not isinstance(success, Mapping):
-        success = {"final": success}
+        success = {"success_final": success}
     low, high = success.get("low"), success.get("high")
     bar = ""
     if low is not None and high is not None:
         bar = (
             f'<span class="bar"><i style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></i>'
-            f'<u style="left:{100 * success["final"]:.1f}%"></u></span>'
+            f'<u style="left:{100 * success["success_final"]:.1f}%"></u></span>'
         )
     radius = success.get("radius")
     cells = (
         escape(name),
-        percent(success.get("final")),
+        percent(success.get("success_final")),
         interval(success),
         bar,
-        percent(success.get("latched")),
+        percent(success.get("success_any")),
         *(_count(success.get(key)) for key in ("episodes", "seeds", "budget")),
         "–" if radius is None else f"{radius:g} {escape(str(success.get('unit', '')))}",
     )

@@ -35,8 +35,8 @@ EPISODES = {
     "positions": "E K+1 2",
     "goal_position": "E 2",
     "distance": "E T+1",
-    "final": "E",
-    "latched": "E",
+    "success_final": "E",
+    "success_any": "E",
     "cost": "E K R",
     "radius": "",
 }
@@ -61,8 +61,8 @@ class Episodes:
     positions: np.ndarray  # [E, K+1, 2] x, y
     goal_position: np.ndarray  # [E, 2]
     distance: np.ndarray  # [E, T+1] to the goal, at every environment step
-    final: np.ndarray  # [E] bool: within the radius at the end
-    latched: np.ndarray  # [E] bool: within the radius at any step
+    success_final: np.ndarray  # [E] bool: within the radius at the end
+    success_any: np.ndarray  # [E] bool: within the radius at any step
     cost: np.ndarray  # [E, K, R] of the best plan after each solver round
     radius: np.ndarray  # one number
     unit: str = ""  # of all lengths; "" where it is not known

@@ -88,12 +88,12 @@ def distance_over_time(episodes: Episodes) -> Draw:
     top."""
 
     def draw(axes: Axes, theme: Theme) -> None:
-        thin = float(np.clip(12 / len(episodes.final), 0.16, 0.7))
+        thin = float(np.clip(12 / len(episodes.success_final), 0.16, 0.7))
         for won, colour, alpha, said in (
             (True, theme.good, thin, "won"),
             (False, theme.bad, max(thin, 0.65), "lost"),
         ):
-            chosen = episodes.distance[episodes.final == won]
+            chosen = episodes.distance[episodes.success_final == won]
             axes.plot(chosen.T, color=colour, alpha=alpha, linewidth=0.9)
             axes.plot([], [], color=colour, label=f"{said} ({len(chosen)})")
         axes.axhline(float(episodes.radius), color=theme.ink, linewidth=0.9, linestyle=(0, (3, 2)))

@@ -50,7 +50,7 @@ tr.head th{color:var(--quiet);font-size:.84rem;padding-top:16px}
 .bar:before{content:"";position:absolute;left:0;right:0;top:6.5px;height:1px;background:var(--rule)}
 .bar i{position:absolute;top:3px;height:8px;border-radius:4px;background:var(--good);opacity:.32}
 .bar u{position:absolute;top:2px;width:3px;height:10px;margin-left:-1.5px;border-radius:2px;background:var(--good)}
-.floor .bar i,.floor .bar u{background:var(--quiet)}
+.baseline .bar i,.baseline .bar u{background:var(--quiet)}
 .strip{display:grid;align-items:center;gap:2px 10px;grid-template-columns:78px 1fr;min-width:620px;padding:12px 14px;
 font-size:.84rem;color:var(--quiet)}.strip img{width:100%;display:block}.strip div{display:flex}
 .strip div span{flex:1;text-align:center}.absent{color:var(--quiet);border:1px dashed var(--rule);border-radius:10px;

@@ -98,11 +98,13 @@ def _lead(artifacts: RunArtifacts) -> str:
         checked = (plan.get("layouts") or {}).get("heldout", {}).get("met") is not None
         training = plan.get(f"success{acting.TRAINING}")
         beside = (
-            f", on training layouts in {acting.percent(training['final'])}" if training else ""
+            f", on training layouts in {acting.percent(training['success_final'])}"
+            if training
+            else ""
         )
         return (
             f"A model that learned to see without labels or a pixel decoder plans to goal images and is there at the "
-            f"end in {acting.percent(success['final'])} of {success['episodes']} episodes"
+            f"end in {acting.percent(success['success_final'])} of {success['episodes']} episodes"
             f"{' on held-out layouts' if checked else ''} (95 % interval {acting.interval(success)}){beside}."
         )
     done = ", ".join(artifacts.results) or "nothing"
@@ -144,7 +146,9 @@ def _plan_tiles(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
             if success.get("radius") is not None
             else ""
         )
-        tiles.append((acting.percent(success["final"]), f"of episodes end{radius} of the goal"))
+        tiles.append(
+            (acting.percent(success["success_final"]), f"of episodes end{radius} of the goal")
+        )
     if earned := plan.get("return"):
         tiles.append((number(earned["mean"]), f"earned in an episode of {earned['budget']} steps"))
     if plan.get("seconds_per_decision") is not None:

@@ -1,5 +1,5 @@
 """The sections on acting for reward: the first episodes as GIFs, and what was earned beside the
-floors."""
+baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sections(plan: Mapping[str, Any], film: Film | None) -> tuple[Section, ...]:
     channels has none of, the returns alone."""
     returns = Section(
         "return",
-        "Return, beside floors",
+        "Return, beside baselines",
         "The sum of what the world paid in an episode, with its 95 % bootstrap interval over episodes. The best "
         "constant action is the best of a grid on these very episodes. In a world whose layouts are held out, it is on "
         "those, where nothing else is said.",
@@ -39,11 +39,11 @@ def sections(plan: Mapping[str, Any], film: Film | None) -> tuple[Section, ...]:
 
 def lead(plan: Mapping[str, Any]) -> str:
     """The outcome in one sentence."""
-    paid, floors = plan["return"], plan.get("floors") or {}
+    paid, baselines = plan["return"], plan.get("baselines") or {}
     beside = [
-        f"{said} {number(floors[name]['mean'])}"
+        f"{said} {number(baselines[name]['mean'])}"
         for name, said in (("random", "random actions"), ("constant", "the best constant action"))
-        if floors.get(name)
+        if baselines.get(name)
     ]
     return (
         "A model that learned to see without labels or a pixel decoder plans for reward and earns "
@@ -69,19 +69,19 @@ def _table(plan: Mapping[str, Any]) -> str:
 
 def _rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[str]:
     rows = [_row(f"this model{where}", plan[f"return{suffix}"], "ours")]
-    for name, floor in (plan.get(f"floors{suffix}") or {}).items():
-        if floor is not None:
+    for name, baseline in (plan.get(f"baselines{suffix}") or {}).items():
+        if baseline is not None:
             action = (
-                f" action {', '.join(f'{x:g}' for x in floor['action'])}"
-                if "action" in floor
+                f" action {', '.join(f'{x:g}' for x in baseline['action'])}"
+                if "action" in baseline
                 else ""
             )
             shown = {"constant": "best constant", "random": "random actions"}.get(name, name)
-            rows.append(_row(f"{shown}{action}{where}", floor))
+            rows.append(_row(f"{shown}{action}{where}", baseline))
     return rows
 
 
-def _row(name: str, paid: Mapping[str, Any], style: str = "floor") -> str:
+def _row(name: str, paid: Mapping[str, Any], style: str = "baseline") -> str:
     counts = (str(paid.get(key, "–")) for key in ("episodes", "budget"))
     return row((escape(name), number(paid["mean"]), _interval(paid), *counts), style=style)
 

@@ -22,7 +22,7 @@ from jepa_wm.data.episode_writer import EpisodeWriter
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.quantities import described
 from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.policies import RandomHolds, Wanderer
+from jepa_wm.worlds.policies import ExplorationPolicy, RandomHolds
 from jepa_wm.worlds.protocol import (
     Adjusting,
     NewPolicy,
@@ -71,22 +71,22 @@ def collect(run: Run) -> dict[str, object]:
 
 
 def collecting(worlds: WorldSettings) -> NewPolicy:
-    """The policy that collects data: the wanderer in two rooms, else random actions."""
+    """The policy that collects data: the scripted one in two rooms, else random actions."""
     if worlds.name == "two_rooms":
-        return wandering(worlds)
+        return exploring(worlds)
     return lambda seeds: RandomHolds(seeds, hold=worlds.gym.hold)
 
 
-def wandering(worlds: WorldSettings) -> NewPolicy:
-    """The configured two-rooms wanderer as a policy."""
+def exploring(worlds: WorldSettings) -> NewPolicy:
+    """The configured exploration of two rooms as a policy."""
 
-    def wander(seeds: np.ndarray) -> Policy:
-        wanderer = Wanderer(
+    def explore(seeds: np.ndarray) -> Policy:
+        explorer = ExplorationPolicy(
             worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift, blind=worlds.blind
         )
-        return lambda world: wanderer.act(world.state())
+        return lambda world: explorer.act(world.state())
 
-    return wander
+    return explore
 
 
 def record_parts(
@@ -140,7 +140,7 @@ def record(
     columns = {"pixels": (frame.shape, "u1"), "action": (world.action_bounds[0].shape, "f4")}
     if names:
         columns["state"] = ((len(names),), "f4")
-    if isinstance(world, Rewarding) and world.pays:
+    if isinstance(world, Rewarding) and world.has_reward:
         columns |= {"reward": ((), "f4"), "terminated": ((), "u1")}
     together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
     known = None if isinstance(world, SelfScoring) else np.full(len(seeds), length)
@@ -239,6 +239,6 @@ def _taken(world: VectorWorld, action: np.ndarray) -> np.ndarray:
 
 
 def _note_pay(world: VectorWorld, steps: dict[str, list[np.ndarray]]) -> None:
-    if isinstance(world, Rewarding) and world.pays:
+    if isinstance(world, Rewarding) and world.has_reward:
         steps["reward"].append(world.reward())
         steps["terminated"].append(world.terminated().astype(np.uint8))

@@ -70,7 +70,7 @@ class GymWorld:
         return int(self._space.n) if isinstance(self._space, gymnasium.spaces.Discrete) else None
 
     @property
-    def pays(self) -> bool:
+    def has_reward(self) -> bool:
         return True
 
     @property
@@ -84,8 +84,8 @@ class GymWorld:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def reset(self, seeds: np.ndarray, *, dot: np.ndarray | None = None) -> None:
-        """Begin one episode per seed; `dot` [B, ...] goes to the environments as
+    def reset(self, seeds: np.ndarray, *, start: np.ndarray | None = None) -> None:
+        """Begin one episode per seed; `start` [B, ...] goes to the environments as
         options["start"]."""
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
@@ -99,7 +99,9 @@ class GymWorld:
             [{} for _ in seeds],
         )
         for i, seed in enumerate(seeds):
-            observation, info = begin(self._envs[i], int(seed), None if dot is None else dot[i])
+            observation, info = begin(
+                self._envs[i], int(seed), None if start is None else start[i]
+            )
             if self._source is None:
                 self._source = source(self._envs[i], observation, self._wanted)
             self._keep(i, observation, info)

@@ -32,7 +32,11 @@ def make_world(worlds: WorldSettings) -> VectorWorld:
 def rooms(worlds: WorldSettings, geometry: Geometry | None = None) -> TwoRooms:
     """Two rooms as configured, or in another geometry, such as a task's."""
     return TwoRooms(
-        geometry or worlds.geometry, worlds.noise, worlds.spot, slip=worlds.slip, look=worlds.look
+        geometry or worlds.geometry,
+        worlds.noise,
+        worlds.reward_region,
+        process_noise=worlds.process_noise,
+        render_style=worlds.render_style,
     )
 
 

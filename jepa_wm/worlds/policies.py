@@ -1,8 +1,8 @@
 """Policies that are no part of the model or of the planner: random actions for any world, and
 scripted two-rooms ones.
 
-The scripted ones read the true state: a wanderer that collects data, a solver that knows the door,
-a wall-blind walker."""
+The scripted ones read the true state: one that explores to collect data, a solver that knows the door,
+a straight line to the goal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def toward(position: np.ndarray, target: np.ndarray, speed: np.ndarray | float) 
 def through_door(state: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """[B, 2] next waypoint on the way to `goal` [B, 2]: the near door mouth, the far mouth, then
     the goal itself."""
-    dot, wall, door = state[:, :2], state[:, 2], state[:, 3]
+    agent, wall, door = state[:, :2], state[:, 2], state[:, 3]
     goal_side = np.where(goal[:, 0] > wall, 1.0, -1.0)
-    here = (dot[:, 0] - wall) * goal_side  # negative: still in the other room
+    here = (agent[:, 0] - wall) * goal_side  # negative: still in the other room
     near = np.stack([wall - goal_side * (WALL_HALF + 1.0), door], 1)
     far = np.stack([wall + goal_side * (WALL_HALF + 0.5), door], 1)
-    at_mouth = (np.abs(dot[:, 1] - door) <= 2.5) & (here >= -(WALL_HALF + 3.5))
+    at_mouth = (np.abs(agent[:, 1] - door) <= 2.5) & (here >= -(WALL_HALF + 3.5))
     waypoint = np.where(at_mouth[:, None], far, near)
     return np.where((here >= WALL_HALF)[:, None], goal, waypoint).astype(np.float32)
 
@@ -44,7 +44,7 @@ def solver(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np.ndarra
 
 
 def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """[B, 2] actions of the wall-blind walker: straight at the goal, full speed."""
+    """[B, 2] actions of a walk straight at the goal at full speed, whatever is in the way."""
     speed = geometry.max_step * geometry.action_scale
     return toward(state[:, :2], goal, speed) / geometry.action_scale
 
@@ -79,7 +79,7 @@ class RandomHolds:
         return self._action
 
 
-class Wanderer:
+class ExplorationPolicy:
     """The data policy: legs toward random points, some through the door, some straight at the wall
     that is in the way, with heading noise, pauses and drifting. What walls do can only be learned
     by walking into them.

@@ -34,7 +34,7 @@ class VectorWorld(Protocol):
     def state_names(self) -> tuple[str, ...]:
         """K names for the numbers of `state`; empty where the simulator shows none.
 
-        Names that differ only after their last underscore ("dot_x", "dot_y") are probed as one
+        Names that differ only after their last underscore ("agent_x", "agent_y") are probed as one
         quantity."""
         ...
 
@@ -51,8 +51,8 @@ class VectorWorld(Protocol):
         """B, 0 before the first reset."""
         ...
 
-    def reset(self, seeds: np.ndarray, *, dot: np.ndarray | None = None) -> None:
-        """Begin one world per seed, its agent at `dot` [B, 2] where that is given."""
+    def reset(self, seeds: np.ndarray, *, start: np.ndarray | None = None) -> None:
+        """Begin one world per seed, its agent at `start` [B, 2] where that is given."""
         ...
 
     def step(self, action: np.ndarray) -> None:
@@ -84,10 +84,10 @@ class SelfScoring(VectorWorld, Protocol):
 
 @runtime_checkable
 class Rewarding(VectorWorld, Protocol):
-    """A world that pays rewards, if `pays`."""
+    """A world that gives rewards, if `has_reward`."""
 
     @property
-    def pays(self) -> bool:
+    def has_reward(self) -> bool:
         """Whether any reward can be earned."""
         ...
 

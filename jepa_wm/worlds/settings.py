@@ -1,4 +1,4 @@
-"""Sections of the config: the simulated world, and who wanders in it."""
+"""Sections of the config: the simulated world, and who explores it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class NoiseLevels(Section):
         return self.brightness > 0 or self.pixel > 0 or self.blotches > 0
 
 
-class RewardSpot(Section):
-    """A place in two rooms that pays 1 for every step the agent ends there, the same in all
+class RewardRegion(Section):
+    """A place in two rooms with reward 1 for every step the agent ends there, the same in all
     layouts. Pixels."""
 
     at: tuple[float, float] = (54.0, 32.0)  # x, y; the default always lies in the right room
@@ -74,24 +74,22 @@ class Gym(Section):
 
 
 class WorldSettings(Section):
-    """The simulator, and the wandering policy that collects data in it."""
+    """The simulator, and the policy that explores it to collect data."""
 
     name: Literal["two_rooms", "gym"] = (
         "two_rooms"  # what follows, `gym` and `noise` apart, is of two_rooms
     )
     gym: Gym = Gym()
     geometry: Geometry = Geometry()
-    look: Literal["colour", "ebjepa"] = (
-        "colour"  # ebjepa: its two channels, dot and walls; the third is empty
+    render_style: Literal["colour", "ebjepa"] = (
+        "colour"  # ebjepa: its two channels, agent and walls; the third is empty
     )
-    slip: float = Field(
+    process_noise: float = Field(
         0.0, ge=0
     )  # spread of the chance part of every move, in units of the longest step
-    spot: RewardSpot | None = None  # where two rooms pay a reward; null: they pay none
+    reward_region: RewardRegion | None = None  # where two rooms have a reward; null: nowhere
     noise: NoiseLevels = NoiseLevels()
-    cross: float = Field(
-        0.5, ge=0, le=1
-    )  # share of the wanderer's legs that lead through the door
+    cross: float = Field(0.5, ge=0, le=1)  # share of the policy's legs that lead through the door
     drift: float = Field(
         0.3, ge=0, le=1
     )  # share of legs that follow a drifting heading instead of a target

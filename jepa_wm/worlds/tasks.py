@@ -46,7 +46,7 @@ ARRAYS = (
 
 @dataclass(frozen=True)
 class Tasks:
-    """One frozen set of episodes: `TwoRooms(tasks.geometry).reset(tasks.seeds, dot=tasks.start,
+    """One frozen set of episodes: `TwoRooms(tasks.geometry).reset(tasks.seeds, start=tasks.start,
     layout=tasks.layout)` begins them all."""
 
     name: TaskName
@@ -200,8 +200,8 @@ def _drawn(world: TwoRooms, episodes: int, seed: int, radius: float) -> tuple[np
 class Outcome:
     """Who arrived, by both readings of the protocol."""
 
-    final: np.ndarray  # [E] bool: at the end of the budget
-    latched: np.ndarray  # [E] bool: at any step
+    success_final: np.ndarray  # [E] bool: at the end of the budget
+    success_any: np.ndarray  # [E] bool: at any step
     distance: np.ndarray  # [E, T + 1] px to the goal
 
 

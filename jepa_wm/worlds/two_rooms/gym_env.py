@@ -33,7 +33,7 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     with which the tasks of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a
     goal, `info["goal"]` and `info["goal_image"]` (noise-free) are given at reset,
     `info["success"]` at every step, the reward is 1 on arrival (nearer than `radius` px) and the
-    episode terminates there; without, the reward stays 0. `info["state"]` [4] is dot x, dot y,
+    episode terminates there; without, the reward stays 0. `info["state"]` [4] is agent x, agent y,
     wall x, door y."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -71,7 +71,7 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         start, layout = self._position(options, "start"), self._position(options, "layout")
         self._goal = self._position(options, "goal")
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
-        given = {"dot": start, "layout": layout}
+        given = {"start": start, "layout": layout}
         self.world.reset(
             np.array([drawn]), **{name: at[None] for name, at in given.items() if at is not None}
         )
@@ -111,5 +111,5 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"state": self.world.state()[0]}
         if self._goal is not None:
-            info["success"] = bool(np.linalg.norm(self.world.dot[0] - self._goal) < self.radius)
+            info["success"] = bool(np.linalg.norm(self.world.agent[0] - self._goal) < self.radius)
         return info

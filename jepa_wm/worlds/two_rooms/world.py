@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 
 from jepa_wm.worlds.protocol import Split
-from jepa_wm.worlds.settings import Geometry, NoiseLevels, RewardSpot
+from jepa_wm.worlds.settings import Geometry, NoiseLevels, RewardRegion
 from jepa_wm.worlds.two_rooms.layouts import check_split, in_split
 from jepa_wm.worlds.two_rooms.noise import Distraction
 
-DOT_SIGMA = 1.3  # px, standard deviation of the rendered agent
+AGENT_SIGMA = 1.3  # px, standard deviation of the rendered agent
 WALL_HALF = 1.5  # px, half the wall's thickness
-LOOKS = {  # colours of background, wall and dot
+STYLES = {  # colours of background, wall and agent
     "colour": ((24, 26, 38), (84, 150, 190), (255, 120, 60)),
     "ebjepa": (
         (0, 0, 0),
@@ -32,7 +32,7 @@ LOOKS = {  # colours of background, wall and dot
 class TwoRooms:
     """A batch of worlds, each with its own layout, agent and distraction.
 
-    With `slip`, chance moves the agent as well: normally distributed, in units of the longest
+    With `process_noise`, chance moves the agent as well: normally distributed, in units of the longest
     step.
 
     `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in:
@@ -41,14 +41,16 @@ class TwoRooms:
     split: Split | None = None  # the layouts that are drawn; None: all
 
     def __init__(
-        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None, spot: RewardSpot | None = None, *,
-        slip: float = 0.0, look: Literal["colour", "ebjepa"] = "colour",
+        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None,
+        reward_region: RewardRegion | None = None, *, process_noise: float = 0.0,
+        render_style: Literal["colour", "ebjepa"] = "colour",
     ) -> None:  # fmt: skip
-        self.geometry, self.spot, self.slip = geometry or Geometry(), spot, slip
-        self.background, self.wall_colour, self.dot_colour = LOOKS[look]
+        self.geometry, self.reward_region = geometry or Geometry(), reward_region
+        self.process_noise = process_noise
+        self.background, self.wall_colour, self.agent_colour = STYLES[render_style]
         self.levels = noise or NoiseLevels()
         self.wall_x = self.door_y = np.zeros(0, np.float32)
-        self.dot = np.zeros((0, 2), np.float32)
+        self.agent = np.zeros((0, 2), np.float32)
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float]:
@@ -67,14 +69,14 @@ class TwoRooms:
         return None
 
     @property
-    def pays(self) -> bool:
-        """Whether there is a reward spot."""
-        return self.spot is not None
+    def has_reward(self) -> bool:
+        """Whether there is a reward region."""
+        return self.reward_region is not None
 
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names for the numbers of `state`."""
-        return "dot_x", "dot_y", "wall_x", "door_y"
+        return "agent_x", "agent_y", "wall_x", "door_y"
 
     @property
     def state_units(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class TwoRooms:
         return ("px",) * 4
 
     def __len__(self) -> int:
-        return len(self.dot)
+        return len(self.agent)
 
     def of_split(self, split: Split) -> TwoRooms:
         """The same world, whose resets draw layouts of one split alone; see `layouts`.
@@ -95,16 +97,16 @@ class TwoRooms:
         return world
 
     def reset(
-        self, seeds: np.ndarray, *, dot: np.ndarray | None = None, layout: np.ndarray | None = None,
+        self, seeds: np.ndarray, *, start: np.ndarray | None = None, layout: np.ndarray | None = None,
         noise_seeds: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         """Draw a layout, an agent position (uniform in the free space) and a distraction per seed,
         but what is given.
 
-        `dot` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives
-        the distractions seeds of their own, for another look at the same layouts. Raises
+        `start` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives
+        the distractions seeds of their own, for other pictures of the same layouts. Raises
         ValueError for what is not one pair per seed."""
-        for name, given in (("dot", dot), ("layout", layout)):
+        for name, given in (("start", start), ("layout", layout)):
             if given is not None and np.shape(given) != (len(seeds), 2):
                 raise ValueError(
                     f"{name} has shape {np.shape(given)}; give a pair for each of the {len(seeds)} seeds"
@@ -115,9 +117,11 @@ class TwoRooms:
         self.wall_x, self.door_y = np.array(drawn, np.float32).reshape(-1, 2).T.copy()
         side = np.array([r.random() < 0.5 for r in generators])
         uniform = self.uniform_position(generators, right=side)
-        self.dot = uniform if dot is None else np.array(dot, np.float32)
-        self._slips = (
-            [np.random.default_rng([int(seed), 11]) for seed in seeds] if self.slip else []
+        self.agent = uniform if start is None else np.array(start, np.float32)
+        self._chance = (
+            [np.random.default_rng([int(seed), 11]) for seed in seeds]
+            if self.process_noise
+            else []
         )
         self._walls = self._draw_walls()
         self._distraction = Distraction(
@@ -140,8 +144,8 @@ class TwoRooms:
     def place(self, state: np.ndarray) -> None:
         """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not
         rendered."""
-        self._slips = []
-        self.dot, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
+        self._chance = []
+        self.agent, self.wall_x, self.door_y = state[:, :2].copy(), state[:, 2], state[:, 3]
         self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
 
     def uniform_position(
@@ -172,52 +176,55 @@ class TwoRooms:
 
         Raises ValueError for another shape and for numbers that are not finite.
         """
-        if np.shape(action) != self.dot.shape or not np.isfinite(action).all():
+        if np.shape(action) != self.agent.shape or not np.isfinite(action).all():
             raise ValueError(
-                f"actions of shape {np.shape(action)} must be finite and [{len(self.dot)}, 2]"
+                f"actions of shape {np.shape(action)} must be finite and [{len(self.agent)}, 2]"
             )
         g = self.geometry
         norm = np.linalg.norm(action, axis=1, keepdims=True)
         move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
-        if self._slips:
-            chance = np.stack([r.standard_normal(2) for r in self._slips])
-            move = (move + self.slip * g.max_step * g.action_scale * chance).astype(np.float32)
+        if self._chance:
+            shake = np.stack([r.standard_normal(2) for r in self._chance])
+            move = (move + self.process_noise * g.max_step * g.action_scale * shake).astype(
+                np.float32
+            )
         # Moves longer than the wall is thick are taken in pieces, so that none can jump through
         # it.
         longest = max(
-            g.max_step * g.action_scale, float(np.abs(move).max(initial=0)) if self._slips else 0.0
+            g.max_step * g.action_scale,
+            float(np.abs(move).max(initial=0)) if self._chance else 0.0,
         )
         pieces = max(1, int(np.ceil(longest / (2 * WALL_HALF - 0.5))))
         for _ in range(pieces):
-            self.dot = self._slide(self.dot, move / pieces)
+            self.agent = self._slide(self.agent, move / pieces)
         self._distraction.advance()
 
-    def _slide(self, dot: np.ndarray, move: np.ndarray) -> np.ndarray:
+    def _slide(self, agent: np.ndarray, move: np.ndarray) -> np.ndarray:
         """One short move, x first, then y; what a wall forbids is cut off and the rest goes on
         along it."""
         g = self.geometry
         left_face, right_face = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
-        in_door = np.abs(dot[:, 1] - self.door_y) <= g.door_half
-        x = np.clip(dot[:, 0] + move[:, 0], g.low, g.high)
-        from_left, from_right = dot[:, 0] <= left_face, dot[:, 0] >= right_face
+        in_door = np.abs(agent[:, 1] - self.door_y) <= g.door_half
+        x = np.clip(agent[:, 0] + move[:, 0], g.low, g.high)
+        from_left, from_right = agent[:, 0] <= left_face, agent[:, 0] >= right_face
         x = np.where(~in_door & from_left, np.minimum(x, left_face), x)
         x = np.where(~in_door & from_right, np.maximum(x, right_face), x)
         in_wall = (x > left_face) & (x < right_face)
-        y = np.clip(dot[:, 1] + move[:, 1], g.low, g.high)
+        y = np.clip(agent[:, 1] + move[:, 1], g.low, g.high)
         y = np.where(in_wall, np.clip(y, self.door_y - g.door_half, self.door_y + g.door_half), y)
         return np.stack([x, y], 1).astype(np.float32)
 
     def state(self) -> np.ndarray:
-        """[B, 4] float32: dot x, dot y, wall x, door y. For scoring, probes and scripted policies
+        """[B, 4] float32: agent x, agent y, wall x, door y. For scoring, probes and scripted policies
         only."""
-        return np.concatenate([self.dot, self.wall_x[:, None], self.door_y[:, None]], 1)
+        return np.concatenate([self.agent, self.wall_x[:, None], self.door_y[:, None]], 1)
 
     def reward(self) -> np.ndarray:
-        """[B] float32: 1 for agents on the reward spot, 0 for others and where there is none."""
-        if self.spot is None:
+        """[B] float32: 1 for agents in the reward region, 0 for others and where there is none."""
+        if self.reward_region is None:
             return np.zeros(len(self), np.float32)
-        gap = np.linalg.norm(self.dot - np.array(self.spot.at, np.float32), axis=1)
-        return (gap < self.spot.radius).astype(np.float32)
+        gap = np.linalg.norm(self.agent - np.array(self.reward_region.at, np.float32), axis=1)
+        return (gap < self.reward_region.radius).astype(np.float32)
 
     def terminated(self) -> np.ndarray:
         """[B] bool: never."""
@@ -225,27 +232,27 @@ class TwoRooms:
 
     def render(self) -> np.ndarray:
         """[B, S, S, 3] uint8: background, walls and agent, then the distraction on top."""
-        return self._distraction.apply(self._compose(self.dot))
+        return self._distraction.apply(self._compose(self.agent))
 
-    def render_clean(self, dot: np.ndarray) -> np.ndarray:
-        """[B, S, S, 3] uint8 of the same layouts with agents at `dot` [B, 2] and no
+    def render_clean(self, agent: np.ndarray) -> np.ndarray:
+        """[B, S, S, 3] uint8 of the same layouts with agents at `agent` [B, 2] and no
         distraction."""
-        return self._compose(dot)
+        return self._compose(agent)
 
-    def _compose(self, dot: np.ndarray) -> np.ndarray:
+    def _compose(self, agent: np.ndarray) -> np.ndarray:
         axis = np.arange(self.geometry.size, dtype=np.float32)
-        bell_x = np.exp(-((axis - dot[:, :1]) ** 2) / (2 * DOT_SIGMA**2))
-        bell_y = np.exp(-((axis - dot[:, 1:]) ** 2) / (2 * DOT_SIGMA**2))
+        bell_x = np.exp(-((axis - agent[:, :1]) ** 2) / (2 * AGENT_SIGMA**2))
+        bell_y = np.exp(-((axis - agent[:, 1:]) ** 2) / (2 * AGENT_SIGMA**2))
         image = self._walls.copy()
         for b in range(
-            len(dot)
+            len(agent)
         ):  # the agent touches a few pixels only: composite that patch alone
             rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
             patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
             alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
             under = image[b][patch].astype(np.float32)
-            colour = np.array(self.dot_colour, np.float32)
-            gap = np.where(np.isnan(colour), 0, colour - under)  # nan: that channel knows no dot
+            colour = np.array(self.agent_colour, np.float32)
+            gap = np.where(np.isnan(colour), 0, colour - under)  # nan: that channel knows no agent
             image[b][patch] = np.rint(under + alpha * gap).astype(np.uint8)
         return image
 
