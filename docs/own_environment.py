@@ -39,7 +39,7 @@ class Puck(
 sizes = [
     f"train.{part}.steps=400" for part in ("latent", "dynamics", "distance")
 ]  # the rest as in configs/debug.yaml
-config = load_config("debug", ["data.path=runs/puck_data", "data.episodes=300", *sizes])
+config = load_config("debug", ["data.path=runs/puck_data", "collect.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
 collect.record_parts(config.data.path, world, policies.RandomHolds, config)
 with Run.open("runs/puck", config) as run:

@@ -16,7 +16,7 @@ GB = 1e9
 
 
 VIT_G = (  # V-JEPA 2's largest encoder at its main resolution, with its masks, as settings of this library
-    "data.image_size=256", "data.frames=16", "encoder.patch=16", "encoder.tubelet=2", "encoder.width=1408",
+    "data.image_size=256", "data.num_frames=16", "encoder.patch=16", "encoder.tubelet=2", "encoder.width=1408",
     "encoder.depth=40", "encoder.heads=22", "encoder.mlp_ratio=4.3636", "encoder.attend=clip", "jepa.width=384",
     "jepa.depth=12", "jepa.heads=12", "jepa.contrast=0", "jepa.path=0", "jepa.episode=0",
     "jepa.far=0", "jepa.most_targets=0", "jepa.targets={centre: false, stay: 1}", "train.pretrain.batch=3072",
@@ -55,7 +55,7 @@ class Model:
     def of(cls, config: Config) -> Model:
         """With masks drawn for a few clips."""
         steps, grid = (
-            config.data.frames // config.encoder.tubelet,
+            config.data.num_frames // config.encoder.tubelet,
             config.data.image_size // config.encoder.patch,
         )
         generator, masked = torch.Generator().manual_seed(0), []

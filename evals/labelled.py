@@ -187,10 +187,12 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
     sets = []
     for path in (train, test):
         if is_index(path):
-            sets.append(VideoSet.open(path, ceiling=observe.unreadable))
+            sets.append(VideoSet.open(path, ceiling=observe.max_unreadable))
             continue
         entries = find(path, single_images=config.probes.single_images)
-        sets.append(VideoSet(entries, ceiling=observe.unreadable, folder_fps=observe.folder_fps))
+        sets.append(
+            VideoSet(entries, ceiling=observe.max_unreadable, folder_fps=observe.folder_fps)
+        )
     classes = sets[0].classes
     for path, videos in zip((train, test), sets, strict=True):
         without = np.flatnonzero(videos.labels < 0)

@@ -139,12 +139,12 @@ def _checked(run: Run) -> dict[str, object]:
             world.reset(seeds)
             layouts.append(world.state()[:, [world.state_names.index(name) for name in NAMES]])
         return {"layouts": layouts_met(run, *layouts)}
-    first, observe = config.seed * 10**7, config.data
+    first, amounts = config.seed * 10**7, config.collect
     for begin, count in (
-        (first, observe.episodes),
-        (first + HELDOUT_SEEDS, observe.heldout_episodes),
+        (first, amounts.episodes),
+        (first + HELDOUT_SEEDS, amounts.heldout_episodes),
     ):
-        if observe.path is None and len(np.intersect1d(seeds, begin + np.arange(count))):
+        if config.data.path is None and len(np.intersect1d(seeds, begin + np.arange(count))):
             raise UserError(
                 f"evaluation.task_seed {config.evaluation.task_seed}: its episodes are in the data; choose another"
             )

@@ -23,7 +23,7 @@ from jepa_wm.models.settings import (
 )
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.settings import TrainSettings
-from jepa_wm.worlds.settings import WorldSettings
+from jepa_wm.worlds.settings import CollectSettings, WorldSettings
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -39,6 +39,7 @@ class Config(Section):
     seed: int = 0
     world: WorldSettings = WorldSettings()
     data: DataSettings = DataSettings()
+    collect: CollectSettings = CollectSettings()
     encoder: EncoderSettings = EncoderSettings()
     jepa: JepaSettings = JepaSettings()
     features: FeatureSettings = FeatureSettings()
@@ -61,9 +62,9 @@ class Config(Section):
             raise ValueError(
                 f"features.stride {self.features.stride} does not divide dynamics.frameskip {self.dynamics.frameskip}"
             )
-        if self.data.frames % self.encoder.tubelet:
+        if self.data.num_frames % self.encoder.tubelet:
             raise ValueError(
-                f"data.frames {self.data.frames} is not a multiple of encoder.tubelet {self.encoder.tubelet}"
+                f"data.num_frames {self.data.num_frames} is not a multiple of encoder.tubelet {self.encoder.tubelet}"
             )
         return self
 
@@ -73,25 +74,29 @@ class Config(Section):
             raise ValueError(
                 f"jepa.path {self.jepa.path} reads actions, and data.videos have none; set jepa.path=0"
             )
-        if any(part.images for part in self.data.sets) and self.jepa.contrast:
+        if any(part.single_images for part in self.data.sets) and self.jepa.contrast:
             raise ValueError(
                 f"jepa.contrast {self.jepa.contrast} tells a frame from its successor, and in a still image they "
-                "are equal; set jepa.contrast=0, or leave out the sets with images: true"
+                "are equal; set jepa.contrast=0, or leave out the sets with single_images: true"
             )
-        if self.data.crop is not None and self.data.crop.jitter and self.encoder.channels != 3:
+        if (
+            self.data.augment is not None
+            and self.data.augment.jitter
+            and self.encoder.channels != 3
+        ):
             raise ValueError(
-                f"data.crop.jitter {self.data.crop.jitter} changes the light of frames of 3 channels, and "
-                f"encoder.channels is {self.encoder.channels}; set data.crop.jitter=0"
+                f"data.augment.jitter {self.data.augment.jitter} changes the light of frames of 3 channels, and "
+                f"encoder.channels is {self.encoder.channels}; set data.augment.jitter=0"
             )
-        if self.data.crop is not None and self.data.crop.own and self.jepa.contrast:
+        if self.data.augment is not None and self.data.augment.own and self.jepa.contrast:
             raise ValueError(
                 f"jepa.contrast {self.jepa.contrast} tells the clip's frames from far ones, which views of their "
-                "own would betray; set data.crop.own=false or jepa.contrast=0"
+                "own would betray; set data.augment.own=false or jepa.contrast=0"
             )
-        if self.data.crop is not None and self.jepa.path:
+        if self.data.augment is not None and self.jepa.path:
             raise ValueError(
-                f"jepa.path {self.jepa.path} reads displacements, which data.crop rescales and mirrors; set "
-                "jepa.path=0 or data.crop=null"
+                f"jepa.path {self.jepa.path} reads displacements, which data.augment rescales and mirrors; set "
+                "jepa.path=0 or data.augment=null"
             )
         if self.jepa.targets.levels > self.encoder.depth:
             raise ValueError(
@@ -101,7 +106,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:
-        steps, jepa = self.data.frames // self.encoder.tubelet, self.jepa
+        steps, jepa = self.data.num_frames // self.encoder.tubelet, self.jepa
         told_by_far = jepa.far >= 2  # an episode can be told by far frames alone
         asking = {
             "contrast": jepa.contrast,
@@ -114,7 +119,7 @@ class Config(Section):
             said = ", ".join(f"jepa.{name} {weight}" for name, weight in asking.items() if weight)
             raise ValueError(
                 f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
-                "aspect [1, 1] and one length of time; add such a mask, raise data.frames, or set the weights to 0"
+                "aspect [1, 1] and one length of time; add such a mask, raise data.num_frames, or set the weights to 0"
                 + ("; or set jepa.far >= 2" if asking["episode"] else "")
             )
         if jepa.episode and not jepa.far:

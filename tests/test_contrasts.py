@@ -91,7 +91,7 @@ def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
              "jepa.episode=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
     config = load_config("debug", words)
     data = Trajectories(tiny_data / "train.h5")
-    sampler = ClipSampler(data, frames=config.data.frames, gaps=config.data.gaps, seed=0)
+    sampler = ClipSampler(data, frames=config.data.num_frames, gaps=config.data.frame_gaps, seed=0)
     model, told = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2), []
     task = pretrain.make_task(model, sampler, config)
     original = model.episode.forward

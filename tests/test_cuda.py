@@ -105,7 +105,7 @@ def jepa():
     config = load_config("debug", ["jepa.spread=0.1"])
     torch.manual_seed(0)
     model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2)
-    length, size = config.data.frames, config.data.image_size
+    length, size = config.data.num_frames, config.data.image_size
     far = config.jepa.far
     return (
         model,

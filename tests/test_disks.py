@@ -21,7 +21,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.data.h5 import open_h5
 from jepa_wm.features import cache
 
-COLLECT = ["collect", "--config", "debug", "data.episodes=4", "data.heldout_episodes=2"]
+COLLECT = ["collect", "--config", "debug", "collect.episodes=4", "collect.heldout_episodes=2"]
 NO_FLOCK = "#include <errno.h>\nint flock(int fd, int operation) { errno = %s; return -1; }\n"
 
 

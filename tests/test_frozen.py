@@ -345,7 +345,7 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
                 films.write(tmp_path / part / name / f"{clip}.mp4", shown)
     films.cut(tmp_path / "test" / "slow" / "2.mp4", 0.3)
     words = [f"probes.train={tmp_path / 'train'}", f"probes.test={tmp_path / 'test'}", "data.fps=[10]",
-             "probes.num_frames=3", "probes.num_clips=2", "data.unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
+             "probes.num_frames=3", "probes.num_clips=2", "data.max_unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
     with pytest.warns(UserWarning, match="left out, 1 of 8"):
         result = evaluate(linear, tmp_path / "run", *words)
     assert (
@@ -354,7 +354,7 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
         and "2.mp4" in result["left_out"][0]
     )
     with pytest.raises(UserError, match="1 of 8 videos cannot be read, more than 1.0%"):
-        evaluate(linear, tmp_path / "run2", *words, "data.unreadable=0.01")
+        evaluate(linear, tmp_path / "run2", *words, "data.max_unreadable=0.01")
 
 
 def test_what_does_not_fit_is_said(photos, drives, tmp_path):

@@ -40,7 +40,7 @@ from jepa_wm.worlds import collect
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
-    "train.pretrain.steps=0", "latent=null", "world.reward_region={radius: 12}", "data.episodes=300",
+    "train.pretrain.steps=0", "latent=null", "world.reward_region={radius: 12}", "collect.episodes=300",
     "planner.margin=0",
     "train.dynamics.steps=400", "train.distance.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",

@@ -21,7 +21,12 @@ from jepa_wm.worlds.tasks import Tasks, freeze_tasks
 from jepa_wm.worlds.two_rooms.layouts import in_split
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
-DATA = ["data.episodes=400", "data.length=3", "data.heldout_episodes=60", "data.heldout_length=3"]
+DATA = [
+    "collect.episodes=400",
+    "collect.episode_length=3",
+    "collect.heldout_episodes=60",
+    "collect.heldout_episode_length=3",
+]
 
 
 def all_layouts(g):

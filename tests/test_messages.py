@@ -78,9 +78,9 @@ def test_settings_that_are_named_are_there():
     named = {(file, name) for file, name in every(NAMED) if name not in ("train.h5",)}
     assert len(named) > 40 and not {(file, name) for file, name in named if not is_setting(name)}
     assert (
-        is_setting("data.unreadable")
+        is_setting("data.max_unreadable")
         and not is_setting("data.ceiling")
-        and not is_setting("data.crop.x")
+        and not is_setting("data.augment.x")
     )
 
 
@@ -108,6 +108,7 @@ def test_options_and_commands_that_are_named_are_there():
 
 def test_too_many_unreadable_videos_name_the_setting_that_allows_more():
     with pytest.raises(
-        ValueError, match=r"allow more with data\.unreadable\n\(of `jepa-wm pack`: --unreadable\)"
+        ValueError,
+        match=r"allow more with data\.max_unreadable\n\(of `jepa-wm pack`: --unreadable\)",
     ):
         Unreadable(3, 0.1).add(Path("x.mp4"), VideoError("x.mp4: is cut short"))

@@ -348,7 +348,7 @@ def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, b
 
 
 def test_episodes_that_are_too_short_are_left_out_and_counted(data):
-    said = r"1 of 4 episodes are left out, too short for a clip of data.frames 8 at a gap of 2 .*15 fr"
+    said = r"1 of 4 episodes are left out, too short for a clip of data.num_frames 8 at a gap of 2 .*15 fr"
     with pytest.warns(UserWarning, match=said):
         clips = ClipSampler(data, frames=8, gaps=(1, 2), seed=0)
     rows = np.concatenate([clips.rows(step, 60) for step in range(20)])

@@ -45,7 +45,7 @@ def story(tmp_path_factory):
 
 
 LEARNS = [
-    "world.geometry.fixed_wall=32", "data.episodes=1000", "data.heldout_episodes=20", "features.samples=2000",
+    "world.geometry.fixed_wall=32", "collect.episodes=1000", "collect.heldout_episodes=20", "features.num_norm_frames=2000",
     "encoder.width=64", "encoder.depth=2", "encoder.heads=1", "jepa.width=32", "jepa.depth=1",
     "train.pretrain.steps=20", "train.pretrain.batch=8", "train.pretrain.warmup=10", "train.pretrain.eval_every=20",
     "train.pretrain.probe_frames=100", "train.pretrain.probe_steps=5", "train.pretrain.final_probe_steps=5",

@@ -118,8 +118,8 @@ def test_empty_variables_count_as_not_set(tmp_path, monkeypatch, empty):
         "debug",
         "--run",
         str(tmp_path),
-        "data.episodes=2",
-        "data.heldout_episodes=1",
+        "collect.episodes=2",
+        "collect.heldout_episodes=1",
     ]
     assert cli.main(argv) == 0
     with world.joined() as alone:

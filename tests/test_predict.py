@@ -21,7 +21,7 @@ BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
 
 def jepa(seed=0, **predict):
     torch.manual_seed(seed)
-    observe = DataSettings(image_size=12, frames=4)
+    observe = DataSettings(image_size=12, num_frames=4)
     looks = {key: predict.pop(key) for key in ("attend", "tubelet") if key in predict}
     encode = EncoderSettings(patch=4, width=16, depth=2, heads=2, **looks)
     return JEPA(
@@ -373,7 +373,7 @@ def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
 def test_the_path_is_read_from_context_and_far_frames():
     torch.manual_seed(0)
     observe, encode = (
-        DataSettings(image_size=12, frames=4),
+        DataSettings(image_size=12, num_frames=4),
         EncoderSettings(patch=4, width=16, depth=1, heads=1),
     )
     model = JEPA(

@@ -22,7 +22,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.training import dynamics, pretrain
 
 VIDEOS = [
-    "data.image_size=24", "data.frames=4", "data.fps=[5,10]", "data.crop={jitter: 0.3, own: true}",
+    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "data.augment={jitter: 0.3, own: true}",
     "encoder.patch=8", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.path=0",
     "train.pretrain.batch=8",
     f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2", "train.pretrain.probe_frames=16",

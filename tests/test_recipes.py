@@ -26,9 +26,9 @@ from jepa_wm.world_model.vjepa2_ac_rollout import normalised
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)
 SMALL = [
-    "data.image_size=32", "data.frames=4", "encoder.width=24", "encoder.depth=4", "encoder.heads=2",
+    "data.image_size=32", "data.num_frames=4", "encoder.width=24", "encoder.depth=4", "encoder.heads=2",
     "jepa.width=12", "jepa.depth=1", "jepa.heads=1", "train.pretrain.batch=3", "train.pretrain.steps=3",
-    "train.pretrain.probe_frames=8", "data.workers=2",
+    "train.pretrain.probe_frames=8", "data.num_workers=2",
 ]  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def take_steps(recipe, folder, *words):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
-    videos = f"data.videos=[{{path: {sets / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
+    videos = f"data.videos=[{{path: {sets / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, single_images: true}}]"
     result = take_steps(recipe, tmp_path / "run", videos)
     assert result["steps"] == 3 and result["clips"] == 9 and result["feature_std"] > 0
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["loss"] > 0
@@ -48,8 +48,8 @@ def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
 
 
 def test_the_recipe_for_photos_tells_them_apart_by_views(sets, tmp_path):  # noqa: F811
-    videos = f"data.videos=[{{path: {sets / 'photos'}, images: true}}]"
-    result = take_steps("signs", tmp_path / "run", videos, "data.frames=1")
+    videos = f"data.videos=[{{path: {sets / 'photos'}, single_images: true}}]"
+    result = take_steps("signs", tmp_path / "run", videos, "data.num_frames=1")
     assert result["clips"] == 9 and read_metrics(tmp_path / "run", "pretrain")[-1]["episode"] > 0
 
 
@@ -79,9 +79,9 @@ def test_the_recipes_are_true_to_the_paper():
             240_000,
         )
         assert t.lr * t.first_lr == pytest.approx(1e-4, rel=0.01) and t.schedule == "constant"
-        assert (config.data.frames, config.data.image_size, config.data.fps) == (16, 256, (4,))
+        assert (config.data.num_frames, config.data.image_size, config.data.fps) == (16, 256, (4,))
         assert cooldown.encoder == e and cooldown.train.pretrain.steps == 12_000
-        assert cooldown.data.frames == 64 and cooldown.data.image_size == (
+        assert cooldown.data.num_frames == 64 and cooldown.data.image_size == (
             384 if name == "vitg16" else 256
         )
     assert load_config("vjepa2_dense_vitl16", []).jepa.targets.levels == 4
@@ -90,7 +90,7 @@ def test_the_recipes_are_true_to_the_paper():
 def test_a_cooldown_goes_on_from_a_run_with_larger_frames_and_longer_clips(sets, tmp_path):  # noqa: F811
     videos = f"data.videos={sets / 'films'}"
     take_steps("vjepa2_vitl16", tmp_path / "first", videos)
-    still = ["train.pretrain.lr=0", "data.image_size=48", "data.frames=6"]
+    still = ["train.pretrain.lr=0", "data.image_size=48", "data.num_frames=6"]
     start = f"train.pretrain.start={tmp_path / 'first'}"
     take_steps("vjepa2_vitl16_cooldown", tmp_path / "next", videos, start, *still)
     before, after = weights(tmp_path / "first"), weights(tmp_path / "next")
@@ -171,7 +171,7 @@ def arm(tmp_path_factory):
 def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
     words = [
         f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2",
-        "features={stride: 2, samples: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
+        "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
         "dynamics.frameskip=2", "dynamics.width=24",
         "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
         "train.dynamics.steps=6",

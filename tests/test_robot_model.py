@@ -32,7 +32,7 @@ from jepa_wm.world_model.vjepa2_ac_rollout import (
 
 WORDS = [
     "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "train.pretrain.steps=0",
-    "features={stride: 2, samples: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
+    "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
     "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
     "train.dynamics.steps=6", "planner.candidates=8", "planner.rounds=2", "planner.elites=3",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ MASK = "jepa.masks=[{{{}}}]"
         (["jepa.heads=3"], "jepa: width 64 must be an even multiple of heads 3"),
         (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of heads 64"),
         (["dynamics.width=0"], "dynamics: width 0 must be"),
-        (["encoder.tubelet=3"], "data.frames 4 is not a multiple of encoder.tubelet 3"),
+        (["encoder.tubelet=3"], "data.num_frames 4 is not a multiple of encoder.tubelet 3"),
         (["jepa.masks=[]"], "jepa: masks is empty"),
         ([MASK.format("blocks: 8")], "need a mask that leaves at least two of 4 time steps whole"),
         ([MASK.format("scale: [0.7, 0.2]")], "scale [0.7, 0.2] is a range"),

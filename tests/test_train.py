@@ -35,7 +35,7 @@ STAGES = {
 }  # fmt: skip
 STEPS, SAVED = 22, 8
 SMALL = [
-    "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.samples=60", "dynamics.width=16",
+    "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.num_norm_frames=60", "dynamics.width=16",
     *(f"train.{part}.{key}" for part in ("pretrain", "latent", "dynamics", "distance", "heads")
       for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
     "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",

@@ -298,7 +298,7 @@ def test_attention_without_biases_is_attention_with_zeros(models, theirs, tmp_pa
 
 def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
     words = [
-        "data.image_size=16", "data.frames=4", "encoder.patch=4", "encoder.tubelet=2", "encoder.width=24",
+        "data.image_size=16", "data.num_frames=4", "encoder.patch=4", "encoder.tubelet=2", "encoder.width=24",
         "encoder.depth=2", "encoder.heads=2", "encoder.attend=clip", "encoder.rope=vjepa2", "encoder.rope_base=10000.0",
         "jepa.width=12", "jepa.depth=1", "jepa.heads=1", "jepa.contrast=0", "jepa.path=0",
     ]  # fmt: skip

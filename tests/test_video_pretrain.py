@@ -22,7 +22,7 @@ from jepa_wm.training import pretrain
 
 STEPS = 9
 SMALL = [
-    "data.image_size=24", "data.frames=4", "data.fps=[5,10]", "encoder.patch=8", "encoder.width=16",
+    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "encoder.patch=8", "encoder.width=16",
     "encoder.depth=1", "jepa.width=16", "jepa.path=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
     f"train.pretrain.steps={STEPS}", "train.pretrain.probe_frames=16",
 ]  # fmt: skip
@@ -57,7 +57,7 @@ def weights(folder):
 
 
 def test_an_interrupted_run_on_videos_goes_on_to_the_same_bits(tmp_path, sets, monkeypatch):
-    words = [f"data.videos={sets / 'films'}", "data.crop={}"]
+    words = [f"data.videos={sets / 'films'}", "data.augment={}"]
     result = train(tmp_path / "whole", *words)
     assert result["probe"] == {} and result["unreadable"] == [] and result["feature_std"] > 0
     with monkeypatch.context() as patch:
@@ -78,7 +78,7 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
     for file in (sets / "films").iterdir():
         (tmp_path / "films" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "films" / "bad.mp4").write_bytes(b"no video")
-    mixture = f"data.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, images: true}}]"
+    mixture = f"data.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, single_images: true}}]"
     words = [
         mixture,
         "jepa.contrast=0",
@@ -90,7 +90,7 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
     ):
         train(tmp_path / "strict", *words)
     with pytest.warns(UserWarning, match=r"left out, 1 of 6 so far: .*bad\.mp4"):
-        result = train(tmp_path / "run", *words, "data.unreadable=0.2")
+        result = train(tmp_path / "run", *words, "data.max_unreadable=0.2")
     assert len(result["unreadable"]) == 1 and "bad.mp4" in result["unreadable"][0]
     assert all((tmp_path / "run" / "pretrain" / f"videos_{i}.h5").exists() for i in range(2))
 
@@ -99,17 +99,20 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
     ("words", "message"),
     [
         (["data.videos=x", "jepa.path=1"], r"jepa.path 1.0 reads actions.*set jepa.path=0"),
-        (["data.videos=[{path: x, images: true}]"], r"jepa.contrast .* set jepa.contrast=0"),
-        (["data.crop={}", "jepa.path=1"], r"which data.crop rescales and mirrors"),
         (
-            ["data.crop={own: true}", "jepa.contrast=1"],
+            ["data.videos=[{path: x, single_images: true}]"],
+            r"jepa.contrast .* set jepa.contrast=0",
+        ),
+        (["data.augment={}", "jepa.path=1"], r"which data.augment rescales and mirrors"),
+        (
+            ["data.augment={own: true}", "jepa.contrast=1"],
             r"views of their own would betray.*jepa.contrast=0",
         ),
         (
-            ["data.crop={jitter: 0.4}", "encoder.channels=2"],
-            r"of frames of 3 channels.*set data.crop.jitter=0",
+            ["data.augment={jitter: 0.4}", "encoder.channels=2"],
+            r"of frames of 3 channels.*set data.augment.jitter=0",
         ),
-        (["data.crop={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
+        (["data.augment={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
         (["data.videos=[{path: x, weight: 0}]"], "weight"),
     ],
 )
@@ -176,8 +179,8 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretrain.JEPA, "forward", forward)
     words = [
-        f"data.videos=[{{path: {tmp_path / 'photos'}, images: true}}]", "data.frames=1",
-        "data.crop={scale: [0.6, 1.0], jitter: 0.2, own: true}", "train.pretrain.warmup=5",
+        f"data.videos=[{{path: {tmp_path / 'photos'}, single_images: true}}]", "data.num_frames=1",
+        "data.augment={scale: [0.6, 1.0], jitter: 0.2, own: true}", "train.pretrain.warmup=5",
         "jepa.masks=[{blocks: 2, scale: [0.3, 0.3]}]", "jepa.contrast=0", "jepa.episode=1", "jepa.far=2",
         "train.pretrain.batch=3", "train.pretrain.steps=40", "train.pretrain.lr=3e-3",
     ]  # fmt: skip

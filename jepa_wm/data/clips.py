@@ -35,7 +35,7 @@ class ClipSampler:
     ) -> None:
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
         for gap in sorted(set(gaps)):
-            purpose = f"a clip of data.frames {frames} at a gap of {gap} (data.gaps)"
+            purpose = f"a clip of data.num_frames {frames} at a gap of {gap} (data.frame_gaps)"
             leave_out_short(data.path, data.lengths, (frames - 1) * gap + 1, purpose)
         self._draws = {
             gap: EvenDraw(np.maximum(data.lengths - (frames - 1) * gap, 0)) for gap in set(gaps)

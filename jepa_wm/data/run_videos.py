@@ -24,11 +24,11 @@ def open_sets(folder: Path, config: Config) -> list[VideoSet]:
         if index.suffix != ".h5":
             index = folder / f"videos_{number}.h5"
             if not index.exists():
-                found = find(part.path, single_images=part.images)
-                VideoSet(found, ceiling=observe.unreadable, folder_fps=observe.folder_fps).save(
-                    index
-                )
-        opened.append(VideoSet.open(index, ceiling=observe.unreadable))
+                found = find(part.path, single_images=part.single_images)
+                VideoSet(
+                    found, ceiling=observe.max_unreadable, folder_fps=observe.folder_fps
+                ).save(index)
+        opened.append(VideoSet.open(index, ceiling=observe.max_unreadable))
     return opened
 
 
@@ -37,15 +37,18 @@ def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoCli
     observe = config.data
     size = (
         observe.image_size
-        if observe.crop is None
-        else loaded_size(observe.image_size, observe.crop.scale[0])
+        if observe.augment is None
+        else loaded_size(observe.image_size, observe.augment.scale[0])
     )
     parts = [
         MixturePart(
-            videos, ShuffledOrder(len(videos) * observe.clips, seed), part.weight, observe.clips
+            videos,
+            ShuffledOrder(len(videos) * observe.clips_per_video, seed),
+            part.weight,
+            observe.clips_per_video,
         )
         for videos, part in zip(sets, observe.sets, strict=True)
     ]
     return VideoClipSampler(
-        parts, frames=observe.frames, fps=observe.fps, size=size, workers=observe.workers
+        parts, frames=observe.num_frames, fps=observe.fps, size=size, workers=observe.num_workers
     )

@@ -37,40 +37,28 @@ class VideoSettings(Section):
 
     path: str  # a folder, a manifest, tar shards, or the index that `pack` wrote
     weight: float = Field(1.0, gt=0)  # its share of the clips, relative to the other sets
-    images: bool = False  # every image of a folder is a video that stands still, instead of a frame of the folder's
+    # every image of a folder is a video that stands still, instead of a frame of the folder's
+    single_images: bool = False
 
 
 class DataSettings(Section):
-    """The data set that `collect` makes, and clips drawn from it."""
+    """Trajectories or videos, and the clips drawn from them."""
 
-    path: str | None = (
-        None  # a folder with train.h5 and heldout.h5 made elsewhere; null: `collect` makes them
-    )
-    episodes: int = Field(1500, ge=1)
-    length: int = Field(91, ge=2)  # frames in an episode
-    heldout_episodes: int = Field(100, ge=1)
-    heldout_length: int = Field(181, ge=2)
-    shortest: int = Field(
-        2, ge=2
-    )  # frames; episodes that end by themselves before are left out by `collect`
+    # a folder with train.h5 and heldout.h5 made elsewhere; null: `collect` makes them
+    path: str | None = None
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
-    frames: int = Field(8, ge=1)  # in a pretraining clip
-    gaps: tuple[int, ...] = (
-        3,
-        4,
-        5,
-    )  # environment steps between the frames of a clip, drawn per clip
-    crop: AugmentSettings | None = None  # null: clips show whole frames
-    videos: str | tuple[VideoSettings, ...] | None = (
-        None  # pretrain on these instead of on trajectories: a path, or a mixture
-    )
+    num_frames: int = Field(8, ge=1)  # in a pretraining clip
+    # environment steps between the frames of a clip, drawn per clip
+    frame_gaps: tuple[int, ...] = (3, 4, 5)
+    augment: AugmentSettings | None = None  # null: clips show whole frames
+    # pretrain on these instead of on trajectories: a path, or a mixture
+    videos: str | tuple[VideoSettings, ...] | None = None
     fps: tuple[float, ...] = (4.0,)  # of clips of videos, drawn per clip
-    clips: int = Field(1, ge=1)  # that a video gives in an epoch
+    clips_per_video: int = Field(1, ge=1)  # in an epoch
     folder_fps: float = Field(30.0, gt=0)  # of folders of frames, which do not state a rate
-    unreadable: float = Field(
-        0.01, ge=0, le=1
-    )  # share of the videos that may be unreadable; more end the run
-    workers: int = Field(1, ge=1)  # threads that decode videos
+    # share of the videos that may be unreadable; more end the run
+    max_unreadable: float = Field(0.01, ge=0, le=1)
+    num_workers: int = Field(1, ge=1)  # threads that decode videos
 
     @property
     def sets(self) -> tuple[VideoSettings, ...]:

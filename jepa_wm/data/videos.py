@@ -121,7 +121,7 @@ class Unreadable:
                 f"{len(self.why)} of {self.total} videos cannot be read, more than "
                 f"{self.ceiling:.1%} of them:\n"
                 f"{listed}\nRepair them, take them out of the set, or allow more with "
-                "data.unreadable\n"
+                "data.max_unreadable\n"
                 "(of `jepa-wm pack`: --unreadable)."
             )
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)

@@ -88,7 +88,7 @@ def _frozen_encoder(run: Run, config: Config, folder: Path) -> FrozenEncoder:
             encoder = FrozenEncoder(
                 encoder_of(run, config), size, precision=config.train.precision
             ).to(dist().device)
-            count = min(config.features.samples, len(train.actions))
+            count = min(config.features.num_norm_frames, len(train.actions))
             encoder.standardise_on(
                 train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)]
             )

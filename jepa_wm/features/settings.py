@@ -13,7 +13,7 @@ class FeatureSettings(Section):
     stride: int = Field(
         1, ge=1
     )  # every how many frames are encoded; must divide dynamics.frameskip
-    samples: int = 4000  # frames whose mean and spread standardise the features
+    num_norm_frames: int = 4000  # frames whose mean and spread standardise the features
     backbone: str | None = (
         None  # the encoder, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
     )

@@ -63,7 +63,11 @@ def train(run: Run) -> dict[str, object]:
         observe = config.data
         absolute = data.action_kind == "absolute"
         sampler = ClipSampler(
-            data, frames=observe.frames, gaps=observe.gaps, seed=config.seed, absolute=absolute
+            data,
+            frames=observe.num_frames,
+            gaps=observe.frame_gaps,
+            seed=config.seed,
+            absolute=absolute,
         )
         judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
@@ -134,7 +138,7 @@ def make_task(
             rows = np.concatenate([rows, away], 1)
         device = dist().device
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        drawn = model.draw_masks(settings.batch, observe.frames, generator)
+        drawn = model.draw_masks(settings.batch, observe.num_frames, generator)
         masks = [mask.of(some).to(device) for mask in drawn]
         frames, shown_rows = sampler.read(
             rows[some]
@@ -145,15 +149,15 @@ def make_task(
             for values in (sampler.episode_at(shown_rows), shown_rows)
         )
         origin = Origin(*where)
-        if observe.crop is None:
+        if observe.augment is None:
             return to_input(frames.to(device), observe.image_size), path, masks, origin
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
         shown = []
         for view in frames.split(
-            [observe.frames, *[1] * predict.far] if observe.crop.own else frames.shape[1], 1
+            [observe.num_frames, *[1] * predict.far] if observe.augment.own else frames.shape[1], 1
         ):
             u = draw_augmentation(settings.batch, generator)[:, some]
-            shown.append(augment(view, observe.crop, observe.image_size, u))
+            shown.append(augment(view, observe.augment, observe.image_size, u))
         return torch.cat(shown, 1).to(device), path, masks, origin
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the
@@ -162,7 +166,7 @@ def make_task(
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         frames, path, masks, origin = batches(step, some)
-        clip, far = frames[:, : observe.frames], frames[:, observe.frames :]
+        clip, far = frames[:, : observe.num_frames], frames[:, observe.num_frames :]
         with autocast(clip.device, config.train.precision):
             return model(clip, far, masks, path, origin)
 
@@ -211,9 +215,11 @@ class Judge:
     def of_videos(cls, config: Config, sets: list[VideoSet]) -> Judge:
         """A judge of frames of clips that are drawn as for training, but whole and in another
         order."""
-        whole = config.model_copy(update={"data": config.data.model_copy(update={"crop": None})})
+        whole = config.model_copy(
+            update={"data": config.data.model_copy(update={"augment": None})}
+        )
         sampler = clip_sampler(sets, whole, seed=config.seed + 1)
-        clips = -(-config.train.pretrain.probe_frames // config.data.frames)
+        clips = -(-config.train.pretrain.probe_frames // config.data.num_frames)
         return cls(config, sampler.frames_at(sampler.rows(0, clips)).flatten(0, 1).numpy())
 
     def __call__(self, encoder: Encoder, *, steps: int, label: str = "") -> Judgement:

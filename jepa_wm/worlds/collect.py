@@ -92,19 +92,19 @@ def exploring(worlds: WorldSettings) -> NewPolicy:
 def record_parts(
     folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config
 ) -> None:
-    """`record` `train.h5` and `heldout.h5` of the sizes in config.data; a file that is there
+    """`record` `train.h5` and `heldout.h5` of the sizes in config.collect; a file that is there
     already is kept.
 
     Of a world with splits each file shows its own; of others the seeds differ, which is all that
     can be kept apart."""
-    observe = config.data
-    if observe.episodes > HELDOUT_SEEDS:
+    settings = config.collect
+    if settings.episodes > HELDOUT_SEEDS:
         raise UserError(
-            f"data.episodes {observe.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower it"
+            f"collect.episodes {settings.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower it"
         )
     parts: tuple[tuple[Split, int, int, int], ...] = (
-        ("train", observe.episodes, observe.length, 0),
-        ("heldout", observe.heldout_episodes, observe.heldout_length, HELDOUT_SEEDS),
+        ("train", settings.episodes, settings.episode_length, 0),
+        ("heldout", settings.heldout_episodes, settings.heldout_episode_length, HELDOUT_SEEDS),
     )
     for part, episodes, length, first in parts:
         path, seeds = (
@@ -119,7 +119,7 @@ def record_parts(
                 new_policy,
                 seeds,
                 length,
-                shortest=observe.shortest,
+                shortest=settings.min_length,
                 label=f"collect {part}",
             )
 
@@ -186,7 +186,7 @@ def _about(world: VectorWorld, left_out: int) -> dict[str, str | int]:
 
 def _none_left(shortest: int, longest: int) -> str:
     return (
-        f"no episode has {shortest} frames before it ends, the longest {longest}; lower data.shortest, or collect "
+        f"no episode has {shortest} frames before it ends, the longest {longest}; lower collect.min_length, or collect "
         "with a policy that lasts longer"
     )
 

@@ -339,8 +339,8 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
     tiny = [
         *SMALL,
         *steps,
-        "data.episodes=4",
-        "data.heldout_episodes=2",
+        "collect.episodes=4",
+        "collect.heldout_episodes=2",
         "evaluation.budget=10",
         "evaluation.episodes=4",
     ]
@@ -367,7 +367,7 @@ def test_the_story_as_dependent_jobs_submitted_from_inside_a_job(cluster, tmp_pa
         "--cluster",
         "slurm",
         "--wait",
-        "data.episodes=2",
+        "collect.episodes=2",
     ]
     launch("collect", *outer, f"launch.setup={json.dumps([line])}")
     until(lambda: (rows := status.of(run)) and not any(status.is_live(row) for row in rows), 500)
