@@ -13,9 +13,8 @@ from torch import Tensor
 from jepa_wm.config import Config
 from jepa_wm.evals.episodes import begin, play, success
 from jepa_wm.planning.action_space import ActionSpace
-from jepa_wm.planning.make_solver import DESCENDING, make_solver
 from jepa_wm.planning.receding import RecedingHorizon
-from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.planning.settings import CEM, PlannerSettings
 from jepa_wm.worlds.make import clean
 from jepa_wm.worlds.policies import straight_line, through_door
 from jepa_wm.worlds.settings import WorldSettings
@@ -80,9 +79,12 @@ def simulator_track(
     The simulator has no gradient and knows no policy, so cem stands in for solvers that need one.
     """
     world, _ = begin(tasks, clean(worlds))
-    if settings.solver in (*DESCENDING, "amortised"):
-        settings = settings.model_copy(update={"solver": "cem"})
-    search = RecedingHorizon(make_solver(space, settings), execute=settings.execute)
+    solver = settings.solver
+    if solver.needs_gradient or solver.uses_policy:
+        solver = CEM()
+    search = RecedingHorizon(
+        solver.make(space, settings.mpc.horizon), execute=settings.mpc.execute
+    )
     search.reset(tasks.seeds.tolist(), device=torch.device("cpu"))
 
     def cost(blocks: Tensor) -> Tensor:
@@ -97,9 +99,9 @@ def simulator_track(
             if (step + 1) % (actions.shape[1] // horizon) == 0:
                 costs.append(way_to_go(copies.state(), goal))
         total = np.stack(costs, 1)
-        return torch.from_numpy(total[:, -1] if settings.steps == "last" else total.mean(1)).view(
-            b, s
-        )
+        return torch.from_numpy(
+            total[:, -1] if settings.cost.steps == "last" else total.mean(1)
+        ).view(b, s)
 
     return play(world, lambda frames: space.steps(search.plan(cost)).numpy(), budget=budget).track
 

@@ -47,7 +47,7 @@ def energy_maps(
             model.latent.with_lasting(latents, lasting),
             model.latent.with_lasting(goal, lasting),
         )
-        steps = model.steps_to_go(latents[None], goal, margin=config.planner.margin)[0]
+        steps = model.steps_to_go(latents[None], goal, margin=config.planner.cost.robust_radius)[0]
         learned.append(steps.view(grid, grid).cpu().numpy())
         raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
     np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),

@@ -48,7 +48,7 @@ def run(run: Run) -> dict[str, object]:
 def play_and_judge(run: Run) -> dict[str, object]:
     """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
     model = _model(run)
-    if run.config.planner.objective == "reward":
+    if run.config.planner.cost.objective == "reward":
         return play_for_reward(run, model)
     space, tasks, folder = _goals(run, model)
     config = run.config
@@ -66,7 +66,7 @@ def play_and_judge(run: Run) -> dict[str, object]:
                 **baselines_and_oracle(some, space, config, suffix),
             }
         if not suffix:
-            by_name[plan.objective] = outcome
+            by_name[plan.cost.objective] = outcome
     held_out = tasks.of("heldout")
     gather(folder, held_out, config)
     energy_maps(folder / "energy.npz", model, held_out, config)
@@ -82,7 +82,7 @@ def play_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
     """Play one of `shards` equal parts of the episodes, for `play_and_judge` to find; others play
     theirs meanwhile."""
     model = _model(run)
-    if run.config.planner.objective == "reward":
+    if run.config.planner.cost.objective == "reward":
         return play_shard_for_reward(run, model, shard, shards)
     space, tasks, folder = _goals(run, model)
     layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
@@ -103,8 +103,9 @@ def _goals(run: Run, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
     config = run.config
     if config.world.name != "two_rooms":
         raise UserError(
-            f"planner.objective {config.planner.objective}: the command plan has goal tasks for two_rooms alone; in the world "
-            f"{config.world.name} plan for reward (planner.objective=reward), or toward images through Agent"
+            f"planner.cost.objective {config.planner.cost.objective}: the command plan has goal "
+            f"tasks for two_rooms alone; in the world {config.world.name} plan for reward "
+            "(planner.cost.objective=reward), or toward images through Agent"
         )
     space = fitting_space(run, model)
     folder = run.stage_dir("plan")
@@ -119,8 +120,8 @@ def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tas
     """
     held_out, training = tasks.of("heldout"), tasks.of("train")
     compared = [
-        (name, config.planner.model_copy(update={"objective": name}))
-        for name in config.planner.compare
+        (name, config.planner.toward(name))
+        for name in config.planner.mpc.also_evaluate
     ]
     return [
         (MAIN, config.planner, held_out, ""),
@@ -148,7 +149,7 @@ def action_space(config: Config) -> ActionSpace:
     space = space_of(
         TwoRooms(config.world.geometry),
         frameskip=config.dynamics.frameskip,
-        hold=config.planner.hold,
+        hold=config.planner.mpc.action_repeat,
     )
     assert isinstance(space, ActionSpace)
     return space
@@ -186,7 +187,7 @@ def play_all(
     folder.mkdir(parents=True, exist_ok=True)
     first, last = (0, len(tasks)) if some is None else (some.start, some.stop)
     tracks, won, done = [], 0, 0
-    with catching_signals() as stop, Progress(f"plan {plan.objective}", last - first) as bar:
+    with catching_signals() as stop, Progress(f"plan {plan.cost.objective}", last - first) as bar:
         while first < last:
             file = folder / f"{first:05d}.npz"
             if not file.exists():

@@ -156,7 +156,7 @@ def rewarding_world(config: Config) -> Rewarding:
     world = make_world(config.world)
     if not isinstance(world, Rewarding) or not world.has_reward:
         raise UserError(
-            f"planner.objective reward: the world {config.world.name} has none; set world.reward_region, or name another world"
+            f"planner.cost.objective reward: the world {config.world.name} has none; set world.reward_region, or name another world"
         )
     return world
 
@@ -168,7 +168,9 @@ def planned_returns(
     """(returns [B] of all episodes, seconds of each decision); of `some` chunks only, named by
     their first episodes."""
     folder.mkdir(exist_ok=True)
-    space = space_of(world, frameskip=config.dynamics.frameskip, hold=config.planner.hold)
+    space = space_of(
+        world, frameskip=config.dynamics.frameskip, hold=config.planner.mpc.action_repeat
+    )
     returns, seconds = [], []
     with catching_signals() as stop, Progress("plan reward", len(seeds)) as bar:
         for first in range(0, len(seeds), CHUNK) if some is None else some:

@@ -24,8 +24,8 @@ from jepa_wm.evals.outcomes import Played, read_run
 MAY_DIFFER = (
     "seed",
     "data.path",
-    "planner.compare",
-    "planner.memory_mb",
+    "planner.mpc.also_evaluate",
+    "planner.mpc.memory_mb",
     "evaluation.random_encoder_baseline",
 )
 

@@ -138,17 +138,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _plan_fits(self) -> Config:
-        if self.planner.margin and self.latent is None:
+        if self.planner.cost.robust_radius and self.latent is None:
             raise ValueError(
-                f"planner.margin {self.planner.margin:g} is of the moving numbers of latent, which is null; set "
-                "planner.margin=0"
-            )
-        if self.planner.elites > self.planner.candidates:
-            raise ValueError(
-                f"planner.elites {self.planner.elites} exceed planner.candidates {self.planner.candidates}"
-            )
-        if self.planner.execute > self.planner.horizon:
-            raise ValueError(
-                f"planner.execute {self.planner.execute} exceeds planner.horizon {self.planner.horizon}"
+                f"planner.cost.robust_radius {self.planner.cost.robust_radius:g} is of the moving "
+                "numbers of latent, which is null; set planner.cost.robust_radius=0"
             )
         return self

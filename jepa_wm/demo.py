@@ -112,7 +112,9 @@ def random_encoder_baseline(run: Run) -> tuple[dict[str, object], float]:
         update={
             "data": config.data.model_copy(update={"path": str((run.path / "collect").resolve())}),
             "train": config.train.model_copy(update={"pretrain": untrained}),
-            "planner": config.planner.model_copy(update={"compare": ()}),
+            "planner": config.planner.model_copy(
+                update={"mpc": config.planner.mpc.model_copy(update={"also_evaluate": ()})}
+            ),
         }
     )
     with Run.open(run.path / "random_encoder", changed) as baseline:
@@ -120,7 +122,7 @@ def random_encoder_baseline(run: Run) -> tuple[dict[str, object], float]:
             name: _tell(f"random encoder: {name}", stage)(baseline)
             for name, stage in stages_for(changed).items()
         }
-    name = "return" if config.planner.objective == "reward" else "success"
+    name = "return" if config.planner.cost.objective == "reward" else "success"
     judged = {
         key.removeprefix(name): told
         for key, told in results["plan"].items()

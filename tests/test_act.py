@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from planners import planner
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.episodes import play
@@ -23,8 +24,7 @@ from jepa_wm.models.settings import (
 from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.make_solver import make_solver
-from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.planning.settings import ICEM, PlannerSettings
 from jepa_wm.world_model import cuda_graphs as recordings
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -49,11 +49,7 @@ def world_model(window=3, **changes):
 
 
 def agent(window=3, model=None, **plan):
-    few = {"restarts": 4, "steps": 3}
-    settings = PlannerSettings(
-        **{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan}
-    )
-    return Agent(model or world_model(window), SPACE, settings)
+    return Agent(model or world_model(window), SPACE, planner(**{"horizon": 3, **plan}))
 
 
 def frames(count, seed):
@@ -118,7 +114,7 @@ def test_an_episode_plans_as_if_it_were_alone(solver):
         np.testing.assert_allclose(together.act(seen)[1:2], alone.act(seen[1:2]), atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["metric", "l1", "l2", "cosine"])
+@pytest.mark.parametrize("objective", ["temporal", "l1", "l2", "cosine"])
 @pytest.mark.parametrize("execute", [1, 2])
 def test_every_objective_plans_and_several_steps_can_be_taken_at_once(objective, execute):
     a = agent(objective=objective, execute=execute)
@@ -163,7 +159,7 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
     )
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
     with pytest.raises(
-        UserError, match="planner.memory_mb 0.001 is below one candidate.*raise planner.memory_mb"
+        UserError, match="planner.mpc.memory_mb 0.001 is below one candidate.*raise planner.mpc.memory_mb"
     ):
         agent(memory_mb=0.001)
 
@@ -180,9 +176,9 @@ def test_goals_of_another_size_and_frames_that_are_no_pictures_are_refused():
     with pytest.raises(ValueError, match="frames are torch.float32"):
         a.reset(broken, [0, 1])
     with pytest.raises(
-        UserError, match="planner.doubt 1 needs models that can disagree.*dynamics.members"
+        UserError, match="planner.cost.uncertainty_weight 1 needs models that can disagree.*dynamics.members"
     ):
-        agent(doubt=1.0)
+        agent(uncertainty_weight=1.0)
 
 
 def resident():
@@ -196,7 +192,7 @@ def resident():
 def test_a_thousand_decisions_take_no_memory_beyond_the_first_few_hundred():
     """A leak grows in every stretch of decisions; an allocator that takes a few MiB once does so
     in one of them."""
-    a = agent(horizon=2, candidates=4, rounds=1, elites=2)
+    a = agent(horizon=2, samples=(4, 1, 2))
     a.reset(frames(2, 0), [0, 1])
     seen = frames(2, 1)
     grown = []
@@ -251,13 +247,13 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
             return self.work(*self.given).clone()
 
     model = world_model(**sizes)
-    known, plan = planned(agent(model=model, draws=2))
-    with pytest.raises(UserError, match="need a GPU.*set planner.cuda_graphs=false"):
-        agent(model=model, draws=2, cuda_graphs=True)
+    known, plan = planned(agent(model=model, num_futures=2))
+    with pytest.raises(UserError, match="need a GPU.*set planner.mpc.cuda_graphs=false"):
+        agent(model=model, num_futures=2, cuda_graphs=True)
     monkeypatch.setattr(recordings, "_Recording", Recording)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     model._recordings = recordings.Recordings()
-    again, other = planned(agent(model=model, draws=2))
+    again, other = planned(agent(model=model, num_futures=2))
     np.testing.assert_array_equal(again, known)
     torch.testing.assert_close(other.trace, plan.trace, atol=0, rtol=0)
     members, seen = len(model.latent.members), model.latent.settings.window
@@ -265,7 +261,7 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
         "for every count of frames seen, all candidates and the mean alone"
     )
     monkeypatch.setattr(recordings, "KEPT", 2)
-    planned(agent(model=model, draws=2))
+    planned(agent(model=model, num_futures=2))
     assert len(model._recordings._kept) == 2
     model.to(torch.device("cpu"))
     assert len(model._recordings._kept) == 0, "they know where the weights were"
@@ -273,13 +269,12 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
 
 def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
     cases = (
-        ({"members": 2}, {"doubt": 0.5}),
-        ({"outcomes": 2}, {"draws": 3}),
+        ({"members": 2}, {"uncertainty_weight": 0.5}),
+        ({"outcomes": 2}, {"num_futures": 3}),
         ({"members": 2, "outcomes": 1}, {}),
     )
     for changes, plan in cases:
-        few = PlannerSettings(horizon=3, candidates=12, rounds=2, elites=3, **plan)
-        a = Agent(world_model(**changes), SPACE, few)
+        a = Agent(world_model(**changes), SPACE, planner(horizon=3, **plan))
         a.reset(frames(2, 0), [0, 1])
         first = a.act(frames(2, 1))
         a.reset(frames(2, 0), [0, 1])
@@ -327,7 +322,7 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
     torch.testing.assert_close(worst, torch.stack(by_hand).amax(0))
     assert (worst - plain).abs().max() > 1e-3
     assert model.steps_to_go(goal[:, None], goal, margin=margin).abs().max() == 0
-    a, b = (agent(margin=m) for m in (0.0, 5.0))
+    a, b = (agent(robust_radius=m) for m in (0.0, 5.0))
     plans = []
     for one in (a, b):
         one.reset(frames(2, 0), [0, 1])
@@ -337,15 +332,15 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
 
 def test_discrete_actions_are_chosen_by_number():
     space = DiscreteSpace.of_block(3, block=SKIP, hold=False, vectors=[[0, 0], [1, 0], [0, 1]])
-    a = Agent(world_model(), space, PlannerSettings(horizon=3, candidates=12, rounds=2, elites=3))
+    a = Agent(world_model(), space, planner(horizon=3))
     a.reset(frames(2, 0), [0, 1])
     for step in range(2):
         chosen = a.act(frames(2, step + 1))
         assert chosen.shape == (2, SKIP, 1) and set(chosen.flatten()) <= {0, 1, 2}
     with pytest.raises(
-        ValueError, match="planner.solver icem searches continuous actions; set planner.solver cem"
+        ValueError, match="planner.solver icem searches continuous actions; set planner.solver.name=cem"
     ):
-        make_solver(space, PlannerSettings(solver="icem"))
+        ICEM().make(space, 3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

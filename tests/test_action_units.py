@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from planners import planner
 from test_act import SKIP, frames, world_model
 
 from jepa_wm.config import load_config
@@ -149,13 +150,10 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
         space = ActionSpace.of_block(
             (-1.0, -1.0), (1.0, 1.0), max_norm=max_norm, block=SKIP, hold=hold
         )
-        few = {"restarts": 4, "steps": 3}
         agent = Agent(
             model,
             space,
-            PlannerSettings(
-                horizon=3, candidates=12, rounds=2, elites=3, solver=solver, gradient=few
-            ),
+            planner(solver, horizon=3),
         )
         agent.reset(frames(2, 0), [0, 1])
         for step in range(2):
@@ -211,8 +209,8 @@ def test_choices_that_were_never_taken_are_not_taken():
         model.latent = type(model.latent)(9, 16, 4, model.latent.settings)
         model.latent.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
-            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, hold=hold, idle=3), settings=PlannerSettings(
-                horizon=3, candidates=12, rounds=2, elites=3))  # fmt: skip
+            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, hold=hold, idle=3), settings=planner(
+                horizon=3))  # fmt: skip
             agent.reset(frames(2, 0), [seed, 9])
             assert all(set(agent.act(frames(2, step)).flatten()) <= {0, 2} for step in range(3))
     with pytest.raises(UserError, match="none of the world's choices was taken"):

@@ -81,7 +81,7 @@ def test_a_bound_below_one_candidate_is_refused_with_the_remedy():
     assert plans_within(10, 3 * MB) == 3
     with pytest.raises(
         UserError,
-        match="planner.memory_mb 0.5 is below one candidate, which takes about 0.8 MB; raise",
+        match="planner.mpc.memory_mb 0.5 is below one candidate, which takes about 0.8 MB; raise",
     ):
         plans_within(0.5, int(0.8 * MB))
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from planners import planner
 from test_act import SKIP, SOLVERS, SPACE, frames, world_model
 from test_dynamics import ACTION, LATENT, dynamics
 from test_solvers import BOX, H, bowl, cem_gradient, generators, gradient, icem
@@ -29,7 +30,6 @@ from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.categorical import CategoricalCEM
-from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.solvers import CEM, MPPI, RandomShooting
 from jepa_wm.training import heads, loop
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses
@@ -307,12 +307,9 @@ def test_generators_of_the_gpu_draw_there_and_again_the_same(kind):
 
 def planned(device, *, decisions=4, compile=False, **plan):
     """[decisions, B, K, a] of an agent whose model is there."""
-    few = {"restarts": 4, "steps": 3}
-    settings = PlannerSettings(
-        **{"horizon": 3, "candidates": 12, "rounds": 2, "elites": 3, "gradient": few, **plan}
-    )
+    settings = planner(**{"horizon": 3, "compile": compile, **plan})
     agent = Agent(
-        world_model().to(device), SPACE, settings.model_copy(update={"compile": compile})
+        world_model().to(device), SPACE, settings
     )
     agent.reset(frames(2, 0), [5, 6])
     return np.stack([agent.act(frames(2, step + 1)) for step in range(decisions)])

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from planners import planner
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
@@ -32,7 +33,7 @@ from jepa_wm.models.heads import (
 from jepa_wm.models.settings import HeadSettings
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Limits, PlannerSettings
+from jepa_wm.planning.settings import Limits
 from jepa_wm.training import dynamics, heads, samples
 from jepa_wm.world_model.saved import load_heads
 from jepa_wm.world_model.world_model import WorldModel
@@ -41,7 +42,7 @@ from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
     "train.pretrain.steps=0", "latent=null", "world.reward_region={radius: 12}", "collect.episodes=300",
-    "planner.margin=0",
+    "planner.cost.robust_radius=0",
     "train.dynamics.steps=400", "train.distance.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",
 ]  # fmt: skip
@@ -226,9 +227,9 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
             with pytest.raises(
                 UserError, match=f"needs a {name} head.*jepa-wm heads.*column '{name}'"
             ):
-                Agent(model, space, PlannerSettings(objective=wanted))
+                Agent(model, space, planner(objective=wanted))
             with pytest.raises(UserError, match=f"needs a {name} head"):
-                Agent(model, space, PlannerSettings(**{wanted: 0.1}))
+                Agent(model, space, planner(**{wanted: 0.1}))
 
 
 def test_a_broken_column_is_named(tiny_data, tmp_path):
@@ -254,13 +255,13 @@ def agent(folder, **plan):
     return Agent(
         model,
         space,
-        PlannerSettings(**{"horizon": 3, "candidates": 16, "rounds": 2, "elites": 4, **plan}),
+        planner(**{"horizon": 3, "samples": (16, 2, 4), "descent": (16, 20), **plan}),
     )
 
 
 @pytest.mark.parametrize(
     "plan", [{"objective": "reward"}, {"objective": "reward", "solver": "gradient"}, {"objective": "state"},
-             {"solver": "amortised"}, {"propose": True}, {"propose": True, "solver": "icem"},
+             {"solver": "policy"}, {"warm_start": True}, {"warm_start": True, "solver": "icem"},
              {"reward": 0.5, "state": 0.1, "state_names": ["agent_x", "agent_y"], "effort": 0.1, "smoothness": 0.1}],
     ids=str,
 )  # fmt: skip
@@ -276,7 +277,7 @@ def test_reward_and_state_plan_as_goals_do(trained, plan):
 
 
 def test_the_policy_alone_hands_out_what_it_proposes(trained):
-    a = agent(trained[0], solver="amortised")
+    a = agent(trained[0], solver="policy")
     world = TwoRooms()
     world.reset(np.arange(2))
     seen = world.render()
@@ -288,7 +289,7 @@ def test_the_policy_alone_hands_out_what_it_proposes(trained):
     np.testing.assert_allclose(a.act(seen)[:, 0], held * (2.45 / norm).clamp(max=1), atol=1e-4)
     assert a.model.propose(here, there, 9).shape == (2, 9, 10), "the last block is repeated"
     with pytest.raises(UserError, match="a policy toward goals needs a goal image"):
-        b = agent(trained[0], objective="reward", propose=True)
+        b = agent(trained[0], objective="reward", warm_start=True)
         b.reset(None, [0, 1])
         b.act(seen)
 
@@ -314,7 +315,7 @@ def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
 def test_limits_hold_for_every_environment_action(trained):
     """x + y of each action at most -1: the plan keeps it though the objective knows nothing of
     it."""
-    a = agent(trained[0], limits={"matrix": [[1, 1]], "bound": [-1]}, candidates=64, rounds=4)
+    a = agent(trained[0], limits={"matrix": [[1, 1]], "bound": [-1]}, samples=(64, 4, 4))
     world = TwoRooms()
     world.reset(np.arange(2))
     a.reset(world.render(), [0, 1])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from planners import planner
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
@@ -92,7 +93,7 @@ class NewerSolver(FakeSolver):
 def test_a_solver_of_either_version_is_given_our_costs(solver):
     model = world_model()
     ours = serve_to(
-        solver, CostServer(model, PlannerSettings(objective="l2", steps="last")), num_samples=5
+        solver, CostServer(model, planner(objective="l2", steps="last")), num_samples=5
     )
     infos = {"pixels": pictures(3, 0)[:, None], "goal": pictures(3, 1)[:, None]}
     assert ours.solve(infos, 4, 4).shape == (3, 4, 4)
@@ -107,7 +108,7 @@ def test_a_solver_of_either_version_is_given_our_costs(solver):
 
 def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch):
     model = world_model()
-    server = CostServer(model, PlannerSettings(objective="l2", steps="last", memory_mb=1))
+    server = CostServer(model, planner(objective="l2", steps="last", memory_mb=1))
     here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 6, 3, 4)
     wide = {
         name: torch.from_numpy(frames)[:, None, None].expand(-1, 6, 1, -1, -1, -1)
@@ -127,7 +128,7 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
     one = server.get_cost({k: v[1] for k, v in wide.items()}, plans[1])
     torch.testing.assert_close(one, expected[1], atol=1e-5, rtol=1e-5)
     space = ActionSpace.of_block((-0.1, -0.1), (0.1, 0.1), block=2, hold=False)
-    clipped = CostServer(model, PlannerSettings(objective="l2", steps="last"), space)
+    clipped = CostServer(model, planner(objective="l2", steps="last"), space)
     torch.testing.assert_close(
         clipped.get_cost(wide, plans), server.get_cost(wide, plans.clamp(-0.1, 0.1))
     )
@@ -141,14 +142,14 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
     ):
         server.get_cost({**wide, "pixels": wide["pixels"].float()}, plans)
     with pytest.raises(UserError, match="needs a reward head"):
-        CostServer(model, PlannerSettings(objective="reward"))
+        CostServer(model, planner(objective="reward"))
 
 
 def test_what_lasts_is_shared_by_the_newest_frame_and_the_goal():
     model = world_model(tokens=False)
     model.latent.summary.components.fit(torch.randn(40, 9, 16))
     here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 5, 3, 4)
-    costs = CostServer(model, PlannerSettings(steps="last")).get_cost(
+    costs = CostServer(model, planner(steps="last")).get_cost(
         {"pixels": here[:, None], "goal": there[:, None]}, plans
     )
     latent, (now, goal) = model.latent, (model.encode(torch.from_numpy(x)) for x in (here, there))
@@ -171,7 +172,7 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
     def make_agent(env):
         low, high = env.action_space.low[0], env.action_space.high[0]
         space = ActionSpace.of_block(low.tolist(), high.tolist(), block=2, hold=True)
-        return Agent(model, space, PlannerSettings(horizon=2, candidates=6, rounds=1, elites=2))
+        return Agent(model, space, planner(horizon=2, samples=(6, 1, 2)))
 
     policy, alone = PolicyServer(make_agent), make_agent(env)
     with pytest.raises(RuntimeError, match="before set_env"):
@@ -195,7 +196,7 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
 
 def test_costs_are_told_from_as_many_frames_as_the_model_was_trained_with():
     model = world_model(window=3)
-    server = CostServer(model, PlannerSettings(objective="l2", steps="last", smoothness=0.1))
+    server = CostServer(model, planner(objective="l2", steps="last", smoothness=0.1))
     frames, there, plans = (
         [pictures(2, i) for i in range(6)],
         pictures(2, 9),
@@ -264,7 +265,7 @@ def test_a_policy_shows_its_agent_the_frames_of_every_model_step():
 
     def make_agent(env):
         return Agent(
-            model, space, PlannerSettings(horizon=3, candidates=6, rounds=1, elites=2, execute=3)
+            model, space, planner(horizon=3, samples=(6, 1, 2), execute=3)
         )
 
     policy, alone, goals = PolicyServer(make_agent), make_agent(env), pictures(2, 7)
@@ -362,8 +363,9 @@ from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
 from stable_worldmodel.solver import CEMSolver
 from test_interop import world_model, pictures
 from jepa_wm.integrations.harnesses import CostServer, serve_to
-from jepa_wm.planning.settings import PlannerSettings
-solver = serve_to(CEMSolver, CostServer(world_model(), PlannerSettings(objective="l2")), num_samples=16, n_steps=2, topk=4)
+from jepa_wm.planning.settings import CostSettings, PlannerSettings
+settings = PlannerSettings(cost=CostSettings(objective="l2"))
+solver = serve_to(CEMSolver, CostServer(world_model(), settings), num_samples=16, n_steps=2, topk=4)
 policy = WorldModelPolicy(solver=solver, config=PlanConfig(horizon=3, receding_horizon=1, action_block=2))
 one, both = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (2, 2))
 env = SimpleNamespace(num_envs=2, action_space=both, single_action_space=one)

@@ -172,8 +172,8 @@ def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
         "--config",
         str(whole / "config.yaml"),
         "evaluation.budget=10",
-        "planner.candidates=8",
-        "planner.elites=4",
+        "planner.solver.num_samples=8",
+        "planner.solver.elites=4",
     ]
     for shard in ("1/3", "0/2"):
         assert cli.main(["features", "--run", str(split), "--shard", shard, *argv[:2]]) == 0
@@ -256,14 +256,14 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in text, line
     assert "\nmodule load cuda\n" in text and "--kill-on-bad-exit=1" in text
-    for objective, heads in (("metric", 0), ("reward", 1)):
+    for objective, heads in (("temporal", 0), ("reward", 1)):
         argv = [
             "launch",
             "pipeline",
             "--dry-run",
             "--run",
             str(tmp_path),
-            f"planner.objective={objective}",
+            f"planner.cost.objective={objective}",
         ]
         assert cli.main(argv) == 0
         assert capsys.readouterr().out.count("--job-name=jepa-wm-heads\n") == heads, objective

@@ -215,7 +215,7 @@ def test_a_frozen_file_names_the_split_of_each_task(tmp_path):
 
 def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone():
     tasks = freeze_tasks(episodes=4)
-    plays = evaluate._plays(load_config("two_rooms", ["planner.compare=[l2,l1]"]), tasks)
+    plays = evaluate._plays(load_config("two_rooms", ["planner.mpc.also_evaluate=[l2,l1]"]), tasks)
     assert [(name, set(some.split)) for name, _, some, _ in plays] == [
         ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}), ("main_training_layouts", {"train"}),
     ]  # fmt: skip

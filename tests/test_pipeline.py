@@ -52,7 +52,8 @@ LEARNS = [
     "train.latent.steps=1000", "train.latent.batch=128", "train.latent.lr=3e-3",
     "train.dynamics.steps=3000", "train.dynamics.batch=96", "train.dynamics.rollout=0",
     "train.distance.steps=1200", "train.distance.batch=256",
-    "planner.candidates=64", "planner.rounds=3", "planner.compare=[]", "evaluation.episodes=32", "evaluation.budget=120",
+    "planner.solver.num_samples=64", "planner.solver.iterations=3", "planner.mpc.also_evaluate=[]",
+    "evaluation.episodes=32", "evaluation.budget=120",
 ]  # fmt: skip
 
 

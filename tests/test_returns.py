@@ -57,10 +57,11 @@ class Bar(gymnasium.Env):
 SETTINGS = [
     "world.name=gym", "world.gym={id: Bar-v0, size: 16, hold: 3}", "collect.episodes=40", "collect.episode_length=24",
     "collect.heldout_episode_length=24", "data.image_size=16", "encoder.patch=4", "dynamics.frameskip=1",
-    "latent=null", "planner.margin=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
+    "latent=null", "planner.cost.robust_radius=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
     "train.distance.steps=1",
     "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32", "features.stride=1",
-    "planner.objective=reward", "planner.horizon=4", "planner.hold=false", "evaluation.episodes=30", "evaluation.budget=20",
+    "planner.cost.objective=reward", "planner.mpc.horizon=4", "planner.mpc.action_repeat=false",
+    "evaluation.episodes=30", "evaluation.budget=20",
 ]  # fmt: skip
 
 
@@ -160,10 +161,10 @@ def test_shares_of_the_episodes_are_found_by_the_whole(played):
 
 def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_path):
     folder, _ = played
-    for goal in ("planner.objective=metric", "planner.objective=l2"):
+    for goal in ("planner.cost.objective=temporal", "planner.cost.objective=l2"):
         run = Run(folder, load_config("debug", [*SETTINGS, goal]), -1)
         with pytest.raises(
-            UserError, match="goal tasks for two_rooms alone.*planner.objective=reward"
+            UserError, match="goal tasks for two_rooms alone.*planner.cost.objective=reward"
         ):
             evaluate.play_and_judge(run)
     with pytest.raises(UserError, match="world two_rooms has none; set world.reward_region"):

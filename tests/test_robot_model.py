@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from planners import planner
 
 from jepa_wm import WorldModel, cli
 from jepa_wm.config import load_config
@@ -17,7 +18,6 @@ from jepa_wm.features import cache
 from jepa_wm.models.poses import difference, integrate
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.report import report
 from jepa_wm.training import dynamics, heads
 from jepa_wm.world_model.saved import load_latent_model
@@ -34,10 +34,10 @@ WORDS = [
     "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "train.pretrain.steps=0",
     "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
     "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
-    "train.dynamics.steps=6", "planner.candidates=8", "planner.rounds=2", "planner.elites=3",
+    "train.dynamics.steps=6", "planner.solver.num_samples=8", "planner.solver.iterations=2", "planner.solver.elites=3",
 ]  # fmt: skip
 SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, hold=True)
-PLAN = PlannerSettings(objective="l1", compare=(), horizon=2, candidates=8, rounds=2, elites=3)
+PLAN = {"objective": "l1", "also_evaluate": (), "horizon": 2, "samples": (8, 2, 3)}
 
 
 def picture(pose):
@@ -171,16 +171,16 @@ def test_an_agent_plans_changes_of_pose_toward_a_goal_image(trained):
     model, world, goals = WorldModel.load(trained[1]), Arm(), Arm()
     world.reset([0, 1, 2])
     goals.reset([5, 6, 7])
-    agent = Agent(model, SPACE, PLAN, poses=world.state)
+    agent = Agent(model, SPACE, planner(**PLAN), poses=world.state)
     agent.reset(goals.render(), seeds=[0, 1, 2])
     record = episodes.play(world, agent.act, budget=6)
     assert record.track.shape == (3, 7, 2)
     actions = agent.act(world.render())
     assert actions.shape == (3, 2, 7) and np.array_equal(actions[:, 0], actions[:, 1]), "held"
-    again = Agent(model, SPACE, PLAN, poses=world.state)
+    again = Agent(model, SPACE, planner(**PLAN), poses=world.state)
     again.reset(goals.render(), seeds=[0, 1, 2])
     first = again.act(world.render())
-    elsewhere = Agent(model, SPACE, PLAN, poses=lambda: world.state() + 1)
+    elsewhere = Agent(model, SPACE, planner(**PLAN), poses=lambda: world.state() + 1)
     elsewhere.reset(goals.render(), seeds=[0, 1, 2])
     elsewhere.act(world.render())
     assert not torch.equal(again.search.last.trace, elsewhere.search.last.trace), "the pose counts"
@@ -223,19 +223,19 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
     model = WorldModel.load(trained[1])
     for change, message in (
         (
-            {"objective": "metric"},
-            "planner.objective metric is a learned distance.* set planner.objective=l1",
+            {"objective": "temporal"},
+            "planner.cost.objective temporal is a learned distance.* set planner.cost.objective=l1",
         ),
         ({"objective": "reward"}, "needs a reward head, and heads are of dynamics.kind latent"),
-        ({"solver": "amortised"}, "needs a policy head, and heads are of"),
-        ({"doubt": 1.0}, "planner.doubt 1 needs models that can disagree"),
-        ({"cuda_graphs": True}, "set planner.cuda_graphs=false"),
+        ({"solver": "policy"}, "needs a policy head, and heads are of"),
+        ({"uncertainty_weight": 1.0}, "planner.cost.uncertainty_weight 1 needs models that can disagree"),
+        ({"cuda_graphs": True}, "set planner.mpc.cuda_graphs=false"),
     ):
         with pytest.raises(UserError, match=message):
-            Agent(model, SPACE, PLAN.model_copy(update=change), poses=Arm().state)
+            Agent(model, SPACE, planner(**PLAN | change), poses=Arm().state)
     with pytest.raises(ValueError, match="numbers a model step but the model was trained on 14"):
-        Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, hold=True), PLAN)
-    agent = Agent(model, SPACE, PLAN)
+        Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, hold=True), planner(**PLAN))
+    agent = Agent(model, SPACE, planner(**PLAN))
     agent.reset(picture(np.full((1, 7), 0.5)), seeds=[0])
     with pytest.raises(
         UserError, match="give Agent poses=..., or a world whose state is the pose"
@@ -249,7 +249,7 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
 def test_every_solver_that_searches_plans_with_it(trained, solver):
     model, world = WorldModel.load(trained[1]), Arm()
     world.reset([0])
-    agent = Agent(model, SPACE, PLAN.model_copy(update={"solver": solver}), poses=world.state)
+    agent = Agent(model, SPACE, planner(**PLAN | {"solver": solver}), poses=world.state)
     agent.reset(world.render(), seeds=[0])
     assert np.isfinite(agent.act(world.render())).all()
 

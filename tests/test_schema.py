@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.registry import Choice
 from jepa_wm.core.schedule import OptimiserSettings, learning_rate
 from jepa_wm.core.section import Section
 
@@ -40,26 +41,26 @@ MASK = "jepa.masks=[{{{}}}]"
         ([MASK.format("aspect: [0, 1]")], "aspect [0.0, 1.0] must be above 0"),
         (["evaluation.radius=0"], "'evaluation.radius' must be greater than 0"),
         (["dynamics.window=0"], "'dynamics.window' must be greater than or equal to 1"),
-        (["planner.execute=5"], "planner.execute 5 exceeds planner.horizon 4"),
+        (["planner.mpc.execute=5"], "planner.mpc: execute 5 exceeds horizon 4"),
         (
-            ["planner.solver=icem", "planner.elites=17"],
-            "planner: elites 17 with candidates 32: solver icem needs",
+            ["planner.solver={name: icem, elites: 17, num_samples: 32}"],
+            "planner.solver: elites 17 with num_samples 32: solver icem shrinks",
         ),
         (
-            ["planner.solver=gradient", "planner.steps=last", "planner.gradient.truncate=2"],
-            "planner: gradient.truncate 2 below horizon 4 leaves the first actions without gradient",
+            ["planner.solver.name=gradient", "planner.cost.steps=last", "planner.mpc.truncate=2"],
+            "planner: mpc.truncate 2 below mpc.horizon 4 leaves the first actions without gradient",
         ),
-        (["planner.solver=adam"], "planner.solver"),
+        (["planner.solver.name=adam"], "no solver is named 'adam'; nearest: random; there are cem"),
         (
-            ["planner.gradient.restarts=1"],
-            "'planner.gradient.restarts' must be greater than or equal to 2",
+            ["planner.solver={name: gradient, num_samples: 1}"],
+            "'planner.solver.num_samples' must be greater than or equal to 2",
         ),
         (
-            ["planner.compile=true", "planner.cuda_graphs=true"],
-            "planner: compile and cuda_graphs are two ways",
+            ["planner.mpc.compile=true", "planner.mpc.cuda_graphs=true"],
+            "planner.mpc: compile and cuda_graphs are two ways",
         ),
-        (["planner.memory_mb=0"], "'planner.memory_mb' must be greater than 0"),
-        (["planner.icem.color=1"], "unknown key 'planner.icem.color'"),
+        (["planner.mpc.memory_mb=0"], "'planner.mpc.memory_mb' must be greater than 0"),
+        (["planner.solver={name: icem, noise_bta: 1}"], "unknown key 'planner.solver.noise_bta'"),
         (
             ["train.dynamics.frames=4", "train.dynamics.context=4"],
             "train.dynamics: context 4 leaves nothing to imagine of windows of frames 4",
@@ -68,7 +69,7 @@ MASK = "jepa.masks=[{{{}}}]"
             ["latent.straight=1", "train.latent.frames=2"],
             "latent.straight 1 compares two steps, and train.latent.frames 2 make one",
         ),
-        (["planner.elites=33"], "planner.elites 33 exceed planner.candidates 32"),
+        (["planner.solver.elites=33"], "planner.solver: elites 33 exceed num_samples 32"),
     ],
 )
 def test_a_contradiction_names_the_fields(overrides, said):
@@ -82,7 +83,7 @@ def test_what_just_fits_is_taken():
     no_rollout = ["train.dynamics.rollout=0", "train.dynamics.context=99"]
     fits = [
         "encoder.tubelet=4",
-        "planner.execute=4",
+        "planner.mpc.execute=4",
         two_halves,
         "dynamics.heads=32",
         *no_rollout,
@@ -90,7 +91,7 @@ def test_what_just_fits_is_taken():
     ]
     config = load_config("debug", fits)
     assert (
-        config.jepa.masks[0].scale == (0, 1) and config.planner.execute == config.planner.horizon
+        config.jepa.masks[0].scale == (0, 1) and config.planner.mpc.execute == config.planner.mpc.horizon
     )
 
 
@@ -133,6 +134,9 @@ def leaves(section: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str, st
     found = {}
     for name, field in section.model_fields.items():
         inside = list(sections_in(field.annotation))
+        for choice in field.metadata:
+            if isinstance(choice, Choice):
+                inside += map(choice.registry.get, choice.registry)
         found |= {} if inside else {".".join((*path, name)): name}
         for one in inside:
             found |= leaves(one, (*path, name))
@@ -156,7 +160,7 @@ def test_every_setting_is_read_by_some_code():
     settings = leaves(Config)
     assert (
         len(settings) > 150
-        and "planner.icem.momentum" in settings
+        and "planner.solver.noise_beta" in settings
         and "jepa.masks.least_seen" in settings
     )
     assert not {key for key, name in settings.items() if name not in read}

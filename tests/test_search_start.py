@@ -5,12 +5,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from planners import planner
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.returns import constant_actions
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, first_plan, zero_plan
 from jepa_wm.planning.action_terms import Effort, effort
-from jepa_wm.planning.make_solver import make_solver
 from jepa_wm.planning.objective import Scene, effortless
 from jepa_wm.planning.receding import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
@@ -31,7 +31,7 @@ def first_error(solver, low, high, *, max_norm=None, idle=None, **settings):
     errors = []
     for share in (0.1, 0.9):
         target = low + share * (high - low)
-        plan = make_solver(space, PlannerSettings(solver=solver, horizon=6, **settings)).solve(
+        plan = planner(solver, **settings).solver.make(space, 6).solve(
             lambda plans, target=target: ((plans - target) / (high - low)).square().mean((-1, -2)),
             generator=seeds,
         )
@@ -42,7 +42,7 @@ def first_error(solver, low, high, *, max_norm=None, idle=None, **settings):
 @pytest.mark.parametrize("solver", ["cem", "icem", "mppi", "random", "gradient", "cem_gradient"])
 @pytest.mark.parametrize(("low", "high"), BOXES)
 def test_any_box_is_searched_as_well_as_a_centred_one(solver, low, high):
-    few = {"rounds": 4, "gradient": {"steps": 8}}
+    few = {"samples": (128, 4, 16), "descent": (16, 8)}
     centred, errors = first_error(solver, -1, 1, **few), first_error(solver, low, high, **few)
     assert (np.array(errors) < np.array(centred) + 0.02).all(), "idling may even be near"
 
@@ -61,7 +61,7 @@ def test_a_world_that_idles_at_a_side_is_searched_from_the_middle():
     ).first_step() == (1,)
     block = ActionSpace.of_block((0.0, -1.0), (1.0, 1.0), block=2, hold=False, idle=(0.0, 0.5))
     assert block.idle_step() == (0, 0.5, 0, 0.5)
-    assert max(first_error("cem", 0, 1, idle=(0.0, 0.0), rounds=4)) < 0.15
+    assert max(first_error("cem", 0, 1, idle=(0.0, 0.0), samples=(128, 4, 16))) < 0.15
     for idle in ((0.0,), (0.0, 2.0), (0.0, float("nan"))):
         with pytest.raises(ValueError, match="is no action of the box"):
             ActionSpace((0.0, -1.0), (1.0, 1.0), idle=idle)
@@ -169,10 +169,10 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
         seen.append(plans)
         return plans.sum((-1, -2))
 
-    for solver in ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "amortised"):
+    for solver in ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy"):
         search, stay = (
             RecedingHorizon(
-                make_solver(space, PlannerSettings(solver=solver, horizon=3)), fill="zero"
+                planner(solver, samples=(128, 6, 16)).solver.make(space, 3), fill="zero"
             ),
             last[:, None],
         )
@@ -181,7 +181,7 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
             seen.clear()
             search.plan(cost, known=stay.expand(-1, 3, -1))
             tried = (seen[0] == stay.repeat(1, 3, 2)[:, None]).all(-1).all(-1)
-            assert tried.any(1).all() or solver == "amortised", solver
+            assert tried.any(1).all() or solver == "policy", solver
         assert torch.equal(
             search._start.view(2, -1, 3, 2)[:, :, -1], search._start.view(2, -1, 3, 2)[:, :, -2]
         )
@@ -252,10 +252,8 @@ def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
 
 def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
     space, seen = ActionSpace((0.0,), (512.0,), absolute=True), []
-    settings = PlannerSettings(
-        solver="icem", horizon=2, candidates=8, elites=2, rounds=1, icem={"kept": 0.0}
-    )
-    search = RecedingHorizon(make_solver(space, settings))
+    settings = planner("icem", samples=(8, 1, 2), keep_elites=0.0)
+    search = RecedingHorizon(settings.solver.make(space, 2))
     search.reset([0], device=CPU)
     search.plan(
         lambda plans: seen.append(plans) or plans.sum((-1, -2)), known=torch.full((1, 2, 1), 77.0)
@@ -265,7 +263,7 @@ def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
 
 def test_a_policy_without_a_proposal_does_nothing():
     space = ActionSpace((0.0,), (1.0,), idle=(0.0,))
-    plan = make_solver(space, PlannerSettings(solver="amortised", horizon=2)).solve(
+    plan = planner("policy").solver.make(space, 2).solve(
         lambda plans: plans.sum((-1, -2)), start=None, generator=[torch.Generator()]
     )
     assert plan.actions.flatten().tolist() == [0, 0]

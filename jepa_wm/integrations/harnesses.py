@@ -41,8 +41,12 @@ class CostServer:
         self.model, self.settings = model, settings
         reach = model.latent.action_low.tolist(), model.latent.action_high.tolist()
         self.space = None if space is None else space.within(*reach)
-        size = model.plan_bytes(settings.horizon, draws=settings.draws, margin=settings.margin)
-        self._most = plans_within(settings.memory_mb, *size)
+        size = model.plan_bytes(
+            settings.mpc.horizon,
+            draws=settings.cost.num_futures,
+            margin=settings.cost.robust_radius,
+        )
+        self._most = plans_within(settings.mpc.memory_mb, *size)
         self._seen: dict[
             str, tuple[Tensor, Tensor]
         ] = {}  # frames looked at last, and their latents
@@ -97,10 +101,12 @@ class CostServer:
 
             def imagine(actions: Tensor) -> Tensor:
                 return self.model.futures(
-                    context[some], past[some], actions, draws=self.settings.draws
+                    context[some], past[some], actions, draws=self.settings.cost.num_futures
                 )
 
-            return expected_cost(imagine, objective_of(scene), doubt=self.settings.doubt)
+            return expected_cost(
+                imagine, objective_of(scene), doubt=self.settings.cost.uncertainty_weight
+            )
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most)
         return cost(plans).to(candidates)

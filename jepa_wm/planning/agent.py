@@ -17,7 +17,6 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.chunks import in_chunks, plans_within
-from jepa_wm.planning.make_solver import DESCENDING, make_solver
 from jepa_wm.planning.objective import Scene, TermOf, check_objective, goal_of, objective_of
 from jepa_wm.planning.objectives import expected_cost
 from jepa_wm.planning.receding import RecedingHorizon
@@ -35,7 +34,7 @@ class Agent:
     Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds
     terms to those that the settings name. What is searched is the part of `space` that the data of
     the model reach: an action number that they never varied stays as it was. Where several model
-    steps are executed at once (planner.execute), `observe` takes the frames between decisions;
+    steps are executed at once (planner.mpc.execute), `observe` takes the frames between decisions;
     those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where the
     robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`. UserError
     for a term that needs a head the model has not, and for a space that the data lie outside of.
@@ -55,17 +54,22 @@ class Agent:
         self.space = space.within(
             model.latent.action_low.tolist(), model.latent.action_high.tolist()
         )
-        if settings.compile and not model.compiled:
+        if settings.mpc.compile and not model.compiled:
             model.compile()
-        if settings.cuda_graphs:
+        if settings.mpc.cuda_graphs:
             model.record()
-        self.search = RecedingHorizon(make_solver(self.space, settings), execute=settings.execute)
-        size = partial(
-            model.plan_bytes, settings.horizon, draws=settings.draws, margin=settings.margin
+        self.search = RecedingHorizon(
+            settings.solver.make(self.space, settings.mpc.horizon), execute=settings.mpc.execute
         )
-        self._most = self._most_with_gradient = plans_within(settings.memory_mb, *size())
-        if settings.solver in DESCENDING:
-            self._most_with_gradient = plans_within(settings.memory_mb, *size(gradients=True))
+        size = partial(
+            model.plan_bytes,
+            settings.mpc.horizon,
+            draws=settings.cost.num_futures,
+            margin=settings.cost.robust_radius,
+        )
+        self._most = self._most_with_gradient = plans_within(settings.mpc.memory_mb, *size())
+        if settings.solver.needs_gradient:
+            self._most_with_gradient = plans_within(settings.mpc.memory_mb, *size(gradients=True))
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._executing: list[
@@ -87,7 +91,9 @@ class Agent:
         """The agent of a run whose dynamics are trained, for worlds with the actions of
         `world`."""
         plan = run.config.planner
-        space = space_of(world, frameskip=run.config.dynamics.frameskip, hold=plan.hold)
+        space = space_of(
+            world, frameskip=run.config.dynamics.frameskip, hold=plan.mpc.action_repeat
+        )
         model = WorldModel.load(run.path)
         return cls(
             model,
@@ -131,7 +137,7 @@ class Agent:
 
         def cost_of(some: slice) -> Cost:
             def imagine(actions: Tensor) -> Tensor:
-                cut, draws = self.settings.gradient.truncate, self.settings.draws
+                cut, draws = self.settings.mpc.truncate, self.settings.cost.num_futures
                 return self.model.futures(
                     context[some], past[some], actions, truncate=cut, draws=draws
                 )
@@ -140,14 +146,16 @@ class Agent:
             last = None if self._last is None else self._last[some]
             scene = Scene(self.model, self.settings, context[some, -1], goal, last, self.space)
             return expected_cost(
-                imagine, objective_of(scene, self.more), doubt=self.settings.doubt
+                imagine,
+                objective_of(scene, self.more),
+                doubt=self.settings.cost.uncertainty_weight,
             )
 
         cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
         device, proposal = self.model.device, None
         if self.settings.asks_policy:
             toward = self.model.propose(
-                context[:, -1], goal_of(self.settings, goals), self.settings.horizon
+                context[:, -1], goal_of(self.settings.cost, goals), self.settings.mpc.horizon
             )
             proposal = self.space.condense(toward).cpu()
         blocks = self.search.plan(
@@ -232,7 +240,7 @@ class Agent:
         ):
             return None
         step = self._last.cpu().repeat(1, self.space.searched // self.space.size)
-        return step[:, None].expand(-1, self.settings.horizon, -1)
+        return step[:, None].expand(-1, self.settings.mpc.horizon, -1)
 
     def _settle(self, latents: Tensor) -> Tensor:
         """[B, N, L] the lasting numbers, once latents [B, N, D] are seen too.

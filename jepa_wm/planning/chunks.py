@@ -30,8 +30,8 @@ def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int
     fit = (int(memory_mb * MB) - fixed_bytes) // plan_bytes
     if fit < 1:
         raise UserError(
-            f"planner.memory_mb {memory_mb:g} is below one candidate, which takes about "
-            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise planner.memory_mb, shorten planner.horizon, or take a model "
+            f"planner.mpc.memory_mb {memory_mb:g} is below one candidate, which takes about "
+            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise planner.mpc.memory_mb, shorten planner.mpc.horizon, or take a model "
             "with fewer latent tokens or a smaller width"
         )
     return fit

@@ -17,7 +17,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.action_terms import Effort, LinearLimits, Smoothness, effort
 from jepa_wm.planning.objectives import Objective
-from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.planning.settings import CostSettings, PlannerSettings
 from jepa_wm.planning.terms import Distance, Return, Term, ToGoal, ToState, latent_distance
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -35,20 +35,20 @@ class Scene:
 
     def goal_latent(self) -> Tensor:
         """The goal; UserError where there is none."""
-        return goal_of(self.settings, self.goal)
+        return goal_of(self.settings.cost, self.goal)
 
 
-def goal_of(settings: PlannerSettings, goal: Tensor | None) -> Tensor:
+def goal_of(settings: CostSettings, goal: Tensor | None) -> Tensor:
     """The goal; UserError where there is none."""
     if goal is None:
         asks = (
-            f"planner.objective {settings.objective}"
+            f"planner.cost.objective {settings.objective}"
             if settings.objective != "reward"
             else "a policy toward goals"
         )
         raise UserError(
-            f"{asks} needs a goal image: give one to Agent.reset, or plan for reward alone (planner.objective=reward, "
-            "planner.propose=false and a solver that searches)"
+            f"{asks} needs a goal image: give one to Agent.reset, or plan for reward alone (planner.cost.objective=reward, "
+            "planner.mpc.warm_start=false and a solver that searches)"
         )
     return goal
 
@@ -58,7 +58,7 @@ TermOf = Callable[[Scene], Term]  # makes a term for the episodes of a scene
 
 def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Objective:
     """The terms that the settings name, weighted, and `more` of the caller's own."""
-    wanted = scene.settings
+    wanted = scene.settings.cost
     terms: list[tuple[float, TermOf]] = [MAIN[wanted.objective]]
     terms += [(wanted.reward * MAIN["reward"][0], earned)] if wanted.reward else []
     terms += [(wanted.state, to_state)] if wanted.state else []
@@ -70,39 +70,43 @@ def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Obj
 
 def check_objective(model: WorldModel, settings: PlannerSettings) -> None:
     """UserError for a term that needs what the model has not."""
-    if settings.doubt and model.latent.settings.members < 2:
+    if settings.cost.uncertainty_weight and model.latent.settings.members < 2:
         raise UserError(
-            f"planner.doubt {settings.doubt:g} needs models that can disagree: train with dynamics.members of at least 2, "
-            "or set planner.doubt 0"
+            f"planner.cost.uncertainty_weight {settings.cost.uncertainty_weight:g} needs models "
+            "that can disagree: train with dynamics.members of at least 2, or set "
+            "planner.cost.uncertainty_weight 0"
         )
-    if settings.objective == "metric" and not model.learned_distance:
+    if settings.cost.objective == "temporal" and not model.learned_distance:
         raise UserError(
-            "planner.objective metric is a learned distance, which dynamics.kind vjepa2_ac has not; set planner.objective=l1"
+            "planner.cost.objective temporal is a learned distance, which dynamics.kind vjepa2_ac "
+            "has not; set planner.cost.objective=l1"
         )
     if settings.asks_policy:
         model.needed("policy")
-    if settings.objective == "reward" or settings.reward:
+    if settings.cost.objective == "reward" or settings.cost.reward:
         model.needed("reward")
-    if settings.objective == "state" or settings.state:
-        _state_ids(model, settings)
+    if settings.cost.objective == "state" or settings.cost.state:
+        _state_ids(model, settings.cost)
     if (
-        settings.limits
-        and len(settings.limits.matrix[0]) != model.block // model.latent.settings.frameskip
+        settings.cost.limits
+        and len(settings.cost.limits.matrix[0]) != model.block // model.latent.settings.frameskip
     ):
         raise UserError(
-            f"planner.limits.matrix has rows of {len(settings.limits.matrix[0])} numbers; give one for each of the "
+            f"planner.cost.limits.matrix has rows of {len(settings.cost.limits.matrix[0])} numbers; give one for each of the "
             f"{model.block // model.latent.settings.frameskip} numbers of an environment action"
         )
 
 
 def to_goal(scene: Scene) -> Term:
     """Distance to the goal image's latent."""
-    return ToGoal(goal=scene.goal_latent(), distance=_distance(scene), mode=scene.settings.steps)
+    return ToGoal(
+        goal=scene.goal_latent(), distance=_distance(scene), mode=scene.settings.cost.steps
+    )
 
 
 def to_state(scene: Scene) -> Term:
     """Distance to the state that is read from the goal image, in units of each number's spread."""
-    ids, model = _state_ids(scene.model, scene.settings), scene.model
+    ids, model = _state_ids(scene.model, scene.settings.cost), scene.model
     head = model.needed("state").state
     assert head is not None
     goal = model.state(scene.goal_latent())[:, ids]
@@ -110,7 +114,7 @@ def to_state(scene: Scene) -> Term:
         goal=goal,
         read=lambda latents: model.state(latents)[..., ids],
         scale=head.scale[ids],
-        mode=scene.settings.steps,
+        mode=scene.settings.cost.steps,
     )
 
 
@@ -125,7 +129,7 @@ def earned(scene: Scene) -> Term:
 
     return Return(
         reward=lambda latents, actions: model.reward(now, latents, actions),
-        ended=None if heads.termination is None else ended, discount=scene.settings.discount,
+        ended=None if heads.termination is None else ended, discount=scene.settings.cost.discount,
     )  # fmt: skip
 
 
@@ -149,32 +153,32 @@ def smooth(scene: Scene) -> Term:
 
 def within_limits(scene: Scene) -> Term:
     """Linear limits on every environment action."""
-    limits, frameskip = scene.settings.limits, scene.model.latent.settings.frameskip
+    limits, frameskip = scene.settings.cost.limits, scene.model.latent.settings.frameskip
     assert limits is not None
     matrix = torch.block_diag(*[torch.tensor(limits.matrix)] * frameskip)
     return LinearLimits(matrix=matrix, bound=torch.tensor(limits.bound * frameskip))
 
 
 MAIN: dict[str, tuple[float, TermOf]] = {
-    "metric": (1.0, to_goal), "l1": (1.0, to_goal), "l2": (1.0, to_goal), "cosine": (1.0, to_goal),
+    "temporal": (1.0, to_goal), "l1": (1.0, to_goal), "l2": (1.0, to_goal), "cosine": (1.0, to_goal),
     "state": (1.0, to_state), "reward": (-1.0, earned),
 }  # fmt: skip
 
 
 def _distance(scene: Scene) -> Distance:
-    name = scene.settings.objective
+    name = scene.settings.cost.objective
     if name == "l1" or name == "l2" or name == "cosine":
         raw, compared = latent_distance(name), scene.model.compared
         return lambda latents, goal: raw(compared(latents), compared(goal))
-    return partial(scene.model.steps_to_go, margin=scene.settings.margin)
+    return partial(scene.model.steps_to_go, margin=scene.settings.cost.robust_radius)
 
 
-def _state_ids(model: WorldModel, settings: PlannerSettings) -> list[int]:
+def _state_ids(model: WorldModel, settings: CostSettings) -> list[int]:
     """Which numbers of the state head count; UserError for names that it does not have."""
     names = model.needed("state").present.state
     unknown = sorted(set(settings.state_names) - set(names))
     if unknown:
         raise UserError(
-            f"planner.state_names {unknown[0]!r} is not known; the state head reads {', '.join(names)}"
+            f"planner.cost.state_names {unknown[0]!r} is not known; the state head reads {', '.join(names)}"
         )
     return [names.index(name) for name in settings.state_names or names]

@@ -139,14 +139,14 @@ class RobotModel(WorldModel):
     def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> NoReturn:
         """UserError: a learned distance is of another kind of dynamics."""
         raise UserError(
-            "a learned distance is of dynamics.kind latent; set planner.objective=l1, as V-JEPA 2-AC has it"
+            "a learned distance is of dynamics.kind latent; set planner.cost.objective=l1, as V-JEPA 2-AC has it"
         )
 
     def needed(self, name: str) -> Heads:
         """UserError: heads are of another kind of dynamics."""
         raise UserError(
             f"the plan needs a {name} head, and heads are of dynamics.kind latent, not vjepa2_ac: plan toward a goal "
-            "image (planner.objective=l1) with a solver that searches"
+            "image (planner.cost.objective=l1) with a solver that searches"
         )
 
     def compile(self, *, backend: str = "inductor") -> None:
@@ -158,7 +158,7 @@ class RobotModel(WorldModel):
     def record(self) -> None:
         """UserError: imagining grows by a frame a step here, which no recording can."""
         raise UserError(
-            "planner.cuda_graphs is of dynamics.kind latent; set planner.cuda_graphs=false, or planner.compile=true"
+            "planner.mpc.cuda_graphs is of dynamics.kind latent; set planner.mpc.cuda_graphs=false, or planner.mpc.compile=true"
         )
 
     def plan_bytes(

@@ -88,11 +88,11 @@ class WorldModel(nn.Module):
     def record(self) -> None:
         """Have imagining recorded as CUDA graphs, one for every number of plans and of frames
         seen; where gradients are wanted it is computed as before. What they keep comes beside
-        planner.memory_mb. UserError where the model is on no GPU."""
+        planner.mpc.memory_mb. UserError where the model is on no GPU."""
         if self.device.type != "cuda":
             raise UserError(
                 f"CUDA graphs need a GPU, and the model is on {self.device}; set "
-                "planner.cuda_graphs=false"
+                "planner.mpc.cuda_graphs=false"
             )
         self._recordings = self._recordings or Recordings()
 
