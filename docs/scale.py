@@ -16,11 +16,13 @@ GB = 1e9
 
 
 VIT_G = (  # V-JEPA 2's largest encoder at its main resolution, with its masks, as settings of this library
-    "data.image_size=256", "data.num_frames=16", "encoder.patch=16", "encoder.tubelet=2", "encoder.width=1408",
-    "encoder.depth=40", "encoder.heads=22", "encoder.mlp_ratio=4.3636", "encoder.attend=clip", "jepa.width=384",
-    "jepa.depth=12", "jepa.heads=12", "jepa.contrast=0", "jepa.path=0", "jepa.episode=0",
-    "jepa.far=0", "jepa.most_targets=0", "jepa.targets={centre: false, stay: 1}", "train.pretrain.batch=3072",
-    "jepa.masks=[{blocks: 8, scale: [.15, .15]}, {blocks: 2, scale: [.7, .7]}]", "train.pretrain.steps=252000",
+    "data.image_size=256", "data.num_frames=16", "encoder.patch_size=16", "encoder.tubelet_size=2", "encoder.width=1408",
+    "encoder.depth=40", "encoder.num_heads=22", "encoder.mlp_ratio=4.3636", "encoder.attention=clip", "jepa.width=384",
+    "jepa.depth=12", "jepa.num_heads=12", "jepa.temporal_contrast=0", "jepa.inverse_dynamics=0", "jepa.episode_contrast=0",
+    "jepa.num_distant_frames=0", "jepa.max_targets=0", "jepa.center_targets=false", "jepa.masked_weight=1",
+    "train.pretrain.batch=3072",
+    "jepa.masks=[{num_blocks: 8, spatial_scale: [.15, .15]}, {num_blocks: 2, spatial_scale: [.7, .7]}]",
+    "train.pretrain.steps=252000",
 )  # fmt: skip
 
 
@@ -55,8 +57,8 @@ class Model:
     def of(cls, config: Config) -> Model:
         """With masks drawn for a few clips."""
         steps, grid = (
-            config.data.num_frames // config.encoder.tubelet,
-            config.data.image_size // config.encoder.patch,
+            config.data.num_frames // config.encoder.tubelet_size,
+            config.data.image_size // config.encoder.patch_size,
         )
         generator, masked = torch.Generator().manual_seed(0), []
         for mask in config.jepa.masks:
@@ -68,7 +70,10 @@ class Model:
     def encoder(self) -> float:
         """Parameters."""
         e = self.config.encoder
-        return e.depth * (4 + 2 * e.mlp_ratio) * e.width**2 + e.tubelet * 3 * e.patch**2 * e.width
+        return (
+            e.depth * (4 + 2 * e.mlp_ratio) * e.width**2
+            + e.tubelet_size * 3 * e.patch_size**2 * e.width
+        )
 
     @property
     def predictor(self) -> float:

@@ -55,11 +55,11 @@ def main():
         Size(pixels, heads, action_heads=action_heads) if words.sizes else named_size(words.size)
     )
     encoder = take_plain_frames(load_encoder(words.weights, size))
-    model = load_action_predictor(words.weights, ActionPredictor, size, patch=encoder.patch)
+    model = load_action_predictor(words.weights, ActionPredictor, size, patch=encoder.patch_size)
     example = np.load(words.trajectory)
     frames = torch.from_numpy(resized(example["observations"][0], size.image_size))
     clip = to_input(frames, size.image_size)[:, None].expand(
-        -1, encoder.tubelet, -1, -1, -1
+        -1, encoder.tubelet_size, -1, -1, -1
     )  # each frame a still
     start, goal = normalised(encoder(clip))[:, None]  # [1, N, D]
     poses = torch.from_numpy(example["states"][0]).float()

@@ -10,7 +10,7 @@ from jepa_wm.core.precision import set_threads
 from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.models.collapse import collapse_meters
+from jepa_wm.models.collapse import collapse_metrics
 
 FRAMES = 4_000
 
@@ -23,7 +23,7 @@ def run(run: Run) -> dict[str, object]:
     encoder = FrozenEncoder.load(run.path / "features").to(dist().device)
     frames = heldout.frames[rows]
     result: dict[str, object] = dict(
-        collapse_meters(encoder.raw(torch.from_numpy(frames)), frames)
+        collapse_metrics(encoder.raw(torch.from_numpy(frames)), frames)
     )
     run.write_result("eval_collapse", result)
     return result

@@ -119,10 +119,7 @@ def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tas
     The main objective on both kinds of layouts, those to compare on held-out ones.
     """
     held_out, training = tasks.of("heldout"), tasks.of("train")
-    compared = [
-        (name, config.planner.toward(name))
-        for name in config.planner.mpc.also_evaluate
-    ]
+    compared = [(name, config.planner.toward(name)) for name in config.planner.mpc.also_evaluate]
     return [
         (MAIN, config.planner, held_out, ""),
         *((name, plan, held_out, "") for name, plan in compared),

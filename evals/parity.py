@@ -81,7 +81,7 @@ def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tup
 
 def _acted(ac: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What the action-conditioned predictor makes of the inputs, by name of the entry."""
-    patch = load_encoder(ac, size).patch
+    patch = load_encoder(ac, size).patch_size
     predictor = load_action_predictor(ac, ActionPredictor, size, patch=patch)
     for name, frames in (("ac.output", None), ("ac.output_first_step", 1)):
         if name in entries:

@@ -21,7 +21,7 @@ from jepa_wm.core.schedule import warmup_cosine
 from jepa_wm.evals.representations import pooled
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.models.blocks import Block, init_transformer
-from jepa_wm.models.pooling import ask, fourier_positions
+from jepa_wm.models.pooling import fourier_positions, query_attention
 
 
 class Linear(nn.Module):
@@ -74,7 +74,7 @@ class Attentive(nn.Module):
         for block in self.blocks:
             x = block(x, unturned)
         y = self.query + self.read(
-            ask(self.norm(x), self.query, self.key_value, self.heads)
+            query_attention(self.norm(x), self.query, self.key_value, self.heads)
         )  # [B, 1, inner]
         return self.map((y + self.mlp(y))[:, 0])
 

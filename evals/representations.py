@@ -57,7 +57,7 @@ def representations_of(encoder: Encoder | Backbone, config: Config) -> dict[str,
                 Encoder.from_settings(size, encoder.settings or config.encoder), config
             )
     if "pixels" in config.probes.baselines:
-        representations["pixels"] = _pixels(config.encoder.patch)
+        representations["pixels"] = _pixels(config.encoder.patch_size)
     return representations
 
 
@@ -116,8 +116,8 @@ def _through(encoder: Encoder | Backbone, config: Config) -> Representation:
 
     def representation(clips: Tensor) -> Tensor:
         clips = clips.to(dist().device)
-        if clips.shape[1] < encoder.tubelet:  # a still fills a tubelet
-            clips = clips[:, -1:].expand(-1, encoder.tubelet, -1, -1, -1)
+        if clips.shape[1] < encoder.tubelet_size:  # a still fills a tubelet
+            clips = clips[:, -1:].expand(-1, encoder.tubelet_size, -1, -1, -1)
         with autocast(clips.device, config.train.precision):
             return encoder(clips).float().cpu()
 

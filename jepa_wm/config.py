@@ -54,76 +54,84 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _what_is_seen_fits(self) -> Config:
-        if self.data.image_size % self.encoder.patch:
+        if self.data.image_size % self.encoder.patch_size:
             raise ValueError(
-                f"data.image_size {self.data.image_size} is not a multiple of encoder.patch {self.encoder.patch}"
+                f"data.image_size {self.data.image_size} is not a multiple of "
+                f"encoder.patch_size {self.encoder.patch_size}"
             )
         if self.dynamics.frameskip % self.features.stride:
             raise ValueError(
                 f"features.stride {self.features.stride} does not divide dynamics.frameskip {self.dynamics.frameskip}"
             )
-        if self.data.num_frames % self.encoder.tubelet:
+        if self.data.num_frames % self.encoder.tubelet_size:
             raise ValueError(
-                f"data.num_frames {self.data.num_frames} is not a multiple of encoder.tubelet {self.encoder.tubelet}"
+                f"data.num_frames {self.data.num_frames} is not a multiple of "
+                f"encoder.tubelet_size {self.encoder.tubelet_size}"
             )
         return self
 
     @model_validator(mode="after")
     def _what_it_learns_from_fits(self) -> Config:
-        if self.data.videos is not None and self.jepa.path:
+        jepa, augment = self.jepa, self.data.augment
+        # What the data cannot show.
+        if self.data.videos is not None and jepa.inverse_dynamics:
             raise ValueError(
-                f"jepa.path {self.jepa.path} reads actions, and data.videos have none; set jepa.path=0"
+                f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads actions, and data.videos have "
+                "none; set jepa.inverse_dynamics=0"
             )
-        if any(part.single_images for part in self.data.sets) and self.jepa.contrast:
+        if any(part.single_images for part in self.data.sets) and jepa.temporal_contrast:
             raise ValueError(
-                f"jepa.contrast {self.jepa.contrast} tells a frame from its successor, and in a still image they "
-                "are equal; set jepa.contrast=0, or leave out the sets with single_images: true"
+                f"jepa.temporal_contrast {jepa.temporal_contrast} tells a frame from its successor, "
+                "and in a still image they are equal; set jepa.temporal_contrast=0, or leave out "
+                "the sets with single_images: true"
             )
-        if (
-            self.data.augment is not None
-            and self.data.augment.jitter
-            and self.encoder.channels != 3
-        ):
+        # What augmented views hide or betray.
+        if augment is not None and augment.color_jitter and self.encoder.channels != 3:
             raise ValueError(
-                f"data.augment.jitter {self.data.augment.jitter} changes the light of frames of 3 channels, and "
-                f"encoder.channels is {self.encoder.channels}; set data.augment.jitter=0"
+                f"data.augment.color_jitter {augment.color_jitter} changes the light of frames of 3 "
+                f"channels, and encoder.channels is {self.encoder.channels}; set "
+                "data.augment.color_jitter=0"
             )
-        if self.data.augment is not None and self.data.augment.own and self.jepa.contrast:
+        if augment is not None and augment.independent_views and jepa.temporal_contrast:
             raise ValueError(
-                f"jepa.contrast {self.jepa.contrast} tells the clip's frames from far ones, which views of their "
-                "own would betray; set data.augment.own=false or jepa.contrast=0"
+                f"jepa.temporal_contrast {jepa.temporal_contrast} tells the clip's frames from "
+                "distant ones, which independent views would betray; set "
+                "data.augment.independent_views=false or jepa.temporal_contrast=0"
             )
-        if self.data.augment is not None and self.jepa.path:
+        if augment is not None and jepa.inverse_dynamics:
             raise ValueError(
-                f"jepa.path {self.jepa.path} reads displacements, which data.augment rescales and mirrors; set "
-                "jepa.path=0 or data.augment=null"
+                f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads displacements, which "
+                "data.augment rescales and mirrors; set jepa.inverse_dynamics=0 or data.augment=null"
             )
-        if self.jepa.targets.levels > self.encoder.depth:
+        if jepa.target_levels > self.encoder.depth:
             raise ValueError(
-                f"jepa.targets.levels {self.jepa.targets.levels} exceed encoder.depth {self.encoder.depth}"
+                f"jepa.target_levels {jepa.target_levels} exceed encoder.depth {self.encoder.depth}"
             )
         return self
 
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:
-        steps, jepa = self.data.num_frames // self.encoder.tubelet, self.jepa
-        told_by_far = jepa.far >= 2  # an episode can be told by far frames alone
-        asking = {
-            "contrast": jepa.contrast,
-            "episode": 0 if told_by_far else jepa.episode,
-            "path": jepa.path,
+        steps, jepa = self.data.num_frames // self.encoder.tubelet_size, self.jepa
+        # Whole frames are read by these; two distant frames alone can tell an episode.
+        episode_contrast = jepa.episode_contrast if jepa.num_distant_frames < 2 else 0
+        weights = {
+            "temporal_contrast": jepa.temporal_contrast,
+            "episode_contrast": episode_contrast,
+            "inverse_dynamics": jepa.inverse_dynamics,
         }
-        if any(asking.values()) and not any(
-            mask.leaves_whole_frames(steps) for mask in jepa.masks
-        ):
-            said = ", ".join(f"jepa.{name} {weight}" for name, weight in asking.items() if weight)
+        named = ", ".join(f"jepa.{name} {weight}" for name, weight in weights.items() if weight)
+        if named and not any(mask.leaves_whole_frames(steps) for mask in jepa.masks):
             raise ValueError(
-                f"{said} need a mask that leaves at least two of {steps} time steps whole: one block of scale [1, 1], "
-                "aspect [1, 1] and one length of time; add such a mask, raise data.num_frames, or set the weights to 0"
-                + ("; or set jepa.far >= 2" if asking["episode"] else "")
+                f"{named} need a mask that leaves at least two of {steps} time steps whole: one "
+                "block of spatial_scale [1, 1], aspect_ratio [1, 1] and one temporal_scale; add "
+                "such a mask, raise data.num_frames, or set the weights to 0"
+                + ("; or set jepa.num_distant_frames >= 2" if episode_contrast else "")
             )
-        if jepa.episode and not jepa.far:
-            raise ValueError(f"jepa.episode {jepa.episode} needs far frames; set jepa.far >= 1")
+        if jepa.episode_contrast and not jepa.num_distant_frames:
+            raise ValueError(
+                f"jepa.episode_contrast {jepa.episode_contrast} needs distant frames; set "
+                "jepa.num_distant_frames >= 1"
+            )
         return self
 
     @model_validator(mode="after")

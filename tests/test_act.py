@@ -36,7 +36,7 @@ SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 def world_model(window=3, **changes):
     torch.manual_seed(0)
     encoder = FrozenEncoder(
-        Encoder.from_settings(12, EncoderSettings(patch=4, width=16, depth=1, heads=1)),
+        Encoder.from_settings(12, EncoderSettings(patch_size=4, width=16, depth=1, num_heads=1)),
         12,
         precision="fp32",
     )
@@ -159,7 +159,8 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
     )
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
     with pytest.raises(
-        UserError, match="planner.mpc.memory_mb 0.001 is below one candidate.*raise planner.mpc.memory_mb"
+        UserError,
+        match="planner.mpc.memory_mb 0.001 is below one candidate.*raise planner.mpc.memory_mb",
     ):
         agent(memory_mb=0.001)
 
@@ -176,7 +177,8 @@ def test_goals_of_another_size_and_frames_that_are_no_pictures_are_refused():
     with pytest.raises(ValueError, match="frames are torch.float32"):
         a.reset(broken, [0, 1])
     with pytest.raises(
-        UserError, match="planner.cost.uncertainty_weight 1 needs models that can disagree.*dynamics.members"
+        UserError,
+        match="planner.cost.uncertainty_weight 1 needs models that can disagree.*dynamics.members",
     ):
         agent(uncertainty_weight=1.0)
 
@@ -338,7 +340,8 @@ def test_discrete_actions_are_chosen_by_number():
         chosen = a.act(frames(2, step + 1))
         assert chosen.shape == (2, SKIP, 1) and set(chosen.flatten()) <= {0, 1, 2}
     with pytest.raises(
-        ValueError, match="planner.solver icem searches continuous actions; set planner.solver.name=cem"
+        ValueError,
+        match="planner.solver icem searches continuous actions; set planner.solver.name=cem",
     ):
         ICEM().make(space, 3)
 

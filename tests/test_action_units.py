@@ -150,11 +150,7 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
         space = ActionSpace.of_block(
             (-1.0, -1.0), (1.0, 1.0), max_norm=max_norm, block=SKIP, hold=hold
         )
-        agent = Agent(
-            model,
-            space,
-            planner(solver, horizon=3),
-        )
+        agent = Agent(model, space, planner(solver, horizon=3))
         agent.reset(frames(2, 0), [0, 1])
         for step in range(2):
             taken = agent.act(frames(2, step + 1))

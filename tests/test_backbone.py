@@ -40,7 +40,14 @@ def released(tmp_path, monkeypatch):
     size = weights.Size(32, heads=2, width=24, depth=1)
     monkeypatch.setitem(weights.SIZES, "vit_small", size)
     encoder = Encoder(
-        image_size=32, patch=8, tubelet=2, width=24, depth=1, heads=2, rope="vjepa2", rope_base=1e4
+        image_size=32,
+        patch_size=8,
+        tubelet_size=2,
+        width=24,
+        depth=1,
+        num_heads=2,
+        rope="vjepa2",
+        rope_base=1e4,
     )
     torch.save({"encoder": to_released(encoder, "encoder")}, tmp_path / "small.pt")
     return tmp_path / "small.pt", encoder
@@ -99,7 +106,7 @@ def test_an_encoder_of_a_backbone_is_kept_and_shared_whole(name, tmp_path):
 
 def test_our_own_encoder_is_shared_whole(tmp_path):
     torch.manual_seed(0)
-    settings = EncoderSettings(patch=16, width=16, depth=1, heads=1)
+    settings = EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)
     encoder = FrozenEncoder(Encoder.from_settings(32, settings), 32)
     encoder.standardise_on(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
     encoder.save_pretrained(tmp_path)
@@ -141,7 +148,8 @@ def test_pushing_uploads_the_whole_encoder_with_its_card(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub_mixin, "HfApi", Hub)
     encoder = FrozenEncoder(
-        Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32
+        Encoder.from_settings(32, EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)),
+        32,
     )
     encoder.push_to_hub(
         "me/encoder", token="secret", model_card_kwargs={"measured": "Digits: 81 %."}
@@ -155,7 +163,8 @@ def test_pushing_uploads_the_whole_encoder_with_its_card(tmp_path, monkeypatch):
 
 def test_torch_hub_finds_encoders_and_released_encoders(released, tmp_path):
     encoder = FrozenEncoder(
-        Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32
+        Encoder.from_settings(32, EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)),
+        32,
     )
     encoder.save_pretrained(tmp_path / "encoder")
     root = str(Path(__file__).resolve().parents[1])
@@ -167,7 +176,7 @@ def test_torch_hub_finds_encoders_and_released_encoders(released, tmp_path):
 
 def test_an_encoder_without_settings_is_not_half_saved(tmp_path):
     encoder = FrozenEncoder(
-        Encoder(image_size=16, patch=8, tubelet=1, width=16, depth=1, heads=1), 16
+        Encoder(image_size=16, patch_size=8, tubelet_size=1, width=16, depth=1, num_heads=1), 16
     )
     with pytest.raises(ValueError, match="make it by Encoder.from_settings"):
         encoder.save(tmp_path)
@@ -208,7 +217,7 @@ def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(
     }[kind]
     chosen += [f"features.weights={released[0]}"] if kind == "vjepa2" else []
     config = load_config(
-        "debug", [f"data.path={tiny_data}", "data.image_size=64", "encoder.patch=8", *chosen]
+        "debug", [f"data.path={tiny_data}", "data.image_size=64", "encoder.patch_size=8", *chosen]
     )
     with Run.open(tmp_path / "run", config) as run:
         with pytest.raises(

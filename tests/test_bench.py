@@ -110,7 +110,11 @@ def test_an_unknown_bench_is_refused(capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [["planner.solver.num_samples=999"], ["--config", "pendulum"], ["data.num_workers=4", "seed=3"]],
+    [
+        ["planner.solver.num_samples=999"],
+        ["--config", "pendulum"],
+        ["data.num_workers=4", "seed=3"],
+    ],
 )
 def test_settings_that_a_bench_does_not_read_are_refused(capsys, words):
     assert cli.main(["bench", "data", *words]) == 2

@@ -14,7 +14,7 @@ from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSam
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find
 from jepa_wm.models.jepa import JEPA, Origin
-from jepa_wm.models.pooling import EpisodeContrast, SuccessorContrast, When
+from jepa_wm.models.pooling import EpisodeContrast, TemporalContrast, When
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.training import pretrain
 
@@ -42,7 +42,7 @@ def test_other_clips_of_an_episode_are_not_among_those_it_is_told_from():
 
 def test_a_frame_across_the_hidden_stretch_is_no_successor():
     torch.manual_seed(0)
-    contrast = SuccessorContrast(8)
+    contrast = TemporalContrast(8)
     x, far = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
     step = torch.tensor([[0, 1, 6, 7], [4, 5, 6, 7]])
     when = When(step, 5 * step, torch.tensor([[100, 150, 200]] * 2))
@@ -60,7 +60,7 @@ def test_a_frame_across_the_hidden_stretch_is_no_successor():
 
 def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
     torch.manual_seed(0)
-    contrast = SuccessorContrast(8)
+    contrast = TemporalContrast(8)
     x, far = torch.randn(1, 2, 8), torch.randn(1, 3, 8)
     when = When(torch.tensor([[2, 3]]), torch.tensor([[10, 15]]), torch.tensor([[5, 16, 100]]))
     torch.testing.assert_close(contrast(x, far, when), contrast(x, far[:, 1:]))
@@ -71,14 +71,14 @@ def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
 @pytest.mark.parametrize("frames", [4, 8])
 def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
     """Half of a clip is hidden, anywhere: the pairs that count are of frames a gap apart."""
-    encode = EncoderSettings(patch=8, width=16, depth=1, heads=1)
-    model = JEPA(16, encode, JepaSettings(width=16, depth=1, heads=1), action_size=2)
+    encode = EncoderSettings(patch_size=8, width=16, depth=1, num_heads=1)
+    model = JEPA(16, encode, JepaSettings(width=16, depth=1, num_heads=1), action_size=2)
     gap = torch.tensor([3, 5] * 16)[:, None]
     time = 1000 + gap * torch.arange(frames)
     origin = Origin(torch.arange(32), torch.cat([time, torch.full((32, 2), 5000)], 1))
     for step in range(5):
         (mask,) = model.draw_masks(32, frames, torch.Generator().manual_seed(step))
-        when = origin.when(mask.shown, 1, 2)
+        when = origin.when(mask.full_frames, 1, 2)
         counts = when.step.diff(dim=1) == 1
         assert counts.any() and not counts.all()
         assert (when.time.diff(dim=1)[counts] == gap.expand(-1, counts.shape[1])[counts]).all()
@@ -87,22 +87,26 @@ def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
 
 def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     """Six episodes, sixteen clips: some share one, and the contrasts are told which."""
-    words = [f"data.path={tiny_data}", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.far=2",
-             "jepa.episode=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
+    words = [f"data.path={tiny_data}", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.num_distant_frames=2",
+             "jepa.episode_contrast=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
     config = load_config("debug", words)
     data = Trajectories(tiny_data / "train.h5")
     sampler = ClipSampler(data, frames=config.data.num_frames, gaps=config.data.frame_gaps, seed=0)
     model, told = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2), []
     task = pretrain.make_task(model, sampler, config)
-    original = model.episode.forward
+    original = model.episode_contrast.forward
     monkeypatch.setattr(
-        model.episode, "forward", lambda *given: told.append(given[2]) or original(*given)
+        model.episode_contrast, "forward", lambda *given: told.append(given[2]) or original(*given)
     )
     losses = task.losses(3, slice(0, 16))
     rows = sampler.rows(3, 16)
     episode = np.searchsorted(data.offsets, rows[:, 0], side="right") - 1
     assert told and all(given.tolist() == episode.tolist() for given in told)
-    assert len(set(episode.tolist())) < 16 and losses["episode"] > 0 and losses["contrast"] > 0
+    assert (
+        len(set(episode.tolist())) < 16
+        and losses["episode_contrast"] > 0
+        and losses["temporal_contrast"] > 0
+    )
 
 
 @pytest.fixture

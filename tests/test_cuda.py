@@ -76,11 +76,17 @@ def test_this_process_computes_on_the_gpu_and_measures_it():
 
 @PRECISIONS
 @pytest.mark.parametrize("rope", ["rotation", "vjepa2"])
-@pytest.mark.parametrize("attend", ["clip", "frame"])
-def test_the_encoder_sees_the_same(attend, rope, precision, allowed):
+@pytest.mark.parametrize("attention", ["clip", "frame"])
+def test_the_encoder_sees_the_same(attention, rope, precision, allowed):
     torch.manual_seed(0)
     settings = EncoderSettings(
-        patch=4, tubelet=2, width=64, depth=3, heads=2, attend=attend, rope=rope
+        patch_size=4,
+        tubelet_size=2,
+        width=64,
+        depth=3,
+        num_heads=2,
+        attention=attention,
+        rope=rope,
     )
     encoder, clip = (
         Encoder.from_settings(16, settings).requires_grad_(False),
@@ -102,11 +108,11 @@ def test_the_encoder_sees_the_same(attend, rope, precision, allowed):
 
 def jepa():
     """(model, clip, far frames, path) of the debug setting."""
-    config = load_config("debug", ["jepa.spread=0.1"])
+    config = load_config("debug", ["jepa.vicreg=0.1"])
     torch.manual_seed(0)
     model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2)
     length, size = config.data.num_frames, config.data.image_size
-    far = config.jepa.far
+    far = config.jepa.num_distant_frames
     return (
         model,
         drawn(6, length, 3, size, size),
@@ -120,7 +126,9 @@ def test_masks_are_drawn_alike_wherever_the_model_is():
     known = model.draw_masks(6, clip.shape[1], torch.Generator().manual_seed(3))
     there = model.to(GPU).draw_masks(6, clip.shape[1], torch.Generator().manual_seed(3))
     for mine, its in zip(there, known, strict=True):
-        assert torch.equal(mine.seen, its.seen) and torch.equal(mine.wanted, its.wanted)
+        assert torch.equal(mine.context_ids, its.context_ids) and torch.equal(
+            mine.target_ids, its.target_ids
+        )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +167,7 @@ def test_training_takes_the_same_steps():
         optimiser = loop.make_optimiser(model, settings)
         for step in range(8):
             found.append(loop._one_step(task, optimiser, settings, step))
-            model.follow(0.9)
+            model.update_target(0.9)
         return [[figures[name] for name in ("loss", "gradient_norm", "lr")] for figures in found]
 
     np.testing.assert_allclose(history(GPU), history(torch.device("cpu")), rtol=5e-3)
@@ -308,9 +316,7 @@ def test_generators_of_the_gpu_draw_there_and_again_the_same(kind):
 def planned(device, *, decisions=4, compile=False, **plan):
     """[decisions, B, K, a] of an agent whose model is there."""
     settings = planner(**{"horizon": 3, "compile": compile, **plan})
-    agent = Agent(
-        world_model().to(device), SPACE, settings
-    )
+    agent = Agent(world_model().to(device), SPACE, settings)
     agent.reset(frames(2, 0), [5, 6])
     return np.stack([agent.act(frames(2, step + 1)) for step in range(decisions)])
 
@@ -373,7 +379,7 @@ def test_a_stopped_pretraining_goes_on(tmp_path, tiny_data, monkeypatch):
             pretrained(tmp_path / "run")
     stopped = pretrained(tmp_path / "run")
     assert [line["step"] for line in stopped] == [line["step"] for line in whole]
-    for name in ("loss", "stay"):
+    for name in ("loss", "masked_prediction"):
         np.testing.assert_allclose(
             [line[name] for line in stopped], [line[name] for line in whole], rtol=1e-3
         )

@@ -18,16 +18,16 @@ from jepa_wm.models.vit import Encoder
 SIDE, PATCH = 12, 4  # a 3 x 3 grid
 
 
-def encoder(attend="clip", tubelet=1, seed=0, locality=1.5):
+def encoder(attention="clip", tubelet=1, seed=0, locality=1.5):
     torch.manual_seed(seed)
     model = Encoder(
         image_size=SIDE,
-        patch=PATCH,
-        tubelet=tubelet,
+        patch_size=PATCH,
+        tubelet_size=tubelet,
         width=16,
         depth=2,
-        heads=2,
-        attend=attend,
+        num_heads=2,
+        attention=attention,
         locality=locality,
     )
     for p in model.parameters():  # far from the small initial values, so that a wrong path shows
@@ -139,10 +139,10 @@ def outputs_with_hidden_keys(model, video, keep):
     return model.norm(x).gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
 
 
-@pytest.mark.parametrize("attend_to", ["clip", "frame"])
+@pytest.mark.parametrize("attention", ["clip", "frame"])
 @pytest.mark.parametrize("tubelet", [1, 2])
-def test_dropped_tokens_are_as_if_masked(attend_to, tubelet):
-    model, video = encoder(attend_to, tubelet), clip(frames=4)
+def test_dropped_tokens_are_as_if_masked(attention, tubelet):
+    model, video = encoder(attention, tubelet), clip(frames=4)
     count = 4 // tubelet * 9
     keep = torch.stack([torch.randperm(count)[: count // 2].sort().values for _ in range(2)])
     with torch.no_grad():
@@ -270,7 +270,15 @@ def test_the_vjepa2_variant_turns_adjacent_channels_by_different_angles():
 @pytest.mark.parametrize("rope", ["rotation", "vjepa2"])
 def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
     torch.manual_seed(0)
-    model = Encoder(image_size=SIDE, patch=PATCH, tubelet=2, width=16, depth=1, heads=2, rope=rope)
+    model = Encoder(
+        image_size=SIDE,
+        patch_size=PATCH,
+        tubelet_size=2,
+        width=16,
+        depth=1,
+        num_heads=2,
+        rope=rope,
+    )
     wide = torch.randn(2, 4, 3, 8, 20)  # 2 x 2 x 5 tokens
     with torch.no_grad():
         seen = model(wide)
@@ -285,14 +293,14 @@ def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
         assert not torch.allclose(model(changed), seen, atol=1e-3)
 
 
-@pytest.mark.parametrize("attend_to", ["clip", "frame"])
+@pytest.mark.parametrize("attention", ["clip", "frame"])
 @pytest.mark.parametrize("shape", [(3, 12, 12), (4, 13, 12), (4, 12, 10)])
-def test_a_clip_that_does_not_divide_is_refused(attend_to, shape):
+def test_a_clip_that_does_not_divide_is_refused(attention, shape):
     frames, height, width = shape
     with pytest.raises(
         ValueError, match=f"clip of {frames} frames of {height} x {width} px does not divide"
     ):
-        encoder(attend_to, tubelet=2)(torch.zeros(1, frames, 3, height, width))
+        encoder(attention, tubelet=2)(torch.zeros(1, frames, 3, height, width))
 
 
 def test_all_settings_are_written_down_and_reach_the_encoder():
@@ -300,15 +308,15 @@ def test_all_settings_are_written_down_and_reach_the_encoder():
         EncoderSettings().model_dump()["rope"] == "rotation"
         and EncoderSettings().model_dump(mode="json")["mlp_ratio"] == 4.0
     )
-    settings = EncoderSettings(rope="vjepa2", mlp_ratio=48 / 11, width=44, heads=2, depth=1)
+    settings = EncoderSettings(rope="vjepa2", mlp_ratio=48 / 11, width=44, num_heads=2, depth=1)
     assert EncoderSettings(**settings.model_dump()) == settings
     model = Encoder.from_settings(16, settings)
     assert model.rope == "vjepa2" and model.blocks[0].mlp.fc1.out_features == 192
     with pytest.raises(ValueError, match="rope vjepa2 needs heads of 6 channels or more"):
-        EncoderSettings(rope="vjepa2", width=16, heads=4)
+        EncoderSettings(rope="vjepa2", width=16, num_heads=4)
 
 
-@pytest.mark.parametrize("change", [{"width": 130, "heads": 4}, {"width": 6, "heads": 2}])
+@pytest.mark.parametrize("change", [{"width": 130, "num_heads": 4}, {"width": 6, "num_heads": 2}])
 def test_sizes_that_do_not_fit_are_refused(change):
-    with pytest.raises(ValueError, match="must be an even multiple of heads"):
+    with pytest.raises(ValueError, match="must be an even multiple of num_heads"):
         EncoderSettings(**change)

@@ -115,7 +115,10 @@ def test_a_checkpoint_cut_short_is_passed_over_for_the_one_before(
 
 @pytest.mark.parametrize("words", [["plan"], ["eval", "planning"]])
 def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
-    config, encode = load_config("debug"), EncoderSettings(patch=13, width=16, depth=1, heads=1)
+    config, encode = (
+        load_config("debug"),
+        EncoderSettings(patch_size=13, width=16, depth=1, num_heads=1),
+    )
     with Run.open(tmp_path, config) as run:
         FrozenEncoder(Encoder.from_settings(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()

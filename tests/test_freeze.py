@@ -17,7 +17,7 @@ from jepa_wm.features.probe import RidgeProbe, fit_attentive, state_errors
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
-ENCODE = EncoderSettings(patch=13, width=16, depth=1, heads=1)
+ENCODE = EncoderSettings(patch_size=13, width=16, depth=1, num_heads=1)
 EVERY_THIRD = np.arange(0, 186, 3)
 
 

@@ -29,7 +29,7 @@ from jepa_wm.models.vit import Encoder
 from jepa_wm.report import report
 
 SMALL = [
-    "data.image_size=24", "encoder.patch=8", "encoder.width=16", "encoder.depth=1",
+    "data.image_size=24", "encoder.patch_size=8", "encoder.width=16", "encoder.depth=1",
     "train.pretrain.steps=0", "probes.steps=60", "probes.learning_rates=[0.01]",
     "probes.weight_decays=[0.0,0.1]", "probes.pixel_size=12", "probes.num_neighbors=5",
     "probes.head_dim=8",
@@ -215,11 +215,13 @@ def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             torch.manual_seed(seed)
             encoder = Encoder.from_settings(
-                12, EncoderSettings(patch=6, width=16, depth=1, heads=2)
+                12, EncoderSettings(patch_size=6, width=16, depth=1, num_heads=2)
             )
             patch.setattr(cache, "backbone_of", lambda *_, encoder=encoder: encoder)
             seen.append(
-                evaluate(state, tmp_path / "run", *words, "data.image_size=12", "encoder.patch=6")
+                evaluate(
+                    state, tmp_path / "run", *words, "data.image_size=12", "encoder.patch_size=6"
+                )
             )
     assert seen[0]["stored"] == seen[2]["stored"] != seen[1]["stored"]
     assert seen[0]["evaluated"]["encoder"]["digest"] != seen[1]["evaluated"]["encoder"]["digest"]

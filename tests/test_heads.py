@@ -253,9 +253,7 @@ def agent(folder, **plan):
     low, high, longest = TwoRooms().action_bounds
     space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=5, hold=True)
     return Agent(
-        model,
-        space,
-        planner(**{"horizon": 3, "samples": (16, 2, 4), "descent": (16, 20), **plan}),
+        model, space, planner(**{"horizon": 3, "samples": (16, 2, 4), "descent": (16, 20), **plan})
     )
 
 

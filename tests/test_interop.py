@@ -39,7 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def world_model(skip=2, *, size=12, tokens=True, window=3):
     torch.manual_seed(0)
     encoder = FrozenEncoder(
-        Encoder.from_settings(size, EncoderSettings(patch=size // 3, width=16, depth=1, heads=1)),
+        Encoder.from_settings(
+            size, EncoderSettings(patch_size=size // 3, width=16, depth=1, num_heads=1)
+        ),
         size,
         precision="fp32",
     )
@@ -264,9 +266,7 @@ def test_a_policy_shows_its_agent_the_frames_of_every_model_step():
     space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=2, hold=True)
 
     def make_agent(env):
-        return Agent(
-            model, space, planner(horizon=3, samples=(6, 1, 2), execute=3)
-        )
+        return Agent(model, space, planner(horizon=3, samples=(6, 1, 2), execute=3))
 
     policy, alone, goals = PolicyServer(make_agent), make_agent(env), pictures(2, 7)
     policy.set_env(env)

@@ -13,7 +13,7 @@ from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.factored_latent import Components, Summary, SummaryTraining, bend
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.losses import variance_covariance
-from jepa_wm.models.pooling import EpisodeContrast, SuccessorContrast
+from jepa_wm.models.pooling import EpisodeContrast, TemporalContrast
 from jepa_wm.models.settings import (
     DistanceSettings,
     EncoderSettings,
@@ -309,7 +309,7 @@ def test_variance_and_covariance_terms_know_good_from_bad():
 
 def test_contrasts_ask_for_what_moves_in_a_window_and_for_what_tells_windows_apart():
     torch.manual_seed(0)
-    successor, episode = SuccessorContrast(8), EpisodeContrast(8)
+    successor, episode = TemporalContrast(8), EpisodeContrast(8)
     noise = 1e-4 * torch.randn(64, 5, 8)
     layout = torch.randn(64, 1, 8).expand(-1, 5, -1) + noise  # differs between windows, not within
     angle = torch.arange(5) * 0.5 + torch.rand(64, 1) * 6
@@ -342,7 +342,8 @@ def test_episode_contrast_prefers_what_lasts_to_what_is_near():
 
 def test_dynamics_of_another_encoder_are_refused():
     encoder = FrozenEncoder(
-        Encoder.from_settings(32, EncoderSettings(patch=16, width=16, depth=1, heads=1)), 32
+        Encoder.from_settings(32, EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)),
+        32,
     )
     latent = LatentModel(4, 12, 2, WorldModelSettings(latent=None))
     with pytest.raises(

@@ -20,8 +20,10 @@ def ranges(low, high):
 
 
 masks = st.builds(
-    BlockMask, blocks=st.integers(1, 6), scale=ranges(0.05, 1.0), aspect=ranges(0.5, 2.0), time=ranges(0.05, 1.0),
-    least_seen=st.floats(0.0, 0.6),
+    BlockMask, num_blocks=st.integers(1, 6),
+    spatial_scale=ranges(0.05, 1.0), aspect_ratio=ranges(0.5, 2.0),
+    temporal_scale=ranges(0.05, 1.0),
+    min_context_ratio=st.floats(0.0, 0.6),
 )  # fmt: skip
 
 
@@ -31,7 +33,7 @@ def test_every_mask_can_be_split_into_equal_disjoint_parts(kind, batch, time, gr
     hidden = draw_mask(kind, batch, time, grid, generator(seed))
     count = time * grid * grid
     assert hidden.shape == (batch, count) and hidden.dtype == torch.bool
-    assert ((~hidden).sum(1) >= max(1, int(kind.least_seen * count))).all()
+    assert ((~hidden).sum(1) >= max(1, int(kind.min_context_ratio * count))).all()
     assert hidden.any(1).all(), "a sample without targets"
     context, target = split(hidden, generator(seed + 1))
     assert context.shape == (batch, int((~hidden).sum(1).min()))
@@ -56,14 +58,19 @@ def test_the_generator_alone_decides(kind, seed):
 
 
 def test_every_sample_draws_its_own_boxes():
-    hidden = draw_mask(BlockMask(blocks=2, scale=(0.2, 0.3)), 64, 3, 8, generator())
+    hidden = draw_mask(BlockMask(num_blocks=2, spatial_scale=(0.2, 0.3)), 64, 3, 8, generator())
     assert len({tuple(row.tolist()) for row in hidden}) > 60
 
 
 def test_boxes_have_the_size_asked_for():
     grid, time = 10, 4
     hidden = draw_mask(
-        BlockMask(blocks=1, scale=(0.2, 0.2), aspect=(1.0, 1.0), time=(0.5, 0.5)),
+        BlockMask(
+            num_blocks=1,
+            spatial_scale=(0.2, 0.2),
+            aspect_ratio=(1.0, 1.0),
+            temporal_scale=(0.5, 0.5),
+        ),
         200,
         time,
         grid,
@@ -79,7 +86,12 @@ def test_boxes_have_the_size_asked_for():
 
 def test_whole_frames_can_be_hidden():
     hidden = draw_mask(
-        BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),
+        BlockMask(
+            num_blocks=1,
+            spatial_scale=(1.0, 1.0),
+            aspect_ratio=(1.0, 1.0),
+            temporal_scale=(0.5, 0.5),
+        ),
         50,
         4,
         5,
@@ -96,7 +108,11 @@ def test_no_time_step_is_dropped_more_often_than_another():
     kept, whole = torch.zeros(2, time), torch.zeros(2, time)
     for _ in range(40):
         hidden = draw_mask(
-            BlockMask(blocks=3, scale=(0.05, 0.5), time=(1.0, 1.0)), 32, time, grid, g
+            BlockMask(num_blocks=3, spatial_scale=(0.05, 0.5), temporal_scale=(1.0, 1.0)),
+            32,
+            time,
+            grid,
+            g,
         )
         for part, (ids, allowed) in enumerate(
             zip(split(hidden, g), (~hidden, hidden), strict=True)
@@ -109,9 +125,13 @@ def test_no_time_step_is_dropped_more_often_than_another():
 
 
 def test_what_is_uncovered_again_is_uncovered_anywhere():
-    """`least_seen` opens a few tokens of a wholly hidden clip; early and late ones alike."""
+    """`min_context_ratio` opens a few tokens of a wholly hidden clip; early and late ones alike."""
     kind = BlockMask(
-        blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(1.0, 1.0), least_seen=0.25
+        num_blocks=1,
+        spatial_scale=(1.0, 1.0),
+        aspect_ratio=(1.0, 1.0),
+        temporal_scale=(1.0, 1.0),
+        min_context_ratio=0.25,
     )
     hidden = draw_mask(kind, 2000, 4, 4, generator())
     assert ((~hidden).sum(1) == 16).all()

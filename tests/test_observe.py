@@ -23,7 +23,7 @@ from jepa_wm.data.windows import (
     WindowSampler,
     usual_steps,
 )
-from jepa_wm.models.pooling import PathReader
+from jepa_wm.models.pooling import LinearInverseDynamics
 
 COLUMNS = {"pixels": ((4, 6, 3), "u1"), "action": ((2,), "f4"), "state": ((3,), "f4")}
 
@@ -252,7 +252,7 @@ def test_what_never_varies_adds_up_to_nothing_and_a_move_of_zero_is_no_move(tmp_
 
 def test_a_frame_whose_place_is_not_known_does_not_count():
     torch.manual_seed(0)
-    reader, summaries = PathReader(3, 2), torch.randn(5, 4, 3)
+    reader, summaries = LinearInverseDynamics(3, 2), torch.randn(5, 4, 3)
     way = torch.randn(5, 4, 2)
     torch.testing.assert_close(
         reader(summaries, way), reader(summaries, way + 7)

@@ -29,9 +29,9 @@ def triple(tmp_path):
     them."""
     torch.manual_seed(0)
     sizes = {"depth": 1, "rope": "vjepa2", "rope_base": 10_000.0}
-    encoder = Encoder(image_size=16, patch=4, tubelet=2, width=24, heads=2, **sizes)
+    encoder = Encoder(image_size=16, patch_size=4, tubelet_size=2, width=24, num_heads=2, **sizes)
     predictor = Predictor(
-        width=12, heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
+        width=12, num_heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
     )
     action = ActionPredictor(encoder_width=24, grid=4, width=12, heads=1, **sizes)
     clip = torch.randn(2, 4, 3, 16, 16)

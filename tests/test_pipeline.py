@@ -46,7 +46,7 @@ def story(tmp_path_factory):
 
 LEARNS = [
     "world.geometry.fixed_wall=32", "collect.episodes=1000", "collect.heldout_episodes=20", "features.num_norm_frames=2000",
-    "encoder.width=64", "encoder.depth=2", "encoder.heads=1", "jepa.width=32", "jepa.depth=1",
+    "encoder.width=64", "encoder.depth=2", "encoder.num_heads=1", "jepa.width=32", "jepa.depth=1",
     "train.pretrain.steps=20", "train.pretrain.batch=8", "train.pretrain.warmup=10", "train.pretrain.eval_every=20",
     "train.pretrain.probe_frames=100", "train.pretrain.probe_steps=5", "train.pretrain.final_probe_steps=5",
     "train.latent.steps=1000", "train.latent.batch=128", "train.latent.lr=3e-3",

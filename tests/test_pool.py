@@ -4,7 +4,7 @@ tell."""
 import pytest
 import torch
 
-from jepa_wm.models.pooling import GridPool, MeanPool, PathReader, ask
+from jepa_wm.models.pooling import GridPool, LinearInverseDynamics, MeanPool, query_attention
 
 
 def generator(seed=0):
@@ -40,12 +40,12 @@ def test_queries_carried_to_the_tokens_find_what_keys_and_values_of_every_token_
     )  # four heads of width 3
     q = query.unflatten(-1, (4, -1)).transpose(0, 1).expand(3, -1, -1, -1)
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(ask(tokens, query, key_value, 4), wanted)
+    torch.testing.assert_close(query_attention(tokens, query, key_value, 4), wanted)
 
 
 def exact_reader(places):
     """A reader whose linear map is told, for summaries that begin with the place."""
-    reader = PathReader(4, 2)
+    reader = LinearInverseDynamics(4, 2)
     with torch.no_grad():
         reader.read.weight.zero_()
         reader.read.weight[:, :2] = (
@@ -75,7 +75,7 @@ def test_a_linear_place_explains_every_path_wherever_it_began():
 
 def test_a_reader_that_knows_nothing_has_error_one_in_any_unit():
     summaries, path = walk()
-    reader = PathReader(4, 2)
+    reader = LinearInverseDynamics(4, 2)
     torch.nn.init.zeros_(reader.read.weight)
     assert reader(summaries, path).item() == pytest.approx(1.0)
     assert reader(summaries, 1000 * path).item() == pytest.approx(1.0)
@@ -83,14 +83,14 @@ def test_a_reader_that_knows_nothing_has_error_one_in_any_unit():
 
 def test_agents_that_stood_still_are_no_trouble():
     summaries, path = walk()
-    loss = PathReader(4, 2)(summaries, 0 * path)
+    loss = LinearInverseDynamics(4, 2)(summaries, 0 * path)
     assert loss.isfinite()
 
 
 def test_the_path_finds_the_place_in_the_summary():
     summaries, path = walk(64)
     torch.manual_seed(0)
-    reader = PathReader(4, 2)
+    reader = LinearInverseDynamics(4, 2)
     optimiser = torch.optim.Adam(reader.parameters(), lr=0.05)
     for _ in range(200):
         loss = reader(summaries, path)

@@ -9,25 +9,29 @@ import torch
 
 from jepa_wm.config import Config
 from jepa_wm.data.settings import DataSettings
-from jepa_wm.models.collapse import collapse_meters
+from jepa_wm.models.collapse import collapse_metrics
 from jepa_wm.models.jepa import JEPA, latent_targets, whole_frames
 from jepa_wm.models.losses import variance_covariance
 from jepa_wm.models.masks import draw_mask, split
-from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings, TargetSettings
+from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
 
-HALF = BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5))
-BOXES = BlockMask(blocks=2, scale=(0.2, 0.4))
+HALF = BlockMask(
+    num_blocks=1, spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0), temporal_scale=(0.5, 0.5)
+)
+BOXES = BlockMask(num_blocks=2, spatial_scale=(0.2, 0.4))
 
 
 def jepa(seed=0, **predict):
     torch.manual_seed(seed)
     observe = DataSettings(image_size=12, num_frames=4)
-    looks = {key: predict.pop(key) for key in ("attend", "tubelet") if key in predict}
-    encode = EncoderSettings(patch=4, width=16, depth=2, heads=2, **looks)
+    looks = {key: predict.pop(key) for key in ("attention", "tubelet_size") if key in predict}
+    encode = EncoderSettings(patch_size=4, width=16, depth=2, num_heads=2, **looks)
     return JEPA(
         observe.image_size,
         encode,
-        JepaSettings(**{"width": 16, "depth": 1, "heads": 1, "masks": (HALF, BOXES), **predict}),
+        JepaSettings(
+            **{"width": 16, "depth": 1, "num_heads": 1, "masks": (HALF, BOXES), **predict}
+        ),
     )
 
 
@@ -68,16 +72,16 @@ def test_only_context_encoder_and_predictor_learn():
 
 
 def test_targets_carry_no_gradient():
-    assert not jepa().look_at_all(clip()).requires_grad
+    assert not jepa().compute_targets(clip()).requires_grad
 
 
 def test_the_target_looks_through_its_own_weights():
     model = jepa()
-    before = model.look_at_all(clip())
+    before = model.compute_targets(clip())
     with torch.no_grad():
         for p in model.encoder.parameters():
             p.add_(torch.randn(p.shape, generator=generator()))
-    assert torch.equal(before, model.look_at_all(clip()))
+    assert torch.equal(before, model.compute_targets(clip()))
 
 
 def test_the_target_follows_the_average_exactly():
@@ -88,7 +92,7 @@ def test_the_target_follows_the_average_exactly():
             for p in model.encoder.parameters():
                 p.add_(torch.randn(p.shape, generator=generator(step)))
         context = copy.deepcopy(model.encoder.state_dict())
-        model.follow(momentum)
+        model.update_target(momentum)
         expected = {
             k: momentum * v.double() + (1 - momentum) * context[k].double()
             for k, v in expected.items()
@@ -107,7 +111,7 @@ def test_the_ends_of_the_average_are_exact(momentum, source):
         for p in model.encoder.parameters():
             p.add_(1.0)
     expected = copy.deepcopy(getattr(model, source).state_dict())
-    model.follow(momentum)
+    model.update_target(momentum)
     assert all(torch.equal(v, expected[k]) for k, v in model.target.state_dict().items())
 
 
@@ -122,26 +126,27 @@ def per_position(part):
 
 def test_a_part_that_depends_on_the_position_alone_is_no_target():
     x = tokens() + 3 * torch.randn(1, 1, 5, 16, generator=generator(3))
-    centred = latent_targets(x, TargetSettings(centre=True))
+    centred = latent_targets(x, JepaSettings(center_targets=True))
     assert per_position(centred).abs().max() < 1e-4
     assert centred.square().mean().item() == pytest.approx(1.0, abs=0.01)
-    plain = latent_targets(x, TargetSettings(centre=False))
+    plain = latent_targets(x, JepaSettings(center_targets=False))
     assert per_position(plain).abs().max() > 0.5, "it is there when it is not taken out"
 
 
 @pytest.mark.parametrize("centre", [True, False])
 def test_targets_do_not_depend_on_the_scale_of_the_features(centre):
     plain, other = (
-        latent_targets(x, TargetSettings(centre=centre)) for x in (tokens(), tokens() * 7 + 3)
+        latent_targets(x, JepaSettings(center_targets=centre))
+        for x in (tokens(), tokens() * 7 + 3)
     )
     torch.testing.assert_close(plain, other, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("attend", ["clip", "frame"])
+@pytest.mark.parametrize("attention", ["clip", "frame"])
 @pytest.mark.parametrize("tubelet", [1, 2])
-def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attend, tubelet):
+def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attention, tubelet):
     model, video, away = (
-        jepa(attend=attend, tubelet=tubelet, most_targets=9, masks=(HALF,)),
+        jepa(attention=attention, tubelet_size=tubelet, max_targets=9, masks=(HALF,)),
         clip(),
         far(frames=3),
     )
@@ -156,41 +161,52 @@ def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attend, tubelet):
     assert not any(len(x) == len(still) for x in looked_at["target"])
     regularised = tubelet == 1  # of two time steps one is hidden, and two whole ones are wanted
     assert any(torch.equal(x, still) for x in looked_at["encoder"]) == regularised
-    assert model.look_at_all(video).shape == (8, 4 // tubelet * 9, 16)
+    assert model.compute_targets(video).shape == (8, 4 // tubelet * 9, 16)
 
 
 def test_no_far_frames_are_no_trouble():
-    model = jepa(far=0)
+    model = jepa(num_distant_frames=0)
     losses = losses_of(model, clip(), clip()[:, :0], generator())
     losses["loss"].backward()
     assert losses["loss"].isfinite()
     assert torch.equal(
-        losses["loss"], model.settings.targets.stay * losses["stay"] + 0.3 * losses["contrast"]
+        losses["loss"],
+        model.settings.masked_weight * losses["masked_prediction"]
+        + 0.3 * losses["temporal_contrast"],
     )
 
 
 def test_the_spread_term_is_that_of_the_pooled_context_and_wants_it_wider():
-    model = jepa(far=0, contrast=0, spread=2.0, masks=(BOXES,))
+    model = jepa(num_distant_frames=0, temporal_contrast=0, vicreg=2.0, masks=(BOXES,))
     seen = []
     model.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output))
     losses = losses_of(model, clip(), clip()[:, :0], generator())
     variance, covariance = variance_covariance(seen[0].mean(1))
-    torch.testing.assert_close(losses["spread"], variance + 0.04 * covariance)
-    torch.testing.assert_close(losses["loss"], 0.3 * losses["stay"] + 2 * losses["spread"])
+    torch.testing.assert_close(losses["vicreg"], variance + 0.04 * covariance)
+    torch.testing.assert_close(
+        losses["loss"], 0.3 * losses["masked_prediction"] + 2 * losses["vicreg"]
+    )
     before = float(seen[0].mean(1).std(0).mean().detach())
     optimiser = torch.optim.Adam(model.encoder.parameters(), lr=1e-3)
     for _ in range(20):
         optimiser.zero_grad()
-        losses_of(model, clip(), clip()[:, :0], generator())["spread"].backward()
+        losses_of(model, clip(), clip()[:, :0], generator())["vicreg"].backward()
         optimiser.step()
     assert float(seen[-1].detach().mean(1).std(0).mean()) > 1.5 * before
 
 
 def test_the_dense_recipe_predicts_what_is_in_view_at_several_levels():
-    targets = TargetSettings(stay=1, visible=0.5, levels=2, centre=False)
-    model = jepa(targets=targets, far=0, contrast=0, masks=(BOXES,))
+    model = jepa(
+        masked_weight=1,
+        context_weight=0.5,
+        target_levels=2,
+        center_targets=False,
+        num_distant_frames=0,
+        temporal_contrast=0,
+        masks=(BOXES,),
+    )
     video = clip()
-    stay = model.look_at_all(video)
+    stay = model.compute_targets(video)
     first = []
     model.target.blocks[0].register_forward_hook(
         lambda module, inputs, output: first.append(output.detach())
@@ -201,18 +217,21 @@ def test_the_dense_recipe_predicts_what_is_in_view_at_several_levels():
     ]
     torch.testing.assert_close(stay, torch.cat(per_level, -1))
     losses = losses_of(model, video, video[:, :0], generator())
-    assert losses.keys() == {"stay", "visible", "loss"} and losses["visible"] > 0
-    torch.testing.assert_close(losses["loss"], losses["stay"] + 0.5 * losses["visible"])
-    with pytest.raises(ValueError, match="levels 5 exceed encoder.depth 2"):
-        Config(
-            encoder=EncoderSettings(depth=2), jepa=JepaSettings(targets=TargetSettings(levels=5))
-        )
+    assert (
+        losses.keys() == {"masked_prediction", "context_prediction", "loss"}
+        and losses["context_prediction"] > 0
+    )
+    torch.testing.assert_close(
+        losses["loss"], losses["masked_prediction"] + 0.5 * losses["context_prediction"]
+    )
+    with pytest.raises(ValueError, match="target_levels 5 exceed encoder.depth 2"):
+        Config(encoder=EncoderSettings(depth=2), jepa=JepaSettings(target_levels=5))
 
 
 def test_rounding_noise_of_constant_features_is_no_target():
     still = torch.randn(1, 1, 5, 16, generator=generator(3)).expand(32, 4, -1, -1)
     rounding = 1e-7 * torch.randn(32, 4, 5, 16, generator=generator(4))
-    assert latent_targets(still + rounding, TargetSettings(centre=True)).abs().max() < 0.01
+    assert latent_targets(still + rounding, JepaSettings(center_targets=True)).abs().max() < 0.01
 
 
 def test_the_loss_is_finite_reproducible_and_falls():
@@ -227,14 +246,14 @@ def test_the_loss_is_finite_reproducible_and_falls():
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()
-        model.follow(0.99)
+        model.update_target(0.99)
         history.append(losses["loss"].item())
     assert sum(history[-5:]) < 0.9 * sum(history[:5])
 
 
 def test_the_predictor_cannot_see_what_it_must_guess():
     """Other hidden or far frames change the targets, never the guesses."""
-    model = jepa(masks=(HALF,), attend="clip")
+    model = jepa(masks=(HALF,), attention="clip")
     seen_by_predictor = []
     model.predictor.register_forward_hook(lambda module, args, out: seen_by_predictor.append(out))
     video = clip()
@@ -258,7 +277,7 @@ def test_each_mask_type_has_its_own_token():
 
 def test_fewer_targets_can_be_asked_for():
     counts = []
-    model = jepa(masks=(HALF,), most_targets=5)
+    model = jepa(masks=(HALF,), max_targets=5)
     model.predictor.register_forward_hook(lambda module, args, out: counts.append(out.shape[1]))
     losses_of(model, clip(), far(), generator())
     assert counts == [5]
@@ -266,16 +285,16 @@ def test_fewer_targets_can_be_asked_for():
 
 def test_constant_features_are_collapsed_and_gaussian_ones_are_not():
     g = generator()
-    healthy = collapse_meters(torch.randn(200, 9, 16, generator=g))
+    healthy = collapse_metrics(torch.randn(200, 9, 16, generator=g))
     assert not healthy["collapsed"]
     assert (
         healthy["feature_std"] == pytest.approx(1.0, rel=0.05)
         and 14 < healthy["effective_rank"] <= 16.01
     )
-    constant = collapse_meters(torch.randn(1, 9, 16, generator=g).expand(200, -1, -1))
+    constant = collapse_metrics(torch.randn(1, 9, 16, generator=g).expand(200, -1, -1))
     assert constant["collapsed"] and constant["feature_std"] == pytest.approx(0, abs=1e-5)
     line = torch.randn(200, 1, 1, generator=g) * torch.randn(1, 1, 16, generator=g)
-    flat = collapse_meters(line.expand(-1, 9, -1))
+    flat = collapse_metrics(line.expand(-1, 9, -1))
     assert (
         flat["collapsed"]
         and flat["feature_std"] > 0.3
@@ -294,7 +313,7 @@ def test_what_moves_and_does_not_change_is_no_collapse():
     parts = torch.stack([rod, rod * along, rod * across, rod * angle.cos()[:, None]], -1)
     features = parts @ torch.randn(4, 16, generator=g)
     features = features - features.mean((1, 2), keepdim=True)
-    seen = collapse_meters(features + 0.01 * torch.randn(300, 36, 16, generator=g))
+    seen = collapse_metrics(features + 0.01 * torch.randn(300, 36, 16, generator=g))
     assert not seen["collapsed"] and seen["effective_rank"] > 2
 
 
@@ -310,7 +329,7 @@ def test_a_collapse_into_one_direction_is_seen_whichever_it_is(kind, noise):
         "one pattern more or less": how_much * torch.randn(1, 9, 16, generator=g),
         "one direction at all places": torch.randn(300, 9, 1, generator=g) * direction,
     }[kind]
-    seen = collapse_meters(features + noise * torch.randn(300, 9, 16, generator=g))
+    seen = collapse_metrics(features + noise * torch.randn(300, 9, 16, generator=g))
     assert seen["collapsed"] and seen["feature_std"] > 0.3 and seen["effective_rank"] < 1.2
 
 
@@ -321,7 +340,7 @@ def test_a_direction_that_outweighs_the_others_is_no_collapse_while_they_are_the
     strong = 0.2 * torch.randn(300, 1, 1, generator=g) * torch.randn(1, 9, 16, generator=g)
     for weak, collapsed in ((0.04, False), (0.004, True)):
         others = weak * torch.randn(300, 9, 16, generator=g)
-        seen = collapse_meters(strong + others)
+        seen = collapse_metrics(strong + others)
         assert (
             seen["effective_rank"] < 1.7
             and seen["feature_std"] > 0.1
@@ -338,10 +357,10 @@ def test_pictures_of_one_direction_ask_for_no_more():
     features = torch.from_numpy(light[:, 0] / 100.0).float() * torch.randn(
         1, 9, 16, generator=generator()
     )
-    assert not collapse_meters(features, np.uint8(light * place))["collapsed"]
-    assert collapse_meters(features, r.integers(0, 255, (300, 12, 12, 3), np.uint8))["collapsed"]
+    assert not collapse_metrics(features, np.uint8(light * place))["collapsed"]
+    assert collapse_metrics(features, r.integers(0, 255, (300, 12, 12, 3), np.uint8))["collapsed"]
     constant = torch.zeros(300, 9, 16)
-    assert collapse_meters(constant, np.uint8(light * place))["collapsed"], (
+    assert collapse_metrics(constant, np.uint8(light * place))["collapsed"], (
         "what there is must be told"
     )
 
@@ -349,7 +368,7 @@ def test_pictures_of_one_direction_ask_for_no_more():
 def test_meters_are_blind_to_what_positions_have_in_common():
     x = torch.randn(200, 9, 16, generator=generator())
     layout = 5 * torch.randn(1, 9, 16, generator=generator(1))
-    plain, shifted = collapse_meters(x), collapse_meters(x + layout)
+    plain, shifted = collapse_metrics(x), collapse_metrics(x + layout)
     assert plain["feature_std"] == pytest.approx(shifted["feature_std"], rel=1e-4)
     assert plain["effective_rank"] == pytest.approx(shifted["effective_rank"], rel=1e-3)
 
@@ -358,7 +377,7 @@ def test_meters_are_blind_to_what_positions_have_in_common():
 def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
     """Folding the frames in view into the batch is the cheap way to what masking the whole clip
     gives."""
-    model, video = jepa(attend="frame", tubelet=tubelet), clip()
+    model, video = jepa(attention="frame", tubelet_size=tubelet), clip()
     hidden = draw_mask(HALF, 8, 4 // tubelet, 3, generator())
     shown = whole_frames(hidden, 4 // tubelet)
     if tubelet == 2:
@@ -366,7 +385,7 @@ def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
         return
     seen, _ = split(hidden, generator())
     torch.testing.assert_close(
-        model._look(video, seen, shown), model.encoder(video, seen), atol=1e-5, rtol=1e-4
+        model.encode_context(video, seen, shown), model.encoder(video, seen), atol=1e-5, rtol=1e-4
     )
 
 
@@ -374,24 +393,25 @@ def test_the_path_is_read_from_context_and_far_frames():
     torch.manual_seed(0)
     observe, encode = (
         DataSettings(image_size=12, num_frames=4),
-        EncoderSettings(patch=4, width=16, depth=1, heads=1),
+        EncoderSettings(patch_size=4, width=16, depth=1, num_heads=1),
     )
     model = JEPA(
         observe.image_size,
         encode,
-        JepaSettings(width=16, depth=1, heads=1, masks=(HALF,)),
+        JepaSettings(width=16, depth=1, num_heads=1, masks=(HALF,)),
         action_size=2,
     )
     path = torch.randn(8, 4 + 1, 2, generator=generator(4)).cumsum(1)
     losses = losses_of(model, clip(), far(), generator(), path)
-    assert 0.5 < losses["path"].item() < 2
-    model.path.read.weight.grad = None
-    losses["path"].backward()
+    assert 0.5 < losses["inverse_dynamics"].item() < 2
+    model.inverse_dynamics.read.weight.grad = None
+    losses["inverse_dynamics"].backward()
     assert model.encoder.embed.weight.grad.abs().sum() > 0, "it teaches the encoder"
     other = torch.cat([path[:, :4], path[:, 4:] + 3], 1)
     assert (
-        losses_of(model, clip(), far(), generator(), other)["path"].item() != losses["path"].item()
+        losses_of(model, clip(), far(), generator(), other)["inverse_dynamics"].item()
+        != losses["inverse_dynamics"].item()
     ), "they count"
-    assert "path" not in losses_of(model, clip(), far(), generator()), (
+    assert "inverse_dynamics" not in losses_of(model, clip(), far(), generator()), (
         "a file without actions has no path"
     )

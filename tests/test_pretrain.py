@@ -17,13 +17,13 @@ from jepa_wm.training import pretrain
 
 
 def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, monkeypatch):
-    original, judged = pretrain.Judge.__call__, []
+    original, judged = pretrain.OnlineProbe.__call__, []
 
     def judge(self, encoder, *, steps, **shown):
         judged.append(steps)
         return original(self, encoder, steps=steps, **shown)
 
-    monkeypatch.setattr(pretrain.Judge, "__call__", judge)
+    monkeypatch.setattr(pretrain.OnlineProbe, "__call__", judge)
     probes = ["train.pretrain.probe_steps=4", "train.pretrain.final_probe_steps=7"]
     config = load_config("debug", [*overrides(tiny_data), *probes])
     with monkeypatch.context() as patch:
@@ -63,7 +63,7 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     monkeypatch.setattr(
         pretrain.ClipSampler, "distant_rows", lambda *a, **k: pytest.fail("a far frame was drawn")
     )
-    words = ["jepa.far=0", "jepa.episode=0"]
+    words = ["jepa.num_distant_frames=0", "jepa.episode_contrast=0"]
     words += ["data.image_size=26", "train.pretrain.steps=2"]
     with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
         assert pretrain.run(run)["probe"]["agent"]["error"] > 0

@@ -22,8 +22,8 @@ from jepa_wm.core.run import Run
 from jepa_wm.training import dynamics, pretrain
 
 VIDEOS = [
-    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "data.augment={jitter: 0.3, own: true}",
-    "encoder.patch=8", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.path=0",
+    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "data.augment={color_jitter: 0.3, independent_views: true}",
+    "encoder.patch_size=8", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.inverse_dynamics=0",
     "train.pretrain.batch=8",
     f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2", "train.pretrain.probe_frames=16",
     "train.precision=fp32",
@@ -72,7 +72,14 @@ def test_many_train_on_videos_what_one_does(tmp_path):
         ):
             pattern = colours.repeat(8, 1).repeat(8, 2) + np.arange(12)[:, None, None, None] * 9
             films.write(tmp_path / pool / f"{number}.mp4", pattern.astype(np.uint8))
-    words = ["pretrain", "--config", "debug", *VIDEOS, "jepa.episode=0.3", "jepa.contrast=0"]
+    words = [
+        "pretrain",
+        "--config",
+        "debug",
+        *VIDEOS,
+        "jepa.episode_contrast=0.3",
+        "jepa.temporal_contrast=0",
+    ]
     for size, parts, pool in (
         *((n, k, "grid") for k in (1, 2) for n in (1, 2)),
         (1, 1, "mean"),
@@ -84,7 +91,7 @@ def test_many_train_on_videos_what_one_does(tmp_path):
             "--run",
             str(folder),
             f"train.parallel.accumulate={parts}",
-            f"jepa.summary={pool}",
+            f"jepa.pooling={pool}",
         ]
         run.append(f"data.videos={tmp_path / pool}")
         assert (

@@ -26,8 +26,8 @@ from jepa_wm.world_model.vjepa2_ac_rollout import normalised
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)
 SMALL = [
-    "data.image_size=32", "data.num_frames=4", "encoder.width=24", "encoder.depth=4", "encoder.heads=2",
-    "jepa.width=12", "jepa.depth=1", "jepa.heads=1", "train.pretrain.batch=3", "train.pretrain.steps=3",
+    "data.image_size=32", "data.num_frames=4", "encoder.width=24", "encoder.depth=4", "encoder.num_heads=2",
+    "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "train.pretrain.batch=3", "train.pretrain.steps=3",
     "train.pretrain.probe_frames=8", "data.num_workers=2",
 ]  # fmt: skip
 
@@ -50,7 +50,10 @@ def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
 def test_the_recipe_for_photos_tells_them_apart_by_views(sets, tmp_path):  # noqa: F811
     videos = f"data.videos=[{{path: {sets / 'photos'}, single_images: true}}]"
     result = take_steps("signs", tmp_path / "run", videos, "data.num_frames=1")
-    assert result["clips"] == 9 and read_metrics(tmp_path / "run", "pretrain")[-1]["episode"] > 0
+    assert (
+        result["clips"] == 9
+        and read_metrics(tmp_path / "run", "pretrain")[-1]["episode_contrast"] > 0
+    )
 
 
 def test_the_recipes_are_true_to_the_paper():
@@ -61,14 +64,14 @@ def test_the_recipes_are_true_to_the_paper():
             load_config(f"vjepa2_{name}_cooldown", []),
         )
         e, t, p = config.encoder, config.train.pretrain, config.jepa
-        assert (e.width, e.depth, e.heads) == size and (e.patch, e.tubelet, e.rope_base) == (
-            16,
-            2,
-            10_000,
-        )
+        assert (e.width, e.depth, e.num_heads) == size and (
+            e.patch_size,
+            e.tubelet_size,
+            e.rope_base,
+        ) == (16, 2, 10_000)
         assert e.mlp_ratio == (48 / 11 if name == "vitg16" else 4)
-        assert (p.width, p.depth, p.heads, p.ema) == (384, 12, 12, (0.99925, 0.99925))
-        assert [(m.blocks, m.scale, m.aspect) for m in p.masks] == [
+        assert (p.width, p.depth, p.num_heads, p.ema) == (384, 12, 12, (0.99925, 0.99925))
+        assert [(m.num_blocks, m.spatial_scale, m.aspect_ratio) for m in p.masks] == [
             (8, (0.15, 0.15), (0.75, 1.5)), (2, (0.7, 0.7), (0.75, 1.5)),
         ]  # fmt: skip
         assert (t.lr, t.weight_decay, t.batch, t.warmup, t.steps) == (
@@ -84,7 +87,7 @@ def test_the_recipes_are_true_to_the_paper():
         assert cooldown.data.num_frames == 64 and cooldown.data.image_size == (
             384 if name == "vitg16" else 256
         )
-    assert load_config("vjepa2_dense_vitl16", []).jepa.targets.levels == 4
+    assert load_config("vjepa2_dense_vitl16", []).jepa.target_levels == 4
 
 
 def test_a_cooldown_goes_on_from_a_run_with_larger_frames_and_longer_clips(sets, tmp_path):  # noqa: F811
@@ -107,11 +110,18 @@ def test_a_cooldown_goes_on_from_a_run_with_larger_frames_and_longer_clips(sets,
 def released(tmp_path):
     """A file in the released layout, of the size of SMALL, whose encoder and target differ."""
     torch.manual_seed(3)
-    encoder = {"image_size": 32, "patch": 16, "tubelet": 2, "width": 24, "depth": 4, "heads": 2}
+    encoder = {
+        "image_size": 32,
+        "patch_size": 16,
+        "tubelet_size": 2,
+        "width": 24,
+        "depth": 4,
+        "num_heads": 2,
+    }
     predictor = {
         "width": 12,
         "depth": 1,
-        "heads": 1,
+        "num_heads": 1,
         "encoder_width": 24,
         "output_width": 24,
         "mask_types": 10,
@@ -144,7 +154,7 @@ def test_fine_tuning_begins_at_released_weights(released, sets, tmp_path):  # no
     assert torch.equal(found["predictor.mask_tokens"], models["predictor"].mask_tokens[:2])
     with pytest.raises(UserError, match="released.pt: is a model with depth 4"):
         take_steps("vjepa2_vitl16", tmp_path / "b", *words, "encoder.depth=3")
-    with pytest.raises(UserError, match="set jepa.targets.levels=1"):
+    with pytest.raises(UserError, match="set jepa.target_levels=1"):
         take_steps("vjepa2_dense_vitl16", tmp_path / "c", *words)
 
 
@@ -170,7 +180,7 @@ def arm(tmp_path_factory):
 
 def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
     words = [
-        f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2",
+        f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2",
         "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
         "dynamics.frameskip=2", "dynamics.width=24",
         "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
@@ -190,8 +200,8 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
 
 
 RECORDED = [
-    "data.image_size=32", "encoder.width=24", "encoder.depth=2", "encoder.heads=2", "jepa.width=12",
-    "jepa.depth=1", "jepa.heads=1", "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
+    "data.image_size=32", "encoder.width=24", "encoder.depth=2", "encoder.num_heads=2", "jepa.width=12",
+    "jepa.depth=1", "jepa.num_heads=1", "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
     "train.pretrain.final_probe_steps=2", "train.latent={steps: 20, batch: 16}", "train.distance.steps=1",
     "train.dynamics={steps: 5, batch: 8, frames: 4}", "latent.width=32",
 ]  # fmt: skip
@@ -204,7 +214,7 @@ def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
     assert results[0]["steps"] == 3 and all(
         row["relative_error"] > 0 for row in results[2]["rollout"]
     )
-    assert read_metrics(tmp_path / "run", "pretrain")[-1]["stay"] > 0
+    assert read_metrics(tmp_path / "run", "pretrain")[-1]["masked_prediction"] > 0
     assert read_metrics(tmp_path / "run", "dynamics_latent")[-1]["path"] > 0
 
 

@@ -113,7 +113,9 @@ def test_the_example_runs_on_a_made_up_model(tmp_path):
     torch.manual_seed(0)
     rope = {"rope": "vjepa2", "rope_base": 10_000.0}
     models = {
-        "encoder": Encoder(image_size=32, patch=16, tubelet=2, width=24, depth=1, heads=2, **rope),
+        "encoder": Encoder(
+            image_size=32, patch_size=16, tubelet_size=2, width=24, depth=1, num_heads=2, **rope
+        ),
         "action_predictor": ActionPredictor(
             encoder_width=24, grid=2, width=24, depth=1, heads=2, **rope
         ),

@@ -31,7 +31,7 @@ from jepa_wm.world_model.vjepa2_ac_rollout import (
 )
 
 WORDS = [
-    "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.heads=2", "train.pretrain.steps=0",
+    "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2", "train.pretrain.steps=0",
     "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
     "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
     "train.dynamics.steps=6", "planner.solver.num_samples=8", "planner.solver.iterations=2", "planner.solver.elites=3",
@@ -228,7 +228,10 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
         ),
         ({"objective": "reward"}, "needs a reward head, and heads are of dynamics.kind latent"),
         ({"solver": "policy"}, "needs a policy head, and heads are of"),
-        ({"uncertainty_weight": 1.0}, "planner.cost.uncertainty_weight 1 needs models that can disagree"),
+        (
+            {"uncertainty_weight": 1.0},
+            "planner.cost.uncertainty_weight 1 needs models that can disagree",
+        ),
         ({"cuda_graphs": True}, "set planner.mpc.cuda_graphs=false"),
     ):
         with pytest.raises(UserError, match=message):

@@ -16,7 +16,7 @@ from jepa_wm.core.schedule import OptimiserSettings, learning_rate
 from jepa_wm.core.section import Section
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_REGULARISER = ["jepa.contrast=0", "jepa.episode=0", "jepa.path=0"]
+NO_REGULARISER = ["jepa.temporal_contrast=0", "jepa.episode_contrast=0", "jepa.inverse_dynamics=0"]
 MASK = "jepa.masks=[{{{}}}]"
 
 
@@ -24,21 +24,33 @@ MASK = "jepa.masks=[{{{}}}]"
     ("overrides", "said"),
     [
         (
-            ["encoder.width=30", "encoder.heads=4"],
-            "encoder: width 30 must be an even multiple of heads 4",
+            ["encoder.width=30", "encoder.num_heads=4"],
+            "encoder: width 30 must be an even multiple of num_heads 4",
         ),
-        (["jepa.width=65"], "jepa: width 65 must be an even multiple of heads 1"),
-        (["jepa.heads=3"], "jepa: width 64 must be an even multiple of heads 3"),
-        (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of heads 64"),
+        (["jepa.width=65"], "jepa: width 65 must be an even multiple of num_heads 1"),
+        (["jepa.num_heads=3"], "jepa: width 64 must be an even multiple of num_heads 3"),
+        (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of num_heads 64"),
         (["dynamics.width=0"], "dynamics: width 0 must be"),
-        (["encoder.tubelet=3"], "data.num_frames 4 is not a multiple of encoder.tubelet 3"),
+        (
+            ["encoder.tubelet_size=3"],
+            "data.num_frames 4 is not a multiple of encoder.tubelet_size 3",
+        ),
         (["jepa.masks=[]"], "jepa: masks is empty"),
-        ([MASK.format("blocks: 8")], "need a mask that leaves at least two of 4 time steps whole"),
-        ([MASK.format("scale: [0.7, 0.2]")], "scale [0.7, 0.2] is a range"),
-        ([MASK.format("time: [0.5, 1.5]")], "time [0.5, 1.5] must lie within 0..1"),
-        ([MASK.format("scale: [-0.1, 0.5]")], "scale [-0.1, 0.5] must lie within 0..1"),
-        ([MASK.format("aspect: [1.5, 0.75]")], "aspect [1.5, 0.75] is a range"),
-        ([MASK.format("aspect: [0, 1]")], "aspect [0.0, 1.0] must be above 0"),
+        (
+            [MASK.format("num_blocks: 8")],
+            "need a mask that leaves at least two of 4 time steps whole",
+        ),
+        ([MASK.format("spatial_scale: [0.7, 0.2]")], "spatial_scale [0.7, 0.2] is a range"),
+        (
+            [MASK.format("temporal_scale: [0.5, 1.5]")],
+            "temporal_scale [0.5, 1.5] must lie within 0..1",
+        ),
+        (
+            [MASK.format("spatial_scale: [-0.1, 0.5]")],
+            "spatial_scale [-0.1, 0.5] must lie within 0..1",
+        ),
+        ([MASK.format("aspect_ratio: [1.5, 0.75]")], "aspect_ratio [1.5, 0.75] is a range"),
+        ([MASK.format("aspect_ratio: [0, 1]")], "aspect_ratio [0.0, 1.0] must be above 0"),
         (["evaluation.radius=0"], "'evaluation.radius' must be greater than 0"),
         (["dynamics.window=0"], "'dynamics.window' must be greater than or equal to 1"),
         (["planner.mpc.execute=5"], "planner.mpc: execute 5 exceeds horizon 4"),
@@ -50,7 +62,10 @@ MASK = "jepa.masks=[{{{}}}]"
             ["planner.solver.name=gradient", "planner.cost.steps=last", "planner.mpc.truncate=2"],
             "planner: mpc.truncate 2 below mpc.horizon 4 leaves the first actions without gradient",
         ),
-        (["planner.solver.name=adam"], "no solver is named 'adam'; nearest: random; there are cem"),
+        (
+            ["planner.solver.name=adam"],
+            "no solver is named 'adam'; nearest: random; there are cem",
+        ),
         (
             ["planner.solver={name: gradient, num_samples: 1}"],
             "'planner.solver.num_samples' must be greater than or equal to 2",
@@ -79,10 +94,12 @@ def test_a_contradiction_names_the_fields(overrides, said):
 
 
 def test_what_just_fits_is_taken():
-    two_halves = MASK.format("scale: [0, 1], time: [0.5, 0.5], aspect: [0.1, 9]")
+    two_halves = MASK.format(
+        "spatial_scale: [0, 1], temporal_scale: [0.5, 0.5], aspect_ratio: [0.1, 9]"
+    )
     no_rollout = ["train.dynamics.rollout=0", "train.dynamics.context=99"]
     fits = [
-        "encoder.tubelet=4",
+        "encoder.tubelet_size=4",
         "planner.mpc.execute=4",
         two_halves,
         "dynamics.heads=32",
@@ -91,7 +108,8 @@ def test_what_just_fits_is_taken():
     ]
     config = load_config("debug", fits)
     assert (
-        config.jepa.masks[0].scale == (0, 1) and config.planner.mpc.execute == config.planner.mpc.horizon
+        config.jepa.masks[0].spatial_scale == (0, 1)
+        and config.planner.mpc.execute == config.planner.mpc.horizon
     )
 
 
@@ -161,6 +179,6 @@ def test_every_setting_is_read_by_some_code():
     assert (
         len(settings) > 150
         and "planner.solver.noise_beta" in settings
-        and "jepa.masks.least_seen" in settings
+        and "jepa.masks.min_context_ratio" in settings
     )
     assert not {key for key, name in settings.items() if name not in read}

@@ -31,9 +31,15 @@ def first_error(solver, low, high, *, max_norm=None, idle=None, **settings):
     errors = []
     for share in (0.1, 0.9):
         target = low + share * (high - low)
-        plan = planner(solver, **settings).solver.make(space, 6).solve(
-            lambda plans, target=target: ((plans - target) / (high - low)).square().mean((-1, -2)),
-            generator=seeds,
+        plan = (
+            planner(solver, **settings)
+            .solver.make(space, 6)
+            .solve(
+                lambda plans, target=target: (
+                    ((plans - target) / (high - low)).square().mean((-1, -2))
+                ),
+                generator=seeds,
+            )
         )
         errors.append(float(((plan.actions[:, 0] - target) / (high - low)).norm(dim=-1).mean()))
     return errors
@@ -263,8 +269,10 @@ def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
 
 def test_a_policy_without_a_proposal_does_nothing():
     space = ActionSpace((0.0,), (1.0,), idle=(0.0,))
-    plan = planner("policy").solver.make(space, 2).solve(
-        lambda plans: plans.sum((-1, -2)), start=None, generator=[torch.Generator()]
+    plan = (
+        planner("policy")
+        .solver.make(space, 2)
+        .solve(lambda plans: plans.sum((-1, -2)), start=None, generator=[torch.Generator()])
     )
     assert plan.actions.flatten().tolist() == [0, 0]
     assert plan.cost.item() == 0

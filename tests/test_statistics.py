@@ -157,7 +157,11 @@ def finished(
     }
     (plan / "result.json").write_text(json.dumps(result))
     write_yaml(
-        {"seed": seed, "planner": {"cost": {"objective": "temporal"}, "mpc": {"also_evaluate": []}}, **dict(settings)},
+        {
+            "seed": seed,
+            "planner": {"cost": {"objective": "temporal"}, "mpc": {"also_evaluate": []}},
+            **dict(settings),
+        },
         plan / "config.yaml",
     )
     (folder / "features").mkdir()
@@ -168,9 +172,10 @@ def finished(
 @pytest.fixture
 def six(tmp_path):
     """([three runs], [three of another method]), 20 tasks."""
-    r, other = np.random.default_rng(0), {
-        "planner": {"cost": {"objective": "l2"}, "mpc": {"also_evaluate": []}}
-    }.items()
+    r, other = (
+        np.random.default_rng(0),
+        {"planner": {"cost": {"objective": "l2"}, "mpc": {"also_evaluate": []}}}.items(),
+    )
     better = [finished(tmp_path / f"a{s}", s, r.random(20) < 0.8) for s in range(3)]
     return better, [
         finished(tmp_path / f"b{s}", s, r.random(20) < 0.4, settings=other) for s in range(3)
@@ -218,7 +223,8 @@ def test_one_run_has_wilsons_interval(six):
 def test_what_does_not_belong_together_is_refused(six, tmp_path):
     (a, b), won = six, np.ones(20, bool)
     with pytest.raises(
-        UserError, match="of another method than .*planner.cost.objective: temporal -> l2.*--against"
+        UserError,
+        match="of another method than .*planner.cost.objective: temporal -> l2.*--against",
     ):
         compare([a[0], b[1]])
     with pytest.raises(UserError, match="the same seed"):

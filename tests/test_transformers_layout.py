@@ -37,12 +37,14 @@ def models():
     predictor = {
         "width": 12,
         "depth": 1,
-        "heads": 1,
+        "num_heads": 1,
         "encoder_width": 24,
         "output_width": 24,
         "mask_types": 3,
     }
-    encoder = Encoder(image_size=16, patch=4, tubelet=2, width=24, depth=2, heads=2, **RELEASED)
+    encoder = Encoder(
+        image_size=16, patch_size=4, tubelet_size=2, width=24, depth=2, num_heads=2, **RELEASED
+    )
     models = {"encoder": encoder, "predictor": Predictor(**predictor, **RELEASED)}
     for model in models.values():  # nothing is zero or one, as fresh biases and norms are
         for value in model.parameters():
@@ -298,9 +300,9 @@ def test_attention_without_biases_is_attention_with_zeros(models, theirs, tmp_pa
 
 def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
     words = [
-        "data.image_size=16", "data.num_frames=4", "encoder.patch=4", "encoder.tubelet=2", "encoder.width=24",
-        "encoder.depth=2", "encoder.heads=2", "encoder.attend=clip", "encoder.rope=vjepa2", "encoder.rope_base=10000.0",
-        "jepa.width=12", "jepa.depth=1", "jepa.heads=1", "jepa.contrast=0", "jepa.path=0",
+        "data.image_size=16", "data.num_frames=4", "encoder.patch_size=4", "encoder.tubelet_size=2", "encoder.width=24",
+        "encoder.depth=2", "encoder.num_heads=2", "encoder.attention=clip", "encoder.rope=vjepa2", "encoder.rope_base=10000.0",
+        "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "jepa.temporal_contrast=0", "jepa.inverse_dynamics=0",
     ]  # fmt: skip
     config = load_config("debug", words)
     model = JEPA(config.data.image_size, config.encoder, config.jepa)

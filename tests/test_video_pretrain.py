@@ -22,8 +22,8 @@ from jepa_wm.training import pretrain
 
 STEPS = 9
 SMALL = [
-    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "encoder.patch=8", "encoder.width=16",
-    "encoder.depth=1", "jepa.width=16", "jepa.path=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
+    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "encoder.patch_size=8", "encoder.width=16",
+    "encoder.depth=1", "jepa.width=16", "jepa.inverse_dynamics=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
     f"train.pretrain.steps={STEPS}", "train.pretrain.probe_frames=16",
 ]  # fmt: skip
 
@@ -81,9 +81,9 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
     mixture = f"data.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, single_images: true}}]"
     words = [
         mixture,
-        "jepa.contrast=0",
-        "jepa.episode=0",
-        "jepa.masks=[{blocks: 2, scale: [0.3, 0.3]}]",
+        "jepa.temporal_contrast=0",
+        "jepa.episode_contrast=0",
+        "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]",
     ]
     with pytest.raises(
         UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"
@@ -98,19 +98,25 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data.videos=x", "jepa.path=1"], r"jepa.path 1.0 reads actions.*set jepa.path=0"),
+        (
+            ["data.videos=x", "jepa.inverse_dynamics=1"],
+            r"jepa.inverse_dynamics 1.0 reads actions.*set jepa.inverse_dynamics=0",
+        ),
         (
             ["data.videos=[{path: x, single_images: true}]"],
-            r"jepa.contrast .* set jepa.contrast=0",
-        ),
-        (["data.augment={}", "jepa.path=1"], r"which data.augment rescales and mirrors"),
-        (
-            ["data.augment={own: true}", "jepa.contrast=1"],
-            r"views of their own would betray.*jepa.contrast=0",
+            r"jepa.temporal_contrast .* set jepa.temporal_contrast=0",
         ),
         (
-            ["data.augment={jitter: 0.4}", "encoder.channels=2"],
-            r"of frames of 3 channels.*set data.augment.jitter=0",
+            ["data.augment={}", "jepa.inverse_dynamics=1"],
+            r"which data.augment rescales and mirrors",
+        ),
+        (
+            ["data.augment={independent_views: true}", "jepa.temporal_contrast=1"],
+            r"independent views would betray.*jepa.temporal_contrast=0",
+        ),
+        (
+            ["data.augment={color_jitter: 0.4}", "encoder.channels=2"],
+            r"of frames of 3 channels.*set data.augment.color_jitter=0",
         ),
         (["data.augment={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
         (["data.videos=[{path: x, weight: 0}]"], "weight"),
@@ -118,7 +124,7 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
 )
 def test_what_videos_cannot_give_is_refused_by_name(words, message):
     with pytest.raises(UserError, match=message):
-        load_config("debug", ["jepa.path=0", *words])
+        load_config("debug", ["jepa.inverse_dynamics=0", *words])
 
 
 def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
@@ -139,7 +145,7 @@ def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
     )  # how much of the ramp is seen, mirrored if negative
     assert (slope.abs() > 40 * 0.3 * 0.5).all() and (slope < 0).any() and (slope > 0).any()
     assert len({round(float(value), 3) for value in slope.abs()}) > 4
-    whole_frame = AugmentSettings(scale=(1, 1), aspect=(4 / 3, 4 / 3), flip=False)
+    whole_frame = AugmentSettings(scale=(1, 1), aspect_ratio=(4 / 3, 4 / 3), horizontal_flip=False)
     whole = augment(clip, whole_frame, 16, draw_augmentation(6, torch.Generator()))
     assert torch.allclose(whole[:1], whole, atol=1e-6) and (whole[0, 0, 0, 0].diff() > 0).all()
 
@@ -147,15 +153,15 @@ def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():
 def test_light_changes_from_view_to_view_and_not_within_a_clip():
     clip = torch.rand(1, 1, 20, 20, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
     clip = clip.expand(5, 2, -1, -1, -1)
-    still = {"scale": (1, 1), "aspect": (1, 1), "flip": False}
+    still = {"scale": (1, 1), "aspect_ratio": (1, 1), "horizontal_flip": False}
     u = draw_augmentation(5, torch.Generator().manual_seed(1))
-    plain, lit = (augment(clip, AugmentSettings(**still, jitter=j), 20, u) for j in (0, 0.4))
+    plain, lit = (augment(clip, AugmentSettings(**still, color_jitter=j), 20, u) for j in (0, 0.4))
     assert torch.equal(lit[:, 0], lit[:, 1])
     assert (lit.flatten(1) - plain.flatten(1)).abs().mean(1).min() > 0.02
     assert torch.pdist(lit[:, 0].flatten(1)).min() > 1
     u[5:] = 0.5  # the middle of each range
     assert torch.allclose(
-        augment(clip, AugmentSettings(**still, jitter=0.4), 20, u), plain, atol=1e-2
+        augment(clip, AugmentSettings(**still, color_jitter=0.4), 20, u), plain, atol=1e-2
     )
 
 
@@ -180,8 +186,9 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain.JEPA, "forward", forward)
     words = [
         f"data.videos=[{{path: {tmp_path / 'photos'}, single_images: true}}]", "data.num_frames=1",
-        "data.augment={scale: [0.6, 1.0], jitter: 0.2, own: true}", "train.pretrain.warmup=5",
-        "jepa.masks=[{blocks: 2, scale: [0.3, 0.3]}]", "jepa.contrast=0", "jepa.episode=1", "jepa.far=2",
+        "data.augment={scale: [0.6, 1.0], color_jitter: 0.2, independent_views: true}", "train.pretrain.warmup=5",
+        "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]", "jepa.temporal_contrast=0", "jepa.episode_contrast=1",
+        "jepa.num_distant_frames=2",
         "train.pretrain.batch=3", "train.pretrain.steps=40", "train.pretrain.lr=3e-3",
     ]  # fmt: skip
     train(tmp_path / "run", *words)
@@ -191,15 +198,18 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
     assert all(torch.pdist(of_photo).min() > 0.1 for of_photo in views), (
         "three views of each photo, no two alike"
     )
-    stay = losses["stay"] * 0.3
-    assert torch.allclose(losses["loss"], stay + losses["episode"], atol=1e-5)
+    stay = losses["masked_prediction"] * 0.3
+    assert torch.allclose(losses["loss"], stay + losses["episode_contrast"], atol=1e-5)
     begin, end = (
-        np.mean([float(step[2]["episode"].detach()) for step in part])
+        np.mean([float(step[2]["episode_contrast"].detach()) for step in part])
         for part in (seen[:5], seen[-5:])
     )
     assert end < 0.7 * begin
-    with pytest.raises(UserError, match=r"jepa.episode 1.0 need a mask .*; or set jepa.far >= 2"):
-        load_config("debug", [*SMALL, *words, "jepa.far=1"])
+    with pytest.raises(
+        UserError,
+        match=r"jepa.episode_contrast 1.0 need a mask .*; or set jepa.num_distant_frames >= 2",
+    ):
+        load_config("debug", [*SMALL, *words, "jepa.num_distant_frames=1"])
 
 
 def test_batches_are_made_ahead_and_are_those_of_their_step():

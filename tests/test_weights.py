@@ -34,17 +34,17 @@ def models():
     torch.manual_seed(0)
     encoder = {
         "image_size": 16,
-        "patch": 4,
-        "tubelet": 2,
+        "patch_size": 4,
+        "tubelet_size": 2,
         "width": 44,
         "depth": 2,
-        "heads": 2,
+        "num_heads": 2,
         "mlp_ratio": 48 / 11,
     }
     predictor = {
         "width": 12,
         "depth": 1,
-        "heads": 1,
+        "num_heads": 1,
         "encoder_width": 44,
         "output_width": 30,
         "mask_types": 3,

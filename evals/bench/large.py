@@ -99,7 +99,7 @@ def training(
             return model(clip, clip[:, :0], [mask.of(rows) for mask in masks])
 
     settings = OptimiserSettings(batch=case.batch, steps=1000)
-    task = Task("pretrain", model, losses, after_step=lambda step: model.follow(0.999))
+    task = Task("pretrain", model, losses, after_step=lambda step: model.update_target(0.999))
     seconds = []
     with applied(task, ParallelSettings(compile=compile), dist(), precision) as task:
         optimiser = loop.make_optimiser(task.model, settings)
@@ -115,7 +115,7 @@ def training(
     told: dict[str, object] = {
         "seconds": took, "clips_per_second": case.batch / took, "teraflop_per_clip": 1e-12 * operations / case.batch,
         "gflops": 1e-9 * operations / took, "utilisation": 1e-9 * operations / took / rate,
-        "tokens": {"seen": [m.seen.shape[1] for m in masks], "wanted": [m.wanted.shape[1] for m in masks]},
+        "tokens": {"context": [m.context_ids.shape[1] for m in masks], "targets": [m.target_ids.shape[1] for m in masks]},
         "case": asdict(case),
     }  # fmt: skip
     if device.type == "cuda":

@@ -29,10 +29,10 @@ def peer_losses(model: JEPA, clip: Tensor, masks: list[Masked]) -> Tensor:
         )
     parts = []
     for kind, mask in enumerate(masks):
-        context = peer_encode(model.encoder, clip, mask.seen)
+        context = peer_encode(model.encoder, clip, mask.context_ids)
         guess = peer_predict(model, context, mask, kind, clip).float()
         truth = wanted_of_all.gather(
-            1, mask.wanted[..., None].expand(-1, -1, wanted_of_all.shape[-1])
+            1, mask.target_ids[..., None].expand(-1, -1, wanted_of_all.shape[-1])
         )
         parts.append((guess - truth).abs().mean())
     return torch.stack(parts).mean()
@@ -55,16 +55,17 @@ def peer_encode(encoder: Encoder, clip: Tensor, keep: Tensor | None) -> Tensor:
 def peer_predict(model: JEPA, context: Tensor, mask: Masked, kind: int, clip: Tensor) -> Tensor:
     """[B, M, D]: context and mask tokens sorted by place, one sample after another."""
     predictor, grid = model.predictor, model.encoder.grid
-    place = grid_positions(clip.shape[1] // model.encoder.tubelet, grid, grid, device=clip.device)
+    steps = clip.shape[1] // model.encoder.tubelet_size
+    place = grid_positions(steps, grid, grid, device=clip.device)
     x = predictor.embed(context)
     sorted_x, sorted_at, backs = [], [], []
     for b in range(len(context)):
-        ids = torch.cat([mask.seen[b], mask.wanted[b]])
+        ids = torch.cat([mask.context_ids[b], mask.target_ids[b]])
         order = ids.argsort()
-        queries = predictor.mask_tokens[kind].expand(mask.wanted.shape[1], -1).to(x.dtype)
+        queries = predictor.mask_tokens[kind].expand(mask.target_ids.shape[1], -1).to(x.dtype)
         sorted_x.append(torch.cat([x[b], queries])[order])
         sorted_at.append(place[ids[order]])
-        backs.append(order.argsort()[mask.seen.shape[1] :])
+        backs.append(order.argsort()[mask.context_ids.shape[1] :])
     out = _peer_blocks(
         predictor.blocks,
         torch.stack(sorted_x),
@@ -82,7 +83,7 @@ def _peer_blocks(blocks: Any, x: Tensor, positions: Tensor, head_dim: int, base:
         assert isinstance(block, Block)
         q, k, v = (
             block.attn.qkv(block.norm1(x))
-            .unflatten(-1, (3, block.attn.heads, -1))
+            .unflatten(-1, (3, block.attn.num_heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
         q, k = (_peer_turned(part, positions, head_dim, base).to(v.dtype) for part in (q, k))

@@ -209,7 +209,7 @@ def peer_forward(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
         assert isinstance(block, Block)
         q, k, v = (
             block.attn.qkv(block.norm1(x))
-            .unflatten(-1, (3, block.attn.heads, -1))
+            .unflatten(-1, (3, block.attn.num_heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)

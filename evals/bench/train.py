@@ -58,7 +58,7 @@ def run(config: Config, *, quick: bool = False) -> dict[str, object]:
     peers = {name: _reference(case, name) for name in KINDS}
     step = sum(mine[name] for name in ("data", "forward", "backward", "optimiser", "ema"))
     model, _, masks = fresh(case)
-    tokens = case.batch * model.encoder.tokens_per_frame * case.frames // case.tubelet
+    tokens = case.batch * model.encoder.tokens_per_frame * case.frames // case.tubelet_size
     working = mine["forward"] + mine["backward"]
     return {
         "ratio": min(peers.values()) / step,
@@ -112,7 +112,7 @@ def _ours(case: Case, precision: str) -> dict[str, float]:
             loss = timed("forward", losses)
             timed("backward", loss.backward)
             timed("optimiser", update)
-            timed("ema", lambda: model.follow(0.999))
+            timed("ema", lambda: model.update_target(0.999))
             state = {"optimiser": optimiser.state_dict()}
             timed("checkpoint", partial(saver.save, number, dict(model.state_dict()), state))
             timed("written", saver.settle)
@@ -132,7 +132,7 @@ def _reference(case: Case, precision: str) -> float:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        model.follow(0.999)
+        model.update_target(0.999)
         seconds.append(now(frames.device) - began)
     return median(seconds[1:])
 
@@ -198,7 +198,7 @@ def _rank(
                 return model(clip, clip[:, :0], [mask.of(rows) for mask in masks])
 
         settings = OptimiserSettings(batch=case.batch, steps=1000)
-        task = Task("pretrain", model, losses, after_step=lambda step: model.follow(0.999))
+        task = Task("pretrain", model, losses, after_step=lambda step: model.update_target(0.999))
         with applied(task, ParallelSettings(fsdp=fsdp), dist(), precision) as task:
             optimiser, seconds = loop.make_optimiser(task.model, settings), []
             for step in range(case.repeats + 2):

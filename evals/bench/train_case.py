@@ -14,9 +14,10 @@ from torch import Tensor
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.masks import Masked
 from jepa_wm.models.rope import Rope
-from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings, TargetSettings
+from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
 
-LONG, SHORT = BlockMask(blocks=2, scale=(0.7, 0.7)), BlockMask()  # V-JEPA's two masks
+# V-JEPA's two masks
+LONG, SHORT = BlockMask(num_blocks=2, spatial_scale=(0.7, 0.7)), BlockMask()
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,25 @@ class Case:
 
     width: int = 192
     depth: int = 12
-    heads: int = 3
+    num_heads: int = 3
     predictor_width: int = 96
     predictor_depth: int = 6
     predictor_heads: int = 3
     frames: int = 16
-    tubelet: int = 2
+    tubelet_size: int = 2
     side: int = 64  # px
-    patch: int = 8
+    patch_size: int = 8
     batch: int = 8
     repeats: int = 5
     rope: Rope = "rotation"
 
 
 QUICK = Case(
-    width=32, depth=1, heads=1, predictor_width=32, predictor_depth=1, predictor_heads=1, frames=4, side=32, batch=4,
+    width=32, depth=1, num_heads=1, predictor_width=32, predictor_depth=1, predictor_heads=1, frames=4, side=32, batch=4,
     repeats=1,
 )  # fmt: skip
 LARGE = Case(  # V-JEPA 2's ViT-L/16
-    width=1024, depth=24, heads=16, predictor_width=384, predictor_depth=12, predictor_heads=12, side=256, patch=16,
+    width=1024, depth=24, num_heads=16, predictor_width=384, predictor_depth=12, predictor_heads=12, side=256, patch_size=16,
     batch=32, repeats=8, rope="vjepa2",
 )  # fmt: skip
 
@@ -52,11 +53,13 @@ def fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
     """A model with its targets as V-JEPA has them, uint8 frames [B, T, S, S, C] and masks, on the
     CPU."""
     torch.manual_seed(0)
-    encode = EncoderSettings(patch=case.patch, tubelet=case.tubelet, width=case.width, depth=case.depth, heads=case.heads,
-                    attend="clip", locality=0.0, rope=case.rope)  # fmt: skip
-    predict = JepaSettings(width=case.predictor_width, depth=case.predictor_depth, heads=case.predictor_heads,
-                      masks=(SHORT, LONG), targets=TargetSettings(stay=1, centre=False), far=0, contrast=0.0, episode=0.0,
-                      path=0.0, spread=0.0, most_targets=0)  # fmt: skip
+    encode = EncoderSettings(patch_size=case.patch_size, tubelet_size=case.tubelet_size, width=case.width, depth=case.depth,
+                    num_heads=case.num_heads,
+                    attention="clip", locality=0.0, rope=case.rope)  # fmt: skip
+    predict = JepaSettings(width=case.predictor_width, depth=case.predictor_depth, num_heads=case.predictor_heads,
+                      masks=(SHORT, LONG), masked_weight=1, center_targets=False, num_distant_frames=0,
+                      temporal_contrast=0.0, episode_contrast=0.0,
+                      inverse_dynamics=0.0, vicreg=0.0, max_targets=0)  # fmt: skip
     model = JEPA(case.side, encode, predict)
     frames = torch.randint(
         256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8
@@ -75,13 +78,13 @@ def flops(case: Case, masks: list[Masked]) -> float:
     def block(count: int, width: int) -> float:
         return count * (24 * width**2 + 4 * count * width)
 
-    n = case.frames // case.tubelet * (case.side // case.patch) ** 2
-    pixels = 2 * case.tubelet * 3 * case.patch**2 * case.width
+    n = case.frames // case.tubelet_size * (case.side // case.patch_size) ** 2
+    pixels = 2 * case.tubelet_size * 3 * case.patch_size**2 * case.width
     total = n * pixels + case.depth * block(
         n, case.width
     )  # the target sees all and learns nothing
     for mask in masks:
-        k, m = mask.seen.shape[1], mask.wanted.shape[1]
+        k, m = mask.context_ids.shape[1], mask.target_ids.shape[1]
         total += 3 * (k * pixels + case.depth * block(k, case.width))
         total += 3 * (case.predictor_depth * block(k + m, case.predictor_width))
         total += 3 * 2 * case.width * case.predictor_width * (k + m)  # in and out

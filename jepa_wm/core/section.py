@@ -11,8 +11,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
-def check_heads(width: int, heads: int) -> None:
+def check_heads(width: int, num_heads: int) -> None:
     """Raises ValueError unless every head gets an equal and even number of channels, which RoPE
     turns in pairs."""
-    if width < 1 or width % (2 * heads):
-        raise ValueError(f"width {width} must be an even multiple of heads {heads}")
+    if width < 1 or width % (2 * num_heads):
+        raise ValueError(f"width {width} must be an even multiple of num_heads {num_heads}")

@@ -27,19 +27,19 @@ def augment(frames: Tensor, crop: AugmentSettings, size: int, u: Tensor) -> Tens
     turn of the hue by at most a quarter of that."""
     height, width = frames.shape[2:4]
     area = (crop.scale[0] + (crop.scale[1] - crop.scale[0]) * u[0]) * height * width
-    low, high = torch.tensor(crop.aspect).log()
+    low, high = torch.tensor(crop.aspect_ratio).log()
     aspect = (low + (high - low) * u[1]).exp()
     wide = (area * aspect).sqrt().round().long().clamp(1, width)
     tall = (area / aspect).sqrt().round().long().clamp(1, height)
     left, top = (u[2] * (width - wide + 1)).long(), (u[3] * (height - tall + 1)).long()
-    mirrored = (u[4] < 0.5) & crop.flip
-    light = crop.jitter * (2 * u[5:] - 1)
+    mirrored = (u[4] < 0.5) & crop.horizontal_flip
+    light = crop.color_jitter * (2 * u[5:] - 1)
     views = []
     for b, clip in enumerate(frames.movedim(-1, 2)):  # [T, c, h, w]
         part = clip[..., top[b] : top[b] + tall[b], left[b] : left[b] + wide[b]]
         part = antialiased(part.float(), size)
         part = part.flip(-1) if mirrored[b] else part
-        views.append(_relit(part, *light[:, b].tolist()) if crop.jitter else part)
+        views.append(_relit(part, *light[:, b].tolist()) if crop.color_jitter else part)
     return torch.stack(views).div_(127.5).sub_(1.0)
 
 

@@ -81,8 +81,8 @@ class ClipSampler:
         )
 
     def displacement_at(self, rows: np.ndarray) -> Tensor:
-        """[B, T, a] the way from each clip's first frame to each of its frames [B, T], by their
-        actions; NaN where no action tells it (see `Displacement`)."""
+        """[B, T, a] the displacement of each frame [B, T] from its clip's first one, by
+        the actions between; NaN where no action tells it (see `Displacement`)."""
         return self._displacement.at(rows)
 
     def frames_at(self, rows: np.ndarray) -> Tensor:

@@ -8,16 +8,16 @@ from jepa_wm.core.section import Section
 
 
 class AugmentSettings(Section):
-    """Random views in pretraining, the same for all frames of a clip; the encoder looks at whole
+    """Random views in pretraining, the same for all frames of a clip; frozen features are of whole
     frames."""
 
     scale: tuple[float, float] = (0.3, 1.0)  # share of the frame's area
-    aspect: tuple[float, float] = (0.75, 1.35)  # width / height
-    flip: bool = True  # half of the views are mirrored
-    jitter: float = Field(
-        0.0, ge=0, le=1
-    )  # of brightness, contrast, saturation (around 1) and a quarter of the hue
-    own: bool = False  # every far frame has a view of its own, so that two views of a file are told from other files'
+    aspect_ratio: tuple[float, float] = (0.75, 1.35)  # width / height
+    horizontal_flip: bool = True  # half of the views are mirrored
+    # of brightness, contrast, saturation (around 1) and a quarter of the hue
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    # every distant frame has a view of its own, so that two views of a file are told from others'
+    independent_views: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> AugmentSettings:
@@ -25,9 +25,10 @@ class AugmentSettings(Section):
             raise ValueError(
                 f"scale {list(self.scale)} is a range of shares of the area, above 0 and at most 1"
             )
-        if not 0 < self.aspect[0] <= self.aspect[1]:
+        if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
             raise ValueError(
-                f"aspect {list(self.aspect)} is a range above 0: the lower number comes first"
+                f"aspect_ratio {list(self.aspect_ratio)} is a range above 0: "
+                "the lower number comes first"
             )
         return self
 

@@ -1,7 +1,7 @@
 """Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their
 frames.
 
-B clips, T frames, R far frames, V videos, S side in pixels. A row number here is a timestamp of a
+B clips, T frames, R distant frames, V videos, S side in pixels. A row number here is a timestamp of a
 video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
 
 from __future__ import annotations

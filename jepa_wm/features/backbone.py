@@ -32,8 +32,8 @@ def backbone_of(freeze: FeatureSettings, image_size: int) -> Encoder | Backbone:
     assert kind == "vjepa2" and freeze.weights is not None, "the config's own check"
     # Positions are counted, not scaled: the encoder takes frames of any size.
     encoder = load_encoder(freeze.weights, replace(named_size(name), image_size=image_size))
-    if image_size % encoder.patch:
-        raise _not_a_multiple(image_size, encoder.patch, f"vjepa2/{name}")
+    if image_size % encoder.patch_size:
+        raise _not_a_multiple(image_size, encoder.patch_size, f"vjepa2/{name}")
     return take_plain_frames(encoder)
 
 
@@ -42,7 +42,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     spread: Tensor
-    tubelet = 1
+    tubelet_size = 1
 
     def __init__(self, name: str, image_size: int, *, published: bool = False) -> None:
         """Random weights, or the published ones, which are fetched. Raises UserError if that

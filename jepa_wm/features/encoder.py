@@ -72,7 +72,7 @@ class FrozenEncoder(
             part = part.to(self.mean.device)
             with autocast(part.device, self.precision):
                 clip = to_input(part, self.image_size)[:, None].expand(
-                    -1, self.encoder.tubelet, -1, -1, -1
+                    -1, self.encoder.tubelet_size, -1, -1, -1
                 )
                 out.append(self.encoder(clip).float())
         return torch.cat(out)
@@ -145,7 +145,7 @@ class FrozenEncoder(
         if isinstance(self.encoder, Backbone):
             encoder = f"timm {self.encoder.name}"
         else:
-            encoder = f"{len(self.encoder.blocks)} blocks, patches of {self.encoder.patch} px"
+            encoder = f"{len(self.encoder.blocks)} blocks, patches of {self.encoder.patch_size} px"
         return super().generate_model_card(
             image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width, measured=measured,
             encoder=encoder,

@@ -73,7 +73,7 @@ def to_released(module: nn.Module, part: str) -> dict[str, Tensor]:
             released |= {f"mask_tokens.{i}": token[None, None] for i, token in enumerate(value)}
             continue
         if name == "embed.weight" and isinstance(module, Encoder):
-            patch = (module.tubelet, -1, module.patch, module.patch)
+            patch = (module.tubelet_size, -1, module.patch_size, module.patch_size)
             value = value.unflatten(1, patch).transpose(1, 2)
         released[_renamed(name, NAMES[part])] = value
     return released
@@ -104,7 +104,7 @@ def take_plain_frames(encoder: Encoder) -> Encoder:
         for x in (IMAGENET_MEAN, IMAGENET_SPREAD)
     )
     kernel = encoder.embed.weight.double().unflatten(
-        1, (encoder.tubelet, 3, encoder.patch, encoder.patch)
+        1, (encoder.tubelet_size, 3, encoder.patch_size, encoder.patch_size)
     )
     encoder.embed.bias.add_((kernel * ((0.5 - mean) / spread)).flatten(1).sum(1))
     encoder.embed.weight.copy_((kernel * (0.5 / spread)).flatten(1))

@@ -83,8 +83,9 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
     _check_heads(width, size.heads, "heads", source)
     _check_stated(config, "num_attention_heads", size.heads, "heads", source)
     settings = EncoderSettings(
-        patch=kernel.shape[3], tubelet=kernel.shape[2], width=width, depth=depth, heads=size.heads,
-        channels=kernel.shape[1], attend="clip", rope="vjepa2", rope_base=ROPE_BASE,
+        patch_size=kernel.shape[3], tubelet_size=kernel.shape[2], width=width, depth=depth,
+        num_heads=size.heads,
+        channels=kernel.shape[1], attention="clip", rope="vjepa2", rope_base=ROPE_BASE,
         mlp_ratio=_mlp_ratio(weights, "blocks", width, source), locality=0.0,
     )  # fmt: skip
     return _filled(lambda: Encoder.from_settings(size.image_size, settings), weights, part, source)
@@ -106,7 +107,7 @@ def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Si
 
     def sized() -> Model:
         return build(
-            width=width, depth=_depth(weights, "predictor_blocks", source), heads=heads,
+            width=width, depth=_depth(weights, "predictor_blocks", source), num_heads=heads,
             encoder_width=embed.shape[1], output_width=back.shape[0],
             mask_types=sum(name.startswith("mask_tokens.") for name in weights), rope="vjepa2", rope_base=ROPE_BASE,
             mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source),

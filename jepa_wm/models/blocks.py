@@ -51,9 +51,9 @@ class KeyValueCache:
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )  # each [B, h, N, d]
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
@@ -76,10 +76,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + attention, then x + MLP, each on a LayerNorm'd input."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(
             width, round(width * mlp_ratio), act_layer=nn.GELU

@@ -20,7 +20,9 @@ SAMPLES, SIDE = (
 )  # frames, and pixels on a side of pictures, that a rank over whole frames is taken of
 
 
-def collapse_meters(tokens: Tensor, pictures: np.ndarray | None = None) -> dict[str, float | bool]:
+def collapse_metrics(
+    tokens: Tensor, pictures: np.ndarray | None = None
+) -> dict[str, float | bool]:
     """`feature_std`, `effective_rank` and `collapsed` of frozen tokens [B, N, D].
 
     feature_std is the spread across samples at equal position (a part that depends on position

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather, all_mean
 from jepa_wm.core.standardise import ROUNDING, shared_scale
-from jepa_wm.models.pooling import PathReader
+from jepa_wm.models.pooling import LinearInverseDynamics
 from jepa_wm.models.settings import LatentSettings
 
 
@@ -99,7 +99,7 @@ class SummaryTraining(nn.Module):
 
     A frame's components are told from its own moving numbers and from what is seen of the layout
     in another frame of the episode, so that what moves and what lasts part: latent prediction, no
-    pixels. The way between two frames is readable from their moving numbers (`PathReader`), which
+    pixels. The way between two frames is readable from their moving numbers (`LinearInverseDynamics`), which
     makes places of them; where actions do not add up to a way, steps that go on as they were
     (`bend`) do."""
 
@@ -110,7 +110,7 @@ class SummaryTraining(nn.Module):
         self.places = summary.places
         self.layout = mlp(s.components, s.layout, s.width, depth=2)
         self.tell = mlp(s.moving + s.layout, s.components, s.width, depth=3)
-        self.path = PathReader(s.moving, action_size) if s.path else None
+        self.path = LinearInverseDynamics(s.moving, action_size) if s.path else None
 
     def losses(self, frames: Tensor, others: Tensor, way: Tensor) -> dict[str, Tensor]:
         """For components of windows [B, T, K], of other frames of their episodes [B, K], and the

@@ -19,19 +19,19 @@ from jepa_wm.models.masks import Masked, draw_mask, split
 from jepa_wm.models.pooling import (
     EpisodeContrast,
     GridPool,
+    LinearInverseDynamics,
     MeanPool,
-    PathReader,
-    SuccessorContrast,
+    TemporalContrast,
     When,
 )
 from jepa_wm.models.predictor import Predictor
 from jepa_wm.models.rope import grid_positions
-from jepa_wm.models.settings import EncoderSettings, JepaSettings, TargetSettings
+from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
 
 # losses beside prediction, and the settings with their weights
-REGULARISERS = ("spread", "contrast", "episode", "path")
-COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `spread`, as in VICReg (1 to 25)
+REGULARISERS = ("vicreg", "temporal_contrast", "episode_contrast", "inverse_dynamics")
+COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `vicreg`, as in VICReg (1 to 25)
 
 
 class JEPA(nn.Module):
@@ -50,23 +50,30 @@ class JEPA(nn.Module):
         self.encoder = Encoder.from_settings(image_size, encode)
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(
-            width=predict.width, depth=predict.depth, heads=predict.heads, encoder_width=encode.width,
-            output_width=predict.targets.levels * encode.width,
+            width=predict.width, depth=predict.depth, num_heads=predict.num_heads, encoder_width=encode.width,
+            output_width=predict.target_levels * encode.width,
             mask_types=len(predict.masks), rope=encode.rope,
             rope_base=encode.rope_base, locality=predict.locality,
         )  # fmt: skip
         self.summary = (
-            MeanPool(encode.width, encode.width) if predict.summary == "mean"
+            MeanPool(encode.width, encode.width) if predict.pooling == "mean"
             else GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
         )  # fmt: skip
-        self.contrast = SuccessorContrast(encode.width)
-        self.episode = EpisodeContrast(encode.width)
-        self.path = PathReader(encode.width, action_size) if action_size and predict.path else None
-        self.regularised = bool(predict.contrast or predict.episode) or self.path is not None
+        self.temporal_contrast = TemporalContrast(encode.width)
+        self.episode_contrast = EpisodeContrast(encode.width)
+        self.inverse_dynamics = (
+            LinearInverseDynamics(encode.width, action_size)
+            if action_size and predict.inverse_dynamics
+            else None
+        )
+        self.regularised = (
+            bool(predict.temporal_contrast or predict.episode_contrast)
+            or self.inverse_dynamics is not None
+        )
 
     def draw_masks(self, batch: int, frames: int, generator: torch.Generator) -> list[Masked]:
         """One for each mask type, for `batch` clips of `frames` frames."""
-        grid, steps = self.encoder.grid, frames // self.encoder.tubelet
+        grid, steps = self.encoder.grid, frames // self.encoder.tubelet_size
         drawn = []
         for mask in self.settings.masks:
             hidden = draw_mask(mask, batch, steps, grid, generator)
@@ -86,25 +93,29 @@ class JEPA(nn.Module):
         `loss` and its parts, averaged over mask types. `path` [B, T + R, a] is the way by the
         actions from the clip's first frame to each of its frames and to the far ones, where known;
         `origin` keeps contrasts from telling apart what belongs together."""
-        grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet
+        grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet_size
         positions = grid_positions(steps, grid, grid, device=clip.device)
         masks = [
             mask.to(clip.device) for mask in masks
         ]  # first of all: a copy waits for what is under way on a GPU
-        target = self.look_at_all(clip)
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("stay", "visible", *REGULARISERS)}
+        target = self.compute_targets(clip)
+        parts: dict[str, list[Tensor]] = {
+            name: [] for name in ("masked_prediction", "context_prediction", *REGULARISERS)
+        }
         episode = None if origin is None else origin.episode
-        others, whole = None, any(mask.shown is not None for mask in masks)
-        if far.shape[1] and (self.regularised if whole else self.settings.episode):
+        others, whole = None, any(mask.full_frames is not None for mask in masks)
+        if far.shape[1] and (self.regularised if whole else self.settings.episode_contrast):
             others = self._summarise(self.encoder(self._stills(far)), far.shape[1])
             if (
                 not whole
             ):  # no frame of the clip is wholly in view, so the far ones are told by one another
-                parts["episode"].append(self.episode(others[:, :1], others[:, 1:], episode))
+                parts["episode_contrast"].append(
+                    self.episode_contrast(others[:, :1], others[:, 1:], episode)
+                )
         for kind, mask in enumerate(masks):
-            seen, wanted, shown = mask.seen, mask.wanted, mask.shown
-            context = self._look(clip, seen, shown)  # [B, K, D]
-            visible = bool(self.settings.targets.visible)
+            seen, wanted, shown = mask.context_ids, mask.target_ids, mask.full_frames
+            context = self.encode_context(clip, seen, shown)  # [B, K, D]
+            visible = bool(self.settings.context_weight)
             guess = self.predictor(
                 context, positions[seen], positions[wanted], kind, visible=visible
             ).float()
@@ -115,17 +126,17 @@ class JEPA(nn.Module):
             if self.regularised and shown is not None:
                 for name, value in self.regularise(context, shown, others, path, origin).items():
                     parts[name].append(value)
-            if self.settings.spread:
+            if self.settings.vicreg:
                 variance, covariance = variance_covariance(context.float().mean(1))
-                parts["spread"].append(variance + COVARIANCE * covariance)
-            parts["stay"].append((guess - _take(target, wanted)).abs().mean())
-            if self.settings.targets.visible:
-                parts["visible"].append((again - _take(target, seen)).abs().mean())
+                parts["vicreg"].append(variance + COVARIANCE * covariance)
+            parts["masked_prediction"].append((guess - _take(target, wanted)).abs().mean())
+            if self.settings.context_weight:
+                parts["context_prediction"].append((again - _take(target, seen)).abs().mean())
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
-        targets = self.settings.targets
-        losses["loss"] = targets.stay * losses["stay"]
-        if targets.visible:
-            losses["loss"] = losses["loss"] + targets.visible * losses["visible"]
+        targets = self.settings
+        losses["loss"] = targets.masked_weight * losses["masked_prediction"]
+        if targets.context_weight:
+            losses["loss"] = losses["loss"] + targets.context_weight * losses["context_prediction"]
         for name in REGULARISERS:
             if name in losses:
                 losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
@@ -143,35 +154,38 @@ class JEPA(nn.Module):
         predicted with ease, crowds out: losses on the summaries of whole context frames [B, V*n,
         D] at time steps shown [B, V] and those of far frames, others [B, R, D].
 
-        `contrast`: a frame's successor, where the mask leaves it in view, is told from far frames
-        of its episode. `episode`: far frames are told from those of other episodes. `path`: the
-        way between any two frames, by the actions, is read from their summaries."""
+        `temporal_contrast`: a frame's successor, where the mask leaves it in view, is told from far frames
+        of its episode. `episode_contrast`: far frames are told from those of other episodes. `inverse_dynamics`:
+        the displacement between any two frames, by the actions, is read from their summaries."""
         summaries = self._summarise(context, shown.shape[1])
         losses = {}
-        if self.settings.contrast:
+        if self.settings.temporal_contrast:
             far = 0 if others is None else others.shape[1]
-            when = None if origin is None else origin.when(shown, self.encoder.tubelet, far)
-            losses["contrast"] = self.contrast(summaries, others, when)
-        if self.settings.episode and others is not None:
+            when = None if origin is None else origin.when(shown, self.encoder.tubelet_size, far)
+            losses["temporal_contrast"] = self.temporal_contrast(summaries, others, when)
+        if self.settings.episode_contrast and others is not None:
             episode = None if origin is None else origin.episode
-            losses["episode"] = self.episode(summaries, others, episode)
-        if self.path is not None and path is not None:
+            losses["episode_contrast"] = self.episode_contrast(summaries, others, episode)
+        if self.inverse_dynamics is not None and path is not None:
             clip_steps = path.shape[1] - (0 if others is None else others.shape[1])
             way = torch.cat(
-                [_take(path[:, : clip_steps : self.encoder.tubelet], shown), path[:, clip_steps:]],
+                [
+                    _take(path[:, : clip_steps : self.encoder.tubelet_size], shown),
+                    path[:, clip_steps:],
+                ],
                 1,
             )
-            losses["path"] = self.path(
+            losses["inverse_dynamics"] = self.inverse_dynamics(
                 summaries if others is None else torch.cat([summaries, others], 1), way
             )
         return losses
 
-    def _look(self, clip: Tensor, seen: Tensor, shown: Tensor | None) -> Tensor:
+    def encode_context(self, clip: Tensor, seen: Tensor, shown: Tensor | None) -> Tensor:
         """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own,
         the same numbers come cheaper from those frames alone."""
-        if shown is None or self.encoder.attend != "frame":
+        if shown is None or self.encoder.attention != "frame":
             return self.encoder(clip, seen)
-        stretch = clip.unflatten(1, (-1, self.encoder.tubelet))
+        stretch = clip.unflatten(1, (-1, self.encoder.tubelet_size))
         frames = stretch[torch.arange(len(clip), device=clip.device)[:, None], shown]
         return self.encoder(frames.flatten(1, 2))
 
@@ -181,16 +195,16 @@ class JEPA(nn.Module):
         return self.summary(per_frame).unflatten(0, (-1, frames))
 
     @torch.no_grad()
-    def look_at_all(self, clip: Tensor) -> Tensor:
+    def compute_targets(self, clip: Tensor) -> Tensor:
         """The targets [B, N, L*D] in fp32, of L levels of the target encoder, for clips [B, T, C,
         S, S]."""
-        tokens = self.target(clip, levels=self.settings.targets.levels).float()
+        tokens = self.target(clip, levels=self.settings.target_levels).float()
         return latent_targets(
-            tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings.targets
+            tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings
         )
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
+    def update_target(self, momentum: float) -> None:
         """Move the target encoder toward the context encoder: target = momentum * target + (1 -
         momentum) * context."""
         torch._foreach_lerp_(
@@ -200,10 +214,10 @@ class JEPA(nn.Module):
     def _stills(self, frames: Tensor) -> Tensor:
         """[B*R, tubelet, C, S, S]: each of frames [B, R, C, S, S] as a clip of its own, repeated
         to fill a tubelet."""
-        return frames.flatten(0, 1)[:, None].expand(-1, self.encoder.tubelet, -1, -1, -1)
+        return frames.flatten(0, 1)[:, None].expand(-1, self.encoder.tubelet_size, -1, -1, -1)
 
     def _thin(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
-        most = self.settings.most_targets
+        most = self.settings.max_targets
         if not most or wanted.shape[1] <= most:
             return wanted
         chosen = (
@@ -235,12 +249,12 @@ def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
     return seen.nonzero()[:, 1].view(len(hidden), -1)
 
 
-def latent_targets(tokens: Tensor, settings: TargetSettings) -> Tensor:
+def latent_targets(tokens: Tensor, settings: JepaSettings) -> Tensor:
     """[B, T*n, L*D] from tokens [B, T, n, L*D] of clips: LayerNorm of each level without
     parameters (V-JEPA); centred over the batch and scaled to unit mean square if asked."""
-    each = tokens.unflatten(-1, (settings.levels, -1))
+    each = tokens.unflatten(-1, (settings.target_levels, -1))
     y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
-    if settings.centre:
+    if settings.center_targets:
         y = y - all_mean(y.mean((0, 1), keepdim=True))
         # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor
         # it would be a target.

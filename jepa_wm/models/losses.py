@@ -1,4 +1,4 @@
-"""What keeps vectors spread out: two terms against collapse, shared by learning to see and by
+"""What keeps vectors spread out: two terms against collapse, shared by pretraining and by
 summaries.
 
 B samples, F numbers.

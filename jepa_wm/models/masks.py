@@ -16,33 +16,35 @@ from jepa_wm.models.settings import BlockMask
 
 @dataclass(frozen=True)
 class Masked:
-    """What one mask type leaves of a batch: token numbers seen [B, K] and wanted [B, M], and the
-    time steps shown [B, V] where whole frames are in view and nothing else is."""
+    """What one mask type leaves of a batch: token numbers of context [B, K] and targets [B, M],
+    and the time steps full_frames [B, V] where whole frames are in view and nothing else is."""
 
-    seen: Tensor
-    wanted: Tensor
-    shown: Tensor | None
+    context_ids: Tensor
+    target_ids: Tensor
+    full_frames: Tensor | None
 
     def of(self, rows: slice) -> Masked:
         """The same for some of the samples."""
         return Masked(
-            self.seen[rows], self.wanted[rows], None if self.shown is None else self.shown[rows]
+            self.context_ids[rows],
+            self.target_ids[rows],
+            None if self.full_frames is None else self.full_frames[rows],
         )
 
     def to(self, device: torch.device) -> Masked:
         """The same on another device."""
-        shown = None if self.shown is None else self.shown.to(device)
-        return Masked(self.seen.to(device), self.wanted.to(device), shown)
+        shown = None if self.full_frames is None else self.full_frames.to(device)
+        return Masked(self.context_ids.to(device), self.target_ids.to(device), shown)
 
 
 def draw_mask(
     kind: BlockMask, batch: int, time: int, grid: int, generator: torch.Generator
 ) -> Tensor:
     """[B, T*g*g] bool: True where hidden. Every sample draws its own boxes."""
-    shape = (batch, kind.blocks)
+    shape = (batch, kind.num_blocks)
     scale, aspect, length = (
         low + (high - low) * torch.rand(shape, generator=generator)
-        for low, high in (kind.scale, kind.aspect, kind.time)
+        for low, high in (kind.spatial_scale, kind.aspect_ratio, kind.temporal_scale)
     )
     area = scale * grid * grid
     tall = (area * aspect).sqrt().round().clamp(1, grid)
@@ -62,7 +64,7 @@ def draw_mask(
         )
     assert inside is not None
     hidden = inside.any(1).flatten(1)
-    least = max(1, int(kind.least_seen * hidden.shape[1]))
+    least = max(1, int(kind.min_context_ratio * hidden.shape[1]))
     missing = (least - (~hidden).sum(1, keepdim=True)).clamp(min=0)
     key = torch.rand(hidden.shape, generator=generator)
     rank = (key + ~hidden).argsort(1).argsort(1)  # hidden tokens come first, in random order

@@ -38,10 +38,10 @@ class AttentivePool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, F] from tokens [B, N, D]."""
         x = self.norm(tokens) + self.position
-        return self.out(ask(x, self.query, self.key_value, self.heads).flatten(1))
+        return self.out(query_attention(x, self.query, self.key_value, self.heads).flatten(1))
 
 
-def ask(tokens: Tensor, query: Tensor, key_value: nn.Linear, heads: int) -> Tensor:
+def query_attention(tokens: Tensor, query: Tensor, key_value: nn.Linear, heads: int) -> Tensor:
     """[B, Q, D] what learned queries [Q, D] find in tokens [B, N, D] by multi-head attention, with
     the keys and values of a linear map D -> 2 D.
 
@@ -118,7 +118,7 @@ def fourier_positions(tokens: int, width: int) -> Tensor:
     return 2**0.5 * torch.cat([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
 
 
-class SuccessorContrast(nn.Module):
+class TemporalContrast(nn.Module):
     """Tells a frame's successor from other frames of the same episode (InfoNCE); used in training
     only.
 
@@ -211,7 +211,7 @@ class EpisodeContrast(nn.Module):
         return _cross_entropy(scores, own.expand(scores.shape[:3]))
 
 
-class PathReader(nn.Module):
+class LinearInverseDynamics(nn.Module):
     """Reads the way an agent went from the summaries of its frames; used in training only.
 
     A linear map of the summary, in which the difference of two frames of an episode shall be the

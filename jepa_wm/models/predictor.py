@@ -18,14 +18,14 @@ class Predictor(nn.Module):
     type."""
 
     def __init__(
-        self, *, width: int, depth: int, heads: int, encoder_width: int, output_width: int, mask_types: int,
+        self, *, width: int, depth: int, num_heads: int, encoder_width: int, output_width: int, mask_types: int,
         rope: Rope = "rotation", rope_base: float = 100.0, mlp_ratio: float = 4.0, locality: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.head_dim, self.rope, self.rope_base = width // heads, rope, rope_base
+        self.head_dim, self.rope, self.rope_base = width // num_heads, rope, rope_base
         self.embed = nn.Linear(encoder_width, width)
         self.mask_tokens = nn.Parameter(torch.zeros(mask_types, width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.project = nn.Linear(width, output_width)
         init_transformer(self, self.blocks, locality=locality)

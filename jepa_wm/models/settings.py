@@ -13,134 +13,120 @@ from jepa_wm.core.section import Section, check_heads
 class EncoderSettings(Section):
     """The vision transformer."""
 
-    patch: int = 8
-    tubelet: int = Field(1, ge=1)
+    patch_size: int = 8
+    tubelet_size: int = Field(1, ge=1)
     width: int = 128
     depth: int = Field(4, ge=1)
-    heads: int = Field(2, ge=1)
+    num_heads: int = Field(2, ge=1)
     channels: int = 3
-    attend: Literal["clip", "frame"] = (
-        "frame"  # what a token sees: the whole clip, or only its own frame
-    )
-    rope: Literal["rotation", "vjepa2"] = (
-        "rotation"  # vjepa2: for the released weights, which need their own variant
-    )
+    # what a token attends to: the whole clip, or only its own frame
+    attention: Literal["clip", "frame"] = "frame"
+    # vjepa2: for the released weights, which need their own variant
+    rope: Literal["rotation", "vjepa2"] = "rotation"
     rope_base: float = 100.0  # 10000 in the released weights
     mlp_ratio: float = Field(4.0, gt=0)  # hidden width of a block's MLP in units of width
     locality: float = 1.5  # initial query and key bias; 0: attention starts out blind to distance
 
     @model_validator(mode="after")
     def _fits(self) -> EncoderSettings:
-        check_heads(self.width, self.heads)
-        if self.rope == "vjepa2" and self.width // self.heads < 6:
+        check_heads(self.width, self.num_heads)
+        if self.rope == "vjepa2" and self.width // self.num_heads < 6:
             raise ValueError(
-                f"rope vjepa2 needs heads of 6 channels or more, not width {self.width} / {self.heads}"
+                "rope vjepa2 needs heads of 6 channels or more, "
+                f"not width {self.width} / {self.num_heads}"
             )
         return self
 
 
 class BlockMask(Section):
-    """`blocks` boxes of `scale` of a frame's area and `aspect` (height / width) over `time` of the
-    clip's length.
+    """V-JEPA's multi-block 3-D mask: `num_blocks` boxes of `spatial_scale` of a frame's area and
+    `aspect_ratio` (height / width) over `temporal_scale` of the clip's length are hidden.
 
-    scale .15 x 8 blocks and .7 x 2 blocks over the full length are V-JEPA's short and long range
-    masks. time 1.0 hides a tube; less hides a stretch at a random place. scale 1.0 hides whole
-    frames."""
+    spatial_scale .15 x 8 blocks and .7 x 2 blocks over the full length are V-JEPA's short and long
+    range masks. temporal_scale 1.0 hides a tube; less hides a stretch at a random place.
+    spatial_scale 1.0 hides whole frames."""
 
-    blocks: int = Field(8, ge=1)
-    scale: tuple[float, float] = (0.15, 0.15)
-    aspect: tuple[float, float] = (0.75, 1.5)
-    time: tuple[float, float] = (1.0, 1.0)
-    least_seen: float = Field(
-        0.125, ge=0, lt=1
-    )  # share of tokens left visible even where boxes cover all
+    num_blocks: int = Field(8, ge=1)
+    spatial_scale: tuple[float, float] = (0.15, 0.15)
+    aspect_ratio: tuple[float, float] = (0.75, 1.5)
+    temporal_scale: tuple[float, float] = (1.0, 1.0)
+    # share of the tokens that stays context even where boxes cover all
+    min_context_ratio: float = Field(0.125, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _fits(self) -> BlockMask:
-        for name, (low, high) in (
-            ("scale", self.scale),
-            ("aspect", self.aspect),
-            ("time", self.time),
-        ):
+        ranges = {
+            "spatial_scale": self.spatial_scale,
+            "aspect_ratio": self.aspect_ratio,
+            "temporal_scale": self.temporal_scale,
+        }
+        for name, (low, high) in ranges.items():
             if low > high:
                 raise ValueError(
                     f"{name} [{low}, {high}] is a range: the lower number comes first"
                 )
-            if name != "aspect" and not 0 <= low <= high <= 1:
+            if name != "aspect_ratio" and not 0 <= low <= high <= 1:
                 raise ValueError(f"{name} [{low}, {high}] must lie within 0..1, it is a share")
-        if self.aspect[0] <= 0:
-            raise ValueError(f"aspect {list(self.aspect)} must be above 0, it is height / width")
+        if self.aspect_ratio[0] <= 0:
+            raise ValueError(
+                f"aspect_ratio {list(self.aspect_ratio)} must be above 0, it is height / width"
+            )
         return self
 
     def leaves_whole_frames(self, steps: int) -> bool:
         """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many
         in every sample."""
-        whole = (
-            self.blocks == 1
-            and self.scale == self.aspect == (1, 1)
-            and self.time[0] == self.time[1]
-        )
-        return whole and steps - max(1, round(steps * self.time[0])) >= 2
-
-
-class TargetSettings(Section):
-    """What the predictor has to guess: the target encoder's tokens.
-
-    With `centre`, each position's mean over the batch is removed first, so that a constant cannot
-    be a target."""
-
-    centre: bool = True
-    stay: float = Field(0.3, ge=0)  # weight of the hidden tokens, absolute error
-    visible: float = Field(0.0, ge=0)  # weight of those in view, for dense features (V-JEPA 2.1)
-    levels: int = Field(
-        1, ge=1
-    )  # of the target encoder that make up a token, at equal distances in depth
+        shortest, longest = self.temporal_scale
+        whole = self.num_blocks == 1 and self.spatial_scale == self.aspect_ratio == (1, 1)
+        return whole and shortest == longest and steps - max(1, round(steps * shortest)) >= 2
 
 
 class JepaSettings(Section):
-    """The predictor, what it sees, what it must guess, and how the target encoder follows."""
+    """The predictor, what it is given, what it must predict, and how the target encoder moves."""
 
     width: int = 64
     depth: int = Field(2, ge=1)
-    heads: int = Field(2, ge=1)
+    num_heads: int = Field(2, ge=1)
     locality: float = 1.5
     masks: tuple[BlockMask, ...] = (
-        BlockMask(blocks=1, scale=(1.0, 1.0), aspect=(1.0, 1.0), time=(0.5, 0.5)),
+        BlockMask(
+            num_blocks=1,
+            spatial_scale=(1.0, 1.0),
+            aspect_ratio=(1.0, 1.0),
+            temporal_scale=(0.5, 0.5),
+        ),
     )
-    targets: TargetSettings = TargetSettings()
-    spread: float = Field(
-        0.0, ge=0
-    )  # weight of keeping the clips' mean context tokens apart (VICReg), a regulariser
-    contrast: float = Field(
-        0.3, ge=0
-    )  # weight of telling a frame's successor from far frames, a regulariser
-    episode: float = Field(
-        0.0, ge=0
-    )  # weight of telling far frames from other episodes' (files'), another
-    path: float = Field(
-        3.0, ge=0
-    )  # weight of reading the way between two frames, another, where a file has actions
-    summary: Literal["grid", "mean"] = (
-        "grid"  # how they see a frame: grid, where things are; mean, what there is
-    )
-    far: int = Field(
-        4, ge=0
-    )  # frames a clip, from elsewhere in its episode, for these three; a still is its own
-    apart: int = Field(25, ge=1)  # environment steps between the clip and a far frame, at least
-    most_targets: int = Field(
-        0, ge=0
-    )  # at most this many target tokens a clip, drawn at random; 0: all
-    ema: tuple[float, float] = (
-        0.998,
-        0.9995,
-    )  # target encoder's momentum at the first and at the last step
+    # Targets: the target encoder's tokens, and the weights of their mean absolute errors.
+    masked_weight: float = Field(0.3, ge=0)  # of the hidden tokens
+    context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
+    # each position's mean over the batch is removed, so that a constant cannot be a target
+    center_targets: bool = True
+    # levels of the target encoder that make up a target token, at equal distances in depth
+    target_levels: int = Field(1, ge=1)
+    # at most this many target tokens a clip, drawn at random; 0: all
+    max_targets: int = Field(0, ge=0)
+    # Weights of the regularisers, 0 for off.
+    vicreg: float = Field(0.0, ge=0)  # variance and covariance of the clips' mean context tokens
+    temporal_contrast: float = Field(0.3, ge=0)  # a frame's successor against distant frames
+    episode_contrast: float = Field(0.0, ge=0)  # distant frames against other episodes' (files')
+    # displacement between two frames, by the actions, read linearly; where a file has actions
+    inverse_dynamics: float = Field(3.0, ge=0)
+    # how the last three read a frame: grid, where things are; mean, what there is
+    pooling: Literal["grid", "mean"] = "grid"
+    # frames a clip, from elsewhere in its episode, for these three; an image is its own
+    num_distant_frames: int = Field(4, ge=0)
+    # environment steps between the clip and a distant frame, at least
+    min_gap: int = Field(25, ge=1)
+    # the target encoder's momentum at the first and at the last step
+    ema: tuple[float, float] = (0.998, 0.9995)
 
     @model_validator(mode="after")
     def _fits(self) -> JepaSettings:
-        check_heads(self.width, self.heads)
+        check_heads(self.width, self.num_heads)
         if not self.masks:
             raise ValueError(
-                "masks is empty: with nothing hidden there is nothing to predict; give at least one mask"
+                "masks is empty: with nothing hidden there is nothing to predict; "
+                "give at least one mask"
             )
         return self
 

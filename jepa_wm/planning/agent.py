@@ -128,7 +128,7 @@ class Agent:
     def act(self, frames: np.ndarray) -> np.ndarray:
         """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c]
         uint8."""
-        latents = self._look(frames)
+        latents = self.encode_context(frames)
         self._imagine_unseen()
         self._latents.append(latents)
         latent, lasting = self.model.latent, self._settle(latents)
@@ -176,12 +176,12 @@ class Agent:
             raise RuntimeError(
                 "no step of a plan is left to be executed after these frames; hand them to act"
             )
-        latents = self._look(frames)
+        latents = self.encode_context(frames)
         self._settle(latents)
         self._latents.append(latents)
         self._past.append(self._executing.pop(0))
 
-    def _look(self, frames: np.ndarray) -> Tensor:
+    def encode_context(self, frames: np.ndarray) -> Tensor:
         """[B, N, D] latents of frames that fit the episodes."""
         if self._goal is not None and frames.shape[1:] != self._goal_shape:
             raise ValueError(

@@ -40,7 +40,7 @@ def seeing(artifacts: RunArtifacts) -> Group:
     stateless = result is not None and not result.get(
         "probe"
     )  # data without a state leave nothing to read
-    return Group("seeing", "Learning to see", (curves,) if stateless else (probes, curves))
+    return Group("seeing", "Pretraining", (curves,) if stateless else (probes, curves))
 
 
 def imagining(artifacts: RunArtifacts) -> Group:

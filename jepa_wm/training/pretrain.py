@@ -1,4 +1,4 @@
-"""Learning to see: masked latent prediction on clips, watched by collapse meters and an online
+"""Pretraining: masked latent prediction on clips, watched by collapse meters and an online
 state probe."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jepa_wm.data.video_clips import VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probe import fit_attentive, state_errors
-from jepa_wm.models.collapse import collapse_meters
+from jepa_wm.models.collapse import collapse_metrics
 from jepa_wm.models.jepa import JEPA, Origin
 from jepa_wm.models.masks import Masked
 from jepa_wm.models.vit import Encoder
@@ -69,7 +69,7 @@ def train(run: Run) -> dict[str, object]:
             seed=config.seed,
             absolute=absolute,
         )
-        judge = Judge.of_trajectories(config, data, open_data(run.path, config, "heldout"))
+        judge = OnlineProbe.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
     else:
         folder, action_size = run.stage_dir("pretrain"), 0
@@ -77,7 +77,7 @@ def train(run: Run) -> dict[str, object]:
         dist().broadcast(None)  # rank 0 has looked into every file and written down what it found
         sets = mine or open_sets(folder, config)
         sampler = clip_sampler(sets, config, seed=config.seed)
-        judge = Judge.of_videos(config, sets)
+        judge = OnlineProbe.of_videos(config, sets)
     model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=action_size)
     random_encoder = Encoder.from_settings(config.data.image_size, config.encoder)
     random_encoder.load_state_dict(model.encoder.state_dict())
@@ -106,7 +106,7 @@ def _unreadable(sampler: VideoClipSampler) -> list[str]:
     )
 
 
-def probe_once(run: Run, judge: Judge, random_encoder: Encoder) -> dict[str, float | None]:
+def probe_once(run: Run, judge: OnlineProbe, random_encoder: Encoder) -> dict[str, float | None]:
     """The probe's errors on the encoder before training, measured once for a run folder; null
     where not finite."""
     file = run.stage_dir("pretrain") / "random_encoder.json"
@@ -121,7 +121,7 @@ def make_task(
     model: JEPA,
     sampler: ClipSampler | VideoClipSampler,
     config: Config,
-    judge: Judge | None = None,
+    judge: OnlineProbe | None = None,
 ) -> Task:
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from
     (seed, step)."""
@@ -131,9 +131,9 @@ def make_task(
         # Drawn for the whole batch, then cut: so the union over ranks is what one process would
         # have drawn.
         rows = sampler.rows(step, settings.batch)
-        if predict.far:
+        if predict.num_distant_frames:
             away = sampler.distant_rows(
-                step, settings.batch, count=predict.far, min_gap=predict.apart
+                step, settings.batch, count=predict.num_distant_frames, min_gap=predict.min_gap
             )
             rows = np.concatenate([rows, away], 1)
         device = dist().device
@@ -154,7 +154,10 @@ def make_task(
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
         shown = []
         for view in frames.split(
-            [observe.num_frames, *[1] * predict.far] if observe.augment.own else frames.shape[1], 1
+            [observe.num_frames, *[1] * predict.num_distant_frames]
+            if observe.augment.independent_views
+            else frames.shape[1],
+            1,
         ):
             u = draw_augmentation(settings.batch, generator)[:, some]
             shown.append(augment(view, observe.augment, observe.image_size, u))
@@ -172,7 +175,7 @@ def make_task(
 
     def follow(step: int) -> None:
         start, end = config.jepa.ema
-        model.follow(linear(step, steps=settings.steps, start=start, end=end))
+        model.update_target(linear(step, steps=settings.steps, start=start, end=end))
 
     evaluate = None if judge is None else lambda: judge.figures(model.target)
     return Task("pretrain", model, losses, follow, evaluate)
@@ -190,7 +193,7 @@ class Known:
 
 
 @dataclass
-class Judge:
+class OnlineProbe:
     """Looks at an encoder from outside: collapse meters, and an attentive probe of the state on
     held-out frames."""
 
@@ -199,7 +202,9 @@ class Judge:
     known: Known | None = None
 
     @classmethod
-    def of_trajectories(cls, config: Config, train: Trajectories, heldout: Trajectories) -> Judge:
+    def of_trajectories(
+        cls, config: Config, train: Trajectories, heldout: Trajectories
+    ) -> OnlineProbe:
         """A judge of frames spread over the training part, and of the state where there is one."""
         count, known_as = config.train.pretrain.probe_frames, quantities(train)
         rows, test = _spread(len(train.actions), count), _spread(len(heldout.actions), count // 4)
@@ -212,7 +217,7 @@ class Judge:
         return cls(config, train.frames[rows], known)
 
     @classmethod
-    def of_videos(cls, config: Config, sets: list[VideoSet]) -> Judge:
+    def of_videos(cls, config: Config, sets: list[VideoSet]) -> OnlineProbe:
         """A judge of frames of clips that are drawn as for training, but whole and in another
         order."""
         whole = config.model_copy(
@@ -231,7 +236,7 @@ class Judge:
             _copy(encoder, config), config.data.image_size, precision=config.train.precision
         ).to(dist().device)
         seen = frozen.standardise_on(self.frames)
-        meters = collapse_meters(seen * frozen.scale, self.frames)
+        meters = collapse_metrics(seen * frozen.scale, self.frames)
         if known is None:
             return meters, {}
         state = torch.from_numpy(known.quantities.unrolled(known.state))

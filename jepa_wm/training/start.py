@@ -49,11 +49,12 @@ def start_at(model: JEPA, path: str | Path, config: Config) -> None:
 
 def _released(path: Path, config: Config) -> dict[str, Tensor]:
     """The weights of a released pretraining file under our names, for frames in -1..1."""
-    size = Size(config.data.image_size, config.encoder.heads, predictor_heads=config.jepa.heads)
-    targets = config.jepa.targets
-    if targets.levels != 1:
+    size = Size(
+        config.data.image_size, config.encoder.num_heads, predictor_heads=config.jepa.num_heads
+    )
+    if config.jepa.target_levels != 1:
         raise UserError(
-            f"{path}: its predictor guesses tokens of the last level; set jepa.targets.levels=1"
+            f"{path}: its predictor guesses tokens of the last level; set jepa.target_levels=1"
         )
     weights: dict[str, Tensor] = {}
     for part, theirs in (("encoder", "encoder"), ("target", "target_encoder")):
