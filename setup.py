@@ -49,7 +49,11 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir={f"jepa_wm.{room}": room for room in ROOMS_AT_THE_TOP},
-    package_data={"jepa_wm": ["py.typed"], "jepa_wm.configs": ["*.yaml"]},
+    package_data={
+        "jepa_wm": ["py.typed"],
+        "jepa_wm.configs": ["*.yaml"],
+        "jepa_wm.report": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision",
@@ -64,6 +68,7 @@ setup(
         "tensorboard",
         "rich",
         "matplotlib",
+        "jinja2",
         "huggingface_hub",
         "numpy",
         "av",

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jepa_wm.report.artifacts import Episodes
-from jepa_wm.report.film import episode_gif
+from jepa_wm.report.pictures import episode_gif
 
 episodes = Episodes(**np.load(Path(sys.argv[1]) / "plan" / "episodes.npz"))
 with Image.open(io.BytesIO(episode_gif(episodes, int(np.argmax(episodes.success_final))))) as film:

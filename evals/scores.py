@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
-from jepa_wm.report.style import Draw, Theme, panels
+from jepa_wm.report.plots import confusion_matrix
 
 RESAMPLES = 1000
 
@@ -50,7 +49,7 @@ def _classes(
         for k, (name, row) in enumerate(zip(classes, confusion, strict=True))
     }
     if picture is not None:
-        picture.write_bytes(panels(_drawn(confusion, classes))[0])
+        picture.write_bytes(confusion_matrix(confusion, classes).png())
         result["confusion"] = str(picture)
     return {**result, "confusion_matrix": confusion.tolist()}
 
@@ -79,23 +78,3 @@ def _numbers(
             "error": float(np.linalg.norm(missed[:, list(ids)], axis=1).mean()), "unit": known.unit(name),
         }  # fmt: skip
     return result
-
-
-def _drawn(confusion: np.ndarray, classes: list[str]) -> Draw:
-    def draw(axes: Axes, theme: Theme) -> None:
-        shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if len(classes) <= 12:
-            for (row, column), count in np.ndenumerate(confusion):
-                if count:
-                    ink = "white" if shares[row, column] > 0.5 else "black"
-                    axes.text(
-                        column, row, str(count), ha="center", va="center", fontsize=6, color=ink
-                    )
-            axes.set_xticks(range(len(classes)), classes, fontsize=7, rotation=90)
-            axes.set_yticks(range(len(classes)), classes, fontsize=7)
-        axes.set_xlabel("taken for")
-        axes.set_ylabel("is")
-        axes.grid(False)
-
-    return draw

@@ -1,14 +1,15 @@
-"""Reads what the other stages left in a run folder: results, metrics, recorded arrays; None for
-what is not there.
+"""What the stages of a run have stored: results, metrics, recorded arrays; None for what is not
+there.
 
-E episodes, F filmed ones, K decisions, T environment steps, R solver rounds, M energy maps, G grid
-side, N strips, H horizon."""
+E episodes, F filmed ones, K decisions, T environment steps, I solver iterations, M energy maps,
+G grid side, C clips of a strip, H horizon."""
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ STAGES = (
     "plan",
 )  # the order they are run in
 
+# curves of the page -> what the training loop calls them
+METRICS = {"pretrain": "pretrain", "dynamics": "dynamics_dynamics"}
 # array name -> its axes; a letter stands for one size throughout a file
 EPISODES = {
     "goal_frame": "E h w 3",
@@ -37,7 +40,7 @@ EPISODES = {
     "distance": "E T+1",
     "success_final": "E",
     "success_any": "E",
-    "cost": "E K R",
+    "cost": "E K I",
     "radius": "",
 }
 ENERGY = {
@@ -49,7 +52,7 @@ ENERGY = {
     "goal": "M 2",
 }
 FILM = {"frames": "F K h w 3", "earned": "F"}
-STRIPS = {"true": "N H+1 h w 3", "imagined": "N H+1 h w 3", "shuffled": "N H+1 h w 3"}
+STRIPS = dict.fromkeys(("true", "imagined", "shuffled"), "C H+1 h w 3")
 
 
 @dataclass(frozen=True)
@@ -63,31 +66,27 @@ class Episodes:
     distance: np.ndarray  # [E, T+1] to the goal, at every environment step
     success_final: np.ndarray  # [E] bool: within the radius at the end
     success_any: np.ndarray  # [E] bool: within the radius at any step
-    cost: np.ndarray  # [E, K, R] of the best plan after each solver round
+    cost: np.ndarray  # [E, K, I] of the best plan after each solver iteration
     radius: np.ndarray  # one number
     unit: str = ""  # of all lengths; "" where it is not known
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of the agent standing at (xs[j], ys[i]), as the planner sees it, against one goal
-    each."""
+    """Cost of the agent at (xs[j], ys[i]), as the planner sees it, against one goal each; lengths
+    as in the frames."""
 
     learned: np.ndarray  # [M, G, G], rows are y
     raw: np.ndarray  # [M, G, G]
-    xs: np.ndarray  # [G] px
-    ys: np.ndarray  # [G] px
+    xs: np.ndarray  # [G]
+    ys: np.ndarray  # [G]
     frame: np.ndarray  # [M, h, w, 3] uint8
-    goal: np.ndarray  # [M, 2] px
-
-
-# curves of the page -> what the training loop calls them
-METRICS = {"pretrain": "pretrain", "dynamics": "dynamics_dynamics"}
+    goal: np.ndarray  # [M, 2] x, y
 
 
 @dataclass(frozen=True)
 class Strips:
-    """Real frames nearest to what was imagined; [N, H+1, h, w, 3] uint8 each."""
+    """Real frames nearest to what was imagined; [C, H+1, h, w, 3] uint8 each."""
 
     true: np.ndarray
     imagined: np.ndarray
@@ -108,6 +107,7 @@ class RunArtifacts:
 
     results: Mapping[str, Mapping[str, Any]]  # of the finished stages
     metrics: Mapping[str, list[dict[str, Any]]]  # of pretrain and dynamics
+    evaluations: Sequence[tuple[str, Mapping[str, Any]]]  # (linear, its result), ...
     episodes: Episodes | None
     energy: Energy | None
     film: Film | None
@@ -116,23 +116,21 @@ class RunArtifacts:
     @classmethod
     def read(cls, run: Run) -> RunArtifacts:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
-        results = {
-            stage: result for stage in STAGES if (result := run.finished(stage)) is not None
-        }
-        metrics = {stage: read_metrics(run.path, name) for stage, name in METRICS.items()}
-        episodes, energy, film, strips = (
-            _arrays(run.path / stage / f"{name}.npz", axes)
-            for stage, name, axes in (
-                ("plan", "episodes", EPISODES),
-                ("plan", "energy", ENERGY),
-                ("plan", "film", FILM),
-                ("report", "strips", STRIPS),
-            )  # fmt: skip
-        )
+        results = {}
+        for stage in STAGES:
+            result = run.finished(stage)
+            if result is not None:
+                results[stage] = result
+        episodes = _arrays(run.path / "plan" / "episodes.npz", EPISODES)
+        energy = _arrays(run.path / "plan" / "energy.npz", ENERGY)
+        film = _arrays(run.path / "plan" / "film.npz", FILM)
+        strips = _arrays(run.path / "report" / "strips.npz", STRIPS)
+        unit = unit_of(results.get("plan"))
         return cls(
             results=results,
-            metrics=metrics,
-            episodes=Episodes(**episodes, unit=unit_of(results.get("plan"))) if episodes else None,
+            metrics={stage: read_metrics(run.path, name) for stage, name in METRICS.items()},
+            evaluations=list(_evaluations(run.path)),
+            episodes=Episodes(**episodes, unit=unit) if episodes else None,
             energy=Energy(**energy) if energy else None,
             film=Film(**film) if film else None,
             strips=Strips(**strips) if strips else None,
@@ -142,6 +140,18 @@ class RunArtifacts:
 def unit_of(plan: Mapping[str, Any] | None) -> str:
     """The unit of distances to a goal by the plan's result; "" where it does not say."""
     return str(((plan or {}).get("success") or {}).get("unit") or "")
+
+
+def _evaluations(run: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every frozen evaluation that says what it was made of."""
+    for file in sorted(run.glob("eval_*/*/result.json")):
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{file}: is damaged ({error}); delete {file.parent} and evaluate again"
+            ) from None
+        yield file.parent.parent.name.removeprefix("eval_"), result
 
 
 def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None:
@@ -156,26 +166,25 @@ def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
     sizes: dict[str, int] = {}
-    for name, wanted in axes.items():
-        if not _fits(arrays[name].shape, wanted, sizes):
+    for name, expected in axes.items():
+        if not _fits(arrays[name].shape, expected, sizes):
             known = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
             raise UserError(
-                f"{path}: {name!r} has shape {arrays[name].shape}, not [{wanted}] ({known}); {remedy}"
+                f"{path}: {name!r} has shape {arrays[name].shape}, not [{expected}] ({known}); {remedy}"
             )
     return arrays if all(array.size for array in arrays.values()) else None
 
 
-def _fits(shape: tuple[int, ...], wanted: str, sizes: dict[str, int]) -> bool:
-    """Whether a shape has the wanted axes; letters met for the first time are entered into
-    `sizes`."""
-    names = wanted.split()
+def _fits(shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> bool:
+    """Whether a shape has these axes; letters met for the first time are entered into `sizes`."""
+    names = axes.split()
     if len(names) != len(shape):
         return False
     for name, size in zip(names, shape, strict=True):
+        # "3" is a number, "H" a letter, "H+1" a letter and what is added to it
         letter, _, more = name.partition("+")
-        expected = (
-            int(letter) if letter.isdigit() else sizes.setdefault(letter, size - int(more or 0))
-        )
-        if size != expected + int(more or 0):
+        added = int(more or 0)
+        expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size - added)
+        if size != expected + added:
             return False
     return True

@@ -1,284 +1,312 @@
-"""The sections on learning: how the encoder learned to see, and how well what actions do is
-imagined."""
+"""The groups on learning: pretraining of the encoder, dynamics on its frozen features, heads, and
+what frozen evaluations say of the features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jepa_wm.report import charts
+from jepa_wm.report import plots
 from jepa_wm.report.artifacts import RunArtifacts, Strips
-from jepa_wm.report.film import strip_png
-from jepa_wm.report.page import Group, Section, grid, img, number, panel, row, table
+from jepa_wm.report.page import (
+    Block,
+    Cell,
+    Figure,
+    Grid,
+    Group,
+    Image,
+    Row,
+    Section,
+    Strip,
+    Table,
+    Text,
+    number,
+    with_unit,
+)
+from jepa_wm.report.pictures import strip_png
 
 SHOWN_STRIPS = 3
 COLUMNS = 9  # frames in a strip, spread over the horizon
+HORIZONS = (1, 2, 4, 8, 16, 32)  # in the table of rollout errors
+REPRESENTATIONS = ("encoder", "random_encoder", "pixels")
+Records = Sequence[Mapping[str, Any]]
 
 
-def seeing(artifacts: RunArtifacts) -> Group:
+def pretraining(artifacts: RunArtifacts) -> Group:
+    """What can be read from the encoder's features, and how they came about."""
     result, metrics = artifacts.results.get("pretrain"), artifacts.metrics["pretrain"]
     probes = Section(
         "probes",
         "What can be read from the frozen features",
-        "A small probe reads the world's state from features that were learned without it. Features that read "
-        "no better than those of a random encoder have learned nothing.",
-        _probe_table(result) if result and result.get("probe") else None,
+        "A small probe reads the world's state from features that were learned without it. "
+        "Features that read no better than those of a random encoder have learned nothing.",
+        [_probe_table(result["probe"])] if result and result.get("probe") else [],
         "pretrain",
     )
     curves = Section(
         "collapse",
-        "Loss, spread and rank while it learned",
-        "A falling loss proves nothing: a collapsed encoder predicts itself perfectly. Spread and effective "
-        "rank must hold while the probes get better.",
-        _seeing_curves(metrics, result) if metrics else None,
+        "Loss, spread and rank in pretraining",
+        "A falling loss proves nothing: a collapsed encoder predicts itself perfectly. Spread and "
+        "effective rank must hold while the probes get better.",
+        _pretraining_curves(metrics, (result or {}).get("probe") or {}) if metrics else [],
         "pretrain",
     )
-    stateless = result is not None and not result.get(
-        "probe"
-    )  # data without a state leave nothing to read
-    return Group("seeing", "Pretraining", (curves,) if stateless else (probes, curves))
+    stateless = result is not None and not result.get("probe")  # there is no state to read
+    sections = [curves] if stateless else [probes, curves]
+    return Group("pretraining", "Pretraining", sections)
 
 
-def imagining(artifacts: RunArtifacts) -> Group:
+def dynamics(artifacts: RunArtifacts) -> Group:
+    """How well the consequences of actions are predicted."""
     result, metrics = artifacts.results.get("dynamics"), artifacts.metrics["dynamics"]
-    rollout = result.get("rollout") if result else None
-    heads = artifacts.results.get("heads")
-    return Group(
-        "imagining",
-        "Learning what actions do",
-        (
-            Section(
-                "rollout",
-                "Error of the imagined future",
-                "From the frames it has seen the model imagines on by a list of actions alone; 1 is as wrong as taking "
-                "the last of them for all. The gap to shuffled actions is what knowing the actions buys.",
-                _rollout(rollout) if rollout else None,
-                "dynamics",
-            ),
-            Section(
-                "imagined",
-                "What it imagines",
-                "Nothing here is painted by the model: each imagined latent is shown as the real frame whose latent "
-                "lies nearest.",
-                _strips(artifacts.strips) if artifacts.strips else None,
-                "dynamics",
-            ),
-            Section(
-                "dynamics_curves",
-                "Loss while it learned",
-                "On frozen features; the encoder no longer moves.",
-                _loss_panels(metrics) if metrics else None,
-                "dynamics",
-            ),
-            *([_heads(heads)] if heads else []),
+    sections = [
+        Section(
+            "rollout",
+            "Rollout error",
+            "From the frames it has observed the model rolls out a list of actions in latent "
+            "space; 1 is as wrong as copying the last of them. The gap to shuffled actions is "
+            "what knowing the actions buys.",
+            _rollout(result["rollout"]) if result and result.get("rollout") else [],
+            "dynamics",
         ),
-    )
-
-
-def _heads(result: Mapping[str, Any]) -> Section:
-    rows = [
-        row(
-            (
-                escape(name),
-                number(head["error"]),
-                number(head["constant"]),
-                escape(head["measure"]),
-            )
-        )
-        for name, head in result["heads"].items()
+        Section(
+            "imagined",
+            "What it imagines",
+            "Nothing here is painted by the model: each imagined latent is shown as the real "
+            "frame whose latent lies nearest.",
+            _strips(artifacts.strips) if artifacts.strips else [],
+            "dynamics",
+        ),
+        Section(
+            "dynamics_curves",
+            "Loss of the dynamics",
+            "On frozen features; the encoder no longer changes.",
+            _loss_curves(metrics) if metrics else [],
+            "dynamics",
+        ),
     ]
-    return Section(
-        "heads",
-        "What heads read",
-        "Heads on the frozen latents, on held-out samples, beside the best constant of the training samples.",
-        table(("head", "error", "best constant", "measure"), rows),
-        "heads",
-    )
+    return Group("dynamics", "Dynamics on frozen features", sections)
 
 
-def _probe_table(result: Mapping[str, Any]) -> str:
+def heads(artifacts: RunArtifacts) -> Group:
+    """What heads read from latents; a run for goals alone needs none, so nothing is missed."""
+    result = artifacts.results.get("heads")
+    if not result:
+        return Group("reading", "Heads", [])
     rows = []
-    for name, probe in result["probe"].items():
-        error, rival, unit = (
-            probe.get("error"),
-            probe.get("random_encoder"),
-            escape(str(probe.get("unit", ""))),
-        )
-        known = error is not None and bool(rival)
-        rows.append(
-            row(
-                (
-                    escape(name.replace("_", " ")),
-                    f"<b>{number(error)} {unit}</b>",
-                    f"{number(rival)} {unit}" if rival is not None else "not measured",
-                    f'<span class="{"won" if error < rival else "lost"}">{number(error / rival)}</span>'
-                    if known
-                    else "–",
-                )
-            )
-        )
-    return table(
-        ("part of the state", "error", "random encoder", "ratio, below 1 is learned"), rows
+    for name, head in result["heads"].items():
+        rows.append(Row([name, number(head["error"]), number(head["constant"]), head["measure"]]))
+    section = Section(
+        "heads",
+        "Error beside the best constant",
+        "Heads on the frozen latents, on held-out samples, beside the best constant of the "
+        "training samples.",
+        [Table(("head", "error", "best constant", "measure"), rows)],
+        "heads",
     )
+    return Group("reading", "Heads", [section])
 
 
-def _seeing_curves(metrics: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> str:
-    names = _figures(metrics)
-    items = []
-    if losses := [name for name in names if "loss" in name]:
-        items.append(
-            panel(charts.curves(metrics, losses), "Loss.", "Error of the predicted latents.")
-        )
+def evaluations(artifacts: RunArtifacts) -> Group:
+    """Every stored evaluation of frozen features, told apart by its data and encoder."""
+    rows = []
+    for name, result in artifacts.evaluations:
+        rows += list(_evaluation_rows(name, result))
+    names = [name.replace("_", " ") for name in REPRESENTATIONS]
+    section = Section(
+        "frozen",
+        "Probes on labelled data",
+        "Heads and neighbours on frozen features: accuracy of classes, R2 of numbers, on data that "
+        "had no say in any choice. Each row is told apart by its settings, by what is in its data "
+        "and by the encoder's weights; all of it stands in the folder of that name.",
+        [Table(("evaluation", "of", *names, "data", "encoder", "folder"), rows)],
+        "eval",
+    )
+    return Group("evaluations", "Frozen evaluations", [section] if rows else [])
+
+
+def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The error of each part of the state beside that on a random encoder."""
+    rows = []
+    for name, probe in probes.items():
+        error, random, unit = probe.get("error"), probe.get("random_encoder"), probe.get("unit")
+        ratio = Cell("–")
+        if error is not None and random:
+            ratio = Cell(number(error / random), "won" if error < random else "lost")
+        beside = "not measured" if random is None else with_unit(random, unit)
+        rows.append(Row([name.replace("_", " "), with_unit(error, unit), beside, ratio]))
+    header = ("part of the state", "error", "random encoder", "ratio, below 1 is learned")
+    return Table(header, rows)
+
+
+def _pretraining_curves(metrics: Records, probes: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    names = _logged(metrics)
+    losses = [name for name in names if "loss" in name]
+    read = [name for name in names if name.startswith("probe/")]
+    figures = []
+    if losses:
+        plot = plots.curves(metrics, losses)
+        figures.append(Figure(plot, "Loss.", "Error of the predicted latents."))
     if "feature_std" in names:
-        said = "Standard deviation of features across samples at equal position."
-        items.append(panel(charts.curves(metrics, ["feature_std"]), "Spread.", said))
+        text = "Standard deviation of features across samples at equal position."
+        figures.append(Figure(plots.curves(metrics, ["feature_std"]), "Spread.", text))
     if "effective_rank" in names:
-        said = "How many directions the features use."
-        items.append(panel(charts.curves(metrics, ["effective_rank"]), "Effective rank.", said))
-    if probes := [name for name in names if name.startswith("probe/")]:
-        final = (result or {}).get("probe") or {}
-        levels = {f"probe/{name}": probe.get("random_encoder") for name, probe in final.items()}
-        units = " and ".join(
-            sorted({str(probe["unit"]) for probe in final.values() if probe.get("unit")})
-        )
-        said = f"Error{f' in {units}' if units else ''}" + (
-            "; dashed: a random encoder." if levels else "."
-        )
-        items.append(panel(charts.curves(metrics, probes, dashed=levels), "Probes.", said))
-    return grid(items, style="pairs") + _skipped(metrics)
+        text = "How many directions the features use."
+        plot = plots.curves(metrics, ["effective_rank"])
+        figures.append(Figure(plot, "Effective rank.", text))
+    if read:
+        levels = {f"probe/{name}": probe.get("random_encoder") for name, probe in probes.items()}
+        units = sorted({str(probe["unit"]) for probe in probes.values() if probe.get("unit")})
+        text = f"Error in {' and '.join(units)}" if units else "Error"
+        text += "; dashed: a random encoder." if levels else "."
+        figures.append(Figure(plots.curves(metrics, read, levels=levels), "Probes.", text))
+    return [Grid(figures, "pairs"), *_gaps(metrics)]
 
 
-def _loss_panels(metrics: Sequence[Mapping[str, Any]]) -> str:
-    losses = [name for name in _figures(metrics) if "loss" in name]
-    shown = (
-        ([name for name in losses if name == "loss"], "Loss.", "The sum that is trained on."),
-        ([name for name in losses if name != "loss"], "Its parts.", "As they are logged."),
-    )
-    items = [
-        panel(charts.curves(metrics, names, log=_positive(metrics, names)), title, said)
-        for names, title, said in shown
-        if names
-    ]
-    return grid(items) + _skipped(metrics)
+def _loss_curves(metrics: Records) -> list[Block]:
+    """The loss, and its parts where it has several."""
+    names = [name for name in _logged(metrics) if "loss" in name]
+    parts = [name for name in names if name != "loss"]
+    figures = []
+    if "loss" in names:
+        plot = plots.curves(metrics, ["loss"], log=_positive(metrics, ["loss"]))
+        figures.append(Figure(plot, "Loss.", "The sum that is minimised."))
+    if parts:
+        plot = plots.curves(metrics, parts, log=_positive(metrics, parts))
+        figures.append(Figure(plot, "Its terms.", "As they are logged."))
+    return [Grid(figures), *_gaps(metrics)]
 
 
-def _rollout(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A curve and a pair of columns for each kind of error that the rows have."""
-    kinds = [
-        _Kind(
-            "relative error",
-            "In the latent.",
-            "1 = copying.",
-            lambda row, end: row.get(f"relative_error{end}"),
-        )
-    ]
-    if "feature_error" in rows[0]:
-        kinds.append(_Kind(
-            "relative error in features", "In the frozen features.", "1 = copying; what the latent dropped counts.",
-            lambda row, end: row.get(f"feature_error{end}"),
-        ))  # fmt: skip
-    kinds += [_of_state(name, group) for name, group in rows[0].get("state_errors", {}).items()]
-    horizons = [entry["horizon"] for entry in rows]
-    items = []
-    for kind in kinds:
-        curves = {
-            "true actions": [kind.at(r, "") for r in rows],
-            "shuffled": [kind.at(r, "_shuffled") for r in rows],
-        }
-        items.append(
-            panel(charts.against_horizon(horizons, curves, kind.name), kind.title, kind.said)
-        )
-    chosen = [entry for entry in rows if entry["horizon"] in (1, 2, 4, 8, 16, 32)] or list(rows)
-    figures = [
-        row(
-            (
-                str(entry["horizon"]),
-                *(number(kind.at(entry, end)) for kind in kinds for end in ("", "_shuffled")),
-            )
-        )
-        for entry in chosen
-    ]
-    header = ("horizon", *(name for kind in kinds for name in (kind.name, "shuffled actions")))
-    return grid(items) + table(header, figures)
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """An error of the rollout: what it is called, and how it is read from a row, with the ending
-    "" or "_shuffled"."""
+class _Error(NamedTuple):
+    """One error of a rollout, with true and with shuffled actions, at every horizon."""
 
     name: str
     title: str
-    said: str
-    at: Callable[[Mapping[str, Any], str], float | None]
+    caption: str
+    true: list[float | None]
+    shuffled: list[float | None]
 
 
-def _of_state(name: str, group: Mapping[str, Any]) -> _Kind:
-    """The error of a group of state numbers."""
+def _rollout(rows: Records) -> list[Block]:
+    """A plot and a pair of columns for each kind of error that the rows have."""
+    errors = list(_rollout_errors(rows))
+    horizons = [row["horizon"] for row in rows]
+    figures = []
+    for error in errors:
+        curves = {"true actions": error.true, "shuffled": error.shuffled}
+        plot = plots.against_horizon(horizons, curves, error.name)
+        figures.append(Figure(plot, error.title, error.caption))
+    header = ["horizon"]
+    for error in errors:
+        header += [error.name, "shuffled actions"]
+    shown = [i for i, horizon in enumerate(horizons) if horizon in HORIZONS] or range(len(rows))
+    table = []
+    for i in shown:
+        cells = [str(horizons[i])]
+        for error in errors:
+            cells += [number(error.true[i]), number(error.shuffled[i])]
+        table.append(Row(cells))
+    return [Grid(figures), Table(header, table)]
 
-    def at(entry: Mapping[str, Any], end: str) -> float | None:
-        value: float | None = entry["state_errors"][name]["shuffled" if end else "error"]
-        return value
 
-    unit, words = str(group.get("unit") or ""), name.replace("_", " ")
-    return _Kind(
-        f"{words}, {unit}" if unit else words,
-        f"{words.capitalize()}.",
-        "Read from the imagined latent.",
-        at,
-    )
-
-
-def _strips(strips: Strips) -> str:
-    horizon = strips.true.shape[1] - 1
-    chosen = np.unique(np.linspace(0, horizon, min(COLUMNS, horizon + 1)).round().astype(int))
-    labels = "".join(f"<span>{'start' if step == 0 else f'+{step}'}</span>" for step in chosen)
-    parts = []
-    for n in range(min(SHOWN_STRIPS, len(strips.true))):
-        cells = [f"<span>model step</span><div>{labels}</div>"]
-        kinds = (
-            ("what came", strips.true),
-            ("imagined", strips.imagined),
-            ("shuffled", strips.shuffled),
+def _rollout_errors(rows: Records) -> Iterator[_Error]:
+    """In the latent, in the frozen features where that was measured, and of each part of the
+    state."""
+    kinds = [("relative_error", "relative error", "In the latent.", "1 = copying.")]
+    if "feature_error" in rows[0]:
+        text = "1 = copying; what the latent dropped counts."
+        kinds.append(("feature_error", "relative error in features", "In the features.", text))
+    for key, name, title, caption in kinds:
+        true = [row.get(key) for row in rows]
+        yield _Error(name, title, caption, true, [row.get(f"{key}_shuffled") for row in rows])
+    for key, part in rows[0].get("state_errors", {}).items():
+        words, unit = key.replace("_", " "), part.get("unit")
+        errors = [row["state_errors"][key] for row in rows]
+        yield _Error(
+            f"{words}, {unit}" if unit else words,
+            f"{words.capitalize()}.",
+            "Read from the imagined latent.",
+            [error["error"] for error in errors],
+            [error["shuffled"] for error in errors],
         )
+
+
+def _strips(strips: Strips) -> list[Block]:
+    horizon = strips.true.shape[1] - 1
+    chosen = np.linspace(0, horizon, min(COLUMNS, horizon + 1)).round().astype(int)
+    steps = ["start" if step == 0 else f"+{step}" for step in chosen]
+    kinds = (("true", strips.true), ("imagined", strips.imagined), ("shuffled", strips.shuffled))
+    blocks: list[Block] = []
+    for n in range(min(SHOWN_STRIPS, len(strips.true))):
+        rows = []
         for name, frames in kinds:
-            cells.append(
-                f"<span>{name}</span>{img('png', strip_png(frames[n, chosen]), f'{name}, clip {n + 1}')}"
+            rows.append(
+                (name, Image("png", strip_png(frames[n, chosen]), f"{name}, clip {n + 1}"))
             )
-        parts.append(f'<div class="wide"><div class="strip">{"".join(cells)}</div></div>')
-    return "".join(parts)
+        blocks.append(Strip(steps, rows))
+    return blocks
 
 
-def _figures(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the numbers in the records, in the order they first come up."""
-    names = dict.fromkeys(
-        name
-        for record in metrics
-        for name, value in record.items()
-        if isinstance(value, (int, float))
+def _evaluation_rows(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
+    """A row for the classes or for each group of numbers; one a depth where there are several."""
+    evaluated = result["evaluated"]
+    encoder, data = evaluated["encoder"], evaluated["settings"]["test"] or "the run's own"
+    digests = " / ".join(evaluated["data"][part]["digest"] for part in ("train", "test"))
+    where = (
+        Cell(data, hint=digests),
+        Cell(encoder["backbone"] or "the run's own", hint=encoder["digest"]),
+        Cell(Path(result["stored"]).name, code=True),
     )
+    depths = [key for key in result if key.startswith("depth_")]
+    for key in depths or [""]:
+        by_representation = result[key] if key else result
+        kind = f"{name} {key.replace('_', ' ')}".strip()
+        for what in _measured(by_representation["encoder"]):
+            figures = [_figure(by_representation.get(one), what) for one in REPRESENTATIONS]
+            yield Row([kind, what, *figures, *where])
+
+
+def _measured(figures: Mapping[str, Any]) -> list[str]:
+    """What was measured: classes, or each group of numbers."""
+    if "accuracy" in figures:
+        return ["classes"]
+    return [
+        name for name, figure in figures.items() if isinstance(figure, Mapping) and "r2" in figure
+    ]
+
+
+def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
+    """A figure with its interval, a dash where it was not measured."""
+    if figures is None:
+        return "–"
+    if what == "classes" and "accuracy" in figures:
+        rate, value = figures, figures["accuracy"]
+    else:
+        rate, value = figures[what], figures[what]["r2"]
+    return f"{number(value)} ({number(rate['low'])} to {number(rate['high'])})"
+
+
+def _logged(metrics: Records) -> list[str]:
+    """Names of the numbers in the records, in the order they first come up."""
+    names: dict[str, None] = {}
+    for record in metrics:
+        names.update(
+            {key: None for key, value in record.items() if isinstance(value, int | float)}
+        )
     return [name for name in names if name not in ("stage", "step")]
 
 
-def _positive(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bool:
-    return all(
-        record[name] is None or record[name] > 0
-        for record in metrics
-        for name in names
-        if name in record
-    )
+def _positive(metrics: Records, names: Sequence[str]) -> bool:
+    values = [record[name] for record in metrics for name in names if name in record]
+    return all(value is None or value > 0 for value in values)
 
 
-def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _gaps(metrics: Records) -> list[Block]:
     """A line on figures that were not finite, where there are any: a gap in a curve must not pass
     for calm."""
     gaps = sum(value is None for record in metrics for value in record.values())
-    return (
-        f'<p class="lost">Logged figures that were not finite, gaps in the curves: {gaps}.</p>'
-        if gaps
-        else ""
-    )
+    text = f"Logged figures that were not finite, gaps in the curves: {gaps}."
+    return [Text(text, "lost")] if gaps else []

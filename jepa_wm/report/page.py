@@ -1,5 +1,5 @@
-"""The pieces of the page: sections, tables, pictures as data URIs, one style sheet; no scripts, no
-links out."""
+"""What the page is made of, as plain data: groups of sections that hold tables, figures, film strips
+and texts. Its HTML and CSS lie in templates/; no scripts, nothing fetched from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,74 +7,128 @@ import base64
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import ClassVar
 
-from jepa_wm.report.style import Draw, panels
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-CSS = """
-:root{color-scheme:light dark;--ground:#fbfbfa;--card:#fff;--ink:#23272e;--quiet:#6b7380;--rule:#e4e6ea;
---good:#1f6fb2;--bad:#c25a14;--tint:#eef4fa;--shadow:0 1px 2px rgba(20,25,35,.05)}
-@media(prefers-color-scheme:dark){:root{--ground:#14161b;--card:#1b1e25;--ink:#e3e6eb;--quiet:#98a1ad;
---rule:#2b3038;--good:#6cb2eb;--bad:#f29a57;--tint:#1d2733;--shadow:none}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,
-"Helvetica Neue",sans-serif;-webkit-text-size-adjust:100%}
-main{max-width:1080px;margin:0 auto;padding:44px 24px 72px}
-h1{font-size:1.75rem;font-weight:650;letter-spacing:-.015em;margin:0;line-height:1.25}
-h2{font-size:1.28rem;font-weight:650;letter-spacing:-.01em;margin:60px 0 0;padding-top:22px;
-border-top:1px solid var(--rule)}
-h3{font-size:1rem;font-weight:650;margin:32px 0 2px}h4{font-size:.9rem;font-weight:600;margin:20px 0 8px}
-p{margin:2px 0 14px;max-width:74ch}.lead{font-size:1.1rem;margin:10px 0 26px}.quiet,figcaption{color:var(--quiet)}
-em{font-style:normal}.won{color:var(--good)}.lost{color:var(--bad)}nav{margin:22px 0 0;font-size:.9rem}
-nav a{color:var(--quiet);margin-right:18px;text-decoration:none;border-bottom:1px solid var(--rule)}
-.tiles,.grid{display:grid;gap:16px;grid-template-columns:repeat(3,minmax(0,1fr))}
-.grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,310px),1fr));margin:10px 0 6px}
-.tile,figure{background:var(--card);border:1px solid var(--rule);border-radius:10px;box-shadow:var(--shadow)}
-.tile{padding:14px 18px}.tile b{display:block;font-size:1.7rem;font-weight:600;letter-spacing:-.02em;line-height:1.25;
-font-variant-numeric:tabular-nums}.tile span{font-size:.86rem;color:var(--quiet);line-height:1.4;display:block}
-figure{margin:0;padding:12px;min-width:0}figure img{display:block;width:100%;height:auto;border-radius:5px}
-figcaption{font-size:.86rem;line-height:1.45;margin-top:8px}figcaption b{color:var(--ink);font-weight:600}
-.strip img{image-rendering:pixelated}.film{padding:0;overflow:hidden}
-.film img{border-radius:0}.film figcaption{margin:0;padding:9px 14px 11px}
-.pairs{max-width:716px}.triple{grid-template-columns:repeat(3,minmax(0,1fr));max-width:860px}
-.wide{overflow-x:auto;margin:10px 0 6px;background:var(--card);border:1px solid var(--rule);border-radius:10px;
-box-shadow:var(--shadow)}
-table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
-th,td{padding:9px 10px;text-align:right;white-space:nowrap;border-top:1px solid var(--rule)}
-thead th{border-top:0;font-weight:500;color:var(--quiet);font-size:.84rem}
-th:first-child,td:first-child{text-align:left;font-weight:400;padding-left:14px}th:last-child,td:last-child{padding-right:14px}
-.facts td,.commands td:last-child,.commands th:last-child{text-align:left}.facts td{white-space:normal}
-.facts tr:first-child>*{border-top:0}tr.ours td,tr.ours th{background:var(--tint);font-weight:600}
-tr.head th{color:var(--quiet);font-size:.84rem;padding-top:16px}
-.bar{position:relative;display:block;min-width:96px;height:14px}
-.bar:before{content:"";position:absolute;left:0;right:0;top:6.5px;height:1px;background:var(--rule)}
-.bar i{position:absolute;top:3px;height:8px;border-radius:4px;background:var(--good);opacity:.32}
-.bar u{position:absolute;top:2px;width:3px;height:10px;margin-left:-1.5px;border-radius:2px;background:var(--good)}
-.baseline .bar i,.baseline .bar u{background:var(--quiet)}
-.strip{display:grid;align-items:center;gap:2px 10px;grid-template-columns:78px 1fr;min-width:620px;padding:12px 14px;
-font-size:.84rem;color:var(--quiet)}.strip img{width:100%;display:block}.strip div{display:flex}
-.strip div span{flex:1;text-align:center}.absent{color:var(--quiet);border:1px dashed var(--rule);border-radius:10px;
-padding:11px 16px;max-width:none;margin:8px 0 0}
-code,pre{font:.88em/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-pre{overflow-x:auto;margin:8px 0;padding:14px 18px;background:var(--card);border:1px solid var(--rule);
-border-radius:10px}
-summary{cursor:pointer;color:var(--quiet);margin:14px 0 0}
-@media(max-width:560px){main{padding:26px 15px 48px}h1{font-size:1.45rem}th,td{padding:8px 10px}.triple{gap:6px}
-.triple figure{padding:5px}.triple figcaption{font-size:.74rem}.tiles{grid-template-columns:1fr 1fr;gap:10px}
-nav a{display:inline-block}tbody th:first-child{white-space:normal;min-width:9.5em;line-height:1.35}
-.tile{padding:11px 13px}.tile b{font-size:1.4rem}}
-"""
+from jepa_wm.report.plots import Plot
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is more than its text."""
+
+    text: str
+    style: str = ""  # CSS class
+    hint: str = ""  # shown while the pointer rests on it
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rate with its interval as a small drawing; all three in 0..1."""
+
+    low: float
+    value: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """The first cell heads the row; a row of style "head" has that cell alone, over all columns."""
+
+    cells: Sequence[str | Cell | Bar]
+    style: str = ""  # "ours", "baseline" or "head"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; one that is wider than the screen scrolls by itself."""
+
+    kind: ClassVar[str] = "table"
+    header: Sequence[str]
+    rows: Sequence[Row]
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG or GIF, written into the page itself."""
+
+    format: str  # "png" or "gif"
+    data: bytes
+    alt: str
+
+    @property
+    def uri(self) -> str:
+        """The address that holds the whole file."""
+        return f"data:image/{self.format};base64,{base64.b64encode(self.data).decode()}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image or a plot with a title and a caption below."""
+
+    picture: Image | Plot
+    title: str
+    caption: str = ""
+    style: str = ""  # of the title: "won" or "lost"
+
+    def svg(self, prefix: str) -> Markup:
+        """The plot for the page, its names made unique by `prefix`; empty for an image."""
+        return Markup(self.picture.svg(prefix)) if isinstance(self.picture, Plot) else Markup()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Figures side by side, as many as the screen has room for."""
+
+    kind: ClassVar[str] = "grid"
+    figures: Sequence[Figure]
+    style: str = ""  # "pairs", "triple" or "films"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Named rows of frames under the steps that they belong to."""
+
+    kind: ClassVar[str] = "strip"
+    steps: Sequence[str]
+    rows: Sequence[tuple[str, Image]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, or with `heading` a small heading."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    style: str = ""
+    heading: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A text as it is in a file, behind its title until that is opened."""
+
+    kind: ClassVar[str] = "listing"
+    title: str
+    text: str
+
+
+Block = Table | Grid | Strip | Text | Listing
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page; without a body it says which command makes it."""
+    """One part of the page; one without blocks says which command makes it."""
 
     key: str
     title: str
-    says: str  # how to read it, one or two sentences of plain text
-    body: str | None  # HTML
-    command: str
+    says: str  # how to read it, one or two sentences
+    blocks: Sequence[Block]
+    stage: str  # what makes it
 
 
 @dataclass(frozen=True)
@@ -86,67 +140,46 @@ class Group:
     sections: Sequence[Section]
 
 
-def page(title: str, head: str, groups: Sequence[Group], *, run: str) -> str:
-    """The whole document; `head` is HTML, `run` the folder named in the commands for what is
-    absent."""
-    links = "".join(f'<a href="#{group.key}">{escape(group.title)}</a>' for group in groups)
-    body = "\n".join(_group(group, run) for group in groups)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"{head}\n<nav>{links}</nav>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+@dataclass(frozen=True)
+class Tile:
+    """One of the few figures at the top."""
+
+    value: str
+    says: str
+    style: str = ""
 
 
-def command_line(command: str, run: str) -> str:
-    """The command that does a command again with the very settings of a run folder."""
-    return (
-        f"jepa-wm {command} --config {shlex.quote(f'{run}/config.yaml')} --run {shlex.quote(run)}"
-    )
+@dataclass(frozen=True)
+class Page:
+    """The whole page; `run` is the folder that the commands for what is absent name."""
+
+    name: str
+    lead: str
+    tiles: Sequence[Tile]
+    groups: Sequence[Group]
+    run: str
+
+    def html(self) -> str:
+        """The document."""
+        environment = Environment(
+            loader=PackageLoader("jepa_wm.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        template = environment.get_template("page.html.j2")
+        return template.render(page=self, command=lambda stage: command_line(stage, self.run))
+
+    def keys(self, *, present: bool) -> list[str]:
+        """The keys of the sections that are there, or of those that are not."""
+        every = [section for group in self.groups for section in group.sections]
+        return [section.key for section in every if bool(section.blocks) == present]
 
 
-def data_uri(kind: str, data: bytes) -> str:
-    """`kind` is "png" or "gif"."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def figure(image: str, caption: str, *, style: str = "") -> str:
-    """`image` and `caption` are HTML."""
-    return f'<figure class="{style}">{image}<figcaption>{caption}</figcaption></figure>'
-
-
-def img(kind: str, data: bytes, alt: str) -> str:
-    return f'<img src="{data_uri(kind, data)}" alt="{escape(alt)}">'
-
-
-def panel(draw: Draw, title: str, caption: str) -> str:
-    """One plot in two renderings, of which the browser shows the one that suits the reader's
-    theme."""
-    light, dark = panels(draw)
-    picture = (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{data_uri("png", dark)}">'
-        f"{img('png', light, f'{title}: {caption}')}</picture>"
-    )
-    return figure(picture, f"<b>{escape(title)}</b> {escape(caption)}")
-
-
-def grid(items: Sequence[str], *, style: str = "") -> str:
-    return f'<div class="grid {style}">{"".join(items)}</div>'
-
-
-def table(header: Sequence[str], rows: Sequence[str], *, style: str = "") -> str:
-    """Rows are HTML of <tr> elements; a table wider than the screen scrolls by itself."""
-    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    head = f"<thead><tr>{cells}</tr></thead>" if header else ""
-    return f'<div class="wide"><table class="{style}">{head}<tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def row(cells: Sequence[str], *, style: str = "") -> str:
-    """Cells are HTML, the first one heads the row."""
-    first, *rest = cells
-    inner = "".join(f"<td>{cell}</td>" for cell in rest)
-    return f'<tr class="{style}"><th scope="row">{first}</th>{inner}</tr>'
+def command_line(stage: str, run: str) -> str:
+    """The command that does a stage again with the very settings of a run folder."""
+    return f"jepa-wm {stage} --config {shlex.quote(f'{run}/config.yaml')} --run {shlex.quote(run)}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -156,15 +189,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:#.{digits}g}"
 
 
-def _group(group: Group, run: str) -> str:
-    return f'<h2 id="{group.key}">{escape(group.title)}</h2>\n' + "\n".join(
-        _section(s, run) for s in group.sections
-    )
+def percent(rate: float | None) -> str:
+    """A share as a percentage with one decimal."""
+    return "–" if rate is None else f"{100 * rate:.1f} %"
 
 
-def _section(section: Section, run: str) -> str:
-    head = f'<section id="{section.key}">\n<h3>{escape(section.title)}</h3>\n'
-    if section.body is None:
-        command = f"<code>{escape(command_line(section.command, run))}</code>"
-        return f'{head}<p class="absent">Not there yet: {command} makes it.</p>\n</section>'
-    return f"{head}<p class=quiet>{escape(section.says)}</p>\n{section.body}\n</section>"
+def with_unit(value: float | None, unit: str | None, digits: int = 3) -> str:
+    """A number with its unit, where it has one."""
+    return f"{number(value, digits)} {unit or ''}".rstrip()
+
+
+def clock(seconds: float | None) -> str:
+    """12.3 s, 4 min 05 s, 1 h 12 min."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

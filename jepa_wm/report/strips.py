@@ -1,20 +1,21 @@
 """Film strips of what is imagined: each imagined latent shown as the real frame whose latent lies
 nearest.
 
-n strips, H horizon, M frames in the bank, h, w frame size, N latent tokens of width D.
+C clips, H horizon, h x w a frame; M frames in the bank, Q queries, N latent tokens of width D.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import torch
 
 from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.windows import WindowSampler, usual_steps
-from jepa_wm.report.retrieval import FrameBank
 from jepa_wm.world_model.vjepa2_ac import RobotModel
 from jepa_wm.world_model.vjepa2_ac_rollout import pose_blocks
 from jepa_wm.world_model.world_model import WorldModel
@@ -23,7 +24,7 @@ STRIPS, HORIZON, BANK = 4, 8, 3000
 
 
 def make_strips(run: Run, path: Path) -> None:
-    """Write `true`, `imagined` and `shuffled`, each [n, H+1, h, w, 3] uint8, from held-out
+    """Write `true`, `imagined` and `shuffled`, each [C, H+1, h, w, 3] uint8, from held-out
     episodes of a trained run.
 
     All three start at the same real frame, up to which the model has seen as many as when an agent
@@ -38,7 +39,7 @@ def make_strips(run: Run, path: Path) -> None:
     sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1,
                             setting="film strips: frames seen and imagined")  # fmt: skip
     episode, frame, actions = sampler.batch(0, STRIPS)
-    rows = data.offsets[episode] + frame  # [n, seen + H]
+    rows = data.offsets[episode] + frame  # [C, context + H]
     true = data.frames[rows[:, seen - 1 :]]
     bank = _bank(model, data.frames, len(data.actions))
     frames = [torch.from_numpy(data.frames[some]) for some in rows.T[:seen]]
@@ -71,3 +72,62 @@ def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:
     rows = np.unique(np.linspace(0, count - 1, min(BANK, count)).astype(np.int64))
     latents = model.compared(model.encode(torch.from_numpy(frames[rows])))
     return FrameBank(latents.flatten(1).cpu().numpy(), rows)
+
+
+class FrameBank:
+    """Latents of real frames, with the numbers of the rows that these frames are stored in."""
+
+    def __init__(self, latents: np.ndarray, rows: np.ndarray) -> None:
+        """`latents` [M, D] float32 and `rows` [M] integers; raises ValueError if empty or if they
+        do not fit."""
+        latents = _matrix("latents", latents)
+        rows = np.asarray(rows)
+        if len(latents) == 0:
+            raise ValueError(
+                "latents: the frame bank is empty; build it from the latents of at least one real frame"
+            )
+        if rows.shape != (len(latents),) or not np.issubdtype(rows.dtype, np.integer):
+            raise ValueError(
+                f"rows: one integer a latent is needed, got {rows.dtype} of shape {rows.shape} for {len(latents)}"
+            )
+        self.rows = rows.astype(np.int64)
+        self._latents = latents
+        self._index: Any = faiss.IndexFlatL2(latents.shape[1])
+        self._index.add(latents)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """D, the number of values in a latent."""
+        return int(self._latents.shape[1])
+
+    def nearest(self, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers [Q] int64, Euclidean distances [Q] float32) of the real frames nearest to
+        `latents` [Q, D].
+
+        Raises ValueError if the width is not the bank's or a value is not finite.
+        """
+        queries = _matrix("latents", latents)
+        if queries.shape[1] != self.width:
+            raise ValueError(
+                f"latents: width {queries.shape[1]}, but the bank holds latents of width {self.width}; "
+                "pool or flatten both in the same way"
+            )
+        if len(queries) == 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        nearest = self._index.search(queries, 1)[1][:, 0]
+        # faiss expands |a - b|^2, which is inexact for near neighbours: measure these few again.
+        return self.rows[nearest], np.linalg.norm(queries - self._latents[nearest], axis=1)
+
+
+def _matrix(name: str, value: np.ndarray) -> np.ndarray:
+    """`value` as contiguous float32 [rows, D]; raises ValueError naming it if it is something
+    else."""
+    matrix = np.ascontiguousarray(value, dtype=np.float32)
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise ValueError(f"{name}: a matrix [rows, width] is needed, got shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name}: holds values that are not finite; check what made them")
+    return matrix
