@@ -18,7 +18,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core import files, lock
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
-from jepa_wm.data.h5 import open_h5
+from jepa_wm.data.hdf5 import open_h5
 from jepa_wm.features import cache
 
 COLLECT = ["collect", "--config", "debug", "collect.episodes=4", "collect.heldout_episodes=2"]

@@ -3,7 +3,9 @@ damaged file."""
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.registry import FORMATS, format_of, open_source
-from jepa_wm.data.readers.view import Chosen, View, as_frames
+from jepa_wm.data.readers.channels import usual
+from jepa_wm.data.readers.choice import Chosen
+from jepa_wm.data.readers.registry import format_of, formats, open_source
+from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import Trajectories
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -91,13 +95,58 @@ def test_a_format_is_named_or_recognised(tmp_path):
     assert open_source(path, "npz").lengths.sum() == ROWS
     with pytest.raises(UserError, match="gone: no such file or folder"):
         open_source(tmp_path / "gone")
-    with pytest.raises(UserError, match=f"--format npx: is none of {', '.join(FORMATS)}"):
+    with pytest.raises(UserError, match=f"--format npx: is none of {', '.join(formats())}"):
         open_source(path, "npx")
     (tmp_path / "notes.txt").write_text("no data")
     with pytest.raises(
         UserError, match="no trajectory format is recognised; name one with --format"
     ):
         open_source(tmp_path / "notes.txt")
+
+
+THEIRS = '''
+import numpy as np
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import FlatRows
+
+@READERS.register("blocks")
+class Blocks:
+    """A pair of files: NAME.blocks with frames, NAME.moves with actions; one episode."""
+
+    @staticmethod
+    def recognises(path):
+        return path.suffix == ".blocks"
+
+    @staticmethod
+    def open(path):
+        actions = np.fromfile(path.with_suffix(".moves"), "f4").reshape(-1, 2)
+        frames = np.fromfile(path, "u1").reshape(len(actions), 16, 16, 3)
+        return FlatRows(path, {"pixels": frames, "action": actions}, np.array([len(actions)]))
+'''
+
+
+def test_a_reader_of_others_converts_without_a_change_here(tmp_path):
+    """A package with one file and one entry point: its format is recognised and listed."""
+    package = tmp_path / "their_package"
+    (package / "their_reader-1.0.dist-info").mkdir(parents=True)
+    (package / "their_reader.py").write_text(THEIRS)
+    (package / "their_reader-1.0.dist-info/METADATA").write_text("Name: their_reader\nVersion: 1")
+    (package / "their_reader-1.0.dist-info/entry_points.txt").write_text(
+        "[jepa_wm.readers]\nblocks = their_reader\n"
+    )
+    frames = np.random.default_rng(0).integers(256, size=(6, 16, 16, 3), dtype=np.uint8)
+    frames.tofile(tmp_path / "run.blocks")
+    np.arange(12, dtype="f4").tofile(tmp_path / "run.moves")
+
+    words = ["convert", str(tmp_path / "run.blocks"), str(tmp_path / "out.h5")]
+    done = subprocess.run(
+        [sys.executable, "-m", "jepa_wm", *words], env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    data = Trajectories(tmp_path / "out.h5")
+    assert (np.asarray(data.frames[:]) == frames).all() and data.actions[1].tolist() == [2, 3]
+    assert "blocks" not in formats(), "known only where the package is"
 
 
 def test_discrete_actions_become_one_hot(tmp_path):
@@ -184,11 +233,11 @@ def test_wider_integers_are_not_cut_to_bytes(tmp_path):
 
 def test_pictures_of_every_layout_become_frames():
     colour = np.random.default_rng(0).integers(256, size=(2, 16, 20, 4), dtype=np.uint8)
-    assert (as_frames(colour) == colour[..., :3]).all()
-    assert (as_frames(np.moveaxis(colour[..., :3], -1, 1)) == colour[..., :3]).all()
-    assert (as_frames(colour[..., 0]) == colour[..., :1]).all() and as_frames(
-        colour[..., :1]
-    ).shape[-1] == 3
+    channels_first = np.moveaxis(colour[..., :3], -1, 1)
+    assert (usual(4).frames(colour) == colour[..., :3]).all()
+    assert (usual(3).frames(channels_first) == colour[..., :3]).all()
+    grey = usual(1).frames(colour[..., 0])
+    assert grey.shape[-1] == 3 and (grey == colour[..., :1]).all()
 
 
 @pytest.mark.parametrize(("scale", "low"), [(1 / 255, 0), (1, 0), (1, -1)])

@@ -14,7 +14,7 @@ import pytest
 import jepa_wm
 from jepa_wm.core import commands
 from jepa_wm.core.arguments import parse
-from jepa_wm.data.readers.registry import FORMATS
+from jepa_wm.data.readers.registry import READERS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
@@ -121,12 +121,9 @@ def test_the_command_line_finds_each(words):
     assert missing(parse(words).target) is None
 
 
-def test_every_format_is_a_module_with_what_reading_takes():
-    for module in FORMATS.values():
-        assert all(
-            callable(getattr(importlib.import_module(module), name))
-            for name in ("recognises", "open_source")
-        )
+def test_every_format_has_what_reading_takes():
+    for name in READERS:
+        assert all(callable(getattr(READERS.get(name), part)) for part in ("recognises", "open"))
 
 
 def test_what_is_not_there_is_noticed():

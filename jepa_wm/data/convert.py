@@ -21,7 +21,7 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.data.duplicates import refuse_parted
 from jepa_wm.data.frames import resized
 from jepa_wm.data.quantities import described
-from jepa_wm.data.readers.arguments import add_column_arguments, chosen
+from jepa_wm.data.readers.choice import add_column_arguments, chosen
 from jepa_wm.data.readers.registry import open_source
 from jepa_wm.data.readers.source import leave_out
 from jepa_wm.data.readers.view import View

@@ -14,8 +14,8 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.data import inspect_videos
 from jepa_wm.data.contact_sheet import contact_sheet
 from jepa_wm.data.convert import action_statistics
-from jepa_wm.data.readers.arguments import add_column_arguments, chosen
-from jepa_wm.data.readers.registry import FORMATS, format_of, open_source
+from jepa_wm.data.readers.choice import add_column_arguments, chosen
+from jepa_wm.data.readers.registry import format_of, open_source
 from jepa_wm.data.readers.source import Source, leave_out
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.video_set import is_index
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", help="trajectories, or a folder or manifest of videos"
     )
-    add_column_arguments(parser, formats=(*FORMATS, VIDEOS))
+    add_column_arguments(parser, more_formats=(VIDEOS,))
     parser.add_argument("--sheet", metavar="OUT.png", help="write a contact sheet of frames there")
 
 

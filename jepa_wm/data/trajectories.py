@@ -16,8 +16,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError, some
 from jepa_wm.core.files import fingerprint, mapped
-from jepa_wm.data.h5 import open_h5
-from jepa_wm.data.hdf5_filters import missing_filter
+from jepa_wm.data.hdf5 import missing_filter, open_h5
 
 ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
 ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.h5 import open_h5
+from jepa_wm.data.hdf5 import open_h5
 from jepa_wm.data.videos import Entry, Unreadable, look
 
 COLUMNS = {

@@ -12,47 +12,52 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.h5 import open_h5
-from jepa_wm.data.readers.columns import Array
-from jepa_wm.data.readers.encoded import with_pictures
-from jepa_wm.data.readers.hdf5 import SUFFIXES
-from jepa_wm.data.readers.source import About, EpisodeArrays, numbered, reading
+from jepa_wm.data.hdf5 import open_h5
+from jepa_wm.data.readers.hdf5 import SUFFIXES, with_pictures
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import EpisodeArrays, numbered
+from jepa_wm.data.readers.source import About, Array, reading
 from jepa_wm.data.samples import visible
 
 UNREAD = 2  # frames that an episode whose file is damaged counts as: enough to be asked for, and refused by number
 
 
-def recognises(path: Path) -> bool:
-    return any(_is_episode(file) for file in _files(path))
+@READERS.register("aloha")
+class AlohaReader:
+    """A folder of files with `action` and `observations`, or one of them."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return any(_is_episode(file) for file in _files(path))
 
-def open_source(path: Path) -> EpisodeArrays:
-    """The episodes of a folder by the numbers in their files' names, or of one file; UserError
-    where there is none."""
-    files = {file.stem: file for file in _files(path)}
-    if not files:
-        raise UserError(f"{path}: holds no .hdf5 file; name the folder of the episodes")
-    stems, numbers = numbered(list(files))
+    @staticmethod
+    def open(path: Path) -> EpisodeArrays:
+        """The episodes of a folder by the numbers in their files' names, or of one file; UserError
+        where there is none."""
+        files = {file.stem: file for file in _files(path)}
+        if not files:
+            raise UserError(f"{path}: holds no .hdf5 file; name the folder of the episodes")
+        stems, numbers = numbered(list(files))
 
-    def opened(episode: int) -> dict[str, Array]:
-        file = files[stems[episode]]
-        with reading(file):
-            arrays = with_pictures(open_h5(file))
-        if "action" not in arrays:
-            raise UserError(f"{file}: has no 'action', as files of ALOHA have; copy it again")
-        return arrays
+        def opened(episode: int) -> dict[str, Array]:
+            file = files[stems[episode]]
+            with reading(file):
+                arrays = with_pictures(open_h5(file))
+            if "action" not in arrays:
+                raise UserError(f"{file}: has no 'action', as files of ALOHA have; copy it again")
+            return arrays
 
-    def length(episode: int) -> int:
-        try:
-            with reading(files[stems[episode]]), open_h5(files[stems[episode]]) as file:
-                return len(file["action"]) if "action" in file else UNREAD
-        except UserError:  # said when the episode is read
-            return UNREAD
+        def length(episode: int) -> int:
+            try:
+                with reading(files[stems[episode]]), open_h5(files[stems[episode]]) as file:
+                    return len(file["action"]) if "action" in file else UNREAD
+            except UserError:  # said when the episode is read
+                return UNREAD
 
-    lengths = np.array([length(episode) for episode in range(len(stems))])
-    return EpisodeArrays(
-        path, opened, lengths, about=About(action_kind="absolute"), numbers=numbers
-    )
+        lengths = np.array([length(episode) for episode in range(len(stems))])
+        return EpisodeArrays(
+            path, opened, lengths, about=About(action_kind="absolute"), numbers=numbers
+        )
 
 
 def _files(path: Path) -> list[Path]:

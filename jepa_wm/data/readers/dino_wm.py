@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.columns import Array
-from jepa_wm.data.readers.source import About, EpisodeArrays, reading
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import EpisodeArrays
+from jepa_wm.data.readers.source import About, Array, reading
 from jepa_wm.data.video import Video
 
 TABLES = {
@@ -30,52 +31,57 @@ MORE = {
 }
 
 
-def recognises(path: Path) -> bool:
-    return (path / "states.pth").is_file() or (path / "train/states.pth").is_file()
+@READERS.register("dino_wm")
+class DinoWmReader:
+    """A folder that holds `states.pth`."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return (path / "states.pth").is_file() or (path / "train/states.pth").is_file()
 
-def open_source(path: Path) -> EpisodeArrays:
-    """The episodes of a folder of tensors; UserError for one that holds a train and a val folder
-    of them."""
-    if not (path / "states.pth").is_file():
-        raise UserError(
-            f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}"
-        )
-    tables = {
-        name: _tensor(path / f"{stem}.pth").numpy()
-        for name, stem in {**TABLES, **MORE}.items()
-        if (path / f"{stem}.pth").is_file()
-    }
-    videos = sorted(
-        (path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2])
-    )
-    episodes = len(tables["state"])
-    if [int(file.stem.rpartition("_")[2]) for file in videos] != list(range(episodes)):
-        lost = sorted(
-            set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos}
-        )
-        missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
-        raise UserError(
-            f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; "
-            "copy it again"
-        )
-
-    def opened(episode: int) -> dict[str, Array]:
-        frames = _frames(videos[episode])
-        length = frames.shape[0]
-        numbers = {
-            name: table[episode, :length] for name, table in tables.items() if table.ndim > 2
+    @staticmethod
+    def open(path: Path) -> EpisodeArrays:
+        """The episodes of a folder of tensors; UserError for one that holds a train and a val
+        folder of them."""
+        if not (path / "states.pth").is_file():
+            raise UserError(
+                f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}"
+            )
+        tables = {
+            name: _tensor(path / f"{stem}.pth").numpy()
+            for name, stem in {**TABLES, **MORE}.items()
+            if (path / f"{stem}.pth").is_file()
         }
-        return {"pixels": frames, **numbers}
+        videos = sorted(
+            (path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2])
+        )
+        episodes = len(tables["state"])
+        if [int(file.stem.rpartition("_")[2]) for file in videos] != list(range(episodes)):
+            lost = sorted(
+                set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos}
+            )
+            missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
+            raise UserError(
+                f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; "
+                "copy it again"
+            )
 
-    def length(video: Path) -> int:
-        try:
-            return _frames(video).shape[0]
-        except UserError:  # said when the episode is read
-            return int(tables["state"].shape[1])
+        def opened(episode: int) -> dict[str, Array]:
+            frames = _frames(videos[episode])
+            length = frames.shape[0]
+            numbers = {
+                name: table[episode, :length] for name, table in tables.items() if table.ndim > 2
+            }
+            return {"pixels": frames, **numbers}
 
-    lengths = [length(video) for video in videos]
-    return EpisodeArrays(path, opened, np.array(lengths), about=About())
+        def length(video: Path) -> int:
+            try:
+                return _frames(video).shape[0]
+            except UserError:  # said when the episode is read
+                return int(tables["state"].shape[1])
+
+        lengths = [length(video) for video in videos]
+        return EpisodeArrays(path, opened, np.array(lengths), about=About())
 
 
 class _VideoRows:

@@ -3,60 +3,73 @@ of an episode."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError, some
-from jepa_wm.data.h5 import open_h5
-from jepa_wm.data.hdf5_filters import missing_filter, unwritten_row
-from jepa_wm.data.readers.columns import Array, Locked
-from jepa_wm.data.readers.source import About, FlatRows, episode_lengths, leave_out, reading
+from jepa_wm.data.hdf5 import missing_filter, open_h5, unwritten_row
+from jepa_wm.data.images import read_picture
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import FlatRows, episode_lengths
+from jepa_wm.data.readers.source import About, Array, Column, Locked, leave_out, reading
 from jepa_wm.data.trajectories import ACTION_KINDS, attribute_text
 
 SUFFIXES = (".h5", ".hdf5")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG")  # the first bytes of JPEG and of PNG files
 NOT_ROWS = ("ep_len", "ep_offset", "episode_ends")
 
 
-def recognises(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES
+@READERS.register("hdf5")
+class Hdf5Reader:
+    """Any other HDF5 file."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return path.is_file() and path.suffix.lower() in SUFFIXES
 
-def open_source(path: Path) -> Hdf5Rows:
-    """The file's rows; data sets in groups are named group/name, and what lies under `metadata` is
-    passed over."""
-    with reading(path):
-        file = open_h5(path)
-    arrays = tree_arrays(file)
-    lengths = episode_lengths(arrays)
-    if lengths is None:
-        raise UserError(
-            f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or "
-            "terminals and timeouts, or "
-            f"the layout of robomimic or ALOHA; it has {some(arrays)}"
-        )
-    rows = {
-        name: array
-        for name, array in arrays.items()
-        if name not in NOT_ROWS and not name.startswith("metadata")
-    }
-    offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
-    names, units = (
-        {
-            column: tuple(attribute_text(file.attrs[f"{column}_{kind}"]).split())
-            for column in ("action", "state")
-            if f"{column}_{kind}" in file.attrs
+    @staticmethod
+    def open(path: Path) -> Hdf5Rows:
+        """The file's rows; data sets in groups are named group/name, and what lies under
+        `metadata` is passed over."""
+        with reading(path):
+            file = open_h5(path)
+        arrays = tree_arrays(file)
+        lengths = episode_lengths(arrays)
+        if lengths is None:
+            raise UserError(
+                f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or "
+                "terminals and timeouts, or "
+                f"the layout of robomimic or ALOHA; it has {some(arrays)}"
+            )
+        rows = {
+            name: array
+            for name, array in arrays.items()
+            if name not in NOT_ROWS and not name.startswith("metadata")
         }
-        for kind in ("names", "units")
-    )
-    fps = file.attrs.get("fps")
-    said = attribute_text(file.attrs.get("action_kind", ""))
-    kind = next((kind for kind in ACTION_KINDS if kind == said), None)
-    about = About(
-        float(fps) if fps else None, names, units, action_kind=kind, attributes=dict(file.attrs)
-    )
-    return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
+        offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
+        names, units = (
+            {
+                column: tuple(attribute_text(file.attrs[f"{column}_{kind}"]).split())
+                for column in ("action", "state")
+                if f"{column}_{kind}" in file.attrs
+            }
+            for kind in ("names", "units")
+        )
+        fps = file.attrs.get("fps")
+        said = attribute_text(file.attrs.get("action_kind", ""))
+        kind = next((kind for kind in ACTION_KINDS if kind == said), None)
+        about = About(
+            float(fps) if fps else None,
+            names,
+            units,
+            action_kind=kind,
+            attributes=dict(file.attrs),
+        )
+        return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
 
 
 class Hdf5Rows(FlatRows):
@@ -87,3 +100,72 @@ def tree_arrays(group: h5py.Group) -> dict[str, Array]:
 
     group.visititems(visit)
     return found
+
+
+class EncodedRows:
+    """Rows of image files as rows of pictures; what pads a file to the length of others is passed
+    over."""
+
+    def __init__(self, files: h5py.Dataset) -> None:
+        self._files, self.dtype = files, np.dtype(np.uint8)
+        self.shape: tuple[int, ...] = (len(files), *self._picture(0, files[0]).shape)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        first = rows.indices(len(self._files))[0]
+        return np.stack(
+            [self._picture(first + i, file) for i, file in enumerate(self._files[rows])]
+        )
+
+    def _picture(self, row: int, file: Any) -> np.ndarray:
+        content = _bytes(file)
+        if not content.startswith(MAGIC):
+            where = Path(self._files.file.filename)
+            raise UserError(
+                f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: "
+                "copy it again"
+            )
+        return np.asarray(
+            read_picture(io.BytesIO(content), f"{self._files.file.filename}, {self._files.name}")
+        )
+
+
+def with_pictures(group: h5py.Group) -> dict[str, Array]:
+    """All arrays below a group by their path, as `tree_arrays`, files of pictures decoded."""
+    found = tree_arrays(group)
+    for name, array in found.items():
+        if (
+            isinstance(array, h5py.Dataset)
+            and Column.of(array).picture
+            and unwritten_row(array, 0, len(array)) is not None
+        ):
+            found[name] = Locked(array.shape, array.dtype, "was never written to its end")
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape and _holds_pictures(item):
+            found[name] = EncodedRows(item)
+
+    group.visititems(visit)
+    return found
+
+
+def _holds_pictures(dataset: h5py.Dataset) -> bool:
+    """Files of equal or padded length are a table of bytes or byte strings, others rows of varying
+    length."""
+    varying = h5py.check_vlen_dtype(dataset.dtype) == np.uint8 and dataset.ndim == 1
+    table = dataset.dtype == np.uint8 and dataset.ndim == 2
+    strings = (
+        dataset.dtype.kind in "SO"
+        and dataset.ndim == 1
+        and (dataset.dtype.kind == "S" or _is_bytes(dataset))
+    )
+    return (
+        (varying or table or strings) and len(dataset) > 0 and _bytes(dataset[0]).startswith(MAGIC)
+    )
+
+
+def _is_bytes(dataset: h5py.Dataset) -> bool:
+    return h5py.check_string_dtype(dataset.dtype) is not None
+
+
+def _bytes(file: Any) -> bytes:
+    return bytes(file.tobytes()) if isinstance(file, np.ndarray) else bytes(file)

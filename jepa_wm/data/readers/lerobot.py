@@ -24,20 +24,26 @@ from jepa_wm.data.readers.lerobot_meta import (
     places_3,
     read_info,
 )
+from jepa_wm.data.readers.registry import READERS
 from jepa_wm.data.readers.source import About, leave_out, needs, reading
 from jepa_wm.data.video import Video, VideoError
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
-def recognises(path: Path) -> bool:
-    return (path / "meta/info.json").is_file()
+@READERS.register("lerobot")
+class LeRobotReader:
+    """A folder that holds `meta/info.json`."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return (path / "meta/info.json").is_file()
 
-def open_source(path: Path) -> LeRobot:
-    """The data set whose folder holds `meta`; UserError for versions before 2 and for tables that
-    disagree."""
-    return LeRobot(path)
+    @staticmethod
+    def open(path: Path) -> LeRobot:
+        """The data set whose folder holds `meta`; UserError for versions before 2 and for tables
+        that disagree."""
+        return LeRobot(path)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.text import read_text
-from jepa_wm.data.readers.columns import Column
-from jepa_wm.data.readers.source import reading
+from jepa_wm.data.readers.source import Column, reading
 from jepa_wm.data.samples import visible
 
 PICTURES = ("video", "image")

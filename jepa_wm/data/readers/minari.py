@@ -13,47 +13,54 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.text import read_text
-from jepa_wm.data.h5 import open_h5
-from jepa_wm.data.readers.columns import Array
-from jepa_wm.data.readers.encoded import with_pictures
-from jepa_wm.data.readers.source import About, EpisodeArrays, reading
+from jepa_wm.data.hdf5 import open_h5
+from jepa_wm.data.readers.hdf5 import with_pictures
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import EpisodeArrays
+from jepa_wm.data.readers.source import About, Array, reading
 
 PLACES = ("data/main_data.hdf5", "main_data.hdf5")
 
 
-def recognises(path: Path) -> bool:
-    return (
-        path.name == "main_data.hdf5"
-        or _main_file(path) is not None
-        or (path / "data/metadata.json").exists()
-    )
+@READERS.register("minari")
+class MinariReader:
+    """`main_data.hdf5`, or a folder with it."""
 
-
-def open_source(path: Path) -> EpisodeArrays:
-    """Episodes in the order of their numbers; parts of a dict observation are named
-    observations/part."""
-    main = path if path.is_file() else _main_file(path)
-    if main is None:
-        raise UserError(
-            f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: "
-            "convert it there"
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return (
+            path.name == "main_data.hdf5"
+            or _main_file(path) is not None
+            or (path / "data/metadata.json").exists()
         )
-    with reading(main):
-        file = open_h5(main)
-        names = sorted(
-            (name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])
+
+    @staticmethod
+    def open(path: Path) -> EpisodeArrays:
+        """Episodes in the order of their numbers; parts of a dict observation are named
+        observations/part."""
+        main = path if path.is_file() else _main_file(path)
+        if main is None:
+            raise UserError(
+                f"{path}: has no data/main_data.hdf5; of Minari's storages only HDF5 is read: "
+                "convert it there"
+            )
+        with reading(main):
+            file = open_h5(main)
+            names = sorted(
+                (name for name in file if name.startswith("episode_")),
+                key=lambda name: int(name[8:]),
+            )
+            lengths = np.array([_frames(main, file[name]) for name in names])
+
+        about, numbers = (
+            About(choices=_choices(main, file)),
+            np.array([int(name[8:]) for name in names]),
         )
-        lengths = np.array([_frames(main, file[name]) for name in names])
 
-    about, numbers = (
-        About(choices=_choices(main, file)),
-        np.array([int(name[8:]) for name in names]),
-    )
+        def opened(episode: int) -> dict[str, Array]:
+            return with_pictures(file[names[episode]])
 
-    def opened(episode: int) -> dict[str, Array]:
-        return with_pictures(file[names[episode]])
-
-    return EpisodeArrays(main, opened, lengths, about=about, numbers=numbers)
+        return EpisodeArrays(main, opened, lengths, about=about, numbers=numbers)
 
 
 def _main_file(path: Path) -> Path | None:

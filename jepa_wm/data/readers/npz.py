@@ -13,48 +13,50 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import mapped
-from jepa_wm.data.readers.columns import Column
-from jepa_wm.data.readers.source import (
-    About,
-    EpisodeArrays,
-    FlatRows,
-    Source,
-    episode_lengths,
-    numbered,
-    reading,
-)
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import EpisodeArrays, FlatRows, episode_lengths, numbered
+from jepa_wm.data.readers.source import About, Column, Source, reading
 from jepa_wm.data.samples import is_hidden, visible
 
 TABLES = ("ep_len", "ep_offset", "episode_ends")
 ACTIONS = ("action", "actions")
 
 
-def recognises(path: Path) -> bool:
-    return path.suffix == ".npz" or (path.is_dir() and any(visible(path.glob("*.npz"))))
+@READERS.register("npz")
+class NpzReader:
+    """An archive, or a folder of archives."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return path.suffix == ".npz" or (path.is_dir() and any(visible(path.glob("*.npz"))))
 
-def open_source(path: Path) -> Source:
-    if path.is_dir():
-        return _folder(path)
-    arrays = archive(path)
-    lengths = episode_lengths(arrays)
-    if lengths is not None:
-        return FlatRows(
-            path, {name: array for name, array in arrays.items() if name not in TABLES}, lengths
-        )
-    together = _episodes_by_frames(arrays)
-    if together is not None:
-        flat = {
-            name: array.merged() for name, array in arrays.items() if array.shape[:2] == together
+    @staticmethod
+    def open(path: Path) -> Source:
+        if path.is_dir():
+            return _folder(path)
+        arrays = archive(path)
+        lengths = episode_lengths(arrays)
+        if lengths is not None:
+            return FlatRows(
+                path,
+                {name: array for name, array in arrays.items() if name not in TABLES},
+                lengths,
+            )
+        together = _episodes_by_frames(arrays)
+        if together is not None:
+            flat = {
+                name: array.merged()
+                for name, array in arrays.items()
+                if array.shape[:2] == together
+            }
+            return FlatRows(path, flat, np.full(*together))
+        length = _rows(arrays)
+        kept = {
+            name: array
+            for name, array in arrays.items()
+            if array.shape and array.shape[0] in (length, length - 1)
         }
-        return FlatRows(path, flat, np.full(*together))
-    length = _rows(arrays)
-    kept = {
-        name: array
-        for name, array in arrays.items()
-        if array.shape and array.shape[0] in (length, length - 1)
-    }
-    return EpisodeArrays(path, lambda episode: kept, np.array([length]), about=_about(kept))
+        return EpisodeArrays(path, lambda episode: kept, np.array([length]), about=_about(kept))
 
 
 def archive(path: Path) -> dict[str, Member]:

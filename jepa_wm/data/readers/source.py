@@ -1,5 +1,5 @@
-"""What a trajectory format offers to the rest of the library, and two shapes that most formats
-fit.
+"""What a trajectory format offers to the rest of the library: episodes of columns, and what is
+said of them.
 
 E episodes, L frames of one, N rows of all. Row t of an episode holds what was seen at t and the
 action taken there; the last action leads nowhere."""
@@ -7,21 +7,75 @@ action taken there; the last action leads nowhere."""
 from __future__ import annotations
 
 import importlib
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.columns import Array, Column, Locked
 from jepa_wm.data.trajectories import ActionKind
+
+MOST_CHANNELS = 16  # that frames stacked in one picture may have if they are no multiple of three
+
+
+class Array(Protocol):
+    """What HDF5 data sets, zarr arrays, memory maps and streamed members of an archive have in
+    common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Locked:
+    """An array that is there, but cannot be read before something is installed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    locked: str  # how it is stored, and what to install
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        raise UserError(self.locked)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One kind of number or picture that every row has."""
+
+    shape: tuple[int, ...]  # of one row
+    dtype: np.dtype
+    picture: bool
+    locked: str | None = None  # why it cannot be read here, and what to install
+
+    @classmethod
+    def of(cls, array: Array) -> Column:
+        """The column of an array [n, ...]; pictures are told from numbers by their shape."""
+        shape, dtype = tuple(array.shape[1:]), np.dtype(array.dtype)
+        sides = sorted(shape)
+        locked = getattr(array, "locked", None)
+        frames = len(shape) == 3 and sides[1] >= 8 and sides[0] in (shape[0], shape[2])
+        coloured = frames and (sides[0] in (1, 3, 4) or sides[0] % 3 == 0)
+        stacked = (
+            frames and dtype == np.uint8 and sides[0] < sides[1] and sides[0] <= MOST_CHANNELS
+        )
+        grey = len(shape) == 2 and dtype == np.uint8 and sides[0] >= 16
+        apart = (
+            len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3) and min(shape[1:3]) >= 8
+        )  # k frames each
+        return cls(
+            shape,
+            dtype,
+            coloured or stacked or grey or (apart and shape[0] <= MOST_CHANNELS),
+            locked,
+        )
 
 
 @dataclass(frozen=True)
@@ -67,179 +121,6 @@ class Checked(Source, Protocol):
         """UserError if a row that the episode at a place is said to have is missing from a
         column."""
         ...
-
-
-class FlatRows:
-    """All episodes end to end in arrays of N rows; arrays of E entries are about episodes and
-    passed over."""
-
-    def __init__(
-        self,
-        path: Path,
-        arrays: Mapping[str, Array],
-        lengths: np.ndarray,
-        *,
-        offsets: np.ndarray | None = None,
-        about: About | None = None,
-    ) -> None:
-        self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about or About()
-        self.numbers = np.arange(len(self.lengths))
-        self.offsets = (
-            np.cumsum(self.lengths) - self.lengths
-            if offsets is None
-            else np.asarray(offsets, np.int64)
-        )
-        if not len(self.lengths) or self.lengths.min() < 0:
-            raise UserError(
-                f"{path}: has no episodes, or one of negative length; its table of episodes is "
-                "damaged"
-            )
-        rows = int((self.offsets + self.lengths).max())
-        self._arrays = {
-            name: array
-            for name, array in arrays.items()
-            if len(array.shape) and (array.shape[0] >= rows or array.shape[0] != len(self.lengths))
-        }
-        short = [
-            f"'{name}' {array.shape[0]}"
-            for name, array in self._arrays.items()
-            if array.shape[0] < rows
-        ]
-        if short:
-            raise UserError(
-                f"{path}: the episodes need {rows} rows, but there are fewer of "
-                f"{', '.join(short)}; "
-                "the file was cut short or its episode lengths are wrong: make it or copy it again"
-            )
-        self.columns = {name: Column.of(array) for name, array in self._arrays.items()}
-
-    def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
-        first = int(self.offsets[episode])
-        with reading(self.path):
-            return np.asarray(self._arrays[column][first + start : first + stop])
-
-
-class EpisodeArrays:
-    """Every episode with arrays of its own, opened when it is read; the last few stay open.
-
-    Numbers may have one row fewer than there are frames (no action is taken at the last one): a
-    row of zeros stands in for it."""
-
-    def __init__(
-        self,
-        path: Path,
-        opened: Callable[[int], Mapping[str, Array]],
-        lengths: np.ndarray,
-        *,
-        about: About,
-        numbers: np.ndarray | None = None,
-    ) -> None:
-        """`numbers` [E]: what the episodes are called; counted from 0 where the format does not
-        number them."""
-        self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about
-        self.numbers = (
-            np.arange(len(self.lengths)) if numbers is None else np.asarray(numbers, np.int64)
-        )
-        if not len(self.lengths):
-            raise UserError(f"{path}: has no episodes")
-        self._opened = lru_cache(maxsize=4)(opened)
-        self.columns = {
-            name: Column.of(array) for name, array in self._whole().items() if len(array.shape)
-        }
-
-    def _whole(self) -> Mapping[str, Array]:
-        """The arrays of the first episode that can be opened and read, else of the first that can
-        be opened."""
-        first: Mapping[str, Array] | None = None
-        for e in range(len(self.lengths)):
-            try:
-                arrays = self._opened(e)
-            except UserError:
-                continue
-            if not any(isinstance(array, Locked) for array in arrays.values()):
-                return arrays
-            first = first or arrays
-        return first or self._opened(0)
-
-    def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
-        length, number = int(self.lengths[episode]), int(self.numbers[episode])
-        with reading(self.path):
-            try:
-                arrays = self._opened(episode)
-            except UserError as error:
-                raise UserError(f"episode {number}: {error}; {leave_out(number)}") from error
-            if column not in arrays:
-                raise UserError(
-                    f"{self.path}: episode {number} has no '{column}'; {leave_out(number)}"
-                )
-            array = arrays[column]
-            rows = array.shape[0]
-            if rows != length and (rows != length - 1 or self.columns[column].picture):
-                raise UserError(
-                    f"{self.path}: episode {number} has {length} frames but {rows} rows of "
-                    f"'{column}'; "
-                    f"{leave_out(number)}"
-                )
-            if isinstance(array, Locked):
-                raise UserError(
-                    f"{self.path}: '{column}' of episode {number} {array.locked}; "
-                    f"{leave_out(number)}"
-                )
-            if (
-                tuple(array.shape[1:]) != self.columns[column].shape
-                and not self.columns[column].picture
-            ):
-                raise UserError(
-                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, "
-                    "but "
-                    f"{self.columns[column].shape} in the first; {leave_out(number)}"
-                )
-            values = np.asarray(array[start : min(stop, rows)])
-        if stop > rows:
-            values = np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))])
-        return values
-
-
-def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
-    """[E] frames of each episode, from whichever table of ends the arrays hold; None if they hold
-    none.
-
-    `ep_len` (stable-worldmodel), `episode_ends` (cumulative; diffusion policy), or a flag on the
-    last row of an episode: `terminals` with or without `timeouts` (OGBench, D4RL). Rows after the
-    last flag are an episode too."""
-    if "ep_len" in arrays:
-        return np.asarray(arrays["ep_len"][:])
-    if "episode_ends" in arrays:
-        return np.diff(np.asarray(arrays["episode_ends"][:]), prepend=0)
-    flags = [
-        np.asarray(arrays[name][:]).reshape(-1) > 0
-        for name in ("terminals", "timeouts")
-        if name in arrays
-    ]
-    if not flags or len({len(flag) for flag in flags}) > 1:
-        return None
-    ends = np.flatnonzero(np.any(flags, axis=0)) + 1
-    rows = len(flags[0])
-    return np.diff(ends if rows in ends else np.append(ends, rows), prepend=0)
-
-
-def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """(names in the order of their numbers, numbers [E]) of episodes called demo_2, demo_10, ...
-
-    Where names hold no numbers that tell them apart, they are in order of the alphabet and counted
-    from 0."""
-    digits = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
-    if len({len(found) for found in digits}) == 1 and digits[0]:
-        # Dates, lengths and the like may stand in a name too: the number is the one part in which
-        # names differ.
-        parts = [
-            part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1
-        ] or [-1]
-        numbers = [found[parts[0]] for found in digits]
-        if len(parts) == 1 and len(set(numbers)) == len(names) and max(numbers) < 2**63:
-            order = np.argsort(numbers)
-            return [names[i] for i in order], np.array(numbers)[order]
-    return sorted(names), np.arange(len(names))
 
 
 def leave_out(number: int) -> str:

@@ -6,15 +6,12 @@ is chosen by name; a part that is not named takes the usual column of that name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
 from jepa_wm.core.errors import UserError, some
-from jepa_wm.data.readers.channels import Kind, channels_last, channels_of, usual
+from jepa_wm.data.readers.channels import channels_of
+from jepa_wm.data.readers.choice import Chosen, state_names, state_units
 from jepa_wm.data.readers.source import Checked, Source, leave_out
-from jepa_wm.data.readers.state import state_names, state_units
 
 # Looked for in this order where nothing is named.
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
@@ -28,29 +25,6 @@ PAY = {
     "reward": ("reward", "rewards", "next.reward"),
     "terminated": ("terminated", "terminals", "terminations", "termination"),
 }
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Names of the columns to use; None means the usual ones, and `cameras` are parts of picture
-    columns' names."""
-
-    pixels: str | None = None
-    action: str | None = None
-    state: str | None = None
-    cameras: tuple[
-        str, ...
-    ] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
-    names: tuple[
-        str, ...
-    ] = ()  # of the state's numbers, where the format has none or others are wanted
-    channels: Kind | None = (
-        None  # of one frame of the pictures; more are stacked frames. None: what they show
-    )
-    action_row: Literal["leaving", "arriving"] | None = (
-        None  # row t: the action taken at t, or the one that led there
-    )
-    units: tuple[str, ...] = ()  # of the state's numbers, - where there is none
 
 
 class View:
@@ -295,12 +269,3 @@ class View:
             except UserError:  # said where the episode is read
                 continue
         return 255.0 if largest <= 1.0 else 1.0
-
-
-def as_frames(values: np.ndarray) -> np.ndarray:
-    """[n, h, w, 3] of pictures [n, h, w], [n, h, w, c] or [n, c, h, w] of which nothing more is
-    known.
-
-    c = 1 is grey, 4 has alpha, which is dropped; 6, 9, ... are stacked frames, of which the last
-    is the newest."""
-    return usual(channels_last(values).shape[-1]).frames(values)

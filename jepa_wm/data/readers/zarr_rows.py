@@ -14,8 +14,9 @@ from zipfile import ZipFile
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.columns import Array, Locked
-from jepa_wm.data.readers.source import FlatRows, needs, reading
+from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.rows import FlatRows
+from jepa_wm.data.readers.source import Array, Locked, needs, reading
 
 MARKS = (".zgroup", "zarr.json")
 ARRAYS = {
@@ -26,50 +27,57 @@ ARRAYS = {
 PACKAGES = {"imagecodecs": "imagecodecs", "zfpy": "numcodecs[zfpy]", "pcodec": "numcodecs[pcodec]"}
 
 
-def recognises(path: Path) -> bool:
-    return path.name.endswith(".zarr.zip") or (
-        path.is_dir() and any((path / mark).exists() for mark in MARKS)
-    )
+@READERS.register("zarr")
+class ZarrReader:
+    """A zarr group, a folder or a zip file."""
 
-
-def open_source(path: Path) -> FlatRows:
-    """The rows; UserError if chunks of the pictures are missing, which zarr would show as black.
-
-    A column in a codec that is not installed is there, but locked.
-    """
-    zarr = needs("zarr", extra="zarr", path=path)
-    store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else str(path)
-    _register_imagecodecs()
-    with reading(path):
-        group = zarr.open_group(store, mode="r", use_consolidated=False)
-        if "meta/episode_ends" not in group:
-            raise UserError(
-                f"{path}: meta/episode_ends is missing, so nothing says where episodes end; copy "
-                "it again"
-            )
-        lengths = np.diff(group["meta/episode_ends"][:], prepend=0)
-        prefix = "data/" if "data" in group else ""
-        arrays = {
-            name: _array(group, prefix, name, about) for name, about in _tables(path, prefix)
-        }
-        rows = FlatRows(
-            path,
-            {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"},
-            lengths,
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return path.name.endswith(".zarr.zip") or (
+            path.is_dir() and any((path / mark).exists() for mark in MARKS)
         )
-        for name, column in rows.columns.items():
-            array: Any = arrays[name]
-            if (
-                column.picture
-                and column.locked is None
-                and array.nchunks_initialized < array.nchunks
-            ):
-                missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
+
+    @staticmethod
+    def open(path: Path) -> FlatRows:
+        """The rows; UserError if chunks of the pictures are missing, which zarr would show as
+        black.
+
+        A column in a codec that is not installed is there, but locked.
+        """
+        zarr = needs("zarr", extra="zarr", path=path)
+        store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else str(path)
+        _register_imagecodecs()
+        with reading(path):
+            group = zarr.open_group(store, mode="r", use_consolidated=False)
+            if "meta/episode_ends" not in group:
                 raise UserError(
-                    f"{path}: {missing} are missing; copy it again, or write black ones too "
-                    "(write_empty_chunks)"
+                    f"{path}: meta/episode_ends is missing, so nothing says where episodes end; "
+                    "copy "
+                    "it again"
                 )
-    return rows
+            lengths = np.diff(group["meta/episode_ends"][:], prepend=0)
+            prefix = "data/" if "data" in group else ""
+            arrays = {
+                name: _array(group, prefix, name, about) for name, about in _tables(path, prefix)
+            }
+            rows = FlatRows(
+                path,
+                {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"},
+                lengths,
+            )
+            for name, column in rows.columns.items():
+                array: Any = arrays[name]
+                if (
+                    column.picture
+                    and column.locked is None
+                    and array.nchunks_initialized < array.nchunks
+                ):
+                    missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
+                    raise UserError(
+                        f"{path}: {missing} are missing; copy it again, or write black ones too "
+                        "(write_empty_chunks)"
+                    )
+        return rows
 
 
 def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:

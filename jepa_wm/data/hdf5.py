@@ -1,16 +1,32 @@
-"""What an HDF5 data set lacks: a filter that it needs to be read with, or rows that were never
-written to it."""
+"""HDF5 files: opened also on disks without file locks, which the HDF5 library asks for; and what a
+data set in them lacks, a filter that it needs to be read with, or rows that were never written."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+from pathlib import Path
+from typing import Literal
 
 import h5py
+
+from jepa_wm.core.lock import NO_LOCKS, tell_of_no_locks
 
 # Registered filters that the package hdf5plugin has: bzip2, blosc, LZ4, bitshuffle, ZFP,
 # Zstandard, SZ, FCIDECOMP, SZ3, blosc2, SPERR. Those of HDF5 itself have numbers below 256.
 PLUGIN = {307, 32001, 32004, 32008, 32013, 32015, 32017, 32018, 32024, 32026, 32028}
+
+
+def open_h5(path: Path | str, mode: Literal["r", "w"] = "r") -> h5py.File:
+    """The file, opened without a lock where its disk has none; raises what h5py raises else."""
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        if mode == "w":
+            tell_of_no_locks(Path(path))
+        return h5py.File(path, mode, locking=False)
 
 
 def missing_filter(dataset: h5py.Dataset) -> str | None:
