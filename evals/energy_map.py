@@ -40,14 +40,16 @@ def energy_maps(
         world.reset(seeds, start=starts, layout=layout, noise_seeds=np.arange(len(starts)))
         latents = model.encode(torch.from_numpy(world.render()))
         goal = model.encode(torch.from_numpy(goal_frames[i : i + 1]))
-        lasting = model.latent.lasting(torch.cat([goal, latents])).mean(
+        static = model.latent.static(torch.cat([goal, latents])).mean(
             0
         )  # settled, as an agent's that has seen much
         latents, goal = (
-            model.latent.with_lasting(latents, lasting),
-            model.latent.with_lasting(goal, lasting),
+            model.latent.with_static(latents, static),
+            model.latent.with_static(goal, static),
         )
-        steps = model.steps_to_go(latents[None], goal, margin=config.planner.cost.robust_radius)[0]
+        steps = model.temporal_distance(
+            latents[None], goal, margin=config.planner.cost.robust_radius
+        )[0]
         learned.append(steps.view(grid, grid).cpu().numpy())
         raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
     np.savez_compressed(path, learned=np.stack(learned), raw=np.stack(raw), xs=axis, ys=axis, frame=goals.render(),

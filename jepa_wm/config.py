@@ -137,9 +137,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _summary_fits(self) -> Config:
         latent, frames = self.latent, self.train.latent.frames
-        if latent and latent.straight and frames < 3:
+        if latent and latent.straightening and frames < 3:
             raise ValueError(
-                f"latent.straight {latent.straight:g} compares two steps, and train.latent.frames "
+                f"latent.straightening {latent.straightening:g} compares two steps, and train.latent.frames "
                 f"{frames} make one; set train.latent.frames=3"
             )
         return self

@@ -41,8 +41,8 @@ def world_model(window=3, **changes):
         precision="fp32",
     )
     settings = WorldModelSettings(
-        frameskip=SKIP, window=window, width=16, depth=1, heads=1,
-        latent=LatentSettings(moving=3, lasting=2, components=8, width=8),
+        frameskip=SKIP, context_frames=window, width=16, depth=1, num_heads=1,
+        latent=LatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
         distance=DistanceSettings(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
     return WorldModel(encoder, LatentModel(9, 16, 2, settings))
@@ -82,12 +82,14 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
 def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_goal(monkeypatch):
     a, contexts, towards = agent(2), [], []
     a.model.latent.summary.components.fit(torch.randn(40, 9, 16))
-    imagine, steps = a.model.futures, a.model.steps_to_go
+    imagine, steps = a.model.futures, a.model.temporal_distance
     monkeypatch.setattr(
         a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k)
     )
     monkeypatch.setattr(
-        a.model, "steps_to_go", lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k)
+        a.model,
+        "temporal_distance",
+        lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k),
     )
     for _ in range(2):  # a reset forgets the first episodes
         goals, seen = frames(2, 0), [frames(2, step + 1) for step in range(4)]
@@ -178,7 +180,7 @@ def test_goals_of_another_size_and_frames_that_are_no_pictures_are_refused():
         a.reset(broken, [0, 1])
     with pytest.raises(
         UserError,
-        match="planner.cost.uncertainty_weight 1 needs models that can disagree.*dynamics.members",
+        match="planner.cost.uncertainty_weight 1 needs models that can disagree.*dynamics.ensemble_size",
     ):
         agent(uncertainty_weight=1.0)
 
@@ -258,7 +260,7 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
     again, other = planned(agent(model=model, num_futures=2))
     np.testing.assert_array_equal(again, known)
     torch.testing.assert_close(other.trace, plan.trace, atol=0, rtol=0)
-    members, seen = len(model.latent.members), model.latent.settings.window
+    members, seen = len(model.latent.members), model.latent.settings.context_frames
     assert len(recorded) == members * seen * 2, (
         "for every count of frames seen, all candidates and the mean alone"
     )
@@ -283,7 +285,7 @@ def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
         assert np.isfinite(first).all() and np.array_equal(a.act(frames(2, 1)), first), (
             "chance is the same every time"
         )
-    model = world_model(members=2)
+    model = world_model(ensemble_size=2)
     context, plans = torch.randn(2, 1, 1, 5), torch.randn(2, 4, 3, 4)
     futures = model.futures(context, context.new_zeros(2, 0, 4), plans)
     assert futures.shape == (2, 1, 2, 4, 3, 1, 5)
@@ -311,19 +313,19 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
     model, margin = world_model(), 0.3
     latents, goal = torch.randn(2, 7, 4, 1, 5), torch.randn(2, 1, 5)
     plain, worst = (
-        model.steps_to_go(latents, goal),
-        model.steps_to_go(latents, goal, margin=margin),
+        model.temporal_distance(latents, goal),
+        model.temporal_distance(latents, goal, margin=margin),
     )
     by_hand = []
-    for number in range(3):  # the moving ones
+    for number in range(3):  # the dynamic ones
         for sign in (1, -1):
             start, end = latents.clone(), goal.clone()
             start[..., number] += sign * margin
             end[..., number] += sign * margin
-            by_hand.append(model.steps_to_go(start, end))
+            by_hand.append(model.temporal_distance(start, end))
     torch.testing.assert_close(worst, torch.stack(by_hand).amax(0))
     assert (worst - plain).abs().max() > 1e-3
-    assert model.steps_to_go(goal[:, None], goal, margin=margin).abs().max() == 0
+    assert model.temporal_distance(goal[:, None], goal, margin=margin).abs().max() == 0
     a, b = (agent(robust_radius=m) for m in (0.0, 5.0))
     plans = []
     for one in (a, b):
@@ -353,10 +355,10 @@ def test_the_world_model_gives_gradients_where_they_are_wanted(precision):
     context, past = torch.randn(2, 2, 1, 5), torch.randn(2, 1, 4)
     actions = torch.randn(2, 3, 4, 4)
     plain = model.imagine(context, past, actions)
-    steps = model.steps_to_go(plain, context[:, 0])
+    steps = model.temporal_distance(plain, context[:, 0])
     assert not plain.requires_grad and not steps.requires_grad
     wanted = model.imagine(context, past, actions.requires_grad_())
-    costs = model.steps_to_go(wanted, context[:, 0])
+    costs = model.temporal_distance(wanted, context[:, 0])
     (slope,) = torch.autograd.grad(costs.sum(), actions)
     assert torch.isfinite(slope).all() and slope.any()
     near = 1e-5 if precision == "fp32" else 0.1
@@ -398,10 +400,10 @@ def test_the_context_goes_on_while_several_steps_are_executed(window, execute, s
         assert context.shape[:2] == (2, count) and past.shape[:2] == (2, count - 1)
         torch.testing.assert_close(context[..., :3], torch.stack(film[-count:], 1)[..., :3])
         assert count == 1 or torch.equal(past, torch.stack(blocks[-count + 1 :], 1))
-        lasting, settled = a._lasting, torch.stack(film[-window:], 1)
+        static, settled = a._static, torch.stack(film[-window:], 1)
         steps = torch.from_numpy(taken).reshape(2, execute, -1)
         guesses = model.imagine(
-            latent.with_lasting(settled, lasting[:, None]),
+            latent.with_static(settled, static[:, None]),
             torch.stack(blocks[-settled.shape[1] + 1 :], 1) if settled.shape[1] > 1 else past[:, :0], steps[:, None],
         )[:, 0]  # fmt: skip
         for step in range(1, execute):
@@ -412,7 +414,7 @@ def test_the_context_goes_on_while_several_steps_are_executed(window, execute, s
             elif shown == "none":
                 film.append(guesses[:, step - 1])
             else:  # from what was shown on
-                known = [latent.with_lasting(x, a._lasting) for x in film[-window:]]
+                known = [latent.with_static(x, a._static) for x in film[-window:]]
                 past = torch.stack(
                     [*blocks, *steps.unbind(1)][: len(film) - 1][-len(known) + 1 :], 1
                 )

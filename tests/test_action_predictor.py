@@ -15,7 +15,7 @@ def model():
         grid=2,
         width=24,
         depth=2,
-        heads=2,
+        num_heads=2,
         action_size=3,
         state_size=5,
         extrinsics_size=4,
@@ -52,7 +52,7 @@ def test_each_input_counts_from_its_frame_on(model, which):
 
 
 def test_what_stands_before_the_patches_turns_in_time_only():
-    made = ActionPredictor(encoder_width=12, grid=2, width=24, depth=1, heads=2)
+    made = ActionPredictor(encoder_width=12, grid=2, width=24, depth=1, num_heads=2)
     where = made._positions(2, 2, torch.device("cpu")).view(2, 6, 3)
     assert where[:, :2].tolist() == [[[0, 0, 0]] * 2, [[1, 0, 0]] * 2]
     assert where[1, 2:].tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]]

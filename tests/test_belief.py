@@ -71,14 +71,14 @@ def data(tmp_path_factory):
     return Trajectories(writer.path)
 
 
-def latent_model(lasting=3, **changes):
+def latent_model(static=3, **changes):
     torch.manual_seed(0)
-    bottleneck = (
-        LatentSettings(moving=2, lasting=lasting, components=6, width=16)
-        if lasting is not None
+    latent_settings = (
+        LatentSettings(dynamic_dim=2, static_dim=static, components=6, width=16)
+        if static is not None
         else None
     )
-    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, heads=1, latent=bottleneck, window=3,
+    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, num_heads=1, latent=latent_settings, context_frames=3,
                         distance=DistanceSettings(groups=2, components=2, width=8), **changes)  # fmt: skip
     model = LatentModel(4, 6, 2, settings)
     if model.summary is not None:
@@ -100,10 +100,10 @@ def test_a_running_belief_is_the_mean_of_what_an_agent_has_read():
     assert running_belief(torch.zeros(5, 1, 0)).shape == (5, 1, 0)
 
 
-@pytest.mark.parametrize(("lasting", "outcomes"), [(3, 0), (3, 2), (0, 0), (None, 0)])
+@pytest.mark.parametrize(("static", "outcomes"), [(3, 0), (3, 2), (0, 0), (None, 0)])
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, lasting, outcomes):
-    model, features = latent_model(lasting, outcomes=outcomes), Store(data, stride)
+def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, static, outcomes):
+    model, features = latent_model(static, mixture_components=outcomes), Store(data, stride)
     last = 4
     one, other = (
         Latents(model, some, "fp32") for some in (features, features.changed_after(last))
@@ -116,8 +116,8 @@ def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, last
     later = np.full_like(frame, 8)
     assert not torch.equal(one.at(episode, later), other.at(episode, later))
     believed, again = (x.at(episode, later, belief_at=frame) for x in (one, other))
-    assert torch.equal(model.lasting(believed), model.lasting(one.at(episode, frame)))
-    assert torch.equal(model.lasting(believed), model.lasting(again))
+    assert torch.equal(model.static(believed), model.static(one.at(episode, frame)))
+    assert torch.equal(model.static(believed), model.static(again))
 
 
 @pytest.mark.parametrize("stride", [1, 4])
@@ -126,7 +126,7 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
     model, features = latent_model(), Store(data, stride)
     latents = Latents(model, features, "fp32")
     with torch.no_grad():
-        own = model.lasting(model.summarise(features.store))
+        own = model.static(model.summarise(features.store))
     first, goal = 8, 8 + 2 * stride
     pair = latents.toward(np.array([0, 1]), np.array([[first, first], [goal, goal]]))
     assert pair.shape == (2, 2, 5)
@@ -136,7 +136,7 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
 
 
 def config_for(**changes):
-    words = {"context": 1, "glances": 3, "frames": 3, "batch": 64, **changes}
+    words = {"context": 1, "static_frames": 3, "frames": 3, "batch": 64, **changes}
     told = ", ".join(f"{name}: {value}" for name, value in words.items())
     return load_config("debug", [f"dynamics.frameskip={SKIP}", "features.stride=2", "train.precision=fp32",
                                  f"train.dynamics={{{told}}}"])  # fmt: skip
@@ -173,7 +173,7 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
     one, other = (torch.cat(given[k : k + 4]) for k in (0, 4))
     early = torch.from_numpy(first <= 4)
     assert 20 < early.sum() < len(early) - 20
-    static = [model.lasting(x) for x in (one, other)]
+    static = [model.static(x) for x in (one, other)]
     assert torch.equal(static[0][early], static[1][early]) and not torch.equal(
         static[0], static[1]
     )
@@ -194,7 +194,7 @@ def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch
     found = []
     for held in (features, features.changed_after(8)):
         rows = rollout_errors.rollout_errors(model, held, features, windows=40)
-        assert len(rows) == (31 - 1) // SKIP - model.settings.window + 1, (
+        assert len(rows) == (31 - 1) // SKIP - model.settings.context_frames + 1, (
             "one short episode does not shorten them all"
         )
         found.append(given[-1])
@@ -203,7 +203,7 @@ def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch
     ).batch(0, 40)[1][:, 0]  # fmt: skip
     whole = torch.from_numpy(starts == 0)  # whose context ends at frame 8
     assert whole.any() and torch.equal(found[0][whole], found[1][whole])
-    static = model.lasting(found[0])
+    static = model.static(found[0])
     assert (static == static[:, :1]).all()
 
 

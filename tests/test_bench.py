@@ -37,7 +37,7 @@ def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):
 def test_the_reference_is_the_same_model():
     torch.manual_seed(0)
     model = Dynamics(
-        tokens=5, latent_width=6, action_size=4, width=16, depth=2, heads=2, window=3
+        tokens=5, latent_width=6, action_size=4, width=16, depth=2, num_heads=2, context_frames=3
     ).eval()
     context, past, plans = torch.randn(2, 3, 5, 6), torch.randn(2, 2, 4), torch.randn(2, 4, 5, 4)
     with torch.no_grad():

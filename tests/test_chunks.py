@@ -132,7 +132,13 @@ def one_thread():
 def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
     torch.manual_seed(0)
     model = Dynamics(
-        tokens=tokens, latent_width=24, action_size=4, width=64, depth=3, heads=2, window=3
+        tokens=tokens,
+        latent_width=24,
+        action_size=4,
+        width=64,
+        depth=3,
+        num_heads=2,
+        context_frames=3,
     ).eval()
     context, past, goal = (
         torch.randn(2, 3, tokens, 24),

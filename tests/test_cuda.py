@@ -23,9 +23,9 @@ from jepa_wm.models import rollout
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.jepa import JEPA
-from jepa_wm.models.mixture import Draws
+from jepa_wm.models.mixture import Noise
 from jepa_wm.models.settings import DistanceSettings, EncoderSettings, HeadSettings
-from jepa_wm.models.temporal_distance import StepsToGo
+from jepa_wm.models.temporal_distance import TemporalDistance
 from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
@@ -203,9 +203,9 @@ def test_candidates_are_imagined_alike_in_any_pieces(
 
 def test_what_chance_decides_is_the_same():
     torch.manual_seed(0)
-    model = world_model(outcomes=3).latent.dynamics
+    model = world_model(mixture_components=3).latent.dynamics
     chance = [
-        Draws.seeded(1, horizon=4, tokens=1, width=5, device=d) for d in (torch.device("cpu"), GPU)
+        Noise.seeded(1, horizon=4, tokens=1, width=5, device=d) for d in (torch.device("cpu"), GPU)
     ]
     inputs = drawn(2, 2, 1, 5), drawn(2, 1, 2 * SKIP), drawn(2, 6, 4, 2 * SKIP)
     known = rollout.imagine_candidates(model, *inputs, draws=chance[0])
@@ -229,7 +229,7 @@ def test_futures_blame_the_same_actions():
 
 def test_a_robots_futures_are_the_same():
     torch.manual_seed(0)
-    model = ActionPredictor(encoder_width=8, grid=2, width=24, depth=2, heads=2)
+    model = ActionPredictor(encoder_width=8, grid=2, width=24, depth=2, num_heads=2)
     tokens, pose, actions = drawn(2, 4, 8), 0.1 * drawn(2, 7), 0.1 * drawn(2, 3, 4, 7)
     with torch.no_grad():
         known = imagine_poses(model, tokens, pose, actions)
@@ -241,7 +241,7 @@ def test_a_robots_futures_are_the_same():
 def test_the_metric_and_the_heads_read_the_same():
     torch.manual_seed(0)
     known, there = both(
-        StepsToGo(12, DistanceSettings(groups=4, components=4, width=32)),
+        TemporalDistance(12, DistanceSettings(groups=4, components=4, width=32)),
         drawn(20, 12),
         drawn(20, 12, seed=1),
     )

@@ -20,8 +20,8 @@ def dynamics(*, tokens=4, window=3, depth=2, seed=0):
         action_size=ACTION,
         width=16,
         depth=depth,
-        heads=2,
-        window=window,
+        num_heads=2,
+        context_frames=window,
     )
     for (
         name,

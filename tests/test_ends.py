@@ -54,7 +54,7 @@ def drawn(stride, *, ending_row, episodes=3000):
         path="x.h5", lengths=lengths, offsets=offsets, episodes=episodes, actions=actions
     )
     torch.manual_seed(0)
-    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, heads=1, window=2, latent=None,
+    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, num_heads=1, context_frames=2, latent=None,
                         distance=DistanceSettings(groups=2, components=2, width=8))  # fmt: skip
     model, rest = LatentModel(1, 3, 1, settings).eval(), {"stride": stride, "seed": 0}
     model.take_units(actions)

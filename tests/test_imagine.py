@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.fast_rollout import Stepper, Weights
+from jepa_wm.models.fast_rollout import FastRollout, Weights
 from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
 from jepa_wm.models.threads import side_by_side
 
@@ -22,8 +22,8 @@ def dynamics(*, tokens=4, window=3, depth=2, heads=2, seed=0):
         action_size=ACTION,
         width=8 * heads,
         depth=depth,
-        heads=heads,
-        window=window,
+        num_heads=heads,
+        context_frames=window,
     )
     for (
         name,
@@ -90,7 +90,7 @@ def test_bf16_is_near_and_returns_fp32():
 
 def test_a_stepper_serves_fewer_plans_and_starts_anew():
     model = dynamics()
-    stepper = Stepper(Weights.of(model, "fp32"), 6, frames=6)
+    stepper = FastRollout(Weights.of(model, "fp32"), 6, frames=6)
     for batch in (6, 2, 5):
         context, past, actions = data(
             model, batch=batch, candidates=1, seen=4, horizon=3, seed=batch

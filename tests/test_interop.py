@@ -46,8 +46,9 @@ def world_model(skip=2, *, size=12, tokens=True, window=3):
         precision="fp32",
     )
     settings = WorldModelSettings(
-        frameskip=skip, window=window, width=16, depth=1, heads=1, distance=DistanceSettings(groups=2, components=2, width=8),
-        latent=None if tokens else LatentSettings(moving=3, lasting=2, components=8, width=8),
+        frameskip=skip, context_frames=window, width=16, depth=1, num_heads=1,
+        distance=DistanceSettings(groups=2, components=2, width=8),
+        latent=None if tokens else LatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
     )  # fmt: skip
     model = LatentModel(9, 16, 2, settings)
     for p in model.dynamics.parameters():
@@ -155,14 +156,11 @@ def test_what_lasts_is_shared_by_the_newest_frame_and_the_goal():
         {"pixels": here[:, None], "goal": there[:, None]}, plans
     )
     latent, (now, goal) = model.latent, (model.encode(torch.from_numpy(x)) for x in (here, there))
-    shared = (latent.lasting(now) + latent.lasting(goal)) / 2
+    shared = (latent.static(now) + latent.static(goal)) / 2
     expected = []
-    for a, b in (
-        (now, goal),
-        (latent.with_lasting(now, shared), latent.with_lasting(goal, shared)),
-    ):
+    for a, b in ((now, goal), (latent.with_static(now, shared), latent.with_static(goal, shared))):
         futures = model.imagine(a[:, None], a.new_zeros(2, 0, 4), plans)
-        expected.append(model.steps_to_go(futures, b)[:, :, -1])
+        expected.append(model.temporal_distance(futures, b)[:, :, -1])
     torch.testing.assert_close(costs, expected[1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(costs, expected[0], atol=1e-4)
 

@@ -10,7 +10,12 @@ from torch import nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.models.factored_latent import Components, Summary, SummaryTraining, bend
+from jepa_wm.models.factored_latent import (
+    Components,
+    FactoredLatent,
+    FactoredLatentTraining,
+    curvature,
+)
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.losses import variance_covariance
 from jepa_wm.models.pooling import EpisodeContrast, TemporalContrast
@@ -20,7 +25,7 @@ from jepa_wm.models.settings import (
     LatentSettings,
     WorldModelSettings,
 )
-from jepa_wm.models.temporal_distance import StepsToGo, hardest
+from jepa_wm.models.temporal_distance import TemporalDistance, hardest
 from jepa_wm.models.vit import Encoder
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -29,7 +34,7 @@ from jepa_wm.world_model.world_model import WorldModel
 @settings(max_examples=40, deadline=None)
 def test_steps_to_go_is_a_quasimetric(seed, size):
     torch.manual_seed(seed)
-    metric = StepsToGo(8, DistanceSettings(groups=3, components=4, width=16))
+    metric = TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16))
     with torch.no_grad():
         a, b, c = torch.randn(3, 20, 8) * size
         assert metric(a, a).abs().max() == 0
@@ -39,7 +44,7 @@ def test_steps_to_go_is_a_quasimetric(seed, size):
 
 def test_the_metric_can_tell_there_from_back():
     torch.manual_seed(0)
-    metric = StepsToGo(8, DistanceSettings(groups=3, components=4, width=16))
+    metric = TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16))
     a, b = torch.randn(2, 20, 8)
     assert not torch.allclose(metric(a, b), metric(b, a), atol=1e-3)
 
@@ -47,7 +52,7 @@ def test_the_metric_can_tell_there_from_back():
 def test_the_metric_sees_numbers_of_any_scale_alike():
     torch.manual_seed(0)
     plain, scaled = (
-        StepsToGo(8, DistanceSettings(groups=3, components=4, width=16)) for _ in range(2)
+        TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16)) for _ in range(2)
     )
     scaled.load_state_dict(plain.state_dict())
     a, b = torch.randn(2, 500, 8)
@@ -65,7 +70,7 @@ def test_the_metric_learns_how_many_steps_lie_between():
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     places = torch.nn.functional.one_hot(torch.arange(12), 12).float()
-    metric = StepsToGo(12, DistanceSettings(groups=8, components=8, width=64))
+    metric = TemporalDistance(12, DistanceSettings(groups=8, components=8, width=64))
     optimiser = torch.optim.AdamW(metric.parameters(), lr=1e-2)
     for _ in range(600):
         here = torch.randint(12, (128,), generator=g)
@@ -90,42 +95,44 @@ def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
     latents = torch.zeros(2, 6, 2)
     latents[1, :, 0] = torch.tensor([5.0, 0.1, 5.0, 5.0, 5.0, 0.1])
     steps = torch.tensor([9.0, 9.0, 1.0, 1.0, 9.0, 2.0])
-    assert hardest(latents, steps, count=2, rivals=3).tolist() == [1, 5]
+    assert hardest(latents, steps, count=2, hard_pool=3).tolist() == [1, 5]
 
 
 # ---------------------------------------------------------------- the latent model
 
 
-SMALL = LatentSettings(moving=3, lasting=2, components=6, width=16)
+SMALL = LatentSettings(dynamic_dim=3, static_dim=2, components=6, width=16)
 
 
 def latent_model(**changes):
     torch.manual_seed(0)
-    bottleneck = changes.pop("bottleneck", SMALL)
+    latent_settings = changes.pop("latent_settings", SMALL)
     model = LatentModel(
-        9, 8, 2, WorldModelSettings(frameskip=3, width=16, depth=1, heads=1, latent=bottleneck,
+        9, 8, 2, WorldModelSettings(frameskip=3, width=16, depth=1, num_heads=1, latent=latent_settings,
                           distance=DistanceSettings(groups=2, components=2, width=8), **changes)
     )  # fmt: skip
-    if bottleneck is not None:
+    if latent_settings is not None:
         model.summary.components.fit(torch.randn(40, 9, 8))
     return model
 
 
-@pytest.mark.parametrize("bottleneck", [SMALL, SMALL.model_copy(update={"lasting": 0}), None])
-def test_losses_are_finite_and_reach_every_part(bottleneck):
-    model = latent_model(bottleneck=bottleneck)
+@pytest.mark.parametrize(
+    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), None]
+)
+def test_losses_are_finite_and_reach_every_part(latent_settings):
+    model = latent_model(latent_settings=latent_settings)
     tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
     rounds = [model.dynamics_losses(model.summarise(tokens), actions, rollout=1.0)]
     training = []
-    if bottleneck is not None:
-        training = SummaryTraining(model.summary, 2, bottleneck)
+    if latent_settings is not None:
+        training = FactoredLatentTraining(model.summary, 2, latent_settings)
         frames = model.summary.components(tokens)
         rounds.append(training.losses(frames, frames[:, 3], torch.randn(4, 5, 2)))
     for losses in rounds:
         losses["loss"].backward()
         assert all(torch.isfinite(v) for v in losses.values())
     parts = nn.ModuleList([model, *([training] if training else [])])
-    assert [n for n, p in parts.named_parameters() if p.grad is None and "metric" not in n] == []
+    assert [n for n, p in parts.named_parameters() if p.grad is None and "distance" not in n] == []
 
 
 def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
@@ -141,19 +148,21 @@ def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
     assert not torch.allclose(after[..., :3], elsewhere[..., :3])
 
 
-@pytest.mark.parametrize("bottleneck", [SMALL, SMALL.model_copy(update={"lasting": 0}), None])
-def test_lasting_numbers_are_read_and_replaced(bottleneck):
-    model = latent_model(bottleneck=bottleneck)
+@pytest.mark.parametrize(
+    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), None]
+)
+def test_static_numbers_are_read_and_replaced(latent_settings):
+    model = latent_model(latent_settings=latent_settings)
     latents = model.summarise(torch.randn(2, 4, 9, 8))
-    assert torch.equal(model.with_lasting(latents, model.lasting(latents)), latents)
-    shared = model.lasting(latents).mean(1, keepdim=True)
-    settled = model.with_lasting(latents, shared)
+    assert torch.equal(model.with_static(latents, model.static(latents)), latents)
+    shared = model.static(latents).mean(1, keepdim=True)
+    settled = model.with_static(latents, shared)
     assert settled.shape == latents.shape and torch.equal(
-        model.lasting(settled), shared.expand(-1, 4, -1, -1)
+        model.static(settled), shared.expand(-1, 4, -1, -1)
     )
     moving = latents.shape[-1] - shared.shape[-1]
     assert torch.equal(settled[..., :moving], latents[..., :moving])
-    assert shared.shape[-1] == (bottleneck.lasting if bottleneck else 0)
+    assert shared.shape[-1] == (latent_settings.static_dim if latent_settings else 0)
 
 
 def test_components_are_those_of_the_covariance_and_halfway_to_white():
@@ -182,12 +191,12 @@ def test_fewer_frames_than_components_leave_the_rest_at_nothing():
     ] * 3
 
 
-def test_moving_numbers_are_standardised_again_and_again():
+def test_dynamic_numbers_are_standardised_again_and_again():
     summary = latent_model().summary
     frames = summary.components(torch.randn(500, 9, 8))
     for _ in range(2):
         summary.standardise(frames)
-        moving = summary.moving(frames)
+        moving = summary.dynamic(frames)
         assert moving.mean(0).abs().max() < 1e-5 and (moving.std(0) - 1).abs().max() < 1e-5
 
 
@@ -202,16 +211,18 @@ def test_a_summary_learns_where_things_are_without_labels():
     blob = (-(way[:, :, None] - grid).square().sum(-1) / 2).exp()  # [E, 6, 36]
     tokens = (blob + 0.1 * torch.randn(300, 1, 36, generator=g))[..., None]
     torch.manual_seed(0)
-    settings = LatentSettings(moving=2, lasting=0, components=36, width=64)
-    summary = Summary(36, 1, settings)
+    settings = LatentSettings(dynamic_dim=2, static_dim=0, components=36, width=64)
+    summary = FactoredLatent(36, 1, settings)
     summary.components.fit(tokens.flatten(0, 1))
-    training, frames = SummaryTraining(summary, 2, settings), summary.components(tokens)
+    training, frames = FactoredLatentTraining(summary, 2, settings), summary.components(tokens)
     optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
 
     def unexplained():
-        """Share of the variance of places that a linear map of the moving numbers leaves."""
+        """Share of the variance of places that a linear map of the dynamic numbers leaves."""
         with torch.no_grad():
-            read = torch.nn.functional.pad(summary.moving(frames).flatten(0, 1), (0, 1), value=1.0)
+            read = torch.nn.functional.pad(
+                summary.dynamic(frames).flatten(0, 1), (0, 1), value=1.0
+            )
         gap = read @ torch.linalg.lstsq(read, way.flatten(0, 1)).solution - way.flatten(0, 1)
         return (gap.square().mean() / way.flatten(0, 1).var(0).mean()).item()
 
@@ -228,10 +239,13 @@ def test_bending_knows_straight_ways_from_wild_ones_at_any_scale():
     g = torch.Generator().manual_seed(0)
     steps = torch.randn(500, 1, 3, generator=g)
     even, wild = steps * torch.arange(6.0)[:, None], torch.randn(500, 6, 3, generator=g).cumsum(1)
-    assert bend(even) < 1e-10 and bend(wild) == pytest.approx(2, abs=0.1)
-    assert bend(100 * wild) == pytest.approx(bend(wild).item()) and bend(torch.zeros(4, 3, 2)) == 0
+    assert curvature(even) < 1e-10 and curvature(wild) == pytest.approx(2, abs=0.1)
+    assert (
+        curvature(100 * wild) == pytest.approx(curvature(wild).item())
+        and curvature(torch.zeros(4, 3, 2)) == 0
+    )
     places = wild.clone().requires_grad_()
-    bend(places).backward()
+    curvature(places).backward()
     assert abs((places.grad * places).sum()) < 1e-3 * places.grad.norm() * places.norm(), (
         "smaller is no straighter"
     )
@@ -250,11 +264,16 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
     def bends(straight):
         torch.manual_seed(0)
         settings = LatentSettings(
-            moving=4, lasting=0, components=24, width=64, path=0.0, straight=straight
+            dynamic_dim=4,
+            static_dim=0,
+            components=24,
+            width=64,
+            inverse_dynamics=0.0,
+            straightening=straight,
         )
-        summary = Summary(24, 1, settings)
+        summary = FactoredLatent(24, 1, settings)
         summary.components.fit(tokens.flatten(0, 1))
-        training, frames = SummaryTraining(summary, 1, settings), summary.components(tokens)
+        training, frames = FactoredLatentTraining(summary, 1, settings), summary.components(tokens)
         optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
         for _ in range(300):
             some, other = torch.randint(250, (64,)), torch.randint(6, (64,))
@@ -266,7 +285,7 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
             optimiser.step()
         with torch.no_grad():
             others = training.losses(frames[250:], frames[250:, 3], torch.zeros(50, 6, 1))
-            return bend(summary.moving(frames[250:])).item(), others["told"].item()
+            return curvature(summary.dynamic(frames[250:])).item(), others["reconstruction"].item()
 
     wild, (straight, told) = bends(0.0)[0], bends(1.0)
     assert straight < 0.4 * wild and told < 0.05
@@ -274,7 +293,7 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
 
 def test_without_a_bottleneck_the_tokens_are_the_latent():
     tokens = torch.randn(2, 3, 9, 8).bfloat16()
-    latent = latent_model(bottleneck=None).summarise(tokens)
+    latent = latent_model(latent_settings=None).summarise(tokens)
     assert latent.dtype == torch.float32 and torch.equal(latent, tokens.float())
 
 

@@ -81,8 +81,8 @@ def test_heads_and_metric_of_few_tokens_read_all_numbers():
 def test_heads_and_metric_of_many_tokens_are_small():
     with torch.device("meta"):
         model = LatentModel(256, 384, 2, WorldModelSettings(latent=None))
-    assert sum(p.numel() for p in model.metric.parameters()) < 10**6
-    assert model.metric.net[0].in_features == model.flat_width == COMPONENTS
+    assert sum(p.numel() for p in model.distance.parameters()) < 10**6
+    assert model.distance.net[0].in_features == model.flat_width == COMPONENTS
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def run_of_many(tmp_path_factory, tiny_data):
     """A finished run on all tokens of a timm backbone: 144 of width 64, 9216 numbers a frame."""
     words = [f"data.path={tiny_data}", "data.image_size=192", "encoder.patch_size=16", "features.backbone=timm/test_vit",
              "features.num_norm_frames=20", "features.stride=5", "train.pretrain.steps=0", "latent=null",
-             "dynamics.width=16", "dynamics.depth=1", "dynamics.heads=1", "planner.cost.robust_radius=0", "train.precision=fp32",
+             "dynamics.width=16", "dynamics.depth=1", "dynamics.num_heads=1", "planner.cost.robust_radius=0", "train.precision=fp32",
              "train.dynamics={steps: 4, batch: 4, frames: 4}", "train.distance={steps: 4, batch: 8}",
              "train.heads={steps: 4, batch: 8}"]  # fmt: skip
     folder = tmp_path_factory.mktemp("many") / "run"
@@ -117,7 +117,7 @@ def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
         256, (2, 65, 65, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     latents = model.encode(frames)
-    assert model.steps_to_go(latents[:1, None], latents[1:]).shape == (1, 1)
+    assert model.temporal_distance(latents[:1, None], latents[1:]).shape == (1, 1)
     assert model.propose(latents[:1], latents[1:], 3).shape == (1, 3, model.block)
     assert model.state(latents).shape[0] == 2
 

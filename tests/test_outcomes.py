@@ -10,7 +10,7 @@ import torch
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.dynamics_losses import forced_loss, rollout_loss
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.mixture import Draw, Draws, Outlook
+from jepa_wm.models.mixture import MixturePrediction, Noise, StepNoise
 from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
 from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
 from jepa_wm.planning.objectives import expected_cost
@@ -23,8 +23,8 @@ DRAWN = 16
 def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, tokens=1):
     torch.manual_seed(0)
     model = Dynamics(
-        tokens=tokens, latent_width=latent, action_size=action, width=width, depth=depth, heads=1, window=window,
-        outcomes=outcomes,
+        tokens=tokens, latent_width=latent, action_size=action, width=width, depth=depth, num_heads=1, context_frames=window,
+        mixture_components=outcomes,
     )  # fmt: skip
     torch.nn.init.normal_(
         model.embed.weight, std=0.5
@@ -37,7 +37,7 @@ def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, token
 
 def test_likelihood_and_draws_are_those_of_a_mixture():
     g = torch.Generator().manual_seed(0)
-    outlook = Outlook(
+    prediction = MixturePrediction(
         torch.tensor([0.2, 0.5, 0.3]).log(),
         torch.randn(3, 2, 2, generator=g),
         0.3 * torch.randn(3, 2, 2, generator=g),
@@ -48,25 +48,25 @@ def test_likelihood_and_draws_are_those_of_a_mixture():
             math.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
             for x, m, s in zip(truth.flatten().tolist(), mean.flatten().tolist(), std.flatten().tolist(), strict=True)
         )
-        for chance, mean, std in zip([0.2, 0.5, 0.3], outlook.mean, outlook.log_std.exp(), strict=True)
+        for chance, mean, std in zip([0.2, 0.5, 0.3], prediction.mean, prediction.log_std.exp(), strict=True)
     )  # fmt: skip
-    assert outlook.log_likelihood(truth).item() == pytest.approx(math.log(density), rel=1e-4)
-    assert torch.equal(outlook.likeliest(), outlook.mean[1])
-    sharp = outlook._replace(log_std=outlook.log_std - 4)
-    assert torch.equal(sharp.nearest(outlook.mean[2] + 1e-3), outlook.mean[2])
+    assert prediction.log_likelihood(truth).item() == pytest.approx(math.log(density), rel=1e-4)
+    assert torch.equal(prediction.likeliest(), prediction.mean[1])
+    sharp = prediction._replace(log_std=prediction.log_std - 4)
+    assert torch.equal(sharp.nearest(prediction.mean[2] + 1e-3), prediction.mean[2])
     drawn = torch.stack([
-        outlook.drawn(Draw(torch.rand((), generator=g), torch.randn(2, 2, generator=g))) for _ in range(4000)
+        prediction.sample(StepNoise(torch.rand((), generator=g), torch.randn(2, 2, generator=g))) for _ in range(4000)
     ])  # fmt: skip
     weights = torch.tensor([0.2, 0.5, 0.3])[:, None, None]
-    mean = (weights * outlook.mean).sum(0)
-    variance = (weights * (outlook.log_std.mul(2).exp() + outlook.mean.square())).sum(
+    mean = (weights * prediction.mean).sum(0)
+    variance = (weights * (prediction.log_std.mul(2).exp() + prediction.mean.square())).sum(
         0
     ) - mean.square()
     torch.testing.assert_close(drawn.mean(0), mean, atol=0.08, rtol=0)
     torch.testing.assert_close(drawn.var(0), variance, rtol=0.1, atol=0)
-    batch = Outlook(*(part[None, None].expand(4, 5, *part.shape) for part in outlook))
+    batch = MixturePrediction(*(part[None, None].expand(4, 5, *part.shape) for part in prediction))
     assert torch.equal(
-        batch.drawn(Draw(torch.tensor(0.3), torch.zeros(2, 2)))[3, 4], outlook.mean[1]
+        batch.sample(StepNoise(torch.tensor(0.3), torch.zeros(2, 2)))[3, 4], prediction.mean[1]
     )
 
 
@@ -79,16 +79,16 @@ def test_searching_imagines_the_same_as_training_draw_for_draw(outcomes):
     context, past = torch.randn(2, 3, 4, 3, generator=g), torch.randn(2, 2, 2, generator=g)
     plans = torch.randn(2, 5, 4, 2, generator=g)
     futures = []
-    for draws in (
+    for noise in (
         None,
         *(
-            Draws.seeded(r, horizon=4, tokens=4, width=3, device=torch.device("cpu"))
+            Noise.seeded(r, horizon=4, tokens=4, width=3, device=torch.device("cpu"))
             for r in (0, 1)
         ),
     ):
         with torch.no_grad():
-            slow = unroll_candidates(model, context, past, plans, draws=draws)
-        fast = imagine_candidates(model, context, past, plans, draws=draws, at_once=3)
+            slow = unroll_candidates(model, context, past, plans, noise=noise)
+        fast = imagine_candidates(model, context, past, plans, noise=noise, at_once=3)
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
         futures.append(fast)
     assert not torch.allclose(futures[0], futures[1]) and not torch.allclose(
@@ -98,8 +98,10 @@ def test_searching_imagines_the_same_as_training_draw_for_draw(outcomes):
 
 def test_a_longer_future_begins_with_the_shorter_ones_chance():
     sizes = {"tokens": 2, "width": 3, "device": torch.device("cpu")}
-    short, long = (Draws.seeded(3, horizon=h, **sizes) for h in (2, 5))
-    assert torch.equal(short.choice, long.choice[:2]) and torch.equal(short.noise, long.noise[:2])
+    short, long = (Noise.seeded(3, horizon=h, **sizes) for h in (2, 5))
+    assert torch.equal(short.choice, long.choice[:2]) and torch.equal(
+        short.normal, long.normal[:2]
+    )
 
 
 @pytest.mark.parametrize("outcomes", [0, 1, 3])
@@ -107,23 +109,23 @@ def test_what_is_static_stays_static_whatever_the_head(outcomes):
     """It is a property of the latent: read, averaged, kept in every future, and never shifted by
     the margin."""
     settings = WorldModelSettings(
-        frameskip=2, width=32, depth=1, heads=1, outcomes=outcomes,
-        latent=LatentSettings(moving=2, lasting=3, components=6, width=16), distance=DistanceSettings(width=16),
+        frameskip=2, width=32, depth=1, num_heads=1, mixture_components=outcomes,
+        latent=LatentSettings(dynamic_dim=2, static_dim=3, components=6, width=16), distance=DistanceSettings(width=16),
     )  # fmt: skip
     torch.manual_seed(0)
     model = LatentModel(4, 6, 2, settings)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     latents = torch.randn(2, 3, 1, 5)
-    assert model.moving == 2 and torch.equal(model.lasting(latents), latents[..., 2:])
+    assert model.dynamic_dim == 2 and torch.equal(model.static(latents), latents[..., 2:])
     shifted = model.shifted(latents, 0.5)
     assert len(shifted) == 4 and all(torch.equal(x[..., 2:], latents[..., 2:]) for x in shifted)
     plans, past = torch.randn(2, 4, 5, 4), torch.randn(2, 2, 4)
-    for draws in (None, Draws.seeded(0, horizon=5, tokens=1, width=5, device=torch.device("cpu"))):
+    for noise in (None, Noise.seeded(0, horizon=5, tokens=1, width=5, device=torch.device("cpu"))):
         with torch.no_grad():
-            futures = unroll_candidates(model.dynamics, latents, past, plans, draws=draws)
+            futures = unroll_candidates(model.dynamics, latents, past, plans, noise=noise)
         torch.testing.assert_close(
-            imagine_candidates(model.dynamics, latents, past, plans, draws=draws),
+            imagine_candidates(model.dynamics, latents, past, plans, noise=noise),
             futures,
             atol=1e-4,
             rtol=1e-4,
@@ -143,14 +145,14 @@ def test_static_numbers_have_no_part_in_the_likelihood():
         action_size=2,
         width=32,
         depth=1,
-        heads=1,
-        window=2,
-        outcomes=2,
-        lasting=3,
+        num_heads=1,
+        context_frames=2,
+        mixture_components=2,
+        static_dim=3,
     )
     latents, acts = torch.randn(4, 6, 1, 5), torch.randn(4, 5, 2)
     with torch.no_grad():
-        likelihood = model.outlook(latents[:, :-1], acts)
+        likelihood = model.prediction(latents[:, :-1], acts)
         assert likelihood.mean.shape == (4, 5, 2, 1, 2)
         for loss in (forced_loss, rollout_loss):
             windows = latents.clone()
@@ -189,12 +191,12 @@ def judged(model, seen, new):
     The deterministic model draws its guess, and its likelihood is of the Gaussian that squared
     error assumes: one spread for all numbers, here that of its errors in the seen windows."""
     (before, acts), truth = (new[0][:, :-1], new[1]), new[0][:, -1, 0]
-    if model.head.__class__.__name__ == "Outcomes":
-        outlook = Outlook(*(part[:, -1] for part in model.outlook(before, acts)))
-        likelihood = outlook.log_likelihood(truth[:, None]).mean() / truth.shape[-1]
-        chances = [Draws.seeded(r, horizon=1, tokens=1, width=truth.shape[-1], device=truth.device).at(0)
+    if model.head.__class__.__name__ == "MixtureHead":
+        prediction = MixturePrediction(*(part[:, -1] for part in model.prediction(before, acts)))
+        likelihood = prediction.log_likelihood(truth[:, None]).mean() / truth.shape[-1]
+        chances = [Noise.seeded(r, horizon=1, tokens=1, width=truth.shape[-1], device=truth.device).at(0)
                    for r in range(DRAWN)]  # fmt: skip
-        drawn = torch.stack([outlook.drawn(chance)[:, 0] for chance in chances])
+        drawn = torch.stack([prediction.sample(chance)[:, 0] for chance in chances])
     else:
         guess = model(before, acts)[:, -1, 0]
         std = (
@@ -256,11 +258,11 @@ def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outc
     if world is forks:
         with torch.no_grad():
             guess = averaging(new[0][:, :-1], new[1])[:, -1, 0, 1]
-            outlook = admitting.outlook(new[0][:, :-1], new[1])
+            prediction = admitting.prediction(new[0][:, :-1], new[1])
         assert guess.abs().mean() < 0.3, "the average of up and down is where nobody ever is"
-        weight = outlook.choice[:, -1].exp()
-        up = (weight * (outlook.mean[:, -1, :, 0, 1] > 0.8)).sum(-1)
-        down = (weight * (outlook.mean[:, -1, :, 0, 1] < -0.8)).sum(-1)
+        weight = prediction.choice[:, -1].exp()
+        up = (weight * (prediction.mean[:, -1, :, 0, 1] > 0.8)).sum(-1)
+        down = (weight * (prediction.mean[:, -1, :, 0, 1] < -0.8)).sum(-1)
         assert up.mean() == pytest.approx(0.5, abs=0.15) and down.mean() == pytest.approx(
             0.5, abs=0.15
         )
@@ -288,14 +290,14 @@ def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
 def latent_model(**changes):
     torch.manual_seed(0)
     settings = WorldModelSettings(
-        frameskip=1, width=32, depth=1, heads=1, window=2, latent=None,
+        frameskip=1, width=32, depth=1, num_heads=1, context_frames=2, latent=None,
         distance=DistanceSettings(groups=2, components=2, width=8), **changes,
     )  # fmt: skip
     return LatentModel(1, 2, 2, settings)
 
 
 def test_members_agree_where_they_were_taught_and_not_elsewhere():
-    model = latent_model(members=3)
+    model = latent_model(ensemble_size=3)
     assert len(model.members) == 3 and len(latent_model().members) == 1
     g = torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -316,7 +318,11 @@ def test_members_agree_where_they_were_taught_and_not_elsewhere():
 
 
 def test_every_member_and_outcome_is_trained():
-    for changes in ({"members": 2}, {"outcomes": 2}, {"members": 2, "outcomes": 1}):
+    for changes in (
+        {"ensemble_size": 2},
+        {"mixture_components": 2},
+        {"ensemble_size": 2, "mixture_components": 1},
+    ):
         model = latent_model(**changes)
         for member in range(len(model.members)):
             losses = model.dynamics_losses(
@@ -325,7 +331,7 @@ def test_every_member_and_outcome_is_trained():
             assert {"forced", "rollout", "loss"} == losses.keys()
             losses["loss"].backward()
         untouched = [
-            n for n, p in model.named_parameters() if p.grad is None and not n.startswith("metric")
+            n for n, p in model.named_parameters() if p.grad is None and not n.startswith("distance")
         ]
         assert untouched == []
 

@@ -33,7 +33,7 @@ def triple(tmp_path):
     predictor = Predictor(
         width=12, num_heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
     )
-    action = ActionPredictor(encoder_width=24, grid=4, width=12, heads=1, **sizes)
+    action = ActionPredictor(encoder_width=24, grid=4, width=12, num_heads=1, **sizes)
     clip = torch.randn(2, 4, 3, 16, 16)
     seen, wanted = torch.randperm(32)[:20].view(2, 10), torch.randperm(32)[:6].view(2, 3)
     tokens, actions, states = torch.randn(2, 3, 16, 24), torch.randn(2, 3, 7), torch.randn(2, 3, 7)

@@ -183,7 +183,7 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
         f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2",
         "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
         "dynamics.frameskip=2", "dynamics.width=24",
-        "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
+        "dynamics.depth=1", "dynamics.num_heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
         "train.dynamics.steps=6",
     ]  # fmt: skip
     with Run.open(tmp_path / "run", load_config("vjepa2_ac_droid", words)) as run:
@@ -215,7 +215,7 @@ def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
         row["relative_error"] > 0 for row in results[2]["rollout"]
     )
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["masked_prediction"] > 0
-    assert read_metrics(tmp_path / "run", "dynamics_latent")[-1]["path"] > 0
+    assert read_metrics(tmp_path / "run", "dynamics_latent")[-1]["inverse_dynamics"] > 0
 
 
 def test_the_action_conditioned_recipe_is_true_to_the_paper():
@@ -229,7 +229,7 @@ def test_the_action_conditioned_recipe_is_true_to_the_paper():
 
 def test_the_predictor_is_trained_on_errors_of_normalised_frames():
     torch.manual_seed(0)
-    model = ActionPredictor(encoder_width=24, grid=2, width=24, depth=1, heads=2)
+    model = ActionPredictor(encoder_width=24, grid=2, width=24, depth=1, num_heads=2)
     tokens, poses = normalised(torch.randn(2, 3, 4, 24)), torch.rand(2, 3, 7)
     actions = difference(poses[:, :-1], poses[:, 1:])
     found = robot.losses(model, tokens, poses, actions, rollout=0.5)

@@ -112,7 +112,7 @@ def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch)
     )
     with Run.open(folder, load_config("debug", SETTINGS)) as run:
         told = report.run(run)
-        window = run.config.dynamics.window
+        window = run.config.dynamics.context_frames
     assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {
         (window, window - 1)
     }, "as an agent does"

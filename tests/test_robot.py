@@ -63,7 +63,7 @@ def test_the_gripper_stays_between_open_and_closed():
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return ActionPredictor(encoder_width=24, grid=2, width=24, depth=2, heads=2).eval()
+    return ActionPredictor(encoder_width=24, grid=2, width=24, depth=2, num_heads=2).eval()
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def test_the_example_runs_on_a_made_up_model(tmp_path):
             image_size=32, patch_size=16, tubelet_size=2, width=24, depth=1, num_heads=2, **rope
         ),
         "action_predictor": ActionPredictor(
-            encoder_width=24, grid=2, width=24, depth=1, heads=2, **rope
+            encoder_width=24, grid=2, width=24, depth=1, num_heads=2, **rope
         ),
     }
     torch.save(in_layout(models, ("encoder", "action_predictor")), tmp_path / "ac.pt")

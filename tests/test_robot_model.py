@@ -33,7 +33,7 @@ from jepa_wm.world_model.vjepa2_ac_rollout import (
 WORDS = [
     "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2", "train.pretrain.steps=0",
     "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
-    "dynamics.depth=1", "dynamics.heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
+    "dynamics.depth=1", "dynamics.num_heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
     "train.dynamics.steps=6", "planner.solver.num_samples=8", "planner.solver.iterations=2", "planner.solver.elites=3",
 ]  # fmt: skip
 SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, hold=True)
@@ -207,7 +207,7 @@ def test_the_agent_of_a_run_reads_the_pose_from_the_state_of_the_world(trained):
 
 def test_an_agent_of_several_steps_imagines_or_sees_those_between(trained):
     model, world = WorldModel.load(trained[1]), Arm()
-    plan = PLAN.model_copy(update={"execute": 2})
+    plan = planner(**PLAN | {"execute": 2})
     world.reset([0])
     agent = Agent(model, SPACE, plan, poses=world.state)
     agent.reset(world.render(), seeds=[0])
@@ -244,8 +244,10 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
         UserError, match="give Agent poses=..., or a world whose state is the pose"
     ):
         agent.act(picture(np.full((1, 7), 0.5)))
-    with pytest.raises(UserError, match="members 2 and outcomes 0 are of kind latent"):
-        load_config("vjepa2_ac_droid", ["dynamics.members=2"])
+    with pytest.raises(
+        UserError, match="ensemble_size 2 and mixture_components 0 are of kind latent"
+    ):
+        load_config("vjepa2_ac_droid", ["dynamics.ensemble_size=2"])
 
 
 @pytest.mark.parametrize("solver", ["cem", "icem", "mppi", "random", "gradient", "cem_gradient"])

@@ -29,7 +29,7 @@ MASK = "jepa.masks=[{{{}}}]"
         ),
         (["jepa.width=65"], "jepa: width 65 must be an even multiple of num_heads 1"),
         (["jepa.num_heads=3"], "jepa: width 64 must be an even multiple of num_heads 3"),
-        (["dynamics.heads=64"], "dynamics: width 64 must be an even multiple of num_heads 64"),
+        (["dynamics.num_heads=64"], "dynamics: width 64 must be an even multiple of num_heads 64"),
         (["dynamics.width=0"], "dynamics: width 0 must be"),
         (
             ["encoder.tubelet_size=3"],
@@ -52,7 +52,10 @@ MASK = "jepa.masks=[{{{}}}]"
         ([MASK.format("aspect_ratio: [1.5, 0.75]")], "aspect_ratio [1.5, 0.75] is a range"),
         ([MASK.format("aspect_ratio: [0, 1]")], "aspect_ratio [0.0, 1.0] must be above 0"),
         (["evaluation.radius=0"], "'evaluation.radius' must be greater than 0"),
-        (["dynamics.window=0"], "'dynamics.window' must be greater than or equal to 1"),
+        (
+            ["dynamics.context_frames=0"],
+            "'dynamics.context_frames' must be greater than or equal to 1",
+        ),
         (["planner.mpc.execute=5"], "planner.mpc: execute 5 exceeds horizon 4"),
         (
             ["planner.solver={name: icem, elites: 17, num_samples: 32}"],
@@ -81,8 +84,8 @@ MASK = "jepa.masks=[{{{}}}]"
             "train.dynamics: context 4 leaves nothing to imagine of windows of frames 4",
         ),
         (
-            ["latent.straight=1", "train.latent.frames=2"],
-            "latent.straight 1 compares two steps, and train.latent.frames 2 make one",
+            ["latent.straightening=1", "train.latent.frames=2"],
+            "latent.straightening 1 compares two steps, and train.latent.frames 2 make one",
         ),
         (["planner.solver.elites=33"], "planner.solver: elites 33 exceed num_samples 32"),
     ],
@@ -102,7 +105,7 @@ def test_what_just_fits_is_taken():
         "encoder.tubelet_size=4",
         "planner.mpc.execute=4",
         two_halves,
-        "dynamics.heads=32",
+        "dynamics.num_heads=32",
         *no_rollout,
         *NO_REGULARISER,
     ]

@@ -9,7 +9,7 @@ from jepa_wm.core.standardise import own_scale, shared_scale
 from jepa_wm.features.probe import RidgeProbe, fit_attentive
 from jepa_wm.models.factored_latent import Components
 from jepa_wm.models.settings import DistanceSettings
-from jepa_wm.models.temporal_distance import StepsToGo
+from jepa_wm.models.temporal_distance import TemporalDistance
 
 
 def test_numbers_in_units_of_their_own_keep_their_spread_however_small_or_far_off():
@@ -44,7 +44,7 @@ def test_numbers_of_one_unit_are_not_made_larger_than_a_thousandfold():
 def test_a_dead_number_of_a_latent_does_not_rule_the_distance():
     latents = torch.randn(4000, 4)
     latents[:, 3] = 0.3 + 1e-8 * torch.randn(4000)
-    metric = StepsToGo(4, DistanceSettings(groups=2, components=2, width=8))
+    metric = TemporalDistance(4, DistanceSettings(groups=2, components=2, width=8))
     metric.standardise(latents)
     moved = latents + torch.tensor(
         [0, 0, 0, 1e-4]
@@ -71,7 +71,7 @@ def test_summary_numbers_that_died_stay_small():
     with torch.no_grad():
         summary.places[-1].weight[1] *= 1e-7
     summary.standardise(components)
-    spread = summary.moving(components).std(0)
+    spread = summary.dynamic(components).std(0)
     torch.testing.assert_close(spread[[0, 2]], torch.ones(2))
     assert spread[1] < 0.01
 

@@ -232,8 +232,8 @@ def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
 
     def still(dynamics, context, past, actions):
         assert (
-            context.shape[1] == model.settings.window
-            and past.shape[1] == model.settings.window - 1
+            context.shape[1] == model.settings.context_frames
+            and past.shape[1] == model.settings.context_frames - 1
         )
         return context[:, -1:].repeat(1, actions.shape[1], 1, 1)
 
@@ -241,7 +241,7 @@ def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
     features = cache.Features(whole / "features" / "heldout", data)
     monkeypatch.setattr(rollout_errors, "unroll", still)
     rows = rollout_errors.rollout_errors(model, features, features)
-    assert len(rows) == (31 - 1) // model.settings.frameskip - model.settings.window + 1
+    assert len(rows) == (31 - 1) // model.settings.frameskip - model.settings.context_frames + 1
     assert all(
         row["relative_error"] == row["relative_error_shuffled"] == pytest.approx(1) for row in rows
     )
@@ -276,13 +276,13 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
     futures = iter([])
 
     def knows(dynamics, context, past, actions):
-        return model.with_lasting(next(futures), model.lasting(context[:, -1:]))
+        return model.with_static(next(futures), model.static(context[:, -1:]))
 
     def summarise(tokens, original=model.summarise):
         nonlocal futures
         latents = original(tokens)
         if latents.dim() == 4:
-            futures = iter([latents[:, model.settings.window :]] * 2)
+            futures = iter([latents[:, model.settings.context_frames :]] * 2)
         return latents
 
     monkeypatch.setattr(model, "summarise", summarise)
@@ -323,7 +323,7 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
 
 
 def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny_data):
-    """Each frame has the mean of what the frames up to it tell; moving numbers are its own."""
+    """Each frame has the mean of what the frames up to it tell; dynamic numbers are its own."""
     data, model = Trajectories(tiny_data / "train.h5"), load_latent_model(whole / "dynamics")
     features = cache.Features(whole / "features" / "train", data)
     latents = dynamics.Latents(model, features, "fp32")
@@ -333,9 +333,9 @@ def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny
         with torch.no_grad():
             own = model.summarise(features.tokens(episode, frame))
         for t, latent in enumerate(latents.at(episode, frame)):
-            believed = model.lasting(own[: t + 1]).mean(0)
-            torch.testing.assert_close(latent, model.with_lasting(own[t], believed))
-        assert (model.lasting(own).std(0) > 0).all()
+            believed = model.static(own[: t + 1]).mean(0)
+            torch.testing.assert_close(latent, model.with_static(own[t], believed))
+        assert (model.static(own).std(0) > 0).all()
 
 
 def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):

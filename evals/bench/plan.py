@@ -108,7 +108,7 @@ def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
     model = Dynamics(
         tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width, depth=case.depth,
-        heads=case.heads, window=case.window,
+        num_heads=case.heads, context_frames=case.window,
     ).eval()  # fmt: skip
     context = torch.randn(case.episodes, case.window, case.tokens, case.width)
     past = torch.randn(case.episodes, case.window - 1, ACTION)
@@ -188,7 +188,7 @@ def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) 
     actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
     for _ in range(plans.shape[1]):
         seen = latents.shape[1]
-        window = slice(max(0, seen - model.window), seen)
+        window = slice(max(0, seen - model.context_frames), seen)
         latents = torch.cat(
             [latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1
         )

@@ -137,7 +137,7 @@ def load_action_predictor(
     def sized() -> Model:
         return build(
             encoder_width=embed.shape[1], grid=size.image_size // patch, width=width,
-            depth=_depth(weights, "predictor_blocks", source), heads=size.action_heads,
+            depth=_depth(weights, "predictor_blocks", source), num_heads=size.action_heads,
             mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source), rope="vjepa2", rope_base=ROPE_BASE,
             **inputs,
         )  # fmt: skip

@@ -76,7 +76,10 @@ class CostServer:
         latent = self.model.latent
         skip = latent.settings.frameskip
         frames, past = history(
-            info, window=latent.settings.window, size=self.model.block // skip, frameskip=skip
+            info,
+            window=latent.settings.context_frames,
+            size=self.model.block // skip,
+            frameskip=skip,
         )
         context, past = (
             self._latents("pixels", frames),
@@ -88,9 +91,9 @@ class CostServer:
             else None
         )
         seen = context if goal is None else torch.cat([context, goal[:, None]], 1)
-        lasting = latent.lasting(seen).mean(1)  # the same in all, as an agent holds it
-        context = latent.with_lasting(context, lasting[:, None])
-        goal = goal if goal is None else latent.with_lasting(goal, lasting)
+        static = latent.static(seen).mean(1)  # the same in all, as an agent holds it
+        context = latent.with_static(context, static[:, None])
+        goal = goal if goal is None else latent.with_static(goal, static)
         plans = candidates.detach().to(self.model.device).float()
         plans = plans if self.space is None else self.space.project(self._as_searched(plans))
 

@@ -19,17 +19,22 @@ class ActionPredictor(nn.Module):
     the camera, and its patches, and sees itself and all frames before (Assran et al., 2025)."""
 
     def __init__(
-        self, *, encoder_width: int, grid: int, width: int, depth: int, heads: int, action_size: int = 7,
+        self, *, encoder_width: int, grid: int, width: int, depth: int, num_heads: int, action_size: int = 7,
         state_size: int = 7, extrinsics_size: int = 6, mlp_ratio: float = 4.0, rope: Rope = "vjepa2",
         rope_base: float = 10_000.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.grid, self.head_dim, self.rope, self.rope_base = grid, width // heads, rope, rope_base
+        self.grid, self.head_dim, self.rope, self.rope_base = (
+            grid,
+            width // num_heads,
+            rope,
+            rope_base,
+        )
         self.embed = nn.Linear(encoder_width, width)
         self.action = nn.Linear(action_size, width)
         self.state = nn.Linear(state_size, width)
         self.extrinsics = nn.Linear(extrinsics_size, width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.project = nn.Linear(width, encoder_width)
         init_transformer(self, self.blocks)

@@ -1,8 +1,8 @@
-"""A label-free summary of a frame: the few numbers that actions move, and the few that last and
-change their effect.
+"""The factored latent of a frame: a few dynamic numbers, which actions change, and a few static
+ones, which are constant in an episode and condition what actions do.
 
-B samples, T frames, n frozen tokens of width E, K principal components, M moving and L lasting
-numbers, a numbers of an action."""
+B samples, T frames, n frozen tokens of width E, K principal components, M dynamic and L static
+numbers, A numbers of an action."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Components(nn.Module):
         self.basis[:, :count] = basis / spread.mean().sqrt()
 
 
-class Summary(nn.Module):
-    """Reads one latent token [moving | lasting] off a frame; moving numbers have mean 0 and spread
+class FactoredLatent(nn.Module):
+    """Reads one latent token [dynamic | static] off a frame; dynamic numbers have mean 0 and spread
     1 over the data."""
 
     shift: Tensor
@@ -69,70 +69,79 @@ class Summary(nn.Module):
         super().__init__()
         s = settings
         self.components = Components(tokens * token_width, s.components)
-        self.places = mlp(s.components, s.moving, s.width, depth=2)
-        self.lasting = mlp(s.components, s.lasting, s.width // 2, depth=1) if s.lasting else None
-        self.register_buffer("shift", torch.zeros(s.moving))
-        self.register_buffer("scale", torch.ones(s.moving))
+        self.places = mlp(s.components, s.dynamic_dim, s.width, depth=2)
+        self.static = (
+            mlp(s.components, s.static_dim, s.width // 2, depth=1) if s.static_dim else None
+        )
+        self.register_buffer("shift", torch.zeros(s.dynamic_dim))
+        self.register_buffer("scale", torch.ones(s.dynamic_dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., 1, M + L] in fp32 from frozen tokens [..., n, E]."""
         components = self.components(tokens)
-        parts = [self.moving(components)]
-        if self.lasting is not None:
-            parts.append(self.lasting(components).float())
+        parts = [self.dynamic(components)]
+        if self.static is not None:
+            parts.append(self.static(components).float())
         return torch.cat(parts, -1)[..., None, :]
 
-    def moving(self, components: Tensor) -> Tensor:
-        """[..., M] fp32 moving numbers of components [..., K]."""
+    def dynamic(self, components: Tensor) -> Tensor:
+        """[..., M] fp32 dynamic numbers of components [..., K]."""
         return (self.places(components).float() - self.shift) / self.scale
 
     @torch.no_grad()
     def standardise(self, components: Tensor) -> None:
-        """Give the moving numbers mean 0 and spread 1 over components [S, K] of the data."""
-        moving = self.moving(components)
-        self.shift.add_(moving.mean(0) * self.scale)
-        self.scale.mul_(shared_scale(moving.std(0)))
+        """Give the dynamic numbers mean 0 and spread 1 over components [S, K] of the data."""
+        dynamic = self.dynamic(components)
+        self.shift.add_(dynamic.mean(0) * self.scale)
+        self.scale.mul_(shared_scale(dynamic.std(0)))
 
 
-class SummaryTraining(nn.Module):
-    """What trains the moving numbers without labels; none of it is needed afterwards.
+class FactoredLatentTraining(nn.Module):
+    """What trains the dynamic numbers without labels; none of it is needed afterwards.
 
-    A frame's components are told from its own moving numbers and from what is seen of the layout
-    in another frame of the episode, so that what moves and what lasts part: latent prediction, no
-    pixels. The way between two frames is readable from their moving numbers (`LinearInverseDynamics`), which
-    makes places of them; where actions do not add up to a way, steps that go on as they were
-    (`bend`) do."""
+    A frame's components are reconstructed from its own dynamic numbers and a context read off
+    another frame of the episode, so that what changes and what is constant part: prediction of
+    features, no pixels. The displacement between two frames is linear in their dynamic numbers
+    (`LinearInverseDynamics`), which makes places of them; where actions do not add up to a displacement, a
+    low curvature of trajectories does."""
 
-    def __init__(self, summary: Summary, action_size: int, settings: LatentSettings) -> None:
+    def __init__(self, latent: FactoredLatent, action_size: int, settings: LatentSettings) -> None:
         super().__init__()
         s = settings
-        self.weights = {"told": 1.0, "path": s.path, "bend": s.straight}
-        self.places = summary.places
-        self.layout = mlp(s.components, s.layout, s.width, depth=2)
-        self.tell = mlp(s.moving + s.layout, s.components, s.width, depth=3)
-        self.path = LinearInverseDynamics(s.moving, action_size) if s.path else None
+        self.weights = {
+            "reconstruction": 1.0,
+            "inverse_dynamics": s.inverse_dynamics,
+            "curvature": s.straightening,
+        }
+        self.places = latent.places
+        self.context = mlp(s.components, s.context_dim, s.width, depth=2)
+        self.reconstruct = mlp(s.dynamic_dim + s.context_dim, s.components, s.width, depth=3)
+        self.inverse_dynamics = (
+            LinearInverseDynamics(s.dynamic_dim, action_size) if s.inverse_dynamics else None
+        )
 
-    def losses(self, frames: Tensor, others: Tensor, way: Tensor) -> dict[str, Tensor]:
+    def losses(self, frames: Tensor, distant: Tensor, displacement: Tensor) -> dict[str, Tensor]:
         """For components of windows [B, T, K], of other frames of their episodes [B, K], and the
-        way to each frame [B, T, a] by the actions."""
-        moving = self.places(frames).float()
-        layout = self.layout(others).float()[:, None].expand(-1, frames.shape[1], -1)
-        told = self.tell(torch.cat([moving, layout], -1)).float()
-        losses = {"told": (told - frames).square().mean() / all_mean(frames.square().mean())}
-        if self.path is not None:
-            losses["path"] = self.path(moving, way)
-        if self.weights["bend"]:
-            losses["bend"] = bend(moving)
+        displacement of each frame [B, T, A] by the actions."""
+        dynamic = self.places(frames).float()
+        context = self.context(distant).float()[:, None].expand(-1, frames.shape[1], -1)
+        guess = self.reconstruct(torch.cat([dynamic, context], -1)).float()
+        error = (guess - frames).square().mean()
+        losses = {"reconstruction": error / all_mean(frames.square().mean())}
+        if self.inverse_dynamics is not None:
+            losses["inverse_dynamics"] = self.inverse_dynamics(dynamic, displacement)
+        if self.weights["curvature"]:
+            losses["curvature"] = curvature(dynamic)
         losses["loss"] = torch.stack(
             [self.weights[name] * value for name, value in losses.items()]
         ).sum()
         return losses
 
 
-def bend(places: Tensor) -> Tensor:
-    """How much the ways through places [B, T, M] bend: 0 where every step is the one before it,
-    about 2 where steps have nothing to do with one another. A ratio over the batch, which no scale
-    can lower.
+def curvature(places: Tensor) -> Tensor:
+    """How much trajectories through places [B, T, M] bend: 0 where every step is the one before
+    it, about 2 where steps have nothing to do with one another. A ratio over the batch, which no
+    scale can lower.
 
     Source: perceptual straightening of natural videos (Henaff et al., 2019).
     """

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from jepa_wm.models.attention import attend
 from jepa_wm.models.blocks import Block, KeyValueCache
 from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.mixture import Draw, Outcomes
+from jepa_wm.models.mixture import MixtureHead, StepNoise
 from jepa_wm.models.rope import rope_tables
 
 
-class Stepper:
+class FastRollout:
     """Equal to `Dynamics.forward` with a cache, frame by frame, for up to R plans.
 
     A large tensor made anew for each operation can cost a CPU more than the operation itself,
@@ -36,7 +36,7 @@ class Stepper:
             model,
             dtype,
             weights,
-            min(frames, model.window),
+            min(frames, model.context_frames),
         )
 
         def room(*shape: int, kind: torch.dtype = dtype) -> Tensor:
@@ -71,12 +71,12 @@ class Stepper:
 
     @torch.no_grad()
     def step(
-        self, latents: Tensor, actions: Tensor, *, time: int, draw: Draw | None = None
+        self, latents: Tensor, actions: Tensor, *, time: int, noise: StepNoise | None = None
     ) -> Tensor:
         """[R', N, D] the frame after frame number `time`, latents [R', N, D], under actions [R',
         A]; R' <= R.
 
-        Of several outcomes the likeliest, or the one that comes about by a draw.
+        Of a mixture the mean of the likeliest component, or with noise a sample.
         """
         model, (plans, tokens, _) = self.model, latents.shape
         place, held = (
@@ -98,7 +98,7 @@ class Stepper:
             x += layer.fc2(torch.ops.aten.gelu_(hidden), out=self.change)
         hidden = _norm(x, model.norm, self.dtype)
         if self.weights.head is None:
-            return model.arrive(latents, hidden.view(plans, tokens, -1), draw)
+            return model.arrive(latents, hidden.view(plans, tokens, -1), noise)
         return latents + model.whole(F.linear(hidden, *self.weights.head).view(plans, tokens, -1))
 
     def _attend(
@@ -128,14 +128,14 @@ class Weights(NamedTuple):
     dtype: torch.dtype
     embed: _Matrix
     layers: list[_Layer]
-    head: _Matrix | None  # None: outcomes, computed by the model itself in fp32
+    head: _Matrix | None  # None: a mixture, computed by the model itself in fp32
 
     @classmethod
     def of(cls, model: Dynamics, precision: str) -> Weights:
         """`precision` "fp32" copies nothing, "bf16" every matrix once."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         layers = [_Layer.of(block, dtype) for block in model.blocks]
-        head = None if isinstance(model.head, Outcomes) else _Matrix.of(model.head, dtype)
+        head = None if isinstance(model.head, MixtureHead) else _Matrix.of(model.head, dtype)
         return cls(model, dtype, _Matrix.of(model.embed, dtype), layers, head)
 
 

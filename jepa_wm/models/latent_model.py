@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.dynamics_losses import forced_loss, rollout_loss
-from jepa_wm.models.factored_latent import Components, Summary
+from jepa_wm.models.factored_latent import Components, FactoredLatent
 from jepa_wm.models.settings import WorldModelSettings
-from jepa_wm.models.temporal_distance import StepsToGo
+from jepa_wm.models.temporal_distance import TemporalDistance
 
-MANY = 8192  # numbers of a latent above which metric and heads read its principal components
+MANY = 8192  # numbers of a latent above which distance and heads read its principal components
 COMPONENTS = 512  # of a latent of many tokens
 
 
 class LatentModel(nn.Module):
-    """A summary (or all frozen tokens), dynamics and steps-to-go metric: all that is trained on
+    """A summary (or all frozen tokens), dynamics and temporal distance: all that is trained on
     frozen features."""
 
     action_centre: Tensor
@@ -37,16 +37,16 @@ class LatentModel(nn.Module):
         self.settings = settings
         self.sizes = {"tokens": tokens, "token_width": token_width, "action_size": action_size}
         b = settings.latent
-        self.summary = Summary(tokens, token_width, b) if b else None
-        count, width = (1, b.moving + b.lasting) if b else (tokens, token_width)
+        self.summary = FactoredLatent(tokens, token_width, b) if b else None
+        count, width = (1, b.dynamic_dim + b.static_dim) if b else (tokens, token_width)
         self.block = action_size * settings.frameskip
         members = [
             Dynamics(
                 tokens=count, latent_width=width, action_size=self.block, width=settings.width, depth=settings.depth,
-                heads=settings.heads, window=settings.window, outcomes=settings.outcomes,
-                lasting=b.lasting if b else 0,
+                num_heads=settings.num_heads, context_frames=settings.context_frames, mixture_components=settings.mixture_components,
+                static_dim=b.static_dim if b else 0,
             )
-            for _ in range(settings.members)
+            for _ in range(settings.ensemble_size)
         ]  # fmt: skip
         self.dynamics, self.others = members[0], nn.ModuleList(members[1:])
         self.numbers = count * width  # of a latent
@@ -54,7 +54,7 @@ class LatentModel(nn.Module):
             Components(self.numbers, COMPONENTS) if b is None and self.numbers > MANY else None
         )
         self.flat_width = self.numbers if self.components is None else COMPONENTS
-        self.metric = StepsToGo(self.flat_width, settings.distance)
+        self.distance = TemporalDistance(self.flat_width, settings.distance)
         self.register_buffer("action_centre", torch.zeros(action_size))
         self.register_buffer("action_scale", torch.ones(action_size))
         self.register_buffer("action_low", torch.full((action_size,), -torch.inf))
@@ -70,32 +70,32 @@ class LatentModel(nn.Module):
         return tokens.float() if self.summary is None else self.summary(tokens)
 
     def flat(self, latents: Tensor) -> Tensor:
-        """[..., F] what the metric and heads read of latents [..., N, D]: all their numbers end to
+        """[..., F] what the distance and heads read of latents [..., N, D]: all their numbers end to
         end, or where these are many their principal components, which keep where in the picture
         something is."""
         return latents.flatten(-2) if self.components is None else self.components(latents)
 
     @property
-    def moving(self) -> int:
+    def dynamic_dim(self) -> int:
         """How many numbers of a latent token come first and are moved by actions; the others
         last."""
-        return self.dynamics.latent_width - self.dynamics.lasting
+        return self.dynamics.latent_width - self.dynamics.static_dim
 
-    def lasting(self, latents: Tensor) -> Tensor:
+    def static(self, latents: Tensor) -> Tensor:
         """[..., N, L] the numbers of latents [..., N, D] that stay as they are in an episode; L
         may be 0."""
-        return latents[..., self.moving :]
+        return latents[..., self.dynamic_dim :]
 
-    def with_lasting(self, latents: Tensor, lasting: Tensor) -> Tensor:
-        """[..., N, D] the latents with these lasting numbers [..., N, L] (they broadcast) in place
+    def with_static(self, latents: Tensor, static: Tensor) -> Tensor:
+        """[..., N, D] the latents with these static numbers [..., N, L] (they broadcast) in place
         of their own."""
-        moving = latents[..., : self.moving]
-        return torch.cat([moving, lasting.expand(*moving.shape[:-1], -1)], -1)
+        dynamic = latents[..., : self.dynamic_dim]
+        return torch.cat([dynamic, static.expand(*dynamic.shape[:-1], -1)], -1)
 
     def shifted(self, latents: Tensor, by: float) -> list[Tensor]:
-        """Latents [..., N, D] with one moving number of every token more or less by so much: two
+        """Latents [..., N, D] with one dynamic number of every token more or less by so much: two
         for each of them."""
-        shifts = by * torch.eye(latents.shape[-1], device=latents.device)[: self.moving]
+        shifts = by * torch.eye(latents.shape[-1], device=latents.device)[: self.dynamic_dim]
         return [latents + sign * shift for shift in shifts for sign in (1, -1)]
 
     def scaled(self, actions: Tensor) -> Tensor:

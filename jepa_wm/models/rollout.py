@@ -11,8 +11,8 @@ from torch import Tensor
 
 from jepa_wm.core.precision import autocast
 from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.fast_rollout import Stepper, Weights
-from jepa_wm.models.mixture import Draws, Outcomes
+from jepa_wm.models.fast_rollout import FastRollout, Weights
+from jepa_wm.models.mixture import MixtureHead, Noise
 from jepa_wm.models.threads import side_by_side
 
 # Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push
@@ -46,14 +46,14 @@ def unroll_candidates(
     actions: Tensor,
     *,
     truncate: int = 0,
-    draws: Draws | None = None,
+    noise: Noise | None = None,
 ) -> Tensor:
     """[B, S, H, N, D] futures of S candidate plans [B, S, H, A], with gradients where they are
     enabled.
 
     The context is computed once and shared by all. `truncate` > 0 cuts the gradient between frames
-    every so many steps: a frame then blames only the actions since the last cut. `draws` is the
-    chance of stochastic dynamics; without it each step takes the likeliest outcome. Raises
+    every so many steps: a frame then blames only the actions since the last cut. `noise` is that
+    of stochastic dynamics; without it each step takes the likeliest component. Raises
     ValueError for a horizon of 0 or an action width that the model was not trained with."""
     _check(model, actions)
     b, s, horizon, _ = actions.shape
@@ -68,8 +68,13 @@ def unroll_candidates(
             for layer in cache:
                 assert layer.keys is not None and layer.values is not None
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-        draw = None if draws is None else draws.at(h)
-        latent = model(latent, steps[:, h : h + 1], cache=cache, start=seen + h, draw=draw)
+        latent = model(
+            latent,
+            steps[:, h : h + 1],
+            cache=cache,
+            start=seen + h,
+            noise=None if noise is None else noise.at(h),
+        )
         frames.append(latent)
     return torch.cat(frames, 1).unflatten(0, (b, s))
 
@@ -77,7 +82,7 @@ def unroll_candidates(
 @torch.no_grad()
 def imagine_candidates(
     model: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32", at_once: int = 0,
-    draws: Draws | None = None,
+    noise: Noise | None = None,
 ) -> Tensor:  # fmt: skip
     """`unroll_candidates` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no
     fresh memory.
@@ -95,12 +100,12 @@ def imagine_candidates(
     frames = torch.empty(b * s, horizon, *context.shape[2:], device=context.device)
 
     def imagine(some: slice) -> None:
-        stepper = Stepper(weights, some.stop - some.start, frames=seen + horizon)
+        stepper = FastRollout(weights, some.stop - some.start, frames=seen + horizon)
         stepper.remember(cache, samples[some], seen=seen)
         latent = context[samples[some], -1]
         for h in range(horizon):
             latent = stepper.step(
-                latent, steps[some, h], time=seen + h, draw=None if draws is None else draws.at(h)
+                latent, steps[some, h], time=seen + h, noise=None if noise is None else noise.at(h)
             )
             frames[some, h] = latent
 
@@ -136,7 +141,7 @@ def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int
     n, width, window, depth = (
         model.tokens,
         model.embed.out_features,
-        model.window,
+        model.context_frames,
         len(model.blocks),
     )
     heads = width // model.head_dim
@@ -155,8 +160,8 @@ def plan_bytes(model: Dynamics, horizon: int, *, gradients: bool = False) -> int
     working = (
         16 + 14 * (window - 1)
     ) * width * n + 3 * scores  # of one layer, for a frame and for the context
-    if isinstance(model.head, Outcomes):
-        working += 8 * model.head.outcomes * n * model.latent_width
+    if isinstance(model.head, MixtureHead):
+        working += 8 * model.head.mixture_components * n * model.latent_width
     return 4 * (latents + memory + working)
 
 

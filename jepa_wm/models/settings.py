@@ -132,37 +132,37 @@ class JepaSettings(Section):
 
 
 class LatentSettings(Section):
-    """A label-free summary of a frame's tokens: what the dynamics and the planner work on."""
+    """The factored latent: a few dynamic and static numbers read off a frame's tokens."""
 
-    moving: int = Field(
+    dynamic_dim: int = Field(
         4, ge=1
-    )  # numbers that actions move; best about as many as the world has degrees of freedom
-    lasting: int = Field(
+    )  # numbers that actions change; best about as many as the world has degrees of freedom
+    static_dim: int = Field(
         4, ge=0
-    )  # numbers that stay as they are in an episode and tell what actions will do in it
+    )  # numbers that are constant in an episode and condition what actions do in it
     components: int = Field(
         512, ge=1
     )  # principal components of a frame's tokens, from which both are read
     width: int = Field(256, ge=2)  # of the networks
-    layout: int = Field(
+    context_dim: int = Field(
         2, ge=1
-    )  # numbers that stand for what lasts when a frame is told from its moving ones
-    path: float = Field(
+    )  # numbers of another frame beside which the dynamic ones reconstruct a frame, in training
+    inverse_dynamics: float = Field(
         1.0, ge=0
-    )  # weight: the way between two frames, by the actions, is their difference
-    straight: float = Field(
+    )  # weight: the displacement between two frames, by the actions, is linear in theirs
+    straightening: float = Field(
         0.0, ge=0
-    )  # weight: each step goes on as the one before; for what moves by itself
+    )  # weight of the curvature of trajectories; for what moves by itself
 
 
 class DistanceSettings(Section):
-    """The learned steps-to-go metric: a quasimetric head on the latents."""
+    """The learned temporal distance: a quasimetric head on the latents."""
 
     groups: int = 16
     components: int = 16
     width: int = 384
     expectile: float = Field(0.03, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
-    rivals: int = Field(8, ge=1)  # half of the pairs are the hardest out of as many
+    hard_pool: int = Field(8, ge=1)  # half of the pairs are the hardest out of as many
 
 
 class DynamicsSettings(Section):
@@ -172,24 +172,25 @@ class DynamicsSettings(Section):
         "latent"  # vjepa2_ac: V-JEPA 2's predictor, for the 7-number pose of a robot
     )
     frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
-    window: int = Field(3, ge=1)  # frames a prediction sees
+    context_frames: int = Field(3, ge=1)  # that a prediction sees
     width: int = 192
     depth: int = Field(3, ge=1)
-    heads: int = Field(3, ge=1)
-    members: int = Field(
+    num_heads: int = Field(3, ge=1)
+    ensemble_size: int = Field(
         1, ge=1
-    )  # models of an ensemble, which differ in their first weights and in what they met
-    outcomes: int = Field(
+    )  # models that differ in their first weights and in the batches they are trained on
+    mixture_components: int = Field(
         0, ge=0
-    )  # 0: one future; 1: a Gaussian; more: a discrete latent chooses among so many
+    )  # 0: deterministic; 1: a Gaussian; more: a discrete latent chooses one of so many
 
     @model_validator(mode="after")
     def _fits(self) -> DynamicsSettings:
-        check_heads(self.width, self.heads)
-        if self.kind == "vjepa2_ac" and (self.members > 1 or self.outcomes):
+        check_heads(self.width, self.num_heads)
+        if self.kind == "vjepa2_ac" and (self.ensemble_size > 1 or self.mixture_components):
             raise ValueError(
-                f"members {self.members} and outcomes {self.outcomes} are of kind latent; with kind vjepa2_ac set "
-                "members=1 and outcomes=0"
+                f"ensemble_size {self.ensemble_size} and mixture_components "
+                f"{self.mixture_components} are of kind latent; with kind vjepa2_ac set "
+                "ensemble_size=1 and mixture_components=0"
             )
         return self
 

@@ -12,7 +12,7 @@ from jepa_wm.core.standardise import shared_scale
 from jepa_wm.models.settings import DistanceSettings
 
 
-class StepsToGo(nn.Module):
+class TemporalDistance(nn.Module):
     """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle
     inequality by form.
 
@@ -73,10 +73,10 @@ class StepsToGo(nn.Module):
         return {"loss": loss, "steps_error": excess.detach().abs().mean()}
 
 
-def hardest(latents: Tensor, steps: Tensor, *, count: int, rivals: int) -> Tensor:
-    """[count] row numbers of pairs [2, count * rivals, F] met `steps` apart: of every `rivals` the
+def hardest(latents: Tensor, steps: Tensor, *, count: int, hard_pool: int) -> Tensor:
+    """[count] row numbers of pairs [2, count * hard_pool, F] met `steps` apart: of every `hard_pool` the
     most distant in time for their latent distance. Such pairs, as on two sides of a wall, are
     rare, and where a search gets stuck without."""
     distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
-    ratio = (steps / (distance + 0.1 * latents.std())).view(count, rivals)
-    return ratio.argmax(1) + torch.arange(count, device=ratio.device) * rivals
+    ratio = (steps / (distance + 0.1 * latents.std())).view(count, hard_pool)
+    return ratio.argmax(1) + torch.arange(count, device=ratio.device) * hard_pool

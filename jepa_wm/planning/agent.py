@@ -77,9 +77,7 @@ class Agent:
         ] = []  # each [B, A], model steps handed out whose first frame was not seen yet
         self._last: Tensor | None = None  # [B, a] the action taken last
         self._goal: Tensor | None = None
-        self._lasting: Tensor | None = (
-            None  # [B, N, L], mean of the goal's and of all frames' seen
-        )
+        self._static: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
         self._looks = 0
         self._goal_shape: tuple[int, ...] = ()
         self._count = 0
@@ -118,9 +116,9 @@ class Agent:
         )
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
-        self._last, self._lasting, self._looks = None, None, 0
+        self._last, self._static, self._looks = None, None, 0
         if self._goal is not None:
-            self._settle(self._goal)
+            self._update_belief(self._goal)
         # On the CPU wherever the model is: a seed draws the same plans on every machine, and only
         # costs cross over.
         self.search.reset(seeds, device=torch.device("cpu"))
@@ -131,9 +129,9 @@ class Agent:
         latents = self.encode_context(frames)
         self._imagine_unseen()
         self._latents.append(latents)
-        latent, lasting = self.model.latent, self._settle(latents)
-        goals = None if self._goal is None else latent.with_lasting(self._goal, lasting)
-        context, past = self._memory(lasting)
+        latent, static = self.model.latent, self._update_belief(latents)
+        goals = None if self._goal is None else latent.with_static(self._goal, static)
+        context, past = self._memory(static)
 
         def cost_of(some: slice) -> Cost:
             def imagine(actions: Tensor) -> Tensor:
@@ -177,7 +175,7 @@ class Agent:
                 "no step of a plan is left to be executed after these frames; hand them to act"
             )
         latents = self.encode_context(frames)
-        self._settle(latents)
+        self._update_belief(latents)
         self._latents.append(latents)
         self._past.append(self._executing.pop(0))
 
@@ -209,22 +207,22 @@ class Agent:
         unseen, self._executing = self._executing, []
         if not unseen:
             return
-        assert self._lasting is not None
-        context, past = self._memory(self._lasting)
+        assert self._static is not None
+        context, past = self._memory(self._static)
         steps = torch.stack([self._past[-1], *unseen[:-1]], 1)[:, None]  # [B, 1, K-1, A]
         self._latents += self.model.imagine(context, past, steps)[:, 0].unbind(1)
         self._past += unseen
 
-    def _memory(self, lasting: Tensor) -> tuple[Tensor, Tensor]:
-        """(the latest latents [B, C, N, D] with these lasting numbers, the action blocks [B, C-1,
+    def _memory(self, static: Tensor) -> tuple[Tensor, Tensor]:
+        """(the latest latents [B, C, N, D] with these static numbers, the action blocks [B, C-1,
         A] between them), no more of them than the model's window; older ones are forgotten."""
         latent = self.model.latent
-        gone = max(0, len(self._latents) - latent.settings.window)
+        gone = max(0, len(self._latents) - latent.settings.context_frames)
         self._latents, self._past = (
             self._latents[gone:],
             self._past[gone:],
         )  # block i leads from frame i
-        context = latent.with_lasting(torch.stack(self._latents, 1), lasting[:, None])
+        context = latent.with_static(torch.stack(self._latents, 1), static[:, None])
         between = self._past[: len(self._latents) - 1]
         return context, torch.stack(between, 1) if between else context.new_zeros(
             len(context), 0, self.model.block
@@ -242,13 +240,13 @@ class Agent:
         step = self._last.cpu().repeat(1, self.space.searched // self.space.size)
         return step[:, None].expand(-1, self.settings.mpc.horizon, -1)
 
-    def _settle(self, latents: Tensor) -> Tensor:
-        """[B, N, L] the lasting numbers, once latents [B, N, D] are seen too.
+    def _update_belief(self, latents: Tensor) -> Tensor:
+        """[B, N, L] the static numbers, once latents [B, N, D] are seen too.
 
         They are the same in all frames of an episode and in its goal: the mean of readings is
         nearer than any one."""
-        lasting, self._looks = self.model.latent.lasting(latents), self._looks + 1
-        self._lasting = (
-            lasting if self._lasting is None else self._lasting.lerp(lasting, 1 / self._looks)
+        static, self._looks = self.model.latent.static(latents), self._looks + 1
+        self._static = (
+            static if self._static is None else self._static.lerp(static, 1 / self._looks)
         )
-        return self._lasting
+        return self._static

@@ -70,10 +70,10 @@ def objective_of(scene: Scene, more: Sequence[tuple[float, TermOf]] = ()) -> Obj
 
 def check_objective(model: WorldModel, settings: PlannerSettings) -> None:
     """UserError for a term that needs what the model has not."""
-    if settings.cost.uncertainty_weight and model.latent.settings.members < 2:
+    if settings.cost.uncertainty_weight and model.latent.settings.ensemble_size < 2:
         raise UserError(
             f"planner.cost.uncertainty_weight {settings.cost.uncertainty_weight:g} needs models "
-            "that can disagree: train with dynamics.members of at least 2, or set "
+            "that can disagree: train with dynamics.ensemble_size of at least 2, or set "
             "planner.cost.uncertainty_weight 0"
         )
     if settings.cost.objective == "temporal" and not model.learned_distance:
@@ -170,7 +170,7 @@ def _distance(scene: Scene) -> Distance:
     if name == "l1" or name == "l2" or name == "cosine":
         raw, compared = latent_distance(name), scene.model.compared
         return lambda latents, goal: raw(compared(latents), compared(goal))
-    return partial(scene.model.steps_to_go, margin=scene.settings.cost.robust_radius)
+    return partial(scene.model.temporal_distance, margin=scene.settings.cost.robust_radius)
 
 
 def _state_ids(model: WorldModel, settings: CostSettings) -> list[int]:

@@ -34,7 +34,7 @@ def make_strips(run: Run, path: Path) -> None:
     model = WorldModel.load(run.path)
     skip = config.dynamics.frameskip
     steps = usual_steps(data.lengths, skip)
-    seen = min(config.dynamics.window, steps)
+    seen = min(config.dynamics.context_frames, steps)
     horizon = min(HORIZON, steps - seen + 1)
     sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1,
                             setting="film strips: frames seen and imagined")  # fmt: skip
@@ -52,8 +52,8 @@ def make_strips(run: Run, path: Path) -> None:
     else:
         context = torch.stack([model.encode(x) for x in frames], 1)
         # What lasts, as an agent believes it that has seen these frames.
-        context = model.latent.with_lasting(
-            context, model.latent.lasting(context).mean(1, keepdim=True)
+        context = model.latent.with_static(
+            context, model.latent.static(context).mean(1, keepdim=True)
         )
     strips = {"true": true}
     for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):

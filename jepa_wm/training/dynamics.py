@@ -19,7 +19,7 @@ from jepa_wm.data.displacement import Displacement
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import Features
-from jepa_wm.models.factored_latent import Summary, SummaryTraining
+from jepa_wm.models.factored_latent import FactoredLatent, FactoredLatentTraining
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.settings import WorldModelSettings
 from jepa_wm.models.temporal_distance import hardest
@@ -54,13 +54,13 @@ def train(run: Run) -> dict[str, object]:
     seconds, frames = 0.0, None
     if model.summary is not None:
         frames = Seen(model.summary, features)
-        seconds += fit(run, summary_task(model, frames, config), config.train.latent)
+        seconds += fit(run, latent_task(model, frames, config), config.train.latent)
         model.summary.standardise(frames.sample())
     seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
     if model.components is not None:
         model.components.fit(features.rows(sample_rows(features)).to(dist().device))
     latents = Latents(model, features, config.train.precision)
-    seconds += fit(run, metric_task(model, latents, config), config.train.distance)
+    seconds += fit(run, distance_task(model, latents, config), config.train.distance)
     if dist().first:
         save_latent_model(run.stage_dir("dynamics"), model)
     return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
@@ -100,7 +100,7 @@ def sample_rows(features: Features) -> np.ndarray:
 class Seen:
     """The principal components of all frames, held in memory: 4 K bytes a frame."""
 
-    def __init__(self, summary: Summary, features: Features) -> None:
+    def __init__(self, summary: FactoredLatent, features: Features) -> None:
         self.features = features
         few = sample_rows(features)
         self._few = torch.from_numpy(few)
@@ -123,11 +123,13 @@ class Seen:
         return self._held[self._few].to(dist().device)
 
 
-def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
-    """Trains the moving numbers of the summary."""
-    settings, bottleneck, data = config.train.latent, config.latent, frames.features.data
-    assert model.summary and bottleneck
-    training = SummaryTraining(model.summary, data.actions.shape[1], bottleneck).to(dist().device)
+def latent_task(model: LatentModel, frames: Seen, config: Config) -> Task:
+    """Trains the dynamic numbers of the summary."""
+    settings, latent_settings, data = config.train.latent, config.latent, frames.features.data
+    assert model.summary and latent_settings
+    training = FactoredLatentTraining(model.summary, data.actions.shape[1], latent_settings).to(
+        dist().device
+    )
     sampler = _windows(frames.features, config, settings.frames, "train.latent.frames")
     displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
@@ -150,31 +152,38 @@ def summary_task(model: LatentModel, frames: Seen, config: Config) -> Task:
 def dynamics_task(
     model: LatentModel, features: Features, frames: Seen | None, config: Config
 ) -> Task:
-    """Trains the dynamics, and with a summary its lasting numbers too: they are whatever tells
+    """Trains the dynamics, and with a summary its static numbers too: they are whatever tells
     best where actions lead.
 
     A window's are read from frames of the episode up to its first one, and averaged over these: an
     agent has no later ones, and read from frames that are to be foretold they would tell of what
     moves."""
-    settings, members, summary = config.train.dynamics, config.dynamics.members, model.summary
+    settings, members, summary = (
+        config.train.dynamics,
+        config.dynamics.ensemble_size,
+        model.summary,
+    )
     sampler = _windows(features, config, settings.frames, "train.dynamics.frames")
 
-    places = None if summary is None or frames is None else frames.read(summary.moving)
+    places = None if summary is None or frames is None else frames.read(summary.dynamic)
 
     def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         if summary is None or frames is None or places is None:
             return features.tokens(episode[some], frame[some]).float().to(dist().device)
-        moving = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(
+        dynamic = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(
             dist().device
         )
-        if summary.lasting is None:
-            return moving[..., None, :]
-        seen = sampler.up_to(step, frame[:, 0], count=settings.glances)[some]
-        glances = frames.at(np.broadcast_to(episode[some, :1], seen.shape), seen)
-        lasting = (
-            summary.lasting(glances).float().mean(1, keepdim=True).expand(-1, moving.shape[1], -1)
+        if summary.static is None:
+            return dynamic[..., None, :]
+        seen = sampler.up_to(step, frame[:, 0], count=settings.static_frames)[some]
+        static_frames = frames.at(np.broadcast_to(episode[some, :1], seen.shape), seen)
+        static = (
+            summary.static(static_frames)
+            .float()
+            .mean(1, keepdim=True)
+            .expand(-1, dynamic.shape[1], -1)
         )
-        return torch.cat([moving, lasting], -1)[..., None, :]
+        return torch.cat([dynamic, static], -1)[..., None, :]
 
     def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
         drawn = step * members + member
@@ -193,8 +202,8 @@ def dynamics_task(
 
     learning = (
         [*model.members]
-        if summary is None or summary.lasting is None
-        else [*model.members, summary.lasting]
+        if summary is None or summary.static is None
+        else [*model.members, summary.static]
     )
     return Task(
         "dynamics",
@@ -204,28 +213,28 @@ def dynamics_task(
     )
 
 
-def metric_task(model: LatentModel, latents: Latents, config: Config) -> Task:
+def distance_task(model: LatentModel, latents: Latents, config: Config) -> Task:
     """Trains the metric head; what it stands on is fixed by now."""
-    settings, rivals = config.train.distance, config.distance.rivals
+    settings, hard_pool = config.train.distance, config.distance.hard_pool
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)
-    model.metric.standardise(latents.toward(episode, frames)[0].to(dist().device))
+    model.distance.standardise(latents.toward(episode, frames)[0].to(dist().device))
 
     def losses(step: int, part: slice) -> dict[str, Tensor]:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and
         # looks for itself.
-        episode, frames, gap = sampler.batch(step, hard * rivals + settings.batch - hard)
+        episode, frames, gap = sampler.batch(step, hard * hard_pool + settings.batch - hard)
         flat = latents.toward(episode, frames)  # [2, n, F]
         steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
-        some = hard * rivals
-        chosen = hardest(flat[:, :some], steps[:some], count=hard, rivals=rivals)
+        some = hard * hard_pool
+        chosen = hardest(flat[:, :some], steps[:some], count=hard, hard_pool=hard_pool)
         rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
         pairs, apart = (x.to(dist().device) for x in (flat[:, rows], steps[rows]))
         with autocast(pairs.device, config.train.precision):
-            return model.metric.losses(pairs, apart)
+            return model.distance.losses(pairs, apart)
 
-    return Task("dynamics", model.metric, losses, part="distance")
+    return Task("dynamics", model.distance, losses, part="distance")
 
 
 def _windows(features: Features, config: Config, frames: int, setting: str) -> WindowSampler:

@@ -88,8 +88,10 @@ class Samples:
         """[B, F] latents a model step with scaled blocks [B, A] after frames [B] of episodes,
         imagined from as many frames as an agent has seen that began with the episode."""
         skip, model = self.model.settings.frameskip, self.model
-        seen = np.minimum(frame // skip + 1, model.settings.window)  # [B]
-        most = max(1, AT_ONCE // (model.dynamics.tokens * model.settings.window))  # samples
+        seen = np.minimum(frame // skip + 1, model.settings.context_frames)  # [B]
+        most = max(
+            1, AT_ONCE // (model.dynamics.tokens * model.settings.context_frames)
+        )  # samples
         after = torch.empty(len(frame), model.flat_width, device=actions.device)
         for count in np.unique(seen).tolist():
             of_count = np.flatnonzero(seen == count)

@@ -55,9 +55,9 @@ class TrainMotion(TrainDynamics):
     context: int = Field(
         1, ge=1
     )  # frames of a window that the rollout loss is given; one shows no speed
-    glances: int = Field(
+    static_frames: int = Field(
         1, ge=1
-    )  # frames, of the episode up to the window's first, that its lasting numbers are of
+    )  # frames, of the episode up to the window's first, that its static numbers are of
 
     @model_validator(mode="after")
     def _imagines(self) -> TrainMotion:

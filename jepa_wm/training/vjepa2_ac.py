@@ -84,7 +84,7 @@ def train(run: Run) -> dict[str, object]:
     torch.manual_seed(config.seed + 1)
     grid = round(windows.encoder.tokens_per_frame**0.5)
     model = ActionPredictor(
-        encoder_width=windows.encoder.width, grid=grid, width=d.width, depth=d.depth, heads=d.heads
+        encoder_width=windows.encoder.width, grid=grid, width=d.width, depth=d.depth, num_heads=d.num_heads
     )  # fmt: skip
     model.extrinsics.requires_grad_(False)  # of the released layout; no camera is placed here
 

@@ -23,7 +23,7 @@ SLAB = 1024  # frames read in one go
 
 class Latents:
     """The latents of a features file: all summaries held in memory, or the frozen tokens
-    themselves where the model has no bottleneck, and in memory, once they are asked for, what the
+    themselves where the model has no latent_settings, and in memory, once they are asked for, what the
     metric and heads read of them where they are many.
 
     The static numbers of a frame's latent are the running belief: the mean of the readings of the
@@ -38,9 +38,9 @@ class Latents:
         if model.summary is not None:
             with torch.no_grad(), autocast(dist().device, precision):
                 held = of_all_frames(features, model.summarise)
-            self._own = model.lasting(held)  # [R, N, L] what each frame tells by itself
+            self._own = model.static(held)  # [R, N, L] what each frame tells by itself
             each = self._own.split(features.counts.tolist())
-            self._held = model.with_lasting(
+            self._held = model.with_static(
                 held, torch.cat([running_belief(one, every=self._every) for one in each])
             )
 
@@ -56,7 +56,7 @@ class Latents:
         if belief_at is None:
             return latents
         believed = self.at(episode, np.broadcast_to(belief_at, frame.shape))
-        return self._model.with_lasting(latents, self._model.lasting(believed))
+        return self._model.with_static(latents, self._model.static(believed))
 
     def flat(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., F] what the metric and heads read (`LatentModel.flat`) of such frames."""
@@ -81,9 +81,9 @@ class Latents:
         goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, L]
         looks = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
         belief = with_goal(
-            self._model.lasting(pair[0]), looks[:, None].expand(goal.shape[:-1]), goal
+            self._model.static(pair[0]), looks[:, None].expand(goal.shape[:-1]), goal
         )
-        return self._model.with_lasting(pair, belief).flatten(-2)
+        return self._model.with_static(pair, belief).flatten(-2)
 
 
 def of_all_frames(features: Features, read: Callable[[Tensor], Tensor]) -> Tensor:

@@ -77,15 +77,15 @@ def rollout_errors(
         now = believed.at(episode[some, seen - 1 : seen], frame[some, seen - 1 : seen]).to(
             device
         )  # [e, 1, N, D]
-        latents = model.with_lasting(model.summarise(tokens), model.lasting(now))  # [e, C+H, N, D]
-        truth, features = latents[:, seen:, :, : model.moving], tokens[:, seen:].flatten(2)
-        sums["copied_latent"] += _apart(latents[:, seen - 1 : seen, :, : model.moving], truth)
+        latents = model.with_static(model.summarise(tokens), model.static(now))  # [e, C+H, N, D]
+        truth, features = latents[:, seen:, :, : model.dynamic_dim], tokens[:, seen:].flatten(2)
+        sums["copied_latent"] += _apart(latents[:, seen - 1 : seen, :, : model.dynamic_dim], truth)
         sums["copied_features"] += _apart(tokens[:, seen - 1 : seen].flatten(2), features)
         sums["feature_error_encoded"] += _apart(decode(latents[:, seen:]), features)
         for kind, a in futures.items():
             past, ahead = a[some].split([seen - 1, horizon], 1)
             guess = unroll(model.dynamics, latents[:, :seen], past, ahead).float()
-            sums[f"relative_error{kind}"] += _apart(guess[..., : model.moving], truth)
+            sums[f"relative_error{kind}"] += _apart(guess[..., : model.dynamic_dim], truth)
             sums[f"feature_error{kind}"] += _apart(decode(guess), features)
             for name, missed in read_state(
                 guess, episode[some, seen:], frame[some, seen:]
@@ -103,7 +103,7 @@ def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> t
             f"longest has {data.lengths.max()} frames; lower it, or give longer episodes"
         )
     steps = usual_steps(data.lengths, settings.frameskip)
-    seen = min(settings.window, steps)
+    seen = min(settings.context_frames, steps)
     return seen, min(most, steps - seen + 1)
 
 

@@ -37,7 +37,7 @@ def save_action_predictor(
     `high` [7] are how far one environment step's change of pose reaches in the data."""
     sizes = {
         "encoder_width": model.embed.in_features, "grid": model.grid, "width": model.embed.out_features,
-        "depth": len(model.blocks), "heads": model.embed.out_features // model.head_dim,
+        "depth": len(model.blocks), "num_heads": model.embed.out_features // model.head_dim,
     }  # fmt: skip
     about: dict[str, object] = {
         "sizes": sizes,

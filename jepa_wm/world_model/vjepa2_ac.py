@@ -47,7 +47,7 @@ class PoseLatent(LatentModel):
         self.register_buffer("action_high", high)
 
     @property
-    def moving(self) -> int:
+    def dynamic_dim(self) -> int:
         """All numbers of a token."""
         return self.predictor.embed.in_features
 
@@ -136,7 +136,7 @@ class RobotModel(WorldModel):
         """[1, 1, B, S, H, N + 1, D], as `imagine`: the predictor is one, and sees one future."""
         return self.imagine(context, past, actions, truncate=truncate)[None, None]
 
-    def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> NoReturn:
+    def temporal_distance(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> NoReturn:
         """UserError: a learned distance is of another kind of dynamics."""
         raise UserError(
             "a learned distance is of dynamics.kind latent; set planner.cost.objective=l1, as V-JEPA 2-AC has it"
@@ -168,7 +168,7 @@ class RobotModel(WorldModel):
         `WorldModel.plan_bytes`."""
         predictor, settings = self.latent.predictor, self.latent.settings
         width, depth = predictor.embed.out_features, len(predictor.blocks)
-        tokens = (settings.window + horizon) * (predictor.grid**2 + 2)
+        tokens = (settings.context_frames + horizon) * (predictor.grid**2 + 2)
         layer = 4 * (
             tokens * 16 * width + (width // predictor.head_dim) * tokens**2
         )  # the widest is the MLP, 4 times

@@ -18,7 +18,7 @@ from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.heads import Heads
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.mixture import Draws
+from jepa_wm.models.mixture import Noise
 from jepa_wm.models.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 from jepa_wm.world_model.cuda_graphs import Recordings
 from jepa_wm.world_model.saved import is_action_predictor, load_heads, load_latent_model
@@ -28,7 +28,7 @@ class WorldModel(nn.Module):
     """A frozen encoder, the latent model on it, and heads that read rewards and states, where they
     were trained."""
 
-    learned_distance = True  # whether `steps_to_go` is there
+    learned_distance = True  # whether `temporal_distance` is there
 
     def __init__(
         self, encoder: FrozenEncoder, latent: LatentModel, heads: Heads | None = None
@@ -139,20 +139,20 @@ class WorldModel(nn.Module):
         """Futures [M, R, B, S, H, N, D], as `imagine`, of all M members; R = `draws` where the
         dynamics have outcomes, each by a chance of its own, which is the same for all plans and in
         every call; else R = 1."""
-        chances: list[Draws | None] = [None]
-        if self.latent.settings.outcomes:
+        noises: list[Noise | None] = [None]
+        if self.latent.settings.mixture_components:
             horizon, (tokens, width) = actions.shape[2], context.shape[-2:]
-            chances = [
-                Draws.seeded(r, horizon=horizon, tokens=tokens, width=width, device=context.device)
+            noises = [
+                Noise.seeded(r, horizon=horizon, tokens=tokens, width=width, device=context.device)
                 for r in range(draws)
             ]
         members = self.latent.members
-        if len(members) == len(chances) == 1:
-            return self._futures_of(members[0], context, past, actions, truncate, chances[0])[
+        if len(members) == len(noises) == 1:
+            return self._futures_of(members[0], context, past, actions, truncate, noises[0])[
                 None, None
             ]
         each = [
-            [self._futures_of(m, context, past, actions, truncate, chance) for chance in chances]
+            [self._futures_of(m, context, past, actions, truncate, noise) for noise in noises]
             for m in members
         ]
         return torch.stack([torch.stack(one) for one in each])
@@ -164,19 +164,19 @@ class WorldModel(nn.Module):
         past: Tensor,
         actions: Tensor,
         truncate: int,
-        draws: Draws | None,
+        noise: Noise | None,
     ) -> Tensor:
         past, steps = self.latent.scaled(past), self.latent.scaled(actions)
         wanted = _wants_gradient(actions)
         if not wanted and not self.compiled:
 
-            def imagine(context: Tensor, past: Tensor, steps: Tensor, *chance: Tensor) -> Tensor:
-                draws = Draws(*chance) if chance else None
+            def imagine(context: Tensor, past: Tensor, steps: Tensor, *parts: Tensor) -> Tensor:
+                noise = Noise(*parts) if parts else None
                 return imagine_candidates(
-                    dynamics, context, past, steps, precision=self.encoder.precision, draws=draws
+                    dynamics, context, past, steps, precision=self.encoder.precision, noise=noise
                 )
 
-            given = (context, past, steps, *(draws or ()))
+            given = (context, past, steps, *(noise or ()))
             return (
                 imagine(*given)
                 if self._recordings is None
@@ -184,16 +184,16 @@ class WorldModel(nn.Module):
             )
         with torch.set_grad_enabled(wanted), autocast(context.device, self.encoder.precision):
             return unroll_candidates(
-                dynamics, context, past, steps, truncate=truncate, draws=draws
+                dynamics, context, past, steps, truncate=truncate, noise=noise
             ).float()
 
-    def steps_to_go(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> Tensor:
+    def temporal_distance(self, latents: Tensor, goal: Tensor, *, margin: float = 0.0) -> Tensor:
         """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D].
 
-        With a margin the most that is read when one moving number of both, whose spread is 1, is
+        With a margin the most that is read when one dynamic number of both, whose spread is 1, is
         that much larger or smaller: where a small error changes much, as on the two sides of a
         wall, the worse side counts; and what lies at the goal stays there."""
-        metric = self.latent.metric
+        metric = self.latent.distance
         with (
             torch.set_grad_enabled(_wants_gradient(latents)),
             autocast(latents.device, self.encoder.precision),
@@ -277,12 +277,14 @@ class WorldModel(nn.Module):
         metric, dynamics = self.latent.settings.distance, self.latent.dynamics
         judging = 4 * horizon * (12 * metric.width + 4 * metric.groups * metric.components)
         if margin:
-            shifted = 2 * self.latent.moving
+            shifted = 2 * self.latent.dynamic_dim
             judging *= shifted if gradients else 1
             judging += 4 * horizon * shifted * dynamics.tokens * dynamics.latent_width
         if self.heads is not None:
             judging += 4 * horizon * (8 * self.heads.settings.width + 4 * self.heads.settings.bins)
-        futures = self.latent.settings.members * (draws if self.latent.settings.outcomes else 1)
+        futures = self.latent.settings.ensemble_size * (
+            draws if self.latent.settings.mixture_components else 1
+        )
         each = futures * plan_bytes(dynamics, horizon, gradients=gradients) + judging
         return each, fixed_bytes(dynamics, precision=self.encoder.precision)
 
