@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot
 
-from jepa_wm.data.clips import to_input
-from jepa_wm.data.frames import resized
+from jepa_wm.data.images import resized, to_input
 from jepa_wm.features.vjepa2 import take_plain_frames
 from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, named_size
 from jepa_wm.models.action_predictor import ActionPredictor

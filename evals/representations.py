@@ -18,7 +18,7 @@ from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast, resolve_precision
 from jepa_wm.core.run import Run
 from jepa_wm.core.standardise import shared_scale
-from jepa_wm.data.clips import to_input
+from jepa_wm.data.images import to_input
 from jepa_wm.data.video_clips import middle
 from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
 from jepa_wm.features.backbone import Backbone

@@ -12,7 +12,7 @@ from test_act import SKIP, frames, world_model
 from jepa_wm.config import load_config
 from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.displacement import Displacement
+from jepa_wm.data.clips import Displacement
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent

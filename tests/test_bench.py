@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jepa_wm import cli
-from jepa_wm.data.clips import to_input
+from jepa_wm.data.images import to_input
 from jepa_wm.evals.bench import train as bench_train
 from jepa_wm.evals.bench.peer_step import peer_losses
 from jepa_wm.evals.bench.plan import Case, flops, peer_forward, peer_rollout

@@ -166,7 +166,7 @@ class Chance(Drifter):
 
 def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "TOGETHER", 7)
-    monkeypatch.setattr("jepa_wm.data.episode_writer.CHUNK", 1000)
+    monkeypatch.setattr("jepa_wm.data.trajectories.CHUNK", 1000)
     Chance.steps_taken = 0
     record(tmp_path / "a.h5", GymWorld(Chance), still, np.arange(30), 12, shortest=4)
     data = Trajectories(tmp_path / "a.h5")
@@ -190,7 +190,7 @@ def test_episodes_are_played_once_and_stored_as_they_went(tmp_path, monkeypatch)
 
 
 def test_nothing_is_left_behind_where_episodes_that_end_are_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("jepa_wm.data.episode_writer.CHUNK", 1000)
+    monkeypatch.setattr("jepa_wm.data.trajectories.CHUNK", 1000)
     write = TrajectoryWriter.write
 
     def interrupted(self, column, row, values):

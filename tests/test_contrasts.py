@@ -8,7 +8,7 @@ import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.data.clips import ClipSampler
-from jepa_wm.data.order import ShuffledOrder
+from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet

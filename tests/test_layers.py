@@ -44,7 +44,7 @@ READ_THE_WHOLE_CONFIG = (
             "jepa_wm/core/precision.py",
             "jepa_wm/core/run.py",
             "jepa_wm/data/datasets.py",
-            "jepa_wm/data/run_videos.py",
+            "jepa_wm/data/video_clips.py",
             "jepa_wm/features/cache.py",
             "jepa_wm/training/dynamics.py",
             "jepa_wm/training/heads.py",

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.clips import ClipSampler, to_input
+from jepa_wm.data.clips import ClipSampler, Displacement
 from jepa_wm.data.datasets import open_data, state_groups
-from jepa_wm.data.displacement import Displacement
+from jepa_wm.data.images import to_input
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.data.windows import (
     FrameSampler,

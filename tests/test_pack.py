@@ -15,7 +15,7 @@ from test_videos import sampler_of
 from jepa_wm import cli
 from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.shards import shard_of
+from jepa_wm.data.samples import shard_of
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import find
 from jepa_wm.evals.bench import data as bench_data

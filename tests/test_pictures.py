@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.image_sequence import ImageSequence
-from jepa_wm.data.images import read_picture, rgb
+from jepa_wm.data.images import ImageSequence, read_picture, rgb
 from jepa_wm.data.readers.registry import open_source
 from jepa_wm.data.video import VideoError
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.image_sequence import ImageSequence
+from jepa_wm.data.images import ImageSequence
 from jepa_wm.data.readers.registry import format_of, open_source
 from jepa_wm.data.samples import VIDEOS, is_hidden, keys, natural
 from jepa_wm.data.video import VideoError

@@ -16,7 +16,7 @@ from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run
 from jepa_wm.data.augment import augment, draw_augmentation
-from jepa_wm.data.prefetch import Prefetcher
+from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import AugmentSettings
 from jepa_wm.training import pretrain
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.clips import ClipSampler, to_input
-from jepa_wm.data.image_sequence import ImageSequence
-from jepa_wm.data.order import MixtureSampler, ShuffledOrder
+from jepa_wm.data.clips import ClipSampler
+from jepa_wm.data.images import ImageSequence, to_input
+from jepa_wm.data.sampling import MixtureSampler, ShuffledOrder
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet

@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from jepa_wm.config import Config
-from jepa_wm.data.order import ShuffledOrder
+from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler, middle
 from jepa_wm.data.video_set import COLUMNS, NAMES, TEXTS, VideoSet, write_index
 from jepa_wm.data.videos import find
@@ -32,7 +32,7 @@ ROWS = 10_000_000
 WORKER = """
 import json, sys, time
 import numpy as np
-from jepa_wm.data.order import ShuffledOrder
+from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.video_clips import MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 def memory():

@@ -17,7 +17,7 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast, now
 from jepa_wm.core.schedule import OptimiserSettings
-from jepa_wm.data.clips import to_input
+from jepa_wm.data.images import to_input
 from jepa_wm.evals.bench import train_case
 from jepa_wm.models.blocks import Block
 from jepa_wm.models.dynamics import Dynamics

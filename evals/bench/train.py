@@ -26,7 +26,7 @@ from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_thread
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.schedule import OptimiserSettings
-from jepa_wm.data.clips import to_input
+from jepa_wm.data.images import to_input
 from jepa_wm.evals.bench import large
 from jepa_wm.evals.bench.peer_step import peer_losses
 from jepa_wm.evals.bench.train_case import LARGE, QUICK, Case, flops, fresh

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from jepa_wm.data.frames import antialiased
+from jepa_wm.data.images import antialiased
 from jepa_wm.data.settings import AugmentSettings
 
 

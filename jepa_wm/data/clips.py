@@ -1,7 +1,7 @@
-"""Clips for pretraining: which frames, as a pure function of (seed, step), and frames as float
-tensors.
+"""Clips for pretraining: which frames, as a pure function of (seed, step), and where the actions
+between them lead.
 
-B clips, T frames, C channels, S side in pixels.
+B clips, T frames, C channels, A action numbers, S side in pixels.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.data.displacement import Displacement
-from jepa_wm.data.frames import antialiased
+from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.data.sampling import EvenDraw, leave_out_short
 from jepa_wm.data.trajectories import Trajectories
 
@@ -99,14 +98,35 @@ class ClipSampler:
         return np.searchsorted(self.data.offsets, rows[:, 0], side="right") - 1
 
 
-def to_input(frames: Tensor, size: int) -> Tensor:
-    """uint8 frames [..., h, w, c] as float [..., c, size, size] in -1..1.
+class Displacement:
+    """The displacements between frames of an episode by its actions, for pretraining and for the
+    latent's training.
 
-    A frame at most a few pixels larger than `size` is cut at its right and lower edge, which keeps
-    pixels exact; any other size is resized with antialiasing."""
-    x = frames.movedim(-1, -3)
-    height, width = x.shape[-2:]
-    if size <= min(height, width) and max(height, width) - size < 8:
-        return x[..., :size, :size].float().div_(127.5).sub_(1.0)
-    flat = antialiased(x.reshape(-1, *x.shape[-3:]).float(), size)
-    return flat.div_(127.5).sub_(1.0).view(*x.shape[:-2], size, size)
+    A frame is where the action *before* it led. So with moves (`absolute` false) the displacement
+    between two frames is the sum of the actions from the earlier one up to the later; with places
+    to go to it is the difference of the places that the actions before the two name, and of an
+    episode's first frame, which no action led to, it is not known. An action number that never
+    varies adds up to nothing, and a glitch to no more than the bounds of the others. Nor does a
+    move that hardly varies beside its own size: its sum would tell the time that passed, which no
+    frame shows."""
+
+    def __init__(self, data: Trajectories, *, absolute: bool) -> None:
+        found = ActionStatistics.of(data.taken_actions)
+        varied = found.low < found.high if absolute else ~found.steady
+        actions = np.where(varied, data.actions.astype(np.float64).clip(found.low, found.high), 0)
+        if absolute:
+            self._place = np.roll(actions, 1, 0)
+            self._place[data.offsets] = np.nan
+        else:
+            total = np.cumsum(actions, 0)
+            self._place = np.concatenate(
+                [np.zeros_like(total[:1]), total[:-1]]
+            )  # sum of the actions before each row
+
+    def at(self, rows: np.ndarray) -> Tensor:
+        """[B, T, a] displacement of each frame from the first one of its clip whose place is
+        known, of the rows [B, T] of frames of one episode a clip; NaN where it is not known."""
+        place = self._place[rows]
+        known = np.isfinite(place).all(-1)  # [B, T]
+        origin = place[np.arange(len(rows)), known.argmax(1)]
+        return torch.from_numpy((place - origin[:, None]).astype(np.float32))

@@ -19,7 +19,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.duplicates import refuse_parted
-from jepa_wm.data.frames import resized
+from jepa_wm.data.images import resized
 from jepa_wm.data.quantities import described
 from jepa_wm.data.readers.choice import add_column_arguments, chosen
 from jepa_wm.data.readers.registry import open_source

@@ -1,5 +1,8 @@
-"""Still pictures of any depth and kind of colour as 8-bit RGB: the one place where an image file
-becomes numbers."""
+"""Images: any depth and kind of colour as 8-bit RGB, the one place where an image file becomes
+numbers; a folder of them as a video source; and frames made another size.
+
+K frames of h x w px, c channels.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from jepa_wm.data.video_stream import VideoError
+from jepa_wm.data.samples import PICTURES, VIDEOS, natural, pass_over_thumbnails, visible
+from jepa_wm.data.video import Facts, VideoError
 
 # What Pillow raises for damaged files, according to how far it came.
 DAMAGE = (
@@ -102,3 +108,115 @@ def _pictures_in(picture: Image.Image) -> int:
         picture.seek(page)
         pages += not _tags(picture).get(SUBFILE, 0) & SMALLER
     return pages
+
+
+class ImageSequence:
+    """What `Video` is for a file, for a folder of images in the order of the numbers in their
+    names, or one image.
+
+    Image k is on screen from k / fps seconds on. Images are turned as their EXIF says, alpha is
+    dropped, and greys of 16 bits keep their range."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        fps: float,
+        size: int | None = None,
+        source: BinaryIO | None = None,
+    ) -> None:
+        """`source` holds the bytes of a single image where the path is only what to call it."""
+        self.path, self.fps, self.size, self._source = Path(path), fps, size, source
+        self._files = images(self.path) if self.path.is_dir() else [self.path]
+        if not self._files:
+            raise VideoError(f"{path}: holds no images")
+
+    def facts(self) -> Facts:
+        """Length, rate and size; one image lasts 0 s."""
+        height, width = self._image(self._files[0]).shape[:2]
+        count = len(self._files)
+        return Facts(
+            count / self.fps if count > 1 else 0.0,
+            self.fps,
+            count,
+            width,
+            height,
+            self._files[0].suffix[1:],
+        )
+
+    def at(self, seconds: np.ndarray) -> np.ndarray:
+        """[K, h, w, 3] uint8 frames on screen at `seconds` [K]; the first before, and the last
+        after them all.
+
+        VideoError if an image cannot be read, or has another size than the first.
+        """
+        numbers = (
+            np.floor(np.asarray(seconds) * self.fps + 1e-4)
+            .astype(int)
+            .clip(0, len(self._files) - 1)
+        )
+        shown = {number: self._image(self._files[number]) for number in np.unique(numbers)}
+        if len({image.shape for image in shown.values()}) > 1:
+            raise VideoError(f"{self.path}: its images differ in size; make them equal")
+        return np.stack([shown[number] for number in numbers])
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _image(self, file: Path) -> np.ndarray:
+        image = read_picture(file if self._source is None else self._source, file)
+        if self.size is not None:
+            scale = self.size / min(image.size)
+            image = image.resize(
+                (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            )
+        return np.asarray(image)
+
+
+def images(folder: Path) -> list[Path]:
+    """The images directly in a folder, frame_2 before frame_10, without those that belong to
+    videos beside them.
+
+    VideoError for two of one name: nothing tells which of a.jpg and a.png is the frame.
+    """
+    files = visible(folder.iterdir())
+    videos = [file for file in files if file.suffix.lower() in VIDEOS]
+    found = [file for file in files if file.suffix.lower() in PICTURES]
+    found = sorted(pass_over_thumbnails(found, videos) if videos else found, key=natural)
+    stems: dict[str, Path] = {}
+    for file in found:
+        if stems.setdefault(file.stem, file) is not file:
+            raise VideoError(
+                f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of "
+                "them there"
+            )
+    return found
+
+
+def resized(frames: np.ndarray, size: int) -> np.ndarray:
+    """uint8 frames [n, h, w, c] as [n, size, size, c], antialiased; the whole picture, so its
+    aspect may change."""
+    if frames.shape[1:3] == (size, size):
+        return frames
+    flat = antialiased(torch.from_numpy(frames.astype(np.float32)).movedim(-1, 1), size)
+    return flat.round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
+
+
+def antialiased(frames: Tensor, size: int) -> Tensor:
+    """float frames [n, c, h, w] as [n, c, size, size], the whole picture."""
+    return torch.nn.functional.interpolate(
+        frames, (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+def to_input(frames: Tensor, size: int) -> Tensor:
+    """uint8 frames [..., h, w, c] as float [..., c, size, size] in -1..1.
+
+    A frame at most a few pixels larger than `size` is cut at its right and lower edge, which keeps
+    pixels exact; any other size is resized with antialiasing."""
+    x = frames.movedim(-1, -3)
+    height, width = x.shape[-2:]
+    if size <= min(height, width) and max(height, width) - size < 8:
+        return x[..., :size, :size].float().div_(127.5).sub_(1.0)
+    flat = antialiased(x.reshape(-1, *x.shape[-3:]).float(), size)
+    return flat.div_(127.5).sub_(1.0).view(*x.shape[:-2], size, size)

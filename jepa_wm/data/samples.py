@@ -1,16 +1,21 @@
 """What names tell: which files are videos and pictures, which are hidden, and which make one
-sample.
+sample, in a folder or in a tar shard (WebDataset: members with one key make a sample; read in
+place, written by the command pack).
 
-A stem is a name without its last extension. A key names a sample, as in WebDataset: what stands
-before a dot of the name, as a rule the first, but `Track 2.0.mp4` beside `Track 2.0.cls` is of the
-sample `Track 2.0`."""
+A stem is a name without its last extension. A key names a sample: what stands before a dot of the
+name, as a rule the first, but `Track 2.0.mp4` beside `Track 2.0.cls` is of the sample
+`Track 2.0`."""
 
 from __future__ import annotations
 
 import re
+import tarfile
 import warnings
-from collections.abc import Collection, Iterable
-from pathlib import Path, PurePath
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePath, PurePosixPath
+
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.text import decoded
 
 VIDEOS = frozenset(
     [
@@ -97,3 +102,105 @@ def natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     """A key that sorts numbers in names by value, 01 before 1."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name
+
+
+Span = tuple[int, int]  # where a member's bytes begin in the tar file, and how many there are
+LABELS = (
+    ".cls",
+    ".label",
+)  # members that name a sample's class; the first counts where there are both
+
+
+def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
+    """(SHARD.tar/NAME, class, span) of the videos and pictures, in the order of the file.
+
+    The class is the content of the sample's member .cls, else None. A picture beside the video of
+    its sample is passed over, with a warning. Only headers and those small members are read.
+    Raises UserError for a file that is no tar, or is compressed, and for a sample of two videos or
+    two pictures that one name or one class would not tell apart."""
+    films, labels, companions = _contents(shard)
+    samples: dict[str, list[str]] = {}
+    for name in films:
+        samples.setdefault(key_of(name, companions), []).append(name)
+    beside: set[str] = set()
+    for key, names in samples.items():
+        if any(_suffix(name) in VIDEOS for name in names):
+            beside.update(name for name in names if _suffix(name) in PICTURES)
+        kept = [name for name in names if name not in beside]
+        alike = (
+            kept if key in labels else next((same for same in _by_stem(kept) if len(same) > 1), [])
+        )
+        if len(alike) > 1:
+            raise UserError(
+                f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in "
+                "each sample, or give "
+                "each a sample of its own"
+            )
+    if beside:
+        say_passed_over(len(beside), shard / min(beside))
+    for name, span in films.items():
+        if name not in beside:
+            label = next((labels[key] for key in keys(name) if key in labels), None)
+            yield shard / name, label, span
+
+
+def class_names(path: Path) -> list[str]:
+    """The members that could have named the class of a film SHARD.tar/NAME."""
+    inside = path.relative_to(shard_of(path)).as_posix()
+    return [key + label for key in keys(inside) for label in LABELS]
+
+
+def shard_of(path: Path) -> Path:
+    """The tar file that a path SHARD.tar/NAME leads into."""
+    return next(parent for parent in path.parents if parent.suffix.lower() == ".tar")
+
+
+def content(path: Path, span: Span) -> bytes:
+    """The bytes of a member; fewer than there should be if the shard was cut short."""
+    with open(shard_of(path), "rb") as file:
+        file.seek(span[0])
+        return file.read(span[1])
+
+
+def _contents(shard: Path) -> tuple[dict[str, Span], dict[str, str], set[str]]:
+    """The films' spans by name, the classes by key, and the stems of all members but films."""
+    films: dict[str, Span] = {}
+    labels: dict[str, str] = {}
+    companions: set[str] = set()
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name.lstrip("/"))  # as tar itself unpacks it
+                if not member.isfile() or is_hidden(name) or not name.suffix:
+                    continue
+                if name.suffix.lower() in VIDEOS | PICTURES:
+                    if str(name) in films:
+                        raise UserError(
+                            f"{shard}: holds {name} twice; give each a name of its own"
+                        )
+                    films[str(name)] = member.offset_data, member.size
+                    continue
+                companions.add(keys(str(name))[0])
+                if name.suffix.lower() in LABELS and (text := tar.extractfile(member)) is not None:
+                    label = decoded(text.read(), shard / name).strip()
+                    if label and (
+                        name.suffix.lower() == LABELS[0] or keys(str(name))[0] not in labels
+                    ):
+                        labels[keys(str(name))[0]] = label
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(
+            f"{shard}: is no whole, uncompressed tar file ({error}); copy or pack it again"
+        ) from None
+    return films, labels, companions
+
+
+def _by_stem(names: list[str]) -> list[list[str]]:
+    """Those of one stem together."""
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        stems.setdefault(keys(name)[0], []).append(name)
+    return list(stems.values())
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()

@@ -1,4 +1,5 @@
-"""Even draws from episodes of unequal lengths: every start in them is as likely as any other.
+"""Which sample comes when: even draws from episodes of unequal lengths, permutations that take no
+memory, mixtures of several sets, and batches that are prepared a step ahead.
 
 E episodes, B samples.
 """
@@ -6,7 +7,12 @@ E episodes, B samples.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -52,3 +58,145 @@ def leave_out_short(path: Path, lengths: np.ndarray, needed: int, purpose: str) 
             f"({needed} frames)",
             stacklevel=3,
         )
+
+
+ROUNDS = 4
+WORD = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class ShuffledOrder:
+    """Every epoch a new permutation of the samples, dealt out to the ranks in turn.
+
+    A pure function of seed, epoch, position and rank, and of how many samples there are: nothing
+    to save, and no sample for two ranks in one epoch. What is left when all ranks have had equally
+    many is not used in that epoch."""
+
+    count: int  # samples
+    seed: int
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.ranks:
+            raise UserError(f"rank {self.rank} is none of 0 to {self.ranks - 1}")
+        if self.count < self.ranks:
+            raise UserError(
+                f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more "
+                "videos"
+            )
+
+    @property
+    def positions(self) -> int:
+        """Samples of one rank in one epoch."""
+        return self.count // self.ranks
+
+    def index(self, epoch: int, position: int) -> int:
+        """The sample at a position, 0 to `positions` - 1, of this rank's epoch."""
+        assert 0 <= position < self.positions
+        return permuted(position * self.ranks + self.rank, self.count, _keys(self.seed, epoch))
+
+    def nth(self, n: int) -> tuple[int, int]:
+        """(epoch, sample) of the n-th sample since the beginning."""
+        epoch, position = divmod(n, self.positions)
+        return epoch, self.index(epoch, position)
+
+
+def permuted(index: int, count: int, keys: tuple[int, ...]) -> int:
+    """Where a permutation of 0 .. count - 1 sends an index; other keys, another permutation.
+
+    A Feistel network permutes the smallest even number of bits that holds `count`; what falls
+    outside is sent on until it falls inside (cycle walking: Black and Rogaway, 2002)."""
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & low
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & low)
+        index = left << half | right
+        if index < count:
+            return index
+
+
+def _mixed(x: int) -> int:
+    """A 64-bit number whose bits all depend on all bits of x (the finaliser of SplitMix64; Steele
+    et al., 2014)."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & WORD
+    return x ^ x >> 31
+
+
+@lru_cache(maxsize=64)
+def _keys(seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(map(int, np.random.default_rng([seed, 6, epoch]).integers(2**63, size=ROUNDS)))
+
+
+def shares(weights: tuple[float, ...], block: int) -> np.ndarray:
+    """How many of `block` samples each weight gets: in proportion, summing to `block`, none
+    without any."""
+    exact = np.array(weights) / sum(weights) * (block - len(weights))
+    counts = exact.astype(np.int64)
+    rest = block - len(weights) - counts.sum()
+    counts[np.argsort(counts - exact, kind="stable")[:rest]] += 1
+    return counts + 1
+
+
+class MixtureSampler:
+    """Says of the n-th sample which of several parts gives it, and how many that part gave before.
+
+    Every block of 1024 samples holds the parts in proportion to their weights, in a random order
+    of its own. A pure function of seed, rank and n."""
+
+    BLOCK = 1024
+
+    def __init__(self, weights: tuple[float, ...], seed: int, rank: int) -> None:
+        if min(weights) <= 0:
+            raise UserError(
+                f"weights {list(weights)}: each part of a mixture needs a weight above 0"
+            )
+        self.seed, self.rank, self.counts = seed, rank, shares(weights, self.BLOCK)
+        self._block = lru_cache(maxsize=4)(self._laid_out)
+
+    def nth(self, n: int) -> tuple[int, int]:
+        """(part, how many samples came from it before) of sample n."""
+        if len(self.counts) == 1:
+            return 0, n
+        block, place = divmod(n, self.BLOCK)
+        parts, before = self._block(block)
+        part = int(parts[place])
+        return part, block * int(self.counts[part]) + int(before[place])
+
+    def _laid_out(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """(part [BLOCK], earlier samples of the same part in this block [BLOCK])."""
+        r = np.random.default_rng([self.seed, 10, self.rank, block])
+        parts = r.permutation(np.repeat(np.arange(len(self.counts)), self.counts))
+        before = np.zeros(self.BLOCK, np.int64)
+        for part in range(len(self.counts)):
+            before[parts == part] = np.arange(self.counts[part])
+        return parts, before
+
+
+Batch = TypeVar("Batch")
+
+
+class Prefetcher(Generic[Batch]):
+    """`batch(step, rows)` gives what `make(step, rows)` would; the next step's is then made in a
+    thread meanwhile.
+
+    What is made is a function of the two alone, so a batch that nobody fetches is no loss but its
+    time. Errors of `make` are raised where its batch is fetched. Where a batch is fetched in
+    parts, each part is prepared a step ahead."""
+
+    def __init__(self, make: Callable[[int, slice], Batch]) -> None:
+        self._make, self._pool = make, ThreadPoolExecutor(1)
+        self._next: dict[
+            tuple[int, int], tuple[int, Future[Batch]]
+        ] = {}  # by rows: their step, and what is made
+
+    def batch(self, step: int, rows: slice) -> Batch:
+        part = rows.start, rows.stop
+        if part not in self._next or self._next[part][0] != step:
+            self._next[part] = step, self._pool.submit(self._make, step, rows)
+        ready = self._next[part][1].result()
+        self._next[part] = step + 1, self._pool.submit(self._make, step + 1, rows)
+        return ready

@@ -1,8 +1,8 @@
 """Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their
-frames.
+frames; and the sets of videos of a run.
 
-B clips, T frames, R distant frames, V videos, S side in pixels. A row number here is a timestamp of a
-video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
+B clips, T frames, R distant frames, V videos, S side in pixels. A row number here is a timestamp of
+a video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.order import MixtureSampler, ShuffledOrder
+from jepa_wm.data.sampling import MixtureSampler, ShuffledOrder
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_set import VideoSet
+from jepa_wm.data.videos import find
 
 MAX_MICROSECONDS = 2**36  # microseconds, nineteen hours; of a longer video the rest is not used
 
@@ -208,3 +211,45 @@ def middle(frames: np.ndarray, size: int) -> np.ndarray:
     """[T, size, size, 3] the middle of frames [T, h, w, 3], whose shorter side is `size`."""
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
     return frames[:, top : top + size, left : left + size]
+
+
+def open_sets(folder: Path, config: Config) -> list[VideoSet]:
+    """The sets that `data.videos` names.
+
+    What is found on looking into every file is kept in `folder`, so that a run that goes on later,
+    when files may have come or gone, numbers them as before. Raises UserError for a set that is
+    not there or is too broken."""
+    observe, opened = config.data, []
+    for number, part in enumerate(observe.sets):
+        index = Path(part.path)
+        if index.suffix != ".h5":
+            index = folder / f"videos_{number}.h5"
+            if not index.exists():
+                found = find(part.path, single_images=part.single_images)
+                VideoSet(
+                    found, ceiling=observe.max_unreadable, folder_fps=observe.folder_fps
+                ).save(index)
+        opened.append(VideoSet.open(index, ceiling=observe.max_unreadable))
+    return opened
+
+
+def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoClipSampler:
+    """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
+    observe = config.data
+    size = (
+        observe.image_size
+        if observe.augment is None
+        else loaded_size(observe.image_size, observe.augment.scale[0])
+    )
+    parts = [
+        MixturePart(
+            videos,
+            ShuffledOrder(len(videos) * observe.clips_per_video, seed),
+            part.weight,
+            observe.clips_per_video,
+        )
+        for videos, part in zip(sets, observe.sets, strict=True)
+    ]
+    return VideoClipSampler(
+        parts, frames=observe.num_frames, fps=observe.fps, size=size, workers=observe.num_workers
+    )

@@ -15,13 +15,17 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.data import image_sequence, shards
+from jepa_wm.data.images import ImageSequence
 from jepa_wm.data.manifest import SUFFIXES as MANIFESTS
 from jepa_wm.data.manifest import read_manifest
 from jepa_wm.data.samples import (
     PICTURES,
     VIDEOS,
+    Span,
+    class_names,
+    content,
     is_hidden,
+    members,
     natural,
     pass_over_thumbnails,
     visible,
@@ -48,22 +52,22 @@ class Entry:
 
     path: Path
     label: str | None = None
-    span: shards.Span | None = None
+    span: Span | None = None
 
     def open(self, *, fps: float, size: int | None = None) -> VideoSource:
         """Its frames; `fps` is the rate of a folder of frames, which does not state one."""
         source = None if self.span is None else io.BytesIO(self._inside(self.span))
         if self.path.suffix.lower() in PICTURES or (source is None and self.path.is_dir()):
-            return image_sequence.ImageSequence(self.path, fps=fps, size=size, source=source)
+            return ImageSequence(self.path, fps=fps, size=size, source=source)
         return Video(self.path, size=size, source=source)
 
     def content(self) -> bytes:
         """The bytes of the file."""
         return self.path.read_bytes() if self.span is None else self._inside(self.span)
 
-    def _inside(self, span: shards.Span) -> bytes:
+    def _inside(self, span: Span) -> bytes:
         try:
-            return shards.content(self.path, span)
+            return content(self.path, span)
         except OSError as error:
             raise VideoError(
                 f"{self.path}: cannot be read ({error}); is its shard still there?"
@@ -96,7 +100,7 @@ def without_class(entry: Entry) -> str:
     """Where the class of a video was looked for, and how it could have one."""
     if entry.span is None:
         return f"{entry.path} has none; {CLASSES}"
-    wanted = ", ".join(shards.class_names(entry.path))
+    wanted = ", ".join(class_names(entry.path))
     return (
         f"{entry.path} has none: its shard should hold one of {wanted}; pack it so, or {CLASSES}"
     )
@@ -180,5 +184,5 @@ def _folder(root: Path, single_images: bool) -> list[Entry]:
 
 def _in_shard(shard: Path) -> Iterator[Entry]:
     """The videos and images of a tar shard."""
-    for path, label, span in shards.members(shard):
+    for path, label, span in members(shard):
         yield Entry(path, label, span)

@@ -21,7 +21,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.standardise import shared_scale
-from jepa_wm.data.clips import to_input
+from jepa_wm.data.images import to_input
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.model_card import CARD
 from jepa_wm.models.settings import EncoderSettings

@@ -14,8 +14,8 @@ from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast, resolve_precision, set_threads
 from jepa_wm.core.run import Run
+from jepa_wm.data.clips import Displacement
 from jepa_wm.data.datasets import open_data
-from jepa_wm.data.displacement import Displacement
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import Features

@@ -18,13 +18,13 @@ from jepa_wm.core.precision import autocast, resolve_precision, set_threads
 from jepa_wm.core.run import Run
 from jepa_wm.core.schedule import linear
 from jepa_wm.data.augment import augment, draw_augmentation
-from jepa_wm.data.clips import ClipSampler, to_input
+from jepa_wm.data.clips import ClipSampler
 from jepa_wm.data.datasets import check_same_state, open_data, quantities
-from jepa_wm.data.prefetch import Prefetcher
+from jepa_wm.data.images import to_input
 from jepa_wm.data.quantities import Quantities
-from jepa_wm.data.run_videos import clip_sampler, open_sets
+from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.data.video_clips import VideoClipSampler
+from jepa_wm.data.video_clips import VideoClipSampler, clip_sampler, open_sets
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probe import fit_attentive, state_errors

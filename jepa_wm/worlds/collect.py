@@ -18,9 +18,9 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import data_folder, open_data
 from jepa_wm.data.duplicates import common_episodes
-from jepa_wm.data.episode_writer import EpisodeWriter
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.quantities import described
+from jepa_wm.data.trajectories import EpisodeWriter
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.policies import ExplorationPolicy, RandomHolds
 from jepa_wm.worlds.protocol import (
