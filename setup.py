@@ -14,6 +14,7 @@ ROOMS_AT_THE_TOP = (
     "launch",
     "configs",
 )  # live beside jepa_wm/, install as jepa_wm.<name>
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]  # what `mkdocs build` takes
 
 
 def packages() -> list[str]:
@@ -43,7 +44,7 @@ def long_description() -> str:
 setup(
     name="jepa-wm",
     version=version(),
-    description="A representation-first world model: see by masked latent prediction, imagine, plan; no pixel decoder.",
+    description="A representation-first world model: masked latent prediction, latent dynamics, planning; no decoder.",
     long_description=long_description(),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
@@ -78,6 +79,7 @@ setup(
         "gym": ["gymnasium[classic-control]"],  # what draws Pendulum and CartPole
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
+        "docs": DOCS,
         # setuptools and wheel: one test builds a wheel without asking the registry for a builder.
         "dev": [
             "pytest",
@@ -89,7 +91,8 @@ setup(
             "setuptools>=68",
             "wheel",
         ]
-        + ["zarr", "pyarrow"],
+        + ["zarr", "pyarrow"]
+        + DOCS,
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},
 )

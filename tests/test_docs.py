@@ -2,13 +2,174 @@
 
 import importlib.util
 import json
+import os
+import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from test_weights import SIZE, models, pretrained  # noqa: F401  (models is a fixture)
+
+from jepa_wm.config import Config, load_config
+from jepa_wm.core import commands as table
+from jepa_wm.core.arguments import parse
+from jepa_wm.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+LOG = DOCS / "log.md"  # history: its commands are those of the commits that it names
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES += [file for file in sorted(DOCS.rglob("*.md")) if file != LOG]
+SHIPPED = {file.stem for file in (ROOT / "configs").glob("*.yaml")}
+PROGRAMS = {"make", "pip", "python", "python3", "ruff", "mypy", "mkdocs", "jepa-wm"}
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    """The code blocks of a page in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), re.DOTALL)
+
+
+def lines_of(page):
+    """The shell lines of a page: of its sh blocks, and of indented ones that name a program."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    indented = re.findall(r"^ {4}(\S.*)", text_of(page), re.MULTILINE)
+    lines += [line for line in indented if program(line) in PROGRAMS]
+    return [line.partition(" # ")[0].strip() for line in lines if line.strip()]
+
+
+def program(line):
+    """The program a shell line runs."""
+    return line.split()[0].rpartition("/")[2]
+
+
+def commands_of(page):
+    """Every `jepa-wm ...` of a page: in its shell lines, and within a line of text."""
+    inline = re.findall(r"`jepa-wm ([^`]+)`", text_of(page))
+    lines = [part for line in lines_of(page) for part in line.split("&&")]
+    lines = [line.strip() for line in lines if program(line.strip()) == "jepa-wm"]
+    return [line.partition(" ")[2] for line in lines] + inline
+
+
+def names(pages):
+    return [page.relative_to(ROOT).as_posix() for page in pages]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_command_of_a_page_is_one(page):
+    for command in commands_of(page):
+        if command.split()[0].isupper() or "NAME" in command or command.startswith("-"):
+            continue  # a form, not a command
+        if command in table.TOOLS:
+            continue  # named, without what it takes
+        words = parse(shlex.split(command))  # exits for an unknown command or option
+        if words.command not in table.TOOLS and words.config in SHIPPED:
+            load_config(words.config, words.overrides)  # raises for an unknown key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_other_shell_line_names_what_is_there(page):
+    for line in lines_of(page):
+        for part in map(str.strip, line.split("&&")):
+            assert program(part) in PROGRAMS, line
+            if program(part) == "make":
+                assert f"\n{part.split()[1]}:" in text_of(ROOT / "Makefile"), line
+            for file in re.findall(r"python3? (\S+\.py)", part):
+                assert (ROOT / file).exists(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_setting_that_a_page_names_exists(page):
+    sections = "|".join(Config.model_fields)
+    for key, value in re.findall(rf"`((?:{sections})(?:\.[a-z]\w*)+)(=[^`\s]*)?`", text_of(page)):
+        if key.endswith((".yaml", ".md", ".py", ".json", ".h5")):
+            continue
+        asked = [f"{key}{value or '=null'}"]
+        try:
+            load_config("two_rooms", asked)
+        except UserError as error:  # a value may not fit the others, or be of another type
+            assert "unknown key" not in str(error), f"{page.name}: {error}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_yaml_block_is_a_config(page, tmp_path):
+    for block in blocks(page, "yaml"):
+        (tmp_path / "block.yaml").write_text(block, encoding="utf-8")
+        load_config(tmp_path / "block.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_python_block_runs(page, tmp_path, monkeypatch, request):
+    """Those that include a file are that file, which tests of its own run."""
+    monkeypatch.chdir(tmp_path)
+    if "vitl.pt" in "".join(blocks(page, "python")):
+        torch.save(pretrained(request.getfixturevalue("models")), "vitl.pt")
+    for block in blocks(page, "python"):
+        included = re.findall(r'^--8<-- "(.*)"$', block, re.MULTILINE)
+        assert all((ROOT / file).exists() for file in included)
+        if not included:
+            small = block.replace('"vit_large"', "SIZE")
+            exec(compile(small, page.name, "exec"), {"SIZE": SIZE, "clip": CLIP.clone()})
+
+
+CLIP = torch.zeros(1, 4, 3, SIZE.image_size, SIZE.image_size)
+
+
+@pytest.mark.parametrize("page", [*PAGES, LOG], ids=names([*PAGES, LOG]))
+def test_the_project_speaks_of_itself_alone(page):
+    address = r"https?://|localhost|\b\d+\.\d+\.\d+\.\d+\b|(?<![\w.~)*>])/\w+/|\.\./|#\d+|issue \d"
+    assert not re.findall(address, text_of(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(page)):
+        generated = {"reference/config.md", "reference/cli.md"}
+        assert (page.parent / link).exists() or link in generated, link
+
+
+def test_the_config_reference_names_every_key():
+    page = script("reference").config_page()
+    reference = script("reference")
+    for _, model in reference.sections(Config, ""):
+        assert all(f"| `{name}` |" in page for name in model.model_fields)
+    assert "| `seed` | int | `0` |" in page
+    [probes] = [m for name, m in reference.sections(Config, "") if name == "probes"]
+    row = next(line for line in reference.described(probes) if line.startswith("| `batch"))
+    assert "int, >= 1" in row
+
+
+def test_the_command_reference_is_the_command_line():
+    page, evaluation = script("reference").cli_page(), text_of(DOCS / "evaluation.md")
+    headings = re.findall(r"^## (\w+)", page, re.MULTILINE)
+    assert sorted(headings) == sorted([*table.COMMANDS, *table.TOOLS, "eval", "bench"])
+    assert page.count("usage: jepa-wm") == len(headings) + 1
+    shown = evaluation + text_of(DOCS / "weights.md")
+    assert all(re.search(rf"(eval |`){name}", shown) for name in table.EVALS)
+    assert all(re.search(rf"bench {name}", evaluation) for name in table.BENCHES)
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports():
+    assert text_of(DOCS / "architecture.svg") == script("architecture").svg(), (
+        "stale: run python docs/architecture.py"
+    )
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "num_" in (tmp_path / "site" / "reference" / "config.html").read_text(encoding="utf-8")
 
 
 def script(name):

@@ -96,7 +96,6 @@ def test_what_the_pages_import_is_there(file):
     names = {name for block in code for name in imported(block)}
     names |= set(re.findall(r"python -m (jepa_wm[\w.]*)", text))
     assert not {name: wrong for name in names if (wrong := missing(name))}
-    assert file.name != "README.md" or len(names) > 5
 
 
 def test_every_verb_evaluation_bench_and_tool_has_its_function():
