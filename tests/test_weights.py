@@ -52,7 +52,7 @@ def models():
     action = {
         "width": 24,
         "depth": 2,
-        "heads": 2,
+        "num_heads": 2,
         "encoder_width": 44,
         "grid": 4,
         "action_size": 3,
