@@ -18,7 +18,8 @@ from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.objectives import imagined_cost
-from jepa_wm.planning.solvers import CEM
+from jepa_wm.planning.search import search
+from jepa_wm.planning.settings import CEM
 from jepa_wm.planning.terms import ToGoal, latent_distance
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
@@ -40,8 +41,8 @@ def arguments():
         help="instead of --size",
     )
     parser.add_argument("--grid", type=int, default=9, help="places along each axis of the map")
-    parser.add_argument("--candidates", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--num-samples", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--out", default="energy.png")
     return parser.parse_args()
 
@@ -75,9 +76,9 @@ def main():
     energy = cost(moves)[0].view(words.grid, words.grid)
 
     box = torch.tensor([BOX, BOX, BOX, 0, 0, 0, 0.75])  # the hand does not turn
-    solver = CEM(space=ActionSpace(tuple(-box), tuple(box)), horizon=1, candidates=words.candidates,
-                 rounds=words.rounds, elites=10)  # fmt: skip
-    plan = solver.solve(cost, generator=[torch.Generator().manual_seed(0)])
+    settings = CEM(num_samples=words.num_samples, iterations=words.iterations, elites=10)
+    solver = settings.make(ActionSpace(tuple(-box), tuple(box)), 1)
+    plan = search(solver, cost, generator=[torch.Generator().manual_seed(0)])
     true = difference(poses[0], poses[1])
     print("energy of doing nothing, of the way that was taken, of the way that was found:",
           *(f"{float(cost(way.view(1, 1, 1, 7))):.4f}" for way in (0 * true, true, plan.actions[0, 0])))  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from jepa_wm.config import Config
 from jepa_wm.evals.episodes import begin, play, success
 from jepa_wm.planning.action_space import ActionSpace
-from jepa_wm.planning.receding import RecedingHorizon
+from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.settings import CEM, PlannerSettings
 from jepa_wm.worlds.make import clean
 from jepa_wm.worlds.policies import straight_line, through_door
@@ -89,7 +89,7 @@ def simulator_track(
 
     def cost(blocks: Tensor) -> Tensor:
         b, s, horizon = blocks.shape[:3]
-        actions = space.steps(blocks.flatten(0, 1)).numpy()  # [B*S, H*frameskip, a]
+        actions = space.to_env(blocks.flatten(0, 1)).numpy()  # [B*S, H*frameskip, a]
         copies = TwoRooms(tasks.geometry)
         copies.place(np.repeat(world.state(), s, 0))
         goal = np.repeat(tasks.goal, s, 0)
@@ -103,7 +103,7 @@ def simulator_track(
             total[:, -1] if settings.cost.steps == "last" else total.mean(1)
         ).view(b, s)
 
-    return play(world, lambda frames: space.steps(search.plan(cost)).numpy(), budget=budget).track
+    return play(world, lambda frames: space.to_env(search.plan(cost)).numpy(), budget=budget).track
 
 
 def way_to_go(state: np.ndarray, goal: np.ndarray) -> np.ndarray:

@@ -26,10 +26,9 @@ from jepa_wm.evals.baselines import baselines_and_oracle
 from jepa_wm.evals.energy_map import energy_maps
 from jepa_wm.evals.episodes import Record, begin, play, success
 from jepa_wm.evals.returns import play_for_reward, play_shard_for_reward
-from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.action_space import ActionSpace, space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.planning.world_space import space_of
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.make import clean, rooms
 from jepa_wm.worlds.tasks import SPLITS, Tasks, freeze_tasks
@@ -146,7 +145,7 @@ def action_space(config: Config) -> ActionSpace:
     space = space_of(
         TwoRooms(config.world.geometry),
         frameskip=config.dynamics.frameskip,
-        hold=config.planner.mpc.action_repeat,
+        action_repeat=config.planner.mpc.action_repeat,
     )
     assert isinstance(space, ActionSpace)
     return space
@@ -227,8 +226,8 @@ def play_chunk(
         began = time.monotonic()
         actions = agent.act(frames)
         seconds.append(time.monotonic() - began)
-        assert agent.search.last is not None
-        traces.append(agent.search.last.trace.numpy())
+        assert agent.mpc.last is not None
+        traces.append(agent.mpc.last.trace.numpy())
         return actions
 
     record = play(

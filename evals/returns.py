@@ -21,8 +21,8 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.data.held_out import NAMES, TRAINING, layouts_met
 from jepa_wm.evals.intervals import bootstrap
+from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.world_space import space_of
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.collect import HELDOUT_SEEDS
 from jepa_wm.worlds.make import make_world
@@ -169,7 +169,7 @@ def planned_returns(
     their first episodes."""
     folder.mkdir(exist_ok=True)
     space = space_of(
-        world, frameskip=config.dynamics.frameskip, hold=config.planner.mpc.action_repeat
+        world, frameskip=config.dynamics.frameskip, action_repeat=config.planner.mpc.action_repeat
     )
     returns, seconds = [], []
     with catching_signals() as stop, Progress("plan reward", len(seeds)) as bar:
@@ -261,7 +261,7 @@ def constant_actions(world: Rewarding) -> np.ndarray:
         axes = [np.linspace(a, b, levels) for a, b in zip(low, high, strict=True)]
         return np.array(list(itertools.product(*axes)), np.float32)
     drawn = np.random.default_rng(0).uniform(low, high, (CONSTANTS - 1, len(low)))
-    idle = space_of(world, frameskip=1, hold=True).idle_step()
+    idle = space_of(world, frameskip=1, action_repeat=True).idle_step()
     return np.concatenate([[idle], drawn]).astype(np.float32)
 
 

@@ -29,7 +29,7 @@ from jepa_wm.world_model import cuda_graphs as recordings
 from jepa_wm.world_model.world_model import WorldModel
 
 SKIP = 2
-SPACE = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP, hold=True)
+SPACE = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP, action_repeat=True)
 SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 
 
@@ -130,7 +130,7 @@ def test_every_objective_plans_and_several_steps_can_be_taken_at_once(objective,
 
 
 def test_what_does_not_fit_is_refused():
-    wider = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP + 1, hold=True)
+    wider = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=SKIP + 1, action_repeat=True)
     with pytest.raises(ValueError, match="6 numbers a model step but the model was trained on 4"):
         Agent(world_model(), wider, PlannerSettings())
     a = agent()
@@ -213,7 +213,7 @@ def test_a_thousand_decisions_take_no_memory_beyond_the_first_few_hundred():
 
 def planned(a):
     a.reset(frames(2, 0), [0, 1])
-    return np.stack([a.act(frames(2, step + 1)) for step in range(3)]), a.search.last
+    return np.stack([a.act(frames(2, step + 1)) for step in range(3)]), a.mpc.last
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
 
 
 def test_discrete_actions_are_chosen_by_number():
-    space = DiscreteSpace.of_block(3, block=SKIP, hold=False, vectors=[[0, 0], [1, 0], [0, 1]])
+    space = DiscreteSpace.of_block(3, block=SKIP, action_repeat=False, vectors=[[0, 0], [1, 0], [0, 1]])
     a = Agent(world_model(), space, planner(horizon=3))
     a.reset(frames(2, 0), [0, 1])
     for step in range(2):

@@ -148,7 +148,7 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
     )
     for hold in (True, False):
         space = ActionSpace.of_block(
-            (-1.0, -1.0), (1.0, 1.0), max_norm=max_norm, block=SKIP, hold=hold
+            (-1.0, -1.0), (1.0, 1.0), max_norm=max_norm, block=SKIP, action_repeat=hold
         )
         agent = Agent(model, space, planner(solver, horizon=3))
         agent.reset(frames(2, 0), [0, 1])
@@ -165,13 +165,13 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
     ):
         Agent(
             model,
-            ActionSpace.of_block((-1.0, 2.0), (1.0, 3.0), block=SKIP, hold=True),
+            ActionSpace.of_block((-1.0, 2.0), (1.0, 3.0), block=SKIP, action_repeat=True),
             PlannerSettings(),
         )
 
 
 def test_a_number_that_is_pinned_at_the_longest_action_leaves_the_others_none():
-    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=SKIP, hold=True)
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=SKIP, action_repeat=True)
     pinned = space.within([1.0, -9.0], [1.0, 9.0])
     assert pinned.project(torch.randn(50, 2) * 3).tolist() == [
         [1, 0]
@@ -191,23 +191,23 @@ def test_a_spread_that_fp32_cannot_divide_by_is_none():
 
 def test_choices_that_were_never_taken_are_not_taken():
     for hold in (True, False):
-        space = DiscreteSpace.of_block(4, block=2, hold=hold).within([0, 0, 0, 0], [1, 0, 1, 0])
+        space = DiscreteSpace.of_block(4, block=2, action_repeat=hold).within([0, 0, 0, 0], [1, 0, 1, 0])
         assert space.barred == (1, 3)
         assert (
-            space.project(torch.ones(3, space.searched)).unflatten(-1, (-1, 4))[..., 0].min() == 1
+            space.project(torch.ones(3, space.plan_dim)).unflatten(-1, (-1, 4))[..., 0].min() == 1
         )
         wanted = torch.eye(4)[torch.tensor([3, 2, 1])].repeat(
             1, 2
         )  # [3, 2 * 4], what the model takes
-        taken = space.steps(space.expand(space.condense(wanted)))
+        taken = space.to_env(space.to_model(space.to_plan(wanted)))
         assert set(taken.flatten().tolist()) <= {0, 2} and taken[2:4].flatten().tolist() == [2, 2]
         model = world_model()
         model.latent = type(model.latent)(9, 16, 4, model.latent.settings)
         model.latent.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
-            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, hold=hold, idle=3), settings=planner(
+            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, action_repeat=hold, idle=3), settings=planner(
                 horizon=3))  # fmt: skip
             agent.reset(frames(2, 0), [seed, 9])
             assert all(set(agent.act(frames(2, step)).flatten()) <= {0, 2} for step in range(3))
     with pytest.raises(UserError, match="none of the world's choices was taken"):
-        DiscreteSpace.of_block(2, block=1, hold=True).within([2, 2], [3, 3])
+        DiscreteSpace.of_block(2, block=1, action_repeat=True).within([2, 2], [3, 3])

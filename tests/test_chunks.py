@@ -16,9 +16,9 @@ from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.chunks import MB, in_chunks, plans_within
-from jepa_wm.planning.gradient import Gradient
 from jepa_wm.planning.objectives import imagined_cost
-from jepa_wm.planning.solvers import CEM
+from jepa_wm.planning.search import search
+from jepa_wm.planning.settings import CEM, Gradient
 from jepa_wm.planning.terms import ToGoal, latent_distance
 
 TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -62,15 +62,13 @@ def test_costs_and_gradients_are_those_of_one_piece(episodes, candidates, most, 
 @pytest.mark.parametrize("kind", [CEM, Gradient])
 def test_a_search_in_pieces_is_the_same_search(kind):
     space, generators = ActionSpace((-1.0,) * 2, (1.0,) * 2), [torch.Generator() for _ in range(4)]
-    number = {"candidates": 37} if kind is CEM else {"restarts": 37}
+    solver = kind(num_samples=37, iterations=4).make(space, 3)
     plans = []
     for most in (10**6, 50, 5):
         for g in generators:
             g.manual_seed(3)
         cost = in_chunks(bowls([], 4), most=most, most_with_gradient=most)
-        plans.append(
-            kind(space=space, horizon=3, rounds=4, **number).solve(cost, generator=generators)
-        )
+        plans.append(search(solver, cost, generator=generators))
     for other in plans[1:]:
         assert torch.equal(plans[0].actions, other.actions) and torch.equal(
             plans[0].trace, other.trace

@@ -29,8 +29,8 @@ from jepa_wm.models.temporal_distance import TemporalDistance
 from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.categorical import CategoricalCEM
-from jepa_wm.planning.solvers import CEM, MPPI, RandomShooting
+from jepa_wm.planning.search import search
+from jepa_wm.planning.settings import CEM, MPPI, RandomShooting
 from jepa_wm.training import heads, loop
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses
 
@@ -271,30 +271,29 @@ def test_chances_are_judged_in_mixed_precision_too():
 
 
 def cem(**changes):
-    return CEM(space=BOX, horizon=H, candidates=64, elites=8, **changes)
+    return CEM(num_samples=64, elites=8, **changes).make(BOX, H)
 
 
 def mppi():
-    return MPPI(space=BOX, horizon=H, candidates=64)
+    return MPPI(num_samples=64).make(BOX, H)
 
 
 def shooting():
-    return RandomShooting(space=BOX, horizon=H, candidates=64)
+    return RandomShooting(num_samples=64).make(BOX, H)
 
 
 def choosing():
-    return CategoricalCEM(
-        space=DiscreteSpace.of_block(3, block=2, hold=False), horizon=H, candidates=64, elites=8
-    )
+    space = DiscreteSpace.of_block(3, block=2, action_repeat=False)
+    return CEM(num_samples=64, elites=8).make(space, H)
 
 
 @pytest.mark.parametrize("kind", [cem, icem, mppi, shooting, gradient, cem_gradient, choosing])
 def test_a_seed_draws_the_same_plan_wherever_the_cost_is(kind):
     solver = kind()
-    target = torch.rand(solver.space.expanded, generator=torch.Generator().manual_seed(1))
-    known = solver.solve(bowl(target), generator=generators(0, 1))
+    target = torch.rand(solver.space.model_action_dim, generator=torch.Generator().manual_seed(1))
+    known = search(solver, bowl(target), generator=generators(0, 1))
     cost = bowl(target.to(GPU))
-    there = solver.solve(lambda plans: cost(plans.to(GPU)).cpu(), generator=generators(0, 1))
+    there = search(solver, lambda plans: cost(plans.to(GPU)).cpu(), generator=generators(0, 1))
     for name in ("actions", "mean", "cost", "trace"):
         torch.testing.assert_close(
             getattr(there, name), getattr(known, name), atol=2e-3, rtol=2e-3
@@ -304,9 +303,9 @@ def test_a_seed_draws_the_same_plan_wherever_the_cost_is(kind):
 @pytest.mark.parametrize("kind", [cem, icem, mppi, shooting, gradient, cem_gradient, choosing])
 def test_generators_of_the_gpu_draw_there_and_again_the_same(kind):
     solver = kind()
-    cost = bowl(torch.rand(solver.space.expanded, device=GPU))
+    cost = bowl(torch.rand(solver.space.model_action_dim, device=GPU))
     plans = [
-        solver.solve(cost, generator=[torch.Generator(GPU).manual_seed(s) for s in (0, 1)])
+        search(solver, cost, generator=[torch.Generator(GPU).manual_seed(s) for s in (0, 1)])
         for _ in range(2)
     ]
     assert plans[0].actions.device == GPU and torch.equal(plans[0].actions, plans[1].actions)

@@ -218,7 +218,7 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
     with Run.open(tmp_path / "run", load_config("debug", settings)) as run:
         for stage in (collect, cache, dynamics):
             stage.run(run)
-        space = ActionSpace.of_block([-1.0] * 2, [1.0] * 2, block=5, hold=True)
+        space = ActionSpace.of_block([-1.0] * 2, [1.0] * 2, block=5, action_repeat=True)
         with pytest.raises(UserError, match="policy head.*jepa-wm heads"):
             WorldModel.load(run.path).propose(torch.zeros(1, 25, 64), torch.zeros(1, 25, 64), 2)
         assert heads.run(run)["heads"].keys() == {"policy"}
@@ -251,7 +251,7 @@ def test_a_broken_column_is_named(tiny_data, tmp_path):
 def agent(folder, **plan):
     model = WorldModel.load(folder)
     low, high, longest = TwoRooms().action_bounds
-    space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=5, hold=True)
+    space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=5, action_repeat=True)
     return Agent(
         model, space, planner(**{"horizon": 3, "samples": (16, 2, 4), "descent": (16, 20), **plan})
     )

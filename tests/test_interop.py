@@ -130,7 +130,7 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
     torch.testing.assert_close(costs, expected, atol=1e-5, rtol=1e-5)
     one = server.get_cost({k: v[1] for k, v in wide.items()}, plans[1])
     torch.testing.assert_close(one, expected[1], atol=1e-5, rtol=1e-5)
-    space = ActionSpace.of_block((-0.1, -0.1), (0.1, 0.1), block=2, hold=False)
+    space = ActionSpace.of_block((-0.1, -0.1), (0.1, 0.1), block=2, action_repeat=False)
     clipped = CostServer(model, planner(objective="l2", steps="last"), space)
     torch.testing.assert_close(
         clipped.get_cost(wide, plans), server.get_cost(wide, plans.clamp(-0.1, 0.1))
@@ -171,7 +171,7 @@ def test_a_policy_acts_in_blocks_and_begins_anew_with_new_goals():
 
     def make_agent(env):
         low, high = env.action_space.low[0], env.action_space.high[0]
-        space = ActionSpace.of_block(low.tolist(), high.tolist(), block=2, hold=True)
+        space = ActionSpace.of_block(low.tolist(), high.tolist(), block=2, action_repeat=True)
         return Agent(model, space, planner(horizon=2, samples=(6, 1, 2)))
 
     policy, alone = PolicyServer(make_agent), make_agent(env)
@@ -261,7 +261,7 @@ def test_costs_are_told_from_as_many_frames_as_the_model_was_trained_with():
 def test_a_policy_shows_its_agent_the_frames_of_every_model_step():
     model = world_model()
     env = SimpleNamespace(num_envs=2, action_space=spaces.Box(-1, 1, (2, 2)))
-    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=2, hold=True)
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=2, action_repeat=True)
 
     def make_agent(env):
         return Agent(model, space, planner(horizon=3, samples=(6, 1, 2), execute=3))

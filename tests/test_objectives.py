@@ -8,9 +8,11 @@ import torch
 
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.action_terms import effort
+from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.objectives import Objective, imagined_cost
-from jepa_wm.planning.receding import RecedingHorizon
-from jepa_wm.planning.solvers import CEM, AsProposed
+from jepa_wm.planning.search import search
+from jepa_wm.planning.settings import CEM, Policy
+from jepa_wm.planning.solvers import CEMSolver
 from jepa_wm.planning.terms import ToGoal, latent_distance, over_steps
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
@@ -27,14 +29,14 @@ def bowl(target):
 
 
 def test_a_held_action_fills_its_block_in_time_order():
-    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=3, hold=True)
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=3, action_repeat=True)
     plan = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
-    assert (space.searched, space.expanded, space.size) == (2, 6, 2)
-    assert space.expand(plan).tolist() == plan.repeat_interleave(3, 0).reshape(2, 6).tolist()
-    assert torch.equal(space.steps(space.expand(plan)), plan.repeat_interleave(3, 0))
-    full = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=3, hold=False)
-    assert (full.searched, full.expanded, full.size) == (6, 6, 2)
-    assert torch.equal(full.expand(plan), plan)
+    assert (space.plan_dim, space.model_action_dim, space.size) == (2, 6, 2)
+    assert space.to_model(plan).tolist() == plan.repeat_interleave(3, 0).reshape(2, 6).tolist()
+    assert torch.equal(space.to_env(space.to_model(plan)), plan.repeat_interleave(3, 0))
+    full = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=3, action_repeat=False)
+    assert (full.plan_dim, full.model_action_dim, full.size) == (6, 6, 2)
+    assert torch.equal(full.to_model(plan), plan)
 
 
 def test_projection_keeps_what_is_inside_and_the_direction_of_what_is_not():
@@ -67,20 +69,21 @@ def test_spaces_that_cannot_be_searched_are_refused(low, high, rest, message):
 # ---------------------------------------------------------------- receding horizon
 
 
-@pytest.mark.parametrize("fill", ["repeat", "zero"])
-def test_the_next_search_starts_from_what_is_left(fill):
-    starts = []
+class Spy(CEMSolver):
+    """CEM that remembers what each search began with."""
 
-    class Spy:
-        space, horizon = BOX, H
+    def __init__(self):
+        super().__init__(CEM(iterations=2), BOX, H)
+        self.starts = []
 
-        def solve(self, cost, *, start, generator):
-            starts.append(start)
-            return CEM(space=BOX, horizon=H, rounds=2).solve(
-                cost, start=start, generator=generator
-            )
+    def begin(self, start, generator):
+        self.starts.append(start)
+        return super().begin(start, generator)
 
-    agent = RecedingHorizon(Spy(), execute=2, fill=fill)
+
+def test_the_next_search_starts_from_what_is_left():
+    agent = RecedingHorizon(Spy(), execute=2)
+    starts = agent.solver.starts
     with pytest.raises(RuntimeError, match="before reset"):
         agent.plan(bowl(0.5))
     agent.reset([3, 4], device=torch.device("cpu"))
@@ -89,16 +92,16 @@ def test_the_next_search_starts_from_what_is_left(fill):
     assert torch.equal(first, agent.last.actions[:, :2])
     agent.plan(bowl(0.5))
     assert starts[0] is None
-    assert torch.equal(starts[1][:, 0], mean[:, 2])
-    end = mean[:, 2] if fill == "repeat" else torch.zeros(2, 2)
-    assert torch.equal(starts[1][:, 1], end) and torch.equal(starts[1][:, 2], end)
+    assert torch.equal(starts[1], mean[:, [2, 2, 2]][:, None])
     agent.reset([3, 4], device=torch.device("cpu"))
     assert torch.equal(agent.plan(bowl(0.5)), first) and starts[2] is None
 
 
 def test_a_point_is_steered_to_its_goal_one_block_at_a_time():
-    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=5, hold=True)
-    agent = RecedingHorizon(CEM(space=space, horizon=4, candidates=64, rounds=4))
+    space = ActionSpace.of_block(
+        (-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=5, action_repeat=True
+    )
+    agent = RecedingHorizon(CEM(num_samples=64, iterations=4).make(space, 4))
     agent.reset(range(3), device=torch.device("cpu"))
     position, goal = torch.zeros(3, 2), torch.tensor([[20.0, 5.0], [-9.0, 3.0], [0.0, -14.0]])
 
@@ -110,26 +113,16 @@ def test_a_point_is_steered_to_its_goal_one_block_at_a_time():
             lambda plans: (moved(plans) - goal[:, None, None]).norm(dim=-1).mean(-1)
         )
         assert block.shape == (3, 1, 10)
-        position = position + space.steps(block).sum(1)
+        position = position + space.to_env(block).sum(1)
     assert (position - goal).norm(dim=-1).max() < 1.0
 
 
 def test_a_search_starts_from_a_proposal_and_tries_what_is_left_beside_it():
-    starts = []
-
-    class Spy:
-        space, horizon = BOX, H
-
-        def solve(self, cost, *, start, generator):
-            starts.append(start)
-            return CEM(space=BOX, horizon=H, rounds=2).solve(
-                cost, start=start, generator=generator
-            )
-
     agent, proposal = RecedingHorizon(Spy()), torch.full((2, H, 2), 0.25)
+    starts = agent.solver.starts
     agent.reset([3, 4], device=torch.device("cpu"))
     agent.plan(bowl(0.5), proposal=proposal)
-    left = agent._start
+    left = agent._left[:, 0]
     agent.plan(bowl(0.5), proposal=-proposal)
     assert torch.equal(starts[0], proposal[:, None])
     assert torch.equal(starts[1][:, 0], -proposal) and torch.equal(starts[1][:, 1], left)
@@ -139,36 +132,34 @@ def test_cem_tries_every_plan_of_a_warm_start_and_a_proposal_alone_is_taken_as_i
     """Nothing drawn comes near the needle, but one of the plans it was given is there."""
     needle = torch.tensor([[0.9, -0.9], [-0.9, 0.9], [0.9, 0.9]])
     start = torch.stack([torch.zeros(1, H, 2), torch.full((1, H, 2), 0.1), needle[None]], 1)
-    tried = CEM(space=BOX, horizon=H, candidates=8, elites=2, rounds=1)
-    plan = tried.solve(bowl(needle), start=start, generator=[torch.Generator().manual_seed(0)])
+    tried = CEM(num_samples=8, elites=2, iterations=1).make(BOX, H)
+    plan = search(tried, bowl(needle), start=start, generator=[torch.Generator().manual_seed(0)])
     assert torch.equal(plan.actions[0], needle) and plan.cost == 0
-    alone = AsProposed(space=BOX, horizon=H)
-    plan = alone.solve(bowl(needle), start=2 * needle[None], generator=[torch.Generator()])
+    alone = Policy().make(BOX, H)
+    plan = search(alone, bowl(needle), start=2 * needle[None], generator=[torch.Generator()])
     assert torch.equal(plan.actions[0], needle.sign()) and plan.trace.shape == (1, 1)
     torch.testing.assert_close(plan.cost, bowl(needle)(needle.sign()[None, None])[0])
     with pytest.raises(ValueError, match="horizon"):
-        AsProposed(space=BOX, horizon=0)
+        Policy().make(BOX, 0)
 
 
 @pytest.mark.parametrize("hold", [True, False])
 def test_condensing_undoes_expanding(hold):
     g = torch.Generator().manual_seed(0)
     for space in (
-        ActionSpace.of_block((-1.0, -2.0), (1.0, 2.0), max_norm=1.5, block=3, hold=hold),
-        DiscreteSpace.of_block(4, block=3, hold=hold),
-        DiscreteSpace.of_block(3, block=3, hold=hold, vectors=[[0, 0], [1, 0], [0, 1]]),
+        ActionSpace.of_block((-1.0, -2.0), (1.0, 2.0), max_norm=1.5, block=3, action_repeat=hold),
+        DiscreteSpace.of_block(4, block=3, action_repeat=hold),
+        DiscreteSpace.of_block(3, block=3, action_repeat=hold, vectors=[[0, 0], [1, 0], [0, 1]]),
     ):
-        plan = space.project(torch.randn(2, 5, space.searched, generator=g))
-        near = space.expand(plan) + 0.01 * torch.randn(2, 5, space.expanded, generator=g)
-        torch.testing.assert_close(space.condense(space.expand(plan)), plan)
-        torch.testing.assert_close(space.condense(near), plan, atol=0.05, rtol=0)
+        plan = space.project(torch.randn(2, 5, space.plan_dim, generator=g))
+        near = space.to_model(plan) + 0.01 * torch.randn(2, 5, space.model_action_dim, generator=g)
+        torch.testing.assert_close(space.to_plan(space.to_model(plan)), plan)
+        torch.testing.assert_close(space.to_plan(near), plan, atol=0.05, rtol=0)
 
 
 def test_what_cannot_be_executed_is_refused():
     with pytest.raises(ValueError, match="execute must lie in 1..horizon"):
-        RecedingHorizon(CEM(space=BOX, horizon=2), execute=3)
-    with pytest.raises(ValueError, match="fill"):
-        RecedingHorizon(CEM(space=BOX, horizon=2), fill="again")
+        RecedingHorizon(CEM().make(BOX, 2), execute=3)
 
 
 # ---------------------------------------------------------------- objectives

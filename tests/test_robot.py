@@ -127,7 +127,7 @@ def test_the_example_runs_on_a_made_up_model(tmp_path):
         r.uniform(0, 0.1, (1, 2, 7)).astype(np.float32),
     )
     np.savez(tmp_path / "trajectory.npz", observations=frames, states=states)
-    few = ("--candidates", "20", "--rounds", "2", "--grid", "3")
+    few = ("--num-samples", "20", "--iterations", "2", "--grid", "3")
     run_example(
         tmp_path / "ac.pt", tmp_path / "trajectory.npz", tmp_path, "--sizes", "32", "2", "2", *few
     )
@@ -141,7 +141,7 @@ def test_the_example_runs_on_the_robot_and_the_released_layout(shared, tmp_path)
         about = file.metadata()
     sizes = [about["img_size"], about["encoder_heads"], about["ac_heads"]]
     weights = shared / "reference" / "vjepa2_tiny_ac.pt"
-    few = ("--candidates", "20", "--rounds", "2", "--grid", "3")
+    few = ("--num-samples", "20", "--iterations", "2", "--grid", "3")
     run_example(
         weights,
         next((shared / "data" / "franka_vjepa2").glob("*.npz")),

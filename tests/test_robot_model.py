@@ -36,7 +36,7 @@ WORDS = [
     "dynamics.depth=1", "dynamics.num_heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
     "train.dynamics.steps=6", "planner.solver.num_samples=8", "planner.solver.iterations=2", "planner.solver.elites=3",
 ]  # fmt: skip
-SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, hold=True)
+SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, action_repeat=True)
 PLAN = {"objective": "l1", "also_evaluate": (), "horizon": 2, "samples": (8, 2, 3)}
 
 
@@ -237,7 +237,7 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
         with pytest.raises(UserError, match=message):
             Agent(model, SPACE, planner(**PLAN | change), poses=Arm().state)
     with pytest.raises(ValueError, match="numbers a model step but the model was trained on 14"):
-        Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, hold=True), planner(**PLAN))
+        Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, action_repeat=True), planner(**PLAN))
     agent = Agent(model, SPACE, planner(**PLAN))
     agent.reset(picture(np.full((1, 7), 0.5)), seeds=[0])
     with pytest.raises(

@@ -9,12 +9,18 @@ from planners import planner
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.returns import constant_actions
-from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, first_plan, zero_plan
+from jepa_wm.planning.action_space import (
+    ActionSpace,
+    DiscreteSpace,
+    first_plan,
+    space_of,
+    zero_plan,
+)
 from jepa_wm.planning.action_terms import Effort, effort
+from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.objective import Scene, effortless
-from jepa_wm.planning.receding import RecedingHorizon
+from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.planning.world_space import space_of
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.settings import Geometry
 from jepa_wm.worlds.two_rooms.world import TwoRooms
@@ -31,15 +37,10 @@ def first_error(solver, low, high, *, max_norm=None, idle=None, **settings):
     errors = []
     for share in (0.1, 0.9):
         target = low + share * (high - low)
-        plan = (
-            planner(solver, **settings)
-            .solver.make(space, 6)
-            .solve(
-                lambda plans, target=target: (
-                    ((plans - target) / (high - low)).square().mean((-1, -2))
-                ),
-                generator=seeds,
-            )
+        plan = search(
+            planner(solver, **settings).solver.make(space, 6),
+            lambda plans, target=target: ((plans - target) / (high - low)).square().mean((-1, -2)),
+            generator=seeds,
         )
         errors.append(float(((plan.actions[:, 0] - target) / (high - low)).norm(dim=-1).mean()))
     return errors
@@ -65,7 +66,9 @@ def test_a_world_that_idles_at_a_side_is_searched_from_the_middle():
     assert ActionSpace((-1.0,), (3.0,)).idle_step() == (0,) and ActionSpace(
         (-1.0,), (3.0,)
     ).first_step() == (1,)
-    block = ActionSpace.of_block((0.0, -1.0), (1.0, 1.0), block=2, hold=False, idle=(0.0, 0.5))
+    block = ActionSpace.of_block(
+        (0.0, -1.0), (1.0, 1.0), block=2, action_repeat=False, idle=(0.0, 0.5)
+    )
     assert block.idle_step() == (0, 0.5, 0, 0.5)
     assert max(first_error("cem", 0, 1, idle=(0.0, 0.0), samples=(128, 4, 16))) < 0.15
     for idle in ((0.0,), (0.0, 2.0), (0.0, float("nan"))):
@@ -121,12 +124,12 @@ class Car(gymnasium.Env):
 
 
 def test_worlds_say_what_doing_nothing_is():
-    assert space_of(TwoRooms(Geometry()), frameskip=2, hold=True).idle == (0, 0)
+    assert space_of(TwoRooms(Geometry()), frameskip=2, action_repeat=True).idle == (0, 0)
     box, three = (
         gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([1, 1])),
         gymnasium.spaces.Discrete(3),
     )
-    held = {"frameskip": 2, "hold": True}
+    held = {"frameskip": 2, "action_repeat": True}
     assert space_of(GymWorld(lambda: Car(box, [0.5, 0.0])), **held).idle == (0.5, 0)
     silent = space_of(GymWorld(lambda: Car(box)), **held)
     assert silent.idle is None and silent.idle_step() == (0, 0.5)
@@ -149,18 +152,20 @@ def test_worlds_say_what_doing_nothing_is():
             space_of(GymWorld(lambda wrong=wrong: Car(box, wrong)), **held)
     wide = gymnasium.spaces.Box(5, 6, (6,), np.float32)
     assert constant_actions(GymWorld(lambda: Car(wide)))[0].tolist() == [5.5] * 6
-    space = DiscreteSpace.of_block(3, block=2, hold=False, idle=2)
+    space = DiscreteSpace.of_block(3, block=2, action_repeat=False, idle=2)
     assert zero_plan(space, 1, 1, device=CPU).tolist() == [[[0, 0, 1, 0, 0, 1]]]
     with pytest.raises(ValueError, match="idle 3 is none of the 3 choices"):
-        DiscreteSpace.of_block(3, block=2, hold=False, idle=3)
+        DiscreteSpace.of_block(3, block=2, action_repeat=False, idle=3)
 
 
 def test_where_actions_are_places_doing_nothing_is_to_stay():
     box = gymnasium.spaces.Box(0, 512, (2,), np.float32)
-    space = space_of(GymWorld(lambda: Car(box), action_kind="absolute"), frameskip=2, hold=True)
+    space = space_of(
+        GymWorld(lambda: Car(box), action_kind="absolute"), frameskip=2, action_repeat=True
+    )
     assert (
         space.absolute
-        and not space_of(GymWorld(lambda: Car(box)), frameskip=2, hold=True).absolute
+        and not space_of(GymWorld(lambda: Car(box)), frameskip=2, action_repeat=True).absolute
     )
     last = torch.tensor([[3.0, 4.0], [500.0, 9.0]])
     there = effort_in(space, last)
@@ -176,21 +181,15 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
         return plans.sum((-1, -2))
 
     for solver in ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy"):
-        search, stay = (
-            RecedingHorizon(
-                planner(solver, samples=(128, 6, 16)).solver.make(space, 3), fill="zero"
-            ),
-            last[:, None],
-        )
-        search.reset([0, 1], device=CPU)
+        mpc = RecedingHorizon(planner(solver, samples=(128, 6, 16)).solver.make(space, 3))
+        stay = last[:, None]
+        mpc.reset([0, 1], device=CPU)
         for _ in range(2):  # without a warm start, and with one
             seen.clear()
-            search.plan(cost, known=stay.expand(-1, 3, -1))
+            mpc.plan(cost, known=stay.expand(-1, 3, -1))
             tried = (seen[0] == stay.repeat(1, 3, 2)[:, None]).all(-1).all(-1)
             assert tried.any(1).all() or solver == "policy", solver
-        assert torch.equal(
-            search._start.view(2, -1, 3, 2)[:, :, -1], search._start.view(2, -1, 3, 2)[:, :, -2]
-        )
+        assert torch.equal(mpc._left[:, :, -1], mpc._left[:, :, -2])
 
 
 def effort_in(space, last=None):
@@ -215,9 +214,9 @@ def test_effort_is_told_from_what_the_world_says_does_nothing():
     )
     assert effort_in(ActionSpace((0.0, -1.0), (1.0, 1.0))) is effort and effort_in(None) is effort
     known, unknown = (
-        DiscreteSpace.of_block(3, block=2, hold=False, idle=idle) for idle in (1, None)
+        DiscreteSpace.of_block(3, block=2, action_repeat=False, idle=idle) for idle in (1, None)
     )
-    choices = known.expand(torch.eye(3).repeat(1, 2))[
+    choices = known.to_model(torch.eye(3).repeat(1, 2))[
         None, :, None
     ]  # [1, 3, 1, 6]: one choice throughout
     assert effort_in(known)(choices, choices).flatten().tolist() == pytest.approx(
@@ -232,7 +231,7 @@ def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
         gymnasium.spaces.Box(np.float32([0, 0]), np.float32([10, 10])),
         gymnasium.spaces.Discrete(6),
     )
-    held = {"frameskip": 1, "hold": True}
+    held = {"frameskip": 1, "action_repeat": True}
     wraps = gymnasium.wrappers
     one = np.float32(1)
     scaled = space_of(
@@ -259,9 +258,9 @@ def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
 def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
     space, seen = ActionSpace((0.0,), (512.0,), absolute=True), []
     settings = planner("icem", samples=(8, 1, 2), keep_elites=0.0)
-    search = RecedingHorizon(settings.solver.make(space, 2))
-    search.reset([0], device=CPU)
-    search.plan(
+    mpc = RecedingHorizon(settings.solver.make(space, 2))
+    mpc.reset([0], device=CPU)
+    mpc.plan(
         lambda plans: seen.append(plans) or plans.sum((-1, -2)), known=torch.full((1, 2, 1), 77.0)
     )
     assert (seen[0] == 77).all(-1).all(-1).any()
@@ -269,10 +268,10 @@ def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
 
 def test_a_policy_without_a_proposal_does_nothing():
     space = ActionSpace((0.0,), (1.0,), idle=(0.0,))
-    plan = (
-        planner("policy")
-        .solver.make(space, 2)
-        .solve(lambda plans: plans.sum((-1, -2)), start=None, generator=[torch.Generator()])
+    plan = search(
+        planner("policy").solver.make(space, 2),
+        lambda plans: plans.sum((-1, -2)),
+        generator=[torch.Generator()],
     )
     assert plan.actions.flatten().tolist() == [0, 0]
     assert plan.cost.item() == 0

@@ -119,9 +119,9 @@ class CostServer:
 
     def _as_searched(self, plans: Tensor) -> Tensor:
         assert self.space is not None
-        if self.space.searched != plans.shape[-1]:
+        if self.space.plan_dim != plans.shape[-1]:
             raise ValueError(
-                "space must search every action of a block: make it by ActionSpace.of_block(hold=False)"
+                "space must search every action of a block: make it by ActionSpace.of_block(action_repeat=False)"
             )
         return plans
 

@@ -16,24 +16,25 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.discrete import DiscreteSpace as DiscreteSpace
+from jepa_wm.worlds.protocol import Idling, SaysActionKind, VectorWorld
 
 
 class Space(Protocol):
     """What the protocol of solvers, the receding horizon and the agent ask of a space."""
 
     @property
-    def searched(self) -> int: ...
+    def plan_dim(self) -> int: ...
 
     @property
-    def expanded(self) -> int: ...
+    def model_action_dim(self) -> int: ...
 
     def project(self, actions: Tensor) -> Tensor: ...
 
-    def expand(self, actions: Tensor) -> Tensor: ...
+    def to_model(self, actions: Tensor) -> Tensor: ...
 
-    def condense(self, expanded: Tensor) -> Tensor: ...
+    def to_plan(self, expanded: Tensor) -> Tensor: ...
 
-    def steps(self, expanded: Tensor) -> Tensor: ...
+    def to_env(self, expanded: Tensor) -> Tensor: ...
 
     def idle_step(self) -> tuple[float, ...]: ...
 
@@ -100,17 +101,17 @@ class ActionSpace:
 
     @classmethod
     def of_block(
-        cls, low: Sequence[float], high: Sequence[float], *, max_norm: float | None = None, block: int, hold: bool,
+        cls, low: Sequence[float], high: Sequence[float], *, max_norm: float | None = None, block: int, action_repeat: bool,
         idle: Sequence[float] | None = None, absolute: bool = False,
     ) -> ActionSpace:  # fmt: skip
         """The space for `block` environment actions bounded by low, high [a] and `max_norm` per
         model step.
 
-        With `hold`, one environment action is searched and held for the block (A = a); else all
+        With `action_repeat`, one environment action is searched and held for the block (A = a); else all
         are (A = block * a)."""
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
-        times, repeat = (1, block) if hold else (block, 1)
+        times, repeat = (1, block) if action_repeat else (block, 1)
         still = None if idle is None else tuple(idle)
         return cls(
             tuple(low) * times, tuple(high) * times, max_norm, len(low), repeat, still, absolute
@@ -120,7 +121,7 @@ class ActionSpace:
         """The space without what lies outside low..high [a], such as where a model has seen no
         action; where both are the same, the number is pinned. UserError where nothing is left of a
         number."""
-        times = self.searched // self.size
+        times = self.plan_dim // self.size
         cut = []
         for i, (a, b, least, most) in enumerate(
             zip(self.low, self.high, tuple(low) * times, tuple(high) * times, strict=True)
@@ -154,12 +155,12 @@ class ActionSpace:
         return self.group or len(self.low)
 
     @property
-    def searched(self) -> int:
+    def plan_dim(self) -> int:
         """A: numbers a solver searches per model step."""
         return len(self.low)
 
     @property
-    def expanded(self) -> int:
+    def model_action_dim(self) -> int:
         """Numbers the model takes per step: block * a."""
         return len(self.low) * self.repeat
 
@@ -184,17 +185,17 @@ class ActionSpace:
         share = ((along.square() + square * room).sqrt() - along) / square.clamp_min(1e-12)
         return torch.where(norm > radius, near + share * way, groups).flatten(-2)
 
-    def expand(self, actions: Tensor) -> Tensor:
+    def to_model(self, actions: Tensor) -> Tensor:
         """[..., H, A] searched actions as [..., H, block * a], what the model takes; time runs
         first within a block."""
         return actions.repeat(*[1] * (actions.dim() - 1), self.repeat)
 
-    def condense(self, expanded: Tensor) -> Tensor:
+    def to_plan(self, expanded: Tensor) -> Tensor:
         """[..., H, A] the plan of the space nearest to model steps [..., H, block * a]: where one
         action is held, the mean of the block's."""
         return self.project(expanded.unflatten(-1, (self.repeat, -1)).mean(-2))
 
-    def steps(self, expanded: Tensor) -> Tensor:
+    def to_env(self, expanded: Tensor) -> Tensor:
         """[..., H, block * a] as single environment actions [..., H * block, a] in the order they
         are taken."""
         return expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
@@ -211,7 +212,7 @@ class ActionSpace:
     def idle_step(self) -> tuple[float, ...]:
         """[A] doing nothing, as far as the space alone can tell."""
         if self.idle is not None:
-            return self.idle * (self.searched // self.size)
+            return self.idle * (self.plan_dim // self.size)
         middle = [
             0.0 if a < 0 < b else (a + b) / 2 for a, b in zip(self.low, self.high, strict=True)
         ]
@@ -248,6 +249,25 @@ class ActionSpace:
         if self.max_norm is None:
             return low, high
         return low.clamp(min=-self.max_norm), high.clamp(max=self.max_norm)
+
+
+def space_of(
+    world: VectorWorld, *, frameskip: int, action_repeat: bool
+) -> ActionSpace | DiscreteSpace:
+    """Blocks of `frameskip` actions of the world; with `action_repeat` one is searched a block. A discrete
+    action's numbers are one-hot, as the data hold them."""
+    idle = world.idle_action() if isinstance(world, Idling) else None
+    if world.choices is not None:
+        still = None if idle is None else int(idle[0])
+        return DiscreteSpace.of_block(
+            world.choices, block=frameskip, action_repeat=action_repeat, idle=still
+        )
+    low, high, longest = world.action_bounds
+    absolute = isinstance(world, SaysActionKind) and world.action_kind == "absolute"
+    return ActionSpace.of_block(
+        low.tolist(), high.tolist(), max_norm=longest, block=frameskip, action_repeat=action_repeat,
+        idle=None if idle is None else idle.tolist(), absolute=absolute,
+    )  # fmt: skip
 
 
 def _norms(actions: Tensor, size: int) -> Tensor:

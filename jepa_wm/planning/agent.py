@@ -15,14 +15,13 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
-from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, space_of
 from jepa_wm.planning.chunks import in_chunks, plans_within
+from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.objective import Scene, TermOf, check_objective, goal_of, objective_of
 from jepa_wm.planning.objectives import expected_cost
-from jepa_wm.planning.receding import RecedingHorizon
 from jepa_wm.planning.search import Cost
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.planning.world_space import space_of
 from jepa_wm.world_model.vjepa2_ac import POSE, RobotModel
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.protocol import VectorWorld
@@ -44,9 +43,9 @@ class Agent:
         self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: PlannerSettings, *,
         more: Sequence[tuple[float, TermOf]] = (), poses: Callable[[], np.ndarray] | None = None,
     ) -> None:  # fmt: skip
-        if space.expanded != model.block:
+        if space.model_action_dim != model.block:
             raise ValueError(
-                f"the world's action space gives {space.expanded} numbers a model step but the model was trained on "
+                f"the world's action space gives {space.model_action_dim} numbers a model step but the model was trained on "
                 f"{model.block}: use the world and dynamics.frameskip it was trained with"
             )
         check_objective(model, settings)
@@ -58,7 +57,7 @@ class Agent:
             model.compile()
         if settings.mpc.cuda_graphs:
             model.record()
-        self.search = RecedingHorizon(
+        self.mpc = RecedingHorizon(
             settings.solver.make(self.space, settings.mpc.horizon), execute=settings.mpc.execute
         )
         size = partial(
@@ -90,7 +89,7 @@ class Agent:
         `world`."""
         plan = run.config.planner
         space = space_of(
-            world, frameskip=run.config.dynamics.frameskip, hold=plan.mpc.action_repeat
+            world, frameskip=run.config.dynamics.frameskip, action_repeat=plan.mpc.action_repeat
         )
         model = WorldModel.load(run.path)
         return cls(
@@ -121,7 +120,7 @@ class Agent:
             self._update_belief(self._goal)
         # On the CPU wherever the model is: a seed draws the same plans on every machine, and only
         # costs cross over.
-        self.search.reset(seeds, device=torch.device("cpu"))
+        self.mpc.reset(seeds, device=torch.device("cpu"))
 
     def act(self, frames: np.ndarray) -> np.ndarray:
         """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c]
@@ -155,14 +154,14 @@ class Agent:
             toward = self.model.propose(
                 context[:, -1], goal_of(self.settings.cost, goals), self.settings.mpc.horizon
             )
-            proposal = self.space.condense(toward).cpu()
-        blocks = self.search.plan(
+            proposal = self.space.to_plan(toward).cpu()
+        blocks = self.mpc.plan(
             lambda plans: cost(plans.to(device)).cpu(), proposal=proposal, known=self._staying()
         )  # [B, K, A]
         self._past.append(blocks[:, 0].to(device))
         self._executing = list(blocks[:, 1:].to(device).unbind(1))
         self._last = blocks[:, -1, -self.space.size :].to(device)
-        return self.space.steps(blocks).numpy()
+        return self.space.to_env(blocks).numpy()
 
     def observe(self, frames: np.ndarray) -> None:
         """See frames [B, h, w, c] uint8 one model step further into the plan that is being
@@ -237,7 +236,7 @@ class Agent:
             or not self.space.absolute
         ):
             return None
-        step = self._last.cpu().repeat(1, self.space.searched // self.space.size)
+        step = self._last.cpu().repeat(1, self.space.plan_dim // self.space.size)
         return step[:, None].expand(-1, self.settings.mpc.horizon, -1)
 
     def _update_belief(self, latents: Tensor) -> Tensor:

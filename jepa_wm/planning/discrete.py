@@ -59,12 +59,12 @@ class DiscreteSpace:
 
     @classmethod
     def of_block(
-        cls, choices: int, *, block: int, hold: bool, vectors: Sequence[Sequence[float]] | None = None,
+        cls, choices: int, *, block: int, action_repeat: bool, vectors: Sequence[Sequence[float]] | None = None,
         idle: int | None = None,
     ) -> DiscreteSpace:  # fmt: skip
         """The space for `block` environment actions per model step, each one of `choices`.
 
-        With `hold`, one is chosen and held for the block. The model takes `vectors` [n, a],
+        With `action_repeat`, one is chosen and held for the block. The model takes `vectors` [n, a],
         one-hot if None."""
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
@@ -73,7 +73,7 @@ class DiscreteSpace:
         if len(vectors) != choices:
             raise ValueError(f"{len(vectors)} vectors for {choices} choices; give one each")
         rows = tuple(tuple(vector) for vector in vectors)
-        return cls(rows, 1, block, idle) if hold else cls(rows, block, 1, idle)
+        return cls(rows, 1, block, idle) if action_repeat else cls(rows, block, 1, idle)
 
     def within(self, low: Sequence[float], high: Sequence[float]) -> DiscreteSpace:
         """The space without the choices whose numbers lie outside low..high [a], such as those
@@ -102,12 +102,12 @@ class DiscreteSpace:
         return len(self.vectors[0])
 
     @property
-    def searched(self) -> int:
+    def plan_dim(self) -> int:
         """A: numbers of a plan per model step, G * n."""
         return self.slots * self.choices
 
     @property
-    def expanded(self) -> int:
+    def model_action_dim(self) -> int:
         """Numbers the model takes per step: block * a."""
         return self.slots * self.repeat * self.size
 
@@ -139,13 +139,13 @@ class DiscreteSpace:
         ]
         return tuple(even * self.slots)
 
-    def expand(self, actions: Tensor) -> Tensor:
+    def to_model(self, actions: Tensor) -> Tensor:
         """[..., H, A] plans as [..., H, block * a], what the model takes; time runs first within a
         block."""
         numbers = actions.new_tensor(self.vectors)[self._chosen(actions)]  # [..., H, G, a]
         return numbers.repeat_interleave(self.repeat, -2).flatten(-2)
 
-    def condense(self, expanded: Tensor) -> Tensor:
+    def to_plan(self, expanded: Tensor) -> Tensor:
         """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block *
         a]."""
         held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(
@@ -155,7 +155,7 @@ class DiscreteSpace:
         gap[..., list(self.barred)] = torch.inf
         return self.one_hot(gap.argmin(-1)).to(expanded)
 
-    def steps(self, expanded: Tensor) -> Tensor:
+    def to_env(self, expanded: Tensor) -> Tensor:
         """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the
         order they are taken."""
         taken = expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)

@@ -82,9 +82,12 @@ class CEM(Gaussian):
         return self
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
+        from jepa_wm.planning.action_space import DiscreteSpace
+        from jepa_wm.planning.solvers import CategoricalCEM, CEMSolver
 
-        return make_solver(self, space, horizon)
+        if isinstance(space, DiscreteSpace):
+            return CategoricalCEM(self, space, horizon)
+        return CEMSolver(self, space, horizon)
 
 
 @SOLVERS.register("icem")
@@ -110,9 +113,9 @@ class ICEM(Gaussian):
         return self
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
+        from jepa_wm.planning.solvers import ICEMSolver
 
-        return make_solver(self, space, horizon)
+        return ICEMSolver(self, space, horizon)
 
 
 @SOLVERS.register("mppi")
@@ -125,9 +128,9 @@ class MPPI(Gaussian):
     temperature: float = Field(0.5, gt=0)  # small follows the cheapest, large averages all
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
+        from jepa_wm.planning.solvers import MPPISolver
 
-        return make_solver(self, space, horizon)
+        return MPPISolver(self, space, horizon)
 
 
 @SOLVERS.register("random")
@@ -137,9 +140,9 @@ class RandomShooting(Sampling):
     name: Literal["random"] = "random"
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
+        from jepa_wm.planning.solvers import RandomSolver
 
-        return make_solver(self, space, horizon)
+        return RandomSolver(self, space, horizon)
 
 
 class Descent(SolverSettings):
@@ -161,9 +164,9 @@ class Gradient(Descent):
     name: Literal["gradient"] = "gradient"
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
+        from jepa_wm.planning.gradient import GradientSolver
 
-        return make_solver(self, space, horizon)
+        return GradientSolver(self, space, horizon)
 
 
 @SOLVERS.register("cem_gradient")
@@ -176,9 +179,9 @@ class CEMGradient(SolverSettings):
     gradient: Gradient = Gradient()
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
-
-        return make_solver(self, space, horizon)
+        solver = self.cem.make(space, horizon)
+        solver.refiner = self.gradient.make(space, horizon)
+        return solver
 
 
 @SOLVERS.register("policy")
@@ -189,9 +192,9 @@ class Policy(SolverSettings):
     name: Literal["policy"] = "policy"
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.make_solver import make_solver
+        from jepa_wm.planning.solvers import PolicySolver
 
-        return make_solver(self, space, horizon)
+        return PolicySolver(self, space, horizon)
 
 
 class Limits(Section):

@@ -1,216 +1,258 @@
-"""Solvers that search for the cheapest plan: cross-entropy method, MPPI and random shooting,
-batched over episodes.
+"""Solvers that draw plans: cross-entropy method, iCEM, MPPI, random shooting; and the policy
+alone, which draws none.
 
-B episodes, S candidates, K elites, H horizon in model steps, A searched numbers a step, R rounds.
-`std` and `min_std` are shares of the action box's half width. In every round the current mean is
-one candidate; the plan of doing nothing is one in the first round, the best plan so far in all
-later ones."""
+B episodes, S plans of a round, K elites, H horizon in model steps, A numbers of a plan a step, G
+choices a model step among n, A = G * n where actions are discrete. Spreads are shares of the
+action box's half width. In every round the mean is one plan; doing nothing is one in the first
+round, the best plan so far in all later ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from jepa_wm.planning.action_space import ActionSpace, Space, zero_plan
-from jepa_wm.planning.search import (
-    Best,
-    Cost,
-    Plan,
-    cheapest,
-    check,
-    check_spread,
-    first_mean,
-    kept_plans,
-    noise,
-    refit,
-    score,
-    with_known,
-)
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, Space
+from jepa_wm.planning.search import Generators, Solver, State, cheapest, noise
+from jepa_wm.planning.settings import CEM, ICEM, MPPI, Policy, RandomShooting, Sampling
+
+Settings = TypeVar("Settings", bound=Sampling)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CEM:
-    """Cross-entropy method: draw from a Gaussian, keep the elites, refit mean and spread of every
-    number to them.
+class Spread(State):
+    """A mean with the spread around it."""
 
-    `momentum` is the share of the old mean and spread that a refit keeps. Raises ValueError for
-    settings that make no search. Source: R. Rubinstein, Methodology and Computing in Applied
-    Probability 1 (1999); as in V-JEPA 2-AC."""
-
-    space: ActionSpace
-    horizon: int
-    candidates: int = 128
-    rounds: int = 6
-    elites: int = 16
-    std: float = 0.7
-    min_std: float = 0.05
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self.horizon, self.candidates, self.rounds)
-        check_spread(self.std, self.min_std)
-        if not 1 <= self.elites <= self.candidates:
-            raise ValueError(
-                f"elites must lie in 1..candidates ({self.candidates}), got {self.elites}; lower elites or draw more"
-            )
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in 0..1 (1 excluded), got {self.momentum}")
-
-    @torch.no_grad()
-    def solve(
-        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
-    ) -> Plan:
-        """See `Solver.solve`."""
-        mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
-        half = self.space.half_width(mean)  # [A]
-        std = (self.std * half).expand_as(mean)
-        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
-        second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
-        best = Best(mean)
-        for _ in range(self.rounds):
-            drawn = self.space.project(
-                mean[:, None] + std[:, None] * noise(mean, self.candidates, generator)
-            )
-            plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
-            kept = kept[:, :0]
-            costs = score(cost, self.space, plans)
-            best.see(plans, costs)
-            mean, std = refit(cheapest(plans, costs, self.elites), mean, std, keep=self.momentum)
-            std = std.maximum(self.min_std * half)
-            second = best.actions
-            best.end_round()
-        best.see(mean[:, None], score(cost, self.space, mean[:, None]))
-        return best.plan(mean)
+    std: Tensor  # [B, H, A]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MPPI:
-    """Model predictive path integral: the mean moves to the candidates' average, weighted by
-    softmax of their costs.
+class Sampler(Solver, Generic[Settings]):
+    """What solvers of continuous actions share that draw `num_samples` plans a round."""
 
-    Costs are taken in units of their own spread within the round, so `temperature` has no unit:
-    small follows the cheapest, large averages all. The noise falls from `std` to `min_std` over
-    the rounds; None keeps it fixed. Raises ValueError for settings that make no search. Source: G.
-    Williams et al., ICRA 2017."""
+    def __init__(self, settings: Settings, space: Space, horizon: int) -> None:
+        super().__init__(space, horizon)
+        self.settings, self.iterations = settings, settings.iterations
+        self.box = continuous(space, settings.name)
 
-    space: ActionSpace
-    horizon: int
-    candidates: int = 128
-    rounds: int = 6
-    temperature: float = 0.5
-    std: float = 0.7
-    min_std: float | None = None
+    def around(self, state: State, std: Tensor, drawn: Tensor) -> Tensor:
+        """[B, S, H, A] plans inside the space from standard normal numbers [B, S, H, A]."""
+        return self.box.project(state.mean[:, None] + std * drawn)
 
-    def __post_init__(self) -> None:
-        check(self.horizon, self.candidates, self.rounds)
-        check_spread(self.std, self.std if self.min_std is None else self.min_std)
-        if self.min_std == 0:
-            raise ValueError(
-                "min_std must be positive for MPPI, whose noise falls geometrically; None keeps it fixed"
-            )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
 
-    @torch.no_grad()
-    def solve(
-        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
-    ) -> Plan:
-        """See `Solver.solve`."""
-        mean = first_mean(self.space, self.horizon, start, generator)  # [B, H, A]
-        half = self.space.half_width(mean)
-        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
-        second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
-        best = Best(mean)
-        for number in range(self.rounds):
-            spread = self._std(number) * half
-            drawn = self.space.project(
-                mean[:, None] + spread * noise(mean, self.candidates, generator)
-            )
-            plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
-            kept = kept[:, :0]
-            costs = score(cost, self.space, plans)
-            best.see(plans, costs)
-            weights = self._weights(costs)[:, :, None, None]
-            mean = self.space.project((weights * plans.double()).sum(1).to(mean))
-            second = best.actions
-            best.end_round()
-        best.see(mean[:, None], score(cost, self.space, mean[:, None]))
-        return best.plan(mean)
+class CEMSolver(Sampler[CEM]):
+    """Draw from a Gaussian, keep the elites, refit mean and spread of every number to them."""
 
-    def _std(self, number: int) -> float:
-        """The noise of a round, as a share of the half width."""
-        if self.min_std is None or self.rounds == 1:
-            return self.std
-        return self.std * (self.min_std / self.std) ** (number / (self.rounds - 1))
+    def begin(self, start: Tensor | None, generator: Generators) -> Spread:
+        state = super().begin(start, generator)
+        return with_spread(state, self.settings.std, self.box)
 
-    def _weights(self, costs: Tensor) -> Tensor:
-        """[B, S] shares that sum to 1, in double."""
+    def propose(self, state: State, generator: Generators) -> Tensor:
+        assert isinstance(state, Spread)
+        drawn = noise(state.mean, self.settings.num_samples, generator)
+        return self.around(state, state.std[:, None], drawn)
+
+    def update(self, state: State, plans: Tensor, costs: Tensor) -> State:
+        elites = cheapest(plans, costs, self.settings.elites)
+        return refit(state, elites, self.settings, self.box)
+
+
+class ICEMSolver(Sampler[ICEM]):
+    """As CEM, with noise of the spectrum 1 / f**noise_beta over the horizon. A share of the elites
+    competes again in the next round and, shifted in time, in the next search. Round i draws
+    num_samples / population_decay**i plans, never fewer than twice the elites."""
+
+    def begin(self, start: Tensor | None, generator: Generators) -> Spread:
+        state = super().begin(start, generator)
+        return with_spread(state, self.settings.std, self.box)
+
+    def propose(self, state: State, generator: Generators) -> Tensor:
+        assert isinstance(state, Spread)
+        white = noise(state.mean, self.population(state.round), generator)  # [B, S, H, A]
+        mixed = coloured(self.horizon, self.settings.noise_beta).to(white)
+        # One by one: the same bits in any batch.
+        drawn = torch.stack([mixed @ each for each in white])
+        return self.around(state, state.std[:, None], drawn)
+
+    def update(self, state: State, plans: Tensor, costs: Tensor) -> State:
+        elites = cheapest(plans, costs, self.settings.elites)
+        count = round(self.settings.keep_elites * self.settings.elites)
+        return replace(refit(state, elites, self.settings, self.box), kept=elites[:, :count])
+
+    def population(self, number: int) -> int:
+        """S of round `number`, counted from 0."""
+        settings = self.settings
+        least = 2 * settings.elites
+        return max(int(settings.num_samples * settings.population_decay**-number), least)
+
+
+class MPPISolver(Sampler[MPPI]):
+    """The mean moves to the plans' average, weighted by softmax of their costs.
+
+    Costs are taken in units of their own spread within the round, so `temperature` has no unit.
+    The noise falls from `std` to `min_std` over the rounds."""
+
+    def propose(self, state: State, generator: Generators) -> Tensor:
+        spread = self.std(state.round) * self.box.half_width(state.mean)
+        return self.around(state, spread, noise(state.mean, self.settings.num_samples, generator))
+
+    def update(self, state: State, plans: Tensor, costs: Tensor) -> State:
+        weights = self.weights(costs)[:, :, None, None]
+        mean = (weights * plans.double()).sum(1).to(state.mean)
+        return replace(state, mean=self.box.project(mean))
+
+    def std(self, number: int) -> float:
+        """The noise of round `number`, counted from 0, as a share of the half width."""
+        first, last = self.settings.std, self.settings.min_std
+        if self.iterations == 1:
+            return first
+        return first * (last / first) ** (number / (self.iterations - 1))
+
+    def weights(self, costs: Tensor) -> Tensor:
+        """[B, S] shares that sum to 1, in double, of costs [B, S]."""
         costs = costs.double()
         above = costs - costs.min(1, keepdim=True).values
         spread = (costs - costs.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
-        return torch.softmax(-above / (spread.clamp_min(1e-12) * self.temperature), 1)
+        return torch.softmax(-above / (spread.clamp_min(1e-12) * self.settings.temperature), 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomShooting:
-    """Plans drawn uniformly from the space, the cheapest kept: what a search must beat at equal
-    candidates.
+class RandomSolver(Sampler[RandomShooting]):
+    """Plans drawn evenly from the space; the mean is the cheapest so far."""
 
-    Raises ValueError for settings that make no search.
-    """
+    def propose(self, state: State, generator: Generators) -> Tensor:
+        drawn = noise(state.mean, self.settings.num_samples, generator, uniform=True)
+        return self.box.uniform(drawn)
 
-    space: ActionSpace
-    horizon: int
-    candidates: int = 128
-    rounds: int = 6
+    def update(self, state: State, plans: Tensor, costs: Tensor) -> State:
+        return replace(state, mean=state.best)
 
-    def __post_init__(self) -> None:
-        check(self.horizon, self.candidates, self.rounds)
-
-    @torch.no_grad()
-    def solve(
-        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
-    ) -> Plan:
-        """See `Solver.solve`; the mean is the cheapest plan."""
-        mean = first_mean(self.space, self.horizon, start, generator)
-        kept = kept_plans(self.space, self.horizon, start, generator)[:, : self.candidates - 2]
-        second = zero_plan(self.space, len(mean), self.horizon, device=mean.device)
-        best = Best(mean)
-        for _ in range(self.rounds):
-            drawn = self.space.uniform(noise(mean, self.candidates, generator, uniform=True))
-            plans = with_known(drawn, mean, second, kept)  # [B, S, H, A]
-            kept = kept[:, :0]
-            best.see(plans, score(cost, self.space, plans))
-            mean = second = best.actions
-            best.end_round()
-        return best.plan(mean)
+    def last(self, state: State) -> None:
+        return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class AsProposed:
-    """No search: the warm start is the plan, such as a policy's proposal; one evaluation tells its
-    cost.
+class PolicySolver(Solver):
+    """The warm start is the plan, such as a policy's; one evaluation tells its cost. Without one
+    the plan is to do nothing."""
 
-    Raises ValueError for a horizon below 1.
-    """
+    def __init__(self, settings: Policy, space: Space, horizon: int) -> None:
+        super().__init__(space, horizon)
 
-    space: Space
-    horizon: int
+    def begin(self, start: Tensor | None, generator: Generators) -> State:
+        state = super().begin(start, generator)
+        return replace(state, mean=state.best) if start is None else state
 
-    def __post_init__(self) -> None:
-        check(self.horizon, 2, 1)
+    def known(self, state: State) -> Tensor:
+        return state.mean[:, None]
 
-    @torch.no_grad()
-    def solve(
-        self, cost: Cost, *, start: Tensor | None = None, generator: list[torch.Generator]
-    ) -> Plan:
-        """See `Solver.solve`; without a start, the plan of doing nothing."""
-        plan = first_mean(self.space, self.horizon, start, generator)
-        if start is None:
-            plan = zero_plan(self.space, len(plan), self.horizon, device=plan.device)
-        best = Best(plan)
-        best.see(plan[:, None], score(cost, self.space, plan[:, None]))
-        best.end_round()
-        return best.plan(plan)
+    def propose(self, state: State, generator: Generators) -> Tensor:
+        return state.mean[:, None]
+
+    def update(self, state: State, plans: Tensor, costs: Tensor) -> State:
+        return state
+
+    def last(self, state: State) -> None:
+        return None
+
+
+class CategoricalCEM(Solver):
+    """CEM of discrete actions: a table of probabilities instead of a Gaussian.
+
+    A share `explore` of the probability is spread evenly over all choices, so that none dies out.
+    The mean of a plan [B, H, A] is its probabilities, and so is a warm start. The likeliest plan
+    is one of every round."""
+
+    space: DiscreteSpace
+
+    def __init__(self, settings: CEM, space: DiscreteSpace, horizon: int) -> None:
+        super().__init__(space, horizon)
+        self.settings, self.iterations = settings, settings.iterations
+
+    def begin(self, start: Tensor | None, generator: Generators) -> State:
+        """Raises ValueError for a warm start that holds no probabilities."""
+        state = super().begin(None, generator)
+        return state if start is None else replace(state, mean=self._chances(start[:, 0], state))
+
+    def propose(self, state: State, generator: Generators) -> Tensor:
+        """One-hot plans, each choice drawn from its own probabilities."""
+        cumulated = self._each(state.mean).double().cumsum(-1)[:, None, ..., :-1]
+        slots = state.mean[..., : self.space.slots]
+        uniform = noise(slots, self.settings.num_samples, generator, uniform=True)  # [B, S, H, G]
+        return self.space.one_hot((uniform[..., None] >= cumulated).sum(-1))
+
+    def known(self, state: State) -> Tensor:
+        return torch.stack([self.space.project(state.mean), state.best], 1)
+
+    def update(self, state: State, plans: Tensor, costs: Tensor) -> State:
+        momentum, elites = self.settings.momentum, cheapest(plans, costs, self.settings.elites)
+        often = elites.double().mean(1).to(state.mean)
+        return replace(state, mean=self._explored(momentum * state.mean + (1 - momentum) * often))
+
+    def last(self, state: State) -> Tensor:
+        return self.space.project(state.mean)[:, None]
+
+    def _chances(self, start: Tensor, state: State) -> Tensor:
+        """[B, H, A] the probabilities of a warm start [B, H, A], none of what is barred."""
+        total = self._each(start).sum(-1)
+        if bool((start < 0).any()) or not torch.allclose(total, torch.ones_like(total), atol=1e-3):
+            raise ValueError(
+                "start must hold probabilities, of each choice's n numbers none negative and the "
+                "sum 1"
+            )
+        if self.space.barred:
+            allowed, equal = self._each(start * (state.mean > 0)), self._each(state.mean)
+            total = allowed.sum(-1, keepdim=True)
+            start = torch.where(total > 0, allowed / total, equal).flatten(-2)
+        return self._explored(start)
+
+    def _explored(self, chances: Tensor) -> Tensor:
+        """[B, H, A] with a share of the probability spread evenly."""
+        even = chances.new_tensor(self.space.first_step())
+        return (1 - self.settings.explore) * chances + self.settings.explore * even
+
+    def _each(self, chances: Tensor) -> Tensor:
+        """[B, H, G, n]."""
+        return chances.unflatten(-1, (self.space.slots, self.space.choices))
+
+
+def continuous(space: Space, name: str) -> ActionSpace:
+    """The space, where its actions are continuous; ValueError where solver `name` cannot search
+    it."""
+    if isinstance(space, DiscreteSpace):
+        raise ValueError(
+            f"planner.solver {name} searches continuous actions; set planner.solver.name=cem for "
+            "discrete ones"
+        )
+    assert isinstance(space, ActionSpace)
+    return space
+
+
+def with_spread(state: State, std: float, box: ActionSpace) -> Spread:
+    """The state with a spread around its mean, as a share of the box's half width."""
+    spread = (std * box.half_width(state.mean)).expand_as(state.mean)
+    return Spread(**vars(state), std=spread)
+
+
+def refit(state: State, elites: Tensor, settings: CEM | ICEM, box: ActionSpace) -> Spread:
+    """Mean and spread of the elites [B, K, H, A], mixed with a share `momentum` of the old ones,
+    and never below `min_std`."""
+    assert isinstance(state, Spread)
+    old, mean = settings.momentum, state.mean
+    # In double: the batch around an episode must not change its plan by a bit.
+    centre = elites.double().mean(1)
+    spread = (elites.double() - centre[:, None]).square().mean(1).sqrt()
+    std = old * state.std + (1 - old) * spread.to(mean)
+    least = settings.min_std * box.half_width(mean)
+    return replace(state, mean=old * mean + (1 - old) * centre.to(mean), std=std.maximum(least))
+
+
+def coloured(horizon: int, beta: float) -> Tensor:
+    """[H, H] turns white noise over the horizon into noise of spectrum 1 / f**beta, of unit spread
+    at every step.
+
+    The constant part gets the power of the lowest frequency. Source: J. Timmer, M. Koenig, A&A 300
+    (1995)."""
+    frequency = torch.fft.rfftfreq(horizon, dtype=torch.float64).clamp_min(1 / horizon)
+    spectrum = torch.fft.rfft(torch.eye(horizon, dtype=torch.float64), dim=0)
+    mixed = torch.fft.irfft(spectrum * frequency[:, None] ** (-beta / 2), n=horizon, dim=0)
+    return (mixed / mixed.square().sum(1, keepdim=True).sqrt()).float()
