@@ -234,7 +234,7 @@ def test_compiled_layers_give_the_same_plan(backend, monkeypatch):
     assert agent(compile=True).model is asked[0] and not agent().model.compiled
 
 
-@pytest.mark.parametrize("sizes", [{}, {"members": 2, "outcomes": 2}])
+@pytest.mark.parametrize("sizes", [{}, {"ensemble_size": 2, "mixture_components": 2}])
 def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
     """By a stand-in for CUDA graphs, which do the same: what is replayed is what was recorded, on
     what is given now."""
@@ -273,9 +273,9 @@ def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
 
 def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
     cases = (
-        ({"members": 2}, {"uncertainty_weight": 0.5}),
-        ({"outcomes": 2}, {"num_futures": 3}),
-        ({"members": 2, "outcomes": 1}, {}),
+        ({"ensemble_size": 2}, {"uncertainty_weight": 0.5}),
+        ({"mixture_components": 2}, {"num_futures": 3}),
+        ({"ensemble_size": 2, "mixture_components": 1}, {}),
     )
     for changes, plan in cases:
         a = Agent(world_model(**changes), SPACE, planner(horizon=3, **plan))
