@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torchvision
 
-from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, digest_of, fingerprint
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.core.run import Run
-from jepa_wm.data.datasets import data_folder, quantities
+from jepa_wm.data.datasets import quantities
 from jepa_wm.data.images import rgb
 from jepa_wm.data.quantities import Quantities
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_set import VideoSet, is_index
 from jepa_wm.data.videos import CLASSES, find, without_class
+from jepa_wm.evals.settings import ProbeSettings
 
 BUILT_IN = "torchvision/"
 
@@ -41,15 +41,11 @@ class Part:
     `unit` numbers the video or frame that a sample is a clip of, `group` what belongs together: an
     episode, or that video again. Sample i counts as 1 / (clips of its unit)."""
 
-    read: Callable[
-        [int], np.ndarray
-    ]  # sample -> [T, h, w, 3] uint8, its frames about as large as they are wanted
+    read: Callable[[int], np.ndarray]  # sample -> [T, h, w, 3] uint8
     target: np.ndarray  # [n] numbers of classes, or [n, Y] float32
     unit: np.ndarray  # [n]
     group: np.ndarray  # [n]
-    digest: str = (
-        ""  # names the content: targets, and the frames, pictures or files that are looked at
-    )
+    digest: str = ""  # names the content: targets, and the frames, pictures or files
 
     def __len__(self) -> int:
         return len(self.target)
@@ -60,6 +56,28 @@ class Part:
         return Part(
             lambda i: read(int(rows[i])), self.target[rows], self.unit[rows], self.group[rows]
         )
+
+    def split(self, fraction: float, *, by_class: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(rows to fit probes on, rows to choose their settings on): the last `fraction` of the
+        groups in their order, of each class where there are classes.
+
+        Raises UserError where that leaves none to fit on."""
+        chosen = np.zeros(len(self), bool)
+        kinds = self.target if by_class else np.zeros(len(self), int)
+        for kind in np.unique(kinds):
+            rows = np.flatnonzero(kinds == kind)
+            groups = self.group[rows]
+            order = groups[
+                np.sort(np.unique(groups, return_index=True)[1])
+            ]  # as they first appear
+            last = order[len(order) - max(1, round(fraction * len(order))) :]
+            chosen[rows] = np.isin(groups, last)
+        if chosen.all():
+            raise UserError(
+                "the training part is too small to choose settings on a part of it; give more "
+                "samples of each class, or more episodes"
+            )
+        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 @dataclass
@@ -80,75 +98,57 @@ class Labelled:
         sines."""
         return Quantities(self.groups, self.units)
 
-    def split(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """(rows to fit heads on, rows to choose them on): the last `share` of the training part's
-        groups in their order, of each class where there are classes."""
-        chosen = np.zeros(len(self.train), bool)
-        kinds = self.train.target if self.classes is not None else np.zeros(len(self.train), int)
-        for kind in np.unique(kinds):
-            rows = np.flatnonzero(kinds == kind)
-            groups = self.train.group[rows]
-            order = groups[
-                np.sort(np.unique(groups, return_index=True)[1])
-            ]  # as they first appear
-            chosen[rows] = np.isin(groups, order[len(order) - max(1, round(share * len(order))) :])
-        if chosen.all():
-            raise UserError(
-                "the training part is too small to choose settings on a part of it; give more samples of each class, "
-                "or more episodes"
-            )
-        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
-
-def open_labelled(run: Run, config: Config) -> Labelled:
-    """The data that `probes.train` and `probes.test` name, or the run's own trajectories."""
-    evals, own = config.probes, data_folder(run.path, config)
-    if evals.train is not None and evals.train.startswith(BUILT_IN):
-        return _built_in(evals.train, str(evals.test))
-    train, test = Path(evals.train or own / "train.h5"), Path(evals.test or own / "heldout.h5")
+def open_labelled(probes: ProbeSettings, data: DataSettings, own: Path) -> Labelled:
+    """The data that `probes.train` and `probes.test` name, or the run's own trajectories, which lie
+    in the folder `own`."""
+    if probes.train is not None and probes.train.startswith(BUILT_IN):
+        return _built_in(probes.train, str(probes.test))
+    train, test = Path(probes.train or own / "train.h5"), Path(probes.test or own / "heldout.h5")
     if all(path.suffix == ".h5" and not is_index(path) for path in (train, test)):
-        return _trajectories(Trajectories(train), Trajectories(test), config)
-    return _videos(train, test, config)
+        return _trajectories(Trajectories(train), Trajectories(test), probes)
+    return _videos(train, test, probes, data)
 
 
-def _trajectories(train: Trajectories, test: Trajectories, config: Config) -> Labelled:
+def _trajectories(train: Trajectories, test: Trajectories, probes: ProbeSettings) -> Labelled:
     """Every frame of a spread-out choice, the clip that ends there, and the row of the column that
     is to be read."""
-    evals = config.probes
-    known = quantities(train) if evals.column == "state" else Quantities()
+    column = probes.column
+    parts = [_frames(data, probes) for data in (train, test)]
+    size = parts[0].target.shape[1]
+    if parts[1].target.shape[1] != size:
+        numbers = parts[1].target.shape[1]
+        raise UserError(f"{test.path}: column '{column}' has {numbers} numbers, not {size}")
 
-    def part(data: Trajectories) -> Part:
-        target = data.column(evals.column).astype(np.float32).reshape(len(data.actions), -1)
-        rows = np.unique(
-            np.linspace(0, len(target) - 1, min(evals.max_samples, len(target))).astype(np.int64)
-        )
-        if not np.isfinite(target[rows]).all():
-            raise UserError(
-                f"{data.path}: column '{evals.column}' is not finite everywhere; repair it"
-            )
-        episode = np.searchsorted(data.offsets, rows, side="right") - 1
-        back = evals.frame_gap * np.arange(evals.num_frames - 1, -1, -1)
-        clips = np.maximum(
-            rows[:, None] - back, data.offsets[episode][:, None]
-        )  # an episode's first frame repeats
-        shown = (data.frames[row] for row in np.unique(clips))
-        content = digest_of(target[rows], clips, shown)
-        return Part(
-            lambda i: data.frames[clips[i]], target[rows], np.arange(len(rows)), episode, content
-        )
-
-    first, second = part(train), part(test)
-    size = first.target.shape[1]
-    if second.target.shape[1] != size:
-        raise UserError(
-            f"{test.path}: column '{evals.column}' has {second.target.shape[1]} numbers, not {size}"
-        )
-    first.target, second.target = known.unrolled(first.target), known.unrolled(second.target)
+    # The file says what the numbers of a state are; those of other columns are numbered.
+    known = quantities(train) if column == "state" else Quantities()
+    for part in parts:
+        part.target = known.unrolled(part.target)
     groups = {name: list(ids) for name, ids in known.groups.items()}
-    groups = groups or {
-        f"{evals.column}_{i}" if size > 1 else evals.column: [i] for i in range(size)
-    }
-    return Labelled(first, second, None, groups, [], {name: known.unit(name) for name in groups})
+    if not groups:
+        groups = {f"{column}_{i}" if size > 1 else column: [i] for i in range(size)}
+    units = {name: known.unit(name) for name in groups}
+    return Labelled(parts[0], parts[1], None, groups, [], units)
+
+
+def _frames(data: Trajectories, probes: ProbeSettings) -> Part:
+    """The samples of one file: frames at equal distances, each the last of its clip."""
+    target = data.column(probes.column).astype(np.float32).reshape(len(data.actions), -1)
+    count = min(probes.max_samples, len(target))
+    rows = np.unique(np.linspace(0, len(target) - 1, count).astype(np.int64))
+    if not np.isfinite(target[rows]).all():
+        raise UserError(
+            f"{data.path}: column '{probes.column}' is not finite everywhere; repair it"
+        )
+
+    # Before an episode's first frame that one is repeated.
+    episode = np.searchsorted(data.offsets, rows, side="right") - 1
+    back = probes.frame_gap * np.arange(probes.num_frames - 1, -1, -1)
+    clips = np.maximum(rows[:, None] - back, data.offsets[episode][:, None])
+    shown = (data.frames[row] for row in np.unique(clips))
+    content = digest_of(target[rows], clips, shown)
+    units = np.arange(len(rows))
+    return Part(lambda i: data.frames[clips[i]], target[rows], units, episode, content)
 
 
 def _built_in(train: str, test: str) -> Labelled:
@@ -162,7 +162,8 @@ def _built_in(train: str, test: str) -> Labelled:
         which: dict[str, object] = {"train": training} if "train" in arguments else {}
         if not text.startswith(BUILT_IN) or not {"train", "split"} & set(arguments):
             raise UserError(
-                f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of torchvision"
+                f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of "
+                "torchvision"
             )
         try:
             data = made(root, **(which or {"split": "train" if training else "test"}))
@@ -181,18 +182,17 @@ def _picture(data: Any, i: int) -> np.ndarray:
     return np.asarray(rgb(data[i][0], f"picture {i} of {type(data).__name__}"))[None]
 
 
-def _videos(train: Path, test: Path, config: Config) -> Labelled:
+def _videos(train: Path, test: Path, probes: ProbeSettings, data: DataSettings) -> Labelled:
     """Clips of labelled videos and images, evenly spread over each."""
-    observe = config.data
     sets = []
     for path in (train, test):
         if is_index(path):
-            sets.append(VideoSet.open(path, ceiling=observe.max_unreadable))
+            sets.append(VideoSet.open(path, ceiling=data.max_unreadable))
             continue
-        entries = find(path, single_images=config.probes.single_images)
-        sets.append(
-            VideoSet(entries, ceiling=observe.max_unreadable, folder_fps=observe.folder_fps)
-        )
+        entries = find(path, single_images=probes.single_images)
+        sets.append(VideoSet(entries, ceiling=data.max_unreadable, folder_fps=data.folder_fps))
+
+    # Every video has a class, and the test has none that training has not.
     classes = sets[0].classes
     for path, videos in zip((train, test), sets, strict=True):
         without = np.flatnonzero(videos.labels < 0)
@@ -205,29 +205,39 @@ def _videos(train: Path, test: Path, config: Config) -> Labelled:
                 f"{path}: class {unknown[0]!r} is not among those of {train}: {', '.join(classes)}"
             )
     left_out: list[str] = []
-    parts = [_clips(videos, classes, config, left_out) for videos in sets]
+    parts = [_clips(videos, classes, probes, data, left_out) for videos in sets]
     return Labelled(parts[0], parts[1], classes, {}, left_out)
 
 
-def _clips(videos: VideoSet, classes: list[str], config: Config, left_out: list[str]) -> Part:
-    evals, observe = config.probes, config.data
+def _clips(
+    videos: VideoSet,
+    classes: list[str],
+    probes: ProbeSettings,
+    data: DataSettings,
+    left_out: list[str],
+) -> Part:
+    """Clips at equal distances in each video; videos that cannot be read go to `left_out`."""
     numbers = np.array([classes.index(name) for name in videos.classes])
-    seconds = videos.seconds
-    unit = np.repeat(np.arange(len(videos)), evals.num_clips)
+    unit = np.repeat(np.arange(len(videos)), probes.num_clips)
     left_out += videos.unreadable.why.values()
+    target = numbers[videos.labels][unit]
+    read = partial(_clip, videos, videos.seconds, probes, data)
+    return Part(read, target, unit, unit, _content(videos, numbers))
 
-    def read(i: int) -> np.ndarray:
-        video, clip = divmod(i, evals.num_clips)
-        interval = 1 / observe.fps[0]
-        room = max(float(seconds[video]) - evals.num_frames * interval, 0.0)
-        start = room * (clip + 0.5) / evals.num_clips
-        footage = videos.entry(video).open(fps=videos.folder_fps, size=observe.image_size)
-        try:
-            return footage.at(start + interval * np.arange(evals.num_frames))
-        finally:
-            footage.close()
 
-    return Part(read, numbers[videos.labels][unit], unit, unit, _content(videos, numbers))
+def _clip(
+    videos: VideoSet, seconds: np.ndarray, probes: ProbeSettings, data: DataSettings, i: int
+) -> np.ndarray:
+    """[T, h, w, 3] the i-th clip of all, its frames about as large as the encoder takes them."""
+    number, clip = divmod(i, probes.num_clips)
+    interval = 1 / data.fps[0]
+    room = max(float(seconds[number]) - probes.num_frames * interval, 0.0)
+    start = room * (clip + 0.5) / probes.num_clips
+    video = videos.entry(number).open(fps=videos.folder_fps, size=data.image_size)
+    try:
+        return video.at(start + interval * np.arange(probes.num_frames))
+    finally:
+        video.close()
 
 
 def _content(videos: VideoSet, numbers: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,14 +16,12 @@ from torch import Tensor
 
 from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.precision import autocast, resolve_precision
-from jepa_wm.core.run import Run
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.standardise import shared_scale
 from jepa_wm.data.images import to_input
 from jepa_wm.data.video_clips import middle
-from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
+from jepa_wm.evals.labelled import Labelled, Part, batches
 from jepa_wm.features.backbone import Backbone
-from jepa_wm.features.cache import encoder_of
 from jepa_wm.models.vit import Encoder
 
 Representation = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
@@ -38,60 +37,46 @@ class Features:
     part: Part
 
 
-def open_all(run: Run) -> tuple[Config, Labelled, dict[str, Representation]]:
-    """(the config, the labelled data, what is to be compared: `encoder` first, then the baselines
-    that are asked for)."""
-    config = resolve_precision(run.config, run.path)
-    return config, open_labelled(run, config), representations_of(encoder_of(run, config), config)
-
-
 def representations_of(encoder: Encoder | Backbone, config: Config) -> dict[str, Representation]:
     """What is to be compared: `encoder` first, then the baselines that are asked for."""
-    representations, size = {"encoder": _through(encoder, config)}, config.data.image_size
+    precision, size = config.train.precision, config.data.image_size
+    representations = {"encoder": _through(encoder, precision)}
     if "random_encoder" in config.probes.baselines:
         torch.manual_seed(config.seed)
+        random: Encoder | Backbone
         if isinstance(encoder, Backbone):
-            representations["random_encoder"] = _through(Backbone(encoder.name, size), config)
+            random = Backbone(encoder.name, size)
         else:
-            representations["random_encoder"] = _through(
-                Encoder.from_settings(size, encoder.settings or config.encoder), config
-            )
+            random = Encoder.from_settings(size, encoder.settings or config.encoder)
+        representations["random_encoder"] = _through(random, precision)
     if "pixels" in config.probes.baselines:
-        representations["pixels"] = _pixels(config.encoder.patch_size)
+        representations["pixels"] = partial(patches, patch_size=config.encoder.patch_size)
     return representations
 
 
 def extract_features(
-    representation: Representation,
-    data: Labelled,
-    config: Config,
-    name: str,
-    *,
-    size: int | None = None,
+    representation: Representation, data: Labelled, name: str, *, size: int
 ) -> tuple[Features, Features]:
-    """Both parts as `representation` sees frames of `size` px (default: the encoder's own size).
+    """Training and test samples as `representation` encodes frames of `size` px.
 
     Each position's mean over the training part is removed and each dimension divided by its spread
     there."""
-    size = size or config.data.image_size
-    train, test = (_extract(representation, part, size, f"{name}: {which}", data.left_out) for which, part in
-                   (("train", data.train), ("test", data.test)))  # fmt: skip
+    train = _extract(representation, data.train, size, f"{name}: train", data.left_out)
+    test = _extract(representation, data.test, size, f"{name}: test", data.left_out)
     mean = train.tokens.float().mean(0)
     scale = shared_scale((train.tokens - mean).square().mean((0, 1)).sqrt())
-    for seen in (train, test):
-        for rows in seen.tokens.split(1024):  # in place: the tokens are most of what is in memory
+    for part in (train, test):
+        for rows in part.tokens.split(1024):  # in place: the tokens are most of what is in memory
             rows.copy_((rows - mean) / scale)
     return train, test
 
 
-def pooled(tokens: Tensor, kind: str) -> Tensor:
-    """[n, F] from tokens [n, N, D]: their `mean`, or `all` of them end to end."""
-    return tokens.float().mean(1) if kind == "mean" else tokens.float().flatten(1)
-
-
-def pools(name: str) -> tuple[str, ...]:
-    """The ways of pooling to choose from; the mean of raw pixels is no rival worth beating."""
-    return ("all",) if name == "pixels" else ("mean", "all")
+def patches(clips: Tensor, patch_size: int) -> Tensor:
+    """Raw pixels as tokens [B, N, D]: one for each patch of each frame of clips [B, T, C, S, S]."""
+    side = clips.shape[-1] // patch_size * patch_size
+    x = clips[..., :side, :side].unfold(-2, patch_size, patch_size)
+    x = x.unfold(-2, patch_size, patch_size)  # [B, T, C, rows, columns, p, p]
+    return x.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
 
 
 @torch.no_grad()
@@ -99,9 +84,9 @@ def _extract(
     representation: Representation, part: Part, size: int, name: str, left_out: list[str]
 ) -> Features:
     tokens, rows = [], []
-    for some, clips in batches(part, BATCH, name, left_out):
+    for numbers, clips in batches(part, BATCH, name, left_out):
         tokens.append(representation(torch.stack([_input(clip, size) for clip in clips])).half())
-        rows.append(some)
+        rows.append(numbers)
     read = np.concatenate(rows)
     return Features(torch.cat(tokens), part if len(read) == len(part) else part.of(read))
 
@@ -111,27 +96,15 @@ def _input(clip: np.ndarray, size: int) -> Tensor:
     return to_input(torch.from_numpy(np.array(middle(clip, min(clip.shape[1:3])))), size)
 
 
-def _through(encoder: Encoder | Backbone, config: Config) -> Representation:
+def _through(encoder: Encoder | Backbone, precision: str) -> Representation:
+    """The tokens of a frozen encoder, on the CPU."""
     encoder.eval().requires_grad_(False).to(dist().device)
 
-    def representation(clips: Tensor) -> Tensor:
+    def tokens(clips: Tensor) -> Tensor:
         clips = clips.to(dist().device)
-        if clips.shape[1] < encoder.tubelet_size:  # a still fills a tubelet
+        if clips.shape[1] < encoder.tubelet_size:  # an image is repeated to fill a tubelet
             clips = clips[:, -1:].expand(-1, encoder.tubelet_size, -1, -1, -1)
-        with autocast(clips.device, config.train.precision):
+        with autocast(clips.device, precision):
             return encoder(clips).float().cpu()
 
-    return representation
-
-
-def _pixels(patch: int) -> Representation:
-    """Raw pixels as tokens: one for each patch of each frame."""
-
-    def representation(clips: Tensor) -> Tensor:
-        side = clips.shape[-1] // patch * patch
-        x = (
-            clips[..., :side, :side].unfold(-2, patch, patch).unfold(-2, patch, patch)
-        )  # [B, T, C, r, c, p, p]
-        return x.permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(1, 3)
-
-    return representation
+    return tokens

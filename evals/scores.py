@@ -1,7 +1,7 @@
-"""How good guesses are: exact counts with intervals, per class and as a picture, or errors of
+"""How good predictions are: exact counts with intervals, per class and as a picture, or errors of
 numbers.
 
-n samples, U units (videos or frames), K classes, Y numbers.
+n samples, U units (videos or frames), C classes, Y numbers.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ RESAMPLES = 1000
 
 
 def score(
-    guess: np.ndarray, part: Part, data: Labelled, picture: Path | None = None
+    prediction: np.ndarray, part: Part, data: Labelled, picture: Path | None = None
 ) -> dict[str, object]:
-    """Figures of guesses for the samples of a part: shares [n, K] that sum to 1, or numbers [n,
-    Y].
+    """Figures of predictions for the samples of a part: shares [n, C] that sum to 1, or numbers
+    [n, Y].
 
     The clips of one video are averaged first, so each video counts once, whatever became of single
     clips."""
     units, first, unit = np.unique(part.unit, return_index=True, return_inverse=True)
-    summed = np.zeros((len(units), guess.shape[1]))
-    np.add.at(summed, unit, guess)
-    guess = summed / np.bincount(unit)[:, None]
+    summed = np.zeros((len(units), prediction.shape[1]))
+    np.add.at(summed, unit, prediction)
+    prediction = summed / np.bincount(unit)[:, None]
     if data.classes is None:
-        return _numbers(guess, part.target[first], part.group[first], data.quantities)
-    return _classes(guess.argmax(1), part.target[first], data.classes, picture)
+        return _numbers(prediction, part.target[first], part.group[first], data.quantities)
+    return _classes(prediction.argmax(1), part.target[first], data.classes, picture)
 
 
 def _classes(
-    guess: np.ndarray, truth: np.ndarray, classes: list[str], picture: Path | None
+    prediction: np.ndarray, truth: np.ndarray, classes: list[str], picture: Path | None
 ) -> dict[str, object]:
     """`accuracy` with its 95 % interval, `per_class`, and the confusion matrix, rows the truth."""
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(confusion, (truth, guess), 1)
+    np.add.at(confusion, (truth, prediction), 1)
     right, count = int(confusion.trace()), int(confusion.sum())
     low, high = wilson(right, count)
     result: dict[str, object] = {"accuracy": right / count, "low": low, "high": high, "n": count}
@@ -55,26 +55,32 @@ def _classes(
 
 
 def _numbers(
-    guess: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities
+    prediction: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities
 ) -> dict[str, object]:
     """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement),
     mean `error` and its `unit`; of angles by the shorter way round."""
     r, episodes = np.random.default_rng(0), np.unique(group)
-    missed = known.difference(known.rolled(guess), known.rolled(truth))
+    missed = known.difference(known.rolled(prediction), known.rolled(truth))
     spread = known.difference(known.rolled(truth), known.rolled(truth.mean(0)))
     result: dict[str, object] = {"n": len(truth), "episodes": len(episodes)}
     for name, ids in known.groups.items():
-        lost, all_there = (
-            [float((x[group == e][:, list(ids)] ** 2).sum()) for e in episodes]
-            for x in (missed, spread)
-        )
+        # R2 is one less the squared errors of all samples by their squared spread.
+        columns = list(ids)
+        lost = _sums_of_squares(missed[:, columns], group, episodes)
+        total = _sums_of_squares(spread[:, columns], group, episodes)
         drawn = r.integers(len(episodes), size=(RESAMPLES, len(episodes)))
-        shares = 1 - np.array(lost)[drawn].sum(1) / np.maximum(
-            np.array(all_there)[drawn].sum(1), 1e-12
-        )
+        shares = 1 - lost[drawn].sum(1) / np.maximum(total[drawn].sum(1), 1e-12)
         low, high = np.quantile(shares, (0.025, 0.975)).tolist()
         result[name] = {
-            "r2": 1 - sum(lost) / max(sum(all_there), 1e-12), "low": low, "high": high,
-            "error": float(np.linalg.norm(missed[:, list(ids)], axis=1).mean()), "unit": known.unit(name),
-        }  # fmt: skip
+            "r2": float(1 - lost.sum() / max(total.sum(), 1e-12)),
+            "low": low,
+            "high": high,
+            "error": float(np.linalg.norm(missed[:, columns], axis=1).mean()),
+            "unit": known.unit(name),
+        }
     return result
+
+
+def _sums_of_squares(values: np.ndarray, group: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """[episodes] of the values [n, Y] of each episode."""
+    return np.array([float((values[group == episode] ** 2).sum()) for episode in episodes])

@@ -13,7 +13,7 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.features.probe import RidgeProbe, fit_attentive, state_errors
+from jepa_wm.features.probes import RidgeProbe, fit_attentive, state_errors
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
@@ -196,7 +196,7 @@ def test_the_ridge_probe_finds_a_known_linear_map():
         torch.cat([x, torch.ones(500, 1)], 1).double(), truth.double()
     ).solution
     torch.testing.assert_close(
-        probe.read(new), (new.double() @ slope[:-1] + slope[-1]).float(), atol=1e-2, rtol=1e-3
+        probe.predict(new), (new.double() @ slope[:-1] + slope[-1]).float(), atol=1e-2, rtol=1e-3
     )
 
 
@@ -207,8 +207,8 @@ def test_the_attentive_probe_is_reproducible_and_leaves_the_global_generator_alo
     before = torch.random.get_rng_state()
     a, b = (fit_attentive(tokens, state, steps=150, seed=3) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(a.read(tokens), b.read(tokens))
-    error = (a.read(tokens) - state).norm(dim=1).mean()
+    assert torch.equal(a.predict(tokens), b.predict(tokens))
+    error = (a.predict(tokens) - state).norm(dim=1).mean()
     assert error < 0.75 * (state - state.mean(0)).norm(dim=1).mean(), (
         "it reads what is plain to see"
     )

@@ -3,6 +3,7 @@ what they left out."""
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import films
@@ -17,13 +18,15 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
 from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import TrajectoryWriter
-from jepa_wm.evals import attentive, knn, labelled, linear, representations, scores, state
-from jepa_wm.evals import probe_heads as heads
+from jepa_wm.evals import scores
 from jepa_wm.evals.intervals import wilson
-from jepa_wm.evals.labelled import Labelled, Part
-from jepa_wm.evals.settings import ProbeSettings
+from jepa_wm.evals.labelled import Labelled, Part, open_labelled
+from jepa_wm.evals.probes import attentive, knn, linear, state
+from jepa_wm.evals.representations import extract_features, representations_of
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.features.probes import AttentiveHead, Head, NearestNeighbors, seeded, train_heads
+from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.report import report
@@ -78,7 +81,7 @@ def drives(tmp_path_factory):
 
 def evaluate(command, folder, *words):
     with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
-        return command.run(run)
+        return command(run)
 
 
 def of_photos(photos):
@@ -97,9 +100,9 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
         assert figures["n"] == 12 and figures["accuracy"] == right / 12 > 0.7
         assert (figures["low"], figures["high"]) == wilson(right, 12)
         assert {entry["n"] for entry in figures["per_class"].values()} == {4}
-        assert figures["chosen"]["lr"] == 0.01
+        assert figures["chosen"]["learning_rate"] == 0.01
         assert Image.open(figures["confusion"]).size[0] > 300
-    assert result["pixels"]["chosen"]["name"] == "all" and result["left_out"] == []
+    assert result["pixels"]["chosen"]["kind"] == "all" and result["left_out"] == []
     assert (
         json.loads((Path(result["stored"]) / "result.json").read_text())["encoder"]
         == result["encoder"]
@@ -230,7 +233,7 @@ def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
 def test_a_random_backbone_is_evaluated_as_it_was_frozen(drives, tmp_path):
     words = [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"]
     torch.manual_seed(7)  # whatever was drawn before
-    evaluate(cache, tmp_path / "run", *words)
+    evaluate(cache.run, tmp_path / "run", *words)
     frozen = cache.weights_digest(FrozenEncoder.load(tmp_path / "run" / "features").encoder)
     assert evaluate(state, tmp_path / "run", *words)["evaluated"]["encoder"]["digest"] == frozen
     assert (
@@ -268,7 +271,7 @@ def test_r2_is_that_of_its_formula():
 def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
     group = np.repeat(np.arange(10), 3)
     part = Part(lambda i: np.zeros(1), np.repeat([0, 1], 15), group, group)
-    fit, choose = Labelled(part, part, ["a", "b"], {}, []).split(0.2)
+    fit, choose = part.split(0.2, by_class=True)
     assert (
         sorted(set(group[choose])) == [4, 9]
         and len(fit) + len(choose) == 30
@@ -276,7 +279,7 @@ def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
     )
     lone = part.of(np.arange(3))
     with pytest.raises(UserError, match="too small to choose settings"):
-        Labelled(lone, lone, ["a"], {}, []).split(0.2)
+        lone.split(0.2, by_class=True)
 
 
 def test_the_test_part_has_no_say(photos, tmp_path):
@@ -297,21 +300,18 @@ def test_the_test_part_has_no_say(photos, tmp_path):
 def test_heads_trained_together_are_those_trained_alone():
     g = torch.Generator().manual_seed(0)
     tokens, target = torch.randn(40, 3, 8, generator=g), torch.randint(3, (40,), generator=g)
-    kinds = {"2": lambda: heads.Attentive(3, 8, 3, depth=2, head_dim=4)}
-    settings = ProbeSettings(
-        learning_rates=(0.01, 0.001), weight_decays=(0.0, 0.5), steps=8, batch_size=10
-    )
-    together = heads.train_heads(kinds, tokens, target, settings, seed=0, name="all")
-    assert len(together) == 4
-    for one in together:
-        alone = settings.model_copy(
-            update={
-                "learning_rates": (one.choice.lr,),
-                "weight_decays": (one.choice.weight_decay,),
-            }
-        )
-        (again,) = heads.train_heads(kinds, tokens, target, alone, seed=0, name="one")
-        torch.testing.assert_close(again.outputs(tokens), one.outputs(tokens))
+
+    def heads(*settings):
+        build = partial(AttentiveHead, 3, 8, 3, depth=2, head_dim=4)
+        return [Head("2", rate, decay, seeded(build, 0)) for rate, decay in settings]
+
+    every = [(rate, decay) for rate in (0.01, 0.001) for decay in (0.0, 0.5)]
+    together = heads(*every)
+    train_heads(together, tokens, target, steps=8, batch_size=10, seed=0)
+    for one, settings in zip(together, every, strict=True):
+        (alone,) = heads(settings)
+        train_heads([alone], tokens, target, steps=8, batch_size=10, seed=0)
+        torch.testing.assert_close(alone.outputs(tokens), one.outputs(tokens))
 
 
 def test_ridge_has_one_answer_in_both_forms_and_it_is_right():
@@ -319,23 +319,20 @@ def test_ridge_has_one_answer_in_both_forms_and_it_is_right():
     x, y = r.normal(size=(30, 6)).astype(np.float32), r.normal(size=(30, 2)).astype(np.float32)
     wide = np.concatenate([x, np.zeros((30, 50), np.float32)], 1)  # solved through the other form
     for penalty in (0.01, 1.0):
-        (primal,), (dual,) = (
-            state.fit_ridge(x, y, (penalty,)),
-            state.fit_ridge(wide, y, (penalty,)),
-        )
-        assert np.allclose(primal.read(x), dual.read(wide), atol=1e-5)
+        (primal,), (dual,) = (fit_ridge(x, y, (penalty,)), fit_ridge(wide, y, (penalty,)))
+        assert np.allclose(primal.predict(x), dual.predict(wide), atol=1e-5)
         z = x - x.mean(0)
         weight = np.linalg.solve(z.T @ z + penalty * 30 * np.eye(6), z.T @ (y - y.mean(0)))
         assert np.allclose(primal.weight, weight, atol=1e-5)
 
 
-def test_neighbours_vote_by_cosine():
+def test_neighbors_vote_by_cosine():
     known = np.array([[1, 0], [0.6, 0.8], [0, 1]], np.float32)
-    guess = knn.votes(known, np.array([0, 1, 1]), np.array([[1, 0]], np.float32), ["a", "b"], 3)
+    neighbors = NearestNeighbors(3 * known, np.eye(2)[[0, 1, 1]])
+    votes = neighbors.predict(np.array([[2, 0]], np.float32), 3)
     weight = np.exp(np.array([1, 0.6, 0]) / 0.07)
-    assert np.allclose(
-        guess, [[weight[0] / weight.sum(), weight[1:].sum() / weight.sum()]], atol=1e-6
-    )
+    expected = [[weight[0] / weight.sum(), weight[1:].sum() / weight.sum()]]
+    assert np.allclose(votes, expected, atol=1e-6)
 
 
 def test_labelled_videos_and_what_cannot_be_read(tmp_path):
@@ -392,12 +389,12 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
         load_config("debug", ["probes.train=x"])
 
 
-def test_tokens_are_standardised_by_the_training_part_alone(drives, tmp_path):
-    words = [*SMALL, f"data.path={drives}"]
-    with Run.open(tmp_path / "run", load_config("debug", words)) as run:
-        config, data, found = representations.open_all(run)
-        train, test = representations.extract_features(found["encoder"], data, config, "encoder")
-    assert isinstance(labelled.open_labelled(run, config), Labelled)
+def test_tokens_are_standardised_by_the_training_part_alone(drives):
+    config = load_config("debug", [*SMALL, f"data.path={drives}", "train.precision=fp32"])
+    data = open_labelled(config.probes, config.data, drives)
+    encoder = Encoder.from_settings(24, config.encoder)
+    found = representations_of(encoder, config)["encoder"]
+    train, test = extract_features(found, data, "encoder", size=24)
     assert train.tokens.float().mean(0).abs().max() < 0.01
     assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)
     assert (

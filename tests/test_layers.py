@@ -27,20 +27,15 @@ MAY_IMPORT = {
 READ_THE_WHOLE_CONFIG = (
     frozenset(  # besides the entry points and launch; the list may only become shorter
         {
-            "evals/attentive.py",
             "evals/baselines.py",
             "evals/bench/data.py",
             "evals/bench/plan.py",
             "evals/bench/train.py",
-            "evals/distinct.py",
             "evals/energy_map.py",
+            "evals/evaluation.py",
             "evals/goal_reaching.py",
-            "evals/knn.py",
-            "evals/labelled.py",
-            "evals/linear.py",
             "evals/representations.py",
             "evals/returns.py",
-            "evals/state.py",
             "jepa_wm/core/precision.py",
             "jepa_wm/core/run.py",
             "jepa_wm/data/datasets.py",

@@ -12,7 +12,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
-from jepa_wm.features.probe import RidgeProbe
+from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import COMPONENTS, LatentModel
 from jepa_wm.models.settings import WorldModelSettings
@@ -62,9 +62,9 @@ def test_both_forms_give_the_ridge_of_the_textbook(n, size, penalty):
     new = r.normal(size=(5, size)) * 20
     expected = (new - x.mean(0)) / x.std(0) @ weight + y.mean(0)
     (ridge,) = fit_ridge(x, y, (penalty,), standardise=True)
-    assert np.allclose(ridge.read(new), expected, rtol=1e-8, atol=1e-6)
+    assert np.allclose(ridge.predict(new), expected, rtol=1e-8, atol=1e-6)
     probe = RidgeProbe(torch.from_numpy(x), torch.from_numpy(y), penalty=penalty)
-    assert np.allclose(probe.read(torch.from_numpy(new)), expected, rtol=1e-3, atol=1e-2)
+    assert np.allclose(probe.predict(torch.from_numpy(new)), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_heads_and_metric_of_few_tokens_read_all_numbers():

@@ -18,7 +18,7 @@ from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
 from jepa_wm.features import cache
-from jepa_wm.features.probe import RidgeProbe, state_errors
+from jepa_wm.features.probes import RidgeProbe, state_errors
 from jepa_wm.training import dynamics, pretrain
 from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym_world import GymWorld
@@ -71,10 +71,10 @@ def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
     probe = RidgeProbe(
         torch.from_numpy(latent), torch.from_numpy(PUSHT.unrolled(state)), penalty=1e-6
     )
-    errors = PUSHT.errors(PUSHT.rolled(probe.read(torch.from_numpy(latent)).numpy()), state)
+    errors = PUSHT.errors(PUSHT.rolled(probe.predict(torch.from_numpy(latent)).numpy()), state)
     assert errors["angle"].max() < 0.01 and errors["block"].max() < 0.5
     plain = RidgeProbe(torch.from_numpy(latent), torch.from_numpy(state), penalty=1e-6)
-    assert PUSHT.errors(plain.read(torch.from_numpy(latent)).numpy(), state)["angle"].mean() > 0.3
+    assert PUSHT.errors(plain.predict(torch.from_numpy(latent)).numpy(), state)["angle"].mean() > 0.3
 
 
 def test_state_errors_take_units():

@@ -6,7 +6,7 @@ import torch
 from test_act import world_model
 
 from jepa_wm.core.standardise import own_scale, shared_scale
-from jepa_wm.features.probe import RidgeProbe, fit_attentive
+from jepa_wm.features.probes import RidgeProbe, fit_attentive
 from jepa_wm.models.factored_latent import Components
 from jepa_wm.models.settings import DistanceSettings
 from jepa_wm.models.temporal_distance import TemporalDistance
@@ -83,9 +83,9 @@ def test_probes_read_a_constant_as_it_is_and_nothing_off_dead_numbers():
     ).float()
     latents = torch.cat([state[:, :1] / 60, torch.full((300, 1), 0.3), torch.randn(300, 1)], 1)
     probe = RidgeProbe(latents, state)
-    assert (probe.read(latents + torch.tensor([0, 1e-4, 0])) - state).abs().max() < 2
+    assert (probe.predict(latents + torch.tensor([0, 1e-4, 0])) - state).abs().max() < 2
     tokens = latents[:, None].repeat(1, 4, 3)[..., :8]
-    read = fit_attentive(tokens, state, steps=20, batch=32).read(tokens)
+    read = fit_attentive(tokens, state, steps=20, batch_size=32).predict(tokens)
     assert (read[:, 1] - 1e3).abs().max() < 3 and torch.isfinite(read).all()
 
 

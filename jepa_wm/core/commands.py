@@ -40,9 +40,14 @@ SHARDS = {
 }
 # bench -> `run(config, quick=...) -> dict`; they need no run folder
 BENCHES = {name: f"jepa_wm.evals.bench.{name}:run" for name in ("plan", "data", "train")}
-EVALS = {name: f"jepa_wm.evals.{name}:run" for name in (
-    "planning", "rollout", "collapse", "linear", "attentive", "knn", "state", "parity",
-)}  # fmt: skip
+EVALS = {
+    **{
+        name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "collapse", "parity")
+    },
+    **{
+        name: f"jepa_wm.evals.probes:{name}" for name in ("linear", "attentive", "knn", "state")
+    },
+}
 # evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by
 # these names
 FILES = {

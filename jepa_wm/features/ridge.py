@@ -25,7 +25,7 @@ class Ridge:
     centre: np.ndarray  # [F]
     constant: np.ndarray  # [Y]
 
-    def read(self, features: np.ndarray) -> np.ndarray:
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """[n, Y] from features [n, F]."""
         step = max(1, BLOCK // features.shape[1])
         parts = [features[k : k + step] - self.centre for k in range(0, len(features), step)]
@@ -51,21 +51,21 @@ def fit_ridge(
     dual = features.shape[0] < features.shape[1]
     gram, right = _products(features, centre, spread, target, constant, dual)
     diagonal = torch.eye(len(gram), dtype=torch.float64) * len(features)
-    found = []
+    fitted = []
     for penalty in penalties:
         factor = torch.linalg.cholesky(torch.from_numpy(gram) + penalty * diagonal)
         solved = torch.cholesky_solve(torch.from_numpy(right), factor).numpy()
         if dual:
             solved = np.concatenate([x.T @ solved for _, x in _columns(features, centre, spread)])
-        found.append(Ridge(solved / spread[:, None], centre, constant))
-    return found
+        fitted.append(Ridge(solved / spread[:, None], centre, constant))
+    return fitted
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean [F], spread [F]) over the samples."""
     centre, spread = np.zeros(features.shape[1]), np.ones(features.shape[1])
-    for some, x in _columns(features, centre, spread.copy()):
-        centre[some], spread[some] = x.mean(0), x.std(0)
+    for block, x in _columns(features, centre, spread.copy()):
+        centre[block], spread[block] = x.mean(0), x.std(0)
     return centre, shared_scale(torch.from_numpy(spread)).numpy()
 
 
@@ -88,15 +88,15 @@ def _products(
     step = max(1, BLOCK // len(target))
     columns = [slice(k, k + step) for k in range(0, target.shape[1], step)]
     return x.T @ x, np.concatenate(
-        [x.T @ (target[:, some] - constant[some]) for some in columns], 1
+        [x.T @ (target[:, block] - constant[block]) for block in columns], 1
     )
 
 
 def _columns(
     features: np.ndarray, centre: np.ndarray, spread: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """(columns, standardised features [n, some of F] in float64), a block at a time."""
+    """(columns, standardised features [n, part of F] in float64), a block at a time."""
     step = max(1, BLOCK // len(features))
     for start in range(0, features.shape[1], step):
-        some = slice(start, start + step)
-        yield some, (features[:, some].astype(np.float64) - centre[some]) / spread[some]
+        block = slice(start, start + step)
+        yield block, (features[:, block].astype(np.float64) - centre[block]) / spread[block]

@@ -27,7 +27,7 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import VideoClipSampler, clip_sampler, open_sets
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.features.probe import fit_attentive, state_errors
+from jepa_wm.features.probes import fit_attentive, state_errors
 from jepa_wm.models.collapse import collapse_metrics
 from jepa_wm.models.jepa import JEPA, Origin
 from jepa_wm.models.masks import Masked
@@ -242,7 +242,7 @@ class OnlineProbe:
         state = torch.from_numpy(known.quantities.unrolled(known.state))
         probe = fit_attentive(seen.bfloat16(), state, steps=steps, seed=config.seed, label=label)
         guess = known.quantities.rolled(
-            probe.read(frozen(torch.from_numpy(known.test)).bfloat16()).cpu().numpy()
+            probe.predict(frozen(torch.from_numpy(known.test)).bfloat16()).numpy()
         )
         return meters, state_errors(
             guess, known.truth, known.quantities.groups, known.quantities.units

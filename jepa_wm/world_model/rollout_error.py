@@ -19,7 +19,7 @@ from jepa_wm.data.datasets import check_same_state, quantities
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, WindowSampler, usual_steps
 from jepa_wm.features.cache import Features
-from jepa_wm.features.probe import RidgeProbe
+from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.rollout import unroll
@@ -147,7 +147,7 @@ def _state_reader(
     probe, states = fit_latent_probe(model, latents), heldout.data.states()
 
     def read(guess: Tensor, episode: np.ndarray, frame: np.ndarray) -> dict[str, np.ndarray]:
-        values = probe.read(guess.flatten(0, 1).flatten(1).cpu()).numpy()
+        values = probe.predict(guess.flatten(0, 1).flatten(1).cpu()).numpy()
         state = known.rolled(values).reshape(*frame.shape, -1)
         errors = known.errors(state, states[heldout.data.offsets[episode] + frame])
         return {name: missed.astype(np.float64).sum(0) for name, missed in errors.items()}

@@ -1,0 +1,144 @@
+"""Evaluations of frozen features on labelled data: the table of them, what one is given, and how its
+result is stored.
+
+    @evaluation("mine")
+    def mine(asked: Evaluation) -> Rows: ...
+
+is then `jepa-wm eval mine`. Each distinct evaluation is made once: its settings, data and encoder
+name the folder of its result, and stand in it.
+
+<run>/eval_linear/<digest>/result.json     `evaluated` tells what was measured
+<run>/eval_linear/<digest>/config.yaml     all settings that it depends on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from jepa_wm.core.config import as_plain, digest, pick
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.precision import resolve_precision, set_threads
+from jepa_wm.core.run import Run
+from jepa_wm.data.datasets import data_folder
+from jepa_wm.evals.labelled import Labelled, Part, open_labelled
+from jepa_wm.evals.representations import (
+    Features,
+    Representation,
+    extract_features,
+    representations_of,
+)
+from jepa_wm.evals.scores import score
+from jepa_wm.evals.settings import ProbeSettings
+from jepa_wm.features.cache import encoder_of, weights_digest
+
+Rows: TypeAlias = dict[str, Any]  # figures by representation
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation is given: representations by name (`encoder` first, then the baselines
+    that are asked for), labelled data, and a folder for pictures."""
+
+    representations: Mapping[str, Representation]
+    data: Labelled
+    settings: ProbeSettings
+    image_size: int  # px, of the encoder
+    seed: int
+    folder: Path
+
+    def features(self, name: str, *, size: int | None = None) -> tuple[Features, Features]:
+        """Standardised features of the training and of the test samples, from frames of `size` px;
+        if not given, of `probes.pixel_size` for raw pixels, else of the encoder's own."""
+        if size is None:
+            size = self.settings.pixel_size if name == "pixels" else self.image_size
+        return extract_features(self.representations[name], self.data, name, size=size)
+
+    def split(self, train: Features) -> tuple[np.ndarray, np.ndarray]:
+        """(rows to fit on, rows to choose settings on) of training samples."""
+        by_class = self.data.classes is not None
+        return train.part.split(self.settings.validation_fraction, by_class=by_class)
+
+    def values(self, train: Features) -> np.ndarray:
+        """[n, C or Y] the target of training samples: classes as rows of 0 and 1, or numbers."""
+        target, classes = train.part.target, self.data.classes
+        return np.eye(len(classes))[target] if classes is not None else target
+
+    def figures(self, prediction: np.ndarray, test: Features, name: str) -> dict[str, object]:
+        """How good predictions for the test samples are: shares of classes [n, C], with a picture
+        of the confusion under this name, or numbers [n, Y]."""
+        picture = None if self.data.classes is None else self.folder / f"confusion_{name}.png"
+        return score(prediction, test.part, self.data, picture)
+
+
+Eval = Callable[[Evaluation], Rows]
+
+
+def evaluation(name: str) -> Callable[[Eval], Callable[[Run], dict[str, object]]]:
+    """A decorator that makes a stage of a run of a function that measures representations."""
+
+    def enter(measure: Eval) -> Callable[[Run], dict[str, object]]:
+        return lambda run: measured(run, f"eval_{name}", measure)
+
+    return enter
+
+
+def measured(run: Run, stage: str, measure: Eval) -> dict[str, object]:
+    """What `measure` makes of the labelled data; or the stored result, if the same was measured
+    before. `evaluated` tells settings, data and encoder, `stored` where the result lies, `left_out`
+    what could not be read."""
+    set_threads(run.config.train.threads)
+    config = resolve_precision(run.config, run.path)
+    own = data_folder(run.path, config)
+    data, encoder = open_labelled(config.probes, config.data, own), encoder_of(run, config)
+    if data.train.digest == data.test.digest:
+        raise UserError(
+            "probes.train and probes.test hold the same samples; a test set is one that training "
+            "has not met"
+        )
+
+    # The name of the folder: whatever the figures depend on.
+    features = config.features
+    evaluated: dict[str, object] = {
+        "settings": as_plain(config.probes),
+        "data": {
+            "train": _described(data.train),
+            "test": _described(data.test),
+            "reads": data.classes or data.groups,
+        },
+        "encoder": {
+            "backbone": features.backbone,
+            "weights": features.weights,
+            "digest": weights_digest(encoder),
+        },
+        "precision": config.train.precision,
+    }
+    name = digest({"evaluated": evaluated, "depends": pick(config, run.depends(stage))})
+    place = f"{stage}/{name}"
+
+    def work(run: Run) -> dict[str, object]:
+        asked = Evaluation(
+            representations=representations_of(encoder, config),
+            data=data,
+            settings=config.probes,
+            image_size=config.data.image_size,
+            seed=config.seed,
+            folder=run.stage_dir(place),
+        )
+        rows = measure(asked)
+        return {
+            **rows,
+            "left_out": sorted(set(data.left_out)),
+            "evaluated": evaluated,
+            "stored": str(run.path / place),
+        }
+
+    return run.once(place, work)
+
+
+def _described(part: Part) -> dict[str, object]:
+    return {"samples": len(part), "digest": part.digest}
