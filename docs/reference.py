@@ -74,7 +74,7 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 def described(model: type[BaseModel]) -> list[str]:
     """The section's docstring and a table of its keys."""
-    said = inspect.cleandoc(model.__doc__ or "")
+    text = inspect.cleandoc(model.__doc__ or "")
     comments = comments_of(model)
     rows = []
     for name, field in model.model_fields.items():
@@ -82,7 +82,7 @@ def described(model: type[BaseModel]) -> list[str]:
         value = default(field)
         rows.append(f"| `{name}` | {kind} | {value} | {comments.get(name, '')} |")
     table = ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows]
-    return [*([said.replace("\n\n", " "), ""] if said else []), *(table if rows else ["No keys."])]
+    return [*([text.replace("\n\n", " "), ""] if text else []), *(table if rows else ["No keys."])]
 
 
 def type_of(field: FieldInfo) -> str:
@@ -140,8 +140,8 @@ def comments_of(model: type[BaseModel]) -> dict[str, str]:
         lines, above = source.splitlines(), 0
         for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                said = " ".join(filter(None, map(comment, lines[above : node.end_lineno])))
-                found[node.target.id] = said.replace("|", "\\|")
+                text = " ".join(filter(None, map(comment, lines[above : node.end_lineno])))
+                found[node.target.id] = text.replace("|", "\\|")
             above = node.end_lineno or 0
     return found
 
@@ -149,8 +149,8 @@ def comments_of(model: type[BaseModel]) -> dict[str, str]:
 def comment(line: str) -> str:
     """What stands behind the `#` of a line, if it is not in a string."""
     found = re.match(r"""(?:[^#"']|"[^"]*"|'[^']*')*#\s*(.*)""", line)
-    said = found[1].strip() if found else ""
-    return "" if said.startswith(("noqa", "type:", "fmt:")) else said
+    text = found[1].strip() if found else ""
+    return "" if text.startswith(("noqa", "type:", "fmt:")) else text
 
 
 def cli_page() -> str:
@@ -165,17 +165,17 @@ def cli_page() -> str:
 
 def help_of(words: list[str]) -> str:
     """The help text of a command, at a fixed width."""
-    said, width = io.StringIO(), os.environ.get("COLUMNS")
+    text, width = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "99"
     try:
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
             cli.main([*words, "--help"])
     finally:
         if width is None:
             del os.environ["COLUMNS"]
         else:
             os.environ["COLUMNS"] = width
-    return said.getvalue()
+    return text.getvalue()
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -62,8 +62,8 @@ class Model:
         )
         generator, masked = torch.Generator().manual_seed(0), []
         for mask in config.jepa.masks:
-            seen, wanted = split(draw_mask(mask, 16, steps, grid, generator), generator)
-            masked.append((seen.shape[1], wanted.shape[1]))
+            kept, targets = split(draw_mask(mask, 16, steps, grid, generator), generator)
+            masked.append((kept.shape[1], targets.shape[1]))
         return cls(config, steps * grid * grid, tuple(masked))
 
     @property
@@ -91,10 +91,10 @@ def flops(model: Model) -> float:
         return depth * count * ((8 + 4 * ratio) * width**2 + 4 * count * width)
 
     total = blocks(model.tokens, e.depth, e.width, e.mlp_ratio)
-    for seen, wanted in model.masked:
+    for kept, targets in model.masked:
         total += 3 * (
-            blocks(seen, e.depth, e.width, e.mlp_ratio)
-            + blocks(seen + wanted, p.depth, p.width, 4)
+            blocks(kept, e.depth, e.width, e.mlp_ratio)
+            + blocks(kept + targets, p.depth, p.width, 4)
         )
     return total
 
@@ -107,13 +107,13 @@ def memory(model: Model, gpus: int, *, recompute: bool) -> dict[str, float]:
     # Kept of a block for the backward pass, in bf16 with fused attention: its input alone, or what
     # its layers need.
     full, narrow = 8 + 2 * e.mlp_ratio, 16.0
-    each = sum((1.0 if recompute else full) * seen * e.width * e.depth for seen, _ in model.masked)
+    each = sum((1.0 if recompute else full) * kept * e.width * e.depth for kept, _ in model.masked)
     each += sum(
-        (1.0 if recompute else narrow) * (seen + wanted) * p.width * p.depth
-        for seen, wanted in model.masked
+        (1.0 if recompute else narrow) * (kept + targets) * p.width * p.depth
+        for kept, targets in model.masked
     )
     if recompute:  # of the one block that is being computed again
-        each += max(seen for seen, _ in model.masked) * e.width * full
+        each += max(kept for kept, _ in model.masked) * e.width * full
     return {
         "weights, gradients, moments, target": (trained * 4 * FP32 + model.encoder * FP32) / gpus,
         "two gathered blocks": 2 * model.encoder / e.depth * (BF16 + FP32),
@@ -171,13 +171,13 @@ def page(model: Model, machine: Machine) -> str:
         f"| {name} | {value} | {other} |"
         for (name, value), (_, other) in zip(few, many, strict=True)
     )
-    seen = " or ".join(str(seen) for seen, _ in model.masked)
+    kept = " or ".join(str(kept) for kept, _ in model.masked)
     assumed = "\n".join(f"| `{name}` | {value:g} |" for name, value in vars(machine).items())
     return f"""# A ViT-g run, on paper
 
 Computed by `python docs/scale.py` from the settings in it; nothing here was measured on such a machine. The encoder has
 {model.encoder / 1e9:.2f} billion parameters, the predictor {model.predictor / 1e6:.0f} million; a clip has
-{model.tokens} tokens, of which masks leave {seen} in view, and costs {flops(model) / 1e12:.1f} TFLOP a step.
+{model.tokens} tokens, of which masks leave {kept} in view, and costs {flops(model) / 1e12:.1f} TFLOP a step.
 
 | | 128 GPUs | 1024 GPUs |
 | --- | --- | --- |

@@ -155,6 +155,14 @@ def test_the_command_reference_is_the_command_line():
     assert all(re.search(rf"bench {name}", evaluation) for name in table.BENCHES)
 
 
+def test_the_page_on_large_runs_is_computed():
+    scale = script("scale")
+    model = scale.Model.of(load_config("two_rooms", scale.VIT_G))
+    assert text_of(DOCS / "scale.md") == scale.page(model, scale.Machine()), (
+        "stale: run python docs/scale.py"
+    )
+
+
 def test_the_picture_of_the_rooms_is_that_of_the_imports():
     assert text_of(DOCS / "architecture.svg") == script("architecture").svg(), (
         "stale: run python docs/architecture.py"
