@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jepa_wm.config import load_config
-from jepa_wm.data.clips import ClipSampler
+from jepa_wm.data.clips import BatchShape, ClipSampler
 from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
@@ -91,7 +91,9 @@ def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
              "jepa.episode_contrast=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
     config = load_config("debug", words)
     data = Trajectories(tiny_data / "train.h5")
-    sampler = ClipSampler(data, frames=config.data.num_frames, gaps=config.data.frame_gaps, seed=0)
+    shape = BatchShape(16, config.jepa.num_distant_frames, config.jepa.min_gap)
+    frames, gaps = config.data.num_frames, config.data.frame_gaps
+    sampler = ClipSampler(data, frames=frames, gaps=gaps, seed=0, batch=shape)
     model, told = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2), []
     task = pretrain.make_task(model, sampler, config)
     original = model.episode_contrast.forward

@@ -1,7 +1,6 @@
 """Sets of videos are found, looked at and sampled: purely, without overlap between ranks, and
 never silently wrong."""
 
-import itertools
 from pathlib import Path
 
 import films
@@ -13,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.clips import ClipSampler
+from jepa_wm.data.clips import BatchShape, ClipSampler
 from jepa_wm.data.images import ImageSequence, to_input
 from jepa_wm.data.sampling import MixtureSampler, ShuffledOrder
+from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
@@ -129,22 +129,15 @@ def test_unreadable_videos_are_named_and_too_many_refused(root, tmp_path):
         VideoSet(find(tmp_path))
 
 
-@given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 9), st.integers(0, 5))
+@given(st.integers(1, 60), st.integers(0, 9), st.integers(0, 5))
 @settings(max_examples=80, deadline=None)
-def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
-    count = max(count, ranks)
-    orders = [ShuffledOrder(count, seed, rank, ranks) for rank in range(ranks)]
-    dealt = [[order.index(epoch, p) for p in range(order.positions)] for order in orders]
-    samples = list(itertools.chain(*dealt))
-    assert len(samples) == len(set(samples)) == count // ranks * ranks and set(samples) <= set(
-        range(count)
-    )
-    last = [
-        ShuffledOrder(count, seed, r, ranks).index(epoch, orders[r].positions - 1)
-        for r in range(ranks)
-    ]
-    assert last == [part[-1] for part in dealt], "a position needs no history"
-    assert orders[0].nth(epoch * orders[0].positions) == (epoch, dealt[0][0])
+def test_an_epoch_holds_every_sample_once(count, seed, epoch):
+    order = ShuffledOrder(count, seed)
+    samples = [order.index(epoch, position) for position in range(count)]
+    assert sorted(samples) == list(range(count))
+    last = ShuffledOrder(count, seed).index(epoch, count - 1)
+    assert last == samples[-1], "a position needs no history"
+    assert order.nth(epoch * count) == (epoch, samples[0])
 
 
 @given(
@@ -152,16 +145,16 @@ def test_ranks_share_an_epoch_without_overlap(count, ranks, seed, epoch):
 )
 @settings(max_examples=40, deadline=None)
 def test_a_mixture_keeps_its_weights_and_every_part_its_own_order(weights, seed, first):
-    dealer, block = MixtureSampler(tuple(weights), seed, 0), MixtureSampler.BLOCK
+    mixture, block = MixtureSampler(tuple(weights), seed), MixtureSampler.BLOCK
     first = first // block * block
-    dealt = [dealer.nth(first + i) for i in range(block)]
+    dealt = [mixture.nth(first + i) for i in range(block)]
     for part, weight in enumerate(weights):
         own = [before for number, before in dealt if number == part]
         assert abs(len(own) - block * weight / sum(weights)) <= len(weights) and own
         assert own == list(range(own[0], own[0] + len(own))), (
             "no sample of a part is left out or comes twice"
         )
-    following = dealer.nth(first + block)
+    following = mixture.nth(first + block)
     assert following[1] == sum(number == following[0] for number, _ in dealt) + first // block * (
         sum(number == following[0] for number, _ in dealt)
     )
@@ -176,14 +169,12 @@ def test_epochs_and_seeds_differ():
     assert len({tuple(order) for order in first}) == 4 and all(
         sorted(order) == list(range(50)) for order in first
     )
-    with pytest.raises(UserError, match="3 videos are too few for 4 processes"):
-        ShuffledOrder(3, 0, 0, 4)
-    with pytest.raises(UserError, match="rank 4 is none of 0 to 3"):
-        ShuffledOrder(9, 0, 4, 4)
+    with pytest.raises(UserError, match="there is no sample to draw"):
+        ShuffledOrder(0, 0)
 
 
-def sampler_of(videos, *, frames=4, fps=(5.0, 10.0), seed=0, rank=0, ranks=1):
-    part = MixturePart(videos, ShuffledOrder(len(videos), seed, rank, ranks))
+def sampler_of(videos, *, frames=4, fps=(5.0, 10.0), seed=0):
+    part = MixturePart(videos, ShuffledOrder(len(videos), seed))
     return VideoClipSampler([part], frames=frames, fps=fps, size=16, workers=2)
 
 
@@ -231,6 +222,28 @@ def test_far_moments_are_of_the_same_video_and_as_far_as_it_allows(
     ).all()
 
 
+@pytest.mark.parametrize("kind", ["trajectories", "videos"])
+def test_a_sample_is_cut_from_the_batch_of_its_step(kind, videos, tiny_data):
+    """One protocol for both kinds of data: clips, then their distant frames, whoever reads."""
+    shape, source = BatchShape(6, num_distant=2, min_gap=3), None
+    if kind == "videos":
+        part = MixturePart(videos, ShuffledOrder(len(videos), 0))
+        source = VideoClipSampler([part], frames=2, fps=(10.0,), size=16, batch=shape)
+    else:
+        data = Trajectories(tiny_data / "train.h5")
+        source = ClipSampler(data, frames=2, gaps=(1, 2), seed=0, batch=shape)
+    whole = source.sample(4, slice(0, 6))
+    clips, distant = source.rows(4, 6), source.distant_rows(4, 6, count=2, min_gap=3)
+    assert (whole.rows.numpy() == np.concatenate([clips, distant], 1)).all()
+    assert torch.equal(whole.frames, source.frames_at(whole.rows.numpy()))
+    assert whole.displacement.shape == (6, 4, 2 if kind == "trajectories" else 0)
+    assert (whole.episode.numpy() == source.episode_at(clips)).all()
+    ranks = [source.sample(4, slice(0, 2)), source.sample(4, slice(2, 6))]
+    for name, value in whole._asdict().items():
+        union = torch.cat([getattr(rank, name) for rank in ranks])
+        assert torch.equal(union.nan_to_num(), value.nan_to_num()), name
+
+
 def test_every_video_gives_as_many_clips_an_epoch_as_asked_for(videos):
     part = MixturePart(videos, ShuffledOrder(9, 0), clips=3)
     rows = VideoClipSampler([part], frames=2, fps=(10.0,), size=16).rows(0, 9)
@@ -260,8 +273,6 @@ def test_frames_are_those_of_their_moments(videos):
         16,
         3,
     )
-    for method in ("rows", "distant_rows", "displacement_at", "frames_at"):
-        assert hasattr(ClipSampler, method) and hasattr(VideoClipSampler, method)
 
 
 def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
@@ -290,7 +301,7 @@ def test_a_sampler_refuses_what_cannot_be(videos):
         VideoClipSampler(
             [MixturePart(videos, ShuffledOrder(3, 0), 0.0)], frames=2, fps=(4.0,), size=16
         )
-    assert ShuffledOrder(3, 0).positions == 3 and isinstance(videos.entry(0).path, Path)
+    assert isinstance(videos.entry(0).path, Path)
 
 
 def test_a_batch_of_broken_videos_is_stood_in_for_by_the_next_that_can_be_read(tmp_path):

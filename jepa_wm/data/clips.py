@@ -1,10 +1,14 @@
 """Clips for pretraining: which frames, as a pure function of (seed, step), and where the actions
 between them lead.
 
-B clips, T frames, C channels, A action numbers, S side in pixels.
+B clips, T frames, R distant frames of each clip's episode, A action numbers; h x w px, c channels.
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +19,84 @@ from jepa_wm.data.sampling import EvenDraw, leave_out_short
 from jepa_wm.data.trajectories import Trajectories
 
 
-class ClipSampler:
+@dataclass(frozen=True)
+class BatchShape:
+    """How many clips a step takes, over all ranks, and what is read beside them."""
+
+    clips: int = 1  # B
+    num_distant: int = 0  # R, frames from elsewhere in each clip's episode
+    min_gap: int = 1  # frame intervals between a clip and its distant frames, where there is room
+
+
+ONE_CLIP = BatchShape()
+
+
+class ClipSample(NamedTuple):
+    """Clips with their distant frames behind them."""
+
+    frames: Tensor  # [B, T + R, h, w, c] uint8
+    displacement: Tensor  # [B, T + R, A] from a clip's first frame, by actions; NaN where unknown
+    rows: Tensor  # [B, T + R] int64, which frames they are, in one unit of time within an episode
+    episode: Tensor  # [B] int64, a number for each episode or file
+
+
+class ClipSource(ABC):
+    """Where pretraining gets its clips from: `sample(step, rows)`, a pure function of the two.
+
+    A kind of data says which frames it draws (`rows`, `distant_rows`) and reads them (`read`)."""
+
+    batch = ONE_CLIP
+    decodes = False  # reading takes long, so that it is worth a thread of its own
+
+    def sample(self, step: int, rows: slice) -> ClipSample:
+        """Clips `rows` of the batch of a step: drawn for the whole batch, then cut, so that the
+        union over ranks is what one process would have drawn."""
+        shape = self.batch
+        wanted = self.rows(step, shape.clips)
+        if shape.num_distant:
+            distant = self.distant_rows(
+                step, shape.clips, count=shape.num_distant, min_gap=shape.min_gap
+            )
+            wanted = np.concatenate([wanted, distant], 1)
+
+        # Of a video that cannot be read another stands in, so what was read counts from here on.
+        frames, read = self.read(wanted[rows])
+        return ClipSample(
+            frames,
+            self.displacement_at(read),
+            torch.from_numpy(read),
+            torch.from_numpy(self.episode_at(read)),
+        )
+
+    @abstractmethod
+    def rows(self, step: int, batch: int) -> np.ndarray:
+        """[B, T] row numbers of batch `step`."""
+
+    @abstractmethod
+    def distant_rows(self, step: int, batch: int, *, count: int, min_gap: int) -> np.ndarray:
+        """[B, R] row numbers of `count` other frames of each clip's episode, at least `min_gap`
+        intervals from the clip where the episode is long enough, else as far as it allows."""
+
+    @abstractmethod
+    def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """(frames [B, ..., h, w, c] uint8, the row numbers [B, ...] that they are of) of row
+        numbers [B, ...], each row of one episode."""
+
+    @abstractmethod
+    def displacement_at(self, rows: np.ndarray) -> Tensor:
+        """[B, T, A] the displacement of each frame [B, T] from its clip's first one, by the
+        actions between; NaN where no action tells it, A = 0 where there are no actions."""
+
+    @abstractmethod
+    def episode_at(self, rows: np.ndarray) -> np.ndarray:
+        """[B] int64 numbers of the episodes of clips [B, T]."""
+
+    def frames_at(self, rows: np.ndarray) -> Tensor:
+        """The frames alone, as `read`."""
+        return self.read(rows)[0]
+
+
+class ClipSampler(ClipSource):
     """Draws clips of T frames, a gap apart, from episodes; batch k of seed s is always the same.
 
     Each gap is drawn equally often, and each clip of a gap too, so that an episode counts by its
@@ -31,8 +112,10 @@ class ClipSampler:
         gaps: tuple[int, ...],
         seed: int,
         absolute: bool = False,
+        batch: BatchShape = ONE_CLIP,
     ) -> None:
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
+        self.batch = batch
         for gap in sorted(set(gaps)):
             purpose = f"a clip of data.num_frames {frames} at a gap of {gap} (data.frame_gaps)"
             leave_out_short(data.path, data.lengths, (frames - 1) * gap + 1, purpose)
@@ -42,7 +125,6 @@ class ClipSampler:
         self._displacement = Displacement(data, absolute=absolute)
 
     def rows(self, step: int, batch: int) -> np.ndarray:
-        """[B, T] row numbers of batch `step`."""
         episode, start, gap = self._clips(step, batch)
         return (self.data.offsets[episode] + start)[:, None] + gap[:, None] * np.arange(
             self.frames
@@ -52,49 +134,42 @@ class ClipSampler:
         """(episode [B], first frame [B], gap [B]) of batch `step`."""
         r = np.random.default_rng([self.seed, 3, step])
         gap = np.array(self.gaps)[r.integers(len(self.gaps), size=batch)]
-        unit, episode, start = (
-            r.random(batch),
-            np.zeros(batch, np.int64),
-            np.zeros(batch, np.int64),
-        )
+        unit = r.random(batch)
+        episode, start = np.zeros((2, batch), np.int64)
         for one, draw in self._draws.items():
             of_gap = gap == one
             episode[of_gap], start[of_gap] = draw.at(unit[of_gap])
         return episode, start, gap
 
     def distant_rows(self, step: int, batch: int, *, count: int, min_gap: int) -> np.ndarray:
-        """[B, R] row numbers of `count` other frames of each clip's episode, at least `min_gap`
-        steps from the clip where the episode is long enough, else as far as it allows."""
+        """As `ClipSource.distant_rows`; an interval is a step of the environment here."""
         episode, first, gap = self._clips(step, batch)
         last = first + (self.frames - 1) * gap
+        length = self.data.lengths[episode]
         r = np.random.default_rng([self.seed, 9, step])
-        before = np.maximum(first - min_gap + 1, 0)  # frames 0 .. before - 1 are far enough
-        after = np.maximum(self.data.lengths[episode] - (last + min_gap), 0)
-        none = before + after == 0  # a short episode: its farther end will do
-        before = np.where(none & (first >= self.data.lengths[episode] - 1 - last), 1, before)
+
+        # How many frames are far enough: the first of the episode, and its last.
+        before = np.maximum(first - min_gap + 1, 0)
+        after = np.maximum(length - (last + min_gap), 0)
+
+        # Of an episode that is too short its farther end will do.
+        none = before + after == 0
+        before = np.where(none & (first >= length - 1 - last), 1, before)
         after = np.where(none & (before == 0), 1, after)
+
         pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
-        from_end = self.data.lengths[episode][:, None] - 1 - (pick - before[:, None])
-        return self.data.offsets[episode][:, None] + np.where(
-            pick < before[:, None], pick, from_end
-        )
+        from_end = length[:, None] - 1 - (pick - before[:, None])
+        frame = np.where(pick < before[:, None], pick, from_end)
+        return self.data.offsets[episode][:, None] + frame
 
     def displacement_at(self, rows: np.ndarray) -> Tensor:
-        """[B, T, a] the displacement of each frame [B, T] from its clip's first one, by
-        the actions between; NaN where no action tells it (see `Displacement`)."""
         return self._displacement.at(rows)
 
-    def frames_at(self, rows: np.ndarray) -> Tensor:
-        """[..., h, w, c] uint8 frames of row numbers [...]."""
-        return torch.from_numpy(self.data.frames[rows])
-
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """(frames, the row numbers that they are of) of row numbers: here always those that are
-        asked for."""
-        return self.frames_at(rows), rows
+        """As `ClipSource.read`, of row numbers of any shape: always those that are asked for."""
+        return torch.from_numpy(self.data.frames[rows]), rows
 
     def episode_at(self, rows: np.ndarray) -> np.ndarray:
-        """[B] numbers of the episodes of clips [B, T]."""
         return np.searchsorted(self.data.offsets, rows[:, 0], side="right") - 1
 
 
@@ -124,7 +199,7 @@ class Displacement:
             )  # sum of the actions before each row
 
     def at(self, rows: np.ndarray) -> Tensor:
-        """[B, T, a] displacement of each frame from the first one of its clip whose place is
+        """[B, T, A] displacement of each frame from the first one of its clip whose place is
         known, of the rows [B, T] of frames of one episode a clip; NaN where it is not known."""
         place = self._place[rows]
         known = np.isfinite(place).all(-1)  # [B, T]

@@ -24,9 +24,9 @@ def open_data(run: Path, config: Config, part: Literal["train", "heldout"]) -> T
 
 
 def quantities(data: Trajectories) -> Quantities:
-    """The groups of the file's state numbers, from its attribute `state_groups`, such as "agent:0,1
-    wall:2 door:3", and their units from `state_units`, such as "px px px px"; UserError where
-    these do not fit."""
+    """The groups of the file's state numbers, from its attribute `state_groups`, such as
+    "agent:0,1 wall:2 door:3", and their units from `state_units`, such as "px px px px"; UserError
+    where these do not fit."""
     text = {
         name: attribute_text(data.attributes.get(name, ""))
         for name in ("state_groups", "state_units")

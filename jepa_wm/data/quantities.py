@@ -87,8 +87,8 @@ def grouped(names: Sequence[str]) -> str:
     """The `state_groups` text of state names: what stands before the last underscore names the
     group.
 
-    ("agent_x", "agent_y", "speed") gives "agent:0,1 speed:2"; numbers of one group should be of one
-    unit."""
+    ("agent_x", "agent_y", "speed") gives "agent:0,1 speed:2"; numbers of one group should be of
+    one unit."""
     groups: dict[str, list[str]] = {}
     for i, name in enumerate(names):
         groups.setdefault(name.rpartition("_")[0] or name, []).append(str(i))

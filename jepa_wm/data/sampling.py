@@ -18,6 +18,11 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 
+ROUNDS = 4  # of the Feistel network
+WORD = 2**64 - 1
+
+Batch = TypeVar("Batch")
+
 
 class EvenDraw:
     """Turns numbers in 0..1 into episodes and starts in them, so that an episode counts by how
@@ -60,45 +65,28 @@ def leave_out_short(path: Path, lengths: np.ndarray, needed: int, purpose: str) 
         )
 
 
-ROUNDS = 4
-WORD = 2**64 - 1
-
-
 @dataclass(frozen=True)
 class ShuffledOrder:
-    """Every epoch a new permutation of the samples, dealt out to the ranks in turn.
+    """Every epoch a new permutation of the samples.
 
-    A pure function of seed, epoch, position and rank, and of how many samples there are: nothing
-    to save, and no sample for two ranks in one epoch. What is left when all ranks have had equally
-    many is not used in that epoch."""
+    A pure function of seed, epoch and position, and of how many samples there are: nothing to
+    save."""
 
     count: int  # samples
     seed: int
-    rank: int = 0
-    ranks: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.ranks:
-            raise UserError(f"rank {self.rank} is none of 0 to {self.ranks - 1}")
-        if self.count < self.ranks:
-            raise UserError(
-                f"{self.count} videos are too few for {self.ranks} processes; use fewer, or more "
-                "videos"
-            )
-
-    @property
-    def positions(self) -> int:
-        """Samples of one rank in one epoch."""
-        return self.count // self.ranks
+        if self.count < 1:
+            raise UserError("there is no sample to draw: no video of the set can be read")
 
     def index(self, epoch: int, position: int) -> int:
-        """The sample at a position, 0 to `positions` - 1, of this rank's epoch."""
-        assert 0 <= position < self.positions
-        return permuted(position * self.ranks + self.rank, self.count, _keys(self.seed, epoch))
+        """The sample at a position, 0 to `count` - 1, of an epoch."""
+        assert 0 <= position < self.count
+        return permuted(position, self.count, _keys(self.seed, epoch))
 
     def nth(self, n: int) -> tuple[int, int]:
         """(epoch, sample) of the n-th sample since the beginning."""
-        epoch, position = divmod(n, self.positions)
+        epoch, position = divmod(n, self.count)
         return epoch, self.index(epoch, position)
 
 
@@ -142,19 +130,19 @@ def shares(weights: tuple[float, ...], block: int) -> np.ndarray:
 
 
 class MixtureSampler:
-    """Says of the n-th sample which of several parts gives it, and how many that part gave before.
+    """Which of several parts gives the n-th sample, and how many that part gave before.
 
     Every block of 1024 samples holds the parts in proportion to their weights, in a random order
-    of its own. A pure function of seed, rank and n."""
+    of its own. A pure function of seed and n."""
 
     BLOCK = 1024
 
-    def __init__(self, weights: tuple[float, ...], seed: int, rank: int) -> None:
+    def __init__(self, weights: tuple[float, ...], seed: int) -> None:
         if min(weights) <= 0:
             raise UserError(
                 f"weights {list(weights)}: each part of a mixture needs a weight above 0"
             )
-        self.seed, self.rank, self.counts = seed, rank, shares(weights, self.BLOCK)
+        self.seed, self.counts = seed, shares(weights, self.BLOCK)
         self._block = lru_cache(maxsize=4)(self._laid_out)
 
     def nth(self, n: int) -> tuple[int, int]:
@@ -168,15 +156,12 @@ class MixtureSampler:
 
     def _laid_out(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """(part [BLOCK], earlier samples of the same part in this block [BLOCK])."""
-        r = np.random.default_rng([self.seed, 10, self.rank, block])
+        r = np.random.default_rng([self.seed, 10, 0, block])
         parts = r.permutation(np.repeat(np.arange(len(self.counts)), self.counts))
         before = np.zeros(self.BLOCK, np.int64)
         for part in range(len(self.counts)):
             before[parts == part] = np.arange(self.counts[part])
         return parts, before
-
-
-Batch = TypeVar("Batch")
 
 
 class Prefetcher(Generic[Batch]):
@@ -189,9 +174,8 @@ class Prefetcher(Generic[Batch]):
 
     def __init__(self, make: Callable[[int, slice], Batch]) -> None:
         self._make, self._pool = make, ThreadPoolExecutor(1)
-        self._next: dict[
-            tuple[int, int], tuple[int, Future[Batch]]
-        ] = {}  # by rows: their step, and what is made
+        # by rows: their step, and what is made
+        self._next: dict[tuple[int, int], tuple[int, Future[Batch]]] = {}
 
     def batch(self, step: int, rows: slice) -> Batch:
         part = rows.start, rows.stop

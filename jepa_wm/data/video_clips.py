@@ -1,8 +1,8 @@
 """Clips of videos for pretraining: which seconds, as a pure function of (seed, step), and their
 frames; and the sets of videos of a run.
 
-B clips, T frames, R distant frames, V videos, S side in pixels. A row number here is a timestamp of
-a video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
+B clips, T frames, R distant frames, V videos, S side in pixels. A row number here is a timestamp
+of a video: video * 2^36 + microseconds; the videos of several sets are numbered on."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
+from jepa_wm.data.clips import ONE_CLIP, BatchShape, ClipSource
 from jepa_wm.data.sampling import MixtureSampler, ShuffledOrder
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_set import VideoSet
@@ -50,14 +51,16 @@ class MixturePart:
             )
 
 
-class VideoClipSampler:
+class VideoClipSampler(ClipSource):
     """Draws clips of T frames, 1/fps seconds apart, from each video as often in an epoch as its
-    part says; has the methods of `ClipSampler`.
+    part says. Rows are timestamps.
 
     `fps` are the rates to draw from, one for each clip. Frames are scaled to S on their shorter
     side and cut to the middle square. Of a video shorter than a clip, the clip begins with the
     first frame and the last one is repeated. Every set of a mixture gives samples in proportion to
     its weight. `workers` threads decode."""
+
+    decodes = True
 
     def __init__(
         self,
@@ -67,53 +70,46 @@ class VideoClipSampler:
         fps: tuple[float, ...],
         size: int,
         workers: int = 1,
+        batch: BatchShape = ONE_CLIP,
     ) -> None:
         if not fps or min(fps) <= 0:
             raise UserError(f"fps {fps}: give at least one rate above 0")
         self.parts, self.frames, self.fps, self.size = parts, frames, fps, size
-        order = parts[0].order
-        self._mixture = MixtureSampler(
-            tuple(part.weight for part in parts), order.seed, order.rank
-        )
-        self._first = np.cumsum(
-            [0, *(len(part.videos) for part in parts)]
-        )  # number of each part's first video
+        self.batch, self.seed = batch, parts[0].order.seed
+        self._mixture = MixtureSampler(tuple(part.weight for part in parts), self.seed)
+        # the number of each part's first video
+        self._first = np.cumsum([0, *(len(part.videos) for part in parts)])
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def rows(self, step: int, batch: int) -> np.ndarray:
-        """[B, T] timestamps of batch `step`."""
         return np.stack([self._clip(step * batch + i) for i in range(batch)])
 
     def distant_rows(self, step: int, batch: int, *, count: int, min_gap: int) -> np.ndarray:
-        """[B, R] timestamps of `count` other frames of each clip's video, at least `min_gap` frame
-        intervals of the clip from it where the video is long enough, else as far as it allows."""
-        rows, order = self.rows(step, batch), self.parts[0].order
-        r = np.random.default_rng([order.seed, 7, order.rank, step])
+        """As `ClipSource.distant_rows`; an interval is one between the clip's frames here."""
+        rows = self.rows(step, batch)
+        r = np.random.default_rng([self.seed, 7, 0, step])
         video, timestamp = np.divmod(rows, MAX_MICROSECONDS)
-        at = [self._at(int(v)) for v in video[:, 0]]
-        seconds = np.array([part.videos.length(number) for part, number in at])
+        places = [self._at(int(number)) for number in video[:, 0]]
+        seconds = np.array([part.videos.length(number) for part, number in places])
         end = (seconds * 1e6).astype(np.int64).clip(max=MAX_MICROSECONDS - 1)
-        away = min_gap * (
-            timestamp[:, 1] - timestamp[:, 0] if self.frames > 1 else int(1e6 / self.fps[0])
-        )
-        before = np.maximum(
-            timestamp[:, 0] - away, 0
-        )  # microseconds that are far enough, at either side
-        after = np.maximum(end - (timestamp[:, -1] + away), 0)
+
+        # Microseconds that are far enough, from the start of the video and up to its end.
+        single = int(1e6 / self.fps[0])
+        interval = timestamp[:, 1] - timestamp[:, 0] if self.frames > 1 else single
+        before = np.maximum(timestamp[:, 0] - min_gap * interval, 0)
+        after = np.maximum(end - (timestamp[:, -1] + min_gap * interval), 0)
         pick = (r.random((batch, count)) * (before + after)[:, None]).astype(np.int64)
-        found = np.where(pick < before[:, None], pick, (end - after - before)[:, None] + pick)
+        from_end = (end - after - before)[:, None] + pick
+        distant = np.where(pick < before[:, None], pick, from_end)
+
+        # Of a video that is too short its farther end will do.
         farther = np.where(timestamp[:, 0] > end - timestamp[:, -1], 0, end)
-        found = np.where((before + after == 0)[:, None], farther[:, None], found)
-        return video[:, :1] * MAX_MICROSECONDS + found
+        distant = np.where((before + after == 0)[:, None], farther[:, None], distant)
+        return video[:, :1] * MAX_MICROSECONDS + distant
 
     def displacement_at(self, rows: np.ndarray) -> Tensor:
         """[B, T, 0]: a video has no actions."""
         return torch.zeros(*rows.shape, 0)
-
-    def frames_at(self, rows: np.ndarray) -> Tensor:
-        """[B, ..., S, S, 3] uint8 frames of timestamps [B, ...], each row of one video, as
-        `read`."""
-        return self.read(rows)[0]
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """(frames [B, ..., S, S, 3] uint8, the timestamps [B, ...] that they are of) of timestamps
@@ -125,16 +121,15 @@ class VideoClipSampler:
         many."""
         flat = rows.reshape(len(rows), -1).copy()
         each = map if self._pool is None else self._pool.map
-        clips = list(each(self._decoded, flat))
-        good = [i for i, clip in enumerate(clips) if clip is not None]
-        if not good:
-            clips[0], flat[0] = self._next_readable(flat[0])
-            good = [0]
-        stand_in = [
-            i if clips[i] is not None else next((g for g in good if g > i), good[0])
-            for i in range(len(rows))
-        ]
-        stacked = np.stack([clip for i in stand_in if (clip := clips[i]) is not None])
+        decoded = enumerate(each(self._decoded, flat))
+        readable = {i: clip for i, clip in decoded if clip is not None}
+        if not readable:
+            readable[0], flat[0] = self._next_readable(flat[0])
+        good = sorted(readable)
+
+        # For a clip that cannot be read the next one stands in, after the last the first.
+        stand_in = np.array(good)[np.searchsorted(good, np.arange(len(rows))) % len(good)]
+        stacked = np.stack([readable[i] for i in stand_in])
         frames = torch.from_numpy(stacked.reshape(*rows.shape, *stacked.shape[2:]))
         return frames, flat[stand_in].reshape(rows.shape)
 
@@ -219,37 +214,40 @@ def open_sets(folder: Path, config: Config) -> list[VideoSet]:
     What is found on looking into every file is kept in `folder`, so that a run that goes on later,
     when files may have come or gone, numbers them as before. Raises UserError for a set that is
     not there or is too broken."""
-    observe, opened = config.data, []
-    for number, part in enumerate(observe.sets):
+    settings, opened = config.data, []
+    for number, part in enumerate(settings.sets):
         index = Path(part.path)
         if index.suffix != ".h5":
             index = folder / f"videos_{number}.h5"
             if not index.exists():
                 found = find(part.path, single_images=part.single_images)
                 VideoSet(
-                    found, ceiling=observe.max_unreadable, folder_fps=observe.folder_fps
+                    found, ceiling=settings.max_unreadable, folder_fps=settings.folder_fps
                 ).save(index)
-        opened.append(VideoSet.open(index, ceiling=observe.max_unreadable))
+        opened.append(VideoSet.open(index, ceiling=settings.max_unreadable))
     return opened
 
 
-def clip_sampler(sets: list[VideoSet], config: Config, *, seed: int) -> VideoClipSampler:
+def clip_sampler(
+    sets: list[VideoSet], config: Config, *, seed: int, batch: BatchShape = ONE_CLIP
+) -> VideoClipSampler:
     """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
-    observe = config.data
+    settings = config.data
     size = (
-        observe.image_size
-        if observe.augment is None
-        else loaded_size(observe.image_size, observe.augment.scale[0])
+        settings.image_size
+        if settings.augment is None
+        else loaded_size(settings.image_size, settings.augment.scale[0])
     )
     parts = [
         MixturePart(
             videos,
-            ShuffledOrder(len(videos) * observe.clips_per_video, seed),
+            ShuffledOrder(len(videos) * settings.clips_per_video, seed),
             part.weight,
-            observe.clips_per_video,
+            settings.clips_per_video,
         )
-        for videos, part in zip(sets, observe.sets, strict=True)
+        for videos, part in zip(sets, settings.sets, strict=True)
     ]
     return VideoClipSampler(
-        parts, frames=observe.num_frames, fps=observe.fps, size=size, workers=observe.num_workers
-    )
+        parts, frames=settings.num_frames, fps=settings.fps, size=size,
+        workers=settings.num_workers, batch=batch,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from jepa_wm.core.precision import autocast, resolve_precision, set_threads
 from jepa_wm.core.run import Run
 from jepa_wm.core.schedule import linear
 from jepa_wm.data.augment import augment, draw_augmentation
-from jepa_wm.data.clips import ClipSampler
+from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
 from jepa_wm.data.datasets import check_same_state, open_data, quantities
 from jepa_wm.data.images import to_input
 from jepa_wm.data.quantities import Quantities
@@ -57,17 +57,19 @@ def train(run: Run) -> dict[str, object]:
     set_threads(config.train.threads)
     settings = config.train.pretrain
     torch.manual_seed(config.seed)
-    sampler: ClipSampler | VideoClipSampler
+    shape = BatchShape(settings.batch, config.jepa.num_distant_frames, config.jepa.min_gap)
+    source: ClipSource
     if config.data.videos is None:
         data = open_data(run.path, config, "train")
         observe = config.data
         absolute = data.action_kind == "absolute"
-        sampler = ClipSampler(
+        source = ClipSampler(
             data,
             frames=observe.num_frames,
             gaps=observe.frame_gaps,
             seed=config.seed,
             absolute=absolute,
+            batch=shape,
         )
         judge = OnlineProbe.of_trajectories(config, data, open_data(run.path, config, "heldout"))
         action_size = data.actions.shape[1]
@@ -76,14 +78,14 @@ def train(run: Run) -> dict[str, object]:
         mine = open_sets(folder, config) if dist().first else []
         dist().broadcast(None)  # rank 0 has looked into every file and written down what it found
         sets = mine or open_sets(folder, config)
-        sampler = clip_sampler(sets, config, seed=config.seed)
+        source = clip_sampler(sets, config, seed=config.seed, batch=shape)
         judge = OnlineProbe.of_videos(config, sets)
     model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=action_size)
     random_encoder = Encoder.from_settings(config.data.image_size, config.encoder)
     random_encoder.load_state_dict(model.encoder.state_dict())
     if settings.start is not None:
         start_at(model, settings.start, config)
-    task = make_task(model.to(dist().device), sampler, config, judge)
+    task = make_task(model.to(dist().device), source, config, judge)
     seconds = fit(run, task, settings)
     meters, errors = judge(
         model.target, steps=settings.final_probe_steps, label="probe" if dist().first else ""
@@ -95,14 +97,14 @@ def train(run: Run) -> dict[str, object]:
             k: {"error": e, "unit": judge.unit(k), "random_encoder": reference[k]} for k, e in errors.items()
         },
         "training_seconds": seconds, "steps": settings.steps, "clips": settings.steps * settings.batch,
-        **({"unreadable": _unreadable(sampler)} if isinstance(sampler, VideoClipSampler) else {}),
+        **({"unreadable": _unreadable(source)} if isinstance(source, VideoClipSampler) else {}),
     }  # fmt: skip
 
 
-def _unreadable(sampler: VideoClipSampler) -> list[str]:
+def _unreadable(source: VideoClipSampler) -> list[str]:
     """What any of the ranks could not read."""
     return sorted(
-        {why for of_rank in dist().all_gather_object(sampler.unreadable) for why in of_rank}
+        {why for of_rank in dist().all_gather_object(source.unreadable) for why in of_rank}
     )
 
 
@@ -118,37 +120,19 @@ def probe_once(run: Run, judge: OnlineProbe, random_encoder: Encoder) -> dict[st
 
 
 def make_task(
-    model: JEPA,
-    sampler: ClipSampler | VideoClipSampler,
-    config: Config,
-    judge: OnlineProbe | None = None,
+    model: JEPA, source: ClipSource, config: Config, judge: OnlineProbe | None = None
 ) -> Task:
     """One pretraining step as a function of its number: clips, crops, masks and momentum come from
     (seed, step)."""
     settings, observe, predict = config.train.pretrain, config.data, config.jepa
 
     def read(step: int, some: slice) -> tuple[Tensor, Tensor, list[Masked], Origin]:
-        # Drawn for the whole batch, then cut: so the union over ranks is what one process would
-        # have drawn.
-        rows = sampler.rows(step, settings.batch)
-        if predict.num_distant_frames:
-            away = sampler.distant_rows(
-                step, settings.batch, count=predict.num_distant_frames, min_gap=predict.min_gap
-            )
-            rows = np.concatenate([rows, away], 1)
-        device = dist().device
+        sample, device = source.sample(step, some), dist().device
+        frames, path = sample.frames, sample.displacement.to(device)
+        origin = Origin(sample.episode.to(device), sample.rows.to(device))
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         drawn = model.draw_masks(settings.batch, observe.num_frames, generator)
         masks = [mask.of(some).to(device) for mask in drawn]
-        frames, shown_rows = sampler.read(
-            rows[some]
-        )  # of a video that cannot be read another stands in
-        path = sampler.displacement_at(shown_rows).to(device)
-        where = (
-            torch.from_numpy(values).to(device)
-            for values in (sampler.episode_at(shown_rows), shown_rows)
-        )
-        origin = Origin(*where)
         if observe.augment is None:
             return to_input(frames.to(device), observe.image_size), path, masks, origin
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step + 2**40)
@@ -165,7 +149,7 @@ def make_task(
 
     # Decoding takes its time; trajectories are read in none, and would only take it from the
     # training.
-    batches = Prefetcher(read).batch if isinstance(sampler, VideoClipSampler) else read
+    batches = Prefetcher(read).batch if source.decodes else read
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
         frames, path, masks, origin = batches(step, some)
