@@ -10,7 +10,7 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.contact_sheet import contact_sheet
+from jepa_wm.data.inspect_videos import contact_sheet
 
 
 def inspected(capsys, *words):
@@ -53,6 +53,22 @@ def test_a_set_that_cannot_be_used_still_shows_its_columns(tmp_path, capsys):
         "img",
         "state",
     }
+
+
+def test_a_folder_of_trajectory_files_tells_each_of_them(tmp_path, capsys):
+    one = made.make_hdf5(tmp_path)
+    folder = tmp_path / "collected"
+    folder.mkdir()
+    for name in ("train.h5", "heldout.h5"):
+        (folder / name).write_bytes(one.read_bytes())
+    sets = inspected(capsys, folder)["sets"]
+    assert list(sets) == ["heldout.h5", "train.h5"]
+    assert all(found["episodes"] == 3 and found["format"] == "hdf5" for found in sets.values())
+    assert cli.main(["inspect", str(folder)]) == 0
+    seen = capsys.readouterr().out
+    assert "2 sets of trajectories" in seen and "train.h5: hdf5, 3 episodes, 21 frames" in seen
+    assert cli.main(["inspect", str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 2
+    assert "holds 2 sets; name one" in capsys.readouterr().err
 
 
 def test_a_sheet_is_a_png_of_pictures_of_any_size(tmp_path):

@@ -12,20 +12,21 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Progress
 from jepa_wm.data import inspect_videos
-from jepa_wm.data.contact_sheet import contact_sheet
 from jepa_wm.data.convert import action_statistics
+from jepa_wm.data.inspect_videos import PICTURES, contact_sheet
 from jepa_wm.data.readers.choice import add_column_arguments, chosen
 from jepa_wm.data.readers.registry import format_of, open_source
 from jepa_wm.data.readers.source import Source, leave_out
 from jepa_wm.data.readers.view import View
+from jepa_wm.data.samples import visible
 from jepa_wm.data.video_set import is_index
 
-PICTURES = 24  # on a sheet
-VIDEOS = "videos"  # the format that is none of trajectories
+VIDEOS, FOLDER = "videos", "folder"  # formats that are none of trajectories
+UNSAID = "not said whether moves or places to go to (convert --action-kind; moves if not given)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of `jepa-wm inspect`."""
+    """The arguments of `jepa-wm inspect`."""
     parser.add_argument(
         "path", metavar="PATH", help="trajectories, or a folder or manifest of videos"
     )
@@ -34,23 +35,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """The command: open, look at every episode, tell."""
+    """The command: open, read every episode or video, and say what is there.
+
+    Of a folder that is no set itself but holds trajectory files, each is described."""
     path, sheet = Path(arguments.path), Path(arguments.sheet) if arguments.sheet else None
-    if is_index(path) or (arguments.format or format_of(path) or VIDEOS) == VIDEOS:
-        return {"path": path, "format": VIDEOS, **inspect_videos.looked_through(path, sheet)}
+    format = VIDEOS if is_index(path) else arguments.format or format_of(path)
+    if format is None and (files := _trajectory_files(path)):
+        if sheet is not None:
+            raise UserError(f"--sheet: {path} holds {len(files)} sets; name one, {files[0]} say")
+        sets = {file.name: _set(open_source(file), format_of(file)) for file in files}
+        return {"path": path, "format": FOLDER, "sets": sets}
+    if format in (None, VIDEOS):
+        return {"path": path, "format": VIDEOS, **inspect_videos.describe(path, sheet)}
+
     source = open_source(path, arguments.format)
-    result = {"path": path, "format": arguments.format or format_of(path), **table(source)}
+    result = {"path": path, **_set(source, format)}
     try:
         view = View(source, chosen(arguments))
     except UserError as error:  # a set without pictures, say, still has columns to show
         return {**result, "unusable": str(error)}
-    return {**result, **looked_through(view, sheet)}
+    return {**result, **_episodes(view, sheet)}
 
 
-def table(source: Source) -> dict[str, object]:
+def _trajectory_files(path: Path) -> list[Path]:
+    """The files and folders directly in a folder that are trajectories, of any format."""
+    inside = sorted(visible(path.glob("*"))) if path.is_dir() else []
+    return [file for file in inside if not is_index(file) and format_of(file)]
+
+
+def _set(source: Source, format: str | None) -> dict[str, object]:
     """Episodes, their lengths, and the columns."""
     lengths = source.lengths
+    columns: dict[str, object] = {}
+    for name, column in sorted(source.columns.items()):
+        columns[name] = {
+            "shape": list(column.shape),
+            "dtype": str(column.dtype),
+            "pictures": column.picture,
+            **({"locked": column.locked} if column.locked else {}),
+        }
+    attributes = sorted(source.about.attributes.items())
     return {
+        "format": format,
         "episodes": len(lengths),
         "frames": int(lengths.sum()),
         "length": {
@@ -59,104 +85,112 @@ def table(source: Source) -> dict[str, object]:
             "longest": int(lengths.max()),
         },
         "fps": source.about.fps,
-        "attributes": {
-            name: np.asarray(value).tolist()
-            for name, value in sorted(source.about.attributes.items())
-        },
-        "columns": {
-            name: {
-                "shape": list(column.shape),
-                "dtype": str(column.dtype),
-                "pictures": column.picture,
-                **({"locked": column.locked} if column.locked else {}),
-            }
-            for name, column in sorted(source.columns.items())
-        },
+        "attributes": {name: np.asarray(value).tolist() for name, value in attributes},
+        "columns": columns,
     }
 
 
-def looked_through(view: View, sheet: Path | None) -> dict[str, object]:
+def _episodes(view: View, sheet: Path | None) -> dict[str, object]:
     """The chosen columns, the action statistics over whole episodes, and the broken ones; their
-    end frames are read."""
+    last frames are read."""
     actions, broken = [], {}
-    episodes = len(view.source.lengths)
-    shown = set(np.linspace(0, episodes - 1, min(PICTURES, episodes)).astype(int).tolist())
+    count = len(view.source.lengths)
+    shown = set(np.linspace(0, count - 1, min(PICTURES, count)).astype(int).tolist())
     pictures: dict[str, np.ndarray] = {}
-    with Progress("inspect", episodes) as bar:
-        for e in range(episodes):
+
+    # Whatever is wrong with an episode is its own: the others are read all the same.
+    with Progress("inspect", count) as bar:
+        for e in range(count):
             number = view.called(e)
             try:
-                last = int(view.source.lengths[e]) - 1
-                if last < 0:
-                    raise UserError(
-                        f"{view.source.path}: episode {number} has no frames; {leave_out(number)}"
-                    )
+                last = _last_frame(view, e)
                 actions.append(view.actions(e))
-                view.check(e)
-                ends = [view.frames(name, e, last, last + 1) for name in view.pictures]
-                if view.state is not None:
-                    view.states(e, 0, last + 1)
                 if e in shown:
-                    pictures[f"episode {number}"] = ends[0][0]
+                    pictures[f"episode {number}"] = last
             except UserError as error:
                 broken[number] = str(error)
             bar.update(e + 1)
+
     result: dict[str, object] = {
-        "used": {**view.pictures, "action": view.action, "state": view.state}
+        "used": {**view.pictures, "action": view.action, "state": view.state},
+        "channels": {name: view.kind(name) for name in view.pictures},
     }
-    result["channels"] = {name: view.kind(name) for name in view.pictures}
     if pictures:
         result["image_size"] = list(next(iter(pictures.values())).shape[:2])
     if actions:
-        numbers = {name: values.tolist() for name, values in action_statistics(actions).items()}
-        space, means = "discrete" if view.discrete else "continuous", view.source.about.action_kind
-        result["action"] = {"space": space, "kind": means, "size": view.action_size, **numbers}
+        result["action"] = {
+            "space": "discrete" if view.discrete else "continuous",
+            "kind": view.source.about.action_kind,
+            "size": view.action_size,
+            **{name: values.tolist() for name, values in action_statistics(actions).items()},
+        }
     if sheet is not None:
         result["sheet"] = contact_sheet(sheet, pictures)
     return {**result, "broken": broken}
 
 
+def _last_frame(view: View, e: int) -> np.ndarray:
+    """[h, w, 3] of an episode that was read as far as it tells; UserError where it is broken."""
+    last = int(view.source.lengths[e]) - 1
+    if last < 0:
+        number = view.called(e)
+        raise UserError(f"{view.source.path}: episode {number} has no frames; {leave_out(number)}")
+    view.actions(e)
+    view.check(e)
+    frames = [view.frames(name, e, last, last + 1) for name in view.pictures]
+    if view.state is not None:
+        view.states(e, 0, last + 1)
+    return frames[0][0]
+
+
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
     if result["format"] == VIDEOS:
-        return inspect_videos.lines(result)
+        return inspect_videos.lines_of(result)
+    if result["format"] == FOLDER:
+        text = [
+            f"{result['path']}: {len(result['sets'])} sets of trajectories; inspect one for more"
+        ]
+        for name, one in result["sets"].items():
+            text += _set_lines(name, one)
+        return text
+
+    text = _set_lines(str(result["path"]), result)
+    if "action" in result:
+        action = result["action"]
+        kind = action["kind"] or UNSAID
+        text.append(f"  actions: {action['space']}, {action['size']} numbers, {kind}")
+        for name in ("mean", "std", "min", "max"):
+            values = " ".join(f"{value:10.4g}" for value in action[f"action_{name}"])
+            text.append(f"    {name:>4} {values}")
+    text += [f"  cannot be used: {result['unusable']}"] if "unusable" in result else []
+    text += [f"  broken, episode {e}: {why}" for e, why in result.get("broken", {}).items()]
+    return text + ([f"  contact sheet: {result['sheet']}"] if result.get("sheet") else [])
+
+
+def _set_lines(name: str, result: dict[str, Any]) -> list[str]:
+    """Size, attributes and columns of one set, and which columns are used as what."""
     length, fps = result["length"], f", {result['fps']:g} fps" if result["fps"] else ""
-    told = [
-        f"{result['path']}: {result['format']}, {result['episodes']} episodes, "
-        f"{result['frames']} frames{fps}",
-        f"  frames an episode: {length['shortest']} to {length['longest']}, median "
-        f"{length['median']:g}",
-    ]
-    used = {theirs: ours for ours, theirs in result.get("used", {}).items()}
+    size = f"{result['episodes']} episodes, {result['frames']} frames"
+    spread = f"{length['shortest']} to {length['longest']}, median {length['median']:g}"
+    text = [f"{name}: {result['format']}, {size}{fps}", f"  frames an episode: {spread}"]
     notes = [
-        f"{name} {textwrap.shorten(str(value), 60, placeholder=' ...')}"
-        for name, value in result["attributes"].items()
+        f"{key} {textwrap.shorten(str(value), 60, placeholder=' ...')}"
+        for key, value in result["attributes"].items()
         if not isinstance(value, list)
     ]
-    told += [f"  says of itself: {', '.join(notes)}"] if notes else []
-    for name, column in result["columns"].items():
-        part = f"  -> {used[name]}" if name in used else ""
-        part += f", {column['locked']}" if "locked" in column else ""
-        part += (
-            f" ({result['channels'][used[name]]})"
-            if used.get(name) in result.get("channels", {})
-            else ""
-        )
-        told.append(
-            f"  {name}: {' x '.join(map(str, column['shape'])) or 'one number'} "
-            f"{column['dtype']}{part}"
-        )
-    if "action" in result:
-        about = result["action"]
-        kind = (
-            about["kind"]
-            or "not said whether moves or places to go to (convert --action-kind; moves if not given)"
-        )
-        told.append(f"  actions: {about['space']}, {about['size']} numbers, {kind}")
-        for name in ("mean", "std", "min", "max"):
-            told.append(
-                f"    {name:>4} " + " ".join(f"{value:10.4g}" for value in about[f"action_{name}"])
-            )
-    told += [f"  cannot be used: {result['unusable']}"] if "unusable" in result else []
-    told += [f"  broken, episode {e}: {why}" for e, why in result.get("broken", {}).items()]
-    return told + ([f"  contact sheet: {result['sheet']}"] if result.get("sheet") else [])
+    text += [f"  says of itself: {', '.join(notes)}"] if notes else []
+
+    used = {column: role for role, column in result.get("used", {}).items()}
+    channels = result.get("channels", {})
+    for key, column in result["columns"].items():
+        shape = " x ".join(map(str, column["shape"])) or "one number"
+        line = f"  {key}: {shape} {column['dtype']}"
+        if key in used:
+            line += f"  -> {used[key]}"
+        if "locked" in column:
+            line += f", {column['locked']}"
+        if used.get(key) in channels:
+            line += f" ({channels[used[key]]})"
+        text.append(line)
+    return text
