@@ -1,0 +1,72 @@
+"""The examples of docs/extend/ enter each table from outside of the package, and work there."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from jepa_wm.config import load_config
+from jepa_wm.core.errors import UserError
+from jepa_wm.data.readers.registry import READERS, format_of, open_source
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.search import search
+from jepa_wm.planning.settings import SOLVERS
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
+
+
+@pytest.fixture
+def extend(monkeypatch):
+    """Loads an example; the tables are afterwards as they were."""
+    tables = [READERS, SOLVERS]
+    for table in tables:
+        monkeypatch.setattr(table, "_entries", dict(table._entries))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"extend_{name}", EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
+def test_an_example_is_short(file):
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert len(lines) <= 30 and not any("jepa_wm.core.registry" in line for line in lines)
+
+
+def test_a_solver_of_ones_own_searches_by_its_name(extend):
+    with pytest.raises(UserError, match="no solver is named 'nearby'"):
+        load_config("debug", ["planner.solver.name=nearby"])
+    extend("solver")
+    config = load_config("debug", ["planner.solver.name=nearby", "planner.solver.iterations=8"])
+    space = ActionSpace(low=np.full(2, -1.0), high=np.full(2, 1.0))
+    solver = config.planner.solver.make(space, 3)
+    goal = torch.tensor([0.3, -0.6])
+    plan = search(
+        solver,
+        lambda plans: ((plans - goal) ** 2).mean((-2, -1)),
+        generator=[torch.Generator().manual_seed(0)],
+    )
+    assert (plan.actions - goal).abs().max() < 0.2
+
+
+def test_a_reader_of_ones_own_recognises_its_format(extend, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), np.uint8)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    lines = [f"{number // 3}\t{number / 10}\t{number}.png" for number in range(5)]
+    (tmp_path / "frames.tsv").write_text("\n".join(lines), encoding="utf-8")
+    assert format_of(tmp_path) is None
+    extend("reader")
+    source = open_source(tmp_path)
+    assert source.lengths.tolist() == [3, 2]
+    assert np.array_equal(source.read("pixels", 1, 0, 2), pictures[3:])
+    assert source.read("action", 0, 2, 3).item() == pytest.approx(0.2)
