@@ -4,11 +4,9 @@ runs/."""
 import gymnasium
 import numpy as np
 
-from jepa_wm import Run, load_config
+from jepa_wm import Run, load_config, run_stage
 from jepa_wm.evals import episodes
-from jepa_wm.features import cache
 from jepa_wm.planning import agent
-from jepa_wm.training import dynamics, pretrain
 from jepa_wm.worlds import collect, gym_world, policies
 
 
@@ -43,7 +41,7 @@ config = load_config("debug", ["data.path=runs/puck_data", "collect.episodes=300
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
 collect.record_parts(config.data.path, world, policies.RandomHolds, config)
 with Run.open("runs/puck", config) as run:
-    results = [stage(run) for stage in (pretrain.run, cache.run, dynamics.run)]
+    results = [run_stage(name, run) for name in ("pretrain", "features", "dynamics")]
     planner = agent.Agent.of_run(run, world)
 world.reset(np.arange(100, 108))
 goals, there = world.render(), world.state()

@@ -22,9 +22,10 @@ import numpy as np
 
 from jepa_wm.core.config import as_plain, digest, pick
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import resolve_precision, set_threads
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import EVAL, Stage, stage
 from jepa_wm.data.datasets import data_folder
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
 from jepa_wm.evals.representations import (
     Features,
@@ -35,6 +36,8 @@ from jepa_wm.evals.representations import (
 from jepa_wm.evals.scores import score
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.cache import encoder_of, weights_digest
+from jepa_wm.features.settings import FeatureSettings
+from jepa_wm.models.settings import EncoderSettings
 
 Rows: TypeAlias = dict[str, Any]  # figures by representation
 
@@ -78,11 +81,26 @@ class Evaluation:
 Eval = Callable[[Evaluation], Rows]
 
 
-def evaluation(name: str) -> Callable[[Eval], Callable[[Run], dict[str, object]]]:
-    """A decorator that makes a stage of a run of a function that measures representations."""
+def evaluation(name: str) -> Callable[[Eval], Stage]:
+    """A decorator that makes a stage of a function that measures representations."""
 
-    def enter(measure: Eval) -> Callable[[Run], dict[str, object]]:
-        return lambda run: measured(run, f"eval_{name}", measure)
+    def enter(measure: Eval) -> Stage:
+        def evaluate(
+            run: Run,
+            seed: int,
+            data: DataSettings,
+            encoder: EncoderSettings,
+            features: FeatureSettings,
+            probes: ProbeSettings,
+            train_pretrain_steps: int,
+            train_precision: str,
+        ) -> Rows:
+            return measured(run, EVAL + name, measure)
+
+        # Named for what it is made of, whose own signature is no stage's.
+        evaluate.__module__, evaluate.__qualname__ = measure.__module__, measure.__qualname__
+        evaluate.__doc__ = measure.__doc__
+        return stage(EVAL + name, after="pretrain", keep="own")(evaluate)
 
     return enter
 
@@ -91,8 +109,7 @@ def measured(run: Run, stage: str, measure: Eval) -> dict[str, object]:
     """What `measure` makes of the labelled data; or the stored result, if the same was measured
     before. `evaluated` tells settings, data and encoder, `stored` where the result lies, `left_out`
     what could not be read."""
-    set_threads(run.config.train.threads)
-    config = resolve_precision(run.config, run.path)
+    config = run.config
     own = data_folder(run.path, config)
     data, encoder = open_labelled(config.probes, config.data, own), encoder_of(run, config)
     if data.train.digest == data.test.digest:

@@ -18,19 +18,21 @@ import numpy as np
 from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
-from jepa_wm.core.precision import set_threads
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import TRAINING, layouts_met
 from jepa_wm.evals.baselines import baselines_and_oracle
 from jepa_wm.evals.energy_map import energy_maps
 from jepa_wm.evals.episodes import Record, begin, play, success
 from jepa_wm.evals.returns import play_for_reward, play_shard_for_reward
+from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.action_space import ActionSpace, space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.make import clean, rooms
+from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.tasks import SPLITS, Tasks, freeze_tasks
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -38,15 +40,35 @@ MAIN = "main"  # folder of the episodes played with the main objective
 CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 
-def run(run: Run) -> dict[str, object]:
+@stage(
+    after="heads",
+    headline=(
+        "success", "success_by", "success_training_layouts", "return", "return_training_layouts",
+        "baselines", "baselines_training_layouts", "oracle", "oracle_training_layouts",
+        "seconds_per_decision",
+    ),
+)  # fmt: skip
+def plan(
+    run: Run,
+    seed: int,
+    world: WorldSettings,
+    data_path: str | None,
+    dynamics_frameskip: int,
+    planner: PlannerSettings,
+    evaluation: EvaluationSettings,
+    shard: tuple[int, int] | None = None,
+) -> dict[str, object]:
     """Play all episodes with the main objective and those to compare, then the baselines and the
-    oracle."""
-    return run.once("plan", play_and_judge)
+    oracle; chunks of episodes that an interrupted run has finished are kept.
+
+    `shard` (k, n): only the k-th of n equal parts of the episodes, others playing theirs
+    meanwhile."""
+    return play_and_judge(run) if shard is None else play_shard(run, *shard)
 
 
 def play_and_judge(run: Run) -> dict[str, object]:
-    """The work of the stage; chunks of episodes that an interrupted run has finished are kept."""
-    model = _model(run)
+    """All of the stage."""
+    model = WorldModel.load(run.path)
     if run.config.planner.cost.objective == "reward":
         return play_for_reward(run, model)
     space, tasks, folder = _goals(run, model)
@@ -80,7 +102,7 @@ def play_and_judge(run: Run) -> dict[str, object]:
 def play_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
     """Play one of `shards` equal parts of the episodes, for `play_and_judge` to find; others play
     theirs meanwhile."""
-    model = _model(run)
+    model = WorldModel.load(run.path)
     if run.config.planner.cost.objective == "reward":
         return play_shard_for_reward(run, model, shard, shards)
     space, tasks, folder = _goals(run, model)
@@ -91,11 +113,6 @@ def play_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
         play_all(folder / name, model, some, space, run.config, plan, some=range(first, last))
         played += last - first
     return {"shard": shard, "shards": shards, "episodes": played}
-
-
-def _model(run: Run) -> WorldModel:
-    set_threads(run.config.train.threads)
-    return WorldModel.load(run.path)
 
 
 def _goals(run: Run, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:

@@ -7,14 +7,7 @@ import argparse
 from pathlib import Path
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
-from jepa_wm.evals import goal_reaching
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
-
-
-def run(run: Run) -> dict[str, object]:
-    """The result of the `plan` stage, played now if it is not finished."""
-    return goal_reaching.run(run)
 
 
 def main() -> None:

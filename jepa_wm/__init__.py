@@ -15,10 +15,12 @@ _HOME = {  # public name -> module that defines it
     "Run": "jepa_wm.core.run",
     "UserError": "jepa_wm.core.errors",
     "load_config": "jepa_wm.config",
+    "run_stage": "jepa_wm.core.run",
+    "stage": "jepa_wm.core.stage",
     "WorldModel": "jepa_wm.world_model.world_model",
 }
 
-__all__ = ["Config", "Run", "UserError", "WorldModel", "__version__", "load_config"]
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> object:

@@ -20,8 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jepa_wm.core.arguments import CONFIG, parse
-from jepa_wm.core.commands import SHARDS, TOGETHER, TOOLS
+from jepa_wm.core.commands import BENCHES, CONFIG, TOOLS, parse, stages
 from jepa_wm.core.errors import Interrupted, JobFailed, UserError
 
 EXIT_FAILED, EXIT_USER = 1, 2
@@ -77,12 +76,10 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
     with _quiet(arguments.json):
         if arguments.command == "bench":
             result = _bench(arguments)
+        elif arguments.files:
+            result = _module(f"jepa_wm.evals.{arguments.name}").run(**arguments.files)
         else:
-            result = (
-                _function(arguments.target)(**arguments.files)
-                if arguments.files
-                else _on_run(arguments, folder)
-            )
+            result = _on_run(arguments, folder)
 
     def lines(result: dict[str, Any]) -> list[str]:
         figures = [
@@ -116,22 +113,26 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     from jepa_wm.core.distributed import joined
     from jepa_wm.core.interrupt import catching_signals
     from jepa_wm.core.launch_env import ranks
-    from jepa_wm.core.run import Run
+    from jepa_wm.core.run import Run, run_stage
+    from jepa_wm.core.stage import STAGES
 
     config = load_config(arguments.config, arguments.overrides)
-    several = ranks() > 1
-    if several and arguments.command not in TOGETHER:
+    several, name = ranks() > 1, arguments.stage
+    if several and not (name and STAGES.get(name).ranks):
+        together = ", ".join(name for name in stages() if STAGES.get(name).ranks)
         raise UserError(
-            f"{arguments.command} is done by one process; several ranks together do {', '.join(TOGETHER)}"
+            f"{arguments.command} is done by one process; several ranks together do {together}"
         )
     shard = getattr(arguments, "shard", None)
     # A rank that left alone, wherever a signal finds it, would break the others; the loop has all
     # leave together.
     calm = catching_signals() if several else contextlib.nullcontext()
     with calm, joined(), Run.open(folder, config, shared=shard is not None) as run:
-        if shard is not None:
-            return _function(SHARDS[arguments.command])(run, *shard)
-        return _function(arguments.target)(run)
+        if name is None:
+            from jepa_wm.demo import demo
+
+            return demo(run, config)
+        return run_stage(name, run, shard=shard)
 
 
 def _bench(arguments: argparse.Namespace) -> Any:
@@ -147,14 +148,16 @@ def _bench(arguments: argparse.Namespace) -> Any:
             f"bench {arguments.name} measures cases of its own and reads train.threads alone; leave out "
             f"{', '.join(unread[:3])}{' and more' * (len(unread) > 3)}"
         )
-    return _function(arguments.target)(config, quick=arguments.quick)
+    module = _module(BENCHES[arguments.name])
+    return module.run(threads=config.train.threads, quick=arguments.quick)
 
 
 def _use_tool(arguments: argparse.Namespace) -> None:
     """Do what a tool does, print its result."""
+    tool = _module(TOOLS[arguments.command][0])
     with _quiet(arguments.json):
-        result = _function(f"{arguments.target}:run")(arguments)
-    _print(result, _function(f"{arguments.target}:lines"), as_json=arguments.json)
+        result = tool.run(arguments)
+    _print(result, tool.lines, as_json=arguments.json)
 
 
 def _quiet(as_json: bool) -> contextlib.AbstractContextManager[Any]:
@@ -169,9 +172,8 @@ def _print(result: Any, lines: Callable[[dict[str, Any]], list[str]], *, as_json
     print(json.dumps(result, allow_nan=False) if as_json else "\n".join(lines(result)), flush=True)
 
 
-def _function(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+def _module(name: str) -> Any:
+    return importlib.import_module(name)
 
 
 @contextlib.contextmanager

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from jepa_wm.config import Config, load_config
-from jepa_wm.core.commands import SHARDS, TOGETHER
+from jepa_wm.core.commands import stages
 from jepa_wm.core.config import save_config
 from jepa_wm.core.errors import JobFailed, UserError
+from jepa_wm.core.stage import STAGES, pipeline
 from jepa_wm.launch import local, slurm, snapshot, status, sweep
 from jepa_wm.launch.job import Job
 from jepa_wm.launch.settings import LaunchSettings
 
-ALONE = ("collect", "report", "demo")
-PIPELINE = ("collect", "pretrain", "features", "dynamics", "heads", "plan", "report")
 ENTRY = "jepa_wm.cli:main"
 SHORT = {
     "cluster": str,
@@ -50,8 +49,7 @@ class Piece:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command line."""
     parser.add_argument(
-        "job",
-        help=f"a command ({', '.join((*TOGETHER, *SHARDS, *ALONE))}, eval), pipeline or status",
+        "job", help=f"a command ({', '.join(stages())}, demo, eval), pipeline or status"
     )
     parser.add_argument(
         "overrides",
@@ -140,7 +138,7 @@ def _stages(command: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
     asks for one."""
     if command != ("pipeline",):
         return [command]
-    return [(stage,) for stage in PIPELINE if stage != "heads" or config.planner.needs_heads]
+    return [(stage,) for stage in pipeline(config)]
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -228,7 +226,7 @@ def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]
             _asked(piece.command, piece.config),
         )
         job, every = _prepare(piece, record), False
-        if split > 1 and piece.command[0] in SHARDS:
+        if split > 1 and _in_shards(piece.command[0]):
             argv = [(*job.argv, "--shard", f"{k}/{split}") for k in range(split)]
             shards = [replace(job, argv=one) for one in argv]
             ids = slurm.submit(
@@ -291,7 +289,7 @@ def _record(run: Path, command: str) -> Path:
 def _asked(command: tuple[str, ...], config: Config) -> LaunchSettings:
     """What a job of this command asks for: several ranks only where they work together."""
     settings = config.launch
-    if command[0] in TOGETHER:
+    if command[0] in STAGES and STAGES.get(command[0]).ranks:
         return settings
     alone = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": min(settings.gpus_per_node, 1)}
     return settings.model_copy(update=alone)
@@ -305,7 +303,7 @@ def _dry(command: tuple[str, ...], config: Config, folder: Path, jobs: int) -> s
 
 
 def _refuse_other_commands(command: tuple[str, ...], arguments: argparse.Namespace) -> None:
-    known = (*TOGETHER, *SHARDS, *ALONE, "eval", "pipeline")
+    known = (*stages(), "demo", "eval", "pipeline")
     if command[0] not in known:
         raise UserError(
             f"there is no job {command[0]!r}; there are {', '.join((*known, 'status'))}"
@@ -314,10 +312,15 @@ def _refuse_other_commands(command: tuple[str, ...], arguments: argparse.Namespa
         raise UserError(
             f"launch {' '.join(command)}: eval takes one name, other jobs none; settings have the form a.b=c"
         )
-    if arguments.split > 1 and command[0] not in (*SHARDS, "pipeline"):
-        raise UserError(f"--split is for {' and '.join(SHARDS)}, not {command[0]}")
+    if arguments.split > 1 and command[0] != "pipeline" and not _in_shards(command[0]):
+        sharded = " and ".join(name for name in stages() if _in_shards(name))
+        raise UserError(f"--split is for {sharded}, not {command[0]}")
     if arguments.split > 1 and (arguments.cluster or "local") != "slurm":
         raise UserError("--split needs --cluster slurm: one machine gains nothing by it")
+
+
+def _in_shards(name: str) -> bool:
+    return name in STAGES and STAGES.get(name).in_shards
 
 
 def _name(command: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.worlds.collect import exploring, record
 from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
@@ -79,6 +79,6 @@ def alone(tmp_path_factory, tiny_data):
 
     folder = tmp_path_factory.mktemp("alone") / "run"
     with Run.open(folder, load_config("debug", overrides(tiny_data))) as run:
-        for stage in STAGES.values():
-            stage(run)
+        for name in STAGES:
+            run_stage(name, run)
     return folder

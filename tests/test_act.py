@@ -335,7 +335,9 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
 
 
 def test_discrete_actions_are_chosen_by_number():
-    space = DiscreteSpace.of_block(3, block=SKIP, action_repeat=False, vectors=[[0, 0], [1, 0], [0, 1]])
+    space = DiscreteSpace.of_block(
+        3, block=SKIP, action_repeat=False, vectors=[[0, 0], [1, 0], [0, 1]]
+    )
     a = Agent(world_model(), space, planner(horizon=3))
     a.reset(frames(2, 0), [0, 1])
     for step in range(2):

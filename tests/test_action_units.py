@@ -171,7 +171,9 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
 
 
 def test_a_number_that_is_pinned_at_the_longest_action_leaves_the_others_none():
-    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=SKIP, action_repeat=True)
+    space = ActionSpace.of_block(
+        (-1.0, -1.0), (1.0, 1.0), max_norm=1.0, block=SKIP, action_repeat=True
+    )
     pinned = space.within([1.0, -9.0], [1.0, 9.0])
     assert pinned.project(torch.randn(50, 2) * 3).tolist() == [
         [1, 0]
@@ -191,7 +193,9 @@ def test_a_spread_that_fp32_cannot_divide_by_is_none():
 
 def test_choices_that_were_never_taken_are_not_taken():
     for hold in (True, False):
-        space = DiscreteSpace.of_block(4, block=2, action_repeat=hold).within([0, 0, 0, 0], [1, 0, 1, 0])
+        space = DiscreteSpace.of_block(4, block=2, action_repeat=hold).within(
+            [0, 0, 0, 0], [1, 0, 1, 0]
+        )
         assert space.barred == (1, 3)
         assert (
             space.project(torch.ones(3, space.plan_dim)).unflatten(-1, (-1, 4))[..., 0].min() == 1

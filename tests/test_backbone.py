@@ -14,15 +14,14 @@ from pydantic import ValidationError
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
-from jepa_wm.features import cache, weights
+from jepa_wm.core.run import Run, run_stage
+from jepa_wm.features import weights
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.features.vjepa2 import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training import pretrain
 
 VIT, CONV = "test_vit", "test_convnext"  # timm's own, made for tests
 
@@ -223,8 +222,8 @@ def test_a_run_is_encoded_with_the_backbone_instead_of_pretraining(
         with pytest.raises(
             UserError, match="is the encoder of this run, so there is nothing to pretrain"
         ):
-            pretrain.run(run)
-        result = cache.run(run)
+            run_stage("pretrain", run)
+        result = run_stage("features", run)
         assert (result["tokens"], result["width"]) == {"timm": (16, 64), "vjepa2": (64, 24)}[kind]
         encoder = FrozenEncoder.load(run.path / "features")
     assert isinstance(encoder.encoder, Backbone) == (kind == "timm")

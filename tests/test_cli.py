@@ -5,21 +5,15 @@ import errno
 import json
 import os
 import signal
-import sys
+from dataclasses import replace
 
 import pytest
-from pydantic import BaseModel
 
-import jepa_wm.config
 from jepa_wm import cli
-from jepa_wm.core import commands, config
-from jepa_wm.core.arguments import parse
+from jepa_wm.core.commands import parse
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.run import Run
-
-
-class Toy(BaseModel):
-    seed: int = 0
+from jepa_wm.core.stage import STAGES
 
 
 @pytest.fixture
@@ -27,27 +21,24 @@ def command(monkeypatch, tmp_path):
     """Put a function in the place of `collect`; returns a caller of the command line that runs
     it."""
 
-    def call(body, *words):
-        def load(name, overrides):
-            return config.load_yaml_config(tmp_path / "toy.yaml", overrides, Toy)
-
-        (tmp_path / "toy.yaml").write_text("seed: 1\n")
-        monkeypatch.setattr(jepa_wm.config, "load_config", load)
-        monkeypatch.setattr(sys.modules[__name__], "body", body, raising=False)
-        monkeypatch.setitem(commands.COMMANDS, "collect", (f"{__name__}:body", ""))
-        return cli.main(["collect", "--run", str(tmp_path / "run"), *words])
+    def call(body, *argv):
+        monkeypatch.setitem(
+            STAGES._entries, "collect", replace(STAGES.get("collect"), function=body)
+        )
+        return cli.main(["collect", "--config", "debug", "--run", str(tmp_path / "run"), *argv])
 
     return call
 
 
 def test_json_is_the_last_line_and_the_only_one_on_stdout(command, capsys):
-    def body(run: Run) -> dict:
+    def body(run: Run, seed: int) -> dict:
         print("chatter")
-        return {"seed": run.config.seed, "loss": float("nan")}
+        return {"seed": seed, "loss": float("nan")}
 
     assert command(body, "seed=7", "--json") == 0
     seen = capsys.readouterr()
-    assert json.loads(seen.out) == {"seed": 7, "loss": None} and seen.out.count("\n") == 1
+    result = json.loads(seen.out)
+    assert (result["seed"], result["loss"]) == (7, None) and seen.out.count("\n") == 1
     assert "chatter" in seen.err
 
 
@@ -132,11 +123,7 @@ def test_options_and_overrides_come_in_any_order():
         "two_rooms",
     )
     words = parse(["eval", "--json", "state", "a=1", "--config", "debug"])
-    assert (words.target, words.overrides, words.config) == (
-        "jepa_wm.evals.state:run",
-        ["a=1"],
-        "debug",
-    )
+    assert (words.stage, words.overrides, words.config) == ("eval_state", ["a=1"], "debug")
 
 
 @pytest.mark.parametrize(

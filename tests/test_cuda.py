@@ -10,13 +10,13 @@ from planners import planner
 from test_act import SKIP, SOLVERS, SPACE, frames, world_model
 from test_dynamics import ACTION, LATENT, dynamics
 from test_solvers import BOX, H, bowl, cem_gradient, generators, gradient, icem
-from test_train import STAGES, Killed, at_steps, overrides
+from test_train import Killed, at_steps, overrides
 
 from jepa_wm.config import load_config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.features.cache import weights_digest
 from jepa_wm.models import rollout
@@ -364,8 +364,8 @@ def test_a_stopped_pretraining_goes_on(tmp_path, tiny_data, monkeypatch):
     def pretrained(folder):
         words = [*overrides(tiny_data), "train.precision=fp32"]
         with Run.open(folder, load_config("debug", words)) as run:
-            STAGES["collect"](run)
-            STAGES["pretrain"](run)
+            run_stage("collect", run)
+            run_stage("pretrain", run)
         return read_metrics(folder, "pretrain")
 
     def die():
@@ -389,13 +389,13 @@ def test_the_whole_story_ends_as_promised(tmp_path):
     pytest.importorskip("faiss")
     from test_pipeline import PROMISED, assert_success
 
-    from jepa_wm import demo
+    from jepa_wm.demo import demo
     from jepa_wm.world_model.world_model import WorldModel
 
     with Run.open(tmp_path / "run", load_config("debug", ["train.precision=auto"])) as run:
-        result = demo.run(run)
-        again = demo.run(run)
-        learned = STAGES["heads"](run)
+        result = demo(run, run.config)
+        again = demo(run, run.config)
+        learned = run_stage("heads", run)
     assert result.keys() == PROMISED and again == result
     assert_success(result["success"])
     assert all(entry["error"] > 0 for entry in result["probe"].values())

@@ -16,12 +16,11 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
 from jepa_wm.evals import scores
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
-from jepa_wm.evals.probes import attentive, knn, linear, state
 from jepa_wm.evals.representations import extract_features, representations_of
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
@@ -29,7 +28,6 @@ from jepa_wm.features.probes import AttentiveHead, Head, NearestNeighbors, seede
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.report import report
 
 SMALL = [
     "data.image_size=24", "encoder.patch_size=8", "encoder.width=16", "encoder.depth=1",
@@ -79,9 +77,9 @@ def drives(tmp_path_factory):
     return root
 
 
-def evaluate(command, folder, *words):
+def evaluate(stage, folder, *words):
     with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
-        return command(run)
+        return run_stage(stage, run)
 
 
 def of_photos(photos):
@@ -93,7 +91,7 @@ def of_photos(photos):
 
 
 def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
-    result = evaluate(linear, tmp_path / "run", *of_photos(photos))
+    result = evaluate("eval_linear", tmp_path / "run", *of_photos(photos))
     for name in ("encoder", "random_encoder", "pixels"):
         figures = result[name]
         right = sum(row[k] for k, row in enumerate(figures["confusion_matrix"]))
@@ -110,14 +108,16 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
 
 
 def test_attentive_heads_and_neighbours(photos, tmp_path):
-    result = evaluate(attentive, tmp_path / "run", *of_photos(photos), "probes.depths=[1,2]")
+    result = evaluate(
+        "eval_attentive", tmp_path / "run", *of_photos(photos), "probes.depths=[1,2]"
+    )
     assert result.keys() == {"depth_1", "depth_2", *SAID}
     assert all(
         result[depth][name]["accuracy"] > 0.7
         for depth in ("depth_1", "depth_2")
         for name in ("encoder", "pixels")
     )
-    result = evaluate(knn, tmp_path / "run", *of_photos(photos))
+    result = evaluate("eval_knn", tmp_path / "run", *of_photos(photos))
     assert result["encoder"]["accuracy"] > 0.7 and result["encoder"]["chosen"]["pool"] in (
         "mean",
         "all",
@@ -126,7 +126,7 @@ def test_attentive_heads_and_neighbours(photos, tmp_path):
 
 def test_numbers_are_read_from_a_column(drives, tmp_path):
     words = [f"data.path={drives}"]
-    result = evaluate(state, tmp_path / "run", *words)
+    result = evaluate("eval_state", tmp_path / "run", *words)
     for name in ("encoder", "random_encoder", "pixels"):
         light, hidden = result[name]["light"], result[name]["hidden"]
         assert (
@@ -137,11 +137,15 @@ def test_numbers_are_read_from_a_column(drives, tmp_path):
         assert hidden["r2"] < 0.2, "what the frames do not show cannot be read"
         assert result[name]["n"] == 60 and result[name]["episodes"] == 4
     assert (
-        evaluate(linear, tmp_path / "run", *words, "probes.steps=300")["encoder"]["light"]["r2"]
+        evaluate("eval_linear", tmp_path / "run", *words, "probes.steps=300")["encoder"]["light"][
+            "r2"
+        ]
         > 0.8
     )
-    assert evaluate(knn, tmp_path / "run", *words)["pixels"]["light"]["r2"] > 0.5
-    two = evaluate(state, tmp_path / "run", *words, "probes.num_frames=2", "probes.column=action")
+    assert evaluate("eval_knn", tmp_path / "run", *words)["pixels"]["light"]["r2"] > 0.5
+    two = evaluate(
+        "eval_state", tmp_path / "run", *words, "probes.num_frames=2", "probes.column=action"
+    )
     assert two["encoder"]["action"]["r2"] > 0.8
 
 
@@ -157,18 +161,18 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
         tmp_path / "run",
         [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"],
     )
-    first = evaluate(state, folder, *words)
+    first = evaluate("eval_state", folder, *words)
     made = Path(first["stored"]) / "result.json"
     before = made.stat().st_mtime_ns
-    assert evaluate(state, folder, *words) == first and made.stat().st_mtime_ns == before, (
+    assert evaluate("eval_state", folder, *words) == first and made.stat().st_mtime_ns == before, (
         "not done twice"
     )
     results = [
         first,
-        evaluate(state, folder, *words, "probes.column=action"),
-        evaluate(state, folder, *words, "features.backbone=timm/test_efficientnet"),
-        evaluate(knn, folder, *words, *of_photos(photos)),
-        evaluate(knn, folder, *words, *of_photos(photos), "probes.num_neighbors=3"),
+        evaluate("eval_state", folder, *words, "probes.column=action"),
+        evaluate("eval_state", folder, *words, "features.backbone=timm/test_efficientnet"),
+        evaluate("eval_knn", folder, *words, *of_photos(photos)),
+        evaluate("eval_knn", folder, *words, *of_photos(photos), "probes.num_neighbors=3"),
     ]
     shutil.copytree(photos / "test", tmp_path / "test")
     one = next((tmp_path / "test").rglob("*.png"))
@@ -179,9 +183,11 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
         f"probes.test={tmp_path / 'test'}",
         "probes.single_images=true",
     ]
-    results.append(evaluate(knn, folder, *changed))
+    results.append(evaluate("eval_knn", folder, *changed))
     Image.fromarray(255 - np.asarray(Image.open(one))).save(one)
-    results.append(evaluate(knn, folder, *changed))  # the same path and settings, another content
+    results.append(
+        evaluate("eval_knn", folder, *changed)
+    )  # the same path and settings, another content
     assert len({result["stored"] for result in results}) == len(results)
     for result in results:
         stored = json.loads((Path(result["stored"]) / "result.json").read_text())
@@ -195,7 +201,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
     assert results[-1]["evaluated"]["data"]["train"] == results[-2]["evaluated"]["data"]["train"]
     assert results[-1]["evaluated"]["data"]["test"] != results[-2]["evaluated"]["data"]["test"]
     with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
-        told = report.run(run)
+        told = run_stage("report", run)
     page = Path(told["report"]).read_text()
     assert "frozen" in told["sections"] and all(
         Path(result["stored"]).name in page for result in results
@@ -203,7 +209,7 @@ def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path)
     with pytest.raises(UserError, match=r"result.json: is damaged .*; delete"):
         made.write_text("{")
         with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
-            report.run(run)
+            run_stage("report", run)
 
 
 def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
@@ -223,7 +229,11 @@ def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
             patch.setattr(cache, "backbone_of", lambda *_, encoder=encoder: encoder)
             seen.append(
                 evaluate(
-                    state, tmp_path / "run", *words, "data.image_size=12", "encoder.patch_size=6"
+                    "eval_state",
+                    tmp_path / "run",
+                    *words,
+                    "data.image_size=12",
+                    "encoder.patch_size=6",
                 )
             )
     assert seen[0]["stored"] == seen[2]["stored"] != seen[1]["stored"]
@@ -233,11 +243,16 @@ def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
 def test_a_random_backbone_is_evaluated_as_it_was_frozen(drives, tmp_path):
     words = [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"]
     torch.manual_seed(7)  # whatever was drawn before
-    evaluate(cache.run, tmp_path / "run", *words)
+    evaluate("features", tmp_path / "run", *words)
     frozen = cache.weights_digest(FrozenEncoder.load(tmp_path / "run" / "features").encoder)
-    assert evaluate(state, tmp_path / "run", *words)["evaluated"]["encoder"]["digest"] == frozen
     assert (
-        evaluate(state, tmp_path / "other", *words, "seed=1")["evaluated"]["encoder"]["digest"]
+        evaluate("eval_state", tmp_path / "run", *words)["evaluated"]["encoder"]["digest"]
+        == frozen
+    )
+    assert (
+        evaluate("eval_state", tmp_path / "other", *words, "seed=1")["evaluated"]["encoder"][
+            "digest"
+        ]
         != frozen
     )
 
@@ -284,13 +299,13 @@ def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
 
 def test_the_test_part_has_no_say(photos, tmp_path):
     """Other labels in the test folder change the score, never the choice."""
-    before = evaluate(linear, tmp_path / "a", *of_photos(photos), "probes.baselines=[]")
+    before = evaluate("eval_linear", tmp_path / "a", *of_photos(photos), "probes.baselines=[]")
     shutil.copytree(photos, tmp_path / "turned")
     (tmp_path / "turned" / "test" / "dark").rename(tmp_path / "turned" / "test" / "x")
     (tmp_path / "turned" / "test" / "light").rename(tmp_path / "turned" / "test" / "dark")
     (tmp_path / "turned" / "test" / "x").rename(tmp_path / "turned" / "test" / "light")
     after = evaluate(
-        linear, tmp_path / "b", *of_photos(tmp_path / "turned"), "probes.baselines=[]"
+        "eval_linear", tmp_path / "b", *of_photos(tmp_path / "turned"), "probes.baselines=[]"
     )
     assert after["encoder"]["chosen"] == before["encoder"]["chosen"]
     assert after["encoder"]["accuracy"] < before["encoder"]["accuracy"]
@@ -346,14 +361,14 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
     words = [f"probes.train={tmp_path / 'train'}", f"probes.test={tmp_path / 'test'}", "data.fps=[10]",
              "probes.num_frames=3", "probes.num_clips=2", "data.max_unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
     with pytest.warns(UserWarning, match="left out, 1 of 8"):
-        result = evaluate(linear, tmp_path / "run", *words)
+        result = evaluate("eval_linear", tmp_path / "run", *words)
     assert (
         result["encoder"]["n"] == 7
         and len(result["left_out"]) == 1
         and "2.mp4" in result["left_out"][0]
     )
     with pytest.raises(UserError, match="1 of 8 videos cannot be read, more than 1.0%"):
-        evaluate(linear, tmp_path / "run2", *words, "data.max_unreadable=0.01")
+        evaluate("eval_linear", tmp_path / "run2", *words, "data.max_unreadable=0.01")
 
 
 def test_what_does_not_fit_is_said(photos, drives, tmp_path):
@@ -362,15 +377,15 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
     with pytest.raises(
         UserError, match="class 'green' is not among those of .*: dark, grey, light"
     ):
-        evaluate(linear, tmp_path / "run", *of_photos(tmp_path / "more"))
+        evaluate("eval_linear", tmp_path / "run", *of_photos(tmp_path / "more"))
     with pytest.raises(UserError, match="reads numbers; use linear, attentive or knn"):
-        evaluate(state, tmp_path / "run", *of_photos(photos))
+        evaluate("eval_state", tmp_path / "run", *of_photos(photos))
     with pytest.raises(UserError, match="column 'angle' is missing"):
-        evaluate(state, tmp_path / "run", f"data.path={drives}", "probes.column=angle")
+        evaluate("eval_state", tmp_path / "run", f"data.path={drives}", "probes.column=angle")
     with pytest.raises(UserError, match="no class; use class folders|not every video has a class"):
         flat = photos / "train" / "dark"
         evaluate(
-            linear,
+            "eval_linear",
             tmp_path / "run",
             f"probes.train={flat}",
             f"probes.test={flat}",
@@ -382,9 +397,9 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
             f"probes.test={photos / 'train'}",
             "probes.single_images=true",
         ]
-        evaluate(knn, tmp_path / "run", *words)
+        evaluate("eval_knn", tmp_path / "run", *words)
     with pytest.raises(UserError, match="probes.num_neighbors 500 are more than"):
-        evaluate(knn, tmp_path / "run", *of_photos(photos), "probes.num_neighbors=500")
+        evaluate("eval_knn", tmp_path / "run", *of_photos(photos), "probes.num_neighbors=500")
     with pytest.raises(UserError, match="train and test belong together"):
         load_config("debug", ["probes.train=x"])
 
@@ -419,17 +434,19 @@ def test_a_built_in_set_of_torchvision(tmp_path):
         f"probes.test=torchvision/MNIST/{tmp_path}",
     ]
     result = evaluate(
-        linear, tmp_path / "run", *words, "probes.baselines=[pixels]", "probes.steps=150"
+        "eval_linear", tmp_path / "run", *words, "probes.baselines=[pixels]", "probes.steps=150"
     )
     assert result["pixels"]["n"] == 20 and result["pixels"]["accuracy"] > 0.3
     assert list(result["encoder"]["per_class"])[0] == "0 - zero"
     with pytest.raises(UserError, match="torchvision/MNIST/nowhere: is not there"):
         evaluate(
-            linear, tmp_path / "run", *(word.replace(str(tmp_path), "nowhere") for word in words)
+            "eval_linear",
+            tmp_path / "run",
+            *(word.replace(str(tmp_path), "nowhere") for word in words),
         )
     with pytest.raises(UserError, match="give torchvision/NAME/FOLDER"):
         evaluate(
-            linear,
+            "eval_linear",
             tmp_path / "run",
             "probes.train=torchvision/Nothing/x",
             "probes.test=torchvision/Nothing/x",

@@ -15,10 +15,9 @@ from planners import planner
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import GoalSampler
-from jepa_wm.features import cache
 from jepa_wm.models.heads import (
     Heads,
     Policy,
@@ -34,10 +33,9 @@ from jepa_wm.models.settings import HeadSettings
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import Limits
-from jepa_wm.training import dynamics, heads, samples
+from jepa_wm.training import samples
 from jepa_wm.world_model.saved import load_heads
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds import collect
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
@@ -54,9 +52,9 @@ def trained(tmp_path_factory):
     encoder is random."""
     folder = tmp_path_factory.mktemp("heads") / "run"
     with Run.open(folder, load_config("debug", SETTINGS)) as run:
-        for stage in (collect, cache, dynamics):
-            stage.run(run)
-        return folder, heads.run(run)
+        for name in ("collect", "features", "dynamics"):
+            run_stage(name, run)
+        return folder, run_stage("heads", run)
 
 
 # ---------------------------------------------------------------- each head
@@ -216,12 +214,12 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
             file.attrs.pop("state_groups")
     settings = [*SETTINGS[:2], *SETTINGS[4:], "train.heads.steps=3", f"data.path={data}"]
     with Run.open(tmp_path / "run", load_config("debug", settings)) as run:
-        for stage in (collect, cache, dynamics):
-            stage.run(run)
+        for name in ("collect", "features", "dynamics"):
+            run_stage(name, run)
         space = ActionSpace.of_block([-1.0] * 2, [1.0] * 2, block=5, action_repeat=True)
         with pytest.raises(UserError, match="policy head.*jepa-wm heads"):
             WorldModel.load(run.path).propose(torch.zeros(1, 25, 64), torch.zeros(1, 25, 64), 2)
-        assert heads.run(run)["heads"].keys() == {"policy"}
+        assert run_stage("heads", run)["heads"].keys() == {"policy"}
         model = WorldModel.load(run.path)
         for wanted, name in (("reward", "reward"), ("state", "state")):
             with pytest.raises(
@@ -251,7 +249,9 @@ def test_a_broken_column_is_named(tiny_data, tmp_path):
 def agent(folder, **plan):
     model = WorldModel.load(folder)
     low, high, longest = TwoRooms().action_bounds
-    space = ActionSpace.of_block(low.tolist(), high.tolist(), max_norm=longest, block=5, action_repeat=True)
+    space = ActionSpace.of_block(
+        low.tolist(), high.tolist(), max_norm=longest, block=5, action_repeat=True
+    )
     return Agent(
         model, space, planner(**{"horizon": 3, "samples": (16, 2, 4), "descent": (16, 20), **plan})
     )

@@ -28,16 +28,11 @@ READ_THE_WHOLE_CONFIG = (
     frozenset(  # besides the entry points and launch; the list may only become shorter
         {
             "evals/baselines.py",
-            "evals/bench/data.py",
-            "evals/bench/plan.py",
-            "evals/bench/train.py",
             "evals/energy_map.py",
             "evals/evaluation.py",
             "evals/goal_reaching.py",
             "evals/representations.py",
             "evals/returns.py",
-            "jepa_wm/core/precision.py",
-            "jepa_wm/core/run.py",
             "jepa_wm/data/datasets.py",
             "jepa_wm/data/video_clips.py",
             "jepa_wm/features/cache.py",

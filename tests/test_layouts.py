@@ -9,12 +9,11 @@ import pytest
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data import held_out
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import goal_reaching as evaluate
 from jepa_wm.evals import returns
-from jepa_wm.worlds import collect
 from jepa_wm.worlds.collect import exploring, record, record_parts
 from jepa_wm.worlds.settings import Geometry, WorldSettings
 from jepa_wm.worlds.tasks import Tasks, freeze_tasks
@@ -168,12 +167,12 @@ def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
         Run.open(tmp_path, config) as run,
         pytest.raises(UserError, match="have a layout that is in .*train.h5"),
     ):
-        collect.run(run)
+        run_stage("collect", run)
 
 
 def test_collecting_tells_that_no_layout_is_in_both_files(tmp_path):
     with Run.open(tmp_path, load_config("two_rooms", DATA)) as run:
-        result = collect.run(run)
+        result = run_stage("collect", run)
     assert result["common_layouts"] == 0 and result["common_episodes"] == 0
 
 

@@ -9,14 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jepa_wm.config import load_config
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import COMPONENTS, LatentModel
 from jepa_wm.models.settings import WorldModelSettings
-from jepa_wm.training import dynamics, heads
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.world_model.world_model import WorldModel
@@ -99,7 +98,7 @@ def run_of_many(tmp_path_factory, tiny_data):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(rollout_errors, "WORK", 1)
-        results = {stage.__name__: stage.run(run) for stage in (cache, dynamics, heads)}
+        results = {name: run_stage(name, run) for name in ("features", "dynamics", "heads")}
     return folder, results
 
 

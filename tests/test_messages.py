@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from jepa_wm.config import Config
-from jepa_wm.core import commands as table
-from jepa_wm.core.arguments import _command_parser
+from jepa_wm.core.commands import command_parser, commands, evaluations
+from jepa_wm.core.registry import Choice
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.videos import Unreadable
 
@@ -58,11 +58,18 @@ def models(annotation):
     return [model for part in get_args(annotation) for model in models(part)] if nested else []
 
 
+def below(field):
+    """The sections that a field may hold; of one that is chosen by name, each of the table."""
+    choices = [item for item in field.metadata if isinstance(item, Choice)]
+    chosen = [choice.registry.get(name) for choice in choices for name in choice.registry]
+    return [*models(field.annotation), *chosen]
+
+
 def is_setting(dotted, above=(Config,)):
     name, _, rest = dotted.partition(".")
-    found = [model.model_fields[name].annotation for model in above if name in model.model_fields]
-    return bool(found) and (
-        not rest or is_setting(rest, [model for each in found for model in models(each)])
+    fields = [model.model_fields[name] for model in above if name in model.model_fields]
+    return bool(fields) and (
+        not rest or is_setting(rest, [model for field in fields for model in below(field)])
     )
 
 
@@ -85,11 +92,10 @@ def test_settings_that_are_named_are_there():
 
 
 def test_options_and_commands_that_are_named_are_there():
-    commands = [*table.COMMANDS, *table.TOOLS, "eval", "bench"]
     options = {
         o
-        for command in commands
-        for action in _command_parser(command)._actions
+        for command in commands()
+        for action in command_parser(command)._actions
         for o in action.option_strings
     }
     named = {
@@ -97,13 +103,13 @@ def test_options_and_commands_that_are_named_are_there():
     } - FOREIGN  # CSS is there
     assert "--without" in named and not named - options
     called = {name for _, name in every(COMMAND)}
-    assert "features" in called and not called - set(commands)
+    assert "features" in called and not called - set(commands())
     marked = {name for _, name in every(MARKED)}
     others = {
         "absolute",
         "make",
     }  # a value of the attribute action_kind, and what a module of worlds offers
-    assert "collect" in marked and not marked - set(commands) - set(table.EVALS) - others
+    assert "collect" in marked and not marked - set(commands()) - set(evaluations()) - others
 
 
 def test_too_many_unreadable_videos_name_the_setting_that_allows_more():

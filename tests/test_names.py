@@ -13,7 +13,7 @@ import pytest
 
 import jepa_wm
 from jepa_wm.core import commands
-from jepa_wm.core.arguments import parse
+from jepa_wm.core.stage import STAGES
 from jepa_wm.data.readers.registry import READERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,26 +98,25 @@ def test_what_the_pages_import_is_there(file):
     assert not {name: wrong for name in names if (wrong := missing(name))}
 
 
-def test_every_verb_evaluation_bench_and_tool_has_its_function():
-    functions = [target for target, _ in commands.COMMANDS.values()]
-    functions += [*commands.SHARDS.values(), *commands.BENCHES.values(), *commands.EVALS.values()]
-    tools = [module for module, _ in commands.TOOLS.values()]
-    functions += [
-        f"{module}:{name}" for module in tools for name in ("add_arguments", "run", "lines")
-    ]
-    for target in functions:
-        module, _, name = target.partition(":")
-        assert callable(getattr(importlib.import_module(module), name)), target
-    assert {*commands.TOGETHER, *commands.SHARDS} <= set(commands.COMMANDS) and set(
-        commands.FILES
-    ) <= set(commands.EVALS)
+def test_every_stage_bench_and_tool_has_its_function():
+    for name in STAGES:
+        assert callable(STAGES.get(name).function), name
+    for module in commands.BENCHES.values():
+        assert callable(importlib.import_module(module).run), module
+    for module, _ in commands.TOOLS.values():
+        for name in ("add_arguments", "run", "lines"):
+            assert callable(getattr(importlib.import_module(module), name)), module
+    for name in commands.FILES:
+        assert callable(importlib.import_module(f"jepa_wm.evals.{name}").run), name
 
 
 @pytest.mark.parametrize(
-    "words", [[command] for command in commands.COMMANDS] + [["eval", "knn"], ["bench", "plan"]]
+    ("argv", "stage"),
+    [[[name], name] for name in commands.stages()]
+    + [[["eval", "knn"], "eval_knn"], [["eval", "planning"], "plan"], [["bench", "plan"], None]],
 )
-def test_the_command_line_finds_each(words):
-    assert missing(parse(words).target) is None
+def test_the_command_line_finds_each(argv, stage):
+    assert commands.parse(argv).stage == stage
 
 
 def test_every_format_has_what_reading_takes():

@@ -331,7 +331,9 @@ def test_every_member_and_outcome_is_trained():
             assert {"forced", "rollout", "loss"} == losses.keys()
             losses["loss"].backward()
         untouched = [
-            n for n, p in model.named_parameters() if p.grad is None and not n.startswith("distance")
+            n
+            for n, p in model.named_parameters()
+            if p.grad is None and not n.startswith("distance")
         ]
         assert untouched == []
 

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from jepa_wm.config import load_config
 from jepa_wm.core import precision
 
 
@@ -16,26 +15,19 @@ def test_auto_takes_the_faster_and_remembers_it(tmp_path, monkeypatch, fp32, bf1
     monkeypatch.setattr(
         precision, "matmul_rate", lambda dtype: {torch.float32: fp32, torch.bfloat16: bf16}[dtype]
     )
-    config = load_config("debug", ["train.precision=auto"])
-    assert precision.resolve_precision(config, tmp_path).train.precision == chosen
+    assert precision.resolve_precision("auto", tmp_path) == chosen
     assert json.loads((tmp_path / "precision.json").read_text())["gflops"] == {
         "fp32": fp32,
         "bf16": bf16,
     }
     monkeypatch.setattr(precision, "matmul_rate", lambda dtype: pytest.fail("measured again"))
-    assert precision.resolve_precision(config, tmp_path).train.precision == chosen
-    assert config.train.precision == "auto", "the user's config stays what it is"
+    assert precision.resolve_precision("auto", tmp_path) == chosen
 
 
 def test_a_named_precision_is_taken_at_its_word(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "matmul_rate", lambda dtype: pytest.fail("measured"))
     for name in ("bf16", "fp32"):
-        assert (
-            precision.resolve_precision(
-                load_config("debug", [f"train.precision={name}"]), tmp_path
-            ).train.precision
-            == name
-        )
+        assert precision.resolve_precision(name, tmp_path) == name
     assert not list(tmp_path.iterdir())
 
 

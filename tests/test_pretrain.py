@@ -12,7 +12,7 @@ from test_train import STAGES, at_steps, overrides, train
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import Interrupted
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.training import pretrain
 
 
@@ -29,10 +29,10 @@ def test_the_final_and_the_random_encoder_are_judged_once(tmp_path, tiny_data, m
     with monkeypatch.context() as patch:
         patch.setattr(Run, "write_result", lambda *args: pytest.fail("not this time"))
         with Run.open(tmp_path / "run", config) as run, pytest.raises(pytest.fail.Exception):
-            pretrain.run(run)
+            run_stage("pretrain", run)
     assert judged == [4, 4, 7, 7], "at steps 11 and 22, the final encoder, and the random encoder"
     with Run.open(tmp_path / "run", config) as run:
-        result = pretrain.run(run)
+        result = run_stage("pretrain", run)
     assert judged[4:] == [7], (
         "the final encoder is judged again after an interrupt, the random encoder is not"
     )
@@ -66,7 +66,7 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     words = ["jepa.num_distant_frames=0", "jepa.episode_contrast=0"]
     words += ["data.image_size=26", "train.pretrain.steps=2"]
     with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
-        assert pretrain.run(run)["probe"]["agent"]["error"] > 0
+        assert run_stage("pretrain", run)["probe"]["agent"]["error"] > 0
 
 
 def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monkeypatch):
@@ -83,7 +83,7 @@ def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monke
     for folder, expected in ((tiny_data, False), (tmp_path, True)):
         config = load_config("debug", [f"data.path={folder}"])
         with Run.open(tmp_path / f"run_{expected}", config) as run, pytest.raises(StopIteration):
-            pretrain.train(run)
+            run_stage("pretrain", run)
         assert made[-1]["absolute"] is expected
 
 

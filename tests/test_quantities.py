@@ -11,15 +11,13 @@ import torch
 from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.datasets import quantities, state_units
 from jepa_wm.data.quantities import Quantities, described, units_of
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
-from jepa_wm.features import cache
 from jepa_wm.features.probes import RidgeProbe, state_errors
-from jepa_wm.training import dynamics, pretrain
 from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.policies import RandomHolds
@@ -74,7 +72,9 @@ def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
     errors = PUSHT.errors(PUSHT.rolled(probe.predict(torch.from_numpy(latent)).numpy()), state)
     assert errors["angle"].max() < 0.01 and errors["block"].max() < 0.5
     plain = RidgeProbe(torch.from_numpy(latent), torch.from_numpy(state), penalty=1e-6)
-    assert PUSHT.errors(plain.predict(torch.from_numpy(latent)).numpy(), state)["angle"].mean() > 0.3
+    assert (
+        PUSHT.errors(plain.predict(torch.from_numpy(latent)).numpy(), state)["angle"].mean() > 0.3
+    )
 
 
 def test_state_errors_take_units():
@@ -226,9 +226,9 @@ def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path):
 
     words = [f"data.path={turning}", *RECORDED]
     with Run.open(tmp_path / "run", load_config("pusht", words)) as run:
-        seen = pretrain.run(run)
-        cache.run(run)
-        rows = dynamics.run(run)["rollout"]
+        seen = run_stage("pretrain", run)
+        run_stage("features", run)
+        rows = run_stage("dynamics", run)["rollout"]
     assert {name: entry["unit"] for name, entry in seen["probe"].items()} == {
         "place": "m",
         "angle": "rad",

@@ -18,8 +18,7 @@ from jepa_wm.core.checkpoint import newest_checkpoint
 from jepa_wm.core.distributed import DistContext
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run
-from jepa_wm.training import dynamics, pretrain
+from jepa_wm.core.run import Run, run_stage
 
 VIDEOS = [
     "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "data.augment={color_jitter: 0.3, independent_views: true}",
@@ -137,14 +136,14 @@ def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data
     pretraining differs."""
     folder = tmp_path / "run"
     with Run.open(folder, load_config("debug", overrides(tiny_data, recompute=True))) as run:
-        pretrain.run(run)
+        run_stage("pretrain", run)
     assert_equal_to_rounding(folder, alone, curves=CURVES[:1])
     shutil.copytree(alone / "features", folder / "features")
     shutil.copytree(alone / "dynamics/checkpoints/latent", folder / "dynamics/checkpoints/latent")
     with Run.open(
         folder, load_config("debug", overrides(tiny_data, accumulate=2, recompute=True))
     ) as run:
-        dynamics.run(run)
+        run_stage("dynamics", run)
     assert_equal_to_rounding(folder, alone, curves=CURVES[2:4])
 
 

@@ -12,14 +12,12 @@ from test_weights import in_layout
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
-from jepa_wm.features import cache
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
 from jepa_wm.models.predictor import Predictor
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training import dynamics, pretrain
 from jepa_wm.training import vjepa2_ac as robot
 from jepa_wm.world_model.vjepa2_ac_rollout import normalised
 
@@ -34,7 +32,7 @@ SMALL = [
 
 def take_steps(recipe, folder, *words):
     with Run.open(folder, load_config(recipe, [*SMALL, *words])) as run:
-        return pretrain.run(run)
+        return run_stage("pretrain", run)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -187,8 +185,8 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
         "train.dynamics.steps=6",
     ]  # fmt: skip
     with Run.open(tmp_path / "run", load_config("vjepa2_ac_droid", words)) as run:
-        for stage in (cache, dynamics):
-            result = stage.run(run)
+        for name in ("features", "dynamics"):
+            result = run_stage(name, run)
     assert [row["horizon"] for row in result["rollout"]] == list(range(1, 9))
     assert all(
         row["relative_error"] > 0 and row["relative_error_shuffled"] > 0
@@ -210,7 +208,7 @@ RECORDED = [
 @pytest.mark.parametrize("recipe", ["pusht", "donkeycar", "bridge"])
 def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
     with Run.open(tmp_path / "run", load_config(recipe, [f"data.path={arm}", *RECORDED])) as run:
-        results = [stage.run(run) for stage in (pretrain, cache, dynamics)]
+        results = [run_stage(name, run) for name in ("pretrain", "features", "dynamics")]
     assert results[0]["steps"] == 3 and all(
         row["relative_error"] > 0 for row in results[2]["rollout"]
     )

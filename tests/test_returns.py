@@ -11,17 +11,13 @@ from gymnasium import spaces
 from jepa_wm import cli
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
+from jepa_wm.core.stage import STAGES
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.evals import goal_reaching as evaluate
 from jepa_wm.evals import returns
 from jepa_wm.evals.intervals import bootstrap
-from jepa_wm.features import cache
-from jepa_wm.report import report
 from jepa_wm.report.page import number
-from jepa_wm.training import dynamics, heads
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds import collect
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.make import make_world
 from jepa_wm.worlds.settings import Gym, RewardRegion, WorldSettings
@@ -77,9 +73,9 @@ def played(bar, tmp_path_factory):
     """(run folder, result of the plan stage) in the strip."""
     folder = tmp_path_factory.mktemp("bar") / "run"
     with Run.open(folder, load_config("debug", SETTINGS)) as run:
-        for stage in (collect, cache, dynamics, heads):
-            stage.run(run)
-        return folder, evaluate.run(run)
+        for name in ("collect", "features", "dynamics", "heads"):
+            run_stage(name, run)
+        return folder, run_stage("plan", run)
 
 
 def test_discrete_actions_are_recorded_one_hot(played):
@@ -111,7 +107,7 @@ def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch)
         lambda self, c, p, a: contexts.append((c, p)) or imagine(self, c, p, a),
     )
     with Run.open(folder, load_config("debug", SETTINGS)) as run:
-        told = report.run(run)
+        told = run_stage("report", run)
         window = run.config.dynamics.context_frames
     assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {
         (window, window - 1)
@@ -151,8 +147,8 @@ def test_shares_of_the_episodes_are_found_by_the_whole(played):
         assert [file.stem for file in kept] == ["00000", "00025"]
         for file in kept:
             file.unlink()
-        told = [evaluate.play_shard(run, share, 3) for share in range(3)]
-        assert [share["episodes"] for share in told] == [25, 5, 0]
+        told = [run_stage("plan", run, shard=(shard, 3)) for shard in range(3)]
+        assert [shard["episodes"] for shard in told] == [25, 5, 0]
         earned = np.concatenate([np.load(file)["earned"] for file in kept])
         assert earned.mean() == pytest.approx(result["return"]["mean"])
         for file, content in kept.items():
@@ -166,7 +162,8 @@ def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_pa
         with pytest.raises(
             UserError, match="goal tasks for two_rooms alone.*planner.cost.objective=reward"
         ):
-            evaluate.play_and_judge(run)
+            plan = STAGES.get("plan")
+            plan(run, **plan.settings(run.config))
     with pytest.raises(UserError, match="world two_rooms has none; set world.reward_region"):
         returns.rewarding_world(Config())
     assert returns.rewarding_world(

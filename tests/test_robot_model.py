@@ -11,15 +11,12 @@ from planners import planner
 from jepa_wm import WorldModel, cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.evals import episodes, rollout
-from jepa_wm.features import cache
+from jepa_wm.evals import episodes
 from jepa_wm.models.poses import difference, integrate
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.report import report
-from jepa_wm.training import dynamics, heads
 from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.world_model.vjepa2_ac import RobotModel
 from jepa_wm.world_model.vjepa2_ac_rollout import (
@@ -90,8 +87,8 @@ def trained(tmp_path_factory):
         writer.close()
     words, folder = [f"data.path={root}", *WORDS], root / "run"
     with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
-        cache.run(run)
-        dynamics.run(run)
+        run_stage("features", run)
+        run_stage("dynamics", run)
     return root, folder, words
 
 
@@ -237,7 +234,11 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
         with pytest.raises(UserError, match=message):
             Agent(model, SPACE, planner(**PLAN | change), poses=Arm().state)
     with pytest.raises(ValueError, match="numbers a model step but the model was trained on 14"):
-        Agent(model, ActionSpace.of_block([-1] * 3, [1] * 3, block=2, action_repeat=True), planner(**PLAN))
+        Agent(
+            model,
+            ActionSpace.of_block([-1] * 3, [1] * 3, block=2, action_repeat=True),
+            planner(**PLAN),
+        )
     agent = Agent(model, SPACE, planner(**PLAN))
     agent.reset(picture(np.full((1, 7), 0.5)), seeds=[0])
     with pytest.raises(
@@ -263,20 +264,20 @@ def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
     _, folder, words = trained
     with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
         learned = run.finished("dynamics")
-        told = report.run(run)
+        told = run_stage("report", run)
         with np.load(folder / "report" / "strips.npz") as strips:
             assert (
                 strips["imagined"].shape == strips["true"].shape == (4, *strips["true"].shape[1:])
             )
         assert {"rollout", "imagined"} <= set(told["sections"])
         for measured, trained_on in zip(
-            rollout.run(run)["rollout"], learned["rollout"], strict=True
+            run_stage("eval_rollout", run)["rollout"], learned["rollout"], strict=True
         ):
             assert measured["relative_error"] == pytest.approx(
                 trained_on["relative_error"], rel=1e-4
             )
         with pytest.raises(UserError, match="holds V-JEPA 2's action-conditioned predictor"):
-            heads.run(run)
+            run_stage("heads", run)
         with pytest.raises(UserError, match="train with dynamics.kind=latent in another --run"):
             load_latent_model(folder / "dynamics")
     for command in (["report"], ["eval", "rollout"]):

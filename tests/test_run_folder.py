@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from jepa_wm.config import load_config
-from jepa_wm.core.config import pick
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, fingerprint
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 
 
 class Collect(BaseModel):
@@ -32,33 +32,35 @@ class Toy(BaseModel):
     planner: dict[str, int] = {"candidates": 8}
 
 
-class Run(Run):
-    AFTER = {"plan": ("collect",)}
-    DEPENDS = {
-        "collect": ("seed", "world", "evaluation.collect"),
-        "plan": ("planner", "evaluation"),
-    }
+@stage("toy_collect")
+def collect(run, seed: int, world: dict[str, int], evaluation_collect: Collect):
+    return {}
+
+
+@stage("toy_plan", after="toy_collect")
+def plan(run, planner: dict[str, int], evaluation: EvaluationSettings):
+    return {}
 
 
 def test_a_result_is_found_again(tmp_path):
     with Run.open(tmp_path / "a" / "run", Toy()) as run:
-        assert run.finished("collect") is None
+        assert run.finished("toy_collect") is None
         run.write_result(
-            "collect", {"frames": 10, "loss": float("nan"), "curve": (1.0, float("inf"))}
+            "toy_collect", {"frames": 10, "loss": float("nan"), "curve": (1.0, float("inf"))}
         )
     with Run.open(tmp_path / "a" / "run", Toy()) as run:
-        assert run.finished("collect") == {"frames": 10, "loss": None, "curve": [1.0, None]}
-        assert run.finished("plan") is None
-        assert json.loads((run.path / "collect" / "result.json").read_text())["loss"] is None
+        assert run.finished("toy_collect") == {"frames": 10, "loss": None, "curve": [1.0, None]}
+        assert run.finished("toy_plan") is None
+        assert json.loads((run.path / "toy_collect" / "result.json").read_text())["loss"] is None
 
 
 def test_settings_of_a_later_stage_may_change_until_it_begins(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
-        run.write_result("collect", {"frames": 10})
+        run.write_result("toy_collect", {"frames": 10})
     changed = Toy(planner={"candidates": 16}, evaluation=EvaluationSettings(steps=100))
     with Run.open(tmp_path, changed) as run:
-        assert run.finished("collect") == {"frames": 10}
-        run.stage_dir("plan")
+        assert run.finished("toy_collect") == {"frames": 10}
+        run.stage_dir("toy_plan")
     assert "candidates: 16" in (tmp_path / "config.yaml").read_text()
     with pytest.raises(UserError, match="planner.candidates: 16 -> 8"):
         Run.open(tmp_path, Toy(evaluation=EvaluationSettings(steps=100)))
@@ -66,8 +68,8 @@ def test_settings_of_a_later_stage_may_change_until_it_begins(tmp_path):
 
 def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
-        run.write_result("collect", {})
-        run.stage_dir("plan")
+        run.write_result("toy_collect", {})
+        run.stage_dir("toy_plan")
     kept = (tmp_path / "config.yaml").read_text()
     with pytest.raises(UserError) as caught:
         Run.open(tmp_path, Toy(seed=1, evaluation=EvaluationSettings(collect=Collect(episodes=6))))
@@ -76,7 +78,7 @@ def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
         "seed: 0 -> 1",
         "evaluation.collect.episodes: 5 -> 6",
         "another --run",
-        f"{tmp_path}/collect {tmp_path}/plan",
+        f"{tmp_path}/toy_collect {tmp_path}/toy_plan",
     ):
         assert part in message
     assert (tmp_path / "config.yaml").read_text() == kept
@@ -85,15 +87,15 @@ def test_another_config_is_refused_naming_all_keys_and_the_remedy(tmp_path):
 
 def test_a_setting_newer_than_the_run_counts_as_its_default(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
-        run.write_result("collect", {"frames": 10})
-        begun = run.stage_dir("plan") / "config.yaml"
+        run.write_result("toy_collect", {"frames": 10})
+        begun = run.stage_dir("toy_plan") / "config.yaml"
     text = begun.read_text()
     assert "  steps: 200\n" in text
     begun.write_text(text.replace("  steps: 200\n", ""))
     with Run.open(tmp_path, Toy()) as run:
-        assert run.finished("collect") == {"frames": 10}
-        run.write_result("plan", {"success": 1.0})
-        assert run.finished("plan") == {"success": 1.0}
+        assert run.finished("toy_collect") == {"frames": 10}
+        run.write_result("toy_plan", {"success": 1.0})
+        assert run.finished("toy_plan") == {"success": 1.0}
     with pytest.raises(UserError, match="evaluation.steps: 200 -> 100"):
         Run.open(tmp_path, Toy(evaluation=EvaluationSettings(steps=100)))
     begun.write_text(text.replace("  steps: 200\n", "  gone: 3\n"))
@@ -103,20 +105,20 @@ def test_a_setting_newer_than_the_run_counts_as_its_default(tmp_path):
 
 def test_a_stage_begun_but_not_finished_is_bound_to_its_upstream_settings_too(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
-        run.stage_dir("plan")
+        run.stage_dir("toy_plan")
     with pytest.raises(UserError, match="world.size: 65 -> 64"):
         Run.open(tmp_path, Toy(world={"size": 64}))
 
 
 def test_a_damaged_or_foreign_result_is_named(tmp_path):
     with Run.open(tmp_path, Toy()) as run:
-        file = run.write_result("collect", {"frames": 10})
+        file = run.write_result("toy_collect", {"frames": 10})
         file.write_text(file.read_text()[:-9])
         with pytest.raises(UserError, match="result.json: is damaged"):
-            run.finished("collect")
+            run.finished("toy_collect")
         file.write_text('{"frames": 10}')
         with pytest.raises(UserError, match="does not belong to"):
-            run.finished("collect")
+            run.finished("toy_collect")
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
@@ -148,13 +150,6 @@ def test_a_file_in_the_way_is_named(tmp_path):
         Run.open(tmp_path / "file", Toy())
     with pytest.raises(UserError, match="is not a folder"):
         Run.open(tmp_path / "file" / "run", Toy())
-
-
-def test_every_setting_named_in_the_table_exists():
-    from jepa_wm.config import Config
-
-    names = {key for keys in Run.DEPENDS.values() for key in keys}
-    assert names == set(pick(Config(), sorted(names)))
 
 
 def test_a_file_that_a_stage_has_read_may_not_become_another(tmp_path):

@@ -16,7 +16,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Metrics
 from jepa_wm.core.run import Run
 from jepa_wm.report.pictures import encode_gif
-from jepa_wm.report.report import run as report
+from jepa_wm.report.report import report
 from jepa_wm.report.strips import FrameBank
 
 E, K, T, R, SIDE = 6, 8, 40, 4, 33

@@ -16,23 +16,19 @@ from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.training import dynamics, heads, loop, pretrain
+from jepa_wm.training import dynamics, loop, pretrain
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
-from jepa_wm.worlds import collect
 from jepa_wm.worlds.collect import exploring, record
 from jepa_wm.worlds.settings import WorldSettings
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
-STAGES = {
-    "collect": collect.run, "pretrain": pretrain.run, "features": cache.run, "dynamics": dynamics.run,
-    "heads": heads.run,
-}  # fmt: skip
+STAGES = ("collect", "pretrain", "features", "dynamics", "heads")
 STEPS, SAVED = 22, 8
 SMALL = [
     "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.num_norm_frames=60", "dynamics.width=16",
@@ -53,8 +49,8 @@ def overrides(data):
 
 def train(folder, data):
     with Run.open(folder, load_config("debug", overrides(data))) as run:
-        for stage in STAGES.values():
-            stage(run)
+        for name in STAGES:
+            run_stage(name, run)
 
 
 @pytest.fixture(scope="module")
@@ -315,11 +311,11 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
     monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("trained all the same"))
     config = load_config("debug", [*overrides(tmp_path / "data"), "train.pretrain.steps=0"])
     with Run.open(tmp_path / "run", config) as run:
-        cache.run(run)
+        run_stage("features", run)
         with pytest.raises(
             UserError, match="heldout.h5: no episode is long enough for a model step"
         ):
-            dynamics.run(run)
+            run_stage("dynamics", run)
 
 
 def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny_data):
@@ -341,16 +337,16 @@ def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny
 def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):
     with Run.open(tmp_path / "run", load_config("debug", overrides(tiny_data))) as run:
         with pytest.raises(UserError, match="run `jepa-wm pretrain` first"):
-            cache.run(run)
+            run_stage("features", run)
         with pytest.raises(UserError, match="run `jepa-wm features` first"):
-            dynamics.run(run)
+            run_stage("dynamics", run)
 
 
 def test_no_pretraining_means_the_seeds_random_encoder(tmp_path, tiny_data):
     config = load_config("debug", [*overrides(tiny_data), "train.pretrain.steps=0"])
     with Run.open(tmp_path / "run", config) as run:
-        result = pretrain.run(run)
-        cache.run(run)
+        result = run_stage("pretrain", run)
+        run_stage("features", run)
     assert all(entry["error"] == entry["random_encoder"] for entry in result["probe"].values())
     torch.manual_seed(config.seed)
     expected = pretrain.JEPA(
@@ -394,8 +390,8 @@ def test_losses_on_frozen_features_fall(tmp_path, tiny_data):
         for key in ("steps=60", "lr=3e-3")
     ]
     with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *longer])) as run:
-        for stage in STAGES.values():
-            stage(run)
+        for name in STAGES:
+            run_stage(name, run)
     for stage, figure in (("dynamics_dynamics", "loss"), ("dynamics_distance", "loss")):
         history = [line[figure] for line in read_metrics(tmp_path / "run", stage)]
         assert sum(history[-2:]) < sum(history[:2]), (stage, history)

@@ -14,7 +14,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import AugmentSettings
@@ -49,7 +49,7 @@ def sets(tmp_path_factory):
 
 def train(folder, *words):
     with Run.open(folder, load_config("debug", [*SMALL, *words])) as run:
-        return pretrain.run(run)
+        return run_stage("pretrain", run)
 
 
 def weights(folder):

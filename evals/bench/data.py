@@ -19,7 +19,6 @@ from statistics import median
 import av
 import numpy as np
 
-from jepa_wm.config import Config
 from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler, middle
 from jepa_wm.data.video_set import COLUMNS, NAMES, TEXTS, VideoSet, write_index
@@ -55,7 +54,7 @@ print(json.dumps({"open_s": opened, "draw_ms": 1000 * drawn / 1280,
 """
 
 
-def run(config: Config, *, quick: bool = False) -> dict[str, object]:
+def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     """Clips a second with one and two decoding threads (`ours_1`, `ours_2`), of the plain loop and
     of decoding whole files; `share_of_decoder`, ours with one thread over the plain loop; and
     `index`, of ten million generated rows."""

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.evals.bench import large
@@ -54,13 +53,13 @@ LARGE = Case(
 QUICK = {"candidates": 3, "horizon": 4, "depth": 1, "width": 32, "heads": 2, "repeats": 1}
 
 
-def run(config: Config, *, quick: bool = False) -> dict[str, object]:
+def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     """`ratio` and `share_of_matmul` of the worst case, the figures of all `cases`, and this
     machine's matmul rates.
 
     The precision of ours is that of the faster matrix product, measured here. On a GPU, and with
     `quick` in tiny sizes anywhere, `large`: see `bench_large.search`."""
-    set_threads(config.train.threads)
+    set_threads(threads)
     on_gpu = dist().device.type == "cuda"
     widest = {
         "rows": 64 if quick else 2048,

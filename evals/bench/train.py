@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist, joined
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.core.rendezvous import STORE
@@ -38,12 +37,12 @@ from jepa_wm.training.settings import ParallelSettings
 from jepa_wm.training.task import Task
 
 
-def run(config: Config, *, quick: bool = False) -> dict[str, object]:
+def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     """`ratio` of the reference's seconds a step to ours, `share_of_matmul`, clips and tokens a
     second, the `split` of a step into seconds, and `ranks`: samples a second of two processes as a
     share of one's with two threads, on CPUs. On a GPU, and with `quick` in tiny sizes anywhere,
     `large`: see `bench_large.training`."""
-    set_threads(config.train.threads)
+    set_threads(threads)
     case, threads, on_gpu = (
         QUICK if quick else Case(),
         torch.get_num_threads(),

@@ -1,55 +1,22 @@
-"""What the command line does, by name: each command, evaluation, bench and tool with the function
-that does it."""
+"""What the command line offers, by name: stages, evaluations, benches and tools with the module
+that is loaded for each; and how its arguments are read."""
 
 from __future__ import annotations
 
-# command -> the function that does it, `run(run: Run) -> dict`, and its line in the help
-COMMANDS = {
-    "demo": (
-        "jepa_wm.demo:run",
-        "the whole pipeline in minutes: collect, learn to see, learn to act, plan, report",
-    ),
-    "collect": (
-        "jepa_wm.worlds.collect:run",
-        "let a policy explore the world and store the trajectories",
-    ),
-    "pretrain": (
-        "jepa_wm.training.pretrain:run",
-        "learn to see: masked latent prediction, no labels, no decoder",
-    ),
-    "features": (
-        "jepa_wm.features.cache:run",
-        "freeze the encoder and compute the features of all frames once",
-    ),
-    "dynamics": ("jepa_wm.training.dynamics:run", "learn what actions do to the frozen features"),
-    "heads": (
-        "jepa_wm.training.heads:run",
-        "learn rewards, ends, states and a policy from the columns there are",
-    ),
-    "plan": (
-        "jepa_wm.evals.goal_reaching:run",
-        "reach goal images by planning in imagination; success with intervals",
-    ),
-    "report": ("jepa_wm.report.report:run", "one HTML page: curves, GIFs, tables"),
-}
-# command -> what does one shard of its work, `shard(run, k, n) -> dict`, for the command itself to find
-# and finish
-SHARDS = {
-    "features": "jepa_wm.features.cache:encode_shard",
-    "plan": "jepa_wm.evals.goal_reaching:play_shard",
-}
-# bench -> `run(config, quick=...) -> dict`; they need no run folder
-BENCHES = {name: f"jepa_wm.evals.bench.{name}:run" for name in ("plan", "data", "train")}
-EVALS = {
-    **{
-        name: f"jepa_wm.evals.{name}:run" for name in ("planning", "rollout", "collapse", "parity")
-    },
-    **{
-        name: f"jepa_wm.evals.probes:{name}" for name in ("linear", "attentive", "knn", "state")
-    },
-}
-# evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` is given by
-# these names
+import argparse
+import importlib
+from pathlib import Path
+
+from jepa_wm import __version__
+from jepa_wm.core.stage import EVAL, OWN, STAGES
+
+CONFIG = "two_rooms"  # what --config is where it is not given
+DEMO = "the whole pipeline in minutes: every stage in its order, then the report"
+ALSO = {"planning": "plan"}  # evaluation -> the stage that it is
+# bench -> its module (`run(threads=..., quick=...) -> dict`); they need no run folder
+BENCHES = {name: f"jepa_wm.evals.bench.{name}" for name in ("plan", "data", "train")}
+# evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` of the module
+# is given by these names
 FILES = {
     "parity": {
         "weights": "a released V-JEPA 2 pretraining file",
@@ -75,5 +42,126 @@ TOOLS = {
     ),
     "launch": ("jepa_wm.launch.command", "a command as a job: here, under torchrun or on SLURM"),
 }
-# commands that several ranks do as one job
-TOGETHER = ("pretrain", "dynamics", "heads")
+
+
+def stages() -> dict[str, str]:
+    """{stage of the pipeline: its line in the help}, ours in their order, then those of others."""
+    theirs = [name for name in STAGES if name not in OWN]
+    lines = {name: line for name, (_, line) in OWN.items()}
+    lines |= {name: STAGES.get(name).summary for name in theirs}
+    return {name: line for name, line in lines.items() if not name.startswith(EVAL)}
+
+
+def evaluations() -> list[str]:
+    """The names that `eval` takes."""
+    measured = [name.removeprefix(EVAL) for name in STAGES if name.startswith(EVAL)]
+    return sorted([*measured, *ALSO, *FILES])
+
+
+def commands() -> dict[str, str]:
+    """{command: its line in the help}."""
+    return {
+        "demo": DEMO,
+        **stages(),
+        **{name: line for name, (_, line) in TOOLS.items()},
+        "eval": f"one evaluation of a trained run: {', '.join(evaluations())}",
+        "bench": f"measure the speed of a part here: {', '.join(BENCHES)}",
+    }
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, with `stage` where a stage is meant; exits with 2 on misuse."""
+    front = argparse.ArgumentParser(
+        prog="jepa-wm", description="Encode, imagine, plan: a world model without a decoder."
+    )
+    front.add_argument("--version", action="version", version=f"jepa-wm {__version__}")
+    offered = front.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, summary in commands().items():
+        offered.add_parser(command, help=summary, add_help=False)
+    # A command's own arguments are parsed apart: only so may options and overrides come in any
+    # order.
+    command = front.parse_known_args(argv[:1])[0].command
+    parser = command_parser(command)
+    arguments = parser.parse_intermixed_args(argv[1:])
+    arguments.command = command
+    arguments.files = _files(parser, arguments) if command == "eval" else {}
+    arguments.stage = None
+    if command in stages():
+        arguments.stage = command
+    elif command == "eval" and not arguments.files:
+        arguments.stage = ALSO.get(arguments.name, EVAL + arguments.name)
+    arguments.runless = arguments.stage is None and command not in ("demo", "launch")
+    return arguments
+
+
+def command_parser(command: str) -> argparse.ArgumentParser:
+    """What the arguments of one command are read by."""
+    parser = argparse.ArgumentParser(
+        prog=f"jepa-wm {command}", description=commands()[command].partition(":")[0]
+    )
+    if command == "bench":
+        parser.set_defaults(run=None, json=True)
+        parser.add_argument("--json", action="store_true", help="the default, and all there is")
+        parser.add_argument("name", choices=list(BENCHES), help="what to measure")
+        parser.add_argument(
+            "--quick", action="store_true", help="tiny sizes: whether it runs, not how fast"
+        )
+    else:
+        parser.add_argument(
+            "--json", action="store_true", help="end with the result as one JSON line on stdout"
+        )
+    if command in TOOLS:
+        importlib.import_module(TOOLS[command][0]).add_arguments(parser)
+        return parser
+    if command == "eval":
+        parser.add_argument("name", choices=evaluations(), help="which evaluation")
+        for name, files in FILES.items():
+            for file, meaning in files.items():
+                parser.add_argument(
+                    f"--{file}", type=Path, metavar="FILE", help=f"{name} only: {meaning}"
+                )
+    if command != "bench":
+        parser.add_argument(
+            "--run", metavar="DIR", help="the run folder; default: runs/<name of the config>"
+        )
+    if command in STAGES and STAGES.get(command).in_shards:
+        parser.add_argument(
+            "--shard", type=_shard, metavar="K/N", help="only part K (from 0) of N, for others"
+        )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that differ from the file",
+    )
+    parser.add_argument(
+        "--config", default=CONFIG, metavar="NAME_OR_PATH", help=f"default: {CONFIG}"
+    )
+    return parser
+
+
+def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, Path]:
+    """The files an evaluation compares, empty for one that measures a run; exits with 2 where the
+    two are mixed."""
+    asked = FILES.get(arguments.name, {})
+    given = {
+        file: getattr(arguments, file)
+        for files in FILES.values()
+        for file in files
+        if getattr(arguments, file)
+    }
+    if set(given) != set(asked):
+        needs = " and ".join(f"--{file}" for file in asked) or "none"
+        parser.error(f"{arguments.name} takes files of its own: {needs}")
+    if asked and (
+        arguments.overrides or arguments.run or arguments.config != parser.get_default("config")
+    ):
+        parser.error(f"{arguments.name} compares files: it takes no --run, --config or settings")
+    return given
+
+
+def _shard(text: str) -> tuple[int, int]:
+    shard, _, shards = text.partition("/")
+    if not (shard.isdigit() and shards.isdigit() and int(shard) < int(shards)):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected K/N with 0 <= K < N")
+    return int(shard), int(shards)

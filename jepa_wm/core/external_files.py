@@ -7,38 +7,32 @@ runs/two_rooms/<stage>/reads.json     path -> fingerprint of its content
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from jepa_wm.core.config import Settings, pick
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import fingerprint, write_atomic
 
-READS = {  # stage -> the dotted keys that name such files
-    "pretrain": ("data.path", "train.pretrain.start"),
-    "features": ("data.path", "features.weights"),
-    "dynamics": ("data.path",),
-    "heads": ("data.path",),
-    "eval_rollout": ("data.path",),
-    "eval_collapse": ("data.path",),
-}
 PARTS = ("train.h5", "heldout.h5")  # of a folder that is given as data.path
 
 
-def note_files(folder: Path, config: Settings, stage: str) -> None:
-    """Write down in a stage's folder what the files hold that it reads, where there are any."""
-    found = {str(file): fingerprint(file) for file in _files(config, stage)}
+def note_files(folder: Path, config: Settings, keys: Sequence[str]) -> None:
+    """Write down in a stage's folder what the files hold that the settings at `keys` name, where
+    there are any."""
+    found = {str(file): fingerprint(file) for file in _files(config, keys)}
     if found:
         write_atomic(folder / "reads.json", json.dumps(found, indent=1))
 
 
-def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
+def refuse_other_files(folder: Path, config: Settings, keys: Sequence[str]) -> None:
     """UserError naming a file that holds something else than when the stage was begun; one that is
     gone is none of these, since what a stage has read it does not need again."""
     noted = folder / "reads.json"
     if not noted.exists():
         return
     known = json.loads(noted.read_text(encoding="utf-8"))
-    for file in _files(config, stage):
+    for file in _files(config, keys):
         if known.get(str(file), now := fingerprint(file)) != now:
             raise UserError(
                 f"{file}: holds something else than when {folder} was made of it. Put back what it held, choose "
@@ -46,14 +40,10 @@ def refuse_other_files(folder: Path, config: Settings, stage: str) -> None:
             )
 
 
-def _files(config: Settings, stage: str) -> list[Path]:
+def _files(config: Settings, keys: Sequence[str]) -> list[Path]:
     """The files that are there, and the weights in a folder; what else another run's folder has
     goes on changing."""
-    paths = [
-        Path(value)
-        for value in pick(config, READS.get(stage, ())).values()
-        if isinstance(value, str)
-    ]
+    paths = [Path(value) for value in pick(config, keys).values() if isinstance(value, str)]
     paths += [
         path.parent for path in paths if path.name.endswith(".index.json")
     ]  # of weights in several files

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.files import write_atomic
 
@@ -23,29 +22,24 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
     """Matrix products in bf16 for `precision` "bf16", nothing for "fp32"."""
     if precision == "fp32":
         return nullcontext()
-    assert precision == "bf16", f"{precision}: settle the config first"
+    assert precision == "bf16", f"{precision}: resolve it first"
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
-def resolve_precision(config: Config, folder: Path) -> Config:
-    """The config with train.precision "auto" replaced by whichever was the faster where the run in
-    `folder` began.
+def resolve_precision(precision: str, folder: Path) -> str:
+    """ "fp32" or "bf16": for "auto" whichever was the faster where the run in `folder` began.
 
     The choice is written down in the run folder, so that a resumed run computes as it did before.
     """
-    if config.train.precision != "auto":
-        return config
+    if precision != "auto":
+        return precision
     file = folder / "precision.json"
     if dist().first and not file.exists():
         rates = {name: matmul_rate(dtype) for name, dtype in KINDS.items()}
-        chosen = "bf16" if rates["bf16"] > GAIN * rates["fp32"] else "fp32"
-        write_atomic(file, json.dumps({"precision": chosen, "gflops": rates}))
-    precision = dist().broadcast(
-        json.loads(file.read_text(encoding="utf-8"))["precision"] if dist().first else ""
-    )
-    return config.model_copy(
-        update={"train": config.train.model_copy(update={"precision": precision})}
-    )
+        faster = "bf16" if rates["bf16"] > GAIN * rates["fp32"] else "fp32"
+        write_atomic(file, json.dumps({"precision": faster, "gflops": rates}))
+    known = json.loads(file.read_text(encoding="utf-8"))["precision"] if dist().first else ""
+    return dist().broadcast(known)
 
 
 def matmul_rate(

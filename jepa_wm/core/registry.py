@@ -90,6 +90,7 @@ class Registry(Generic[Entry]):
 
 
 def _origin(entry: Any) -> tuple[str, str]:
+    entry = getattr(entry, "function", entry)  # of a stage
     return entry.__module__, entry.__qualname__
 
 

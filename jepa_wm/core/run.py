@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
+import torch
 from pydantic import BaseModel
 
 from jepa_wm.core.clock import clock
@@ -37,11 +38,11 @@ from jepa_wm.core.external_files import note_files, refuse_other_files
 from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.git import code_commit
 from jepa_wm.core.lock import FORBIDDEN, locked
+from jepa_wm.core.precision import resolve_precision, set_threads
+from jepa_wm.core.stage import SHARD, STAGES, Result, Stage, recorded_keys
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
-if TYPE_CHECKING:
-    from jepa_wm.config import Config
-
+PRECISION = "train.precision"  # the setting that is resolved where a run began
 DIGEST_KEY = "config_digest"  # of the settings a result depends on, stored inside it
 
 
@@ -51,57 +52,21 @@ class Run:
     A stage's settings may change freely until it is begun. Afterwards a config that differs in
     them is refused."""
 
-    # stage -> the stages whose output it reads
-    AFTER: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "pretrain": ("collect",),
-        "features": ("pretrain",),
-        "dynamics": ("features",),
-        "heads": ("dynamics",),
-        "plan": ("heads",),
-        "eval_planning": ("heads",),
-        "eval_rollout": ("dynamics",),
-        "eval_state": ("pretrain",),
-        "eval_linear": ("pretrain",),
-        "eval_attentive": ("pretrain",),
-        "eval_knn": ("pretrain",),
-        "eval_collapse": ("features",),
-    }
-    # stage -> the config sections (or dotted keys) that it reads itself; a stage not named here
-    # depends on none
-    DEPENDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "collect": (
-            "seed",
-            "world",
-            "data.path",
-            "collect.episodes",
-            "collect.episode_length",
-            "collect.heldout_episodes",
-            "collect.heldout_episode_length",
-            "collect.min_length",
-        ),  # fmt: skip
-        "pretrain": ("data", "encoder", "jepa", "train.pretrain", "train.precision"),
-        "features": ("features",),
-        "dynamics": (
-            "latent",
-            "dynamics",
-            "distance",
-            "train.latent",
-            "train.dynamics",
-            "train.distance",
-        ),
-        "heads": ("train.heads",),
-        "plan": ("planner", "evaluation"),
-        "eval_planning": ("planner", "evaluation"),
-        **dict.fromkeys(
-            ("eval_state", "eval_linear", "eval_attentive", "eval_knn"), ("probes", "features")
-        ),
-    }
+    def __init__(self, path: Path, config: BaseModel, lock: int) -> None:
+        self.path, self._config, self._lock = path, config, lock
+        self._precision: str | None = None
 
-    def __init__(self, path: Path, config: Config, lock: int) -> None:
-        self.path, self.config, self._lock = path, config, lock
+    @property
+    def config(self) -> Any:
+        """To be gone: a stage is given its sections."""
+        if self._precision is None:
+            return self._config
+        config: Any = self._config
+        train = config.train.model_copy(update={"precision": self._precision})
+        return config.model_copy(update={"train": train})
 
     @classmethod
-    def open(cls, path: str | Path, config: Config, *, shared: bool = False) -> Run:
+    def open(cls, path: str | Path, config: BaseModel, *, shared: bool = False) -> Run:
         """Make or reopen the folder and lock it; its config.yaml then holds `config`.
 
         `shared`: others that open it so may work there too, each at a share of a stage that it
@@ -146,10 +111,10 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.yaml").exists():
             self._refuse_other_config(stage)
-            refuse_other_files(folder, self.config, stage)
+            refuse_other_files(folder, self._config, self._reads(stage))
         else:
-            note_files(folder, self.config, stage)
-            write_yaml(nested(pick(self.config, self.depends(stage))), folder / "config.yaml")
+            note_files(folder, self._config, self._reads(stage))
+            write_yaml(nested(pick(self._config, self.depends(stage))), folder / "config.yaml")
         return folder
 
     def finished(self, stage: str) -> dict[str, Any] | None:
@@ -185,7 +150,7 @@ class Run:
         and `commit`, stored. UserError if it was made with other settings, or of files that hold
         something else now."""
         if dist().first:
-            refuse_other_files(self.path / stage, self.config, stage)
+            refuse_other_files(self.path / stage, self._config, self._reads(stage))
         done = dist().broadcast(self.finished(stage) if dist().first else None)
         if done is not None:
             return done
@@ -207,16 +172,12 @@ class Run:
         begun."""
         begun = self.path / stage / "config.yaml"
         return digest(
-            pick(read_yaml(begun).data if begun.exists() else self.config, self.depends(stage))
+            pick(read_yaml(begun).data if begun.exists() else self._config, self.depends(stage))
         )
 
     def depends(self, stage: str) -> tuple[str, ...]:
         """The dotted keys that a stage and all its upstream stages depend on."""
-        return tuple(
-            dict.fromkeys(
-                key for one in self._with_upstream(stage) for key in self.DEPENDS.get(one, ())
-            )
-        )
+        return recorded_keys(stage.partition("/")[0], type(self._config))
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -235,11 +196,8 @@ class Run:
     ) -> None:
         self.close()
 
-    def _with_upstream(self, stage: str) -> Iterator[str]:
-        stage = stage.partition("/")[0]
-        for upstream in self.AFTER.get(stage, ()):
-            yield from self._with_upstream(upstream)
-        yield stage
+    def _reads(self, stage: str) -> tuple[str, ...]:
+        return STAGES.get(stage).reads if stage in STAGES else ()
 
     def _refuse_other_config(self, *stages: str) -> None:
         """Compare with the settings the stages (default: all in the folder) were begun with.
@@ -255,8 +213,8 @@ class Run:
             if not file.exists():
                 continue
             keys = self.depends(stage)
-            then = with_defaults(read_yaml(file).data, self.config)
-            changes = config_diff(pick(then, keys), pick(self.config, keys))
+            then = with_defaults(read_yaml(file).data, self._config)
+            changes = config_diff(pick(then, keys), pick(self._config, keys))
             if changes:
                 differing.update(dict.fromkeys(changes))
                 begun.append(stage)
@@ -269,6 +227,50 @@ class Run:
     def _remedy(self, stages: list[str]) -> str:
         folders = " ".join(str(self.path / stage) for stage in stages)
         return f"Choose another --run, keep the old settings, or delete what was made with them: {folders}"
+
+
+def run_stage(
+    name: str,
+    run: Run | Path | str,
+    config: BaseModel | None = None,
+    *,
+    shard: tuple[int, int] | None = None,
+) -> Result:
+    """Do a stage in an open run, or in the folder of one that is opened with `config`; returns its
+    result, which is stored, with its `seconds` and `commit`.
+
+    A finished stage is not done again. `shard` (k, n): only the k-th of n parts, which the stage
+    itself then finds done. Raises UserError for a stage that is not there, settings other than
+    those it was begun with, and whatever the stage refuses."""
+    if not isinstance(run, Run):
+        assert config is not None, "a folder is opened with a config"
+        with Run.open(run, config, shared=shard is not None) as opened:
+            return run_stage(name, opened, shard=shard)
+    stage = STAGES.get(name)
+    if shard is not None:
+        if not stage.in_shards:
+            raise UserError(f"{name}: cannot be done in shards; leave out --shard")
+        return _carry_out(stage, run, {SHARD: shard})
+    if stage.keep == "own":
+        return _carry_out(stage, run)
+    if stage.keep == "once":
+        return run.once(name, lambda run: _carry_out(stage, run))
+    result = _carry_out(stage, run)
+    run.write_result(name, result)
+    return result
+
+
+def _carry_out(stage: Stage, run: Run, more: Mapping[str, Any] | None = None) -> Result:
+    """Call a stage's function with its settings; threads, precision and the seed are settled
+    here, and nowhere in a stage."""
+    config: Any = run._config
+    set_threads(config.train.threads)
+    settings = stage.settings(config)
+    for parameter, key in stage.parameters(type(config)).items():
+        if key == PRECISION:
+            settings[parameter] = run._precision = resolve_precision(settings[parameter], run.path)
+    torch.manual_seed(config.seed + stage.seed_offset)
+    return stage(run, **settings, **(more or {}))
 
 
 def _same_yaml(file: Path, config: BaseModel) -> bool:

@@ -24,58 +24,47 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import allocate, mapped, write_atomic
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.lock import lock
-from jepa_wm.core.precision import resolve_precision, set_threads
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.features.settings import FeatureSettings
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 CHUNK = 512  # frames encoded between two looks at the clock and at signals
 
 
-def run(run: Run) -> dict[str, object]:
-    """Freeze the pretrained target encoder, or the backbone that the config names, into an encoder
-    and encode the training and held-out frames."""
-    return run.once("features", freeze_and_encode)
+@stage(after="pretrain", reads=("data.path", "features.weights"))
+def features(
+    run: Run,
+    seed: int,
+    data_path: str | None,
+    data_image_size: int,
+    encoder: EncoderSettings,
+    features: FeatureSettings,
+    train_pretrain_steps: int,
+    train_precision: str,
+    shard: tuple[int, int] | None = None,
+) -> dict[str, object]:
+    """Freeze the pretrained target encoder, or the backbone that the config names, and encode the
+    training and held-out frames; what an interrupted pass has done is kept.
 
-
-def freeze_and_encode(run: Run) -> dict[str, object]:
-    """The work of the stage; what an interrupted pass has done is kept."""
-    config = resolve_precision(run.config, run.path)
-    set_threads(config.train.threads)
-    folder = run.stage_dir("features")
-    encoder = _frozen_encoder(run, config, folder)
+    `shard` (k, n): only the k-th of n equal parts of all frames, others doing theirs meanwhile."""
+    config, folder = run.config, run.stage_dir("features")
+    frozen, stride = _frozen_encoder(run, config, folder), features.stride
     result: dict[str, object] = {}
     for part in PARTS:
         data = open_data(run.path, config, part)
-        write_features(folder / part, encoder, data, stride=config.features.stride)
-        result[part] = {
-            "rows": len(encoded_rows(data, config.features.stride)),
-            "path": str(folder / part),
-        }
-    return result | {"tokens": encoder.tokens_per_frame, "width": encoder.width}
-
-
-def encode_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
-    """Encode one of `shards` equal parts of all frames, for `freeze_and_encode` to find; others do
-    theirs meanwhile."""
-    config = resolve_precision(run.config, run.path)
-    set_threads(config.train.threads)
-    folder = run.stage_dir("features")
-    encoder = _frozen_encoder(run, config, folder)
-    for part in PARTS:
-        write_features(
-            folder / part,
-            encoder,
-            open_data(run.path, config, part),
-            stride=config.features.stride,
-            shard=(shard, shards),
-        )
-    return {"shard": shard, "shards": shards}
+        write_features(folder / part, frozen, data, stride=stride, shard=shard or (0, 1))
+        result[part] = {"rows": len(encoded_rows(data, stride)), "path": str(folder / part)}
+    if shard is not None:
+        return {"shard": shard[0], "shards": shard[1]}
+    return result | {"tokens": frozen.tokens_per_frame, "width": frozen.width}
 
 
 def _frozen_encoder(run: Run, config: Config, folder: Path) -> FrozenEncoder:

@@ -16,6 +16,7 @@ from jepa_wm import __version__
 from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 from jepa_wm.report import acting, learning
 from jepa_wm.report.artifacts import STAGES, RunArtifacts
 from jepa_wm.report.page import (
@@ -47,7 +48,8 @@ TOLD_PARTS = 2  # parts of the state whose error is told at the top; all are bel
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
 
 
-def run(run: Run) -> dict[str, Any]:
+@stage(keep="own", headline=("report",))
+def report(run: Run) -> dict[str, Any]:
     """Write <run>/report/index.html from what other stages stored; returns its path, size and
     sections.
 
@@ -163,14 +165,14 @@ def _encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
 def _made(run: Run, artifacts: RunArtifacts) -> Group:
     """Commands, times, config, versions, machine."""
     rows = []
-    for stage in STAGES:
-        result = artifacts.results.get(stage)
-        if stage == "heads" and result is None:
+    for name in STAGES:
+        result = artifacts.results.get(name)
+        if name == "heads" and result is None:
             continue  # plans toward goals need none
-        made = run.digest(stage) if result is not None else "–"
+        made = run.digest(name) if result is not None else "–"
         took = clock(result.get("seconds")) if result is not None else "not finished"
-        command = Cell(command_line(stage, str(run.path)), code=True)
-        rows.append(Row([stage, took, Cell(made, code=True), command]))
+        command = Cell(command_line(name, str(run.path)), code=True)
+        rows.append(Row([name, took, Cell(made, code=True), command]))
     stages = Section(
         "stages",
         "Commands and times",

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import Displacement
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
@@ -21,10 +22,16 @@ from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import Features
 from jepa_wm.models.factored_latent import FactoredLatent, FactoredLatentTraining
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import WorldModelSettings
+from jepa_wm.models.settings import (
+    DistanceSettings,
+    DynamicsSettings,
+    LatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.models.temporal_distance import hardest
 from jepa_wm.training import vjepa2_ac
 from jepa_wm.training.loop import Task, fit
+from jepa_wm.training.settings import TrainDistance, TrainLatent, TrainMotion
 from jepa_wm.world_model.latents import SLAB, Latents, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
 from jepa_wm.world_model.saved import save_latent_model
@@ -32,24 +39,29 @@ from jepa_wm.world_model.saved import save_latent_model
 SAMPLE = 3000  # frames that principal components are found in
 
 
-def run(run: Run) -> dict[str, object]:
-    """The `dynamics` stage: trains, saves the latent model, and measures rollout error against the
-    horizon."""
-    return run.once(
-        "dynamics", vjepa2_ac.train if run.config.dynamics.kind == "vjepa2_ac" else train
-    )
-
-
-def train(run: Run) -> dict[str, object]:
-    """The work of the stage; interrupted, it goes on from the newest checkpoint of either
-    training."""
-    config = resolve_precision(run.config, run.path)
-    set_threads(config.train.threads)
+@stage(after="features", ranks=True, reads=("data.path",), headline=("rollout",), seed_offset=1)
+def dynamics(
+    run: Run,
+    seed: int,
+    data_path: str | None,
+    latent: LatentSettings | None,
+    dynamics: DynamicsSettings,
+    distance: DistanceSettings,
+    train_latent: TrainLatent,
+    train_dynamics: TrainMotion,
+    train_distance: TrainDistance,
+    train_precision: str,
+) -> dict[str, object]:
+    """Train the latent, the dynamics on it and the temporal distance, save them, and measure the
+    rollout error against the horizon; interrupted, it goes on from the newest checkpoint of any of
+    these trainings."""
+    if dynamics.kind == "vjepa2_ac":
+        return vjepa2_ac.train(run)
+    config = run.config
     data = open_data(run.path, config, "train")
     features = Features(run.path / "features" / "train", data)
     heldout = Features(run.path / "features" / "heldout", open_data(run.path, config, "heldout"))
     span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
-    torch.manual_seed(config.seed + 1)
     model = make_model(config, features, data).to(dist().device)
     seconds, frames = 0.0, None
     if model.summary is not None:

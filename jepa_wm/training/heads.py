@@ -14,8 +14,9 @@ from torch import Tensor
 
 from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 from jepa_wm.core.standardise import own_scale
 from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
@@ -23,6 +24,7 @@ from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.training.loop import Losses, Task, fit
 from jepa_wm.training.samples import Samples
+from jepa_wm.training.settings import TrainHeads
 from jepa_wm.world_model.saved import load_latent_model, save_heads
 
 JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
@@ -30,27 +32,35 @@ JUDGED = 4000  # held-out samples, and training samples whose mean is the consta
 Score = dict[str, float | str]
 
 
-def run(run: Run) -> dict[str, object]:
-    """The `heads` stage: trains, saves, and scores every head beside a constant predictor on
-    held-out trajectories."""
-    return run.once("heads", train)
-
-
-def train(run: Run) -> dict[str, object]:
-    """The work of the stage; interrupted, it goes on from the newest checkpoint."""
-    config = resolve_precision(run.config, run.path)
-    set_threads(config.train.threads)
-    model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
+@stage(
+    after="dynamics",
+    ranks=True,
+    reads=("data.path",),
+    when=lambda planner: planner.needs_heads,
+    seed_offset=2,
+)
+def heads(
+    run: Run,
+    seed: int,
+    data_path: str | None,
+    dynamics_frameskip: int,
+    train_heads: TrainHeads,
+    train_precision: str,
+) -> dict[str, object]:
+    """Train the heads, save them, and score each beside a constant predictor on held-out
+    trajectories; interrupted, it goes on from the newest checkpoint."""
+    config = run.config
+    with torch.random.fork_rng():  # what is drawn here is overwritten by what is loaded
+        model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
     seen = Samples.of_run(run, config, model, "train")
-    torch.manual_seed(config.seed + 2)
-    heads = make_heads(config, model, seen).to(dist().device)
-    seconds = fit(run, heads_task(heads, seen, config), config.train.heads)
-    heads.eval()
+    made = make_heads(config, model, seen).to(dist().device)
+    seconds = fit(run, heads_task(made, seen, config), config.train.heads)
+    made.eval()
     scores = judge(
-        heads, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision
+        made, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision
     )
     if dist().first:
-        save_heads(run.stage_dir("heads"), heads.cpu())
+        save_heads(run.stage_dir("heads"), made.cpu())
     return {"heads": scores, "training_seconds": seconds}
 
 

@@ -17,7 +17,6 @@ from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpo
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import Interrupted, TrainingDiverged
 from jepa_wm.core.interrupt import catching_signals
-from jepa_wm.core.precision import resolve_precision
 from jepa_wm.core.progress import Metrics, Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.saver import Saver
@@ -38,11 +37,7 @@ def fit(run: Run, task: Task, settings: OptimiserSettings) -> float:
     asked to stop. The last checkpoint has to succeed."""
     ctx, label = dist(), f"{task.stage}/{task.part}" if task.part else task.stage
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
-    train = (
-        resolve_precision(run.config, run.path).train
-        if run.config.train.parallel.fsdp
-        else run.config.train
-    )
+    train = run.config.train
     state = _resume(folder, task.model)
     start, before, began = (
         int(state.get("step", 0)),

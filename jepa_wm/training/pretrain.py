@@ -14,15 +14,17 @@ from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
-from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.schedule import linear
+from jepa_wm.core.stage import stage
 from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
 from jepa_wm.data.datasets import check_same_state, open_data, quantities
 from jepa_wm.data.images import to_input
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.sampling import Prefetcher
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import VideoClipSampler, clip_sampler, open_sets
 from jepa_wm.data.video_set import VideoSet
@@ -31,48 +33,58 @@ from jepa_wm.features.probes import fit_attentive, state_errors
 from jepa_wm.models.collapse import collapse_metrics
 from jepa_wm.models.jepa import JEPA, Origin
 from jepa_wm.models.masks import Masked
+from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import Task, fit
 from jepa_wm.training.parallel import full_weights
+from jepa_wm.training.settings import TrainPretraining
 from jepa_wm.training.start import start_at
 
 Judgement = tuple[dict[str, float | bool], dict[str, float]]  # meters, and the probe's errors
 
 
-def run(run: Run) -> dict[str, object]:
-    """The `pretrain` stage: trains, then writes meters and the probe of the final encoder beside a
-    random encoder's."""
-    if run.config.features.backbone is not None:
+@stage(
+    after="collect",
+    ranks=True,
+    reads=("data.path", "train.pretrain.start"),
+    unrecorded=("features_backbone",),
+    headline=("collapsed", "feature_std", "effective_rank", "probe"),
+)
+def pretrain(
+    run: Run,
+    seed: int,
+    data: DataSettings,
+    encoder: EncoderSettings,
+    jepa: JepaSettings,
+    train_pretrain: TrainPretraining,
+    train_precision: str,
+    features_backbone: str | None,
+) -> dict[str, object]:
+    """Train the encoder, then write collapse metrics and the probe of the final one beside a
+    random encoder's; interrupted, it goes on from the newest checkpoint."""
+    if features_backbone is not None:
         raise UserError(
-            f"features.backbone {run.config.features.backbone} is the encoder of this run, so "
-            "there is nothing to pretrain; "
-            "after `collect` go on with `jepa-wm features`"
+            f"features.backbone {features_backbone} is the encoder of this run, so there is "
+            "nothing to pretrain; after `collect` go on with `jepa-wm features`"
         )
-    return run.once("pretrain", train)
-
-
-def train(run: Run) -> dict[str, object]:
-    """The work of the stage; interrupted, it goes on from the newest checkpoint."""
-    config = resolve_precision(run.config, run.path)
-    set_threads(config.train.threads)
+    config = run.config
     settings = config.train.pretrain
-    torch.manual_seed(config.seed)
     shape = BatchShape(settings.batch, config.jepa.num_distant_frames, config.jepa.min_gap)
     source: ClipSource
     if config.data.videos is None:
-        data = open_data(run.path, config, "train")
+        train = open_data(run.path, config, "train")
         observe = config.data
-        absolute = data.action_kind == "absolute"
+        absolute = train.action_kind == "absolute"
         source = ClipSampler(
-            data,
+            train,
             frames=observe.num_frames,
             gaps=observe.frame_gaps,
             seed=config.seed,
             absolute=absolute,
             batch=shape,
         )
-        judge = OnlineProbe.of_trajectories(config, data, open_data(run.path, config, "heldout"))
-        action_size = data.actions.shape[1]
+        judge = OnlineProbe.of_trajectories(config, train, open_data(run.path, config, "heldout"))
+        action_size = train.actions.shape[1]
     else:
         folder, action_size = run.stage_dir("pretrain"), 0
         mine = open_sets(folder, config) if dist().first else []

@@ -13,7 +13,7 @@ from torch import Tensor
 from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import autocast, resolve_precision, set_threads
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.windows import WindowSampler, usual_steps
@@ -77,11 +77,9 @@ class Windows:
 def train(run: Run) -> dict[str, object]:
     """The `dynamics` stage where `dynamics.kind` is vjepa2_ac; interrupted, it goes on from the
     newest checkpoint."""
-    config = resolve_precision(run.config, run.path)
-    set_threads(config.train.threads)
+    config = run.config
     settings, d = config.train.dynamics, config.dynamics
     windows = Windows(run, config, "train", settings.frames)
-    torch.manual_seed(config.seed + 1)
     grid = round(windows.encoder.tokens_per_frame**0.5)
     model = ActionPredictor(
         encoder_width=windows.encoder.width, grid=grid, width=d.width, depth=d.depth, num_heads=d.num_heads

@@ -16,6 +16,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
+from jepa_wm.core.stage import stage
 from jepa_wm.data.datasets import data_folder, open_data
 from jepa_wm.data.duplicates import common_episodes
 from jepa_wm.data.held_out import check_heldout
@@ -34,7 +35,7 @@ from jepa_wm.worlds.protocol import (
     VectorWorld,
     of_split,
 )  # fmt: skip
-from jepa_wm.worlds.settings import WorldSettings
+from jepa_wm.worlds.settings import CollectSettings, WorldSettings
 
 TOGETHER, MEMORY = (
     100,
@@ -45,14 +46,12 @@ HELDOUT_SEEDS = (
 )  # episodes of the held-out file are drawn from here on; there are fewer for training
 
 
-def run(run: Run) -> dict[str, object]:
-    """Write `train.h5` and `heldout.h5` of the configured world; files that are there already are
+@stage()
+def collect(
+    run: Run, seed: int, world: WorldSettings, data_path: str | None, collect: CollectSettings
+) -> dict[str, object]:
+    """Write `train.h5` and `heldout.h5` of the configured world; a file that is there already is
     kept."""
-    return run.once("collect", collect)
-
-
-def collect(run: Run) -> dict[str, object]:
-    """The work of the stage; a part that an interrupted run has finished is kept."""
     config = run.config
     folder = data_folder(run.path, config)
     run.stage_dir("collect")

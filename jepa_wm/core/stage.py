@@ -1,0 +1,229 @@
+"""Stages: functions whose signature is their declaration.
+
+    @stage(after="features", ranks=True)
+    def dynamics(run: Run, seed: int, latent: LatentSettings | None, train_dynamics: TrainMotion)
+
+A parameter is the section or value of the config that its name leads to: `latent`, or deeper with
+underscores for dots, `train_dynamics` for train.dynamics and `data_path` for data.path. A stage is
+given these alone, and its result counts for them and for those of the stages before it. `run` is
+the run folder, `shard` (k, n) the part that one of several processes does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel
+
+from jepa_wm.core.registry import Registry
+
+Result = dict[str, Any]
+Keep = Literal["once", "newest", "own"]
+RUN, SHARD = "run", "shard"  # parameters that are no settings
+EVAL = "eval_"  # what the names of evaluations begin with in the table of stages
+_PROBES = ("linear", "attentive", "knn", "state")
+# our own: stage -> the module that registers it, imported when it is asked for, and its line in
+# the help; in the order of the pipeline
+OWN = {
+    "collect": (
+        "jepa_wm.worlds.collect",
+        "let a policy explore the world and store the trajectories",
+    ),
+    "pretrain": (
+        "jepa_wm.training.pretrain",
+        "pretrain the encoder: masked latent prediction, no labels, no decoder",
+    ),
+    "features": (
+        "jepa_wm.features.cache",
+        "freeze the encoder and compute the features of all frames once",
+    ),
+    "dynamics": (
+        "jepa_wm.training.dynamics",
+        "train the dynamics: what actions do to the frozen features",
+    ),
+    "heads": (
+        "jepa_wm.training.heads",
+        "train heads: rewards, ends, states and a policy, from the columns there are",
+    ),
+    "plan": (
+        "jepa_wm.evals.goal_reaching",
+        "reach goal images by planning in latent space; success with intervals",
+    ),
+    "report": ("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
+    "eval_rollout": ("jepa_wm.evals.rollout", ""),
+    "eval_collapse": ("jepa_wm.evals.collapse", ""),
+    **{f"{EVAL}{name}": ("jepa_wm.evals.probes", "") for name in _PROBES},
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function with what the pipeline has to know of it."""
+
+    name: str
+    function: Callable[..., Result]
+    after: tuple[str, ...]  # the stages whose output it reads
+    ranks: bool  # several ranks may do it as one job
+    keep: Keep  # once: a finished result is found again; newest: made anew; own: stored by itself
+    reads: tuple[str, ...]  # dotted keys that name files outside of the run
+    unrecorded: tuple[str, ...]  # parameters that change how it is done, and not what comes out
+    headline: tuple[str, ...]  # keys of its result that `demo` tells at the top
+    when: Callable[..., bool] | None  # whether the pipeline needs it; its parameters are settings
+    seed_offset: int  # added to the seed, so that stages draw apart from each other
+    summary: str  # its line in the help
+
+    def __call__(self, *given: Any, **settings: Any) -> Result:
+        """The function itself: nothing is found again, timed or stored."""
+        return self.function(*given, **settings)
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether several processes may do a part each."""
+        return SHARD in inspect.signature(self.function).parameters
+
+    def parameters(self, schema: type[BaseModel]) -> dict[str, str]:
+        """{parameter: dotted key of the config} of all settings that the function is given."""
+        return {
+            name: dotted_key(name, schema)
+            for name in inspect.signature(self.function).parameters
+            if name not in (RUN, SHARD)
+        }
+
+    def settings(self, config: BaseModel) -> dict[str, Any]:
+        """{parameter: its section or value}."""
+        keys = self.parameters(type(config))
+        return {name: value_at(config, key) for name, key in keys.items()}
+
+    def recorded(self, schema: type[BaseModel]) -> tuple[str, ...]:
+        """The dotted keys that its result depends on, beside those of the stages before it."""
+        keys = self.parameters(schema)
+        return tuple(key for name, key in keys.items() if name not in self.unrecorded)
+
+    def needed(self, config: BaseModel) -> bool:
+        """Whether the pipeline of this config has it."""
+        if self.when is None:
+            return True
+        names = inspect.signature(self.when).parameters
+        return self.when(*(value_at(config, dotted_key(name, type(config))) for name in names))
+
+
+STAGES: Registry[Stage] = Registry(
+    "stages", "stage", {name: module for name, (module, _) in OWN.items()}
+)
+
+
+def stage(
+    name: str | None = None,
+    *,
+    after: str | tuple[str, ...] = (),
+    ranks: bool = False,
+    keep: Keep = "once",
+    reads: tuple[str, ...] = (),
+    unrecorded: tuple[str, ...] = (),
+    headline: tuple[str, ...] = (),
+    when: Callable[..., bool] | None = None,
+    seed_offset: int = 0,
+    help: str = "",
+) -> Callable[[Callable[..., Result]], Stage]:
+    """A decorator that enters a function into the table of stages, under its own name unless
+    another is given; see `Stage` for what is declared."""
+
+    def enter(function: Callable[..., Result]) -> Stage:
+        own = name or function.__name__
+        summary = help or OWN.get(own, ("", ""))[1]
+        upstream = (after,) if isinstance(after, str) else after
+        made = Stage(
+            own, function, upstream, ranks, keep, reads, unrecorded, headline, when, seed_offset,
+            summary,
+        )  # fmt: skip
+        return STAGES.register(own)(made)
+
+    return enter
+
+
+def pipeline(config: BaseModel) -> list[str]:
+    """The stages that a config needs, each behind those that it reads; evaluations are none."""
+    names = [name for name in OWN if name in STAGES]
+    names += [name for name in STAGES.names() if name not in names]
+    chosen = {name for name in names if not name.startswith(EVAL)}
+    chosen = {name for name in chosen if STAGES.get(name).needed(config)}
+    ordered: dict[str, None] = {}
+    # What the last stage tells of the others, a page say, has to come after all of them.
+    for name in sorted(
+        chosen, key=lambda name: (STAGES.get(name).keep == "own", names.index(name))
+    ):
+        ordered.update(dict.fromkeys(one for one in with_upstream(name) if one in chosen))
+    return list(ordered)
+
+
+def with_upstream(name: str) -> Iterator[str]:
+    """A stage behind all that come before it; a name that is in no table stands alone."""
+    for before in STAGES.get(name).after if name in STAGES else ():
+        yield from with_upstream(before)
+    yield name
+
+
+def recorded_keys(name: str, schema: type[BaseModel]) -> tuple[str, ...]:
+    """The dotted keys that a stage and all before it depend on, those inside another left out."""
+    keys: dict[str, None] = {}
+    for one in with_upstream(name):
+        if one in STAGES:
+            keys.update(dict.fromkeys(STAGES.get(one).recorded(schema)))
+    return tuple(key for key in keys if not any(key.startswith(f"{other}.") for other in keys))
+
+
+def dotted_key(parameter: str, schema: type[BaseModel]) -> str:
+    """The key that a parameter's name leads to, "train.dynamics" for train_dynamics: at each level
+    the longest name that is there. Raises TypeError where there is none."""
+    key = _find(parameter, schema)
+    if key is None:
+        raise TypeError(f"{parameter}: leads to no section or value of {schema.__name__}")
+    return key
+
+
+def value_at(config: BaseModel, key: str) -> Any:
+    """The section or value at a dotted key; None inside a section that is null."""
+    value: Any = config
+    for name in key.split("."):
+        value = None if value is None else getattr(value, name)
+    return value
+
+
+def field_type(key: str, schema: type[BaseModel]) -> Any:
+    """The annotation of the section or value at a dotted key."""
+    *parents, last = key.split(".")
+    for name in parents:
+        (schema,) = _sections(schema.model_fields[name].annotation)
+    return schema.model_fields[last].annotation
+
+
+def _find(parameter: str, schema: type[BaseModel]) -> str | None:
+    if parameter in schema.model_fields:
+        return parameter
+    words = parameter.split("_")
+    for count in range(len(words) - 1, 0, -1):
+        head, rest = "_".join(words[:count]), "_".join(words[count:])
+        if head in schema.model_fields:
+            for section in _sections(schema.model_fields[head].annotation):
+                if (inside := _find(rest, section)) is not None:
+                    return f"{head}.{inside}"
+    return None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that an annotation names: one, or one beside None."""
+    parts = (annotation, *get_args(annotation))
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def settings_of(stage: Stage, schema: type[BaseModel]) -> Mapping[str, tuple[Any, Any]]:
+    """{parameter: (its annotation, that of the field it is matched with)}, for a test that they
+    agree."""
+    hints = inspect.get_annotations(stage.function, eval_str=True)
+    return {
+        name: (hints.get(name), field_type(key, schema))
+        for name, key in stage.parameters(schema).items()
+    }
