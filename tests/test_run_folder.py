@@ -13,7 +13,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import PIECE, fingerprint
 from jepa_wm.core.run import Run
-from jepa_wm.core.stage import stage
+from jepa_wm.core.stage import STAGES, stage
 
 
 class Collect(BaseModel):
@@ -32,14 +32,18 @@ class Toy(BaseModel):
     planner: dict[str, int] = {"candidates": 8}
 
 
-@stage("toy_collect")
-def collect(run, seed: int, world: dict[str, int], evaluation_collect: Collect):
-    return {}
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    """Two stages, for the tests of this file alone."""
+    monkeypatch.setattr(STAGES, "_entries", dict(STAGES._entries))
 
+    @stage("toy_collect")
+    def collect(run, seed: int, world: dict[str, int], evaluation_collect: Collect):
+        return {}
 
-@stage("toy_plan", after="toy_collect")
-def plan(run, planner: dict[str, int], evaluation: EvaluationSettings):
-    return {}
+    @stage("toy_plan", after="toy_collect")
+    def plan(run, planner: dict[str, int], evaluation: EvaluationSettings):
+        return {}
 
 
 def test_a_result_is_found_again(tmp_path):
