@@ -17,6 +17,7 @@ import numpy as np
 
 from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import written_whole
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
@@ -208,10 +209,11 @@ def play_all(
                 record, costs, seconds = play_chunk(
                     model, part, space, config, plan, stop.raise_if_requested
                 )
-                partial = file.with_suffix(".partial.npz")
-                np.savez_compressed(partial, frames=record.frames, track=record.track, cost=costs, seconds=seconds,
-                                    decision_steps=record.decision_steps)  # fmt: skip
-                partial.replace(file)
+                with written_whole(file) as temporary:
+                    np.savez_compressed(
+                        temporary, frames=record.frames, track=record.track, cost=costs,
+                        seconds=seconds, decision_steps=record.decision_steps,
+                    )  # fmt: skip
             with np.load(file) as stored:
                 tracks.append(stored["track"])
             ends = tasks.part(first, first + len(tracks[-1])).goal

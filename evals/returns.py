@@ -16,6 +16,7 @@ import numpy as np
 from jepa_wm.config import Config
 from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import written_whole
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
@@ -188,9 +189,8 @@ def planned_returns(
                     np.savez_compressed(
                         folder.parent / "film.npz", frames=film, earned=earned[:FILMED]
                     )
-                partial = file.with_suffix(".partial.npz")
-                np.savez(partial, earned=earned, seconds=times)
-                partial.replace(file)
+                with written_whole(file) as temporary:
+                    np.savez(temporary, earned=earned, seconds=times)
             with np.load(file) as stored:
                 returns.append(stored["earned"])
                 seconds.append(stored["seconds"])

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import sync_folder
+from jepa_wm.core.files import sync_folder, written_whole
 from jepa_wm.core.training_state import join, split
 
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
@@ -104,6 +104,13 @@ def load_strict(
     is then unchanged."""
     check_fit(weights, module.state_dict(), source=source, model=type(module).__name__)
     module.load_state_dict(dict(weights), strict=True)
+
+
+def save_weights(module: torch.nn.Module, path: Path) -> None:
+    """Write a module's weights as one safetensors file, which appears whole or not at all."""
+    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+    with written_whole(path) as temporary:
+        save_file(weights, temporary)
 
 
 def check_fit(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import written_whole
 from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.video_set import VideoSet
@@ -81,13 +82,14 @@ def pack(entries: list[Entry], folder: Path, *, shard_bytes: float) -> list[Entr
         shard = 0
         while len(places) < len(entries):
             name = f"{shard:06d}.tar"
-            partial = folder / f"{name}.partial"
-            with tarfile.open(partial, "w:", format=tarfile.USTAR_FORMAT) as tar:
+            with (
+                written_whole(folder / name) as temporary,
+                tarfile.open(temporary, "w:", format=tarfile.USTAR_FORMAT) as tar,
+            ):
                 while len(places) < len(entries) and (tar.offset < shard_bytes or not tar.offset):
                     places.append(_add(tar, entries[len(places)], len(places), name))
                     bar.update(len(places))
                     stop.raise_if_requested()
-            partial.rename(folder / name)
             shard += 1
     return places
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import written_whole
 from jepa_wm.data.hdf5 import open_h5
 from jepa_wm.data.videos import Entry, Unreadable, look
 
@@ -167,8 +168,7 @@ def write_index(
     """Write the columns of a set as unchunked HDF5, readable at any row; the names of its classes,
     and of the videos that are unreadable and why, beside them. `total` counts these too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open_h5(partial, "w") as file:
+    with written_whole(path) as temporary, open_h5(temporary, "w") as file:
         for name, kind in {**COLUMNS, NAMES: "u1"}.items():
             stored = file.create_dataset(name, len(columns[name]), kind)
             for rows in _slices(len(columns[name])):
@@ -176,7 +176,6 @@ def write_index(
         file.attrs.update({"folder_fps": folder_fps, "total": total})
         for name in TEXTS:  # data sets: they may be too many for attributes
             file.create_dataset(name, data=list(texts[name]), dtype=h5py.string_dtype())
-    partial.replace(path)
 
 
 def _slices(count: int) -> Iterator[slice]:

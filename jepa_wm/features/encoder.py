@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from jepa_wm.core.checkpoint import load_strict
+from jepa_wm.core.checkpoint import load_strict, save_weights
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
@@ -115,9 +115,7 @@ class FrozenEncoder(
         return sizes | {"encoder": self.encoder.settings.model_dump()}
 
     def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
-        partial = weights.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial)
-        partial.replace(weights)
+        save_weights(self, weights)
         write_atomic(sizes_file, json.dumps(sizes, indent=1))
 
     @classmethod

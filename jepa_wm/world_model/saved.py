@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from jepa_wm.core.checkpoint import load_strict
+from jepa_wm.core.checkpoint import load_strict, save_weights
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.models.action_predictor import ActionPredictor
@@ -88,9 +88,7 @@ def load_heads(folder: Path) -> Heads:
 
 
 def _save(folder: Path, name: str, model: nn.Module, sizes: dict[str, object]) -> None:
-    partial = folder / f"{name}.partial"
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
-    partial.replace(folder / f"{name}.safetensors")
+    save_weights(model, folder / f"{name}.safetensors")
     write_atomic(folder / f"{name}.json", json.dumps(sizes, indent=1))
 
 
