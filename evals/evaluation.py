@@ -1,5 +1,5 @@
-"""Evaluations of frozen features on labelled data: the table of them, what one is given, and how its
-result is stored.
+"""Evaluations of frozen features on labelled data: the table of them, what one is given, and how
+its result is stored.
 
     @evaluation("mine")
     def mine(asked: Evaluation) -> Rows: ...
@@ -107,8 +107,8 @@ def evaluation(name: str) -> Callable[[Eval], Stage]:
 
 def measured(run: Run, stage: str, measure: Eval) -> dict[str, object]:
     """What `measure` makes of the labelled data; or the stored result, if the same was measured
-    before. `evaluated` tells settings, data and encoder, `stored` where the result lies, `left_out`
-    what could not be read."""
+    before. `evaluated` tells settings, data and encoder, `stored` where the result lies,
+    `left_out` what could not be read."""
     config = run.config
     own = data_folder(run.path, config)
     data, encoder = open_labelled(config.probes, config.data, own), encoder_of(run, config)

@@ -94,7 +94,8 @@ def paired_difference(
     _check(second)
     if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"{first.shape[1]} and {second.shape[1]} tasks: a paired difference needs the same tasks"
+            f"{first.shape[1]} and {second.shape[1]} tasks: a paired difference needs the same "
+            "tasks"
         )
     gap = first.mean(0) - second.mean(0)  # [T]
     r = np.random.default_rng(0)
@@ -123,5 +124,6 @@ def _weights(r: np.random.Generator, n: int, draws: int, *, scaled: bool = False
 def _check(outcomes: np.ndarray) -> None:
     if outcomes.ndim != 2 or not outcomes.size or not np.isfinite(outcomes).all():
         raise ValueError(
-            f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at least one each"
+            f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at least "
+            "one each"
         )

@@ -100,8 +100,8 @@ class Labelled:
 
 
 def open_labelled(probes: ProbeSettings, data: DataSettings, own: Path) -> Labelled:
-    """The data that `probes.train` and `probes.test` name, or the run's own trajectories, which lie
-    in the folder `own`."""
+    """The data that `probes.train` and `probes.test` name, or the run's own trajectories, which
+    lie in the folder `own`."""
     if probes.train is not None and probes.train.startswith(BUILT_IN):
         return _built_in(probes.train, str(probes.test))
     train, test = Path(probes.train or own / "train.h5"), Path(probes.test or own / "heldout.h5")

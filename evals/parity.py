@@ -7,7 +7,9 @@ B clips, T frames, N tokens, K context and M target tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +27,12 @@ SIZE_KEYS = {  # field of Size -> key of the metadata
 }  # fmt: skip
 INPUTS = ("video", "video_one_tubelet", "video_wide", "context_index", "target_index")
 AC_INPUTS = ("ac.tokens", "ac.actions", "ac.states")
+ENCODER_ENTRIES = {  # output -> the input it is computed of
+    "encoder.full": "video",
+    "encoder.one_tubelet": "video_one_tubelet",
+    "encoder.wide": "video_wide",
+}
+Entries: TypeAlias = dict[str, Tensor]
 
 
 def run(*, weights: Path, ac: Path, io: Path) -> dict[str, object]:
@@ -35,74 +43,75 @@ def run(*, weights: Path, ac: Path, io: Path) -> dict[str, object]:
     in fp32. Raises UserError for a file that does not fit the others, and for an entry in io that
     nothing here computes."""
     sizes, entries = _read(io)
-    size, compared = _size(sizes, io), {}
+    size = _size(sizes, io)
+    compared: dict[str, float] = {}
+
+    # One entry at a time: a computed output is let go before the next is made.
     with torch.no_grad():
-        for name, value in (*_seen(weights, size, entries), *_acted(ac, size, entries)):
+        outputs = chain(_encoder(weights, size, entries), _action_predictor(ac, size, entries))
+        for name, value in outputs:
             if value.shape != entries[name].shape:
-                raise UserError(
-                    f"{io}: {name} has shape {tuple(entries[name].shape)}, computed {tuple(value.shape)}"
-                )
+                stored, computed = tuple(entries[name].shape), tuple(value.shape)
+                raise UserError(f"{io}: {name} has shape {stored}, computed {computed}")
             compared[name] = (value - entries[name]).abs().max().item()
             print(f"{name}: {compared[name]:.1e}")
     unknown = sorted(set(entries) - set(compared) - {*INPUTS, *AC_INPUTS})
     if unknown:
         raise UserError(
-            f"{io}: nothing here computes {', '.join(unknown)}; is the file newer than this library?"
+            f"{io}: nothing here computes {', '.join(unknown)}; is the file newer than this "
+            "library?"
         )
     return {"max_abs_error": compared, "entries": len(compared)}
 
 
-def _seen(weights: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _encoder(weights: Path, size: Size, entries: Entries) -> Iterator[tuple[str, Tensor]]:
     """What encoder and predictor make of the inputs, by name of the entry."""
     encoder = load_encoder(weights, size)
-    for name, clip in (
-        ("full", "video"),
-        ("one_tubelet", "video_one_tubelet"),
-        ("wide", "video_wide"),
-    ):
-        if f"encoder.{name}" in entries:
-            yield f"encoder.{name}", encoder(_clip(entries, clip))
+    for entry, clip in ENCODER_ENTRIES.items():
+        if entry in entries:
+            yield entry, encoder(_clip(entries, clip))
     if "encoder.context" not in entries:
         return
-    seen = _input(entries, "context_index")  # [B, K]
-    yield "encoder.context", encoder(_clip(entries, "video"), seen)
+    context_ids = _input(entries, "context_index")  # [B, K]
+    yield "encoder.context", encoder(_clip(entries, "video"), context_ids)
+
+    # From the context that the public code computed: a difference there is told apart from one
+    # here.
     predictor = load_predictor(weights, Predictor, size)
     positions = encoder.positions(_clip(entries, "video"))
+    context = entries["encoder.context"]
     for kind in range(len(predictor.mask_tokens)):
-        if (name := f"predictor.mask_token_{kind}") in entries:
-            wanted = _input(entries, "target_index")  # [B, M]
-            # From the context that the public code saw: a difference there is told apart from one
-            # here.
-            yield (
-                name,
-                predictor(entries["encoder.context"], positions[seen], positions[wanted], kind),
-            )
+        entry = f"predictor.mask_token_{kind}"
+        if entry in entries:
+            target_ids = _input(entries, "target_index")  # [B, M]
+            yield entry, predictor(context, positions[context_ids], positions[target_ids], kind)
 
 
-def _acted(ac: Path, size: Size, entries: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _action_predictor(ac: Path, size: Size, entries: Entries) -> Iterator[tuple[str, Tensor]]:
     """What the action-conditioned predictor makes of the inputs, by name of the entry."""
     patch = load_encoder(ac, size).patch_size
     predictor = load_action_predictor(ac, ActionPredictor, size, patch=patch)
-    for name, frames in (("ac.output", None), ("ac.output_first_step", 1)):
-        if name in entries:
-            tokens, actions, states = (_input(entries, key) for key in AC_INPUTS)
-            tokens = tokens.unflatten(1, (actions.shape[1], -1))  # [B, T, N, D]
-            guess = predictor(tokens[:, :frames], actions[:, :frames], states[:, :frames])
-            yield name, guess.flatten(1, 2)
+    for entry, frames in (("ac.output", None), ("ac.output_first_step", 1)):
+        if entry not in entries:
+            continue
+        tokens, actions, states = (_input(entries, key) for key in AC_INPUTS)
+        tokens = tokens.unflatten(1, (actions.shape[1], -1))  # [B, T, N, D]
+        output = predictor(tokens[:, :frames], actions[:, :frames], states[:, :frames])
+        yield entry, output.flatten(1, 2)
 
 
-def _clip(entries: dict[str, Tensor], name: str) -> Tensor:
+def _clip(entries: Entries, name: str) -> Tensor:
     """[B, T, C, H, W] of a video [B, C, T, H, W]."""
     return _input(entries, name).transpose(1, 2)
 
 
-def _input(entries: dict[str, Tensor], name: str) -> Tensor:
+def _input(entries: Entries, name: str) -> Tensor:
     if name not in entries:
         raise UserError(f"the io file has no entry {name!r}, from which others are to be computed")
     return entries[name]
 
 
-def _read(io: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(io: Path) -> tuple[dict[str, str], Entries]:
     """(metadata, tensors)."""
     if not io.is_file():
         raise UserError(

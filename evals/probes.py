@@ -53,8 +53,8 @@ def linear(asked: Evaluation) -> Rows:
 
 @evaluation("attentive")
 def attentive(asked: Evaluation) -> Rows:
-    """Attentive heads of several depths, chosen as linear ones; for each depth (`depth_1`, ...) its
-    figures by representation."""
+    """Attentive heads of several depths, chosen as linear ones; for each depth (`depth_1`, ...)
+    its figures by representation."""
     depths, head_dim = asked.settings.depths, asked.settings.head_dim
     rows: Rows = {f"depth_{depth}": {} for depth in depths}
     for name in asked.representations:
@@ -69,15 +69,16 @@ def attentive(asked: Evaluation) -> Rows:
 
 @evaluation("knn")
 def knn(asked: Evaluation) -> Rows:
-    """The votes of the nearest training samples by cosine; figures of the better way of pooling and
-    which was `chosen`."""
+    """The votes of the nearest training samples by cosine; figures of the better way of pooling
+    and which was `chosen`."""
     k, rows = asked.settings.num_neighbors, {}
     for name in asked.representations:
         train, test = asked.features(name)
         fit, choose = asked.split(train)
         if k > len(fit):
             raise UserError(
-                f"probes.num_neighbors {k} are more than the {len(fit)} samples to choose them from"
+                f"probes.num_neighbors {k} are more than the {len(fit)} samples to choose them "
+                "from"
             )
         values, errors = asked.values(train), {}
         for pool in pools(name):
@@ -126,8 +127,8 @@ def pools(name: str) -> tuple[str, ...]:
 def _best_head(
     asked: Evaluation, kinds: Mapping[str, Build], train: Features, test: Features, name: str
 ) -> dict[str, object]:
-    """Figures of the best of all heads: trained on one share of the training samples, chosen on the
-    rest."""
+    """Figures of the best of all heads: trained on one share of the training samples, chosen on
+    the rest."""
     classes, settings = asked.data.classes, asked.settings
     target, scale = torch.from_numpy(train.part.target), None
     if classes is None:

@@ -72,7 +72,8 @@ def extract_features(
 
 
 def patches(clips: Tensor, patch_size: int) -> Tensor:
-    """Raw pixels as tokens [B, N, D]: one for each patch of each frame of clips [B, T, C, S, S]."""
+    """Raw pixels as tokens [B, N, D]: one for each patch of each frame of clips [B, T, C, S,
+    S]."""
     side = clips.shape[-1] // patch_size * patch_size
     x = clips[..., :side, :side].unfold(-2, patch_size, patch_size)
     x = x.unfold(-2, patch_size, patch_size)  # [B, T, C, rows, columns, p, p]

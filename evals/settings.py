@@ -13,36 +13,29 @@ from jepa_wm.core.section import Section
 class ProbeSettings(Section):
     """What `eval linear`, `attentive`, `knn` and `state` read and try.
 
-    Settings of a head are chosen on the last part of the training set in its own order (of each
+    Settings of a probe are chosen on the last part of the training set in its own order (of each
     class, where there are classes), never on the test set."""
 
     # Class folders, a manifest, tar shards, an index, .h5 trajectories, torchvision/NAME/FOLDER;
     # null: the run's own.
     train: str | None = None
-    test: str | None = None  # the same for the test, which is looked at once
-    single_images: bool = False  # every image of a class folder is a sample, instead of a frame of the folder's video
-    column: str = "state"  # of trajectories: what is to be read
+    test: str | None = None  # the same for the test, which is predicted once
+    # Every image of a class folder is a sample, instead of a frame of the folder's video.
+    single_images: bool = False
+    column: str = "state"  # of trajectories: what is to be predicted
     num_frames: int = Field(1, ge=1)  # in a clip; of trajectories, the frame itself comes last
     frame_gap: int = Field(1, ge=1)  # environment steps between them, of trajectories
-    num_clips: int = Field(
-        1, ge=1
-    )  # of each video, at equal distances; what a video is taken for is their average
-    max_samples: int = Field(
-        4000, ge=2
-    )  # of trajectories: frames at most in either part, at equal distances
-    validation_fraction: float = Field(
-        0.2, gt=0, lt=1
-    )  # share of the training set that settings are chosen on
+    num_clips: int = Field(1, ge=1)  # of each video, at equal distances; predictions are averaged
+    max_samples: int = Field(4000, ge=2)  # of trajectories: frames in either part, spread evenly
+    validation_fraction: float = Field(0.2, gt=0, lt=1)  # of the training set, to choose on
     baselines: tuple[Literal["pixels", "random_encoder"], ...] = ("pixels", "random_encoder")
-    pixel_size: int = Field(32, ge=1)  # px, side of the raw frames they are measured against
+    pixel_size: int = Field(32, ge=1)  # px, side of the raw frames of the baseline `pixels`
     steps: int = Field(500, ge=1)  # of training the heads, all at once
     batch_size: int = Field(64, ge=1)
     learning_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     weight_decays: tuple[float, ...] = (0.01, 0.3)
-    depths: tuple[int, ...] = (
-        1,
-        4,
-    )  # of attentive heads: the last block reads, those before it let tokens meet
+    # Of attentive heads: the last block attends, in those before it the tokens meet.
+    depths: tuple[int, ...] = (1, 4)
     head_dim: int = Field(32, ge=2)  # channels of an attention head of attentive heads
     num_neighbors: int = Field(20, ge=1)
 
@@ -50,15 +43,13 @@ class ProbeSettings(Section):
     def _fits(self) -> ProbeSettings:
         if (self.train is None) != (self.test is None):
             raise ValueError(
-                "train and test belong together: give both, or neither for the run's own trajectories"
+                "train and test belong together: give both, or neither for the run's own "
+                "trajectories"
             )
-        for name in ("learning_rates", "weight_decays", "depths"):
-            if not getattr(self, name) or min(getattr(self, name)) < (
-                1 if name == "depths" else 0
-            ):
-                raise ValueError(
-                    f"{name} {list(getattr(self, name))}: give at least one, none too small"
-                )
+        for name, least in (("learning_rates", 0), ("weight_decays", 0), ("depths", 1)):
+            values = getattr(self, name)
+            if not values or min(values) < least:
+                raise ValueError(f"{name} {list(values)}: give at least one, none below {least}")
         return self
 
 

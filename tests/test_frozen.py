@@ -358,8 +358,11 @@ def test_labelled_videos_and_what_cannot_be_read(tmp_path):
                 shown = films.frames(20)[clip :: 1 + 2 * number][:6]
                 films.write(tmp_path / part / name / f"{clip}.mp4", shown)
     films.cut(tmp_path / "test" / "slow" / "2.mp4", 0.3)
-    words = [f"probes.train={tmp_path / 'train'}", f"probes.test={tmp_path / 'test'}", "data.fps=[10]",
-             "probes.num_frames=3", "probes.num_clips=2", "data.max_unreadable=0.2", "probes.baselines=[]"]  # fmt: skip
+    words = [
+        f"probes.train={tmp_path / 'train'}", f"probes.test={tmp_path / 'test'}",
+        "data.fps=[10]", "probes.num_frames=3", "probes.num_clips=2", "data.max_unreadable=0.2",
+        "probes.baselines=[]",
+    ]  # fmt: skip
     with pytest.warns(UserWarning, match="left out, 1 of 8"):
         result = evaluate("eval_linear", tmp_path / "run", *words)
     assert (

@@ -122,7 +122,8 @@ def fill(run, *, noise=None, lost=LOST):
     run.write_result("features", {})
     errors = {"relative_error": 0.2, "relative_error_shuffled": 0.9}
     errors |= {"feature_error": 0.61, "feature_error_shuffled": 1.1, "feature_error_encoded": 0.55}
-    states = {"agent": {"error": 1.5, "shuffled": 9.0, "unit": "px"}, "block_angle": {"error": 0.25, "shuffled": 0.75,
+    states = {"agent": {"error": 1.5, "shuffled": 9.0, "unit": "px"},
+              "block_angle": {"error": 0.25, "shuffled": 0.75,
               "unit": "rad"}, "x<y": {"error": 4.25, "shuffled": 5.0, "unit": ""}}  # fmt: skip
     rows = [{"horizon": h, **errors, "state_errors": states} for h in (1, 2, 4, 8)]
     run.write_result("dynamics", {"rollout": rows})
@@ -211,7 +212,8 @@ def test_every_section_is_there_when_every_stage_is(whole):
         json.loads((folder / "report" / "result.json").read_text())["sections"]
         == result["sections"]
     )
-    for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b", "1 min 07 s",
+    for said in ("66.7 %", "83.3 %", "30.0 – 90.3 %", "raw l2", "not measured", "a&lt;b",
+                 "1 min 07 s",
                  "episodes on held-out layouts", "on training layouts in 83.3 %",
                  "none is nearer than 2 px"):  # fmt: skip
         assert said in text, said
@@ -222,8 +224,9 @@ def test_every_error_of_a_rollout_is_told_in_its_own_unit(whole):
     numbers."""
     section = whole[1].split('<section id="rollout">')[1].split("</section>")[0]
     assert section.count("<svg") == 5
-    for said in ("<td>0.200</td><td>0.900</td><td>0.610</td><td>1.10</td>", "agent, px", "block angle, rad",
-                 "<td>0.250</td><td>0.750</td>", ">x&lt;y<", "<td>4.25</td><td>5.00</td>"):  # fmt: skip
+    for said in ("<td>0.200</td><td>0.900</td><td>0.610</td><td>1.10</td>", "agent, px",
+                 "block angle, rad", "<td>0.250</td><td>0.750</td>", ">x&lt;y<",
+                 "<td>4.25</td><td>5.00</td>"):  # fmt: skip
         assert said in section, said
     tiles = whole[1].split("<section")[0]
     assert "1.5 px" in tiles and "0.25 rad" in tiles and "imagined block_angle after 8" in tiles

@@ -1,5 +1,5 @@
-"""What is in a set of videos, which of them cannot be read to their end, and the contact sheet that
-shows some of a set."""
+"""What is in a set of videos, which of them cannot be read to their end, and the contact sheet
+that shows some of a set."""
 
 from __future__ import annotations
 

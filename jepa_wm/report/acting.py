@@ -1,5 +1,5 @@
-"""The group on acting: episodes as GIFs, success or return beside baselines, what the search did and
-which states look near to the goal."""
+"""The group on acting: episodes as GIFs, success or return beside baselines, what the search did
+and which states look near to the goal."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
             "success",
             "Success, beside baselines and oracle",
             "On held-out layouts, where nothing else is said. At the end: within the radius when "
-            "the budget ends, with its 95 % Wilson interval. At any step: within it at least once.",
+            "the budget ends, with its 95 % Wilson interval. At any step: within it at least "
+            "once.",
             _success(plan) if plan and plan.get("success") else [],
             "plan",
         ),
@@ -257,8 +258,8 @@ def _for_reward(plan: Mapping[str, Any], film: Film | None) -> list[Section]:
     returns = Section(
         "return",
         "Return, beside baselines",
-        "The sum of the rewards of an episode, with its 95 % bootstrap interval over episodes. The "
-        "best constant action is the best of a grid on these very episodes. In a world whose "
+        "The sum of the rewards of an episode, with its 95 % bootstrap interval over episodes. "
+        "The best constant action is the best of a grid on these very episodes. In a world whose "
         "layouts are held out, it is on those, where nothing else is said.",
         [Table(("", "mean return", "95 % interval", "episodes", "steps"), rows)],
         "plan",

@@ -170,7 +170,8 @@ def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None
         if not _fits(arrays[name].shape, expected, sizes):
             known = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
             raise UserError(
-                f"{path}: {name!r} has shape {arrays[name].shape}, not [{expected}] ({known}); {remedy}"
+                f"{path}: {name!r} has shape {arrays[name].shape}, not [{expected}] ({known}); "
+                f"{remedy}"
             )
     return arrays if all(array.size for array in arrays.values()) else None
 

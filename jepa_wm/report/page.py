@@ -1,5 +1,6 @@
-"""What the page is made of, as plain data: groups of sections that hold tables, figures, film strips
-and texts. Its HTML and CSS lie in templates/; no scripts, nothing fetched from elsewhere."""
+"""What the page is made of, as plain data: groups of sections that hold tables, figures, film
+strips and texts. Its HTML and CSS lie in templates/; no scripts, nothing fetched from
+elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """The first cell heads the row; a row of style "head" has that cell alone, over all columns."""
+    """The first cell heads the row; a row of style "head" has that cell alone, over all
+    columns."""
 
     cells: Sequence[str | Cell | Bar]
     style: str = ""  # "ours", "baseline" or "head"

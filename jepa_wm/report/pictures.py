@@ -1,5 +1,5 @@
-"""Pictures for the page: episodes as GIFs (start, now, goal side by side), film strips, energy maps;
-pixels are enlarged, never smoothed.
+"""Pictures for the page: episodes as GIFs (start, now, goal side by side), film strips, energy
+maps; pixels are enlarged, never smoothed.
 
 E episodes, K decisions, h x w a frame.
 """

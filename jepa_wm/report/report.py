@@ -83,8 +83,8 @@ def report(run: Run) -> dict[str, Any]:
 
 
 def _keep_strips(run: Run, weights: Path, strips: Path, made_of: Path) -> None:
-    """Make the strips where there are none, or only those of dynamics that were deleted and trained
-    anew."""
+    """Make the strips where there are none, or only those of dynamics that were deleted and
+    trained anew."""
     model = json.dumps({"dynamics": fingerprint(weights)})
     if strips.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == model:
         return

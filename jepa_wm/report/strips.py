@@ -12,60 +12,75 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
+from torch import Tensor
 
 from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import WindowSampler, usual_steps
 from jepa_wm.world_model.vjepa2_ac import RobotModel
 from jepa_wm.world_model.vjepa2_ac_rollout import pose_blocks
 from jepa_wm.world_model.world_model import WorldModel
 
-STRIPS, HORIZON, BANK = 4, 8, 3000
+CLIPS, HORIZON = 4, 8
+BANK = 3000  # frames
 
 
 def make_strips(run: Run, path: Path) -> None:
     """Write `true`, `imagined` and `shuffled`, each [C, H+1, h, w, 3] uint8, from held-out
     episodes of a trained run.
 
-    All three start at the same real frame, up to which the model has seen as many as when an agent
-    acts; `shuffled` imagines with another window's actions."""
+    All three start at the same real frame, up to which the model has observed as many as when an
+    agent acts; `shuffled` imagines with another window's actions."""
     config = run.config
-    data = open_data(run.path, config, "heldout")
-    model = WorldModel.load(run.path)
+    data, model = open_data(run.path, config, "heldout"), WorldModel.load(run.path)
+
+    # Windows of as many observed frames as an agent has, and as long a future as there is.
     skip = config.dynamics.frameskip
     steps = usual_steps(data.lengths, skip)
-    seen = min(config.dynamics.context_frames, steps)
-    horizon = min(HORIZON, steps - seen + 1)
-    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=1, seed=1,
-                            setting="film strips: frames seen and imagined")  # fmt: skip
-    episode, frame, actions = sampler.batch(0, STRIPS)
-    rows = data.offsets[episode] + frame  # [C, context + H]
-    true = data.frames[rows[:, seen - 1 :]]
+    observed = min(config.dynamics.context_frames, steps)
+    horizon = min(HORIZON, steps - observed + 1)
+    sampler = WindowSampler(
+        data, frames=observed + horizon, frameskip=skip, stride=1, seed=1,
+        setting="film strips: frames seen and imagined",
+    )  # fmt: skip
+    episode, frame, actions = sampler.batch(0, CLIPS)
+    rows = data.offsets[episode] + frame  # [C, observed + H]
+    context, actions = _context(model, data, rows, actions, observed, skip)
+
+    # Each imagined latent is shown as the real frame whose latent lies nearest.
+    true = data.frames[rows[:, observed - 1 :]]
     bank = _bank(model, data.frames, len(data.actions))
-    frames = [torch.from_numpy(data.frames[some]) for some in rows.T[:seen]]
-    if isinstance(model, RobotModel):
-        poses = torch.from_numpy(data.column("state").astype(np.float32))
-        context = torch.stack(
-            [model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:seen], strict=True)], 1
-        )
-        actions = pose_blocks(poses, torch.from_numpy(rows), frameskip=skip).numpy()
-    else:
-        context = torch.stack([model.encode(x) for x in frames], 1)
-        # What lasts, as an agent believes it that has seen these frames.
-        context = model.latent.with_static(
-            context, model.latent.static(context).mean(1, keepdim=True)
-        )
+    past = torch.from_numpy(actions[:, : observed - 1]).to(model.device)
     strips = {"true": true}
-    for name, blocks in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
-        past, plans = (
-            torch.from_numpy(actions[:, : seen - 1]),
-            torch.from_numpy(blocks[:, None, seen - 1 :]),
-        )
-        future = model.imagine(context, past.to(model.device), plans.to(model.device))
-        nearest, _ = bank.nearest(model.compared(future).flatten(0, 2).flatten(1).cpu().numpy())
+    for name, taken in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
+        plans = torch.from_numpy(taken[:, None, observed - 1 :]).to(model.device)
+        latents = model.compared(model.imagine(context, past, plans)).flatten(0, 2).flatten(1)
+        nearest, _ = bank.nearest(latents.cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
         strips[name] = np.concatenate([true[:, :1], shown], 1)
     np.savez_compressed(path, **strips)
+
+
+def _context(
+    model: WorldModel, data: Trajectories, rows: np.ndarray, actions: np.ndarray, observed: int,
+    skip: int,
+) -> tuple[Tensor, np.ndarray]:  # fmt: skip
+    """(latents of the observed frames as an agent has them, actions in the model's own
+    numbers)."""
+    frames = [torch.from_numpy(data.frames[at]) for at in rows.T[:observed]]
+    if isinstance(model, RobotModel):
+        poses = torch.from_numpy(data.column("state").astype(np.float32))
+        latents = [
+            model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:observed], strict=True)
+        ]
+        return torch.stack(latents, 1), pose_blocks(
+            poses, torch.from_numpy(rows), frameskip=skip
+        ).numpy()
+    context = torch.stack([model.encode(x) for x in frames], 1)
+    # What is static, as an agent believes it that has observed these frames.
+    static = model.latent.static(context).mean(1, keepdim=True)
+    return model.latent.with_static(context, static), actions
 
 
 def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:
@@ -84,11 +99,13 @@ class FrameBank:
         rows = np.asarray(rows)
         if len(latents) == 0:
             raise ValueError(
-                "latents: the frame bank is empty; build it from the latents of at least one real frame"
+                "latents: the frame bank is empty; build it from the latents of at least one real "
+                "frame"
             )
         if rows.shape != (len(latents),) or not np.issubdtype(rows.dtype, np.integer):
             raise ValueError(
-                f"rows: one integer a latent is needed, got {rows.dtype} of shape {rows.shape} for {len(latents)}"
+                f"rows: one integer a latent is needed, got {rows.dtype} of shape {rows.shape} "
+                f"for {len(latents)}"
             )
         self.rows = rows.astype(np.int64)
         self._latents = latents
@@ -112,8 +129,8 @@ class FrameBank:
         queries = _matrix("latents", latents)
         if queries.shape[1] != self.width:
             raise ValueError(
-                f"latents: width {queries.shape[1]}, but the bank holds latents of width {self.width}; "
-                "pool or flatten both in the same way"
+                f"latents: width {queries.shape[1]}, but the bank holds latents of width "
+                f"{self.width}; pool or flatten both in the same way"
             )
         if len(queries) == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
