@@ -18,8 +18,14 @@ from torch import Tensor, nn
 from jepa_wm.core.checkpoint import a_few, check_fit
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.foreign_file import read_parts
-from jepa_wm.features.transformers_layout import config_beside, in_public_names, is_of_transformers
-from jepa_wm.features.vjepa2 import to_ours, to_released, without_wrappers
+from jepa_wm.features.vjepa2 import (
+    config_beside,
+    in_public_names,
+    is_of_transformers,
+    to_ours,
+    to_released,
+    without_wrappers,
+)
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
