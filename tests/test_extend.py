@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import overrides
 
-from jepa_wm.config import load_config
+from jepa_wm import Run, load_config, run_stage
+from jepa_wm.core.commands import parse
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.stage import STAGES, pipeline
 from jepa_wm.data.readers.registry import READERS, format_of, open_source
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search
@@ -22,7 +25,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
 @pytest.fixture
 def extend(monkeypatch):
     """Loads an example; the tables are afterwards as they were."""
-    tables = [READERS, SOLVERS]
+    tables = [READERS, SOLVERS, STAGES]
     for table in tables:
         monkeypatch.setattr(table, "_entries", dict(table._entries))
 
@@ -70,3 +73,27 @@ def test_a_reader_of_ones_own_recognises_its_format(extend, tmp_path):
     assert source.lengths.tolist() == [3, 2]
     assert np.array_equal(source.read("pixels", 1, 0, 2), pictures[3:])
     assert source.read("action", 0, 2, 3).item() == pytest.approx(0.2)
+
+
+def test_a_stage_of_ones_own_is_a_command_done_once(extend, alone, tiny_data, tmp_path):
+    with pytest.raises(SystemExit):
+        parse(["brightness"])
+    stage = extend("stage").brightness
+    assert parse(["brightness"]).stage == "brightness"
+    config = load_config("debug", overrides(tiny_data))
+    assert pipeline(config).index("brightness") > pipeline(config).index("collect")
+    with Run.open(tmp_path / "run", config) as run:
+        result = run_stage("brightness", run)
+        assert 0 < result["brightness"] < 1
+        assert run_stage("brightness", run) == result, "the stored result, its seconds included"
+    assert stage.recorded(type(config)) == ("data.path", "data.num_frames")
+    other = load_config("debug", [*overrides(tiny_data), "data.num_frames=6"])
+    with pytest.raises(UserError, match="num_frames: 4 -> 6"):
+        Run.open(tmp_path / "run", other)
+
+
+def test_an_evaluation_of_ones_own_measures_a_run(extend, alone, tiny_data):
+    extend("evaluation")
+    assert parse(["eval", "stillness"]).stage == "eval_stillness"
+    with Run.open(alone, load_config("debug", overrides(tiny_data))) as run:
+        assert 0 < run_stage("eval_stillness", run)["stillness"] <= 1
