@@ -2,7 +2,7 @@
 a trained run.
 
 A term is a function of imagined latents [B, S, H, N, D] and actions [B, S, H, A] that tells a cost
-[B, S]. What it has to know of the episodes, it takes from the scene at each decision."""
+[B, S]. What it has to know of the episodes, it takes from the context at each decision."""
 
 import sys
 from pathlib import Path
@@ -12,13 +12,13 @@ import numpy as np
 from jepa_wm import Run, load_config
 from jepa_wm.evals import episodes
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.objective import Scene
+from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.planning.terms import Term
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
-def eastward(scene: Scene) -> Term:
-    """Cheap where the actions lead to the right; `scene.now`, `goal` and `last` would tell where
+def eastward(context: PlanningContext) -> Term:
+    """Cheap where the actions lead to the right; `context.now`, `goal` and `last_action` would tell where
     episodes stand."""
 
     def cost(latents, actions):
@@ -32,7 +32,7 @@ def gone(weight: float, run: Run) -> float:
     """How far to the right agents are after 15 steps, in px, the goal image being of where they
     begin."""
     world = TwoRooms(run.config.world.geometry)
-    agent = Agent.of_run(run, world, more=((weight, eastward),))
+    agent = Agent.of_run(run, world, extra_costs=((weight, eastward),))
     world.reset(np.arange(8), start=np.full((8, 2), 12.0, np.float32))
     agent.reset(world.render(), seeds=range(8))
     track = episodes.play(world, agent.act, budget=15).track  # [8, 16, 2]

@@ -17,7 +17,6 @@ from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, 
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
 from jepa_wm.planning.action_space import ActionSpace
-from jepa_wm.planning.objectives import imagined_cost
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM
 from jepa_wm.planning.terms import ToGoal, latent_distance
@@ -63,10 +62,10 @@ def main():
     )  # each frame a still
     start, goal = normalised(encoder(clip))[:, None]  # [1, N, D]
     poses = torch.from_numpy(example["states"][0]).float()
-    cost = imagined_cost(
-        lambda plans: imagine_poses(model, start, poses[:1], plans)[0],
-        ToGoal(goal=goal, distance=latent_distance("l1")),
-    )
+    term = ToGoal(goal=goal, distance=latent_distance("l1"))
+
+    def cost(plans):
+        return term(imagine_poses(model, start, poses[:1], plans)[0], plans)
 
     axis = torch.linspace(-BOX, BOX, words.grid)
     moves = torch.zeros(1, words.grid**2, 1, 7)

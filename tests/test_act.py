@@ -162,7 +162,7 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
     np.testing.assert_allclose(plans[0], plans[1], atol=1e-5)
     with pytest.raises(
         UserError,
-        match="planner.mpc.memory_mb 0.001 is below one candidate.*raise planner.mpc.memory_mb",
+        match="planner.mpc.memory_mb 0.001 is below one plan.*raise planner.mpc.memory_mb",
     ):
         agent(memory_mb=0.001)
 

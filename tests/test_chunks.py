@@ -16,7 +16,6 @@ from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.chunks import MB, in_chunks, plans_within
-from jepa_wm.planning.objectives import imagined_cost
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM, Gradient
 from jepa_wm.planning.terms import ToGoal, latent_distance
@@ -25,15 +24,12 @@ TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 
 
 def bowls(seen, episodes):
-    def cost_of(some):
-        def cost(plans):
-            assert len(plans) == len(range(*some.indices(episodes)))
-            seen.append(plans.shape[0] * plans.shape[1])
-            return (plans - TARGET[:episodes][some]).square().sum((-2, -1))
+    def price(plans, rows):
+        assert len(plans) == len(range(*rows.indices(episodes)))
+        seen.append(plans.shape[0] * plans.shape[1])
+        return (plans - TARGET[:episodes][rows]).square().sum((-2, -1))
 
-        return cost
-
-    return cost_of
+    return price
 
 
 @given(st.integers(1, 7), st.integers(1, 40), st.integers(1, 60), st.booleans())
@@ -42,13 +38,8 @@ def test_costs_and_gradients_are_those_of_one_piece(episodes, candidates, most, 
     plans = torch.randn(episodes, candidates, 3, 2, generator=torch.Generator().manual_seed(1))
     plans.requires_grad_(gradients)
     whole, pieces = [], []
-    expected = bowls(whole, episodes)(slice(0, episodes))(plans)
-    limits = (
-        {"most": 10**6, "most_with_gradient": most}
-        if gradients
-        else {"most": most, "most_with_gradient": 1}
-    )
-    costs = in_chunks(bowls(pieces, episodes), **limits)(plans)
+    expected = bowls(whole, episodes)(plans, slice(0, episodes))
+    costs = in_chunks(bowls(pieces, episodes), plans, most=most)
     assert torch.equal(costs, expected)
     assert max(pieces) <= most and sum(pieces) == episodes * candidates
     assert len(pieces) <= -(-episodes // max(1, most // candidates)) * -(-candidates // most), (
@@ -67,7 +58,7 @@ def test_a_search_in_pieces_is_the_same_search(kind):
     for most in (10**6, 50, 5):
         for g in generators:
             g.manual_seed(3)
-        cost = in_chunks(bowls([], 4), most=most, most_with_gradient=most)
+        cost = partial(in_chunks, bowls([], 4), most=most)
         plans.append(search(solver, cost, generator=generators))
     for other in plans[1:]:
         assert torch.equal(plans[0].actions, other.actions) and torch.equal(
@@ -79,7 +70,7 @@ def test_a_bound_below_one_candidate_is_refused_with_the_remedy():
     assert plans_within(10, 3 * MB) == 3
     with pytest.raises(
         UserError,
-        match="planner.mpc.memory_mb 0.5 is below one candidate, which takes about 0.8 MB; raise",
+        match="planner.mpc.memory_mb 0.5 is below one plan, which takes about 0.8 MB; raise",
     ):
         plans_within(0.5, int(0.8 * MB))
 
@@ -146,14 +137,10 @@ def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
     unroll = unroll_candidates if gradients else partial(imagine_candidates, precision=precision)
     largest = []
 
-    def cost_of(some):
-        def imagine(actions):
-            largest.append(actions.shape[0] * actions.shape[1])
-            return unroll(model, context[some], past[some], actions)
-
-        return imagined_cost(
-            imagine, ToGoal(goal=goal[some], distance=latent_distance("l2"), mode="all")
-        )
+    def price(actions, rows):
+        largest.append(actions.shape[0] * actions.shape[1])
+        term = ToGoal(goal=goal[rows], distance=latent_distance("l2"), mode="all")
+        return term(unroll(model, context[rows], past[rows], actions), actions)
 
     each, fixed = (
         plan_bytes(model, 5, gradients=gradients),
@@ -164,10 +151,9 @@ def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
     for fit in (3, 8, 48):
         bound = (fixed + (fit + 0.5) * each) / MB
         most = plans_within(bound, each, fixed)
-        cost = in_chunks(cost_of, most=most, most_with_gradient=most)
         largest.clear()
         with PeakMemory() as memory:
-            results[fit] = cost(plans).detach()
+            results[fit] = in_chunks(price, plans, most=most).detach()
         assert max(largest) <= most == fit
         assert memory.peak <= bound * MB, f"{memory.peak / MB:.2f} MB alive, {bound:.2f} allowed"
         if fit == 3:

@@ -341,9 +341,12 @@ def test_the_reward_of_a_plan_is_discounted_and_cut_by_the_hazard(trained):
                     expected[b, s] -= 0.9**h * on * model.heads.reward(before, after, act)
                     on = on * (1 - model.heads.termination(before, after, act))
                     before = after
-    from jepa_wm.planning.objective import Scene, objective_of
+    from jepa_wm.planning.cost import PlanningContext, objective_of
 
-    cost = objective_of(Scene(model, a.settings, now, None, None))(futures, plans)
+    context = PlanningContext(
+        model=model, settings=a.settings, latents=now[:, None], past=plans[:, 0, :0]
+    )
+    cost = objective_of(context)(futures, plans)
     torch.testing.assert_close(cost, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -17,7 +17,8 @@ from planners import planner
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.integrations.harnesses import CostServer, EbJepa, PolicyServer, serve_to
+from jepa_wm.integrations.eb_jepa import EbJepa
+from jepa_wm.integrations.stable_worldmodel import CostServer, PolicyServer, serve_to
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.settings import (
     DistanceSettings,
@@ -360,7 +361,7 @@ from types import SimpleNamespace
 from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
 from stable_worldmodel.solver import CEMSolver
 from test_interop import world_model, pictures
-from jepa_wm.integrations.harnesses import CostServer, serve_to
+from jepa_wm.integrations.stable_worldmodel import CostServer, serve_to
 from jepa_wm.planning.settings import CostSettings, PlannerSettings
 settings = PlannerSettings(cost=CostSettings(objective="l2"))
 solver = serve_to(CEMSolver, CostServer(world_model(), settings), num_samples=16, n_steps=2, topk=4)

@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
-from jepa_wm.planning.action_terms import effort
 from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.objectives import Objective, imagined_cost
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM, Policy
 from jepa_wm.planning.solvers import CEMSolver
-from jepa_wm.planning.terms import ToGoal, latent_distance, over_steps
+from jepa_wm.planning.terms import Objective, ToGoal, effort, latent_distance, over_steps
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
 H = 3
@@ -183,9 +181,6 @@ def test_distances_equal_naive_loops(kind):
 
 def test_steps_are_reduced_as_named():
     costs = torch.randn(2, 3, 4)
-    weights = [0.5**k for k in range(4)]
-    discounted = sum(w * costs[..., k] for k, w in enumerate(weights)) / sum(weights)
-    torch.testing.assert_close(over_steps(costs, mode="discounted", discount=0.5), discounted)
     torch.testing.assert_close(
         over_steps(costs, mode="all"), sum(costs[..., k] for k in range(4)) / 4
     )
@@ -194,8 +189,6 @@ def test_steps_are_reduced_as_named():
     assert torch.equal(over_steps(costs, mode="last"), costs[..., 3])
     with pytest.raises(ValueError, match="first.*choose last"):
         over_steps(costs, mode="first")
-    with pytest.raises(ValueError, match="discount"):
-        over_steps(costs, mode="discounted", discount=0.0)
     with pytest.raises(ValueError, match="l3.*choose one of l1"):
         latent_distance("l3")
 
@@ -215,6 +208,5 @@ def test_an_objective_is_the_weighted_sum_of_its_terms_and_takes_a_learned_metri
     objective = Objective(((1.0, far), (0.1, effort)))
     expected = learned(latents, goal).mean(-1) + 0.1 * actions.square().mean((2, 3))
     torch.testing.assert_close(objective(latents, actions), expected)
-    torch.testing.assert_close(imagined_cost(lambda _: latents, objective)(actions), expected)
     with pytest.raises(ValueError, match="at least one"):
         Objective(())

@@ -13,7 +13,7 @@ from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.mixture import MixturePrediction, Noise, StepNoise
 from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
 from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
-from jepa_wm.planning.objectives import expected_cost
+from jepa_wm.planning.terms import expected_cost
 from jepa_wm.worlds.policies import ExplorationPolicy
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -345,7 +345,7 @@ def test_the_cost_is_the_mean_over_futures_and_doubt_is_of_members_alone():
     def objective(latents, actions):
         return latents.square().sum((-3, -2, -1))
 
-    plain = expected_cost(lambda actions: futures, objective)(plans)
+    plain = expected_cost(futures, plans, objective)
     torch.testing.assert_close(plain, futures.square().sum((-3, -2, -1)).mean((0, 1)))
-    doubtful = expected_cost(lambda actions: futures, objective, doubt=2.0)(plans)
+    doubtful = expected_cost(futures, plans, objective, uncertainty_weight=2.0)
     torch.testing.assert_close(doubtful - plain, 2 * futures.mean(1).var(0).mean((-3, -2, -1)))

@@ -16,11 +16,11 @@ from jepa_wm.planning.action_space import (
     space_of,
     zero_plan,
 )
-from jepa_wm.planning.action_terms import Effort, effort
+from jepa_wm.planning.cost import PlanningContext, effortless
 from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.objective import Scene, effortless
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.planning.terms import Effort, effort
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.settings import Geometry
 from jepa_wm.worlds.two_rooms.world import TwoRooms
@@ -193,7 +193,8 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
 
 
 def effort_in(space, last=None):
-    return effortless(Scene(None, PlannerSettings(), None, None, last, space))
+    nowhere = {"model": None, "settings": PlannerSettings(), "latents": None, "past": None}
+    return effortless(PlanningContext(**nowhere, last_action=last, space=space))
 
 
 def test_before_any_place_was_gone_to_none_takes_less_effort_than_another():

@@ -7,7 +7,6 @@ numbers a model step, a of one action."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,11 +15,14 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, space_of
-from jepa_wm.planning.chunks import in_chunks, plans_within
+from jepa_wm.planning.cost import (
+    CostTerm,
+    PlanningContext,
+    PlanningCost,
+    check_cost,
+    plans_at_once,
+)
 from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.objective import Scene, TermOf, check_objective, goal_of, objective_of
-from jepa_wm.planning.objectives import expected_cost
-from jepa_wm.planning.search import Cost
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.vjepa2_ac import POSE, RobotModel
 from jepa_wm.world_model.world_model import WorldModel
@@ -30,7 +32,7 @@ from jepa_wm.worlds.protocol import VectorWorld
 class Agent:
     """Plans for a batch of episodes, remembering the last frames and the actions between them.
 
-    Toward goal images, for reward, or for whatever else the objective's terms ask; `more` adds
+    Toward goal images, for reward, or for whatever else the objective's terms ask; `extra_costs` adds
     terms to those that the settings name. What is searched is the part of `space` that the data of
     the model reach: an action number that they never varied stays as it was. Where several model
     steps are executed at once (planner.mpc.execute), `observe` takes the frames between decisions;
@@ -41,15 +43,20 @@ class Agent:
 
     def __init__(
         self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: PlannerSettings, *,
-        more: Sequence[tuple[float, TermOf]] = (), poses: Callable[[], np.ndarray] | None = None,
+        extra_costs: Sequence[tuple[float, CostTerm]] = (), poses: Callable[[], np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         if space.model_action_dim != model.block:
             raise ValueError(
                 f"the world's action space gives {space.model_action_dim} numbers a model step but the model was trained on "
                 f"{model.block}: use the world and dynamics.frameskip it was trained with"
             )
-        check_objective(model, settings)
-        self.model, self.settings, self.more, self.poses = model, settings, more, poses
+        check_cost(model, settings)
+        self.model, self.settings, self.extra_costs, self.poses = (
+            model,
+            settings,
+            extra_costs,
+            poses,
+        )
         self.space = space.within(
             model.latent.action_low.tolist(), model.latent.action_high.tolist()
         )
@@ -60,21 +67,13 @@ class Agent:
         self.mpc = RecedingHorizon(
             settings.solver.make(self.space, settings.mpc.horizon), execute=settings.mpc.execute
         )
-        size = partial(
-            model.plan_bytes,
-            settings.mpc.horizon,
-            draws=settings.cost.num_futures,
-            margin=settings.cost.robust_radius,
-        )
-        self._most = self._most_with_gradient = plans_within(settings.mpc.memory_mb, *size())
-        if settings.solver.needs_gradient:
-            self._most_with_gradient = plans_within(settings.mpc.memory_mb, *size(gradients=True))
+        self._at_once = plans_at_once(model, settings)
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
         self._executing: list[
             Tensor
         ] = []  # each [B, A], model steps handed out whose first frame was not seen yet
-        self._last: Tensor | None = None  # [B, a] the action taken last
+        self._last_action: Tensor | None = None  # [B, a] the action taken last
         self._goal: Tensor | None = None
         self._static: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
         self._looks = 0
@@ -83,7 +82,7 @@ class Agent:
 
     @classmethod
     def of_run(
-        cls, run: Run, world: VectorWorld, *, more: Sequence[tuple[float, TermOf]] = ()
+        cls, run: Run, world: VectorWorld, *, extra_costs: Sequence[tuple[float, CostTerm]] = ()
     ) -> Agent:
         """The agent of a run whose dynamics are trained, for worlds with the actions of
         `world`."""
@@ -96,7 +95,7 @@ class Agent:
             model,
             space,
             plan,
-            more=more,
+            extra_costs=extra_costs,
             poses=world.state if isinstance(model, RobotModel) else None,
         )
 
@@ -115,7 +114,7 @@ class Agent:
         )
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
-        self._last, self._static, self._looks = None, None, 0
+        self._last_action, self._static, self._looks = None, None, 0
         if self._goal is not None:
             self._update_belief(self._goal)
         # On the CPU wherever the model is: a seed draws the same plans on every machine, and only
@@ -125,42 +124,21 @@ class Agent:
     def act(self, frames: np.ndarray) -> np.ndarray:
         """[B, K*frameskip, a] environment actions to take after seeing frames [B, h, w, c]
         uint8."""
-        latents = self.encode_context(frames)
+        # What is seen now, after what happened unseen since the last decision.
+        latents = self._encode(frames)
         self._imagine_unseen()
         self._latents.append(latents)
-        latent, static = self.model.latent, self._update_belief(latents)
-        goals = None if self._goal is None else latent.with_static(self._goal, static)
-        context, past = self._memory(static)
-
-        def cost_of(some: slice) -> Cost:
-            def imagine(actions: Tensor) -> Tensor:
-                cut, draws = self.settings.mpc.truncate, self.settings.cost.num_futures
-                return self.model.futures(
-                    context[some], past[some], actions, truncate=cut, draws=draws
-                )
-
-            goal = None if goals is None else goals[some]
-            last = None if self._last is None else self._last[some]
-            scene = Scene(self.model, self.settings, context[some, -1], goal, last, self.space)
-            return expected_cost(
-                imagine,
-                objective_of(scene, self.more),
-                doubt=self.settings.cost.uncertainty_weight,
-            )
-
-        cost = in_chunks(cost_of, most=self._most, most_with_gradient=self._most_with_gradient)
-        device, proposal = self.model.device, None
-        if self.settings.asks_policy:
-            toward = self.model.propose(
-                context[:, -1], goal_of(self.settings.cost, goals), self.settings.mpc.horizon
-            )
-            proposal = self.space.to_plan(toward).cpu()
+        context = self._context(self._update_belief(latents))
+        # Search for the cheapest plan, from where the last one, a policy or staying would lead.
+        cost = PlanningCost(context, at_once=self._at_once, extra_costs=self.extra_costs)
         blocks = self.mpc.plan(
-            lambda plans: cost(plans.to(device)).cpu(), proposal=proposal, known=self._staying()
+            cost, proposal=self._proposal(context), known=self._staying()
         )  # [B, K, A]
-        self._past.append(blocks[:, 0].to(device))
-        self._executing = list(blocks[:, 1:].to(device).unbind(1))
-        self._last = blocks[:, -1, -self.space.size :].to(device)
+        # The first step is taken from here; where more are, their frames come by `observe`.
+        on_device = blocks.to(self.model.device)
+        self._past.append(on_device[:, 0])
+        self._executing = list(on_device[:, 1:].unbind(1))
+        self._last_action = on_device[:, -1, -self.space.size :]
         return self.space.to_env(blocks).numpy()
 
     def observe(self, frames: np.ndarray) -> None:
@@ -173,12 +151,12 @@ class Agent:
             raise RuntimeError(
                 "no step of a plan is left to be executed after these frames; hand them to act"
             )
-        latents = self.encode_context(frames)
+        latents = self._encode(frames)
         self._update_belief(latents)
         self._latents.append(latents)
         self._past.append(self._executing.pop(0))
 
-    def encode_context(self, frames: np.ndarray) -> Tensor:
+    def _encode(self, frames: np.ndarray) -> Tensor:
         """[B, N, D] latents of frames that fit the episodes."""
         if self._goal is not None and frames.shape[1:] != self._goal_shape:
             raise ValueError(
@@ -227,16 +205,38 @@ class Agent:
             len(context), 0, self.model.block
         )
 
+    def _context(self, static: Tensor) -> PlanningContext:
+        """Where the episodes stand, with these static numbers in all latents and in the goal."""
+        latents, past = self._memory(static)
+        goal = None if self._goal is None else self.model.latent.with_static(self._goal, static)
+        return PlanningContext(
+            model=self.model,
+            settings=self.settings,
+            latents=latents,
+            past=past,
+            goal=goal,
+            last_action=self._last_action,
+            space=self.space,
+        )
+
+    def _proposal(self, context: PlanningContext) -> Tensor | None:
+        """[B, H, A] the plan of the policy, on the CPU, where it has a say."""
+        if not self.settings.asks_policy:
+            return None
+        horizon = self.settings.mpc.horizon
+        toward = self.model.propose(context.now, context.goal_latent(), horizon)
+        return self.space.to_plan(toward).cpu()
+
     def _staying(self) -> Tensor | None:
         """[B, H, A] the plan of taking the last action again, which holds the place where actions
         are places."""
         if (
-            self._last is None
+            self._last_action is None
             or not isinstance(self.space, ActionSpace)
             or not self.space.absolute
         ):
             return None
-        step = self._last.cpu().repeat(1, self.space.plan_dim // self.space.size)
+        step = self._last_action.cpu().repeat(1, self.space.plan_dim // self.space.size)
         return step[:, None].expand(-1, self.settings.mpc.horizon, -1)
 
     def _update_belief(self, latents: Tensor) -> Tensor:

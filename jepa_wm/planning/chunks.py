@@ -1,65 +1,52 @@
-"""Candidates in pieces: a cost that never looks at more plans at once than the memory bound
-allows.
+"""Plans in pieces: a cost that never imagines more of them at once than the memory bound allows.
 
-B episodes, S candidates, H horizon in model steps, E expanded numbers a step.
-"""
+B episodes, b episodes of a piece, S plans, H horizon in model steps, A action numbers of a model
+step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.planning.search import Cost
 
 MB = 2**20
 
-CostOf = Callable[
-    [slice], Cost
-]  # the cost of plans [b, S, H, E] for the episodes of a slice of the batch
-
 
 def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int:
-    """How many plans, candidates x episodes, fit into the bound when each takes `plan_bytes`
-    beside what is fixed.
-
-    Raises UserError when not a single one does.
-    """
+    """How many plans fit into the bound when each takes `plan_bytes` beside what is fixed. Raises
+    UserError when not a single one does."""
     fit = (int(memory_mb * MB) - fixed_bytes) // plan_bytes
     if fit < 1:
         raise UserError(
-            f"planner.mpc.memory_mb {memory_mb:g} is below one candidate, which takes about "
-            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise planner.mpc.memory_mb, shorten planner.mpc.horizon, or take a model "
-            "with fewer latent tokens or a smaller width"
+            f"planner.mpc.memory_mb {memory_mb:g} is below one plan, which takes about "
+            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise planner.mpc.memory_mb, shorten "
+            "planner.mpc.horizon, or take a model with fewer latent tokens or a smaller width"
         )
     return fit
 
 
-def in_chunks(cost_of: CostOf, *, most: int, most_with_gradient: int) -> Cost:
-    """The cost of plans [B, S, H, E], computed for at most `most` plans at a time, fewer where
-    gradients are wanted.
+def in_chunks(price: Callable[[Tensor, slice], Tensor], plans: Tensor, *, most: int) -> Tensor:
+    """[B, S] what `price` says of plans [B, S, H, A], given at most `most` of them at a time, with
+    the slice of the episodes that they are of.
 
-    Whole episodes go together as long as they fit; else one episode's candidates are cut into
-    equal pieces. A plan's cost may depend on no other plan. Gradients are then computed piece by
-    piece as well: a piece's graph is gone before the next piece is imagined."""
-
-    def cost(plans: Tensor) -> Tensor:
-        wanted = plans.requires_grad and torch.is_grad_enabled()
-        limit = most_with_gradient if wanted else most
-        episodes, candidates = plans.shape[:2]
-        if episodes * candidates <= limit:
-            return cost_of(slice(0, episodes))(plans)
-        look = _with_slope if wanted else _plain
-        rows = []
-        for some in _pieces(episodes, max(1, limit // candidates)):
-            piece_cost = cost_of(some)
-            parts = _pieces(candidates, limit // (some.stop - some.start))
-            rows.append(torch.cat([look(piece_cost, plans[some, part]) for part in parts], 1))
-        return torch.cat(rows)
-
-    return cost
+    Whole episodes go together as long as they fit; else one episode's plans are cut into equal
+    pieces. Gradients are then computed piece by piece as well: a piece's graph is gone before the
+    next piece is imagined."""
+    episodes, samples = plans.shape[:2]
+    if episodes * samples <= most:
+        return price(plans, slice(0, episodes))
+    if wants_gradient(plans):
+        price = partial(_with_slope, price)
+    costs = []
+    for rows in _pieces(episodes, max(1, most // samples)):
+        each = most // (rows.stop - rows.start)
+        parts = [price(plans[rows, part], rows) for part in _pieces(samples, each)]
+        costs.append(torch.cat(parts, 1))
+    return torch.cat(costs)
 
 
 def _pieces(count: int, most: int) -> Iterator[slice]:
@@ -69,16 +56,17 @@ def _pieces(count: int, most: int) -> Iterator[slice]:
         yield slice(count * i // pieces, count * (i + 1) // pieces)
 
 
-def _plain(cost: Cost, plans: Tensor) -> Tensor:
-    return cost(plans)
-
-
-def _with_slope(cost: Cost, plans: Tensor) -> Tensor:
-    """[b, s] costs whose gradient is known already and costs no graph: a straight line through
+def _with_slope(price: Callable[[Tensor, slice], Tensor], plans: Tensor, rows: slice) -> Tensor:
+    """[b, S] costs whose gradient is known already and costs no graph: a straight line through
     each plan."""
-    here = plans.detach().requires_grad_()
-    costs = cost(here)
+    apart = plans.detach().requires_grad_()
+    costs = price(apart, rows)
     if not costs.requires_grad:
         return costs
-    (slope,) = torch.autograd.grad(costs.sum(), here)
-    return costs.detach() + ((plans - here.detach()) * slope).sum((-2, -1))
+    (slope,) = torch.autograd.grad(costs.sum(), apart)
+    return costs.detach() + ((plans - apart.detach()) * slope).sum((-2, -1))
+
+
+def wants_gradient(plans: Tensor) -> bool:
+    """Whether what is computed from plans is to lead back to them."""
+    return plans.requires_grad and torch.is_grad_enabled()
