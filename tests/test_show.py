@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import BaseModel
 
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Metrics
 from jepa_wm.core.run import Run
@@ -31,11 +31,6 @@ SUCCESS = {
     "budget": T,
 }
 VOID = {"meta", "link", "img", "br", "hr", "source", "input", "base"}
-
-
-class Toy(BaseModel):
-    seed: int = 0
-    plan: dict[str, int] = {"candidates": 8}
 
 
 class Page(HTMLParser):
@@ -101,7 +96,7 @@ def episodes(*, lost=LOST, noise=None):
 
 
 def open_run(folder):
-    return Run.open(folder / "two_rooms", Toy())
+    return Run.open(folder / "two_rooms", load_config("debug"))
 
 
 def fill(run, *, noise=None, lost=LOST):
