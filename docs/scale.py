@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from jepa_wm.config import Config, load_config
-from jepa_wm.models.masks import draw_mask, split
+from jepa_wm.models.masks import draw_masks
 
 BF16, FP32 = 2, 4  # bytes
 GB = 1e9
@@ -56,14 +56,11 @@ class Model:
     @classmethod
     def of(cls, config: Config) -> Model:
         """With masks drawn for a few clips."""
-        steps, grid = (
-            config.data.num_frames // config.encoder.tubelet_size,
-            config.data.image_size // config.encoder.patch_size,
-        )
+        steps = config.data.num_frames // config.encoder.tubelet_size
+        grid = config.data.image_size // config.encoder.patch_size
         generator, masked = torch.Generator().manual_seed(0), []
-        for mask in config.jepa.masks:
-            kept, targets = split(draw_mask(mask, 16, steps, grid, generator), generator)
-            masked.append((kept.shape[1], targets.shape[1]))
+        for mask in draw_masks(config.jepa, (16, steps, grid), generator):
+            masked.append((mask.context_ids.shape[1], mask.target_ids.shape[1]))
         return cls(config, steps * grid * grid, tuple(masked))
 
     @property

@@ -19,7 +19,6 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, load_predictor
 from jepa_wm.models.action_predictor import ActionPredictor
-from jepa_wm.models.predictor import Predictor
 
 SIZE_KEYS = {  # field of Size -> key of the metadata
     "image_size": "img_size", "width": "encoder_dim", "depth": "encoder_depth",
@@ -77,7 +76,7 @@ def _encoder(weights: Path, size: Size, entries: Entries) -> Iterator[tuple[str,
 
     # From the context that the public code computed: a difference there is told apart from one
     # here.
-    predictor = load_predictor(weights, Predictor, size)
+    predictor = load_predictor(weights, size)
     positions = encoder.positions(_clip(entries, "video"))
     context = entries["encoder.context"]
     for kind in range(len(predictor.mask_tokens)):

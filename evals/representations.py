@@ -47,7 +47,7 @@ def representations_of(encoder: Encoder | Backbone, config: Config) -> dict[str,
         if isinstance(encoder, Backbone):
             random = Backbone(encoder.name, size)
         else:
-            random = Encoder.from_settings(size, encoder.settings or config.encoder)
+            random = Encoder(size, encoder.settings)
         representations["random_encoder"] = _through(random, precision)
     if "pixels" in config.probes.baselines:
         representations["pixels"] = partial(patches, patch_size=config.encoder.patch_size)

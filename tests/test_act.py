@@ -36,7 +36,7 @@ SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 def world_model(window=3, **changes):
     torch.manual_seed(0)
     encoder = FrozenEncoder(
-        Encoder.from_settings(12, EncoderSettings(patch_size=4, width=16, depth=1, num_heads=1)),
+        Encoder(12, EncoderSettings(patch_size=4, width=16, depth=1, num_heads=1)),
         12,
         precision="fp32",
     )

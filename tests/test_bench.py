@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from jepa_wm import cli
-from jepa_wm.data.images import to_input
 from jepa_wm.evals.bench import train as bench_train
-from jepa_wm.evals.bench.peer_step import peer_losses
 from jepa_wm.evals.bench.plan import Case, flops, peer_forward, peer_rollout
+from jepa_wm.evals.bench.train_case import peer_losses
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.rollout import imagine_candidates
 
@@ -90,10 +89,9 @@ def test_training_is_measured_and_printed(capsys, tmp_path, monkeypatch):
 
 def test_the_training_reference_computes_the_same_loss_and_gradient():
     case = bench_train.QUICK
-    model, frames, masks = bench_train.fresh(case)
-    clip = to_input(frames, case.side)
-    ours = model(clip, clip[:, :0], masks)["loss"]
-    theirs = peer_losses(model, clip, masks)
+    model, pixels = bench_train.fresh(case)
+    batch = pixels.batch(case.side)
+    ours, theirs = model(batch)["loss"], peer_losses(model, batch)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     parameters = [p for p in model.encoder.parameters() if p.requires_grad]
     for mine, its in zip(

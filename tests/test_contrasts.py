@@ -13,8 +13,9 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find
-from jepa_wm.models.jepa import JEPA, Origin
-from jepa_wm.models.pooling import EpisodeContrast, TemporalContrast, When
+from jepa_wm.models.jepa import JEPA, Batch
+from jepa_wm.models.losses import EpisodeContrast, FrameTimes, TemporalContrast
+from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.training import pretrain
 
@@ -45,14 +46,14 @@ def test_a_frame_across_the_hidden_stretch_is_no_successor():
     contrast = TemporalContrast(8)
     x, far = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
     step = torch.tensor([[0, 1, 6, 7], [4, 5, 6, 7]])
-    when = When(step, 5 * step, torch.tensor([[100, 150, 200]] * 2))
+    when = FrameTimes(step, 5 * step, torch.tensor([[100, 150, 200]] * 2))
     pairs = [contrast(x[:1, k : k + 2], far[:1]) for k in (0, 2)]
     pairs += [contrast(x[1:, k : k + 2], far[1:]) for k in range(3)]
     torch.testing.assert_close(contrast(x, far, when), torch.stack(pairs).mean())
     torch.testing.assert_close(
-        contrast(x, far, When(step[:, :1] + torch.arange(4), *when[1:])), contrast(x, far)
+        contrast(x, far, FrameTimes(step[:, :1] + torch.arange(4), *when[1:])), contrast(x, far)
     )
-    apart = When(torch.tensor([[0, 2, 4, 6]] * 2), *when[1:])
+    apart = FrameTimes(torch.tensor([[0, 2, 4, 6]] * 2), *when[1:])
     assert contrast(x, far, apart) == contrast(x, None, apart) == 0, (
         "nobody's successor is in view"
     )
@@ -62,9 +63,11 @@ def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
     torch.manual_seed(0)
     contrast = TemporalContrast(8)
     x, far = torch.randn(1, 2, 8), torch.randn(1, 3, 8)
-    when = When(torch.tensor([[2, 3]]), torch.tensor([[10, 15]]), torch.tensor([[5, 16, 100]]))
+    when = FrameTimes(
+        torch.tensor([[2, 3]]), torch.tensor([[10, 15]]), torch.tensor([[5, 16, 100]])
+    )
     torch.testing.assert_close(contrast(x, far, when), contrast(x, far[:, 1:]))
-    none = When(when.step, when.time, torch.tensor([[9, 12, 15]]))
+    none = FrameTimes(when.step, when.time, torch.tensor([[9, 12, 15]]))
     assert contrast(x, far, none) == 0
 
 
@@ -75,14 +78,16 @@ def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
     model = JEPA(16, encode, JepaSettings(width=16, depth=1, num_heads=1), action_size=2)
     gap = torch.tensor([3, 5] * 16)[:, None]
     time = 1000 + gap * torch.arange(frames)
-    origin = Origin(torch.arange(32), torch.cat([time, torch.full((32, 2), 5000)], 1))
+    clip, distant = torch.zeros(32, frames, 3, 16, 16), torch.zeros(32, 2, 3, 16, 16)
+    taken = torch.cat([time, torch.full((32, 2), 5000)], 1)
     for step in range(5):
-        (mask,) = model.draw_masks(32, frames, torch.Generator().manual_seed(step))
-        when = origin.when(mask.full_frames, 1, 2)
+        drawn = torch.Generator().manual_seed(step)
+        (mask,) = draw_masks(model.settings, (32, frames, model.encoder.grid), drawn)
+        when = model._times(mask.full_frames, Batch(clip, distant, [mask], time=taken))
         counts = when.step.diff(dim=1) == 1
         assert counts.any() and not counts.all()
         assert (when.time.diff(dim=1)[counts] == gap.expand(-1, counts.shape[1])[counts]).all()
-        assert (when.far == 5000).all()
+        assert (when.distant == 5000).all()
 
 
 def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
@@ -95,7 +100,8 @@ def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     frames, gaps = config.data.num_frames, config.data.frame_gaps
     sampler = ClipSampler(data, frames=frames, gaps=gaps, seed=0, batch=shape)
     model, told = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2), []
-    task = pretrain.make_task(model, sampler, config)
+    reader = pretrain.BatchReader(sampler, config.data, config.encoder, config.jepa, 16, 0)
+    task = pretrain.make_task(model, reader, config.train.pretrain, config.train.precision)
     original = model.episode_contrast.forward
     monkeypatch.setattr(
         model.episode_contrast, "forward", lambda *given: told.append(given[2]) or original(*given)

@@ -22,7 +22,8 @@ from jepa_wm.features.cache import weights_digest
 from jepa_wm.models import rollout
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.heads import Heads, Present
-from jepa_wm.models.jepa import JEPA
+from jepa_wm.models.jepa import JEPA, Batch
+from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.mixture import Noise
 from jepa_wm.models.settings import DistanceSettings, EncoderSettings, HeadSettings
 from jepa_wm.models.temporal_distance import TemporalDistance
@@ -88,10 +89,7 @@ def test_the_encoder_sees_the_same(attention, rope, precision, allowed):
         attention=attention,
         rope=rope,
     )
-    encoder, clip = (
-        Encoder.from_settings(16, settings).requires_grad_(False),
-        drawn(3, 6, 3, 16, 16),
-    )
+    encoder, clip = (Encoder(16, settings).requires_grad_(False), drawn(3, 6, 3, 16, 16))
     keep = (
         torch.rand(3, 48, generator=torch.Generator().manual_seed(1))
         .argsort(1)[:, :20]
@@ -107,48 +105,44 @@ def test_the_encoder_sees_the_same(attention, rope, precision, allowed):
 
 
 def jepa():
-    """(model, clip, far frames, path) of the debug setting."""
+    """(model, batch) of the debug setting."""
     config = load_config("debug", ["jepa.vicreg=0.1"])
     torch.manual_seed(0)
     model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2)
     length, size = config.data.num_frames, config.data.image_size
-    far = config.jepa.num_distant_frames
-    return (
-        model,
+    count, shape = config.jepa.num_distant_frames, (6, length, model.encoder.grid)
+    batch = Batch(
         drawn(6, length, 3, size, size),
-        drawn(6, far, 3, size, size, seed=1),
-        drawn(6, length + far, 2),
+        drawn(6, count, 3, size, size, seed=1),
+        draw_masks(config.jepa, shape, torch.Generator().manual_seed(3)),
+        drawn(6, length + count, 2),
     )
+    return model, batch
 
 
-def test_masks_are_drawn_alike_wherever_the_model_is():
-    model, clip, *_ = jepa()
-    known = model.draw_masks(6, clip.shape[1], torch.Generator().manual_seed(3))
-    there = model.to(GPU).draw_masks(6, clip.shape[1], torch.Generator().manual_seed(3))
-    for mine, its in zip(there, known, strict=True):
-        assert torch.equal(mine.context_ids, its.context_ids) and torch.equal(
-            mine.target_ids, its.target_ids
-        )
+def batch_on(device, batch):
+    masks = [mask.to(device) for mask in batch.masks]
+    clip, distant, actions = (x.to(device) for x in (batch.clip, batch.distant, batch.actions))
+    return Batch(clip, distant, masks, actions)
 
 
 @pytest.mark.parametrize(
     ("precision", "allowed", "of_gradient"), [("fp32", EXACT, 1e-3), ("bf16", COARSE, 0.1)]
 )
 def test_the_pretraining_loss_and_its_gradient_are_the_same(precision, allowed, of_gradient):
-    model, clip, far, path = jepa()
-    masks = model.draw_masks(6, clip.shape[1], torch.Generator().manual_seed(3))
+    model, batch = jepa()
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def losses_and_slope(*inputs):
-        losses = model(*inputs[:2], masks, inputs[2])
+    def losses_and_slope(batch):
+        losses = model(batch)
         slope = torch.autograd.grad(losses["loss"], parameters, allow_unused=True)
         return losses, torch.cat([s.flatten() for s in slope if s is not None])
 
-    known, slope = losses_and_slope(clip, far, path)
+    known, slope = losses_and_slope(batch)
     model.to(GPU)
     parameters = [p for p in model.parameters() if p.requires_grad]
     with autocast(GPU, precision):
-        there, its_slope = losses_and_slope(*on_gpu(clip, far, path))
+        there, its_slope = losses_and_slope(batch_on(GPU, batch))
     assert there.keys() == known.keys()
     for name, value in known.items():
         assert there[name].item() == pytest.approx(value.item(), rel=allowed, abs=allowed), name
@@ -159,10 +153,9 @@ def test_training_takes_the_same_steps():
     """Optimiser, clipping and the moving average included."""
 
     def history(device):
-        model, *inputs = jepa()
-        masks = model.draw_masks(6, inputs[0].shape[1], torch.Generator().manual_seed(3))
-        model, (clip, far, path) = model.to(device), [x.to(device) for x in inputs]
-        task = loop.Task("pretrain", model, lambda step, rows: model(clip, far, masks, path))
+        model, batch = jepa()
+        model, batch = model.to(device), batch_on(device, batch)
+        task = loop.Task("pretrain", model, lambda step, rows: model(batch))
         settings, found = OptimiserSettings(batch=6, steps=8, warmup=2), []
         optimiser = loop.make_optimiser(model, settings)
         for step in range(8):

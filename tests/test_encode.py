@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.models.attention import attend
-from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer
+from jepa_wm.models.blocks import Block, KeyValueCache, attend, init_transformer
 from jepa_wm.models.rope import axis_pairs, grid_positions, rope_tables, rotate
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -20,8 +19,7 @@ SIDE, PATCH = 12, 4  # a 3 x 3 grid
 
 def encoder(attention="clip", tubelet=1, seed=0, locality=1.5):
     torch.manual_seed(seed)
-    model = Encoder(
-        image_size=SIDE,
+    settings = EncoderSettings(
         patch_size=PATCH,
         tubelet_size=tubelet,
         width=16,
@@ -30,6 +28,7 @@ def encoder(attention="clip", tubelet=1, seed=0, locality=1.5):
         attention=attention,
         locality=locality,
     )
+    model = Encoder(SIDE, settings)
     for p in model.parameters():  # far from the small initial values, so that a wrong path shows
         torch.nn.init.normal_(p, std=0.3)
     return model.eval()
@@ -123,12 +122,12 @@ def outputs_with_hidden_keys(model, video, keep):
     """The same encoder without dropping anything: tokens that are not kept are computed, but
     nobody looks at them."""
     x = model.embed(model._patches(video))
-    positions = grid_positions(video.shape[1] // model.tubelet, model.grid, model.grid)
-    cos, sin = rope_tables(positions[None], model.head_dim, model.rope_base)
+    positions = grid_positions(video.shape[1] // model.tubelet_size, model.grid, model.grid)
+    cos, sin = rope_tables(positions[None], model.head_dim, model.settings.rope_base)
     bias = torch.full((len(x), 1, 1, x.shape[1]), -torch.inf)
     for row, ids in zip(bias, keep, strict=True):
         row[..., ids] = 0
-    if model.attend == "frame":
+    if model.settings.attention == "frame":
         time = positions[:, 0]
         bias = bias.masked_fill(time[:, None] != time, -torch.inf)
         bias = bias.masked_fill(
@@ -270,15 +269,17 @@ def test_the_vjepa2_variant_turns_adjacent_channels_by_different_angles():
 @pytest.mark.parametrize("rope", ["rotation", "vjepa2"])
 def test_a_wide_clip_is_seen_whole_and_dropped_tokens_are_not_missed(rope):
     torch.manual_seed(0)
-    model = Encoder(
-        image_size=SIDE,
+    settings = EncoderSettings(
         patch_size=PATCH,
         tubelet_size=2,
         width=16,
         depth=1,
         num_heads=2,
+        attention="clip",
         rope=rope,
+        locality=0,
     )
+    model = Encoder(SIDE, settings)
     wide = torch.randn(2, 4, 3, 8, 20)  # 2 x 2 x 5 tokens
     with torch.no_grad():
         seen = model(wide)
@@ -310,8 +311,8 @@ def test_all_settings_are_written_down_and_reach_the_encoder():
     )
     settings = EncoderSettings(rope="vjepa2", mlp_ratio=48 / 11, width=44, num_heads=2, depth=1)
     assert EncoderSettings(**settings.model_dump()) == settings
-    model = Encoder.from_settings(16, settings)
-    assert model.rope == "vjepa2" and model.blocks[0].mlp.fc1.out_features == 192
+    model = Encoder(16, settings)
+    assert model.settings.rope == "vjepa2" and model.blocks[0].mlp.fc1.out_features == 192
     with pytest.raises(ValueError, match="rope vjepa2 needs heads of 6 channels or more"):
         EncoderSettings(rope="vjepa2", width=16, num_heads=4)
 

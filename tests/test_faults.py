@@ -120,7 +120,7 @@ def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
         EncoderSettings(patch_size=13, width=16, depth=1, num_heads=1),
     )
     with Run.open(tmp_path, config) as run:
-        FrozenEncoder(Encoder.from_settings(65, encode), 65).save(run.path / "features")
+        FrozenEncoder(Encoder(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()
         save_latent_model(
             run.path / "dynamics", LatentModel(25, 16, 3, dynamics.model_settings(config))

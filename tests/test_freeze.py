@@ -28,7 +28,7 @@ def data(tiny_data):
 
 def make_encoder(data, seed=0, precision="fp32"):
     torch.manual_seed(seed)
-    encoder = FrozenEncoder(Encoder.from_settings(65, ENCODE), 65, precision=precision)
+    encoder = FrozenEncoder(Encoder(65, ENCODE), 65, precision=precision)
     encoder.standardise_on(data.frames[EVERY_THIRD])
     return encoder
 

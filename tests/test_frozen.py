@@ -223,9 +223,7 @@ def test_the_weights_of_the_encoder_tell_evaluations_apart(drives, tmp_path):
     for seed in (0, 1, 0):
         with pytest.MonkeyPatch.context() as patch:
             torch.manual_seed(seed)
-            encoder = Encoder.from_settings(
-                12, EncoderSettings(patch_size=6, width=16, depth=1, num_heads=2)
-            )
+            encoder = Encoder(12, EncoderSettings(patch_size=6, width=16, depth=1, num_heads=2))
             patch.setattr(cache, "backbone_of", lambda *_, encoder=encoder: encoder)
             seen.append(
                 evaluate(
@@ -410,7 +408,7 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
 def test_tokens_are_standardised_by_the_training_part_alone(drives):
     config = load_config("debug", [*SMALL, f"data.path={drives}", "train.precision=fp32"])
     data = open_labelled(config.probes, config.data, drives)
-    encoder = Encoder.from_settings(24, config.encoder)
+    encoder = Encoder(24, config.encoder)
     found = representations_of(encoder, config)["encoder"]
     train, test = extract_features(found, data, "encoder", size=24)
     assert train.tokens.float().mean(0).abs().max() < 0.01

@@ -40,9 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def world_model(skip=2, *, size=12, tokens=True, window=3):
     torch.manual_seed(0)
     encoder = FrozenEncoder(
-        Encoder.from_settings(
-            size, EncoderSettings(patch_size=size // 3, width=16, depth=1, num_heads=1)
-        ),
+        Encoder(size, EncoderSettings(patch_size=size // 3, width=16, depth=1, num_heads=1)),
         size,
         precision="fp32",
     )

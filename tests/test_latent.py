@@ -17,8 +17,7 @@ from jepa_wm.models.factored_latent import (
     curvature,
 )
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.losses import variance_covariance
-from jepa_wm.models.pooling import EpisodeContrast, TemporalContrast
+from jepa_wm.models.losses import EpisodeContrast, TemporalContrast, variance_covariance
 from jepa_wm.models.settings import (
     DistanceSettings,
     EncoderSettings,
@@ -361,8 +360,7 @@ def test_episode_contrast_prefers_what_lasts_to_what_is_near():
 
 def test_dynamics_of_another_encoder_are_refused():
     encoder = FrozenEncoder(
-        Encoder.from_settings(32, EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)),
-        32,
+        Encoder(32, EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)), 32
     )
     latent = LatentModel(4, 12, 2, WorldModelSettings(latent=None))
     with pytest.raises(

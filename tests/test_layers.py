@@ -38,9 +38,7 @@ READ_THE_WHOLE_CONFIG = (
             "jepa_wm/features/cache.py",
             "jepa_wm/training/dynamics.py",
             "jepa_wm/training/heads.py",
-            "jepa_wm/training/pretrain.py",
             "jepa_wm/training/samples.py",
-            "jepa_wm/training/start.py",
             "jepa_wm/training/vjepa2_ac.py",
             "jepa_wm/worlds/collect.py",
         }

@@ -23,7 +23,7 @@ from jepa_wm.data.windows import (
     WindowSampler,
     usual_steps,
 )
-from jepa_wm.models.pooling import LinearInverseDynamics
+from jepa_wm.models.losses import LinearInverseDynamics
 
 COLUMNS = {"pixels": ((4, 6, 3), "u1"), "action": ((2,), "f4"), "state": ((3,), "f4")}
 

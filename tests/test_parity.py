@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from jepa_wm import cli
 from jepa_wm.features.vjepa2 import to_released
 from jepa_wm.models.action_predictor import ActionPredictor
-from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SIZES = {
@@ -29,9 +30,14 @@ def triple(tmp_path):
     them."""
     torch.manual_seed(0)
     sizes = {"depth": 1, "rope": "vjepa2", "rope_base": 10_000.0}
-    encoder = Encoder(image_size=16, patch_size=4, tubelet_size=2, width=24, num_heads=2, **sizes)
+    settings = EncoderSettings(
+        patch_size=4, tubelet_size=2, width=24, num_heads=2, attention="clip", locality=0, **sizes
+    )
+    encoder = Encoder(16, settings)
     predictor = Predictor(
-        width=12, num_heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
+        PredictorSizes(
+            width=12, num_heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
+        )
     )
     action = ActionPredictor(encoder_width=24, grid=4, width=12, num_heads=1, **sizes)
     clip = torch.randn(2, 4, 3, 16, 16)

@@ -4,7 +4,8 @@ tell."""
 import pytest
 import torch
 
-from jepa_wm.models.pooling import GridPool, LinearInverseDynamics, MeanPool, query_attention
+from jepa_wm.models.losses import LinearInverseDynamics
+from jepa_wm.models.pooling import GridPool, MeanPool, query_attention
 
 
 def generator(seed=0):

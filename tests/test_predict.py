@@ -10,9 +10,9 @@ import torch
 from jepa_wm.config import Config
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.models.collapse import collapse_metrics
-from jepa_wm.models.jepa import JEPA, latent_targets, whole_frames
+from jepa_wm.models.jepa import JEPA, Batch, latent_targets
 from jepa_wm.models.losses import variance_covariance
-from jepa_wm.models.masks import draw_mask, split
+from jepa_wm.models.masks import TokenMask, draw_hidden, draw_masks, full_frames, split_tokens
 from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
 
 HALF = BlockMask(
@@ -59,8 +59,13 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def losses_of(model, video, away, seeded, path=None):
-    return model(video, away, model.draw_masks(len(video), video.shape[1], seeded), path)
+def batch_of(model, video, away, seeded, actions=None):
+    shape = (len(video), video.shape[1] // model.encoder.tubelet_size, model.encoder.grid)
+    return Batch(video, away, draw_masks(model.settings, shape, seeded), actions)
+
+
+def losses_of(model, video, away, seeded, actions=None):
+    return model(batch_of(model, video, away, seeded, actions))
 
 
 def test_only_context_encoder_and_predictor_learn():
@@ -257,7 +262,7 @@ def test_the_predictor_cannot_see_what_it_must_guess():
     seen_by_predictor = []
     model.predictor.register_forward_hook(lambda module, args, out: seen_by_predictor.append(out))
     video = clip()
-    hidden = draw_mask(HALF, len(video), 4, 3, generator(2)).view(len(video), 4, 9).all(2)
+    hidden = draw_hidden(HALF, (len(video), 4, 3), generator(2)).view(len(video), 4, 9).all(2)
     other = torch.where(
         hidden[..., None, None, None], torch.randn(video.shape, generator=generator(9)), video
     )
@@ -378,18 +383,22 @@ def test_whole_frames_in_view_are_looked_at_alone_with_the_same_result(tubelet):
     """Folding the frames in view into the batch is the cheap way to what masking the whole clip
     gives."""
     model, video = jepa(attention="frame", tubelet_size=tubelet), clip()
-    hidden = draw_mask(HALF, 8, 4 // tubelet, 3, generator())
-    shown = whole_frames(hidden, 4 // tubelet)
+    hidden = draw_hidden(HALF, (8, 4 // tubelet, 3), generator())
+    frames = full_frames(hidden, 4 // tubelet)
     if tubelet == 2:
-        assert shown is None, "one stretch in view is none to tell from another"
+        assert frames is None, "one stretch in view is none to tell from another"
         return
-    seen, _ = split(hidden, generator())
+    context_ids, target_ids = split_tokens(hidden, generator())
+    batch = Batch(video, video[:, :0], [TokenMask(context_ids, target_ids, frames)])
     torch.testing.assert_close(
-        model.encode_context(video, seen, shown), model.encoder(video, seen), atol=1e-5, rtol=1e-4
+        model.encode_context(batch).tokens[0],
+        model.encoder(video, context_ids),
+        atol=1e-5,
+        rtol=1e-4,
     )
 
 
-def test_the_path_is_read_from_context_and_far_frames():
+def test_displacements_are_read_from_context_and_distant_frames():
     torch.manual_seed(0)
     observe, encode = (
         DataSettings(image_size=12, num_frames=4),
@@ -413,5 +422,5 @@ def test_the_path_is_read_from_context_and_far_frames():
         != losses["inverse_dynamics"].item()
     ), "they count"
     assert "inverse_dynamics" not in losses_of(model, clip(), far(), generator()), (
-        "a file without actions has no path"
+        "a file without actions has no displacements"
     )

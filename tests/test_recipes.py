@@ -16,7 +16,8 @@ from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
-from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training import vjepa2_ac as robot
 from jepa_wm.world_model.vjepa2_ac_rollout import normalised
@@ -109,12 +110,13 @@ def released(tmp_path):
     """A file in the released layout, of the size of SMALL, whose encoder and target differ."""
     torch.manual_seed(3)
     encoder = {
-        "image_size": 32,
         "patch_size": 16,
         "tubelet_size": 2,
         "width": 24,
         "depth": 4,
         "num_heads": 2,
+        "attention": "clip",
+        "locality": 0,
     }
     predictor = {
         "width": 12,
@@ -126,8 +128,9 @@ def released(tmp_path):
     }
     rope = {"rope": "vjepa2", "rope_base": 10_000.0}
     models = {
-        "encoder": Encoder(**encoder, **rope), "target_encoder": Encoder(**encoder, **rope),
-        "predictor": Predictor(**predictor, **rope),
+        "encoder": Encoder(32, EncoderSettings(**encoder, **rope)),
+        "target_encoder": Encoder(32, EncoderSettings(**encoder, **rope)),
+        "predictor": Predictor(PredictorSizes(**predictor, **rope)),
     }  # fmt: skip
     torch.save(
         in_layout(models, ("encoder", "target_encoder", "predictor")), tmp_path / "released.pt"

@@ -15,6 +15,7 @@ from test_weights import in_layout
 
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference, integrate, to_angles, to_matrix
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
@@ -112,10 +113,18 @@ def run_example(weights, trajectory, folder, *words):
 def test_the_example_runs_on_a_made_up_model(tmp_path):
     torch.manual_seed(0)
     rope = {"rope": "vjepa2", "rope_base": 10_000.0}
+    settings = EncoderSettings(
+        patch_size=16,
+        tubelet_size=2,
+        width=24,
+        depth=1,
+        num_heads=2,
+        attention="clip",
+        locality=0,
+        **rope,
+    )
     models = {
-        "encoder": Encoder(
-            image_size=32, patch_size=16, tubelet_size=2, width=24, depth=1, num_heads=2, **rope
-        ),
+        "encoder": Encoder(32, settings),
         "action_predictor": ActionPredictor(
             encoder_width=24, grid=2, width=24, depth=1, num_heads=2, **rope
         ),

@@ -16,13 +16,15 @@ from jepa_wm.features.foreign_file import unwrapped
 from jepa_wm.features.vjepa2 import take_plain_frames, to_released, without_wrappers
 from jepa_wm.features.weights import Size, load_encoder, load_predictor
 from jepa_wm.models.jepa import JEPA
-from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.start import start_at
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 SIZE = Size(image_size=16, heads=2, predictor_heads=1)
 RELEASED = {"rope": "vjepa2", "rope_base": 10_000.0}
+WHOLE_CLIP = {"attention": "clip", "locality": 0.0}
 CONFIG = {
     "model_type": "vjepa2",
     "num_attention_heads": 2,
@@ -42,10 +44,9 @@ def models():
         "output_width": 24,
         "mask_types": 3,
     }
-    encoder = Encoder(
-        image_size=16, patch_size=4, tubelet_size=2, width=24, depth=2, num_heads=2, **RELEASED
-    )
-    models = {"encoder": encoder, "predictor": Predictor(**predictor, **RELEASED)}
+    sizes = {"patch_size": 4, "tubelet_size": 2, "width": 24, "depth": 2, "num_heads": 2}
+    encoder = Encoder(16, EncoderSettings(**sizes, **WHOLE_CLIP, **RELEASED))
+    models = {"encoder": encoder, "predictor": Predictor(PredictorSizes(**predictor, **RELEASED))}
     for model in models.values():  # nothing is zero or one, as fresh biases and norms are
         for value in model.parameters():
             value.data.normal_(std=0.2)
@@ -108,7 +109,7 @@ def test_what_is_in_the_layout_comes_back(models, theirs, tmp_path):
     assert theirs["predictor.embeddings.mask_tokens"].shape == (3, 1, 1, 12)
     for path in (file, file.parent):
         assert same(load_encoder(path, SIZE), models["encoder"])
-        assert same(load_predictor(path, Predictor, SIZE), models["predictor"])
+        assert same(load_predictor(path, SIZE), models["predictor"])
     clip = torch.randn(1, 4, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(load_encoder(file, SIZE)(clip), models["encoder"](clip))
@@ -208,7 +209,7 @@ def test_wrappers_of_training_are_taken_off(models, theirs, tmp_path, wrapper, l
             tmp_path / str(k), {name: value.contiguous() for name, value in weights.items()}
         )
         assert same(load_encoder(file, SIZE), models["encoder"])
-        assert same(load_predictor(file, Predictor, SIZE), models["predictor"])
+        assert same(load_predictor(file, SIZE), models["predictor"])
     nested = {
         part: {f"{wrapper}{name}": value for name, value in names.items()}
         for part, names in public.items()
@@ -240,7 +241,7 @@ def test_every_fault_is_named_shortly(models, theirs, tmp_path):
         file = write(tmp_path / "x", flat, config)
         with pytest.raises(UserError, match=message) as caught:
             load_encoder(file, size)
-            load_predictor(file, Predictor, size)
+            load_predictor(file, size)
         assert len(str(caught.value)) < 700, "it names a few"
 
     key = "encoder.layer.1.attention.key.weight"
@@ -307,7 +308,7 @@ def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
     config = load_config("debug", words)
     model = JEPA(config.data.image_size, config.encoder, config.jepa)
     write(tmp_path / "x", theirs)
-    start_at(model, tmp_path / "x", config)
+    start_at(model, tmp_path / "x")
     plain = take_plain_frames(load_encoder(tmp_path / "x", SIZE))
     assert same(model.encoder, plain) and same(model.target, plain)
     assert torch.equal(
@@ -317,7 +318,7 @@ def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
         UserError,
         match="no run folder with a checkpoint of pretraining, and has no model.safetensors",
     ):
-        start_at(model, tmp_path, config)
+        start_at(model, tmp_path)
 
 
 @pytest.mark.shared

@@ -178,9 +178,9 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
     seen = []
     original = pretrain.JEPA.forward
 
-    def forward(self, clip, far, masks, path, origin):
-        losses = original(self, clip, far, masks, path, origin)
-        seen.append((clip, far, losses))
+    def forward(self, batch):
+        losses = original(self, batch)
+        seen.append((batch.clip, batch.distant, losses))
         return losses
 
     monkeypatch.setattr(pretrain.JEPA, "forward", forward)

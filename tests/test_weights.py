@@ -21,7 +21,8 @@ from jepa_wm.features.weights import (
     load_predictor,
 )
 from jepa_wm.models.action_predictor import ActionPredictor
-from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SIZE = Size(image_size=16, heads=2, predictor_heads=1, action_heads=2)
@@ -33,13 +34,14 @@ def models():
     """Freshly initialised models of a made-up small size, by part."""
     torch.manual_seed(0)
     encoder = {
-        "image_size": 16,
         "patch_size": 4,
         "tubelet_size": 2,
         "width": 44,
         "depth": 2,
         "num_heads": 2,
         "mlp_ratio": 48 / 11,
+        "attention": "clip",
+        "locality": 0.0,
     }
     predictor = {
         "width": 12,
@@ -59,9 +61,9 @@ def models():
         "state_size": 5,
     }
     return {
-        "target_encoder": Encoder(**encoder, **RELEASED),
-        "encoder": Encoder(**encoder, **RELEASED),
-        "predictor": Predictor(**predictor, **RELEASED),
+        "target_encoder": Encoder(16, EncoderSettings(**encoder, **RELEASED)),
+        "encoder": Encoder(16, EncoderSettings(**encoder, **RELEASED)),
+        "predictor": Predictor(PredictorSizes(**predictor, **RELEASED)),
         "action_predictor": ActionPredictor(**action, **RELEASED),
     }
 
@@ -110,7 +112,7 @@ def test_what_is_written_in_the_released_layout_comes_back(models, tmp_path, wra
     )
     assert same(load_encoder(path, SIZE, part="encoder"), models["encoder"])
     assert same(load_encoder(ac, SIZE), models["encoder"]), "the only one there is"
-    assert same(load_predictor(path, Predictor, SIZE), models["predictor"])
+    assert same(load_predictor(path, SIZE), models["predictor"])
     assert same(
         load_action_predictor(ac, ActionPredictor, SIZE, patch=4), models["action_predictor"]
     )
@@ -152,7 +154,7 @@ def test_position_tables_that_rope_models_ignore_are_let_pass(models, tmp_path):
     content["predictor"]["module.backbone.predictor_pos_embed"] = torch.zeros(1, 32, 12)
     torch.save(content, tmp_path / "x.pt")
     load_encoder(tmp_path / "x.pt", SIZE)
-    load_predictor(tmp_path / "x.pt", Predictor, SIZE)
+    load_predictor(tmp_path / "x.pt", SIZE)
 
 
 def test_a_loaded_encoder_can_be_kept_frozen(models, tmp_path):
@@ -233,7 +235,7 @@ def test_every_fault_of_the_content_is_named(models, tmp_path, part, change, mes
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(UserError, match=message) as caught:
         if part == "predictor":
-            load_predictor(tmp_path / "x.pt", Predictor, SIZE)
+            load_predictor(tmp_path / "x.pt", SIZE)
         else:
             load_encoder(tmp_path / "x.pt", SIZE)
     assert f"x.pt: the weights of '{part}'" in str(caught.value)
@@ -242,7 +244,7 @@ def test_every_fault_of_the_content_is_named(models, tmp_path, part, change, mes
 def test_a_file_without_the_part_says_what_it_has(models, tmp_path):
     torch.save(in_layout(models, ("encoder",)), tmp_path / "x.pt")
     with pytest.raises(UserError, match="has no part 'predictor', only 'encoder'"):
-        load_predictor(tmp_path / "x.pt", Predictor, SIZE)
+        load_predictor(tmp_path / "x.pt", SIZE)
 
 
 def test_a_size_that_does_not_fit_is_refused(models, tmp_path):
@@ -260,7 +262,7 @@ def test_a_size_that_does_not_fit_is_refused(models, tmp_path):
     with pytest.raises(
         UserError, match="width 12 does not divide into 12 heads.* other predictor_heads"
     ):
-        load_predictor(tmp_path / "x.pt", Predictor, "vit_large")
+        load_predictor(tmp_path / "x.pt", "vit_large")
 
 
 @pytest.mark.parametrize("name", SIZES)

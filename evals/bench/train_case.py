@@ -1,20 +1,25 @@
-"""What `jepa-wm bench train` measures: sizes, a fresh model of a size with clips and masks, and
-its operations.
+"""What `jepa-wm bench train` measures: sizes, a fresh model with a batch, its operations, and the
+reference, a pretraining step shaped like the peers' code on the same weights.
 
-B clips, T frames, C channels, S side in px, K context tokens, M target tokens.
-"""
+B clips, T frames, N tokens a clip, K context tokens, M target tokens, D width, h heads, d head
+width, px side of a frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from jepa_wm.models.jepa import JEPA
-from jepa_wm.models.masks import Masked
-from jepa_wm.models.rope import Rope
+from jepa_wm.data.images import to_input
+from jepa_wm.models.blocks import Block
+from jepa_wm.models.jepa import JEPA, Batch
+from jepa_wm.models.masks import TokenMask, draw_masks
+from jepa_wm.models.rope import Rope, axis_pairs, grid_positions
 from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
+from jepa_wm.models.vit import Encoder
 
 # V-JEPA's two masks
 LONG, SHORT = BlockMask(num_blocks=2, spatial_scale=(0.7, 0.7)), BlockMask()
@@ -38,54 +43,186 @@ class Case:
     repeats: int = 5
     rope: Rope = "rotation"
 
+    @property
+    def encoder(self) -> EncoderSettings:
+        return EncoderSettings(
+            patch_size=self.patch_size,
+            tubelet_size=self.tubelet_size,
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            attention="clip",
+            locality=0.0,
+            rope=self.rope,
+        )
+
+    @property
+    def jepa(self) -> JepaSettings:
+        """Targets as V-JEPA has them, and no regulariser."""
+        return JepaSettings(
+            width=self.predictor_width,
+            depth=self.predictor_depth,
+            num_heads=self.predictor_heads,
+            masks=(SHORT, LONG),
+            masked_weight=1,
+            center_targets=False,
+            temporal_contrast=0,
+            inverse_dynamics=0,
+            num_distant_frames=0,
+        )
+
 
 QUICK = Case(
-    width=32, depth=1, num_heads=1, predictor_width=32, predictor_depth=1, predictor_heads=1, frames=4, side=32, batch=4,
+    width=32,
+    depth=1,
+    num_heads=1,
+    predictor_width=32,
+    predictor_depth=1,
+    predictor_heads=1,
+    frames=4,
+    side=32,
+    batch=4,
     repeats=1,
-)  # fmt: skip
+)
 LARGE = Case(  # V-JEPA 2's ViT-L/16
-    width=1024, depth=24, num_heads=16, predictor_width=384, predictor_depth=12, predictor_heads=12, side=256, patch_size=16,
-    batch=32, repeats=8, rope="vjepa2",
-)  # fmt: skip
+    width=1024,
+    depth=24,
+    num_heads=16,
+    predictor_width=384,
+    predictor_depth=12,
+    predictor_heads=12,
+    side=256,
+    patch_size=16,
+    batch=32,
+    repeats=8,
+    rope="vjepa2",
+)
 
 
-def fresh(case: Case) -> tuple[JEPA, Tensor, list[Masked]]:
-    """A model with its targets as V-JEPA has them, uint8 frames [B, T, S, S, C] and masks, on the
-    CPU."""
+@dataclass(frozen=True)
+class Pixels:
+    """A batch before its frames are floats: uint8 [B, T, px, px, C] and masks."""
+
+    frames: Tensor
+    masks: list[TokenMask]
+
+    def to(self, device: torch.device) -> Pixels:
+        return Pixels(self.frames.to(device), [mask.to(device) for mask in self.masks])
+
+    def batch(self, side: int, rows: slice = slice(None)) -> Batch:
+        """What a step learns from, of some of the samples."""
+        clip = to_input(self.frames[rows], side)
+        return Batch(clip, clip[:, :0], [mask.of(rows) for mask in self.masks])
+
+
+def fresh(case: Case) -> tuple[JEPA, Pixels]:
+    """A model and a batch for it, on the CPU."""
     torch.manual_seed(0)
-    encode = EncoderSettings(patch_size=case.patch_size, tubelet_size=case.tubelet_size, width=case.width, depth=case.depth,
-                    num_heads=case.num_heads,
-                    attention="clip", locality=0.0, rope=case.rope)  # fmt: skip
-    predict = JepaSettings(width=case.predictor_width, depth=case.predictor_depth, num_heads=case.predictor_heads,
-                      masks=(SHORT, LONG), masked_weight=1, center_targets=False, num_distant_frames=0,
-                      temporal_contrast=0.0, episode_contrast=0.0,
-                      inverse_dynamics=0.0, vicreg=0.0, max_targets=0)  # fmt: skip
-    model = JEPA(case.side, encode, predict)
-    frames = torch.randint(
-        256, (case.batch, case.frames, case.side, case.side, 3), dtype=torch.uint8
-    )
-    return (
-        model,
-        frames,
-        model.draw_masks(case.batch, case.frames, torch.Generator().manual_seed(0)),
-    )
+    model = JEPA(case.side, case.encoder, case.jepa)
+    shape = (case.batch, case.frames, case.side, case.side, 3)
+    frames = torch.randint(256, shape, dtype=torch.uint8)
+    tokens = (case.batch, case.frames // case.tubelet_size, case.side // case.patch_size)
+    masks = draw_masks(case.jepa, tokens, torch.Generator().manual_seed(0))
+    return model, Pixels(frames, masks)
 
 
-def flops(case: Case, masks: list[Masked]) -> float:
+def flops(case: Case, masks: list[TokenMask]) -> float:
     """Multiplications and additions of the matrix products of a step: a backward pass costs twice
     a forward one."""
 
     def block(count: int, width: int) -> float:
         return count * (24 * width**2 + 4 * count * width)
 
+    # The target sees all and learns nothing.
     n = case.frames // case.tubelet_size * (case.side // case.patch_size) ** 2
     pixels = 2 * case.tubelet_size * 3 * case.patch_size**2 * case.width
-    total = n * pixels + case.depth * block(
-        n, case.width
-    )  # the target sees all and learns nothing
+    total = n * pixels + case.depth * block(n, case.width)
+    # Context encoder and predictor, forward and backward, with the maps in and out of the latter.
     for mask in masks:
         k, m = mask.context_ids.shape[1], mask.target_ids.shape[1]
         total += 3 * (k * pixels + case.depth * block(k, case.width))
         total += 3 * (case.predictor_depth * block(k + m, case.predictor_width))
-        total += 3 * 2 * case.width * case.predictor_width * (k + m)  # in and out
+        total += 3 * 2 * case.width * case.predictor_width * (k + m)
     return case.batch * total
+
+
+# The reference: fused attention, all patches embedded before what is masked is dropped, the
+# predictor's tokens sorted sample by sample, angles computed anew in every block and queries and
+# keys turned axis by axis (as in V-JEPA 2's public code).
+
+
+def peer_losses(model: JEPA, batch: Batch) -> Tensor:
+    """The same loss as the model's, computed the way the reference does."""
+    with torch.no_grad():
+        tokens = peer_encode(model.target, batch.clip, None).float()
+        targets = F.layer_norm(tokens, (model.encoder.width,))
+    errors = []
+    for kind, mask in enumerate(batch.masks):
+        context = peer_encode(model.encoder, batch.clip, mask.context_ids)
+        predicted = peer_predict(model, context, mask, kind, batch.clip).float()
+        ids = mask.target_ids[..., None].expand(-1, -1, targets.shape[-1])
+        errors.append((predicted - targets.gather(1, ids)).abs().mean())
+    return torch.stack(errors).mean()
+
+
+def peer_encode(encoder: Encoder, clip: Tensor, keep: Tensor | None) -> Tensor:
+    """[B, K, D]: all patches embedded, then those kept."""
+    x = encoder.embed(encoder._patches(clip))
+    positions = encoder.positions(clip)[None].expand(len(clip), -1, -1)
+    if keep is not None:
+        x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+        positions = positions.gather(1, keep[..., None].expand(-1, -1, 3))
+    base = encoder.settings.rope_base
+    return encoder.norm(_peer_blocks(encoder.blocks, x, positions, encoder.head_dim, base))
+
+
+def peer_predict(model: JEPA, context: Tensor, mask: TokenMask, kind: int, clip: Tensor) -> Tensor:
+    """[B, M, D]: context and mask tokens sorted by place, one sample after another."""
+    predictor, grid = model.predictor, model.encoder.grid
+    steps = clip.shape[1] // model.encoder.tubelet_size
+    place = grid_positions(steps, grid, grid, device=clip.device)
+    x = predictor.embed(context)
+    sorted_x, sorted_at, backs = [], [], []
+    for b in range(len(context)):
+        ids = torch.cat([mask.context_ids[b], mask.target_ids[b]])
+        order = ids.argsort()
+        queries = predictor.mask_tokens[kind].expand(mask.target_ids.shape[1], -1).to(x.dtype)
+        sorted_x.append(torch.cat([x[b], queries])[order])
+        sorted_at.append(place[ids[order]])
+        backs.append(order.argsort()[mask.context_ids.shape[1] :])
+    tokens, positions = torch.stack(sorted_x), torch.stack(sorted_at)
+    out = _peer_blocks(
+        predictor.blocks, tokens, positions, predictor.head_dim, predictor.rope_base
+    )
+    # Back into the order of the targets.
+    of_targets = torch.stack([out[b][back] for b, back in enumerate(backs)])
+    predicted: Tensor = predictor.project(predictor.norm(of_targets))
+    return predicted
+
+
+def _peer_blocks(
+    blocks: Iterable[nn.Module], x: Tensor, positions: Tensor, head_dim: int, base: float
+) -> Tensor:
+    for block in blocks:
+        assert isinstance(block, Block)
+        qkv = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, k = (_peer_turned(part, positions, head_dim, base).to(v.dtype) for part in (q, k))
+        x = x + block.attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return x
+
+
+def _peer_turned(x: Tensor, positions: Tensor, head_dim: int, base: float) -> Tensor:
+    """x [B, h, N, d] turned by positions [B, N, 3], the channels of one axis after those of
+    another."""
+    turned, first = [], 0
+    for axis, pairs in enumerate(axis_pairs(head_dim)):
+        part = x[..., first : first + 2 * pairs]
+        exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / max(pairs, 1)
+        angle = positions[:, None, :, axis, None].float() * base**-exponent
+        angle = angle.repeat_interleave(2, -1)
+        partner = torch.stack([-part[..., 1::2], part[..., ::2]], -1).flatten(-2)
+        turned.append(part * angle.cos() + partner * angle.sin())
+        first += 2 * pairs
+    return torch.cat(turned, -1)

@@ -220,7 +220,7 @@ def pretrained(run: Run) -> Encoder:
     train.pretrain.steps is 0."""
     config = run.config
     torch.manual_seed(config.seed)
-    encoder = Encoder.from_settings(config.data.image_size, config.encoder)
+    encoder = Encoder(config.data.image_size, config.encoder)
     if config.train.pretrain.steps == 0:
         return encoder
     newest = newest_checkpoint(run.path / "pretrain" / "checkpoints")

@@ -110,8 +110,6 @@ class FrozenEncoder(
         sizes = {"image_size": self.image_size, "precision": self.precision}
         if isinstance(self.encoder, Backbone):
             return sizes | {"backbone": self.encoder.name}
-        if self.encoder.settings is None:
-            raise ValueError("encoder has no settings to save; make it by Encoder.from_settings")
         return sizes | {"encoder": self.encoder.settings.model_dump()}
 
     def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
@@ -130,9 +128,7 @@ class FrozenEncoder(
                     f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make "
                     "it again"
                 )
-            encoder = Encoder.from_settings(
-                sizes["image_size"], EncoderSettings(**sizes["encoder"])
-            )
+            encoder = Encoder(sizes["image_size"], EncoderSettings(**sizes["encoder"]))
         frozen = cls(encoder, sizes["image_size"], precision=sizes["precision"])
         load_strict(frozen, load_file(weights), source=str(weights))
         return frozen

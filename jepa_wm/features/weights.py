@@ -26,6 +26,7 @@ from jepa_wm.features.vjepa2 import (
     to_released,
     without_wrappers,
 )
+from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
@@ -94,12 +95,11 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
         channels=kernel.shape[1], attention="clip", rope="vjepa2", rope_base=ROPE_BASE,
         mlp_ratio=_mlp_ratio(weights, "blocks", width, source), locality=0.0,
     )  # fmt: skip
-    return _filled(lambda: Encoder.from_settings(size.image_size, settings), weights, part, source)
+    return _filled(lambda: Encoder(size.image_size, settings), weights, part, source)
 
 
-def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Size) -> Model:
-    """The mask-token predictor of a released pretraining file; `build` is the class,
-    `predict.predictor.Predictor`.
+def load_predictor(path: str | Path, size: str | Size) -> Predictor:
+    """The mask-token predictor of a released pretraining file.
 
     Its positions are those of the encoder that was loaded with it, `Encoder.positions`. Raises
     UserError as `load_encoder` does."""
@@ -111,15 +111,18 @@ def load_predictor(path: str | Path, build: Callable[..., Model], size: str | Si
     _check_heads(width, heads, "predictor_heads", source)
     _check_stated(config, "pred_num_attention_heads", heads, "predictor_heads", source)
 
-    def sized() -> Model:
-        return build(
-            width=width, depth=_depth(weights, "predictor_blocks", source), num_heads=heads,
-            encoder_width=embed.shape[1], output_width=back.shape[0],
-            mask_types=sum(name.startswith("mask_tokens.") for name in weights), rope="vjepa2", rope_base=ROPE_BASE,
-            mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source),
-        )  # fmt: skip
-
-    return _filled(sized, weights, "predictor", source)
+    sizes = PredictorSizes(
+        width=width,
+        depth=_depth(weights, "predictor_blocks", source),
+        num_heads=heads,
+        encoder_width=embed.shape[1],
+        output_width=back.shape[0],
+        mask_types=sum(name.startswith("mask_tokens.") for name in weights),
+        rope="vjepa2",
+        rope_base=ROPE_BASE,
+        mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source),
+    )
+    return _filled(lambda: Predictor(sizes), weights, "predictor", source)
 
 
 def load_action_predictor(

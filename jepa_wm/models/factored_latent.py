@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather, all_mean
 from jepa_wm.core.standardise import ROUNDING, shared_scale
-from jepa_wm.models.pooling import LinearInverseDynamics
+from jepa_wm.models.losses import LinearInverseDynamics
 from jepa_wm.models.settings import LatentSettings
 
 

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.models.attention import attend
-from jepa_wm.models.blocks import Block, KeyValueCache
+from jepa_wm.models.blocks import Block, KeyValueCache, attend
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.mixture import MixtureHead, StepNoise
 from jepa_wm.models.rope import rope_tables

@@ -1,37 +1,66 @@
-"""JEPA: the target sees all, the context sees part, the predictor guesses the rest, all in latent
-space.
+"""JEPA: the target encoder sees the whole clip, the context encoder a part of it, and the predictor
+predicts the rest, all in latent space.
 
-B clips, T time steps, n tokens a step, N = T*n tokens, D width, L levels, K context tokens, M
-target tokens."""
+B clips, T frames (time steps, where a tubelet is longer than one), N tokens a frame, D width, L
+levels, K context tokens, M target tokens, V frames in full view, R distant frames, C channels of px
+side, A action numbers."""
 
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_mean
-from jepa_wm.models.losses import variance_covariance
-from jepa_wm.models.masks import Masked, draw_mask, split
-from jepa_wm.models.pooling import (
+from jepa_wm.models.losses import (
     EpisodeContrast,
-    GridPool,
+    FrameTimes,
     LinearInverseDynamics,
-    MeanPool,
     TemporalContrast,
-    When,
+    vicreg,
 )
-from jepa_wm.models.predictor import Predictor
-from jepa_wm.models.rope import grid_positions
+from jepa_wm.models.masks import TokenMask
+from jepa_wm.models.pooling import GridPool, MeanPool
+from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
 
-# losses beside prediction, and the settings with their weights
+# Losses beside prediction, under the names of the settings with their weights.
 REGULARISERS = ("vicreg", "temporal_contrast", "episode_contrast", "inverse_dynamics")
-COVARIANCE = 0.04  # weight of its covariance beside the variance in the term `vicreg`, as in VICReg (1 to 25)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pretraining step learns from."""
+
+    clip: Tensor  # [B, T, C, px, px] in -1..1
+    distant: Tensor  # [B, R, C, px, px] frames from elsewhere in the clips' episodes
+    masks: list[TokenMask]  # one for each mask type
+    # [B, T + R, A] displacement by the actions from a clip's first frame to each of its frames and
+    # of the distant ones; NaN where no action tells it, None where there are no actions
+    actions: Tensor | None = None
+    # Where frames come from, so that contrasts do not tell apart what belongs together:
+    episode: Tensor | None = None  # [B] int64, a number for each episode or file
+    time: Tensor | None = None  # [B, T + R] int64, in any one unit
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the context encoder makes of a batch."""
+
+    tokens: list[Tensor]  # [B, K, D] for each mask
+    distant: Tensor | None  # [B, R, D] pooled distant frames, where a regulariser reads them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the predictor makes of the context under one mask."""
+
+    masked: Tensor  # [B, M, L*D]
+    context: Tensor | None  # [B, K, L*D] of the tokens in view, where they are predicted too
 
 
 class JEPA(nn.Module):
@@ -40,168 +69,101 @@ class JEPA(nn.Module):
     def __init__(
         self,
         image_size: int,
-        encode: EncoderSettings,
-        predict: JepaSettings,
+        encoder: EncoderSettings,
+        settings: JepaSettings,
         *,
         action_size: int = 0,
     ) -> None:
         super().__init__()
-        self.settings = predict
-        self.encoder = Encoder.from_settings(image_size, encode)
+        self.settings, width = settings, encoder.width
+        self.encoder = Encoder(image_size, encoder)
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.predictor = Predictor(
-            width=predict.width, depth=predict.depth, num_heads=predict.num_heads, encoder_width=encode.width,
-            output_width=predict.target_levels * encode.width,
-            mask_types=len(predict.masks), rope=encode.rope,
-            rope_base=encode.rope_base, locality=predict.locality,
-        )  # fmt: skip
-        self.summary = (
-            MeanPool(encode.width, encode.width) if predict.pooling == "mean"
-            else GridPool(self.encoder.tokens_per_frame, encode.width, encode.width)
-        )  # fmt: skip
-        self.temporal_contrast = TemporalContrast(encode.width)
-        self.episode_contrast = EpisodeContrast(encode.width)
-        self.inverse_dynamics = (
-            LinearInverseDynamics(encode.width, action_size)
-            if action_size and predict.inverse_dynamics
-            else None
-        )
-        self.regularised = (
-            bool(predict.temporal_contrast or predict.episode_contrast)
-            or self.inverse_dynamics is not None
-        )
+        self.predictor = Predictor(PredictorSizes.of(encoder, settings))
+        # What only the regularisers need.
+        self.pooling: nn.Module
+        if settings.pooling == "mean":
+            self.pooling = MeanPool(width, width)
+        else:
+            self.pooling = GridPool(self.encoder.tokens_per_frame, width, width)
+        self.temporal_contrast = TemporalContrast(width)
+        self.episode_contrast = EpisodeContrast(width)
+        self.inverse_dynamics: LinearInverseDynamics | None = None
+        if action_size and settings.inverse_dynamics:
+            self.inverse_dynamics = LinearInverseDynamics(width, action_size)
 
-    def draw_masks(self, batch: int, frames: int, generator: torch.Generator) -> list[Masked]:
-        """One for each mask type, for `batch` clips of `frames` frames."""
-        grid, steps = self.encoder.grid, frames // self.encoder.tubelet_size
-        drawn = []
-        for mask in self.settings.masks:
-            hidden = draw_mask(mask, batch, steps, grid, generator)
-            seen, wanted = split(hidden, generator)
-            drawn.append(Masked(seen, self._thin(wanted, generator), whole_frames(hidden, steps)))
-        return drawn
-
-    def forward(
-        self,
-        clip: Tensor,
-        far: Tensor,
-        masks: list[Masked],
-        path: Tensor | None = None,
-        origin: Origin | None = None,
-    ) -> dict[str, Tensor]:
-        """Losses of clips [B, T, C, S, S], with far frames [B, R, C, S, S] of the same episodes:
-        `loss` and its parts, averaged over mask types. `path` [B, T + R, a] is the way by the
-        actions from the clip's first frame to each of its frames and to the far ones, where known;
-        `origin` keeps contrasts from telling apart what belongs together."""
-        grid, steps = self.encoder.grid, clip.shape[1] // self.encoder.tubelet_size
-        positions = grid_positions(steps, grid, grid, device=clip.device)
-        masks = [
-            mask.to(clip.device) for mask in masks
-        ]  # first of all: a copy waits for what is under way on a GPU
-        target = self.compute_targets(clip)
-        parts: dict[str, list[Tensor]] = {
-            name: [] for name in ("masked_prediction", "context_prediction", *REGULARISERS)
-        }
-        episode = None if origin is None else origin.episode
-        others, whole = None, any(mask.full_frames is not None for mask in masks)
-        if far.shape[1] and (self.regularised if whole else self.settings.episode_contrast):
-            others = self._summarise(self.encoder(self._stills(far)), far.shape[1])
-            if (
-                not whole
-            ):  # no frame of the clip is wholly in view, so the far ones are told by one another
-                parts["episode_contrast"].append(
-                    self.episode_contrast(others[:, :1], others[:, 1:], episode)
-                )
-        for kind, mask in enumerate(masks):
-            seen, wanted, shown = mask.context_ids, mask.target_ids, mask.full_frames
-            context = self.encode_context(clip, seen, shown)  # [B, K, D]
-            visible = bool(self.settings.context_weight)
-            guess = self.predictor(
-                context, positions[seen], positions[wanted], kind, visible=visible
-            ).float()
-            again, guess = (
-                guess[:, : -wanted.shape[1]],
-                guess[:, -wanted.shape[1] :],
-            )  # [B, K or 0, L*D], [B, M, L*D]
-            if self.regularised and shown is not None:
-                for name, value in self.regularise(context, shown, others, path, origin).items():
-                    parts[name].append(value)
-            if self.settings.vicreg:
-                variance, covariance = variance_covariance(context.float().mean(1))
-                parts["vicreg"].append(variance + COVARIANCE * covariance)
-            parts["masked_prediction"].append((guess - _take(target, wanted)).abs().mean())
-            if self.settings.context_weight:
-                parts["context_prediction"].append((again - _take(target, seen)).abs().mean())
-        losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
-        targets = self.settings
-        losses["loss"] = targets.masked_weight * losses["masked_prediction"]
-        if targets.context_weight:
-            losses["loss"] = losses["loss"] + targets.context_weight * losses["context_prediction"]
-        for name in REGULARISERS:
-            if name in losses:
-                losses["loss"] = losses["loss"] + getattr(self.settings, name) * losses[name]
-        return losses
-
-    def regularise(
-        self,
-        context: Tensor,
-        shown: Tensor,
-        others: Tensor | None,
-        path: Tensor | None,
-        origin: Origin | None = None,
-    ) -> dict[str, Tensor]:
-        """What keeps the latent from losing what is small and moves, which the static layout,
-        predicted with ease, crowds out: losses on the summaries of whole context frames [B, V*n,
-        D] at time steps shown [B, V] and those of far frames, others [B, R, D].
-
-        `temporal_contrast`: a frame's successor, where the mask leaves it in view, is told from far frames
-        of its episode. `episode_contrast`: far frames are told from those of other episodes. `inverse_dynamics`:
-        the displacement between any two frames, by the actions, is read from their summaries."""
-        summaries = self._summarise(context, shown.shape[1])
-        losses = {}
-        if self.settings.temporal_contrast:
-            far = 0 if others is None else others.shape[1]
-            when = None if origin is None else origin.when(shown, self.encoder.tubelet_size, far)
-            losses["temporal_contrast"] = self.temporal_contrast(summaries, others, when)
-        if self.settings.episode_contrast and others is not None:
-            episode = None if origin is None else origin.episode
-            losses["episode_contrast"] = self.episode_contrast(summaries, others, episode)
-        if self.inverse_dynamics is not None and path is not None:
-            clip_steps = path.shape[1] - (0 if others is None else others.shape[1])
-            way = torch.cat(
-                [
-                    _take(path[:, : clip_steps : self.encoder.tubelet_size], shown),
-                    path[:, clip_steps:],
-                ],
-                1,
-            )
-            losses["inverse_dynamics"] = self.inverse_dynamics(
-                summaries if others is None else torch.cat([summaries, others], 1), way
-            )
-        return losses
-
-    def encode_context(self, clip: Tensor, seen: Tensor, shown: Tensor | None) -> Tensor:
-        """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own,
-        the same numbers come cheaper from those frames alone."""
-        if shown is None or self.encoder.attention != "frame":
-            return self.encoder(clip, seen)
-        stretch = clip.unflatten(1, (-1, self.encoder.tubelet_size))
-        frames = stretch[torch.arange(len(clip), device=clip.device)[:, None], shown]
-        return self.encoder(frames.flatten(1, 2))
-
-    def _summarise(self, tokens: Tensor, frames: int) -> Tensor:
-        """[B, frames, F] from whole frames' tokens [B, frames*n, D] or [B*frames, n, D]."""
-        per_frame = tokens.reshape(-1, self.encoder.tokens_per_frame, tokens.shape[-1])
-        return self.summary(per_frame).unflatten(0, (-1, frames))
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss` and its parts, averaged over mask types."""
+        targets = self.compute_targets(batch.clip)  # [B, T*N, L*D]
+        context = self.encode_context(batch)
+        predictions = self.predict(context, batch)
+        return self.losses(targets, context, predictions, batch)
 
     @torch.no_grad()
     def compute_targets(self, clip: Tensor) -> Tensor:
-        """The targets [B, N, L*D] in fp32, of L levels of the target encoder, for clips [B, T, C,
-        S, S]."""
+        """The targets [B, T*N, L*D] in fp32, of L levels of the target encoder, for clips [B, T,
+        C, px, px]."""
         tokens = self.target(clip, levels=self.settings.target_levels).float()
-        return latent_targets(
-            tokens.unflatten(1, (-1, self.target.tokens_per_frame)), self.settings
-        )
+        per_frame = tokens.unflatten(1, (-1, self.target.tokens_per_frame))
+        return latent_targets(per_frame, self.settings)
+
+    def encode_context(self, batch: Batch) -> Context:
+        """The context encoder's tokens of what each mask leaves in view, and the distant frames
+        where they are read."""
+        distant = None
+        if batch.distant.shape[1] and self._reads_distant(batch.masks):
+            frames = batch.distant.flatten(0, 1)[:, None]
+            # each an image of its own, repeated to fill a tubelet
+            images = frames.expand(-1, self.encoder.tubelet_size, -1, -1, -1)
+            distant = self._pool(self.encoder(images), batch.distant.shape[1])
+        return Context([self._in_view(batch.clip, mask) for mask in batch.masks], distant)
+
+    def predict(self, context: Context, batch: Batch) -> list[Prediction]:
+        """The predictor's tokens for each mask, in fp32."""
+        positions = self.encoder.positions(batch.clip)  # [T*N, 3]
+        with_context = bool(self.settings.context_weight)
+        predictions = []
+        for kind, (tokens, mask) in enumerate(zip(context.tokens, batch.masks, strict=True)):
+            predicted = self.predictor(
+                tokens,
+                positions[mask.context_ids],
+                positions[mask.target_ids],
+                kind,
+                with_context=with_context,
+            ).float()
+            count = mask.target_ids.shape[1]
+            of_context = predicted[:, :-count] if with_context else None
+            predictions.append(Prediction(predicted[:, -count:], of_context))
+        return predictions
+
+    def losses(
+        self, targets: Tensor, context: Context, predictions: list[Prediction], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Mean absolute errors of the predictions, the regularisers, and `loss`, their weighted
+        sum."""
+        names = ("masked_prediction", "context_prediction", *REGULARISERS)
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        # Where no mask leaves frames in full view, the distant ones are told by one another.
+        if context.distant is not None and not _any_full_frames(batch.masks):
+            first, rest = context.distant[:, :1], context.distant[:, 1:]
+            parts["episode_contrast"].append(self.episode_contrast(first, rest, batch.episode))
+        for tokens, mask, prediction in zip(context.tokens, batch.masks, predictions, strict=True):
+            for name, value in self._regularise(tokens, mask, context.distant, batch).items():
+                parts[name].append(value)
+            error = prediction.masked - _take(targets, mask.target_ids)
+            parts["masked_prediction"].append(error.abs().mean())
+            if prediction.context is not None:
+                error = prediction.context - _take(targets, mask.context_ids)
+                parts["context_prediction"].append(error.abs().mean())
+
+        # The mean over masks of each part, and their sum by the weights of the settings.
+        losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
+        loss = self.settings.masked_weight * losses["masked_prediction"]
+        if self.settings.context_weight:
+            loss = loss + self.settings.context_weight * losses["context_prediction"]
+        for name in REGULARISERS:
+            if name in losses:
+                loss = loss + getattr(self.settings, name) * losses[name]
+        return losses | {"loss": loss}
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
@@ -211,55 +173,84 @@ class JEPA(nn.Module):
             list(self.target.parameters()), list(self.encoder.parameters()), 1 - momentum
         )
 
-    def _stills(self, frames: Tensor) -> Tensor:
-        """[B*R, tubelet, C, S, S]: each of frames [B, R, C, S, S] as a clip of its own, repeated
-        to fill a tubelet."""
-        return frames.flatten(0, 1)[:, None].expand(-1, self.encoder.tubelet_size, -1, -1, -1)
+    def _in_view(self, clip: Tensor, mask: TokenMask) -> Tensor:
+        """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own,
+        the same numbers come cheaper from those frames alone."""
+        if mask.full_frames is None or self.encoder.settings.attention != "frame":
+            return self.encoder(clip, mask.context_ids)
+        tubelets = clip.unflatten(1, (-1, self.encoder.tubelet_size))
+        rows = torch.arange(len(clip), device=clip.device)[:, None]
+        return self.encoder(tubelets[rows, mask.full_frames].flatten(1, 2))
 
-    def _thin(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
-        most = self.settings.max_targets
-        if not most or wanted.shape[1] <= most:
-            return wanted
-        chosen = (
-            torch.rand(wanted.shape, generator=generator).argsort(1)[:, :most].to(wanted.device)
-        )
-        return wanted.gather(1, chosen)
+    def _reads_distant(self, masks: list[TokenMask]) -> bool:
+        """Whether a regulariser reads distant frames beside such masks."""
+        if _any_full_frames(masks):
+            return self._reads_frames
+        return bool(self.settings.episode_contrast)
 
+    @property
+    def _reads_frames(self) -> bool:
+        """Whether a regulariser reads whole frames."""
+        contrasts = self.settings.temporal_contrast or self.settings.episode_contrast
+        return bool(contrasts) or self.inverse_dynamics is not None
 
-class Origin(NamedTuple):
-    """Where the frames of a batch come from."""
+    def _regularise(
+        self, tokens: Tensor, mask: TokenMask, distant: Tensor | None, batch: Batch
+    ) -> dict[str, Tensor]:
+        """What keeps the latent from losing what is small and moves, which the static layout,
+        predicted with ease, crowds out: losses on the context tokens [B, K, D] of a mask and the
+        pooled distant frames [B, R, D]."""
+        losses = {}
+        if mask.full_frames is not None and self._reads_frames:
+            frames = self._pool(tokens, mask.full_frames.shape[1])  # [B, V, D]
+            if self.settings.temporal_contrast:
+                times = self._times(mask.full_frames, batch)
+                losses["temporal_contrast"] = self.temporal_contrast(frames, distant, times)
+            if self.settings.episode_contrast and distant is not None:
+                losses["episode_contrast"] = self.episode_contrast(frames, distant, batch.episode)
+            if self.inverse_dynamics is not None and batch.actions is not None:
+                frames = frames if distant is None else torch.cat([frames, distant], 1)
+                of_clip, of_distant = self._by_frame(batch.actions, batch)
+                displacement = torch.cat([_take(of_clip, mask.full_frames), of_distant], 1)
+                losses["inverse_dynamics"] = self.inverse_dynamics(frames, displacement)
+        if self.settings.vicreg:
+            losses["vicreg"] = vicreg(tokens.float().mean(1))
+        return losses
 
-    episode: Tensor  # [B] int64, a number for each episode or file
-    time: Tensor  # [B, T + R] int64, of the clips' frames and the far ones, in any one unit
+    def _times(self, full_frames: Tensor, batch: Batch) -> FrameTimes | None:
+        """When the frames in full view [B, V] and the distant ones were taken."""
+        if batch.time is None:
+            return None
+        of_clip, of_distant = self._by_frame(batch.time, batch)
+        return FrameTimes(full_frames, of_clip.gather(1, full_frames), of_distant)
 
-    def when(self, shown: Tensor, tubelet: int, far: int) -> When:
-        """Of the time steps shown [B, V] and of `far` far frames."""
-        clip = self.time.shape[1] - far
-        return When(shown, self.time[:, :clip:tubelet].gather(1, shown), self.time[:, clip:])
+    def _by_frame(self, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(of each time step of the clip, of the distant frames) from values [B, T + R, ...]."""
+        frames = batch.clip.shape[1]
+        return values[:, : frames : self.encoder.tubelet_size], values[:, frames:]
 
-
-def whole_frames(hidden: Tensor, steps: int) -> Tensor | None:
-    """[B, V] time steps that hidden [B, T*n] leaves wholly in view, if nothing else is in view and
-    V is the same for all samples and at least two; else None."""
-    per_frame = hidden.unflatten(1, (steps, -1))
-    seen = ~per_frame.any(-1)
-    count = seen.sum(1)
-    if (per_frame.all(-1) != ~seen).any() or count[0] < 2 or (count != count[0]).any():
-        return None
-    return seen.nonzero()[:, 1].view(len(hidden), -1)
+    def _pool(self, tokens: Tensor, frames: int) -> Tensor:
+        """[B, frames, D] from whole frames' tokens [B, frames*N, D] or [B*frames, N, D]."""
+        per_frame = tokens.reshape(-1, self.encoder.tokens_per_frame, tokens.shape[-1])
+        pooled: Tensor = self.pooling(per_frame)
+        return pooled.unflatten(0, (-1, frames))
 
 
 def latent_targets(tokens: Tensor, settings: JepaSettings) -> Tensor:
-    """[B, T*n, L*D] from tokens [B, T, n, L*D] of clips: LayerNorm of each level without
+    """[B, T*N, L*D] from tokens [B, T, N, L*D] of clips: LayerNorm of each level without
     parameters (V-JEPA); centred over the batch and scaled to unit mean square if asked."""
-    each = tokens.unflatten(-1, (settings.target_levels, -1))
-    y = F.layer_norm(each, each.shape[-1:]).flatten(-2)
+    levels = tokens.unflatten(-1, (settings.target_levels, -1))
+    y = F.layer_norm(levels, levels.shape[-1:]).flatten(-2)
     if settings.center_targets:
         y = y - all_mean(y.mean((0, 1), keepdim=True))
         # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor
         # it would be a target.
         y = y / all_mean(y.square().mean()).sqrt().clamp(min=1e-3)
     return y.flatten(1, 2)
+
+
+def _any_full_frames(masks: list[TokenMask]) -> bool:
+    return any(mask.full_frames is not None for mask in masks)
 
 
 def _take(tokens: Tensor, ids: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Which tokens are seen and which are guessed: multi-block 3-D masks and hidden frames, as batched
-tensor operations.
+"""Which tokens are context and which are predicted: multi-block 3-D masks and hidden frames, as
+batched tensor operations without a model.
 
-B clips, T time steps, g grid side, N = T*g*g tokens, K context tokens, M target tokens.
+B clips, T time steps (tubelets, where they are longer than a frame), g tokens on a side of a frame,
+N = g*g tokens a time step, K context tokens, M target tokens.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jepa_wm.models.settings import BlockMask
+from jepa_wm.models.settings import BlockMask, JepaSettings
 
 
 @dataclass(frozen=True)
-class Masked:
+class TokenMask:
     """What one mask type leaves of a batch: token numbers of context [B, K] and targets [B, M],
     and the time steps full_frames [B, V] where whole frames are in view and nothing else is."""
 
@@ -23,61 +24,90 @@ class Masked:
     target_ids: Tensor
     full_frames: Tensor | None
 
-    def of(self, rows: slice) -> Masked:
+    def of(self, rows: slice) -> TokenMask:
         """The same for some of the samples."""
-        return Masked(
-            self.context_ids[rows],
-            self.target_ids[rows],
-            None if self.full_frames is None else self.full_frames[rows],
-        )
+        frames = None if self.full_frames is None else self.full_frames[rows]
+        return TokenMask(self.context_ids[rows], self.target_ids[rows], frames)
 
-    def to(self, device: torch.device) -> Masked:
+    def to(self, device: torch.device) -> TokenMask:
         """The same on another device."""
-        shown = None if self.full_frames is None else self.full_frames.to(device)
-        return Masked(self.context_ids.to(device), self.target_ids.to(device), shown)
+        frames = None if self.full_frames is None else self.full_frames.to(device)
+        return TokenMask(self.context_ids.to(device), self.target_ids.to(device), frames)
 
 
-def draw_mask(
-    kind: BlockMask, batch: int, time: int, grid: int, generator: torch.Generator
+def draw_masks(
+    settings: JepaSettings, shape: tuple[int, int, int], generator: torch.Generator
+) -> list[TokenMask]:
+    """A mask for each mask type, for a `shape` of (B clips, T time steps, g tokens on a side)."""
+    masks = []
+    for kind in settings.masks:
+        hidden = draw_hidden(kind, shape, generator)
+        context_ids, target_ids = split_tokens(hidden, generator)
+        target_ids = _thinned(target_ids, settings.max_targets, generator)
+        masks.append(TokenMask(context_ids, target_ids, full_frames(hidden, shape[1])))
+    return masks
+
+
+def draw_hidden(
+    kind: BlockMask, shape: tuple[int, int, int], generator: torch.Generator
 ) -> Tensor:
-    """[B, T*g*g] bool: True where hidden. Every sample draws its own boxes."""
-    shape = (batch, kind.num_blocks)
+    """[B, T*N] bool: True where hidden. Every sample draws its own boxes."""
+    batch, time, grid = shape
+    boxes = (batch, kind.num_blocks)
     scale, aspect, length = (
-        low + (high - low) * torch.rand(shape, generator=generator)
+        low + (high - low) * torch.rand(boxes, generator=generator)
         for low, high in (kind.spatial_scale, kind.aspect_ratio, kind.temporal_scale)
     )
+    # Sizes in tokens; the width from the rounded height, so that scale 1 is the whole frame.
     area = scale * grid * grid
     tall = (area * aspect).sqrt().round().clamp(1, grid)
-    wide = (
-        (area / tall).round().clamp(1, grid)
-    )  # from the rounded height, so that scale 1 is the whole frame
+    wide = (area / tall).round().clamp(1, grid)
     long = (length * time).round().clamp(1, time)
-    inside = None
+
+    # A token is in a box if it is within it on every axis.
+    axes = []
     for size, extent in ((long, time), (tall, grid), (wide, grid)):
-        start = (torch.rand(shape, generator=generator) * (extent - size + 1)).floor()[..., None]
-        axis = torch.arange(extent)
-        on_axis = (axis >= start) & (axis < start + size[..., None])  # [B, blocks, extent]
-        inside = (
-            on_axis
-            if inside is None
-            else inside[..., None] & on_axis.view(*shape, *[1] * (inside.dim() - 2), -1)
-        )
-    assert inside is not None
-    hidden = inside.any(1).flatten(1)
+        start = (torch.rand(boxes, generator=generator) * (extent - size + 1)).floor()[..., None]
+        place = torch.arange(extent)
+        axes.append((place >= start) & (place < start + size[..., None]))  # [B, blocks, extent]
+    in_time, in_rows, in_columns = axes
+    inside = in_time[..., None, None] & in_rows[..., None, :, None] & in_columns[:, :, None, None]
+    hidden = inside.any(1).flatten(1)  # [B, T*N]
+
+    # Where boxes cover too much, hidden tokens are shown again in random order.
     least = max(1, int(kind.min_context_ratio * hidden.shape[1]))
     missing = (least - (~hidden).sum(1, keepdim=True)).clamp(min=0)
     key = torch.rand(hidden.shape, generator=generator)
-    rank = (key + ~hidden).argsort(1).argsort(1)  # hidden tokens come first, in random order
+    rank = (key + ~hidden).argsort(1).argsort(1)  # hidden tokens come first
     return hidden & (rank >= missing)
 
 
-def split(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Token numbers (context [B, K], target [B, M]), sorted, from hidden [B, N].
+def split_tokens(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Token numbers (context [B, K], targets [B, M]), sorted, from hidden [B, T*N].
 
     K and M are the batch's smallest counts; which tokens are left out of a sample that has more is
     drawn at random, never by position, so no part of the clip is dropped systematically."""
     key = torch.rand(hidden.shape, generator=generator)
-    seen = int((~hidden).sum(1).min())
-    context = (key + hidden).argsort(1)[:, :seen].sort(1).values
-    target = (key + ~hidden).argsort(1)[:, : int(hidden.sum(1).min())].sort(1).values
-    return context, target
+    num_context, num_targets = int((~hidden).sum(1).min()), int(hidden.sum(1).min())
+    context_ids = (key + hidden).argsort(1)[:, :num_context].sort(1).values
+    target_ids = (key + ~hidden).argsort(1)[:, :num_targets].sort(1).values
+    return context_ids, target_ids
+
+
+def _thinned(target_ids: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """At most so many of target_ids [B, M], drawn at random; 0 keeps all."""
+    if not most or target_ids.shape[1] <= most:
+        return target_ids
+    chosen = torch.rand(target_ids.shape, generator=generator).argsort(1)[:, :most]
+    return target_ids.gather(1, chosen)
+
+
+def full_frames(hidden: Tensor, steps: int) -> Tensor | None:
+    """[B, V] time steps that hidden [B, T*N] leaves wholly in view, if nothing else is in view and
+    V is the same for all samples and at least two; else None."""
+    per_frame = hidden.unflatten(1, (steps, -1))
+    in_view = ~per_frame.any(-1)
+    count = in_view.sum(1)
+    if (per_frame.all(-1) != ~in_view).any() or count[0] < 2 or (count != count[0]).any():
+        return None
+    return in_view.nonzero()[:, 1].view(len(hidden), -1)

@@ -7,19 +7,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.foreign_file import IN_FOLDERS, read_parts
 from jepa_wm.features.vjepa2 import take_plain_frames
 from jepa_wm.features.weights import Size, load_encoder, load_predictor
 from jepa_wm.models.jepa import JEPA
-from jepa_wm.models.predictor import Predictor
+from jepa_wm.models.settings import EncoderSettings
 
 PARTS = ("encoder", "target", "predictor")  # what goes on; what regularises begins anew
 
 
-def start_at(model: JEPA, path: str | Path, config: Config) -> None:
+def start_at(model: JEPA, path: str | Path) -> None:
     """Give a model the weights that `train.pretrain.start` names: a run folder, or a released
     file.
 
@@ -31,54 +30,55 @@ def start_at(model: JEPA, path: str | Path, config: Config) -> None:
         newest = newest_checkpoint(path / "pretrain" / "checkpoints")
         if newest is None:
             raise UserError(
-                f"{path}: no run folder with a checkpoint of pretraining, and has no {' or '.join(IN_FOLDERS)}; name "
-                "another as start"
+                f"{path}: no run folder with a checkpoint of pretraining, and has no "
+                f"{' or '.join(IN_FOLDERS)}; name another as start"
             )
         weights, _ = load_checkpoint(newest)
         source = str(newest)
     else:
-        weights, source = _released(path, config), str(path)
+        weights, source = _released(path, model), str(path)
     for part in PARTS:
-        own = {
-            name.removeprefix(f"{part}."): value
-            for name, value in weights.items()
-            if name.startswith(f"{part}.")
-        }
-        load_strict(getattr(model, part), own, source=f"{source}: {part}")
+        of_part = {}
+        for name, value in weights.items():
+            if name.startswith(f"{part}."):
+                of_part[name.removeprefix(f"{part}.")] = value
+        load_strict(getattr(model, part), of_part, source=f"{source}: {part}")
 
 
-def _released(path: Path, config: Config) -> dict[str, Tensor]:
+def _released(path: Path, model: JEPA) -> dict[str, Tensor]:
     """The weights of a released pretraining file under our names, for frames in -1..1."""
-    size = Size(
-        config.data.image_size, config.encoder.num_heads, predictor_heads=config.jepa.num_heads
-    )
-    if config.jepa.target_levels != 1:
+    encoder, jepa = model.encoder.settings, model.settings
+    image_size = model.encoder.grid * encoder.patch_size
+    size = Size(image_size, encoder.num_heads, predictor_heads=jepa.num_heads)
+    if jepa.target_levels != 1:
         raise UserError(
-            f"{path}: its predictor guesses tokens of the last level; set jepa.target_levels=1"
+            f"{path}: its predictor predicts tokens of the last level; set jepa.target_levels=1"
         )
     weights: dict[str, Tensor] = {}
-    for part, theirs in (("encoder", "encoder"), ("target", "target_encoder")):
-        has_it = theirs in read_parts(
-            path
-        )  # a file without targets: these begin where the encoder is
-        encoder = take_plain_frames(load_encoder(path, size, part=theirs if has_it else "encoder"))
-        assert encoder.settings is not None
-        wanted, found = config.encoder.model_dump(), encoder.settings.model_dump()
-        differing = [
-            f"{key} {found[key]}"
-            for key in wanted
-            if wanted[key] != found[key] and key != "locality"
-        ]
-        if differing:
-            raise UserError(f"{path}: is a model with {', '.join(differing)}; set encoder so")
-        weights |= {f"{part}.{name}": value for name, value in encoder.state_dict().items()}
-    predictor = load_predictor(path, Predictor, size).state_dict()
-    count = len(config.jepa.masks)
+    for part, released in (("encoder", "encoder"), ("target", "target_encoder")):
+        # In a file without targets these begin where the encoder is.
+        named = released if released in read_parts(path) else "encoder"
+        loaded = take_plain_frames(load_encoder(path, size, part=named))
+        _check_same(encoder, loaded.settings, path)
+        weights |= {f"{part}.{name}": value for name, value in loaded.state_dict().items()}
+    predictor = load_predictor(path, size).state_dict()
+    count = len(jepa.masks)
     if len(predictor["mask_tokens"]) < count:
         raise UserError(
             f"{path}: has {len(predictor['mask_tokens'])} mask tokens for {count} jepa.masks"
         )
-    predictor["mask_tokens"] = predictor["mask_tokens"][
-        :count
-    ]  # the released models have some that are never used
+    # The released models have some that are never used.
+    predictor["mask_tokens"] = predictor["mask_tokens"][:count]
     return weights | {f"predictor.{name}": value for name, value in predictor.items()}
+
+
+def _check_same(asked: EncoderSettings, released: EncoderSettings, path: Path) -> None:
+    """UserError where a released encoder is another than the config's; `locality` is only an
+    initial value."""
+    differing = [
+        f"{key} {value}"
+        for key, value in released.model_dump().items()
+        if value != getattr(asked, key) and key != "locality"
+    ]
+    if differing:
+        raise UserError(f"{path}: is a model with {', '.join(differing)}; set encoder so")
