@@ -17,8 +17,10 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
 from jepa_wm.core.run import Run, run_stage
+from jepa_wm.core.stage import STAGES
 from jepa_wm.data.trajectories import TrajectoryWriter
 from jepa_wm.evals import scores
+from jepa_wm.evals.evaluation import evaluation
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
 from jepa_wm.evals.representations import extract_features, representations_of
@@ -154,6 +156,34 @@ def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
     assert cli.main([*words, *SMALL, *of_photos(photos), "probes.baselines=[]"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result.keys() == {"encoder", *SAID} and result["encoder"]["n"] == 12
+
+
+def test_an_evaluation_of_others_is_one_registration(drives, tmp_path, capsys):
+    @evaluation("spread")
+    def spread(asked):
+        """How far features vary over the test samples."""
+        rows = {}
+        for name in asked.representations:
+            _, test = asked.features(name)
+            rows[name] = {"spread": float(test.tokens.float().std())}
+        return rows
+
+    try:
+        words = ["--config", "debug", "--run", str(tmp_path / "run"), *SMALL]
+        assert cli.main(["eval", "spread", *words, "--json", f"data.path={drives}"]) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert all(
+            result[name]["spread"] > 0.5 for name in ("encoder", "random_encoder", "pixels")
+        )
+        assert Path(result["stored"]).parent.name == "eval_spread"
+        assert cli.main(["report", *words, f"data.path={drives}"]) == 0
+        page = (tmp_path / "run" / "report" / "index.html").read_text()
+        assert f"{result['encoder']['spread']:.3g}" in page.split('<section id="frozen">')[1]
+        with pytest.raises(SystemExit):
+            cli.main(["eval", "--help"])
+        assert "spread" in capsys.readouterr().out
+    finally:
+        STAGES._entries.pop("eval_spread")
 
 
 def test_each_distinct_evaluation_keeps_its_own_result(drives, photos, tmp_path):

@@ -14,9 +14,10 @@ from PIL import Image
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Metrics
-from jepa_wm.core.run import Run
+from jepa_wm.core.run import Run, run_stage
+from jepa_wm.core.stage import STAGES, stage
+from jepa_wm.report.page import PARTS, Group, Section, Text
 from jepa_wm.report.pictures import encode_gif
-from jepa_wm.report.report import report
 from jepa_wm.report.strips import FrameBank
 
 E, K, T, R, SIDE = 6, 8, 40, 4, 33
@@ -93,6 +94,10 @@ def episodes(*, lost=LOST, noise=None):
         "cost": cost,
         "radius": 4.5,
     }
+
+
+def report(run):
+    return run_stage("report", run)
 
 
 def open_run(folder):
@@ -265,6 +270,28 @@ def test_a_gap_in_the_curves_is_said(whole):
     assert "not finite, gaps in the curves: 1." in whole[1]
 
 
+def test_a_stage_of_others_is_shown_by_its_figures_or_by_a_part_of_its_own(tmp_path):
+    @stage("polish", after="dynamics")
+    def polish(run):
+        return {}
+
+    try:
+        with open_run(tmp_path) as run:
+            run.write_result("polish", {"gloss": {"before": 1.5, "after": 7}, "note": "a<b"})
+            assert "figures_polish" in report(run)["sections"]
+            text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+            assert "gloss before" in text and "<td>1.5</td>" in text and "a<b" not in text
+            assert "jepa-wm polish --config" in text
+
+            says = Section("shine", "Shine", "It shines.", [Text("as new")], "polish")
+            PARTS.register("polish")(lambda artifacts: Group("polished", "Polished", [says]))
+            assert "shine" in report(run)["sections"]
+            assert "as new" in (run.path / "report" / "index.html").read_text(encoding="utf-8")
+    finally:
+        STAGES._entries.pop("polish")
+        PARTS._entries.pop("polish", None)
+
+
 def test_what_is_absent_names_the_verb_that_makes_it(tmp_path):
     with open_run(tmp_path) as run:
         result = report(run)
@@ -353,8 +380,8 @@ def test_the_frame_bank_says_what_does_not_fit():
 def test_strips_are_of_the_dynamics_that_are_there(tmp_path, monkeypatch):
     made = []
 
-    def make(run, path):
-        made.append((run.path / "dynamics" / "latent.safetensors").read_bytes())
+    def make(run, heldout, path, *, context_frames, frameskip):
+        made.append((run / "dynamics" / "latent.safetensors").read_bytes())
 
     monkeypatch.setattr("jepa_wm.report.report.make_strips", make)
     with open_run(tmp_path) as run:

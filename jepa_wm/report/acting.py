@@ -11,6 +11,7 @@ import numpy as np
 from jepa_wm.report import plots
 from jepa_wm.report.artifacts import Energy, Episodes, Film, RunArtifacts
 from jepa_wm.report.page import (
+    PARTS,
     Bar,
     Block,
     Cell,
@@ -36,6 +37,7 @@ SUCCESS_COLUMNS = (
 )  # fmt: skip
 
 
+@PARTS.register("plan")
 def group(artifacts: RunArtifacts) -> Group:
     """Goal-image episodes, or those that were played for reward."""
     plan = artifacts.results.get("plan")

@@ -16,18 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from jepa_wm.core.commands import stages
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run
-
-STAGES = (
-    "collect",
-    "pretrain",
-    "features",
-    "dynamics",
-    "heads",
-    "plan",
-)  # the order they are run in
 
 # curves of the page -> what the training loop calls them
 METRICS = {"pretrain": "pretrain", "dynamics": "dynamics_dynamics"}
@@ -105,7 +97,7 @@ class Film:
 class RunArtifacts:
     """Everything the report is made from."""
 
-    results: Mapping[str, Mapping[str, Any]]  # of the finished stages
+    results: Mapping[str, Mapping[str, Any]]  # of the finished stages, the report aside
     metrics: Mapping[str, list[dict[str, Any]]]  # of pretrain and dynamics
     evaluations: Sequence[tuple[str, Mapping[str, Any]]]  # (linear, its result), ...
     episodes: Episodes | None
@@ -117,8 +109,8 @@ class RunArtifacts:
     def read(cls, run: Run) -> RunArtifacts:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
         results = {}
-        for stage in STAGES:
-            result = run.finished(stage)
+        for stage in stages():
+            result = None if stage == "report" else run.finished(stage)
             if result is not None:
                 results[stage] = result
         episodes = _arrays(run.path / "plan" / "episodes.npz", EPISODES)

@@ -12,6 +12,7 @@ import numpy as np
 from jepa_wm.report import plots
 from jepa_wm.report.artifacts import RunArtifacts, Strips
 from jepa_wm.report.page import (
+    PARTS,
     Block,
     Cell,
     Figure,
@@ -35,6 +36,7 @@ REPRESENTATIONS = ("encoder", "random_encoder", "pixels")
 Records = Sequence[Mapping[str, Any]]
 
 
+@PARTS.register("pretrain")
 def pretraining(artifacts: RunArtifacts) -> Group:
     """What can be read from the encoder's features, and how they came about."""
     result, metrics = artifacts.results.get("pretrain"), artifacts.metrics["pretrain"]
@@ -59,6 +61,7 @@ def pretraining(artifacts: RunArtifacts) -> Group:
     return Group("pretraining", "Pretraining", sections)
 
 
+@PARTS.register("dynamics")
 def dynamics(artifacts: RunArtifacts) -> Group:
     """How well the consequences of actions are predicted."""
     result, metrics = artifacts.results.get("dynamics"), artifacts.metrics["dynamics"]
@@ -91,6 +94,7 @@ def dynamics(artifacts: RunArtifacts) -> Group:
     return Group("dynamics", "Dynamics on frozen features", sections)
 
 
+@PARTS.register("heads")
 def heads(artifacts: RunArtifacts) -> Group:
     """What heads read from latents; a run for goals alone needs none, so nothing is missed."""
     result = artifacts.results.get("heads")
@@ -270,22 +274,26 @@ def _evaluation_rows(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _measured(figures: Mapping[str, Any]) -> list[str]:
-    """What was measured: classes, or each group of numbers."""
+    """What was measured: classes, or each group of numbers; of evaluations of others each
+    figure."""
     if "accuracy" in figures:
         return ["classes"]
-    return [
-        name for name, figure in figures.items() if isinstance(figure, Mapping) and "r2" in figure
+    groups = [
+        key for key, value in figures.items() if isinstance(value, Mapping) and "r2" in value
     ]
+    return groups or [key for key, value in figures.items() if isinstance(value, int | float)]
 
 
 def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
-    """A figure with its interval, a dash where it was not measured."""
+    """A figure with its interval where it has one, a dash where it was not measured."""
     if figures is None:
         return "–"
     if what == "classes" and "accuracy" in figures:
         rate, value = figures, figures["accuracy"]
-    else:
+    elif isinstance(figures[what], Mapping):
         rate, value = figures[what], figures[what]["r2"]
+    else:
+        return number(figures[what])
     return f"{number(value)} ({number(rate['low'])} to {number(rate['high'])})"
 
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from jepa_wm.core.registry import Registry
+from jepa_wm.report.artifacts import RunArtifacts
 from jepa_wm.report.plots import Plot
 
 
@@ -177,6 +179,18 @@ class Page:
         """The keys of the sections that are there, or of those that are not."""
         every = [section for group in self.groups for section in group.sections]
         return [section.key for section in every if bool(section.blocks) == present]
+
+
+# Stage -> what makes its part of the page of everything that is stored; others' stages without one
+# are shown by the figures of their results.
+PARTS: Registry[Callable[[RunArtifacts], Group]] = Registry(
+    "report_parts",
+    "part of the report",
+    {
+        "plan": "jepa_wm.report.acting",
+        **dict.fromkeys(("heads", "dynamics", "pretrain"), "jepa_wm.report.learning"),
+    },
+)
 
 
 def command_line(stage: str, run: str) -> str:

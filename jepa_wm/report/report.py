@@ -7,19 +7,21 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jepa_wm import __version__
+from jepa_wm.core.commands import stages
 from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
-from jepa_wm.core.stage import stage
+from jepa_wm.core.stage import pipeline, stage
 from jepa_wm.report import acting, learning
-from jepa_wm.report.artifacts import STAGES, RunArtifacts
+from jepa_wm.report.artifacts import RunArtifacts
 from jepa_wm.report.page import (
+    PARTS,
     Cell,
     Group,
     Listing,
@@ -36,20 +38,27 @@ from jepa_wm.report.page import (
 )
 from jepa_wm.report.strips import make_strips
 
-# stage -> what makes its part of the page; the last stages come first
-GROUPS: dict[str, Callable[[RunArtifacts], Group]] = {
-    "plan": acting.group,
-    "heads": learning.heads,
-    "dynamics": learning.dynamics,
-    "pretrain": learning.pretraining,
-}
 TOLD_HORIZON = 8  # model steps, of the rollout error at the top
 TOLD_PARTS = 2  # parts of the state whose error is told at the top; all are below
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
 
 
-@stage(keep="own", headline=("report",))
-def report(run: Run) -> dict[str, Any]:
+@stage(
+    keep="own",
+    headline=("report",),
+    unrecorded=(
+        "data_path", "dynamics_context_frames", "dynamics_frameskip", "features_backbone",
+        "jepa_inverse_dynamics",
+    ),
+)  # fmt: skip
+def report(
+    run: Run,
+    data_path: str | None,
+    dynamics_context_frames: int,
+    dynamics_frameskip: int,
+    features_backbone: str | None,
+    jepa_inverse_dynamics: float,
+) -> dict[str, Any]:
     """Write <run>/report/index.html from what other stages stored; returns its path, size and
     sections.
 
@@ -59,15 +68,21 @@ def report(run: Run) -> dict[str, Any]:
     folder = run.stage_dir("report")
 
     # Film strips need the trained model: they are made once for each training of the dynamics.
-    weights = [
-        run.path / "dynamics" / f"{name}.safetensors" for name in ("latent", "action_predictor")
-    ]
-    if run.finished("dynamics") and (there := [file for file in weights if file.exists()]):
-        _keep_strips(run, there[0], folder / "strips.npz", folder / "strips.json")
+    weights = _dynamics_weights(run.path / "dynamics")
+    if run.finished("dynamics") and weights:
+        made_of = json.dumps({"dynamics": fingerprint(weights)})
+        if _stale(folder, made_of):
+            data = Path(data_path) if data_path else run.path / "collect"
+            make_strips(
+                run.path, data / "heldout.h5", folder / "strips.npz",
+                context_frames=dynamics_context_frames, frameskip=dynamics_frameskip,
+            )  # fmt: skip
+            write_atomic(folder / "strips.json", made_of)
 
     # Everything else is read from files, laid out, and written in one go.
     artifacts = RunArtifacts.read(run)
-    page = _page(run, artifacts)
+    encoder = _supervision(features_backbone, jepa_inverse_dynamics)
+    page = _page(run, artifacts, encoder)
     path, text = folder / "index.html", page.html()
     write_atomic(path, text)
     result = {
@@ -82,35 +97,75 @@ def report(run: Run) -> dict[str, Any]:
     return result
 
 
-def _keep_strips(run: Run, weights: Path, strips: Path, made_of: Path) -> None:
-    """Make the strips where there are none, or only those of dynamics that were deleted and
-    trained anew."""
-    model = json.dumps({"dynamics": fingerprint(weights)})
-    if strips.exists() and made_of.exists() and made_of.read_text(encoding="utf-8") == model:
-        return
-    made_of.unlink(missing_ok=True)
-    make_strips(run, strips)
-    write_atomic(made_of, model)
+def _dynamics_weights(folder: Path) -> Path | None:
+    """The file that the trained dynamics of a run lie in."""
+    for name in ("latent", "action_predictor"):
+        if (folder / f"{name}.safetensors").exists():
+            return folder / f"{name}.safetensors"
+    return None
 
 
-def _page(run: Run, artifacts: RunArtifacts) -> Page:
-    """The groups of the stages, the last one first, then the evaluations and how all was made."""
-    groups = [GROUPS[stage](artifacts) for stage in reversed(STAGES) if stage in GROUPS]
-    groups += [learning.evaluations(artifacts), _made(run, artifacts)]
+def _stale(folder: Path, made_of: str) -> bool:
+    """Whether there are no strips, or only those of dynamics that were deleted and trained anew;
+    these are no longer said to be of any."""
+    strips, record = folder / "strips.npz", folder / "strips.json"
+    if strips.exists() and record.exists() and record.read_text(encoding="utf-8") == made_of:
+        return False
+    record.unlink(missing_ok=True)
+    return True
+
+
+def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
+    """The parts of the stages, the last one first, then the evaluations and how all was made."""
+    groups, others = [], []
+    for name, summary in reversed(stages().items()):
+        if name in PARTS:
+            groups.append(PARTS.get(name)(artifacts))
+        elif name in artifacts.results:
+            others.append(_figures(name, summary, artifacts.results[name]))
+    groups += [learning.evaluations(artifacts), Group("figures", "Other stages", others)]
+    groups.append(_made(run, artifacts))
     return Page(
         name=run.path.resolve().name,
-        lead=_lead(artifacts),
+        lead=_lead(artifacts, encoder),
         tiles=_tiles(artifacts.results),
         groups=[group for group in groups if group.sections],
         run=str(run.path),
     )
 
 
-def _lead(artifacts: RunArtifacts) -> str:
+def _figures(name: str, summary: str, result: Mapping[str, Any]) -> Section:
+    """The numbers in the result of a stage that has no part of its own."""
+    rows = [Row([label, value]) for label, value in _numbers(result)]
+    table = Table(("figure", "value"), rows)
+    return Section(f"figures_{name}", name, f"What it does: {summary}.", [table], name)
+
+
+def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(name, value) of the numbers in a result, those inside of mappings with the names of
+    these."""
+    for key, value in result.items():
+        label = f"{prefix} {key.replace('_', ' ')}".strip()
+        if isinstance(value, Mapping):
+            yield from _numbers(value, label)
+        elif isinstance(value, int | float) and key != "seconds":
+            yield label, f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _supervision(backbone: str | None, inverse_dynamics: float) -> str:
+    """What the encoder of a run was trained by, in words."""
+    if backbone is not None:
+        return f"the frozen encoder {backbone}"
+    if inverse_dynamics:
+        return "an encoder trained by latent prediction and inverse dynamics, which reads actions"
+    return "an encoder trained by latent prediction, without actions or labels"
+
+
+def _lead(artifacts: RunArtifacts, encoder: str) -> str:
     """The outcome in one sentence, as far as there is one."""
     outcome = acting.lead(artifacts.results.get("plan", {}))
     if outcome:
-        return f"A world model on a frozen encoder, without a pixel decoder, {outcome}"
+        return f"A world model on {encoder}, without a pixel decoder, {outcome}"
     return f"This run is not finished. Done so far: {', '.join(artifacts.results) or 'nothing'}."
 
 
@@ -165,15 +220,16 @@ def _encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
 def _made(run: Run, artifacts: RunArtifacts) -> Group:
     """Commands, times, config, versions, machine."""
     rows = []
-    for name in STAGES:
+    needed = pipeline(run.config)
+    for name in stages():
         result = artifacts.results.get(name)
-        if name == "heads" and result is None:
-            continue  # plans toward goals need none
+        if name == "report" or (result is None and name not in needed):
+            continue
         made = run.digest(name) if result is not None else "–"
         took = clock(result.get("seconds")) if result is not None else "not finished"
         command = Cell(command_line(name, str(run.path)), code=True)
         rows.append(Row([name, took, Cell(made, code=True), command]))
-    stages = Section(
+    commands = Section(
         "stages",
         "Commands and times",
         "Each command takes its stage up with exactly these settings; with another --run it does "
@@ -198,7 +254,7 @@ def _made(run: Run, artifacts: RunArtifacts) -> Group:
         ],
         "report",
     )
-    return Group("made", "How it was made", [stages, made_with])
+    return Group("made", "How it was made", [commands, made_with])
 
 
 def cpu_name() -> str:

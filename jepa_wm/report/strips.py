@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.core.run import Run
-from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import WindowSampler, usual_steps
 from jepa_wm.world_model.vjepa2_ac import RobotModel
@@ -26,27 +24,27 @@ CLIPS, HORIZON = 4, 8
 BANK = 3000  # frames
 
 
-def make_strips(run: Run, path: Path) -> None:
+def make_strips(
+    run: Path, heldout: Path, path: Path, *, context_frames: int, frameskip: int
+) -> None:
     """Write `true`, `imagined` and `shuffled`, each [C, H+1, h, w, 3] uint8, from held-out
-    episodes of a trained run.
+    episodes of the trained run in the folder `run`.
 
     All three start at the same real frame, up to which the model has observed as many as when an
     agent acts; `shuffled` imagines with another window's actions."""
-    config = run.config
-    data, model = open_data(run.path, config, "heldout"), WorldModel.load(run.path)
+    data, model = Trajectories(heldout), WorldModel.load(run)
 
     # Windows of as many observed frames as an agent has, and as long a future as there is.
-    skip = config.dynamics.frameskip
-    steps = usual_steps(data.lengths, skip)
-    observed = min(config.dynamics.context_frames, steps)
+    steps = usual_steps(data.lengths, frameskip)
+    observed = min(context_frames, steps)
     horizon = min(HORIZON, steps - observed + 1)
     sampler = WindowSampler(
-        data, frames=observed + horizon, frameskip=skip, stride=1, seed=1,
+        data, frames=observed + horizon, frameskip=frameskip, stride=1, seed=1,
         setting="film strips: frames seen and imagined",
     )  # fmt: skip
     episode, frame, actions = sampler.batch(0, CLIPS)
     rows = data.offsets[episode] + frame  # [C, observed + H]
-    context, actions = _context(model, data, rows, actions, observed, skip)
+    context, actions = _context(model, data, rows, actions, observed, frameskip)
 
     # Each imagined latent is shown as the real frame whose latent lies nearest.
     true = data.frames[rows[:, observed - 1 :]]
