@@ -163,9 +163,8 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
                     if values.shape[1:] != columns[name][0]:
                         raise UserError(
                             f"{view.source.path}: '{name}' is {values.shape[1:]} in episode "
-                            f"{view.called(e)}, but "
-                            f"{columns[name][0]} in the first; make frames equal with --size, or "
-                            f"{leave_out(view.called(e))}"
+                            f"{view.called(e)}, but {columns[name][0]} in the first; make frames "
+                            f"equal with --size, or {leave_out(view.called(e))}"
                         )
                     writer.write(name, row + start, values)
                     stop.raise_if_requested()

@@ -37,8 +37,8 @@ def refuse_parted(
         first = " and ".join(str(view.called(e)) for e in parted[0])
         raise UserError(
             f"{view.source.path}: episodes {first} are the same (first frame and actions), and "
-            "one copy would be held "
-            f"out and another trained on; leave copies out with --without {copies}"
+            "one copy would be held out and another trained on; leave copies out with --without "
+            f"{copies}"
         )
 
 
@@ -66,9 +66,8 @@ def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
     if common:
         warnings.warn(
             f"{heldout.path}: {len(common)} of its {heldout.episodes} episodes are in "
-            f"{train.path} too (first frame "
-            f"and actions), the first is {min(common)}: what is told of held-out episodes is "
-            "flattered",
+            f"{train.path} too (first frame and actions), the first is {min(common)}: what is "
+            "told of held-out episodes is flattered",
             stacklevel=2,
         )
     return len(common)

@@ -105,8 +105,8 @@ def groups_of(text: str, count: int) -> dict[str, list[int]]:
         if not name or max(numbers) >= count:
             raise UserError(
                 f"state_groups has {entry!r}, which is no NAME:i,j with numbers i, j below "
-                f"{count}, of which the state "
-                "has so many; convert the data again, or mend the attribute"
+                f"{count}, of which the state has so many; convert the data again, or mend the "
+                "attribute"
             )
         groups[name] = numbers
     return groups
@@ -135,8 +135,7 @@ def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict
     if len(units) != count:
         raise UserError(
             f"state_units {text!r} are {len(units)} for {count} numbers of the state; give one "
-            f"for each, {UNKNOWN} "
-            "where there is none"
+            f"for each, {UNKNOWN} where there is none"
         )
     found: dict[str, str] = {}
     for name, ids in groups.items():
@@ -145,8 +144,8 @@ def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict
             told = " and ".join(unit or "none" for unit in mixed)
             raise UserError(
                 f"state_units of the group {name!r} are {told}: an error of it would mean "
-                "nothing; give its "
-                "numbers names that differ before the last underscore (block_x block_y angle)"
+                "nothing; give its numbers names that differ before the last underscore (block_x "
+                "block_y angle)"
             )
         found[name] = mixed[0]
     return found

@@ -133,8 +133,7 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
         if len(alike) > 1:
             raise UserError(
                 f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in "
-                "each sample, or give "
-                "each a sample of its own"
+                "each sample, or give each a sample of its own"
             )
     if beside:
         say_passed_over(len(beside), shard / min(beside))

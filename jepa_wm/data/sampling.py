@@ -54,8 +54,8 @@ def leave_out_short(path: Path, lengths: np.ndarray, needed: int, purpose: str) 
     if short == len(lengths):
         raise UserError(
             f"{path}: no episode is long enough for {purpose}: {needed} frames are needed, and "
-            "the longest has "
-            f"{lengths.max()}; lower one of these settings, or give longer episodes"
+            f"the longest has {lengths.max()}; lower one of these settings, or give longer "
+            "episodes"
         )
     if short:
         warnings.warn(

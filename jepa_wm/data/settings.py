@@ -27,8 +27,8 @@ class AugmentSettings(Section):
             )
         if not 0 < self.aspect_ratio[0] <= self.aspect_ratio[1]:
             raise ValueError(
-                f"aspect_ratio {list(self.aspect_ratio)} is a range above 0: "
-                "the lower number comes first"
+                f"aspect_ratio {list(self.aspect_ratio)} is a range above 0: the lower number "
+                "comes first"
             )
         return self
 

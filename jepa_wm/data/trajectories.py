@@ -161,9 +161,8 @@ class Trajectories:
         if len(bad):
             episode = int(np.searchsorted(self.offsets, bad[0], side="right")) - 1
             raise UserError(
-                f"{self.path}: {len(bad)} actions are not finite, the first in episode "
-                f"{episode}; leave such episodes "
-                f"out with `jepa-wm convert ... --without {episode}`"
+                f"{self.path}: {len(bad)} actions are not finite, the first in episode {episode}; "
+                f"leave such episodes out with `jepa-wm convert ... --without {episode}`"
             )
         return actions
 

@@ -155,8 +155,7 @@ class Video:
         if end + late < min(second, promised):
             raise VideoError(
                 f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it "
-                "was cut short: "
-                "copy it again"
+                "was cut short: copy it again"
             )
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:

@@ -46,8 +46,7 @@ class MixturePart:
         if self.order.count != len(self.videos) * self.clips:
             raise UserError(
                 f"the order is of {self.order.count} samples, but {len(self.videos)} videos are "
-                "readable, with "
-                f"{self.clips} clips of each"
+                f"readable, with {self.clips} clips of each"
             )
 
 

@@ -137,8 +137,7 @@ class VideoStream:
             self._container.close()
             raise VideoError(
                 f"{self.path}: its codec is unknown to the FFmpeg that PyAV {av.__version__} "
-                "brings; update av, or "
-                "encode the file again, as H.264 for one"
+                "brings; update av, or encode the file again, as H.264 for one"
             )
         self.video = video
         self.video.thread_count = 1  # several loaders share the machine

@@ -155,8 +155,7 @@ class StepSampler:
         if not self._starts.total or not self._whole.total:
             raise UserError(
                 f"{data.path}: no episode has a whole model step of dynamics.frameskip "
-                f"{frameskip} actions; lower it, "
-                "or give longer episodes"
+                f"{frameskip} actions; lower it, or give longer episodes"
             )
 
     def batch(

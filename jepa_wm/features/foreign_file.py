@@ -153,18 +153,16 @@ def _from_torch(path: Path) -> dict[str, Any]:
             parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: holds Python objects besides tensors and plain data. Opening them could "
-            "run code of whoever "
-            "made the file, so it is refused; ask for the weights as safetensors"
+            f"{path}: holds Python objects besides tensors and plain data. Opening them could run "
+            "code of whoever made the file, so it is refused; ask for the weights as safetensors"
         ) from None
     except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: is damaged ({reason}); download it again") from None
     if not is_zip:
         raise UserError(
-            f"{path}: is cut short, or was not written by torch.save (in its format since "
-            "PyTorch 1.6); "
-            "download it again, or convert it to safetensors"
+            f"{path}: is cut short, or was not written by torch.save (in its format since PyTorch "
+            "1.6); download it again, or convert it to safetensors"
         )
     if not isinstance(parts, dict):
         raise UserError(

@@ -106,8 +106,7 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
         return usual(count)
     raise UserError(
         f"{source.path}: nothing shows whether the {count} channels of '{column}' are stacked "
-        "frames; say what one "
-        "frame is: "
+        "frames; say what one frame is: "
         f"{' or '.join(f'--channels {kind}' for kind, unit in UNITS.items() if count % unit == 0)}"
     )
 

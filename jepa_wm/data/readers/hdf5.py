@@ -42,8 +42,8 @@ class Hdf5Reader:
         if lengths is None:
             raise UserError(
                 f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or "
-                "terminals and timeouts, or "
-                f"the layout of robomimic or ALOHA; it has {some(arrays)}"
+                "terminals and timeouts, or the layout of robomimic or ALOHA; it has "
+                f"{some(arrays)}"
             )
         rows = {
             name: array
@@ -84,8 +84,7 @@ class Hdf5Rows(FlatRows):
             number = int(self.numbers[episode])
             raise UserError(
                 f"{self.path}: '{column}' of episode {number} was never written from its row "
-                f"{row - first} on; "
-                f"{leave_out(number)}"
+                f"{row - first} on; {leave_out(number)}"
             )
 
 

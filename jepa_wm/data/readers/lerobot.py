@@ -82,11 +82,9 @@ class LeRobot:
             "total_frames", self.lengths.sum()
         ):
             raise UserError(
-                f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the "
-                "episodes of "
-                f"{self.lengths.sum()}; files of meta are missing or old: copy it again, or "
-                "correct total_frames there "
-                "if these are all the episodes"
+                f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the episodes "
+                f"of {self.lengths.sum()}; files of meta are missing or old: copy it again, or "
+                "correct total_frames there if these are all the episodes"
             )
         self.columns = columns(info, without=BOOKKEEPING)
         names = {name: number_names(feature) for name, feature in info["features"].items()}

@@ -55,8 +55,8 @@ class FlatRows:
         if short:
             raise UserError(
                 f"{path}: the episodes need {rows} rows, but there are fewer of "
-                f"{', '.join(short)}; "
-                "the file was cut short or its episode lengths are wrong: make it or copy it again"
+                f"{', '.join(short)}; the file was cut short or its episode lengths are wrong: "
+                "make it or copy it again"
             )
         self.columns = {name: Column.of(array) for name, array in self._arrays.items()}
 
@@ -124,8 +124,7 @@ class EpisodeArrays:
             if rows != length and (rows != length - 1 or self.columns[column].picture):
                 raise UserError(
                     f"{self.path}: episode {number} has {length} frames but {rows} rows of "
-                    f"'{column}'; "
-                    f"{leave_out(number)}"
+                    f"'{column}'; {leave_out(number)}"
                 )
             if isinstance(array, Locked):
                 raise UserError(
@@ -138,8 +137,7 @@ class EpisodeArrays:
             ):
                 raise UserError(
                     f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, "
-                    "but "
-                    f"{self.columns[column].shape} in the first; {leave_out(number)}"
+                    f"but {self.columns[column].shape} in the first; {leave_out(number)}"
                 )
             values = np.asarray(array[start : min(stop, rows)])
         if stop > rows:

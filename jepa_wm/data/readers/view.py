@@ -83,9 +83,8 @@ class View:
             values = np.round(values * self._scale[name])
             if not (values.min() >= 0 and values.max() <= 255):
                 raise UserError(
-                    f"{self.source.path}: '{theirs}' of episode {self.called(episode)} has "
-                    "values outside 0..255; "
-                    "store its frames as uint8"
+                    f"{self.source.path}: '{theirs}' of episode {self.called(episode)} has values "
+                    "outside 0..255; store its frames as uint8"
                 )
         return self._channels[name].frames(values.astype(np.uint8, copy=False))
 
@@ -100,9 +99,7 @@ class View:
             if values.min(initial=0) < 0 or values.max(initial=0) >= self.choices:
                 raise UserError(
                     f"{self.source.path}: '{self.action}' of episode {self.called(episode)} is "
-                    "outside "
-                    f"0..{self.choices - 1}; "
-                    f"{leave_out(self.called(episode))}"
+                    f"outside 0..{self.choices - 1}; {leave_out(self.called(episode))}"
                 )
             one_hot = np.zeros((len(values), self.choices), np.float32)
             one_hot[np.arange(len(values)), values[:, 0]] = 1

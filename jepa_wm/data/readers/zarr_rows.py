@@ -52,8 +52,7 @@ class ZarrReader:
             if "meta/episode_ends" not in group:
                 raise UserError(
                     f"{path}: meta/episode_ends is missing, so nothing says where episodes end; "
-                    "copy "
-                    "it again"
+                    "copy it again"
                 )
             lengths = np.diff(group["meta/episode_ends"][:], prepend=0)
             prefix = "data/" if "data" in group else ""
