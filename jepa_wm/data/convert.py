@@ -1,7 +1,7 @@
 """Any trajectory format to our own HDF5 (command convert): frames of one size, float actions,
 statistics of the actions.
 
-L frames of an episode, a action numbers.
+L frames of an episode, A action numbers, E episodes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ class Conversion:
 
     target: Path  # an .h5 file; FOLDER/train.h5 where a part is held out
     size: int | None = None  # px, side of the square that frames are made; None: as they are
-    heldout: float = (
-        0.0  # below 1: that share of the episodes, drawn; a whole number k: every k-th episode
-    )
+    # below 1: that share of the episodes, drawn; a whole number k: every k-th episode
+    heldout: float = 0.0
     without: tuple[int, ...] = ()  # episodes to leave out
     shortest: int = 2  # episodes of fewer frames are left out
-    action_kind: ActionKind | None = (
-        None  # moves or places to go to; None: what the source says, else moves
-    )
+    # moves or places to go to; None: what the source says, else moves
+    action_kind: ActionKind | None = None
 
     def __post_init__(self) -> None:
         if self.target.suffix != ".h5":
@@ -76,11 +74,14 @@ class Conversion:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm convert`."""
+    # From where to where, and which columns.
     parser.add_argument("source", metavar="SOURCE", help="a trajectory file or folder")
     parser.add_argument(
         "into", metavar="TARGET.h5", help="the file to write; with --heldout FOLDER/train.h5"
     )
     add_column_arguments(parser)
+
+    # What of it is written, and how.
     parser.add_argument(
         "--size", type=int, metavar="N", help="make frames N x N px; default: as they are"
     )
@@ -89,13 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="episodes for heldout.h5: a share such as 0.1, or every k-th",
     )  # fmt: skip
     parser.add_argument(
-        "--without",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="EPISODE",
+        "--without", type=int, nargs="+", default=[], metavar="EPISODE",
         help="episodes to leave out",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames"
     )
@@ -108,9 +105,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, object]:
     """The command: open, convert, tell what was written."""
     conversion = Conversion(
-        Path(arguments.into), arguments.size, arguments.heldout, tuple(arguments.without), arguments.shortest,
+        Path(arguments.into),
+        arguments.size,
+        arguments.heldout,
+        tuple(arguments.without),
+        arguments.shortest,
         arguments.action_kind,
-    )  # fmt: skip
+    )
     return convert(
         View(open_source(arguments.source, arguments.format), chosen(arguments)), conversion
     )
@@ -127,51 +128,39 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
         if path.exists():
             raise UserError(f"{path}: is there already; delete it or choose another target")
     parts, left_out = split(view.source.lengths, conversion, numbers=view.source.numbers)
+
     # All actions first: they are small, and what is wrong with them is found before the long work.
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
     _refuse_missing_frames(view, list(actions))
     refuse_parted(view, parts, actions)
-    statistics = action_statistics([actions[e] for e in parts["train"]])
-    columns, about = (
-        _columns(view, conversion, next(iter(actions))),
-        _about(view, conversion, statistics),
-    )
+    columns = _columns(view, conversion, next(iter(actions)))
+    about = _about(view, conversion, action_statistics([actions[e] for e in parts["train"]]))
+
     with ExitStack() as on_failure:
+        # The file of each episode, and its first row there.
         writers: list[TrajectoryWriter] = []
-        jobs: dict[
-            int, tuple[TrajectoryWriter, int]
-        ] = {}  # the file of each episode, and its first row there
+        jobs: dict[int, tuple[TrajectoryWriter, int]] = {}
         for part, path in conversion.files.items():
             writer = TrajectoryWriter(path, view.source.lengths[parts[part]], columns)
             writers.append(writer)
             on_failure.callback(writer.abandon)
             jobs.update({e: (writer, int(writer.offset[i])) for i, e in enumerate(parts[part])})
+
+        # In the source's order: some can only be streamed.
         with catching_signals() as stop, Progress("convert", len(jobs)) as bar:
-            for done, e in enumerate(
-                actions, 1
-            ):  # in the source's order: some can only be streamed
+            for done, e in enumerate(actions, 1):
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
-                for name in view.pay:
-                    earned = view.earned(name, e)
-                    writer.write(
-                        name,
-                        row,
-                        (earned > 0 if name == "terminated" else earned).astype(columns[name][1]),
-                    )
-                for start, name, values in _windows(view, conversion, e):
-                    if values.shape[1:] != columns[name][0]:
-                        raise UserError(
-                            f"{view.source.path}: '{name}' is {values.shape[1:]} in episode "
-                            f"{view.called(e)}, but {columns[name][0]} in the first; make frames "
-                            f"equal with --size, or {leave_out(view.called(e))}"
-                        )
+                for start, name, values in _rows(view, conversion, e, columns):
                     writer.write(name, row + start, values)
                     stop.raise_if_requested()
                 bar.update(done)
-        for writer in reversed(writers):  # the target last: once it is there, all is
+
+        # The target last: once it is there, all is.
+        for writer in reversed(writers):
             writer.close(**about)
         on_failure.pop_all()
+
     result: dict[str, object] = {
         part: {
             "path": str(path),
@@ -185,16 +174,14 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
-    told = [
+    text = [
         f"{part['path']}: {part['episodes']} episodes, {part['frames']} frames"
         for part in result.values()
         if isinstance(part, dict)
     ]
-    return told + (
-        [f"left out: episodes {', '.join(map(str, result['left_out']))}"]
-        if result["left_out"]
-        else []
-    )
+    if result["left_out"]:
+        text.append(f"left out: episodes {', '.join(map(str, result['left_out']))}")
+    return text
 
 
 def split(
@@ -202,6 +189,7 @@ def split(
 ) -> tuple[dict[str, list[int]], list[int]]:
     """({part: episodes}, episodes left out), by place, of a source with `lengths` [E] whose
     episodes are called `numbers` [E], default 0, 1, ...; the draw is always the same."""
+    # What is left out by its number, or because it is short.
     called = (np.arange(len(lengths)) if numbers is None else numbers).tolist()
     wrong = sorted(set(conversion.without) - set(called))
     if wrong:
@@ -211,19 +199,21 @@ def split(
         )
     short = lengths < conversion.shortest
     left_out = [e for e, number in enumerate(called) if number in conversion.without or short[e]]
-    kept = np.setdiff1d(np.arange(len(lengths)), left_out)
+    usable = np.setdiff1d(np.arange(len(lengths)), left_out)
+
+    # Every k-th of the rest is held out, or a share of them.
     if conversion.heldout >= 1:
-        held = kept[kept % int(conversion.heldout) == 0]
+        held = usable[usable % int(conversion.heldout) == 0]
     else:
-        count = max(1, round(conversion.heldout * len(kept))) if conversion.heldout else 0
-        held = np.random.default_rng(0).permutation(kept)[:count]
-    parts = {"train": np.setdiff1d(kept, held).tolist()}
+        count = max(1, round(conversion.heldout * len(usable))) if conversion.heldout else 0
+        held = np.random.default_rng(0).permutation(usable)[:count]
+    parts = {"train": np.setdiff1d(usable, held).tolist()}
     if conversion.heldout:
         parts["heldout"] = sorted(held.tolist())
     for part, episodes in parts.items():
         if not episodes:
             raise UserError(
-                f"{len(kept)} episodes of at least {conversion.shortest} frames leave none for "
+                f"{len(usable)} episodes of at least {conversion.shortest} frames leave none for "
                 f"{part}.h5"
             )
     return parts, left_out
@@ -246,7 +236,7 @@ def _refuse_missing_frames(view: View, episodes: Sequence[int]) -> None:
 
 
 def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """`action_mean`, `action_std`, `action_min`, `action_max` [a] over episodes [L, a].
+    """`action_mean`, `action_std`, `action_min`, `action_max` [A] over episodes [L, A].
 
     The last action of each leads nowhere and does not count.
     """
@@ -268,15 +258,36 @@ def _columns(
     return columns | {name: ((), kinds[name]) for name in view.pay}
 
 
+def _rows(
+    view: View,
+    conversion: Conversion,
+    episode: int,
+    columns: dict[str, tuple[tuple[int, ...], str]],
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(first row, column, values) of all columns of an episode but its actions; UserError where
+    frames are not of the columns' size."""
+    for name in view.pay:
+        earned = view.earned(name, episode)
+        values = earned > 0 if name == "terminated" else earned
+        yield 0, name, values.astype(columns[name][1])
+    for start, name, values in _windows(view, conversion, episode):
+        if values.shape[1:] != columns[name][0]:
+            number = view.called(episode)
+            raise UserError(
+                f"{view.source.path}: '{name}' is {values.shape[1:]} in episode {number}, but "
+                f"{columns[name][0]} in the first; make frames equal with --size, or "
+                f"{leave_out(number)}"
+            )
+        yield start, name, values
+
+
 def _windows(
     view: View, conversion: Conversion, episode: int
 ) -> Iterator[tuple[int, str, np.ndarray]]:
     """(first frame, column, values) of an episode's frames and states, a window at a time."""
     biggest = max(int(np.prod(view.source.columns[name].shape)) for name in view.pictures.values())
-    length, step = (
-        int(view.source.lengths[episode]),
-        max(1, WINDOW // (4 * biggest)),
-    )  # floats at the most
+    length = int(view.source.lengths[episode])
+    step = max(1, WINDOW // (4 * biggest))  # floats at the most
     for start in range(0, length, step):
         stop = min(start + step, length)
         for name in view.pictures:

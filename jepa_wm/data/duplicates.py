@@ -44,24 +44,25 @@ def refuse_parted(
 
 def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
     """How many held-out episodes are in the training file too, which is warned of."""
+    # Episodes of both files, known by (part, number), with their actions.
     files = (train, heldout)
+    actions: list[tuple[tuple[int, int], np.ndarray]] = []
+    for part, data in enumerate(files):
+        for number, (first, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
+            actions.append(((part, number), data.actions[first : first + length]))
 
-    def actions(part: int, episode: int) -> np.ndarray:
-        data = files[part]
-        values: np.ndarray = data.actions[
-            data.offsets[episode] : data.offsets[episode] + data.lengths[episode]
-        ]
-        return values
+    def first_frame(episode: tuple[int, int]) -> np.ndarray:
+        data = files[episode[0]]
+        frame: np.ndarray = data.frames[data.offsets[episode[1]]]
+        return frame
 
-    everyone = [
-        (part, episode) for part, data in enumerate(files) for episode in range(data.episodes)
-    ]
-    groups = _same(
-        ((e, actions(*e)) for e in everyone),
-        lambda e: files[e[0]].frames[files[e[0]].offsets[e[1]]],
-    )
+    # Held-out episodes in groups that have one of training too, which stands first.
     common = [
-        episode for group in groups if group[0][0] == 0 for part, episode in group if part == 1
+        number
+        for group in _same(actions, first_frame)
+        if group[0][0] == 0
+        for part, number in group
+        if part == 1
     ]
     if common:
         warnings.warn(
@@ -80,12 +81,12 @@ def _same(
     equal."""
     alike: dict[bytes, list[E]] = defaultdict(list)
     for episode, values in actions:
-        led = np.ascontiguousarray(values[:-1], np.float32) + 0.0  # -0 is 0
-        alike[b"%d " % len(values) + led.tobytes()].append(episode)
+        taken = np.ascontiguousarray(values[:-1], np.float32) + 0.0  # -0 is 0
+        alike[b"%d " % len(values) + taken.tobytes()].append(episode)
     for episodes in alike.values():
         if len(episodes) < 2:
             continue
-        seen: dict[bytes, list[E]] = defaultdict(list)
+        by_frame: dict[bytes, list[E]] = defaultdict(list)
         for episode in episodes:
-            seen[np.ascontiguousarray(first_frame(episode)).tobytes()].append(episode)
-        yield from (group for group in seen.values() if len(group) > 1)
+            by_frame[np.ascontiguousarray(first_frame(episode)).tobytes()].append(episode)
+        yield from (group for group in by_frame.values() if len(group) > 1)

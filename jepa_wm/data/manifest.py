@@ -31,13 +31,17 @@ def read_manifest(path: Path) -> list[Named]:
     everything else, and for text that is not UTF-8 and has no byte order mark."""
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
+
+    # Fields, apart by what a spreadsheet's own note says, else by what fits.
     text = read_text(path)
     first, _, rest = text.partition("\n")
-    said = first.rstrip("\r").lower()
-    if said.startswith("sep=") and len(said) == 5:  # a spreadsheet's own note
-        rows = _rows(path, "\n" + rest, said[-1])
+    note = first.rstrip("\r").lower()
+    if note.startswith("sep=") and len(note) == 5:
+        rows = _rows(path, "\n" + rest, note[-1])
     else:
         rows = _rows(path, text, _separator(path, text))
+
+    # A heading says where path and label stand.
     heading = [field.lower() for field in rows[0][1]] if rows else []
     if heading in (["path"], ["path", "label"]) or " ".join(heading).split() == ["path", "label"]:
         rows = rows[1:]
@@ -46,6 +50,8 @@ def read_manifest(path: Path) -> list[Named]:
         return [
             _by_heading(path, row, heading.index("path"), label, len(heading)) for row in rows[1:]
         ]
+
+    # Without one, a first line of letters that leads to no file was meant as a heading.
     named = [_by_place(path, row) for row in rows]
     if (
         named
@@ -63,16 +69,13 @@ def _separator(path: Path, text: str) -> str:
     """What stands between path and label: that of the heading, else what every line has once at
     most and leads to most files."""
     fitting = []
-    for separator in (
-        SEPARATORS[0],
-        *(one for one in SEPARATORS[1:] if one in text),
-    ):  # no oftener than need be
+    for separator in (SEPARATORS[0], *(sign for sign in SEPARATORS[1:] if sign in text)):
         rows = _rows(path, text, separator, strict=False)
         if rows and "path" in [field.lower() for field in rows[0][1]] and len(rows[0][1]) > 1:
             return separator
         if all(len(fields) <= 2 for _, fields in rows):
-            there = sum(_named(path, fields)[0].exists() for _, fields in rows[:LOOKED_AT])
-            fitting.append((there, separator))
+            files = sum(_named(path, fields)[0].exists() for _, fields in rows[:LOOKED_AT])
+            fitting.append((files, separator))
     most = max(fitting, key=lambda fit: fit[0], default=(0, ""))
     return most[1] if most[0] else SEPARATORS[0]
 

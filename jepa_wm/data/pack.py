@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
-    told = [f"{result['index']}: {result['videos']} videos in {result['shards']} shards"]
-    return told + [f"  left out: {why}" for why in result["left_out"]]
+    summary = f"{result['index']}: {result['videos']} videos in {result['shards']} shards"
+    return [summary] + [f"  left out: {why}" for why in result["left_out"]]
 
 
 def pack(entries: list[Entry], folder: Path, *, shard_bytes: float) -> list[Entry]:
@@ -76,6 +76,8 @@ def pack(entries: list[Entry], folder: Path, *, shard_bytes: float) -> list[Entr
         raise UserError(
             f"{frames}: a folder of frames cannot be packed; make it a video, or pack --images"
         )
+
+    # One shard after the other, each as full as a file makes it.
     folder.mkdir(parents=True, exist_ok=True)
     places: list[Entry] = []
     with catching_signals() as stop, Progress("pack", len(entries)) as bar:

@@ -34,16 +34,16 @@ class Quantities:
 
     def difference(self, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """[..., Y] guess minus truth; of angles the shorter way round."""
-        apart = np.asarray(guess - truth)
+        difference = np.asarray(guess - truth)
         for i, turn in self._angles().items():
-            apart[..., i] = (apart[..., i] + turn / 2) % turn - turn / 2
-        return apart
+            difference[..., i] = (difference[..., i] + turn / 2) % turn - turn / 2
+        return difference
 
     def errors(self, guess: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         """[...] Euclidean error of each group, for guesses and states [..., Y]."""
-        apart = self.difference(guess, truth)
+        difference = self.difference(guess, truth)
         return {
-            name: np.linalg.norm(apart[..., list(ids)], axis=-1)
+            name: np.linalg.norm(difference[..., list(ids)], axis=-1)
             for name, ids in self.groups.items()
         }
 
@@ -137,15 +137,17 @@ def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict
             f"state_units {text!r} are {len(units)} for {count} numbers of the state; give one "
             f"for each, {UNKNOWN} where there is none"
         )
-    found: dict[str, str] = {}
+
+    # A group is measured as one distance, so its numbers share a unit.
+    group_units: dict[str, str] = {}
     for name, ids in groups.items():
         mixed = sorted({units[i] for i in ids})
         if len(mixed) > 1:
-            told = " and ".join(unit or "none" for unit in mixed)
+            listed = " and ".join(unit or "none" for unit in mixed)
             raise UserError(
-                f"state_units of the group {name!r} are {told}: an error of it would mean "
+                f"state_units of the group {name!r} are {listed}: an error of it would mean "
                 "nothing; give its numbers names that differ before the last underscore (block_x "
                 "block_y angle)"
             )
-        found[name] = mixed[0]
-    return found
+        group_units[name] = mixed[0]
+    return group_units

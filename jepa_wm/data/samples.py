@@ -18,46 +18,26 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.text import decoded
 
 VIDEOS = frozenset(
-    [
-        ".3g2",
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".divx",
-        ".f4v",
-        ".flv",
-        ".gif",
-        ".m2t",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpe",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".ogv",
-        ".qt",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-        ".y4m",
-    ]
-)
+    (
+        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m4v",
+        ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".ts",
+        ".vob", ".webm", ".wmv", ".y4m",
+    )
+)  # fmt: skip
 PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 # Folders in which systems keep what they delete, resource forks and thumbnails.
 OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"))
+Span = tuple[int, int]  # where a member's bytes begin in the tar file, and how many there are
+# members that name a sample's class; the first counts where there are both
+LABELS = (".cls", ".label")
 
 
-def is_hidden(way: PurePath) -> bool:
+def is_hidden(path: PurePath) -> bool:
     """Whether a path, as seen from where one looks, leads to what systems hide: `._0.mp4`,
     `.Trash/0.mp4`."""
     return any(
         part in OF_SYSTEMS or (part.startswith(".") and part not in (".", ".."))
-        for part in way.parts
+        for part in path.parts
     )
 
 
@@ -83,11 +63,11 @@ def key_of(name: str, companions: Collection[str]) -> str:
 def pass_over_thumbnails(pictures: list[Path], videos: Collection[Path]) -> list[Path]:
     """The pictures of a folder without those that have a video's name; says how many these are."""
     stems = {video.stem for video in videos}
-    kept = [picture for picture in pictures if not stems & set(keys(picture.name))]
-    if len(kept) < len(pictures):
-        first = next(picture for picture in pictures if picture not in kept)
-        say_passed_over(len(pictures) - len(kept), first)
-    return kept
+    frames = [picture for picture in pictures if not stems & set(keys(picture.name))]
+    if len(frames) < len(pictures):
+        first = next(picture for picture in pictures if picture not in frames)
+        say_passed_over(len(pictures) - len(frames), first)
+    return frames
 
 
 def say_passed_over(count: int, first: Path) -> None:
@@ -104,13 +84,6 @@ def natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name
 
 
-Span = tuple[int, int]  # where a member's bytes begin in the tar file, and how many there are
-LABELS = (
-    ".cls",
-    ".label",
-)  # members that name a sample's class; the first counts where there are both
-
-
 def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
     """(SHARD.tar/NAME, class, span) of the videos and pictures, in the order of the file.
 
@@ -122,14 +95,15 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
     samples: dict[str, list[str]] = {}
     for name in films:
         samples.setdefault(key_of(name, companions), []).append(name)
+
+    # A sample is one film: a picture beside its video is passed over, two of a kind are refused.
     beside: set[str] = set()
     for key, names in samples.items():
         if any(_suffix(name) in VIDEOS for name in names):
             beside.update(name for name in names if _suffix(name) in PICTURES)
-        kept = [name for name in names if name not in beside]
-        alike = (
-            kept if key in labels else next((same for same in _by_stem(kept) if len(same) > 1), [])
-        )
+        single = [name for name in names if name not in beside]
+        of_one_stem = next((same for same in _by_stem(single) if len(same) > 1), [])
+        alike = single if key in labels else of_one_stem
         if len(alike) > 1:
             raise UserError(
                 f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in "
@@ -137,6 +111,7 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
             )
     if beside:
         say_passed_over(len(beside), shard / min(beside))
+
     for name, span in films.items():
         if name not in beside:
             label = next((labels[key] for key in keys(name) if key in labels), None)
@@ -170,22 +145,27 @@ def _contents(shard: Path) -> tuple[dict[str, Span], dict[str, str], set[str]]:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 name = PurePosixPath(member.name.lstrip("/"))  # as tar itself unpacks it
-                if not member.isfile() or is_hidden(name) or not name.suffix:
+                suffix = name.suffix.lower()
+                if not member.isfile() or is_hidden(name) or not suffix:
                     continue
-                if name.suffix.lower() in VIDEOS | PICTURES:
+
+                # A film: only where it lies.
+                if suffix in VIDEOS | PICTURES:
                     if str(name) in films:
                         raise UserError(
                             f"{shard}: holds {name} twice; give each a name of its own"
                         )
                     films[str(name)] = member.offset_data, member.size
                     continue
-                companions.add(keys(str(name))[0])
-                if name.suffix.lower() in LABELS and (text := tar.extractfile(member)) is not None:
+
+                # What stands beside films: of a class its content, the first kind before others.
+                key = keys(str(name))[0]
+                companions.add(key)
+                text = tar.extractfile(member) if suffix in LABELS else None
+                if text is not None:
                     label = decoded(text.read(), shard / name).strip()
-                    if label and (
-                        name.suffix.lower() == LABELS[0] or keys(str(name))[0] not in labels
-                    ):
-                        labels[keys(str(name))[0]] = label
+                    if label and (suffix == LABELS[0] or key not in labels):
+                        labels[key] = label
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(
             f"{shard}: is no whole, uncompressed tar file ({error}); copy or pack it again"

@@ -84,6 +84,8 @@ class Trajectories:
             raise UserError(
                 f"{self.path}: not a readable HDF5 file ({error}); collect it again"
             ) from error
+
+        # The columns are there, can be read here, and reach as far as the episodes do.
         for name in ("ep_len", "ep_offset", pixels, action):
             if name not in self._file:
                 raise UserError(
@@ -95,25 +97,20 @@ class Trajectories:
         self.lengths = self._file["ep_len"][:]
         self.offsets = self._file["ep_offset"][:]
         needed = int((self.offsets + self.lengths).max()) if len(self.lengths) else 0
-        short = [
-            f"'{name}' {len(self._file[name])}"
-            for name in (pixels, action)
-            if len(self._file[name]) < needed
-        ]
+        rows = {name: len(self._file[name]) for name in (pixels, action)}
+        short = [f"'{name}' {count}" for name, count in rows.items() if count < needed]
         if short or not needed or self.lengths.min() < 1:
-            fault = (
-                f"its episodes need {needed} rows, it has of {', '.join(short)}"
-                if short
-                else "an episode is empty"
-            )
+            fault = "an episode is empty"
+            if short:
+                fault = f"its episodes need {needed} rows, it has of {', '.join(short)}"
             raise UserError(
                 f"{self.path}: {fault}; it was cut short or its lengths are wrong: convert it "
                 "again"
             )
+
         self.frames = _map(self._file[pixels], self.path)
-        self.actions = self._finite(
-            self._file[action][:].astype(np.float32).reshape(len(self._file[action]), -1)
-        )
+        actions = self._file[action][:].astype(np.float32)
+        self.actions = self._finite(actions.reshape(len(actions), -1))
         self.attributes: dict[str, object] = dict(self._file.attrs)
 
     @property
@@ -127,7 +124,7 @@ class Trajectories:
 
     @property
     def taken_actions(self) -> np.ndarray:
-        """[n, a] all actions but each episode's last, which leads nowhere and may be a filling;
+        """[n, A] all actions but each episode's last, which leads nowhere and may be a filling;
         all there are where no episode is longer than that."""
         leads = np.ones(len(self.actions), bool)
         leads[self.offsets + self.lengths - 1] = False
@@ -140,12 +137,12 @@ class Trajectories:
 
         UserError for another word in the file's attribute `action_kind`.
         """
-        said = attribute_text(self.attributes.get("action_kind", "delta"))
+        word = attribute_text(self.attributes.get("action_kind", "delta"))
         for kind in ACTION_KINDS:
-            if said == kind:
+            if word == kind:
                 return kind
         raise UserError(
-            f"{self.path}: its attribute action_kind is {said!r}, neither delta nor absolute; "
+            f"{self.path}: its attribute action_kind is {word!r}, neither delta nor absolute; "
             "make the file again with `jepa-wm convert ... --action-kind delta` or `absolute`"
         )
 

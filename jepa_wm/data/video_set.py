@@ -44,16 +44,16 @@ class VideoSet:
     ) -> None:
         self.folder_fps = folder_fps
         self.unreadable = Unreadable(len(entries), ceiling)
-        found = look(entries, self.unreadable.add, folder_fps=folder_fps)
-        self.classes = sorted({entry.label for entry in found if entry.label is not None})
+        facts = look(entries, self.unreadable.add, folder_fps=folder_fps)
+        self.classes = sorted({entry.label for entry in facts if entry.label is not None})
         self._root = Path()
         numbers = {label: i for i, label in enumerate(self.classes)}
         self._columns: Mapping[str, np.ndarray | Stored] = {
-            "seconds": np.array([facts.seconds for facts in found.values()], np.float32),
+            "seconds": np.array([fact.seconds for fact in facts.values()], np.float32),
             "label": np.array(
-                [-1 if e.label is None else numbers[e.label] for e in found], np.int32
+                [-1 if e.label is None else numbers[e.label] for e in facts], np.int32
             ),
-            **_where([replace(entry, path=entry.path.absolute()) for entry in found]),
+            **_where([replace(entry, path=entry.path.absolute()) for entry in facts]),
         }
 
     @classmethod
@@ -65,6 +65,8 @@ class VideoSet:
             raise UserError(
                 f"{path}: no such index of videos; make one with `jepa-wm pack`, or name a folder"
             )
+
+        # What the file holds; its columns are read where they are asked for.
         videos = cls.__new__(cls)
         try:
             with open_h5(path) as file:
@@ -80,6 +82,7 @@ class VideoSet:
             raise UserError(
                 f"{path}: not a readable HDF5 file ({error}); make it again"
             ) from error
+
         videos._columns, videos._root = columns, path.parent
         videos.folder_fps = float(about["folder_fps"])
         videos.unreadable = Unreadable(int(about["total"]), ceiling)

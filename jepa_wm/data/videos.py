@@ -140,26 +140,29 @@ def look(
 ) -> dict[Entry, Facts]:
     """Facts of the readable entries; `note` is told of the others. `to_the_end` also decodes the
     last frame of each."""
-    found = {}
+    facts: dict[Entry, Facts] = {}
     with catching_signals() as stop, Progress("look at videos", len(entries)) as bar:
         for done, entry in enumerate(entries, 1):
             try:
                 video = entry.open(fps=folder_fps)
-                found[entry] = video.facts()
+                facts[entry] = video.facts()
                 if to_the_end:
-                    video.at(np.array([found[entry].seconds]))
+                    video.at(np.array([facts[entry].seconds]))
                 video.close()
             except VideoError as error:
-                found.pop(entry, None)
+                facts.pop(entry, None)
                 note(entry.path, error)
             bar.update(done)
             stop.raise_if_requested()
-    return found
+    return facts
 
 
 def _folder(root: Path, single_images: bool) -> list[Entry]:
-    found: list[Path] = []
+    """The videos below a folder, class by class where every one lies in a folder of its own."""
+    paths: list[Path] = []
     inside: list[Entry] = []
+
+    # Folder by folder: video files, then shards, then the images, each one or all as a video.
     folders = (
         path for path in root.rglob("*") if path.is_dir() and not is_hidden(path.relative_to(root))
     )
@@ -169,17 +172,20 @@ def _folder(root: Path, single_images: bool) -> list[Entry]:
         pictures = [file for file in files if file.suffix.lower() in PICTURES]
         if videos:
             pictures = pass_over_thumbnails(pictures, videos)
-        found += videos
-        inside += [
-            entry for file in files if file.suffix.lower() == ".tar" for entry in _in_shard(file)
-        ]
+        paths += videos
+        for file in files:
+            if file.suffix.lower() == ".tar":
+                inside += _in_shard(file)
         if pictures:
-            found += pictures if single_images else [folder]
-    ways = [path.relative_to(root).parts for path in found]
-    classed = bool(ways) and all(len(way) > 1 for way in ways)
-    return [
-        Entry(path, way[0] if classed else None) for path, way in zip(found, ways, strict=True)
-    ] + inside
+            paths += pictures if single_images else [folder]
+
+    # The first folder on the way to a video is its class.
+    parts = [path.relative_to(root).parts for path in paths]
+    classed = bool(parts) and all(len(part) > 1 for part in parts)
+    entries = [
+        Entry(path, part[0] if classed else None) for path, part in zip(paths, parts, strict=True)
+    ]
+    return entries + inside
 
 
 def _in_shard(shard: Path) -> Iterator[Entry]:
