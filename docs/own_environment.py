@@ -7,7 +7,7 @@ import numpy as np
 from jepa_wm import Run, load_config, run_stage
 from jepa_wm.evals import episodes
 from jepa_wm.planning import agent
-from jepa_wm.worlds import collect, gym_world, policies
+from jepa_wm.worlds import collect, gym_world, registry
 
 
 class Puck(
@@ -39,7 +39,7 @@ sizes = [
 ]  # the rest as in configs/debug.yaml
 config = load_config("debug", ["data.path=runs/puck_data", "collect.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
-collect.record_parts(config.data.path, world, policies.RandomHolds, config)
+collect.record_parts(config.data.path, world, registry.RandomActions, config.collect, config.seed)
 with Run.open("runs/puck", config) as run:
     results = [run_stage(name, run) for name in ("pretrain", "features", "dynamics")]
     planner = agent.Agent.of_run(run, world)
@@ -47,7 +47,7 @@ world.reset(np.arange(100, 108))
 goals, there = world.render(), world.state()
 world.reset(np.arange(8))
 planner.reset(goals, seeds=range(8))
-track = episodes.play(world, planner.act, budget=40).track  # [8, 41, 2]
+track = episodes.play(world, episodes.AgentPolicy(planner), budget=40).state  # [8, 41, 2]
 print(
     "px from the goal, start and end:",
     *np.linalg.norm(track - there[:, None], axis=2).mean(0)[[0, -1]].round(1),

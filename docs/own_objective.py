@@ -14,7 +14,6 @@ from jepa_wm.evals import episodes
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.planning.terms import Term
-from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
 def eastward(context: PlanningContext) -> Term:
@@ -31,11 +30,11 @@ def eastward(context: PlanningContext) -> Term:
 def gone(weight: float, run: Run) -> float:
     """How far to the right agents are after 15 steps, in px, the goal image being of where they
     begin."""
-    world = TwoRooms(run.config.world.geometry)
+    world = run.config.world.make()
     agent = Agent.of_run(run, world, extra_costs=((weight, eastward),))
     world.reset(np.arange(8), start=np.full((8, 2), 12.0, np.float32))
     agent.reset(world.render(), seeds=range(8))
-    track = episodes.play(world, agent.act, budget=15).track  # [8, 16, 2]
+    track = episodes.play(world, episodes.AgentPolicy(agent), budget=15).state  # [8, 16, 4]
     return float((track[:, -1, 0] - track[:, 0, 0]).mean())
 
 

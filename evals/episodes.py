@@ -1,91 +1,204 @@
-"""Closed-loop episodes on frozen tasks: what happened, and who won.
+"""Closed-loop episodes, toward goals and for reward, of a model and of its baselines: one player,
+finished chunks that are kept, and who won.
 
-B episodes, K decisions, T environment steps, a action numbers.
-"""
+B episodes, T environment steps, J decisions, I solver iterations, X state numbers, A action
+numbers, h and w frame height and width."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jepa_wm.core.files import written_whole
+from jepa_wm.core.interrupt import StopFlag, catching_signals
+from jepa_wm.core.progress import Progress
 from jepa_wm.evals.intervals import wilson
-from jepa_wm.evals.settings import EvaluationSettings
-from jepa_wm.worlds.make import rooms
-from jepa_wm.worlds.protocol import VectorWorld
-from jepa_wm.worlds.settings import WorldSettings
-from jepa_wm.worlds.tasks import UNIT, Tasks, judge
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.planning.agent import Agent
+from jepa_wm.worlds.protocol import Rewarding, World
+from jepa_wm.worlds.tasks import Task, judge
 
-GOAL_NOISE = 10**9  # goal images have a distraction of their own
+CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
-
-@dataclass
-class Record:
-    """What a batch of episodes left."""
-
-    frames: np.ndarray  # [B, K+1, h, w, 3] uint8, at decisions and at the end
-    track: (
-        np.ndarray
-    )  # [B, T+1, 2] the first two state numbers (px in two rooms) at every environment step
-    decision_steps: np.ndarray  # [K+1]
+Act = Callable[[World], np.ndarray]  # the worlds as they stand to actions [B, k, A]
 
 
-def begin(tasks: Tasks, worlds: WorldSettings) -> tuple[TwoRooms, np.ndarray]:
-    """(worlds at their starts, goal images [B, h, w, 3] uint8)."""
-    goals = rooms(worlds, tasks.geometry)
-    goals.reset(
-        tasks.seeds, start=tasks.goal, layout=tasks.layout, noise_seeds=tasks.seeds + GOAL_NOISE
-    )
-    world = rooms(worlds, tasks.geometry)
-    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
-    return world, goals.render()
+@dataclass(frozen=True)
+class Track:
+    """What happened in a batch of episodes."""
+
+    state: np.ndarray  # [B, T+1, X] at every environment step; X = 0 where the world has none
+    reward: np.ndarray  # [B, T] float32; 0 where the world has none
+    decision_steps: np.ndarray  # [J+1] steps taken at each decision and at the end
+
+    @property
+    def returns(self) -> np.ndarray:
+        """[B] float64 sums of the rewards, added up step by step."""
+        total: np.ndarray = np.add.reduce(self.reward.T, axis=0, dtype=np.float64)
+        return total
 
 
 def play(
-    world: VectorWorld, act: Callable[[np.ndarray], np.ndarray], *, budget: int,
-    observe: Callable[[np.ndarray], None] | None = None, every: int = 1,
-) -> Record:  # fmt: skip
-    """Let `act` see frames [B, h, w, 3] and answer with actions [B, k, a] until `budget` steps are
-    taken.
+    world: World,
+    act: Act,
+    *,
+    budget: int,
+    observe: Callable[[World], None] | None = None,
+    every: int = 1,
+) -> Track:
+    """Let `act` meet the worlds, which must be reset, and answer with actions for k steps, until
+    `budget` steps are taken.
 
-    `observe`, such as an agent's, is shown the frames after each `every` of the k steps but the
-    last, of a plan that is longer. The worlds must be reset; a world without state leaves a track
-    of no numbers."""
-    frames, track, at = [world.render()], [world.state()[:, :2]], [0]
+    `observe`, such as an agent's, meets them after each `every` of the k steps but the last, of a
+    plan that is longer."""
+    states, rewards, decisions = [world.state()], [], [0]
     taken = 0
     while taken < budget:
-        actions = np.moveaxis(act(frames[-1]), 1, 0)
-        for number, action in enumerate(actions[: budget - taken], 1):
+        actions = np.moveaxis(act(world), 1, 0)[: budget - taken]
+        for number, action in enumerate(actions, 1):
             world.step(action)
-            track.append(world.state()[:, :2])
+            states.append(world.state())
+            rewards.append(_reward(world))
             taken += 1
-            if (
-                observe is not None
-                and number % every == 0
-                and number < len(actions)
-                and taken < budget
-            ):
-                observe(world.render())
-        frames.append(world.render())
-        at.append(taken)
-    return Record(np.stack(frames, 1), np.stack(track, 1), np.array(at))
+            # The frame after the last action of a plan is the one that the next decision sees.
+            between = number < len(actions) and number % every == 0
+            if observe is not None and between:
+                observe(world)
+        decisions.append(taken)
+    return Track(np.stack(states, 1), np.stack(rewards, 1), np.array(decisions))
 
 
-def success(
-    track: np.ndarray, tasks: Tasks, act: EvaluationSettings
-) -> dict[str, float | int | str]:
-    """Success at the end and at any step with Wilson's 95 % interval of the former, for tracks [B,
-    T+1, 2]."""
-    outcome = judge(track, tasks.goal, radius=act.radius)
-    low, high = wilson(int(outcome.success_final.sum()), len(track))
-    close = judge(track, tasks.goal, radius=act.strict_radius)
-    return {
-        "success_final": float(outcome.success_final.mean()), "low": low, "high": high,
+def _reward(world: World) -> np.ndarray:
+    if isinstance(world, Rewarding) and world.has_reward:
+        return world.reward()
+    return np.zeros(len(world), np.float32)
+
+
+class AgentPolicy:
+    """An agent as a policy of `play`, which keeps what it was shown, how its searches went and how
+    long they took.
+
+    `watch`, if given, is told before each decision how many steps are planned so far; `filmed` is
+    of how many episodes frames are kept, None: of all."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        watch: Callable[[int], None] | None = None,
+        filmed: int | None = None,
+    ) -> None:
+        self.agent, self.watch, self.filmed = agent, watch, filmed
+        self.frames: list[np.ndarray] = []  # [B or filmed, h, w, 3] at each decision
+        self.seconds: list[float] = []  # of each decision
+        self.traces: list[np.ndarray] = []  # [B, I] cost of the best plan after each iteration
+        self._planned = 0
+
+    def __call__(self, world: World) -> np.ndarray:
+        """[B, k, A] actions for the worlds as they stand."""
+        if self.watch is not None:
+            self.watch(self._planned)
+        frames = world.render()
+        self._film(frames)
+        began = time.monotonic()
+        actions = self.agent.act(frames)
+        self.seconds.append(time.monotonic() - began)
+        assert self.agent.mpc.last is not None
+        self.traces.append(self.agent.mpc.last.trace.numpy())
+        self._planned += actions.shape[1]
+        return actions
+
+    def play(self, world: World, *, budget: int, every: int) -> Track:
+        """A whole batch of episodes, their last frames filmed too."""
+        track = play(world, self, budget=budget, observe=self.observe, every=every)
+        self._film(world.render())
+        return track
+
+    def observe(self, world: World) -> None:
+        """Show the agent a frame between two decisions."""
+        self.agent.observe(world.render())
+
+    def _film(self, frames: np.ndarray) -> None:
+        self.frames.append(frames if self.filmed is None else frames[: self.filmed].copy())
+
+
+class Watch:
+    """Stops at a signal and moves the progress bar while a chunk of episodes is played."""
+
+    def __init__(self, stop: StopFlag, bar: Progress, first: int, count: int, budget: int) -> None:
+        self.stop, self.bar = stop, bar
+        self.first, self.count, self.budget = first, count, budget
+
+    def __call__(self, taken: int) -> None:
+        """`taken` of the budget's steps are planned."""
+        self.stop.raise_if_requested()
+        self.bar.update(self.first + self.count * taken // self.budget)
+
+
+PlayRows = Callable[[int, int, Watch], Mapping[str, Any]]  # first, last -> arrays
+
+
+def play_in_chunks(
+    folder: Path, rows: range, play_rows: PlayRows, *, keys: tuple[str, ...], label: str, budget: int
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """The arrays `keys` of episodes `rows`; each finished chunk is kept in a file that is named by
+    its first episode, so an interrupt costs at most one.
+
+    Chunks that others have played of them, of whatever size, are not played again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first, parts = rows.start, []
+    with catching_signals() as stop, Progress(label, len(rows)) as bar:
+        while first < rows.stop:
+            file = folder / f"{first:05d}.npz"
+            if not file.exists():
+                last = min(first + CHUNK, rows.stop, *_starts_past(folder, first))
+                watch = Watch(stop, bar, first - rows.start, last - first, budget)
+                played = dict(play_rows(first, last, watch))
+                with written_whole(file) as temporary:
+                    np.savez_compressed(temporary, **played)
+            with np.load(file) as stored:
+                parts.append({key: stored[key] for key in keys})
+            first += len(parts[-1][keys[0]])
+            bar.update(first - rows.start)
+    return {key: np.concatenate([part[key] for part in parts]) for key in keys}
+
+
+def shard_of(count: int, shard: int, shards: int) -> range:
+    """The episodes of one of `shards` equal parts."""
+    return range(count * shard // shards, count * (shard + 1) // shards)
+
+
+def _starts_past(folder: Path, first: int) -> list[int]:
+    """Where the chunks begin that lie behind episode `first`."""
+    starts = [int(file.stem) for file in folder.glob("*[0-9].npz")]
+    return [start for start in starts if start > first]
+
+
+def success(distance: np.ndarray, task: Task) -> dict[str, float | int | str]:
+    """Success at the end and at any step, with Wilson's 95 % interval of the former, for distances
+    to the goal [B, T+1]."""
+    outcome = judge(distance, radius=task.radius)
+    low, high = wilson(int(outcome.success_final.sum()), len(distance))
+    figures: dict[str, float | int | str] = {
+        "success_final": float(outcome.success_final.mean()),
+        "low": low,
+        "high": high,
         "success_any": float(outcome.success_any.mean()),
-        "success_final_strict": float(close.success_final.mean()),
-        "success_any_strict": float(close.success_any.mean()),
-        "episodes": len(track), "seeds": 1, "budget": track.shape[1] - 1, "radius": act.radius,
-        "strict_radius": act.strict_radius, "unit": UNIT,
-    }  # fmt: skip
+        "episodes": len(distance),
+        "seeds": 1,
+        "budget": distance.shape[1] - 1,
+        "radius": task.radius,
+        "unit": task.unit,
+    }
+    if task.strict_radius is not None:
+        close = judge(distance, radius=task.strict_radius)
+        figures |= {
+            "success_final_strict": float(close.success_final.mean()),
+            "success_any_strict": float(close.success_any.mean()),
+            "strict_radius": task.strict_radius,
+        }
+    return figures

@@ -1,44 +1,41 @@
 """The `plan` stage: goal-image episodes on frozen tasks, judged beside baselines and an oracle; or
 episodes for reward.
 
-Whatever is told is of tasks on held-out layouts; what ends in `_training_layouts` is the same on
+Every figure is of episodes on held-out layouts; what ends in `_training_layouts` is the same on
 those of training.
 
-B episodes, K decisions, R solver rounds, T environment steps.
+B episodes, J decisions, I solver iterations, T environment steps, P numbers of a position, L of a
+layout.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import written_whole
-from jepa_wm.core.interrupt import catching_signals
-from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import TRAINING, layouts_met
-from jepa_wm.evals.baselines import baselines_and_oracle
-from jepa_wm.evals.energy_map import energy_maps
-from jepa_wm.evals.episodes import Record, begin, play, success
-from jepa_wm.evals.returns import play_for_reward, play_shard_for_reward
+from jepa_wm.evals.baselines import Space, baselines, oracle
+from jepa_wm.evals.episodes import AgentPolicy, Watch, play_in_chunks, shard_of, success
+from jepa_wm.evals.goal_records import energy_maps, gather
+from jepa_wm.evals.returns import RewardPlay, judged_seeds, rewarding_worlds
 from jepa_wm.evals.settings import EvaluationSettings
-from jepa_wm.planning.action_space import ActionSpace, space_of
+from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.make import clean, rooms
-from jepa_wm.worlds.settings import WorldSettings
-from jepa_wm.worlds.tasks import SPLITS, Tasks, freeze_tasks
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.collect import data_seeds
+from jepa_wm.worlds.protocol import Splitting
+from jepa_wm.worlds.registry import WorldSettings, make_task
+from jepa_wm.worlds.settings import CollectSettings
+from jepa_wm.worlds.tasks import SPLITS, Episodes, Task
 
 MAIN = "main"  # folder of the episodes played with the main objective
-CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 
 @stage(
@@ -54,6 +51,7 @@ def plan(
     seed: int,
     world: WorldSettings,
     data_path: str | None,
+    collect: CollectSettings,
     dynamics_frameskip: int,
     planner: PlannerSettings,
     evaluation: EvaluationSettings,
@@ -64,228 +62,233 @@ def plan(
 
     `shard` (k, n): only the k-th of n equal parts of the episodes, others playing theirs
     meanwhile."""
-    return play_and_judge(run) if shard is None else play_shard(run, *shard)
-
-
-def play_and_judge(run: Run) -> dict[str, object]:
-    """All of the stage."""
-    model = WorldModel.load(run.path)
-    if run.config.planner.cost.objective == "reward":
-        return play_for_reward(run, model)
-    space, tasks, folder = _goals(run, model)
-    config = run.config
-    told: dict[str, object] = {
-        "layouts": layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
-    }
-    by_name: dict[str, dict[str, float | int | str]] = {}
-    for name, plan, some, suffix in _plays(config, tasks):
-        outcome = success(
-            play_all(folder / name, model, some, space, config, plan), some, config.evaluation
-        )
-        if name.startswith(MAIN):
-            told |= {
-                f"success{suffix}": outcome,
-                **baselines_and_oracle(some, space, config, suffix),
-            }
-        if not suffix:
-            by_name[plan.cost.objective] = outcome
-    held_out = tasks.of("heldout")
-    gather(folder, held_out, config)
-    energy_maps(folder / "energy.npz", model, held_out, config)
-    return {
-        **told,
-        "success_by": by_name,
-        "seconds_per_decision": seconds_per_decision(model, held_out, space, config),
-        "tasks": {"name": tasks.name, "seed": tasks.seed, "digest": tasks.digest},
-    }
-
-
-def play_shard(run: Run, shard: int, shards: int) -> dict[str, object]:
-    """Play one of `shards` equal parts of the episodes, for `play_and_judge` to find; others play
-    theirs meanwhile."""
-    model = WorldModel.load(run.path)
-    if run.config.planner.cost.objective == "reward":
-        return play_shard_for_reward(run, model, shard, shards)
-    space, tasks, folder = _goals(run, model)
-    layouts_met(run, *(tasks.of(split).layout for split in SPLITS))
-    played = 0
-    for name, plan, some, _ in _plays(run.config, tasks):
-        first, last = (len(some) * k // shards for k in (shard, shard + 1))
-        play_all(folder / name, model, some, space, run.config, plan, some=range(first, last))
-        played += last - first
-    return {"shard": shard, "shards": shards, "episodes": played}
-
-
-def _goals(run: Run, model: WorldModel) -> tuple[ActionSpace, Tasks, Path]:
-    config = run.config
-    if config.world.name != "two_rooms":
-        raise UserError(
-            f"planner.cost.objective {config.planner.cost.objective}: the command plan has goal "
-            f"tasks for two_rooms alone; in the world {config.world.name} plan for reward "
-            "(planner.cost.objective=reward), or toward images through Agent"
-        )
-    space = fitting_space(run, model)
-    folder = run.stage_dir("plan")
-    return space, frozen_tasks(folder / "tasks.json", config), folder
-
-
-def _plays(config: Config, tasks: Tasks) -> list[tuple[str, PlannerSettings, Tasks, str]]:
-    """What is played: (folder of its episodes, settings, tasks, what the keys of its figures end
-    in).
-
-    The main objective on both kinds of layouts, those to compare on held-out ones.
-    """
-    held_out, training = tasks.of("heldout"), tasks.of("train")
-    compared = [(name, config.planner.toward(name)) for name in config.planner.mpc.also_evaluate]
-    return [
-        (MAIN, config.planner, held_out, ""),
-        *((name, plan, held_out, "") for name, plan in compared),
-        (f"{MAIN}{TRAINING}", config.planner, training, TRAINING),
-    ]
-
-
-def fitting_space(run: Run, model: WorldModel) -> ActionSpace:
-    """The world's action space; UserError if the run's model was trained on actions of another
-    size."""
-    try:
-        space = action_space(run.config)
-        Agent(model, space, run.config.planner)
-    except ValueError as error:
-        world = run.config.world.name
-        raise UserError(
-            f"{run.path}: this model cannot act in the world {world!r}: {error}"
-        ) from error
-    return space
-
-
-def action_space(config: Config) -> ActionSpace:
-    """The space the solver searches in the configured world."""
-    space = space_of(
-        TwoRooms(config.world.geometry),
-        frameskip=config.dynamics.frameskip,
-        action_repeat=config.planner.mpc.action_repeat,
+    asked = PlanStage(
+        run, seed, world, data_path, collect, dynamics_frameskip, planner, evaluation
     )
-    assert isinstance(space, ActionSpace)
-    return space
+    model = WorldModel.load(run.path)
+    return asked.judge(model) if shard is None else asked.share(model, *shard)
 
 
-def frozen_tasks(path: Path, config: Config) -> Tasks:
-    """The task file at `path`, frozen now if it is not there yet."""
-    act = config.evaluation
-    if not path.exists():
-        freeze_tasks(
-            act.task,
-            geometry=config.world.geometry,
-            episodes=act.episodes,
-            seed=act.task_seed,
-            radius=act.radius,
-        ).save(path)
-    return Tasks.load(path)
+@dataclass(frozen=True)
+class PlanStage:
+    """What the stage is given."""
 
+    run: Run
+    seed: int
+    world: WorldSettings
+    data_path: str | None
+    collect: CollectSettings
+    frameskip: int  # of the dynamics
+    planner: PlannerSettings
+    evaluation: EvaluationSettings
 
-def play_all(
-    folder: Path,
-    model: WorldModel,
-    tasks: Tasks,
-    space: ActionSpace,
-    config: Config,
-    plan: PlannerSettings,
-    *,
-    some: range | None = None,
-) -> np.ndarray:
-    """[B, T+1, 2] tracks of all episodes, or of `some`; each finished chunk is kept, so an
-    interrupt costs at most one.
+    def judge(self, model: WorldModel) -> dict[str, object]:
+        """All of the stage."""
+        if self.for_reward:
+            return {**self.checked_rewards(), **self.rewards(model).judge()}
+        goals = self.goals(model)
+        episodes = self.episodes(goals.task)
+        checked = self.checked(episodes.seeds, _layouts(episodes))
+        return {**checked, **judge_goals(goals, episodes, self.planner)}
 
-    Chunks that others have played of them, of whatever size, are not played again.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    first, last = (0, len(tasks)) if some is None else (some.start, some.stop)
-    tracks, won, done = [], 0, 0
-    with catching_signals() as stop, Progress(f"plan {plan.cost.objective}", last - first) as bar:
-        while first < last:
-            file = folder / f"{first:05d}.npz"
-            if not file.exists():
-                part = tasks.part(first, min(first + CHUNK, last, *_starts_past(folder, first)))
-                record, costs, seconds = play_chunk(
-                    model, part, space, config, plan, stop.raise_if_requested
-                )
-                with written_whole(file) as temporary:
-                    np.savez_compressed(
-                        temporary, frames=record.frames, track=record.track, cost=costs,
-                        seconds=seconds, decision_steps=record.decision_steps,
-                    )  # fmt: skip
-            with np.load(file) as stored:
-                tracks.append(stored["track"])
-            ends = tasks.part(first, first + len(tracks[-1])).goal
-            won += int(
-                (np.linalg.norm(tracks[-1][:, -1] - ends, axis=1) < config.evaluation.radius).sum()
+    def share(self, model: WorldModel, shard: int, shards: int) -> dict[str, object]:
+        """One of `shards` equal parts of the episodes, for `judge` to find."""
+        played = 0
+        if self.for_reward:
+            self.checked_rewards()
+            played = self.rewards(model).share(shard, shards)
+        else:
+            goals = self.goals(model)
+            episodes = self.episodes(goals.task)
+            self.checked(episodes.seeds, _layouts(episodes))
+            for name, planner, part, _ in plays(self.planner, episodes):
+                rows = shard_of(len(part), shard, shards)
+                played += len(goals.distances(name, part, planner, rows)) if rows else 0
+        return {"shard": shard, "shards": shards, "episodes": played}
+
+    @property
+    def for_reward(self) -> bool:
+        """Whether it plans for reward instead of toward goals."""
+        return self.planner.cost.objective == "reward"
+
+    def rewards(self, model: WorldModel) -> RewardPlay:
+        """Its episodes for reward."""
+        folder = self.run.stage_dir("plan")
+        return RewardPlay(model, self.world, self.planner, self.evaluation, self.frameskip, folder)
+
+    def goals(self, model: WorldModel) -> GoalPlay:
+        """Its goal episodes."""
+        task = make_task(self.world, self.evaluation.task)
+        return GoalPlay(
+            model, task, self.space(model), self.evaluation.budget, self.frameskip,
+            self.run.stage_dir("plan"),
+        )  # fmt: skip
+
+    def space(self, model: WorldModel) -> Space:
+        """The world's action space; UserError if the run's model was trained on actions of another
+        size."""
+        try:
+            space = space_of(
+                self.world.make(),
+                frameskip=self.frameskip,
+                action_repeat=self.planner.mpc.action_repeat,
             )
-            first, done = first + len(tracks[-1]), done + len(tracks[-1])
-            bar.update(done, won=f"{won}/{done}")
-    return np.concatenate(tracks)
+            Agent(model, space, self.planner)
+        except ValueError as error:
+            raise UserError(
+                f"{self.run.path}: this model cannot act in the world {self.world.name!r}: {error}"
+            ) from error
+        return space
+
+    def episodes(self, task: Task) -> Episodes:
+        """Those in the stage's folder, frozen now if they are not there yet."""
+        path, evaluation = self.run.stage_dir("plan") / "tasks.json", self.evaluation
+        if not path.exists():
+            task.sample(evaluation.episodes, evaluation.task_seed).save(path)
+        return Episodes.load(path)
+
+    def checked_rewards(self) -> dict[str, object]:
+        """`checked` for the episodes for reward."""
+        seeds, layouts = judged_seeds(self.evaluation), []
+        for world, _ in rewarding_worlds(self.world):
+            if isinstance(world, Splitting):
+                world.reset(seeds)
+                names = [world.state_names.index(name) for name in world.layout_names]
+                layouts.append(world.state()[:, names])
+        return self.checked(seeds, layouts)
+
+    def checked(self, seeds: np.ndarray, layouts: list[np.ndarray]) -> dict[str, object]:
+        """`layouts` [B, L] of held-out and of training episodes: how many of each the training
+        file has; {} for a world that keeps none apart.
+
+        Raises UserError for a held-out one that it has, and in a world without layouts for
+        episodes with the seeds of the data's."""
+        folder = Path(self.data_path) if self.data_path else self.run.path / "collect"
+        if layouts:
+            return {"layouts": layouts_met(folder / "train.h5", *layouts)}
+        for taken in data_seeds(self.collect, self.seed).values():
+            if self.data_path is None and len(np.intersect1d(seeds, taken)):
+                raise UserError(
+                    f"evaluation.task_seed {self.evaluation.task_seed}: its episodes are in the "
+                    "data; choose another"
+                )
+        return {}
 
 
-def _starts_past(folder: Path, first: int) -> list[int]:
-    """Where the chunks begin that lie behind episode `first`."""
-    return [start for file in folder.glob("*[0-9].npz") if (start := int(file.stem)) > first]
+def judge_goals(goals: GoalPlay, episodes: Episodes, main: PlannerSettings) -> dict[str, object]:
+    """Success of the main objective and of those to compare, beside baselines and oracle; what the
+    report shows is written down."""
+    result: dict[str, object] = {}
+    by_objective: dict[str, object] = {}
+    for name, planner, part, suffix in plays(main, episodes):
+        reached = success(goals.distances(name, part, planner), goals.task)
+        # Baselines and oracle stand beside the main objective, on both kinds of layouts.
+        if name.startswith(MAIN):
+            result[f"success{suffix}"] = reached
+            result[f"baselines{suffix}"] = baselines(
+                goals.task, part, budget=goals.budget, repeat=goals.frameskip
+            )
+            result[f"oracle{suffix}"] = oracle(
+                goals.task, part, goals.space, planner, budget=goals.budget
+            )
+        if not suffix:
+            by_objective[planner.cost.objective] = reached
+    # The report shows held-out layouts.
+    held_out = episodes.of("heldout")
+    gather(goals.folder, goals.folder / MAIN, goals.task, held_out)
+    energy_maps(goals.folder / "energy.npz", goals.model, goals.task, held_out, main)
+    return {
+        **result,
+        "success_by": by_objective,
+        "seconds_per_decision": goals.seconds_per_decision(held_out, main),
+        "tasks": {"name": episodes.name, "seed": episodes.seed, "digest": episodes.digest},
+    }
 
 
-def play_chunk(
-    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, plan: PlannerSettings,
-    before_decision: Callable[[], None] = lambda: None,
-) -> tuple[Record, np.ndarray, np.ndarray]:  # fmt: skip
-    """(record, cost of the best plan after each round [B, K, R], seconds of each decision [K])."""
-    agent = Agent(model, space, plan)
-    world, goals = begin(tasks, config.world)
-    agent.reset(goals, tasks.seeds.tolist())
-    traces, seconds = [], []
+def plays(
+    main: PlannerSettings, episodes: Episodes
+) -> list[tuple[str, PlannerSettings, Episodes, str]]:
+    """What is played: (folder of its episodes, settings, episodes, what the keys of its figures
+    end in).
 
-    def act(frames: np.ndarray) -> np.ndarray:
-        before_decision()
-        began = time.monotonic()
-        actions = agent.act(frames)
-        seconds.append(time.monotonic() - began)
-        assert agent.mpc.last is not None
-        traces.append(agent.mpc.last.trace.numpy())
-        return actions
-
-    record = play(
-        world,
-        act,
-        budget=config.evaluation.budget,
-        observe=agent.observe,
-        every=config.dynamics.frameskip,
-    )
-    return record, np.stack(traces, 1), np.array(seconds)
+    The main objective on both kinds of layouts, where there are two, those to compare on held-out
+    ones."""
+    held_out, training = episodes.of("heldout"), episodes.of("train")
+    played = [(MAIN, main, held_out, "")]
+    for objective in main.mpc.also_evaluate:
+        played.append((objective, main.toward(objective), held_out, ""))
+    if len(training):
+        played.append((f"{MAIN}{TRAINING}", main, training, TRAINING))
+    return played
 
 
-def seconds_per_decision(
-    model: WorldModel, tasks: Tasks, space: ActionSpace, config: Config, *, count: int = 7
-) -> float:
-    """Median time of one decision for one episode: look, encode, imagine and search."""
-    world, goals = begin(tasks.part(0, 1), config.world)
-    agent = Agent(model, space, config.planner)
-    agent.reset(goals, [0])
-    times = []
-    for _ in range(count):
-        frames, began = world.render(), time.monotonic()
-        agent.act(frames)
-        times.append(time.monotonic() - began)
-    return float(np.median(times[1:]))
+def _layouts(episodes: Episodes) -> list[np.ndarray]:
+    """[B, L] of both splits; none where the world keeps none apart."""
+    return [episodes.of(split).layout for split in SPLITS] if episodes.layout.shape[1] else []
 
 
-def gather(folder: Path, tasks: Tasks, config: Config, *, most: int = 50) -> None:
-    """`episodes.npz` for the report: the first `most` episodes played with the main objective."""
-    parts: list[Mapping[str, np.ndarray]] = []
-    while (first := sum(len(part["track"]) for part in parts)) < len(tasks):
-        parts.append(np.load(folder / MAIN / f"{first:05d}.npz"))
-    merged = {k: np.concatenate([p[k] for p in parts])[:most] for k in ("frames", "track", "cost")}
-    at, goal = parts[0]["decision_steps"], tasks.goal[:most]
-    distance = np.linalg.norm(merged["track"] - goal[:, None], axis=2)
-    radius, goals = config.evaluation.radius, rooms(clean(config.world), tasks.geometry)
-    goals.reset(tasks.seeds[:most], start=goal, layout=tasks.layout[:most])
-    np.savez_compressed(
-        folder / "episodes.npz", goal_frame=goals.render(), frames=merged["frames"], positions=merged["track"][:, at],
-        goal_position=goal, distance=distance, success_final=distance[:, -1] < radius, success_any=(distance < radius).any(1),
-        cost=merged["cost"], radius=radius,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class GoalPlay:
+    """Goal episodes of one model."""
+
+    model: WorldModel
+    task: Task
+    space: Space
+    budget: int  # environment steps
+    frameskip: int
+    folder: Path  # of the stage
+
+    def distances(
+        self, name: str, episodes: Episodes, planner: PlannerSettings, rows: range | None = None
+    ) -> np.ndarray:
+        """[B, T+1] to the goal in all episodes, or in `rows`, played in the folder `name`."""
+        played = play_in_chunks(
+            self.folder / name,
+            range(len(episodes)) if rows is None else rows,
+            _Chunk(self, episodes, planner).play,
+            keys=("distance",),
+            label=f"plan {planner.cost.objective}",
+            budget=self.budget,
+        )
+        return played["distance"]
+
+    def agent(self, episodes: Episodes, planner: PlannerSettings, seeds: list[int]) -> Agent:
+        """An agent that was shown the goals."""
+        agent = Agent(self.model, self.space, planner)
+        agent.reset(self.task.goal_images(episodes), seeds)
+        return agent
+
+    def seconds_per_decision(
+        self, episodes: Episodes, planner: PlannerSettings, *, count: int = 7
+    ) -> float:
+        """Median time of one decision for one episode: encode, imagine and search."""
+        first = episodes.part(0, 1)
+        world, policy = self.task.begin(first), AgentPolicy(self.agent(first, planner, [0]))
+        for _ in range(count):
+            policy(world)
+        return float(np.median(policy.seconds[1:]))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Plays the episodes of one chunk file."""
+
+    goals: GoalPlay
+    episodes: Episodes
+    planner: PlannerSettings
+
+    def play(self, first: int, last: int, watch: Watch) -> Mapping[str, np.ndarray]:
+        """What is kept of episodes `first` to `last` (excluded)."""
+        goals, task, part = self.goals, self.goals.task, self.episodes.part(first, last)
+        agent = goals.agent(part, self.planner, part.seeds.tolist())
+        policy = AgentPolicy(agent, watch=watch)
+        track = policy.play(task.begin(part), budget=goals.budget, every=goals.frameskip)
+        position = task.position(track.state)
+        return {
+            "frames": np.stack(policy.frames, 1),  # [B, J+1, h, w, 3]
+            "track": position,  # [B, T+1, P]
+            "distance": task.distance(position, part.goal[:, None]),  # [B, T+1]
+            "cost": np.stack(policy.traces, 1),  # [B, J, I]
+            "seconds": np.array(policy.seconds),  # [J]
+            "decision_steps": track.decision_steps,  # [J+1]
+        }

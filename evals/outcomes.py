@@ -15,7 +15,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.yaml_source import read_yaml
-from jepa_wm.worlds.tasks import SPLITS, Tasks, judge
+from jepa_wm.worlds.tasks import SPLITS, Episodes, judge
 
 STAGES = ("collect", "pretrain", "features", "dynamics", "heads", "plan")
 SUFFIXES = {"heldout": "", "train": "_training_layouts"}  # of folders and keys, by split
@@ -57,19 +57,21 @@ def read_run(path: Path) -> Played:
 def _successes(
     path: Path, result: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
-    tasks = Tasks.load(path / "plan" / "tasks.json")
+    episodes = Episodes.load(path / "plan" / "tasks.json")
     outcomes: dict[str, np.ndarray] = {}
     rule = tuple(result["success"][key] for key in ("budget", "radius"))
     for split in SPLITS:
-        some, suffix = tasks.of(split), SUFFIXES[split]
-        track = _chunks(path / "plan" / f"main{suffix}", "track", len(some))
-        outcome = judge(track, some.goal, radius=rule[1])
+        part, suffix = episodes.of(split), SUFFIXES[split]
+        if not len(part):  # a world that keeps no layouts apart
+            continue
+        distance = _chunks(path / "plan" / f"main{suffix}", "distance", len(part))
+        outcome = judge(distance, radius=rule[1])
         outcomes |= {
             f"success{suffix}": outcome.success_final,
             f"success_any{suffix}": outcome.success_any,
         }
         _check(path, outcome.success_final, result[f"success{suffix}"]["success_final"])
-    return (tasks.digest, *rule), outcomes
+    return (episodes.digest, *rule), outcomes
 
 
 def _returns(

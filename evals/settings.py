@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.section import Section
+from jepa_wm.worlds.registry import ChosenTask
 
 
 class ProbeSettings(Section):
@@ -54,14 +55,12 @@ class ProbeSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """The closed loop's judgement: frozen tasks, budget and success rule."""
+    """The closed loop's judgement: frozen goal tasks or seeds of episodes for reward, and the
+    budget."""
 
-    task: Literal["two_rooms", "wall"] = "two_rooms"
-    episodes: int = Field(100, ge=1)
-    task_seed: int = 0  # names the frozen task file
+    task: ChosenTask = None  # null: the world's own; of episodes for reward there is none
+    episodes: int = Field(100, ge=1)  # of each kind of layouts
+    task_seed: int = 0  # draws the episodes
     budget: int = Field(200, ge=1)  # environment steps
-    radius: float = Field(4.5, gt=0)  # px
-    strict_radius: float = Field(1.41, gt=0)  # px, reported beside
-    random_encoder_baseline: bool = (
-        False  # `demo` also runs the whole chain on an encoder that was never trained
-    )
+    # `demo` also runs the whole pipeline on an encoder that was never trained
+    random_encoder_baseline: bool = False

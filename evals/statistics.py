@@ -65,8 +65,9 @@ def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, obj
     for played in (*first, *second):
         if played.tasks != first[0].tasks:
             raise UserError(
-                f"{played.path}: played other tasks than {first[0].path}; plan with the same settings of act and "
-                "worlds (evaluation.task_seed, evaluation.episodes, evaluation.budget, evaluation.radius, world.geometry)"
+                f"{played.path}: played other tasks than {first[0].path}; plan with the same "
+                "settings (evaluation.task_seed, evaluation.episodes, evaluation.budget, "
+                "evaluation.task, world)"
             )
     commits = {commit for played in (*first, *second) for commit in played.commits.values()}
     result: dict[str, object] = {"runs": _method(first)}

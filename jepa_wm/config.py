@@ -23,7 +23,9 @@ from jepa_wm.models.settings import (
 )
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.settings import TrainSettings
-from jepa_wm.worlds.settings import CollectSettings, WorldSettings
+from jepa_wm.worlds.registry import ChosenWorld
+from jepa_wm.worlds.settings import CollectSettings
+from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -37,7 +39,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
 
 class Config(Section):
     seed: int = 0
-    world: WorldSettings = WorldSettings()
+    world: ChosenWorld = TwoRoomsSettings()
     data: DataSettings = DataSettings()
     collect: CollectSettings = CollectSettings()
     encoder: EncoderSettings = EncoderSettings()

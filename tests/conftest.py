@@ -19,9 +19,8 @@ import torch
 from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
 from jepa_wm.core.run import Run, run_stage
-from jepa_wm.worlds.collect import exploring, record
-from jepa_wm.worlds.settings import WorldSettings
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.collect import record
+from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
 THERE = world.dist()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -56,7 +55,11 @@ def tiny_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_data")
     for part, seeds in (("train", np.arange(6)), ("heldout", 10**6 + np.arange(3))):
         record(
-            folder / f"{part}.h5", TwoRooms().of_split(part), exploring(WorldSettings()), seeds, 31
+            folder / f"{part}.h5",
+            TwoRooms().of_split(part),
+            TwoRoomsSettings().explore(),
+            seeds,
+            31,
         )
     return folder
 

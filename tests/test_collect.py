@@ -11,12 +11,11 @@ from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.data.datasets import grouped, state_groups
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.worlds import collect
-from jepa_wm.worlds.collect import exploring, record
+from jepa_wm.worlds.collect import record
+from jepa_wm.worlds.gym import GymSettings
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.settings import Gym, RewardRegion, WorldSettings
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.two_rooms.world import RewardRegion, TwoRooms, TwoRoomsSettings
 
 
 def still(seeds):
@@ -25,7 +24,7 @@ def still(seeds):
 
 def test_rows_are_what_was_seen_and_done(tmp_path):
     seeds = np.array([5, 9])
-    record(tmp_path / "a.h5", TwoRooms(), exploring(WorldSettings()), seeds, 7)
+    record(tmp_path / "a.h5", TwoRooms(), TwoRoomsSettings().explore(), seeds, 7)
     data, world = Trajectories(tmp_path / "a.h5"), TwoRooms()
     assert data.lengths.tolist() == [7, 7] and data.offsets.tolist() == [0, 7]
     assert state_groups(data) == {"agent": [0, 1], "wall": [2], "door": [3]}
@@ -42,8 +41,8 @@ def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
     spot = RewardRegion(at=(40.0, 30.0), radius=14)
     record(
         tmp_path / "a.h5",
-        TwoRooms(reward_region=spot),
-        exploring(WorldSettings()),
+        TwoRoomsSettings(reward_region=spot).make(),
+        TwoRoomsSettings().explore(),
         np.arange(20),
         30,
     )
@@ -56,7 +55,7 @@ def test_rewards_are_what_the_action_of_their_row_earned(tmp_path):
         and 0.02 < pay.mean() < 0.9
     )
     assert not data.column("terminated").any()
-    record(tmp_path / "b.h5", TwoRooms(), exploring(WorldSettings()), np.arange(2), 5)
+    record(tmp_path / "b.h5", TwoRooms(), TwoRoomsSettings().explore(), np.arange(2), 5)
     assert "reward" not in Trajectories(tmp_path / "b.h5")
 
 
@@ -81,10 +80,10 @@ def test_how_many_worlds_step_together_changes_nothing(tmp_path, monkeypatch):
     digests = set()
     for together in (100, 2, 1):
         monkeypatch.setattr(collect, "TOGETHER", together)
-        record(tmp_path / f"{together}.h5", TwoRooms(), RandomHolds, np.arange(5), 6)
+        record(tmp_path / f"{together}.h5", TwoRooms(), RandomActions, np.arange(5), 6)
         digests.add(Trajectories(tmp_path / f"{together}.h5").digest)
     assert len(digests) == 1
-    record(tmp_path / "other.h5", TwoRooms(), RandomHolds, np.arange(1, 6), 6)
+    record(tmp_path / "other.h5", TwoRooms(), RandomActions, np.arange(1, 6), 6)
     assert Trajectories(tmp_path / "other.h5").digest not in digests, (
         "the digest names the content"
     )
@@ -110,8 +109,7 @@ def test_a_world_whose_actions_are_places_says_so_in_its_file(tmp_path):
     )
     assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
     assert Trajectories(tmp_path / "places.h5").action_kind == "absolute"
-    settings = WorldSettings(name="gym", gym=Gym(id="Pendulum-v1", action_kind="absolute"))
-    assert make_world(settings).action_kind == "absolute"
+    assert GymSettings(id="Pendulum-v1", action_kind="absolute").make().action_kind == "absolute"
 
 
 def test_an_episode_that_ends_early_is_cut_with_its_last_frame_kept(tmp_path, monkeypatch):
@@ -238,7 +236,7 @@ def test_state_names_are_grouped_by_what_stands_before_the_last_underscore():
 def test_random_actions_fit_the_world_and_are_held():
     world, seeds = TwoRooms(), np.arange(40)
     world.reset(seeds)
-    both, alone = RandomHolds(seeds, hold=4), RandomHolds(seeds[7:8], hold=4)
+    both, alone = RandomActions(seeds, mean_repeat=4), RandomActions(seeds[7:8], mean_repeat=4)
     taken = np.stack([both(world) for _ in range(60)])  # [T, B, 2]
     assert (
         taken.dtype == np.float32
@@ -248,5 +246,5 @@ def test_random_actions_fit_the_world_and_are_held():
     assert 0.2 < changed.mean() < 0.3
     world.reset(seeds[7:8])
     assert np.array_equal(taken[:, 7], np.stack([alone(world)[0] for _ in range(60)]))
-    with pytest.raises(ValueError, match="hold"):
-        RandomHolds(seeds, hold=0)
+    with pytest.raises(ValueError, match="mean_repeat"):
+        RandomActions(seeds, mean_repeat=0)

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from rooms import frozen
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.protocol import Rewarding, SelfScoring, VectorWorld
-from jepa_wm.worlds.settings import NoiseLevels
-from jepa_wm.worlds.tasks import freeze_tasks
-from jepa_wm.worlds.two_rooms.gym_env import ENV_ID, TwoRoomsEnv, register
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.protocol import Rewarding, SelfScoring, World
+from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.two_rooms.gym_env import ENV_ID, TwoRoomsEnv
+from jepa_wm.worlds.two_rooms.pictures import NoiseLevels
+from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
 
 def test_gymnasium_finds_nothing_wrong_with_the_environment():
-    register()
-    register()
-    for kwargs in ({}, {"noise": NoiseLevels(pixel=0.2, blotches=0.2)}):
+    noisy = TwoRoomsSettings(noise=NoiseLevels(pixel=0.2, blotches=0.2))
+    for kwargs in ({}, {"settings": noisy}):
         env = gymnasium.make(ENV_ID, render_mode="rgb_array", **kwargs)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -63,7 +62,7 @@ def test_the_environment_is_the_batch_simulator_and_ends_at_the_goal():
 def test_a_gym_batch_is_the_same_world():
     names = TwoRooms().state_names
     batch, world = GymWorld(TwoRoomsEnv, state_names=names), TwoRooms()
-    assert isinstance(batch, VectorWorld) and isinstance(world, VectorWorld)
+    assert isinstance(batch, World) and isinstance(world, World)
     assert isinstance(batch, SelfScoring) and not isinstance(world, SelfScoring)
     seeds, r = np.array([3, 4, 5]), np.random.default_rng(0)
     for some in (seeds, seeds[:2]):
@@ -178,7 +177,7 @@ def test_discrete_actions_are_numbers_or_one_hot():
     assert [env.x[0] for env in world._envs] == [0, 1, 0]
     with pytest.raises(ValueError, match=r"shape \(3, 2\)"):
         world.step(np.zeros((3, 2), np.float32))
-    policy = RandomHolds(np.arange(3), hold=2)
+    policy = RandomActions(np.arange(3), mean_repeat=2)
     taken = np.stack([policy(world) for _ in range(60)])
     assert (taken.sum(-1) == 1).all() and set(taken.argmax(-1).flatten()) == {0, 1, 2}
 
@@ -204,7 +203,7 @@ def test_rewards_are_of_the_latest_step_and_stop_with_the_episode():
 
 
 def test_a_frozen_task_is_played_in_the_environment():
-    tasks = freeze_tasks(episodes=3)
+    tasks = frozen(episodes=3)
     world, env = TwoRooms(), TwoRoomsEnv()
     world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
     for i in range(len(tasks)):

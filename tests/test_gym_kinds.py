@@ -12,11 +12,10 @@ from gymnasium import spaces
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.worlds.collect import record
+from jepa_wm.worlds.gym import GymSettings
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.policies import RandomHolds
-from jepa_wm.worlds.protocol import Adjusting, VectorWorld
-from jepa_wm.worlds.settings import Gym, WorldSettings
+from jepa_wm.worlds.protocol import Adjusting, World
+from jepa_wm.worlds.registry import RandomActions
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 COLOUR = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
@@ -69,7 +68,9 @@ def test_one_array_for_all_that_is_seen_is_copied(tmp_path):
             self.number += 10
             return self.draw()
 
-    record(tmp_path / "a.h5", GymWorld(Reusing, state_names=("n",)), RandomHolds, np.arange(3), 4)
+    record(
+        tmp_path / "a.h5", GymWorld(Reusing, state_names=("n",)), RandomActions, np.arange(3), 4
+    )
     data = Trajectories(tmp_path / "a.h5")
     expected = (np.arange(3)[:, None] + 10 * np.arange(4)).ravel()
     assert np.array_equal(data.frames[:, 0, 0, 0], expected) and np.array_equal(
@@ -128,10 +129,10 @@ def test_what_is_recorded_is_what_was_taken(tmp_path, dtype):
         draw = np.random.default_rng(0)
         return lambda world: draw.uniform(-2, 2, (len(world), 3))
 
-    for policy in (wide, RandomHolds):
+    for policy in (wide, RandomActions):
         worlds.clear()
         world = GymWorld(Kept)
-        assert isinstance(world, VectorWorld) and isinstance(world, Adjusting)
+        assert isinstance(world, World) and isinstance(world, Adjusting)
         record(tmp_path / f"{policy.__name__}.h5", world, policy, np.arange(2), 40)
         kept = Trajectories(tmp_path / f"{policy.__name__}.h5").actions.reshape(2, 40, 3)
         assert np.array_equal(kept[:, :-1], np.array([env.given for env in worlds], np.float32))
@@ -294,18 +295,12 @@ def test_the_config_makes_environments_with_and_without_a_render_mode(kind, monk
         gymnasium.envs.registration.EnvSpec("Kind-v0", entry_point=kind),
     )
     options = {"colour": 9} if kind is Unaware else {}
-    world = make_world(
-        WorldSettings(name="gym", gym=Gym(id="Kind-v0", size=None, options=options))
-    )
+    world = GymSettings(id="Kind-v0", size=None, options=options).make()
     world.reset(np.arange(1))
     assert np.array_equal(world.render()[0], COLOUR if not options else np.full_like(COLOUR, 9))
     assert world._envs[0].unwrapped.render_mode == ("rgb_array" if kind is Shown else None)
     options = {"render_mode": "rgb_array_list"} if kind is Shown else options
-    world = make_world(
-        WorldSettings(
-            name="gym", gym=Gym(id="Kind-v0", size=None, options=options, picture="render")
-        )
-    )
+    world = GymSettings(id="Kind-v0", size=None, options=options, picture="render").make()
     world.reset(np.arange(1))
     assert np.array_equal(world.render()[0], RENDERED)
 
@@ -314,6 +309,6 @@ def test_what_cannot_be_made_is_said_by_the_first_reason(monkeypatch):
     spec = gymnasium.envs.registration.EnvSpec("Kind-v0", entry_point=Refusing)
     monkeypatch.setitem(gymnasium.registry, "Kind-v0", spec)
     with pytest.raises(
-        UserError, match="^world.gym.id Kind-v0: the environment cannot be made: no licence$"
+        UserError, match="^world.id Kind-v0: the environment cannot be made: no licence$"
     ):
-        make_world(WorldSettings(name="gym", gym=Gym(id="Kind-v0")))
+        GymSettings(id="Kind-v0").make()

@@ -79,13 +79,13 @@ def test_what_is_rendered_is_made_colour(draws, frame):
     ("attributes", "wanted", "said"),
     [
         ({"shows": {"front": COLOUR, "wrist": COLOUR}}, None,
-         "several pictures, front, wrist: choose one with world.gym.picture, or 'render'"),
+         "several pictures, front, wrist: choose one with world.picture, or 'render'"),
         ({"shows": (COLOUR, COLOUR)}, None, "several pictures, 0, 1: choose one"),
         ({"shows": {"front": COLOUR, "speed": np.zeros(2)}}, "wrist",
-         r"world.gym.picture is 'wrist', .* has front uint8 \[20, 24, 3\], speed float64 \[2\]"),
+         r"world.picture is 'wrist', .* has front uint8 \[20, 24, 3\], speed float64 \[2\]"),
         ({"shows": {"front": COLOUR, "speed": np.zeros(2)}}, "speed",
-         "world.gym.picture is 'speed', which is no picture"),
-        ({"shows": COLOUR}, "front", "world.gym.picture is 'front'"),
+         "world.picture is 'speed', which is no picture"),
+        ({"shows": COLOUR}, "front", "world.picture is 'front'"),
         ({"shows": COLOUR / 255 * 2, "observation_space": UNIT}, None,
          "numbers from 0 to 2; observation_space says from 0 to 1"),
         ({"shows": COLOUR / math.nan, "observation_space": UNIT}, None, "numbers from nan to nan"),
@@ -114,7 +114,7 @@ def test_a_picture_that_changes_its_size_or_kind_is_refused():
         if size is None:
             with pytest.raises(
                 UserError,
-                match=r"picture is \[40, 40, 3\] now and was \[20, 24, 3\] .* world.gym.size",
+                match=r"picture is \[40, 40, 3\] now and was \[20, 24, 3\] .* world.size",
             ):
                 world.render()
         else:

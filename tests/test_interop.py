@@ -31,8 +31,7 @@ from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.two_rooms.world import WALL_HALF
+from jepa_wm.worlds.two_rooms.layouts import WALL_HALF
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -298,7 +297,7 @@ def observed(world):
 
 def test_the_bundled_world_can_show_ebjepas_two_channels():
     config = load_config("two_rooms_ebjepa", [])
-    world = make_world(config.world)
+    world = config.world.make()
     world.reset(np.arange(20))
     obs, seen = observed(world), torch.from_numpy(world.render())
     assert config.dynamics.frameskip == 1 and not seen[..., 2].any()

@@ -81,7 +81,7 @@ def test_two_ranks_as_a_job_train_what_one_process_does(tmp_path, alone, tiny_da
     assert {"code", "config.yaml", "git.json", "git.diff", "job.json", "log"} <= {
         path.name for path in record.iterdir()
     }
-    assert (record / "code/jepa_wm/evals/planning.py").exists() and (
+    assert (record / "code/jepa_wm/evals/goal_reaching.py").exists() and (
         record / "code/jepa_wm/configs/debug.yaml"
     ).exists()
     assert "pretrain: done" in (record / "log/0.log").read_text()

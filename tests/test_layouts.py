@@ -6,19 +6,20 @@ import json
 import h5py
 import numpy as np
 import pytest
+from rooms import frozen, rooms_task
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, run_stage
+from jepa_wm.core.stage import STAGES
 from jepa_wm.data import held_out
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import goal_reaching as evaluate
 from jepa_wm.evals import returns
-from jepa_wm.worlds.collect import exploring, record, record_parts
-from jepa_wm.worlds.settings import Geometry, WorldSettings
-from jepa_wm.worlds.tasks import Tasks, freeze_tasks
-from jepa_wm.worlds.two_rooms.layouts import in_split
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.collect import record, record_parts
+from jepa_wm.worlds.tasks import Episodes
+from jepa_wm.worlds.two_rooms.layouts import Geometry, in_split
+from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
 DATA = [
     "collect.episodes=400",
@@ -101,9 +102,9 @@ def test_a_geometry_with_too_few_layouts_is_refused(geometry):
     with pytest.raises(
         UserError, match="world.geometry has .* layouts.*door_padding or wall_padding"
     ):
-        TwoRooms(geometry).of_split("heldout")
+        TwoRoomsSettings(geometry=geometry).make().of_split("heldout")
     with pytest.raises(UserError, match="world.geometry"):
-        freeze_tasks(geometry=geometry, episodes=2)
+        frozen(geometry=geometry, episodes=2)
 
 
 def test_a_world_of_a_split_draws_all_its_layouts_and_no_other_and_is_a_function_of_its_seed():
@@ -132,24 +133,24 @@ def test_a_given_layout_is_taken():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_held_out_task_or_episode_has_a_layout_of_the_training_file(tmp_path, task, seed):
     config = load_config("two_rooms", [f"seed={seed}", *DATA])
-    record_parts(tmp_path, TwoRooms(), exploring(WorldSettings()), config)
+    record_parts(tmp_path, TwoRooms(), TwoRoomsSettings().explore(), config.collect, config.seed)
     train, heldout = (
-        pairs(held_out.layouts_of(Trajectories(tmp_path / f"{p}.h5")))
+        pairs(held_out.Layouts.of(Trajectories(tmp_path / f"{p}.h5")).values)
         for p in ("train", "heldout")
     )
-    tasks = freeze_tasks(task, episodes=100)
+    rooms = rooms_task(task)
+    tasks = rooms.sample(100, 0)
     assert len(train) > 300 and len(heldout) > 30 and not train & heldout
     assert not train & pairs(tasks.of("heldout").layout)
     on_training = tasks.of("train").layout
-    assert in_split(on_training, tasks.geometry, "train").all() and len(on_training) == 100
-    world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
+    assert in_split(on_training, rooms.world.geometry, "train").all() and len(on_training) == 100
+    world = rooms.begin(tasks)
     assert np.array_equal(world.state(), np.concatenate([tasks.start, tasks.layout], 1))
 
 
 def leaked(folder, config, layout):
     """Training data with one episode of a layout [2]."""
-    record_parts(folder, TwoRooms(), exploring(WorldSettings()), config)
+    record_parts(folder, TwoRooms(), TwoRoomsSettings().explore(), config.collect, config.seed)
     with h5py.File(folder / "train.h5", "r+") as file:
         row = int(file["ep_offset"][5])
         file["state"][row : row + 3, 2:] = layout
@@ -160,8 +161,10 @@ def test_collecting_refuses_a_held_out_file_that_is_not(tmp_path, off):
     """Files of an earlier collecting, or of other programs, whose layouts need be no whole
     numbers."""
     config = load_config("two_rooms", DATA)
-    record_parts(tmp_path / "collect", TwoRooms(), exploring(WorldSettings()), config)
-    layout = held_out.layouts_of(Trajectories(tmp_path / "collect" / "heldout.h5"))[3]
+    record_parts(
+        tmp_path / "collect", TwoRooms(), TwoRoomsSettings().explore(), config.collect, config.seed
+    )
+    layout = held_out.Layouts.of(Trajectories(tmp_path / "collect" / "heldout.h5")).values[3]
     leaked(tmp_path / "collect", config, layout + off)
     with (
         Run.open(tmp_path, config) as run,
@@ -178,43 +181,48 @@ def test_collecting_tells_that_no_layout_is_in_both_files(tmp_path):
 
 def test_a_headline_task_with_a_layout_of_the_training_file_is_an_error(tmp_path):
     config = load_config("two_rooms", DATA)
-    tasks = freeze_tasks(episodes=10)
+    tasks = frozen(episodes=10)
     held, training = tasks.of("heldout").layout, tasks.of("train").layout
     leaked(tmp_path / "collect", config, training[4])
-    with Run.open(tmp_path, config) as run:
-        told = held_out.layouts_met(run, held, training)
-        assert told["heldout"] == {"episodes": 10, "met": 0, "nearest": told["heldout"]["nearest"]}
-        assert told["heldout"]["nearest"] >= 2 and 1 <= told["training"]["met"] <= 10
-        with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
-            file["state"][int(file["ep_offset"][7]), 2:] = held[2]
-        with pytest.raises(
-            UserError, match=f"layouts of .* wall x {held[2, 0]:g}, door y {held[2, 1]:g}.*--run"
-        ):
-            held_out.layouts_met(run, held, training)
+    train = tmp_path / "collect" / "train.h5"
+    told = held_out.layouts_met(train, held, training)
+    assert told["unit"] == "px"
+    assert told["heldout"] == {"episodes": 10, "met": 0, "nearest": told["heldout"]["nearest"]}
+    assert told["heldout"]["nearest"] >= 2 and 1 <= told["training"]["met"] <= 10
+    with h5py.File(train, "r+") as file:
+        file["state"][int(file["ep_offset"][7]), 2:] = held[2]
+    with pytest.raises(
+        UserError, match=f"layouts of .* wall_x {held[2, 0]:g}, door_y {held[2, 1]:g}.*--run"
+    ):
+        held_out.layouts_met(train, held, training)
 
 
 def test_data_that_do_not_tell_layouts_are_warned_of(tmp_path):
     config = load_config("two_rooms", DATA)
-    record_parts(tmp_path / "collect", TwoRooms(), exploring(WorldSettings()), config)
+    record_parts(
+        tmp_path / "collect", TwoRooms(), TwoRoomsSettings().explore(), config.collect, config.seed
+    )
     with h5py.File(tmp_path / "collect" / "train.h5", "r+") as file:
         file["state"][:] = np.nan
     layouts = np.array([[22.0, 22.0]])
-    with Run.open(tmp_path, config) as run, pytest.warns(UserWarning, match="tells no layouts"):
-        assert held_out.layouts_met(run, layouts, layouts)["heldout"]["met"] is None
+    with pytest.warns(UserWarning, match="tells no layouts"):
+        train = tmp_path / "collect" / "train.h5"
+        assert held_out.layouts_met(train, layouts, layouts)["heldout"]["met"] is None
 
 
 def test_a_frozen_file_names_the_split_of_each_task(tmp_path):
-    freeze_tasks(episodes=3).save(tmp_path / "tasks.json")
+    frozen(episodes=3).save(tmp_path / "tasks.json")
     assert (
         json.loads((tmp_path / "tasks.json").read_text())["split"]
         == ["heldout"] * 3 + ["train"] * 3
     )
-    assert Tasks.load(tmp_path / "tasks.json").of("train").split.tolist() == ["train"] * 3
+    assert Episodes.load(tmp_path / "tasks.json").of("train").split.tolist() == ["train"] * 3
 
 
 def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone():
-    tasks = freeze_tasks(episodes=4)
-    plays = evaluate._plays(load_config("two_rooms", ["planner.mpc.also_evaluate=[l2,l1]"]), tasks)
+    tasks = frozen(episodes=4)
+    config = load_config("two_rooms", ["planner.mpc.also_evaluate=[l2,l1]"])
+    plays = evaluate.plays(config.planner, tasks)
     assert [(name, set(some.split)) for name, _, some, _ in plays] == [
         ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}), ("main_training_layouts", {"train"}),
     ]  # fmt: skip
@@ -222,7 +230,7 @@ def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone(
 
 def test_rewards_are_earned_on_held_out_layouts_too():
     config = load_config("two_rooms_reward", [])
-    (held, _), (training, suffix) = returns._worlds(config)
+    (held, _), (training, suffix) = returns.rewarding_worlds(config.world)
     assert suffix == "_training_layouts"
     for world, split in ((held, "heldout"), (training, "train")):
         world.reset(np.arange(50))
@@ -234,16 +242,17 @@ def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path):
     for seed, fine in ((0, True), (1, False)):
         config = load_config("pendulum", [f"seed={seed}", "evaluation.task_seed=80"])
         with Run.open(tmp_path / str(seed), config) as run:
+            asked = evaluate.PlanStage(run, *STAGES.get("plan").settings(config).values())
             if fine:
-                assert returns._checked(run) == {}
+                assert asked.checked_rewards() == {}
             else:
                 with pytest.raises(UserError, match="evaluation.task_seed 80"):
-                    returns._checked(run)
+                    asked.checked_rewards()
 
 
 def test_recording_leaves_a_world_without_a_split_as_it_is(tmp_path):
-    record(tmp_path / "a.h5", TwoRooms(), exploring(WorldSettings()), np.arange(300), 2)
-    layouts = held_out.layouts_of(Trajectories(tmp_path / "a.h5"))
+    record(tmp_path / "a.h5", TwoRooms(), TwoRoomsSettings().explore(), np.arange(300), 2)
+    layouts = held_out.Layouts.of(Trajectories(tmp_path / "a.h5")).values
     assert (
         in_split(layouts, Geometry(), "train").any()
         and not in_split(layouts, Geometry(), "train").all()

@@ -14,8 +14,8 @@ from jepa_wm.models.mixture import MixturePrediction, Noise, StepNoise
 from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
 from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
 from jepa_wm.planning.terms import expected_cost
-from jepa_wm.worlds.policies import ExplorationPolicy
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
+from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 DRAWN = 16
 
@@ -226,10 +226,10 @@ def forks(count, seed, *, up=0.5):
 def slipping_rooms(count, seed):
     """Two rooms in which moves slip: latents are the state in units of its spread, T = 3 frames of
     3 steps each."""
-    world = TwoRooms(process_noise=0.5)
+    world = TwoRoomsSettings(process_noise=0.5).make()
     seeds = seed * 10**6 + np.arange(count)
     world.reset(seeds)
-    explorer = ExplorationPolicy(world.geometry, seeds)
+    explorer = ExplorationPolicy(world.geometry, seeds, Exploration(blind=0.3))
     states, actions = [world.state()], []
     for _ in range(6):
         actions.append(explorer.act(world.state()))
@@ -271,14 +271,14 @@ def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outc
 def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
     moved = []
     for seeds in ([3, 4], [4]):
-        world = TwoRooms(process_noise=0.5)
+        world = TwoRoomsSettings(process_noise=0.5).make()
         world.reset(np.array(seeds))
         before = world.state()
         for _ in range(5):
             world.step(np.zeros((len(seeds), 2), np.float32))
         moved.append(world.state()[-1] - before[-1])
     assert np.array_equal(*moved) and np.abs(moved[0][:2]).max() > 0.3 and not moved[0][2:].any()
-    sure = TwoRooms()
+    sure = TwoRoomsSettings().make()
     sure.reset(np.array([4]))
     sure.step(np.zeros((1, 2), np.float32))
     assert np.array_equal(sure.state(), before)

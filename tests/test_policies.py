@@ -1,10 +1,18 @@
-"""The scripted policies: the one that explores, the solver, the straight line."""
+"""The scripted policies: the one that explores, the way through the door, the straight line."""
 
 import numpy as np
 import pytest
+from rooms import rooms_task
 
-from jepa_wm.worlds.policies import ExplorationPolicy, solver, straight_line
-from jepa_wm.worlds.tasks import freeze_tasks, judge
+from jepa_wm.evals.episodes import play
+from jepa_wm.worlds.tasks import judge
+from jepa_wm.worlds.two_rooms.policies import (
+    Exploration,
+    ExplorationPolicy,
+    straight_line,
+    through_door,
+    toward,
+)
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 
@@ -16,7 +24,10 @@ def new_world(count):
 
 def explore(world, steps):
     """Positions [steps, B, 2] that the data policy visits."""
-    policy, seen = ExplorationPolicy(world.geometry, np.arange(len(world))), []
+    policy, seen = (
+        ExplorationPolicy(world.geometry, np.arange(len(world)), Exploration(blind=0.3)),
+        [],
+    )
     for _ in range(steps):
         seen.append(world.agent.copy())
         action = policy.act(world.state())
@@ -25,15 +36,21 @@ def explore(world, steps):
     return np.stack(seen)
 
 
-def drive(tasks, policy):
-    """Positions [E, T + 1, 2] of a scripted policy on frozen tasks, 200 steps."""
-    world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
-    seen = [world.agent.copy()]
-    for _ in range(200):
-        world.step(policy(world.state(), tasks.goal, tasks.geometry))
-        seen.append(world.agent.copy())
-    return np.stack(seen, 1)
+def drive(task, episodes, policy):
+    """Distances [E, T + 1] to the goals of a scripted policy, 200 steps."""
+    geometry = task.world.geometry
+    track = play(
+        task.begin(episodes),
+        lambda world: policy(world.state(), episodes.goal, geometry)[:, None],
+        budget=200,
+    )
+    return task.distance(task.position(track.state), episodes.goal[:, None])
+
+
+def through_the_door(state, goal, geometry):
+    """[B, 2] actions of a walk that knows walls and doors."""
+    speed = geometry.max_step * geometry.action_scale
+    return toward(state[:, :2], through_door(state, goal), speed) / geometry.action_scale
 
 
 def test_exploration_uses_the_door_and_covers_both_rooms():
@@ -57,12 +74,12 @@ def test_exploration_data_do_not_depend_on_the_batch():
 
 @pytest.mark.parametrize("name", ["two_rooms", "wall"])
 def test_the_scripted_solver_always_arrives(name):
-    tasks = freeze_tasks(name, episodes=100, seed=5)
-    outcome = judge(drive(tasks, solver), tasks.goal, radius=1.41)
+    task = rooms_task(name)
+    outcome = judge(drive(task, task.sample(100, 5), through_the_door), radius=1.41)
     assert outcome.success_final.all()
 
 
 def test_the_straight_line_wins_about_two_in_five():
-    tasks = freeze_tasks(episodes=200, seed=5)
-    outcome = judge(drive(tasks, straight_line), tasks.goal)
+    task = rooms_task()
+    outcome = judge(drive(task, task.sample(200, 5), straight_line), radius=task.radius)
     assert 0.25 < outcome.success_final.mean() < 0.5

@@ -20,7 +20,7 @@ from jepa_wm.evals.scores import score
 from jepa_wm.features.probes import RidgeProbe, state_errors
 from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.policies import RandomHolds
+from jepa_wm.worlds.registry import RandomActions
 from jepa_wm.worlds.two_rooms.gym_env import TwoRoomsEnv
 
 PUSHT = Quantities(
@@ -132,7 +132,13 @@ def test_two_rooms_and_gymnasium_worlds_write_their_units(tiny_data, tmp_path):
         state_names=("agent_x", "agent_y", "wall", "door"),
         state_units=("cm", "cm", "", ""),
     )
-    record(tmp_path / "x.h5", world, lambda seeds: RandomHolds(seeds, hold=2), np.arange(2), 4)
+    record(
+        tmp_path / "x.h5",
+        world,
+        lambda seeds: RandomActions(seeds, mean_repeat=2),
+        np.arange(2),
+        4,
+    )
     data = Trajectories(tmp_path / "x.h5")
     assert data.attributes["state_units"] == "cm cm - -" and state_units(data) == {
         "agent": "cm",

@@ -9,19 +9,19 @@ import pytest
 from gymnasium import spaces
 
 from jepa_wm import cli
-from jepa_wm.config import Config, load_config
+from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.stage import STAGES
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import returns
+from jepa_wm.evals.episodes import play
 from jepa_wm.evals.intervals import bootstrap
 from jepa_wm.report.page import number
 from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.worlds.gym import GymSettings
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.settings import Gym, RewardRegion, WorldSettings
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.two_rooms.world import RewardRegion, TwoRooms, TwoRoomsSettings
 
 
 class Bar(gymnasium.Env):
@@ -51,7 +51,8 @@ class Bar(gymnasium.Env):
 
 
 SETTINGS = [
-    "world.name=gym", "world.gym={id: Bar-v0, size: 16, hold: 3}", "collect.episodes=40", "collect.episode_length=24",
+    "world={name: gym, id: Bar-v0, size: 16, exploration: {mean_repeat: 3}}",
+    "collect.episodes=40", "collect.episode_length=24",
     "collect.heldout_episode_length=24", "data.image_size=16", "encoder.patch_size=4", "dynamics.frameskip=1",
     "latent=null", "planner.cost.robust_radius=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
     "train.distance.steps=1",
@@ -148,9 +149,13 @@ def test_shares_of_the_episodes_are_found_by_the_whole(played):
         for file in kept:
             file.unlink()
         told = [run_stage("plan", run, shard=(shard, 3)) for shard in range(3)]
-        assert [shard["episodes"] for shard in told] == [25, 5, 0]
-        earned = np.concatenate([np.load(file)["earned"] for file in kept])
+        assert [shard["episodes"] for shard in told] == [10, 10, 10]
+        parts = sorted((folder / "plan" / "returns").iterdir())
+        assert [file.stem for file in parts] == ["00000", "00010", "00020"]
+        earned = np.concatenate([np.load(file)["earned"] for file in parts])
         assert earned.mean() == pytest.approx(result["return"]["mean"])
+        for file in parts:
+            file.unlink()
         for file, content in kept.items():
             file.write_bytes(content)
 
@@ -160,17 +165,15 @@ def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_pa
     for goal in ("planner.cost.objective=temporal", "planner.cost.objective=l2"):
         run = Run(folder, load_config("debug", [*SETTINGS, goal]), -1)
         with pytest.raises(
-            UserError, match="goal tasks for two_rooms alone.*planner.cost.objective=reward"
+            UserError, match="the world gym has no goal tasks.*planner.cost.objective=reward"
         ):
             plan = STAGES.get("plan")
             plan(run, **plan.settings(run.config))
-    with pytest.raises(UserError, match="world two_rooms has none; set world.reward_region"):
-        returns.rewarding_world(Config())
-    assert returns.rewarding_world(
-        Config(world=WorldSettings(reward_region=RewardRegion()))
-    ).has_reward
-    with pytest.raises(UserError, match="world.gym.id Nowhere-v0: the environment cannot be made"):
-        make_world(WorldSettings(name="gym", gym=Gym(id="Nowhere-v0")))
+    with pytest.raises(UserError, match="world two_rooms has no reward as it is .* reward_region"):
+        returns.rewarding_world(TwoRoomsSettings())
+    assert returns.rewarding_world(TwoRoomsSettings(reward_region=RewardRegion())).has_reward
+    with pytest.raises(UserError, match="world.id Nowhere-v0: the environment cannot be made"):
+        GymSettings(id="Nowhere-v0").make()
 
 
 # ---------------------------------------------------------------- baselines
@@ -178,10 +181,11 @@ def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_pa
 
 def test_returns_are_what_the_world_paid_within_the_budget():
     spot = RewardRegion(at=(30.0, 30.0), radius=30)
-    world, r = TwoRooms(reward_region=spot), np.random.default_rng(0)
-    moves = r.uniform(-2, 2, (12, 3, 2)).astype(np.float32)  # [T, B, a]
+    world, r = TwoRoomsSettings(reward_region=spot).make(), np.random.default_rng(0)
+    moves = r.uniform(-2, 2, (12, 3, 2)).astype(np.float32)  # [T, B, A]
     asked = iter(np.moveaxis(moves.reshape(4, 3, 3, 2), 1, 2))
-    earned = returns.play_rewards(world, np.arange(3), lambda world: next(asked), budget=10)
+    world.reset(np.arange(3))
+    earned = play(world, lambda world: next(asked), budget=10).returns
     world.reset(np.arange(3))
     expected = np.zeros(3)
     for move in moves[:10]:

@@ -51,7 +51,10 @@ MASK = "jepa.masks=[{{{}}}]"
         ),
         ([MASK.format("aspect_ratio: [1.5, 0.75]")], "aspect_ratio [1.5, 0.75] is a range"),
         ([MASK.format("aspect_ratio: [0, 1]")], "aspect_ratio [0.0, 1.0] must be above 0"),
-        (["evaluation.radius=0"], "'evaluation.radius' must be greater than 0"),
+        (
+            ["evaluation.task={name: two_rooms, radius: 0}"],
+            "'evaluation.task.radius' must be greater than 0",
+        ),
         (
             ["dynamics.context_frames=0"],
             "'dynamics.context_frames' must be greater than or equal to 1",

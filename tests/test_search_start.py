@@ -22,7 +22,6 @@ from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.terms import Effort, effort
 from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.settings import Geometry
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 BOXES = [(0, 512), (0, 1), (5, 6), (-6, -5), (-0.1, 1), (-3, 0)]
@@ -124,7 +123,7 @@ class Car(gymnasium.Env):
 
 
 def test_worlds_say_what_doing_nothing_is():
-    assert space_of(TwoRooms(Geometry()), frameskip=2, action_repeat=True).idle == (0, 0)
+    assert space_of(TwoRooms(), frameskip=2, action_repeat=True).idle == (0, 0)
     box, three = (
         gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([1, 1])),
         gymnasium.spaces.Discrete(3),

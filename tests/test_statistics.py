@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from rooms import rooms_task
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
@@ -19,7 +20,6 @@ from jepa_wm.evals.intervals import (
 )
 from jepa_wm.evals.outcomes import read_run
 from jepa_wm.evals.statistics import compare
-from jepa_wm.worlds.tasks import freeze_tasks
 
 # ---------------------------------------------------------------- intervals
 
@@ -133,7 +133,8 @@ def finished(
 ):
     """A run folder as `plan` leaves it, with the held-out tasks won that `won` [T] says, all
     training ones lost."""
-    tasks, plan = freeze_tasks(episodes=len(won), seed=task_seed), folder / "plan"
+    task, plan = rooms_task(), folder / "plan"
+    tasks = task.sample(len(won), task_seed)
     plan.mkdir(parents=True)
     tasks.save(plan / "tasks.json")
     for split, name, ends in (
@@ -145,7 +146,9 @@ def finished(
         track[ends, -1] = some.goal[ends]
         (plan / name).mkdir()
         for first in range(0, len(won), 4):
-            np.savez(plan / name / f"{first:05d}.npz", track=track[first : first + 4])
+            rows = slice(first, first + 4)
+            distance = task.distance(track[rows], some.goal[rows, None])
+            np.savez(plan / name / f"{first:05d}.npz", distance=distance)
     if cut:
         (plan / "main" / "00004.npz").unlink()
     rule = {"budget": budget, "radius": 4.5}

@@ -4,22 +4,25 @@ import json
 
 import numpy as np
 import pytest
+from rooms import frozen, rooms_task
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.evals import planning
 from jepa_wm.evals.intervals import wilson
-from jepa_wm.worlds.settings import Geometry
-from jepa_wm.worlds.tasks import Tasks, freeze_tasks, judge, task_geometry
-from jepa_wm.worlds.two_rooms.world import WALL_HALF, TwoRooms
+from jepa_wm.worlds.gym import GymSettings
+from jepa_wm.worlds.registry import TASKS, make_task
+from jepa_wm.worlds.tasks import Episodes, judge
+from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
+from jepa_wm.worlds.two_rooms.tasks import TwoRoomsTask
+from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 # ---------------------------------------------------------------- tasks
 
 
 @pytest.mark.parametrize("name", ["two_rooms", "wall"])
 def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
-    tasks = freeze_tasks(name, episodes=300, seed=1)
-    world = TwoRooms(tasks.geometry)
-    world.reset(tasks.seeds, start=tasks.start, layout=tasks.layout)
+    task = rooms_task(name)
+    tasks = task.sample(300, 1)
+    world = task.begin(tasks)
     side = np.sign(tasks.start[:, 0] - world.wall_x)
     assert (side == -np.sign(tasks.goal[:, 0] - world.wall_x)).all()
     for points in (tasks.start, tasks.goal):
@@ -36,7 +39,7 @@ def test_starts_and_goals_are_uniform_in_opposite_rooms_and_never_near(name):
 
 
 def test_near_pairs_are_drawn_again_and_the_others_kept():
-    kept, redrawn = freeze_tasks(episodes=150, radius=0.0), freeze_tasks(episodes=150, radius=20.0)
+    kept, redrawn = frozen(episodes=150, radius=1e-9), frozen(episodes=150, radius=20.0)
     far = np.linalg.norm(kept.start - kept.goal, axis=1) >= 20
     assert 0 < far.sum() < 300
     assert np.array_equal(kept.start[far], redrawn.start[far]) and np.array_equal(
@@ -47,11 +50,7 @@ def test_near_pairs_are_drawn_again_and_the_others_kept():
 
 
 def test_a_longer_set_holds_the_shorter_and_another_seed_is_another_set():
-    short, long, other = (
-        freeze_tasks(episodes=5),
-        freeze_tasks(episodes=40),
-        freeze_tasks(episodes=5, seed=1),
-    )
+    short, long, other = (frozen(episodes=5), frozen(episodes=40), frozen(episodes=5, seed=1))
     assert short.split.tolist() == ["heldout"] * 5 + ["train"] * 5 and len(long) == 80
     for field in ("seeds", "layout", "start", "goal"):
         for split in ("heldout", "train"):
@@ -59,21 +58,18 @@ def test_a_longer_set_holds_the_shorter_and_another_seed_is_another_set():
                 getattr(short.of(split), field), getattr(long.of(split).part(0, 5), field)
             )
         assert not np.array_equal(getattr(short, field), getattr(other, field))
-    assert (
-        len({short.digest, long.digest, other.digest, freeze_tasks("wall", episodes=5).digest})
-        == 4
-    )
-    assert short.digest == freeze_tasks(episodes=5).digest
+    assert len({short.digest, long.digest, other.digest, frozen("wall", episodes=5).digest}) == 4
+    assert short.digest == frozen(episodes=5).digest
 
 
 def test_the_set_of_the_protocol_never_changes():
-    assert freeze_tasks(episodes=100).digest == "01bf21138f2288f9"
-    assert freeze_tasks("wall", episodes=100).digest == "23f1026032c6ebde"
+    assert frozen(episodes=100).digest == "01bf21138f2288f9"
+    assert frozen("wall", episodes=100).digest == "23f1026032c6ebde"
 
 
 def test_the_wall_task_is_dino_wms_setting():
-    geometry = task_geometry("wall")
-    world = TwoRooms(geometry)
+    geometry = rooms_task("wall").world.geometry
+    world = TwoRoomsSettings(geometry=geometry).make()
     world.reset(np.arange(20))
     assert (world.wall_x == 32).all() and geometry.door_half == 4
     world.agent = np.full((20, 2), 10.0, np.float32)
@@ -82,12 +78,12 @@ def test_the_wall_task_is_dino_wms_setting():
 
 
 def test_tasks_survive_the_disk_and_edits_are_noticed(tmp_path):
-    tasks, path = freeze_tasks("wall", episodes=7, seed=3), tmp_path / "tasks.json"
+    tasks, path = frozen("wall", episodes=7, seed=3), tmp_path / "tasks.json"
     tasks.save(path)
-    loaded = Tasks.load(path)
-    assert (loaded.digest, loaded.geometry, loaded.name, loaded.seed) == (
+    loaded = Episodes.load(path)
+    assert (loaded.digest, loaded.settings, loaded.name, loaded.seed) == (
         tasks.digest,
-        tasks.geometry,
+        tasks.settings,
         "wall",
         3,
     )
@@ -98,54 +94,72 @@ def test_tasks_survive_the_disk_and_edits_are_noticed(tmp_path):
     plain["goal"][0][0] += 1.0
     path.write_text(json.dumps(plain))
     with pytest.raises(UserError, match="changed after it was frozen"):
-        Tasks.load(path)
+        Episodes.load(path)
     path.write_text("{" + path.read_text())
     with pytest.raises(UserError, match="is no task file"):
-        Tasks.load(path)
+        Episodes.load(path)
     for broken in (
         "[]",
         "{}",
-        json.dumps({**plain, "geometry": {"sise": 3}}),
         json.dumps({**plain, "start": [1, 2, 3]}),
         json.dumps({**plain, "start": plain["start"][1:]}),
         json.dumps({**plain, "split": ["both"] * len(plain["split"])}),
     ):
         path.write_text(broken)
         with pytest.raises(UserError, match="is no task file"):
-            Tasks.load(path)
+            Episodes.load(path)
+    path.write_text(json.dumps({**plain, "geometry": {"sise": 3}}))
+    with pytest.raises(UserError, match="changed after it was frozen"):
+        Episodes.load(path)
     with pytest.raises(UserError, match="no such task file"):
-        Tasks.load(tmp_path / "other.json")
+        Episodes.load(tmp_path / "other.json")
 
 
 def test_tasks_that_cannot_be_drawn_are_refused():
     with pytest.raises(ValueError, match="episodes"):
-        freeze_tasks(episodes=0)
-    with pytest.raises(ValueError, match="radius"):
-        freeze_tasks(radius=60.0)
-    with pytest.raises(ValueError, match="choose one of two_rooms, wall"):
-        freeze_tasks("maze")
+        frozen(episodes=0)
+    with pytest.raises(UserError, match="evaluation.task.radius 60 px does not fit rooms"):
+        frozen(radius=60.0)
+    with pytest.raises(UserError, match="no task is named 'maze'; there are two_rooms, wall"):
+        TASKS.get("maze")
+
+
+def test_the_task_is_the_worlds_own_where_the_config_names_none():
+    world = TwoRoomsSettings()
+    own, named = make_task(world, None), make_task(world, TwoRoomsTask(radius=3.0))
+    assert (own.name, own.radius, own.unit) == ("two_rooms", 4.5, "px") and named.radius == 3.0
+    with pytest.raises(UserError, match="the world gym has no goal tasks"):
+        make_task(GymSettings(), None)
+
+
+def test_a_task_of_another_world_is_refused():
+    class Maze(TwoRoomsSettings):
+        tasks = ("maze",)
+
+    with pytest.raises(
+        UserError, match="task.name wall is no task of the world two_rooms; it has maze"
+    ):
+        make_task(Maze(), TASKS.get("wall")())
 
 
 # ---------------------------------------------------------------- success and intervals
 
 
-def test_final_and_latched_are_judged_within_the_budget():
-    goal = np.zeros((4, 2), np.float32)
+def test_both_readings_of_success_are_judged_within_the_budget():
     x = np.array([[9, 9, 4.4], [9, 4.4, 9], [9, 9, 4.5], [4.4, 9, 9]], np.float32)
-    positions = np.stack([x, np.zeros_like(x)], -1)
-    whole = judge(positions, goal)
+    whole = judge(x, radius=4.5)
     assert whole.success_final.tolist() == [True, False, False, False]
     assert whole.success_any.tolist() == [True, True, False, True]
     assert np.array_equal(whole.distance, x)
-    short = judge(positions, goal, budget=1)
+    short = judge(x, radius=4.5, budget=1)
     assert short.success_final.tolist() == [False, True, False, False]
-    assert judge(positions, goal, radius=1.41).success_any.tolist() == [False] * 4
+    assert judge(x, radius=1.41).success_any.tolist() == [False] * 4
     with pytest.raises(ValueError, match="2 steps were recorded, the budget is 3"):
-        judge(positions, goal, budget=3)
+        judge(x, radius=4.5, budget=3)
     with pytest.raises(ValueError, match="NaN"):
-        judge(positions * np.nan, goal)
+        judge(x * np.nan, radius=4.5)
     with pytest.raises(ValueError, match="expected"):
-        judge(positions, goal[:2])
+        judge(x[None], radius=4.5)
 
 
 def test_the_wilson_interval_is_the_published_one():
@@ -166,30 +180,6 @@ def test_the_wilson_interval_is_the_published_one():
 
 
 def test_geometry_of_the_task_is_what_the_caller_asked_for():
-    tasks = freeze_tasks(geometry=Geometry(door_half=6.0), episodes=2)
-    assert (
-        tasks.geometry.door_half == 6.0
-        and task_geometry("wall", Geometry(size=65)).fixed_wall == 32
-    )
-
-
-def test_frozen_tasks_are_not_written_over_by_others(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "tasks.json"
-
-    def freeze(*words):
-        monkeypatch.setattr(
-            "sys.argv", ["planning", "freeze", str(file), "--episodes", "4", *words]
-        )
-        planning.main()
-
-    freeze()
-    before = file.read_bytes()
-    freeze()
-    assert file.read_bytes() == before
-    with pytest.raises(SystemExit):
-        freeze("--seed", "1")
-    assert file.read_bytes() == before and "holds something else" in capsys.readouterr().err
-    file.write_text("notes")
-    with pytest.raises(SystemExit):
-        freeze()
-    assert file.read_text() == "notes"
+    tasks = frozen(geometry=Geometry(door_half=6.0), episodes=2)
+    wall = rooms_task("wall", geometry=Geometry(size=65)).world.geometry
+    assert tasks.settings["geometry"]["door_half"] == 6.0 and wall.fixed_wall == 32

@@ -24,9 +24,8 @@ from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.training import dynamics, loop, pretrain
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
-from jepa_wm.worlds.collect import exploring, record
-from jepa_wm.worlds.settings import WorldSettings
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.collect import record
+from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
 STAGES = ("collect", "pretrain", "features", "dynamics", "heads")
 STEPS, SAVED = 22, 8
@@ -306,7 +305,7 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
     shutil.copytree(tiny_data, tmp_path / "data")
     (tmp_path / "data" / "heldout.h5").unlink()
     record(
-        tmp_path / "data" / "heldout.h5", TwoRooms(), exploring(WorldSettings()), np.arange(3), 2
+        tmp_path / "data" / "heldout.h5", TwoRooms(), TwoRoomsSettings().explore(), np.arange(3), 2
     )
     monkeypatch.setattr(loop, "_one_step", lambda *args: pytest.fail("trained all the same"))
     config = load_config("debug", [*overrides(tmp_path / "data"), "train.pretrain.steps=0"])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rooms import rooms_task
 
-from jepa_wm.worlds.settings import Geometry, NoiseLevels
-from jepa_wm.worlds.tasks import task_geometry
-from jepa_wm.worlds.two_rooms.world import STYLES, WALL_HALF, TwoRooms
+from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
+from jepa_wm.worlds.two_rooms.pictures import STYLES, NoiseLevels
+from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 BACKGROUND, WALL_COLOUR, DOT_COLOUR = STYLES["colour"]
 
@@ -17,7 +18,7 @@ NOISY = NoiseLevels(brightness=0.25, pixel=0.2, blotches=0.2)
 
 
 def new_world(seeds=1, *, start=None, noise=None, geometry=None):
-    world = TwoRooms(geometry, noise)
+    world = TwoRoomsSettings(geometry=geometry or Geometry(), noise=noise or NoiseLevels()).make()
     seeds = np.arange(seeds) if isinstance(seeds, int) else np.array(seeds)
     world.reset(
         seeds,
@@ -127,7 +128,7 @@ def inside_solid(world):
     st.sampled_from(["free", "at the wall"]),
 )
 def test_no_action_tunnels(seed, task, force, where):
-    geometry, r = task_geometry(task), np.random.default_rng(seed)
+    geometry, r = rooms_task(task).world.geometry, np.random.default_rng(seed)
     world = new_world(seed + np.arange(32), geometry=geometry)
     if where == "at the wall":
         at(
@@ -186,7 +187,7 @@ def test_the_door_is_open_to_its_edge_and_has_jambs(offset):
 
 
 def test_a_fast_mover_cannot_cut_through_the_jamb():
-    world = new_world(50, geometry=task_geometry("wall"))
+    world = new_world(50, geometry=rooms_task("wall").world.geometry)
     at(world, world.wall_x - WALL_HALF, world.door_y + 4)
     push(
         world, 1.7, 1.7
@@ -246,7 +247,7 @@ def test_a_world_is_the_same_in_any_batch_and_every_time(noise):
 
 
 def test_the_distraction_knows_nothing_of_the_agent():
-    """Same seed, agents elsewhere and moving otherwise: frames differ only where a clean agent would
+    """Same seed, agents elsewhere and moving otherwise: frames differ only where clean agents would
     make them."""
     worlds = [new_world(6, start=start, noise=NOISY) for start in ((9.0, 9.0), (54.0, 54.0))]
     for action in ((1.0, 0.0), (0.0, -1.0), (-1.0, 0.5)):

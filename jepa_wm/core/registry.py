@@ -97,10 +97,11 @@ def _origin(entry: Any) -> tuple[str, str]:
 @dataclass(frozen=True)
 class Choice:
     """What a config section is chosen from by its `name`, and the name that counts where none is
-    given."""
+    given; `optional`: it may also be null."""
 
     registry: Registry[Any]
     default: str
+    optional: bool = False
 
     def schema(self, section: Any) -> type[Section]:
         """The settings class that a section (plain data) asks for; UserError for a name that is
@@ -109,9 +110,9 @@ class Choice:
         settings: type[Section] = self.registry.get(name)
         return settings
 
-    def check(self, value: Any, handler: Any, info: ValidationInfo) -> Section:
+    def check(self, value: Any, handler: Any, info: ValidationInfo) -> Section | None:
         """The section as an object of the class it chooses; for pydantic."""
-        if isinstance(value, Section):
+        if isinstance(value, Section) or (value is None and self.optional):
             return value
         if not isinstance(value, Mapping):
             raise PydanticCustomError("mapping", "Input should be a mapping with a name")
@@ -124,11 +125,14 @@ class Choice:
         return schema.model_validate(value)
 
 
-def chosen(registry: Registry[Any], default: str) -> Any:
+def chosen(registry: Registry[Any], default: str, *, optional: bool = False) -> Any:
     """The type of a config section whose `name` chooses the registered settings class that checks
     the rest.
 
     Every such class declares `name: Literal["its name"] = "its name"`. A section without a name is
-    of `default`: `solver: chosen(SOLVERS, "cem") = CEM()`."""
-    choice = Choice(registry, default)
-    return SerializeAsAny[Annotated[Section, WrapValidator(choice.check), choice]]
+    of `default`: `solver: chosen(SOLVERS, "cem") = CEM()`. An `optional` one may be null."""
+    choice = Choice(registry, default, optional)
+    check = WrapValidator(choice.check)
+    if optional:
+        return Annotated[Section | None, check, choice, SerializeAsAny()]
+    return Annotated[Section, check, choice, SerializeAsAny()]

@@ -1,47 +1,71 @@
 """Whether held-out layouts are held out, decided on the content of the files and not on seeds.
 
-E episodes, L layouts, a pair each: wall x and door y in pixels.
-"""
+A layout is what a world draws at a reset and keeps apart, told by some numbers of its state: a
+file names them in its attribute `layout_names`, and in `layout_resolution` how near two layouts
+are that are the same.
+
+E episodes, R layouts asked for, L numbers of a layout."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
-from jepa_wm.data.datasets import data_folder
-from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.trajectories import Trajectories, attribute_text
 
-NAMES = ("wall_x", "door_y")  # the state numbers that tell a layout
-TRAINING = (
-    "_training_layouts"  # what folders and keys end in that are of episodes on training layouts
-)
-SAME = 1.0  # px; layouts that are nearer in both numbers look the same
+# what folders and keys end in that are of episodes on training layouts
+TRAINING = "_training_layouts"
 
 
-def layouts_of(data: Trajectories) -> np.ndarray | None:
-    """[E, 2] layouts of a file's episodes; None for a file whose state does not tell them."""
-    names = str(data.attributes.get("state_names", "")).split()
-    if "state" not in data or not set(NAMES) <= set(names):
-        return None
-    first = data.column("state")[data.offsets]
-    layouts: np.ndarray = first[:, [names.index(name) for name in NAMES]]
-    return layouts if np.isfinite(layouts).all() else None
+@dataclass(frozen=True)
+class Layouts:
+    """The layouts of a file's episodes."""
 
+    names: tuple[str, ...]  # L
+    unit: str  # of their numbers; "" where they have several, or none is known
+    resolution: float  # layouts that are nearer in every number are the same
+    values: np.ndarray  # [E, L]
 
-def met(layouts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[L] bool: which layouts [L, 2] are among others [M, 2]."""
-    return distance(layouts, others) < SAME
+    @classmethod
+    def of(cls, data: Trajectories) -> Layouts | None:
+        """Those of a file; None where it does not tell them."""
+        text = {
+            name: attribute_text(data.attributes.get(name, ""))
+            for name in ("state_names", "state_units", "layout_names")
+        }
+        known, names = text["state_names"].split(), text["layout_names"].split()
+        if "state" not in data or not names or not set(names) <= set(known):
+            return None
+        columns = [known.index(name) for name in names]
+        values: np.ndarray = data.column("state")[data.offsets][:, columns]
+        if not np.isfinite(values).all():
+            return None
+        units = text["state_units"].split()
+        own = {units[column] for column in columns} if len(units) == len(known) else {""}
+        resolution = float(str(data.attributes.get("layout_resolution", 0.0)))
+        return cls(tuple(names), own.pop() if len(own) == 1 else "", resolution, values)
 
+    def distance(self, layouts: np.ndarray) -> np.ndarray:
+        """[R] from each of layouts [R, L] to the nearest of these, in the number that differs
+        most."""
+        known = np.unique(self.values, axis=0)
+        nearest: np.ndarray = np.abs(layouts[:, None] - known).max(-1).min(1)
+        return nearest
 
-def distance(layouts: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[L] px from each of layouts [L, 2] to the nearest of others [M, 2], in the number that
-    differs more."""
-    known = np.unique(others, axis=0)
-    nearest: np.ndarray = np.abs(layouts[:, None] - known).max(-1).min(1)
-    return nearest
+    def met(self, layouts: np.ndarray) -> np.ndarray:
+        """[R] bool: which of layouts [R, L] are among these."""
+        nearest = self.distance(layouts)
+        return (nearest == 0) | (nearest < self.resolution)
+
+    def named(self, layout: np.ndarray) -> str:
+        """One layout [L] in words."""
+        return ", ".join(
+            f"{name} {number:g}" for name, number in zip(self.names, layout, strict=True)
+        )
 
 
 def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
@@ -50,52 +74,44 @@ def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
 
     Raises UserError, naming a layout, where there is one in both.
     """
-    known, held = layouts_of(train), layouts_of(heldout)
+    known, held = Layouts.of(train), Layouts.of(heldout)
     if known is None or held is None:
         return None
-    if (inside := met(held, known)).any():
+    if (inside := known.met(held.values)).any():
         raise UserError(
-            f"{heldout.path}: {inside.sum()} of its {len(held)} episodes have a layout that is "
-            f"in {train.path} too, "
-            f"the first {_words(held[inside][0])}; delete both files and collect anew, or name "
-            "other data with "
-            "data.path"
+            f"{heldout.path}: {inside.sum()} of its {len(held.values)} episodes have a layout "
+            f"that is in {train.path} too, the first {known.named(held.values[inside][0])}; "
+            "delete both files and collect anew, or name other data with data.path"
         )
     return 0
 
 
-def layouts_met(run: Run, heldout: np.ndarray, training: np.ndarray) -> dict[str, object]:
-    """What a run's training file says of the layouts [L, 2] of held-out and of training episodes:
-    for each of the two how many `episodes` there are, how many `met` a layout of the file, and the
-    px from the `nearest` of them to one.
+def layouts_met(train: Path, heldout: np.ndarray, training: np.ndarray) -> dict[str, object]:
+    """What a training file says of the layouts [R, L] of held-out and of training episodes: for
+    each of the two how many `episodes` there are, how many `met` a layout of the file, and how far
+    the `nearest` of them is from one, in the `unit` of the layouts.
 
     Of the held-out none has: one that has raises UserError. The figures are null, which is warned
     of, where the file is not there or does not tell layouts."""
-    train = data_folder(run.path, run.config) / "train.h5"
-    known = layouts_of(Trajectories(train)) if train.exists() else None
+    known = Layouts.of(Trajectories(train)) if train.exists() else None
     if known is None:
         warnings.warn(
-            f"{train} tells no layouts ({', '.join(NAMES)}): whether the held-out ones are in it "
-            "is not checked",
+            f"{train} tells no layouts (layout_names): whether the held-out ones are in it is not "
+            "checked",
             stacklevel=2,
         )
-    told: dict[str, object] = {}
+    result: dict[str, object] = {"unit": "" if known is None else known.unit}
     for part, layouts in (("heldout", heldout), ("training", training)):
-        told[part] = {"episodes": len(layouts), "met": None, "nearest": None}
+        result[part] = {"episodes": len(layouts), "met": None, "nearest": None}
         if known is None:
             continue
-        inside = met(layouts, known)
+        inside = known.met(layouts)
         if part == "heldout" and inside.any():
             raise UserError(
                 f"{train}: has the layouts of {inside.sum()} of the {len(layouts)} held-out "
-                "episodes, the first "
-                f"{_words(layouts[inside][0])}; collect anew in another --run, or name other "
-                "data with data.path"
+                f"episodes, the first {known.named(layouts[inside][0])}; collect anew in another "
+                "--run, or name other data with data.path"
             )
-        nearest = float(distance(layouts, known).min())
-        told[part] = {"episodes": len(layouts), "met": int(inside.sum()), "nearest": nearest}
-    return told
-
-
-def _words(layout: np.ndarray) -> str:
-    return f"wall x {layout[0]:g}, door y {layout[1]:g}"
+        nearest = float(known.distance(layouts).min())
+        result[part] = {"episodes": len(layouts), "met": int(inside.sum()), "nearest": nearest}
+    return result

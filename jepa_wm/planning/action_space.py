@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.discrete import DiscreteSpace as DiscreteSpace
-from jepa_wm.worlds.protocol import Idling, SaysActionKind, VectorWorld
+from jepa_wm.worlds.protocol import Idling, SaysActionKind, World
 
 
 class Space(Protocol):
@@ -251,11 +251,9 @@ class ActionSpace:
         return low.clamp(min=-self.max_norm), high.clamp(max=self.max_norm)
 
 
-def space_of(
-    world: VectorWorld, *, frameskip: int, action_repeat: bool
-) -> ActionSpace | DiscreteSpace:
-    """Blocks of `frameskip` actions of the world; with `action_repeat` one is searched a block. A discrete
-    action's numbers are one-hot, as the data hold them."""
+def space_of(world: World, *, frameskip: int, action_repeat: bool) -> ActionSpace | DiscreteSpace:
+    """Blocks of `frameskip` actions of the world; with `action_repeat` one is searched a block. A
+    discrete action's numbers are one-hot, as the data hold them."""
     idle = world.idle_action() if isinstance(world, Idling) else None
     if world.choices is not None:
         still = None if idle is None else int(idle[0])

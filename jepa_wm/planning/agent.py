@@ -26,7 +26,7 @@ from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.vjepa2_ac import POSE, RobotModel
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.protocol import VectorWorld
+from jepa_wm.worlds.protocol import World
 
 
 class Agent:
@@ -82,7 +82,7 @@ class Agent:
 
     @classmethod
     def of_run(
-        cls, run: Run, world: VectorWorld, *, extra_costs: Sequence[tuple[float, CostTerm]] = ()
+        cls, run: Run, world: World, *, extra_costs: Sequence[tuple[float, CostTerm]] = ()
     ) -> Agent:
         """The agent of a run whose dynamics are trained, for worlds with the actions of
         `world`."""

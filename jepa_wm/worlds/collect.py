@@ -6,36 +6,33 @@ B worlds stepped together, L frames an episode, a action numbers, K state number
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.interrupt import StopFlag, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.datasets import data_folder, open_data
+from jepa_wm.data.datasets import open_data
 from jepa_wm.data.duplicates import common_episodes
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.quantities import described
 from jepa_wm.data.trajectories import EpisodeWriter
-from jepa_wm.worlds.make import make_world
-from jepa_wm.worlds.policies import ExplorationPolicy, RandomHolds
 from jepa_wm.worlds.protocol import (
     Adjusting,
     NewPolicy,
-    Policy,
     Rewarding,
     SaysActionKind,
     SelfScoring,
     Split,
-    VectorWorld,
+    Splitting,
+    World,
     of_split,
-)  # fmt: skip
-from jepa_wm.worlds.settings import CollectSettings, WorldSettings
+)
+from jepa_wm.worlds.registry import WorldSettings
+from jepa_wm.worlds.settings import CollectSettings
 
 TOGETHER, MEMORY = (
     100,
@@ -52,11 +49,10 @@ def collect(
 ) -> dict[str, object]:
     """Write `train.h5` and `heldout.h5` of the configured world; a file that is there already is
     kept."""
-    config = run.config
-    folder = data_folder(run.path, config)
     run.stage_dir("collect")
-    if config.data.path is None:
-        record_parts(folder, make_world(config.world), collecting(config.world), config)
+    if data_path is None:
+        record_parts(run.path / "collect", world.make(), world.explore(), collect, seed)
+    config = run.config
     train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
     result: dict[str, object] = {
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
@@ -69,113 +65,110 @@ def collect(
     return {**result, **common}
 
 
-def collecting(worlds: WorldSettings) -> NewPolicy:
-    """The policy that collects data: the scripted one in two rooms, else random actions."""
-    if worlds.name == "two_rooms":
-        return exploring(worlds)
-    return lambda seeds: RandomHolds(seeds, hold=worlds.gym.hold)
-
-
-def exploring(worlds: WorldSettings) -> NewPolicy:
-    """The configured exploration of two rooms as a policy."""
-
-    def explore(seeds: np.ndarray) -> Policy:
-        explorer = ExplorationPolicy(
-            worlds.geometry, seeds, cross=worlds.cross, drift=worlds.drift, blind=worlds.blind
+def data_seeds(settings: CollectSettings, seed: int) -> dict[Split, np.ndarray]:
+    """The seeds of the episodes of both files, which have none in common."""
+    if settings.episodes > HELDOUT_SEEDS:
+        raise UserError(
+            f"collect.episodes {settings.episodes}: above {HELDOUT_SEEDS} they meet the held-out "
+            "seeds; lower it"
         )
-        return lambda world: explorer.act(world.state())
-
-    return explore
+    first = seed * 10**7
+    return {
+        "train": first + np.arange(settings.episodes),
+        "heldout": first + HELDOUT_SEEDS + np.arange(settings.heldout_episodes),
+    }
 
 
 def record_parts(
-    folder: Path | str, world: VectorWorld, new_policy: NewPolicy, config: Config
+    folder: Path | str, world: World, new_policy: NewPolicy, settings: CollectSettings, seed: int
 ) -> None:
-    """`record` `train.h5` and `heldout.h5` of the sizes in config.collect; a file that is there
-    already is kept.
+    """`record` `train.h5` and `heldout.h5` of the configured sizes; a file that is there already
+    is kept.
 
     Of a world with splits each file shows its own; of others the seeds differ, which is all that
     can be kept apart."""
-    settings = config.collect
-    if settings.episodes > HELDOUT_SEEDS:
-        raise UserError(
-            f"collect.episodes {settings.episodes}: above {HELDOUT_SEEDS} they meet the held-out seeds; lower it"
-        )
-    parts: tuple[tuple[Split, int, int, int], ...] = (
-        ("train", settings.episodes, settings.episode_length, 0),
-        ("heldout", settings.heldout_episodes, settings.heldout_episode_length, HELDOUT_SEEDS),
-    )
-    for part, episodes, length, first in parts:
-        path, seeds = (
-            Path(folder) / f"{part}.h5",
-            config.seed * 10**7 + first + np.arange(episodes),
-        )
+    lengths = {"train": settings.episode_length, "heldout": settings.heldout_episode_length}
+    for part, seeds in data_seeds(settings, seed).items():
+        path = Path(folder) / f"{part}.h5"
         if not path.exists():
-            drawn = of_split(world, part)
             record(
                 path,
-                drawn,
+                of_split(world, part),
                 new_policy,
                 seeds,
-                length,
+                lengths[part],
                 shortest=settings.min_length,
                 label=f"collect {part}",
             )
 
 
 def record(
-    path: Path, world: VectorWorld, new_policy: NewPolicy, seeds: np.ndarray, length: int, *, shortest: int = 2,
+    path: Path,
+    world: World,
+    new_policy: NewPolicy,
+    seeds: np.ndarray,
+    length: int,
+    *,
+    shortest: int = 2,
     label: str = "collect",
-) -> None:  # fmt: skip
+) -> None:
     """Write one episode of `length` frames per seed, fewer where it ends by itself.
 
-    Columns: pixels and action; state where the world has one; reward and terminated where it pays
+    Columns: pixels and action; state where the world has one; reward and terminated where it has
     rewards: what the action of a row earned, and whether it ended the episode. `new_policy(seeds)`
     begins the policy of a batch. Episodes that end before `shortest` frames are left out; how many
     there were is the file's attribute `left_out`. An interrupted file leaves nothing behind and is
     begun again. Raises UserError if no episode is left."""
     world.reset(seeds[:1])
-    frame, names = world.render()[0], world.state_names
-    columns = {"pixels": (frame.shape, "u1"), "action": (world.action_bounds[0].shape, "f4")}
-    if names:
-        columns["state"] = ((len(names),), "f4")
-    if isinstance(world, Rewarding) and world.has_reward:
-        columns |= {"reward": ((), "f4"), "terminated": ((), "u1")}
+    frame = world.render()[0]
     together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
+    # Where no episode ends by itself the size of the file is known.
     known = None if isinstance(world, SelfScoring) else np.full(len(seeds), length)
     if known is not None and length < shortest:
         raise UserError(_none_left(shortest, length))
-    writer = EpisodeWriter(path, columns, known)
+    writer = EpisodeWriter(path, _columns(world, frame), known)
     lengths: list[int] = []  # of all episodes, also of those that are left out
     try:
         with catching_signals() as stop, Progress(label, len(seeds)) as bar:
             for first in range(0, len(seeds), together):
-                some = seeds[first : first + together]
-
-                def tell(share: float, first: int = first, count: int = len(some)) -> None:
-                    stop.raise_if_requested()
-                    bar.update(first + int(share * count))
-
-                for episode in _episodes(world, new_policy, some, length, tell):
+                batch = seeds[first : first + together]
+                for episode in _episodes(world, new_policy, batch, length, stop, bar, first):
                     lengths.append(len(episode["pixels"]))
                     if lengths[-1] >= shortest:
                         writer.add(episode)
-                bar.update(min(first + together, len(seeds)))
+                bar.update(first + len(batch))
                 stop.raise_if_requested()
             if max(lengths) < shortest:
                 raise UserError(_none_left(shortest, max(lengths)))
-            writer.close(
-                stop.raise_if_requested, **_about(world, sum(n < shortest for n in lengths))
-            )
+            left_out = sum(count < shortest for count in lengths)
+            writer.close(stop.raise_if_requested, **_about(world, left_out))
     except BaseException:
         writer.abandon()
         raise
 
 
-def _about(world: VectorWorld, left_out: int) -> dict[str, str | int]:
+def _columns(world: World, frame: np.ndarray) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> (shape, type) of a row of what is recorded."""
+    columns: dict[str, tuple[tuple[int, ...], str]] = {
+        "pixels": (frame.shape, "u1"),
+        "action": (world.action_bounds[0].shape, "f4"),
+    }
+    if world.state_names:
+        columns["state"] = ((len(world.state_names),), "f4")
+    if isinstance(world, Rewarding) and world.has_reward:
+        columns |= {"reward": ((), "f4"), "terminated": ((), "u1")}
+    return columns
+
+
+def _about(world: World, left_out: int) -> dict[str, str | int | float]:
     """The file's attributes."""
     names = world.state_names
-    about: dict[str, str | int] = {**described(names, world.state_units)} if names else {}
+    about: dict[str, str | int | float] = {}
+    if names:
+        about |= described(names, world.state_units)
+    if isinstance(world, Splitting):
+        about["layout_names"] = " ".join(world.layout_names)
+        about["layout_resolution"] = world.layout_resolution
     if isinstance(world, SaysActionKind) and world.action_kind != "delta":
         about["action_kind"] = world.action_kind
     if left_out:
@@ -185,20 +178,22 @@ def _about(world: VectorWorld, left_out: int) -> dict[str, str | int]:
 
 def _none_left(shortest: int, longest: int) -> str:
     return (
-        f"no episode has {shortest} frames before it ends, the longest {longest}; lower collect.min_length, or collect "
-        "with a policy that lasts longer"
+        f"no episode has {shortest} frames before it ends, the longest {longest}; lower "
+        "collect.min_length, or collect with a policy that lasts longer"
     )
 
 
 def _episodes(
-    world: VectorWorld,
+    world: World,
     new_policy: NewPolicy,
     seeds: np.ndarray,
     length: int,
-    tell: Callable[[float], None],
+    stop: StopFlag,
+    bar: Progress,
+    done: int,
 ) -> list[dict[str, np.ndarray]]:
-    """{column: [t, ...]} of each episode of a batch played from its reset; `tell` hears at each
-    step how far it is.
+    """{column: [t, ...]} of each episode of a batch played from its reset, where `done` episodes
+    lie before it.
 
     t is `length`, or less where the episode ends by itself. What follows an end is a standing
     picture whatever is done, and would teach that actions do nothing. Played once: a second play
@@ -210,10 +205,12 @@ def _episodes(
         name: [] for name in ("pixels", "action", "state", "reward", "terminated")
     }
     for step in range(length):
-        tell(step / length)
+        stop.raise_if_requested()
+        bar.update(done + int(step / length * len(seeds)))
         if step:
             world.step(steps["action"][-1])
-            _note_pay(world, steps)
+            _note_reward(world, steps)
+        # What is seen now, and what is done about it.
         if isinstance(world, SelfScoring):
             lengths[world.ended() & (lengths == length)] = step + 1
         steps["pixels"].append(world.render())
@@ -232,12 +229,12 @@ def _episodes(
     ]
 
 
-def _taken(world: VectorWorld, action: np.ndarray) -> np.ndarray:
-    """[B, a] float32: what the world makes of the actions of a policy."""
+def _taken(world: World, action: np.ndarray) -> np.ndarray:
+    """[B, A] float32: what the world makes of the actions of a policy."""
     return world.taken(action) if isinstance(world, Adjusting) else action
 
 
-def _note_pay(world: VectorWorld, steps: dict[str, list[np.ndarray]]) -> None:
+def _note_reward(world: World, steps: dict[str, list[np.ndarray]]) -> None:
     if isinstance(world, Rewarding) and world.has_reward:
         steps["reward"].append(world.reward())
         steps["terminated"].append(world.terminated().astype(np.uint8))

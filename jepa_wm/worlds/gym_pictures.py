@@ -15,21 +15,22 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 
 RENDER = "render"  # names the picture that is no entry of the observation
-SMALLEST = 16  # px; what is smaller and grey, or lies inside an observation, is a grid of numbers (MiniGrid's, say)
+# px; what is smaller and grey, or lies inside an observation, is a grid of numbers, MiniGrid's say
+SMALLEST = 16
 KINDS = (
-    "a picture is uint8 [height, width, 3], channels first, or grey, or of other numbers from 0 to 1 or to 255 if "
-    "observation_space says so"
+    "a picture is uint8 [height, width, 3], channels first, or grey, or of other numbers from 0 to "
+    "1 or to 255 if observation_space says so"
 )
 
 
-def source(env: gymnasium.Env, observation: Any, wanted: str | None) -> str:
+def source(env: gymnasium.Env, observation: Any, asked: str | None) -> str:
     """What is the picture: the name of an entry of the observation ("" for the whole of it) or
     `RENDER`.
 
-    `wanted` names it; without, it is the only picture there, else `RENDER`. Where there are
+    `asked` names it; without, it is the only picture there, else `RENDER`. Where there are
     several, colour comes before grey, after that uint8 before other numbers. Raises UserError for
     equals, and for a name that is no picture."""
-    if wanted == RENDER:
+    if asked == RENDER:
         return RENDER
     entries = dict(_entries(observation, env.observation_space))
     rank: dict[str, tuple[bool, bool]] = {}
@@ -40,23 +41,23 @@ def source(env: gymnasium.Env, observation: Any, wanted: str | None) -> str:
         grey = 1 in (value.shape[-1], value.shape[0]) or value.ndim == 2
         if min(picture.shape[:2]) >= SMALLEST or not (name or grey):
             rank[name] = (grey, value.dtype != np.uint8)
-    if wanted is not None:
-        if wanted not in rank:
+    if asked is not None:
+        if asked not in rank:
             raise UserError(
-                f"{env}: world.gym.picture is {wanted!r}, which is no picture of its observation; that has "
-                f"{_listed(entries)}; {RENDER!r} is what render() draws"
+                f"{env}: world.picture is {asked!r}, which is no picture of its observation; that "
+                f"has {_listed(entries)}; {RENDER!r} is what render() draws"
             )
-        return wanted
+        return asked
     best = [name for name in rank if rank[name] == min(rank.values())]
     if len(best) > 1:
         raise UserError(
-            f"{env}: its observation has several pictures, {', '.join(best)}: choose one with world.gym.picture, or "
-            f"{RENDER!r}, what render() draws"
+            f"{env}: its observation has several pictures, {', '.join(best)}: choose one with "
+            f"world.picture, or {RENDER!r}, what render() draws"
         )
     return best[0] if best else RENDER
 
 
-def seen(env: gymnasium.Env, observation: Any, name: str) -> np.ndarray:
+def observed(env: gymnasium.Env, observation: Any, name: str) -> np.ndarray:
     """[h, w, 3] uint8: an entry of the observation; raises UserError if it is no picture any
     more."""
     entries = dict(_entries(observation, env.observation_space))
@@ -92,8 +93,8 @@ def rendered(env: gymnasium.Env, observation: Any) -> np.ndarray:
     if picture is None:
         raise UserError(
             f"{env}: neither the observation nor render() is a picture, but "
-            f"{_listed(dict(_entries(observation, env.observation_space)))} and {_kind(drawn)}; {KINDS}; make it with "
-            'render_mode="rgb_array"'
+            f"{_listed(dict(_entries(observation, env.observation_space)))} and {_kind(drawn)}; "
+            f'{KINDS}; make it with render_mode="rgb_array"'
         )
     return picture
 
@@ -120,8 +121,8 @@ def as_picture(env: gymnasium.Env, value: Any, space: gymnasium.Space | None) ->
             return None
         if not (value >= 0).all() or not (value <= highest).all():
             raise UserError(
-                f"{env}: a picture of its observation holds numbers from {value.min():.4g} to {value.max():.4g}; "
-                f"observation_space says from 0 to {highest}"
+                f"{env}: a picture of its observation holds numbers from {value.min():.4g} to "
+                f"{value.max():.4g}; observation_space says from 0 to {highest}"
             )
         value = np.round(value.astype(np.float64) * (255 / highest)).astype(np.uint8)
     return value if value.shape[2] == 3 else np.repeat(value, 3, axis=2)

@@ -1,5 +1,5 @@
 """Brings any Gymnasium environment with images under the protocol: a batch of it becomes a
-`VectorWorld`.
+`World`.
 
 B worlds in the batch, S and W frame height and width, a action numbers (n of a choice among n), K
 state numbers."""
@@ -17,9 +17,8 @@ from PIL import Image
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.quantities import described
 from jepa_wm.data.trajectories import ActionKind
-from jepa_wm.worlds.gym_actions import bounds, given, plannable, taken
-from jepa_wm.worlds.gym_pictures import RENDER, as_picture, rendered, seen, source
-from jepa_wm.worlds.gym_step import begin, take
+from jepa_wm.worlds.gym_calls import begin, bounds, given, plannable, take, taken
+from jepa_wm.worlds.gym_pictures import RENDER, as_picture, observed, rendered, source
 
 
 class GymWorld:
@@ -51,11 +50,11 @@ class GymWorld:
         described(state_names, state_units)  # units that do not fit the names are refused
         self._envs: list[gymnasium.Env] = [make()]
         self._space = plannable(self._envs[0])
-        self._wanted = picture
+        self._asked = picture
         self._source: str | None = None  # once there is an observation to find a picture in
         self._shape: tuple[int, ...] | None = None  # of the latest picture
         self._frames: list[np.ndarray | None] = []  # of [S, W, 3]; None: not looked at yet
-        self._seen: list[
+        self._observed: list[
             Any
         ] = []  # the picture of each observation, or the observation where render() draws it
         self._infos: list[dict[str, Any]] = []
@@ -91,9 +90,10 @@ class GymWorld:
             self._envs.append(self._make())
             if any(self._envs[-1] is env for env in self._envs[:-1]):
                 raise UserError(
-                    f"{self._envs[-1]}: was made twice; let GymWorld's `make` return a new one each time"
+                    f"{self._envs[-1]}: was made twice; let GymWorld's `make` return a new one "
+                    "each time"
                 )
-        self._frames, self._seen, self._infos = (
+        self._frames, self._observed, self._infos = (
             [None] * len(seeds),
             [None] * len(seeds),
             [{} for _ in seeds],
@@ -103,7 +103,7 @@ class GymWorld:
                 self._envs[i], int(seed), None if start is None else start[i]
             )
             if self._source is None:
-                self._source = source(self._envs[i], observation, self._wanted)
+                self._source = source(self._envs[i], observation, self._asked)
             self._keep(i, observation, info)
             self._frames[i] = self._frame(i)
         self._forget(len(seeds))
@@ -143,14 +143,11 @@ class GymWorld:
         if not self._names:
             return np.zeros((len(self), 0), np.float32)
         states = [np.asarray(info.get("state", None)) for info in self._infos]
-        missing = [
-            i for i, state in enumerate(states)
-            if state.shape != (len(self._names),) or state.dtype.kind not in "biuf" or not np.isfinite(state).all()
-        ]  # fmt: skip
-        if missing:
+        wrong = [i for i, state in enumerate(states) if not _is_state(state, len(self._names))]
+        if wrong:
             raise UserError(
-                f'info["state"] of world {missing[0]} does not hold the {len(self._names)} numbers {self._names}, all '
-                "finite; let the environment report them, or leave state_names out"
+                f'info["state"] of world {wrong[0]} does not hold the {len(self._names)} numbers '
+                f"{self._names}, all finite; let the environment report them, or leave state_names out"
             )
         return np.stack([state.astype(np.float32) for state in states])
 
@@ -174,23 +171,23 @@ class GymWorld:
         """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or
         the choice that its action meanings call NOOP; None where it says neither. UserError for
         one that is none of its actions."""
-        env, said, meanings = (
+        env, idle, meanings = (
             self._envs[0],
             self._own("idle_action"),
             self._own("get_action_meanings"),
         )
         choice = isinstance(self._space, gymnasium.spaces.Discrete)
-        if said is None and choice and meanings is not None and "NOOP" in meanings():
+        if idle is None and choice and meanings is not None and "NOOP" in meanings():
             return np.array([list(meanings()).index("NOOP")])
-        if said is None:
+        if idle is None:
             return None
-        if np.shape(said) != self._space.shape or not self._space.contains(
-            np.asarray(said, self._space.dtype)
+        if np.shape(idle) != self._space.shape or not self._space.contains(
+            np.asarray(idle, self._space.dtype)
         ):
-            raise UserError(f"{env}: its idle_action {said} is none of the actions {self._space}")
+            raise UserError(f"{env}: its idle_action {idle} is none of the actions {self._space}")
         if isinstance(self._space, gymnasium.spaces.Discrete):
-            return np.array([int(said) - int(self._space.start)])
-        return np.asarray(said, np.float32)
+            return np.array([int(idle) - int(self._space.start)])
+        return np.asarray(idle, np.float32)
 
     def _own(self, name: str) -> Any:
         """An attribute of the environment or of its wrappers, down to one that makes other actions
@@ -210,14 +207,16 @@ class GymWorld:
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
             raise UserError(
-                f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset report one'
+                f'world {missing[0]} has no info["goal_image"]; let the environment\'s reset '
+                "report one"
             )
         pictures = [
             as_picture(self._envs[0], np.asarray(info["goal_image"]), None) for info in self._infos
         ]
         if any(picture is None for picture in pictures):
             raise UserError(
-                f'{self._envs[0]}: info["goal_image"] is no picture; let it be uint8 [height, width, 3]'
+                f'{self._envs[0]}: info["goal_image"] is no picture; let it be uint8 '
+                "[height, width, 3]"
             )
         return np.stack([self._fit(picture) for picture in pictures if picture is not None])
 
@@ -231,19 +230,21 @@ class GymWorld:
         arrays."""
         assert self._source is not None
         env, drawn = self._envs[i], self._source == RENDER
-        self._seen[i] = observation if drawn else seen(env, observation, self._source).copy()
+        self._observed[i] = observation
+        if not drawn:
+            self._observed[i] = observed(env, observation, self._source).copy()
         self._infos[i] = {**info, "state": copy(info["state"])} if "state" in info else info
         self._frames[i] = None
 
     def _frame(self, i: int) -> np.ndarray:
         """[S, W, 3] what world i shows."""
-        picture = (
-            rendered(self._envs[i], self._seen[i]) if self._source == RENDER else self._seen[i]
-        )
+        picture = self._observed[i]
+        if self._source == RENDER:
+            picture = rendered(self._envs[i], picture)
         if self._size is None and self._shape not in (None, picture.shape):
             raise UserError(
-                f"{self._envs[i]}: its picture is {list(picture.shape)} now and was {list(self._shape or ())} before; "
-                "set world.gym.size"
+                f"{self._envs[i]}: its picture is {list(picture.shape)} now and was "
+                f"{list(self._shape or ())} before; set world.size"
             )
         self._shape = picture.shape
         return self._fit(picture)
@@ -255,3 +256,10 @@ class GymWorld:
         return np.asarray(
             Image.fromarray(frame).resize((self._size, self._size), Image.Resampling.BILINEAR)
         )
+
+
+def _is_state(state: np.ndarray, count: int) -> bool:
+    """Whether an entry of infos holds so many finite numbers."""
+    return (
+        state.shape == (count,) and state.dtype.kind in "biuf" and bool(np.isfinite(state).all())
+    )

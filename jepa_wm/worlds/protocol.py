@@ -7,7 +7,7 @@ there is no state)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -15,7 +15,7 @@ Split = Literal["train", "heldout"]
 
 
 @runtime_checkable
-class VectorWorld(Protocol):
+class World(Protocol):
     """A batch of worlds that step together; world i depends on its seed and its actions, never on
     its neighbours."""
 
@@ -69,7 +69,7 @@ class VectorWorld(Protocol):
 
 
 @runtime_checkable
-class SelfScoring(VectorWorld, Protocol):
+class SelfScoring(World, Protocol):
     """A world that ends its episodes and judges its success by itself, such as `GymWorld`."""
 
     def ended(self) -> np.ndarray:
@@ -83,7 +83,7 @@ class SelfScoring(VectorWorld, Protocol):
 
 
 @runtime_checkable
-class Rewarding(VectorWorld, Protocol):
+class Rewarding(World, Protocol):
     """A world that gives rewards, if `has_reward`."""
 
     @property
@@ -102,7 +102,7 @@ class Rewarding(VectorWorld, Protocol):
 
 
 @runtime_checkable
-class Adjusting(VectorWorld, Protocol):
+class Adjusting(World, Protocol):
     """A world that takes some actions otherwise than they are given: clipped, say."""
 
     def taken(self, action: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class Adjusting(VectorWorld, Protocol):
 
 
 @runtime_checkable
-class SaysActionKind(VectorWorld, Protocol):
+class SaysActionKind(World, Protocol):
     """A world that says what its actions are; those of one that does not are moves."""
 
     @property
@@ -121,9 +121,19 @@ class SaysActionKind(VectorWorld, Protocol):
 
 
 @runtime_checkable
-class Splitting(Protocol):
-    """A world that keeps some of what it draws at a reset apart, layouts say: what its two splits
+class Splitting(World, Protocol):
+    """A world that keeps some of what it draws at a reset apart, its layouts: what its two splits
     show is disjoint."""
+
+    @property
+    def layout_names(self) -> tuple[str, ...]:
+        """The numbers of `state` that tell a layout, by their names."""
+        ...
+
+    @property
+    def layout_resolution(self) -> float:
+        """Layouts that are nearer than this in every number are the same; in their unit."""
+        ...
 
     def of_split(self, split: Split) -> Splitting:
         """The same world drawing from one split alone; UserError where there is too little to keep
@@ -131,20 +141,21 @@ class Splitting(Protocol):
         ...
 
 
-World = TypeVar("World", bound=VectorWorld)
+AnyWorld = TypeVar("AnyWorld", bound=World)
 
 
-def of_split(world: World, split: Split) -> World:
+def of_split(world: AnyWorld, split: Split) -> AnyWorld:
     """The world drawing from one split alone; of a world that keeps nothing apart only the seeds
     can differ."""
     if not isinstance(world, Splitting):
         return world
-    split_world: World = world.of_split(split)
-    return split_world
+    split_world: Any = world.of_split(split)
+    same_kind: AnyWorld = split_world
+    return same_kind
 
 
 @runtime_checkable
-class Idling(VectorWorld, Protocol):
+class Idling(World, Protocol):
     """A world that knows what doing nothing is there, such as coasting; a search tries that
     first."""
 
@@ -154,7 +165,7 @@ class Idling(VectorWorld, Protocol):
         ...
 
 
-Policy = Callable[[VectorWorld], np.ndarray]  # actions [B, a] for the worlds as they stand
+Policy = Callable[[World], np.ndarray]  # actions [B, a] for the worlds as they stand
 NewPolicy = Callable[
     [np.ndarray], Policy
 ]  # the policy of a batch with these seeds [B], which it draws from alone

@@ -1,77 +1,66 @@
-"""Frozen goal tasks: layout, start and goal of every episode, made once; and the rules by which
-success is judged.
+"""Goal tasks: what a task must offer to be planned in and scored, its frozen episodes, and the
+rule by which success is judged.
 
-A set has as many tasks on held-out layouts, which training never draws, as on training layouts.
+Where a world keeps layouts apart, a set has as many episodes on held-out layouts, which training
+never draws, as on training layouts.
 
-E episodes, T environment steps. Positions are (x, y) in pixels. The state is used to score, never
+E episodes, B worlds in a batch, T environment steps, K state numbers, P numbers of a position, L
+of a layout, a action numbers. Distances are in the task's unit. The state is used to score, never
 to plan."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
-from pydantic import ValidationError
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.text import read_text
-from jepa_wm.worlds.protocol import Split
-from jepa_wm.worlds.settings import Geometry
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.protocol import Split, World
 
-TaskName = Literal["two_rooms", "wall"]
-BUDGETS: dict[TaskName, tuple[int, ...]] = {
-    "two_rooms": (200,),
-    "wall": (30, 50),
-}  # environment steps
-RADIUS = 4.5  # px; success is a distance below it
-UNIT = "px"  # of positions and distances
-STRICT_RADIUS = 1.41  # px, PLDM's rule, reported beside
-SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the tasks in a set
-
-
-ARRAYS = (
-    "seeds",
-    "split",
-    "layout",
-    "start",
-    "goal",
-)  # fields of Tasks that have an entry for each task
+SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set
+ARRAYS: dict[str, Any] = {  # of episodes, and their types
+    "seeds": np.int64,
+    "split": np.str_,
+    "layout": np.float32,
+    "start": np.float32,
+    "goal": np.float32,
+}
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """One frozen set of episodes: `TwoRooms(tasks.geometry).reset(tasks.seeds, start=tasks.start,
-    layout=tasks.layout)` begins them all."""
+class Episodes:
+    """One frozen set of goal episodes, `Task.sample` of a number and a seed."""
 
-    name: TaskName
+    name: str  # of the task
     seed: int  # that drew the set
-    radius: float  # px; no start lies this near to its goal
-    geometry: Geometry
+    settings: Mapping[str, Any]  # what else it was drawn for, as plain data
     seeds: np.ndarray  # [E] int64: of distractions, of chance and of the search
     split: np.ndarray  # [E] "heldout" or "train": whether training may draw the layout
-    layout: np.ndarray  # [E, 2] float32 wall x, door y
-    start: np.ndarray  # [E, 2] float32
-    goal: np.ndarray  # [E, 2] float32
+    layout: np.ndarray  # [E, L] float32; L = 0 in a world that keeps none apart
+    start: np.ndarray  # [E, P] float32
+    goal: np.ndarray  # [E, P] float32
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def part(self, first: int, last: int) -> Tasks:
-        """Episodes `first` to `last` (excluded) as tasks of their own."""
-        return self._chosen(np.arange(len(self))[first:last])
+    def part(self, first: int, last: int) -> Episodes:
+        """Episodes `first` to `last` (excluded) as a set of their own."""
+        return self.at(np.arange(len(self))[first:last])
 
-    def of(self, split: Split) -> Tasks:
-        """The tasks on layouts of one split."""
-        return self._chosen(np.flatnonzero(self.split == split))
+    def of(self, split: Split) -> Episodes:
+        """The episodes of one split."""
+        return self.at(np.flatnonzero(self.split == split))
 
-    def _chosen(self, some: np.ndarray) -> Tasks:
-        return replace(self, **{name: getattr(self, name)[some] for name in ARRAYS})
+    def at(self, rows: np.ndarray) -> Episodes:
+        """The episodes of these numbers."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     @property
     def digest(self) -> str:
@@ -83,117 +72,130 @@ class Tasks:
         write_atomic(path, json.dumps({**self._plain(), "digest": self.digest}, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Tasks:
+    def load(cls, path: Path) -> Episodes:
         """The mirror image of `save`; raises UserError for a file that is missing, damaged or
         edited."""
         try:
             plain = json.loads(read_text(path))
             stored = plain.pop("digest")
-            tasks = cls(
-                plain["name"],
-                int(plain["seed"]),
-                float(plain["radius"]),
-                Geometry(**plain["geometry"]),
-                np.array(plain["seeds"], np.int64),
-                np.array(plain["split"], np.str_),
-                *(
-                    np.array(plain[name], np.float32).reshape(-1, 2)
-                    for name in ("layout", "start", "goal")
-                ),
-            )
-            if len({len(getattr(tasks, name)) for name in ARRAYS}) > 1 or not set(tasks.split) <= {
-                *get_args(Split)
-            }:
-                raise ValueError(f"one of {', '.join(ARRAYS)}")
+            name, seed = str(plain.pop("name")), int(plain.pop("seed"))
+            arrays = {key: np.array(plain.pop(key), kind) for key, kind in ARRAYS.items()}
+            episodes = cls(name, seed, plain, **arrays)
+            _check_arrays(episodes)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: there is no such task file; freeze the tasks first"
             ) from None
-        except (json.JSONDecodeError, UserError, ValidationError) as error:
+        except (json.JSONDecodeError, UserError) as error:
             raise UserError(
                 f"{path}: is no task file ({error}); delete it, or freeze the tasks again"
             ) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the tasks again"
+                f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the "
+                "tasks again"
             ) from None
-        if tasks.digest != stored:
+        if episodes.digest != stored:
             raise UserError(
-                f"{path}: was changed after it was frozen (digest {tasks.digest}, written {stored})"
+                f"{path}: was changed after it was frozen (digest {episodes.digest}, written "
+                f"{stored})"
             )
-        return tasks
+        return episodes
 
     def _plain(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "seed": self.seed,
-            "radius": self.radius,
-            "geometry": self.geometry.model_dump(),
-            **{name: getattr(self, name).tolist() for name in ARRAYS},
-        }
+        arrays = {name: getattr(self, name).tolist() for name in ARRAYS}
+        return {"name": self.name, "seed": self.seed, **self.settings, **arrays}
 
 
-def task_geometry(name: TaskName, geometry: Geometry | None = None) -> Geometry:
-    """The world of a task: the given one for two_rooms; for wall, the same in DINO-WM's setting.
-
-    That is the wall fixed at x = 32, doors of +-4 px, next = position + 2 * action. Raises
-    ValueError for another name."""
-    if name not in BUDGETS:
-        raise ValueError(f"task {name!r} is not known; choose one of {', '.join(BUDGETS)}")
-    geometry = geometry or Geometry()
-    if name == "two_rooms":
-        return geometry
-    return geometry.model_copy(update={"fixed_wall": 32, "door_half": 4.0, "action_scale": 2.0})
+def _check_arrays(episodes: Episodes) -> None:
+    """ValueError where the arrays of a set do not fit each other."""
+    lengths = {len(getattr(episodes, name)) for name in ARRAYS}
+    pairs = all(getattr(episodes, name).ndim == 2 for name in ("layout", "start", "goal"))
+    known = set(episodes.split) <= {*get_args(Split)}
+    if len(lengths) > 1 or not pairs or not known:
+        raise ValueError(f"one of {', '.join(ARRAYS)}")
 
 
-def freeze_tasks(
-    name: TaskName = "two_rooms",
-    *,
-    geometry: Geometry | None = None,
-    episodes: int = 100,
-    seed: int = 0,
-    radius: float = RADIUS,
-) -> Tasks:
-    """Draw a task's episodes, `episodes` on held-out layouts and then as many on training layouts.
-
-    Start and goal are uniform in opposite rooms, pairs nearer than `radius` are drawn again.
-    Episode i of a split depends on (name, geometry, radius, seed, split, i) alone: a longer set
-    holds the shorter one. Raises ValueError for episodes < 1 or a radius that rooms of this
-    geometry cannot keep, UserError for a geometry with too few layouts to hold some out."""
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
-    world = TwoRooms(task_geometry(name, geometry))
-    parts = [_drawn(world.of_split(split), episodes, seed, radius) for split in SPLITS]
-    arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    return Tasks(name, seed, radius, task_geometry(name, geometry), *arrays)
+GoalPolicy = Callable[[World, np.ndarray], np.ndarray]  # worlds, goals [B, P] -> actions [B, a]
 
 
-def _drawn(world: TwoRooms, episodes: int, seed: int, radius: float) -> tuple[np.ndarray, ...]:
-    """The ARRAYS of tasks on layouts of the world's split."""
-    if not 0 <= radius < (world.geometry.high - world.geometry.low) / 2:
-        raise ValueError(
-            f"radius {radius} px does not fit rooms of {world.geometry.size} px; lower it"
-        )
-    assert world.split is not None
-    generators = [
-        np.random.default_rng([seed, i, 3, SPLITS.index(world.split)]) for i in range(episodes)
-    ]
-    seeds = np.array([r.integers(2**31) for r in generators], np.int64)
-    right = np.array([r.random() < 0.5 for r in generators])  # the room of the start
-    world.reset(seeds)
-    start = world.uniform_position(generators, right=right)
-    goal = world.uniform_position(generators, right=~right)
-    while (near := np.linalg.norm(start - goal, axis=1) < radius).any():
-        # Every generator moves on, but only the near pairs read theirs: the others are settled.
-        start = np.where(near[:, None], world.uniform_position(generators, right=right), start)
-        goal = np.where(near[:, None], world.uniform_position(generators, right=~right), goal)
-    return (
-        seeds,
-        np.array([world.split] * episodes),
-        np.stack([world.wall_x, world.door_y], 1),
-        start,
-        goal,
-    )
+class Task(Protocol):
+    """Goal episodes of one world."""
+
+    @property
+    def name(self) -> str:
+        """Of its settings."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of positions and distances."""
+        ...
+
+    @property
+    def radius(self) -> float:
+        """Success is a distance below it."""
+        ...
+
+    @property
+    def strict_radius(self) -> float | None:
+        """A second rule that is reported beside; None: there is none."""
+        ...
+
+    def sample(self, episodes: int, seed: int) -> Episodes:
+        """`episodes` on held-out layouts and then as many on training layouts; just so many where
+        the world keeps no layouts apart. A longer set holds the shorter one of the same seed."""
+        ...
+
+    def begin(self, episodes: Episodes) -> World:
+        """The worlds of the episodes at their starts."""
+        ...
+
+    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
+        """[E, h, w, 3] uint8 what the agent is to reach; `clean`: without distractions, for
+        people."""
+        ...
+
+    def position(self, state: np.ndarray) -> np.ndarray:
+        """[..., P] the numbers of states [..., K] that a goal is given in."""
+        ...
+
+    def distance(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """[...] between positions and goals [..., P], in the unit."""
+        ...
+
+    def baselines(self) -> Mapping[str, GoalPolicy]:
+        """Scripted policies that the model is measured against, by name."""
+        ...
+
+
+@runtime_checkable
+class HasOracle(Protocol):
+    """A task in whose true simulator plans can be tried, by a cost that knows what is in the
+    way."""
+
+    def simulate(self, world: World, times: int) -> World:
+        """`times` copies of each world as it stands, one after the other, to be stepped and not
+        rendered."""
+        ...
+
+    def oracle_cost(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """[B] float32 the true cost to go from states [B, K] to goals [B, P]."""
+        ...
+
+
+@runtime_checkable
+class HasPlane(Protocol):
+    """A task whose positions lie in a plane, over which an energy can be mapped."""
+
+    def axes(self, grid: int) -> tuple[np.ndarray, np.ndarray]:
+        """(xs, ys) [grid] each."""
+        ...
+
+    def pictures(self, episodes: Episodes, positions: np.ndarray) -> np.ndarray:
+        """[n, h, w, 3] uint8: the world of the only episode with the agent at each of positions
+        [n, P], each picture with a distraction of its own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -202,34 +204,23 @@ class Outcome:
 
     success_final: np.ndarray  # [E] bool: at the end of the budget
     success_any: np.ndarray  # [E] bool: at any step
-    distance: np.ndarray  # [E, T + 1] px to the goal
+    distance: np.ndarray  # [E, T + 1] to the goal
 
 
-def judge(
-    positions: np.ndarray, goal: np.ndarray, *, radius: float = RADIUS, budget: int | None = None
-) -> Outcome:
-    """Score the positions [E, T + 1, 2] of episodes, the start included, against goals [E, 2].
+def judge(distance: np.ndarray, *, radius: float, budget: int | None = None) -> Outcome:
+    """Score episodes by their distances to the goal [E, T + 1], that of the start included.
 
-    With a budget, only its first steps count. Raises ValueError for shapes that do not fit,
-    positions that are not finite and episodes shorter than the budget."""
-    episodes = positions.shape[0]
-    if (
-        positions.ndim != 3
-        or positions.shape[2] != 2
-        or goal.shape != (episodes, 2)
-        or positions.shape[1] < 1
-    ):
-        raise ValueError(
-            f"positions {positions.shape}, goal {goal.shape}: expected [E, T + 1, 2] and [E, 2]"
-        )
+    With a budget, only its first steps count. Raises ValueError for another shape, distances that
+    are not finite and episodes shorter than the budget."""
+    if distance.ndim != 2 or distance.shape[1] < 1:
+        raise ValueError(f"distance {distance.shape}: expected [E, T + 1]")
     if budget is not None:
-        if positions.shape[1] < budget + 1:
+        if distance.shape[1] < budget + 1:
             raise ValueError(
-                f"{positions.shape[1] - 1} steps were recorded, the budget is {budget}"
+                f"{distance.shape[1] - 1} steps were recorded, the budget is {budget}"
             )
-        positions = positions[:, : budget + 1]
-    if not np.isfinite(positions).all():
-        raise ValueError("positions hold NaN or infinity; a run that broke has no success rate")
-    distance = np.linalg.norm(positions - goal[:, None], axis=2)
-    inside = distance < radius
-    return Outcome(inside[:, -1], inside.any(1), distance)
+        distance = distance[:, : budget + 1]
+    if not np.isfinite(distance).all():
+        raise ValueError("distance holds NaN or infinity; a run that broke has no success rate")
+    inside = np.asarray(distance < radius)
+    return Outcome(inside[:, -1], np.asarray(inside.any(1)), distance)

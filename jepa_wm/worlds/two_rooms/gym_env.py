@@ -1,7 +1,10 @@
-"""Two rooms as a Gymnasium environment: images in, bounded moves out, an optional goal.
+"""Two rooms as a Gymnasium environment for programs of others: images in, bounded moves out, an
+optional goal.
 
-S canvas side in pixels. Positions are (x, y) in pixels.
-"""
+Importing this module registers it: `gymnasium.make("jepa_wm/TwoRooms-v0")`, or in one
+`gymnasium.make("jepa_wm.worlds.two_rooms.gym_env:jepa_wm/TwoRooms-v0")`.
+
+S canvas side in pixels. Positions are (x, y) in pixels."""
 
 from __future__ import annotations
 
@@ -11,18 +14,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from jepa_wm.worlds.settings import Geometry, NoiseLevels
-from jepa_wm.worlds.tasks import BUDGETS, RADIUS
-from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.two_rooms.tasks import TwoRoomsTask
+from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
 ENV_ID = "jepa_wm/TwoRooms-v0"
-
-
-def register() -> None:
-    """Make `gymnasium.make("jepa_wm/TwoRooms-v0")` work; calling it again changes nothing."""
-    if ENV_ID not in gymnasium.registry:
-        entry = f"{TwoRoomsEnv.__module__}:{TwoRoomsEnv.__name__}"
-        gymnasium.register(id=ENV_ID, entry_point=entry, max_episode_steps=BUDGETS["two_rooms"][0])
+BUDGET = 200  # steps, of the task
 
 
 class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -30,25 +26,24 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     are.
 
     Reset options: "start" and "goal", positions of two numbers, and "layout", wall x and door y,
-    with which the tasks of a frozen file (`tasks.Tasks`), held-out ones say, are played. With a
-    goal, `info["goal"]` and `info["goal_image"]` (noise-free) are given at reset,
-    `info["success"]` at every step, the reward is 1 on arrival (nearer than `radius` px) and the
-    episode terminates there; without, the reward stays 0. `info["state"]` [4] is agent x, agent y,
-    wall x, door y."""
+    with which frozen episodes (`OtherRoom.sample`), held-out ones say, are played. With a goal,
+    `info["goal"]` and `info["goal_image"]` (noise-free) are given at reset, `info["success"]` at
+    every step, the reward is 1 on arrival (nearer than `radius` px) and the episode terminates
+    there; without, the reward stays 0. `info["state"]` [4] is agent x, agent y, wall x, door
+    y."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(
         self,
         *,
-        geometry: Geometry | None = None,
-        noise: NoiseLevels | None = None,
-        radius: float = RADIUS,
+        settings: TwoRoomsSettings | None = None,
+        radius: float = TwoRoomsTask().radius,
         render_mode: str | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode {render_mode!r} is not known; choose rgb_array or None")
-        self.world = TwoRooms(geometry, noise)
+        self.world = TwoRooms(settings)
         self.radius, self.render_mode = radius, render_mode
         size = self.world.geometry.size
         low, high, _ = self.world.action_bounds
@@ -71,16 +66,15 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         start, layout = self._position(options, "start"), self._position(options, "layout")
         self._goal = self._position(options, "goal")
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
-        given = {"start": start, "layout": layout}
         self.world.reset(
-            np.array([drawn]), **{name: at[None] for name, at in given.items() if at is not None}
+            np.array([drawn]),
+            start=None if start is None else start[None],
+            layout=None if layout is None else layout[None],
         )
         info = self._info()
         if self._goal is not None:
-            info["goal"], info["goal_image"] = (
-                self._goal.copy(),
-                self.world.render_clean(self._goal[None])[0],
-            )
+            info["goal"] = self._goal.copy()
+            info["goal_image"] = self.world.render_clean(self._goal[None])[0]
         self._frame = self.world.render()[0]
         return self._frame, info
 
@@ -104,7 +98,8 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         position = np.asarray(options[name], np.float32)
         if position.shape != (2,) or not bool(((position >= g.low) & (position <= g.high)).all()):
             raise ValueError(
-                f"reset option {name!r} must be two numbers in {g.low}..{g.high} px, got {options[name]}"
+                f"reset option {name!r} must be two numbers in {g.low}..{g.high} px, got "
+                f"{options[name]}"
             )
         return position
 
@@ -113,3 +108,8 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self._goal is not None:
             info["success"] = bool(np.linalg.norm(self.world.agent[0] - self._goal) < self.radius)
         return info
+
+
+gymnasium.register(
+    id=ENV_ID, entry_point=f"{__name__}:{TwoRoomsEnv.__name__}", max_episode_steps=BUDGET
+)

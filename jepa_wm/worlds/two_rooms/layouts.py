@@ -11,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.section import Section
 from jepa_wm.worlds.protocol import Split
-from jepa_wm.worlds.settings import Geometry
 
 BLOCK = 5  # px, side of a block; an axis that is too short for enough of them gets smaller ones
-EVERY = 5  # block (i, j) is held out where 2 i + j leaves REMAINDER: one in five, no two of them touching
+EVERY = 5  # block (i, j) is held out where 2 i + j leaves REMAINDER: one in five, none touching
 REMAINDER = 1
+
+WALL_HALF = 1.5  # px, half the wall's thickness
 
 
 def in_split(layout: np.ndarray, geometry: Geometry, split: Split) -> np.ndarray:
@@ -50,8 +52,9 @@ def check_split(geometry: Geometry) -> None:
     for split in ("train", "heldout"):
         if not in_split(layouts, g, split).any():
             raise UserError(
-                f"world.geometry has {len(layouts)} layouts (wall x, door y), of which none is left for the {split} "
-                "split: lower world.geometry.door_padding or wall_padding, or set world.geometry.fixed_wall=null"
+                f"world.geometry has {len(layouts)} layouts (wall x, door y), of which none is "
+                f"left for the {split} split: lower world.geometry.door_padding or wall_padding, "
+                "or set world.geometry.fixed_wall=null"
             )
 
 
@@ -65,3 +68,24 @@ def _block(
     block = np.floor((value - first) / side).astype(np.int64)
     within = value - first - block * side
     return block, (within >= rim) & (within <= side - 1 - rim), (count - 1) // side
+
+
+class Geometry(Section):
+    """Where walls and doors may be. All lengths in pixels."""
+
+    size: int = 65
+    border: int = 5  # the agent stays in [border, size - 1 - border]
+    door_half: float = 4.0
+    wall_padding: int = 20  # wall x is drawn from [padding, size - padding)
+    door_padding: int = 10
+    max_step: float = 2.45  # longest move in one step; longer actions are scaled back to it
+    action_scale: float = 1.0  # next = position + action_scale * action
+    fixed_wall: int | None = None  # a wall that never moves (DINO-WM's setting), else random
+
+    @property
+    def low(self) -> float:
+        return float(self.border)
+
+    @property
+    def high(self) -> float:
+        return float(self.size - 1 - self.border)

@@ -8,47 +8,42 @@ half-height 4, |a| <= 2.45."""
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from jepa_wm.worlds.protocol import Split
-from jepa_wm.worlds.settings import Geometry, NoiseLevels, RewardRegion
-from jepa_wm.worlds.two_rooms.layouts import check_split, in_split
-from jepa_wm.worlds.two_rooms.noise import Distraction
-
-AGENT_SIGMA = 1.3  # px, standard deviation of the rendered agent
-WALL_HALF = 1.5  # px, half the wall's thickness
-STYLES = {  # colours of background, wall and agent
-    "colour": ((24, 26, 38), (84, 150, 190), (255, 120, 60)),
-    "ebjepa": (
-        (0, 0, 0),
-        (0, 255, 0),
-        (255, np.nan, np.nan),
-    ),  # EB-JEPA's two channels as red and green
-}
+from jepa_wm.core.section import Section
+from jepa_wm.worlds.protocol import NewPolicy, Split
+from jepa_wm.worlds.registry import WORLDS, WorldSettings
+from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry, check_split, in_split
+from jepa_wm.worlds.two_rooms.pictures import (
+    Distraction,
+    NoiseLevels,
+    RenderStyle,
+    draw_agents,
+    draw_rooms,
+)
+from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
 
 
 class TwoRooms:
     """A batch of worlds, each with its own layout, agent and distraction.
 
-    With `process_noise`, chance moves the agent as well: normally distributed, in units of the longest
-    step.
+    With process noise, chance moves the agent as well: normally distributed, in units of the
+    longest step.
 
     `reset` draws layouts from one seed per world, so world i is the same whatever batch it is in:
     from all layouts, or from those of one split (`of_split`)."""
 
     split: Split | None = None  # the layouts that are drawn; None: all
+    layout_names = ("wall_x", "door_y")
+    layout_resolution = 1.0  # px
 
-    def __init__(
-        self, geometry: Geometry | None = None, noise: NoiseLevels | None = None,
-        reward_region: RewardRegion | None = None, *, process_noise: float = 0.0,
-        render_style: Literal["colour", "ebjepa"] = "colour",
-    ) -> None:  # fmt: skip
-        self.geometry, self.reward_region = geometry or Geometry(), reward_region
-        self.process_noise = process_noise
-        self.background, self.wall_colour, self.agent_colour = STYLES[render_style]
-        self.levels = noise or NoiseLevels()
+    def __init__(self, settings: TwoRoomsSettings | None = None) -> None:
+        self.settings = settings or TwoRoomsSettings()
+        self.geometry = self.settings.geometry
+        self.style = self.settings.render_style
         self.wall_x = self.door_y = np.zeros(0, np.float32)
         self.agent = np.zeros((0, 2), np.float32)
 
@@ -71,7 +66,7 @@ class TwoRooms:
     @property
     def has_reward(self) -> bool:
         """Whether there is a reward region."""
-        return self.reward_region is not None
+        return self.settings.reward_region is not None
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -97,9 +92,13 @@ class TwoRooms:
         return world
 
     def reset(
-        self, seeds: np.ndarray, *, start: np.ndarray | None = None, layout: np.ndarray | None = None,
+        self,
+        seeds: np.ndarray,
+        *,
+        start: np.ndarray | None = None,
+        layout: np.ndarray | None = None,
         noise_seeds: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Draw a layout, an agent position (uniform in the free space) and a distraction per seed,
         but what is given.
 
@@ -109,7 +108,8 @@ class TwoRooms:
         for name, given in (("start", start), ("layout", layout)):
             if given is not None and np.shape(given) != (len(seeds), 2):
                 raise ValueError(
-                    f"{name} has shape {np.shape(given)}; give a pair for each of the {len(seeds)} seeds"
+                    f"{name} has shape {np.shape(given)}; give a pair for each of the "
+                    f"{len(seeds)} seeds"
                 )
         g = self.geometry
         generators = [np.random.default_rng([int(seed), 0]) for seed in seeds]
@@ -120,12 +120,12 @@ class TwoRooms:
         self.agent = uniform if start is None else np.array(start, np.float32)
         self._chance = (
             [np.random.default_rng([int(seed), 11]) for seed in seeds]
-            if self.process_noise
+            if self.settings.process_noise
             else []
         )
-        self._walls = self._draw_walls()
+        self._rooms = draw_rooms(g, self.wall_x, self.door_y, self.style)
         self._distraction = Distraction(
-            self.levels, g.size, seeds if noise_seeds is None else noise_seeds
+            self.settings.noise, g.size, seeds if noise_seeds is None else noise_seeds
         )
 
     def _layout(self, r: np.random.Generator) -> tuple[int, int]:
@@ -185,9 +185,8 @@ class TwoRooms:
         move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
         if self._chance:
             shake = np.stack([r.standard_normal(2) for r in self._chance])
-            move = (move + self.process_noise * g.max_step * g.action_scale * shake).astype(
-                np.float32
-            )
+            spread = self.settings.process_noise * g.max_step * g.action_scale
+            move = (move + spread * shake).astype(np.float32)
         # Moves longer than the wall is thick are taken in pieces, so that none can jump through
         # it.
         longest = max(
@@ -215,16 +214,17 @@ class TwoRooms:
         return np.stack([x, y], 1).astype(np.float32)
 
     def state(self) -> np.ndarray:
-        """[B, 4] float32: agent x, agent y, wall x, door y. For scoring, probes and scripted policies
-        only."""
+        """[B, 4] float32: agent x, agent y, wall x, door y. For scoring, probes and scripted
+        policies only."""
         return np.concatenate([self.agent, self.wall_x[:, None], self.door_y[:, None]], 1)
 
     def reward(self) -> np.ndarray:
         """[B] float32: 1 for agents in the reward region, 0 for others and where there is none."""
-        if self.reward_region is None:
+        region = self.settings.reward_region
+        if region is None:
             return np.zeros(len(self), np.float32)
-        gap = np.linalg.norm(self.agent - np.array(self.reward_region.at, np.float32), axis=1)
-        return (gap < self.reward_region.radius).astype(np.float32)
+        gap = np.linalg.norm(self.agent - np.array(region.at, np.float32), axis=1)
+        return (gap < region.radius).astype(np.float32)
 
     def terminated(self) -> np.ndarray:
         """[B] bool: never."""
@@ -232,39 +232,41 @@ class TwoRooms:
 
     def render(self) -> np.ndarray:
         """[B, S, S, 3] uint8: background, walls and agent, then the distraction on top."""
-        return self._distraction.apply(self._compose(self.agent))
+        return self._distraction.apply(self.render_clean(self.agent))
 
     def render_clean(self, agent: np.ndarray) -> np.ndarray:
         """[B, S, S, 3] uint8 of the same layouts with agents at `agent` [B, 2] and no
         distraction."""
-        return self._compose(agent)
+        return draw_agents(self._rooms, agent, self.style)
 
-    def _compose(self, agent: np.ndarray) -> np.ndarray:
-        axis = np.arange(self.geometry.size, dtype=np.float32)
-        bell_x = np.exp(-((axis - agent[:, :1]) ** 2) / (2 * AGENT_SIGMA**2))
-        bell_y = np.exp(-((axis - agent[:, 1:]) ** 2) / (2 * AGENT_SIGMA**2))
-        image = self._walls.copy()
-        for b in range(
-            len(agent)
-        ):  # the agent touches a few pixels only: composite that patch alone
-            rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
-            patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
-            alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
-            under = image[b][patch].astype(np.float32)
-            colour = np.array(self.agent_colour, np.float32)
-            gap = np.where(np.isnan(colour), 0, colour - under)  # nan: that channel knows no agent
-            image[b][patch] = np.rint(under + alpha * gap).astype(np.uint8)
-        return image
 
-    def _draw_walls(self) -> np.ndarray:
-        g, axis = self.geometry, np.arange(self.geometry.size)
-        outside = (axis < g.border) | (axis > g.size - 1 - g.border)
-        solid = outside[None, :, None] | outside[None, None, :]
-        wall = np.abs(axis[None] - self.wall_x[:, None]) <= WALL_HALF
-        door = np.abs(axis[None] - self.door_y[:, None]) <= g.door_half
-        solid = solid | (wall[:, None, :] & ~door[:, :, None])
-        return np.where(
-            solid[..., None],
-            np.array(self.wall_colour, np.uint8),
-            np.array(self.background, np.uint8),
-        )
+class RewardRegion(Section):
+    """A place with reward 1 for every step the agent ends there, the same in all
+    layouts. Pixels."""
+
+    at: tuple[float, float] = (54.0, 32.0)  # x, y; the default always lies in the right room
+    radius: float = Field(5.0, gt=0)
+
+
+@WORLDS.register("two_rooms")
+class TwoRoomsSettings(WorldSettings):
+    """Two rooms joined by a door, and who explores them."""
+
+    name: Literal["two_rooms"] = "two_rooms"
+    tasks: ClassVar[tuple[str, ...]] = ("two_rooms", "wall")
+    geometry: Geometry = Geometry()
+    # ebjepa: its two channels, agent and walls; the third is empty
+    render_style: RenderStyle = "colour"
+    # spread of the chance part of every move, in units of the longest step
+    process_noise: float = Field(0.0, ge=0)
+    reward_region: RewardRegion | None = None  # where there is a reward; null: nowhere
+    noise: NoiseLevels = NoiseLevels()
+    exploration: Exploration = Exploration()
+
+    def make(self) -> TwoRooms:
+        """A batch of two rooms."""
+        return TwoRooms(self)
+
+    def explore(self) -> NewPolicy:
+        """The scripted policy, with the geometry's speed."""
+        return lambda seeds: ExplorationPolicy(self.geometry, seeds, self.exploration)

@@ -1,0 +1,141 @@
+"""What two rooms look like: walls, the agent, and distractions that carry no information about
+the task, which are brightness, pixel noise and drifting coloured blotches.
+
+B worlds, S canvas side, W waves. Levels are standard deviations in units where an image spans
+-1..1."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from jepa_wm.core.section import Section
+from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
+
+WAVES = 6  # plane waves summed into one blotch pattern
+
+AGENT_SIGMA = 1.3  # px, standard deviation of the rendered agent
+RenderStyle = Literal["colour", "ebjepa"]
+STYLES: dict[str, tuple[tuple[float, ...], ...]] = {  # colours of background, wall and agent
+    "colour": ((24, 26, 38), (84, 150, 190), (255, 120, 60)),
+    "ebjepa": (
+        (0, 0, 0),
+        (0, 255, 0),
+        (255, np.nan, np.nan),
+    ),  # EB-JEPA's two channels as red and green
+}
+
+
+def draw_rooms(
+    geometry: Geometry, wall_x: np.ndarray, door_y: np.ndarray, style: RenderStyle
+) -> np.ndarray:
+    """[B, S, S, 3] uint8 empty rooms with walls at `wall_x` and doors at `door_y` [B]."""
+    background, wall_colour, _ = STYLES[style]
+    axis = np.arange(geometry.size)
+    outside = (axis < geometry.border) | (axis > geometry.size - 1 - geometry.border)
+    solid = outside[None, :, None] | outside[None, None, :]
+    wall = np.abs(axis[None] - wall_x[:, None]) <= WALL_HALF
+    door = np.abs(axis[None] - door_y[:, None]) <= geometry.door_half
+    solid = solid | (wall[:, None, :] & ~door[:, :, None])
+    return np.where(
+        solid[..., None], np.array(wall_colour, np.uint8), np.array(background, np.uint8)
+    )
+
+
+def draw_agents(rooms: np.ndarray, agent: np.ndarray, style: RenderStyle) -> np.ndarray:
+    """[B, S, S, 3] uint8 rooms with an agent in each, at `agent` [B, 2]."""
+    axis = np.arange(rooms.shape[1], dtype=np.float32)
+    bell_x = np.exp(-((axis - agent[:, :1]) ** 2) / (2 * AGENT_SIGMA**2))
+    bell_y = np.exp(-((axis - agent[:, 1:]) ** 2) / (2 * AGENT_SIGMA**2))
+    colour = np.array(STYLES[style][2], np.float32)
+    image = rooms.copy()
+    for b in range(len(agent)):  # only the few pixels that the agent touches are mixed
+        rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
+        patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+        alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]
+        under = image[b][patch].astype(np.float32)
+        gap = np.where(np.isnan(colour), 0, colour - under)  # nan: that channel knows no agent
+        image[b][patch] = np.rint(under + alpha * gap).astype(np.uint8)
+    return image
+
+
+class Distraction:
+    """The distraction of a batch of worlds: seeded per world, advanced once per step, applied to
+    rendered frames."""
+
+    def __init__(self, levels: NoiseLevels, size: int, seeds: np.ndarray) -> None:
+        self.levels, self.size = levels, size
+        if not levels.any:
+            return
+        # What drifts and what flickers draw apart, so that rendering twice does not change where
+        # blotches go.
+        self._flicker = [np.random.default_rng([int(seed), 1]) for seed in seeds]
+        self._generators = [np.random.default_rng([int(seed), 4]) for seed in seeds]
+        low, high = levels.wavelength
+        draws = [r.random((WAVES, 3)) for r in self._generators]
+        u = np.array(draws, np.float32)  # [B, W, 3]
+        angle, length = u[..., 0] * np.pi * 2, low * (high / low) ** u[..., 1]
+        self._frequency = (
+            2 * np.pi / length[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
+        )  # [B, W, 2]
+        self._phase = u[..., 2] * np.pi * 2  # [B, W]
+        colour = np.array([r.standard_normal((WAVES, 3)) for r in self._generators], np.float32)
+        # One wave has variance 1/2: scale so that the pattern's standard deviation over space and
+        # channels is 1.
+        self._colour = colour / np.sqrt(
+            (colour**2).sum(1, keepdims=True).mean(2, keepdims=True) / 2
+        )
+        self._drift = (
+            np.array([r.standard_normal(WAVES) for r in self._generators], np.float32)
+            * levels.drift
+        )
+
+    def advance(self) -> None:
+        """One step of drift."""
+        if self.levels.any:
+            shake = np.array([r.standard_normal(WAVES) for r in self._generators], np.float32)
+            self._phase = self._phase + self._drift + self.levels.wander * shake
+
+    def apply(self, frames: np.ndarray) -> np.ndarray:
+        """[B, S, S, 3] uint8 frames with brightness, blotches and pixel noise; a new draw at every
+        call."""
+        if not self.levels.any:
+            return frames
+        out = frames.astype(np.float32)
+        for b, generator in enumerate(self._flicker):
+            image = out[b]  # span 0..255, so a level of 1 is 127.5
+            image *= 1 + self.levels.brightness * generator.standard_normal(dtype=np.float32)
+            image += (127.5 * self.levels.blotches) * self._blotches(b)
+            image += (127.5 * self.levels.pixel) * generator.standard_normal(
+                image.shape, dtype=np.float32
+            )
+        return np.clip(out, 0, 255).astype(np.uint8)
+
+    def _blotches(self, b: int) -> np.ndarray:
+        """[S, S, 3] pattern of world b, by cos(u + v) = cos u cos v - sin u sin v: two thin matrix
+        products."""
+        axis = np.arange(self.size, dtype=np.float32)
+        along_x = self._frequency[b, :, :1] * axis + self._phase[b][:, None]  # [W, S]
+        along_y = self._frequency[b, :, 1:] * axis
+        left = np.concatenate([np.cos(along_y), -np.sin(along_y)]).T.astype(np.float32)  # [S, 2W]
+        right = np.concatenate([np.cos(along_x), np.sin(along_x)]).astype(np.float32)  # [2W, S]
+        colour = np.concatenate([self._colour[b], self._colour[b]])  # [2W, 3]
+        basis = (right[:, :, None] * colour[:, None, :]).reshape(2 * WAVES, -1)  # [2W, S*3]
+        return (left @ basis).reshape(self.size, self.size, 3)
+
+
+class NoiseLevels(Section):
+    """How strong each distraction is, in units where an image spans -1..1; all zero means a clean
+    world."""
+
+    brightness: float = 0.0  # per-frame gain is 1 + brightness * normal
+    pixel: float = 0.0  # standard deviation, independent for each pixel and channel
+    blotches: float = 0.0  # standard deviation of the low-frequency coloured pattern
+    wavelength: tuple[float, float] = (16.0, 64.0)  # px, range of the waves in the pattern
+    drift: float = 0.2  # rad per step, spread of each wave's steady motion
+    wander: float = 0.7  # rad per step, random part of each wave's motion
+
+    @property
+    def any(self) -> bool:
+        return self.brightness > 0 or self.pixel > 0 or self.blotches > 0
