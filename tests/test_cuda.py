@@ -155,7 +155,7 @@ def test_training_takes_the_same_steps():
     def history(device):
         model, batch = jepa()
         model, batch = model.to(device), batch_on(device, batch)
-        task = loop.Task("pretrain", model, lambda step, rows: model(batch))
+        task = loop.TrainingTask("pretrain", model, lambda step, rows: model(batch))
         settings, found = OptimiserSettings(batch=6, steps=8, warmup=2), []
         optimiser = loop.make_optimiser(model, settings)
         for step in range(8):

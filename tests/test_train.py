@@ -364,7 +364,7 @@ def line_task():
         x = torch.randn(16, 1, generator=torch.Generator().manual_seed(step))
         return {"loss": (model(x) - 2 * x - 1).square().mean()}
 
-    return loop.Task("pretrain", model, losses)
+    return loop.TrainingTask("pretrain", model, losses)
 
 
 def test_the_loop_learns(tmp_path):

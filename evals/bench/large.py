@@ -1,5 +1,5 @@
-"""The large case of `jepa-wm bench plan`, for a GPU: a search through a model of 24 layers, measured
-against the card's own matrix product.
+"""The large case of `jepa-wm bench plan`, for a GPU: a search through a model of 24 layers,
+measured against the card's own matrix product.
 
 S candidates, R rounds, H horizon, N tokens a frame, D latent width, A action numbers.
 """

@@ -27,9 +27,9 @@ from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.evals.bench.train_case import LARGE, QUICK, Case, Pixels, flops, fresh, peer_losses
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.training import loop
+from jepa_wm.training.loop import TrainingTask
 from jepa_wm.training.parallel import applied
 from jepa_wm.training.settings import ParallelSettings
-from jepa_wm.training.task import Task
 
 # GFLOP/s of dense bf16 products, as the maker says
 NOMINAL = {"H100": 989e3, "H200": 989e3, "A100": 312e3}
@@ -150,7 +150,9 @@ def _whole_steps(
             return model(pixels.batch(case.side, rows))
 
     settings = OptimiserSettings(batch=case.batch, steps=1000)
-    task = Task("pretrain", model, losses, after_step=lambda step: model.update_target(0.999))
+    task = TrainingTask(
+        "pretrain", model, losses, after_step=lambda step: model.update_target(0.999)
+    )
     with applied(task, parallel, dist(), precision) as task:
         optimiser = loop.make_optimiser(task.model, settings)
         for step in range(settings.steps):

@@ -1,4 +1,4 @@
-"""Collapse meters: whether frozen features still tell samples apart.
+"""Collapse metrics: whether features still tell samples apart.
 
 B samples, N tokens, D width.
 """
@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 COLLAPSED_STD = 0.05  # of LayerNorm'd features, whose total spread is 1
-COLLAPSED_BESIDE = (
-    0.02  # of all directions but the largest: less is what noise and half precision leave
-)
+# of all directions but the largest: less is what noise and half precision leave
+COLLAPSED_BESIDE = 0.02
 FEW_DIRECTIONS = 2.0  # effective rank of pictures in which there is little to tell
-SAMPLES, SIDE = (
-    512,
-    32,
-)  # frames, and pixels on a side of pictures, that a rank over whole frames is taken of
+SAMPLES, SIDE = 512, 32  # frames, and px of pictures, that a rank over frames is taken of
 
 
 def collapse_metrics(
@@ -41,26 +37,25 @@ def collapse_metrics(
     spectra = [_spectrum(each.T @ each), _spectrum(_between(centred))]
     rank = min(_effective_rank(shares) for shares in spectra)
     beside = std * min(float(1 - shares.max()) for shares in spectra) ** 0.5
-    few = beside < COLLAPSED_BESIDE and (
-        pictures is None or picture_rank(pictures) >= FEW_DIRECTIONS
-    )
+    few = beside < COLLAPSED_BESIDE
+    if few and pictures is not None:
+        few = picture_rank(pictures) >= FEW_DIRECTIONS
     return {"feature_std": std, "effective_rank": rank, "collapsed": std < COLLAPSED_STD or few}
 
 
 def picture_rank(pictures: np.ndarray) -> float:
     """How many directions pictures [B, h, w, c] themselves use, made small."""
-    some = torch.from_numpy(pictures[_spread(len(pictures))]).movedim(-1, 1).float()
-    return _effective_rank(
-        _spectrum(_between(torch.nn.functional.adaptive_avg_pool2d(some, SIDE)))
-    )
+    frames = torch.from_numpy(pictures[_spread(len(pictures))]).movedim(-1, 1).float()
+    small = torch.nn.functional.adaptive_avg_pool2d(frames, SIDE)
+    return _effective_rank(_spectrum(_between(small)))
 
 
 def _between(x: Tensor) -> Tensor:
-    """[S, S] products of samples [B, ...], some of them, centred and flattened: their spectrum is
+    """[R, R] products of samples [B, ...], some of them, centred and flattened: their spectrum is
     that of all numbers, of which there are more."""
-    some = x[torch.from_numpy(_spread(len(x))).to(x.device)].flatten(1)
-    some = some - some.mean(0)
-    return some @ some.T
+    rows = x[torch.from_numpy(_spread(len(x))).to(x.device)].flatten(1)
+    rows = rows - rows.mean(0)
+    return rows @ rows.T
 
 
 def _spread(count: int) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""JEPA: the target encoder sees the whole clip, the context encoder a part of it, and the predictor
-predicts the rest, all in latent space.
+"""JEPA: the target encoder sees the whole clip, the context encoder a part of it, and the
+predictor predicts the rest, all in latent space.
 
 B clips, T frames (time steps, where a tubelet is longer than one), N tokens a frame, D width, L
-levels, K context tokens, M target tokens, V frames in full view, R distant frames, C channels of px
-side, A action numbers."""
+levels, K context tokens, M target tokens, V frames in full view, R distant frames, C channels of
+px side, A action numbers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which tokens are context and which are predicted: multi-block 3-D masks and hidden frames, as
 batched tensor operations without a model.
 
-B clips, T time steps (tubelets, where they are longer than a frame), g tokens on a side of a frame,
-N = g*g tokens a time step, K context tokens, M target tokens.
+B clips, T time steps (tubelets, where they are longer than a frame), g tokens on a side of a
+frame, N = g*g tokens a time step, K context tokens, M target tokens.
 """
 
 from __future__ import annotations

@@ -70,9 +70,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         partner = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
         return x * cos.to(x.dtype) + partner * sin.to(x.dtype)
     pairs = x.unflatten(-1, (-1, 2))
-    if (
-        x.device.type == "cpu"
-    ):  # one complex product: attention as a whole takes about half the time
+    if x.device.type == "cpu":  # one complex product: attention takes about half the time
         turned = torch.view_as_complex(pairs.float()) * torch.complex(cos, sin)
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # elsewhere compilers fuse real numbers only

@@ -30,7 +30,7 @@ from jepa_wm.models.settings import (
 )
 from jepa_wm.models.temporal_distance import hardest
 from jepa_wm.training import vjepa2_ac
-from jepa_wm.training.loop import Task, fit
+from jepa_wm.training.loop import TrainingTask, fit
 from jepa_wm.training.settings import TrainDistance, TrainLatent, TrainMotion
 from jepa_wm.world_model.latents import SLAB, Latents, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
@@ -135,7 +135,7 @@ class Seen:
         return self._held[self._few].to(dist().device)
 
 
-def latent_task(model: LatentModel, frames: Seen, config: Config) -> Task:
+def latent_task(model: LatentModel, frames: Seen, config: Config) -> TrainingTask:
     """Trains the dynamic numbers of the summary."""
     settings, latent_settings, data = config.train.latent, config.latent, frames.features.data
     assert model.summary and latent_settings
@@ -158,12 +158,12 @@ def latent_task(model: LatentModel, frames: Seen, config: Config) -> Task:
         with autocast(way.device, config.train.precision):
             return training.losses(window, elsewhere, way)
 
-    return Task("dynamics", training, losses, part="latent")
+    return TrainingTask("dynamics", training, losses, part="latent")
 
 
 def dynamics_task(
     model: LatentModel, features: Features, frames: Seen | None, config: Config
-) -> Task:
+) -> TrainingTask:
     """Trains the dynamics, and with a summary its static numbers too: they are whatever tells
     best where actions lead.
 
@@ -217,7 +217,7 @@ def dynamics_task(
         if summary is None or summary.static is None
         else [*model.members, summary.static]
     )
-    return Task(
+    return TrainingTask(
         "dynamics",
         learning[0] if len(learning) == 1 else nn.ModuleList(learning),
         losses,
@@ -225,7 +225,7 @@ def dynamics_task(
     )
 
 
-def distance_task(model: LatentModel, latents: Latents, config: Config) -> Task:
+def distance_task(model: LatentModel, latents: Latents, config: Config) -> TrainingTask:
     """Trains the metric head; what it stands on is fixed by now."""
     settings, hard_pool = config.train.distance, config.distance.hard_pool
     sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
@@ -246,7 +246,7 @@ def distance_task(model: LatentModel, latents: Latents, config: Config) -> Task:
         with autocast(pairs.device, config.train.precision):
             return model.distance.losses(pairs, apart)
 
-    return Task("dynamics", model.distance, losses, part="distance")
+    return TrainingTask("dynamics", model.distance, losses, part="distance")
 
 
 def _windows(features: Features, config: Config, frames: int, setting: str) -> WindowSampler:

@@ -22,7 +22,7 @@ from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.training.loop import Losses, Task, fit
+from jepa_wm.training.loop import Losses, TrainingTask, fit
 from jepa_wm.training.samples import Samples
 from jepa_wm.training.settings import TrainHeads
 from jepa_wm.world_model.saved import load_latent_model, save_heads
@@ -81,7 +81,7 @@ def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
     return heads
 
 
-def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
+def heads_task(heads: Heads, seen: Samples, config: Config) -> TrainingTask:
     """Trains all heads side by side; they share nothing but the batch."""
     settings = config.train.heads
 
@@ -100,7 +100,7 @@ def heads_task(heads: Heads, seen: Samples, config: Config) -> Task:
                 parts["state"] = heads.state.loss(*seen.states(step, settings.batch, some))
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
-    return Task("heads", heads, losses)
+    return TrainingTask("heads", heads, losses)
 
 
 @torch.no_grad()

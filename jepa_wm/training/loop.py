@@ -1,17 +1,17 @@
-"""The one training loop: evaluate, save, stop, step, log, advance; every stage passes in what
-differs."""
+"""The one training loop: step, evaluate, show, save, stop; every stage passes in what differs."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.distributed import dist
@@ -22,12 +22,31 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.schedule import OptimiserSettings, learning_rate
 from jepa_wm.training.parallel import applied, full_state_dict, full_weights, load_moments
-from jepa_wm.training.task import Losses, Task
 
-__all__ = ["Losses", "Task", "fit", "make_optimiser"]
+SHOW_EVERY = 10  # steps between two lines of the metrics
+Losses = dict[str, Tensor]
 
 
-def fit(run: Run, task: Task, settings: OptimiserSettings) -> float:
+@dataclass
+class TrainingTask:
+    """What one stage trains. `losses(step, rows)` returns `loss` and its parts for some samples of
+    the batch of a step, each a mean over them; everything random is drawn from the step, for the
+    whole batch."""
+
+    stage: str  # names the checkpoint folder, the metrics, and the settings if there is no `part`
+    model: nn.Module  # all that is saved
+    losses: Callable[[int, slice], Losses]
+    after_step: Callable[[int], None] = lambda step: None
+    evaluate: Callable[[], Mapping[str, float]] | None = None
+    part: str = ""  # names one of several trainings of a stage, and its settings
+    # What many ranks and little memory ask for; `parallel.applied` sets them.
+    accumulate: int = 1  # parts that a batch is computed in, their gradients summed
+    unsynced: Callable[[], AbstractContextManager[object]] = (
+        nullcontext  # no exchange of gradients
+    )
+
+
+def fit(run: Run, task: TrainingTask, settings: OptimiserSettings) -> float:
     """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds
     spent in all.
 
@@ -39,49 +58,41 @@ def fit(run: Run, task: Task, settings: OptimiserSettings) -> float:
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
     train = run.config.train
     state = _resume(folder, task.model)
-    start, before, began = (
-        int(state.get("step", 0)),
-        float(state.get("seconds", 0)),
-        time.monotonic(),
-    )
+    start, before = int(state.get("step", 0)), float(state.get("seconds", 0))
+    began = time.monotonic()
     with ExitStack() as stack:
+        # Rank 0 shows and saves; the model is trained as these ranks share it.
         stop = stack.enter_context(catching_signals())
-        show = (
-            stack.enter_context(_Shown(run, label, settings.steps, start)) if ctx.first else None
-        )
+        display = None
+        if ctx.first:
+            display = stack.enter_context(_Display(run, label, settings.steps, start))
         saver = stack.enter_context(Saver(folder, keep=train.keep))
         task = stack.enter_context(applied(task, train.parallel, ctx, train.precision))
         optimiser = make_optimiser(task.model, settings)
         if state:
             load_moments(optimiser, state["optimiser"])
 
-        def save(step: int) -> None:
-            weights, moments = full_weights(task.model), full_state_dict(optimiser.state_dict())
-            if ctx.first:
-                spent = before + time.monotonic() - began
-                saver.save(step, weights, {"optimiser": moments, "step": step, "seconds": spent})
-
         for step in range(start, settings.steps):
-            figures = _one_step(task, optimiser, settings, step)
-            _refuse_divergence(task, settings, step, figures, saver)
+            metrics = _one_step(task, optimiser, settings, step)
+            _refuse_divergence(task, settings, step, metrics, saver)
             task.after_step(step)
-            done = step + 1
-            judged = task.evaluate is not None and (
-                done % settings.eval_every == 0 or done == settings.steps
-            )
-            if task.evaluate and judged:
-                figures |= task.evaluate()
-            if show and (judged or done % 10 == 0 or done == settings.steps):
-                show.tell(done, figures)
-            leaving = ctx.all_max(
-                stop.signum or 0
-            )  # the signal of any rank: all stop after the same step
-            if leaving or done % settings.save_every == 0 or done == settings.steps:
-                save(done)
-            if leaving or done == settings.steps:
+            done, last = step + 1, step + 1 == settings.steps
+
+            # Evaluate and show.
+            evaluated = task.evaluate is not None and (last or done % settings.eval_every == 0)
+            if task.evaluate and evaluated:
+                metrics |= task.evaluate()
+            if display and (evaluated or last or done % SHOW_EVERY == 0):
+                display.update(done, metrics)
+
+            # Save and stop: at the signal of any rank all leave after the same step.
+            signum = ctx.all_max(stop.signum or 0)
+            if signum or last or done % settings.save_every == 0:
+                _save(saver, task, optimiser, done, before + time.monotonic() - began)
+            if signum or last:
                 saver.settle()
-            if leaving:
-                raise Interrupted(leaving)
+            if signum:
+                raise Interrupted(signum)
     return before + time.monotonic() - began
 
 
@@ -89,79 +100,94 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
     """AdamW over all trainable parameters: matrices decay, biases, norms and single vectors do
     not."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
-    assert len(matrices) + len(others) == len(trained)
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.lr, fused=True,
-    )  # fmt: skip
+    matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+    assert len(matrices) + len(vectors) == len(trained)
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
-class _Shown:
+class _Display:
     """The metrics file and the bar of one training."""
 
     def __init__(self, run: Run, label: str, total: int, start: int) -> None:
+        file = run.stage_dir(label.split("/")[0]) / "progress.json"
         self.metrics = Metrics(run.path, label.replace("/", "_"), start=start)
-        self.bar = Progress(
-            label, total, start=start, file=run.stage_dir(label.split("/")[0]) / "progress.json"
-        )
+        self.bar = Progress(label, total, start=start, file=file)
 
-    def tell(self, step: int, figures: Mapping[str, float]) -> None:
-        self.metrics.log(step, figures)
-        self.bar.update(
-            step, **{k: v for k, v in figures.items() if k not in ("lr", "gradient_norm")}
-        )
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.metrics.log(step, metrics)
+        shown = {k: v for k, v in metrics.items() if k not in ("lr", "gradient_norm")}
+        self.bar.update(step, **shown)
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> _Display:
         self.bar.__enter__()
         return self
 
-    def __exit__(self, *how: Any) -> None:
-        self.bar.__exit__(*how)
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
         self.metrics.close()
 
 
 def _one_step(
-    task: Task, optimiser: torch.optim.AdamW, settings: OptimiserSettings, step: int
+    task: TrainingTask, optimiser: torch.optim.AdamW, settings: OptimiserSettings, step: int
 ) -> dict[str, float]:
+    """One step of the optimiser; its losses, averaged over parts and ranks, learning rate and
+    gradient norm."""
     ctx, rate = dist(), learning_rate(step, settings)
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad()
-    told: list[Losses] = []
-    for part in range(task.parts):
-        with nullcontext() if part == task.parts - 1 else task.unsynced():
-            losses = task.losses(step, ctx.rows(settings.batch, part, task.parts))
-            (losses["loss"] / task.parts).backward()
-        told.append({name: value.detach() for name, value in losses.items()})
+
+    # The batch in parts, whose gradients ranks exchange with the last one.
+    by_part: list[Losses] = []
+    for part in range(task.accumulate):
+        with nullcontext() if part == task.accumulate - 1 else task.unsynced():
+            losses = task.losses(step, ctx.rows(settings.batch, part, task.accumulate))
+            (losses["loss"] / task.accumulate).backward()
+        by_part.append({name: value.detach() for name, value in losses.items()})
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     norm = full_state_dict(nn.utils.clip_grad_norm_(parameters, settings.clip))
-    mean = ctx.average(
-        torch.stack([torch.stack([part[name] for part in told]).mean() for name in told[0]])
-    )
+    means = [torch.stack([losses[name] for losses in by_part]).mean() for name in by_part[0]]
+    mean = ctx.average(torch.stack(means))
     optimiser.step()
-    # Looked at last: on a GPU that waits for all that was asked of it.
-    figures = dict(zip(told[0], mean.tolist(), strict=True))
-    return figures | {"lr": rate, "gradient_norm": float(norm)}
+
+    # Read last: on a GPU that waits for all that was asked of it.
+    metrics = dict(zip(by_part[0], mean.tolist(), strict=True))
+    return metrics | {"lr": rate, "gradient_norm": float(norm)}
+
+
+def _save(
+    saver: Saver, task: TrainingTask, optimiser: torch.optim.AdamW, step: int, seconds: float
+) -> None:
+    """A checkpoint of all that resuming needs, which all ranks have to gather together."""
+    weights, moments = full_weights(task.model), full_state_dict(optimiser.state_dict())
+    if dist().first:
+        saver.save(step, weights, {"optimiser": moments, "step": step, "seconds": seconds})
 
 
 def _refuse_divergence(
-    task: Task, settings: OptimiserSettings, step: int, figures: Mapping[str, float], saver: Saver
+    task: TrainingTask,
+    settings: OptimiserSettings,
+    step: int,
+    metrics: Mapping[str, float],
+    saver: Saver,
 ) -> None:
     """Raise TrainingDiverged if the step just taken was not finite; the model it spoiled is never
     saved."""
-    if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
+    if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
         return
     saver.join()
     newest = newest_checkpoint(saver.folder)
-    kept = (
-        f"the newest whole checkpoint is {newest}"
-        if newest
-        else f"there is no checkpoint yet in {saver.folder}"
-    )
+    kept = f"there is no checkpoint yet in {saver.folder}"
+    if newest:
+        kept = f"the newest whole checkpoint is {newest}"
     raise TrainingDiverged(
-        f"{task.stage}: the loss or its gradient is not finite at step {step} ({dict(figures)}); {kept}. "
-        f"Lower train.{task.part or task.stage}.lr ({settings.lr}) in a new --run, or look for NaN in the data"
+        f"{task.stage}: the loss or its gradient is not finite at step {step} ({dict(metrics)}); "
+        f"{kept}. Lower train.{task.part or task.stage}.lr ({settings.lr}) in a new --run, or "
+        "look for NaN in the data"
     )
 
 

@@ -1,5 +1,5 @@
-"""The online probe: an encoder in training seen from outside, by collapse metrics and by a probe of
-the state on held-out frames.
+"""The online probe: an encoder in training seen from outside, by collapse metrics and by a probe
+of the state on held-out frames.
 
 n frames of the training part, m held-out ones, h x w px, C channels, Y numbers of a state."""
 

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,15 @@ from jepa_wm.core.distributed import DistContext
 from jepa_wm.core.precision import KINDS
 from jepa_wm.models.blocks import Block
 from jepa_wm.training.settings import ParallelSettings
-from jepa_wm.training.task import Losses, Task
+
+if TYPE_CHECKING:
+    from jepa_wm.training.loop import Losses, TrainingTask
 
 
 class Step(nn.Module):
     """A task's losses as the forward pass of a module, which is what DDP and FSDP2 wrap."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: TrainingTask) -> None:
         super().__init__()
         self.model = task.model
         self._losses = task.losses
@@ -40,15 +42,13 @@ class Step(nn.Module):
 
 @contextmanager
 def applied(
-    task: Task, settings: ParallelSettings, ctx: DistContext, precision: str
-) -> Iterator[Task]:
+    task: TrainingTask, settings: ParallelSettings, ctx: DistContext, precision: str
+) -> Iterator[TrainingTask]:
     """The task as these ranks train it together; its model is handed back as it came, trained."""
-    task = replace(task, parts=settings.accumulate)
-    plain = (
-        copy.deepcopy(task.model)
-        if settings.fsdp or settings.compile or settings.recompute
-        else None
-    )
+    task = replace(task, accumulate=settings.accumulate)
+    plain = None
+    if settings.fsdp or settings.compile or settings.recompute:
+        plain = copy.deepcopy(task.model)
     blocks = [module for module in task.model.modules() if isinstance(module, Block)]
     for block in blocks:
         _wrap_forward(block, settings)
@@ -77,24 +77,22 @@ def full_state_dict(state: Any) -> Any:
 
 
 def load_moments(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimiser the state that `whole` made of another's, sharded like its own
+    """Give an optimiser the state that `full_state_dict` made of another's, sharded like its own
     parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Any]] = {}
-    for number, kept in state["state"].items():
-        like = parameters[number]
-        moments[number] = {
-            name: distribute_tensor(value, like.device_mesh, like.placements)
-            if isinstance(like, DTensor)
-            and isinstance(value, Tensor)
-            and value.shape == like.shape
-            else value
-            for name, value in kept.items()
-        }
+    for number, of_parameter in state["state"].items():
+        parameter, moments[number] = parameters[number], {}
+        for name, value in of_parameter.items():
+            # A moment is sharded as its parameter is; a count of steps stays whole.
+            sharded = isinstance(parameter, DTensor) and isinstance(value, Tensor)
+            if sharded and value.shape == parameter.shape:
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            moments[number][name] = value
     optimiser.load_state_dict({**state, "state": moments})
 
 
-def _replicated(task: Task, ctx: DistContext) -> Task:
+def _replicated(task: TrainingTask, ctx: DistContext) -> TrainingTask:
     """DDP: every rank has all weights, gradients are averaged."""
     on = [ctx.device.index] if ctx.device.type == "cuda" else None
     # Which mask leaves whole frames in view differs from step to step, and with it which parts of
@@ -105,7 +103,9 @@ def _replicated(task: Task, ctx: DistContext) -> Task:
     return replace(task, losses=step.__call__, unsynced=step.no_sync)
 
 
-def _sharded(task: Task, blocks: list[Block], ctx: DistContext, precision: str) -> Task:
+def _sharded(
+    task: TrainingTask, blocks: list[Block], ctx: DistContext, precision: str
+) -> TrainingTask:
     """FSDP2: every rank has a share of each weight; blocks are gathered one at a time, all else at
     once."""
     mesh = init_device_mesh(ctx.device.type, (ctx.size,))
@@ -136,13 +136,12 @@ def _wrap_forward(block: Block, settings: ParallelSettings) -> None:
         inner = forward
 
         def forward(x: Tensor, rope: Any, bias: Any = None, cache: Any = None) -> Tensor:
-            if (
-                cache is not None or not torch.is_grad_enabled()
-            ):  # a second pass would write a cache twice
+            # A second pass would write a cache twice.
+            if cache is not None or not torch.is_grad_enabled():
                 out: Tensor = inner(x, rope, bias, cache)
-                return out
-            again: Tensor = checkpoint(inner, x, rope, bias, use_reentrant=False)
-            return again
+            else:
+                out = checkpoint(inner, x, rope, bias, use_reentrant=False)
+            return out
 
     if settings.compile or settings.recompute:
         block.forward = forward  # type: ignore[method-assign]
@@ -152,5 +151,6 @@ def _become(model: nn.Module, plain: nn.Module) -> None:
     """Turn every module of `model` into the one of `plain`, a copy made before anything was
     applied, with the weights that `model` has now."""
     plain.load_state_dict(full_weights(model))
-    for mine, other in zip(list(model.modules()), list(plain.modules()), strict=True):
-        mine.__class__, mine.__dict__ = type(other), other.__dict__
+    pairs = zip(list(model.modules()), list(plain.modules()), strict=True)
+    for module, copied in pairs:
+        module.__class__, module.__dict__ = type(copied), copied.__dict__

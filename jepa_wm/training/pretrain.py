@@ -29,7 +29,7 @@ from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training.loop import Task, fit
+from jepa_wm.training.loop import TrainingTask, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbeFrames
 from jepa_wm.training.settings import TrainPretraining
 from jepa_wm.training.start import start_at
@@ -152,7 +152,7 @@ def make_task(
     settings: TrainPretraining,
     precision: str,
     probe: OnlineProbe | None = None,
-) -> Task:
+) -> TrainingTask:
     """One pretraining step as a function of its number: clips, views, masks and momentum come from
     (seed, step)."""
     # Decoding takes its time; trajectories are read in none, and would only take it from the
@@ -171,7 +171,7 @@ def make_task(
     evaluate = None
     if probe is not None:
         evaluate = partial(probe.metrics, model.target, steps=settings.probe_steps)
-    return Task("pretrain", model, losses, update_target, evaluate)
+    return TrainingTask("pretrain", model, losses, update_target, evaluate)
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,25 @@ from jepa_wm.models.settings import HeadSettings
 
 
 class TrainPretraining(OptimiserSettings):
+    """Pretraining, and the online probe that watches it."""
+
     steps: int = Field(300, ge=0)
     batch: int = Field(24, ge=1)
     lr: float = 5e-4
-    start: str | None = (
-        None  # weights to begin with: another run folder, or a released V-JEPA 2 file
-    )
+    # weights to begin with: another run folder, or a released V-JEPA 2 file
+    start: str | None = None
     probe_frames: int = 10000
-    probe_steps: int = (
-        400  # of the probe at every evaluation, which shows whether the encoder gets better
-    )
-    final_probe_steps: int = (
-        1500  # of the probe that is reported, which should be limited by the encoder alone
-    )
+    # of the probe at every evaluation, which shows whether the encoder gets better
+    probe_steps: int = 400
+    # of the probe that is reported, which should be limited by the encoder alone
+    final_probe_steps: int = 1500
 
     @model_validator(mode="after")
     def _starts(self) -> TrainPretraining:
         if self.start is not None and self.steps == 0:
             raise ValueError(
-                f"start {self.start} with steps 0 trains nothing; to freeze it see features.backbone"
+                f"start {self.start} with steps 0 trains nothing; to freeze it see "
+                "features.backbone"
             )
         return self
 

@@ -21,7 +21,7 @@ from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
-from jepa_wm.training.loop import Task, fit
+from jepa_wm.training.loop import TrainingTask, fit
 from jepa_wm.world_model.saved import save_action_predictor
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
@@ -94,7 +94,9 @@ def train(run: Run) -> dict[str, object]:
             return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
     seconds = fit(
-        run, Task("dynamics", model.to(dist().device), losses_of, part="dynamics"), settings
+        run,
+        TrainingTask("dynamics", model.to(dist().device), losses_of, part="dynamics"),
+        settings,
     )
     if dist().first:
         save_action_predictor(run.stage_dir("dynamics"), model, d, *windows.reach())
