@@ -39,7 +39,8 @@ def memory():
     return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines}
 before, began = memory(), time.perf_counter()
 videos = VideoSet.open(sys.argv[1])
-sampler = VideoClipSampler([MixturePart(videos, ShuffledOrder(len(videos), 0))], frames=16, fps=(4.0,), size=256)
+part = MixturePart(videos, ShuffledOrder(len(videos), 0))
+sampler = VideoClipSampler([part], frames=16, fps=(4.0,), size=256)
 sampler.rows(0, 1)
 opened = time.perf_counter() - began
 began = time.perf_counter()
@@ -59,42 +60,38 @@ def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     of decoding whole files; `share_of_decoder`, ours with one thread over the plain loop; and
     `index`, of ten million generated rows."""
     with tempfile.TemporaryDirectory() as folder:
+        # Films, and a clip of each, which both ways of reading have to agree on.
         count, seconds, repeats = (4, 3, 1) if quick else (12, 10, 5)
         for number in range(count):
             film(Path(folder) / f"{number}.mp4", seconds=seconds, seed=number)
         videos = VideoSet(find(folder))
         one, two = (sampler_of(videos, workers) for workers in (1, 2))
         rows = one.rows(0, count)
-        assert (plain_loop(videos, rows[0]) == one.frames_at(rows[:1]).numpy()[0]).all(), (
-            "both show the same frames"
-        )
-        figures = clips_a_second(
-            {
-                "ours_1": lambda: one.frames_at(rows),
-                "ours_2": lambda: two.frames_at(rows),
-                "plain_loop": lambda: np.stack([plain_loop(videos, row) for row in rows]),
-                "whole_files": lambda: np.stack([whole_file(videos, row) for row in rows]),
-            },
-            count, repeats,
-        )  # fmt: skip
+        same = plain_loop(videos, rows[0]) == one.frames_at(rows[:1]).numpy()[0]
+        assert same.all(), "both show the same frames"
+
+        methods: dict[str, Callable[[], object]] = {
+            "ours_1": lambda: one.frames_at(rows),
+            "ours_2": lambda: two.frames_at(rows),
+            "plain_loop": lambda: np.stack([plain_loop(videos, row) for row in rows]),
+            "whole_files": lambda: np.stack([whole_file(videos, row) for row in rows]),
+        }
+        rates = clips_a_second(methods, count, repeats)
         index = measure_index(Path(folder) / "index.h5", 10_000 if quick else ROWS)
-    return {
-        **figures,
-        "share_of_decoder": figures["ours_1"] / figures["plain_loop"],
-        "index": index,
-    }
+    share = rates["ours_1"] / rates["plain_loop"]
+    return {**rates, "share_of_decoder": share, "index": index}
 
 
 def clips_a_second(
-    ways: dict[str, Callable[[], object]], clips: int, repeats: int
+    methods: dict[str, Callable[[], object]], clips: int, repeats: int
 ) -> dict[str, float]:
-    """The median rate of each way; they take turns, so that a neighbour on the machine disturbs
+    """The median rate of each method; they take turns, so that a neighbour on the machine disturbs
     all alike."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats):
-        for name, way in ways.items():
+        for name, method in methods.items():
             began = time.perf_counter()
-            way()
+            method()
             times[name].append(time.perf_counter() - began)
     return {name: clips / median(seconds) for name, seconds in times.items()}
 
@@ -110,52 +107,48 @@ def film(path: Path, *, seconds: int, seed: int) -> None:
     ground = np.kron(r.integers(0, 255, (20, 30, 3)), np.ones((24, 24, 1))).astype(np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = (
-            340,
-            SIDE,
-            "yuv420p",
-            RATE // 2,
-        )
+        stream.width, stream.height, stream.pix_fmt = 340, SIDE, "yuv420p"
+        stream.gop_size = RATE // 2
         for t in range(seconds * RATE):
-            shown = ground[t % 128 : t % 128 + SIDE, t % 256 : t % 256 + 340]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            picture = ground[t % 128 : t % 128 + SIDE, t % 256 : t % 256 + 340]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
 
 
 def plain_loop(videos: VideoSet, row: np.ndarray) -> np.ndarray:
-    """[T, S, S, 3] the clip of a row of timestamps by PyAV alone."""
-    wanted = row % MAX_MICROSECONDS / 1e6
+    """[T, px, px, 3] the clip of a row of timestamps by PyAV alone."""
+    seconds = row % MAX_MICROSECONDS / 1e6
     pictures: list[np.ndarray] = []
     with av.open(str(videos.entry(int(row[0] // MAX_MICROSECONDS)).path)) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         tick = float(stream.time_base or 0)
-        container.seek(int(wanted[0] / tick), stream=stream)
-        shown = None
+        container.seek(int(seconds[0] / tick), stream=stream)
+        # A timestamp shows the last frame that has begun by then; a tick early is on time.
+        latest = None
         for frame in container.decode(stream):
-            late = ((frame.pts or 0) - 1) * tick  # a tick early is on time
-            while (
-                shown is not None and len(pictures) < len(wanted) and late > wanted[len(pictures)]
-            ):
-                pictures.append(_pixels(shown))
-            if len(pictures) == len(wanted):
+            begins = ((frame.pts or 0) - 1) * tick
+            while latest is not None and len(pictures) < len(seconds):
+                if begins <= seconds[len(pictures)]:
+                    break
+                pictures.append(_pixels(latest))
+            if len(pictures) == len(seconds):
                 break
-            shown = frame
-        while len(pictures) < len(wanted):
-            assert shown is not None
-            pictures.append(_pixels(shown))
+            latest = frame
+        while len(pictures) < len(seconds):
+            assert latest is not None
+            pictures.append(_pixels(latest))
     return middle(np.stack(pictures), SIDE)
 
 
 def whole_file(videos: VideoSet, row: np.ndarray) -> np.ndarray:
     """The same clip out of all frames of its file."""
-    wanted = row % MAX_MICROSECONDS / 1e6
+    seconds = row % MAX_MICROSECONDS / 1e6
     with av.open(str(videos.entry(int(row[0] // MAX_MICROSECONDS)).path)) as container:
         container.streams.video[0].thread_count = 1
         frames = np.stack([_pixels(frame) for frame in container.decode(video=0)])
-    return middle(
-        frames[np.floor(wanted * RATE + 1e-3).astype(int).clip(max=len(frames) - 1)], SIDE
-    )
+    numbers = np.floor(seconds * RATE + 1e-3).astype(int)
+    return middle(frames[numbers.clip(max=len(frames) - 1)], SIDE)
 
 
 def _pixels(frame: av.VideoFrame) -> np.ndarray:
@@ -174,6 +167,7 @@ def measure_index(path: Path, rows: int) -> dict[str, float]:
     columns |= {"name_end": 17 * np.arange(1, rows + 1), NAMES: names}
     texts: dict[str, list[str]] = {name: [] for name in TEXTS} | {"classes": ["all"]}
     write_index(path, columns, texts, folder_fps=30, total=rows)
-    told = subprocess.check_output([sys.executable, "-c", WORKER, str(path)], text=True)
-    found: dict[str, float] = json.loads(told)
-    return {"rows": rows, **found}
+    # The index is opened in a process of its own, so that its memory can be told from ours.
+    output = subprocess.check_output([sys.executable, "-c", WORKER, str(path)], text=True)
+    measured: dict[str, float] = json.loads(output)
+    return {"rows": rows, **measured}

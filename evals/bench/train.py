@@ -42,22 +42,25 @@ def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     share of one's with two threads, on CPUs. On a GPU, and with `quick` in tiny sizes anywhere,
     `large`: see `_large`."""
     set_threads(threads)
-    case, threads, on_gpu = (
-        QUICK if quick else Case(),
-        torch.get_num_threads(),
-        dist().device.type == "cuda",
-    )
+    case, threads = QUICK if quick else Case(), torch.get_num_threads()
+    on_gpu = dist().device.type == "cuda"
+
+    # The machine's own matrix product, and the precision in which it is fastest.
     widest = {"rows": 64 if quick else 2048, "inner": 192, "columns": 768}
     if on_gpu and not quick:
         widest = {"rows": 8192, "inner": 8192, "columns": 8192}
     rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}
     precision = max(rates, key=lambda name: rates[name])
+
+    # A step, part by part, beside the reference's.
     ours = _ours(case, precision)
     peers = {name: _reference(case, name) for name in KINDS}
     step = sum(ours[name] for name in ("data", "forward", "backward", "optimiser", "ema"))
     model, pixels = fresh(case)
     tokens = case.batch * model.encoder.tokens_per_frame * case.frames // case.tubelet_size
     working = ours["forward"] + ours["backward"]
+
+    # What only a GPU is large enough for, or only CPUs are asked for.
     large = None
     if on_gpu or quick:
         large = _large(QUICK if quick else LARGE, precision, rates[precision], compile=not quick)
