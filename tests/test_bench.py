@@ -26,10 +26,10 @@ def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):
         assert case["ours_s"] > 0 and case["reference_s"] > 0 and case["first_frame"] < 0.05
     large = result["large"]
     assert (
-        large["seconds"].keys() == {"stepper", "compiled"}
+        large["seconds"].keys() == {"fast_rollout", "compiled"}
         and large["best_s"] == min(large["seconds"].values()) > 0
     )
-    assert large["best_s"] > large["floor_s"] > 0 and large["ways_differ"] < 0.05
+    assert large["best_s"] > large["floor_s"] > 0 and large["methods_differ"] < 0.05
     assert not list(tmp_path.iterdir())
 
 
