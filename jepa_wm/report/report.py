@@ -17,7 +17,8 @@ from jepa_wm.core.commands import stages
 from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
-from jepa_wm.core.stage import pipeline, stage
+from jepa_wm.core.stage import STAGES, stage
+from jepa_wm.core.yaml_source import read_yaml
 from jepa_wm.report import acting, learning
 from jepa_wm.report.artifacts import RunArtifacts
 from jepa_wm.report.page import (
@@ -220,10 +221,10 @@ def _encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
 def _made(run: Run, artifacts: RunArtifacts) -> Group:
     """Commands, times, config, versions, machine."""
     rows = []
-    needed = pipeline(run.config)
     for name in stages():
         result = artifacts.results.get(name)
-        if name == "report" or (result is None and name not in needed):
+        optional = STAGES.get(name).when is not None  # not every run has it
+        if name == "report" or (result is None and optional):
             continue
         made = run.digest(name) if result is not None else "–"
         took = clock(result.get("seconds")) if result is not None else "not finished"
@@ -238,7 +239,7 @@ def _made(run: Run, artifacts: RunArtifacts) -> Group:
         "report",
     )
     facts = {
-        "config digest": digest(run.config),
+        "config digest": digest(read_yaml(run.path / "config.yaml").data),
         "machine": f"{cpu_name()}, {cores()} cores, {platform.system()} {platform.machine()}",
         "versions": f"jepa-wm {__version__}, Python {platform.python_version()}",
         "packages": ", ".join(f"{package} {_installed(package)}" for package in PACKAGES),
