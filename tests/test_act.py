@@ -2,7 +2,9 @@
 were alone."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,9 +23,11 @@ from jepa_wm.models.settings import (
     WorldModelSettings,
 )
 from jepa_wm.models.vit import Encoder
+from jepa_wm.planning import settings as planning_settings
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import ICEM, PlannerSettings
+from jepa_wm.planning.search import Solver, noise
+from jepa_wm.planning.settings import ICEM, PlannerSettings, SolverSettings
 from jepa_wm.world_model import cuda_graphs as recordings
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -179,7 +183,7 @@ def test_goals_of_another_size_and_frames_that_are_no_pictures_are_refused():
         a.reset(broken, [0, 1])
     with pytest.raises(
         UserError,
-        match="planner.cost.uncertainty_weight 1 needs models that can disagree.*dynamics.ensemble_size",
+        match="planner.cost.uncertainty_weight 1 needs models that can disagree.*ensemble_size",
     ):
         agent(uncertainty_weight=1.0)
 
@@ -463,3 +467,42 @@ def test_a_loop_shows_the_frames_of_every_model_step_of_a_plan():
         look = lambda world: seen.append(world.now[0, 0])  # noqa: E731
         play(world, act, budget=budget, observe=look, every=2)
         assert (acted, seen) == expected, budget
+
+
+def test_a_solver_and_a_term_of_ones_own_plan(monkeypatch):
+    """From outside of the package: the solver draws corners, the term pays for going right."""
+    table = planning_settings.SOLVERS
+    monkeypatch.setattr(table, "_entries", dict(table._entries))
+
+    class CornerSolver(Solver):
+        iterations = 2
+
+        def propose(self, state, generator):
+            drawn = noise(state.mean, 32, generator, uniform=True)
+            return self.space.project(4 * drawn.round() - 2)
+
+        def update(self, state, plans, costs):
+            return replace(state, mean=state.best)
+
+    @table.register("corners")
+    class Corners(SolverSettings):
+        name: Literal["corners"] = "corners"
+
+        def make(self, space, horizon):
+            return CornerSolver(space, horizon)
+
+    contexts = []
+
+    def rightward(context):
+        contexts.append(context)
+        return lambda latents, actions: -actions.unflatten(-1, (-1, 2))[..., 0].mean((-2, -1))
+
+    sections = {"solver": {"name": "corners"}, "mpc": {"horizon": 1}}
+    settings = PlannerSettings.model_validate(sections)
+    for weight, goes_right in ((1e3, True), (-1e3, False)):
+        a = Agent(world_model(), SPACE, settings, extra_costs=((weight, rightward),))
+        a.reset(frames(2, 0), [0, 1])
+        taken = a.act(frames(2, 1))
+        assert (np.abs(taken) == 1).all(), "corners alone are drawn"
+        assert ((taken[..., 0] > 0) == goes_right).all()
+    assert contexts[0].now.shape == contexts[0].goal.shape and contexts[0].last_action is None

@@ -56,13 +56,13 @@ def test_operations_are_counted_by_hand():
     case = Case(
         tokens=2,
         episodes=3,
-        candidates=4,
+        num_samples=4,
         horizon=5,
         depth=1,
         width=6,
-        heads=1,
-        window=2,
-        rounds=7,
+        num_heads=1,
+        context_frames=2,
+        iterations=7,
     )
     linear = 2 * (6 * 18 + 6 * 6 + 6 * 24 + 24 * 6)  # qkv, projection, MLP
     attention = 2 * 2 * (2 * 2) * 6  # scores and their use, over a window of 2 frames of 2 tokens

@@ -1,11 +1,11 @@
-"""`jepa-wm bench plan`: imagining and judging candidates, ours against a reference shaped like the
+"""`jepa-wm bench plan`: imagining and judging plans, ours against a reference shaped like the
 peers' planners.
 
-Same weights, candidates, rounds and horizon, in one process. The reference computes the whole
+Same weights, samples, iterations and horizon, in one process. The reference computes the whole
 window of frames again at every imagined step, in fp32 with the fused attention kernel, one
-episode's candidates at a time. On a GPU also a search through a large model, against the card's
-own matrix product. B episodes, S candidates, R rounds, C context frames, H horizon, N tokens a
-frame, D latent width, A action numbers, P model width, W window."""
+episode's plans at a time. On a GPU also a search through a large model, against the card's
+own matrix product. B episodes, S plans, R rounds of a search, C context frames, H horizon, N
+tokens a frame, D latent width, A action numbers, P model width, W window."""
 
 from __future__ import annotations
 
@@ -34,22 +34,29 @@ class Case:
 
     tokens: int
     episodes: int = 1
-    candidates: int = 64
-    rounds: int = 1
+    num_samples: int = 64
+    iterations: int = 1
     horizon: int = 6
     depth: int = 6
     width: int = 384
-    heads: int = 6
-    window: int = 3
+    num_heads: int = 6
+    context_frames: int = 3
     repeats: int = 3
 
 
 CASES = (Case(tokens=64, episodes=2), Case(tokens=256))
 # V-JEPA 2-AC's search: one frame is known, and one step is looked ahead.
 LARGE = Case(
-    tokens=256, candidates=800, rounds=10, horizon=1, depth=24, width=1024, heads=16, window=1
+    tokens=256,
+    num_samples=800,
+    iterations=10,
+    horizon=1,
+    depth=24,
+    width=1024,
+    num_heads=16,
+    context_frames=1,
 )
-QUICK = {"candidates": 3, "horizon": 4, "depth": 1, "width": 32, "heads": 2, "repeats": 1}
+QUICK = {"num_samples": 3, "horizon": 4, "depth": 1, "width": 32, "num_heads": 2, "repeats": 1}
 
 
 def run(*, threads: int, quick: bool = False) -> dict[str, object]:
@@ -89,7 +96,7 @@ def _large(quick: bool, rate: float) -> dict[str, object]:
     """Seconds that imagining and judging the plans of a search through a model of 24 layers takes
     in bf16, by each method of imagining that there is, and `floor_s`, what its operations take at
     `rate` GFLOP/s, below which no exact method can come."""
-    case = replace(LARGE, tokens=9, rounds=2, **{**QUICK, "horizon": 1}) if quick else LARGE
+    case = replace(LARGE, tokens=9, iterations=2, **{**QUICK, "horizon": 1}) if quick else LARGE
     model, context, past, goal, rounds = fresh(case)
     distance = latent_distance("l2")
 
@@ -135,13 +142,13 @@ def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
     this process computes."""
     torch.manual_seed(0)
     model = Dynamics(
-        tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width, depth=case.depth,
-        num_heads=case.heads, context_frames=case.window,
+        tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width,
+        depth=case.depth, num_heads=case.num_heads, context_frames=case.context_frames,
     ).eval()  # fmt: skip
-    context = torch.randn(case.episodes, case.window, case.tokens, case.width)
-    past = torch.randn(case.episodes, case.window - 1, ACTION)
+    context = torch.randn(case.episodes, case.context_frames, case.tokens, case.width)
+    past = torch.randn(case.episodes, case.context_frames - 1, ACTION)
     goal = torch.randn(case.episodes, case.tokens, case.width)
-    rounds = torch.randn(case.rounds, case.episodes, case.candidates, case.horizon, ACTION)
+    rounds = torch.randn(case.iterations, case.episodes, case.num_samples, case.horizon, ACTION)
     device = dist().device
     return (
         model.to(device),
@@ -181,42 +188,42 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
             latent_distance("l2")(imagine(plans), goal)
         return now(device) - began
 
+    # Both agree on the first imagined frame.
     few = rounds[0, :, :2, :1]
     theirs = reference(few)
     first_frame = float((ours(few) - theirs).abs().max() / theirs.std())
-    ways = [ours, reference, *([alike] if device.type == "cuda" else [])]
-    if (
-        device.type == "cuda"
-    ):  # kernels are loaded and memory is taken when they are first asked for
-        [seconds(way) for way in ways]
-    times = [[seconds(way) for way in ways] for _ in range(case.repeats)]
+    # In turns, and the median of each.
+    forms = [ours, reference, *([alike] if device.type == "cuda" else [])]
+    if device.type == "cuda":  # kernels are loaded, and memory is taken, by the first use
+        for form in forms:
+            seconds(form)
+    times = [[seconds(form) for form in forms] for _ in range(case.repeats)]
     mine, peer, *alike_s = (median(column) for column in zip(*times, strict=True))
     share = 1e-9 * flops(case) / mine / best_rate
-    told = {"ratio": peer / mine, "share_of_matmul": share, "ours_s": mine, "reference_s": peer,
+    result = {"ratio": peer / mine, "share_of_matmul": share, "ours_s": mine, "reference_s": peer,
             "first_frame": first_frame}  # fmt: skip
-    return told | ({"ratio_same_precision": alike_s[0] / mine} if alike_s else {})
+    return result | ({"ratio_same_precision": alike_s[0] / mine} if alike_s else {})
 
 
 def flops(case: Case) -> float:
     """Multiplications and additions of the matrix products that ours needs."""
     token = (
-        case.depth * (24 * case.width**2 + 4 * case.window * case.tokens * case.width)
+        case.depth * (24 * case.width**2 + 4 * case.context_frames * case.tokens * case.width)
         + 4 * case.width**2
     )
-    frames = (
-        case.candidates * case.horizon + case.window - 1
-    )  # the context before its last frame once an episode
-    return float(case.rounds * case.episodes * frames * case.tokens * token)
+    # The context before its last frame is computed once an episode.
+    frames = case.num_samples * case.horizon + case.context_frames - 1
+    return float(case.iterations * case.episodes * frames * case.tokens * token)
 
 
 def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) -> Tensor:
-    """[S, H, N, D] of one episode's candidates [S, H, A] after context [C, N, D], the window anew
+    """[S, H, N, D] of one episode's plans [S, H, A] after context [C, N, D], the window anew
     each step."""
     latents = context.expand(len(plans), -1, -1, -1)
     actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
     for _ in range(plans.shape[1]):
-        seen = latents.shape[1]
-        window = slice(max(0, seen - model.context_frames), seen)
+        known = latents.shape[1]
+        window = slice(max(0, known - model.context_frames), known)
         latents = torch.cat(
             [latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1
         )

@@ -19,8 +19,9 @@ class EbJepa(nn.Module):
     """What eb_jepa's two-rooms evaluation asks of a model: `encode(obs)` and `unroll(obs, actions,
     nsteps=...)`.
 
-    Observations have two channels, agent and walls, in 0..255; `mean` and `std`, a number a channel,
-    undo the harness' own standardising. Latents lie on their grid, h' x w', or in one row.
+    Observations have two channels, agent and walls, in 0..255; `mean` and `std`, a number a
+    channel, undo the harness' own standardising. Latents lie on their grid, h' x w', or in one
+    row.
     UserError unless the model's frameskip is 1."""
 
     mean: Tensor
@@ -33,8 +34,8 @@ class EbJepa(nn.Module):
         skip = model.latent.settings.frameskip
         if skip != 1:
             raise UserError(
-                f"dynamics.frameskip {skip}: eb_jepa asks for a latent after every action; train with "
-                "dynamics.frameskip=1 (configs/two_rooms_ebjepa.yaml)"
+                f"dynamics.frameskip {skip}: eb_jepa asks for a latent after every action; train "
+                "with dynamics.frameskip=1 (configs/two_rooms_ebjepa.yaml)"
             )
         self.model = model
         for name, numbers in (("mean", mean), ("std", std)):
@@ -60,7 +61,8 @@ class EbJepa(nn.Module):
         latest = self.model.encode(self.frames(obs[:, :, -1:])[:, 0])  # [B or 1, N, D]
         if len(latest) not in (1, len(taken)):
             raise ValueError(
-                f"{len(latest)} observations for {len(taken)} rows of actions; give one, or one each"
+                f"{len(latest)} observations for {len(taken)} rows of actions; give one, or one "
+                "each"
             )
         plans = taken.unflatten(0, (len(latest), -1))  # [B, S, n, a]
         nothing = latest.new_zeros(len(latest), 0, self.model.block)
@@ -71,8 +73,9 @@ class EbJepa(nn.Module):
         return self._on_grid(torch.cat([first, future], 1)), None
 
     def frames(self, obs: Tensor) -> Tensor:
-        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.render_style ebjepa. Raises
-        ValueError for observations that are not of that range once standardising is undone."""
+        """[B, T, h, w, 3] uint8 pictures, as the world renders them with world.render_style
+        ebjepa. Raises ValueError for observations of another range, once standardising is
+        undone."""
         if obs.dim() != 5 or obs.shape[1] != 2:
             raise ValueError(
                 f"obs has shape {tuple(obs.shape)}; [B, 2, T, h, w] is wanted, agent and walls"
@@ -81,8 +84,8 @@ class EbJepa(nn.Module):
         low, high = float(raw.min()), float(raw.max())
         if not (low > -2 and 16 < high < 257):
             raise ValueError(
-                f"obs spans {low:.3g}..{high:.3g} instead of 0..255: give EbJepa the mean and std by which the harness "
-                "standardises its two channels"
+                f"obs spans {low:.3g}..{high:.3g} instead of 0..255: give EbJepa the mean and "
+                "std by which the harness standardises its two channels"
             )
         third = torch.zeros_like(raw[:, :1])
         return torch.cat([raw, third], 1).movedim(1, -1).round().clamp(0, 255).byte()

@@ -1,9 +1,9 @@
 """Our world model in stable-worldmodel: what its solvers minimise, and a policy for its
 evaluation.
 
-It is not imported; it is met by the shapes it asks for. B episodes, S plans, H horizon, T frames of
-the harness, C frames of the context, h x w px, a numbers of one environment action, A of the block
-of actions between two frames of the context, N latent tokens of width D."""
+It is not imported; it is met by the shapes it asks for. B episodes, S plans, H horizon, T frames
+of the harness, C frames of the context, h x w px, a numbers of one environment action, A of the
+block of actions between two frames of the context, N latent tokens of width D."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CostServer:
     criterion = get_cost
 
     def _context(self, info: Mapping[str, Any]) -> PlanningContext:
-        """Where the episodes stand, as an agent would hold it that had seen these frames alone."""
+        """Where the episodes stand, as an agent has it after these frames alone."""
         latent = self.model.latent
         skip, size = latent.settings.frameskip, self.model.block // latent.settings.frameskip
         window = latent.settings.context_frames
@@ -128,7 +128,7 @@ def serve_to(solver: Callable[..., Any], server: CostServer, **options: Any) -> 
 
 
 class VectorEnv(Protocol):
-    """What a policy of stable-worldmodel is told of the environments."""
+    """What a policy of stable-worldmodel knows of the environments."""
 
     num_envs: int
     action_space: Any

@@ -67,12 +67,14 @@ class ActionSpace:
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         if len(self.low) != len(self.high) or not self.low:
             raise ValueError(
-                f"low has {len(self.low)} numbers and high {len(self.high)}; give one each per action"
+                f"low has {len(self.low)} numbers and high {len(self.high)}; give one each per "
+                "action"
             )
         object.__setattr__(self, "group", self.group or len(self.low))
         if not all(math.isfinite(x) for x in (*self.low, *self.high)):
             raise ValueError(
-                f"low {self.low}, high {self.high}: a box to search in must be finite; bound the actions"
+                f"low {self.low}, high {self.high}: a box to search in must be finite; bound the "
+                "actions"
             )
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             raise ValueError(f"low {self.low} exceeds high {self.high}; swap them")
@@ -88,8 +90,8 @@ class ActionSpace:
             )
         if not self._meets_ball(self.max_norm):
             raise ValueError(
-                f"max_norm {self.max_norm} needs a box around zero, or one that reaches that near to it, got low "
-                f"{self.low}, high {self.high}"
+                f"max_norm {self.max_norm} needs a box around zero, or one that reaches that "
+                f"near to it, got low {self.low}, high {self.high}"
             )
         if self.idle is not None:
             object.__setattr__(self, "idle", tuple(float(x) for x in self.idle))
@@ -101,14 +103,21 @@ class ActionSpace:
 
     @classmethod
     def of_block(
-        cls, low: Sequence[float], high: Sequence[float], *, max_norm: float | None = None, block: int, action_repeat: bool,
-        idle: Sequence[float] | None = None, absolute: bool = False,
-    ) -> ActionSpace:  # fmt: skip
+        cls,
+        low: Sequence[float],
+        high: Sequence[float],
+        *,
+        block: int,
+        action_repeat: bool,
+        max_norm: float | None = None,
+        idle: Sequence[float] | None = None,
+        absolute: bool = False,
+    ) -> ActionSpace:
         """The space for `block` environment actions bounded by low, high [a] and `max_norm` per
         model step.
 
-        With `action_repeat`, one environment action is searched and held for the block (A = a); else all
-        are (A = block * a)."""
+        With `action_repeat`, one environment action is searched and held for the block (A = a);
+        else all are (A = block * a)."""
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         times, repeat = (1, block) if action_repeat else (block, 1)
@@ -129,9 +138,9 @@ class ActionSpace:
             slack = 1e-5 * max(abs(a), abs(b))  # rounding of numbers that were stored in fp32
             if least > b + slack or most < a - slack:
                 raise UserError(
-                    f"action number {i % self.size} lies in {least:g}..{most:g} in the data that the model was trained "
-                    f"on, and in {a:g}..{b:g} in this world: plan in the world of the data, or convert the data to its "
-                    "units"
+                    f"action number {i % self.size} lies in {least:g}..{most:g} in the data that "
+                    f"the model was trained on, and in {a:g}..{b:g} in this world: plan in the "
+                    "world of the data, or convert the data to its units"
                 )
             cut.append((min(max(a, least), b), max(min(b, most), a)))
         if cut == list(zip(self.low, self.high, strict=True)):
@@ -144,8 +153,9 @@ class ActionSpace:
             self.max_norm
         ):
             raise UserError(
-                f"the actions in the data that the model was trained on are longer than {self.max_norm}, the longest "
-                "of this world: plan in the world of the data, or convert the data to its units"
+                "the actions in the data that the model was trained on are longer than "
+                f"{self.max_norm}, the longest of this world: plan in the world of the data, or "
+                "convert the data to its units"
             )
         return replace(self, low=lows, high=highs, idle=idle)
 
@@ -263,8 +273,8 @@ def space_of(world: World, *, frameskip: int, action_repeat: bool) -> ActionSpac
     low, high, longest = world.action_bounds
     absolute = isinstance(world, SaysActionKind) and world.action_kind == "absolute"
     return ActionSpace.of_block(
-        low.tolist(), high.tolist(), max_norm=longest, block=frameskip, action_repeat=action_repeat,
-        idle=None if idle is None else idle.tolist(), absolute=absolute,
+        low.tolist(), high.tolist(), max_norm=longest, absolute=absolute,
+        block=frameskip, action_repeat=action_repeat, idle=None if idle is None else idle.tolist(),
     )  # fmt: skip
 
 

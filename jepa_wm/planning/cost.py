@@ -1,8 +1,8 @@
 """What a search minimises: plans are imagined in pieces that fit into memory, and priced by the
 terms that the config names and by those of the caller.
 
-B episodes, b episodes of a piece, S plans, C frames of context, H horizon, N latent tokens of width
-D, A action numbers of a model step, a of one action."""
+B episodes, b episodes of a piece, S plans, C frames of context, H horizon, N latent tokens of
+width D, A action numbers of a model step, a of one action."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PlanningContext:
         return self.model.block // self.model.latent.settings.frameskip
 
     def of(self, rows: slice) -> PlanningContext:
-        """That of some of the episodes."""
+        """The same of these episodes alone."""
         return replace(
             self,
             latents=self.latents[rows],

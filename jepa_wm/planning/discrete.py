@@ -47,25 +47,32 @@ class DiscreteSpace:
             raise ValueError(f"vectors {self.vectors} must be finite")
         if len(set(self.vectors)) < len(self.vectors):
             raise ValueError(
-                f"vectors {self.vectors}: two choices have the same; the model could not tell them apart"
+                f"vectors {self.vectors}: two choices have the same; the model could not tell "
+                "them apart"
             )
         for name in ("slots", "repeat"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.idle is not None and not 0 <= self.idle < len(self.vectors):
             raise ValueError(
-                f"idle {self.idle} is none of the {len(self.vectors)} choices, which are counted from 0"
+                f"idle {self.idle} is none of the {len(self.vectors)} choices, which are counted "
+                "from 0"
             )
 
     @classmethod
     def of_block(
-        cls, choices: int, *, block: int, action_repeat: bool, vectors: Sequence[Sequence[float]] | None = None,
+        cls,
+        choices: int,
+        *,
+        block: int,
+        action_repeat: bool,
+        vectors: Sequence[Sequence[float]] | None = None,
         idle: int | None = None,
-    ) -> DiscreteSpace:  # fmt: skip
+    ) -> DiscreteSpace:
         """The space for `block` environment actions per model step, each one of `choices`.
 
-        With `action_repeat`, one is chosen and held for the block. The model takes `vectors` [n, a],
-        one-hot if None."""
+        With `action_repeat`, one is chosen and held for the block. The model takes `vectors` [n,
+        a], one-hot if None."""
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         if vectors is None:
@@ -85,8 +92,8 @@ class DiscreteSpace:
         ]
         if not any(inside):
             raise UserError(
-                "none of the world's choices was taken in the data that the model was trained on: plan in the world of "
-                "the data"
+                "none of the world's choices was taken in the data that the model was trained "
+                "on: plan in the world of the data"
             )
         barred = tuple(sorted({*self.barred, *(i for i, kept in enumerate(inside) if not kept)}))
         return self if barred == self.barred else replace(self, barred=barred)

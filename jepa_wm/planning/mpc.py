@@ -1,8 +1,8 @@
 """Receding horizon: plan, hand out the first model steps, start the next search from what is left
 of the plan.
 
-B episodes, S plans, H horizon in model steps, A numbers of a plan a step, E numbers the model takes
-a step."""
+B episodes, S plans, H horizon in model steps, A numbers of a plan a step, E numbers the model
+takes a step."""
 
 from __future__ import annotations
 

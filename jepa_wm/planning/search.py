@@ -152,8 +152,8 @@ def score(cost: Cost, space: Space, plans: Tensor) -> Tensor:
         which = torch.nonzero(~finite.all(1)).flatten()[:5].tolist()
         raise ValueError(
             f"the cost is NaN or infinite for {share:.1%} of {costs.numel()} plans (first "
-            f"episodes: {which}); check the goal and the model for NaN, and give forbidden plans a "
-            "large finite cost"
+            f"episodes: {which}); check the goal and the model for NaN, and give forbidden plans "
+            "a large finite cost"
         )
     return costs.to(plans)
 

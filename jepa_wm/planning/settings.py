@@ -1,7 +1,5 @@
-"""Settings of the planner: the solver, the cost that it minimises, the receding horizon.
-
-An entry of SOLVERS is the settings class that a config's `planner.solver.name` chooses, and its
-`make` gives the solver. Shares are of the action box's half width."""
+"""Settings of the planner: the solver (an entry of SOLVERS, chosen by its name), the cost that it
+minimises, the receding horizon. Shares are of the action box's half width."""
 
 from __future__ import annotations
 
@@ -28,18 +26,14 @@ class SolverSettings(Section):
     name: str
 
     def make(self, space: Space, horizon: int) -> Solver:
-        """The solver of plans of `horizon` model steps in `space`; ValueError for a space that it
-        cannot search."""
+        """The solver of plans of `horizon` model steps; ValueError where it cannot search the
+        space."""
         raise NotImplementedError
 
 
+_OWN = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy")
 SOLVERS: Registry[type[SolverSettings]] = Registry(
-    "solvers",
-    "solver",
-    dict.fromkeys(
-        ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy"),
-        "jepa_wm.planning.settings",
-    ),
+    "solvers", "solver", dict.fromkeys(_OWN, __name__)
 )
 
 
@@ -51,10 +45,10 @@ class Sampling(SolverSettings):
 
 
 class Gaussian(Sampling):
-    """Solvers that draw around a mean."""
+    """Solvers that draw around a mean; spreads are shares."""
 
-    std: float = Field(0.7, gt=0)  # first spread, as a share
-    min_std: float = Field(0.05, ge=0)  # the least spread, as a share
+    std: float = Field(0.7, gt=0)  # at first
+    min_std: float = Field(0.05, ge=0)  # the least
 
     @model_validator(mode="after")
     def _spread_falls(self) -> Gaussian:
@@ -93,8 +87,7 @@ class CEM(Gaussian):
 @SOLVERS.register("icem")
 class ICEM(Gaussian):
     """CEM for few samples: smooth plans, elites that are tried again, a population that shrinks.
-    Source: C. Pinneri et al., Sample-efficient Cross-Entropy Method for Real-time Planning, CoRL
-    2020."""
+    Source: C. Pinneri et al., CoRL 2020."""
 
     name: Literal["icem"] = "icem"
     elites: int = Field(16, ge=2)
@@ -107,8 +100,8 @@ class ICEM(Gaussian):
     def _elites_fit(self) -> ICEM:
         if self.elites > self.num_samples // 2:
             raise ValueError(
-                f"elites {self.elites} with num_samples {self.num_samples}: solver icem shrinks to "
-                "twice the elites; change elites or num_samples"
+                f"elites {self.elites} with num_samples {self.num_samples}: solver icem shrinks "
+                "to twice the elites; change elites or num_samples"
             )
         return self
 
@@ -135,7 +128,7 @@ class MPPI(Gaussian):
 
 @SOLVERS.register("random")
 class RandomShooting(Sampling):
-    """Plans drawn evenly from the space: what a search must beat with as many samples."""
+    """Plans drawn evenly: what a search must beat with as many samples."""
 
     name: Literal["random"] = "random"
 
@@ -158,8 +151,7 @@ class Descent(SolverSettings):
 
 @SOLVERS.register("gradient")
 class Gradient(Descent):
-    """Descent of the cost's gradient. Source: D. Kingma, J. Ba, ICLR 2015; as in UPN (Srinivas et
-    al. 2018) and DINO-WM."""
+    """Descent of the cost's gradient by Adam, as in UPN (Srinivas et al. 2018) and DINO-WM."""
 
     name: Literal["gradient"] = "gradient"
 
@@ -210,8 +202,8 @@ class Limits(Section):
     def _fits(self) -> Limits:
         if len(self.bound) != len(self.matrix) or len({len(row) for row in self.matrix}) > 1:
             raise ValueError(
-                f"matrix has {len(self.matrix)} rows and bound {len(self.bound)} numbers: one each, "
-                "rows of one length"
+                f"matrix has {len(self.matrix)} rows and bound {len(self.bound)} numbers: one "
+                "each, rows of one length"
             )
         return self
 

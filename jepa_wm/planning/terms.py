@@ -230,8 +230,9 @@ class LinearLimits:
     def __post_init__(self) -> None:
         if self.matrix.dim() != 2 or self.bound.shape != self.matrix.shape[:1]:
             raise ValueError(
-                f"matrix has shape {tuple(self.matrix.shape)} and bound {tuple(self.bound.shape)}; give a row of the "
-                "matrix and a number of the bound for each limit"
+                f"matrix has shape {tuple(self.matrix.shape)} and bound "
+                f"{tuple(self.bound.shape)}; give a row of the matrix and a number of the bound "
+                "for each limit"
             )
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
@@ -243,6 +244,7 @@ class LinearLimits:
         another width."""
         if actions.shape[-1] != self.matrix.shape[1]:
             raise ValueError(
-                f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action numbers a step"
+                f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action "
+                "numbers a step"
             )
         return (actions @ self.matrix.to(actions).T - self.bound.to(actions)).clamp(min=0)
