@@ -52,15 +52,15 @@ class ClipSource(ABC):
         """Clips `rows` of the batch of a step: drawn for the whole batch, then cut, so that the
         union over ranks is what one process would have drawn."""
         shape = self.batch
-        wanted = self.rows(step, shape.clips)
+        drawn = self.rows(step, shape.clips)
         if shape.num_distant:
             distant = self.distant_rows(
                 step, shape.clips, count=shape.num_distant, min_gap=shape.min_gap
             )
-            wanted = np.concatenate([wanted, distant], 1)
+            drawn = np.concatenate([drawn, distant], 1)
 
         # Of a video that cannot be read another stands in, so what was read counts from here on.
-        frames, read = self.read(wanted[rows])
+        frames, read = self.read(drawn[rows])
         return ClipSample(
             frames,
             self.displacement_at(read),
@@ -136,8 +136,8 @@ class ClipSampler(ClipSource):
         gap = np.array(self.gaps)[r.integers(len(self.gaps), size=batch)]
         unit = r.random(batch)
         episode, start = np.zeros((2, batch), np.int64)
-        for one, draw in self._draws.items():
-            of_gap = gap == one
+        for one_gap, draw in self._draws.items():
+            of_gap = gap == one_gap
             episode[of_gap], start[of_gap] = draw.at(unit[of_gap])
         return episode, start, gap
 
@@ -186,17 +186,16 @@ class Displacement:
     frame shows."""
 
     def __init__(self, data: Trajectories, *, absolute: bool) -> None:
-        found = ActionStatistics.of(data.taken_actions)
-        varied = found.low < found.high if absolute else ~found.steady
-        actions = np.where(varied, data.actions.astype(np.float64).clip(found.low, found.high), 0)
+        usual = ActionStatistics.of(data.taken_actions)
+        varied = usual.low < usual.high if absolute else ~usual.steady
+        actions = np.where(varied, data.actions.astype(np.float64).clip(usual.low, usual.high), 0)
         if absolute:
             self._place = np.roll(actions, 1, 0)
             self._place[data.offsets] = np.nan
         else:
+            # The sum of the actions before each row.
             total = np.cumsum(actions, 0)
-            self._place = np.concatenate(
-                [np.zeros_like(total[:1]), total[:-1]]
-            )  # sum of the actions before each row
+            self._place = np.concatenate([np.zeros_like(total[:1]), total[:-1]])
 
     def at(self, rows: np.ndarray) -> Tensor:
         """[B, T, A] displacement of each frame from the first one of its clip whose place is

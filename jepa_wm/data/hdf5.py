@@ -40,13 +40,14 @@ def missing_filter(dataset: h5py.Dataset) -> str | None:
         importlib.import_module("hdf5plugin")
     for number, _, _, name in filters:
         if not h5py.h5z.filter_avail(number):
-            known = (
-                "pip install hdf5plugin"
-                if number in PLUGIN
-                else "install its plugin, see HDF5_PLUGIN_PATH"
-            )
+            remedy = "install its plugin, see HDF5_PLUGIN_PATH"
+            if number in PLUGIN:
+                remedy = "pip install hdf5plugin"
             called = name.decode("utf-8", "replace").split(";")[0] or "without a name"
-            return f"is stored by the HDF5 filter {number} ({called}), which is not installed: {known}"
+            return (
+                f"is stored by the HDF5 filter {number} ({called}), which is not installed: "
+                f"{remedy}"
+            )
     return None
 
 

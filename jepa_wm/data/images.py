@@ -23,14 +23,11 @@ from jepa_wm.data.video import Facts, VideoError
 
 # What Pillow raises for damaged files, according to how far it came.
 DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-BITS, PHOTOMETRIC, SUBFILE = (
-    258,
-    262,
-    254,
-)  # tags of TIFF: bits a channel, what 0 means, what a page is for
+# tags of TIFF: bits a channel, what 0 means, what a page is for
+BITS, PHOTOMETRIC, SUBFILE = 258, 262, 254
 WHITE_IS_0, SMALLER = 0, 1
 
 
@@ -135,14 +132,8 @@ class ImageSequence:
         """Length, rate and size; one image lasts 0 s."""
         height, width = self._image(self._files[0]).shape[:2]
         count = len(self._files)
-        return Facts(
-            count / self.fps if count > 1 else 0.0,
-            self.fps,
-            count,
-            width,
-            height,
-            self._files[0].suffix[1:],
-        )
+        seconds = count / self.fps if count > 1 else 0.0
+        return Facts(seconds, self.fps, count, width, height, self._files[0].suffix[1:])
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """[K, h, w, 3] uint8 frames on screen at `seconds` [K]; the first before, and the last
@@ -150,11 +141,8 @@ class ImageSequence:
 
         VideoError if an image cannot be read, or has another size than the first.
         """
-        numbers = (
-            np.floor(np.asarray(seconds) * self.fps + 1e-4)
-            .astype(int)
-            .clip(0, len(self._files) - 1)
-        )
+        numbers = np.floor(np.asarray(seconds) * self.fps + 1e-4).astype(int)
+        numbers = numbers.clip(0, len(self._files) - 1)
         shown = {number: self._image(self._files[number]) for number in np.unique(numbers)}
         if len({image.shape for image in shown.values()}) > 1:
             raise VideoError(f"{self.path}: its images differ in size; make them equal")
@@ -181,16 +169,16 @@ def images(folder: Path) -> list[Path]:
     """
     files = visible(folder.iterdir())
     videos = [file for file in files if file.suffix.lower() in VIDEOS]
-    found = [file for file in files if file.suffix.lower() in PICTURES]
-    found = sorted(pass_over_thumbnails(found, videos) if videos else found, key=natural)
+    pictures = [file for file in files if file.suffix.lower() in PICTURES]
+    pictures = sorted(pass_over_thumbnails(pictures, videos) if videos else pictures, key=natural)
     stems: dict[str, Path] = {}
-    for file in found:
+    for file in pictures:
         if stems.setdefault(file.stem, file) is not file:
             raise VideoError(
                 f"{folder}: {stems[file.stem].name} and {file.name} are one frame; leave one of "
                 "them there"
             )
-    return found
+    return pictures
 
 
 def resized(frames: np.ndarray, size: int) -> np.ndarray:

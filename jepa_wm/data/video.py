@@ -81,10 +81,10 @@ class Video:
         return self._each(seconds, lambda second: self._near(second, within))
 
     def _each(self, seconds: np.ndarray, look: Callable[[float], np.ndarray]) -> np.ndarray:
-        wanted, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
+        distinct, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
         with _blaming(self.path):
             try:
-                shown = [look(second) for second in wanted]
+                shown = [look(second) for second in distinct]
             except AMISS:
                 self._now = None  # what is decoded next does not follow it
                 raise
@@ -166,9 +166,8 @@ class Video:
                 width=width, height=height, format="rgb24", interpolation="BILINEAR"
             )
         image = frame.to_ndarray(format="rgb24")
-        quarters = round(
-            frame.rotation / 90
-        )  # counter-clockwise, as the file's display matrix has it
+        # counter-clockwise, as the file's display matrix has it
+        quarters = round(frame.rotation / 90)
         return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
 
 

@@ -188,10 +188,10 @@ class VideoClipSampler(ClipSource):
         on the unreadable ends the search."""
         video, count = int(timestamps[0] // MAX_MICROSECONDS), int(self._first[-1])
         for number in range(video + 1, video + count):
-            there = number % count * MAX_MICROSECONDS + timestamps % MAX_MICROSECONDS
-            clip = self._decoded(there)
+            instead = number % count * MAX_MICROSECONDS + timestamps % MAX_MICROSECONDS
+            clip = self._decoded(instead)
             if clip is not None:
-                return clip, there
+                return clip, instead
         raise UserError("no video can be decoded; see the warnings for their names")
 
 
@@ -219,9 +219,9 @@ def open_sets(folder: Path, config: Config) -> list[VideoSet]:
         if index.suffix != ".h5":
             index = folder / f"videos_{number}.h5"
             if not index.exists():
-                found = find(part.path, single_images=part.single_images)
+                entries = find(part.path, single_images=part.single_images)
                 VideoSet(
-                    found, ceiling=settings.max_unreadable, folder_fps=settings.folder_fps
+                    entries, ceiling=settings.max_unreadable, folder_fps=settings.folder_fps
                 ).save(index)
         opened.append(VideoSet.open(index, ceiling=settings.max_unreadable))
     return opened

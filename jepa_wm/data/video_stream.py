@@ -18,11 +18,8 @@ from av.stream import Disposition
 from jepa_wm.core.errors import UserError
 
 FINEST = 2e-6  # seconds, what a second rounded to microseconds may be off
-BACK = (
-    0.0,
-    2.0,
-    8.0,
-)  # seconds before the wanted one that are sought, as a file without an index leads anywhere near
+# seconds before the one asked for that are sought, as a file without an index leads anywhere near
+BACK = (0.0, 2.0, 8.0)
 AMISS = (av.error.FFmpegError, OSError, EOFError)  # what PyAV raises for damaged files
 # These have the palette in every frame; others get it once, as the first packet of the file is
 # read.
@@ -30,7 +27,8 @@ OWN_PALETTE = frozenset(("apng", "bmp", "gif", "pcx", "png", "sunrast", "targa",
 # These number frames as they are stored, which is not the order of showing where there are
 # B-frames.
 BY_STORAGE = frozenset(("asf", "avi", "mxf"))
-UNTIMED = "mpeg"  # an MPEG program stream times one frame of several; those between are counted from the start on
+# An MPEG program stream times one frame of several; those between are counted from the start on.
+UNTIMED = "mpeg"
 
 Shown = tuple[float, av.VideoFrame]  # from which second on it is on screen
 
@@ -74,16 +72,15 @@ class VideoStream:
     def stamps(self) -> np.ndarray:
         """[K] seconds at which frames are shown, in order, from the packets of the whole file."""
         self.restart()
-        packets = (
-            packet
-            for packet in self._container.demux(self.video)
-            if packet.size and not packet.is_discard
-        )
-        stamps = [packet.dts if self._by_storage else packet.pts for packet in packets]
+        ticks: list[int] = []
+        for packet in self._container.demux(self.video):
+            tick = packet.dts if self._by_storage else packet.pts
+            if packet.size and not packet.is_discard and tick is not None:
+                ticks.append(tick)
         self.restart()
-        told = np.sort([stamp for stamp in stamps if stamp is not None]).astype(np.int64)
-        first = told[:1] if self._by_storage else self.video.start_time or 0
-        return (told - first) * self.tick
+        ordered = np.sort(np.array(ticks, np.int64))
+        first = ordered[:1] if self._by_storage else self.video.start_time or 0
+        return (ordered - first) * self.tick
 
     def after(self, second: float) -> Iterator[Shown]:
         """Frames in order; the first is on screen at `second` or before, if the video has begun
@@ -114,16 +111,17 @@ class VideoStream:
         """Seconds at which the last frame leaves the screen, by the header."""
         if self.video.duration:
             return self.video.duration * self.tick
-        others = [
+        beside = [
             stream
             for stream in self._container.streams
             if stream is not self.video and not _is_cover(stream)
         ]
-        if not others and self._container.duration:  # else the sound may be what lasts
+        if not beside and self._container.duration:  # else the sound may be what lasts
             return self._container.duration / av.time_base
         return None
 
     def _open(self) -> None:
+        # The one stream that is no cover, and that FFmpeg has a decoder for.
         if self._source is not None:
             self._source.seek(0)
         self._container = av.open(self._source or str(self.path), "r")
@@ -139,6 +137,8 @@ class VideoStream:
                 f"{self.path}: its codec is unknown to the FFmpeg that PyAV {av.__version__} "
                 "brings; update av, or encode the file again, as H.264 for one"
             )
+
+        # How it is entered and timed.
         self.video = video
         self.video.thread_count = 1  # several loaders share the machine
         self.tick = float(self.video.time_base or 0)
@@ -147,10 +147,9 @@ class VideoStream:
         self._by_storage = self._container.format.name in BY_STORAGE
 
     def _sought(self, second: float) -> Iterator[Shown]:
+        # Notes what its first frame is stamped.
         if self._by_storage and self._first is None:
-            next(
-                self._timed(self._container.decode(self.video)), None
-            )  # notes what its first frame is stamped
+            next(self._timed(self._container.decode(self.video)), None)
         for back in BACK:
             frames = self._keyframe_before(second, max(second - back, 0.0))
             if frames is not None:
@@ -186,17 +185,16 @@ class VideoStream:
                     break
                 group.clear()
             group.append(packet)
-        for some in (group, packets):
-            for packet in some:
+        for part in (group, packets):
+            for packet in part:
                 yield from packet.decode()
 
     def _timed(self, frames: Iterable[av.VideoFrame]) -> Iterator[Shown]:
         before = None
         for frame in frames:
             stamp = frame.pts if frame.pts is not None and not self._by_storage else frame.dts
-            if (
-                stamp is None and before is not None
-            ):  # what the decoder held back up to the end of the file
+            # What the decoder held back up to the end of the file has none.
+            if stamp is None and before is not None:
                 stamp = before + (frame.duration or 1)
             if stamp is None:
                 raise VideoError(f"{self.path}: its frames have no timestamps; encode it again")
@@ -209,9 +207,9 @@ class VideoStream:
         return (stamp - self._first) * self.tick
 
 
-def _joined(first: Shown, others: Iterator[Shown]) -> Iterator[Shown]:
+def _joined(first: Shown, rest: Iterator[Shown]) -> Iterator[Shown]:
     yield first
-    yield from others
+    yield from rest
 
 
 def _is_cover(stream: av.stream.Stream) -> bool:

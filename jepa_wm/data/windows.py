@@ -146,8 +146,15 @@ class StepSampler:
     out, since nobody knows how it went on."""
 
     def __init__(
-        self, data: Trajectories, *, taken: np.ndarray, ended: np.ndarray, frameskip: int, stride: int, seed: int
-    ) -> None:  # fmt: skip
+        self,
+        data: Trajectories,
+        *,
+        taken: np.ndarray,
+        ended: np.ndarray,
+        frameskip: int,
+        stride: int,
+        seed: int,
+    ) -> None:
         self.data, self.taken, self.ended = data, taken, ended
         self.frameskip, self.stride, self.seed = frameskip, stride, seed
         cut, whole = -(-taken // stride), np.maximum((taken - frameskip) // stride + 1, 0)
@@ -172,10 +179,11 @@ class StepSampler:
             self.data.offsets[episode][:, None] + np.minimum(number, last),
             number <= last,
         )
-        other, begin = self._whole.at(r.random(batch))
-        instead = (self.data.offsets[other] + begin * self.stride)[:, None] + np.arange(
-            self.frameskip
-        )
+
+        # For actions that were never taken, those of whole steps elsewhere.
+        elsewhere, begin = self._whole.at(r.random(batch))
+        first = self.data.offsets[elsewhere] + begin * self.stride
+        instead = first[:, None] + np.arange(self.frameskip)
         blocks = self.data.actions[np.where(taken, rows, instead)].reshape(batch, -1)
         return episode, start * self.stride, rows, taken, blocks
 

@@ -19,7 +19,9 @@ from jepa_wm.data.readers.rows import EpisodeArrays, numbered
 from jepa_wm.data.readers.source import About, Array, reading
 from jepa_wm.data.samples import visible
 
-UNREAD = 2  # frames that an episode whose file is damaged counts as: enough to be asked for, and refused by number
+# Frames that an episode whose file is damaged counts as: enough to be asked for, and refused by
+# number.
+UNREAD = 2
 
 
 @READERS.register("aloha")
@@ -39,6 +41,7 @@ class AlohaReader:
             raise UserError(f"{path}: holds no .hdf5 file; name the folder of the episodes")
         stems, numbers = numbered(list(files))
 
+        # A file is opened when it is read; a broken one is told of then.
         def opened(episode: int) -> dict[str, Array]:
             file = files[stems[episode]]
             with reading(file):

@@ -18,11 +18,7 @@ from jepa_wm.data.readers.source import Source
 Kind = Literal["grey", "grey_alpha", "rgb", "rgba"]  # of one frame
 UNITS: dict[Kind, int] = {"grey": 1, "grey_alpha": 2, "rgb": 3, "rgba": 4}
 STACKED: tuple[Kind, ...] = ("grey", "rgb", "rgba")  # what stacks are made of
-EPISODES, PLACES, ROWS = (
-    3,
-    2,
-    8,
-)  # looked at: the first episodes, places in each, rows from each place on
+EPISODES, PLACES, ROWS = 3, 2, 8  # read: the first episodes, places in each, rows from there on
 MORE = 16  # episodes and places in each, where nothing moved before
 LAGS = 4  # rows from one frame of a stack to the next, at most
 
@@ -64,45 +60,51 @@ def usual(count: int) -> Channels:
     return Channels(kind, count - 3, count // 3) if kind == "rgb" else Channels(kind, 0)
 
 
-def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
-    """What the channels of a picture column are: `said` of one frame, else what its rows show.
+def channels_of(source: Source, column: str, stated: Kind | None) -> Channels:
+    """What the channels of a picture column are: `stated` of one frame, else what its rows show.
 
     In stacked frames all but one come again in the rows after. UserError where nothing shows
-    whether channels are colours or stacked grey frames, and where `said` does not divide them."""
-    count = int(channels_last(np.empty((1, *source.columns[column].shape), "u1")).shape[-1])
-    if said is not None and count % UNITS[said]:
+    whether channels are colours or stacked grey frames, and where `stated` does not divide
+    them."""
+    shape = source.columns[column].shape
+    count = int(channels_last(np.empty((1, *shape), "u1")).shape[-1])
+    if stated is not None and count % UNITS[stated]:
         raise UserError(
-            f"{source.path}: --channels {said}: '{column}' has {count} channels, no multiple of "
-            f"{UNITS[said]}"
+            f"{source.path}: --channels {stated}: '{column}' has {count} channels, no multiple of "
+            f"{UNITS[stated]}"
         )
     if count == 1:
         return usual(1)
-    seen = list(_seen(source, column))
-    if not any(
-        (rows != rows[:1]).any() for rows in seen
-    ):  # nothing moves there, which would look like any stack
-        seen = list(_seen(source, column, episodes=MORE, places=MORE))
-    apart = len(source.columns[column].shape) == 4  # k frames of 1 or 3 channels
-    kinds = (
-        STACKED if not apart else ("grey",) if source.columns[column].shape[-1] == 1 else ("rgb",)
-    )
-    for several in range(1, count):  # frames that a stack moves on by from row to row
-        for kind in (said,) if said else kinds:
+
+    # A few rows; more where nothing moves, which would look like any stack.
+    samples = list(_samples(source, column))
+    if not any((rows != rows[:1]).any() for rows in samples):
+        samples = list(_samples(source, column, episodes=MORE, places=MORE))
+
+    # Stacked frames: the first kind and step under which channels come again in later rows.
+    has_frame_axis = len(shape) == 4  # k frames of 1 or 3 channels
+    kinds: tuple[Kind, ...] = STACKED
+    if stated is not None:
+        kinds = (stated,)
+    elif has_frame_axis:
+        kinds = ("grey",) if shape[-1] == 1 else ("rgb",)
+    for step in range(1, count):  # frames that a stack moves on by from row to row
+        for kind in kinds:
             unit = UNITS[kind]
-            newest = (
-                None
-                if count % unit or several * unit >= count
-                else _newest(seen, unit, several * unit)
-            )
+            if count % unit or step * unit >= count:
+                continue
+            newest = _newest(samples, unit, step * unit)
             if newest is not None:
                 return Channels(kind, newest, count // unit)
-    if said is not None:
-        return Channels(said, count - UNITS[said], count // UNITS[said])
-    opaque = bool(seen) and all(
-        (rows[..., -1] == (1 if _unit_floats(seen) else 255)).all() for rows in seen
-    )
-    alpha = not apart and count in (2, 4) and opaque
-    if alpha or (count == 3 if apart else count % 3 == 0):
+
+    # Nothing comes again: what was stated, an opaque alpha channel, or colours.
+    if stated is not None:
+        return Channels(stated, count - UNITS[stated], count // UNITS[stated])
+    opaque = 1 if samples and _unit_floats(samples) else 255
+    alpha = bool(samples) and all((rows[..., -1] == opaque).all() for rows in samples)
+    if not has_frame_axis and count in (2, 4) and alpha:
+        return usual(count)
+    if count == 3 if has_frame_axis else count % 3 == 0:
         return usual(count)
     raise UserError(
         f"{source.path}: nothing shows whether the {count} channels of '{column}' are stacked "
@@ -111,7 +113,7 @@ def channels_of(source: Source, column: str, said: Kind | None) -> Channels:
     )
 
 
-def _seen(
+def _samples(
     source: Source, column: str, *, episodes: int = EPISODES, places: int = PLACES
 ) -> Iterator[np.ndarray]:
     """Rows [n, h, w, C] in a row, from some places of each of the first episodes."""
@@ -126,13 +128,13 @@ def _seen(
                 yield channels_last(rows)
 
 
-def _newest(seen: Sequence[np.ndarray], unit: int, shift: int) -> int | None:
+def _newest(samples: Sequence[np.ndarray], unit: int, shift: int) -> int | None:
     """The first channel of the newest of stacked frames of `unit` channels each, where channels
     come again `shift` channels on in a later row; None if they do not."""
-    count = seen[0].shape[-1] if seen else 0
+    count = samples[0].shape[-1] if samples else 0
     older, newer = slice(None, count - shift), slice(shift, None)
     for lag in range(1, LAGS + 1):
-        pairs = [(rows[:-lag], rows[lag:]) for rows in seen if len(rows) > lag]
+        pairs = [(rows[:-lag], rows[lag:]) for rows in samples if len(rows) > lag]
         for first, then, now in ((count - unit, newer, older), (0, older, newer)):
             again = all(
                 np.array_equal(before[..., then], after[..., now]) for before, after in pairs
@@ -144,6 +146,6 @@ def _newest(seen: Sequence[np.ndarray], unit: int, shift: int) -> int | None:
     return None
 
 
-def _unit_floats(seen: Sequence[np.ndarray]) -> bool:
+def _unit_floats(samples: Sequence[np.ndarray]) -> bool:
     """Whether pictures are floats that go to 1."""
-    return seen[0].dtype.kind == "f" and max(float(rows.max()) for rows in seen) <= 1
+    return samples[0].dtype.kind == "f" and max(float(rows.max()) for rows in samples) <= 1

@@ -25,18 +25,14 @@ class Chosen:
     pixels: str | None = None
     action: str | None = None
     state: str | None = None
-    cameras: tuple[
-        str, ...
-    ] = ()  # the first becomes `pixels`, each further one `pixels_<its name>`
-    names: tuple[
-        str, ...
-    ] = ()  # of the state's numbers, where the format has none or others are wanted
-    channels: Kind | None = (
-        None  # of one frame of the pictures; more are stacked frames. None: what they show
-    )
-    action_row: Literal["leaving", "arriving"] | None = (
-        None  # row t: the action taken at t, or the one that led there
-    )
+    # the first becomes `pixels`, each further one `pixels_<its name>`
+    cameras: tuple[str, ...] = ()
+    # of the state's numbers, where the format has none or others are wanted
+    names: tuple[str, ...] = ()
+    # of one frame of the pictures; more are stacked frames. None: what they show
+    channels: Kind | None = None
+    # row t: the action taken at t, or the one that led there
+    action_row: Literal["leaving", "arriving"] | None = None
     units: tuple[str, ...] = ()  # of the state's numbers, - where there is none
 
 
@@ -44,6 +40,7 @@ def add_column_arguments(
     parser: argparse.ArgumentParser, *, more_formats: Sequence[str] = ()
 ) -> None:
     """The words that say what a source is and which of its columns are used."""
+    # The columns.
     parser.add_argument(
         "--format", choices=[*formats(), *more_formats], help="default: recognised from the files"
     )
@@ -52,7 +49,8 @@ def add_column_arguments(
     parser.add_argument("--state", metavar="COLUMN")
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="NAME",
-        help="of the state's numbers; what stands before the last underscore groups them: block_x block_y angle",
+        help="of the state's numbers; what stands before the last underscore groups them: "
+        "block_x block_y angle",
     )  # fmt: skip
     parser.add_argument(
         "--units", nargs="+", default=[], metavar="UNIT",
@@ -65,9 +63,12 @@ def add_column_arguments(
         metavar="NAME",
         help="cameras by name: pixels, then pixels_NAME for more",
     )
+
+    # How pictures and rows are to be read.
     parser.add_argument(
         "--channels", choices=list(UNITS),
-        help="what one frame of the pictures is, where it does not show; more channels are stacked frames, newest last",
+        help="what one frame of the pictures is, where it does not show; more channels are stacked "
+        "frames, newest last",
     )  # fmt: skip
     parser.add_argument(
         "--action-row", choices=["leaving", "arriving"],

@@ -52,14 +52,12 @@ class DinoWmReader:
             for name, stem in {**TABLES, **MORE}.items()
             if (path / f"{stem}.pth").is_file()
         }
-        videos = sorted(
-            (path / "obses").glob("episode_*"), key=lambda file: int(file.stem.rpartition("_")[2])
-        )
-        episodes = len(tables["state"])
-        if [int(file.stem.rpartition("_")[2]) for file in videos] != list(range(episodes)):
-            lost = sorted(
-                set(range(episodes)) - {int(file.stem.rpartition("_")[2]) for file in videos}
-            )
+
+        # Every episode has its video, by number.
+        videos = sorted((path / "obses").glob("episode_*"), key=_number)
+        episodes, numbers = len(tables["state"]), [_number(video) for video in videos]
+        if numbers != list(range(episodes)):
+            lost = sorted(set(range(episodes)) - set(numbers))
             missing = f"; episode {lost[0]} is the first that is missing" if lost else ""
             raise UserError(
                 f"{path}: {episodes} episodes in states.pth but {len(videos)} in obses{missing}; "
@@ -68,20 +66,25 @@ class DinoWmReader:
 
         def opened(episode: int) -> dict[str, Array]:
             frames = _frames(videos[episode])
-            length = frames.shape[0]
-            numbers = {
-                name: table[episode, :length] for name, table in tables.items() if table.ndim > 2
-            }
-            return {"pixels": frames, **numbers}
+            arrays: dict[str, Array] = {"pixels": frames}
+            for name, table in tables.items():
+                if table.ndim > 2:
+                    arrays[name] = table[episode, : frames.shape[0]]
+            return arrays
 
-        def length(video: Path) -> int:
+        # A video that cannot be read is told of when its episode is.
+        lengths = []
+        for video in videos:
             try:
-                return _frames(video).shape[0]
-            except UserError:  # said when the episode is read
-                return int(tables["state"].shape[1])
-
-        lengths = [length(video) for video in videos]
+                lengths.append(_frames(video).shape[0])
+            except UserError:
+                lengths.append(int(tables["state"].shape[1]))
         return EpisodeArrays(path, opened, np.array(lengths), about=About())
+
+
+def _number(video: Path) -> int:
+    """Of episode_000.mp4: 0."""
+    return int(video.stem.rpartition("_")[2])
 
 
 class _VideoRows:
@@ -99,9 +102,9 @@ class _VideoRows:
         self.shape = (len(self._stamps), facts.height, facts.width, 3)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        apart = np.diff(self._stamps).min(initial=1.0)
+        interval = np.diff(self._stamps).min(initial=1.0)
         with Video(self.path) as video:
-            return video.nearest(self._stamps[rows], within=max(apart / 2, 1e-6))
+            return video.nearest(self._stamps[rows], within=max(interval / 2, 1e-6))
 
 
 def _frames(path: Path) -> Array:
@@ -113,13 +116,13 @@ def _tensor(path: Path) -> torch.Tensor:
     """A tensor mapped into memory, not loaded; UserError for anything but plain tensors."""
     try:
         with reading(path):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            tensor = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: holds more than tensors; save the tensor alone with torch.save"
         ) from error
-    if not isinstance(found, torch.Tensor):
+    if not isinstance(tensor, torch.Tensor):
         raise UserError(
-            f"{path}: holds no tensor but a {type(found).__name__}; save the tensor alone"
+            f"{path}: holds no tensor but a {type(tensor).__name__}; save the tensor alone"
         )
-    return found
+    return tensor

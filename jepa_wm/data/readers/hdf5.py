@@ -51,25 +51,27 @@ class Hdf5Reader:
             if name not in NOT_ROWS and not name.startswith("metadata")
         }
         offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
-        names, units = (
-            {
-                column: tuple(attribute_text(file.attrs[f"{column}_{kind}"]).split())
-                for column in ("action", "state")
-                if f"{column}_{kind}" in file.attrs
-            }
-            for kind in ("names", "units")
-        )
+
+        # What a file of our own says of itself.
         fps = file.attrs.get("fps")
-        said = attribute_text(file.attrs.get("action_kind", ""))
-        kind = next((kind for kind in ACTION_KINDS if kind == said), None)
+        word = attribute_text(file.attrs.get("action_kind", ""))
         about = About(
             float(fps) if fps else None,
-            names,
-            units,
-            action_kind=kind,
+            _words(file, "names"),
+            _words(file, "units"),
+            action_kind=next((kind for kind in ACTION_KINDS if kind == word), None),
             attributes=dict(file.attrs),
         )
         return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
+
+
+def _words(file: h5py.File, kind: str) -> dict[str, tuple[str, ...]]:
+    """{column: words} of the attributes `action_names`, `state_units` and the like."""
+    return {
+        column: tuple(attribute_text(file.attrs[f"{column}_{kind}"]).split())
+        for column in ("action", "state")
+        if f"{column}_{kind}" in file.attrs
+    }
 
 
 class Hdf5Rows(FlatRows):
@@ -90,15 +92,15 @@ class Hdf5Rows(FlatRows):
 
 def tree_arrays(group: h5py.Group) -> dict[str, Array]:
     """All data sets below a group by their path; text is passed over."""
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape and item.dtype.kind in "biuf":
             missing = missing_filter(item)
-            found[name] = item if missing is None else Locked(item.shape, item.dtype, missing)
+            arrays[name] = item if missing is None else Locked(item.shape, item.dtype, missing)
 
     group.visititems(visit)
-    return found
+    return arrays
 
 
 class EncodedRows:
@@ -130,40 +132,31 @@ class EncodedRows:
 
 def with_pictures(group: h5py.Group) -> dict[str, Array]:
     """All arrays below a group by their path, as `tree_arrays`, files of pictures decoded."""
-    found = tree_arrays(group)
-    for name, array in found.items():
-        if (
-            isinstance(array, h5py.Dataset)
-            and Column.of(array).picture
-            and unwritten_row(array, 0, len(array)) is not None
-        ):
-            found[name] = Locked(array.shape, array.dtype, "was never written to its end")
+    arrays = tree_arrays(group)
+    for name, array in arrays.items():
+        if not isinstance(array, h5py.Dataset) or not Column.of(array).picture:
+            continue
+        if unwritten_row(array, 0, len(array)) is not None:
+            arrays[name] = Locked(array.shape, array.dtype, "was never written to its end")
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset) and item.shape and _holds_pictures(item):
-            found[name] = EncodedRows(item)
+            arrays[name] = EncodedRows(item)
 
     group.visititems(visit)
-    return found
+    return arrays
 
 
 def _holds_pictures(dataset: h5py.Dataset) -> bool:
     """Files of equal or padded length are a table of bytes or byte strings, others rows of varying
     length."""
-    varying = h5py.check_vlen_dtype(dataset.dtype) == np.uint8 and dataset.ndim == 1
-    table = dataset.dtype == np.uint8 and dataset.ndim == 2
-    strings = (
-        dataset.dtype.kind in "SO"
-        and dataset.ndim == 1
-        and (dataset.dtype.kind == "S" or _is_bytes(dataset))
-    )
-    return (
-        (varying or table or strings) and len(dataset) > 0 and _bytes(dataset[0]).startswith(MAGIC)
-    )
-
-
-def _is_bytes(dataset: h5py.Dataset) -> bool:
-    return h5py.check_string_dtype(dataset.dtype) is not None
+    kind, dimensions = dataset.dtype, dataset.ndim
+    varying = h5py.check_vlen_dtype(kind) == np.uint8 and dimensions == 1
+    table = kind == np.uint8 and dimensions == 2
+    text = kind.kind == "S" or (kind.kind == "O" and h5py.check_string_dtype(kind) is not None)
+    if not (varying or table or (text and dimensions == 1)) or not len(dataset):
+        return False
+    return _bytes(dataset[0]).startswith(MAGIC)
 
 
 def _bytes(file: Any) -> bytes:

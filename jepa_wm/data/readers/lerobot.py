@@ -53,9 +53,7 @@ class Table:
     file: Any
     ends: np.ndarray  # [G] rows up to the end of each row group
     spans: dict[int, tuple[int, int]]  # number: first row and how many
-    scattered: frozenset[
-        int
-    ]  # episodes whose rows are not together, or not in the order of their frames
+    scattered: frozenset[int]  # numbers whose rows are not together, or not in order of frames
 
 
 class LeRobot:
@@ -64,6 +62,8 @@ class LeRobot:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+        # What the set is, and where its episodes lie.
         self._parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
         info = read_info(path / "meta/info.json")
         version = str(info.get("codebase_version", "")).lstrip("v")
@@ -73,9 +73,10 @@ class LeRobot:
                 "lerobot"
             )
         self._info, self._fps = info, float(info["fps"])
-        self._places = (
-            places_2(path, info) if version.startswith("2") else places_3(path, info, self._table)
-        )
+        if version.startswith("2"):
+            self._places = places_2(path, info)
+        else:
+            self._places = places_3(path, info, self._table)
         self.lengths = np.array([place.length for place in self._places], np.int64)
         self.numbers = np.array([place.number for place in self._places], np.int64)
         if not len(self.lengths) or int(self.lengths.sum()) != info.get(
@@ -86,9 +87,11 @@ class LeRobot:
                 f"of {self.lengths.sum()}; files of meta are missing or old: copy it again, or "
                 "correct total_frames there if these are all the episodes"
             )
+
+        # The columns, and the files that are open.
         self.columns = columns(info, without=BOOKKEEPING)
         names = {name: number_names(feature) for name, feature in info["features"].items()}
-        self.about = About(self._fps, {name: found for name, found in names.items() if found})
+        self.about = About(self._fps, {column: named for column, named in names.items() if named})
         self._file = lru_cache(maxsize=8)(self._opened)
         self._stamps = lru_cache(maxsize=64)(_stamps)
         self._videos: dict[str, Video] = {}
@@ -113,27 +116,29 @@ class LeRobot:
         decoded."""
         if self._info["features"][column]["dtype"] != "video":
             return
+
+        # A late first row, of a film that holds other episodes too, would take theirs.
         place = self._places[episode]
         seconds = self._promised(column, place, 0, place.length)
         late = seconds[0] - place.second.get(column, seconds[0]) if place.length else 0.0
-        if late >= 1 / self._fps:  # of a film that holds others too: theirs would be taken
+        if late >= 1 / self._fps:
             raise self._blamed(
                 place,
                 f"{self._data_file(place)}: its first timestamp is {late:.3f} s instead of 0",
             )
+
+        # Every row needs a frame within half an interval: the one before or the one after it.
         try:
             stamps = self._stamps(self._film(column, place))
         except VideoError as error:
             raise self._blamed(place, error) from error
-        after = np.searchsorted(stamps, seconds).clip(1, max(1, len(stamps) - 1))
-        near = (
-            [stamps[(after - k).clip(0, len(stamps) - 1)] for k in (0, 1)]
-            if len(stamps)
-            else [seconds + np.inf]
-        )
-        lost = np.flatnonzero(
-            np.min([np.abs(seconds - stamp) for stamp in near], 0) >= 0.5 / self._fps
-        )
+        distance = np.full(len(seconds), np.inf)
+        if len(stamps):
+            after = np.searchsorted(stamps, seconds).clip(1, max(1, len(stamps) - 1))
+            for k in (0, 1):
+                near = stamps[(after - k).clip(0, len(stamps) - 1)]
+                distance = np.minimum(distance, np.abs(seconds - near))
+        lost = np.flatnonzero(distance >= 0.5 / self._fps)
         if len(lost):
             fault = f"has no frame near {seconds[lost[0]]:.3f} s, where row {lost[0]} should be"
             raise self._blamed(
@@ -159,18 +164,15 @@ class LeRobot:
                 place, f"{self.path}/meta does not say where it begins in the film of '{camera}'"
             )
         if camera in place.shared:
-            film, other = self._film(camera, place), place.shared[camera]
+            film, second = self._film(camera, place), place.shared[camera]
             raise self._blamed(
-                place, f"{self.path}/meta has it and episode {other} in one stretch of {film}"
+                place, f"{self.path}/meta has it and episode {second} in one stretch of {film}"
             )
         # As lerobot does it, by the time of each row; a row number would tell the same at a steady
         # rate only.
         if "timestamp" in self._table_of(place).file.schema_arrow.names:
-            times = (
-                _numbers(self._rows(place, "timestamp", start, stop))
-                .reshape(-1)
-                .astype(np.float64)
-            )
+            rows = self._rows(place, "timestamp", start, stop)
+            times = _numbers(rows).reshape(-1).astype(np.float64)
             if not np.isfinite(times).all():
                 raise self._blamed(
                     place, f"{self._data_file(place)}: a timestamp is missing or no number"
@@ -203,11 +205,12 @@ class LeRobot:
                 )
             if column not in table.file.schema_arrow.names:
                 raise self._blamed(place, f"{file} has no column '{column}'")
-            first, last, ends = first + start, first + stop, table.ends
-            inside = [
-                g for g in range(len(ends)) if ends[g] > first and (ends[g - 1] if g else 0) < last
-            ]
-            begin = ends[inside[0] - 1] if inside and inside[0] else 0
+
+            # Only the row groups that overlap.
+            first, last = first + start, first + stop
+            begins = np.append(0, table.ends)[:-1]
+            inside = np.flatnonzero((table.ends > first) & (begins < last)).tolist()
+            begin = int(begins[inside[0]]) if inside else 0
             rows = table.file.read_row_groups(inside, columns=[column])
             return rows.column(column).combine_chunks().slice(first - begin, last - first)
 
@@ -222,38 +225,38 @@ class LeRobot:
         parquet = self._parquet.ParquetFile(file)
         groups = range(parquet.metadata.num_row_groups)
         ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in groups])
-        known = [
-            name for name in ("episode_index", "frame_index") if name in parquet.schema_arrow.names
-        ]
-        if "episode_index" not in known:
+        there = set(parquet.schema_arrow.names)
+        index_columns = [name for name in ("episode_index", "frame_index") if name in there]
+        if "episode_index" not in index_columns:
             raise UserError(
                 f"{file}: has no column 'episode_index', so nothing says whose rows these are; "
                 "copy it again"
             )
-        table = parquet.read(columns=known)
+
+        # Where each episode's rows begin, and how many there are.
+        table = parquet.read(columns=index_columns)
         ids = _numbers(table.column("episode_index").combine_chunks()).astype(np.int64).reshape(-1)
-        found, first, count = np.unique(ids, return_index=True, return_counts=True)
-        spans = {int(e): (int(at), int(n)) for e, at, n in zip(found, first, count, strict=True)}
+        numbers, first, count = np.unique(ids, return_index=True, return_counts=True)
+        spans = {int(e): (int(at), int(n)) for e, at, n in zip(numbers, first, count, strict=True)}
+
+        # Rows of another episode between them, or frames out of order.
         scattered = {e for e, (at, n) in spans.items() if (ids[at : at + n] != e).any()}
-        if "frame_index" in known:
+        if "frame_index" in index_columns:
             order = _numbers(table.column("frame_index").combine_chunks()).reshape(-1)
-            scattered |= {
-                e for e, (at, n) in spans.items() if (np.diff(order[at : at + n]) <= 0).any()
-            }
+            for e, (at, n) in spans.items():
+                if (np.diff(order[at : at + n]) <= 0).any():
+                    scattered.add(e)
         return Table(parquet, ends, spans, frozenset(scattered))
 
     def _table(self, file: Path) -> list[dict[str, Any]]:
         """The rows of a table of episodes, without its statistics."""
         with reading(file):
-            wanted = [
-                name
-                for name in self._parquet.read_schema(file).names
-                if not name.startswith("stats/")
-            ]
-            found: list[dict[str, Any]] = self._parquet.read_table(
-                file, columns=wanted
-            ).to_pylist()
-        return found
+            names = self._parquet.read_schema(file).names
+            table = self._parquet.read_table(
+                file, columns=[name for name in names if not name.startswith("stats/")]
+            )
+            rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
 
 
 def _stamps(file: Path) -> np.ndarray:

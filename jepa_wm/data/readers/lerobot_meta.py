@@ -28,29 +28,28 @@ class Place:
     length: int
     fill: dict[str, int]  # what the path templates are filled with for the numbers
     video_fill: dict[str, dict[str, int]] = field(default_factory=dict)  # the same for each camera
-    second: dict[str, float] = field(
-        default_factory=dict
-    )  # at which it begins in each camera's file
-    shared: dict[str, int] = field(
-        default_factory=dict
-    )  # by camera: an episode whose part of the film overlaps
+    # at which second it begins in each camera's file
+    second: dict[str, float] = field(default_factory=dict)
+    # by camera: an episode whose part of the film overlaps
+    shared: dict[str, int] = field(default_factory=dict)
 
 
 def read_info(file: Path) -> dict[str, Any]:
     """`meta/info.json`; UserError where it lacks what a reader needs."""
     with reading(file):
-        found: dict[str, Any] = json.loads(read_text(file))
-        known = isinstance(found, dict)
-    missing = [key for key in ("features", "fps", "data_path") if not known or not found.get(key)]
+        info: dict[str, Any] = json.loads(read_text(file))
+        if not isinstance(info, dict):
+            info = {}
+    missing = [key for key in ("features", "fps", "data_path") if not info.get(key)]
     if missing:
         raise UserError(
             f"{file}: lacks {', '.join(missing)}; it is damaged or older than v2: copy or "
             "convert it again"
         )
-    found["features"] = {
-        name: feature for name, feature in found["features"].items() if isinstance(feature, dict)
+    info["features"] = {
+        name: feature for name, feature in info["features"].items() if isinstance(feature, dict)
     }
-    return found
+    return info
 
 
 def places_2(path: Path, info: Mapping[str, Any]) -> list[Place]:
@@ -60,14 +59,11 @@ def places_2(path: Path, info: Mapping[str, Any]) -> list[Place]:
         lines = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
         size = int(info.get("chunks_size", 1000))
         numbers = [(int(line["episode_index"]), int(line["length"])) for line in lines]
-    fills = [{"episode_index": number, "episode_chunk": number // size} for number, _ in numbers]
-    return _by_number(
-        file,
-        [
-            Place(number, length, fill)
-            for (number, length), fill in zip(numbers, fills, strict=True)
-        ],
-    )
+    places = []
+    for number, length in numbers:
+        fill = {"episode_index": number, "episode_chunk": number // size}
+        places.append(Place(number, length, fill))
+    return _by_number(file, places)
 
 
 def places_3(
@@ -77,16 +73,16 @@ def places_3(
     cameras = [
         name for name, feature in info["features"].items() if feature.get("dtype") == "video"
     ]
-    wanted = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-    wanted += [
-        f"videos/{camera}/{part}"
-        for camera in cameras
-        for part in ("chunk_index", "file_index", "from_timestamp")
-    ]
+    needed = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+    for camera in cameras:
+        for part in ("chunk_index", "file_index", "from_timestamp"):
+            needed.append(f"videos/{camera}/{part}")
+
+    # Rows of all tables, each with all of the columns.
     places = []
     for file in sorted(visible((path / "meta/episodes").rglob("*.parquet"))):
         for row in read(file):
-            missing = [key for key in wanted if key not in row]
+            missing = [key for key in needed if key not in row]
             if missing:
                 raise UserError(
                     f"{file}: has no column '{missing[0]}'; it was cut short or is not of v3: "
@@ -112,9 +108,8 @@ def _place(row: Row, cameras: list[str]) -> Place:
 
 
 def _whole(number: float | None) -> int:
-    return (
-        -1 if number is None or number != number else int(number)
-    )  # the name of a file that is not there
+    """-1, the number of a file that is not there, where there is none."""
+    return -1 if number is None or number != number else int(number)
 
 
 def _with_overlaps(places: list[Place], fps: float) -> list[Place]:
@@ -141,8 +136,8 @@ def _with_overlaps(places: list[Place], fps: float) -> list[Place]:
 
 def _by_number(file: Path, places: list[Place]) -> list[Place]:
     places = sorted(places, key=lambda place: place.number)
-    for place, other in zip(places, places[1:], strict=False):
-        if place.number == other.number:
+    for place, following in zip(places, places[1:], strict=False):
+        if place.number == following.number:
             raise UserError(f"{file}: tells of episode {place.number} twice; keep one of the two")
     return places
 
@@ -150,10 +145,12 @@ def _by_number(file: Path, places: list[Place]) -> list[Place]:
 def columns(info: Mapping[str, Any], *, without: tuple[str, ...]) -> dict[str, Column]:
     """The features that are numbers or pictures; text, and whatever numpy has no numbers for, is
     passed over."""
-    found = {
-        name: _column(feature) for name, feature in info["features"].items() if name not in without
-    }
-    return {name: column for name, column in found.items() if column is not None}
+    readable: dict[str, Column] = {}
+    for name, feature in info["features"].items():
+        column = None if name in without else _column(feature)
+        if column is not None:
+            readable[name] = column
+    return readable
 
 
 def _column(feature: Mapping[str, Any]) -> Column | None:

@@ -46,21 +46,15 @@ class MinariReader:
             )
         with reading(main):
             file = open_h5(main)
-            names = sorted(
-                (name for name in file if name.startswith("episode_")),
-                key=lambda name: int(name[8:]),
-            )
-            lengths = np.array([_frames(main, file[name]) for name in names])
-
-        about, numbers = (
-            About(choices=_choices(main, file)),
-            np.array([int(name[8:]) for name in names]),
-        )
+            names = {int(name[8:]): name for name in file if name.startswith("episode_")}
+            numbers = sorted(names)
+            lengths = np.array([_frames(main, file[names[number]]) for number in numbers])
+        about = About(choices=_choices(main, file))
 
         def opened(episode: int) -> dict[str, Array]:
-            return with_pictures(file[names[episode]])
+            return with_pictures(file[names[numbers[episode]]])
 
-        return EpisodeArrays(main, opened, lengths, about=about, numbers=numbers)
+        return EpisodeArrays(main, opened, lengths, about=about, numbers=np.array(numbers))
 
 
 def _main_file(path: Path) -> Path | None:

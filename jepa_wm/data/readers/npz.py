@@ -35,6 +35,8 @@ class NpzReader:
         if path.is_dir():
             return _folder(path)
         arrays = archive(path)
+
+        # Flat rows with a table of ends, arrays [E, L, ...], or one episode.
         lengths = episode_lengths(arrays)
         if lengths is not None:
             return FlatRows(
@@ -51,12 +53,12 @@ class NpzReader:
             }
             return FlatRows(path, flat, np.full(*together))
         length = _rows(arrays)
-        kept = {
+        rows = {
             name: array
             for name, array in arrays.items()
             if array.shape and array.shape[0] in (length, length - 1)
         }
-        return EpisodeArrays(path, lambda episode: kept, np.array([length]), about=_about(kept))
+        return EpisodeArrays(path, lambda episode: rows, np.array([length]), about=_about(rows))
 
 
 def archive(path: Path) -> dict[str, Member]:
@@ -79,20 +81,17 @@ class Member:
     and going back means to decompress from the beginning."""
 
     def __init__(self, path: Path, file: ZipFile, entry: str) -> None:
-        self.path, self.name, self._file, self._entry = (
-            path,
-            entry.removesuffix(".npy"),
-            file,
-            entry,
-        )
+        self.path, self.name = path, entry.removesuffix(".npy")
+        self._file, self._entry = file, entry
+
+        # The header of NumPy's own format, then the numbers.
         self._stream = file.open(entry)
         version = np.lib.format.read_magic(self._stream)
-        header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        self.shape, fortran, self.dtype = header(self._stream)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(self._stream)
+        else:
+            header = np.lib.format.read_array_header_2_0(self._stream)
+        self.shape, fortran, self.dtype = header
         self._start = self._stream.tell()
         if fortran and len(self.shape) > 1:
             raise UserError(
@@ -115,11 +114,11 @@ class Member:
 
     def merged(self) -> Member:
         """The same numbers with the first two axes as one."""
-        other = Member(self.path, self._file, self._entry)
-        other.shape = (self.shape[0] * self.shape[1], *self.shape[2:])
-        if other._map is not None:
-            other._map = other._map.reshape(other.shape)
-        return other
+        flat = Member(self.path, self._file, self._entry)
+        flat.shape = (self.shape[0] * self.shape[1], *self.shape[2:])
+        if flat._map is not None:
+            flat._map = flat._map.reshape(flat.shape)
+        return flat
 
     def _mapped(self) -> np.ndarray | None:
         if not self.shape or not np.prod(self.shape) or self.dtype.hasobject:

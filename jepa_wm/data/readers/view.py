@@ -17,8 +17,8 @@ from jepa_wm.data.readers.source import Checked, Source, leave_out
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
 ACTIONS = ("action", "actions", "rel_action")
 STATES = (
-    "state", "states", "observation.state", "observations/state", "qpos", "observations/qpos", "observations",
-    "observation",
+    "state", "states", "observation.state", "observations/state", "qpos", "observations/qpos",
+    "observations", "observation",
 )  # fmt: skip
 # What the action of a row earned and whether it ended the episode for good, by our names.
 PAY = {

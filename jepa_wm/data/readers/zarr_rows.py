@@ -19,10 +19,8 @@ from jepa_wm.data.readers.rows import FlatRows
 from jepa_wm.data.readers.source import Array, Locked, needs, reading
 
 MARKS = (".zgroup", "zarr.json")
-ARRAYS = {
-    ".zarray": "dtype",
-    "zarr.json": "data_type",
-}  # what tells of an array, and the key of its type there
+# what tells of an array, and the key of its type there
+ARRAYS = {".zarray": "dtype", "zarr.json": "data_type"}
 # Codecs by the start of their names, and the packages that have them.
 PACKAGES = {"imagecodecs": "imagecodecs", "zfpy": "numcodecs[zfpy]", "pcodec": "numcodecs[pcodec]"}
 
@@ -65,16 +63,14 @@ class ZarrReader:
                 lengths,
             )
             for name, column in rows.columns.items():
+                if not column.picture or column.locked is not None:
+                    continue
                 array: Any = arrays[name]
-                if (
-                    column.picture
-                    and column.locked is None
-                    and array.nchunks_initialized < array.nchunks
-                ):
-                    missing = f"{array.nchunks - array.nchunks_initialized} of {array.nchunks} chunks of '{name}'"
+                missing = array.nchunks - array.nchunks_initialized
+                if missing:
                     raise UserError(
-                        f"{path}: {missing} are missing; copy it again, or write black ones too "
-                        "(write_empty_chunks)"
+                        f"{path}: {missing} of {array.nchunks} chunks of '{name}' are missing; "
+                        "copy it again, or write black ones too (write_empty_chunks)"
                     )
         return rows
 
