@@ -15,9 +15,11 @@ from jepa_wm.core.commands import parse
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.stage import STAGES, pipeline
 from jepa_wm.data.readers.registry import READERS, format_of, open_source
+from jepa_wm.evals.outcomes import read_run
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import SOLVERS
+from jepa_wm.worlds.registry import TASKS, WORLDS, make_task
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
 
@@ -25,8 +27,10 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
 @pytest.fixture
 def extend(monkeypatch):
     """Loads an example; the tables are afterwards as they were."""
-    tables = [READERS, SOLVERS, STAGES]
+    tables = [READERS, SOLVERS, STAGES, TASKS, WORLDS]
     for table in tables:
+        for name in table:  # a module registers its entry once, when it is imported
+            table.get(name)
         monkeypatch.setattr(table, "_entries", dict(table._entries))
 
     def load(name):
@@ -97,3 +101,52 @@ def test_an_evaluation_of_ones_own_measures_a_run(extend, alone, tiny_data):
     assert parse(["eval", "stillness"]).stage == "eval_stillness"
     with Run.open(alone, load_config("debug", overrides(tiny_data))) as run:
         assert 0 < run_stage("eval_stillness", run)["stillness"] <= 1
+
+
+PUCK = [
+    "world={name: puck}",
+    "collect.episodes=30",
+    "collect.episode_length=20",
+    "collect.heldout_episodes=6",
+    "collect.heldout_episode_length=45",
+    "data.image_size=32",
+    "encoder.patch_size=8",
+    "evaluation={episodes: 4, budget: 20}",
+    "planner.mpc.horizon=2",
+    *(
+        f"train.{part}.steps={steps}"
+        for part, steps in (("pretrain", 4), ("latent", 6), ("dynamics", 6), ("distance", 6))
+    ),
+]
+
+
+def test_a_world_and_a_task_of_ones_own_go_through_every_stage_to_the_report(extend, tmp_path):
+    with pytest.raises(UserError, match="no world is named 'puck'"):
+        load_config("debug", PUCK)
+    extend("world"), extend("task")
+    config = load_config("debug", PUCK)
+    with Run.open(tmp_path / "run", config) as run:
+        results = {name: run_stage(name, run) for name in pipeline(config)}
+    plan = results["plan"]
+    # Success, its interval and the unit of its radius; no layouts, so nothing of training ones.
+    assert plan["success"]["radius"] == 2 and plan["success"]["unit"] == "px"
+    assert not any(key.endswith("_training_layouts") or key == "layouts" for key in plan)
+    assert plan["baselines"].keys() == {"random", "straight_line", "random_encoder"}
+    assert plan["baselines"]["straight_line"]["success_final"] == 1
+    assert plan["oracle"]["success_final"] == 1
+    assert plan["tasks"]["name"] == "puck" and plan["success_by"].keys() == {"temporal", "l2"}
+    assert results["collect"]["common_layouts"] is None
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "straight line" in page and "2 px" in page
+    with Run.open(tmp_path / "run", config) as run:
+        assert read_run(run.path).outcomes.keys() == {"success", "success_any"}
+
+
+def test_a_task_of_ones_own_is_drawn_anew_by_its_seed_and_never_begins_at_its_goal(extend):
+    extend("world"), extend("task")
+    task = make_task(WORLDS.get("puck")(), None)
+    short, long, other = task.sample(5, 0), task.sample(40, 0), task.sample(5, 1)
+    assert np.array_equal(short.start, long.part(0, 5).start) and not len(short.of("train"))
+    assert not np.array_equal(short.goal, other.goal)
+    assert (task.distance(long.start, long.goal) >= task.radius).all()
+    assert np.array_equal(task.begin(long).state(), long.start)

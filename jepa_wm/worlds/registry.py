@@ -39,8 +39,8 @@ class WorldSettings(Section):
         raise NotImplementedError
 
     def explore(self) -> NewPolicy:
-        """The policy that collects data in it."""
-        raise NotImplementedError
+        """The policy that collects data in it: random actions, where a world has no better."""
+        return RandomExploration().make
 
 
 class TaskSettings(Section):

@@ -14,7 +14,7 @@ from pydantic import Field
 from jepa_wm.core.errors import UserError
 from jepa_wm.worlds.protocol import World
 from jepa_wm.worlds.registry import TASKS, TaskSettings, WorldSettings
-from jepa_wm.worlds.tasks import SPLITS, Episodes, GoalPolicy
+from jepa_wm.worlds.tasks import SPLITS, Episodes, GoalPolicy, PositionTask
 from jepa_wm.worlds.two_rooms.layouts import Geometry
 from jepa_wm.worlds.two_rooms.pictures import NoiseLevels
 from jepa_wm.worlds.two_rooms.policies import straight_line, way_to_go
@@ -23,17 +23,13 @@ from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 GOAL_NOISE = 10**9  # goal images have a distraction of their own
 
 
-class OtherRoom:
+class OtherRoom(PositionTask):
     """Start and goal are uniform in opposite rooms, no nearer to each other than the radius.
 
     Raises UserError for a radius that rooms of this geometry cannot keep."""
 
-    unit = "px"
-
     def __init__(self, settings: TwoRoomsTask, world: TwoRoomsSettings) -> None:
-        self.settings, self.world = settings, world
-        self.name, self.radius = settings.name, settings.radius
-        self.strict_radius = settings.strict_radius
+        super().__init__(settings, world)
         g = world.geometry
         if not self.radius < (g.high - g.low) / 2:
             raise UserError(
@@ -49,13 +45,13 @@ class OtherRoom:
         with too few layouts to hold some out."""
         if episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {episodes}")
-        world = self.world.make()
-        parts = [self._drawn(world.of_split(split), episodes, seed) for split in SPLITS]
+        world = TwoRooms(self.world)
+        parts = [self._of_split(world.of_split(split), episodes, seed) for split in SPLITS]
         arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         about = {"radius": self.radius, "geometry": self.world.geometry.model_dump()}
         return Episodes(self.name, seed, about, *arrays)
 
-    def _drawn(self, world: TwoRooms, episodes: int, seed: int) -> tuple[np.ndarray, ...]:
+    def _of_split(self, world: TwoRooms, episodes: int, seed: int) -> tuple[np.ndarray, ...]:
         """The arrays of episodes on layouts of the world's split."""
         assert world.split is not None
         number = SPLITS.index(world.split)
@@ -77,16 +73,16 @@ class OtherRoom:
 
     def begin(self, episodes: Episodes) -> TwoRooms:
         """The worlds at their starts."""
-        world = self.world.make()
+        world = TwoRooms(self.world)
         world.reset(episodes.seeds, start=episodes.start, layout=episodes.layout)
         return world
 
     def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
         """[E, S, S, 3] uint8 the same layouts with the agents at their goals."""
-        settings = self.world
+        settings: TwoRoomsSettings = self.world
         if clean:
             settings = settings.model_copy(update={"noise": NoiseLevels()})
-        world = settings.make()
+        world = TwoRooms(settings)
         world.reset(
             episodes.seeds,
             start=episodes.goal,
@@ -98,11 +94,6 @@ class OtherRoom:
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., 2] where the agent is."""
         return state[..., :2]
-
-    def distance(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """[...] px in a straight line."""
-        apart: np.ndarray = np.linalg.norm(position - goal, axis=-1)
-        return apart
 
     def baselines(self) -> Mapping[str, GoalPolicy]:
         """A straight line to the goal, which knows where it is but no walls."""
@@ -129,7 +120,7 @@ class OtherRoom:
     def pictures(self, episodes: Episodes, positions: np.ndarray) -> np.ndarray:
         """[n, S, S, 3] uint8: the layout of the only episode with the agent at positions
         [n, 2]."""
-        world, count = self.world.make(), len(positions)
+        world, count = TwoRooms(self.world), len(positions)
         world.reset(
             np.repeat(episodes.seeds, count),
             start=positions,
