@@ -110,13 +110,16 @@ def test_a_wheel_holds_every_room_and_config(installed, tmp_path):
     script = (
         "import importlib, importlib.resources as r, jepa_wm\n"
         "[importlib.import_module(f'jepa_wm.{room}') for room in ('evals', 'launch', 'configs')]\n"
-        "print(jepa_wm.__file__); print(*sorted(f.name for f in r.files('jepa_wm.configs').iterdir()))"
+        "print(jepa_wm.__file__); print(*sorted(f.name for f in r.files('jepa_wm.configs').iterdir()))\n"
+        "print(*(f.name for f in (r.files('jepa_wm.report') / 'templates').iterdir()))"
     )
-    where, names = subprocess.check_output(
+    where, names, templates = subprocess.check_output(
         [installed / "python", "-c", script], text=True, cwd=tmp_path
     ).splitlines()
     assert where.startswith(str(installed.parent)), "the checkout was imported, not the wheel"
     assert {file.name for file in (ROOT / "configs").glob("*.yaml")} <= set(names.split())
+    own = {file.name for file in (ROOT / "jepa_wm" / "report" / "templates").iterdir()}
+    assert own and own == set(templates.split())
 
 
 @pytest.mark.slow

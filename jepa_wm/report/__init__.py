@@ -1,2 +1,1 @@
-"""What a person looks at: the HTML report, its plots and GIFs, and real frames found for imagined
-latents."""
+"""The HTML report of a run: its page, plots, GIFs, and real frames shown for imagined latents."""

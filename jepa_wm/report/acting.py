@@ -46,31 +46,6 @@ def group(artifacts: RunArtifacts) -> Group:
     return Group("acting", "Acting", _toward_goals(plan, artifacts))
 
 
-def lead(plan: Mapping[str, Any]) -> str:
-    """What came of acting, in half a sentence; empty where nobody acted."""
-    if paid := plan.get("return"):
-        beside = [
-            f"{_name(name)} {number(baseline['mean'])}"
-            for name, baseline in (plan.get("baselines") or {}).items()
-            if baseline
-        ]
-        earned = f"{number(paid['mean'])} an episode (95 % interval {_earned_interval(paid)})"
-        return f"plans for reward and earns {earned}; {', '.join(beside)}."
-    success = plan.get("success")
-    if not success:
-        return ""
-    checked = (plan.get("layouts") or {}).get("heldout", {}).get("met") is not None
-    training = plan.get(f"success{TRAINING}")
-    beside_training = (
-        f", on training layouts in {percent(training['success_final'])}" if training else ""
-    )
-    return (
-        f"plans to goal images and is there at the end in {percent(success['success_final'])} of "
-        f"{success['episodes']} episodes{' on held-out layouts' if checked else ''} "
-        f"(95 % interval {interval(success)}){beside_training}."
-    )
-
-
 def interval(success: Mapping[str, Any]) -> str:
     """From low to high, in per cent."""
     low, high = success.get("low"), success.get("high")
@@ -153,12 +128,12 @@ def _success(plan: Mapping[str, Any]) -> list[Block]:
         rows.append(_success_row("this model, on training layouts", training, "ours"))
     if compared:
         rows.append(Row(["by objective and planner"], "head"))
-        rows += [_success_row(_name(name), success) for name, success in compared.items()]
+        rows += [_success_row(baseline_name(name), success) for name, success in compared.items()]
     rows += _beside(plan, "", "baselines and oracle, same tasks")
     if training:
         rows += _beside(plan, TRAINING, "baselines and oracle, same tasks on training layouts")
-    told = [Text(text)] if (text := _layouts(plan)) else []
-    return [*told, Table(SUCCESS_COLUMNS, rows)]
+    layouts = _layouts(plan)
+    return [*([Text(layouts)] if layouts else []), Table(SUCCESS_COLUMNS, rows)]
 
 
 def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[Row]:
@@ -167,7 +142,10 @@ def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[Row]:
     oracle = plan.get(f"oracle{suffix}")
     return [
         Row([heading], "head"),
-        *(_success_row(_name(name), success, "baseline") for name, success in baselines.items()),
+        *(
+            _success_row(baseline_name(name), success, "baseline")
+            for name, success in baselines.items()
+        ),
         _success_row("same planner in the true simulator", oracle, "baseline"),
     ]
 
@@ -292,22 +270,26 @@ def _return_rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[Row]:
         if baseline is None:
             continue
         action = " ".join(f"{value:g}" for value in baseline.get("action", ()))
-        rows.append(_return_row(f"{_name(name)} {action}".rstrip() + where, baseline, "baseline"))
+        rows.append(
+            _return_row(f"{baseline_name(name)} {action}".rstrip() + where, baseline, "baseline")
+        )
     return rows
 
 
 def _return_row(name: str, paid: Mapping[str, Any], style: str) -> Row:
     counts = [str(paid.get(key, "–")) for key in ("episodes", "budget")]
-    return Row([name, number(paid["mean"]), _earned_interval(paid), *counts], style)
+    return Row([name, number(paid["mean"]), earned_interval(paid), *counts], style)
 
 
-def _earned_interval(paid: Mapping[str, Any]) -> str:
+def earned_interval(paid: Mapping[str, Any]) -> str:
+    """From low to high; equal returns are no certainty."""
     if paid["low"] == paid["high"]:
         return "all equal, no interval"
     return f"{number(paid['low'])} to {number(paid['high'])}"
 
 
-def _name(key: str) -> str:
+def baseline_name(key: str) -> str:
+    """What a baseline or an objective is called on the page."""
     return NAMES.get(key, key.replace("_", " "))
 
 

@@ -1,10 +1,8 @@
-"""The groups on learning: pretraining of the encoder, dynamics on its frozen features, heads, and
-what frozen evaluations say of the features."""
+"""The groups on training: the encoder, the dynamics on its frozen features, and heads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +30,6 @@ from jepa_wm.report.pictures import strip_png
 SHOWN_STRIPS = 3
 COLUMNS = 9  # frames in a strip, spread over the horizon
 HORIZONS = (1, 2, 4, 8, 16, 32)  # in the table of rollout errors
-REPRESENTATIONS = ("encoder", "random_encoder", "pixels")
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -43,8 +40,8 @@ def pretraining(artifacts: RunArtifacts) -> Group:
     probes = Section(
         "probes",
         "What can be read from the frozen features",
-        "A small probe reads the world's state from features that were learned without it. "
-        "Features that read no better than those of a random encoder have learned nothing.",
+        "A small probe reads the world's state from features that were trained without it. "
+        "Features that read no better than those of a random encoder hold nothing of it.",
         [_probe_table(result["probe"])] if result and result.get("probe") else [],
         "pretrain",
     )
@@ -114,24 +111,6 @@ def heads(artifacts: RunArtifacts) -> Group:
     return Group("reading", "Heads", [section])
 
 
-def evaluations(artifacts: RunArtifacts) -> Group:
-    """Every stored evaluation of frozen features, told apart by its data and encoder."""
-    rows = []
-    for name, result in artifacts.evaluations:
-        rows += list(_evaluation_rows(name, result))
-    names = [name.replace("_", " ") for name in REPRESENTATIONS]
-    section = Section(
-        "frozen",
-        "Probes on labelled data",
-        "Heads and neighbours on frozen features: accuracy of classes, R2 of numbers, on data "
-        "that had no say in any choice. Each row is told apart by its settings, by what is in its data "
-        "and by the encoder's weights; all of it stands in the folder of that name.",
-        [Table(("evaluation", "of", *names, "data", "encoder", "folder"), rows)],
-        "eval",
-    )
-    return Group("evaluations", "Frozen evaluations", [section] if rows else [])
-
-
 def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
     """The error of each part of the state beside that on a random encoder."""
     rows = []
@@ -142,7 +121,7 @@ def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
             ratio = Cell(number(error / random), "won" if error < random else "lost")
         beside = "not measured" if random is None else with_unit(random, unit)
         rows.append(Row([name.replace("_", " "), with_unit(error, unit), beside, ratio]))
-    header = ("part of the state", "error", "random encoder", "ratio, below 1 is learned")
+    header = ("part of the state", "error", "random encoder", "ratio, below 1 is better")
     return Table(header, rows)
 
 
@@ -252,49 +231,6 @@ def _strips(strips: Strips) -> list[Block]:
             )
         blocks.append(Strip(steps, rows))
     return blocks
-
-
-def _evaluation_rows(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
-    """A row for the classes or for each group of numbers; one a depth where there are several."""
-    evaluated = result["evaluated"]
-    encoder, data = evaluated["encoder"], evaluated["settings"]["test"] or "the run's own"
-    digests = " / ".join(evaluated["data"][part]["digest"] for part in ("train", "test"))
-    where = (
-        Cell(data, hint=digests),
-        Cell(encoder["backbone"] or "the run's own", hint=encoder["digest"]),
-        Cell(Path(result["stored"]).name, code=True),
-    )
-    depths = [key for key in result if key.startswith("depth_")]
-    for key in depths or [""]:
-        by_representation = result[key] if key else result
-        kind = f"{name} {key.replace('_', ' ')}".strip()
-        for what in _measured(by_representation["encoder"]):
-            figures = [_figure(by_representation.get(one), what) for one in REPRESENTATIONS]
-            yield Row([kind, what, *figures, *where])
-
-
-def _measured(figures: Mapping[str, Any]) -> list[str]:
-    """What was measured: classes, or each group of numbers; of evaluations of others each
-    figure."""
-    if "accuracy" in figures:
-        return ["classes"]
-    groups = [
-        key for key, value in figures.items() if isinstance(value, Mapping) and "r2" in value
-    ]
-    return groups or [key for key, value in figures.items() if isinstance(value, int | float)]
-
-
-def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
-    """A figure with its interval where it has one, a dash where it was not measured."""
-    if figures is None:
-        return "–"
-    if what == "classes" and "accuracy" in figures:
-        rate, value = figures, figures["accuracy"]
-    elif isinstance(figures[what], Mapping):
-        rate, value = figures[what], figures[what]["r2"]
-    else:
-        return number(figures[what])
-    return f"{number(value)} ({number(rate['low'])} to {number(rate['high'])})"
 
 
 def _logged(metrics: Records) -> list[str]:

@@ -181,22 +181,17 @@ def _palette(images: list[Image.Image], colours: int, exact: Sequence[Colour]) -
         np.linspace(0, len(images) - 1, min(SAMPLED_FRAMES, len(images))).astype(int)
     )
     mosaic = Image.fromarray(np.concatenate([np.asarray(images[i]) for i in chosen]))
-    found = (
-        mosaic.quantize(
-            colors=max(2, colours - len(exact)), method=Image.Quantize.MAXCOVERAGE
-        ).getpalette()
-        or []
-    )
+    count = max(2, colours - len(exact))
+    common = mosaic.quantize(colors=count, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = Image.new("P", (1, 1))
-    palette.putpalette([*found[: 3 * colours], *(value for colour in exact for value in colour)])
+    palette.putpalette([*common[: 3 * colours], *(value for colour in exact for value in colour)])
     return palette
 
 
 def _with_trail(
     frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int
 ) -> np.ndarray:
-    """The frame with the way so far and the success radius drawn in, for the reader
-    only."""
+    """The frame with the path so far and the success radius drawn in, for the reader only."""
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
     points = (

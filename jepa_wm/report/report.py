@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import re
 import time
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jepa_wm import __version__
 from jepa_wm.core.commands import stages
-from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
-from jepa_wm.core.stage import STAGES, stage
-from jepa_wm.core.yaml_source import read_yaml
-from jepa_wm.report import acting, learning
+from jepa_wm.core.stage import stage
+from jepa_wm.report import acting, record
 from jepa_wm.report.artifacts import RunArtifacts
 from jepa_wm.report.page import (
     PARTS,
-    Cell,
     Group,
-    Listing,
     Page,
-    Row,
     Section,
-    Table,
     Tile,
     clock,
-    command_line,
     number,
     percent,
     with_unit,
 )
 from jepa_wm.report.strips import make_strips
 
-TOLD_HORIZON = 8  # model steps, of the rollout error at the top
-TOLD_PARTS = 2  # parts of the state whose error is told at the top; all are below
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
+TILE_HORIZON = 8  # model steps, of the rollout error in a tile
+TILE_PARTS = 2  # parts of the state whose error has a tile; all are below
 
 
 @stage(
@@ -109,23 +96,24 @@ def _dynamics_weights(folder: Path) -> Path | None:
 def _stale(folder: Path, made_of: str) -> bool:
     """Whether there are no strips, or only those of dynamics that were deleted and trained anew;
     these are no longer said to be of any."""
-    strips, record = folder / "strips.npz", folder / "strips.json"
-    if strips.exists() and record.exists() and record.read_text(encoding="utf-8") == made_of:
+    strips, note = folder / "strips.npz", folder / "strips.json"
+    if strips.exists() and note.exists() and note.read_text(encoding="utf-8") == made_of:
         return False
-    record.unlink(missing_ok=True)
+    note.unlink(missing_ok=True)
     return True
 
 
 def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
     """The parts of the stages, the last one first, then the evaluations and how all was made."""
-    groups, others = [], []
+    groups: list[Group] = []
+    figures: list[Section] = []
     for name, summary in reversed(stages().items()):
         if name in PARTS:
             groups.append(PARTS.get(name)(artifacts))
         elif name in artifacts.results:
-            others.append(_figures(name, summary, artifacts.results[name]))
-    groups += [learning.evaluations(artifacts), Group("figures", "Other stages", others)]
-    groups.append(_made(run, artifacts))
+            figures.append(record.figures(name, summary, artifacts.results[name]))
+    groups += [record.evaluations(artifacts), Group("figures", "Other stages", figures)]
+    groups.append(record.made(run, artifacts))
     return Page(
         name=run.path.resolve().name,
         lead=_lead(artifacts, encoder),
@@ -133,24 +121,6 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
         groups=[group for group in groups if group.sections],
         run=str(run.path),
     )
-
-
-def _figures(name: str, summary: str, result: Mapping[str, Any]) -> Section:
-    """The numbers in the result of a stage that has no part of its own."""
-    rows = [Row([label, value]) for label, value in _numbers(result)]
-    table = Table(("figure", "value"), rows)
-    return Section(f"figures_{name}", name, f"What it does: {summary}.", [table], name)
-
-
-def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(name, value) of the numbers in a result, those inside of mappings with the names of
-    these."""
-    for key, value in result.items():
-        label = f"{prefix} {key.replace('_', ' ')}".strip()
-        if isinstance(value, Mapping):
-            yield from _numbers(value, label)
-        elif isinstance(value, int | float) and key != "seconds":
-            yield label, f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _supervision(backbone: str | None, inverse_dynamics: float) -> str:
@@ -164,20 +134,47 @@ def _supervision(backbone: str | None, inverse_dynamics: float) -> str:
 
 def _lead(artifacts: RunArtifacts, encoder: str) -> str:
     """The outcome in one sentence, as far as there is one."""
-    outcome = acting.lead(artifacts.results.get("plan", {}))
+    outcome = _outcome(artifacts.results.get("plan", {}))
     if outcome:
         return f"A world model on {encoder}, without a pixel decoder, {outcome}"
     return f"This run is not finished. Done so far: {', '.join(artifacts.results) or 'nothing'}."
+
+
+def _outcome(plan: Mapping[str, Any]) -> str:
+    """What came of acting, in half a sentence; empty where nobody acted."""
+    if paid := plan.get("return"):
+        beside = [
+            f"{acting.baseline_name(name)} {number(baseline['mean'])}"
+            for name, baseline in (plan.get("baselines") or {}).items()
+            if baseline
+        ]
+        earned = (
+            f"{number(paid['mean'])} an episode (95 % interval {acting.earned_interval(paid)})"
+        )
+        return f"plans for reward and earns {earned}; {', '.join(beside)}."
+    success = plan.get("success")
+    if not success:
+        return ""
+    checked = (plan.get("layouts") or {}).get("heldout", {}).get("met") is not None
+    training = plan.get(f"success{acting.TRAINING}")
+    beside_training = (
+        f", on training layouts in {percent(training['success_final'])}" if training else ""
+    )
+    return (
+        f"plans to goal images and is there at the end in {percent(success['success_final'])} of "
+        f"{success['episodes']} episodes{' on held-out layouts' if checked else ''} "
+        f"(95 % interval {acting.interval(success)}){beside_training}."
+    )
 
 
 def _tiles(results: Mapping[str, Mapping[str, Any]]) -> list[Tile]:
     """The few figures that matter, those that exist."""
     tiles = _acting_tiles(results.get("plan", {})) + _encoder_tiles(results.get("pretrain", {}))
     for row in results.get("dynamics", {}).get("rollout") or ():
-        if row["horizon"] != TOLD_HORIZON:
+        if row["horizon"] != TILE_HORIZON:
             continue
-        for name, part in list(row.get("state_errors", {}).items())[:TOLD_PARTS]:
-            says = f"error of the imagined {name} after {TOLD_HORIZON} model steps"
+        for name, part in list(row.get("state_errors", {}).items())[:TILE_PARTS]:
+            says = f"error of the imagined {name} after {TILE_HORIZON} model steps"
             tiles.append(Tile(with_unit(part["error"], part.get("unit"), 2), says))
     took = {stage: result.get("seconds") for stage, result in results.items()}
     known = {stage: seconds for stage, seconds in took.items() if seconds is not None}
@@ -216,65 +213,3 @@ def _encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
         value = with_unit(probe.get("error"), probe.get("unit"), 2)
         tiles.append(Tile(value, f"error in reading the {name}{beside}"))
     return tiles
-
-
-def _made(run: Run, artifacts: RunArtifacts) -> Group:
-    """Commands, times, config, versions, machine."""
-    rows = []
-    for name in stages():
-        result = artifacts.results.get(name)
-        optional = STAGES.get(name).when is not None  # not every run has it
-        if name == "report" or (result is None and optional):
-            continue
-        made = run.digest(name) if result is not None else "–"
-        took = clock(result.get("seconds")) if result is not None else "not finished"
-        command = Cell(command_line(name, str(run.path)), code=True)
-        rows.append(Row([name, took, Cell(made, code=True), command]))
-    commands = Section(
-        "stages",
-        "Commands and times",
-        "Each command takes its stage up with exactly these settings; with another --run it does "
-        "it anew. A stage's digest is that of all the settings its result depends on.",
-        [Table(("stage", "took", "digest", "command"), rows, "commands")],
-        "report",
-    )
-    facts = {
-        "config digest": digest(read_yaml(run.path / "config.yaml").data),
-        "machine": f"{cpu_name()}, {cores()} cores, {platform.system()} {platform.machine()}",
-        "versions": f"jepa-wm {__version__}, Python {platform.python_version()}",
-        "packages": ", ".join(f"{package} {_installed(package)}" for package in PACKAGES),
-    }
-    config = (run.path / "config.yaml").read_text(encoding="utf-8")
-    made_with = Section(
-        "made_with",
-        "Settings, versions, machine",
-        "Versions and machine are those on which this page was written.",
-        [
-            Table((), [Row([name, value]) for name, value in facts.items()], "facts"),
-            Listing("config.yaml", config),
-        ],
-        "report",
-    )
-    return Group("made", "How it was made", [commands, made_with])
-
-
-def cpu_name() -> str:
-    """The processor's own name; the kind of machine where the system does not tell."""
-    listing = Path("/proc/cpuinfo")
-    text = listing.read_text() if listing.exists() else ""
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return name.group(1).strip() if name else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
