@@ -9,16 +9,10 @@ from planners import planner
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.returns import constant_actions
-from jepa_wm.planning.action_space import (
-    ActionSpace,
-    DiscreteSpace,
-    first_plan,
-    space_of,
-    zero_plan,
-)
+from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, space_of
 from jepa_wm.planning.cost import PlanningContext, effortless
 from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.search import search
+from jepa_wm.planning.search import first_plan, search, zero_plan
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.terms import Effort, effort
 from jepa_wm.worlds.gym_world import GymWorld

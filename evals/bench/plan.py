@@ -67,15 +67,13 @@ def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     `quick` in tiny sizes anywhere, `large`: see `_large`."""
     set_threads(threads)
     on_gpu = dist().device.type == "cuda"
-    widest = {
-        "rows": 64 if quick else 2048,
-        "inner": 384,
-        "columns": 1536,
-    }  # of a layer's products
+    # How fast this machine multiplies matrices as large as the widest of a layer.
+    widest = {"rows": 64 if quick else 2048, "inner": 384, "columns": 1536}
     if on_gpu and not quick:
         widest = {"rows": 8192, "inner": 8192, "columns": 8192}
     rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}  # GFLOP/s
     precision = max(rates, key=lambda name: rates[name])
+    # Every case in the faster precision, against that rate.
     sizes = [
         replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES
     ]

@@ -209,6 +209,7 @@ def history(
     nothing = torch.zeros(len(pictures), 0, size * frameskip)
     if pictures.shape[1] == 1 or info.get("action") is None:
         return pictures[:, -1:], nothing
+    # Actions one by one, or in blocks: how many frames lie between two of the context.
     actions = torch.as_tensor(info["action"])[:, 0].float().cpu()  # [B, T, a or A]
     widths = {size * frameskip: 1, size: frameskip}
     if (
@@ -222,13 +223,13 @@ def history(
             f"{size * frameskip} of the block that did, or leave it out"
         )
     gap = widths[actions.shape[2]]
+    # As far back as all episodes' actions are known.
     led = actions.isfinite().all(2).all(0).flip(0)  # [T], newest first
     known = int(led.int().cumprod(0).sum())
     count = 1 + min(window - 1, (pictures.shape[1] - 1) // gap, known // gap)
-    blocks = actions[:, actions.shape[1] - (count - 1) * gap :].reshape(
-        len(actions), count - 1, -1
-    )
-    return pictures[:, -1 - (count - 1) * gap :: gap], blocks if count > 1 else nothing
+    back = (count - 1) * gap
+    blocks = actions[:, actions.shape[1] - back :].reshape(len(actions), count - 1, -1)
+    return pictures[:, -1 - back :: gap], blocks if count > 1 else nothing
 
 
 def refuse_other_pictures(name: str, frames: Tensor) -> None:

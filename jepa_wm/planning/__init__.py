@@ -1,2 +1,1 @@
-"""Searching: objectives over imagined latents, solvers, and the receding horizon; knows a
-callable, nothing else."""
+"""Planning: action spaces, costs of imagined futures, solvers, receding horizon, the agent."""

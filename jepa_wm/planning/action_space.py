@@ -57,12 +57,12 @@ class ActionSpace:
     max_norm: float | None = None
     group: int | None = None  # a; None: the searched action is one environment action
     repeat: int = 1
-    idle: tuple[float, ...] | None = (
-        None  # [a]; None: 0 where that lies strictly inside the box, else its centre
-    )
+    # [a]; None: 0 where that lies strictly inside the box, else its centre
+    idle: tuple[float, ...] | None = None
     absolute: bool = False
 
     def __post_init__(self) -> None:
+        # A box, each number of it finite.
         for name in ("low", "high"):
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         if len(self.low) != len(self.high) or not self.low:
@@ -78,6 +78,7 @@ class ActionSpace:
             )
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             raise ValueError(f"low {self.low} exceeds high {self.high}; swap them")
+        # Whole environment actions, of which some fit into the ball.
         if len(self.low) % self.size:
             raise ValueError(
                 f"group {self.group} does not divide the {len(self.low)} searched numbers"
@@ -93,6 +94,7 @@ class ActionSpace:
                 f"max_norm {self.max_norm} needs a box around zero, or one that reaches that "
                 f"near to it, got low {self.low}, high {self.high}"
             )
+        # Doing nothing is one of them.
         if self.idle is not None:
             object.__setattr__(self, "idle", tuple(float(x) for x in self.idle))
             inside = [a <= x <= b for a, x, b in zip(self.low, self.idle, self.high, strict=False)]
@@ -121,20 +123,19 @@ class ActionSpace:
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         times, repeat = (1, block) if action_repeat else (block, 1)
-        still = None if idle is None else tuple(idle)
-        return cls(
-            tuple(low) * times, tuple(high) * times, max_norm, len(low), repeat, still, absolute
-        )
+        lows, highs = tuple(low) * times, tuple(high) * times
+        idle = None if idle is None else tuple(idle)
+        return cls(lows, highs, max_norm, len(low), repeat, idle, absolute)
 
     def within(self, low: Sequence[float], high: Sequence[float]) -> ActionSpace:
-        """The space without what lies outside low..high [a], such as where a model has seen no
-        action; where both are the same, the number is pinned. UserError where nothing is left of a
-        number."""
+        """The space without what lies outside low..high [a], such as the data of a model
+        have no action; where both are the same, the number is pinned. UserError where nothing is
+        left of a number."""
+        # Number by number of a block.
         times = self.plan_dim // self.size
+        ranges = zip(self.low, self.high, tuple(low) * times, tuple(high) * times, strict=True)
         cut = []
-        for i, (a, b, least, most) in enumerate(
-            zip(self.low, self.high, tuple(low) * times, tuple(high) * times, strict=True)
-        ):
+        for i, (a, b, least, most) in enumerate(ranges):
             slack = 1e-5 * max(abs(a), abs(b))  # rounding of numbers that were stored in fp32
             if least > b + slack or most < a - slack:
                 raise UserError(
@@ -145,19 +146,19 @@ class ActionSpace:
             cut.append((min(max(a, least), b), max(min(b, most), a)))
         if cut == list(zip(self.low, self.high, strict=True)):
             return self
+        # The ball still has to reach into what is left, and doing nothing moves into it.
         lows, highs = (tuple(bounds) for bounds in zip(*cut, strict=True))
         idle = self.idle and tuple(
             min(max(x, a), b) for x, (a, b) in zip(self.idle, cut, strict=False)
         )
-        if not replace(self, low=lows, high=highs, idle=idle, max_norm=None)._meets_ball(
-            self.max_norm
-        ):
+        rest = replace(self, low=lows, high=highs, idle=idle, max_norm=None)
+        if not rest._meets_ball(self.max_norm):
             raise UserError(
                 "the actions in the data that the model was trained on are longer than "
                 f"{self.max_norm}, the longest of this world: plan in the world of the data, or "
                 "convert the data to its units"
             )
-        return replace(self, low=lows, high=highs, idle=idle)
+        return replace(rest, max_norm=self.max_norm)
 
     @property
     def size(self) -> int:
@@ -281,17 +282,3 @@ def space_of(world: World, *, frameskip: int, action_repeat: bool) -> ActionSpac
 def _norms(actions: Tensor, size: int) -> Tensor:
     """[G] of actions [G * size]."""
     return actions.view(-1, size).norm(dim=-1)
-
-
-def zero_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
-    """[B, H, A] the plan of doing nothing, as the space says it."""
-    return _held(space.idle_step(), episodes, horizon, device)
-
-
-def first_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
-    """[B, H, A] the plan that a search without a warm start begins from."""
-    return _held(space.first_step(), episodes, horizon, device)
-
-
-def _held(step: tuple[float, ...], episodes: int, horizon: int, device: torch.device) -> Tensor:
-    return torch.tensor(step, dtype=torch.float32, device=device).repeat(episodes, horizon, 1)

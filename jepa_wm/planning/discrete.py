@@ -32,6 +32,7 @@ class DiscreteSpace:
     barred: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        # Each choice has numbers of its own.
         object.__setattr__(
             self, "vectors", tuple(tuple(float(x) for x in vector) for vector in self.vectors)
         )
@@ -50,6 +51,7 @@ class DiscreteSpace:
                 f"vectors {self.vectors}: two choices have the same; the model could not tell "
                 "them apart"
             )
+        # Some are chosen a model step, and taken some times; doing nothing is one of them.
         for name in ("slots", "repeat"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from jepa_wm.planning.action_space import first_plan
-from jepa_wm.planning.search import Cost, Plan, Solver, search
+from jepa_wm.planning.search import Cost, Plan, Solver, first_plan, search
 
 
 class RecedingHorizon:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jepa_wm.planning.action_space import Space, first_plan, zero_plan
+from jepa_wm.planning.action_space import Space
 
 Cost = Callable[[Tensor], Tensor]  # plans [B, S, H, E] to their costs [B, S], lower is better
 Generators = list[torch.Generator]  # one an episode
@@ -196,3 +196,17 @@ def _checked(start: Tensor | None, solver: Solver, generator: Generators) -> Ten
             "such plans per episode"
         )
     return plans.to(like)
+
+
+def zero_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
+    """[B, H, A] the plan of doing nothing, as the space says it."""
+    return _held(space.idle_step(), episodes, horizon, device)
+
+
+def first_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
+    """[B, H, A] the plan that a search without a warm start begins from."""
+    return _held(space.first_step(), episodes, horizon, device)
+
+
+def _held(step: tuple[float, ...], episodes: int, horizon: int, device: torch.device) -> Tensor:
+    return torch.tensor(step, dtype=torch.float32, device=device).repeat(episodes, horizon, 1)
