@@ -82,8 +82,9 @@ def overrides(data, **parallel):
         for word in SMALL
         if "steps=" not in word and "save_every" not in word and "eval_every" not in word
     ]
-    words += [f"train.{part}.{key}" for part in ("pretrain", "latent", "dynamics", "distance", "heads")
-              for key in (f"steps={STEPS}", "save_every=5", "eval_every=2")]  # fmt: skip
+    for part in ("pretrain", "latent", "dynamics", "distance", "heads"):
+        keys = (f"steps={STEPS}", "save_every=5", "eval_every=2")
+        words += [f"train.{part}.{key}" for key in keys]
     words += [
         "train.pretrain.probe_steps=5",
         "train.precision=fp32",

@@ -92,8 +92,11 @@ def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
 
 def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     """Six episodes, sixteen clips: some share one, and the contrasts are told which."""
-    words = [f"data.path={tiny_data}", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.num_distant_frames=2",
-             "jepa.episode_contrast=1", "train.pretrain.batch=16", "train.precision=fp32"]  # fmt: skip
+    words = [
+        f"data.path={tiny_data}", "encoder.width=16", "encoder.depth=1", "jepa.width=16",
+        "jepa.num_distant_frames=2", "jepa.episode_contrast=1", "train.pretrain.batch=16",
+        "train.precision=fp32",
+    ]  # fmt: skip
     config = load_config("debug", words)
     data = Trajectories(tiny_data / "train.h5")
     shape = BatchShape(16, config.jepa.num_distant_frames, config.jepa.min_gap)

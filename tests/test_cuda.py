@@ -1,5 +1,5 @@
-"""On a GPU: the numbers of the CPU to rounding, the same masks and plans, and the whole pipeline to
-its end."""
+"""On a GPU: the numbers of the CPU to rounding, the same plans, and the whole pipeline to its
+end."""
 
 import json
 

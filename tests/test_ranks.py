@@ -21,10 +21,13 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 
 VIDEOS = [
-    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "data.augment={color_jitter: 0.3, independent_views: true}",
-    "encoder.patch_size=8", "encoder.width=16", "encoder.depth=1", "jepa.width=16", "jepa.inverse_dynamics=0",
+    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]",
+    "data.augment={color_jitter: 0.3, independent_views: true}",
+    "encoder.patch_size=8", "encoder.width=16", "encoder.depth=1", "jepa.width=16",
+    "jepa.inverse_dynamics=0",
     "train.pretrain.batch=8",
-    f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2", "train.pretrain.probe_frames=16",
+    f"train.pretrain.steps={STEPS}", "train.pretrain.eval_every=2",
+    "train.pretrain.probe_frames=16",
     "train.precision=fp32",
 ]  # fmt: skip
 
@@ -191,8 +194,13 @@ def test_ranks_draw_what_one_process_would():
     ("place", "said"),
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set but 'RANK' is not"),
-        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "1"},
-         "rank 1 of 2 could not join the others"),
+        (
+            {
+                "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1",
+                "MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "1",
+            },
+            "rank 1 of 2 could not join the others",
+        ),
     ],
 )  # fmt: skip
 def test_a_failed_start_is_an_error(tmp_path, capsys, monkeypatch, place, said):

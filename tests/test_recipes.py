@@ -25,8 +25,10 @@ from jepa_wm.world_model.vjepa2_ac_rollout import normalised
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)
 SMALL = [
-    "data.image_size=32", "data.num_frames=4", "encoder.width=24", "encoder.depth=4", "encoder.num_heads=2",
-    "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "train.pretrain.batch=3", "train.pretrain.steps=3",
+    "data.image_size=32", "data.num_frames=4", "encoder.width=24", "encoder.depth=4",
+    "encoder.num_heads=2",
+    "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "train.pretrain.batch=3",
+    "train.pretrain.steps=3",
     "train.pretrain.probe_frames=8", "data.num_workers=2",
 ]  # fmt: skip
 
@@ -38,7 +40,9 @@ def take_steps(recipe, folder, *words):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
-    videos = f"data.videos=[{{path: {sets / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, single_images: true}}]"
+    films, photos = sets / "films", sets / "photos"
+    listed = f"{{path: {films}, weight: 3}}, {{path: {photos}, single_images: true}}"
+    videos = f"data.videos=[{listed}]"
     result = take_steps(recipe, tmp_path / "run", videos)
     assert result["steps"] == 3 and result["clips"] == 9 and result["feature_std"] > 0
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["loss"] > 0
@@ -89,7 +93,7 @@ def test_the_recipes_are_true_to_the_paper():
     assert load_config("vjepa2_dense_vitl16", []).jepa.target_levels == 4
 
 
-def test_a_cooldown_goes_on_from_a_run_with_larger_frames_and_longer_clips(sets, tmp_path):  # noqa: F811
+def test_a_cooldown_goes_on_with_larger_frames_and_longer_clips(sets, tmp_path):  # noqa: F811
     videos = f"data.videos={sets / 'films'}"
     take_steps("vjepa2_vitl16", tmp_path / "first", videos)
     still = ["train.pretrain.lr=0", "data.image_size=48", "data.num_frames=6"]
@@ -181,10 +185,13 @@ def arm(tmp_path_factory):
 
 def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
     words = [
-        f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2",
-        "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "train.pretrain.steps=0",
+        f"data.path={arm}", "data.image_size=32", "encoder.width=24", "encoder.depth=1",
+        "encoder.num_heads=2",
+        "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}",
+        "train.pretrain.steps=0",
         "dynamics.frameskip=2", "dynamics.width=24",
-        "dynamics.depth=1", "dynamics.num_heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
+        "dynamics.depth=1", "dynamics.num_heads=2", "train.dynamics.frames=4",
+        "train.dynamics.batch=4",
         "train.dynamics.steps=6",
     ]  # fmt: skip
     with Run.open(tmp_path / "run", load_config("vjepa2_ac_droid", words)) as run:
@@ -201,9 +208,12 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
 
 
 RECORDED = [
-    "data.image_size=32", "encoder.width=24", "encoder.depth=2", "encoder.num_heads=2", "jepa.width=12",
-    "jepa.depth=1", "jepa.num_heads=1", "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
-    "train.pretrain.final_probe_steps=2", "train.latent={steps: 20, batch: 16}", "train.distance.steps=1",
+    "data.image_size=32", "encoder.width=24", "encoder.depth=2", "encoder.num_heads=2",
+    "jepa.width=12",
+    "jepa.depth=1", "jepa.num_heads=1",
+    "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
+    "train.pretrain.final_probe_steps=2", "train.latent={steps: 20, batch: 16}",
+    "train.distance.steps=1",
     "train.dynamics={steps: 5, batch: 8, frames: 4}", "latent.width=32",
 ]  # fmt: skip
 

@@ -30,14 +30,18 @@ from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 STAGES = ("collect", "pretrain", "features", "dynamics", "heads")
 STEPS, SAVED = 22, 8
 SMALL = [
-    "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.num_norm_frames=60", "dynamics.width=16",
+    "encoder.width=16", "encoder.depth=1", "jepa.width=16", "features.num_norm_frames=60",
+    "dynamics.width=16",
     *(f"train.{part}.{key}" for part in ("pretrain", "latent", "dynamics", "distance", "heads")
-      for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11", "warmup=3")),
+      for key in (f"steps={STEPS}", "batch=8", f"save_every={SAVED}", "eval_every=11",
+                  "warmup=3")),
     "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
-    "train.precision=fp32",  # two runs that are compared; which is faster is measured, and other work decides it
+    # two runs are compared; which precision is faster is measured, and other work decides it
+    "train.precision=fp32",
 ]  # fmt: skip
 PARTS = (
-    "pretrain/checkpoints", *(f"dynamics/checkpoints/{part}" for part in ("latent", "dynamics", "distance")),
+    "pretrain/checkpoints",
+    *(f"dynamics/checkpoints/{part}" for part in ("latent", "dynamics", "distance")),
     "heads/checkpoints",
 )  # fmt: skip
 
@@ -176,8 +180,9 @@ def test_nan_ends_the_training_and_keeps_the_newest_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_one_step", poisoned)
-        said = rf"not finite at step 13 .*newest whole checkpoint is .*step_{SAVED:08d}\..*Lower train\.pretrain\.lr"
-        with pytest.raises(TrainingDiverged, match=said):
+        newest = rf"newest whole checkpoint is .*step_{SAVED:08d}\..*"
+        message = rf"not finite at step 13 .*{newest}Lower train\.pretrain\.lr"
+        with pytest.raises(TrainingDiverged, match=message):
             train(tmp_path / "run", tiny_data)
     newest = newest_checkpoint(tmp_path / "run" / PARTS[0])
     assert newest.name == f"step_{SAVED:08d}"
@@ -244,15 +249,18 @@ def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
 
 def measured(model, folder, tiny_data):
     """The last row of rollout errors of a model on the features of a run."""
-    heldout, train = (cache.Features(folder / "features" / part, Trajectories(tiny_data / f"{part}.h5"))
-                      for part in ("heldout", "train"))  # fmt: skip
+    heldout, train = (
+        cache.Features(folder / "features" / part, Trajectories(tiny_data / f"{part}.h5"))
+        for part in ("heldout", "train")
+    )
     return rollout_errors.rollout_errors(model, heldout, train, windows=40)[-1]
 
 
 def test_a_rollout_is_measured_on_every_group_of_state_numbers_and_in_the_frozen_features(whole):
     for row in json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]:
-        assert row.keys() == {"horizon", "state_errors", *(f"{kind}_error{end}" for kind in ("relative", "feature")
-                              for end in ("", "_shuffled")), "feature_error_encoded"}  # fmt: skip
+        errors = {f"{kind}_error" for kind in ("relative", "feature")}
+        errors |= {f"{name}_shuffled" for name in errors}
+        assert row.keys() == {"horizon", "state_errors", *errors, "feature_error_encoded"}
         assert row["state_errors"].keys() == {"agent", "wall", "door"}
         for entry in row["state_errors"].values():
             assert (

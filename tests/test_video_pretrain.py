@@ -22,8 +22,10 @@ from jepa_wm.training import pretrain
 
 STEPS = 9
 SMALL = [
-    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "encoder.patch_size=8", "encoder.width=16",
-    "encoder.depth=1", "jepa.width=16", "jepa.inverse_dynamics=0", "train.pretrain.batch=4", "train.pretrain.save_every=4",
+    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "encoder.patch_size=8",
+    "encoder.width=16",
+    "encoder.depth=1", "jepa.width=16", "jepa.inverse_dynamics=0", "train.pretrain.batch=4",
+    "train.pretrain.save_every=4",
     f"train.pretrain.steps={STEPS}", "train.pretrain.probe_frames=16",
 ]  # fmt: skip
 
@@ -78,7 +80,9 @@ def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, set
     for file in (sets / "films").iterdir():
         (tmp_path / "films" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "films" / "bad.mp4").write_bytes(b"no video")
-    mixture = f"data.videos=[{{path: {tmp_path / 'films'}, weight: 3}}, {{path: {sets / 'photos'}, single_images: true}}]"
+    films, photos = tmp_path / "films", sets / "photos"
+    listed = f"{{path: {films}, weight: 3}}, {{path: {photos}, single_images: true}}"
+    mixture = f"data.videos=[{listed}]"
     words = [
         mixture,
         "jepa.temporal_contrast=0",
@@ -186,8 +190,10 @@ def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain.JEPA, "forward", forward)
     words = [
         f"data.videos=[{{path: {tmp_path / 'photos'}, single_images: true}}]", "data.num_frames=1",
-        "data.augment={scale: [0.6, 1.0], color_jitter: 0.2, independent_views: true}", "train.pretrain.warmup=5",
-        "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]", "jepa.temporal_contrast=0", "jepa.episode_contrast=1",
+        "data.augment={scale: [0.6, 1.0], color_jitter: 0.2, independent_views: true}",
+        "train.pretrain.warmup=5",
+        "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]", "jepa.temporal_contrast=0",
+        "jepa.episode_contrast=1",
         "jepa.num_distant_frames=2",
         "train.pretrain.batch=3", "train.pretrain.steps=40", "train.pretrain.lr=3e-3",
     ]  # fmt: skip
