@@ -110,7 +110,7 @@ def measured(run: Run, stage: str, measure: Eval) -> dict[str, object]:
     before. `evaluated` tells settings, data and encoder, `stored` where the result lies,
     `left_out` what could not be read."""
     config = run.config
-    own = data_folder(run.path, config)
+    own = data_folder(run.path, config.data)
     data, encoder = open_labelled(config.probes, config.data, own), encoder_of(run, config)
     if data.train.digest == data.test.digest:
         raise UserError(

@@ -24,7 +24,9 @@ def rollout(
         return {"rollout": vjepa2_ac.heldout_errors(run, config, predictor)}
     model = load_latent_model(folder).to(dist().device)
     train, heldout = (
-        Features(run.path / "features" / "train", open_data(run.path, run.config, "train")),
-        Features(run.path / "features" / "heldout", open_data(run.path, run.config, "heldout")),
+        Features(run.path / "features" / "train", open_data(run.path, run.config.data, "train")),
+        Features(
+            run.path / "features" / "heldout", open_data(run.path, run.config.data, "heldout")
+        ),
     )
     return {"rollout": rollout_errors(model, heldout, train)}

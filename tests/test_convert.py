@@ -54,7 +54,7 @@ def test_the_parts_serve_observe_path(tmp_path, capsys):
         and "heldout.h5: 2 episodes, 16 frames" in seen.out
     )
     config = Config(data={"path": str(target.parent)})
-    train, heldout = (open_data(tmp_path, config, part) for part in ("train", "heldout"))
+    train, heldout = (open_data(tmp_path, config.data, part) for part in ("train", "heldout"))
     assert train.frames.shape == (5, 8, 8, 3) and heldout.lengths.tolist() == [7, 9]
     assert (
         heldout.frames[:, 0, 0, 0] == rows()["img"][[*range(7), *range(12, 21)], 0, 0, 0]

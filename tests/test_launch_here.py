@@ -178,7 +178,7 @@ def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
     for shard in ("1/3", "0/2"):
         assert cli.main(["features", "--run", str(split), "--shard", shard, *argv[:2]]) == 0
     assert cli.main(["features", "--run", str(split), *argv[:2]]) == 0
-    data = open_data(whole, config.config, "train")
+    data = open_data(whole, config.config.data, "train")
     mine, its = (
         Features(folder / "features/train", data).slab(0, 10**6).float()
         for folder in (split, whole)

@@ -33,8 +33,6 @@ READ_THE_WHOLE_CONFIG = (
             "evals/goal_reaching.py",
             "evals/representations.py",
             "evals/returns.py",
-            "jepa_wm/data/datasets.py",
-            "jepa_wm/data/video_clips.py",
             "jepa_wm/features/cache.py",
             "jepa_wm/training/dynamics.py",
             "jepa_wm/training/heads.py",

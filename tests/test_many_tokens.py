@@ -104,9 +104,7 @@ def run_of_many(tmp_path_factory, tiny_data):
 
 def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
     folder, results = run_of_many
-    assert all(
-        row["relative_error"] > 0 for row in results["jepa_wm.training.dynamics"]["rollout"]
-    )
+    assert all(row["relative_error"] > 0 for row in results["dynamics"]["rollout"])
     model = WorldModel.load(folder)
     assert (
         model.latent.numbers == 9216

@@ -232,7 +232,7 @@ def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
 def test_the_action_conditioned_recipe_is_true_to_the_paper():
     config = load_config("vjepa2_ac_droid", [])
     d, t = config.dynamics, config.train.dynamics
-    assert (d.width, d.depth, d.heads) == (1024, 24, 16) and t.frames == 15 + 1
+    assert (d.width, d.depth, d.num_heads) == (1024, 24, 16) and t.frames == 15 + 1
     assert t.lr * t.first_lr == pytest.approx(7.5e-5, rel=0.01) and t.lr == 4.25e-4
     assert (t.warmup, t.cooldown) == (4500, 4500)
     assert t.steps - t.warmup - t.cooldown == 85_500 and t.batch == 256

@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.quantities import Quantities, groups_of, units_of
 from jepa_wm.data.quantities import grouped as grouped
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import Trajectories, attribute_text
 
 
-def data_folder(run: Path, config: Config) -> Path:
+def data_folder(run: Path, settings: DataSettings) -> Path:
     """The folder of `train.h5` and `heldout.h5`: the one named by data.path, else the run's
     own."""
-    return Path(config.data.path) if config.data.path else run / "collect"
+    return Path(settings.path) if settings.path else run / "collect"
 
 
-def open_data(run: Path, config: Config, part: Literal["train", "heldout"]) -> Trajectories:
+def open_data(
+    run: Path, settings: DataSettings, part: Literal["train", "heldout"]
+) -> Trajectories:
     """The run's training or held-out trajectories; UserError if they are not there."""
-    return Trajectories(data_folder(run, config) / f"{part}.h5")
+    return Trajectories(data_folder(run, settings) / f"{part}.h5")
 
 
 def quantities(data: Trajectories) -> Quantities:

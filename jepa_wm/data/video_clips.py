@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.clips import ONE_CLIP, BatchShape, ClipSource
 from jepa_wm.data.sampling import MixtureSampler, ShuffledOrder
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import find
@@ -207,13 +207,13 @@ def middle(frames: np.ndarray, size: int) -> np.ndarray:
     return frames[:, top : top + size, left : left + size]
 
 
-def open_sets(folder: Path, config: Config) -> list[VideoSet]:
+def open_sets(folder: Path, settings: DataSettings) -> list[VideoSet]:
     """The sets that `data.videos` names.
 
     What is found on looking into every file is kept in `folder`, so that a run that goes on later,
     when files may have come or gone, numbers them as before. Raises UserError for a set that is
     not there or is too broken."""
-    settings, opened = config.data, []
+    opened = []
     for number, part in enumerate(settings.sets):
         index = Path(part.path)
         if index.suffix != ".h5":
@@ -228,10 +228,9 @@ def open_sets(folder: Path, config: Config) -> list[VideoSet]:
 
 
 def clip_sampler(
-    sets: list[VideoSet], config: Config, *, seed: int, batch: BatchShape = ONE_CLIP
+    sets: list[VideoSet], settings: DataSettings, *, seed: int, batch: BatchShape = ONE_CLIP
 ) -> VideoClipSampler:
     """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
-    settings = config.data
     size = (
         settings.image_size
         if settings.augment is None

@@ -59,7 +59,7 @@ def features(
     frozen, stride = _frozen_encoder(run, config, folder), features.stride
     result: dict[str, object] = {}
     for part in PARTS:
-        data = open_data(run.path, config, part)
+        data = open_data(run.path, config.data, part)
         write_features(folder / part, frozen, data, stride=stride, shard=shard or (0, 1))
         result[part] = {"rows": len(encoded_rows(data, stride)), "path": str(folder / part)}
     if shard is not None:
@@ -72,7 +72,7 @@ def _frozen_encoder(run: Run, config: Config, folder: Path) -> FrozenEncoder:
     with open(folder / ".encoder.lock", "w") as handle:
         lock(handle.fileno(), fcntl.LOCK_EX, run.path)
         if not (folder / "encoder.json").exists():
-            train = open_data(run.path, config, "train")
+            train = open_data(run.path, config.data, "train")
             size = config.data.image_size
             encoder = FrozenEncoder(
                 encoder_of(run, config), size, precision=config.train.precision

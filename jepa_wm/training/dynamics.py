@@ -58,9 +58,11 @@ def dynamics(
     if dynamics.kind == "vjepa2_ac":
         return vjepa2_ac.train(run)
     config = run.config
-    data = open_data(run.path, config, "train")
+    data = open_data(run.path, config.data, "train")
     features = Features(run.path / "features" / "train", data)
-    heldout = Features(run.path / "features" / "heldout", open_data(run.path, config, "heldout"))
+    heldout = Features(
+        run.path / "features" / "heldout", open_data(run.path, config.data, "heldout")
+    )
     span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
     model = make_model(config, features, data).to(dist().device)
     seconds, frames = 0.0, None

@@ -60,9 +60,10 @@ def pretrain(
             "nothing to pretrain; after `collect` go on with `jepa-wm features`"
         )
     # What it learns from, and what it is probed on.
-    settings, of_videos = train_pretrain, data.videos is not None
+    settings = train_pretrain
     shape = BatchShape(settings.batch, jepa.num_distant_frames, jepa.min_gap)
-    source, frames, action_size = (_videos if of_videos else _trajectories)(run, shape)
+    opened = _trajectories if data.videos is None else _videos
+    source, frames, action_size = opened(run, data, shape, seed, settings.probe_frames)
     probe = OnlineProbe(frames, data.image_size, encoder, train_precision, seed)
 
     # The model, and its encoder as it was before training.
@@ -95,37 +96,38 @@ def pretrain(
     return result
 
 
-def _trajectories(run: Run, shape: BatchShape) -> tuple[ClipSource, ProbeFrames, int]:
+def _trajectories(
+    run: Run, data: DataSettings, shape: BatchShape, seed: int, probe_frames: int
+) -> tuple[ClipSource, ProbeFrames, int]:
     """(clips, frames of the online probe, how many numbers an action has)."""
-    config, data = run.config, run.config.data
-    train, heldout = (open_data(run.path, config, part) for part in ("train", "heldout"))
+    train, heldout = open_data(run.path, data, "train"), open_data(run.path, data, "heldout")
     source = ClipSampler(
         train,
         frames=data.num_frames,
         gaps=data.frame_gaps,
-        seed=config.seed,
+        seed=seed,
         absolute=train.action_kind == "absolute",
         batch=shape,
     )
-    count = config.train.pretrain.probe_frames
-    frames = ProbeFrames.of_trajectories(train, heldout, count=count)
+    frames = ProbeFrames.of_trajectories(train, heldout, count=probe_frames)
     return source, frames, train.actions.shape[1]
 
 
-def _videos(run: Run, shape: BatchShape) -> tuple[ClipSource, ProbeFrames, int]:
+def _videos(
+    run: Run, data: DataSettings, shape: BatchShape, seed: int, probe_frames: int
+) -> tuple[ClipSource, ProbeFrames, int]:
     """The same of the run's videos, which have no actions."""
-    config, folder = run.config, run.stage_dir("pretrain")
     # Rank 0 looks into every file and writes down what it finds, which the others then read.
-    opened = open_sets(folder, config) if dist().first else []
+    folder = run.stage_dir("pretrain")
+    opened = open_sets(folder, data) if dist().first else []
     dist().broadcast(None)
-    sets = opened or open_sets(folder, config)
-    source = clip_sampler(sets, config, seed=config.seed, batch=shape)
+    sets = opened or open_sets(folder, data)
+    source = clip_sampler(sets, data, seed=seed, batch=shape)
 
     # The probe's frames are drawn as for training, but whole and in another order.
-    whole = config.model_copy(update={"data": config.data.model_copy(update={"augment": None})})
-    probed = clip_sampler(sets, whole, seed=config.seed + 1)
-    frames = ProbeFrames.of_videos(probed, count=config.train.pretrain.probe_frames)
-    return source, frames, 0
+    whole = data.model_copy(update={"augment": None})
+    probed = clip_sampler(sets, whole, seed=seed + 1)
+    return source, ProbeFrames.of_videos(probed, count=probe_frames), 0
 
 
 def _unreadable(source: VideoClipSampler) -> list[str]:

@@ -45,7 +45,7 @@ class Samples:
     @classmethod
     def of_run(cls, run: Run, config: Config, model: LatentModel, part: str) -> Samples:
         assert part in ("train", "heldout")
-        data = open_data(run.path, config, "train" if part == "train" else "heldout")
+        data = open_data(run.path, config.data, "train" if part == "train" else "heldout")
         features, precision = Features(run.path / "features" / part, data), config.train.precision
         columns = teaching_columns(data)
         taken, ended = ends(data, columns.get("terminated"))

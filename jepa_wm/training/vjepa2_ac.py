@@ -33,7 +33,7 @@ class Windows:
     and the actions between them, which are the differences of the poses."""
 
     def __init__(self, run: Run, config: Config, part: str, frames: int) -> None:
-        self.data = open_data(run.path, config, "train" if part == "train" else "heldout")
+        self.data = open_data(run.path, config.data, "train" if part == "train" else "heldout")
         self.features = Features(run.path / "features" / part, self.data)
         self.encoder = FrozenEncoder.load(run.path / "features")
         self.sampler = WindowSampler(
@@ -109,7 +109,7 @@ def heldout_errors(
     """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of
     them have."""
     longest = usual_steps(
-        open_data(run.path, config, "heldout").lengths, config.dynamics.frameskip
+        open_data(run.path, config.data, "heldout").lengths, config.dynamics.frameskip
     )
     heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
     tokens, poses, actions = (drawn.to(dist().device) for drawn in heldout.batch(0, WINDOWS))

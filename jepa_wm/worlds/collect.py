@@ -53,7 +53,10 @@ def collect(
     if data_path is None:
         record_parts(run.path / "collect", world.make(), world.explore(), collect, seed)
     config = run.config
-    train, heldout = open_data(run.path, config, "train"), open_data(run.path, config, "heldout")
+    train, heldout = (
+        open_data(run.path, config.data, "train"),
+        open_data(run.path, config.data, "heldout"),
+    )
     result: dict[str, object] = {
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
