@@ -13,7 +13,7 @@ from torch import Tensor
 from jepa_wm.evals.episodes import play, success
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.settings import CEM, PlannerSettings
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.worlds.protocol import World
 from jepa_wm.worlds.tasks import Episodes, GoalPolicy, HasOracle, Task
 
@@ -41,9 +41,7 @@ def oracle(
     one."""
     if not isinstance(task, HasOracle):
         return None
-    solver = planner.solver
-    if solver.needs_gradient or solver.uses_policy:
-        solver = CEM()
+    solver = planner.solver.by_costs()
     search = RecedingHorizon(solver.make(space, planner.mpc.horizon), execute=planner.mpc.execute)
     search.reset(episodes.seeds.tolist(), device=torch.device("cpu"))
     act = Oracle(task, space, search, episodes.goal, last=planner.cost.steps == "last")

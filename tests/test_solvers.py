@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.search import search
-from jepa_wm.planning.settings import CEM, ICEM, CEMGradient, Gradient
+from jepa_wm.planning.settings import CEM, ICEM, CEMGradient, Gradient, Policy
 from jepa_wm.planning.solvers import ICEMSolver, coloured
 
 BOX = ActionSpace((-1.0, -1.0), (1.0, 1.0))
@@ -313,3 +313,10 @@ def test_choices_that_are_none_are_refused(vectors, rest, message):
 def test_settings_that_make_no_search_are_refused(kind, settings, message):
     with pytest.raises(ValidationError, match=message):
         kind(**settings)
+
+
+def test_where_there_are_costs_alone_a_solver_that_needs_no_more_stands_in():
+    cem = CEM(num_samples=32)
+    assert cem.by_costs() is cem and CEMGradient(cem=cem).by_costs() is cem
+    for other in (Gradient(), Policy()):
+        assert other.by_costs() == CEM()

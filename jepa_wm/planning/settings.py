@@ -30,6 +30,10 @@ class SolverSettings(Section):
         space."""
         raise NotImplementedError
 
+    def by_costs(self) -> SolverSettings:
+        """The solver that stands in where there are costs alone, neither gradient nor policy."""
+        return CEM() if self.needs_gradient or self.uses_policy else self
+
 
 _OWN = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy")
 SOLVERS: Registry[type[SolverSettings]] = Registry(
@@ -138,22 +142,17 @@ class RandomShooting(Sampling):
         return RandomSolver(self, space, horizon)
 
 
-class Descent(SolverSettings):
-    """Adam on the plans themselves."""
+@SOLVERS.register("gradient")
+class Gradient(SolverSettings):
+    """Adam on the plans themselves, as in UPN (Srinivas et al. 2018) and DINO-WM."""
 
     needs_gradient: ClassVar[bool] = True
+    name: Literal["gradient"] = "gradient"
     num_samples: int = Field(16, ge=2)  # plans that are improved side by side
     iterations: int = Field(20, ge=1)
     lr: float = Field(0.1, gt=0)  # Adam's, as a share
     std: float = Field(0.5, gt=0)  # first spread of the plans around the warm start, as a share
     noise: float = Field(0.0, ge=0)  # added after each step, falling to none, as a share
-
-
-@SOLVERS.register("gradient")
-class Gradient(Descent):
-    """Descent of the cost's gradient by Adam, as in UPN (Srinivas et al. 2018) and DINO-WM."""
-
-    name: Literal["gradient"] = "gradient"
 
     def make(self, space: Space, horizon: int) -> Solver:
         from jepa_wm.planning.gradient import GradientSolver
@@ -174,6 +173,9 @@ class CEMGradient(SolverSettings):
         solver = self.cem.make(space, horizon)
         solver.refiner = self.gradient.make(space, horizon)
         return solver
+
+    def by_costs(self) -> CEM:
+        return self.cem
 
 
 @SOLVERS.register("policy")
@@ -227,11 +229,6 @@ class CostSettings(Section):
     effort: float = Field(0.0, ge=0)  # weight of the mean squared difference from doing nothing
     smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between actions
 
-    @property
-    def needs_heads(self) -> bool:
-        """Whether a term reads a head (verb heads)."""
-        return self.objective in ("state", "reward") or self.reward > 0 or self.state > 0
-
 
 class MPCSettings(Section):
     """The receding horizon: how far a plan looks ahead, how much of it is executed, and how
@@ -276,8 +273,10 @@ class PlannerSettings(Section):
 
     @property
     def needs_heads(self) -> bool:
-        """Whether planning reads a head (verb heads)."""
-        return self.cost.needs_heads or self.asks_policy
+        """Whether planning reads a head (command heads)."""
+        cost = self.cost
+        by_terms = cost.objective in ("state", "reward") or cost.reward > 0 or cost.state > 0
+        return by_terms or self.asks_policy
 
     @property
     def asks_policy(self) -> bool:
