@@ -17,7 +17,7 @@ from torch import Tensor
 from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.standardise import shared_scale
+from jepa_wm.core.standardise import centred_scale
 from jepa_wm.data.images import to_input
 from jepa_wm.data.video_clips import middle
 from jepa_wm.evals.labelled import Labelled, Part, batches
@@ -64,7 +64,7 @@ def extract_features(
     train = _extract(representation, data.train, size, f"{name}: train", data.left_out)
     test = _extract(representation, data.test, size, f"{name}: test", data.left_out)
     mean = train.tokens.float().mean(0)
-    scale = shared_scale((train.tokens - mean).square().mean((0, 1)).sqrt())
+    scale = centred_scale(train.tokens, mean)
     for part in (train, test):
         for rows in part.tokens.split(1024):  # in place: the tokens are most of what is in memory
             rows.copy_((rows - mean) / scale)

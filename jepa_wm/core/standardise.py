@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = (
-    4 * torch.finfo(torch.float32).eps
-)  # of its own size, what a number that never varied may vary by in fp32
+# of its own size, what a number that never varied may vary by in fp32
+ROUNDING = 4 * torch.finfo(torch.float32).eps
 FAINT = 1e-3  # of the numbers' overall spread: less is what half precision makes up
 
 
@@ -21,6 +20,12 @@ def own_scale(values: Tensor) -> Tensor:
     exact = values.double()
     spread = (exact - exact.mean(0)).square().mean(0).sqrt()
     return torch.where(spread > ROUNDING * exact.abs().amax(0), spread, 1.0).to(values.dtype)
+
+
+def centred_scale(values: Tensor, mean: Tensor) -> Tensor:
+    """[F] the shared scale of numbers [..., F] around their mean, which broadcasts to them."""
+    axes = tuple(range(values.dim() - 1))
+    return shared_scale((values - mean).square().mean(axes).sqrt())
 
 
 def shared_scale(spread: Tensor) -> Tensor:

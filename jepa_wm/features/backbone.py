@@ -1,7 +1,7 @@
 """Encoders that were trained elsewhere: any timm model that looks at single frames, or a released
 V-JEPA 2 encoder.
 
-B clips, T frames, C channels, S side, n tokens a frame, D width.
+B clips, T frames, C channels, S side in px, N tokens a frame, D width.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from jepa_wm.features.weights import load_encoder, named_size
 from jepa_wm.models.vit import Encoder
 
 
-def backbone_of(freeze: FeatureSettings, image_size: int) -> Encoder | Backbone:
+def backbone_of(settings: FeatureSettings, image_size: int) -> Encoder | Backbone:
     """The encoder that the config names, for frames of `image_size` px in -1..1.
 
     Raises UserError for a name or a file that cannot be used.
     """
-    kind, _, name = (freeze.backbone or "").partition("/")
+    kind, _, name = (settings.backbone or "").partition("/")
     if kind == "timm":
-        return Backbone(name, image_size, published=freeze.weights == "published")
-    assert kind == "vjepa2" and freeze.weights is not None, "the config's own check"
+        return Backbone(name, image_size, published=settings.weights == "published")
+    assert kind == "vjepa2" and settings.weights is not None, "the config's own check"
     # Positions are counted, not scaled: the encoder takes frames of any size.
-    encoder = load_encoder(freeze.weights, replace(named_size(name), image_size=image_size))
+    encoder = load_encoder(settings.weights, replace(named_size(name), image_size=image_size))
     if image_size % encoder.patch_size:
         raise _not_a_multiple(image_size, encoder.patch_size, f"vjepa2/{name}")
     return take_plain_frames(encoder)
@@ -65,11 +65,11 @@ class Backbone(nn.Module):
         if patch is not None and image_size % patch[0]:
             raise _not_a_multiple(image_size, patch[0], f"timm/{name}")
         with torch.no_grad():
-            seen = self.eval()(torch.zeros(1, 1, len(config["mean"]), image_size, image_size))
-        self.tokens_per_frame, self.width = seen.shape[1:]
+            tokens = self.eval()(torch.zeros(1, 1, len(config["mean"]), image_size, image_size))
+        self.tokens_per_frame, self.width = tokens.shape[1:]
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Tokens [B, T*n, D] of a clip [B, T, C, S, S] in -1..1; a map of features is read row by
+        """Tokens [B, T*N, D] of a clip [B, T, C, S, S] in -1..1; a map of features is read row by
         row."""
         frames = ((clip.flatten(0, 1) + 1) / 2 - self.mean) / self.spread
         tokens = self.model.forward_features(frames)
@@ -77,9 +77,8 @@ class Backbone(nn.Module):
             channels_first = tokens.shape[1] == self.model.num_features
             tokens = tokens.flatten(2).transpose(1, 2) if channels_first else tokens.flatten(1, 2)
         else:
-            tokens = tokens[
-                :, getattr(self.model, "num_prefix_tokens", 0) :
-            ]  # class and register tokens go
+            # Class and register tokens go.
+            tokens = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
         return tokens.reshape(len(clip), -1, tokens.shape[-1])
 
 

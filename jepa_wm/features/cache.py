@@ -114,37 +114,53 @@ def write_features(
         "stride": stride,
         "shape": list(shape),
     }
+
+    # Which rows are ours, how far an earlier pass came, and what shards have done for the whole.
+    whole = shard == (0, 1)
     first, last = (len(rows) * k // shard[1] for k in (shard[0], shard[0] + 1))
-    meta = folder / (
-        "features.json" if shard == (0, 1) else f"shard_{shard[0]}_of_{shard[1]}.json"
-    )
+    meta = folder / ("features.json" if whole else f"shard_{shard[0]}_of_{shard[1]}.json")
     start = _done(meta, key, first)
-    covered = [(a, b) for file in folder.glob("shard_*.json") if (a := _done(file, key, -1, "first")) >= 0
-               and (b := _done(file, key, -1)) > a] if shard == (0, 1) else []  # fmt: skip
+    covered = _shards_done(folder, key) if whole else []
+
+    # From here on the file is for this encoder and these data.
     file = folder / "features.bf16"
     if start == first:
-        meta.unlink(missing_ok=True)  # from here on the file below is another's no more
+        meta.unlink(missing_ok=True)
         allocate(file, int(np.prod(shape)) * 2)
+
     # Written, not mapped: of a page that is mapped on two machines, one would write back the
     # other's rows as they were.
-    told = Progress(f"features {folder.name}", last - first, start=start - first)
-    with open(file, "r+b") as store, catching_signals() as stop, told as bar:
+    progress = Progress(f"features {folder.name}", last - first, start=start - first)
+    with open(file, "r+b") as store, catching_signals() as stop, progress as bar:
         at, written = start, start
         while at < last:
+            # A stretch that a shard has done is passed over; the next chunk ends before one.
             end = min(at + CHUNK, last, *(a for a, _ in covered if a > at))
-            found = max((b for a, b in covered if a <= at < b), default=0)
-            if not found:
+            done_up_to = max((b for a, b in covered if a <= at < b), default=0)
+            if not done_up_to:
                 tokens = encoder(torch.from_numpy(data.frames[rows[at:end]]))
                 store.seek(at * int(np.prod(shape[1:])) * 2)
                 store.write(tokens.bfloat16().view(torch.int16).cpu().contiguous().numpy().data)
-            at = found or end
+            at = done_up_to or end
             bar.update(at - first)
+
+            # The record tells only of what is on the disk.
             if stop.requested or at == last or at - written >= 20 * CHUNK:
                 store.flush()
                 os.fsync(store.fileno())
                 write_atomic(meta, json.dumps({**key, "first": first, "done": at}))
                 written = at
             stop.raise_if_requested()
+
+
+def _shards_done(folder: Path, key: Mapping[str, object]) -> list[tuple[int, int]]:
+    """(first row, row after the last) of what each shard has encoded for `key`."""
+    stretches = []
+    for file in folder.glob("shard_*.json"):
+        first, end = _done(file, key, -1, "first"), _done(file, key, -1)
+        if 0 <= first < end:
+            stretches.append((first, end))
+    return stretches
 
 
 def _done(meta: Path, key: Mapping[str, object], nothing: int, name: str = "done") -> int:
@@ -194,7 +210,7 @@ class Features:
         return self.rows(np.arange(first, min(last, len(self))))
 
     def rows(self, rows: np.ndarray) -> Tensor:
-        """[r, N, D] bf16 tokens of rows [r] of the store."""
+        """[R, N, D] bf16 tokens of rows [R] of the store."""
         return torch.from_numpy(self._store[rows]).view(torch.bfloat16)
 
 

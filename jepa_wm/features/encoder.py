@@ -20,14 +20,49 @@ from jepa_wm.core.checkpoint import load_strict, save_weights
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.standardise import shared_scale
+from jepa_wm.core.standardise import centred_scale
 from jepa_wm.data.images import to_input
 from jepa_wm.features.backbone import Backbone
-from jepa_wm.features.model_card import CARD
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 _SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
+# What goes with a shared encoder; huggingface_hub fills it in.
+CARD = """---
+{{ card_data }}
+---
+
+# A frozen encoder of jepa_wm
+
+A vision transformer that turns single frames into standardised patch tokens; trained by masked
+latent prediction, without labels and without decoding a pixel, or taken over from the backbone
+that config.json names.
+
+| | |
+| --- | --- |
+| frames | {{ image_size }} x {{ image_size }} px, three colours |
+| tokens a frame | {{ tokens }} |
+| numbers a token | {{ width }} |
+| encoder | {{ encoder }} |
+| parameters | {{ parameters }} |
+
+```python
+import torch
+from jepa_wm.features.encoder import FrozenEncoder
+
+encoder = FrozenEncoder.from_pretrained("PATH_OR_REPOSITORY")
+frames = torch.zeros(1, {{ image_size }}, {{ image_size }}, 3, dtype=torch.uint8)
+tokens = encoder(frames)  # [1, {{ tokens }}, {{ width }}]
+```
+
+## What to know before using it
+
+- Each position's mean over the training frames is removed and each number divided by its spread;
+  both are stored with the weights.
+- How well it does is measured by `jepa-wm eval linear`, `attentive`, `knn` or `state` on data of
+  your own, beside a random encoder and raw pixels. {{ measured }}
+- It knows what it was trained on, and nothing else; who shares it says here what that was.
+"""
 
 
 class FrozenEncoder(
@@ -67,15 +102,15 @@ class FrozenEncoder(
     def raw(self, frames: Tensor, *, batch: int = 256) -> Tensor:
         """[B, N, D] fp32 tokens, where the encoder is, of uint8 frames [B, h, w, c] from anywhere,
         before standardising."""
-        out = []
+        tokens = []
         for part in frames.split(batch):
             part = part.to(self.mean.device)
             with autocast(part.device, self.precision):
-                clip = to_input(part, self.image_size)[:, None].expand(
-                    -1, self.encoder.tubelet_size, -1, -1, -1
-                )
-                out.append(self.encoder(clip).float())
-        return torch.cat(out)
+                # A still clip of as many frames as a tubelet has.
+                frame = to_input(part, self.image_size)[:, None]
+                clip = frame.expand(-1, self.encoder.tubelet_size, -1, -1, -1)
+                tokens.append(self.encoder(clip).float())
+        return torch.cat(tokens)
 
     def forward(self, frames: Tensor) -> Tensor:
         """[B, N, D] fp32 standardised tokens, as `raw`."""
@@ -86,7 +121,7 @@ class FrozenEncoder(
         """Set mean and scale from frames [B, h, w, c]; returns their standardised tokens."""
         tokens = self.raw(torch.from_numpy(frames))
         self.mean.copy_(tokens.mean(0))
-        self.scale.copy_(shared_scale((tokens - self.mean).square().mean((0, 1)).sqrt()))
+        self.scale.copy_(centred_scale(tokens, self.mean))
         return (tokens - self.mean) / self.scale
 
     def save(self, folder: Path) -> None:
@@ -122,10 +157,11 @@ class FrozenEncoder(
         if "backbone" in sizes:
             encoder = Backbone(sizes["backbone"], sizes["image_size"])
         else:
-            unsaid = sorted(set(EncoderSettings.model_fields) - set(sizes["encoder"]))
-            if unsaid:  # a default would stand in, and the encoder might see otherwise than it did
+            # A default would stand in, and the encoder might not be the one it was.
+            missing = sorted(set(EncoderSettings.model_fields) - set(sizes["encoder"]))
+            if missing:
                 raise UserError(
-                    f"{weights}: is of an older version that knew no {', '.join(unsaid)}; make "
+                    f"{weights}: is of an older version that knew no {', '.join(missing)}; make "
                     "it again"
                 )
             encoder = Encoder(sizes["image_size"], EncoderSettings(**sizes["encoder"]))
@@ -134,14 +170,15 @@ class FrozenEncoder(
         return frozen
 
     def generate_model_card(self, *, measured: str = "No figures were given.") -> ModelCard:
-        """The README that is shared with the encoder; `measured` says how well it sees
+        """The README that is shared with the encoder; `measured` says how well it does
         (`model_card_kwargs` of `save_pretrained` and `push_to_hub`)."""
         if isinstance(self.encoder, Backbone):
             encoder = f"timm {self.encoder.name}"
         else:
             encoder = f"{len(self.encoder.blocks)} blocks, patches of {self.encoder.patch_size} px"
         return super().generate_model_card(
-            image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width, measured=measured,
+            image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width,
+            measured=measured,
             encoder=encoder,
             parameters=f"{sum(p.numel() for p in self.encoder.parameters()):,}",
         )  # fmt: skip
@@ -157,7 +194,8 @@ class FrozenEncoder(
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
+        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None,
+        force_download: bool,
         local_files_only: bool, token: str | bool | None, **unknown: Any,
     ) -> FrozenEncoder:  # fmt: skip
         """The encoder in a folder, or in a repository of the hub of that name."""
@@ -172,7 +210,8 @@ class FrozenEncoder(
             weights, config = (
                 Path(
                     hf_hub_download(
-                        model_id, name, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                        model_id, name, revision=revision, cache_dir=cache_dir,
+                        force_download=force_download,
                         local_files_only=local_files_only, token=token,
                     )
                 )

@@ -19,11 +19,8 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 
 INDEX = ".index.json"  # of weights in several files: {"weight_map": {name: file}}
-IN_FOLDERS = (
-    "model.safetensors",
-    f"model.safetensors{INDEX}",
-    "pytorch_model.bin",
-)  # as the hub names them
+# as the hub names them
+IN_FOLDERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")
 
 # What torch.compile, data parallelism and activation checkpointing write around a module's own
 # name, anywhere in it.
@@ -112,6 +109,8 @@ def _from_index(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: is no index of safetensors files ({error!r}); download it again"
         ) from None
+
+    # Every file lies beside the index, and every weight in one of them.
     strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     absent = [name for name in names if name not in strange and not (path.parent / name).is_file()]
     if strange or absent:
@@ -145,11 +144,12 @@ _DAMAGE = (
 
 
 def _from_torch(path: Path) -> dict[str, Any]:
+    # The older format of torch.save is one bare pickle: it has no end to tell a cut file by, and
+    # cannot be mapped.
     parts = None
     try:
-        # The older format of torch.save is one bare pickle: it has no end to tell a cut file by,
-        # and cannot be mapped.
-        if is_zip := zipfile.is_zipfile(path):
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
             parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise UserError(

@@ -10,16 +10,13 @@ from jepa_wm.core.section import Section
 class FeatureSettings(Section):
     """The frozen encoder, and its features on disk."""
 
-    stride: int = Field(
-        1, ge=1
-    )  # every how many frames are encoded; must divide dynamics.frameskip
+    # every how many frames are encoded; must divide dynamics.frameskip
+    stride: int = Field(1, ge=1)
     num_norm_frames: int = 4000  # frames whose mean and spread standardise the features
-    backbone: str | None = (
-        None  # the encoder, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
-    )
-    weights: str | None = (
-        None  # of timm: "published" fetches them, null leaves it random; of vjepa2: their file or folder
-    )
+    # the encoder, if not the run's own: timm/NAME, or vjepa2/SIZE (vit_large, ...)
+    backbone: str | None = None
+    # of timm: "published" fetches them, null leaves it random; of vjepa2: their file or folder
+    weights: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> FeatureSettings:
