@@ -152,7 +152,15 @@ def fill(run, *, noise=None, lost=LOST):
         for step in range(0, 50, 10):
             loss = float("nan") if step == 20 else 1.0 / (1 + step)
             metrics.log(
-                step, {"loss": loss, "feature_std": 0.3, "effective_rank": 9.0, "probe/agent": 1.0}
+                step,
+                {
+                    "loss": loss,
+                    "masked_prediction": 0.5,
+                    "lr": 0.1,
+                    "feature_std": 0.3,
+                    "effective_rank": 9.0,
+                    "probe/agent": 1.0,
+                },
             )
     with Metrics(run.path, "dynamics_dynamics", tensorboard=False) as metrics:
         metrics.log(10, {"loss": 1.0, "loss/rollout": 0.6})
@@ -264,6 +272,13 @@ def test_a_gif_has_a_frame_for_the_start_and_for_every_decision(whole):
         assert gif.info["duration"] > 1000  # the end is held
         agent = np.abs(np.asarray(gif.convert("RGB")).astype(int) - (255, 120, 60)).sum(2)
         assert (agent < 40).sum() > 9  # the few pixels that matter keep their colour
+
+
+def test_every_term_of_the_loss_has_a_curve(whole):
+    curves = whole[1].split('<section id="collapse">')[1].split("</section>")[0]
+    assert curves.count("<svg") == 5 and "Its terms." in curves
+    curves = whole[1].split('<section id="dynamics_curves">')[1].split("</section>")[0]
+    assert curves.count("<svg") == 2
 
 
 def test_a_gap_in_the_curves_is_said(whole):

@@ -30,6 +30,8 @@ from jepa_wm.report.pictures import strip_png
 SHOWN_STRIPS = 3
 COLUMNS = 9  # frames in a strip, spread over the horizon
 HORIZONS = (1, 2, 4, 8, 16, 32)  # in the table of rollout errors
+# Logged numbers that are no terms of a loss.
+NO_TERMS = ("loss", "lr", "gradient_norm", "feature_std", "effective_rank", "collapsed")
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -84,7 +86,7 @@ def dynamics(artifacts: RunArtifacts) -> Group:
             "dynamics_curves",
             "Loss of the dynamics",
             "On frozen features; the encoder no longer changes.",
-            _loss_curves(metrics) if metrics else [],
+            [Grid(_losses(metrics)), *_gaps(metrics)] if metrics else [],
             "dynamics",
         ),
     ]
@@ -127,12 +129,8 @@ def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _pretraining_curves(metrics: Records, probes: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     names = _logged(metrics)
-    losses = [name for name in names if "loss" in name]
     read = [name for name in names if name.startswith("probe/")]
-    figures = []
-    if losses:
-        plot = plots.curves(metrics, losses)
-        figures.append(Figure(plot, "Loss.", "Error of the predicted latents."))
+    figures = _losses(metrics)
     if "feature_std" in names:
         text = "Standard deviation of features across samples at equal position."
         figures.append(Figure(plots.curves(metrics, ["feature_std"]), "Spread.", text))
@@ -149,18 +147,18 @@ def _pretraining_curves(metrics: Records, probes: Mapping[str, Mapping[str, Any]
     return [Grid(figures, "pairs"), *_gaps(metrics)]
 
 
-def _loss_curves(metrics: Records) -> list[Block]:
-    """The loss, and its parts where it has several."""
-    names = [name for name in _logged(metrics) if "loss" in name]
-    parts = [name for name in names if name != "loss"]
+def _losses(metrics: Records) -> list[Figure]:
+    """The loss, and its terms where it has several."""
+    names = _logged(metrics)
+    terms = [name for name in names if name not in NO_TERMS and not name.startswith("probe/")]
     figures = []
     if "loss" in names:
         plot = plots.curves(metrics, ["loss"], log=_positive(metrics, ["loss"]))
         figures.append(Figure(plot, "Loss.", "The sum that is minimised."))
-    if parts:
-        plot = plots.curves(metrics, parts, log=_positive(metrics, parts))
+    if terms:
+        plot = plots.curves(metrics, terms, log=_positive(metrics, terms))
         figures.append(Figure(plot, "Its terms.", "As they are logged."))
-    return [Grid(figures), *_gaps(metrics)]
+    return figures
 
 
 class _Error(NamedTuple):

@@ -36,7 +36,7 @@ DPI = 190  # of a PNG
 INK, QUIET, GRID = "#23272e", "#6b7380", "#e4e6ea"  # text; axes and ticks; lines behind
 GOOD, BAD = "#1f6fb2", "#c25a14"  # won, true actions, ours; lost, shuffled actions
 THIRD, FOURTH = "#2f8f6b", "#8a5fb0"
-SERIES = (GOOD, BAD, THIRD, FOURTH)  # curves without a meaning of their own
+SERIES = (GOOD, BAD, THIRD, FOURTH, INK)  # curves without a meaning of their own
 ON_THE_PAGE = {
     INK: "currentColor", QUIET: "var(--quiet)", GRID: "var(--rule)", GOOD: "var(--good)",
     BAD: "var(--bad)", THIRD: "var(--third)", FOURTH: "var(--fourth)",
@@ -134,7 +134,7 @@ def curves(
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
     axes.set_xlabel("training step")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
@@ -152,7 +152,7 @@ def against_horizon(
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.set_xlabel("horizon, model steps")
     axes.set_ylabel(label)
 
@@ -168,7 +168,7 @@ def distance_over_time(axes: Axes, episodes: Episodes) -> None:
         axes.plot(chosen.T, color=colour, alpha=alpha, linewidth=0.9)
         axes.plot([], [], color=colour, label=f"{name} ({len(chosen)})")
     axes.axhline(float(episodes.radius), color=INK, linewidth=0.9, linestyle=DASHED)
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.set_xlim(0, episodes.distance.shape[1] - 1)
     axes.set_xlabel("environment step")
     axes.set_ylabel(f"distance to goal, {episodes.unit}".removesuffix(", "))
@@ -232,6 +232,11 @@ def confusion_matrix(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> 
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.grid(False)
+
+
+def _from_zero(axes: Axes) -> None:
+    """Show the values from 0 on, with room for markers at the top."""
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
 
 
 def _series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
