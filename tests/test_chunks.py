@@ -23,10 +23,10 @@ from jepa_wm.planning.terms import ToGoal, latent_distance
 TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 
 
-def bowls(seen, episodes):
+def bowls(scored, episodes):
     def price(plans, rows):
         assert len(plans) == len(range(*rows.indices(episodes)))
-        seen.append(plans.shape[0] * plans.shape[1])
+        scored.append(plans.shape[0] * plans.shape[1])
         return (plans - TARGET[:episodes][rows]).square().sum((-2, -1))
 
     return price
@@ -34,15 +34,15 @@ def bowls(seen, episodes):
 
 @given(st.integers(1, 7), st.integers(1, 40), st.integers(1, 60), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_costs_and_gradients_are_those_of_one_piece(episodes, candidates, most, gradients):
-    plans = torch.randn(episodes, candidates, 3, 2, generator=torch.Generator().manual_seed(1))
+def test_costs_and_gradients_are_those_of_one_piece(episodes, samples, most, gradients):
+    plans = torch.randn(episodes, samples, 3, 2, generator=torch.Generator().manual_seed(1))
     plans.requires_grad_(gradients)
     whole, pieces = [], []
     expected = bowls(whole, episodes)(plans, slice(0, episodes))
     costs = in_chunks(bowls(pieces, episodes), plans, most=most)
     assert torch.equal(costs, expected)
-    assert max(pieces) <= most and sum(pieces) == episodes * candidates
-    assert len(pieces) <= -(-episodes // max(1, most // candidates)) * -(-candidates // most), (
+    assert max(pieces) <= most and sum(pieces) == episodes * samples
+    assert len(pieces) <= -(-episodes // max(1, most // samples)) * -(-samples // most), (
         "no more than needed"
     )
     if gradients:

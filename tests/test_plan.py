@@ -84,16 +84,16 @@ def test_no_candidate_leaves_the_box_or_the_ball(kind, hold):
     space = ActionSpace.of_block(
         (-1.0, -0.5), (1.0, 2.0), max_norm=1.2, block=5, action_repeat=hold
     )
-    seen = []
+    scored = []
 
     def cost(plans):
         assert plans.shape[2:] == (H, 10)
-        seen.append(plans)
+        scored.append(plans)
         return -plans.sum((-2, -1))  # pulls into the corner
 
     plan = search(kind(num_samples=32, iterations=4).make(space, H), cost, generator=generators(0))
     for plans in [
-        *seen,
+        *scored,
         space.to_model(plan.actions)[:, None],
         space.to_model(plan.mean)[:, None],
     ]:
@@ -152,22 +152,24 @@ def test_doing_nothing_is_always_considered(solver):
 
 @pytest.mark.parametrize("solver", solvers(num_samples=16, iterations=3), ids=names)
 def test_every_round_tries_the_mean_and_the_best_so_far(solver):
-    seen, cheapest = [], []
+    scored, cheapest = [], []
 
     def cost(plans):
         costs = bowl(0.4)(plans)
-        seen.append(plans)
+        scored.append(plans)
         cheapest.append(plans[0, costs[0].argmin()])
         return costs
 
     start = torch.full((1, H, 2), -0.5)
     plan = search(solver, cost, start=start, generator=generators(0))
-    assert torch.equal(seen[0][0, 0], start[0]) and torch.equal(seen[0][0, 1], torch.zeros(H, 2))
-    for earlier, later in zip(cheapest, seen[1:3], strict=False):
+    assert torch.equal(scored[0][0, 0], start[0]) and torch.equal(
+        scored[0][0, 1], torch.zeros(H, 2)
+    )
+    for earlier, later in zip(cheapest, scored[1:3], strict=False):
         assert torch.equal(later[0, 1], earlier)
     if not isinstance(solver, RandomSolver):
-        assert seen[-1].shape == (1, 1, H, 2) and torch.equal(seen[-1][:, 0], plan.mean)
-    assert len(seen) <= 4 and all(plans.shape[1] == 16 for plans in seen[:3])
+        assert scored[-1].shape == (1, 1, H, 2) and torch.equal(scored[-1][:, 0], plan.mean)
+    assert len(scored) <= 4 and all(plans.shape[1] == 16 for plans in scored[:3])
 
 
 def test_momentum_slows_the_mean():

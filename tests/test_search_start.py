@@ -167,10 +167,10 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
     assert there(plans, plans).tolist() == [[0] * 5] * 2 and effort(plans, plans).min() > 0
     moved = plans + 2 * torch.ones_like(plans)
     assert there(plans, moved).tolist() == [[4] * 5] * 2
-    seen = []
+    scored = []
 
     def cost(plans):
-        seen.append(plans)
+        scored.append(plans)
         return plans.sum((-1, -2))
 
     for solver in ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy"):
@@ -178,9 +178,9 @@ def test_where_actions_are_places_doing_nothing_is_to_stay():
         stay = last[:, None]
         mpc.reset([0, 1], device=CPU)
         for _ in range(2):  # without a warm start, and with one
-            seen.clear()
+            scored.clear()
             mpc.plan(cost, known=stay.expand(-1, 3, -1))
-            tried = (seen[0] == stay.repeat(1, 3, 2)[:, None]).all(-1).all(-1)
+            tried = (scored[0] == stay.repeat(1, 3, 2)[:, None]).all(-1).all(-1)
             assert tried.any(1).all() or solver == "policy", solver
         assert torch.equal(mpc._left[:, :, -1], mpc._left[:, :, -2])
 
@@ -250,14 +250,15 @@ def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
 
 
 def test_a_plan_to_stay_is_tried_where_the_solver_keeps_none():
-    space, seen = ActionSpace((0.0,), (512.0,), absolute=True), []
+    space, scored = ActionSpace((0.0,), (512.0,), absolute=True), []
     settings = planner("icem", samples=(8, 1, 2), keep_elites=0.0)
     mpc = RecedingHorizon(settings.solver.make(space, 2))
     mpc.reset([0], device=CPU)
     mpc.plan(
-        lambda plans: seen.append(plans) or plans.sum((-1, -2)), known=torch.full((1, 2, 1), 77.0)
+        lambda plans: scored.append(plans) or plans.sum((-1, -2)),
+        known=torch.full((1, 2, 1), 77.0),
     )
-    assert (seen[0] == 77).all(-1).all(-1).any()
+    assert (scored[0] == 77).all(-1).all(-1).any()
 
 
 def test_a_policy_without_a_proposal_does_nothing():

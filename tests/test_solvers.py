@@ -57,16 +57,16 @@ def test_no_candidate_leaves_the_box_or_the_ball(kind, hold):
     space = ActionSpace.of_block(
         (-1.0, 0.0), (1.0, 2.0), max_norm=1.2, block=3, action_repeat=hold
     )
-    seen = []
+    scored = []
 
     def cost(plans):
-        seen.append(plans.detach())
+        scored.append(plans.detach())
         return -plans.sum((-2, -1))  # pulls into the corner
 
     shaken = {} if kind is icem else {"noise": 0.2}
     plan = search(kind(space, **shaken), cost, generator=generators(0))
     for plans in [
-        *seen,
+        *scored,
         space.to_model(plan.actions)[:, None],
         space.to_model(plan.mean)[:, None],
     ]:
@@ -226,21 +226,21 @@ def test_the_gradient_never_makes_a_search_worse():
 def test_discrete_choices_are_found_and_are_always_choices(hold):
     space = DiscreteSpace.of_block(5, block=2, action_repeat=hold)
     right = torch.randint(5, (H, space.slots), generator=torch.Generator().manual_seed(0))
-    wanted = space.to_model(space.one_hot(right))
-    seen = []
+    target = space.to_model(space.one_hot(right))
+    scored = []
 
     def cost(plans):
-        seen.append(plans)
-        return bowl(wanted)(plans)
+        scored.append(plans)
+        return bowl(target)(plans)
 
     solver = CEM(num_samples=128, iterations=8).make(space, H)
     plan = search(solver, cost, generator=generators(0, 1))
     assert (
-        torch.equal(space.to_model(plan.actions), wanted.expand(2, -1, -1)) and not plan.cost.any()
+        torch.equal(space.to_model(plan.actions), target.expand(2, -1, -1)) and not plan.cost.any()
     )
-    chosen = space.to_env(wanted)
+    chosen = space.to_env(target)
     assert torch.equal(chosen[:, 0], right.repeat_interleave(space.repeat, -1).flatten())
-    for plans in seen:
+    for plans in scored:
         each = plans.unflatten(-1, (-1, 5))
         assert (each.sum(-1) == 1).all() and ((each == 0) | (each == 1)).all()
     torch.testing.assert_close(

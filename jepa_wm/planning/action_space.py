@@ -32,9 +32,9 @@ class Space(Protocol):
 
     def to_model(self, actions: Tensor) -> Tensor: ...
 
-    def to_plan(self, expanded: Tensor) -> Tensor: ...
+    def to_plan(self, blocks: Tensor) -> Tensor: ...
 
-    def to_env(self, expanded: Tensor) -> Tensor: ...
+    def to_env(self, blocks: Tensor) -> Tensor: ...
 
     def idle_step(self) -> tuple[float, ...]: ...
 
@@ -190,26 +190,29 @@ class ActionSpace:
         norm = groups.norm(dim=-1, keepdim=True)
         if not near.any():  # the box holds zero
             return (groups * (radius / norm.clamp_min(1e-12)).clamp_max(1.0)).flatten(-2)
-        way = groups - near  # how far along it the norm is `radius`: a quadratic equation
-        square, along = way.square().sum(-1, keepdim=True), (near * way).sum(-1, keepdim=True)
+        outward = groups - near  # how far along it the norm is `radius`: a quadratic equation
+        square, along = (
+            outward.square().sum(-1, keepdim=True),
+            (near * outward).sum(-1, keepdim=True),
+        )
         room = (radius**2 - near.square().sum(-1, keepdim=True)).clamp_min(0)
         share = ((along.square() + square * room).sqrt() - along) / square.clamp_min(1e-12)
-        return torch.where(norm > radius, near + share * way, groups).flatten(-2)
+        return torch.where(norm > radius, near + share * outward, groups).flatten(-2)
 
     def to_model(self, actions: Tensor) -> Tensor:
         """[..., H, A] searched actions as [..., H, block * a], what the model takes; time runs
         first within a block."""
         return actions.repeat(*[1] * (actions.dim() - 1), self.repeat)
 
-    def to_plan(self, expanded: Tensor) -> Tensor:
+    def to_plan(self, blocks: Tensor) -> Tensor:
         """[..., H, A] the plan of the space nearest to model steps [..., H, block * a]: where one
         action is held, the mean of the block's."""
-        return self.project(expanded.unflatten(-1, (self.repeat, -1)).mean(-2))
+        return self.project(blocks.unflatten(-1, (self.repeat, -1)).mean(-2))
 
-    def to_env(self, expanded: Tensor) -> Tensor:
+    def to_env(self, blocks: Tensor) -> Tensor:
         """[..., H, block * a] as single environment actions [..., H * block, a] in the order they
         are taken."""
-        return expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
+        return blocks.unflatten(-1, (-1, self.size)).flatten(-3, -2)
 
     def half_width(self, like: Tensor) -> Tensor:
         """[A] half the width of where actions can lie, on the device and in the type of `like`."""

@@ -59,12 +59,12 @@ def _pieces(count: int, most: int) -> Iterator[slice]:
 def _with_slope(price: Callable[[Tensor, slice], Tensor], plans: Tensor, rows: slice) -> Tensor:
     """[b, S] costs whose gradient is known already and costs no graph: a straight line through
     each plan."""
-    apart = plans.detach().requires_grad_()
-    costs = price(apart, rows)
+    leaf = plans.detach().requires_grad_()
+    costs = price(leaf, rows)
     if not costs.requires_grad:
         return costs
-    (slope,) = torch.autograd.grad(costs.sum(), apart)
-    return costs.detach() + ((plans - apart.detach()) * slope).sum((-2, -1))
+    (slope,) = torch.autograd.grad(costs.sum(), leaf)
+    return costs.detach() + ((plans - leaf.detach()) * slope).sum((-2, -1))
 
 
 def wants_gradient(plans: Tensor) -> bool:

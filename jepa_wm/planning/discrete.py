@@ -154,21 +154,21 @@ class DiscreteSpace:
         numbers = actions.new_tensor(self.vectors)[self._chosen(actions)]  # [..., H, G, a]
         return numbers.repeat_interleave(self.repeat, -2).flatten(-2)
 
-    def to_plan(self, expanded: Tensor) -> Tensor:
+    def to_plan(self, blocks: Tensor) -> Tensor:
         """[..., H, A] the one-hot plan whose numbers are nearest to model steps [..., H, block *
         a]."""
-        held = expanded.unflatten(-1, (self.slots, self.repeat, self.size)).mean(
+        held = blocks.unflatten(-1, (self.slots, self.repeat, self.size)).mean(
             -2
         )  # [..., H, G, a]
-        gap = (held[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
+        gap = (held[..., None, :] - blocks.new_tensor(self.vectors)).square().sum(-1)
         gap[..., list(self.barred)] = torch.inf
-        return self.one_hot(gap.argmin(-1)).to(expanded)
+        return self.one_hot(gap.argmin(-1)).to(blocks)
 
-    def to_env(self, expanded: Tensor) -> Tensor:
+    def to_env(self, blocks: Tensor) -> Tensor:
         """[..., H, block * a] as the numbers of the chosen actions [..., H * block, 1] in the
         order they are taken."""
-        taken = expanded.unflatten(-1, (-1, self.size)).flatten(-3, -2)
-        gap = (taken[..., None, :] - expanded.new_tensor(self.vectors)).square().sum(-1)
+        taken = blocks.unflatten(-1, (-1, self.size)).flatten(-3, -2)
+        gap = (taken[..., None, :] - blocks.new_tensor(self.vectors)).square().sum(-1)
         return gap.argmin(-1, keepdim=True)
 
     def _chosen(self, actions: Tensor) -> Tensor:
