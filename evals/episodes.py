@@ -143,8 +143,14 @@ PlayRows = Callable[[int, int, Watch], Mapping[str, Any]]  # first, last -> arra
 
 
 def play_in_chunks(
-    folder: Path, rows: range, play_rows: PlayRows, *, keys: tuple[str, ...], label: str, budget: int
-) -> dict[str, np.ndarray]:  # fmt: skip
+    folder: Path,
+    rows: range,
+    play_rows: PlayRows,
+    *,
+    keys: tuple[str, ...],
+    label: str,
+    budget: int,
+) -> dict[str, np.ndarray]:
     """The arrays `keys` of episodes `rows`; each finished chunk is kept in a file that is named by
     its first episode, so an interrupt costs at most one.
 

@@ -31,8 +31,7 @@ from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.collect import data_seeds
 from jepa_wm.worlds.protocol import Splitting
-from jepa_wm.worlds.registry import WorldSettings, make_task
-from jepa_wm.worlds.settings import CollectSettings
+from jepa_wm.worlds.registry import CollectSettings, WorldSettings, make_task
 from jepa_wm.worlds.tasks import SPLITS, Episodes, Task
 
 MAIN = "main"  # folder of the episodes played with the main objective

@@ -124,6 +124,7 @@ def _weights(r: np.random.Generator, n: int, draws: int, *, scaled: bool = False
 def _check(outcomes: np.ndarray) -> None:
     if outcomes.ndim != 2 or not outcomes.size or not np.isfinite(outcomes).all():
         raise ValueError(
-            f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at least "
+            f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at "
+            "least "
             "one each"
         )

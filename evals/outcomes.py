@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.stage import with_upstream
 from jepa_wm.core.yaml_source import read_yaml
 from jepa_wm.worlds.tasks import SPLITS, Episodes, judge
 
-STAGES = ("collect", "pretrain", "features", "dynamics", "heads", "plan")
 SUFFIXES = {"heldout": "", "train": "_training_layouts"}  # of folders and keys, by split
 
 
@@ -30,7 +30,8 @@ class Played:
     commits: dict[str, str | None]  # stage -> commit of the code that made it
     tasks: tuple[Any, ...]  # what was played and how it was judged: equal for equal tasks
     outcomes: dict[str, np.ndarray]  # key of a figure -> [T], bool where won or lost
-    checked: bool  # that held-out layouts are not in its training file; also where a world has no layouts
+    # that held-out layouts are not in its training file; also where a world has no layouts
+    checked: bool
 
     @property
     def seed(self) -> int:
@@ -43,11 +44,11 @@ def read_run(path: Path) -> Played:
     episodes."""
     result = _json(path / "plan" / "result.json")
     settings = dict(read_yaml(path / "plan" / "config.yaml").data)
-    commits = {
-        stage: _json(file).get("commit")
-        for stage in STAGES
-        if (file := path / stage / "result.json").exists()
-    }
+    commits = {}
+    for stage in with_upstream("plan"):
+        file = path / stage / "result.json"
+        if file.exists():
+            commits[stage] = _json(file).get("commit")
     tasks, outcomes = _returns(path, result) if "return" in result else _successes(path, result)
     layouts = result.get("layouts")
     checked = not layouts or layouts["heldout"]["met"] == 0
@@ -100,10 +101,11 @@ def _chunks(folder: Path, name: str, count: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _check(path: Path, outcomes: np.ndarray, told: float) -> None:
-    if not np.isclose(outcomes.mean(), told, rtol=1e-6, atol=1e-9):
+def _check(path: Path, outcomes: np.ndarray, stored: float) -> None:
+    if not np.isclose(outcomes.mean(), stored, rtol=1e-6, atol=1e-9):
         raise UserError(
-            f"{path}/plan: its episodes give {outcomes.mean():g}, its result {told:g}; delete it, plan again"
+            f"{path}/plan: its episodes give {outcomes.mean():g}, its result {stored:g}; delete "
+            "it, plan again"
         )
 
 

@@ -80,15 +80,18 @@ def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, obj
 def _method(played: Sequence[Played]) -> dict[str, object]:
     """Figures of runs of one method."""
     for one in played[1:]:
-        if differing := config_diff(_shared(played[0].settings), _shared(one.settings)):
+        differing = config_diff(_shared(played[0].settings), _shared(one.settings))
+        if differing:
             raise UserError(
-                f"{one.path}: is of another method than {played[0].path}: {', '.join(differing)}; give runs that "
-                "differ in their seed alone, and others behind --against"
+                f"{one.path}: is of another method than {played[0].path}: "
+                f"{', '.join(differing)}; give runs that differ in their seed alone, and those of "
+                "another method behind --against"
             )
     seeds = [one.seed for one in played]
     if len(set(seeds)) < len(seeds):
         raise UserError(
-            f"{played[-1].path}: two of the runs have the same seed ({seeds}); give each training seed once"
+            f"{played[-1].path}: two of the runs have the same seed ({seeds}); give each training "
+            "seed once"
         )
     commits = {commit for one in played for commit in one.commits.values()}
     return {
@@ -110,23 +113,26 @@ def _figure(outcomes: np.ndarray) -> dict[str, float | int | None]:
     )
     known = high > low
     return {
-        "mean": float(outcomes.mean()), "low": low if known else None, "high": high if known else None,
-        "seeds": outcomes.shape[0], "tasks": outcomes.shape[1],
+        "mean": float(outcomes.mean()),
+        "low": low if known else None,
+        "high": high if known else None,
+        "seeds": outcomes.shape[0],
+        "tasks": outcomes.shape[1],
         "by_seed": outcomes.mean(1).tolist(),
-    }  # fmt: skip
+    }
 
 
 def _difference(first: Sequence[Played], second: Sequence[Played]) -> dict[str, object]:
-    told: dict[str, object] = {}
+    differences: dict[str, object] = {}
     for key in first[0].outcomes:
         if key in second[0].outcomes:
             mean, low, high = paired_difference(_stacked(first, key), _stacked(second, key))
-            told[key] = {
+            differences[key] = {
                 "mean": mean,
                 "low": low if high > low else None,
                 "high": high if high > low else None,
             }
-    return told
+    return differences
 
 
 def _stacked(played: Sequence[Played], key: str) -> np.ndarray:
@@ -151,27 +157,28 @@ def _clean(commits: set[str | None]) -> bool:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """The result for reading."""
-    told = _method_lines("runs", result["runs"])
+    text = _method_lines("runs", result["runs"])
     if "against" in result:
-        told += _method_lines("against", result["against"])
-        told += ["difference, the same tasks"]
-        told += [f"  {key}: {_words(figure)}" for key, figure in result["difference"].items()]
-        told += ["settings that differ", *(f"  {line}" for line in result["settings_that_differ"])]
+        text += _method_lines("against", result["against"])
+        text += ["difference, the same tasks"]
+        text += [f"  {key}: {_words(figure)}" for key, figure in result["difference"].items()]
+        text += ["settings that differ", *(f"  {line}" for line in result["settings_that_differ"])]
     if not result["one_commit"]:
-        told.append(
-            "NOT ONE COMMIT: these figures are of different or unknown code and do not belong in one row"
+        text.append(
+            "NOT ONE COMMIT: these figures are of different or unknown code and do not belong in "
+            "one row"
         )
-    return told
+    return text
 
 
 def _method_lines(name: str, method: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, method["seeds"]))
-    told = [f"{name}: training seeds {seeds}"]
+    text = [f"{name}: training seeds {seeds}"]
     if len(method["seeds"]) == 1:
-        told.append("  one training seed: intervals are over tasks, for this training alone")
+        text.append("  one training seed: intervals are over tasks, for this training alone")
     for key, figure in method["figures"].items():
-        told.append(f"  {key}: {_words(figure)}, {figure['tasks']} tasks, {figure['seeds']} seeds")
-    told += [
+        text.append(f"  {key}: {_words(figure)}, {figure['tasks']} tasks, {figure['seeds']} seeds")
+    text += [
         f"  {path}: NOT CHECKED that held-out layouts are not in its training data"
         for path in method["unchecked"]
     ]
@@ -179,11 +186,11 @@ def _method_lines(name: str, method: Mapping[str, Any]) -> list[str]:
         by_commit: dict[str, list[str]] = {}
         for stage, commit in commits.items():
             by_commit.setdefault(str(commit or "unknown"), []).append(stage)
-        told += [
+        text += [
             f"  {path}: {', '.join(stages)} at commit {commit}"
             for commit, stages in by_commit.items()
         ]
-    return told
+    return text
 
 
 def _words(figure: Mapping[str, Any]) -> str:

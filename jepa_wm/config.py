@@ -23,8 +23,7 @@ from jepa_wm.models.settings import (
 )
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.settings import TrainSettings
-from jepa_wm.worlds.registry import ChosenWorld
-from jepa_wm.worlds.settings import CollectSettings
+from jepa_wm.worlds.registry import ChosenWorld, CollectSettings
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 

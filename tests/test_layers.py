@@ -27,18 +27,13 @@ MAY_IMPORT = {
 READ_THE_WHOLE_CONFIG = (
     frozenset(  # besides the entry points and launch; the list may only become shorter
         {
-            "evals/baselines.py",
-            "evals/energy_map.py",
             "evals/evaluation.py",
-            "evals/goal_reaching.py",
             "evals/representations.py",
-            "evals/returns.py",
             "jepa_wm/features/cache.py",
             "jepa_wm/training/dynamics.py",
             "jepa_wm/training/heads.py",
             "jepa_wm/training/samples.py",
             "jepa_wm/training/vjepa2_ac.py",
-            "jepa_wm/worlds/collect.py",
         }
     )
 )

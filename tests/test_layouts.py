@@ -224,7 +224,8 @@ def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone(
     config = load_config("two_rooms", ["planner.mpc.also_evaluate=[l2,l1]"])
     plays = evaluate.plays(config.planner, tasks)
     assert [(name, set(some.split)) for name, _, some, _ in plays] == [
-        ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}), ("main_training_layouts", {"train"}),
+        ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}),
+        ("main_training_layouts", {"train"}),
     ]  # fmt: skip
 
 

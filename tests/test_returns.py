@@ -53,10 +53,13 @@ class Bar(gymnasium.Env):
 SETTINGS = [
     "world={name: gym, id: Bar-v0, size: 16, exploration: {mean_repeat: 3}}",
     "collect.episodes=40", "collect.episode_length=24",
-    "collect.heldout_episode_length=24", "data.image_size=16", "encoder.patch_size=4", "dynamics.frameskip=1",
-    "latent=null", "planner.cost.robust_radius=0", "train.pretrain.steps=0", "train.dynamics.steps=150",
+    "collect.heldout_episode_length=24", "data.image_size=16", "encoder.patch_size=4",
+    "dynamics.frameskip=1",
+    "latent=null", "planner.cost.robust_radius=0", "train.pretrain.steps=0",
+    "train.dynamics.steps=150",
     "train.distance.steps=1",
-    "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32", "features.stride=1",
+    "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32",
+    "features.stride=1",
     "planner.cost.objective=reward", "planner.mpc.horizon=4", "planner.mpc.action_repeat=false",
     "evaluation.episodes=30", "evaluation.budget=20",
 ]  # fmt: skip

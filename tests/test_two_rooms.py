@@ -247,8 +247,8 @@ def test_a_world_is_the_same_in_any_batch_and_every_time(noise):
 
 
 def test_the_distraction_knows_nothing_of_the_agent():
-    """Same seed, agents elsewhere and moving otherwise: frames differ only where clean agents would
-    make them."""
+    """Same seed, agents elsewhere and moving otherwise: frames differ only where clean
+    agents would make them."""
     worlds = [new_world(6, start=start, noise=NOISY) for start in ((9.0, 9.0), (54.0, 54.0))]
     for action in ((1.0, 0.0), (0.0, -1.0), (-1.0, 0.5)):
         for world, sign in zip(worlds, (1.0, -1.0), strict=True):

@@ -1,7 +1,7 @@
 """Collecting: let a policy loose in any world and record what it sees and does; the `collect`
 stage is one use of it.
 
-B worlds stepped together, L frames an episode, a action numbers, K state numbers.
+B worlds stepped together, L frames an episode, A action numbers, X state numbers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from jepa_wm.core.interrupt import StopFlag, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.datasets import open_data
 from jepa_wm.data.duplicates import common_episodes
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.quantities import described
-from jepa_wm.data.trajectories import EpisodeWriter
+from jepa_wm.data.trajectories import EpisodeWriter, Trajectories
 from jepa_wm.worlds.protocol import (
     Adjusting,
     NewPolicy,
@@ -31,8 +30,7 @@ from jepa_wm.worlds.protocol import (
     World,
     of_split,
 )
-from jepa_wm.worlds.registry import WorldSettings
-from jepa_wm.worlds.settings import CollectSettings
+from jepa_wm.worlds.registry import CollectSettings, WorldSettings
 
 TOGETHER, MEMORY = (
     100,
@@ -52,11 +50,8 @@ def collect(
     run.stage_dir("collect")
     if data_path is None:
         record_parts(run.path / "collect", world.make(), world.explore(), collect, seed)
-    config = run.config
-    train, heldout = (
-        open_data(run.path, config.data, "train"),
-        open_data(run.path, config.data, "heldout"),
-    )
+    folder = Path(data_path) if data_path else run.path / "collect"
+    train, heldout = Trajectories(folder / "train.h5"), Trajectories(folder / "heldout.h5")
     result: dict[str, object] = {
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
@@ -213,7 +208,7 @@ def _episodes(
         if step:
             world.step(steps["action"][-1])
             _note_reward(world, steps)
-        # What is seen now, and what is done about it.
+        # The frame of this step, and the action after it.
         if isinstance(world, SelfScoring):
             lengths[world.ended() & (lengths == length)] = step + 1
         steps["pixels"].append(world.render())

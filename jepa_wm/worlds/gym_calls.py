@@ -1,7 +1,7 @@
 """What goes into an environment and what comes back from it, checked: action spaces that can be
 planned in, resets and steps with one number where one is due; errors name the culprit.
 
-B worlds, a action numbers, n choices.
+B worlds, A action numbers, n choices.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
         )
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not _bounded(space):
         raise ValueError(
-            f"{env}: plans are searched in a bounded Box of one axis or a Discrete space of two or "
-            f"more, not in {space}; wrap the actions"
+            f"{env}: plans are searched in a bounded Box of one axis or a Discrete space of two "
+            f"or more, not in {space}; wrap the actions"
         )
     if not (space.high > space.low).any():
         raise ValueError(
@@ -49,14 +49,14 @@ def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
 
 
 def bounds(space: spaces.Box | spaces.Discrete) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """(low [a], high [a], longest norm or None), as `World.action_bounds` has it."""
+    """(low [A], high [A], longest norm or None), as `World.action_bounds` has it."""
     if isinstance(space, spaces.Discrete):
         return np.zeros(space.n, np.float32), np.ones(space.n, np.float32), 1.0
     return space.low.astype(np.float32), space.high.astype(np.float32), None
 
 
 def taken(space: spaces.Box | spaces.Discrete, action: np.ndarray, worlds: int) -> np.ndarray:
-    """[B, a] what is taken for actions [B, a], or numbers of choices [B, 1]: clipped to the box
+    """[B, A] what is taken for actions [B, A], or numbers of choices [B, 1]: clipped to the box
     and rounded to its type, in that type; one-hot float32 where the space is a choice, the largest
     number winning.
 
@@ -80,7 +80,7 @@ def taken(space: spaces.Box | spaces.Discrete, action: np.ndarray, worlds: int) 
 
 
 def given(space: spaces.Box | spaces.Discrete, taken: np.ndarray) -> list[Any]:
-    """What each environment is given of `taken` [B, a]: a row of the box, or the space's own
+    """What each environment is given of `taken` [B, A]: a row of the box, or the space's own
     number of the choice."""
     if isinstance(space, spaces.Discrete):
         return [int(space.start) + int(number) for number in taken.argmax(1)]

@@ -18,8 +18,8 @@ RENDER = "render"  # names the picture that is no entry of the observation
 # px; what is smaller and grey, or lies inside an observation, is a grid of numbers, MiniGrid's say
 SMALLEST = 16
 KINDS = (
-    "a picture is uint8 [height, width, 3], channels first, or grey, or of other numbers from 0 to "
-    "1 or to 255 if observation_space says so"
+    "a picture is uint8 [height, width, 3], channels first, or grey, or of other numbers from 0 "
+    "to 1 or to 255 if observation_space says so"
 )
 
 

@@ -1,7 +1,7 @@
 """Brings any Gymnasium environment with images under the protocol: a batch of it becomes a
 `World`.
 
-B worlds in the batch, S and W frame height and width, a action numbers (n of a choice among n), K
+B worlds in the batch, h and w frame height and width, A action numbers (n of a choice among n), X
 state numbers."""
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class GymWorld:
         self._asked = picture
         self._source: str | None = None  # once there is an observation to find a picture in
         self._shape: tuple[int, ...] | None = None  # of the latest picture
-        self._frames: list[np.ndarray | None] = []  # of [S, W, 3]; None: not looked at yet
+        self._frames: list[np.ndarray | None] = []  # of [h, w, 3]; None: not looked at yet
         self._observed: list[
             Any
         ] = []  # the picture of each observation, or the observation where render() draws it
@@ -113,7 +113,7 @@ class GymWorld:
         self._reward = np.zeros(count, np.float32)
 
     def step(self, action: np.ndarray) -> None:
-        """Act with [B, a], or numbers of choices [B, 1], in every world whose episode goes on.
+        """Act with [B, A], or numbers of choices [B, 1], in every world whose episode goes on.
         Raises ValueError for other shapes and for numbers that are not finite."""
         actions = given(self._space, taken(self._space, action, len(self)))
         self._reward = np.zeros(len(self), np.float32)
@@ -126,19 +126,19 @@ class GymWorld:
             self._success[i] |= step.success
 
     def taken(self, action: np.ndarray) -> np.ndarray:
-        """[B, a] float32: what `step` takes for an action: clipped to the box and in its
+        """[B, A] float32: what `step` takes for an action: clipped to the box and in its
         precision, or one-hot."""
         return taken(self._space, action, len(self)).astype(np.float32)
 
     def render(self) -> np.ndarray:
-        """[B, S, W, 3] uint8; drawn when asked for, since drawing can cost more than stepping."""
+        """[B, h, w, 3] uint8; drawn when asked for, since drawing can cost more than stepping."""
         for i, frame in enumerate(self._frames):
             if frame is None:
                 self._frames[i] = self._frame(i)
         return np.stack([frame for frame in self._frames if frame is not None])
 
     def state(self) -> np.ndarray:
-        """[B, K] float32; [B, 0] for an environment without info["state"] or a GymWorld without
+        """[B, X] float32; [B, 0] for an environment without info["state"] or a GymWorld without
         state_names."""
         if not self._names:
             return np.zeros((len(self), 0), np.float32)
@@ -147,7 +147,8 @@ class GymWorld:
         if wrong:
             raise UserError(
                 f'info["state"] of world {wrong[0]} does not hold the {len(self._names)} numbers '
-                f"{self._names}, all finite; let the environment report them, or leave state_names out"
+                f"{self._names}, all finite; let the environment report them, or leave "
+                "state_names out"
             )
         return np.stack([state.astype(np.float32) for state in states])
 
@@ -168,7 +169,7 @@ class GymWorld:
         return self._success.copy()
 
     def idle_action(self) -> np.ndarray | None:
-        """[a], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or
+        """[A], or [1] a choice's number, from 0: the environment's own attribute `idle_action`, or
         the choice that its action meanings call NOOP; None where it says neither. UserError for
         one that is none of its actions."""
         env, idle, meanings = (
@@ -202,7 +203,7 @@ class GymWorld:
         return getattr(env, name)
 
     def goals(self) -> np.ndarray:
-        """[B, S, W, 3] uint8 goal images from info["goal_image"]; raises UserError where there is
+        """[B, h, w, 3] uint8 goal images from info["goal_image"]; raises UserError where there is
         none."""
         missing = [i for i, info in enumerate(self._infos) if info.get("goal_image") is None]
         if missing:
@@ -237,7 +238,7 @@ class GymWorld:
         self._frames[i] = None
 
     def _frame(self, i: int) -> np.ndarray:
-        """[S, W, 3] what world i shows."""
+        """[h, w, 3] what world i shows."""
         picture = self._observed[i]
         if self._source == RENDER:
             picture = rendered(self._envs[i], picture)

@@ -1,7 +1,7 @@
 """What a simulator must offer to be collected from, planned in and scored: one protocol, whole
 batches at a time.
 
-B worlds in the batch, S and W frame height and width, a action numbers, K state numbers (0 where
+B worlds in the batch, h and w frame height and width, A action numbers, X state numbers (0 where
 there is no state)."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class World(Protocol):
 
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float | None]:
-        """(low [a], high [a], longest norm or None) of one action; a discrete one is a one-hot of
-        a numbers."""
+        """(low [A], high [A], longest norm or None) of one action; a discrete one is a one-hot of
+        A numbers."""
         ...
 
     @property
@@ -32,7 +32,7 @@ class World(Protocol):
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """K names for the numbers of `state`; empty where the simulator shows none.
+        """X names for the numbers of `state`; empty where the simulator shows none.
 
         Names that differ only after their last underscore ("agent_x", "agent_y") are probed as one
         quantity."""
@@ -56,15 +56,15 @@ class World(Protocol):
         ...
 
     def step(self, action: np.ndarray) -> None:
-        """Act in every world: [B, a], or the numbers of discrete actions [B, 1]."""
+        """Act in every world: [B, A], or the numbers of discrete actions [B, 1]."""
         ...
 
     def render(self) -> np.ndarray:
-        """[B, S, W, 3] uint8: what the agent sees."""
+        """[B, h, w, 3] uint8: what the agent sees."""
         ...
 
     def state(self) -> np.ndarray:
-        """[B, K] float32: for scoring and probes only; the planner never sees it."""
+        """[B, X] float32: for scoring and probes only; the planner never sees it."""
         ...
 
 
@@ -106,7 +106,7 @@ class Adjusting(World, Protocol):
     """A world that takes some actions otherwise than they are given: clipped, say."""
 
     def taken(self, action: np.ndarray) -> np.ndarray:
-        """[B, a] float32: what `step` takes for actions [B, a]; what is recorded."""
+        """[B, A] float32: what `step` takes for actions [B, A]; what is recorded."""
         ...
 
 
@@ -160,12 +160,12 @@ class Idling(World, Protocol):
     first."""
 
     def idle_action(self) -> np.ndarray | None:
-        """[a] the action that does nothing, or [1] a choice's number; None where the world cannot
+        """[A] the action that does nothing, or [1] a choice's number; None where the world cannot
         tell."""
         ...
 
 
-Policy = Callable[[World], np.ndarray]  # actions [B, a] for the worlds as they stand
+Policy = Callable[[World], np.ndarray]  # actions [B, A] for the worlds as they stand
 NewPolicy = Callable[
     [np.ndarray], Policy
 ]  # the policy of a batch with these seeds [B], which it draws from alone

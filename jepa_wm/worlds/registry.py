@@ -1,7 +1,8 @@
-"""The open tables of worlds and of their tasks, and what every entry of either is.
+"""The open tables of worlds and of their tasks, what every entry of either is, and who explores a
+world that has no better policy.
 
 An entry is its settings class in the file of what it makes: config sections choose one by its
-`name`. B worlds in the batch, a action numbers."""
+`name`. B worlds in the batch, A action numbers."""
 
 from __future__ import annotations
 
@@ -106,10 +107,10 @@ class RandomActions:
             raise ValueError(f"mean_repeat must be at least 1 step, got {mean_repeat}")
         self.mean_repeat = mean_repeat
         self._generators = [np.random.default_rng([int(seed), 6]) for seed in seeds]
-        self._action: np.ndarray | None = None  # [B, a]
+        self._action: np.ndarray | None = None  # [B, A]
 
     def __call__(self, world: World) -> np.ndarray:
-        """[B, a] actions within the world's bounds."""
+        """[B, A] actions within the world's bounds."""
         low, high, longest = world.action_bounds
         renew = np.array([r.random() * self.mean_repeat < 1 for r in self._generators])
         drawn = np.stack([r.uniform(low, high) for r in self._generators]).astype(np.float32)
@@ -123,6 +124,17 @@ class RandomActions:
             drawn if self._action is None else np.where(renew[:, None], drawn, self._action)
         )
         return self._action
+
+
+class CollectSettings(Section):
+    """How much `collect` records of the world. A held-out episode has a seed, and in a world with
+    splits a layout, that no training episode has."""
+
+    episodes: int = Field(1500, ge=1)
+    episode_length: int = Field(91, ge=2)  # frames
+    heldout_episodes: int = Field(100, ge=1)
+    heldout_episode_length: int = Field(181, ge=2)  # frames
+    min_length: int = Field(2, ge=2)  # frames; episodes that end by themselves before are left out
 
 
 if TYPE_CHECKING:  # for a reader of types a section is of the base class

@@ -4,8 +4,8 @@ rule by which success is judged.
 Where a world keeps layouts apart, a set has as many episodes on held-out layouts, which training
 never draws, as on training layouts.
 
-E episodes, B worlds in a batch, T environment steps, K state numbers, P numbers of a position, L
-of a layout, a action numbers. Distances are in the task's unit. The state is used to score, never
+E episodes, B worlds in a batch, T environment steps, X state numbers, P numbers of a position, L
+of a layout, A action numbers. Distances are in the task's unit. The state is used to score, never
 to plan."""
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _check_arrays(episodes: Episodes) -> None:
         raise ValueError(f"one of {', '.join(ARRAYS)}")
 
 
-GoalPolicy = Callable[[World, np.ndarray], np.ndarray]  # worlds, goals [B, P] -> actions [B, a]
+GoalPolicy = Callable[[World, np.ndarray], np.ndarray]  # worlds, goals [B, P] -> actions [B, A]
 
 
 class Task(Protocol):
@@ -157,7 +157,7 @@ class Task(Protocol):
         ...
 
     def position(self, state: np.ndarray) -> np.ndarray:
-        """[..., P] the numbers of states [..., K] that a goal is given in."""
+        """[..., P] the numbers of states [..., X] that a goal is given in."""
         ...
 
     def distance(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -180,7 +180,7 @@ class HasOracle(Protocol):
         ...
 
     def oracle_cost(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """[B] float32 the true cost to go from states [B, K] to goals [B, P]."""
+        """[B] float32 the true cost to go from states [B, X] to goals [B, P]."""
         ...
 
 

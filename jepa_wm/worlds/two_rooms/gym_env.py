@@ -4,7 +4,7 @@ optional goal.
 Importing this module registers it: `gymnasium.make("jepa_wm/TwoRooms-v0")`, or in one
 `gymnasium.make("jepa_wm.worlds.two_rooms.gym_env:jepa_wm/TwoRooms-v0")`.
 
-S canvas side in pixels. Positions are (x, y) in pixels."""
+h and w canvas height and width, which are equal. Positions are (x, y) in pixels."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._frame, float(arrived), arrived, False, info
 
     def render(self) -> np.ndarray | None:
-        """[S, S, 3] uint8, the latest observation; None without a render mode."""
+        """[h, w, 3] uint8, the latest observation; None without a render mode."""
         return self._frame.copy() if self.render_mode else None
 
     def _position(self, options: dict[str, Any], name: str) -> np.ndarray | None:

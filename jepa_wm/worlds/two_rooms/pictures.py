@@ -1,8 +1,8 @@
 """What two rooms look like: walls, the agent, and distractions that carry no information about
 the task, which are brightness, pixel noise and drifting coloured blotches.
 
-B worlds, S canvas side, W waves. Levels are standard deviations in units where an image spans
--1..1."""
+B worlds, h and w canvas height and width, which are equal, W waves. Levels are standard
+deviations in units where an image spans -1..1."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLES: dict[str, tuple[tuple[float, ...], ...]] = {  # colours of background, w
 def draw_rooms(
     geometry: Geometry, wall_x: np.ndarray, door_y: np.ndarray, style: RenderStyle
 ) -> np.ndarray:
-    """[B, S, S, 3] uint8 empty rooms with walls at `wall_x` and doors at `door_y` [B]."""
+    """[B, h, w, 3] uint8 empty rooms with walls at `wall_x` and doors at `door_y` [B]."""
     background, wall_colour, _ = STYLES[style]
     axis = np.arange(geometry.size)
     outside = (axis < geometry.border) | (axis > geometry.size - 1 - geometry.border)
@@ -44,7 +44,7 @@ def draw_rooms(
 
 
 def draw_agents(rooms: np.ndarray, agent: np.ndarray, style: RenderStyle) -> np.ndarray:
-    """[B, S, S, 3] uint8 rooms with an agent in each, at `agent` [B, 2]."""
+    """[B, h, w, 3] uint8 rooms with an agent in each, at `agent` [B, 2]."""
     axis = np.arange(rooms.shape[1], dtype=np.float32)
     bell_x = np.exp(-((axis - agent[:, :1]) ** 2) / (2 * AGENT_SIGMA**2))
     bell_y = np.exp(-((axis - agent[:, 1:]) ** 2) / (2 * AGENT_SIGMA**2))
@@ -95,10 +95,10 @@ class Distraction:
         """One step of drift."""
         if self.levels.any:
             shake = np.array([r.standard_normal(WAVES) for r in self._generators], np.float32)
-            self._phase = self._phase + self._drift + self.levels.wander * shake
+            self._phase = self._phase + self._drift + self.levels.phase_noise * shake
 
     def apply(self, frames: np.ndarray) -> np.ndarray:
-        """[B, S, S, 3] uint8 frames with brightness, blotches and pixel noise; a new draw at every
+        """[B, h, w, 3] uint8 frames with brightness, blotches and pixel noise; a new draw at every
         call."""
         if not self.levels.any:
             return frames
@@ -113,15 +113,15 @@ class Distraction:
         return np.clip(out, 0, 255).astype(np.uint8)
 
     def _blotches(self, b: int) -> np.ndarray:
-        """[S, S, 3] pattern of world b, by cos(u + v) = cos u cos v - sin u sin v: two thin matrix
+        """[h, w, 3] pattern of world b, by cos(u + v) = cos u cos v - sin u sin v: two thin matrix
         products."""
         axis = np.arange(self.size, dtype=np.float32)
-        along_x = self._frequency[b, :, :1] * axis + self._phase[b][:, None]  # [W, S]
+        along_x = self._frequency[b, :, :1] * axis + self._phase[b][:, None]  # [W, w]
         along_y = self._frequency[b, :, 1:] * axis
-        left = np.concatenate([np.cos(along_y), -np.sin(along_y)]).T.astype(np.float32)  # [S, 2W]
-        right = np.concatenate([np.cos(along_x), np.sin(along_x)]).astype(np.float32)  # [2W, S]
+        left = np.concatenate([np.cos(along_y), -np.sin(along_y)]).T.astype(np.float32)  # [h, 2W]
+        right = np.concatenate([np.cos(along_x), np.sin(along_x)]).astype(np.float32)  # [2W, w]
         colour = np.concatenate([self._colour[b], self._colour[b]])  # [2W, 3]
-        basis = (right[:, :, None] * colour[:, None, :]).reshape(2 * WAVES, -1)  # [2W, S*3]
+        basis = (right[:, :, None] * colour[:, None, :]).reshape(2 * WAVES, -1)  # [2W, w*3]
         return (left @ basis).reshape(self.size, self.size, 3)
 
 
@@ -134,7 +134,7 @@ class NoiseLevels(Section):
     blotches: float = 0.0  # standard deviation of the low-frequency coloured pattern
     wavelength: tuple[float, float] = (16.0, 64.0)  # px, range of the waves in the pattern
     drift: float = 0.2  # rad per step, spread of each wave's steady motion
-    wander: float = 0.7  # rad per step, random part of each wave's motion
+    phase_noise: float = 0.7  # rad per step, random part of each wave's motion
 
     @property
     def any(self) -> bool:

@@ -78,7 +78,7 @@ class OtherRoom(PositionTask):
         return world
 
     def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
-        """[E, S, S, 3] uint8 the same layouts with the agents at their goals."""
+        """[E, h, w, 3] uint8 the same layouts with the agents at their goals."""
         settings: TwoRoomsSettings = self.world
         if clean:
             settings = settings.model_copy(update={"noise": NoiseLevels()})
@@ -118,7 +118,7 @@ class OtherRoom(PositionTask):
         return axis, axis
 
     def pictures(self, episodes: Episodes, positions: np.ndarray) -> np.ndarray:
-        """[n, S, S, 3] uint8: the layout of the only episode with the agent at positions
+        """[n, h, w, 3] uint8: the layout of the only episode with the agent at positions
         [n, 2]."""
         world, count = TwoRooms(self.world), len(positions)
         world.reset(

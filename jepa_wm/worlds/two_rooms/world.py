@@ -1,8 +1,8 @@
 """Two rooms joined by a door: a point agent on a 65 px canvas, many layouts stepped and rendered
 at once.
 
-B worlds in the batch, S canvas side in pixels. Positions are (x, y) in pixels, x to the right, y
-down. The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door
+B worlds in the batch, h and w canvas height and width, which are equal. Positions are (x, y) in
+pixels, x to the right, y down. The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door
 half-height 4, |a| <= 2.45."""
 
 from __future__ import annotations
@@ -231,11 +231,11 @@ class TwoRooms:
         return np.zeros(len(self), bool)
 
     def render(self) -> np.ndarray:
-        """[B, S, S, 3] uint8: background, walls and agent, then the distraction on top."""
+        """[B, h, w, 3] uint8: background, walls and agent, then the distraction on top."""
         return self._distraction.apply(self.render_clean(self.agent))
 
     def render_clean(self, agent: np.ndarray) -> np.ndarray:
-        """[B, S, S, 3] uint8 of the same layouts with agents at `agent` [B, 2] and no
+        """[B, h, w, 3] uint8 of the same layouts with agents at `agent` [B, 2] and no
         distraction."""
         return draw_agents(self._rooms, agent, self.style)
 
