@@ -4,7 +4,7 @@ runs/."""
 import gymnasium
 import numpy as np
 
-from jepa_wm import Run, load_config, run_stage
+from jepa_wm import load_config, run_stage
 from jepa_wm.evals import episodes
 from jepa_wm.planning import agent
 from jepa_wm.worlds import collect, gym_world, registry
@@ -40,9 +40,10 @@ sizes = [
 config = load_config("debug", ["data.path=runs/puck_data", "collect.episodes=300", *sizes])
 world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
 collect.record_parts(config.data.path, world, registry.RandomActions, config.collect, config.seed)
-with Run.open("runs/puck", config) as run:
-    results = [run_stage(name, run) for name in ("pretrain", "features", "dynamics")]
-    planner = agent.Agent.of_run(run, world)
+results = [run_stage(name, "runs/puck", config) for name in ("pretrain", "features", "dynamics")]
+planner = agent.Agent.of_run(
+    "runs/puck", world, config.planner, frameskip=config.dynamics.frameskip
+)
 world.reset(np.arange(100, 108))
 goals, there = world.render(), world.state()
 world.reset(np.arange(8))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_wm import Run, load_config
+from jepa_wm import load_config
 from jepa_wm.evals import episodes
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext
@@ -27,11 +27,14 @@ def eastward(context: PlanningContext) -> Term:
     return cost
 
 
-def gone(weight: float, run: Run) -> float:
+def gone(weight: float) -> float:
     """How far to the right agents are after 15 steps, in px, the goal image being of where they
     begin."""
-    world = run.config.world.make()
-    agent = Agent.of_run(run, world, extra_costs=((weight, eastward),))
+    world = config.world.make()
+    agent = Agent.of_run(
+        folder, world, config.planner, frameskip=config.dynamics.frameskip,
+        extra_costs=((weight, eastward),),
+    )  # fmt: skip
     world.reset(np.arange(8), start=np.full((8, 2), 12.0, np.float32))
     agent.reset(world.render(), seeds=range(8))
     track = episodes.play(world, episodes.AgentPolicy(agent), budget=15).state  # [8, 16, 4]
@@ -39,7 +42,6 @@ def gone(weight: float, run: Run) -> float:
 
 
 folder = Path(sys.argv[1])
-with Run.open(folder, load_config(folder / "config.yaml")) as run:
-    print(
-        f"px to the right: {gone(0.0, run):.1f} by the goal alone, {gone(1000.0, run):.1f} with a term of our own"
-    )
+config = load_config(folder / "config.yaml")
+alone, with_term = gone(0.0), gone(1000.0)
+print(f"px to the right: {alone:.1f} by the goal alone, {with_term:.1f} with a term of our own")

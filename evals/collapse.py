@@ -18,7 +18,7 @@ FRAMES = 4_000
 @stage("eval_collapse", after="features", keep="newest", reads=("data.path",))
 def collapse(run: Run, data_path: str | None) -> dict[str, object]:
     """`collapsed`, `feature_std`, `effective_rank` of the frozen encoder on held-out frames."""
-    heldout = open_data(run.path, run.config.data, "heldout")
+    heldout = open_data(run.path, data_path, "heldout")
     rows = np.unique(np.linspace(0, len(heldout.actions) - 1, FRAMES).astype(np.int64))
     encoder = FrozenEncoder.load(run.path / "features").to(dist().device)
     frames = heldout.frames[rows]

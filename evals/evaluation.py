@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from jepa_wm.core.config import as_plain, digest, pick
+from jepa_wm.core.config import as_plain, digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, Stage, stage
@@ -30,6 +30,7 @@ from jepa_wm.evals.labelled import Labelled, Part, open_labelled
 from jepa_wm.evals.representations import (
     Features,
     Representation,
+    Sections,
     extract_features,
     representations_of,
 )
@@ -95,7 +96,10 @@ def evaluation(name: str) -> Callable[[Eval], Stage]:
             train_pretrain_steps: int,
             train_precision: str,
         ) -> Rows:
-            return measured(run, EVAL + name, measure)
+            sections = Sections(
+                seed, data, encoder, features, probes, train_pretrain_steps, train_precision
+            )
+            return measured(run, EVAL + name, measure, sections)
 
         # Named for what it is made of, whose own signature is no stage's.
         evaluate.__module__, evaluate.__qualname__ = measure.__module__, measure.__qualname__
@@ -105,13 +109,16 @@ def evaluation(name: str) -> Callable[[Eval], Stage]:
     return enter
 
 
-def measured(run: Run, stage: str, measure: Eval) -> dict[str, object]:
+def measured(run: Run, stage: str, measure: Eval, sections: Sections) -> dict[str, object]:
     """What `measure` makes of the labelled data; or the stored result, if the same was measured
     before. `evaluated` tells settings, data and encoder, `stored` where the result lies,
     `left_out` what could not be read."""
-    config = run.config
-    own = data_folder(run.path, config.data)
-    data, encoder = open_labelled(config.probes, config.data, own), encoder_of(run, config)
+    s = sections
+    data = open_labelled(s.probes, s.data, data_folder(run.path, s.data.path))
+    encoder = encoder_of(
+        run.path, s.encoder, s.features, image_size=s.data.image_size,
+        pretrain_steps=s.pretrain_steps, seed=s.seed,
+    )  # fmt: skip
     if data.train.digest == data.test.digest:
         raise UserError(
             "probes.train and probes.test hold the same samples; a test set is one that training "
@@ -119,31 +126,30 @@ def measured(run: Run, stage: str, measure: Eval) -> dict[str, object]:
         )
 
     # The name of the folder: whatever the figures depend on.
-    features = config.features
     evaluated: dict[str, object] = {
-        "settings": as_plain(config.probes),
+        "settings": as_plain(s.probes),
         "data": {
             "train": _described(data.train),
             "test": _described(data.test),
             "reads": data.classes or data.groups,
         },
         "encoder": {
-            "backbone": features.backbone,
-            "weights": features.weights,
+            "backbone": s.features.backbone,
+            "weights": s.features.weights,
             "digest": weights_digest(encoder),
         },
-        "precision": config.train.precision,
+        "precision": s.precision,
     }
-    name = digest({"evaluated": evaluated, "depends": pick(config, run.depends(stage))})
+    name = digest({"evaluated": evaluated, "depends": run.recorded(stage)})
     place = f"{stage}/{name}"
 
     def work(run: Run) -> dict[str, object]:
         asked = Evaluation(
-            representations=representations_of(encoder, config),
+            representations=representations_of(encoder, s),
             data=data,
-            settings=config.probes,
-            image_size=config.data.image_size,
-            seed=config.seed,
+            settings=s.probes,
+            image_size=s.data.image_size,
+            seed=s.seed,
             folder=run.stage_dir(place),
         )
         rows = measure(asked)

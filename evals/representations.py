@@ -14,14 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.standardise import centred_scale
 from jepa_wm.data.images import to_input
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.video_clips import middle
 from jepa_wm.evals.labelled import Labelled, Part, batches
+from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.backbone import Backbone
+from jepa_wm.features.settings import FeatureSettings
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 Representation = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
@@ -37,20 +40,35 @@ class Features:
     part: Part
 
 
-def representations_of(encoder: Encoder | Backbone, config: Config) -> dict[str, Representation]:
+@dataclass(frozen=True)
+class Sections:
+    """The settings of an evaluation of frozen features; `precision` is fp32 or bf16."""
+
+    seed: int
+    data: DataSettings
+    encoder: EncoderSettings
+    features: FeatureSettings
+    probes: ProbeSettings
+    pretrain_steps: int
+    precision: str
+
+
+def representations_of(
+    encoder: Encoder | Backbone, settings: Sections
+) -> dict[str, Representation]:
     """What is to be compared: `encoder` first, then the baselines that are asked for."""
-    precision, size = config.train.precision, config.data.image_size
+    precision, size = settings.precision, settings.data.image_size
     representations = {"encoder": _through(encoder, precision)}
-    if "random_encoder" in config.probes.baselines:
-        torch.manual_seed(config.seed)
+    if "random_encoder" in settings.probes.baselines:
+        torch.manual_seed(settings.seed)
         random: Encoder | Backbone
         if isinstance(encoder, Backbone):
             random = Backbone(encoder.name, size)
         else:
             random = Encoder(size, encoder.settings)
         representations["random_encoder"] = _through(random, precision)
-    if "pixels" in config.probes.baselines:
-        representations["pixels"] = partial(patches, patch_size=config.encoder.patch_size)
+    if "pixels" in settings.probes.baselines:
+        representations["pixels"] = partial(patches, patch_size=settings.encoder.patch_size)
     return representations
 
 

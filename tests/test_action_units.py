@@ -14,6 +14,7 @@ from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.clips import Displacement
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.models.settings import WorldModelSettings
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
@@ -68,7 +69,13 @@ def test_moves_that_hardly_vary_add_up_to_nothing_and_are_named(tmp_path):
         SimpleNamespace(tokens=lambda *_: torch.zeros(1, 25, 64)),
     )
     with pytest.warns(UserWarning, match=r"number 2 is nearly always 0.3"):
-        make_model(config, features, data)
+        make_model(
+            WorldModelSettings(
+                **dict(config.dynamics), latent=config.latent, distance=config.distance
+            ),
+            features,
+            data,
+        )
     rows = np.arange(50)[None]
     displaced = Displacement(data, absolute=False).at(rows)
     assert displaced[..., 2].abs().max() == 0 and displaced[..., :2].std() > 0.5
@@ -127,7 +134,13 @@ def test_training_names_what_never_varies_and_passes_over_the_filling_of_last_ro
     with pytest.warns(
         UserWarning, match=r"of the 3 action numbers \(from 0\) number 2 is always 1: "
     ):
-        model = make_model(config, features, data)
+        model = make_model(
+            WorldModelSettings(
+                **dict(config.dynamics), latent=config.latent, distance=config.distance
+            ),
+            features,
+            data,
+        )
     assert model.action_low.tolist()[2] == model.action_high.tolist()[2] == 1
     assert model.scaled(torch.ones(1, model.block))[0, 2::3].abs().max() == 0
     assert trajectories(tmp_path / "b.h5", moves(3, 1.0), [1, 1, 1]).taken_actions.shape == (3, 3)

@@ -159,6 +159,10 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
         return chosen[-1]
 
     monkeypatch.setattr(dynamics.WindowSampler, "batch", batch)
+    recipe = dynamics.Recipe(
+        config.seed, config.latent, config.dynamics, config.distance, config.train.latent,
+        config.train.dynamics, config.train.distance, "fp32",
+    )  # fmt: skip
     plain = Store(data, 2)
     for features in (plain, plain.changed_after(4)):
         frames = dynamics.Seen(model.summary, features)
@@ -166,7 +170,7 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
             plain.store
         )  # what is found in the data as a whole is the same for both
         frames._held = model.summary.components(features.store)
-        task = dynamics.dynamics_task(model, features, frames, config)
+        task = dynamics.dynamics_task(model, features, frames, recipe)
         for step in range(4):
             task.losses(step, slice(None))
     first = np.concatenate([frame[:, 0] for _, frame, _ in chosen[:4]])

@@ -13,7 +13,6 @@ import pytest
 from made_formats import LENGTHS, MAKERS, ROWS, make_npz, make_ogbench, rows, spoil_nan
 
 from jepa_wm import cli
-from jepa_wm.config import Config
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.data import convert
 from jepa_wm.data.clips import ClipSampler
@@ -53,8 +52,9 @@ def test_the_parts_serve_observe_path(tmp_path, capsys):
         f"{target}: 1 episodes, 5 frames" in seen.out
         and "heldout.h5: 2 episodes, 16 frames" in seen.out
     )
-    config = Config(data={"path": str(target.parent)})
-    train, heldout = (open_data(tmp_path, config.data, part) for part in ("train", "heldout"))
+    train, heldout = (
+        open_data(tmp_path, str(target.parent), part) for part in ("train", "heldout")
+    )
     assert train.frames.shape == (5, 8, 8, 3) and heldout.lengths.tolist() == [7, 9]
     assert (
         heldout.frames[:, 0, 0, 0] == rows()["img"][[*range(7), *range(12, 21)], 0, 0, 0]

@@ -385,9 +385,10 @@ def test_the_whole_story_ends_as_promised(tmp_path):
     from jepa_wm.demo import demo
     from jepa_wm.world_model.world_model import WorldModel
 
-    with Run.open(tmp_path / "run", load_config("debug", ["train.precision=auto"])) as run:
-        result = demo(run, run.config)
-        again = demo(run, run.config)
+    config = load_config("debug", ["train.precision=auto"])
+    with Run.open(tmp_path / "run", config) as run:
+        result = demo(run, config)
+        again = demo(run, config)
         learned = run_stage("heads", run)
     assert result.keys() == PROMISED and again == result
     assert_success(result["success"])

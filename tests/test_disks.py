@@ -110,8 +110,7 @@ def test_features_are_cached_where_no_room_can_be_taken_and_nothing_mapped_for_s
     made = (folder / "features/train/features.bf16" for folder in (whole, alone))
     mine, its = (np.fromfile(file, np.int16) for file in made)
     assert len(mine) == len(its) and (mine == its).mean() > 0.99
-    with Run.open(whole, load_config(whole / "config.yaml")) as run:
-        data = cache.open_data(run.path, run.config.data, "train")
+    data = cache.open_data(whole, str(tiny_data), "train")
     tokens = cache.Features(whole / "features/train", data)._store
     assert np.array_equal(tokens.ravel(), mine) and not tokens.flags.writeable
     monkeypatch.setattr(np, "memmap", failing(errno.ENODEV))

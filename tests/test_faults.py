@@ -13,9 +13,9 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.settings import EncoderSettings, WorldModelSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training import dynamics, loop
+from jepa_wm.training import loop
 from jepa_wm.world_model.saved import save_latent_model
 
 STEPS, SAVED = 20, 8
@@ -123,7 +123,15 @@ def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
         FrozenEncoder(Encoder(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()
         save_latent_model(
-            run.path / "dynamics", LatentModel(25, 16, 3, dynamics.model_settings(config))
+            run.path / "dynamics",
+            LatentModel(
+                25,
+                16,
+                3,
+                WorldModelSettings(
+                    **dict(config.dynamics), latent=config.latent, distance=config.distance
+                ),
+            ),
         )  # 3 numbers an action
     assert cli.main([*words, "--config", "debug", "--run", str(tmp_path)]) == 2
     said = capsys.readouterr().err

@@ -23,7 +23,7 @@ from jepa_wm.evals import scores
 from jepa_wm.evals.evaluation import evaluation
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
-from jepa_wm.evals.representations import extract_features, representations_of
+from jepa_wm.evals.representations import Sections, extract_features, representations_of
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import AttentiveHead, Head, NearestNeighbors, seeded, train_heads
@@ -439,7 +439,8 @@ def test_tokens_are_standardised_by_the_training_part_alone(drives):
     config = load_config("debug", [*SMALL, f"data.path={drives}", "train.precision=fp32"])
     data = open_labelled(config.probes, config.data, drives)
     encoder = Encoder(24, config.encoder)
-    found = representations_of(encoder, config)["encoder"]
+    sections = Sections(0, config.data, config.encoder, config.features, config.probes, 1, "fp32")
+    found = representations_of(encoder, sections)["encoder"]
     train, test = extract_features(found, data, "encoder", size=24)
     assert train.tokens.float().mean(0).abs().max() < 0.01
     assert torch.allclose(train.tokens.float().square().mean((0, 1)), torch.ones(16), atol=0.02)

@@ -164,8 +164,7 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(
 def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
     whole, split = tmp_path / "whole", tmp_path / "split"
     shutil.copytree(alone, whole)
-    config = Run.open(whole, load_config(whole / "config.yaml"))
-    config.close()
+    config = load_config(whole / "config.yaml")
     shutil.copytree(whole, split)
     shutil.rmtree(split / "features")
     argv = [
@@ -178,7 +177,7 @@ def test_shares_are_merged_once_whatever_is_missing(tmp_path, alone):
     for shard in ("1/3", "0/2"):
         assert cli.main(["features", "--run", str(split), "--shard", shard, *argv[:2]]) == 0
     assert cli.main(["features", "--run", str(split), *argv[:2]]) == 0
-    data = open_data(whole, config.config.data, "train")
+    data = open_data(whole, config.data.path, "train")
     mine, its = (
         Features(folder / "features/train", data).slab(0, 10**6).float()
         for folder in (split, whole)

@@ -121,13 +121,11 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
 
 
 def test_the_runs_own_data_or_that_of_another_folder(tmp_path):
-    from jepa_wm.config import Config
-
     write(tmp_path / "run" / "collect" / "train.h5", [5])
     write(tmp_path / "elsewhere" / "train.h5", [7])
-    assert len(open_data(tmp_path / "run", Config().data, "train").actions) == 5
-    other = Config(data={"path": str(tmp_path / "elsewhere")})
-    assert len(open_data(tmp_path / "run", other.data, "train").actions) == 7
+    assert len(open_data(tmp_path / "run", None, "train").actions) == 5
+    other = str(tmp_path / "elsewhere")
+    assert len(open_data(tmp_path / "run", other, "train").actions) == 7
 
 
 def episode_of(data, rows):

@@ -110,9 +110,9 @@ def test_the_report_shows_what_was_earned_and_what_was_seen(played, monkeypatch)
         "imagine",
         lambda self, c, p, a: contexts.append((c, p)) or imagine(self, c, p, a),
     )
-    with Run.open(folder, load_config("debug", SETTINGS)) as run:
-        told = run_stage("report", run)
-        window = run.config.dynamics.context_frames
+    config = load_config("debug", SETTINGS)
+    told = run_stage("report", folder, config)
+    window = config.dynamics.context_frames
     assert window > 1 and {(c.shape[1], p.shape[1]) for c, p in contexts} == {
         (window, window - 1)
     }, "as an agent does"
@@ -166,12 +166,13 @@ def test_shares_of_the_episodes_are_found_by_the_whole(played):
 def test_goal_tasks_and_rewards_are_asked_for_where_they_are(bar, played, tmp_path):
     folder, _ = played
     for goal in ("planner.cost.objective=temporal", "planner.cost.objective=l2"):
-        run = Run(folder, load_config("debug", [*SETTINGS, goal]), -1)
+        config = load_config("debug", [*SETTINGS, goal])
+        run = Run(folder, config, -1)
         with pytest.raises(
             UserError, match="the world gym has no goal tasks.*planner.cost.objective=reward"
         ):
             plan = STAGES.get("plan")
-            plan(run, **plan.settings(run.config))
+            plan(run, **plan.settings(config))
     with pytest.raises(UserError, match="world two_rooms has no reward as it is .* reward_region"):
         returns.rewarding_world(TwoRoomsSettings())
     assert returns.rewarding_world(TwoRoomsSettings(reward_region=RewardRegion())).has_reward

@@ -186,20 +186,21 @@ def test_an_agent_plans_changes_of_pose_toward_a_goal_image(trained):
 
 def test_the_agent_of_a_run_reads_the_pose_from_the_state_of_the_world(trained):
     _, folder, words = trained
-    with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
-        world = Arm()
-        world.reset([0, 1])
-        agent = Agent.of_run(run, world)
-        agent.reset(world.render(), seeds=[0, 1])
-        assert agent.act(world.render()).shape == (2, 2, 7)
-        blind = Arm(numbers=4)
-        blind.reset([0, 1])
-        agent = Agent.of_run(run, blind)
-        agent.reset(blind.render(), seeds=[0, 1])
-        with pytest.raises(
-            UserError, match=r"the pose of a robot's hand, 7 finite numbers.* was told \[2, 4\]"
-        ):
-            agent.act(blind.render())
+    config = load_config("vjepa2_ac_droid", words)
+    skip = config.dynamics.frameskip
+    world = Arm()
+    world.reset([0, 1])
+    agent = Agent.of_run(folder, world, config.planner, frameskip=skip)
+    agent.reset(world.render(), seeds=[0, 1])
+    assert agent.act(world.render()).shape == (2, 2, 7)
+    blind = Arm(numbers=4)
+    blind.reset([0, 1])
+    agent = Agent.of_run(folder, blind, config.planner, frameskip=skip)
+    agent.reset(blind.render(), seeds=[0, 1])
+    with pytest.raises(
+        UserError, match=r"the pose of a robot's hand, 7 finite numbers.* was told \[2, 4\]"
+    ):
+        agent.act(blind.render())
 
 
 def test_an_agent_of_several_steps_imagines_or_sees_those_between(trained):

@@ -11,7 +11,7 @@ from jepa_wm.features.cache import Features
 
 @stage("eval_stillness", after="features", keep="newest", reads=("data.path",))
 def stillness(run, data_path):
-    data = open_data(run.path, run.config.data, "heldout")
+    data = open_data(run.path, data_path, "heldout")
     features = Features(run.path / "features" / "heldout", data)
     episodes, first = np.arange(len(data.lengths)), np.zeros(len(data.lengths), np.int64)
     now = features.tokens(episodes, first).float()  # [R, N, D]

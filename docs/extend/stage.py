@@ -7,5 +7,5 @@ from jepa_wm.data.datasets import open_data
 
 @stage(after="collect", reads=("data.path",), help="how bright the recorded frames are")
 def brightness(run, data_path, data_num_frames):
-    frames = open_data(run.path, run.config.data, "train").frames
+    frames = open_data(run.path, data_path, "train").frames
     return {"brightness": float(frames[: 100 * data_num_frames].mean() / 255)}

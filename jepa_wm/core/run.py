@@ -54,16 +54,6 @@ class Run:
 
     def __init__(self, path: Path, config: BaseModel, lock: int) -> None:
         self.path, self._config, self._lock = path, config, lock
-        self._precision: str | None = None
-
-    @property
-    def config(self) -> Any:
-        """To be gone: a stage is given its sections."""
-        if self._precision is None:
-            return self._config
-        config: Any = self._config
-        train = config.train.model_copy(update={"precision": self._precision})
-        return config.model_copy(update={"train": train})
 
     @classmethod
     def open(cls, path: str | Path, config: BaseModel, *, shared: bool = False) -> Run:
@@ -114,7 +104,7 @@ class Run:
             refuse_other_files(folder, self._config, self._reads(stage))
         else:
             note_files(folder, self._config, self._reads(stage))
-            write_yaml(nested(pick(self._config, self.depends(stage))), folder / "config.yaml")
+            write_yaml(nested(self.recorded(stage)), folder / "config.yaml")
         return folder
 
     def finished(self, stage: str) -> dict[str, Any] | None:
@@ -178,6 +168,10 @@ class Run:
     def depends(self, stage: str) -> tuple[str, ...]:
         """The dotted keys that a stage and all its upstream stages depend on."""
         return recorded_keys(stage.partition("/")[0], type(self._config))
+
+    def recorded(self, stage: str) -> dict[str, Any]:
+        """{dotted key: section or value} of this config's settings that a stage depends on."""
+        return pick(self._config, self.depends(stage))
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -268,7 +262,7 @@ def _carry_out(stage: Stage, run: Run, more: Mapping[str, Any] | None = None) ->
     settings = stage.settings(config)
     for parameter, key in stage.parameters(type(config)).items():
         if key == PRECISION:
-            settings[parameter] = run._precision = resolve_precision(settings[parameter], run.path)
+            settings[parameter] = resolve_precision(settings[parameter], run.path)
     torch.manual_seed(config.seed + stage.seed_offset)
     return stage(run, **settings, **(more or {}))
 

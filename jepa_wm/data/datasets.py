@@ -8,21 +8,18 @@ from typing import Literal
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.quantities import Quantities, groups_of, units_of
 from jepa_wm.data.quantities import grouped as grouped
-from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import Trajectories, attribute_text
 
 
-def data_folder(run: Path, settings: DataSettings) -> Path:
-    """The folder of `train.h5` and `heldout.h5`: the one named by data.path, else the run's
+def data_folder(run: Path, path: str | None) -> Path:
+    """The folder of `train.h5` and `heldout.h5`: `path`, as data.path names it, else the run's
     own."""
-    return Path(settings.path) if settings.path else run / "collect"
+    return Path(path) if path else run / "collect"
 
 
-def open_data(
-    run: Path, settings: DataSettings, part: Literal["train", "heldout"]
-) -> Trajectories:
+def open_data(run: Path, path: str | None, part: Literal["train", "heldout"]) -> Trajectories:
     """The run's training or held-out trajectories; UserError if they are not there."""
-    return Trajectories(data_folder(run, settings) / f"{part}.h5")
+    return Trajectories(data_folder(run, path) / f"{part}.h5")
 
 
 def quantities(data: Trajectories) -> Quantities:

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.config import Config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
@@ -55,11 +54,24 @@ def features(
     training and held-out frames; what an interrupted pass has done is kept.
 
     `shard` (k, n): only the k-th of n equal parts of all frames, others doing theirs meanwhile."""
-    config, folder = run.config, run.stage_dir("features")
-    frozen, stride = _frozen_encoder(run, config, folder), features.stride
+    folder, stride = run.stage_dir("features"), features.stride
+    train = open_data(run.path, data_path, "train")
+
+    def fresh() -> FrozenEncoder:
+        plain = encoder_of(
+            run.path, encoder, features, image_size=data_image_size, seed=seed,
+            pretrain_steps=train_pretrain_steps,
+        )  # fmt: skip
+        made = FrozenEncoder(plain, data_image_size, precision=train_precision).to(dist().device)
+        count = min(features.num_norm_frames, len(train.actions))
+        rows = np.linspace(0, len(train.actions) - 1, count).astype(np.int64)
+        made.standardise_on(train.frames[rows])
+        return made
+
+    frozen = _made_once(folder, fresh)
     result: dict[str, object] = {}
     for part in PARTS:
-        data = open_data(run.path, config.data, part)
+        data = open_data(run.path, data_path, part)
         write_features(folder / part, frozen, data, stride=stride, shard=shard or (0, 1))
         result[part] = {"rows": len(encoded_rows(data, stride)), "path": str(folder / part)}
     if shard is not None:
@@ -67,21 +79,12 @@ def features(
     return result | {"tokens": frozen.tokens_per_frame, "width": frozen.width}
 
 
-def _frozen_encoder(run: Run, config: Config, folder: Path) -> FrozenEncoder:
+def _made_once(folder: Path, fresh: Callable[[], FrozenEncoder]) -> FrozenEncoder:
     """The encoder of the run, made by whichever process comes first."""
     with open(folder / ".encoder.lock", "w") as handle:
-        lock(handle.fileno(), fcntl.LOCK_EX, run.path)
+        lock(handle.fileno(), fcntl.LOCK_EX, folder.parent)
         if not (folder / "encoder.json").exists():
-            train = open_data(run.path, config.data, "train")
-            size = config.data.image_size
-            encoder = FrozenEncoder(
-                encoder_of(run, config), size, precision=config.train.precision
-            ).to(dist().device)
-            count = min(config.features.num_norm_frames, len(train.actions))
-            encoder.standardise_on(
-                train.frames[np.linspace(0, len(train.actions) - 1, count).astype(np.int64)]
-            )
-            encoder.save(folder)
+            fresh().save(folder)
     return FrozenEncoder.load(folder).to(dist().device)
 
 
@@ -222,30 +225,30 @@ def weights_digest(model: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
-def encoder_of(run: Run, config: Config) -> Encoder | Backbone:
-    """The encoder of a run: its own, or the backbone that the config names; random weights are
+def encoder_of(
+    run: Path,
+    encoder: EncoderSettings,
+    features: FeatureSettings,
+    *,
+    image_size: int,
+    pretrain_steps: int,
+    seed: int,
+) -> Encoder | Backbone:
+    """The encoder of a run: its own, or the backbone that `features` names; random weights are
     those of the seed."""
-    if config.features.backbone is None:
-        return pretrained(run)
-    torch.manual_seed(config.seed)
-    return backbone_of(config.features, config.data.image_size)
+    torch.manual_seed(seed)
+    if features.backbone is not None:
+        return backbone_of(features, image_size)
+    own = Encoder(image_size, encoder)
+    if pretrain_steps:
+        own.load_state_dict(pretrained(run))
+    return own
 
 
-def pretrained(run: Run) -> Encoder:
-    """The target encoder of the newest pretraining checkpoint; a random one if
-    train.pretrain.steps is 0."""
-    config = run.config
-    torch.manual_seed(config.seed)
-    encoder = Encoder(config.data.image_size, config.encoder)
-    if config.train.pretrain.steps == 0:
-        return encoder
-    newest = newest_checkpoint(run.path / "pretrain" / "checkpoints")
+def pretrained(run: Path) -> dict[str, Tensor]:
+    """The weights of the target encoder in the newest pretraining checkpoint."""
+    newest = newest_checkpoint(run / "pretrain" / "checkpoints")
     if newest is None:
-        raise UserError(
-            f"{run.path / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first"
-        )
+        raise UserError(f"{run / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first")
     weights, _ = load_checkpoint(newest)
-    encoder.load_state_dict(
-        {k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")}
-    )
-    return encoder
+    return {k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")}

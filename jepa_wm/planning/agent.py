@@ -7,13 +7,13 @@ numbers a model step, a of one action."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.run import Run
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, space_of
 from jepa_wm.planning.cost import (
     CostTerm,
@@ -82,19 +82,17 @@ class Agent:
 
     @classmethod
     def of_run(
-        cls, run: Run, world: World, *, extra_costs: Sequence[tuple[float, CostTerm]] = ()
-    ) -> Agent:
-        """The agent of a run whose dynamics are trained, for worlds with the actions of
-        `world`."""
-        plan = run.config.planner
-        space = space_of(
-            world, frameskip=run.config.dynamics.frameskip, action_repeat=plan.mpc.action_repeat
-        )
-        model = WorldModel.load(run.path)
+        cls, run: Path | str, world: World, planner: PlannerSettings, *, frameskip: int,
+        extra_costs: Sequence[tuple[float, CostTerm]] = (),
+    ) -> Agent:  # fmt: skip
+        """The agent of a run folder whose dynamics are trained, a model step being `frameskip`
+        actions, for worlds with the actions of `world`."""
+        space = space_of(world, frameskip=frameskip, action_repeat=planner.mpc.action_repeat)
+        model = WorldModel.load(Path(run))
         return cls(
             model,
             space,
-            plan,
+            planner,
             extra_costs=extra_costs,
             poses=world.state if isinstance(model, RobotModel) else None,
         )

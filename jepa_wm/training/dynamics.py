@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
@@ -30,8 +30,8 @@ from jepa_wm.models.settings import (
 )
 from jepa_wm.models.temporal_distance import hardest
 from jepa_wm.training import vjepa2_ac
-from jepa_wm.training.loop import TrainingTask, fit
-from jepa_wm.training.settings import TrainDistance, TrainLatent, TrainMotion
+from jepa_wm.training.loop import Execution, TrainingTask, fit
+from jepa_wm.training.settings import ParallelSettings, TrainDistance, TrainLatent, TrainMotion
 from jepa_wm.world_model.latents import SLAB, Latents, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
 from jepa_wm.world_model.saved import save_latent_model
@@ -39,7 +39,35 @@ from jepa_wm.world_model.saved import save_latent_model
 SAMPLE = 3000  # frames that principal components are found in
 
 
-@stage(after="features", ranks=True, reads=("data.path",), headline=("rollout",), seed_offset=1)
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that make up a dynamics training; `precision` is fp32 or bf16."""
+
+    seed: int
+    latent: LatentSettings | None
+    dynamics: DynamicsSettings
+    distance: DistanceSettings
+    train_latent: TrainLatent
+    train_dynamics: TrainMotion
+    train_distance: TrainDistance
+    precision: str
+
+    @property
+    def model(self) -> WorldModelSettings:
+        """The sections that make up one latent model."""
+        return WorldModelSettings(
+            **dict(self.dynamics), latent=self.latent, distance=self.distance
+        )
+
+
+@stage(
+    after="features",
+    ranks=True,
+    reads=("data.path",),
+    unrecorded=("train_keep", "train_parallel"),
+    headline=("rollout",),
+    seed_offset=1,
+)
 def dynamics(
     run: Run,
     seed: int,
@@ -51,49 +79,49 @@ def dynamics(
     train_dynamics: TrainMotion,
     train_distance: TrainDistance,
     train_precision: str,
+    train_keep: int,
+    train_parallel: ParallelSettings,
 ) -> dict[str, object]:
     """Train the latent, the dynamics on it and the temporal distance, save them, and measure the
     rollout error against the horizon; interrupted, it goes on from the newest checkpoint of any of
     these trainings."""
+    how = Execution(train_precision, train_keep, train_parallel)
     if dynamics.kind == "vjepa2_ac":
-        return vjepa2_ac.train(run)
-    config = run.config
-    data = open_data(run.path, config.data, "train")
+        robot = vjepa2_ac.Recipe(seed, data_path, dynamics, train_dynamics)
+        return vjepa2_ac.train(run, robot, how)
+    recipe = Recipe(
+        seed, latent, dynamics, distance, train_latent, train_dynamics, train_distance,
+        train_precision,
+    )  # fmt: skip
+    data = open_data(run.path, data_path, "train")
     features = Features(run.path / "features" / "train", data)
     heldout = Features(
-        run.path / "features" / "heldout", open_data(run.path, config.data, "heldout")
+        run.path / "features" / "heldout", open_data(run.path, data_path, "heldout")
     )
-    span(heldout.data, config.dynamics)  # what is wrong with it is said before the training
-    model = make_model(config, features, data).to(dist().device)
+    span(heldout.data, dynamics)  # what is wrong with it is said before the training
+    model = make_model(recipe.model, features, data).to(dist().device)
     seconds, frames = 0.0, None
     if model.summary is not None:
         frames = Seen(model.summary, features)
-        seconds += fit(run, latent_task(model, frames, config), config.train.latent)
+        seconds += fit(run, latent_task(model, frames, recipe), train_latent, how)
         model.summary.standardise(frames.sample())
-    seconds += fit(run, dynamics_task(model, features, frames, config), config.train.dynamics)
+    seconds += fit(run, dynamics_task(model, features, frames, recipe), train_dynamics, how)
     if model.components is not None:
         model.components.fit(features.rows(sample_rows(features)).to(dist().device))
-    latents = Latents(model, features, config.train.precision)
-    seconds += fit(run, distance_task(model, latents, config), config.train.distance)
+    latents = Latents(model, features, train_precision)
+    seconds += fit(run, distance_task(model, latents, recipe), train_distance, how)
     if dist().first:
         save_latent_model(run.stage_dir("dynamics"), model)
     return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
 
 
-def model_settings(config: Config) -> WorldModelSettings:
-    """The sections of the config that make up one latent model."""
-    return WorldModelSettings(
-        **dict(config.dynamics), latent=config.latent, distance=config.distance
-    )
-
-
-def make_model(config: Config, features: Features, data: Trajectories) -> LatentModel:
-    """A fresh latent model of the config's size, its units of actions taken from the data; warns
+def make_model(
+    settings: WorldModelSettings, features: Features, data: Trajectories
+) -> LatentModel:
+    """A fresh latent model of this size, its units of actions taken from the data; warns
     of action numbers that never or hardly vary there."""
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    model = LatentModel(
-        tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], model_settings(config)
-    )
+    model = LatentModel(tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], settings)
     steady = model.take_units(data.taken_actions)
     if steady and dist().first:
         told = ", ".join(f"number {i} is {value}" for i, value in steady.items())
@@ -137,14 +165,14 @@ class Seen:
         return self._held[self._few].to(dist().device)
 
 
-def latent_task(model: LatentModel, frames: Seen, config: Config) -> TrainingTask:
+def latent_task(model: LatentModel, frames: Seen, recipe: Recipe) -> TrainingTask:
     """Trains the dynamic numbers of the summary."""
-    settings, latent_settings, data = config.train.latent, config.latent, frames.features.data
+    settings, latent_settings, data = recipe.train_latent, recipe.latent, frames.features.data
     assert model.summary and latent_settings
     training = FactoredLatentTraining(model.summary, data.actions.shape[1], latent_settings).to(
         dist().device
     )
-    sampler = _windows(frames.features, config, settings.frames, "train.latent.frames")
+    sampler = _windows(frames.features, recipe, settings.frames, "train.latent.frames")
     displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
     def losses(step: int, some: slice) -> dict[str, Tensor]:
@@ -157,14 +185,14 @@ def latent_task(model: LatentModel, frames: Seen, config: Config) -> TrainingTas
             frames.at(episode[some], frame[some]),
             frames.at(episode[some, 0], other[some]),
         )
-        with autocast(way.device, config.train.precision):
+        with autocast(way.device, recipe.precision):
             return training.losses(window, elsewhere, way)
 
     return TrainingTask("dynamics", training, losses, part="latent")
 
 
 def dynamics_task(
-    model: LatentModel, features: Features, frames: Seen | None, config: Config
+    model: LatentModel, features: Features, frames: Seen | None, recipe: Recipe
 ) -> TrainingTask:
     """Trains the dynamics, and with a summary its static numbers too: they are whatever tells
     best where actions lead.
@@ -173,11 +201,11 @@ def dynamics_task(
     agent has no later ones, and read from frames that are to be foretold they would tell of what
     moves."""
     settings, members, summary = (
-        config.train.dynamics,
-        config.dynamics.ensemble_size,
+        recipe.train_dynamics,
+        recipe.dynamics.ensemble_size,
         model.summary,
     )
-    sampler = _windows(features, config, settings.frames, "train.dynamics.frames")
+    sampler = _windows(features, recipe, settings.frames, "train.dynamics.frames")
 
     places = None if summary is None or frames is None else frames.read(summary.dynamic)
 
@@ -203,7 +231,7 @@ def dynamics_task(
         drawn = step * members + member
         episode, frame, actions = sampler.batch(drawn, settings.batch)
         acts = torch.from_numpy(actions[some]).to(dist().device)
-        with autocast(acts.device, config.train.precision):
+        with autocast(acts.device, recipe.precision):
             truth = latents(drawn, some, episode, frame)
             weight, context = settings.rollout, settings.context
             return model.dynamics_losses(
@@ -227,10 +255,10 @@ def dynamics_task(
     )
 
 
-def distance_task(model: LatentModel, latents: Latents, config: Config) -> TrainingTask:
+def distance_task(model: LatentModel, latents: Latents, recipe: Recipe) -> TrainingTask:
     """Trains the metric head; what it stands on is fixed by now."""
-    settings, hard_pool = config.train.distance, config.distance.hard_pool
-    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=config.seed)
+    settings, hard_pool = recipe.train_distance, recipe.distance.hard_pool
+    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=recipe.seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)
     model.distance.standardise(latents.toward(episode, frames)[0].to(dist().device))
@@ -240,19 +268,19 @@ def distance_task(model: LatentModel, latents: Latents, config: Config) -> Train
         # looks for itself.
         episode, frames, gap = sampler.batch(step, hard * hard_pool + settings.batch - hard)
         flat = latents.toward(episode, frames)  # [2, n, F]
-        steps = torch.from_numpy(gap / config.dynamics.frameskip).float()
+        steps = torch.from_numpy(gap / recipe.dynamics.frameskip).float()
         some = hard * hard_pool
         chosen = hardest(flat[:, :some], steps[:some], count=hard, hard_pool=hard_pool)
         rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
         pairs, apart = (x.to(dist().device) for x in (flat[:, rows], steps[rows]))
-        with autocast(pairs.device, config.train.precision):
+        with autocast(pairs.device, recipe.precision):
             return model.distance.losses(pairs, apart)
 
     return TrainingTask("dynamics", model.distance, losses, part="distance")
 
 
-def _windows(features: Features, config: Config, frames: int, setting: str) -> WindowSampler:
+def _windows(features: Features, recipe: Recipe, frames: int, setting: str) -> WindowSampler:
     return WindowSampler(
-        features.data, frames=frames, frameskip=config.dynamics.frameskip, stride=features.stride,
-        seed=config.seed, setting=setting,
+        features.data, frames=frames, frameskip=recipe.dynamics.frameskip, stride=features.stride,
+        seed=recipe.seed, setting=setting,
     )  # fmt: skip

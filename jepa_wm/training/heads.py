@@ -7,12 +7,12 @@ F flattened latent width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
@@ -22,11 +22,13 @@ from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.training.loop import Losses, TrainingTask, fit
+from jepa_wm.models.settings import HeadSettings
+from jepa_wm.training.loop import Execution, Losses, TrainingTask, fit
 from jepa_wm.training.samples import Samples
-from jepa_wm.training.settings import TrainHeads
+from jepa_wm.training.settings import ParallelSettings, TrainHeads
 from jepa_wm.world_model.saved import load_latent_model, save_heads
 
+PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
 
 Score = dict[str, float | str]
@@ -36,6 +38,7 @@ Score = dict[str, float | str]
     after="dynamics",
     ranks=True,
     reads=("data.path",),
+    unrecorded=("train_keep", "train_parallel"),
     when=lambda planner: planner.needs_heads,
     seed_offset=2,
 )
@@ -43,35 +46,40 @@ def heads(
     run: Run,
     seed: int,
     data_path: str | None,
-    dynamics_frameskip: int,
     train_heads: TrainHeads,
     train_precision: str,
+    train_keep: int,
+    train_parallel: ParallelSettings,
 ) -> dict[str, object]:
     """Train the heads, save them, and score each beside a constant predictor on held-out
     trajectories; interrupted, it goes on from the newest checkpoint."""
-    config = run.config
     with torch.random.fork_rng():  # what is drawn here is overwritten by what is loaded
         model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
-    seen = Samples.of_run(run, config, model, "train")
-    made = make_heads(config, model, seen).to(dist().device)
-    seconds = fit(run, heads_task(made, seen, config), config.train.heads)
+    seen, heldout = (
+        Samples.of_run(
+            run.path, data_path, model, part,
+            policy_steps=train_heads.sizes.policy_steps, seed=seed, precision=train_precision,
+        )
+        for part in PARTS
+    )  # fmt: skip
+    made = make_heads(train_heads.sizes, model, seen).to(dist().device)
+    how = Execution(train_precision, train_keep, train_parallel)
+    seconds = fit(run, heads_task(made, seen, train_heads, train_precision), train_heads, how)
     made.eval()
-    scores = judge(
-        made, Samples.of_run(run, config, model, "heldout"), seen, config.train.precision
-    )
+    scores = judge(made, heldout, seen, train_precision)
     if dist().first:
         save_heads(run.stage_dir("heads"), made.cpu())
     return {"heads": scores, "training_seconds": seconds}
 
 
-def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
+def make_heads(settings: HeadSettings, model: LatentModel, seen: Samples) -> Heads:
     """Fresh heads for the columns there are, their ranges and units taken from the data."""
     columns = seen.columns
     names = str(seen.data.attributes.get("state_names", "")).split() if "state" in columns else []
     if "state" in columns and not names:
         names = [f"state_{i}" for i in range(columns["state"].shape[1])]
     present = Present("reward" in columns, "terminated" in columns, tuple(names))
-    heads = Heads(model.flat_width, model.block, present, config.train.heads.sizes)
+    heads = Heads(model.flat_width, model.block, present, settings)
     if heads.reward is not None:
         sums = seen.step_rewards()
         heads.reward.span(float(sums.min()), float(sums.max()))
@@ -81,12 +89,11 @@ def make_heads(config: Config, model: LatentModel, seen: Samples) -> Heads:
     return heads
 
 
-def heads_task(heads: Heads, seen: Samples, config: Config) -> TrainingTask:
+def heads_task(heads: Heads, seen: Samples, settings: TrainHeads, precision: str) -> TrainingTask:
     """Trains all heads side by side; they share nothing but the batch."""
-    settings = config.train.heads
 
     def losses(step: int, some: slice) -> Losses:
-        with autocast(dist().device, config.train.precision):
+        with autocast(dist().device, precision):
             parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, some))}
             if heads.reward is not None or heads.termination is not None:
                 before, after, actions, truth = seen.steps(step, settings.batch, some)

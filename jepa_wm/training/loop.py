@@ -22,6 +22,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.schedule import OptimiserSettings, learning_rate
 from jepa_wm.training.parallel import applied, full_state_dict, full_weights, load_moments
+from jepa_wm.training.settings import ParallelSettings
 
 SHOW_EVERY = 10  # steps between two lines of the metrics
 Losses = dict[str, Tensor]
@@ -46,7 +47,18 @@ class TrainingTask:
     )
 
 
-def fit(run: Run, task: TrainingTask, settings: OptimiserSettings) -> float:
+@dataclass(frozen=True)
+class Execution:
+    """How a training is carried out; what is learned is the same but for rounding."""
+
+    precision: str = "fp32"  # of matrix products: fp32 or bf16
+    keep: int = 2  # newest checkpoints
+    parallel: ParallelSettings = ParallelSettings()
+
+
+def fit(
+    run: Run, task: TrainingTask, settings: OptimiserSettings, how: Execution | None = None
+) -> float:
     """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds
     spent in all.
 
@@ -56,7 +68,7 @@ def fit(run: Run, task: TrainingTask, settings: OptimiserSettings) -> float:
     asked to stop. The last checkpoint has to succeed."""
     ctx, label = dist(), f"{task.stage}/{task.part}" if task.part else task.stage
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
-    train = run.config.train
+    how = how or Execution()
     state = _resume(folder, task.model)
     start, before = int(state.get("step", 0)), float(state.get("seconds", 0))
     began = time.monotonic()
@@ -66,8 +78,8 @@ def fit(run: Run, task: TrainingTask, settings: OptimiserSettings) -> float:
         display = None
         if ctx.first:
             display = stack.enter_context(_Display(run, label, settings.steps, start))
-        saver = stack.enter_context(Saver(folder, keep=train.keep))
-        task = stack.enter_context(applied(task, train.parallel, ctx, train.precision))
+        saver = stack.enter_context(Saver(folder, keep=how.keep))
+        task = stack.enter_context(applied(task, how.parallel, ctx, how.precision))
         optimiser = make_optimiser(task.model, settings)
         if state:
             load_moments(optimiser, state["optimiser"])

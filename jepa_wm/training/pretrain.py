@@ -29,9 +29,9 @@ from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training.loop import TrainingTask, fit
+from jepa_wm.training.loop import Execution, TrainingTask, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbeFrames
-from jepa_wm.training.settings import TrainPretraining
+from jepa_wm.training.settings import ParallelSettings, TrainPretraining
 from jepa_wm.training.start import start_at
 
 
@@ -39,7 +39,7 @@ from jepa_wm.training.start import start_at
     after="collect",
     ranks=True,
     reads=("data.path", "train.pretrain.start"),
-    unrecorded=("features_backbone",),
+    unrecorded=("train_keep", "train_parallel", "features_backbone"),
     headline=("collapsed", "feature_std", "effective_rank", "probe"),
 )
 def pretrain(
@@ -50,6 +50,8 @@ def pretrain(
     jepa: JepaSettings,
     train_pretrain: TrainPretraining,
     train_precision: str,
+    train_keep: int,
+    train_parallel: ParallelSettings,
     features_backbone: str | None,
 ) -> dict[str, object]:
     """Train the encoder, then write collapse metrics and the probe of the final one beside a
@@ -76,7 +78,8 @@ def pretrain(
 
     # Training, then the probe that is reported.
     reader = BatchReader(source, data, encoder, jepa, settings.batch, seed)
-    seconds = fit(run, make_task(model, reader, settings, train_precision, probe), settings)
+    task = make_task(model, reader, settings, train_precision, probe)
+    seconds = fit(run, task, settings, Execution(train_precision, train_keep, train_parallel))
     steps = settings.final_probe_steps
     metrics, errors = probe(model.target, steps=steps, label="probe" if dist().first else "")
     reference = probe_once(run, probe, random_encoder, steps) if settings.steps else errors
@@ -100,7 +103,10 @@ def _trajectories(
     run: Run, data: DataSettings, shape: BatchShape, seed: int, probe_frames: int
 ) -> tuple[ClipSource, ProbeFrames, int]:
     """(clips, frames of the online probe, how many numbers an action has)."""
-    train, heldout = open_data(run.path, data, "train"), open_data(run.path, data, "heldout")
+    train, heldout = (
+        open_data(run.path, data.path, "train"),
+        open_data(run.path, data.path, "heldout"),
+    )
     source = ClipSampler(
         train,
         frames=data.num_frames,

@@ -7,16 +7,16 @@ steps, k frameskip, A = action size a x k, Y state numbers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.run import Run
 from jepa_wm.data.datasets import open_data
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
@@ -43,18 +43,19 @@ class Samples:
     frames: FrameSampler
 
     @classmethod
-    def of_run(cls, run: Run, config: Config, model: LatentModel, part: str) -> Samples:
-        assert part in ("train", "heldout")
-        data = open_data(run.path, config.data, "train" if part == "train" else "heldout")
-        features, precision = Features(run.path / "features" / part, data), config.train.precision
+    def of_run(
+        cls, run: Path, data_path: str | None, model: LatentModel, part: Literal["train", "heldout"],
+        *, policy_steps: int, seed: int, precision: str,
+    ) -> Samples:  # fmt: skip
+        data = open_data(run, data_path, part)
+        features = Features(run / "features" / part, data)
         columns = teaching_columns(data)
         taken, ended = ends(data, columns.get("terminated"))
-        skip, steps = config.dynamics.frameskip, config.train.heads.sizes.policy_steps
-        stride, seed = features.stride, config.seed
+        skip, stride = model.settings.frameskip, features.stride
         return cls(
             data, Latents(model, features, precision), model, precision, columns,
             StepSampler(data, taken=taken, ended=ended, frameskip=skip, stride=stride, seed=seed),
-            GoalSampler(data, steps=steps, frameskip=skip, stride=stride, seed=seed),
+            GoalSampler(data, steps=policy_steps, frameskip=skip, stride=stride, seed=seed),
             FrameSampler(data, stride=stride, seed=seed),
         )  # fmt: skip
 

@@ -6,11 +6,14 @@ B windows, T frames, N tokens a frame, D width, H horizon; poses and actions hav
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.config import Config
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
@@ -21,24 +24,38 @@ from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.action_predictor import ActionPredictor
 from jepa_wm.models.poses import difference
-from jepa_wm.training.loop import TrainingTask, fit
+from jepa_wm.models.settings import DynamicsSettings
+from jepa_wm.training.loop import Execution, TrainingTask, fit
+from jepa_wm.training.settings import TrainMotion
 from jepa_wm.world_model.saved import save_action_predictor
 from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
 WINDOWS, HORIZON = 100, 8  # of the rollout error
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that make up such a training."""
+
+    seed: int
+    data_path: str | None
+    dynamics: DynamicsSettings
+    train: TrainMotion
+
+
 class Windows:
     """Windows of a features file as the predictor is trained on them: LayerNorm'd tokens, poses,
     and the actions between them, which are the differences of the poses."""
 
-    def __init__(self, run: Run, config: Config, part: str, frames: int) -> None:
-        self.data = open_data(run.path, config.data, "train" if part == "train" else "heldout")
-        self.features = Features(run.path / "features" / part, self.data)
-        self.encoder = FrozenEncoder.load(run.path / "features")
+    def __init__(
+        self, run: Path, recipe: Recipe, part: Literal["train", "heldout"], frames: int
+    ) -> None:
+        self.data = open_data(run, recipe.data_path, part)
+        self.features = Features(run / "features" / part, self.data)
+        self.encoder = FrozenEncoder.load(run / "features")
         self.sampler = WindowSampler(
-            self.data, frames=frames, frameskip=config.dynamics.frameskip, stride=self.features.stride,
-            seed=config.seed,
+            self.data, frames=frames, frameskip=recipe.dynamics.frameskip, stride=self.features.stride,
+            seed=recipe.seed,
         )  # fmt: skip
         self.states = self.data.column("state").astype(np.float32)
         if self.states.shape[1:] != (7,):
@@ -74,12 +91,11 @@ class Windows:
         return normalised(seen), poses, difference(poses[:, :-1], poses[:, 1:])
 
 
-def train(run: Run) -> dict[str, object]:
+def train(run: Run, recipe: Recipe, how: Execution) -> dict[str, object]:
     """The `dynamics` stage where `dynamics.kind` is vjepa2_ac; interrupted, it goes on from the
     newest checkpoint."""
-    config = run.config
-    settings, d = config.train.dynamics, config.dynamics
-    windows = Windows(run, config, "train", settings.frames)
+    settings, d = recipe.train, recipe.dynamics
+    windows = Windows(run.path, recipe, "train", settings.frames)
     grid = round(windows.encoder.tokens_per_frame**0.5)
     model = ActionPredictor(
         encoder_width=windows.encoder.width, grid=grid, width=d.width, depth=d.depth, num_heads=d.num_heads
@@ -90,28 +106,29 @@ def train(run: Run) -> dict[str, object]:
         tokens, poses, actions = (
             drawn[some].to(dist().device) for drawn in windows.batch(step, settings.batch)
         )
-        with autocast(tokens.device, config.train.precision):
+        with autocast(tokens.device, how.precision):
             return losses(model, tokens, poses, actions, rollout=settings.rollout)
 
     seconds = fit(
         run,
         TrainingTask("dynamics", model.to(dist().device), losses_of, part="dynamics"),
         settings,
+        how,
     )
     if dist().first:
         save_action_predictor(run.stage_dir("dynamics"), model, d, *windows.reach())
-    return {"rollout": heldout_errors(run, config, model), "training_seconds": seconds}
+    return {"rollout": heldout_errors(run.path, recipe, model), "training_seconds": seconds}
 
 
 def heldout_errors(
-    run: Run, config: Config, model: ActionPredictor
+    run: Path, recipe: Recipe, model: ActionPredictor
 ) -> list[dict[str, float | int]]:
     """`rollout_errors` of the run's held-out trajectories, over as much of the horizon as half of
     them have."""
     longest = usual_steps(
-        open_data(run.path, config.data, "heldout").lengths, config.dynamics.frameskip
+        open_data(run, recipe.data_path, "heldout").lengths, recipe.dynamics.frameskip
     )
-    heldout = Windows(run, config, "heldout", min(HORIZON, longest) + 1)
+    heldout = Windows(run, recipe, "heldout", min(HORIZON, longest) + 1)
     tokens, poses, actions = (drawn.to(dist().device) for drawn in heldout.batch(0, WINDOWS))
     return rollout_errors(model, tokens, poses, actions)
 

@@ -18,7 +18,7 @@ from jepa_wm.core.stage import stage
 from jepa_wm.data.duplicates import common_episodes
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.quantities import described
-from jepa_wm.data.trajectories import EpisodeWriter, Trajectories
+from jepa_wm.data.trajectories import EpisodeWriter
 from jepa_wm.worlds.protocol import (
     Adjusting,
     NewPolicy,
@@ -50,8 +50,7 @@ def collect(
     run.stage_dir("collect")
     if data_path is None:
         record_parts(run.path / "collect", world.make(), world.explore(), collect, seed)
-    folder = Path(data_path) if data_path else run.path / "collect"
-    train, heldout = Trajectories(folder / "train.h5"), Trajectories(folder / "heldout.h5")
+    train, heldout = (open_data(run.path, data_path, part) for part in ("train", "heldout"))
     result: dict[str, object] = {
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
