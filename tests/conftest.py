@@ -5,6 +5,7 @@ On a machine with a GPU, test_cuda.py is about it; all other tests are of a proc
 and whose results are the same to the bit."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
@@ -46,6 +47,21 @@ def pytest_collection_modifyitems(items):
     """The file that takes longest comes first, so that workers side by side (`-n`) end
     together."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
+@pytest.fixture
+def restore(request):
+    """A function that has tables forget, after the test, what is entered from now on."""
+
+    def forget(table, known):
+        for name in set(table._entries) - known:
+            del table._entries[name]
+
+    def later(*tables):
+        for table in tables:
+            request.addfinalizer(partial(forget, table, set(table)))
+
+    return later
 
 
 @pytest.fixture(scope="session")

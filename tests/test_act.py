@@ -469,10 +469,10 @@ def test_a_loop_shows_the_frames_of_every_model_step_of_a_plan():
         assert (acted, seen) == expected, budget
 
 
-def test_a_solver_and_a_term_of_ones_own_plan(monkeypatch):
+def test_a_solver_and_a_term_of_ones_own_plan(restore):
     """From outside of the package: the solver draws corners, the term pays for going right."""
     table = planning_settings.SOLVERS
-    monkeypatch.setattr(table, "_entries", dict(table._entries))
+    restore(table)
 
     class CornerSolver(Solver):
         iterations = 2

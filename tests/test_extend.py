@@ -25,13 +25,9 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
 
 
 @pytest.fixture
-def extend(monkeypatch):
+def extend(monkeypatch, restore):
     """Loads an example; the tables are afterwards as they were."""
-    tables = [READERS, SOLVERS, STAGES, TASKS, WORLDS]
-    for table in tables:
-        for name in table:  # a module registers its entry once, when it is imported
-            table.get(name)
-        monkeypatch.setattr(table, "_entries", dict(table._entries))
+    restore(READERS, SOLVERS, STAGES, TASKS, WORLDS)
 
     def load(name):
         spec = importlib.util.spec_from_file_location(f"extend_{name}", EXAMPLES / f"{name}.py")

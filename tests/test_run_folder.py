@@ -33,9 +33,9 @@ class Toy(BaseModel):
 
 
 @pytest.fixture(autouse=True)
-def toys(monkeypatch):
+def toys(restore):
     """Two stages, for the tests of this file alone."""
-    monkeypatch.setattr(STAGES, "_entries", dict(STAGES._entries))
+    restore(STAGES)
 
     @stage("toy_collect")
     def collect(run, seed: int, world: dict[str, int], evaluation_collect: Collect):
