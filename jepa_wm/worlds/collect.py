@@ -15,6 +15,7 @@ from jepa_wm.core.interrupt import StopFlag, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
+from jepa_wm.data.datasets import open_data
 from jepa_wm.data.duplicates import common_episodes
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.quantities import described
