@@ -97,6 +97,7 @@ class JepaSettings(Section):
         ),
     )
     # Targets: the target encoder's tokens, and the weights of their mean absolute errors.
+
     masked_weight: float = Field(0.3, ge=0)  # of the hidden tokens
     context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
     # each position's mean over the batch is removed, so that a constant cannot be a target
@@ -106,6 +107,7 @@ class JepaSettings(Section):
     # at most this many target tokens a clip, drawn at random; 0: all
     max_targets: int = Field(0, ge=0)
     # Weights of the regularisers, 0 for off.
+
     vicreg: float = Field(0.0, ge=0)  # variance and covariance of the clips' mean context tokens
     temporal_contrast: float = Field(0.3, ge=0)  # a frame's successor against distant frames
     episode_contrast: float = Field(0.0, ge=0)  # distant frames against other episodes' (files')
