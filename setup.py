@@ -22,7 +22,7 @@ def packages() -> list[str]:
     names = find_packages(str(HERE), include=["jepa_wm", "jepa_wm.*"])
     for room in ROOMS_AT_THE_TOP:
         names += [
-            f"jepa_wm.{found}" for found in find_packages(str(HERE), include=[room, f"{room}.*"])
+            f"jepa_wm.{name}" for name in find_packages(str(HERE), include=[room, f"{room}.*"])
         ]
     return names
 
@@ -30,9 +30,9 @@ def packages() -> list[str]:
 def version() -> str:
     """The one place that states the version is jepa_wm/__init__.py; it is read, not imported."""
     text = (HERE / "jepa_wm" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
-    assert found, "jepa_wm/__init__.py states no __version__"
-    return found.group(1)
+    match = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
+    assert match, "jepa_wm/__init__.py states no __version__"
+    return match.group(1)
 
 
 def long_description() -> str:

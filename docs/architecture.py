@@ -31,7 +31,7 @@ WIDTH, HEIGHT, GAP, RISE = 190, 52, 24, 62  # px of a box, and between boxes and
 
 def imports() -> dict[str, set[str]]:
     """Room -> the rooms that its files import, wherever in the file."""
-    found: dict[str, set[str]] = {}
+    edges: dict[str, set[str]] = {}
     for room in HOLDS:
         folder = ROOT / room if room in AT_THE_TOP else ROOT / "jepa_wm" / room
         modules = set()
@@ -41,9 +41,9 @@ def imports() -> dict[str, set[str]]:
                     modules |= {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     modules |= {f"{node.module}.{alias.name}" for alias in node.names}
-        others = {name.split(".")[1] for name in modules if name.startswith("jepa_wm.")}
-        found[room] = (others & set(HOLDS)) - {room}
-    return found
+        imported = {name.split(".")[1] for name in modules if name.startswith("jepa_wm.")}
+        edges[room] = (imported & set(HOLDS)) - {room}
+    return edges
 
 
 def reach(edges: dict[str, set[str]], room: str) -> set[str]:

@@ -132,7 +132,7 @@ def default(field: FieldInfo) -> str:
 
 def comments_of(model: type[BaseModel]) -> dict[str, str]:
     """{key: the comments on its lines and right above it}, those of parents included."""
-    found: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for parent in reversed(model.__mro__):
         if not (issubclass(parent, BaseModel) and parent.__module__.startswith("jepa_wm")):
             continue
@@ -141,15 +141,15 @@ def comments_of(model: type[BaseModel]) -> dict[str, str]:
         for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 text = " ".join(filter(None, map(comment, lines[above : node.end_lineno])))
-                found[node.target.id] = text.replace("|", "\\|")
+                comments[node.target.id] = text.replace("|", "\\|")
             above = node.end_lineno or 0
-    return found
+    return comments
 
 
 def comment(line: str) -> str:
     """What stands behind the `#` of a line, if it is not in a string."""
-    found = re.match(r"""(?:[^#"']|"[^"]*"|'[^']*')*#\s*(.*)""", line)
-    text = found[1].strip() if found else ""
+    match = re.match(r"""(?:[^#"']|"[^"]*"|'[^']*')*#\s*(.*)""", line)
+    text = match[1].strip() if match else ""
     return "" if text.startswith(("noqa", "type:", "fmt:")) else text
 
 

@@ -134,19 +134,19 @@ def rows(model: Model, machine: Machine, gpus: int) -> list[tuple[str, str]]:
     checkpoint = (model.encoder + model.predictor) * 3 * FP32 + model.encoder * FP32
     failures = gpus * 24 / machine.hours_between_failures
     lost = failures * (machine.restart_minutes + machine.save_minutes / 2) / 1440
-    found = [("clips a GPU and step", f"{batch / gpus:.0f}")]
+    needs = [("clips a GPU and step", f"{batch / gpus:.0f}")]
     for recompute in (False, True):
         parts = memory(model, gpus, recompute=recompute)
         total, how = sum(parts.values()), "recomputed" if recompute else "kept"
         fits = "fits" if total < 0.9 * machine.gpu_memory else "does not fit"
-        found += [(f"GB a GPU, activations {how}", f"{total / GB:.1f}: {fits}")]
-        found += [
+        needs += [(f"GB a GPU, activations {how}", f"{total / GB:.1f}: {fits}")]
+        needs += [
             (f"of it {name}", f"{size / GB:.2f}")
             for name, size in parts.items()
             if recompute or name == "activations"
         ]
     return [
-        *found,
+        *needs,
         ("seconds a step, computing", f"{compute:.2f}"),
         ("GB sent by a GPU a step", f"{sent / GB:.1f}"),
         ("seconds a step, sending", f"{sent / machine.link:.2f}"),

@@ -256,7 +256,8 @@ def _wait(rows: Sequence[dict[str, Any]]) -> None:
     with their logs."""
     while any(status.is_live(row) for row in rows):
         time.sleep(2)
-    bad = [found for row in rows if (found := status.look(row))["state"] != "COMPLETED"]
+    ended = [status.look(row) for row in rows]
+    bad = [row for row in ended if row["state"] != "COMPLETED"]
     if bad:
         raise JobFailed("\n".join(status.complaint(row) for row in bad), bad[0]["exit"] or 1)
 

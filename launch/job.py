@@ -137,10 +137,10 @@ def _job_id() -> str:
 
 def _cancelled() -> bool:
     """Whether a user took the job out of the queue: then it must not go back in."""
-    said = subprocess.run(
+    answer = subprocess.run(
         ["scontrol", "-o", "show", "job", _job_id()], capture_output=True, text=True
     ).stdout
-    return "JobState=CANCELLED" in said
+    return "JobState=CANCELLED" in answer
 
 
 def _requeue() -> None:
@@ -150,11 +150,13 @@ def _requeue() -> None:
         print(
             f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True
         )
-        said = subprocess.run(
+        answer = subprocess.run(
             ["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60
         )
-        if said.returncode:  # it may be there already: somebody else's requeue is what stopped it
-            print(said.stderr, file=sys.stderr, flush=True)
+        if (
+            answer.returncode
+        ):  # it may be there already: somebody else's requeue is what stopped it
+            print(answer.stderr, file=sys.stderr, flush=True)
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
     time.sleep(120)

@@ -59,8 +59,8 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
                 "WORLD_SIZE": str(ranks),
                 STORE: str(meeting),
             }
-            told = place if settings.cluster == "local" else {}
-            children.append(_start(command, job, settings, ranks, told, _logs(log, rank)))
+            address = place if settings.cluster == "local" else {}
+            children.append(_start(command, job, settings, ranks, address, _logs(log, rank)))
         try:
             codes = _wait(children, log)
         finally:
@@ -89,8 +89,8 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
             .read_text(encoding="utf-8", errors="replace")
             .splitlines()[-LAST_LINES:]
         )
-        said = f"{job.argv[0]}: {who} ended with exit code {codes[first]}; logs: {log}"
-        raise JobFailed("\n".join([said, *tail]), codes[first])
+        text = f"{job.argv[0]}: {who} ended with exit code {codes[first]}; logs: {log}"
+        raise JobFailed("\n".join([text, *tail]), codes[first])
 
 
 def environment() -> dict[str, str]:
@@ -109,8 +109,8 @@ def setup_lines(settings: LaunchSettings) -> list[str]:
     """Shell lines before the job; the first that fails is named and ends it."""
     if not settings.setup:
         return []
-    said = 'echo "launch.setup: exit code $code of the line: $BASH_COMMAND" >&2'
-    return [f"trap 'code=$?; {said}; exit $code' ERR", *settings.setup, "trap - ERR"]
+    text = 'echo "launch.setup: exit code $code of the line: $BASH_COMMAND" >&2'
+    return [f"trap 'code=$?; {text}; exit $code' ERR", *settings.setup, "trap - ERR"]
 
 
 def _commands(file: Path, settings: LaunchSettings, ranks: int) -> list[list[str]]:
@@ -146,9 +146,9 @@ def _start(
     threads = settings.cpus_per_task or max(1, len(os.sched_getaffinity(0)) // ranks)
     known["PYTHONPATH"] = os.pathsep.join(filter(None, [code, known.get("PYTHONPATH", "")]))
     known = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **known, **place}
-    with open(log, "ab") as said:
+    with open(log, "ab") as text:
         return subprocess.Popen(
-            command, env=known, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            command, env=known, stdin=subprocess.DEVNULL, stdout=text, stderr=text,
             start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
 
@@ -216,10 +216,10 @@ def _refuse_missing_gpus(settings: LaunchSettings, ranks: int) -> None:
     from jepa_wm.core.distributed import dist
 
     there = torch.cuda.device_count() if dist().device.type == "cuda" else 0
-    wanted = max(settings.gpus_per_node, ranks if there else 0)
-    if wanted > there:
+    needed = max(settings.gpus_per_node, ranks if there else 0)
+    if needed > there:
         raise UserError(
-            f"{wanted} GPUs are asked for and this machine has {there}: lower launch.gpus_per_node and "
+            f"{needed} GPUs are asked for and this machine has {there}: lower launch.gpus_per_node and "
             "launch.tasks_per_node"
         )
 

@@ -54,8 +54,8 @@ def submit(
                 submitted = [executor.submit(job) for job in jobs]
             return [str(job.job_id) for job in submitted]
     except FailedJobError as error:
-        said = re.findall(r"sbatch: error: (.*)", str(error)) or [str(error).strip()]
-        raise UserError(f"SLURM refuses the job: {'; '.join(said)}\n{_offered()}") from error
+        answer = re.findall(r"sbatch: error: (.*)", str(error)) or [str(error).strip()]
+        raise UserError(f"SLURM refuses the job: {'; '.join(answer)}\n{_offered()}") from error
 
 
 def sbatch_text(settings: LaunchSettings, *, record: Path, name: str, jobs: int = 1) -> str:
@@ -72,9 +72,9 @@ def describe(job: str) -> dict[str, str]:
 
     Empty when it is known to neither.
     """
-    said = _ask("scontrol", "-o", "show", "job", job)
-    if "JobState=" in said:
-        return dict(re.findall(r"(\S+?)=(\S*)", said.splitlines()[0]))
+    answer = _ask("scontrol", "-o", "show", "job", job)
+    if "JobState=" in answer:
+        return dict(re.findall(r"(\S+?)=(\S*)", answer.splitlines()[0]))
     kept = _ask("sacct", "-n", "-P", "-X", "-o", "State,ExitCode,NodeList", "-j", job)
     rows = [line.split("|") for line in kept.splitlines()]
     if not rows or len(rows[0]) < 3:

@@ -81,8 +81,8 @@ def refuse_live(run: Path) -> None:
 def complaint(row: dict[str, Any]) -> str:
     """What a user is told of a job that did not end well."""
     log = Path(row["log"])
-    said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    tail = "\n".join(f"  {line}" for line in said[-LAST_LINES:])
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    tail = "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
     return f"job {row['job']} ({row['command']}): {row['state']}, exit code {row['exit']}; log: {log}\n{tail}"
 
 
@@ -102,11 +102,11 @@ def _progress(row: dict[str, Any], state: str) -> dict[str, Any]:
     file = Path(row["run"]) / row["command"].split(" ")[0] / "progress.json"
     if not file.exists():
         return {"step": None, "left": None, "loss": None}
-    told = json.loads(file.read_text(encoding="utf-8"))
-    left = told["seconds_left"] if state == "RUNNING" else None
-    loss = told["figures"].get("loss")
+    progress = json.loads(file.read_text(encoding="utf-8"))
+    left = progress["seconds_left"] if state == "RUNNING" else None
+    loss = progress["figures"].get("loss")
     return {
-        "step": f"{told['step']}/{told['total']}",
+        "step": f"{progress['step']}/{progress['total']}",
         "left": None if left is None else f"{left:.0f}s",
         "loss": None if loss is None else f"{loss:.4g}",
     }

@@ -115,7 +115,7 @@ def save_weights(module: torch.nn.Module, path: Path) -> None:
 
 def check_fit(
     weights: Mapping[str, torch.Tensor],
-    wanted: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
     *,
     source: str,
     model: str,
@@ -124,14 +124,14 @@ def check_fit(
     shape than wanted."""
     faults = []
     for title, names in (
-        ("missing", [name for name in wanted if name not in weights]),
-        ("unexpected", [name for name in weights if name not in wanted]),
+        ("missing", [name for name in expected if name not in weights]),
+        ("unexpected", [name for name in weights if name not in expected]),
         (
             "of another shape",
             [
-                f"{name} {tuple(weights[name].shape)}, the model has {tuple(wanted[name].shape)}"
-                for name in wanted
-                if name in weights and weights[name].shape != wanted[name].shape
+                f"{name} {tuple(weights[name].shape)}, the model has {tuple(expected[name].shape)}"
+                for name in expected
+                if name in weights and weights[name].shape != expected[name].shape
             ],
         ),
     ):
@@ -144,12 +144,12 @@ def check_fit(
 def _candidates(folder: Path) -> list[Path]:
     """Everything named like a checkpoint, newest first, one that was being replaced after its
     successor."""
-    found = []
+    checkpoints = []
     for path in folder.iterdir() if folder.is_dir() else ():
         match = _NAME.fullmatch(path.name)
         if match:
-            found.append((int(match[1]), match[2] is None, path))
-    return [path for _, _, path in sorted(found, reverse=True)]
+            checkpoints.append((int(match[1]), match[2] is None, path))
+    return [path for _, _, path in sorted(checkpoints, reverse=True)]
 
 
 def _fault(path: Path) -> str | None:

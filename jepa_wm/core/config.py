@@ -55,19 +55,19 @@ def find_config(name_or_path: str | Path, *, beside: Path | None = None) -> Path
 
     `beside` is the file whose `base:` named this one; relative paths start there. Raises UserError
     with the nearest name."""
-    wanted = Path(name_or_path)
-    if wanted.suffix in (".yaml", ".yml") or len(wanted.parts) != 1:
-        path = beside.parent / wanted if beside else wanted
+    named = Path(name_or_path)
+    if named.suffix in (".yaml", ".yml") or len(named.parts) != 1:
+        path = beside.parent / named if beside else named
         if not path.is_file():
             raise UserError(
-                f"config {str(name_or_path)!r}: there is no file {path}; {_shipped_ones(wanted.stem)}"
+                f"config {str(name_or_path)!r}: there is no file {path}; {_shipped_ones(named.stem)}"
             )
         return path
-    if beside and beside.stem != wanted.name and (beside.parent / f"{wanted}.yaml").is_file():
-        return beside.parent / f"{wanted}.yaml"
-    path = _shipped_folder() / f"{wanted}.yaml"
+    if beside and beside.stem != named.name and (beside.parent / f"{named}.yaml").is_file():
+        return beside.parent / f"{named}.yaml"
+    path = _shipped_folder() / f"{named}.yaml"
     if not path.is_file():
-        raise UserError(f"no config is named {str(name_or_path)!r}; {_shipped_ones(str(wanted))}")
+        raise UserError(f"no config is named {str(name_or_path)!r}; {_shipped_ones(str(named))}")
     return path
 
 
@@ -162,9 +162,9 @@ def _shipped_folder() -> Path:
     return Path(str(importlib.resources.files("jepa_wm.configs")))
 
 
-def _shipped_ones(wanted: str) -> str:
+def _shipped_ones(named: str) -> str:
     names = sorted(file.stem for file in _shipped_folder().glob("*.yaml"))
-    close = difflib.get_close_matches(wanted, names, n=1)
+    close = difflib.get_close_matches(named, names, n=1)
     return (
         f"nearest: {close[0]}; " if close else ""
     ) + f"shipped with the library: {', '.join(names) or 'none'}"

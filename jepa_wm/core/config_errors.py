@@ -89,11 +89,11 @@ def _inside(kind: Any, name: str, data: Any = None) -> list[Any]:
         if choices:
             return [choices[0].schema(data)]
     if _is_model(kind):
-        found = [kind.model_fields[name].annotation] if name in kind.model_fields else []
+        annotations = [kind.model_fields[name].annotation] if name in kind.model_fields else []
     else:
-        found = list(get_args(kind))
+        annotations = list(get_args(kind))
     opened: list[Any] = []
-    for annotation in found:
+    for annotation in annotations:
         container = get_origin(annotation) in (list, tuple, set, dict)
         opened += (
             [annotation] if container or not get_args(annotation) else _inside(annotation, name)

@@ -36,7 +36,7 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def some(names: Iterable[str], *, most: int = 10) -> str:
+def listed(names: Iterable[str], *, most: int = 10) -> str:
     """Names for a message, in order: all of a few, of many the first and how many more there
     are."""
     ordered = sorted(names)

@@ -20,9 +20,9 @@ PARTS = ("train.h5", "heldout.h5")  # of a folder that is given as data.path
 def note_files(folder: Path, config: Settings, keys: Sequence[str]) -> None:
     """Write down in a stage's folder what the files hold that the settings at `keys` name, where
     there are any."""
-    found = {str(file): fingerprint(file) for file in _files(config, keys)}
-    if found:
-        write_atomic(folder / "reads.json", json.dumps(found, indent=1))
+    fingerprints = {str(file): fingerprint(file) for file in _files(config, keys)}
+    if fingerprints:
+        write_atomic(folder / "reads.json", json.dumps(fingerprints, indent=1))
 
 
 def refuse_other_files(folder: Path, config: Settings, keys: Sequence[str]) -> None:

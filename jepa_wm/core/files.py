@@ -139,7 +139,7 @@ def fingerprint(path: Path, *, pieces: int = 64) -> str:
     from its first to its last byte."""
     sha = hashlib.sha256()
     if path.is_dir():
-        for inside in sorted(found for found in path.rglob("*") if found.is_file()):
+        for inside in sorted(file for file in path.rglob("*") if file.is_file()):
             sha.update(
                 f"{inside.relative_to(path)} {fingerprint(inside, pieces=pieces)}\n".encode()
             )

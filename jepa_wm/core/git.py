@@ -12,12 +12,12 @@ ROOMS = ("jepa_wm", "evals", "launch", "configs")  # what is code, in a checkout
 def git(folder: Path, *words: str) -> str | None:
     """What git says there; None where there is no checkout, or no git."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
         )
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
-    return said.stdout.rstrip("\n")
+    return output.stdout.rstrip("\n")
 
 
 def code_commit(package: Path | None = None) -> str | None:

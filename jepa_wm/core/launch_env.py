@@ -26,12 +26,12 @@ def number(name: str, default: int | None = None, *, least: int = 0) -> int:
             raise UserError(f"WORLD_SIZE is set but {name!r} is not: {START}")
         return default
     try:
-        found = int(text)
+        value = int(text)
     except ValueError:
         raise UserError(f"{name}={text}: is no whole number; unset it, or {START}") from None
-    if found < least:
-        raise UserError(f"{name}={found}: must be at least {least}; unset it, or {START}")
-    return found
+    if value < least:
+        raise UserError(f"{name}={value}: must be at least {least}; unset it, or {START}")
+    return value
 
 
 def rank() -> int:

@@ -80,8 +80,8 @@ class Registry(Generic[Entry]):
     def _modules(self) -> dict[str, str]:
         """Name -> module that registers it: the library's own, which cannot be replaced, and those
         of entry points."""
-        found = importlib.metadata.entry_points(group=f"jepa_wm.{self.table}")
-        return {**{point.name: point.value for point in found}, **self._own}
+        points = importlib.metadata.entry_points(group=f"jepa_wm.{self.table}")
+        return {**{point.name: point.value for point in points}, **self._own}
 
     def _advice(self, name: str) -> str:
         close = difflib.get_close_matches(name, self.names(), n=1)

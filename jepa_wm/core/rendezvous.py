@@ -156,15 +156,15 @@ def said_if_long(text: str) -> Iterator[None]:
 
 def _wait(over: Callable[[], bool], timeout: timedelta, waiting: Callable[[], str]) -> None:
     """Until `over`; says on stderr what is waited for. Raises TimeoutError."""
-    began, said = time.monotonic(), False
+    began, warned = time.monotonic(), False
     while not over():
         waited = time.monotonic() - began
         if waited > timeout.total_seconds():
             raise TimeoutError(
                 f"{waiting()}: not within {timeout.total_seconds():.0f} s; look into its log"
             )
-        if waited > SILENCE and not said:
-            said = True
+        if waited > SILENCE and not warned:
+            warned = True
             print(
                 f"{waiting()}, {timeout.total_seconds():.0f} s at most",
                 file=sys.stderr,

@@ -17,7 +17,7 @@ from typing import IO, Literal
 import h5py
 import numpy as np
 
-from jepa_wm.core.errors import UserError, some
+from jepa_wm.core.errors import UserError, listed
 from jepa_wm.core.files import fingerprint, mapped
 from jepa_wm.data.hdf5 import missing_filter, open_h5
 
@@ -89,7 +89,7 @@ class Trajectories:
         for name in ("ep_len", "ep_offset", pixels, action):
             if name not in self._file:
                 raise UserError(
-                    f"{self.path}: column '{name}' is missing; it has {some(self._file)}"
+                    f"{self.path}: column '{name}' is missing; it has {listed(self._file)}"
                 )
             missing = missing_filter(self._file[name])
             if missing is not None:
@@ -166,7 +166,9 @@ class Trajectories:
     def column(self, name: str) -> np.ndarray:
         """A whole small column [N, ...]; UserError if the file lacks it."""
         if name not in self._file:
-            raise UserError(f"{self.path}: column '{name}' is missing; it has {some(self._file)}")
+            raise UserError(
+                f"{self.path}: column '{name}' is missing; it has {listed(self._file)}"
+            )
         return self._file[name][:]
 
     def states(self) -> np.ndarray:

@@ -100,9 +100,9 @@ def without_class(entry: Entry) -> str:
     """Where the class of a video was looked for, and how it could have one."""
     if entry.span is None:
         return f"{entry.path} has none; {CLASSES}"
-    wanted = ", ".join(class_names(entry.path))
+    classes = ", ".join(class_names(entry.path))
     return (
-        f"{entry.path} has none: its shard should hold one of {wanted}; pack it so, or {CLASSES}"
+        f"{entry.path} has none: its shard should hold one of {classes}; pack it so, or {CLASSES}"
     )
 
 

@@ -181,19 +181,19 @@ def _part(
     parts: Mapping[str, object], part: str, path: str | Path
 ) -> tuple[dict[str, Tensor], str]:
     """(weights of one part without wrappers' prefixes, what to call them in a message)."""
-    source, found = f"{path}: the weights of {part!r}", parts.get(part)
-    if not isinstance(found, dict):
+    source, tensors = f"{path}: the weights of {part!r}", parts.get(part)
+    if not isinstance(tensors, dict):
         raise UserError(
             f"{path}: has no part {part!r}, only {a_few(map(repr, parts)) or 'nothing'}"
         )
     strange = [
         name
-        for name, value in found.items()
+        for name, value in tensors.items()
         if not isinstance(name, str) or not isinstance(value, Tensor)
     ]
     if strange:
         raise UserError(f"{source}: {strange[0]!r} is no tensor; this is not the released layout")
-    return without_wrappers(found, source=source), source
+    return without_wrappers(tensors, source=source), source
 
 
 def _of_dimensions(
@@ -214,9 +214,8 @@ def _of_dimensions(
 
 
 def _depth(weights: Mapping[str, Tensor], blocks: str, source: str) -> int:
-    numbers = [
-        int(found[1]) for name in weights if (found := re.match(rf"{blocks}\.(\d+)\.", name))
-    ]
+    matches = [re.match(rf"{blocks}\.(\d+)\.", name) for name in weights]
+    numbers = [int(match[1]) for match in matches if match]
     if not numbers:
         raise UserError(f"{source}: no weight is named {blocks}.0...; is this V-JEPA 2?")
     return max(numbers) + 1

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jepa_wm.core.errors import UserError, some
+from jepa_wm.core.errors import UserError, listed
 from jepa_wm.data.hdf5 import missing_filter, open_h5, unwritten_row
 from jepa_wm.data.images import read_picture
 from jepa_wm.data.readers.registry import READERS
@@ -43,7 +43,7 @@ class Hdf5Reader:
             raise UserError(
                 f"{path}: nothing says where episodes end: it needs ep_len, episode_ends, or "
                 "terminals and timeouts, or the layout of robomimic or ALOHA; it has "
-                f"{some(arrays)}"
+                f"{listed(arrays)}"
             )
         rows = {
             name: array

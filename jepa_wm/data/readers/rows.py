@@ -174,13 +174,13 @@ def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     Where names hold no numbers that tell them apart, they are in order of the alphabet and counted
     from 0."""
     digits = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
-    if len({len(found) for found in digits}) == 1 and digits[0]:
+    if len({len(row) for row in digits}) == 1 and digits[0]:
         # Dates, lengths and the like may stand in a name too: the number is the one part in which
         # names differ.
         parts = [
-            part for part in range(len(digits[0])) if len({found[part] for found in digits}) > 1
+            part for part in range(len(digits[0])) if len({row[part] for row in digits}) > 1
         ] or [-1]
-        numbers = [found[parts[0]] for found in digits]
+        numbers = [row[parts[0]] for row in digits]
         if len(parts) == 1 and len(set(numbers)) == len(names) and max(numbers) < 2**63:
             order = np.argsort(numbers)
             return [names[i] for i in order], np.array(numbers)[order]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jepa_wm.core.errors import UserError, some
+from jepa_wm.core.errors import UserError, listed
 from jepa_wm.data.readers.channels import channels_of
 from jepa_wm.data.readers.choice import Chosen, state_names, state_units
 from jepa_wm.data.readers.source import Checked, Source, leave_out
@@ -186,7 +186,7 @@ class View:
                 return candidate
         asked = f"column '{name}'" if name else f"a column for the {part}"
         raise UserError(
-            f"{self.source.path}: {asked} is missing; name one of {some(numbers)} with --{part}"
+            f"{self.source.path}: {asked} is missing; name one of {listed(numbers)} with --{part}"
         )
 
     def _usual_state(self) -> str | None:
@@ -205,11 +205,11 @@ class View:
         known = (
             {"terminated": (self.source.about.terminated,)} if self.source.about.terminated else {}
         )
-        found = {
+        taken = {
             ours: next((name for name in (*usual, *known.get(ours, ())) if name in single), None)
             for ours, usual in PAY.items()
         }
-        return {ours: theirs for ours, theirs in found.items() if theirs is not None}
+        return {ours: theirs for ours, theirs in taken.items() if theirs is not None}
 
     def _pictures(self, chosen: Chosen) -> dict[str, str]:
         path, columns = self.source.path, self.source.columns
@@ -217,10 +217,10 @@ class View:
         if chosen.pixels is not None and chosen.pixels not in there:
             raise UserError(
                 f"{path}: column '{chosen.pixels}' holds no pictures; those that do are "
-                f"{some(there)}"
+                f"{listed(there)}"
             )
         if chosen.cameras:
-            found: dict[str, str] = {}
+            taken: dict[str, str] = {}
             for camera in chosen.cameras:
                 fits = [
                     name
@@ -229,23 +229,23 @@ class View:
                 ]
                 if len(fits) != 1:
                     raise UserError(
-                        f"{path}: --camera {camera} fits {fits or 'no column'} of {some(there)}; "
+                        f"{path}: --camera {camera} fits {fits or 'no column'} of {listed(there)}; "
                         "name it in full"
                     )
-                found["pixels" if not found else f"pixels_{camera.replace('/', '_')}"] = fits[0]
-            return found
+                taken["pixels" if not taken else f"pixels_{camera.replace('/', '_')}"] = fits[0]
+            return taken
         if chosen.pixels is not None or len(there) == 1:
             return {"pixels": chosen.pixels or there[0]}
         if not there:
             raise UserError(
-                f"{path}: no column holds pictures, only {some(columns)}; a set with frames is "
+                f"{path}: no column holds pictures, only {listed(columns)}; a set with frames is "
                 "needed"
             )
         usual = [name for name in PIXELS if name in there]
         if not usual:
             raise UserError(
                 f"{path}: has several cameras; choose with --camera or --pixels among "
-                f"{some(there)}"
+                f"{listed(there)}"
             )
         return {"pixels": usual[0]}
 
@@ -255,12 +255,12 @@ class View:
         if self.source.columns[column].dtype.kind != "f":
             return 255.0 if self.source.columns[column].dtype.kind == "b" else 1.0
         lengths, largest = self.source.lengths, 0.0
-        some = {
+        listed = {
             (e, t)
             for e in {0, len(lengths) // 2, len(lengths) - 1}
             for t in {0, lengths[e] // 2, lengths[e] - 1}
         }
-        for e, t in sorted((e, int(t)) for e, t in some):
+        for e, t in sorted((e, int(t)) for e, t in listed):
             try:
                 largest = max(largest, float(self.source.read(column, e, t, t + 1).max(initial=0)))
             except UserError:  # said where the episode is read

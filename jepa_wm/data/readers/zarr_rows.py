@@ -111,8 +111,8 @@ def _tables(path: Path, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if Path(name).name in ARRAYS
             }
     else:
-        found = [file for mark in ARRAYS for file in (path / prefix).glob(f"*/{mark}")]
-        texts = {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(found)}
+        files = [file for mark in ARRAYS for file in (path / prefix).glob(f"*/{mark}")]
+        texts = {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(files)}
     for place, text in texts.items():
         folder, _, _ = place.removeprefix(prefix).rpartition("/")
         about = json.loads(text)
