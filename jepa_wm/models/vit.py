@@ -90,8 +90,8 @@ class Encoder(nn.Module):
         tubelet, patch = self.tubelet_size, self.patch_size
         if frames % tubelet or height % patch or width % patch:
             raise ValueError(
-                f"clip of {frames} frames of {height} x {width} px does not divide into patches of "
-                f"{patch} px over {tubelet} frames; cut or resize it"
+                f"clip of {frames} frames of {height} x {width} px does not divide into patches "
+                f"of {patch} px over {tubelet} frames; cut or resize it"
             )
         return frames // tubelet, height // patch, width // patch
 
