@@ -187,10 +187,12 @@ def _videos(train: Path, test: Path, probes: ProbeSettings, data: DataSettings) 
     sets = []
     for path in (train, test):
         if is_index(path):
-            sets.append(VideoSet.open(path, ceiling=data.max_unreadable))
+            sets.append(VideoSet.open(path, max_unreadable=data.max_unreadable))
             continue
         entries = find(path, single_images=probes.single_images)
-        sets.append(VideoSet(entries, ceiling=data.max_unreadable, folder_fps=data.folder_fps))
+        sets.append(
+            VideoSet(entries, max_unreadable=data.max_unreadable, folder_fps=data.folder_fps)
+        )
 
     # Every video has a class, and the test has none that training has not.
     classes = sets[0].classes

@@ -147,7 +147,7 @@ def test_clips_of_one_file_are_of_one_episode_also_where_it_is_listed_twice(fold
 
 
 def test_a_clip_that_stands_in_for_another_is_of_its_own_file(folder):
-    sampler = of_videos(VideoSet(find(folder), ceiling=0.5))
+    sampler = of_videos(VideoSet(find(folder), max_unreadable=0.5))
     rows = sampler.rows(0, 3)
     shown = sampler.read(rows)[1]
     assert (shown == rows).all()

@@ -102,7 +102,7 @@ def test_damaged_shards_are_named(packed, tmp_path):
         find(tmp_path / "no.tar")
     for file in packed.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    index = VideoSet.open(tmp_path / "index.h5", ceiling=0.5)
+    index = VideoSet.open(tmp_path / "index.h5", max_unreadable=0.5)
     shard = tmp_path / "000000.tar"
     shard.write_bytes(shard.read_bytes()[:700])  # within its first member
     with pytest.warns(UserWarning, match=r"left out, 1 of 3 so far: .*000000\.tar"):

@@ -75,7 +75,7 @@ def test_an_interrupted_run_on_videos_goes_on_to_the_same_bits(tmp_path, sets, m
     )
 
 
-def test_a_mixture_with_stills_and_a_broken_file_below_the_ceiling(tmp_path, sets):
+def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets):
     (tmp_path / "films").mkdir()
     for file in (sets / "films").iterdir():
         (tmp_path / "films" / file.name).write_bytes(file.read_bytes())

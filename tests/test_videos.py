@@ -121,7 +121,7 @@ def test_unreadable_videos_are_named_and_too_many_refused(root, tmp_path):
     with pytest.warns(
         UserWarning, match=r"left out, 1 of 10 so far: .*bad\.mp4: cannot be decoded"
     ):
-        some = VideoSet(find(tmp_path), ceiling=0.1)
+        some = VideoSet(find(tmp_path), max_unreadable=0.1)
     assert len(some) == 9 and [path.name for path in some.unreadable.why] == ["bad.mp4"]
     with pytest.raises(
         UserError, match=r"1 of 10 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"
@@ -278,7 +278,7 @@ def test_frames_are_those_of_their_moments(videos):
 def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
     for number in range(4):
         films.write(tmp_path / f"{number}.mp4", films.frames(12))
-    sampler = sampler_of(VideoSet(find(tmp_path), ceiling=0.3))
+    sampler = sampler_of(VideoSet(find(tmp_path), max_unreadable=0.3))
     rows = sampler.rows(0, 4)
     whole = sampler.frames_at(rows)
     broken = int(rows[1, 0] // MAX_MICROSECONDS)
@@ -307,7 +307,7 @@ def test_a_sampler_refuses_what_cannot_be(videos):
 def test_a_batch_of_broken_videos_is_stood_in_for_by_the_next_that_can_be_read(tmp_path):
     for number in range(4):
         films.write(tmp_path / f"{number}.mp4", films.frames(12))
-    sampler = sampler_of(VideoSet(find(tmp_path), ceiling=0.3))
+    sampler = sampler_of(VideoSet(find(tmp_path), max_unreadable=0.3))
     row = sampler.rows(0, 1)
     broken = int(row[0, 0] // MAX_MICROSECONDS)
     (tmp_path / f"{broken}.mp4").write_text("gone bad")
@@ -322,10 +322,10 @@ def test_a_batch_of_broken_videos_is_stood_in_for_by_the_next_that_can_be_read(t
 def test_an_index_gives_back_the_set(root, videos, tmp_path):
     with pytest.warns(UserWarning, match="left out"):
         (root / "wave" / "bad.mp4").write_text("no video")
-        known = VideoSet(find(root), ceiling=0.5, folder_fps=10)
+        known = VideoSet(find(root), max_unreadable=0.5, folder_fps=10)
     (root / "wave" / "bad.mp4").unlink()
     known.save(tmp_path / "videos.h5")
-    again = VideoSet.open(tmp_path / "videos.h5", ceiling=0.5)
+    again = VideoSet.open(tmp_path / "videos.h5", max_unreadable=0.5)
     assert [again.entry(v) for v in range(3)] == [videos.entry(v) for v in range(3)]
     assert (
         again.classes == videos.classes

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.video_set import VideoSet, is_index
-from jepa_wm.data.videos import find, look
+from jepa_wm.data.videos import find, read_facts
 
 PICTURES = 24  # on a sheet
 FOLDER_FPS = 30.0  # of folders of frames, which state no rate
@@ -41,7 +41,7 @@ def describe(path: Path, sheet: Path | None) -> dict[str, object]:
         unreadable[_name(video, path)] = str(error)
 
     # What the headers say of every video that can be read to its end.
-    readable = look(entries, note, folder_fps=FOLDER_FPS, to_the_end=True)
+    readable = read_facts(entries, note, folder_fps=FOLDER_FPS, to_the_end=True)
     facts = list(readable.values())
     classes = Counter(entry.label for entry in entries if entry.label is not None)
     result: dict[str, object] = {

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     if not arguments.shard_mb > 0:
         raise UserError(f"--shard-mb {arguments.shard_mb}: a shard needs a size above 0")
     entries = find(arguments.source, single_images=arguments.images)
-    videos = VideoSet(entries, ceiling=arguments.unreadable)
+    videos = VideoSet(entries, max_unreadable=arguments.unreadable)
     places = pack(
         [videos.entry(i) for i in range(len(videos))],
         folder,

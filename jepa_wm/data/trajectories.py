@@ -150,7 +150,7 @@ class Trajectories:
         return name in self._file
 
     def _finite(self, actions: np.ndarray) -> np.ndarray:
-        """Actions [N, a]; what is not finite is refused, but in an episode's last, which leads
+        """Actions [N, A]; what is not finite is refused, but in an episode's last, which leads
         nowhere: there 0."""
         last = self.offsets + self.lengths - 1
         actions[last] = np.nan_to_num(actions[last], nan=0.0, posinf=0.0, neginf=0.0)

@@ -80,11 +80,11 @@ class Video:
         there."""
         return self._each(seconds, lambda second: self._near(second, within))
 
-    def _each(self, seconds: np.ndarray, look: Callable[[float], np.ndarray]) -> np.ndarray:
+    def _each(self, seconds: np.ndarray, frame_at: Callable[[float], np.ndarray]) -> np.ndarray:
         distinct, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
         with _blaming(self.path):
             try:
-                shown = [look(second) for second in distinct]
+                shown = [frame_at(second) for second in distinct]
             except AMISS:
                 self._now = None  # what is decoded next does not follow it
                 raise

@@ -184,7 +184,7 @@ class VideoClipSampler(ClipSource):
             return None
 
     def _next_readable(self, timestamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(frames, timestamps) the same timestamps of the next video that can be read; the ceiling
+        """(frames, timestamps) the same timestamps of the next video that can be read; the share
         on the unreadable ends the search."""
         video, count = int(timestamps[0] // MAX_MICROSECONDS), int(self._first[-1])
         for number in range(video + 1, video + count):
@@ -221,9 +221,9 @@ def open_sets(folder: Path, settings: DataSettings) -> list[VideoSet]:
             if not index.exists():
                 entries = find(part.path, single_images=part.single_images)
                 VideoSet(
-                    entries, ceiling=settings.max_unreadable, folder_fps=settings.folder_fps
+                    entries, max_unreadable=settings.max_unreadable, folder_fps=settings.folder_fps
                 ).save(index)
-        opened.append(VideoSet.open(index, ceiling=settings.max_unreadable))
+        opened.append(VideoSet.open(index, max_unreadable=settings.max_unreadable))
     return opened
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import written_whole
 from jepa_wm.data.hdf5 import open_h5
-from jepa_wm.data.videos import Entry, Unreadable, look
+from jepa_wm.data.videos import Entry, Unreadable, read_facts
 
 COLUMNS = {
     "seconds": "f4",
@@ -36,15 +36,15 @@ class VideoSet:
 
     Made of entries it looks into every file's header and first frame; `open` opens what `save`
     wrote, and neither its time nor its memory grows with the number of videos. `unreadable` names
-    those that are left out; UserError if they are more than the share `ceiling`. `folder_fps` is
+    those that are left out; UserError if they are more than the share `max_unreadable`. `folder_fps` is
     the rate of folders of frames."""
 
     def __init__(
-        self, entries: Sequence[Entry], *, ceiling: float = 0.01, folder_fps: float = 30.0
+        self, entries: Sequence[Entry], *, max_unreadable: float = 0.01, folder_fps: float = 30.0
     ) -> None:
         self.folder_fps = folder_fps
-        self.unreadable = Unreadable(len(entries), ceiling)
-        facts = look(entries, self.unreadable.add, folder_fps=folder_fps)
+        self.unreadable = Unreadable(len(entries), max_unreadable)
+        facts = read_facts(entries, self.unreadable.add, folder_fps=folder_fps)
         self.classes = sorted({entry.label for entry in facts if entry.label is not None})
         self._root = Path()
         numbers = {label: i for i, label in enumerate(self.classes)}
@@ -57,7 +57,7 @@ class VideoSet:
         }
 
     @classmethod
-    def open(cls, path: Path | str, *, ceiling: float = 0.01) -> VideoSet:
+    def open(cls, path: Path | str, *, max_unreadable: float = 0.01) -> VideoSet:
         """The set that `save` wrote; names in it are relative to its folder. UserError if it is
         none."""
         path = Path(path)
@@ -85,7 +85,7 @@ class VideoSet:
 
         videos._columns, videos._root = columns, path.parent
         videos.folder_fps = float(about["folder_fps"])
-        videos.unreadable = Unreadable(int(about["total"]), ceiling)
+        videos.unreadable = Unreadable(int(about["total"]), max_unreadable)
         videos.unreadable.why = dict(zip(map(Path, broken[0]), broken[1], strict=True))
         return videos
 

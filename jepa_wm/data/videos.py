@@ -107,11 +107,11 @@ def without_class(entry: Entry) -> str:
 
 
 class Unreadable:
-    """The videos that could not be read: counted, named, and no more of them than `ceiling`, a
+    """The videos that could not be read: counted, named, and no more of them than `max_unreadable`, a
     share of all."""
 
-    def __init__(self, total: int, ceiling: float) -> None:
-        self.total, self.ceiling = total, ceiling
+    def __init__(self, total: int, max_unreadable: float) -> None:
+        self.total, self.max_unreadable = total, max_unreadable
         self.why: dict[Path, str] = {}
 
     def add(self, path: Path, error: VideoError) -> None:
@@ -119,11 +119,11 @@ class Unreadable:
         if path in self.why:
             return
         self.why[path] = str(error)
-        if len(self.why) > self.ceiling * self.total:
+        if len(self.why) > self.max_unreadable * self.total:
             listed = "\n".join(f"  {why}" for why in self.why.values())
             raise UserError(
                 f"{len(self.why)} of {self.total} videos cannot be read, more than "
-                f"{self.ceiling:.1%} of them:\n"
+                f"{self.max_unreadable:.1%} of them:\n"
                 f"{listed}\nRepair them, take them out of the set, or allow more with "
                 "data.max_unreadable\n"
                 "(of `jepa-wm pack`: --unreadable)."
@@ -131,7 +131,7 @@ class Unreadable:
         warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)
 
 
-def look(
+def read_facts(
     entries: Sequence[Entry],
     note: Callable[[Path, VideoError], None],
     *,

@@ -207,6 +207,6 @@ def usual_steps(lengths: np.ndarray, frameskip: int) -> int:
     """Model steps that at least half of the episodes of `lengths` [E] frames hold, never fewer
     than one.
 
-    For what looks at windows of one length in all episodes: a single short one shall not shorten
+    For what reads windows of one length in all episodes: a single short one shall not shorten
     them all."""
     return max(1, int(np.sort(lengths)[len(lengths) // 2] - 1) // frameskip)

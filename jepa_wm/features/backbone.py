@@ -1,4 +1,4 @@
-"""Encoders that were trained elsewhere: any timm model that looks at single frames, or a released
+"""Encoders that were trained elsewhere: any timm model of single frames, or a released
 V-JEPA 2 encoder.
 
 B clips, T frames, C channels, S side in px, N tokens a frame, D width.

@@ -35,7 +35,7 @@ from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
-CHUNK = 512  # frames encoded between two looks at the clock and at signals
+CHUNK = 512  # frames encoded before the clock and signals are asked again
 
 
 @stage(after="pretrain", reads=("data.path", "features.weights"))

@@ -67,8 +67,8 @@ def add_column_arguments(
     # How pictures and rows are to be read.
     parser.add_argument(
         "--channels", choices=list(UNITS),
-        help="what one frame of the pictures is, where it does not show; more channels are stacked "
-        "frames, newest last",
+        help="what one frame of the pictures is, where it does not show; more channels are "
+        "stacked frames, newest last",
     )  # fmt: skip
     parser.add_argument(
         "--action-row", choices=["leaving", "arriving"],

@@ -1,4 +1,4 @@
-"""DINO-WM folders: `states.pth`, actions as [E, L, a] tensors, and `obses/episode_000.mp4` or
+"""DINO-WM folders: `states.pth`, actions as [E, L, A] tensors, and `obses/episode_000.mp4` or
 `.pth`.
 
 Its `seq_lengths.pkl` is a pickle and never loaded: an episode is as long as its pictures. L is the

@@ -1,7 +1,7 @@
 """Any source as training wants it: uint8 frames, float actions and float state under our own
 names.
 
-L frames of an episode, h x w px, a action numbers, k state numbers. Which column plays which part
+L frames of an episode, h x w px, A action numbers, Y state numbers. Which column plays which part
 is chosen by name; a part that is not named takes the usual column of that name."""
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class View:
         return self._channels[name].frames(values.astype(np.uint8, copy=False))
 
     def actions(self, episode: int) -> np.ndarray:
-        """[L, a] float32; a discrete action as one-hot. Where none is stored for the last frame, 0
+        """[L, A] float32; a discrete action as one-hot. Where none is stored for the last frame, 0
         stands for it.
 
         UserError for numbers that are not finite, and for discrete actions that there are not.
@@ -107,7 +107,7 @@ class View:
         return values.astype(np.float32)
 
     def raw_actions(self, episode: int) -> np.ndarray:
-        """[L, a] as they are stored, beside the frame they are taken at; UserError for numbers
+        """[L, A] as they are stored, beside the frame they are taken at; UserError for numbers
         that are not finite."""
         length = int(self.source.lengths[episode])
         values = self.source.read(self.action, episode, 0, length).reshape(length, -1)
@@ -119,7 +119,7 @@ class View:
         )  # the last one is never taken and may be anything
 
     def states(self, episode: int, start: int, stop: int) -> np.ndarray:
-        """[stop - start, k] float32, where there is a `state`; UserError for numbers that are not
+        """[stop - start, Y] float32, where there is a `state`; UserError for numbers that are not
         finite."""
         assert self.state is not None
         values = self.source.read(self.state, episode, start, stop).reshape(stop - start, -1)
