@@ -297,7 +297,7 @@ def test_terms_without_goal_or_with_unknown_names_are_refused(trained):
     a.reset(None, [0])
     world = TwoRooms()
     world.reset(np.arange(1))
-    with pytest.raises(UserError, match="objective metric needs a goal image"):
+    with pytest.raises(UserError, match="objective temporal needs a goal image"):
         a.act(world.render())
     with pytest.raises(
         UserError,
