@@ -14,13 +14,18 @@ from matplotlib import pyplot
 from jepa_wm.data.images import resized, to_input
 from jepa_wm.features.vjepa2 import take_plain_frames
 from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, named_size
-from jepa_wm.models.action_predictor import ActionPredictor
-from jepa_wm.models.poses import difference
+from jepa_wm.models.vjepa2_ac import (
+    VJEPA2AC,
+    ActionPredictor,
+    difference,
+    normalised,
+    parted,
+    with_pose,
+)
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM
 from jepa_wm.planning.terms import ToGoal, latent_distance
-from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
 
 BOX = 0.075  # m, how far one step may go along each axis
 
@@ -60,12 +65,14 @@ def main():
     clip = to_input(frames, size.image_size)[:, None].expand(
         -1, encoder.tubelet_size, -1, -1, -1
     )  # each frame a still
-    start, goal = normalised(encoder(clip))[:, None]  # [1, N, D]
+    start, goal = normalised(encoder(clip))[:, None]  # [1, n, D]
     poses = torch.from_numpy(example["states"][0]).float()
+    dynamics = VJEPA2AC(model)
+    context, past = with_pose(start, poses[:1])[:, None], torch.zeros(1, 0, 7)
     term = ToGoal(goal=goal, distance=latent_distance("l1"))
 
     def cost(plans):
-        return term(imagine_poses(model, start, poses[:1], plans)[0], plans)
+        return term(parted(dynamics.fast_rollout(context, past, plans))[0], plans)
 
     axis = torch.linspace(-BOX, BOX, words.grid)
     moves = torch.zeros(1, words.grid**2, 1, 7)

@@ -65,13 +65,12 @@ def energy_maps(
         one = shown.part(i, i + 1)
         latents = model.encode(torch.from_numpy(task.pictures(one, places)))
         goal = model.encode(torch.from_numpy(task.goal_images(one)))
-        # The static part is settled, as an agent's that has seen much.
-        static = model.latent.static(torch.cat([goal, latents])).mean(0)
-        latents, goal = (
-            model.latent.with_static(latents, static),
-            model.latent.with_static(goal, static),
-        )
-        steps = model.temporal_distance(latents[None], goal, margin=planner.cost.robust_radius)[0]
+        # All as believed by an agent that has seen them all.
+        believed = model.latent.believed_together(torch.cat([goal, latents])[None])[0]
+        goal, latents = believed[:1], believed[1:]
+        steps = model.temporal_distance(
+            latents[None], goal, robust_radius=planner.cost.robust_radius
+        )[0]
         learned.append(steps.view(grid, grid).cpu().numpy())
         raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
     np.savez_compressed(

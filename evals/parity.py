@@ -18,7 +18,7 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, load_predictor
-from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.vjepa2_ac import ActionPredictor
 
 SIZE_KEYS = {  # field of Size -> key of the metadata
     "image_size": "img_size", "width": "encoder_dim", "depth": "encoder_depth",

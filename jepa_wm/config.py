@@ -14,12 +14,13 @@ from jepa_wm.data.settings import DataSettings
 from jepa_wm.evals.settings import EvaluationSettings, ProbeSettings
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.launch.settings import LaunchSettings
-from jepa_wm.models.settings import (
+from jepa_wm.models.settings import EncoderSettings, JepaSettings
+from jepa_wm.models.world_model_settings import (
+    AnyDynamics,
+    AnyLatent,
+    DeterministicSettings,
     DistanceSettings,
-    DynamicsSettings,
-    EncoderSettings,
-    JepaSettings,
-    LatentSettings,
+    FactoredLatentSettings,
 )
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.settings import TrainSettings
@@ -44,9 +45,9 @@ class Config(Section):
     encoder: EncoderSettings = EncoderSettings()
     jepa: JepaSettings = JepaSettings()
     features: FeatureSettings = FeatureSettings()
-    latent: LatentSettings | None = LatentSettings()  # null: all frozen tokens are the latent
-    dynamics: DynamicsSettings = DynamicsSettings()
-    distance: DistanceSettings = DistanceSettings()
+    latent: AnyLatent = FactoredLatentSettings()
+    dynamics: AnyDynamics = DeterministicSettings()
+    distance: DistanceSettings | None = DistanceSettings()  # null: none is learned
     planner: PlannerSettings = PlannerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     train: TrainSettings = TrainSettings()
@@ -136,20 +137,23 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _summary_fits(self) -> Config:
-        latent, frames = self.latent, self.train.latent.frames
-        if latent and latent.straightening and frames < 3:
-            raise ValueError(
-                f"latent.straightening {latent.straightening:g} compares two steps, and train.latent.frames "
-                f"{frames} make one; set train.latent.frames=3"
-            )
+    def _latent_model_fits(self) -> Config:
+        self.latent.check_frames(self.train.latent.frames)
+        self.dynamics.check(self.latent, self.distance)
+        self.dynamics.check_frames(self.train.dynamics.frames, self.train.dynamics.rollout)
         return self
 
     @model_validator(mode="after")
     def _plan_fits(self) -> Config:
-        if self.planner.cost.robust_radius and self.latent is None:
+        cost = self.planner.cost
+        if cost.robust_radius and not self.latent.perturbable:
             raise ValueError(
-                f"planner.cost.robust_radius {self.planner.cost.robust_radius:g} is of the moving "
-                "numbers of latent, which is null; set planner.cost.robust_radius=0"
+                f"planner.cost.robust_radius {cost.robust_radius:g} is of a few dynamic numbers, "
+                f"which latent.name {self.latent.name} has not; set planner.cost.robust_radius=0"
+            )
+        if self.planner.needs_heads and not self.dynamics.has_heads:
+            raise ValueError(
+                f"planner asks heads, and dynamics.name {self.dynamics.name} has none: set "
+                "planner.cost.objective=l1, and a solver that searches"
             )
         return self

@@ -10,25 +10,24 @@ import numpy as np
 import pytest
 import torch
 from planners import planner
+from small_models import dynamics_settings
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.episodes import play
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.rollout import imagine_candidates
-from jepa_wm.models.settings import (
+from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.vit import Encoder
+from jepa_wm.models.world_model_settings import (
     DistanceSettings,
-    EncoderSettings,
-    LatentSettings,
+    FactoredLatentSettings,
     WorldModelSettings,
 )
-from jepa_wm.models.vit import Encoder
 from jepa_wm.planning import settings as planning_settings
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import Solver, noise
 from jepa_wm.planning.settings import ICEM, PlannerSettings, SolverSettings
-from jepa_wm.world_model import cuda_graphs as recordings
 from jepa_wm.world_model.world_model import WorldModel
 
 SKIP = 2
@@ -44,10 +43,12 @@ def world_model(window=3, **changes):
         precision="fp32",
     )
     settings = WorldModelSettings(
-        frameskip=SKIP, context_frames=window, width=16, depth=1, num_heads=1,
-        latent=LatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
-        distance=DistanceSettings(groups=2, components=2, width=8), **changes,
-    )  # fmt: skip
+        dynamics=dynamics_settings(
+            frameskip=SKIP, context_frames=window, width=16, depth=1, num_heads=1, **changes
+        ),
+        latent=FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
     return WorldModel(encoder, LatentModel(9, 16, 2, settings))
 
 
@@ -84,7 +85,7 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
 
 def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_goal(monkeypatch):
     a, contexts, towards = agent(2), [], []
-    a.model.latent.summary.components.fit(torch.randn(40, 9, 16))
+    a.model.latent.components.fit(torch.randn(40, 9, 16))
     imagine, steps = a.model.futures, a.model.temporal_distance
     monkeypatch.setattr(
         a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k)
@@ -158,7 +159,7 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
         plans.append(a.act(frames(2, 1)))
         largest.append(max(seen))
     assert largest == [24, 6]
-    judged, more = (world_model().plan_bytes(3, gradients=True, margin=m)[0] for m in (0.0, 0.1))
+    judged, more = (world_model().plan_bytes(3, gradients=True, robust_radius=m)[0] for m in (0.0, 0.1))
     assert more - judged > 4 * 3 * 5 * 12 * 8, (
         "a gradient keeps the layers of all six readings, of width 8"
     )
@@ -237,43 +238,6 @@ def test_compiled_layers_give_the_same_plan(backend, monkeypatch):
     assert agent(compile=True).model is asked[0] and not agent().model.compiled
 
 
-@pytest.mark.parametrize("sizes", [{}, {"ensemble_size": 2, "mixture_components": 2}])
-def test_imagining_is_recorded_once_for_every_size(sizes, monkeypatch):
-    """By a stand-in for CUDA graphs, which do the same: what is replayed is what was recorded, on
-    what is given now."""
-    recorded = []
-
-    class Recording:
-        def __init__(self, work, given, pool):
-            self.work, self.given = work, [x.clone() for x in given]
-            recorded.append([x.shape for x in given])
-
-        def __call__(self, *given):
-            for held, new in zip(self.given, given, strict=True):
-                held.copy_(new)
-            return self.work(*self.given).clone()
-
-    model = world_model(**sizes)
-    known, plan = planned(agent(model=model, num_futures=2))
-    with pytest.raises(UserError, match="need a GPU.*set planner.mpc.cuda_graphs=false"):
-        agent(model=model, num_futures=2, cuda_graphs=True)
-    monkeypatch.setattr(recordings, "_Recording", Recording)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    model._recordings = recordings.Recordings()
-    again, other = planned(agent(model=model, num_futures=2))
-    np.testing.assert_array_equal(again, known)
-    torch.testing.assert_close(other.trace, plan.trace, atol=0, rtol=0)
-    members, seen = len(model.latent.members), model.latent.settings.context_frames
-    assert len(recorded) == members * seen * 2, (
-        "for every count of frames seen, all candidates and the mean alone"
-    )
-    monkeypatch.setattr(recordings, "KEPT", 2)
-    planned(agent(model=model, num_futures=2))
-    assert len(model._recordings._kept) == 2
-    model.to(torch.device("cpu"))
-    assert len(model._recordings._kept) == 0, "they know where the weights were"
-
-
 def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
     cases = (
         ({"ensemble_size": 2}, {"uncertainty_weight": 0.5}),
@@ -292,9 +256,9 @@ def test_an_ensemble_and_outcomes_plan_and_doubt_is_shunned():
     context, plans = torch.randn(2, 1, 1, 5), torch.randn(2, 4, 3, 4)
     futures = model.futures(context, context.new_zeros(2, 0, 4), plans)
     assert futures.shape == (2, 1, 2, 4, 3, 1, 5)
-    for member, future in zip(model.latent.members, futures[:, 0], strict=True):
-        alone = imagine_candidates(
-            member, context, context.new_zeros(2, 0, 4), model.latent.scaled(plans)
+    for member, future in zip(model.latent_model.ensemble, futures[:, 0], strict=True):
+        alone = member.fast_rollout(
+            context, context.new_zeros(2, 0, 4), model.latent_model.scaled(plans)
         )
         torch.testing.assert_close(future, alone)
     assert model.plan_bytes(3)[0] > 1.7 * world_model().plan_bytes(3)[0]
@@ -317,7 +281,7 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
     latents, goal = torch.randn(2, 7, 4, 1, 5), torch.randn(2, 1, 5)
     plain, worst = (
         model.temporal_distance(latents, goal),
-        model.temporal_distance(latents, goal, margin=margin),
+        model.temporal_distance(latents, goal, robust_radius=margin),
     )
     by_hand = []
     for number in range(3):  # the dynamic ones
@@ -328,7 +292,7 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
             by_hand.append(model.temporal_distance(start, end))
     torch.testing.assert_close(worst, torch.stack(by_hand).amax(0))
     assert (worst - plain).abs().max() > 1e-3
-    assert model.temporal_distance(goal[:, None], goal, margin=margin).abs().max() == 0
+    assert model.temporal_distance(goal[:, None], goal, robust_radius=margin).abs().max() == 0
     a, b = (agent(robust_radius=m) for m in (0.0, 5.0))
     plans = []
     for one in (a, b):
@@ -390,7 +354,7 @@ def watched(model, monkeypatch):
 @pytest.mark.parametrize("shown", ["all", "none", "first"])
 def test_the_context_goes_on_while_several_steps_are_executed(window, execute, shown, monkeypatch):
     model = world_model(window)
-    model.latent.summary.components.fit(torch.randn(40, 9, 16))
+    model.latent.components.fit(torch.randn(40, 9, 16))
     a = agent(model=model, execute=execute, memory_mb=2048)
     seen, latent = watched(model, monkeypatch), model.latent
     a.reset(frames(2, 0), [0, 1])
@@ -405,11 +369,11 @@ def test_the_context_goes_on_while_several_steps_are_executed(window, execute, s
         assert context.shape[:2] == (2, count) and past.shape[:2] == (2, count - 1)
         torch.testing.assert_close(context[..., :3], torch.stack(film[-count:], 1)[..., :3])
         assert count == 1 or torch.equal(past, torch.stack(blocks[-count + 1 :], 1))
-        static, settled = a._static, torch.stack(film[-window:], 1)
+        belief, context = a._belief, torch.stack(film[-window:], 1)
         steps = torch.from_numpy(taken).reshape(2, execute, -1)
         guesses = model.imagine(
-            latent.with_static(settled, static[:, None]),
-            torch.stack(blocks[-settled.shape[1] + 1 :], 1) if settled.shape[1] > 1 else past[:, :0], steps[:, None],
+            latent.believed(context, belief),
+            torch.stack(blocks[-context.shape[1] + 1 :], 1) if context.shape[1] > 1 else past[:, :0], steps[:, None],
         )[:, 0]  # fmt: skip
         for step in range(1, execute):
             between = frames(2, 10 * decision + 1 + step)
@@ -419,7 +383,7 @@ def test_the_context_goes_on_while_several_steps_are_executed(window, execute, s
             elif shown == "none":
                 film.append(guesses[:, step - 1])
             else:  # from what was shown on
-                known = [latent.with_static(x, a._static) for x in film[-window:]]
+                known = [latent.believed(x, a._belief) for x in film[-window:]]
                 past = torch.stack(
                     [*blocks, *steps.unbind(1)][: len(film) - 1][-len(known) + 1 :], 1
                 )

@@ -4,7 +4,7 @@ counts."""
 import pytest
 import torch
 
-from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models.vjepa2_ac import ActionPredictor
 
 
 @pytest.fixture(scope="module")

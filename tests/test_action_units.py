@@ -156,7 +156,7 @@ def test_a_search_pins_what_never_varied_and_stays_where_the_data_reach(
     monkeypatch.setattr(
         model, "futures", lambda *given, **rest: tried.append(given[2]) or futures(*given, **rest)
     )
-    model.latent.take_units(
+    model.latent_model.take_units(
         np.stack([RANDOM.uniform(-0.1, 0.1, 500), np.full(500, 0.7)], 1).astype(np.float32)
     )
     for hold in (True, False):
@@ -219,8 +219,8 @@ def test_choices_that_were_never_taken_are_not_taken():
         taken = space.to_env(space.to_model(space.to_plan(wanted)))
         assert set(taken.flatten().tolist()) <= {0, 2} and taken[2:4].flatten().tolist() == [2, 2]
         model = world_model()
-        model.latent = type(model.latent)(9, 16, 4, model.latent.settings)
-        model.latent.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
+        model.latent = type(model.latent)(9, 16, 4, model.latent_model.settings)
+        model.latent_model.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
             agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, action_repeat=hold, idle=3), settings=planner(
                 horizon=3))  # fmt: skip

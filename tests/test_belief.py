@@ -4,12 +4,18 @@ could have seen."""
 import numpy as np
 import pytest
 import torch
+from small_models import dynamics_settings
 
 from jepa_wm.config import load_config
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.models.belief import running_belief, with_goal
+from jepa_wm.models.latent import Latent, running_mean
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
+from jepa_wm.models.world_model_settings import (
+    DistanceSettings,
+    FactoredLatentSettings,
+    TokenLatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.training import dynamics, samples
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.latents import Latents
@@ -74,30 +80,40 @@ def data(tmp_path_factory):
 def latent_model(static=3, **changes):
     torch.manual_seed(0)
     latent_settings = (
-        LatentSettings(dynamic_dim=2, static_dim=static, components=6, width=16)
+        FactoredLatentSettings(
+            dynamic_dim=2, static_dim=static, components=6, width=16, static_frames=3
+        )
         if static is not None
-        else None
+        else TokenLatentSettings()
     )
-    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, num_heads=1, latent=latent_settings, context_frames=3,
-                        distance=DistanceSettings(groups=2, components=2, width=8), **changes)  # fmt: skip
+    settings = WorldModelSettings(
+        dynamics=dynamics_settings(
+            frameskip=SKIP, width=16, depth=1, num_heads=1, context_frames=3, **changes
+        ),
+        latent=latent_settings,
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
     model = LatentModel(4, 6, 2, settings)
-    if model.summary is not None:
-        model.summary.components.fit(torch.randn(40, 4, 6))
+    if static is not None:
+        model.latent.components.fit(torch.randn(40, 4, 6))
     return model.eval()
 
 
 def test_a_running_belief_is_the_mean_of_what_an_agent_has_read():
     readings = torch.randn(11, 1, 3)
-    every = running_belief(readings)
+    every = running_mean(readings)
     for t in range(11):
         torch.testing.assert_close(every[t], readings[: t + 1].mean(0))
         torch.testing.assert_close(
-            running_belief(readings, every=4)[t], readings[t % 4 : t + 1 : 4].mean(0)
+            running_mean(readings, every=4)[t], readings[t % 4 : t + 1 : 4].mean(0)
         )
-    belief, goal = every[4], torch.randn(1, 3)
-    expected = torch.cat([readings[:5], goal[None]]).mean(0)
-    torch.testing.assert_close(with_goal(belief, torch.tensor([5]), goal), expected)
-    assert running_belief(torch.zeros(5, 1, 0)).shape == (5, 1, 0)
+    latent, goal = Latent(1, 2, 3), torch.randn(1, 5)
+    start = torch.cat([torch.randn(1, 2), every[4]], -1)
+    believed = latent.believed_with_goal(start[None], torch.tensor([5]), goal[None])
+    expected = torch.cat([readings[:5], goal[None, :, 2:]]).mean(0)
+    torch.testing.assert_close(believed[:, 0, :, 2:], expected.expand(2, 1, 3))
+    assert torch.equal(believed[0, 0, :, :2], start[:, :2])
+    assert running_mean(torch.zeros(5, 1, 0)).shape == (5, 1, 0)
 
 
 @pytest.mark.parametrize(("static", "outcomes"), [(3, 0), (3, 2), (0, 0), (None, 0)])
@@ -116,8 +132,10 @@ def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, stat
     later = np.full_like(frame, 8)
     assert not torch.equal(one.at(episode, later), other.at(episode, later))
     believed, again = (x.at(episode, later, belief_at=frame) for x in (one, other))
-    assert torch.equal(model.static(believed), model.static(one.at(episode, frame)))
-    assert torch.equal(model.static(believed), model.static(again))
+    assert torch.equal(
+        model.latent.static_of(believed), model.latent.static_of(one.at(episode, frame))
+    )
+    assert torch.equal(model.latent.static_of(believed), model.latent.static_of(again))
 
 
 @pytest.mark.parametrize("stride", [1, 4])
@@ -126,7 +144,7 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
     model, features = latent_model(), Store(data, stride)
     latents = Latents(model, features, "fp32")
     with torch.no_grad():
-        own = model.static(model.summarise(features.store))
+        own = model.latent.static_of(model.latent.encode(features.store))
     first, goal = 8, 8 + 2 * stride
     pair = latents.toward(np.array([0, 1]), np.array([[first, first], [goal, goal]]))
     assert pair.shape == (2, 2, 5)
@@ -136,17 +154,17 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
 
 
 def config_for(**changes):
-    words = {"context": 1, "static_frames": 3, "frames": 3, "batch": 64, **changes}
-    told = ", ".join(f"{name}: {value}" for name, value in words.items())
+    words = {"frames": 3, "batch": 64, **changes}
+    training = ", ".join(f"{name}: {value}" for name, value in words.items())
     return load_config("debug", [f"dynamics.frameskip={SKIP}", "features.stride=2", "train.precision=fp32",
-                                 f"train.dynamics={{{told}}}"])  # fmt: skip
+                                 f"train.dynamics={{{training}}}"])  # fmt: skip
 
 
 @pytest.mark.parametrize("context", [1, 2])
 def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
     data, monkeypatch, context
 ):
-    model, config = latent_model(), config_for(context=context)
+    model, settings = latent_model(rollout_context=context), config_for().train.dynamics
     given = []
     monkeypatch.setattr(
         LatentModel, "dynamics_losses", lambda self, latents, *_, **__: given.append(latents) or {}
@@ -159,25 +177,22 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
         return chosen[-1]
 
     monkeypatch.setattr(dynamics.WindowSampler, "batch", batch)
-    recipe = dynamics.Recipe(
-        config.seed, config.latent, config.dynamics, config.distance, config.train.latent,
-        config.train.dynamics, config.train.distance, "fp32",
-    )  # fmt: skip
     plain = Store(data, 2)
     for features in (plain, plain.changed_after(4)):
-        frames = dynamics.Seen(model.summary, features)
-        model.summary.components.fit(
-            plain.store
-        )  # what is found in the data as a whole is the same for both
-        frames._held = model.summary.components(features.store)
-        task = dynamics.dynamics_task(model, features, frames, recipe)
+        frames = dynamics.Frames(model, features)
+        # What is found in the data as a whole is the same for both.
+        model.latent.components.fit(plain.store)
+        frames._held = model.latent.components(features.store)
+        frames.hold_dynamic()
+        sampler = dynamics.windows(features, model.settings, 0, settings.frames, "dynamics")
+        task = dynamics.dynamics_task(model, frames, sampler, settings, "fp32")
         for step in range(4):
             task.losses(step, slice(None))
     first = np.concatenate([frame[:, 0] for _, frame, _ in chosen[:4]])
     one, other = (torch.cat(given[k : k + 4]) for k in (0, 4))
     early = torch.from_numpy(first <= 4)
     assert 20 < early.sum() < len(early) - 20
-    static = [model.static(x) for x in (one, other)]
+    static = [model.latent.static_of(x) for x in (one, other)]
     assert torch.equal(static[0][early], static[1][early]) and not torch.equal(
         static[0], static[1]
     )
@@ -190,15 +205,15 @@ def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch
     model, features = latent_model(), Store(data, 2)
     given = []
 
-    def unroll(dynamics, context, past, actions):
+    def rollout_one(context, past, actions):
         given.append(context)
         return context[:, -1:].repeat(1, actions.shape[1], 1, 1)
 
-    monkeypatch.setattr(rollout_errors, "unroll", unroll)
+    monkeypatch.setattr(model.dynamics, "rollout_one", rollout_one)
     found = []
     for held in (features, features.changed_after(8)):
         rows = rollout_errors.rollout_errors(model, held, features, windows=40)
-        assert len(rows) == (31 - 1) // SKIP - model.settings.context_frames + 1, (
+        assert len(rows) == (31 - 1) // SKIP - model.context_frames + 1, (
             "one short episode does not shorten them all"
         )
         found.append(given[-1])
@@ -207,7 +222,7 @@ def test_rollouts_are_judged_with_what_an_agent_believes_there(data, monkeypatch
     ).batch(0, 40)[1][:, 0]  # fmt: skip
     whole = torch.from_numpy(starts == 0)  # whose context ends at frame 8
     assert whole.any() and torch.equal(found[0][whole], found[1][whole])
-    static = model.static(found[0])
+    static = model.latent.static_of(found[0])
     assert (static == static[:, :1]).all()
 
 

@@ -8,12 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import small_dynamics
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.rollout import fixed_bytes, imagine_candidates, plan_bytes, unroll_candidates
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.chunks import MB, in_chunks, plans_within
 from jepa_wm.planning.search import search
@@ -120,7 +119,7 @@ def one_thread():
 @pytest.mark.parametrize("tokens", [4, 49])
 def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
     torch.manual_seed(0)
-    model = Dynamics(
+    model = small_dynamics(
         tokens=tokens,
         latent_width=24,
         action_size=4,
@@ -134,18 +133,15 @@ def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
         torch.randn(2, 2, 4),
         torch.randn(2, tokens, 24),
     )
-    unroll = unroll_candidates if gradients else partial(imagine_candidates, precision=precision)
+    rollout = model.rollout if gradients else partial(model.fast_rollout, precision=precision)
     largest = []
 
     def price(actions, rows):
         largest.append(actions.shape[0] * actions.shape[1])
         term = ToGoal(goal=goal[rows], distance=latent_distance("l2"), mode="all")
-        return term(unroll(model, context[rows], past[rows], actions), actions)
+        return term(rollout(context[rows], past[rows], actions), actions)
 
-    each, fixed = (
-        plan_bytes(model, 5, gradients=gradients),
-        fixed_bytes(model, precision=precision),
-    )
+    each, fixed = model.bytes_per_plan(5, gradients=gradients, precision=precision)
     plans = torch.randn(2, 24, 5, 4, requires_grad=gradients)
     results = {}
     for fit in (3, 8, 48):

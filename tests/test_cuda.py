@@ -19,21 +19,21 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.features.cache import weights_digest
-from jepa_wm.models import rollout
-from jepa_wm.models.action_predictor import ActionPredictor
+from jepa_wm.models import fast_rollout
+from jepa_wm.models.dynamics import Noise
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
-from jepa_wm.models.mixture import Noise
-from jepa_wm.models.settings import DistanceSettings, EncoderSettings, HeadSettings
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.temporal_distance import TemporalDistance
 from jepa_wm.models.vit import Encoder
+from jepa_wm.models.vjepa2_ac import VJEPA2AC, ActionPredictor, normalised, with_pose
+from jepa_wm.models.world_model_settings import DistanceSettings, HeadSettings
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM, MPPI, RandomShooting
 from jepa_wm.training import heads, loop
-from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -172,8 +172,8 @@ def test_dynamics_and_their_cache_are_the_same(tokens):
     assert_near(*reversed(both(model, drawn(2, 7, tokens, LATENT), drawn(2, 7, ACTION))))
     context, past, actions = drawn(2, 3, tokens, LATENT), drawn(2, 2, ACTION), drawn(2, 5, ACTION)
     with torch.no_grad():
-        known = rollout.unroll(model.cpu(), context, past, actions)
-        there = rollout.unroll(model.to(GPU), *on_gpu(context, past, actions))
+        known = model.cpu().rollout_one(context, past, actions)
+        there = model.to(GPU).rollout_one(*on_gpu(context, past, actions))
     assert_near(there, known)
 
 
@@ -184,35 +184,31 @@ def test_candidates_are_imagined_alike_in_any_pieces(
 ):
     model = dynamics(tokens=9)
     inputs = drawn(2, seen, 9, LATENT), drawn(2, seen - 1, ACTION), drawn(2, 6, horizon, ACTION)
-    known = rollout.imagine_candidates(model, *inputs)
+    known = model.fast_rollout(*inputs)
     model.to(GPU)
     inputs = on_gpu(*inputs)
-    for at_once in (rollout.TOKENS_ON_GPU, 45):
-        monkeypatch.setattr(rollout, "TOKENS_ON_GPU", at_once)
-        assert_near(
-            rollout.imagine_candidates(model, *inputs, precision=precision), known, 2 * allowed
-        )
+    for at_once in (fast_rollout.TOKENS_ON_GPU, 45):
+        monkeypatch.setattr(fast_rollout, "TOKENS_ON_GPU", at_once)
+        assert_near(model.fast_rollout(*inputs, precision=precision), known, 2 * allowed)
 
 
 def test_what_chance_decides_is_the_same():
     torch.manual_seed(0)
-    model = world_model(mixture_components=3).latent.dynamics
+    model = world_model(mixture_components=3).latent_model.dynamics
     chance = [
         Noise.seeded(1, horizon=4, tokens=1, width=5, device=d) for d in (torch.device("cpu"), GPU)
     ]
     inputs = drawn(2, 2, 1, 5), drawn(2, 1, 2 * SKIP), drawn(2, 6, 4, 2 * SKIP)
-    known = rollout.imagine_candidates(model, *inputs, draws=chance[0])
-    assert_near(
-        rollout.imagine_candidates(model.to(GPU), *on_gpu(*inputs), draws=chance[1]), known
-    )
+    known = model.fast_rollout(*inputs, noise=chance[0])
+    assert_near(model.to(GPU).fast_rollout(*on_gpu(*inputs), noise=chance[1]), known)
 
 
 def test_futures_blame_the_same_actions():
     def slope(model, context, past, actions):
         actions = actions.requires_grad_()
-        return torch.autograd.grad(
-            rollout.unroll_candidates(model, context, past, actions).square().sum(), actions
-        )[0]
+        return torch.autograd.grad(model.rollout(context, past, actions).square().sum(), actions)[
+            0
+        ]
 
     model = dynamics()
     inputs = drawn(2, 2, 4, LATENT), drawn(2, 1, ACTION), drawn(2, 3, 4, ACTION)
@@ -223,12 +219,10 @@ def test_futures_blame_the_same_actions():
 def test_a_robots_futures_are_the_same():
     torch.manual_seed(0)
     model = ActionPredictor(encoder_width=8, grid=2, width=24, depth=2, num_heads=2)
-    tokens, pose, actions = drawn(2, 4, 8), 0.1 * drawn(2, 7), 0.1 * drawn(2, 3, 4, 7)
-    with torch.no_grad():
-        known = imagine_poses(model, tokens, pose, actions)
-        there = imagine_poses(model.to(GPU), *on_gpu(tokens, pose, actions))
-    for mine, its in zip(there, known, strict=True):
-        assert_near(mine, its)
+    start = with_pose(normalised(drawn(2, 4, 8)), 0.1 * drawn(2, 7))[:, None]
+    inputs, model = (start, drawn(2, 0, 7), 0.1 * drawn(2, 3, 4, 7)), VJEPA2AC(model)
+    known = model.fast_rollout(*inputs)
+    assert_near(model.to(GPU).fast_rollout(*on_gpu(*inputs)), known)
 
 
 def test_the_metric_and_the_heads_read_the_same():
@@ -335,12 +329,6 @@ def test_every_term_finds_what_it_needs_on_the_gpu(plan):
 def test_compiled_layers_give_the_same_plan():
     known = planned(GPU, decisions=2)
     np.testing.assert_allclose(planned(GPU, decisions=2, compile=True), known, atol=2e-3)
-
-
-@pytest.mark.parametrize("solver", ["cem", "icem", "cem_gradient"])
-def test_recorded_imagining_gives_the_same_plan(solver):
-    known = planned(GPU, solver=solver)
-    np.testing.assert_allclose(planned(GPU, solver=solver, cuda_graphs=True), known, atol=1e-5)
 
 
 def test_frames_from_anywhere_are_seen_and_the_encoder_is_known_by_its_weights():

@@ -4,17 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.dynamics_losses import rollout_loss
-from jepa_wm.models.rollout import one_step, teacher_forced, unroll, unroll_candidates
+from small_models import small_dynamics
 
 LATENT, ACTION = 6, 4
 
 
-def dynamics(*, tokens=4, window=3, depth=2, seed=0):
+def dynamics(*, tokens=4, window=3, depth=2, seed=0, **sizes):
     torch.manual_seed(seed)
-    model = Dynamics(
+    model = small_dynamics(
         tokens=tokens,
         latent_width=LATENT,
         action_size=ACTION,
@@ -22,6 +19,7 @@ def dynamics(*, tokens=4, window=3, depth=2, seed=0):
         depth=depth,
         num_heads=2,
         context_frames=window,
+        **sizes,
     )
     for (
         name,
@@ -77,9 +75,10 @@ def test_time_is_relative():
     model = dynamics()
     latents, actions = data(4)
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(latents, actions), model(latents, actions, start=11), atol=1e-4, rtol=1e-4
-        )
+        late = model.new_cache()
+        late.frames = 11
+        later = model.predict(latents, model.hidden(latents, actions, late))
+        torch.testing.assert_close(model(latents, actions), later, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -107,7 +106,7 @@ def test_a_cached_unroll_equals_computing_everything_again(
         acts[:, seen - 1 : seen - 1 + horizon],
     )
     with torch.no_grad():
-        cached = unroll(model, context, past, actions)
+        cached = model.rollout_one(context, past, actions)
     expected = unroll_without_cache(model, context, past, actions)
     torch.testing.assert_close(cached, expected, atol=1e-5, rtol=1e-5)
 
@@ -122,22 +121,23 @@ def test_candidates_in_one_batch_equal_each_alone(batch, candidates, horizon, se
         batch, candidates, horizon, ACTION, generator=torch.Generator().manual_seed(4)
     )
     with torch.no_grad():
-        together = unroll_candidates(model, context, past, plans)
+        together = model.rollout(context, past, plans)
         assert together.shape == (batch, candidates, horizon, 4, LATENT)
         for s in range(candidates):
             for b in range(batch):
-                alone = unroll(model, context[b : b + 1], past[b : b + 1], plans[b : b + 1, s])
+                alone = model.rollout_one(context[b : b + 1], past[b : b + 1], plans[b : b + 1, s])
                 torch.testing.assert_close(together[b : b + 1, s], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_step_teacher_forcing_and_unroll_agree_on_the_first_frame():
+def test_step_forward_and_rollout_agree_on_the_first_frame():
     model = dynamics()
     latents, actions = data(4)
     with torch.no_grad():
-        forced = teacher_forced(model, latents, actions)
-        torch.testing.assert_close(one_step(model, latents[:, 0], actions[:, 0]), forced[:, 0])
+        forced = model(latents, actions)
+        one = model.step(latents[:, 0], actions[:, 0], model.new_cache())
+        torch.testing.assert_close(one, forced[:, 0])
         torch.testing.assert_close(
-            unroll(model, latents, actions[:, :-1], actions[:, -1:])[:, 0],
+            model.rollout_one(latents, actions[:, :-1], actions[:, -1:])[:, 0],
             forced[:, -1],
             atol=1e-5,
             rtol=1e-5,
@@ -146,13 +146,13 @@ def test_step_teacher_forcing_and_unroll_agree_on_the_first_frame():
 
 @pytest.mark.parametrize("context", [1, 3, 5])
 def test_an_imagined_window_is_judged_after_its_context(context):
-    model, (latents, actions) = dynamics(), data(6)
+    model, (latents, actions) = dynamics(rollout_context=context), data(6)
     acts = actions[:, :-1]
-    imagined = unroll(model, latents[:, :context], acts[:, : context - 1], acts[:, context - 1 :])
-    wanted = (imagined - latents[:, context:]).square().mean()
-    assert rollout_loss(model, latents, acts, context=context).item() == pytest.approx(
-        wanted.item(), rel=1e-5
+    imagined = model.rollout_one(
+        latents[:, :context], acts[:, : context - 1], acts[:, context - 1 :]
     )
+    wanted = (imagined - latents[:, context:]).square().mean()
+    assert model.rollout_loss(latents, acts).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_plans_that_do_not_fit_are_refused(shape):
     with pytest.raises(
         ValueError, match="horizon must be at least 1 and the model takes 4 numbers a step"
     ):
-        unroll_candidates(dynamics(), context, context.new_zeros(2, 0, ACTION), torch.zeros(shape))
+        dynamics().rollout(context, context.new_zeros(2, 0, ACTION), torch.zeros(shape))
 
 
 def test_the_memory_stays_bounded():
@@ -172,5 +172,6 @@ def test_the_memory_stays_bounded():
     latents, actions = data(9)
     with torch.no_grad():
         for t in range(9):
-            model(latents[:, t : t + 1], actions[:, t : t + 1], cache=cache, start=t)
-    assert all(layer.keys.shape[2] == 2 * model.tokens for layer in cache)
+            model.step(latents[:, t], actions[:, t], cache)
+    assert cache.frames == 9
+    assert all(layer.keys.shape[2] == 2 * model.tokens for layer in cache.layers)

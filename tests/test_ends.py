@@ -10,7 +10,13 @@ import torch
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.models.heads import RewardHead, TerminationHead
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import DistanceSettings, HeadSettings, WorldModelSettings
+from jepa_wm.models.world_model_settings import (
+    DeterministicSettings,
+    DistanceSettings,
+    HeadSettings,
+    TokenLatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.training import samples
 
 SKIP = 5
@@ -54,8 +60,13 @@ def drawn(stride, *, ending_row, episodes=3000):
         path="x.h5", lengths=lengths, offsets=offsets, episodes=episodes, actions=actions
     )
     torch.manual_seed(0)
-    settings = WorldModelSettings(frameskip=SKIP, width=16, depth=1, num_heads=1, context_frames=2, latent=None,
-                        distance=DistanceSettings(groups=2, components=2, width=8))  # fmt: skip
+    settings = WorldModelSettings(
+        dynamics=DeterministicSettings(
+            frameskip=SKIP, width=16, depth=1, num_heads=1, context_frames=2
+        ),
+        latent=TokenLatentSettings(),
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
     model, rest = LatentModel(1, 3, 1, settings).eval(), {"stride": stride, "seed": 0}
     model.take_units(actions)
     taken, over = samples.ends(data, terminated)

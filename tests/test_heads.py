@@ -29,7 +29,7 @@ from jepa_wm.models.heads import (
     symlog,
     two_hot,
 )
-from jepa_wm.models.settings import HeadSettings
+from jepa_wm.models.world_model_settings import HeadSettings
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import Limits
@@ -39,7 +39,7 @@ from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
-    "train.pretrain.steps=0", "latent=null", "world.reward_region={radius: 12}", "collect.episodes=300",
+    "train.pretrain.steps=0", "latent.name=tokens", "world.reward_region={radius: 12}", "collect.episodes=300",
     "planner.cost.robust_radius=0",
     "train.dynamics.steps=400", "train.distance.steps=20", "train.heads.steps=600", "train.heads.batch=128",
     "train.heads.warmup=20", "train.heads.sizes.width=64",
@@ -337,7 +337,10 @@ def test_the_reward_of_a_plan_is_discounted_and_cut_by_the_hazard(trained):
             for s in range(3):
                 before, on = now[b].flatten(), 1.0
                 for h in range(4):
-                    after, act = futures[b, s, h].flatten(), model.latent.scaled(plans[b, s, h])
+                    after, act = (
+                        futures[b, s, h].flatten(),
+                        model.latent_model.scaled(plans[b, s, h]),
+                    )
                     expected[b, s] -= 0.9**h * on * model.heads.reward(before, after, act)
                     on = on * (1 - model.heads.termination(before, after, act))
                     before = after

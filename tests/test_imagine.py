@@ -5,18 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import small_dynamics
 
-from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.fast_rollout import FastRollout, Weights
-from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
-from jepa_wm.models.threads import side_by_side
+from jepa_wm.models.fast_rollout import FastRollout, Weights, side_by_side
 
 ACTION = 4
 
 
 def dynamics(*, tokens=4, window=3, depth=2, heads=2, seed=0):
     torch.manual_seed(seed)
-    model = Dynamics(
+    model = small_dynamics(
         tokens=tokens,
         latent_width=6,
         action_size=ACTION,
@@ -67,8 +65,8 @@ def test_search_imagines_what_computing_everything_again_gives(
     inputs = data(model, batch=batch, candidates=candidates, seen=seen, horizon=horizon, seed=seed)
     expected = everything_again(model, *inputs)
     for imagined in (
-        imagine_candidates(model, *inputs, at_once=at_once),
-        unroll_candidates(model, *inputs).detach(),
+        model.fast_rollout(*inputs, at_once=at_once),
+        model.rollout(*inputs).detach(),
     ):
         torch.testing.assert_close(imagined, expected, atol=1e-5, rtol=1e-5)
 
@@ -76,10 +74,7 @@ def test_search_imagines_what_computing_everything_again_gives(
 def test_bf16_is_near_and_returns_fp32():
     model = dynamics(tokens=9, heads=3)
     inputs = data(model, batch=2, candidates=5, seen=3, horizon=5)
-    coarse, exact = (
-        imagine_candidates(model, *inputs, precision="bf16"),
-        imagine_candidates(model, *inputs),
-    )
+    coarse, exact = (model.fast_rollout(*inputs, precision="bf16"), model.fast_rollout(*inputs))
     assert (
         coarse.dtype == torch.float32
         and not coarse.requires_grad
@@ -95,15 +90,12 @@ def test_a_stepper_serves_fewer_plans_and_starts_anew():
         context, past, actions = data(
             model, batch=batch, candidates=1, seen=4, horizon=3, seed=batch
         )
-        stepper.remember(model.cache_of(context[:, :-1], past), torch.arange(batch), seen=3)
+        stepper.remember(model.begin(context, past).layers, torch.arange(batch), seen=3)
         latent = context[:, -1]
         for h in range(3):
             latent = stepper.step(latent, actions[:, 0, h], time=3 + h)
         torch.testing.assert_close(
-            latent,
-            unroll_candidates(model, context, past, actions)[:, 0, -1],
-            atol=1e-5,
-            rtol=1e-5,
+            latent, model.rollout(context, past, actions)[:, 0, -1], atol=1e-5, rtol=1e-5
         )
 
 
@@ -111,8 +103,8 @@ def test_a_cut_gradient_blames_only_the_actions_since_the_cut():
     model = dynamics()
     context, past, actions = data(model, batch=1, candidates=2, seen=2, horizon=5)
     actions.requires_grad_()
-    whole = unroll_candidates(model, context, past, actions)
-    cut = unroll_candidates(model, context, past, actions, truncate=2)
+    whole = model.rollout(context, past, actions)
+    cut = model.rollout(context, past, actions, truncate=2)
     torch.testing.assert_close(whole, cut)
     (full,) = torch.autograd.grad(whole[:, :, 3].sum(), actions)
     (short,) = torch.autograd.grad(cut[:, :, 3].sum(), actions)
@@ -149,5 +141,5 @@ def test_pieces_side_by_side_are_all_done_each_on_one_thread(threads):
 def test_the_number_of_threads_changes_nothing(threads):
     model = dynamics(tokens=5)
     inputs = data(model, batch=2, candidates=60, seen=3, horizon=3)  # enough for several pieces
-    expected = unroll_candidates(model, *inputs).detach()
-    torch.testing.assert_close(imagine_candidates(model, *inputs), expected, atol=1e-5, rtol=1e-5)
+    expected = model.rollout(*inputs).detach()
+    torch.testing.assert_close(model.fast_rollout(*inputs), expected, atol=1e-5, rtol=1e-5)

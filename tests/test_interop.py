@@ -20,13 +20,15 @@ from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.integrations.eb_jepa import EbJepa
 from jepa_wm.integrations.stable_worldmodel import CostServer, PolicyServer, serve_to
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import (
+from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.vit import Encoder
+from jepa_wm.models.world_model_settings import (
+    DeterministicSettings,
     DistanceSettings,
-    EncoderSettings,
-    LatentSettings,
+    FactoredLatentSettings,
+    TokenLatentSettings,
     WorldModelSettings,
 )
-from jepa_wm.models.vit import Encoder
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
@@ -44,10 +46,14 @@ def world_model(skip=2, *, size=12, tokens=True, window=3):
         precision="fp32",
     )
     settings = WorldModelSettings(
-        frameskip=skip, context_frames=window, width=16, depth=1, num_heads=1,
+        dynamics=DeterministicSettings(
+            frameskip=skip, context_frames=window, width=16, depth=1, num_heads=1
+        ),
+        latent=TokenLatentSettings()
+        if tokens
+        else FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
         distance=DistanceSettings(groups=2, components=2, width=8),
-        latent=None if tokens else LatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
-    )  # fmt: skip
+    )
     model = LatentModel(9, 16, 2, settings)
     for p in model.dynamics.parameters():
         torch.nn.init.normal_(p, std=0.1)
@@ -148,13 +154,13 @@ def test_costs_are_those_of_the_agent_and_frames_are_looked_at_once(monkeypatch)
 
 def test_what_lasts_is_shared_by_the_newest_frame_and_the_goal():
     model = world_model(tokens=False)
-    model.latent.summary.components.fit(torch.randn(40, 9, 16))
+    model.latent.components.fit(torch.randn(40, 9, 16))
     here, there, plans = pictures(2, 0), pictures(2, 1), torch.randn(2, 5, 3, 4)
     costs = CostServer(model, planner(steps="last")).get_cost(
         {"pixels": here[:, None], "goal": there[:, None]}, plans
     )
     latent, (now, goal) = model.latent, (model.encode(torch.from_numpy(x)) for x in (here, there))
-    shared = (latent.static(now) + latent.static(goal)) / 2
+    shared = (latent.static_of(now) + latent.static_of(goal)) / 2
     expected = []
     for a, b in ((now, goal), (latent.with_static(now, shared), latent.with_static(goal, shared))):
         futures = model.imagine(a[:, None], a.new_zeros(2, 0, 4), plans)

@@ -6,26 +6,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import dynamics_settings
 from torch import nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.models.factored_latent import (
-    Components,
-    FactoredLatent,
-    FactoredLatentTraining,
-    curvature,
-)
+from jepa_wm.models.factored_latent import FactoredLatent, curvature
+from jepa_wm.models.latent import Components, LatentBatch
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.losses import EpisodeContrast, TemporalContrast, variance_covariance
-from jepa_wm.models.settings import (
-    DistanceSettings,
-    EncoderSettings,
-    LatentSettings,
-    WorldModelSettings,
-)
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.temporal_distance import TemporalDistance, hardest
 from jepa_wm.models.vit import Encoder
+from jepa_wm.models.world_model_settings import (
+    DistanceSettings,
+    FactoredLatentSettings,
+    TokenLatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -100,33 +98,35 @@ def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
 # ---------------------------------------------------------------- the latent model
 
 
-SMALL = LatentSettings(dynamic_dim=3, static_dim=2, components=6, width=16)
+SMALL = FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=6, width=16)
 
 
 def latent_model(**changes):
     torch.manual_seed(0)
     latent_settings = changes.pop("latent_settings", SMALL)
-    model = LatentModel(
-        9, 8, 2, WorldModelSettings(frameskip=3, width=16, depth=1, num_heads=1, latent=latent_settings,
-                          distance=DistanceSettings(groups=2, components=2, width=8), **changes)
-    )  # fmt: skip
-    if latent_settings is not None:
-        model.summary.components.fit(torch.randn(40, 9, 8))
+    settings = WorldModelSettings(
+        dynamics=dynamics_settings(frameskip=3, width=16, depth=1, num_heads=1, **changes),
+        latent=latent_settings,
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
+    model = LatentModel(9, 8, 2, settings)
+    if model.latent.fitted:
+        model.latent.components.fit(torch.randn(40, 9, 8))
     return model
 
 
 @pytest.mark.parametrize(
-    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), None]
+    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), TokenLatentSettings()]
 )
 def test_losses_are_finite_and_reach_every_part(latent_settings):
     model = latent_model(latent_settings=latent_settings)
     tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
-    rounds = [model.dynamics_losses(model.summarise(tokens), actions, rollout=1.0)]
-    training = []
-    if latent_settings is not None:
-        training = FactoredLatentTraining(model.summary, 2, latent_settings)
-        frames = model.summary.components(tokens)
-        rounds.append(training.losses(frames, frames[:, 3], torch.randn(4, 5, 2)))
+    rounds = [model.dynamics_losses(model.latent.encode(tokens), actions, rollout=1.0)]
+    training = model.latent.training_of(2)
+    if training is not None:
+        frames = model.latent.compress(tokens)
+        batch = LatentBatch(frames, frames[:, 3], torch.randn(4, 5, 2))
+        rounds.append(training.losses(batch))
     for losses in rounds:
         losses["loss"].backward()
         assert all(torch.isfinite(v) for v in losses.values())
@@ -148,20 +148,20 @@ def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
 
 
 @pytest.mark.parametrize(
-    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), None]
+    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), TokenLatentSettings()]
 )
 def test_static_numbers_are_read_and_replaced(latent_settings):
     model = latent_model(latent_settings=latent_settings)
-    latents = model.summarise(torch.randn(2, 4, 9, 8))
-    assert torch.equal(model.with_static(latents, model.static(latents)), latents)
-    shared = model.static(latents).mean(1, keepdim=True)
-    settled = model.with_static(latents, shared)
+    latents = model.latent.encode(torch.randn(2, 4, 9, 8))
+    assert torch.equal(model.latent.with_static(latents, model.latent.static_of(latents)), latents)
+    shared = model.latent.static_of(latents).mean(1, keepdim=True)
+    settled = model.latent.with_static(latents, shared)
     assert settled.shape == latents.shape and torch.equal(
-        model.static(settled), shared.expand(-1, 4, -1, -1)
+        model.latent.static_of(settled), shared.expand(-1, 4, -1, -1)
     )
     moving = latents.shape[-1] - shared.shape[-1]
     assert torch.equal(settled[..., :moving], latents[..., :moving])
-    assert shared.shape[-1] == (latent_settings.static_dim if latent_settings else 0)
+    assert shared.shape[-1] == (getattr(latent_settings, "static_dim", 0))
 
 
 def test_components_are_those_of_the_covariance_and_halfway_to_white():
@@ -191,11 +191,11 @@ def test_fewer_frames_than_components_leave_the_rest_at_nothing():
 
 
 def test_dynamic_numbers_are_standardised_again_and_again():
-    summary = latent_model().summary
+    summary = latent_model().latent
     frames = summary.components(torch.randn(500, 9, 8))
     for _ in range(2):
         summary.standardise(frames)
-        moving = summary.dynamic(frames)
+        moving = summary.dynamic(frames)[:, 0]
         assert moving.mean(0).abs().max() < 1e-5 and (moving.std(0) - 1).abs().max() < 1e-5
 
 
@@ -210,17 +210,17 @@ def test_a_summary_learns_where_things_are_without_labels():
     blob = (-(way[:, :, None] - grid).square().sum(-1) / 2).exp()  # [E, 6, 36]
     tokens = (blob + 0.1 * torch.randn(300, 1, 36, generator=g))[..., None]
     torch.manual_seed(0)
-    settings = LatentSettings(dynamic_dim=2, static_dim=0, components=36, width=64)
+    settings = FactoredLatentSettings(dynamic_dim=2, static_dim=0, components=36, width=64)
     summary = FactoredLatent(36, 1, settings)
     summary.components.fit(tokens.flatten(0, 1))
-    training, frames = FactoredLatentTraining(summary, 2, settings), summary.components(tokens)
+    training, frames = summary.training_of(2), summary.components(tokens)
     optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
 
     def unexplained():
         """Share of the variance of places that a linear map of the dynamic numbers leaves."""
         with torch.no_grad():
             read = torch.nn.functional.pad(
-                summary.dynamic(frames).flatten(0, 1), (0, 1), value=1.0
+                summary.dynamic(frames).flatten(0, 2), (0, 1), value=1.0
             )
         gap = read @ torch.linalg.lstsq(read, way.flatten(0, 1)).solution - way.flatten(0, 1)
         return (gap.square().mean() / way.flatten(0, 1).var(0).mean()).item()
@@ -229,7 +229,9 @@ def test_a_summary_learns_where_things_are_without_labels():
     for _ in range(300):
         some, other = torch.randint(300, (64,), generator=g), torch.randint(6, (64,), generator=g)
         optimiser.zero_grad()
-        training.losses(frames[some], frames[some, other], done[some])["loss"].backward()
+        training.losses(LatentBatch(frames[some], frames[some, other], done[some]))[
+            "loss"
+        ].backward()
         optimiser.step()
     assert unexplained() < 0.06 < before / 4
 
@@ -262,7 +264,7 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
 
     def bends(straight):
         torch.manual_seed(0)
-        settings = LatentSettings(
+        settings = FactoredLatentSettings(
             dynamic_dim=4,
             static_dim=0,
             components=24,
@@ -272,27 +274,31 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
         )
         summary = FactoredLatent(24, 1, settings)
         summary.components.fit(tokens.flatten(0, 1))
-        training, frames = FactoredLatentTraining(summary, 1, settings), summary.components(tokens)
+        training, frames = summary.training_of(1), summary.components(tokens)
         optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
         for _ in range(300):
             some, other = torch.randint(250, (64,)), torch.randint(6, (64,))
             optimiser.zero_grad()
             losses = training.losses(
-                frames[some], frames[some, other], nudges.cumsum(1)[some, :1].expand(-1, 6, -1)
+                LatentBatch(
+                    frames[some], frames[some, other], nudges.cumsum(1)[some, :1].expand(-1, 6, -1)
+                )
             )
             losses["loss"].backward()
             optimiser.step()
         with torch.no_grad():
-            others = training.losses(frames[250:], frames[250:, 3], torch.zeros(50, 6, 1))
+            others = training.losses(
+                LatentBatch(frames[250:], frames[250:, 3], torch.zeros(50, 6, 1))
+            )
             return curvature(summary.dynamic(frames[250:])).item(), others["reconstruction"].item()
 
     wild, (straight, told) = bends(0.0)[0], bends(1.0)
     assert straight < 0.4 * wild and told < 0.05
 
 
-def test_without_a_bottleneck_the_tokens_are_the_latent():
+def test_of_all_tokens_the_tokens_are_the_latent():
     tokens = torch.randn(2, 3, 9, 8).bfloat16()
-    latent = latent_model(latent_settings=None).summarise(tokens)
+    latent = latent_model(latent_settings=TokenLatentSettings()).latent.encode(tokens)
     assert latent.dtype == torch.float32 and torch.equal(latent, tokens.float())
 
 
@@ -300,10 +306,10 @@ def test_a_summary_does_not_depend_on_its_neighbours():
     model = latent_model()
     tokens = torch.randn(4, 3, 9, 8)
     with torch.no_grad():
-        whole = model.summarise(tokens)
+        whole = model.latent.encode(tokens)
         assert whole.shape == (4, 3, 1, 5)
         torch.testing.assert_close(
-            whole[1, 2], model.summarise(tokens[1, 2]), atol=1e-5, rtol=1e-5
+            whole[1, 2], model.latent.encode(tokens[1, 2]), atol=1e-5, rtol=1e-5
         )
 
 
@@ -362,7 +368,7 @@ def test_dynamics_of_another_encoder_are_refused():
     encoder = FrozenEncoder(
         Encoder(32, EncoderSettings(patch_size=16, width=16, depth=1, num_heads=1)), 32
     )
-    latent = LatentModel(4, 12, 2, WorldModelSettings(latent=None))
+    latent = LatentModel(4, 12, 2, WorldModelSettings(latent=TokenLatentSettings()))
     with pytest.raises(
         UserError,
         match="trained on 4 tokens of width 12 a frame, but the encoder gives 4 of width 16",

@@ -15,7 +15,7 @@ from jepa_wm.features import cache
 from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import COMPONENTS, LatentModel
-from jepa_wm.models.settings import WorldModelSettings
+from jepa_wm.models.world_model_settings import TokenLatentSettings, WorldModelSettings
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.world_model.world_model import WorldModel
@@ -68,7 +68,7 @@ def test_both_forms_give_the_ridge_of_the_textbook(n, size, penalty):
 
 def test_heads_and_metric_of_few_tokens_read_all_numbers():
     few, summary = (
-        LatentModel(16, 64, 2, WorldModelSettings(latent=None)),
+        LatentModel(16, 64, 2, WorldModelSettings(latent=TokenLatentSettings())),
         LatentModel(256, 384, 2, WorldModelSettings()),
     )
     assert few.components is None and few.flat_width == 16 * 64
@@ -79,7 +79,7 @@ def test_heads_and_metric_of_few_tokens_read_all_numbers():
 
 def test_heads_and_metric_of_many_tokens_are_small():
     with torch.device("meta"):
-        model = LatentModel(256, 384, 2, WorldModelSettings(latent=None))
+        model = LatentModel(256, 384, 2, WorldModelSettings(latent=TokenLatentSettings()))
     assert sum(p.numel() for p in model.distance.parameters()) < 10**6
     assert model.distance.net[0].in_features == model.flat_width == COMPONENTS
 
@@ -88,7 +88,7 @@ def test_heads_and_metric_of_many_tokens_are_small():
 def run_of_many(tmp_path_factory, tiny_data):
     """A finished run on all tokens of a timm backbone: 144 of width 64, 9216 numbers a frame."""
     words = [f"data.path={tiny_data}", "data.image_size=192", "encoder.patch_size=16", "features.backbone=timm/test_vit",
-             "features.num_norm_frames=20", "features.stride=5", "train.pretrain.steps=0", "latent=null",
+             "features.num_norm_frames=20", "features.stride=5", "train.pretrain.steps=0", "latent.name=tokens",
              "dynamics.width=16", "dynamics.depth=1", "dynamics.num_heads=1", "planner.cost.robust_radius=0", "train.precision=fp32",
              "train.dynamics={steps: 4, batch: 4, frames: 4}", "train.distance={steps: 4, batch: 8}",
              "train.heads={steps: 4, batch: 8}"]  # fmt: skip
@@ -107,8 +107,8 @@ def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
     assert all(row["relative_error"] > 0 for row in results["dynamics"]["rollout"])
     model = WorldModel.load(folder)
     assert (
-        model.latent.numbers == 9216
-        and model.latent.flat_width == model.heads.sizes["latent"] == COMPONENTS
+        model.latent_model.numbers == 9216
+        and model.latent_model.flat_width == model.heads.sizes["latent"] == COMPONENTS
     )
     frames = torch.randint(
         256, (2, 65, 65, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

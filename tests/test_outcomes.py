@@ -6,13 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_models import dynamics_settings, small_dynamics
 
-from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.dynamics_losses import forced_loss, rollout_loss
+from jepa_wm.models.dynamics import Noise, StepNoise
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.mixture import MixturePrediction, Noise, StepNoise
-from jepa_wm.models.rollout import imagine_candidates, unroll_candidates
-from jepa_wm.models.settings import DistanceSettings, LatentSettings, WorldModelSettings
+from jepa_wm.models.mixture import MixturePrediction
+from jepa_wm.models.world_model_settings import (
+    DistanceSettings,
+    FactoredLatentSettings,
+    TokenLatentSettings,
+    WorldModelSettings,
+)
 from jepa_wm.planning.terms import expected_cost
 from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
@@ -22,10 +26,16 @@ DRAWN = 16
 
 def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, tokens=1):
     torch.manual_seed(0)
-    model = Dynamics(
-        tokens=tokens, latent_width=latent, action_size=action, width=width, depth=depth, num_heads=1, context_frames=window,
+    model = small_dynamics(
+        tokens=tokens,
+        latent_width=latent,
+        action_size=action,
+        width=width,
+        depth=depth,
+        num_heads=1,
+        context_frames=window,
         mixture_components=outcomes,
-    )  # fmt: skip
+    )
     torch.nn.init.normal_(
         model.embed.weight, std=0.5
     )  # a few numbers, as loud as the hundred of a real latent
@@ -87,8 +97,8 @@ def test_searching_imagines_the_same_as_training_draw_for_draw(outcomes):
         ),
     ):
         with torch.no_grad():
-            slow = unroll_candidates(model, context, past, plans, noise=noise)
-        fast = imagine_candidates(model, context, past, plans, noise=noise, at_once=3)
+            slow = model.rollout(context, past, plans, noise=noise)
+        fast = model.fast_rollout(context, past, plans, noise=noise, at_once=3)
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
         futures.append(fast)
     assert not torch.allclose(futures[0], futures[1]) and not torch.allclose(
@@ -109,23 +119,28 @@ def test_what_is_static_stays_static_whatever_the_head(outcomes):
     """It is a property of the latent: read, averaged, kept in every future, and never shifted by
     the margin."""
     settings = WorldModelSettings(
-        frameskip=2, width=32, depth=1, num_heads=1, mixture_components=outcomes,
-        latent=LatentSettings(dynamic_dim=2, static_dim=3, components=6, width=16), distance=DistanceSettings(width=16),
-    )  # fmt: skip
+        dynamics=dynamics_settings(
+            frameskip=2, width=32, depth=1, num_heads=1, mixture_components=outcomes
+        ),
+        latent=FactoredLatentSettings(dynamic_dim=2, static_dim=3, components=6, width=16),
+        distance=DistanceSettings(width=16),
+    )
     torch.manual_seed(0)
     model = LatentModel(4, 6, 2, settings)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     latents = torch.randn(2, 3, 1, 5)
-    assert model.dynamic_dim == 2 and torch.equal(model.static(latents), latents[..., 2:])
-    shifted = model.shifted(latents, 0.5)
+    assert model.latent.dynamic_dim == 2 and torch.equal(
+        model.latent.static_of(latents), latents[..., 2:]
+    )
+    shifted = model.latent.perturbations(latents, 0.5)
     assert len(shifted) == 4 and all(torch.equal(x[..., 2:], latents[..., 2:]) for x in shifted)
     plans, past = torch.randn(2, 4, 5, 4), torch.randn(2, 2, 4)
     for noise in (None, Noise.seeded(0, horizon=5, tokens=1, width=5, device=torch.device("cpu"))):
         with torch.no_grad():
-            futures = unroll_candidates(model.dynamics, latents, past, plans, noise=noise)
+            futures = model.dynamics.rollout(latents, past, plans, noise=noise)
         torch.testing.assert_close(
-            imagine_candidates(model.dynamics, latents, past, plans, noise=noise),
+            model.dynamics.fast_rollout(latents, past, plans, noise=noise),
             futures,
             atol=1e-4,
             rtol=1e-4,
@@ -139,7 +154,7 @@ def test_static_numbers_have_no_part_in_the_likelihood():
     """Those of the truth say nothing: the loss is of the numbers that chance moves, and per such
     number."""
     torch.manual_seed(0)
-    model = Dynamics(
+    model = small_dynamics(
         tokens=1,
         latent_width=5,
         action_size=2,
@@ -152,14 +167,14 @@ def test_static_numbers_have_no_part_in_the_likelihood():
     )
     latents, acts = torch.randn(4, 6, 1, 5), torch.randn(4, 5, 2)
     with torch.no_grad():
-        likelihood = model.prediction(latents[:, :-1], acts)
+        likelihood = model.distribution(latents[:, :-1], model.hidden(latents[:, :-1], acts))
         assert likelihood.mean.shape == (4, 5, 2, 1, 2)
-        for loss in (forced_loss, rollout_loss):
+        for loss in (model.forced_loss, model.rollout_loss):
             windows = latents.clone()
             windows[:, 1:, :, 2:] = windows[:, :1, :, 2:]
             other = windows.clone()
             other[:, -1, :, 2:] += 100
-            assert loss(model, windows, acts) == loss(model, other, acts)
+            assert loss(windows, acts) == loss(other, acts)
 
 
 # ---------------------------------------------------------------- worlds with chance
@@ -172,8 +187,8 @@ def fit(model, windows, *, steps, seed=0, lr=3e-3):
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
     for step in range(steps):
         rows = torch.randint(len(latents), (128,), generator=g)
-        loss = forced_loss(model, latents[rows], actions[rows]) + rollout_loss(
-            model, latents[rows], actions[rows]
+        loss = model.forced_loss(latents[rows], actions[rows]) + model.rollout_loss(
+            latents[rows], actions[rows]
         )
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 - step / steps) + 1e-5
@@ -192,7 +207,9 @@ def judged(model, seen, new):
     error assumes: one spread for all numbers, here that of its errors in the seen windows."""
     (before, acts), truth = (new[0][:, :-1], new[1]), new[0][:, -1, 0]
     if model.head.__class__.__name__ == "MixtureHead":
-        prediction = MixturePrediction(*(part[:, -1] for part in model.prediction(before, acts)))
+        prediction = MixturePrediction(
+            *(part[:, -1] for part in model.distribution(before, model.hidden(before, acts)))
+        )
         likelihood = prediction.log_likelihood(truth[:, None]).mean() / truth.shape[-1]
         chances = [Noise.seeded(r, horizon=1, tokens=1, width=truth.shape[-1], device=truth.device).at(0)
                    for r in range(DRAWN)]  # fmt: skip
@@ -258,7 +275,9 @@ def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outc
     if world is forks:
         with torch.no_grad():
             guess = averaging(new[0][:, :-1], new[1])[:, -1, 0, 1]
-            prediction = admitting.prediction(new[0][:, :-1], new[1])
+            prediction = admitting.distribution(
+                new[0][:, :-1], admitting.hidden(new[0][:, :-1], new[1])
+            )
         assert guess.abs().mean() < 0.3, "the average of up and down is where nobody ever is"
         weight = prediction.choice[:, -1].exp()
         up = (weight * (prediction.mean[:, -1, :, 0, 1] > 0.8)).sum(-1)
@@ -290,15 +309,18 @@ def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
 def latent_model(**changes):
     torch.manual_seed(0)
     settings = WorldModelSettings(
-        frameskip=1, width=32, depth=1, num_heads=1, context_frames=2, latent=None,
-        distance=DistanceSettings(groups=2, components=2, width=8), **changes,
-    )  # fmt: skip
+        dynamics=dynamics_settings(
+            frameskip=1, width=32, depth=1, num_heads=1, context_frames=2, **changes
+        ),
+        latent=TokenLatentSettings(),
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
     return LatentModel(1, 2, 2, settings)
 
 
 def test_members_agree_where_they_were_taught_and_not_elsewhere():
     model = latent_model(ensemble_size=3)
-    assert len(model.members) == 3 and len(latent_model().members) == 1
+    assert len(model.ensemble) == 3 and len(latent_model().ensemble) == 1
     g = torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(300):
@@ -312,7 +334,7 @@ def test_members_agree_where_they_were_taught_and_not_elsewhere():
 
         def disagreement(scale):
             here, acts = scale * torch.randn(200, 1, 1, 2, generator=g), torch.zeros(200, 1, 2)
-            return torch.stack([m(here, acts) for m in model.members]).var(0).mean().item()
+            return torch.stack([m(here, acts) for m in model.ensemble]).var(0).mean().item()
 
         assert disagreement(8.0) > 10 * disagreement(0.5) > 0
 
@@ -324,7 +346,7 @@ def test_every_member_and_outcome_is_trained():
         {"ensemble_size": 2, "mixture_components": 1},
     ):
         model = latent_model(**changes)
-        for member in range(len(model.members)):
+        for member in range(len(model.ensemble)):
             losses = model.dynamics_losses(
                 torch.randn(4, 4, 1, 2), torch.randn(4, 3, 2), rollout=1.0, member=member
             )

@@ -55,7 +55,7 @@ SETTINGS = [
     "collect.episodes=40", "collect.episode_length=24",
     "collect.heldout_episode_length=24", "data.image_size=16", "encoder.patch_size=4",
     "dynamics.frameskip=1",
-    "latent=null", "planner.cost.robust_radius=0", "train.pretrain.steps=0",
+    "latent.name=tokens", "planner.cost.robust_radius=0", "train.pretrain.steps=0",
     "train.dynamics.steps=150",
     "train.distance.steps=1",
     "train.heads.steps=150", "train.heads.batch=64", "train.heads.sizes.width=32",

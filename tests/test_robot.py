@@ -13,11 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_weights import in_layout
 
-from jepa_wm.models.action_predictor import ActionPredictor
-from jepa_wm.models.poses import difference, integrate, to_angles, to_matrix
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.world_model.vjepa2_ac_rollout import imagine_poses, normalised
+from jepa_wm.models.vjepa2_ac import (
+    VJEPA2AC,
+    ActionPredictor,
+    difference,
+    integrate,
+    normalised,
+    parted,
+    to_angles,
+    to_matrix,
+    with_pose,
+)
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "vjepa2_ac.py"
 angle = st.floats(-1.5, 1.5)
@@ -75,7 +83,10 @@ def test_imagining_is_the_predictor_step_by_step(predictor):
         torch.rand(2, 7, generator=g),
         torch.randn(2, 3, 2, 7),
     )
-    futures, way = imagine_poses(predictor, tokens, pose, actions, at_once=4)
+    start = with_pose(normalised(tokens), pose)[:, None]
+    futures, way = parted(
+        VJEPA2AC(predictor).fast_rollout(start, start.new_zeros(2, 0, 7), actions, at_once=2)
+    )
     assert futures.shape == (2, 3, 2, 4, 24) and way.shape == (2, 3, 2, 7)
     b, s = 1, 2
     first = normalised(tokens[b])[None, None]

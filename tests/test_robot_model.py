@@ -1,4 +1,4 @@
-"""A model of dynamics.kind vjepa2_ac is loaded, planned with and reported; what it cannot do it
+"""A model of dynamics.name vjepa2_ac is loaded, planned with and reported; what it cannot do it
 says."""
 
 import json
@@ -14,18 +14,18 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals import episodes
-from jepa_wm.models.poses import difference, integrate
+from jepa_wm.models.vjepa2_ac import (
+    VJEPA2AC,
+    change_of,
+    difference,
+    integrate,
+    normalised,
+    parted,
+    with_pose,
+)
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.world_model.saved import load_latent_model
-from jepa_wm.world_model.vjepa2_ac import RobotModel
-from jepa_wm.world_model.vjepa2_ac_rollout import (
-    change_of,
-    imagine_after,
-    imagine_poses,
-    normalised,
-    pose_blocks,
-)
+from jepa_wm.world_model.latents import Recording
 
 WORDS = [
     "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2", "train.pretrain.steps=0",
@@ -95,17 +95,20 @@ def trained(tmp_path_factory):
 def test_it_is_loaded_as_every_model_is(trained):
     root, folder, _ = trained
     model = WorldModel.load(folder)
-    assert (
-        isinstance(model, RobotModel)
-        and model.block == 14
-        and model.latent.settings.kind == "vjepa2_ac"
-    )
+    assert isinstance(model.latent_model.dynamics, VJEPA2AC)
+    assert model.block == 14 and model.latent.proprio_size == 7
     data = Trajectories(root / "train.h5")
     states, within = torch.from_numpy(data.column("state")), np.arange(20) < 19
     rows = np.flatnonzero(np.tile(within, 6))
     steps = difference(states[rows], states[rows + 1])
-    torch.testing.assert_close(model.latent.action_low, steps.amin(0))
-    torch.testing.assert_close(model.latent.action_high, steps.amax(0))
+    torch.testing.assert_close(model.latent_model.action_low, steps.amin(0))
+    torch.testing.assert_close(model.latent_model.action_high, steps.amax(0))
+
+
+def imagined(predictor, tokens, poses, plans):
+    """(tokens [B, S, H, n, D], poses [B, S, H, 7]) after frames' tokens with their poses."""
+    start = with_pose(tokens, poses)[:, None]
+    return parted(VJEPA2AC(predictor).rollout(start, start.new_zeros(len(start), 0, 7), plans))
 
 
 @torch.no_grad()
@@ -116,14 +119,15 @@ def test_it_imagines_as_its_predictor_does(trained):
     poses, plans = torch.rand(2, 7), 0.1 * torch.randn(2, 5, 3, 14)
     latents = model.encode(frames, poses)
     tokens = normalised(model.encoder.raw(frames))
-    assert torch.equal(model.compared(latents), tokens) and torch.equal(latents[:, -1, :7], poses)
+    torch.testing.assert_close(model.compared(latents), tokens, atol=1e-5, rtol=1e-5)
+    assert torch.equal(latents[:, -1, :7], poses)
     futures = model.futures(latents[:, None], latents.new_zeros(2, 0, 14), plans)
-    wanted, ways = imagine_poses(model.latent.predictor, tokens, poses, change_of(plans))
+    wanted, ways = imagined(model.latent_model.dynamics.predictor, tokens, poses, change_of(plans))
     torch.testing.assert_close(model.compared(futures[0, 0]), wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(futures[0, 0, ..., -1, :7], ways)
     with pytest.raises(ValueError, match="frames without a pose tell no future"):
         model.imagine(model.encode(frames)[:, None], latents.new_zeros(2, 0, 14), plans)
-    with pytest.raises(ValueError, match=r"poses have shape \(2, 6\); give \[2, 7\]"):
+    with pytest.raises(ValueError, match=r"proprio has shape \(2, 6\); give \[2, 7\]"):
         model.encode(frames, poses[:, :6])
 
 
@@ -137,30 +141,35 @@ def test_gradients_reach_the_plans(trained):
     assert plans.grad is not None and bool((plans.grad.abs().sum((0, 1, 3)) > 0).all())
 
 
-def test_small_changes_of_pose_add_up_to_one():
-    g = torch.Generator().manual_seed(0)
-    poses = torch.rand(11, 7, generator=g)
-    blocks = pose_blocks(poses, torch.tensor([[0, 5, 10]]), frameskip=5)
-    assert blocks.shape == (1, 2, 35)
-    reached = integrate(poses[[0, 5]], change_of(blocks)[0])
-    torch.testing.assert_close(reached, poses[[5, 10]], atol=1e-4, rtol=1e-4)
+def test_small_changes_of_pose_add_up_to_one(trained):
+    model = WorldModel.load(trained[1]).latent_model
+    data = Trajectories(trained[0] / "train.h5")
+    episode, frame = np.zeros((1, 3), int), np.array([[0, 2, 4]])
+    blocks = Recording(data, model).blocks(episode, frame, np.zeros((1, 2, 14)))
+    poses = torch.from_numpy(data.column("state"))
+    assert blocks.shape == (1, 2, 14)
+    reached = integrate(poses[[0, 2]], change_of(blocks)[0])
+    torch.testing.assert_close(reached, poses[[2, 4]], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_several_frames_of_context_are_as_if_they_had_been_imagined(trained):
     """The predictor sees the same frames, poses and actions, whether it imagined them or was shown
     them."""
-    predictor = WorldModel.load(trained[1]).latent.predictor
+    predictor = WorldModel.load(trained[1]).latent_model.dynamics.predictor
     tokens, poses, plan = (
         normalised(torch.randn(1, 4, 24)),
         torch.rand(1, 7),
         0.05 * torch.randn(1, 1, 3, 7),
     )
     tokens = tokens.expand(1, predictor.grid**2, 24) if predictor.grid**2 != 4 else tokens
-    futures, ways = imagine_poses(predictor, tokens, poses, plan)
+    futures, ways = imagined(predictor, tokens, poses, plan)
     context = torch.cat([tokens[:, None], futures[:, 0, :2]], 1)
     seen = torch.cat([poses[:, None], ways[:, 0, :2]], 1)
-    after, _ = imagine_after(predictor, context, seen, plan[:, :, 2:])
+    context = with_pose(context, seen)
+    after, _ = parted(
+        VJEPA2AC(predictor).rollout(context, context.new_zeros(1, 2, 7), plan[:, :, 2:])
+    )
     torch.testing.assert_close(after[:, :, 0], futures[:, :, 2], atol=1e-3, rtol=1e-3)
 
 
@@ -168,19 +177,19 @@ def test_an_agent_plans_changes_of_pose_toward_a_goal_image(trained):
     model, world, goals = WorldModel.load(trained[1]), Arm(), Arm()
     world.reset([0, 1, 2])
     goals.reset([5, 6, 7])
-    agent = Agent(model, SPACE, planner(**PLAN), poses=world.state)
+    agent = Agent(model, SPACE, planner(**PLAN), proprio=world.state)
     agent.reset(goals.render(), seeds=[0, 1, 2])
-    record = episodes.play(world, agent.act, budget=6)
-    assert record.track.shape == (3, 7, 2)
+    track = episodes.play(world, lambda world: agent.act(world.render()), budget=6)
+    assert track.state.shape == (3, 7, 7)
     actions = agent.act(world.render())
     assert actions.shape == (3, 2, 7) and np.array_equal(actions[:, 0], actions[:, 1]), "held"
-    again = Agent(model, SPACE, planner(**PLAN), poses=world.state)
+    again = Agent(model, SPACE, planner(**PLAN), proprio=world.state)
     again.reset(goals.render(), seeds=[0, 1, 2])
     first = again.act(world.render())
-    elsewhere = Agent(model, SPACE, planner(**PLAN), poses=lambda: world.state() + 1)
+    elsewhere = Agent(model, SPACE, planner(**PLAN), proprio=lambda: world.state() + 1)
     elsewhere.reset(goals.render(), seeds=[0, 1, 2])
     elsewhere.act(world.render())
-    assert not torch.equal(again.search.last.trace, elsewhere.search.last.trace), "the pose counts"
+    assert not torch.equal(again.mpc.last.trace, elsewhere.mpc.last.trace), "the pose counts"
     assert np.abs(first).max() <= 0.1 + 1e-6
 
 
@@ -198,7 +207,7 @@ def test_the_agent_of_a_run_reads_the_pose_from_the_state_of_the_world(trained):
     agent = Agent.of_run(folder, blind, config.planner, frameskip=skip)
     agent.reset(blind.render(), seeds=[0, 1])
     with pytest.raises(
-        UserError, match=r"the pose of a robot's hand, 7 finite numbers.* was told \[2, 4\]"
+        UserError, match=r"reads 7 finite numbers of proprioception.* was given \[2, 4\]"
     ):
         agent.act(blind.render())
 
@@ -207,7 +216,7 @@ def test_an_agent_of_several_steps_imagines_or_sees_those_between(trained):
     model, world = WorldModel.load(trained[1]), Arm()
     plan = planner(**PLAN | {"execute": 2})
     world.reset([0])
-    agent = Agent(model, SPACE, plan, poses=world.state)
+    agent = Agent(model, SPACE, plan, proprio=world.state)
     agent.reset(world.render(), seeds=[0])
     assert agent.act(world.render()).shape == (1, 4, 7)
     agent.observe(world.render())
@@ -224,16 +233,15 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
             {"objective": "temporal"},
             "planner.cost.objective temporal is a learned distance.* set planner.cost.objective=l1",
         ),
-        ({"objective": "reward"}, "needs a reward head, and heads are of dynamics.kind latent"),
-        ({"solver": "policy"}, "needs a policy head, and heads are of"),
+        ({"objective": "reward"}, "needs a reward head, and dynamics.name vjepa2_ac has no heads"),
+        ({"solver": "policy"}, "needs a policy head, and dynamics.name vjepa2_ac has no heads"),
         (
             {"uncertainty_weight": 1.0},
             "planner.cost.uncertainty_weight 1 needs models that can disagree",
         ),
-        ({"cuda_graphs": True}, "set planner.mpc.cuda_graphs=false"),
     ):
         with pytest.raises(UserError, match=message):
-            Agent(model, SPACE, planner(**PLAN | change), poses=Arm().state)
+            Agent(model, SPACE, planner(**PLAN | change), proprio=Arm().state)
     with pytest.raises(ValueError, match="numbers a model step but the model was trained on 14"):
         Agent(
             model,
@@ -242,13 +250,9 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
         )
     agent = Agent(model, SPACE, planner(**PLAN))
     agent.reset(picture(np.full((1, 7), 0.5)), seeds=[0])
-    with pytest.raises(
-        UserError, match="give Agent poses=..., or a world whose state is the pose"
-    ):
+    with pytest.raises(UserError, match="give Agent proprio=..., or a world whose state they are"):
         agent.act(picture(np.full((1, 7), 0.5)))
-    with pytest.raises(
-        UserError, match="ensemble_size 2 and mixture_components 0 are of kind latent"
-    ):
+    with pytest.raises(UserError, match="vjepa2_ac is one predictor: set ensemble_size=1"):
         load_config("vjepa2_ac_droid", ["dynamics.ensemble_size=2"])
 
 
@@ -256,7 +260,7 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
 def test_every_solver_that_searches_plans_with_it(trained, solver):
     model, world = WorldModel.load(trained[1]), Arm()
     world.reset([0])
-    agent = Agent(model, SPACE, planner(**PLAN | {"solver": solver}), poses=world.state)
+    agent = Agent(model, SPACE, planner(**PLAN | {"solver": solver}), proprio=world.state)
     agent.reset(world.render(), seeds=[0])
     assert np.isfinite(agent.act(world.render())).all()
 
@@ -277,10 +281,8 @@ def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
             assert measured["relative_error"] == pytest.approx(
                 trained_on["relative_error"], rel=1e-4
             )
-        with pytest.raises(UserError, match="holds V-JEPA 2's action-conditioned predictor"):
+        with pytest.raises(UserError, match="dynamics.name vjepa2_ac has no heads; train with"):
             run_stage("heads", run)
-        with pytest.raises(UserError, match="train with dynamics.kind=latent in another --run"):
-            load_latent_model(folder / "dynamics")
     for command in (["report"], ["eval", "rollout"]):
         assert (
             cli.main(

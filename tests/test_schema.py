@@ -76,15 +76,11 @@ MASK = "jepa.masks=[{{{}}}]"
             ["planner.solver={name: gradient, num_samples: 1}"],
             "'planner.solver.num_samples' must be greater than or equal to 2",
         ),
-        (
-            ["planner.mpc.compile=true", "planner.mpc.cuda_graphs=true"],
-            "planner.mpc: compile and cuda_graphs are two ways",
-        ),
         (["planner.mpc.memory_mb=0"], "'planner.mpc.memory_mb' must be greater than 0"),
         (["planner.solver={name: icem, noise_bta: 1}"], "unknown key 'planner.solver.noise_bta'"),
         (
-            ["train.dynamics.frames=4", "train.dynamics.context=4"],
-            "train.dynamics: context 4 leaves nothing to imagine of windows of frames 4",
+            ["train.dynamics.frames=4", "dynamics.rollout_context=4"],
+            "dynamics.rollout_context 4 leaves nothing to imagine of windows of train.dynamics.frames 4",
         ),
         (
             ["latent.straightening=1", "train.latent.frames=2"],
@@ -103,7 +99,7 @@ def test_what_just_fits_is_taken():
     two_halves = MASK.format(
         "spatial_scale: [0, 1], temporal_scale: [0.5, 0.5], aspect_ratio: [0.1, 9]"
     )
-    no_rollout = ["train.dynamics.rollout=0", "train.dynamics.context=99"]
+    no_rollout = ["train.dynamics.rollout=0", "dynamics.rollout_context=99"]
     fits = [
         "encoder.tubelet_size=4",
         "planner.mpc.execute=4",

@@ -8,8 +8,8 @@ from test_act import world_model
 from jepa_wm.core.standardise import own_scale, shared_scale
 from jepa_wm.features.probes import RidgeProbe, fit_attentive
 from jepa_wm.models.factored_latent import Components
-from jepa_wm.models.settings import DistanceSettings
 from jepa_wm.models.temporal_distance import TemporalDistance
+from jepa_wm.models.world_model_settings import DistanceSettings
 
 
 def test_numbers_in_units_of_their_own_keep_their_spread_however_small_or_far_off():

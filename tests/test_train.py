@@ -21,6 +21,7 @@ from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.world_model_settings import TokenLatentSettings
 from jepa_wm.training import dynamics, loop, pretrain
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.saved import load_latent_model
@@ -79,7 +80,7 @@ def assert_same_bits(a, b):
     for file in (
         "features/encoder.safetensors",
         "features/train/features.bf16",
-        "dynamics/latent.safetensors",
+        "dynamics/latent_model.safetensors",
         "heads/heads.safetensors",
     ):
         assert (a / file).read_bytes() == (b / file).read_bytes(), file
@@ -279,7 +280,7 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
     futures = iter([])
 
     def knows(dynamics, context, past, actions):
-        return model.with_static(next(futures), model.static(context[:, -1:]))
+        return model.latent.with_static(next(futures), model.latent.static_of(context[:, -1:]))
 
     def summarise(tokens, original=model.summarise):
         nonlocal futures
@@ -300,7 +301,7 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
 
 def test_all_tokens_as_the_latent_drop_nothing(whole, tiny_data):
     model = load_latent_model(whole / "dynamics")
-    settings = model.settings.model_copy(update={"latent": None})
+    settings = model.settings.model_copy(update={"latent": TokenLatentSettings()})
     torch.manual_seed(0)
     row = measured(LatentModel(**model.sizes, settings=settings).eval(), whole, tiny_data)
     assert row["feature_error_encoded"] == 0
@@ -334,11 +335,11 @@ def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny
     for e in range(3):
         episode = np.full(len(frame), e)
         with torch.no_grad():
-            own = model.summarise(features.tokens(episode, frame))
+            own = model.latent.encode(features.tokens(episode, frame))
         for t, latent in enumerate(latents.at(episode, frame)):
-            believed = model.static(own[: t + 1]).mean(0)
-            torch.testing.assert_close(latent, model.with_static(own[t], believed))
-        assert (model.static(own).std(0) > 0).all()
+            believed = model.latent.static_of(own[: t + 1]).mean(0)
+            torch.testing.assert_close(latent, model.latent.with_static(own[t], believed))
+        assert (model.latent.static_of(own).std(0) > 0).all()
 
 
 def test_a_stage_without_what_it_needs_says_so(tmp_path, tiny_data):

@@ -20,9 +20,11 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.models.blocks import Block
-from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.rollout import TOKENS_ON_GPU, imagine_candidates, unroll_candidates
+from jepa_wm.models.dynamics import DeterministicDynamics
+from jepa_wm.models.fast_rollout import TOKENS_ON_GPU
+from jepa_wm.models.latent import LatentShape
 from jepa_wm.models.rope import rope_tables, rotate
+from jepa_wm.models.world_model_settings import DeterministicSettings
 from jepa_wm.planning.terms import latent_distance
 
 ACTION = 10
@@ -99,13 +101,13 @@ def _large(quick: bool, rate: float) -> dict[str, object]:
     distance = latent_distance("l2")
 
     def fast(plans: Tensor) -> Tensor:
-        return imagine_candidates(model, context, past, plans, precision="bf16")
+        return model.fast_rollout(context, past, plans, precision="bf16")
 
     def compiled(plans: Tensor) -> Tensor:
         with autocast(plans.device, "bf16"):
             # Of one size: each other one would be compiled anew.
             pieces = plans.chunk(-(-plans.shape[1] * model.tokens // TOKENS_ON_GPU), 1)
-            futures = [unroll_candidates(model, context, past, piece) for piece in pieces]
+            futures = [model.rollout(context, past, piece) for piece in pieces]
             return torch.cat([future.float() for future in futures], 1)
 
     def seconds(imagine: Callable[[Tensor], Tensor]) -> float:
@@ -135,14 +137,16 @@ def _large(quick: bool, rate: float) -> dict[str, object]:
     }
 
 
-def fresh(case: Case) -> tuple[Dynamics, Tensor, Tensor, Tensor, Tensor]:
+def fresh(case: Case) -> tuple[DeterministicDynamics, Tensor, Tensor, Tensor, Tensor]:
     """(model, context [B, C, N, D], past [B, C-1, A], goal [B, N, D], plans [R, B, S, H, A]) where
     this process computes."""
     torch.manual_seed(0)
-    model = Dynamics(
-        tokens=case.tokens, latent_width=case.width, action_size=ACTION, width=case.width,
-        depth=case.depth, num_heads=case.num_heads, context_frames=case.context_frames,
-    ).eval()  # fmt: skip
+    settings = DeterministicSettings(
+        width=case.width, depth=case.depth, num_heads=case.num_heads,
+        context_frames=case.context_frames,
+    )  # fmt: skip
+    shape = LatentShape(case.tokens, case.width, 0)
+    model = DeterministicDynamics(shape, ACTION, settings).eval()
     context = torch.randn(case.episodes, case.context_frames, case.tokens, case.width)
     past = torch.randn(case.episodes, case.context_frames - 1, ACTION)
     goal = torch.randn(case.episodes, case.tokens, case.width)
@@ -169,7 +173,7 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
     device = context.device
 
     def ours(plans: Tensor) -> Tensor:
-        return imagine_candidates(model, context, past, plans, precision=precision)
+        return model.fast_rollout(context, past, plans, precision=precision)
 
     def reference(plans: Tensor) -> Tensor:
         return torch.cat(
@@ -214,7 +218,9 @@ def flops(case: Case) -> float:
     return float(case.iterations * case.episodes * frames * case.tokens * token)
 
 
-def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) -> Tensor:
+def peer_rollout(
+    model: DeterministicDynamics, context: Tensor, past: Tensor, plans: Tensor
+) -> Tensor:
     """[S, H, N, D] of one episode's plans [S, H, A] after context [C, N, D], the window anew
     each step."""
     latents = context.expand(len(plans), -1, -1, -1)
@@ -228,7 +234,7 @@ def peer_rollout(model: Dynamics, context: Tensor, past: Tensor, plans: Tensor) 
     return latents[:, len(context) :]
 
 
-def peer_forward(model: Dynamics, latents: Tensor, actions: Tensor) -> Tensor:
+def peer_forward(model: DeterministicDynamics, latents: Tensor, actions: Tensor) -> Tensor:
     """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a
     cache."""
     frames, tokens = latents.shape[1:3]

@@ -1,7 +1,7 @@
 """Stages: functions whose signature is their declaration.
 
     @stage(after="features", ranks=True)
-    def dynamics(run: Run, seed: int, latent: LatentSettings | None, train_dynamics: TrainMotion)
+    def dynamics(run: Run, seed: int, latent: LatentSettings, train_dynamics: TrainDynamics)
 
 A parameter is the section or value of the config that its name leads to: `latent`, or deeper with
 underscores for dots, `train_dynamics` for train.dynamics and `data_path` for data.path. A stage is
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from jepa_wm.core.registry import Registry
+from jepa_wm.core.registry import Choice, Registry
 
 Result = dict[str, Any]
 Keep = Literal["once", "newest", "own"]
@@ -196,7 +197,7 @@ def field_type(key: str, schema: type[BaseModel]) -> Any:
     """The annotation of the section or value at a dotted key."""
     *parents, last = key.split(".")
     for name in parents:
-        (schema,) = _sections(schema.model_fields[name].annotation)
+        (schema,) = _sections(schema.model_fields[name])
     return schema.model_fields[last].annotation
 
 
@@ -207,15 +208,19 @@ def _find(parameter: str, schema: type[BaseModel]) -> str | None:
     for count in range(len(words) - 1, 0, -1):
         head, rest = "_".join(words[:count]), "_".join(words[count:])
         if head in schema.model_fields:
-            for section in _sections(schema.model_fields[head].annotation):
+            for section in _sections(schema.model_fields[head]):
                 if (inside := _find(rest, section)) is not None:
                     return f"{head}.{inside}"
     return None
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes that an annotation names: one, or one beside None."""
-    parts = (annotation, *get_args(annotation))
+def _sections(field: FieldInfo) -> list[type[BaseModel]]:
+    """The settings classes that a field holds: one, or one beside None; of a section that chooses
+    an entry of a table, the default's, for what all entries have."""
+    for choice in field.metadata:
+        if isinstance(choice, Choice):
+            return [choice.registry.get(choice.default)]
+    parts = (field.annotation, *get_args(field.annotation))
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
 
 

@@ -129,7 +129,7 @@ def load_action_predictor(
     path: str | Path, build: Callable[..., Model], size: str | Size, *, patch: int = 16
 ) -> Model:
     """The action-conditioned predictor of a released file; `build` is
-    `dynamics.action_predictor.ActionPredictor`.
+    `models.vjepa2_ac.ActionPredictor`.
 
     `patch` is the side of the encoder's patches in px. Raises UserError as `load_encoder` does.
     """

@@ -31,7 +31,7 @@ class EbJepa(nn.Module):
         self, model: WorldModel, *, mean: Sequence[float] = (0, 0), std: Sequence[float] = (1, 1)
     ) -> None:
         super().__init__()
-        skip = model.latent.settings.frameskip
+        skip = model.frameskip
         if skip != 1:
             raise UserError(
                 f"dynamics.frameskip {skip}: eb_jepa asks for a latent after every action; train "

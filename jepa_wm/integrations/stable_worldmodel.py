@@ -34,7 +34,8 @@ class CostServer:
     ) -> None:
         check_cost(model, settings)
         self.model, self.settings = model, settings
-        reach = model.latent.action_low.tolist(), model.latent.action_high.tolist()
+        units = model.latent_model
+        reach = units.action_low.tolist(), units.action_high.tolist()
         self.space = None if space is None else space.within(*reach)
         self._at_once = plans_at_once(model, settings)
         # The frames encoded last, and their latents.
@@ -58,7 +59,7 @@ class CostServer:
             raise ValueError(
                 f"candidates have {candidates.shape[-1]} numbers a step, the model takes "
                 f"{self.model.block}: set action_block to its frameskip, "
-                f"{self.model.latent.settings.frameskip}"
+                f"{self.model.frameskip}"
             )
         context = self._context(info)
         plans = candidates.detach().to(self.model.device).float()
@@ -70,23 +71,22 @@ class CostServer:
 
     def _context(self, info: Mapping[str, Any]) -> PlanningContext:
         """Where the episodes stand, as an agent has it after these frames alone."""
-        latent = self.model.latent
-        skip, size = latent.settings.frameskip, self.model.block // latent.settings.frameskip
-        window = latent.settings.context_frames
+        skip, size = self.model.frameskip, self.model.block // self.model.frameskip
+        window = self.model.context_frames
         frames, past = history(info, window=window, size=size, frameskip=skip)
         context, goal = self._latents("pixels", frames), None
         if "goal" in info:
             goal = self._latents("goal", newest_frames("goal", info)[:, None])[:, 0]
-        # What is static is the same in all frames and in the goal: the mean of what each shows.
+        # All as believed once all frames and the goal have been seen.
         shown = context if goal is None else torch.cat([context, goal[:, None]], 1)
-        static = latent.static(shown).mean(1)
+        believed = self.model.latent.believed_together(shown)
         past = past.to(self.model.device)
         return PlanningContext(
             model=self.model,
             settings=self.settings,
-            latents=latent.with_static(context, static[:, None]),
+            latents=believed[:, : context.shape[1]],
             past=past,
-            goal=None if goal is None else latent.with_static(goal, static),
+            goal=None if goal is None else believed[:, -1],
             last_action=past[:, -1, -size:] if past.shape[1] else None,
             space=self.space,
         )
@@ -170,7 +170,7 @@ class PolicyServer:
             self._agent.reset(goals, [self.seed + i for i in range(len(goals))])
         if not self._waiting:
             self._waiting, self._taken = list(np.moveaxis(self._agent.act(frames), 1, 0)), 0
-        elif self._taken % self._agent.model.latent.settings.frameskip == 0:
+        elif self._taken % self._agent.model.frameskip == 0:
             self._agent.observe(frames)
         self._taken += 1
         return self._waiting.pop(0)

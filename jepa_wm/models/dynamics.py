@@ -1,137 +1,376 @@
-"""Action-conditioned dynamics: a frame-causal transformer over latents and actions, z(t+1) ~
-p(z(t+1) | z(t), a(t)).
+"""Action-conditioned dynamics, z(t+1) ~ p(z(t+1) | z(t), a(t)): what all have in common, and a
+frame-causal transformer over latents and actions.
 
-B batch, T frames, N tokens a frame, D latent width, A action numbers between two frames, P model
-width, W window."""
+B batch, S plan samples, H horizon, T frames, C context frames, N tokens a frame, D latent width of
+which L numbers are static, A action numbers between two frames, P model width, W frames that a
+prediction sees."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.precision import autocast
 from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer
-from jepa_wm.models.mixture import MixtureHead, MixturePrediction, StepNoise
+from jepa_wm.models.fast_rollout import fast_rollout
+from jepa_wm.models.latent import LatentShape
 from jepa_wm.models.rope import rope_tables
+from jepa_wm.models.world_model_settings import TransformerSettings
+
+
+class StepNoise(NamedTuple):
+    """The noise of a model step, the same for all plans (common random numbers)."""
+
+    choice: Tensor  # [] in 0..1
+    normal: Tensor  # [N, D] standard normal
+
+
+class Noise(NamedTuple):
+    """The noise of every step of a future."""
+
+    choice: Tensor  # [H]
+    normal: Tensor  # [H, N, D]
+
+    @classmethod
+    def seeded(
+        cls, seed: int, *, horizon: int, tokens: int, width: int, device: torch.device
+    ) -> Noise:
+        """The same for the same seed; longer horizons begin with the shorter ones."""
+        g = torch.Generator().manual_seed(seed)
+        steps = [
+            (torch.rand((), generator=g), torch.randn(tokens, width, generator=g))
+            for _ in range(horizon)
+        ]
+        choice, normal = (torch.stack(part).to(device) for part in zip(*steps, strict=True))
+        return cls(choice, normal)
+
+    def at(self, step: int) -> StepNoise:
+        return StepNoise(self.choice[step], self.normal[step])
+
+
+class Cache(Protocol):
+    """What dynamics remember of the frames before the latest one."""
+
+    def repeat(self, times: int) -> Cache:
+        """The same for `times` plans of each sample, sample-major."""
+
+    def detach(self) -> None:
+        """Cut the gradient here."""
+
+
+class NoCache:
+    """The memory of dynamics that see one frame."""
+
+    def repeat(self, times: int) -> NoCache:
+        return self
+
+    def detach(self) -> None:
+        pass
 
 
 class Dynamics(nn.Module):
-    """Predicts the change of every token from the last W frames and the actions taken in them; the
-    last `static_dim` of its D numbers stay as they are.
+    """One model of the dynamics. One's own define `step` and `loss`, and `begin` where it sees
+    more than one frame; the rest is made of these, and overridden where it can be faster."""
+
+    stochastic = False  # whether `step` samples by noise
+    scales_actions = True  # whether actions come centred and scaled
+    longest_horizon = 32  # model steps that rollout errors are measured over, at most
+
+    def __init__(self, action_size: int) -> None:
+        """`action_size` is A."""
+        super().__init__()
+        self.action_size = action_size
+
+    # ------------------------------------------------------------------ to be defined
+
+    def begin(self, context: Tensor, past: Tensor) -> Any:
+        """The memory (`Cache`) of all frames of context [B, C, N, D] but the last, with the
+        actions past [B, C-1, A] between them."""
+        return NoCache()
+
+    def step(
+        self, latents: Tensor, actions: Tensor, cache: Any, noise: StepNoise | None = None
+    ) -> Tensor:
+        """[B, N, D] the frame after latents [B, N, D], which the cache then remembers too, under
+        actions [B, A]. Without noise it is the likeliest."""
+        raise NotImplementedError
+
+    def loss(self, latents: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
+        """`loss` and its parts for windows of latents [B, T, N, D] and actions [B, T-1, A];
+        `rollout` is the weight of what is imagined over several steps."""
+        raise NotImplementedError
+
+    def bytes_per_plan(
+        self, horizon: int, *, gradients: bool = False, precision: str = "fp32"
+    ) -> tuple[int, int]:
+        """(bytes that imagining one plan takes at most, bytes that it takes for any number of
+        plans), estimated on the safe side."""
+        raise NotImplementedError
+
+    def actions_of(self, proprio: Tensor) -> Tensor:
+        """[..., S, a] the environment actions that led through proprioception [..., S + 1, P];
+        for dynamics whose settings say `acts_by_proprio`."""
+        raise NotImplementedError
+
+    @property
+    def layers(self) -> Iterable[nn.Module]:
+        """The parts that torch.compile makes one by one."""
+        return [self]
+
+    # ------------------------------------------------------------------ made of these
+
+    def rollout(
+        self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0,
+        noise: Noise | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, S, H, N, D] futures of plans [B, S, H, A] after context [B, C, N, D] and past
+        [B, C-1, A], with gradients where they are enabled.
+
+        The context is computed once and shared by all. `truncate` > 0 cuts the gradient between
+        frames every so many steps: a frame then blames only the actions since the last cut.
+        Raises ValueError for a horizon of 0 or an action width that it was not trained with."""
+        self.check_plans(actions)
+        b, s, horizon, _ = actions.shape
+        cache = self.begin(context, past).repeat(s)
+        latents = context[:, -1].repeat_interleave(s, 0)  # [B*S, N, D]
+        steps = actions.flatten(0, 1)  # [B*S, H, A]
+        frames = []
+        for h in range(horizon):
+            if truncate and h and h % truncate == 0:
+                latents = latents.detach()
+                cache.detach()
+            latents = self.step(
+                latents, steps[:, h], cache, None if noise is None else noise.at(h)
+            )
+            frames.append(latents)
+        return torch.stack(frames, 1).unflatten(0, (b, s))
+
+    def rollout_one(self, context: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        """[B, H, N, D] the future of one plan [B, H, A] for each context, as `rollout`."""
+        return self.rollout(context, past, actions[:, None])[:, 0]
+
+    @torch.no_grad()
+    def fast_rollout(
+        self, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32",
+        at_once: int = 0, noise: Noise | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`rollout` for search, in fp32 and without gradients. Up to `at_once` plans of each
+        context are computed together; 0: all. The result depends on it but for rounding."""
+        at_once = at_once or actions.shape[1]
+        with autocast(context.device, precision):
+            pieces = [
+                self.rollout(context, past, some, noise=noise)
+                for some in actions.split(at_once, 1)
+            ]
+        return torch.cat(pieces, 1).float()
+
+    def check_plans(self, actions: Tensor) -> None:
+        """Raises ValueError for plans [B, S, H, A] that cannot be imagined."""
+        if actions.shape[2] == 0 or actions.shape[3] != self.action_size:
+            raise ValueError(
+                f"actions of shape {tuple(actions.shape)}: the horizon must be at least 1 and the "
+                f"model takes {self.action_size} numbers a step (action size x frameskip)"
+            )
+
+
+@dataclass
+class TransformerCache:
+    """Keys and values of the last W - 1 frames, a layer each, and how many frames there were."""
+
+    layers: list[KeyValueCache]
+    frames: int = 0
+
+    def repeat(self, times: int) -> TransformerCache:
+        return TransformerCache([layer.repeat(times) for layer in self.layers], self.frames)
+
+    def detach(self) -> None:
+        for layer in self.layers:
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+
+
+class TransformerDynamics(Dynamics):
+    """Predicts the next frame from the last W frames and the actions taken in them; the last L of
+    a token's D numbers stay as they are. The kinds differ in their heads.
 
     A token sees all tokens of its own frame and of the W - 1 frames before, at relative positions
     only, in training exactly as in planning: a frame's keys and values stay valid while the window
     slides, so a cache is exact."""
 
+    rope_base = 100.0
+
     def __init__(
-        self, *, tokens: int, latent_width: int, action_size: int, width: int, depth: int, num_heads: int,
-        context_frames: int, rope_base: float = 100.0, mixture_components: int = 0, static_dim: int = 0,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.tokens, self.latent_width, self.action_size = tokens, latent_width, action_size
-        self.context_frames, self.head_dim, self.rope_base = (
-            context_frames,
-            width // num_heads,
-            rope_base,
+        self, shape: LatentShape, action_size: int, settings: TransformerSettings
+    ) -> None:
+        super().__init__(action_size)
+        self.settings, width = settings, settings.width
+        self.tokens, self.latent_width, self.static_dim = (
+            shape.tokens,
+            shape.width,
+            shape.static_dim,
         )
-        self.grid = round(tokens**0.5) if round(tokens**0.5) ** 2 == tokens else 0
-        self.embed = nn.Linear(latent_width, width)
+        self.context_frames = settings.context_frames
+        self.head_dim = width // settings.num_heads
+        side = round(shape.tokens**0.5)
+        self.grid = side if side**2 == shape.tokens else 0
+        self.embed = nn.Linear(shape.width, width)
         first, second = nn.Linear(action_size, width), nn.Linear(width, width)
         self.act = nn.Sequential(first, nn.GELU(), second)
-        self.slot = nn.Parameter(torch.zeros(tokens, width))
-        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
+        self.slot = nn.Parameter(torch.zeros(shape.tokens, width))
+        self.blocks = nn.ModuleList(
+            Block(width, settings.num_heads) for _ in range(settings.depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.static_dim = static_dim
-        self.head: nn.Module = nn.Linear(width, latent_width - static_dim)
-        if mixture_components:
-            self.head = MixtureHead(width, latent_width - static_dim, mixture_components)
+        self.head = self.make_head(width, shape.dynamic_dim)
         init_transformer(self, self.blocks)
         nn.init.trunc_normal_(self.slot, std=0.02)
         nn.init.normal_(first.weight, std=action_size**-0.5)
         nn.init.normal_(second.weight, std=width**-0.5)
 
-    def forward(
-        self, latents: Tensor, actions: Tensor, *, cache: list[KeyValueCache] | None = None, start: int = 0,
-        noise: StepNoise | None = None,
-    ) -> Tensor:  # fmt: skip
-        """The latents one frame later, [B, T, N, D], for latents [B, T, N, D] and actions [B, T,
-        A] taken there.
+    # ------------------------------------------------------------------ the head's own
 
-        With a cache (one per block) the frames continue those seen before; `start` is the number
-        of the first one. Of a mixture it is the mean of the likeliest component, or with noise a sample."""
-        return self.arrive(latents, self.hidden(latents, actions, cache=cache, start=start), noise)
+    def make_head(self, width: int, dynamic_dim: int) -> nn.Module:
+        """What reads a frame's dynamic numbers off the transformer's output."""
+        raise NotImplementedError
 
-    def prediction(self, latents: Tensor, actions: Tensor) -> MixturePrediction:
-        """The distribution over the dynamic numbers of the latents one frame later, as `forward`;
-        for dynamics with a mixture head."""
-        return self.prediction_of(latents, self.hidden(latents, actions))
-
-    def prediction_of(self, latents: Tensor, hidden: Tensor) -> MixturePrediction:
-        """The distribution over the dynamic numbers [..., N, D - L] one frame after latents
-        [..., N, D] with the transformer's output [..., N, P]; the static ones are certain."""
-        assert isinstance(self.head, MixtureHead)
-        return self.head(self.dynamic_of(latents), hidden)
-
-    def dynamic_of(self, latents: Tensor) -> Tensor:
-        """[..., N, D - L] the numbers of latents [..., N, D] that actions move."""
-        return latents[..., : self.latent_width - self.static_dim]
-
-    def moved(self, latents: Tensor, dynamic: Tensor) -> Tensor:
-        """[..., N, D] the latents with these dynamic numbers [..., N, D - L] in place of
-        their own."""
-        return (
-            torch.cat([dynamic, latents[..., self.latent_width - self.static_dim :]], -1)
-            if self.static_dim
-            else dynamic
-        )
-
-    def arrive(self, latents: Tensor, hidden: Tensor, noise: StepNoise | None) -> Tensor:
+    def predict(self, latents: Tensor, hidden: Tensor, noise: StepNoise | None = None) -> Tensor:
         """[..., N, D] the latents one frame after latents [..., N, D] with the transformer's
         output [..., N, P]."""
-        if not isinstance(self.head, MixtureHead):
-            return latents + self.whole(self.head(hidden))
-        prediction = self.prediction_of(latents, hidden)
-        return self.moved(
-            latents, prediction.likeliest() if noise is None else prediction.sample(noise)
+        raise NotImplementedError
+
+    def head_loss(self, latents: Tensor, hidden: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss of `predict` for the true next latents [..., N, D], the latents that a rollout in
+        training goes on with)."""
+        raise NotImplementedError
+
+    def changed(self, latents: Tensor, change: Tensor) -> Tensor:
+        """[..., N, D] the latents with the change [..., N, M] of their dynamic numbers."""
+        if self.static_dim:
+            change = nn.functional.pad(change, (0, self.static_dim))
+        return latents + change
+
+    # ------------------------------------------------------------------ steps and losses
+
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """[B, T, N, D] the latents one frame later, for latents [B, T, N, D] and actions
+        [B, T, A] taken there."""
+        return self.predict(latents, self.hidden(latents, actions))
+
+    def begin(self, context: Tensor, past: Tensor) -> TransformerCache:
+        cache = self.new_cache()
+        if context.shape[1] > 1:
+            self.hidden(context[:, :-1], past, cache)
+        return cache
+
+    def step(
+        self, latents: Tensor, actions: Tensor, cache: TransformerCache,
+        noise: StepNoise | None = None,
+    ) -> Tensor:  # fmt: skip
+        latents = latents[:, None]
+        return self.predict(latents, self.hidden(latents, actions[:, None], cache), noise)[:, 0]
+
+    def loss(self, latents: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
+        """`forced`: each next latent from the true ones before it; `rollout`: windows imagined from
+        their first `rollout_context` frames. Both are squared errors, or negative log likelihoods
+        a number for a mixture."""
+        losses = {"forced": self.forced_loss(latents, actions)}
+        losses["loss"] = losses["forced"]
+        if rollout and actions.shape[1] > self.settings.rollout_context:
+            losses["rollout"] = self.rollout_loss(latents, actions)
+            losses["loss"] = losses["forced"] + rollout * losses["rollout"]
+        return losses
+
+    def forced_loss(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """The loss of each next latent from the true ones [B, T, N, D] before it."""
+        before = latents[:, :-1]
+        return self.head_loss(before, self.hidden(before, actions), latents[:, 1:])[0]
+
+    def rollout_loss(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """The same where only the first `rollout_context` frames are true and every later one is
+        imagined from those before."""
+        context = self.settings.rollout_context
+        cache = self.begin(latents[:, :context], actions[:, : context - 1])
+        latent, losses = latents[:, context - 1 : context], []
+        for t in range(context - 1, actions.shape[1]):
+            hidden = self.hidden(latent, actions[:, t : t + 1], cache)
+            loss, latent = self.head_loss(latent, hidden, latents[:, t + 1 : t + 2])
+            losses.append(loss)
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def fast_rollout(
+        self, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32",
+        at_once: int = 0, noise: Noise | None = None,
+    ) -> Tensor:  # fmt: skip
+        """`rollout` without gradients and, step for step, without fresh memory (`FastRollout`)."""
+        return fast_rollout(
+            self, context, past, actions, precision=precision, at_once=at_once, noise=noise
         )
 
-    def whole(self, change: Tensor) -> Tensor:
-        """[..., N, D] the change of all numbers, for that of those that do not last."""
-        return nn.functional.pad(change, (0, self.static_dim)) if self.static_dim else change
+    @property
+    def layers(self) -> Iterable[nn.Module]:
+        return self.blocks
+
+    def bytes_per_plan(
+        self, horizon: int, *, gradients: bool = False, precision: str = "fp32"
+    ) -> tuple[int, int]:
+        """As every dynamics', latents and three more of their size for a cost included.
+
+        It counts the memory of the context and all working memory for every plan, though plans of
+        one episode share the former and a CPU has the latter for a few plans only. What is fixed
+        are weights in bf16, twice, while they change hands."""
+        n, width, window, depth = (
+            self.tokens,
+            self.settings.width,
+            self.context_frames,
+            len(self.blocks),
+        )
+        latents = 4 * horizon * n * self.latent_width  # futures, then differences and products
+        scores = self.settings.num_heads * n * window * n  # attention of one layer
+        fixed = 0 if precision == "fp32" else 2 * 2 * sum(p.numel() for p in self.parameters())
+        if gradients:
+            kept = (24 + 4 * window) * width * n + 3 * scores  # of one layer of one step
+            return 4 * (2 * latents + horizon * depth * kept), fixed
+        memory = 2 * depth * (2 * window - 1) * width * n  # the ring, and what it is filled from
+        # Of one layer, for a frame and for the context.
+        working = (16 + 14 * (window - 1)) * width * n + 3 * scores + self.head_numbers()
+        return 4 * (latents + memory + working), fixed
+
+    def head_numbers(self) -> int:
+        """Numbers of a frame that the head needs room for."""
+        return 0
+
+    # ------------------------------------------------------------------ the transformer
 
     def hidden(
-        self,
-        latents: Tensor,
-        actions: Tensor,
-        *,
-        cache: list[KeyValueCache] | None = None,
-        start: int = 0,
+        self, latents: Tensor, actions: Tensor, cache: TransformerCache | None = None
     ) -> Tensor:
-        """[B, T, N, P] the transformer's output for latents [B, T, N, D] and actions [B, T, A]."""
-        b, t = latents.shape[:2]
+        """[B, T, N, P] the transformer's output for latents [B, T, N, D] and actions [B, T, A];
+        with a cache the frames continue those it remembers, and are remembered too."""
+        t, start, remembered = latents.shape[1], 0, 0
+        if cache is not None:
+            start, keys = cache.frames, cache.layers[0].keys
+            remembered = 0 if keys is None else keys.shape[2] // self.tokens
         x = self.embed(latents) + self.slot + self.act(actions)[:, :, None]
         x = x.flatten(1, 2)  # [B, T*N, P]
         positions = self.positions(start, t, latents.device)
         cos, sin = rope_tables(positions, self.head_dim, self.rope_base)
         rope = (cos[None, None], sin[None, None])
-        remembered = 0
-        if cache is not None and cache[0].keys is not None:
-            remembered = cache[0].keys.shape[2] // self.tokens
         bias = self._band(t, remembered, x.device)
         for i, block in enumerate(self.blocks):
-            x = block(x, rope, bias, None if cache is None else cache[i])
+            x = block(x, rope, bias, None if cache is None else cache.layers[i])
+        if cache is not None:
+            cache.frames += t
         return self.norm(x).unflatten(1, (t, self.tokens))
 
-    def new_cache(self) -> list[KeyValueCache]:
-        """An empty memory of the last W - 1 frames, one per block."""
-        return [KeyValueCache((self.context_frames - 1) * self.tokens) for _ in self.blocks]
-
-    def cache_of(self, latents: Tensor, actions: Tensor) -> list[KeyValueCache]:
-        """The memory left by frames latents [B, T, N, D] and the actions [B, T, A] taken there; T
-        may be 0."""
-        cache = self.new_cache()
-        if latents.shape[1]:
-            self(latents, actions, cache=cache)
-        return cache
+    def new_cache(self) -> TransformerCache:
+        """An empty memory."""
+        limit = (self.context_frames - 1) * self.tokens
+        return TransformerCache([KeyValueCache(limit) for _ in self.blocks])
 
     def positions(self, start: int, frames: int, device: torch.device) -> Tensor:
         """[T*N, 3] time, row, column; tokens that form no square grid lie in one row."""
@@ -153,3 +392,19 @@ class Dynamics(nn.Module):
         hidden = (key > query) | (key <= query - self.context_frames)
         hidden = hidden.repeat_interleave(self.tokens, 0).repeat_interleave(self.tokens, 1)
         return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -1e4)
+
+
+class DeterministicDynamics(TransformerDynamics):
+    """One future: the change of every dynamic number, trained by squared error."""
+
+    head: nn.Linear
+
+    def make_head(self, width: int, dynamic_dim: int) -> nn.Linear:
+        return nn.Linear(width, dynamic_dim)
+
+    def predict(self, latents: Tensor, hidden: Tensor, noise: StepNoise | None = None) -> Tensor:
+        return self.changed(latents, self.head(hidden))
+
+    def head_loss(self, latents: Tensor, hidden: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        latents = self.predict(latents, hidden)
+        return (latents - truth).square().mean(), latents

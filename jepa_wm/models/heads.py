@@ -13,7 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_mean
-from jepa_wm.models.settings import HeadSettings
+from jepa_wm.models.world_model_settings import HeadSettings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.standardise import shared_scale
-from jepa_wm.models.settings import DistanceSettings
+from jepa_wm.models.world_model_settings import DistanceSettings
 
 
 class TemporalDistance(nn.Module):

@@ -24,8 +24,7 @@ from jepa_wm.planning.cost import (
 )
 from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.world_model.vjepa2_ac import POSE, RobotModel
-from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.world_model.world_model import Belief, WorldModel
 from jepa_wm.worlds.protocol import World
 
 
@@ -36,14 +35,14 @@ class Agent:
     terms to those that the settings name. What is searched is the part of `space` that the data of
     the model reach: an action number that they never varied stays as it was. Where several model
     steps are executed at once (planner.mpc.execute), `observe` takes the frames between decisions;
-    those that nobody shows are imagined. A model of dynamics.kind vjepa2_ac also asks where the
-    robot's hand is: `poses` [B, 7], read with every frame, such as a world's `state`. UserError
+    those that nobody shows are imagined. A model whose latent reads
+    proprioception asks for `proprio` [B, P], read with every frame, such as a world's `state`. UserError
     for a term that needs a head the model has not, and for a space that the data lie outside of.
     """
 
     def __init__(
         self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: PlannerSettings, *,
-        extra_costs: Sequence[tuple[float, CostTerm]] = (), poses: Callable[[], np.ndarray] | None = None,
+        extra_costs: Sequence[tuple[float, CostTerm]] = (), proprio: Callable[[], np.ndarray] | None = None,
     ) -> None:  # fmt: skip
         if space.model_action_dim != model.block:
             raise ValueError(
@@ -51,19 +50,12 @@ class Agent:
                 f"{model.block}: use the world and dynamics.frameskip it was trained with"
             )
         check_cost(model, settings)
-        self.model, self.settings, self.extra_costs, self.poses = (
-            model,
-            settings,
-            extra_costs,
-            poses,
-        )
-        self.space = space.within(
-            model.latent.action_low.tolist(), model.latent.action_high.tolist()
-        )
+        self.model, self.settings = model, settings
+        self.extra_costs, self.proprio = extra_costs, proprio
+        units = model.latent_model
+        self.space = space.within(units.action_low.tolist(), units.action_high.tolist())
         if settings.mpc.compile and not model.compiled:
             model.compile()
-        if settings.mpc.cuda_graphs:
-            model.record()
         self.mpc = RecedingHorizon(
             settings.solver.make(self.space, settings.mpc.horizon), execute=settings.mpc.execute
         )
@@ -75,8 +67,7 @@ class Agent:
         ] = []  # each [B, A], model steps handed out whose first frame was not seen yet
         self._last_action: Tensor | None = None  # [B, a] the action taken last
         self._goal: Tensor | None = None
-        self._static: Tensor | None = None  # [B, N, L], mean of the goal's and of all frames' seen
-        self._looks = 0
+        self._belief: Belief | None = None  # of the goal and of all frames seen
         self._goal_shape: tuple[int, ...] = ()
         self._count = 0
 
@@ -94,7 +85,7 @@ class Agent:
             space,
             planner,
             extra_costs=extra_costs,
-            poses=world.state if isinstance(model, RobotModel) else None,
+            proprio=world.state if model.latent.proprio_size else None,
         )
 
     def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
@@ -112,9 +103,9 @@ class Agent:
         )
         self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
-        self._last_action, self._static, self._looks = None, None, 0
+        self._last_action, self._belief = None, None
         if self._goal is not None:
-            self._update_belief(self._goal)
+            self._goal, self._belief = self.model.latent.update_belief(self._goal, None)
         # On the CPU wherever the model is: a seed draws the same plans on every machine, and only
         # costs cross over.
         self.mpc.reset(seeds, device=torch.device("cpu"))
@@ -126,7 +117,8 @@ class Agent:
         latents = self._encode(frames)
         self._imagine_unseen()
         self._latents.append(latents)
-        context = self._context(self._update_belief(latents))
+        _, self._belief = self.model.latent.update_belief(latents, self._belief)
+        context = self._context(self._belief)
         # Search for the cheapest plan, from where the last one, a policy or staying would lead.
         cost = PlanningCost(context, at_once=self._at_once, extra_costs=self.extra_costs)
         blocks = self.mpc.plan(
@@ -150,7 +142,7 @@ class Agent:
                 "no step of a plan is left to be executed after these frames; hand them to act"
             )
         latents = self._encode(frames)
-        self._update_belief(latents)
+        _, self._belief = self.model.latent.update_belief(latents, self._belief)
         self._latents.append(latents)
         self._past.append(self._executing.pop(0))
 
@@ -165,16 +157,26 @@ class Agent:
             raise ValueError(
                 f"{len(frames)} frames for {self._count} episodes; reset the agent for each batch"
             )
-        if not isinstance(self.model, RobotModel):
-            return self.model.encode(torch.from_numpy(frames))
-        poses = np.zeros((0, 0)) if self.poses is None else np.asarray(self.poses(), np.float32)
-        if poses.shape != (len(frames), POSE) or not np.isfinite(poses).all():
+        return self.model.encode(torch.from_numpy(frames), self._read_proprio())
+
+    def _read_proprio(self) -> Tensor | None:
+        """[B, P] proprioception that belongs to the frames just seen; None: the model reads
+        none."""
+        size = self.model.latent.proprio_size
+        if not size:
+            return None
+        proprio = np.zeros((0, 0), np.float32)
+        if self.proprio is not None:
+            proprio = np.asarray(self.proprio(), np.float32)
+        if proprio.shape != (self._count, size) or not np.isfinite(proprio).all():
+            name = self.model.latent_model.settings.latent.name
             raise UserError(
-                f"dynamics.kind vjepa2_ac imagines from the pose of a robot's hand, {POSE} finite numbers for each of "
-                f"{len(frames)} frames (place, Euler angles, opening of the gripper), and was told "
-                f"{list(poses.shape)}: give Agent poses=..., or a world whose state is the pose"
+                f"latent.name {name} reads {size} finite numbers of proprioception with each of "
+                f"{self._count} frames (of a robot's hand: place, Euler angles, opening of the "
+                f"gripper), and was given {list(proprio.shape)}: give Agent proprio=..., or a "
+                "world whose state they are"
             )
-        return self.model.encode(torch.from_numpy(frames), torch.from_numpy(poses))
+        return torch.from_numpy(proprio)
 
     def _imagine_unseen(self) -> None:
         """Put what the model expects in the place of frames that were not shown while a plan was
@@ -182,31 +184,30 @@ class Agent:
         unseen, self._executing = self._executing, []
         if not unseen:
             return
-        assert self._static is not None
-        context, past = self._memory(self._static)
+        assert self._belief is not None
+        context, past = self._memory(self._belief)
         steps = torch.stack([self._past[-1], *unseen[:-1]], 1)[:, None]  # [B, 1, K-1, A]
         self._latents += self.model.imagine(context, past, steps)[:, 0].unbind(1)
         self._past += unseen
 
-    def _memory(self, static: Tensor) -> tuple[Tensor, Tensor]:
-        """(the latest latents [B, C, N, D] with these static numbers, the action blocks [B, C-1,
+    def _memory(self, belief: Belief) -> tuple[Tensor, Tensor]:
+        """(the latest latents [B, C, N, D] as they are believed, the action blocks [B, C-1,
         A] between them), no more of them than the model's window; older ones are forgotten."""
-        latent = self.model.latent
-        gone = max(0, len(self._latents) - latent.settings.context_frames)
+        gone = max(0, len(self._latents) - self.model.context_frames)
         self._latents, self._past = (
             self._latents[gone:],
             self._past[gone:],
         )  # block i leads from frame i
-        context = latent.with_static(torch.stack(self._latents, 1), static[:, None])
+        context = self.model.latent.believed(torch.stack(self._latents, 1), belief)
         between = self._past[: len(self._latents) - 1]
         return context, torch.stack(between, 1) if between else context.new_zeros(
             len(context), 0, self.model.block
         )
 
-    def _context(self, static: Tensor) -> PlanningContext:
-        """Where the episodes stand, with these static numbers in all latents and in the goal."""
-        latents, past = self._memory(static)
-        goal = None if self._goal is None else self.model.latent.with_static(self._goal, static)
+    def _context(self, belief: Belief) -> PlanningContext:
+        """Where the episodes stand, all latents and the goal as they are believed."""
+        latents, past = self._memory(belief)
+        goal = None if self._goal is None else self.model.latent.believed(self._goal, belief)
         return PlanningContext(
             model=self.model,
             settings=self.settings,
@@ -236,14 +237,3 @@ class Agent:
             return None
         step = self._last_action.cpu().repeat(1, self.space.plan_dim // self.space.size)
         return step[:, None].expand(-1, self.settings.mpc.horizon, -1)
-
-    def _update_belief(self, latents: Tensor) -> Tensor:
-        """[B, N, L] the static numbers, once latents [B, N, D] are seen too.
-
-        They are the same in all frames of an episode and in its goal: the mean of readings is
-        nearer than any one."""
-        static, self._looks = self.model.latent.static(latents), self._looks + 1
-        self._static = (
-            static if self._static is None else self._static.lerp(static, 1 / self._looks)
-        )
-        return self._static

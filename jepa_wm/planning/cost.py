@@ -54,7 +54,7 @@ class PlanningContext:
     @property
     def action_dim(self) -> int:
         """a: numbers of one environment action."""
-        return self.model.block // self.model.latent.settings.frameskip
+        return self.model.block // self.model.frameskip
 
     def of(self, rows: slice) -> PlanningContext:
         """The same of these episodes alone."""
@@ -111,7 +111,7 @@ class PlanningCost:
         context, settings = self.context.of(rows), self.context.settings
         futures = context.model.futures(
             context.latents, context.past, plans,
-            truncate=settings.mpc.truncate, draws=settings.cost.num_futures,
+            truncate=settings.mpc.truncate, num_futures=settings.cost.num_futures,
         )  # fmt: skip
         key = (rows.start, rows.stop)
         if key not in self._objectives:
@@ -141,16 +141,16 @@ def objective_of(
 def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
     """UserError for a term that needs what the model has not."""
     cost = settings.cost
-    if cost.uncertainty_weight and model.latent.settings.ensemble_size < 2:
+    if cost.uncertainty_weight and len(model.latent_model.ensemble) < 2:
         raise UserError(
             f"planner.cost.uncertainty_weight {cost.uncertainty_weight:g} needs models that can "
             "disagree: train with dynamics.ensemble_size of at least 2, or set "
             "planner.cost.uncertainty_weight 0"
         )
-    if cost.objective == "temporal" and not model.learned_distance:
+    if cost.objective == "temporal" and model.latent_model.distance is None:
         raise UserError(
-            "planner.cost.objective temporal is a learned distance, which dynamics.kind vjepa2_ac "
-            "has not; set planner.cost.objective=l1"
+            "planner.cost.objective temporal is a learned distance, which this model was trained "
+            "without (distance: null); set planner.cost.objective=l1"
         )
     # Heads that were not trained are named before anything is planned.
     if settings.asks_policy:
@@ -159,7 +159,7 @@ def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
         model.needed("reward")
     if cost.objective == "state" or cost.state:
         _state_ids(model, cost)
-    size = model.block // model.latent.settings.frameskip
+    size = model.block // model.frameskip
     if cost.limits and len(cost.limits.matrix[0]) != size:
         raise UserError(
             f"planner.cost.limits.matrix has rows of {len(cost.limits.matrix[0])} numbers; give "
@@ -172,7 +172,10 @@ def plans_at_once(model: WorldModel, settings: PlannerSettings) -> tuple[int, in
     without gradients, and with them where the solver needs them."""
     cost, memory_mb = settings.cost, settings.mpc.memory_mb
     size = partial(
-        model.plan_bytes, settings.mpc.horizon, draws=cost.num_futures, margin=cost.robust_radius
+        model.plan_bytes,
+        settings.mpc.horizon,
+        num_futures=cost.num_futures,
+        robust_radius=cost.robust_radius,
     )
     plain = plans_within(memory_mb, *size())
     if not settings.solver.needs_gradient:
@@ -233,7 +236,7 @@ def smooth(context: PlanningContext) -> Term:
 
 def within_limits(context: PlanningContext) -> Term:
     """Linear limits on every environment action."""
-    limits, frameskip = context.settings.cost.limits, context.model.latent.settings.frameskip
+    limits, frameskip = context.settings.cost.limits, context.model.frameskip
     assert limits is not None
     matrix = torch.block_diag(*[torch.tensor(limits.matrix)] * frameskip)
     return LinearLimits(matrix=matrix, bound=torch.tensor(limits.bound * frameskip))
@@ -242,7 +245,7 @@ def within_limits(context: PlanningContext) -> Term:
 def _distance(context: PlanningContext) -> Distance:
     model, cost = context.model, context.settings.cost
     if cost.objective == "temporal":
-        return partial(model.temporal_distance, margin=cost.robust_radius)
+        return partial(model.temporal_distance, robust_radius=cost.robust_radius)
     raw, compared = latent_distance(cost.objective), model.compared
     return lambda latents, goal: raw(compared(latents), compared(goal))
 

@@ -241,8 +241,6 @@ class MPCSettings(Section):
     also_evaluate: tuple[Goal, ...] = ("l2",)  # objectives reported beside that of the cost
     truncate: int = Field(0, ge=0)  # gradients are cut every so many model steps; 0: never
     compile: bool = False  # torch.compile makes the dynamics' layers: for GPUs
-    # Imagining is recorded once and replayed: for GPUs, where small models wait for launches.
-    cuda_graphs: bool = False
     memory_mb: float = Field(2048, gt=0)  # bound on imagining; plans come in pieces that fit
 
     @model_validator(mode="after")
@@ -250,10 +248,6 @@ class MPCSettings(Section):
         if self.execute > self.horizon:
             raise ValueError(
                 f"execute {self.execute} exceeds horizon {self.horizon}; lower execute"
-            )
-        if self.compile and self.cuda_graphs:
-            raise ValueError(
-                "compile and cuda_graphs are two ways to launch less; set one of them to false"
             )
         return self
 

@@ -87,10 +87,8 @@ def report(
 
 def _dynamics_weights(folder: Path) -> Path | None:
     """The file that the trained dynamics of a run lie in."""
-    for name in ("latent", "action_predictor"):
-        if (folder / f"{name}.safetensors").exists():
-            return folder / f"{name}.safetensors"
-    return None
+    weights = folder / "latent_model.safetensors"
+    return weights if weights.exists() else None
 
 
 def _stale(folder: Path, made_of: str) -> bool:

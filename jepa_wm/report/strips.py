@@ -16,8 +16,7 @@ from torch import Tensor
 
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import WindowSampler, usual_steps
-from jepa_wm.world_model.vjepa2_ac import RobotModel
-from jepa_wm.world_model.vjepa2_ac_rollout import pose_blocks
+from jepa_wm.world_model.latents import Recording
 from jepa_wm.world_model.world_model import WorldModel
 
 CLIPS, HORIZON = 4, 8
@@ -44,15 +43,16 @@ def make_strips(
     )  # fmt: skip
     episode, frame, actions = sampler.batch(0, CLIPS)
     rows = data.offsets[episode] + frame  # [C, observed + H]
-    context, actions = _context(model, data, rows, actions, observed, frameskip)
+    recording = Recording(data, model.latent_model)
+    context = _context(model, recording, rows[:, :observed])
+    blocks = recording.blocks(episode, frame, actions).to(model.device)
 
     # Each imagined latent is shown as the real frame whose latent lies nearest.
     true = data.frames[rows[:, observed - 1 :]]
     bank = _bank(model, data.frames, len(data.actions))
-    past = torch.from_numpy(actions[:, : observed - 1]).to(model.device)
-    strips = {"true": true}
-    for name, taken in (("imagined", actions), ("shuffled", np.roll(actions, 1, 0))):
-        plans = torch.from_numpy(taken[:, None, observed - 1 :]).to(model.device)
+    past, strips = blocks[:, : observed - 1], {"true": true}
+    for name, taken in (("imagined", blocks), ("shuffled", blocks.roll(1, 0))):
+        plans = taken[:, None, observed - 1 :]
         latents = model.compared(model.imagine(context, past, plans)).flatten(0, 2).flatten(1)
         nearest, _ = bank.nearest(latents.cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
@@ -60,25 +60,14 @@ def make_strips(
     np.savez_compressed(path, **strips)
 
 
-def _context(
-    model: WorldModel, data: Trajectories, rows: np.ndarray, actions: np.ndarray, observed: int,
-    skip: int,
-) -> tuple[Tensor, np.ndarray]:  # fmt: skip
-    """(latents of the observed frames as an agent has them, actions in the model's own
-    numbers)."""
-    frames = [torch.from_numpy(data.frames[at]) for at in rows.T[:observed]]
-    if isinstance(model, RobotModel):
-        poses = torch.from_numpy(data.column("state").astype(np.float32))
-        latents = [
-            model.encode(x, poses[at]) for x, at in zip(frames, rows.T[:observed], strict=True)
-        ]
-        return torch.stack(latents, 1), pose_blocks(
-            poses, torch.from_numpy(rows), frameskip=skip
-        ).numpy()
-    context = torch.stack([model.encode(x) for x in frames], 1)
-    # What is static, as an agent believes it that has observed these frames.
-    static = model.latent.static(context).mean(1, keepdim=True)
-    return model.latent.with_static(context, static), actions
+def _context(model: WorldModel, recording: Recording, rows: np.ndarray) -> Tensor:
+    """[C, observed, N, D] latents of the frames in these rows [C, observed], as an agent believes
+    them that has observed them all."""
+    latents = [
+        model.encode(torch.from_numpy(recording.data.frames[at]), recording.at_rows(at))
+        for at in rows.T
+    ]
+    return model.latent.believed_together(torch.stack(latents, 1))
 
 
 def _bank(model: WorldModel, frames: np.ndarray, count: int) -> FrameBank:

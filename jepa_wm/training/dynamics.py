@@ -1,11 +1,11 @@
-"""Learning what actions do: a summary of frozen features, dynamics on it, and the steps-to-go
-metric."""
+"""Dynamics training: a latent of frozen features, dynamics on it, and the temporal distance.
+
+B batch, S sample frames, R frames of a file, T frames of a window, F earlier frames of its episode,
+N latent tokens, M dynamic numbers of each."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,47 +17,25 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import Displacement
 from jepa_wm.data.datasets import open_data
-from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import PairSampler, WindowSampler
-from jepa_wm.features.cache import Features
-from jepa_wm.models.factored_latent import FactoredLatent, FactoredLatentTraining
+from jepa_wm.features.cache import Features, encoded_rows
+from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.latent import LatentBatch, LatentTraining
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import (
+from jepa_wm.models.temporal_distance import hardest
+from jepa_wm.models.world_model_settings import (
     DistanceSettings,
     DynamicsSettings,
     LatentSettings,
     WorldModelSettings,
 )
-from jepa_wm.models.temporal_distance import hardest
-from jepa_wm.training import vjepa2_ac
-from jepa_wm.training.loop import Execution, TrainingTask, fit
-from jepa_wm.training.settings import ParallelSettings, TrainDistance, TrainLatent, TrainMotion
-from jepa_wm.world_model.latents import SLAB, Latents, of_all_frames
+from jepa_wm.training.loop import Execution, Losses, TrainingTask, fit
+from jepa_wm.training.settings import ParallelSettings, TrainDistance, TrainDynamics, TrainLatent
+from jepa_wm.world_model.latents import SLAB, Latents, Recording, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
 from jepa_wm.world_model.saved import save_latent_model
 
 SAMPLE = 3000  # frames that principal components are found in
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings that make up a dynamics training; `precision` is fp32 or bf16."""
-
-    seed: int
-    latent: LatentSettings | None
-    dynamics: DynamicsSettings
-    distance: DistanceSettings
-    train_latent: TrainLatent
-    train_dynamics: TrainMotion
-    train_distance: TrainDistance
-    precision: str
-
-    @property
-    def model(self) -> WorldModelSettings:
-        """The sections that make up one latent model."""
-        return WorldModelSettings(
-            **dict(self.dynamics), latent=self.latent, distance=self.distance
-        )
 
 
 @stage(
@@ -72,11 +50,11 @@ def dynamics(
     run: Run,
     seed: int,
     data_path: str | None,
-    latent: LatentSettings | None,
+    latent: LatentSettings,
     dynamics: DynamicsSettings,
-    distance: DistanceSettings,
+    distance: DistanceSettings | None,
     train_latent: TrainLatent,
-    train_dynamics: TrainMotion,
+    train_dynamics: TrainDynamics,
     train_distance: TrainDistance,
     train_precision: str,
     train_keep: int,
@@ -85,202 +63,224 @@ def dynamics(
     """Train the latent, the dynamics on it and the temporal distance, save them, and measure the
     rollout error against the horizon; interrupted, it goes on from the newest checkpoint of any of
     these trainings."""
-    how = Execution(train_precision, train_keep, train_parallel)
-    if dynamics.kind == "vjepa2_ac":
-        robot = vjepa2_ac.Recipe(seed, data_path, dynamics, train_dynamics)
-        return vjepa2_ac.train(run, robot, how)
-    recipe = Recipe(
-        seed, latent, dynamics, distance, train_latent, train_dynamics, train_distance,
-        train_precision,
-    )  # fmt: skip
-    data = open_data(run.path, data_path, "train")
-    features = Features(run.path / "features" / "train", data)
-    heldout = Features(
-        run.path / "features" / "heldout", open_data(run.path, data_path, "heldout")
-    )
+    settings = WorldModelSettings(latent=latent, dynamics=dynamics, distance=distance)
+    folder, how = run.path / "features", Execution(train_precision, train_keep, train_parallel)
+    train = Features(folder / "train", open_data(run.path, data_path, "train"))
+    heldout = Features(folder / "heldout", open_data(run.path, data_path, "heldout"))
     span(heldout.data, dynamics)  # what is wrong with it is said before the training
-    model = make_model(recipe.model, features, data).to(dist().device)
-    seconds, frames = 0.0, None
-    if model.summary is not None:
-        frames = Seen(model.summary, features)
-        seconds += fit(run, latent_task(model, frames, recipe), train_latent, how)
-        model.summary.standardise(frames.sample())
-    seconds += fit(run, dynamics_task(model, features, frames, recipe), train_dynamics, how)
+    model = make_model(settings, train).to(dist().device)
+    # The latent: what is found in sample frames, what is trained, its units.
+    if model.latent.reads_raw:
+        encoder = FrozenEncoder.load(folder)
+        model.latent.undo_standardising(encoder.mean, encoder.scale)
+    frames, seconds = Frames(model, train), 0.0
+    training = model.latent.training_of(train.data.actions.shape[1])
+    if training is not None:
+        sampler = windows(train, settings, seed, train_latent.frames, "latent")
+        task = latent_task(
+            training.to(dist().device), frames, sampler, train_latent, train_precision
+        )
+        seconds += fit(run, task, train_latent, how)
+        model.latent.standardise(frames.sample())
+    # The dynamics on it.
+    frames.hold_dynamic()
+    sampler = windows(train, settings, seed, train_dynamics.frames, "dynamics")
+    task = dynamics_task(model, frames, sampler, train_dynamics, train_precision)
+    seconds += fit(run, task, train_dynamics, how)
+    # The distance, which reads latents as an agent believes them.
     if model.components is not None:
-        model.components.fit(features.rows(sample_rows(features)).to(dist().device))
-    latents = Latents(model, features, train_precision)
-    seconds += fit(run, distance_task(model, latents, recipe), train_distance, how)
+        model.components.fit(frames.sample_latents())
+    if model.distance is not None:
+        latents = Latents(model, train, train_precision)
+        task = distance_task(model, latents, train_distance, seed, train_precision)
+        seconds += fit(run, task, train_distance, how)
     if dist().first:
         save_latent_model(run.stage_dir("dynamics"), model)
-    return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
+    return {"rollout": rollout_errors(model, heldout, train), "training_seconds": seconds}
 
 
-def make_model(
-    settings: WorldModelSettings, features: Features, data: Trajectories
-) -> LatentModel:
-    """A fresh latent model of this size, its units of actions taken from the data; warns
-    of action numbers that never or hardly vary there."""
+def make_model(settings: WorldModelSettings, features: Features) -> LatentModel:
+    """A fresh latent model, its units of actions taken from the data; warns of action numbers that
+    never or hardly vary there."""
+    data = features.data
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    model = LatentModel(tokens.shape[-2], tokens.shape[-1], data.actions.shape[1], settings)
-    steady = model.take_units(data.taken_actions)
+    size = data.actions.shape[1]
+    if settings.dynamics.acts_by_proprio:
+        size = settings.latent.proprio_size
+    model = LatentModel(tokens.shape[-2], tokens.shape[-1], size, settings)
+    steady = model.take_units(Recording(data, model).taken_actions())
     if steady and dist().first:
-        told = ", ".join(f"number {i} is {value}" for i, value in steady.items())
+        numbers = ", ".join(f"number {i} is {value}" for i, value in steady.items())
         warnings.warn(
-            f"of the {data.actions.shape[1]} action numbers (from 0) {told}: what never varies in the data teaches "
-            "nothing, so that the dynamics ignore it and a search leaves it at that value; what hardly varies "
-            "beside its own size counts little (if it matters, take its offset off the data)",
+            f"of the {size} action numbers (from 0) {numbers}: what never varies in the data "
+            "teaches nothing, so that the dynamics ignore it and a search leaves it at that value; "
+            "what hardly varies beside its own size counts little (if it matters, take its offset "
+            "off the data)",
             stacklevel=2,
         )
     return model
 
 
-def sample_rows(features: Features) -> np.ndarray:
-    """[S] rows from all over a features file, in which principal components are found."""
-    return np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
+def windows(
+    features: Features, settings: WorldModelSettings, seed: int, frames: int, part: str
+) -> WindowSampler:
+    """What draws windows of so many frames for one part of the training."""
+    return WindowSampler(
+        features.data, frames=frames, frameskip=settings.dynamics.frameskip,
+        stride=features.stride, seed=seed, setting=f"train.{part}.frames",
+    )  # fmt: skip
 
 
-class Seen:
-    """The principal components of all frames, held in memory: 4 K bytes a frame."""
+class Frames:
+    """The frames of a features file as trainings read them: compressed by the latent, and held in
+    memory where it says so; then their dynamic numbers, which are fixed by the time the dynamics
+    are trained."""
 
-    def __init__(self, summary: FactoredLatent, features: Features) -> None:
-        self.features = features
-        few = sample_rows(features)
+    def __init__(self, model: LatentModel, features: Features) -> None:
+        self.latent, self.features = model.latent, features
+        self.recording = Recording(features.data, model)
+        few = np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
         self._few = torch.from_numpy(few)
-        summary.components.fit(features.rows(few).to(dist().device))
-        with torch.no_grad():
-            self._held = of_all_frames(features, summary.components)
-
-    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., K] of frames (multiples of the stride) of episodes, arrays of one shape, on this
-        rank's device."""
-        return self._held[torch.from_numpy(self.features.index(episode, frame))].to(dist().device)
+        if self.latent.fitted:
+            self.latent.fit(features.rows(few).to(dist().device))
+        self._held: Tensor | None = None
+        self._dynamic: Tensor | None = None
+        if self.latent.held:
+            with torch.no_grad():
+                self._held = of_all_frames(features, self.latent.compress, self.recording)
 
     @torch.no_grad()
-    def read(self, by: Callable[[Tensor], Tensor]) -> Tensor:
-        """[R, ...] what `by` makes of the components of all frames, on the CPU."""
-        return torch.cat([by(some.to(dist().device)).cpu() for some in self._held.split(SLAB)])
+    def hold_dynamic(self) -> None:
+        """Read the dynamic numbers of all frames, if frames are held."""
+        if self._held is not None:
+            slabs = [slab.to(dist().device) for slab in self._held.split(SLAB)]
+            self._dynamic = torch.cat([self.latent.dynamic(slab).cpu() for slab in slabs])
+
+    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., *] compressed frames (multiples of the stride) of episodes, arrays of one shape,
+        on this rank's device."""
+        if self._held is not None:
+            return self._held[self._rows(episode, frame)].to(dist().device)
+        tokens = self.features.tokens(episode, frame).float().to(dist().device)
+        proprio = self.recording.proprio(episode, frame)
+        return self.latent.compress(tokens, proprio)
+
+    @torch.no_grad()
+    def dynamic(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., N, M] dynamic numbers of such frames."""
+        if self._dynamic is not None:
+            return self._dynamic[self._rows(episode, frame)].to(dist().device)
+        with torch.autocast(dist().device.type, enabled=False):
+            return self.latent.dynamic(self.at(episode, frame))
 
     def sample(self) -> Tensor:
-        """[S, K] of frames from all over the file."""
-        return self._held[self._few].to(dist().device)
+        """[S, *] compressed frames from all over the file."""
+        if self._held is not None:
+            return self._held[self._few].to(dist().device)
+        return self.latent.compress(*self._sample_tokens())
+
+    @torch.no_grad()
+    def sample_latents(self) -> Tensor:
+        """[S, N, D] latents of such frames, each by itself."""
+        return self.latent.encode(*self._sample_tokens())
+
+    def _sample_tokens(self) -> tuple[Tensor, Tensor | None]:
+        rows = encoded_rows(self.features.data, self.features.stride)[self._few]
+        tokens = self.features.rows(self._few.numpy()).to(dist().device)
+        return tokens, self.recording.at_rows(rows)
+
+    def _rows(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.features.index(episode, frame))
 
 
-def latent_task(model: LatentModel, frames: Seen, recipe: Recipe) -> TrainingTask:
-    """Trains the dynamic numbers of the summary."""
-    settings, latent_settings, data = recipe.train_latent, recipe.latent, frames.features.data
-    assert model.summary and latent_settings
-    training = FactoredLatentTraining(model.summary, data.actions.shape[1], latent_settings).to(
-        dist().device
-    )
-    sampler = _windows(frames.features, recipe, settings.frames, "train.latent.frames")
+def latent_task(
+    training: LatentTraining, frames: Frames, sampler: WindowSampler, settings: TrainLatent,
+    precision: str,
+) -> TrainingTask:  # fmt: skip
+    """Trains what of the latent is trained before there are dynamics."""
+    data = frames.features.data
     displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
-    def losses(step: int, some: slice) -> dict[str, Tensor]:
+    def losses(step: int, rows: slice) -> Losses:
         episode, frame, _ = sampler.batch(step, settings.batch)
         # From anywhere in the episode, later than the window too: it only helps to train, an agent
         # never needs it.
-        other = sampler.elsewhere(step, episode[:, 0])[:, 0]
-        way = displacement.at(data.offsets[episode[some]] + frame[some]).to(dist().device)
-        window, elsewhere = (
-            frames.at(episode[some], frame[some]),
-            frames.at(episode[some, 0], other[some]),
+        distant = sampler.elsewhere(step, episode[:, 0])[:, 0]
+        moved = displacement.at(data.offsets[episode[rows]] + frame[rows]).to(dist().device)
+        batch = LatentBatch(
+            frames.at(episode[rows], frame[rows]),
+            frames.at(episode[rows, 0], distant[rows]),
+            moved,
         )
-        with autocast(way.device, recipe.precision):
-            return training.losses(window, elsewhere, way)
+        with autocast(moved.device, precision):
+            return training.losses(batch)
 
     return TrainingTask("dynamics", training, losses, part="latent")
 
 
 def dynamics_task(
-    model: LatentModel, features: Features, frames: Seen | None, recipe: Recipe
-) -> TrainingTask:
-    """Trains the dynamics, and with a summary its static numbers too: they are whatever tells
-    best where actions lead.
+    model: LatentModel, frames: Frames, sampler: WindowSampler, settings: TrainDynamics,
+    precision: str,
+) -> TrainingTask:  # fmt: skip
+    """Trains the dynamics, and with them the latent's static numbers: they are whatever tells best
+    where actions lead.
 
     A window's are read from frames of the episode up to its first one, and averaged over these: an
     agent has no later ones, and read from frames that are to be foretold they would tell of what
     moves."""
-    settings, members, summary = (
-        recipe.train_dynamics,
-        recipe.dynamics.ensemble_size,
-        model.summary,
-    )
-    sampler = _windows(features, recipe, settings.frames, "train.dynamics.frames")
+    latent, members = model.latent, len(model.ensemble)
 
-    places = None if summary is None or frames is None else frames.read(summary.dynamic)
+    def latents(step: int, rows: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        dynamic = frames.dynamic(episode[rows], frame[rows])  # [B, T, N, M]
+        if latent.static is None:
+            return dynamic
+        earlier = sampler.up_to(step, frame[:, 0], count=latent.static_frames)[rows]  # [B, F]
+        read = frames.at(np.broadcast_to(episode[rows, :1], earlier.shape), earlier)
+        static = latent.static(read).float().mean(1, keepdim=True)  # [B, 1, N, L]
+        return torch.cat([dynamic, static.expand(-1, dynamic.shape[1], -1, -1)], -1)
 
-    def latents(step: int, some: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        if summary is None or frames is None or places is None:
-            return features.tokens(episode[some], frame[some]).float().to(dist().device)
-        dynamic = places[torch.from_numpy(features.index(episode[some], frame[some]))].to(
-            dist().device
-        )
-        if summary.static is None:
-            return dynamic[..., None, :]
-        seen = sampler.up_to(step, frame[:, 0], count=settings.static_frames)[some]
-        static_frames = frames.at(np.broadcast_to(episode[some, :1], seen.shape), seen)
-        static = (
-            summary.static(static_frames)
-            .float()
-            .mean(1, keepdim=True)
-            .expand(-1, dynamic.shape[1], -1)
-        )
-        return torch.cat([dynamic, static], -1)[..., None, :]
-
-    def of_member(step: int, some: slice, member: int) -> dict[str, Tensor]:
-        drawn = step * members + member
+    def of_member(step: int, rows: slice, member: int) -> Losses:
+        drawn = step * members + member  # each member is trained on batches of its own
         episode, frame, actions = sampler.batch(drawn, settings.batch)
-        acts = torch.from_numpy(actions[some]).to(dist().device)
-        with autocast(acts.device, recipe.precision):
-            truth = latents(drawn, some, episode, frame)
-            weight, context = settings.rollout, settings.context
+        blocks = frames.recording.blocks(episode[rows], frame[rows], actions[rows])
+        with autocast(dist().device, precision):
             return model.dynamics_losses(
-                truth, acts, rollout=weight, context=context, member=member
-            )
+                latents(drawn, rows, episode, frame), blocks.to(dist().device),
+                rollout=settings.rollout, member=member,
+            )  # fmt: skip
 
-    def losses(step: int, some: slice) -> dict[str, Tensor]:
-        each = [of_member(step, some, member) for member in range(members)]
+    def losses(step: int, rows: slice) -> Losses:
+        each = [of_member(step, rows, member) for member in range(members)]
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
-    learning = (
-        [*model.members]
-        if summary is None or summary.static is None
-        else [*model.members, summary.static]
-    )
-    return TrainingTask(
-        "dynamics",
-        learning[0] if len(learning) == 1 else nn.ModuleList(learning),
-        losses,
-        part="dynamics",
-    )
+    trained: list[nn.Module] = [*model.ensemble]
+    if latent.static is not None:
+        trained.append(latent.static)
+    together = trained[0] if len(trained) == 1 else nn.ModuleList(trained)
+    return TrainingTask("dynamics", together, losses, part="dynamics")
 
 
-def distance_task(model: LatentModel, latents: Latents, recipe: Recipe) -> TrainingTask:
-    """Trains the metric head; what it stands on is fixed by now."""
-    settings, hard_pool = recipe.train_distance, recipe.distance.hard_pool
-    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=recipe.seed)
+def distance_task(
+    model: LatentModel, latents: Latents, settings: TrainDistance, seed: int, precision: str
+) -> TrainingTask:
+    """Trains the temporal distance; what it stands on is fixed by now."""
+    distance, pool = model.needed_distance(), model.needed_distance().settings.hard_pool
+    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=seed)
     hard = settings.batch // 2
     episode, frames, _ = sampler.batch(0, settings.batch)
-    model.distance.standardise(latents.toward(episode, frames)[0].to(dist().device))
+    distance.standardise(latents.toward(episode, frames)[0].to(dist().device))
 
-    def losses(step: int, part: slice) -> dict[str, Tensor]:
+    def losses(step: int, part: slice) -> Losses:
         # Which pairs are the hardest depends on the whole batch; each rank has all latents and
         # looks for itself.
-        episode, frames, gap = sampler.batch(step, hard * hard_pool + settings.batch - hard)
+        candidates = hard * pool
+        episode, frames, gap = sampler.batch(step, candidates + settings.batch - hard)
         flat = latents.toward(episode, frames)  # [2, n, F]
-        steps = torch.from_numpy(gap / recipe.dynamics.frameskip).float()
-        some = hard * hard_pool
-        chosen = hardest(flat[:, :some], steps[:some], count=hard, hard_pool=hard_pool)
-        rows = torch.cat([chosen, torch.arange(some, len(steps))])[part]
-        pairs, apart = (x.to(dist().device) for x in (flat[:, rows], steps[rows]))
-        with autocast(pairs.device, recipe.precision):
-            return model.distance.losses(pairs, apart)
+        steps = torch.from_numpy(gap / model.frameskip).float()
+        chosen = hardest(flat[:, :candidates], steps[:candidates], count=hard, hard_pool=pool)
+        rows = torch.cat([chosen, torch.arange(candidates, len(steps))])[part]
+        pairs, steps = flat[:, rows].to(dist().device), steps[rows].to(dist().device)
+        with autocast(pairs.device, precision):
+            return distance.losses(pairs, steps)
 
-    return TrainingTask("dynamics", model.distance, losses, part="distance")
-
-
-def _windows(features: Features, recipe: Recipe, frames: int, setting: str) -> WindowSampler:
-    return WindowSampler(
-        features.data, frames=frames, frameskip=recipe.dynamics.frameskip, stride=features.stride,
-        seed=recipe.seed, setting=setting,
-    )  # fmt: skip
+    return TrainingTask("dynamics", distance, losses, part="distance")

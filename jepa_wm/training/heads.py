@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.distributed import dist
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
@@ -22,7 +23,7 @@ from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import HeadSettings
+from jepa_wm.models.world_model_settings import HeadSettings
 from jepa_wm.training.loop import Execution, Losses, TrainingTask, fit
 from jepa_wm.training.samples import Samples
 from jepa_wm.training.settings import ParallelSettings, TrainHeads
@@ -55,6 +56,7 @@ def heads(
     trajectories; interrupted, it goes on from the newest checkpoint."""
     with torch.random.fork_rng():  # what is drawn here is overwritten by what is loaded
         model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
+    refuse_without_heads(model)
     seen, heldout = (
         Samples.of_run(
             run.path, data_path, model, part,
@@ -70,6 +72,16 @@ def heads(
     if dist().first:
         save_heads(run.stage_dir("heads"), made.cpu())
     return {"heads": scores, "training_seconds": seconds}
+
+
+def refuse_without_heads(model: LatentModel) -> None:
+    """UserError for dynamics that no heads can be trained beside."""
+    settings = model.settings.dynamics
+    if not settings.has_heads:
+        raise UserError(
+            f"dynamics.name {settings.name} has no heads; train with dynamics.name=deterministic "
+            "and latent.name=factored in another --run"
+        )
 
 
 def make_heads(settings: HeadSettings, model: LatentModel, seen: Samples) -> Heads:

@@ -22,7 +22,6 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.features.cache import Features
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.rollout import unroll
 from jepa_wm.world_model.latents import Latents
 
 AT_ONCE = 2**15  # tokens imagined together, which bounds the memory
@@ -51,7 +50,7 @@ class Samples:
         features = Features(run / "features" / part, data)
         columns = teaching_columns(data)
         taken, ended = ends(data, columns.get("terminated"))
-        skip, stride = model.settings.frameskip, features.stride
+        skip, stride = model.frameskip, features.stride
         return cls(
             data, Latents(model, features, precision), model, precision, columns,
             StepSampler(data, taken=taken, ended=ended, frameskip=skip, stride=stride, seed=seed),
@@ -88,10 +87,10 @@ class Samples:
     def _imagined(self, episode: np.ndarray, frame: np.ndarray, actions: Tensor) -> Tensor:
         """[B, F] latents a model step with scaled blocks [B, A] after frames [B] of episodes,
         imagined from as many frames as an agent has seen that began with the episode."""
-        skip, model = self.model.settings.frameskip, self.model
-        seen = np.minimum(frame // skip + 1, model.settings.context_frames)  # [B]
+        skip, model = self.model.frameskip, self.model
+        seen = np.minimum(frame // skip + 1, model.context_frames)  # [B]
         most = max(
-            1, AT_ONCE // (model.dynamics.tokens * model.settings.context_frames)
+            1, AT_ONCE // (model.latent.tokens * model.context_frames)
         )  # samples
         after = torch.empty(len(frame), model.flat_width, device=actions.device)
         for count in np.unique(seen).tolist():
@@ -107,8 +106,8 @@ class Samples:
                     self.data.actions[past].reshape(len(some), count - 1, model.block)
                 )
                 with autocast(actions.device, self.precision):
-                    imagined = unroll(
-                        model.dynamics, context, model.scaled(blocks), actions[some][:, None]
+                    imagined = model.dynamics.rollout_one(
+                        context, model.scaled(blocks), actions[some][:, None]
                     )
                 after[some] = model.flat(imagined[:, 0].float())
         return after
@@ -136,7 +135,7 @@ class Samples:
 
     def step_rewards(self) -> np.ndarray:
         """What each model step that may be drawn earns, in no particular order."""
-        skip, reward = self.model.settings.frameskip, self.columns["reward"]
+        skip, reward = self.model.frameskip, self.columns["reward"]
         found = []
         for offset, taken, ended in zip(
             self.data.offsets, self.model_steps.taken, self.model_steps.ended, strict=True

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from jepa_wm.core.schedule import OptimiserSettings
 from jepa_wm.core.section import Section
-from jepa_wm.models.settings import HeadSettings
+from jepa_wm.models.world_model_settings import HeadSettings
 
 
 class TrainPretraining(OptimiserSettings):
@@ -35,11 +35,6 @@ class TrainPretraining(OptimiserSettings):
         return self
 
 
-class TrainDynamics(OptimiserSettings):
-    frames: int = Field(12, ge=2)  # in a training window
-    rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
-
-
 class TrainLatent(OptimiserSettings):
     steps: int = Field(4000, ge=0)
     batch: int = Field(256, ge=1)
@@ -49,24 +44,10 @@ class TrainLatent(OptimiserSettings):
     frames: int = Field(3, ge=2)  # in a training window
 
 
-class TrainMotion(TrainDynamics):
+class TrainDynamics(OptimiserSettings):
     steps: int = Field(2000, ge=0)
-    frames: int = Field(10, ge=2)
-    context: int = Field(
-        1, ge=1
-    )  # frames of a window that the rollout loss is given; one shows no speed
-    static_frames: int = Field(
-        1, ge=1
-    )  # frames, of the episode up to the window's first, that its static numbers are of
-
-    @model_validator(mode="after")
-    def _imagines(self) -> TrainMotion:
-        if self.rollout and self.context >= self.frames:
-            raise ValueError(
-                f"context {self.context} leaves nothing to imagine of windows of frames {self.frames}; lower it, or "
-                "set rollout=0"
-            )
-        return self
+    frames: int = Field(10, ge=2)  # in a training window
+    rollout: float = 1.0  # weight of the multi-step rollout loss beside teacher forcing
 
 
 class TrainDistance(OptimiserSettings):
@@ -104,6 +85,6 @@ class TrainSettings(Section):
     parallel: ParallelSettings = ParallelSettings()
     pretrain: TrainPretraining = TrainPretraining()
     latent: TrainLatent = TrainLatent()
-    dynamics: TrainMotion = TrainMotion()
+    dynamics: TrainDynamics = TrainDynamics()
     distance: TrainDistance = TrainDistance()
     heads: TrainHeads = TrainHeads()

@@ -1,8 +1,9 @@
-"""The latents of a features file as an agent would have them, frame by frame.
+"""The latents of a features file as an agent would have them, frame by frame, and what was done
+between them.
 
-R rows of the store, B samples, T frames, N latent tokens of width D, F flattened latent width,
-n frozen tokens of width E, L static numbers.
-"""
+R rows of the store, B samples, T frames, k frameskip, a numbers of an action, A = k * a, N latent
+tokens of width D, F numbers that distance and heads read, n frozen tokens of width E, P numbers of
+proprioception."""
 
 from __future__ import annotations
 
@@ -13,80 +14,156 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.distributed import dist
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.features.cache import Features
-from jepa_wm.models.belief import running_belief, with_goal
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.features.cache import Features, encoded_rows
 from jepa_wm.models.latent_model import LatentModel
 
 SLAB = 1024  # frames read in one go
 
 
-class Latents:
-    """The latents of a features file: all summaries held in memory, or the frozen tokens
-    themselves where the model has no latent_settings, and in memory, once they are asked for, what the
-    metric and heads read of them where they are many.
+class Recording:
+    """What a model reads of a trajectory file beside its frames: proprioception, where the latent
+    asks for it, and what was done."""
 
-    The static numbers of a frame's latent are the running belief: the mean of the readings of the
-    episode's frames up to it, as an agent that began with the episode has it there. No frame after
-    it is looked at, but for the goal's own."""
+    def __init__(self, data: Trajectories, model: LatentModel) -> None:
+        self.data, self.model = data, model
+        self._states: Tensor | None = None
+        if model.latent.proprio_size:
+            self._states = torch.from_numpy(self._proprio(model.latent.proprio_size))
+
+    def proprio(self, episode: np.ndarray, frame: np.ndarray) -> Tensor | None:
+        """[..., P] of frames of episodes, arrays of one shape; None: the latent asks for none."""
+        return self.at_rows(self.data.offsets[episode] + frame)
+
+    def at_rows(self, rows: np.ndarray) -> Tensor | None:
+        """[..., P] of rows of the file, as `proprio`."""
+        return None if self._states is None else self._states[rows]
+
+    def blocks(self, episode: np.ndarray, frame: np.ndarray, actions: np.ndarray) -> Tensor:
+        """[B, T-1, A] raw action blocks between frames [B, T], k steps apart, of episodes [B, T]:
+        the recorded actions [B, T-1, A], or what the proprioception says was done."""
+        if not self.model.settings.dynamics.acts_by_proprio:
+            return torch.from_numpy(actions)
+        steps = np.arange(frame[0, -1] - frame[0, 0] + 1)
+        proprio = self.proprio(
+            np.repeat(episode[:, :1], len(steps), 1), frame[:, :1] + steps
+        )  # [B, (T-1)*k + 1, P]
+        assert proprio is not None
+        done = self.model.dynamics.actions_of(proprio)  # [B, (T-1)*k, a]
+        return done.unflatten(1, (frame.shape[1] - 1, -1)).flatten(2)
+
+    def taken_actions(self) -> np.ndarray:
+        """[n, a] all environment actions that led anywhere."""
+        if not self.model.settings.dynamics.acts_by_proprio:
+            return self.data.taken_actions
+        assert self._states is not None
+        each = [
+            self.model.dynamics.actions_of(self._states[first : first + count])
+            for first, count in zip(self.data.offsets, self.data.lengths, strict=True)
+            if count > 1
+        ]
+        return torch.cat(each).numpy()
+
+    def _proprio(self, size: int) -> np.ndarray:
+        """[rows, P] the column 'state'; UserError where it is not what the latent asks for."""
+        states = self.data.column("state").astype(np.float32)
+        name = self.model.settings.latent.name
+        if states.shape[1:] != (size,):
+            raise UserError(
+                f"{self.data.path}: 'state' has shape {states.shape[1:]}; latent.name {name} reads "
+                f"{size} numbers a frame: place, Euler angles, opening of the gripper"
+            )
+        if not np.isfinite(states).all():
+            raise UserError(
+                f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such "
+                "episodes out"
+            )
+        return states
+
+
+class Latents:
+    """The latents of a features file: held in memory where they are small, or made of the frozen
+    tokens as they are asked for, and in memory, once they are asked for, what the distance and
+    heads read of them where they are many.
+
+    A frame's static numbers are as they are believed by an agent that began with the episode has
+    and just saw the frame. No frame after it is looked at, but for the goal's own."""
 
     def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
         self.features, self._model = features, model
-        self._every = max(1, model.settings.frameskip // features.stride)
+        self.recording = Recording(features.data, model)
+        self._every = max(1, model.frameskip // features.stride)
         self._held: Tensor | None = None
         self._components: Tensor | None = None
-        if model.summary is not None:
+        latent = model.latent
+        if latent.held or latent.static_dim:
             with torch.no_grad(), autocast(dist().device, precision):
-                held = of_all_frames(features, model.summarise)
-            self._own = model.static(held)  # [R, N, L] what each frame tells by itself
+                self._own = of_all_frames(features, latent.encode, self.recording)
             each = self._own.split(features.counts.tolist())
-            self._held = model.with_static(
-                held, torch.cat([running_belief(one, every=self._every) for one in each])
+            self._held = torch.cat(
+                [latent.believed_in_turn(episode, every=self._every) for episode in each]
             )
 
+    @torch.no_grad()
     def at(
         self, episode: np.ndarray, frame: np.ndarray, *, belief_at: np.ndarray | None = None
     ) -> Tensor:
         """[..., N, D] fp32 latents of frames (multiples of the stride) of episodes, arrays of one
-        shape; with the static numbers believed at frame `belief_at` (it broadcasts), or at each
-        frame itself."""
+        shape, on the CPU; with the static numbers believed at frame `belief_at` (it broadcasts),
+        or at each frame itself."""
+        latent = self._model.latent
         if self._held is None:
-            return self.features.tokens(episode, frame).float()
+            tokens = self.features.tokens(episode, frame).to(dist().device)
+            proprio = self.recording.proprio(episode, frame)
+            return latent.encode(tokens, proprio).cpu()
         latents = self._held[torch.from_numpy(self.features.index(episode, frame))]
         if belief_at is None:
             return latents
         believed = self.at(episode, np.broadcast_to(belief_at, frame.shape))
-        return self._model.with_static(latents, self._model.static(believed))
+        return latent.with_static(latents, latent.static_of(believed))
 
     def flat(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., F] what the metric and heads read (`LatentModel.flat`) of such frames."""
+        """[..., F] what the distance and heads read (`LatentModel.flat`) of such frames."""
         model = self._model
         if model.components is None:
             return self.at(episode, frame).flatten(-2)
         if self._components is None:
             with torch.no_grad():
                 self._components = of_all_frames(
-                    self.features, lambda tokens: model.flat(model.summarise(tokens))
+                    self.features,
+                    lambda *frame: model.flat(model.latent.encode(*frame)),
+                    self.recording,
                 )
         return self._components[torch.from_numpy(self.features.index(episode, frame))]
 
     def toward(self, episode: np.ndarray, frames: np.ndarray) -> Tensor:
-        """[2, B, F] what the metric and heads read of frames [2, B] of episodes [B]: of one, and
+        """[2, B, F] what the distance and heads read of frames [2, B] of episodes [B]: of one, and
         of a later one that is the goal. Both have the static numbers of an agent that stands at
         the first and was given the second as its goal."""
         both = np.broadcast_to(episode, frames.shape)
         if self._held is None:
             return self.flat(both, frames)
-        pair = self.at(both, frames)
-        goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, L]
-        looks = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
-        belief = with_goal(
-            self._model.static(pair[0]), looks[:, None].expand(goal.shape[:-1]), goal
-        )
-        return self._model.with_static(pair, belief).flatten(-2)
+        start = self.at(episode, frames[0])
+        goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, D]
+        seen = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
+        return self._model.latent.believed_with_goal(start, seen, goal).flatten(-2)
 
 
-def of_all_frames(features: Features, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """[R, ...] what `read` makes of the tokens [r, n, E] of all frames, on the CPU."""
-    slabs = (features.slab(k, k + SLAB).to(dist().device) for k in range(0, len(features), SLAB))
-    return torch.cat([read(slab).cpu() for slab in slabs])
+def of_all_frames(
+    features: Features,
+    read: Callable[[Tensor, Tensor | None], Tensor],
+    recording: Recording | None = None,
+) -> Tensor:
+    """[R, ...] what `read` makes of the tokens [r, n, E] of all frames, and of their
+    proprioception where there is a recording, on the CPU."""
+    rows = encoded_rows(features.data, features.stride) if recording is not None else None
+    parts = []
+    for first in range(0, len(features), SLAB):
+        tokens = features.slab(first, first + SLAB).to(dist().device)
+        proprio = None
+        if recording is not None and rows is not None:
+            proprio = recording.at_rows(rows[first : first + SLAB])
+        parts.append(read(tokens, proprio).cpu())
+    return torch.cat(parts)

@@ -22,9 +22,8 @@ from jepa_wm.features.cache import Features
 from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.rollout import unroll
-from jepa_wm.models.settings import DynamicsSettings
-from jepa_wm.world_model.latents import Latents
+from jepa_wm.models.world_model_settings import DynamicsSettings
+from jepa_wm.world_model.latents import Latents, Recording
 
 PROBE_FRAMES = 8000
 NUMBERS = (
@@ -32,7 +31,7 @@ NUMBERS = (
 )  # of frozen features that are held in one go; four times as many in fitting the map to them
 WORK = 2**37  # products of one fit; the probe of a wide latent is fitted on fewer frames
 
-Sums = dict[Any, np.ndarray]  # {what is summed over windows: [H]}
+Totals = dict[Any, np.ndarray]  # {what is summed over windows: [H]}
 Decoder = Callable[[Tensor], Tensor]  # latents [..., N, D] to features [..., n * W]
 
 
@@ -57,41 +56,57 @@ def rollout_errors(
     frame shows no speed, and has the static numbers that an agent believes there which saw the
     episode from its first frame. The horizon is cut to what at least half of the held-out episodes
     hold; shorter ones are left out, which is said."""
-    data, skip, device = heldout.data, model.settings.frameskip, model.action_scale.device
-    seen, horizon = span(data, model.settings, most=horizon)
+    data, skip, device = heldout.data, model.frameskip, model.action_scale.device
+    horizon = min(horizon, model.dynamics.longest_horizon)
+    seen, horizon = span(data, model.settings.dynamics, most=horizon)
     sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0,
                             setting="rollout errors: frames seen and imagined")  # fmt: skip
     episode, frame, actions = sampler.batch(0, windows)
-    acts = model.scaled(torch.from_numpy(actions).to(device))
+    blocks = Recording(data, model).blocks(episode, frame, actions)
+    acts = model.scaled(blocks.to(device))
     futures = {
         "": acts,
         "_shuffled": torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1),
     }
     believed, known = Latents(model, heldout, "fp32"), Latents(model, train, "fp32")
     decode, read_state = fit_decoder(model, known), _state_reader(model, heldout, known)
-    sums: Sums = defaultdict(lambda: np.zeros(horizon))
+    latent, sums = model.latent, _Sums(horizon)
     together = max(1, NUMBERS // (frame.shape[1] * heldout.numbers))
     for start in range(0, windows, together):
-        some = slice(start, start + together)
-        tokens = heldout.tokens(episode[some], frame[some]).to(device).float()  # [e, C+H, n, W]
-        now = believed.at(episode[some, seen - 1 : seen], frame[some, seen - 1 : seen]).to(
-            device
-        )  # [e, 1, N, D]
-        latents = model.with_static(model.summarise(tokens), model.static(now))  # [e, C+H, N, D]
-        truth, features = latents[:, seen:, :, : model.dynamic_dim], tokens[:, seen:].flatten(2)
-        sums["copied_latent"] += _apart(latents[:, seen - 1 : seen, :, : model.dynamic_dim], truth)
-        sums["copied_features"] += _apart(tokens[:, seen - 1 : seen].flatten(2), features)
-        sums["feature_error_encoded"] += _apart(decode(latents[:, seen:]), features)
+        rows = slice(start, start + together)
+        e, f = episode[rows], frame[rows]  # [e, C+H]
+        tokens = heldout.tokens(e, f).to(device).float()  # [e, C+H, n, W]
+        # Every frame with the static numbers that are believed at the last one seen.
+        now = believed.at(e[:, seen - 1 : seen], f[:, seen - 1 : seen]).to(device)  # [e, 1, N, D]
+        latents = latent.encode(tokens, believed.recording.proprio(e, f))
+        latents = latent.with_static(latents, latent.static_of(now))  # [e, C+H, N, D]
+        truth = latent.compared(latents[..., : latent.dynamic_dim])
+        features = decode(latents) if latent.lossless else tokens.flatten(2)
+        # What it would be to copy the last frame seen, and what the latent dropped.
+        sums.add("copied_latent", truth[:, seen - 1 : seen], truth[:, seen:])
+        sums.add("copied_features", features[:, seen - 1 : seen], features[:, seen:])
+        sums.add("feature_error_encoded", decode(latents[:, seen:]), features[:, seen:])
         for kind, a in futures.items():
-            past, ahead = a[some].split([seen - 1, horizon], 1)
-            guess = unroll(model.dynamics, latents[:, :seen], past, ahead).float()
-            sums[f"relative_error{kind}"] += _apart(guess[..., : model.dynamic_dim], truth)
-            sums[f"feature_error{kind}"] += _apart(decode(guess), features)
-            for name, missed in read_state(
-                guess, episode[some, seen:], frame[some, seen:]
-            ).items():
-                sums["state", name, kind] += missed
-    return [_row(sums, train, h, windows) for h in range(horizon)]
+            past, ahead = a[rows].split([seen - 1, horizon], 1)
+            guess = model.dynamics.rollout_one(latents[:, :seen], past, ahead).float()
+            dynamic = latent.compared(guess[..., : latent.dynamic_dim])
+            sums.add(f"relative_error{kind}", dynamic, truth[:, seen:])
+            sums.add(f"feature_error{kind}", decode(guess), features[:, seen:])
+            for name, missed in read_state(guess, e[:, seen:], f[:, seen:]).items():
+                sums.total["state", name, kind] += missed
+    return [_row(sums.total, known, h, windows) for h in range(horizon)]
+
+
+class _Sums:
+    """Errors summed over windows, a number a horizon."""
+
+    def __init__(self, horizon: int) -> None:
+        self.total: Totals = defaultdict(lambda: np.zeros(horizon))
+
+    def add(self, name: str, guess: Tensor, truth: Tensor) -> None:
+        """Mean |guess - truth| of each window, for [e, H, ...] (they broadcast)."""
+        error = (guess - truth).abs().flatten(2).double().mean(2)
+        self.total[name] += error.sum(0).cpu().numpy()
 
 
 def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> tuple[int, int]:
@@ -107,31 +122,26 @@ def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> t
     return seen, min(most, steps - seen + 1)
 
 
-def _row(sums: Sums, train: Features, h: int, windows: int) -> dict[str, object]:
+def _row(total: Totals, latents: Latents, h: int, windows: int) -> dict[str, object]:
     row: dict[str, object] = {"horizon": h + 1}
-    for copied, names in (
-        ("copied_latent", ("relative_error", "relative_error_shuffled")),
-        ("copied_features", ("feature_error", "feature_error_shuffled", "feature_error_encoded")),
-    ):
-        moved = sums[copied][h]
-        row |= {
-            name: sums[name][h] / moved if moved else None for name in names
-        }  # None: nothing moves there
-    known = quantities(train.data)
+    names = {
+        "copied_latent": ("relative_error", "relative_error_shuffled"),
+        "copied_features": ("feature_error", "feature_error_shuffled", "feature_error_encoded"),
+    }
+    for copied, errors in names.items():
+        change = total[copied][h]  # 0: nothing changes there
+        row |= {name: total[name][h] / change if change else None for name in errors}
+    known = quantities(latents.features.data)
     row["state_errors"] = {
         name: {
-            "error": sums["state", name, ""][h] / windows, "shuffled": sums["state", name, "_shuffled"][h] / windows,
+            "error": total["state", name, ""][h] / windows,
+            "shuffled": total["state", name, "_shuffled"][h] / windows,
             "unit": known.unit(name),
         }
         for name in known.groups
-    }  # fmt: skip
+        if ("state", name, "") in total
+    }
     return row
-
-
-def _apart(guess: Tensor, truth: Tensor) -> np.ndarray:
-    """[H] sums over windows of mean |guess - truth|, for [e, H, ...] (they broadcast)."""
-    gap: np.ndarray = (guess - truth).abs().flatten(2).double().mean(2).sum(0).cpu().numpy()
-    return gap
 
 
 def _state_reader(
@@ -141,7 +151,7 @@ def _state_reader(
     errors [H]}, by a probe on the latents of training frames."""
     train = latents.features
     known = quantities(train.data)
-    if not known.groups:
+    if not known.groups or model.latent.proprio_size:  # of the latter the state is a part
         return lambda *_: {}
     check_same_state(train.data, heldout.data)
     probe, states = fit_latent_probe(model, latents), heldout.data.states()
@@ -158,8 +168,8 @@ def _state_reader(
 def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
     """A linear map from latents to frozen features, fitted on training frames; nothing to do where
     the latent is all of these."""
-    if model.summary is None:
-        return lambda latents: latents.flatten(-2)
+    if model.latent.lossless:
+        return lambda latents: model.latent.compared(latents).flatten(-2)
     train = latents.features
     episode, frame = _frames(train, min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers)))
     features = train.tokens(episode, frame).float().flatten(1).numpy()

@@ -1,0 +1,268 @@
+"""Settings of what is trained on frozen features: latent, dynamics, temporal distance, heads.
+
+An entry of LATENTS or DYNAMICS is the settings class that a config's `latent.name` or
+`dynamics.name` chooses, and its `make` gives the module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from jepa_wm.core.registry import Registry, chosen
+from jepa_wm.core.section import Section, check_heads
+
+if TYPE_CHECKING:
+    from jepa_wm.models.dynamics import Dynamics
+    from jepa_wm.models.latent import Latent
+
+_HERE = "jepa_wm.models.world_model_settings"
+
+
+class LatentSettings(Section):
+    """What every latent's settings say; `make` is theirs to define."""
+
+    perturbable: ClassVar[bool] = False  # whether its `perturbations` mean something
+    proprio_size: ClassVar[int] = 0  # numbers of the column 'state' that it reads beside frames
+    name: str
+
+    def make(self, tokens: int, token_width: int) -> Latent:
+        """A fresh latent of frames of `tokens` frozen tokens of `token_width` numbers."""
+        raise NotImplementedError
+
+    def check_frames(self, frames: int) -> None:
+        """Raises ValueError where windows of so many frames are too short to train it."""
+
+
+LATENTS: Registry[type[LatentSettings]] = Registry(
+    "latents", "latent", dict.fromkeys(("factored", "tokens", "robot_tokens"), _HERE)
+)
+
+
+@LATENTS.register("factored")
+class FactoredLatentSettings(LatentSettings):
+    """A few dynamic and static numbers read off a frame's tokens."""
+
+    perturbable: ClassVar[bool] = True
+    name: Literal["factored"] = "factored"
+    dynamic_dim: int = Field(
+        4, ge=1
+    )  # numbers that actions change; best about as many as the world has degrees of freedom
+    static_dim: int = Field(
+        4, ge=0
+    )  # numbers that are constant in an episode and condition what actions do in it
+    components: int = Field(
+        512, ge=1
+    )  # principal components of a frame's tokens, from which both are read
+    width: int = Field(256, ge=2)  # of the networks
+    context_dim: int = Field(
+        2, ge=1
+    )  # numbers of another frame beside which the dynamic ones reconstruct a frame, in training
+    inverse_dynamics: float = Field(
+        1.0, ge=0
+    )  # weight: the displacement between two frames, by the actions, is linear in theirs
+    straightening: float = Field(
+        0.0, ge=0
+    )  # weight of the curvature of trajectories; for what moves by itself
+    static_frames: int = Field(
+        1, ge=1
+    )  # frames, of the episode up to a window's first, that its static numbers are read from
+    # while the dynamics are trained
+
+    def make(self, tokens: int, token_width: int) -> Latent:
+        from jepa_wm.models.factored_latent import FactoredLatent
+
+        return FactoredLatent(tokens, token_width, self)
+
+    def check_frames(self, frames: int) -> None:
+        if self.straightening and frames < 3:
+            raise ValueError(
+                f"latent.straightening {self.straightening:g} compares two steps, and "
+                f"train.latent.frames {frames} make one; set train.latent.frames=3"
+            )
+
+
+@LATENTS.register("tokens")
+class TokenLatentSettings(LatentSettings):
+    """All frozen tokens of a frame as they are, as in DINO-WM."""
+
+    name: Literal["tokens"] = "tokens"
+
+    def make(self, tokens: int, token_width: int) -> Latent:
+        from jepa_wm.models.latent import TokenLatent
+
+        return TokenLatent(tokens, token_width)
+
+
+@LATENTS.register("robot_tokens")
+class RobotTokensSettings(LatentSettings):
+    """All frozen tokens normalised, and the pose of a robot's hand as one more: what V-JEPA 2-AC
+    works on."""
+
+    proprio_size: ClassVar[int] = 7
+    name: Literal["robot_tokens"] = "robot_tokens"
+
+    def make(self, tokens: int, token_width: int) -> Latent:
+        from jepa_wm.models.vjepa2_ac import RobotTokens
+
+        return RobotTokens(tokens, token_width)
+
+
+class DynamicsSettings(Section):
+    """What all action-conditioned dynamics' settings say; `make` is theirs to define."""
+
+    latents: ClassVar[tuple[str, ...]] = ()  # names of those it works on; empty: any
+    has_distance: ClassVar[bool] = True  # whether a temporal distance can be learned beside it
+    has_heads: ClassVar[bool] = True  # whether heads can be
+    acts_by_proprio: ClassVar[bool] = False  # whether proprioception says what was done
+    name: str
+    frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
+    context_frames: int = Field(3, ge=1)  # that a prediction sees
+    ensemble_size: int = Field(
+        1, ge=1
+    )  # models that differ in their first weights and in the batches they are trained on
+
+    def make(self, latent: Latent, action_size: int) -> Dynamics:
+        """Fresh dynamics of that latent, for blocks of `action_size` numbers a model step."""
+        raise NotImplementedError
+
+    def check(self, latent: LatentSettings, distance: DistanceSettings | None) -> None:
+        """Raises ValueError for a latent that it does not work on and for a distance that cannot
+        be learned beside it."""
+        if self.latents and latent.name not in self.latents:
+            raise ValueError(
+                f"dynamics.name {self.name} works on latent.name {' or '.join(self.latents)}, not "
+                f"{latent.name}; set latent.name={self.latents[0]}"
+            )
+        if distance is not None and not self.has_distance:
+            raise ValueError(
+                f"dynamics.name {self.name} has no learned distance; set distance=null, and "
+                "planner.cost.objective=l1"
+            )
+
+    def check_frames(self, frames: int, rollout: float) -> None:
+        """Raises ValueError where training windows of so many frames are too short for it, with
+        this weight of the rollout loss."""
+
+
+DYNAMICS: Registry[type[DynamicsSettings]] = Registry(
+    "dynamics", "dynamics", dict.fromkeys(("deterministic", "mixture", "vjepa2_ac"), _HERE)
+)
+
+
+class TransformerSettings(DynamicsSettings):
+    """Frame-causal transformers over latents and actions."""
+
+    width: int = 192
+    depth: int = Field(3, ge=1)
+    num_heads: int = Field(3, ge=1)
+    rollout_context: int = Field(
+        1, ge=1
+    )  # frames of a training window that the rollout loss is given; one shows no speed
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TransformerSettings:
+        check_heads(self.width, self.num_heads)
+        return self
+
+    def check_frames(self, frames: int, rollout: float) -> None:
+        if rollout and self.rollout_context >= frames:
+            raise ValueError(
+                f"dynamics.rollout_context {self.rollout_context} leaves nothing to imagine of "
+                f"windows of train.dynamics.frames {frames}; lower it, or set "
+                "train.dynamics.rollout=0"
+            )
+
+
+@DYNAMICS.register("deterministic")
+class DeterministicSettings(TransformerSettings):
+    """One future, trained by squared error."""
+
+    name: Literal["deterministic"] = "deterministic"
+
+    def make(self, latent: Latent, action_size: int) -> Dynamics:
+        from jepa_wm.models.dynamics import DeterministicDynamics
+
+        return DeterministicDynamics(latent.shape, action_size, self)
+
+
+@DYNAMICS.register("mixture")
+class MixtureSettings(TransformerSettings):
+    """A distribution over futures, trained by likelihood."""
+
+    name: Literal["mixture"] = "mixture"
+    mixture_components: int = Field(
+        3, ge=1
+    )  # 1: a Gaussian; more: a discrete latent chooses one of so many
+
+    def make(self, latent: Latent, action_size: int) -> Dynamics:
+        from jepa_wm.models.mixture import MixtureDynamics
+
+        return MixtureDynamics(latent.shape, action_size, self)
+
+
+@DYNAMICS.register("vjepa2_ac")
+class VJEPA2ACSettings(DynamicsSettings):
+    """V-JEPA 2's action-conditioned predictor (Assran et al., 2025), for a robot's hand whose
+    state is a pose of seven numbers and whose actions are changes of it."""
+
+    latents: ClassVar[tuple[str, ...]] = ("robot_tokens",)
+    has_distance: ClassVar[bool] = False
+    has_heads: ClassVar[bool] = False
+    acts_by_proprio: ClassVar[bool] = True
+    name: Literal["vjepa2_ac"] = "vjepa2_ac"
+    width: int = 1024
+    depth: int = Field(24, ge=1)
+    num_heads: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> VJEPA2ACSettings:
+        check_heads(self.width, self.num_heads)
+        if self.ensemble_size > 1:
+            raise ValueError(
+                f"ensemble_size {self.ensemble_size} is of dynamics deterministic or mixture; "
+                "vjepa2_ac is one predictor: set ensemble_size=1"
+            )
+        return self
+
+    def make(self, latent: Latent, action_size: int) -> Dynamics:
+        from jepa_wm.models.vjepa2_ac import VJEPA2AC
+
+        return VJEPA2AC.of(latent, self)
+
+
+class DistanceSettings(Section):
+    """The learned temporal distance: a quasimetric head on the latents."""
+
+    groups: int = 16
+    components: int = 16
+    width: int = 384
+    expectile: float = Field(0.03, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
+    hard_pool: int = Field(8, ge=1)  # half of the pairs are the hardest out of as many
+
+
+if TYPE_CHECKING:
+    AnyLatent = LatentSettings
+    AnyDynamics = DynamicsSettings
+else:
+    AnyLatent = chosen(LATENTS, "factored")
+    AnyDynamics = chosen(DYNAMICS, "deterministic")
+
+
+class WorldModelSettings(Section):
+    """The sections of one trained model."""
+
+    latent: AnyLatent = FactoredLatentSettings()
+    dynamics: AnyDynamics = DeterministicSettings()
+    distance: DistanceSettings | None = DistanceSettings()  # null: none is learned
+
+
+class HeadSettings(Section):
+    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward
+    goals."""
+
+    width: int = Field(256, ge=1)
+    bins: int = Field(63, ge=2)  # of the reward's distribution
+    policy_steps: int = Field(
+        6, ge=1
+    )  # model steps the policy answers with; a longer plan repeats its last
