@@ -54,8 +54,8 @@ OWN = {
         "reach goal images by planning in latent space; success with intervals",
     ),
     "report": ("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
-    "eval_rollout": ("jepa_wm.evals.rollout", ""),
-    "eval_collapse": ("jepa_wm.evals.collapse", ""),
+    "eval_rollout": ("jepa_wm.evals.diagnostics", ""),
+    "eval_collapse": ("jepa_wm.evals.diagnostics", ""),
     **{f"{EVAL}{name}": ("jepa_wm.evals.probes", "") for name in _PROBES},
 }
 
