@@ -346,7 +346,10 @@ def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, b
 
 
 def test_episodes_that_are_too_short_are_left_out_and_counted(data):
-    said = r"1 of 4 episodes are left out, too short for a clip of data.num_frames 8 at a gap of 2 .*15 fr"
+    said = (
+        r"1 of 4 episodes are left out, too short for a clip of data.num_frames 8 at a gap of 2 "
+        r".*15 fr"
+    )
     with pytest.warns(UserWarning, match=said):
         clips = ClipSampler(data, frames=8, gaps=(1, 2), seed=0)
     rows = np.concatenate([clips.rows(step, 60) for step in range(20)])
@@ -371,7 +374,10 @@ def test_episodes_that_are_too_short_are_left_out_and_counted(data):
 
 
 def test_only_where_no_episode_is_long_enough_samplers_refuse(data):
-    wrong = "no episode is long enough for .*: 41 frames are needed, and the longest has 40; lower one of these"
+    wrong = (
+        "no episode is long enough for .*: 41 frames are needed, and the longest has 40; lower "
+        "one of these"
+    )
     with pytest.raises(UserError, match=wrong):
         ClipSampler(data, frames=11, gaps=(1, 4), seed=0)
     with pytest.raises(UserError, match=wrong + "|train.latent.frames 6"):

@@ -89,10 +89,12 @@ def test_a_sample_of_two_films_is_refused(tmp_path):
 def test_classes_are_those_of_the_key(tmp_path):
     members = {"000.video.mp4": b"x", "000.cls": b"0", "000.txt": b"a caption",
                "./001.video.MP4": b"x", "./001.cls": b"1\n",
-               "a.b/2.mp4": b"x", "a.b/2.cls": b"\xef\xbb\xbftwo", "3.mp4": b"x", "3.label": "drei".encode("utf-16"),
+               "a.b/2.mp4": b"x", "a.b/2.cls": b"\xef\xbb\xbftwo", "3.mp4": b"x",
+               "3.label": "drei".encode("utf-16"),
                "4.mp4": b"x", "4.cls": b" \n"}  # fmt: skip
     assert found(shard(tmp_path / "s.tar", members)) == [
-        ("000.video.mp4", "0"), ("001.video.MP4", "1"), ("2.mp4", "two"), ("3.mp4", "drei"), ("4.mp4", None),
+        ("000.video.mp4", "0"), ("001.video.MP4", "1"), ("2.mp4", "two"), ("3.mp4", "drei"),
+        ("4.mp4", None),
     ]  # fmt: skip
     titles = {
         f"Track {n}.{kind}": f"{n}".encode()

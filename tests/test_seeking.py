@@ -19,15 +19,23 @@ GREYS = np.concatenate(
 
 FILES = [  # container, codec, pixel format, B-frames
     ("avi", "rawvideo", "pal8", 0), ("avi", "msrle", "pal8", 0), ("mov", "rawvideo", "pal8", 0),
-    ("mov", "smc", "pal8", 0), ("mov", "qtrle", "gray", 0), ("nut", "rawvideo", "pal8", 0), ("gif", "gif", "pal8", 0),
+    ("mov", "smc", "pal8", 0), ("mov", "qtrle", "gray", 0), ("nut", "rawvideo", "pal8", 0),
+    ("gif", "gif", "pal8", 0),
     ("avi", "png", "rgb24", 0), ("mov", "rpza", "rgb555le", 0), ("mkv", "ffv1", "gray16le", 0),
-    ("mkv", "ffv1", "gray12le", 0), ("mkv", "ffv1", "gbrp12le", 0), ("mov", "prores_ks", "yuv422p10le", 0),
-    ("avi", "mpeg4", "yuv420p", 0), ("avi", "mpeg4", "yuv420p", 2), ("avi", "libx264", "yuv420p", 2),
-    ("mpg", "mpeg1video", "yuv420p", 0), ("mpg", "mpeg1video", "yuv420p", 2), ("mpeg", "mpeg2video", "yuv420p", 2),
-    ("ts", "libx264", "yuv420p", 2), ("ts", "mpeg2video", "yuv420p", 2), ("m2ts", "libx264", "yuv420p", 0),
-    ("mts", "libx264", "yuv420p", 2), ("3gp", "mpeg4", "yuv420p", 0), ("wmv", "wmv2", "yuv420p", 0),
-    ("flv", "flv1", "yuv420p", 0), ("flv", "libx264", "yuv420p", 2), ("webm", "libvpx", "yuv420p", 0),
-    ("asf", "mpeg4", "yuv420p", 2), ("asf", "libx264", "yuv420p", 2), ("mxf", "libx264", "yuv420p", 2),
+    ("mkv", "ffv1", "gray12le", 0), ("mkv", "ffv1", "gbrp12le", 0),
+    ("mov", "prores_ks", "yuv422p10le", 0),
+    ("avi", "mpeg4", "yuv420p", 0), ("avi", "mpeg4", "yuv420p", 2),
+    ("avi", "libx264", "yuv420p", 2),
+    ("mpg", "mpeg1video", "yuv420p", 0), ("mpg", "mpeg1video", "yuv420p", 2),
+    ("mpeg", "mpeg2video", "yuv420p", 2),
+    ("ts", "libx264", "yuv420p", 2), ("ts", "mpeg2video", "yuv420p", 2),
+    ("m2ts", "libx264", "yuv420p", 0),
+    ("mts", "libx264", "yuv420p", 2), ("3gp", "mpeg4", "yuv420p", 0),
+    ("wmv", "wmv2", "yuv420p", 0),
+    ("flv", "flv1", "yuv420p", 0), ("flv", "libx264", "yuv420p", 2),
+    ("webm", "libvpx", "yuv420p", 0),
+    ("asf", "mpeg4", "yuv420p", 2), ("asf", "libx264", "yuv420p", 2),
+    ("mxf", "libx264", "yuv420p", 2),
 ]  # fmt: skip
 
 

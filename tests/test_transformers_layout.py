@@ -178,8 +178,10 @@ def test_weights_in_several_files_are_one_model(models, theirs, tmp_path):
 
 
 WRAPPERS = [
-    "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "_forward_module.", "_forward_module.module._orig_mod.",
-    "module.backbone._orig_mod.", "_orig_mod.module.backbone.", "_fsdp_wrapped_module.", "module.module.",
+    "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "_forward_module.",
+    "_forward_module.module._orig_mod.",
+    "module.backbone._orig_mod.", "_orig_mod.module.backbone.", "_fsdp_wrapped_module.",
+    "module.module.",
 ]  # fmt: skip
 
 
@@ -301,9 +303,12 @@ def test_attention_without_biases_is_attention_with_zeros(models, theirs, tmp_pa
 
 def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
     words = [
-        "data.image_size=16", "data.num_frames=4", "encoder.patch_size=4", "encoder.tubelet_size=2", "encoder.width=24",
-        "encoder.depth=2", "encoder.num_heads=2", "encoder.attention=clip", "encoder.rope=vjepa2", "encoder.rope_base=10000.0",
-        "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "jepa.temporal_contrast=0", "jepa.inverse_dynamics=0",
+        "data.image_size=16", "data.num_frames=4", "encoder.patch_size=4",
+        "encoder.tubelet_size=2", "encoder.width=24",
+        "encoder.depth=2", "encoder.num_heads=2", "encoder.attention=clip", "encoder.rope=vjepa2",
+        "encoder.rope_base=10000.0",
+        "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "jepa.temporal_contrast=0",
+        "jepa.inverse_dynamics=0",
     ]  # fmt: skip
     config = load_config("debug", words)
     model = JEPA(config.data.image_size, config.encoder, config.jepa)

@@ -62,7 +62,8 @@ def test_class_folders_flat_folders_and_single_files(root, tmp_path):
 
 
 def test_a_manifest_knows_spaces_labels_and_relative_paths(root):
-    lines = ["path,label", "wave/long one.mp4,wave", '"wave/short.mkv" , "a, b"', "", "wave/long one.mp4", "# no",
+    lines = ["path,label", "wave/long one.mp4,wave", '"wave/short.mkv" , "a, b"', "",
+    "wave/long one.mp4", "# no",
              "wave/short.mkv 3", f"{root}/jump/clip 0"]  # fmt: skip
     (root / "list.csv").write_text("\n".join(lines))
     found = [(e.path.relative_to(root).as_posix(), e.label) for e in find(root / "list.csv")]

@@ -184,8 +184,8 @@ class VideoClipSampler(ClipSource):
             return None
 
     def _next_readable(self, timestamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(frames, timestamps) the same timestamps of the next video that can be read; the share
-        on the unreadable ends the search."""
+        """(frames, timestamps) the same timestamps of the next video that can be read; more than
+        `max_unreadable` before it end the search."""
         video, count = int(timestamps[0] // MAX_MICROSECONDS), int(self._first[-1])
         for number in range(video + 1, video + count):
             instead = number % count * MAX_MICROSECONDS + timestamps % MAX_MICROSECONDS
