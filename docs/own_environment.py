@@ -4,46 +4,36 @@ runs/."""
 import gymnasium
 import numpy as np
 
-from jepa_wm import load_config, run_stage
+from jepa_wm import Agent, collect, load_config, run_stage
 from jepa_wm.evals import episodes
-from jepa_wm.planning import agent
-from jepa_wm.worlds import collect, gym_world, registry
+from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.registry import RandomActions
 
 
-class Puck(
-    gymnasium.Env
-):  # put yours here: a bounded Box of actions, an image as observation or from render()
+# Put yours here: a bounded Box of actions, an image as observation or from render(). A state is
+# optional: for probes and scores, never for plans.
+class Puck(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 255, (65, 65, 3), np.uint8)
     action_space = gymnasium.spaces.Box(-4, 4, (2,))  # px a step
 
     def reset(self, *, seed=None, options=None):
         self.at = np.random.default_rng(seed).uniform(8, 56, 2)
-        return self.step(0)[0], {
-            "state": self.at
-        }  # a state is optional: for probes and scores, never for plans
+        return self.step(0)[0], {"state": self.at}
 
     def step(self, action):
         self.at = np.clip(self.at + action, 8, 56)
         x, y = np.exp(-((np.arange(65) - self.at[:, None]) ** 2) / 20)
-        return (
-            np.uint8(255 * y[:, None, None] * x[:, None] * np.ones(3)),
-            0.0,
-            False,
-            False,
-            {"state": self.at},
-        )
+        image = np.uint8(255 * y[:, None, None] * x[:, None] * np.ones(3))
+        return image, 0.0, False, False, {"state": self.at}
 
 
-sizes = [
-    f"train.{part}.steps=400" for part in ("latent", "dynamics", "distance")
-]  # the rest as in configs/debug.yaml
+# The rest is as in configs/debug.yaml.
+sizes = [f"train.{part}.steps=400" for part in ("latent", "dynamics", "distance")]
 config = load_config("debug", ["data.path=runs/puck_data", "collect.episodes=300", *sizes])
-world = gym_world.GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
-collect.record_parts(config.data.path, world, registry.RandomActions, config.collect, config.seed)
+world = GymWorld(Puck, state_names=("puck_x", "puck_y"), state_units=("px", "px"))
+collect(config.data.path, world, RandomActions, config.collect, config.seed)
 results = [run_stage(name, "runs/puck", config) for name in ("pretrain", "features", "dynamics")]
-planner = agent.Agent.of_run(
-    "runs/puck", world, config.planner, frameskip=config.dynamics.frameskip
-)
+planner = Agent.of_run("runs/puck", world, config.planner, frameskip=config.dynamics.frameskip)
 world.reset(np.arange(100, 108))
 goals, there = world.render(), world.state()
 world.reset(np.arange(8))

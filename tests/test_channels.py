@@ -9,7 +9,7 @@ import pytest
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.readers.choice import Chosen
-from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.readers.registry import open_trajectories
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import Trajectories
 
@@ -37,7 +37,7 @@ def view_of(tmp_path, pictures, **chosen):
     length, action = len(pictures), np.zeros((len(pictures), 2))
     np.savez(path, img=np.concatenate([pictures, pictures]), action=np.tile(action, (2, 1)),
              episode_ends=[length, 2 * length])  # fmt: skip
-    return View(open_source(path), Chosen(**chosen))
+    return View(open_trajectories(path), Chosen(**chosen))
 
 
 def shown(view):

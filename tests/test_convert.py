@@ -19,7 +19,7 @@ from jepa_wm.data.clips import ClipSampler
 from jepa_wm.data.convert import Conversion
 from jepa_wm.data.datasets import open_data, state_groups
 from jepa_wm.data.duplicates import common_episodes
-from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.readers.registry import open_trajectories
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import WindowSampler
@@ -40,7 +40,7 @@ def test_one_file_of_all_episodes(tmp_path, capsys):
     assert (data.column("state") == expected["state"]).all() and state_groups(data) == {
         "state": [0, 1, 2]
     }
-    assert tuple(open_source(target).lengths) == LENGTHS, "what we write is a format we read"
+    assert tuple(open_trajectories(target).lengths) == LENGTHS, "what we write is a format we read"
 
 
 def test_the_parts_serve_observe_path(tmp_path, capsys):
@@ -68,7 +68,7 @@ def test_the_parts_serve_observe_path(tmp_path, capsys):
 
 def test_statistics_are_those_of_actions_that_lead_somewhere_in_training(tmp_path):
     convert.convert(
-        View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "train.h5", heldout=2)
+        View(open_trajectories(make_npz(tmp_path))), Conversion(tmp_path / "train.h5", heldout=2)
     )
     taken = rows()["action"][7:11].astype(float)  # episode 1 without its last action
     for part in ("train", "heldout"):
@@ -91,7 +91,7 @@ def test_what_actions_are_is_said_once_and_stays_with_the_data(tmp_path, capsys)
         == 0
     )
     assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
-    convert.convert(View(open_source(source)), Conversion(tmp_path / "plain.h5"))
+    convert.convert(View(open_trajectories(source)), Conversion(tmp_path / "plain.h5"))
     assert Trajectories(tmp_path / "plain.h5").action_kind == "delta"
     capsys.readouterr()
     assert cli.main(["inspect", str(again)]) == 0
@@ -151,7 +151,7 @@ def test_episodes_of_differing_frames_need_a_size(tmp_path):
     for e, side in enumerate((16, 20)):
         arrays = {"img": np.zeros((3, side, side, 3), "u1"), "action": np.zeros((3, 2))}
         np.savez(tmp_path / "set" / f"{e}.npz", **arrays)
-    view = View(open_source(tmp_path / "set"))
+    view = View(open_trajectories(tmp_path / "set"))
     with pytest.raises(
         UserError, match=r"'pixels' is \(20, 20, 3\) in episode 1, but \(16, 16, 3\) in the first"
     ):
@@ -161,7 +161,7 @@ def test_episodes_of_differing_frames_need_a_size(tmp_path):
 
 
 def test_nothing_is_overwritten(tmp_path):
-    view = View(open_source(make_npz(tmp_path)))
+    view = View(open_trajectories(make_npz(tmp_path)))
     (tmp_path / "heldout.h5").write_text("precious")
     with pytest.raises(
         UserError, match=r"heldout\.h5: is there already; delete it or choose another target"
@@ -173,7 +173,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
-    view = View(open_source(make_npz(tmp_path)))
+    view = View(open_trajectories(make_npz(tmp_path)))
     read = view.frames
 
     def interrupted(name, episode, start, stop):
@@ -189,7 +189,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 
 def test_long_episodes_are_copied_by_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "WINDOW", 4 * 16 * 20 * 3 * 2)  # two frames
-    convert.convert(View(open_source(make_npz(tmp_path))), Conversion(tmp_path / "out.h5"))
+    convert.convert(View(open_trajectories(make_npz(tmp_path))), Conversion(tmp_path / "out.h5"))
     data = Trajectories(tmp_path / "out.h5")
     assert (data.frames == rows()["img"]).all() and (data.column("state") == rows()["state"]).all()
 
@@ -238,16 +238,16 @@ def test_copies_of_an_episode_are_not_parted(tmp_path, heldout, actions):
         tmp_path, copies=((0, 3), (1, 2)), lengths=(4, 5, 5, 4, 4, 6), actions=actions
     )
     first = Conversion(tmp_path / "train.h5", heldout=heldout)
-    parts, _ = convert.split(View(open_source(source)).source.lengths, first)
+    parts, _ = convert.split(View(open_trajectories(source)).source.lengths, first)
     parted = [len({0, 3} & set(parts["train"])) == 1, len({1, 2} & set(parts["train"])) == 1]
     if not any(parted):
-        convert.convert(View(open_source(source)), first)
+        convert.convert(View(open_trajectories(source)), first)
         return
     with pytest.raises(UserError, match=r"are the same .* --without 2 3$"):
-        convert.convert(View(open_source(source)), first)
+        convert.convert(View(open_trajectories(source)), first)
     assert not (tmp_path / "train.h5").exists()
     convert.convert(
-        View(open_source(source)),
+        View(open_trajectories(source)),
         Conversion(tmp_path / "train.h5", heldout=heldout, without=(2, 3)),
     )
     train, held = (Trajectories(tmp_path / f"{part}.h5") for part in ("train", "heldout"))
@@ -256,7 +256,7 @@ def test_copies_of_an_episode_are_not_parted(tmp_path, heldout, actions):
 
 def test_copies_may_stay_where_nothing_is_held_out_and_a_common_episode_is_warned_of(tmp_path):
     source = with_copies(tmp_path)
-    convert.convert(View(open_source(source)), Conversion(tmp_path / "train.h5"))
+    convert.convert(View(open_trajectories(source)), Conversion(tmp_path / "train.h5"))
     data = Trajectories(tmp_path / "train.h5")
     assert data.episodes == 6
     with pytest.warns(UserWarning, match="6 of its 6 episodes are in"):

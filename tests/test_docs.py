@@ -121,10 +121,13 @@ def test_every_python_block_runs(page, tmp_path, monkeypatch, request):
         included = re.findall(r'^--8<-- "(.*)"$', block, re.MULTILINE)
         assert all((ROOT / file).exists() for file in included)
         if not included:
-            small = block.replace('"vit_large"', "SIZE")
-            exec(compile(small, page.name, "exec"), {"SIZE": SIZE, "clip": CLIP.clone()})
+            small = block.replace('"vit_large"', "SIZE").replace('"debug"', '"debug", TINY')
+            names = {"SIZE": SIZE, "clip": CLIP.clone(), "TINY": TINY}
+            exec(compile(small, page.name, "exec"), names)
 
 
+TINY = ["collect.episodes=12", "features.num_norm_frames=100", "train.threads=1"]
+TINY += [f"train.{part}.steps=4" for part in ("pretrain", "latent", "dynamics", "distance")]
 CLIP = torch.zeros(1, 4, 3, SIZE.image_size, SIZE.image_size)
 
 

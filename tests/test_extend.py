@@ -14,7 +14,7 @@ from jepa_wm import Run, load_config, run_stage
 from jepa_wm.core.commands import parse
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.stage import STAGES, pipeline
-from jepa_wm.data.readers.registry import READERS, format_of, open_source
+from jepa_wm.data.readers.registry import READERS, format_of, open_trajectories
 from jepa_wm.evals.outcomes import read_run
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search
@@ -69,7 +69,7 @@ def test_a_reader_of_ones_own_recognises_its_format(extend, tmp_path):
     (tmp_path / "frames.tsv").write_text("\n".join(lines), encoding="utf-8")
     assert format_of(tmp_path) is None
     extend("reader")
-    source = open_source(tmp_path)
+    source = open_trajectories(tmp_path)
     assert source.lengths.tolist() == [3, 2]
     assert np.array_equal(source.read("pixels", 1, 0, 2), pictures[3:])
     assert source.read("action", 0, 2, 3).item() == pytest.approx(0.2)

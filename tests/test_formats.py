@@ -21,7 +21,7 @@ from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.readers.channels import usual
 from jepa_wm.data.readers.choice import Chosen
-from jepa_wm.data.readers.registry import format_of, formats, open_source
+from jepa_wm.data.readers.registry import format_of, formats, open_trajectories
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import Trajectories
 
@@ -36,7 +36,7 @@ def test_windows_are_the_rows_that_were_written(kind, tmp_path):
         pytest.importorskip("zarr")
     path = MAKERS[kind](tmp_path)
     assert format_of(path) == NAMES.get(kind, kind)
-    source = open_source(path)
+    source = open_trajectories(path)
     assert tuple(source.lengths) == LENGTHS
     view = View(source, Chosen(cameras=("wrist", "front") if "lerobot" in kind else ()))
     expected, starts = rows(), np.cumsum(LENGTHS) - LENGTHS
@@ -64,7 +64,7 @@ def test_windows_are_the_rows_that_were_written(kind, tmp_path):
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_lerobot_tells_names_and_rate(version, tmp_path):
     view = View(
-        open_source(made.make_lerobot(tmp_path, version)),
+        open_trajectories(made.make_lerobot(tmp_path, version)),
         Chosen(pixels="observation.images.wrist"),
     )
     assert view.state_names == ("arm_x", "arm_y", "grip") and view.source.about.fps == 10
@@ -79,7 +79,7 @@ def test_lerobot_tells_names_and_rate(version, tmp_path):
 def test_dino_wm_films_and_sets_of_sets(tmp_path):
     path = made.make_dino_wm(tmp_path, films_too=True)
     (path / "seq_lengths.pkl").write_bytes(b"never unpickled")
-    view = View(open_source(path))
+    view = View(open_trajectories(path))
     assert tuple(view.source.lengths) == LENGTHS and view.action == "rel_action"
     assert [films.number_of(frame) for frame in view.frames("pixels", 2, 1, 6)] == list(
         range(13, 18)
@@ -87,21 +87,21 @@ def test_dino_wm_films_and_sets_of_sets(tmp_path):
     path.rename(tmp_path / "train")
     assert format_of(tmp_path) == "dino_wm"
     with pytest.raises(UserError, match="holds several sets; name one of them: .*train or "):
-        open_source(tmp_path)
+        open_trajectories(tmp_path)
 
 
 def test_a_format_is_named_or_recognised(tmp_path):
     path = made.make_npz(tmp_path)
-    assert open_source(path, "npz").lengths.sum() == ROWS
+    assert open_trajectories(path, "npz").lengths.sum() == ROWS
     with pytest.raises(UserError, match="gone: no such file or folder"):
-        open_source(tmp_path / "gone")
+        open_trajectories(tmp_path / "gone")
     with pytest.raises(UserError, match=f"--format npx: is none of {', '.join(formats())}"):
-        open_source(path, "npx")
+        open_trajectories(path, "npx")
     (tmp_path / "notes.txt").write_text("no data")
     with pytest.raises(
         UserError, match="no trajectory format is recognised; name one with --format"
     ):
-        open_source(tmp_path / "notes.txt")
+        open_trajectories(tmp_path / "notes.txt")
 
 
 THEIRS = '''
@@ -152,7 +152,7 @@ def test_a_reader_of_others_converts_without_a_change_here(tmp_path):
 def test_discrete_actions_become_one_hot(tmp_path):
     actions = np.arange(ROWS) % 3
     space = {"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}
-    view = View(open_source(made.make_minari(tmp_path, actions=actions, space=space)))
+    view = View(open_trajectories(made.make_minari(tmp_path, actions=actions, space=space)))
     assert view.discrete and view.action_size == 4
     assert (
         view.actions(1).argmax(1).tolist() == [*actions[7:11], 0]
@@ -160,7 +160,7 @@ def test_discrete_actions_become_one_hot(tmp_path):
     )
     arrays = {**rows(), "action": actions[:, None]}
     np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
-    assert View(open_source(tmp_path / "rows.npz")).action_size == 3, (
+    assert View(open_trajectories(tmp_path / "rows.npz")).action_size == 3, (
         "one more than the largest that was met"
     )
 
@@ -185,7 +185,7 @@ def test_minari_may_keep_pictures_as_jpeg(tmp_path, equal):
             stored = file.create_dataset(name, (len(files),), h5py.vlen_dtype(np.uint8))
             for i, content in enumerate(files):
                 stored[i] = content
-    view = View(open_source(path))
+    view = View(open_trajectories(path))
     assert view.pictures == {"pixels": "observations/image"}
     assert np.abs(view.frames("pixels", 2, 3, 8).astype(int) - rows()["img"][15:20]).max() <= 2
 
@@ -194,7 +194,7 @@ def test_an_action_that_is_never_taken_may_be_anything(tmp_path):
     arrays = rows()
     arrays["action"][6] = np.nan  # the last of episode 0
     np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
-    assert View(open_source(tmp_path / "rows.npz")).actions(0)[6].tolist() == [0, 0]
+    assert View(open_trajectories(tmp_path / "rows.npz")).actions(0)[6].tolist() == [0, 0]
 
 
 def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
@@ -210,7 +210,7 @@ def test_a_replay_buffer_keeps_each_action_beside_what_it_led_to(tmp_path):
         action=action,
         discount=np.ones((3, 1)),
     )
-    view = View(open_source(tmp_path / "e.npz"))
+    view = View(open_trajectories(tmp_path / "e.npz"))
     assert view.actions(0).tolist() == [[1, 1], [2, 2], [0, 0]]
     assert (view.frames("pixels", 0, 1, 2) == 101).all(), "the newest of the stacked frames"
     assert View(view.source, Chosen(action_row="leaving")).actions(0).tolist() == action.tolist()
@@ -220,7 +220,7 @@ def test_wider_integers_are_not_cut_to_bytes(tmp_path):
     arrays = rows("i8")
     np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
     assert (
-        View(open_source(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]
+        View(open_trajectories(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]
     ).all()
     np.savez(
         tmp_path / "deep.npz",
@@ -228,7 +228,7 @@ def test_wider_integers_are_not_cut_to_bytes(tmp_path):
         episode_ends=np.cumsum(LENGTHS),
     )
     with pytest.raises(UserError, match="values outside 0..255; store its frames as uint8"):
-        View(open_source(tmp_path / "deep.npz")).frames("pixels", 2, 0, 9)
+        View(open_trajectories(tmp_path / "deep.npz")).frames("pixels", 2, 0, 9)
 
 
 def test_pictures_of_every_layout_become_frames():
@@ -244,7 +244,7 @@ def test_pictures_of_every_layout_become_frames():
 def test_float_pictures_go_to_one_or_to_255(tmp_path, scale, low):
     arrays = rows("f4")
     np.savez(tmp_path / "rows.npz", **{**arrays, "img": (arrays["img"] + 1 + 2 * low) * scale})
-    view = View(open_source(tmp_path / "rows.npz"))
+    view = View(open_trajectories(tmp_path / "rows.npz"))
     if low < 0:
         with pytest.raises(
             UserError,
@@ -258,7 +258,7 @@ def test_float_pictures_go_to_one_or_to_255(tmp_path, scale, low):
 def test_pictures_of_yes_and_no_are_black_and_white(tmp_path):
     arrays = rows("f4")
     np.savez(tmp_path / "rows.npz", **{**arrays, "img": arrays["img"] > 100})
-    shown = View(open_source(tmp_path / "rows.npz")).frames("pixels", 0, 0, ROWS)
+    shown = View(open_trajectories(tmp_path / "rows.npz")).frames("pixels", 0, 0, ROWS)
     assert (shown == 255 * (arrays["img"] > 100)).all() and 0 < shown.mean() < 255
 
 
@@ -297,7 +297,7 @@ def test_pictures_of_yes_and_no_are_black_and_white(tmp_path):
 def test_what_is_broken_is_said_with_a_remedy(spoil, message, tmp_path):
     path = spoil(tmp_path)
     with pytest.raises(UserError, match=message):
-        view = View(open_source(path), Chosen(cameras=("front",)) if "v2.1" in path.name else None)
+        view = View(open_trajectories(path), Chosen(cameras=("front",)) if "v2.1" in path.name else None)
         for e, length in enumerate(LENGTHS):
             view.actions(e)
             view.frames("pixels", e, 0, length)
@@ -306,15 +306,15 @@ def test_what_is_broken_is_said_with_a_remedy(spoil, message, tmp_path):
 def test_a_missing_reader_tells_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "zarr", None)
     with pytest.raises(UserError, match=r"reading it needs zarr; pip install 'jepa-wm\[zarr\]'"):
-        open_source(made.make_zarr(tmp_path))
+        open_trajectories(made.make_zarr(tmp_path))
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared is not there")
 def test_real_pusht_is_the_same_in_zarr_and_npz():
     pytest.importorskip("zarr")
-    whole = View(open_source(SHARED / "pusht_human/pusht_cchi_v7_replay.zarr"))
-    tenth = View(open_source(SHARED / "pusht_human/pusht_every10th_episode.npz"))
+    whole = View(open_trajectories(SHARED / "pusht_human/pusht_cchi_v7_replay.zarr"))
+    tenth = View(open_trajectories(SHARED / "pusht_human/pusht_every10th_episode.npz"))
     assert len(whole.source.lengths) == 206 and whole.source.lengths.sum() == 25650
     for e in (0, 7, 20):
         assert whole.source.lengths[10 * e] == tenth.source.lengths[e]
@@ -326,7 +326,7 @@ def test_real_pusht_is_the_same_in_zarr_and_npz():
 @pytest.mark.skipif(not SHARED.exists(), reason="the folder ../shared is not there")
 def test_real_archives_of_other_layouts():
     bridge = View(
-        open_source(SHARED / "bridge_v1_octo/bridge_25x10.npz"),
+        open_trajectories(SHARED / "bridge_v1_octo/bridge_25x10.npz"),
         Chosen(cameras=("image_1", "image_2")),
     )
     assert bridge.source.lengths.tolist() == [10] * 25 and list(bridge.pictures) == [
@@ -334,7 +334,7 @@ def test_real_archives_of_other_layouts():
         "pixels_image_2",
     ]
     assert bridge.frames("pixels", 24, 2, 9).shape == (7, 64, 64, 3)
-    hammer = View(open_source(SHARED / "metaworld_sim/hammer"))
+    hammer = View(open_trajectories(SHARED / "metaworld_sim/hammer"))
     assert hammer.source.lengths.tolist() == [101] * 5 and hammer.frames(
         "pixels", 2, 0, 5
     ).shape == (5, 64, 64, 3)

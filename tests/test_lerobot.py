@@ -12,7 +12,7 @@ from made_formats import LENGTHS, ROWS
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.readers.choice import Chosen
-from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.readers.registry import open_trajectories
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import Trajectories
 
@@ -56,7 +56,7 @@ def refused(root, tmp_path, capsys, *words):
 def right(root, numbers):
     """The set's episodes are called so, and their pictures and states are those that were
     written."""
-    view = View(open_source(root), Chosen(cameras=("front",)))
+    view = View(open_trajectories(root), Chosen(cameras=("front",)))
     assert view.source.numbers.tolist() == numbers and view.source.lengths.tolist() == list(
         LENGTHS
     )
@@ -114,7 +114,7 @@ def test_a_gap_in_the_middle_of_a_film_is_missed(tmp_path, capsys):
     assert (
         list(broken(root, capsys)) == [0] and "in all 1 rows have none" in broken(root, capsys)[0]
     )
-    view = View(open_source(root), Chosen(cameras=("front",)))
+    view = View(open_trajectories(root), Chosen(cameras=("front",)))
     with pytest.raises(UserError, match=r"episode 0: .*has no frame near 0\.400 s"):
         view.frames("pixels", 0, 0, 7)
     assert [films.number_of(frame) for frame in view.frames("pixels", 0, 5, 7)] == [5, 6]
@@ -216,7 +216,7 @@ def test_two_episodes_in_one_stretch_of_a_film_are_both_named(tmp_path, capsys):
     assert "does not say where it begins" in broken(root, capsys)[1]
     changed(meta(root), episode_index=[0, 1, 1])
     with pytest.raises(UserError, match="tells of episode 1 twice"):
-        open_source(root)
+        open_trajectories(root)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_features_that_are_no_numbers_are_passed_over(dtype, tmp_path):
     info = json.loads((root / "meta/info.json").read_text())
     info["features"]["words"] = {"dtype": dtype, "shape": [1], "names": None}
     (root / "meta/info.json").write_text(json.dumps(info))
-    assert "words" not in open_source(root).columns
+    assert "words" not in open_trajectories(root).columns
     right(root, [0, 1, 2])
 
 
@@ -235,7 +235,7 @@ def test_films_of_dino_wm_are_read_frame_by_frame_at_any_rate(tmp_path):
     root = made.make_dino_wm(tmp_path, films_too=True)
     film = root / "obses/episode_001.mp4"
     films.write(film, films.frames(ROWS)[7:12], seconds=np.array([0, 0.1, 0.15, 0.9, 1.0]))
-    view = View(open_source(root))
+    view = View(open_trajectories(root))
     assert view.source.lengths.tolist() == list(LENGTHS)
     assert [films.number_of(frame) for frame in view.frames("pixels", 1, 0, 5)] == [
         7,
@@ -245,13 +245,13 @@ def test_films_of_dino_wm_are_read_frame_by_frame_at_any_rate(tmp_path):
         11,
     ]
     film.write_text("no film")
-    view = View(open_source(root))
+    view = View(open_trajectories(root))
     with pytest.raises(UserError, match=r"episode 1: .*episode_001\.mp4: cannot be .*--without 1"):
         view.frames("pixels", 1, 0, 5)
     assert films.number_of(view.frames("pixels", 2, 0, 1)[0]) == 12
     film.rename(root / "obses/episode_004.mp4")
     with pytest.raises(UserError, match="3 in obses; episode 1 is the first that is missing"):
-        open_source(root)
+        open_trajectories(root)
 
 
 @pytest.mark.parametrize(("times", "why"), [

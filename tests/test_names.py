@@ -76,7 +76,7 @@ def test_a_public_name_is_there_in_a_fresh_process(name):
 def test_all_public_names_are_imported_at_once():
     script = "from jepa_wm import *; import jepa_wm; assert set(jepa_wm.__all__) <= set(globals())"
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert set(jepa_wm.__all__) == {*jepa_wm._HOME, "__version__"}, (
+    assert set(jepa_wm.__all__) == {*jepa_wm._HOME, "__version__", "register"}, (
         "what is public is fetched, what is fetched public"
     )
 

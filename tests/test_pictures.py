@@ -12,7 +12,7 @@ from PIL import Image
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.images import ImageSequence, read_picture, rgb
-from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.readers.registry import open_trajectories
 from jepa_wm.data.video import VideoError
 
 RAMP = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
@@ -170,7 +170,7 @@ def test_deep_images_in_parquet_are_scaled(tmp_path):
         parquet.write_table(
             table.set_column(at, "observation.images.wrist", pa.array(cells)), file
         )
-    shown = open_source(path).read("observation.images.wrist", 1, 0, 5)
+    shown = open_trajectories(path).read("observation.images.wrist", 1, 0, 5)
     assert shown.shape == (5, 16, 20, 3) and np.abs(shown[..., 0] - deep / 257).max() <= 0.5
     for file in path.rglob("*000001.parquet"):
         cells = [{"bytes": b"no picture", "path": None}] * 5
@@ -180,7 +180,7 @@ def test_deep_images_in_parquet_are_scaled(tmp_path):
     with pytest.raises(
         UserError, match=r"episode 1: .*000001\.parquet: 'observ.*wrist': cannot be .*--without 1"
     ):
-        open_source(path).read("observation.images.wrist", 1, 0, 5)
+        open_trajectories(path).read("observation.images.wrist", 1, 0, 5)
     for file in path.rglob("*000001.parquet"):
         cell = pa.struct({"bytes": pa.binary(), "path": pa.string()})
         empty = pa.array([{"bytes": None, "path": None}] * 5, cell)
@@ -188,7 +188,7 @@ def test_deep_images_in_parquet_are_scaled(tmp_path):
     with pytest.raises(
         UserError, match="a picture is missing; repair it, or leave it out with --without 1"
     ):
-        open_source(path).read("observation.images.wrist", 1, 0, 5)
+        open_trajectories(path).read("observation.images.wrist", 1, 0, 5)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -216,7 +216,7 @@ def test_jpegs_of_minari_that_are_damaged_are_named(tmp_path):
             )
             for i in range(count):
                 stored[i] = good if i < 2 else good[:80]
-    source = open_source(path)
+    source = open_trajectories(path)
     assert source.read("observations/image", 0, 0, 2).shape == (2, 48, 64, 3)
     with pytest.raises(
         VideoError, match=r"main_data\.hdf5, /episode_0/observations/image: cannot be read"

@@ -13,7 +13,7 @@ from PIL import Image
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.readers.choice import Chosen
-from jepa_wm.data.readers.registry import format_of, open_source
+from jepa_wm.data.readers.registry import format_of, open_trajectories
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import Trajectories
 
@@ -96,7 +96,7 @@ def check(view, tolerance=0):
 def test_robomimic_is_read_in_the_order_of_its_demos(camera, controller, tmp_path):
     path = robomimic(tmp_path, camera=camera, controller=controller)
     assert format_of(path) == "robomimic"
-    view = View(open_source(path))
+    view = View(open_trajectories(path))
     check(view)
     assert view.pictures == {"pixels": f"obs/{camera}"} and view.pay == {
         "reward": "rewards",
@@ -114,10 +114,10 @@ def test_robomimic_is_read_in_the_order_of_its_demos(camera, controller, tmp_pat
 def test_aloha_is_read_from_a_folder_or_a_file(stored, tmp_path):
     path = aloha(tmp_path, stored)
     assert format_of(path) == format_of(path / "episode_2.hdf5") == "aloha"
-    view = View(open_source(path))
+    view = View(open_trajectories(path))
     check(view, tolerance=0 if stored == "arrays" else 12)
     assert view.state == "observations/qpos" and view.source.about.action_kind == "absolute"
-    assert View(open_source(path / "episode_10.hdf5")).actions(0)[0, 0] == 10
+    assert View(open_trajectories(path / "episode_10.hdf5")).actions(0)[0, 0] == 10
 
 
 def test_a_damaged_file_of_a_folder_is_named_by_its_number(tmp_path, capsys):
@@ -159,7 +159,7 @@ def test_a_folder_of_archives_goes_by_the_numbers_of_its_files(tmp_path, capsys)
     for number in (1, 2, 10):
         action = np.full((4, 2), np.nan if number == 10 else number)
         np.savez(tmp_path / f"set/2024_run_{number}.npz", img=pictures(number, 4), action=action)
-    view = View(open_source(tmp_path / "set"))
+    view = View(open_trajectories(tmp_path / "set"))
     assert view.source.numbers.tolist() == [1, 2, 10] and view.actions(1)[0, 0] == 2
     with pytest.raises(UserError, match="'action' of episode 10 is not finite .* --without 10"):
         view.actions(2)
@@ -174,7 +174,7 @@ def test_a_folder_of_archives_goes_by_the_numbers_of_its_files(tmp_path, capsys)
         strict=True,
     ):
         file.rename(file.with_name(f"{name}.npz"))
-    assert open_source(tmp_path / "set").numbers.tolist() == [0, 1, 2], (
+    assert open_trajectories(tmp_path / "set").numbers.tolist() == [0, 1, 2], (
         "no one part of the names is their number"
     )
 
@@ -210,7 +210,7 @@ def test_rows_that_were_never_written_are_missed(chunks, tmp_path, capsys):
     with h5py.File(path, "a") as file:
         del file["data/demo_2/obs/agentview_image"]
         file.create_dataset("data/demo_2/obs/agentview_image", (6, 16, 20, 3), "u1", chunks=chunks)
-    view = View(open_source(path), Chosen(state="states"))
+    view = View(open_trajectories(path), Chosen(state="states"))
     assert view.frames("pixels", 2, 0, 1).any()
     with pytest.raises(
         UserError, match=r"obs/agentview_image' of episode 2 was never written.* --without 2"
@@ -225,5 +225,5 @@ def test_numbers_too_long_to_be_numbers_are_names(tmp_path):
         for e, demo in enumerate(demos):
             file["data"].move(demo, f"demo_{10**25 + e}")
     upper = path.rename(path.with_suffix(".HDF5"))
-    source = open_source(upper)
+    source = open_trajectories(upper)
     assert source.numbers.tolist() == list(range(len(demos)))

@@ -17,7 +17,7 @@ from PIL import Image
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.images import ImageSequence
-from jepa_wm.data.readers.registry import format_of, open_source
+from jepa_wm.data.readers.registry import format_of, open_trajectories
 from jepa_wm.data.samples import VIDEOS, is_hidden, keys, natural
 from jepa_wm.data.video import VideoError
 from jepa_wm.data.videos import Entry, find, without_class
@@ -186,7 +186,7 @@ def test_hidden_files_are_no_episodes(tmp_path):
     pytest.importorskip("pyarrow")
     folder = made.make_npz_folder(tmp_path)
     (folder / "._000.npz").write_bytes(DOUBLE)
-    assert tuple(open_source(folder).lengths) == made.LENGTHS
+    assert tuple(open_trajectories(folder).lengths) == made.LENGTHS
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "._000.npz").write_bytes(DOUBLE)
     assert format_of(tmp_path / "only") is None
@@ -195,10 +195,10 @@ def test_hidden_files_are_no_episodes(tmp_path):
     (robot / "meta/info.json").write_bytes(
         b"\xef\xbb\xbf" + (robot / "meta/info.json").read_bytes()
     )
-    assert tuple(open_source(robot).lengths) == made.LENGTHS
+    assert tuple(open_trajectories(robot).lengths) == made.LENGTHS
     with zipfile.ZipFile(made.make_npz(tmp_path), "a") as archive:
         archive.writestr("__MACOSX/._img.npy", DOUBLE)
-    assert tuple(open_source(tmp_path / "rows.npz").lengths) == made.LENGTHS
+    assert tuple(open_trajectories(tmp_path / "rows.npz").lengths) == made.LENGTHS
 
 
 def test_every_ordinary_ending_in_any_case_is_a_video(tmp_path, capsys):
@@ -255,7 +255,7 @@ def test_a_folder_of_sets_names_one_that_is_seen(tmp_path):
     (tmp_path / "b.npz").rename(tmp_path / "inside" / "b.npz")
     (tmp_path / "._a.npz").write_bytes(DOUBLE)
     with pytest.raises(UserError) as error:
-        open_source(tmp_path)
+        open_trajectories(tmp_path)
     assert "._a.npz" not in str(error.value)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jepa_wm.data.readers.registry import READERS
+from jepa_wm import register
 from jepa_wm.data.readers.rows import FlatRows
 
 
-@READERS.register("tsv")
+@register("readers", "tsv")
 class TsvReader:
     @staticmethod
     def recognises(path):

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Literal
 
+from jepa_wm import register
 from jepa_wm.planning.search import Solver, noise
-from jepa_wm.planning.settings import SOLVERS, Sampling
+from jepa_wm.planning.settings import Sampling
 
 
 class NearbySolver(Solver):
@@ -20,7 +21,7 @@ class NearbySolver(Solver):
         return replace(state, mean=state.best)
 
 
-@SOLVERS.register("nearby")
+@register("solvers", "nearby")
 class Nearby(Sampling):
     name: Literal["nearby"] = "nearby"
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 import numpy as np
 
-from jepa_wm.worlds.registry import TASKS, TaskSettings
+from jepa_wm import register
+from jepa_wm.worlds.registry import TaskSettings
 from jepa_wm.worlds.tasks import PositionTask
 
 
@@ -21,7 +22,7 @@ class Reach(PositionTask):
         return self.distance(state, goal)
 
 
-@TASKS.register("puck")
+@register("tasks", "puck")
 class PuckTask(TaskSettings):
     name: Literal["puck"] = "puck"
     radius: float = 2.0  # px

@@ -4,7 +4,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from jepa_wm.worlds.registry import WORLDS, WorldSettings
+from jepa_wm import register
+from jepa_wm.worlds.registry import WorldSettings
 
 
 class Puck:
@@ -29,7 +30,7 @@ class Puck:
         return self.at
 
 
-@WORLDS.register("puck")
+@register("worlds", "puck")
 class PuckSettings(WorldSettings):
     name: Literal["puck"] = "puck"
     tasks: ClassVar = ("puck",)  # of the example below

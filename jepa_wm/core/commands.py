@@ -8,11 +8,10 @@ import importlib
 from pathlib import Path
 
 from jepa_wm import __version__
-from jepa_wm.core.stage import EVAL, OWN, STAGES
+from jepa_wm.core.stage import ALSO, EVAL, OWN, STAGES
 
 CONFIG = "two_rooms"  # what --config is where it is not given
 DEMO = "the whole pipeline in minutes: every stage in its order, then the report"
-ALSO = {"planning": "plan"}  # evaluation -> the stage that it is
 # bench -> its module (`run(threads=..., quick=...) -> dict`); they need no run folder
 BENCHES = {name: f"jepa_wm.evals.bench.{name}" for name in ("plan", "data", "train")}
 # evaluations of files instead of a run -> the files, which `run(weights=Path, ...)` of the module

@@ -39,7 +39,7 @@ from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.git import code_commit
 from jepa_wm.core.lock import FORBIDDEN, locked
 from jepa_wm.core.precision import resolve_precision, set_threads
-from jepa_wm.core.stage import SHARD, STAGES, Result, Stage, recorded_keys
+from jepa_wm.core.stage import ALSO, EVAL, SHARD, STAGES, Result, Stage, recorded_keys
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
 PRECISION = "train.precision"  # the setting that is resolved where a run began
@@ -252,6 +252,11 @@ def run_stage(
     result = _carry_out(stage, run)
     run.write_result(name, result)
     return result
+
+
+def evaluate(name: str, run: Run | Path | str, config: BaseModel | None = None) -> Result:
+    """One evaluation of a trained run, as `jepa-wm eval NAME`; see `run_stage`."""
+    return run_stage(ALSO.get(name, EVAL + name), run, config)
 
 
 def _carry_out(stage: Stage, run: Run, more: Mapping[str, Any] | None = None) -> Result:

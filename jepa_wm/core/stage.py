@@ -24,6 +24,7 @@ from jepa_wm.core.registry import Choice, Registry
 Result = dict[str, Any]
 Keep = Literal["once", "newest", "own"]
 RUN, SHARD = "run", "shard"  # parameters that are no settings
+ALSO = {"planning": "plan"}  # evaluation -> the stage of the pipeline that it is
 EVAL = "eval_"  # what the names of evaluations begin with in the table of stages
 _PROBES = ("linear", "attentive", "knn", "state")
 # our own: stage -> the module that registers it, imported when it is asked for, and its line in

@@ -22,7 +22,7 @@ from jepa_wm.data.duplicates import refuse_parted
 from jepa_wm.data.images import resized
 from jepa_wm.data.quantities import described
 from jepa_wm.data.readers.choice import add_column_arguments, chosen
-from jepa_wm.data.readers.registry import open_source
+from jepa_wm.data.readers.registry import open_trajectories
 from jepa_wm.data.readers.source import leave_out
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.trajectories import ACTION_KINDS, ActionKind, TrajectoryWriter
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         arguments.action_kind,
     )
     return convert(
-        View(open_source(arguments.source, arguments.format), chosen(arguments)), conversion
+        View(open_trajectories(arguments.source, arguments.format), chosen(arguments)), conversion
     )
 
 

@@ -15,7 +15,7 @@ from jepa_wm.data import inspect_videos
 from jepa_wm.data.convert import action_statistics
 from jepa_wm.data.inspect_videos import PICTURES, contact_sheet
 from jepa_wm.data.readers.choice import add_column_arguments, chosen
-from jepa_wm.data.readers.registry import format_of, open_source
+from jepa_wm.data.readers.registry import format_of, open_trajectories
 from jepa_wm.data.readers.source import Source, leave_out
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.samples import visible
@@ -43,12 +43,12 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     if format is None and (files := _trajectory_files(path)):
         if sheet is not None:
             raise UserError(f"--sheet: {path} holds {len(files)} sets; name one, {files[0]} say")
-        sets = {file.name: _set(open_source(file), format_of(file)) for file in files}
+        sets = {file.name: _set(open_trajectories(file), format_of(file)) for file in files}
         return {"path": path, "format": FOLDER, "sets": sets}
     if format in (None, VIDEOS):
         return {"path": path, "format": VIDEOS, **inspect_videos.describe(path, sheet)}
 
-    source = open_source(path, arguments.format)
+    source = open_trajectories(path, arguments.format)
     result = {"path": path, **_set(source, format)}
     try:
         view = View(source, chosen(arguments))

@@ -55,7 +55,7 @@ def format_of(path: Path) -> str | None:
     return next((name for name in formats() if READERS.get(name).recognises(path)), None)
 
 
-def open_source(path: Path | str, format: str | None = None) -> Source:
+def open_trajectories(path: Path | str, format: str | None = None) -> Source:
     """The trajectories at `path`; their format is recognised from the files unless it is named.
 
     UserError for a path that is not there and for one of no format that is known."""
