@@ -1,8 +1,8 @@
 """The agent: sees frames and perhaps a goal image, imagines, searches, hands out actions. It never
 meets a simulator.
 
-B episodes, b episodes of a piece, S candidates, H horizon, N latent tokens of width D, A action
-numbers a model step, a of one action."""
+B episodes, K executed model steps, H horizon, C remembered latents of N tokens of width D, A
+action numbers a model step, a of one action."""
 
 from __future__ import annotations
 
@@ -31,23 +31,29 @@ from jepa_wm.worlds.protocol import World
 class Agent:
     """Plans for a batch of episodes, remembering the last frames and the actions between them.
 
-    Toward goal images, for reward, or for whatever else the objective's terms ask; `extra_costs` adds
-    terms to those that the settings name. What is searched is the part of `space` that the data of
-    the model reach: an action number that they never varied stays as it was. Where several model
-    steps are executed at once (planner.mpc.execute), `observe` takes the frames between decisions;
-    those that nobody shows are imagined. A model whose latent reads
-    proprioception asks for `proprio` [B, P], read with every frame, such as a world's `state`. UserError
-    for a term that needs a head the model has not, and for a space that the data lie outside of.
+    Toward goal images, for reward, or for whatever else the terms of the cost ask; `extra_costs`
+    adds terms to those that the settings name. What is searched is the part of `space` that the
+    data of the model reach: an action number that they never varied stays as it was. Where several
+    model steps are executed at once (planner.mpc.execute), `observe` takes the frames between
+    decisions; those that nobody shows are imagined. A model whose latent reads proprioception asks
+    for `proprio` [B, P], read with every frame, such as a world's `state`. UserError for a term
+    that needs a head the model has not, and for a space that the data lie outside of.
     """
 
     def __init__(
-        self, model: WorldModel, space: ActionSpace | DiscreteSpace, settings: PlannerSettings, *,
-        extra_costs: Sequence[tuple[float, CostTerm]] = (), proprio: Callable[[], np.ndarray] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: WorldModel,
+        space: ActionSpace | DiscreteSpace,
+        settings: PlannerSettings,
+        *,
+        extra_costs: Sequence[tuple[float, CostTerm]] = (),
+        proprio: Callable[[], np.ndarray] | None = None,
+    ) -> None:
         if space.model_action_dim != model.block:
             raise ValueError(
-                f"the world's action space gives {space.model_action_dim} numbers a model step but the model was trained on "
-                f"{model.block}: use the world and dynamics.frameskip it was trained with"
+                f"the world's action space gives {space.model_action_dim} numbers a model step "
+                f"but the model was trained on {model.block}: use the world and "
+                "dynamics.frameskip it was trained with"
             )
         check_cost(model, settings)
         self.model, self.settings = model, settings
@@ -60,11 +66,11 @@ class Agent:
             settings.solver.make(self.space, settings.mpc.horizon), execute=settings.mpc.execute
         )
         self._at_once = plans_at_once(model, settings)
+        # What is remembered of the episodes.
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
-        self._executing: list[
-            Tensor
-        ] = []  # each [B, A], model steps handed out whose first frame was not seen yet
+        # Each [B, A]: model steps handed out whose first frame has not come yet.
+        self._executing: list[Tensor] = []
         self._last_action: Tensor | None = None  # [B, a] the action taken last
         self._goal: Tensor | None = None
         self._belief: Belief | None = None  # of the goal and of all frames seen
@@ -150,8 +156,9 @@ class Agent:
         """[B, N, D] latents of frames that fit the episodes."""
         if self._goal is not None and frames.shape[1:] != self._goal_shape:
             raise ValueError(
-                f"frames are {frames.shape[1]} x {frames.shape[2]} px, the goal images {self._goal_shape[0]} x "
-                f"{self._goal_shape[1]}: give goals as the world renders them"
+                f"frames are {frames.shape[1]} x {frames.shape[2]} px, the goal images "
+                f"{self._goal_shape[0]} x {self._goal_shape[1]}: give goals as the world renders "
+                "them"
             )
         if len(frames) != self._count:
             raise ValueError(
@@ -194,15 +201,13 @@ class Agent:
         """(the latest latents [B, C, N, D] as they are believed, the action blocks [B, C-1,
         A] between them), no more of them than the model's window; older ones are forgotten."""
         gone = max(0, len(self._latents) - self.model.context_frames)
-        self._latents, self._past = (
-            self._latents[gone:],
-            self._past[gone:],
-        )  # block i leads from frame i
+        # Block i leads from frame i.
+        self._latents, self._past = self._latents[gone:], self._past[gone:]
         context = self.model.latent.believed(torch.stack(self._latents, 1), belief)
         between = self._past[: len(self._latents) - 1]
-        return context, torch.stack(between, 1) if between else context.new_zeros(
-            len(context), 0, self.model.block
-        )
+        if not between:
+            return context, context.new_zeros(len(context), 0, self.model.block)
+        return context, torch.stack(between, 1)
 
     def _context(self, belief: Belief) -> PlanningContext:
         """Where the episodes stand, all latents and the goal as they are believed."""
