@@ -396,13 +396,12 @@ def test_strips_are_of_the_dynamics_that_are_there(tmp_path, monkeypatch):
     made = []
 
     def make(run, heldout, path, *, context_frames, frameskip):
-        made.append((run / "dynamics" / "latent.safetensors").read_bytes())
+        made.append((run / "dynamics" / "latent_model.safetensors").read_bytes())
 
     monkeypatch.setattr("jepa_wm.report.report.make_strips", make)
     with open_run(tmp_path) as run:
         fill(run)
-        (run.path / "dynamics" / "latent.json").write_text("{}")
         for weights in (b"first", b"first", b"second"):
-            (run.path / "dynamics" / "latent.safetensors").write_bytes(weights)
+            (run.path / "dynamics" / "latent_model.safetensors").write_bytes(weights)
             report(run)
     assert made == [b"first", b"second"]

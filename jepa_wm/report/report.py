@@ -56,8 +56,8 @@ def report(
     folder = run.stage_dir("report")
 
     # Film strips need the trained model: they are made once for each training of the dynamics.
-    weights = _dynamics_weights(run.path / "dynamics")
-    if run.finished("dynamics") and weights:
+    weights = run.path / "dynamics" / "latent_model.safetensors"
+    if run.finished("dynamics") and weights.exists():
         made_of = json.dumps({"dynamics": fingerprint(weights)})
         if _stale(folder, made_of):
             data = Path(data_path) if data_path else run.path / "collect"
@@ -83,12 +83,6 @@ def report(
     }
     run.write_result("report", result)
     return result
-
-
-def _dynamics_weights(folder: Path) -> Path | None:
-    """The file that the trained dynamics of a run lie in."""
-    weights = folder / "latent_model.safetensors"
-    return weights if weights.exists() else None
 
 
 def _stale(folder: Path, made_of: str) -> bool:
