@@ -159,7 +159,9 @@ def test_the_memory_bound_changes_the_pieces_and_not_the_plan(monkeypatch):
         plans.append(a.act(frames(2, 1)))
         largest.append(max(seen))
     assert largest == [24, 6]
-    judged, more = (world_model().plan_bytes(3, gradients=True, robust_radius=m)[0] for m in (0.0, 0.1))
+    judged, more = (
+        world_model().plan_bytes(3, gradients=True, robust_radius=m)[0] for m in (0.0, 0.1)
+    )
     assert more - judged > 4 * 3 * 5 * 12 * 8, (
         "a gradient keeps the layers of all six readings, of width 8"
     )

@@ -220,7 +220,8 @@ def test_wider_integers_are_not_cut_to_bytes(tmp_path):
     arrays = rows("i8")
     np.savez(tmp_path / "rows.npz", **arrays, episode_ends=np.cumsum(LENGTHS))
     assert (
-        View(open_trajectories(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9) == arrays["img"][12:]
+        View(open_trajectories(tmp_path / "rows.npz")).frames("pixels", 2, 0, 9)
+        == arrays["img"][12:]
     ).all()
     np.savez(
         tmp_path / "deep.npz",
@@ -297,7 +298,9 @@ def test_pictures_of_yes_and_no_are_black_and_white(tmp_path):
 def test_what_is_broken_is_said_with_a_remedy(spoil, message, tmp_path):
     path = spoil(tmp_path)
     with pytest.raises(UserError, match=message):
-        view = View(open_trajectories(path), Chosen(cameras=("front",)) if "v2.1" in path.name else None)
+        view = View(
+            open_trajectories(path), Chosen(cameras=("front",)) if "v2.1" in path.name else None
+        )
         for e, length in enumerate(LENGTHS):
             view.actions(e)
             view.frames("pixels", e, 0, length)

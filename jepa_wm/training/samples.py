@@ -89,9 +89,7 @@ class Samples:
         imagined from as many frames as an agent has seen that began with the episode."""
         skip, model = self.model.frameskip, self.model
         seen = np.minimum(frame // skip + 1, model.context_frames)  # [B]
-        most = max(
-            1, AT_ONCE // (model.latent.tokens * model.context_frames)
-        )  # samples
+        most = max(1, AT_ONCE // (model.latent.tokens * model.context_frames))  # samples
         after = torch.empty(len(frame), model.flat_width, device=actions.device)
         for count in np.unique(seen).tolist():
             of_count = np.flatnonzero(seen == count)
