@@ -11,15 +11,18 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, evaluate, run_stage
 from jepa_wm.core.section import Section
 from jepa_wm.core.stage import STAGES, dotted_key, pipeline, settings_of, stage, value_at
-from jepa_wm.models.settings import LatentSettings
 
 
 def agree(annotation, field):
     """Whether a parameter may have this annotation: the field's own, the class of the entries of a
-    table, or the type of the words that a field chooses from."""
+    table (beside None where the field may be null), or the type of the words it chooses from."""
     if get_origin(field) is Literal:
         return all(isinstance(word, annotation) for word in get_args(field))
-    return annotation == field or (field is Section and issubclass(annotation, Section))
+    own, theirs = (set(get_args(kind) or (kind,)) for kind in (annotation, field))
+    if Section not in theirs:
+        return annotation == field
+    rest = theirs - {Section}
+    return rest <= own and all(issubclass(kind, Section) for kind in own - rest)
 
 
 @pytest.mark.parametrize("name", STAGES.names())
@@ -40,7 +43,7 @@ def test_a_parameter_is_annotated_as_the_section_that_it_is(name):
         ("data_path", "data.path"),
         ("train_dynamics", "train.dynamics"),
         ("train_pretrain_steps", "train.pretrain.steps"),
-        ("latent_dynamic_dim", "latent.dynamic_dim"),
+        ("planner_mpc_horizon", "planner.mpc.horizon"),
     ],
 )
 def test_a_name_leads_to_its_key(parameter, key):
@@ -59,8 +62,8 @@ def toy(restore):
     given = []
 
     @stage("toy", after="collect", unrecorded=("train_keep",), seed_offset=7, help="a toy")
-    def work(run, seed: int, latent: LatentSettings | None, train_keep: int, shard=None):
-        given.append((seed, latent, train_keep, shard, hasattr(run, "config")))
+    def work(run, seed: int, data_num_frames: int, train_keep: int, shard=None):
+        given.append((seed, data_num_frames, train_keep, shard, hasattr(run, "config")))
         return {"seed": seed} if shard is None else {"shard": shard[0]}
 
     return given
@@ -68,9 +71,9 @@ def toy(restore):
 
 def test_a_stage_of_others_is_a_command_and_part_of_the_pipeline(toy, tmp_path, capsys):
     words = ["toy", "--config", "debug", "--run", str(tmp_path), "--json", "seed=3"]
-    assert cli.main([*words, "latent=null", "planner.cost.robust_radius=0"]) == 0
+    assert cli.main([*words, "data.num_frames=6"]) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 3
-    assert toy == [(3, None, 2, None, False)]
+    assert toy == [(3, 6, 2, None, False)]
     order = pipeline(load_config("debug"))
     assert order.index("collect") < order.index("toy") < order.index("report")
     assert cli.main(["launch", "pipeline", "--dry-run", "--config", "debug"]) == 0
@@ -85,8 +88,8 @@ def test_what_is_declared_binds_and_what_is_not_does_not(toy, tmp_path):
         return run_stage("toy", tmp_path, load_config("debug", words))
 
     assert once() == once("train.keep=5") == once("evaluation.budget=3") and len(toy) == 1
-    with pytest.raises(UserError, match="latent"):
-        once("latent=null", "planner.cost.robust_radius=0")
+    with pytest.raises(UserError, match="num_frames: 4 -> 6"):
+        once("data.num_frames=6")
     with pytest.raises(UserError, match="seed: 0 -> 1"):
         once("seed=1")
 
