@@ -36,8 +36,8 @@ class VideoSet:
 
     Made of entries it looks into every file's header and first frame; `open` opens what `save`
     wrote, and neither its time nor its memory grows with the number of videos. `unreadable` names
-    those that are left out; UserError if they are more than the share `max_unreadable`. `folder_fps` is
-    the rate of folders of frames."""
+    those that are left out; UserError if they are more than the share `max_unreadable`.
+    `folder_fps` is the rate of folders of frames."""
 
     def __init__(
         self, entries: Sequence[Entry], *, max_unreadable: float = 0.01, folder_fps: float = 30.0

@@ -107,8 +107,8 @@ def without_class(entry: Entry) -> str:
 
 
 class Unreadable:
-    """The videos that could not be read: counted, named, and no more of them than `max_unreadable`, a
-    share of all."""
+    """The videos that could not be read: counted, named, and no more of them than
+    `max_unreadable`, a share of all."""
 
     def __init__(self, total: int, max_unreadable: float) -> None:
         self.total, self.max_unreadable = total, max_unreadable

@@ -41,6 +41,8 @@ class FlatRows:
                 f"{path}: has no episodes, or one of negative length; its table of episodes is "
                 "damaged"
             )
+
+        # Arrays of as many entries as there are episodes are about these, and no rows.
         rows = int((self.offsets + self.lengths).max())
         self._arrays = {
             name: array
@@ -111,6 +113,7 @@ class EpisodeArrays:
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
         length, number = int(self.lengths[episode]), int(self.numbers[episode])
         with reading(self.path):
+            # The array of this episode, which is there and as the first one's is.
             try:
                 arrays = self._opened(episode)
             except UserError as error:
@@ -140,6 +143,8 @@ class EpisodeArrays:
                     f"but {self.columns[column].shape} in the first; {leave_out(number)}"
                 )
             values = np.asarray(array[start : min(stop, rows)])
+
+        # No action is stored for the last frame.
         if stop > rows:
             values = np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))])
         return values

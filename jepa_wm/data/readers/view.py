@@ -33,17 +33,19 @@ class View:
 
     def __init__(self, source: Source, chosen: Chosen | None = None) -> None:
         self.source, chosen = source, chosen or Chosen()
+
+        # Which columns play which part; all of them can be read here.
         self.pictures = self._pictures(chosen)  # {our name: theirs}
         self._refuse_locked(*self.pictures.values())
         self.action = self._named("action", chosen.action, ACTIONS)
-        self.state = (
-            self._usual_state()
-            if chosen.state is None
-            else self._named("state", chosen.state, STATES)
-        )
+        self.state = self._usual_state()
+        if chosen.state is not None:
+            self.state = self._named("state", chosen.state, STATES)
         self._refuse_locked(
             self.action, *([] if self.state is None else [self.state]), *self._usual_pay().values()
         )
+
+        # What their numbers mean.
         row = chosen.action_row or ("arriving" if source.about.arriving else "leaving")
         self._shift = 1 if row == "arriving" else 0
         self.pay = self._usual_pay()  # {our name: theirs}
@@ -52,6 +54,8 @@ class View:
         self._choices = source.about.choices
         self.state_names = state_names(source, self.state, chosen.names)
         self.state_units = state_units(source, self.state, self.state_names, chosen.units)
+
+        # How their pictures become frames.
         self._channels = {
             name: channels_of(source, theirs, chosen.channels)
             for name, theirs in self.pictures.items()
@@ -219,6 +223,8 @@ class View:
                 f"{path}: column '{chosen.pixels}' holds no pictures; those that do are "
                 f"{listed(there)}"
             )
+
+        # Cameras by name, each of one column.
         if chosen.cameras:
             taken: dict[str, str] = {}
             for camera in chosen.cameras:
@@ -229,11 +235,13 @@ class View:
                 ]
                 if len(fits) != 1:
                     raise UserError(
-                        f"{path}: --camera {camera} fits {fits or 'no column'} of {listed(there)}; "
-                        "name it in full"
+                        f"{path}: --camera {camera} fits {fits or 'no column'} of "
+                        f"{listed(there)}; name it in full"
                     )
                 taken["pixels" if not taken else f"pixels_{camera.replace('/', '_')}"] = fits[0]
             return taken
+
+        # The column that is named, the only one, or the one of a usual name.
         if chosen.pixels is not None or len(there) == 1:
             return {"pixels": chosen.pixels or there[0]}
         if not there:
