@@ -14,7 +14,8 @@ from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.clips import Displacement
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
-from jepa_wm.models.settings import WorldModelSettings
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
@@ -66,15 +67,14 @@ def test_moves_that_hardly_vary_add_up_to_nothing_and_are_named(tmp_path):
     data = trajectories(tmp_path / "a.h5", moves(60, steady), [60])
     config, features = (
         load_config("debug", []),
-        SimpleNamespace(tokens=lambda *_: torch.zeros(1, 25, 64)),
+        SimpleNamespace(data=data, tokens=lambda *_: torch.zeros(1, 25, 64)),
     )
     with pytest.warns(UserWarning, match=r"number 2 is nearly always 0.3"):
         make_model(
             WorldModelSettings(
-                **dict(config.dynamics), latent=config.latent, distance=config.distance
+                latent=config.latent, dynamics=config.dynamics, distance=config.distance
             ),
             features,
-            data,
         )
     rows = np.arange(50)[None]
     displaced = Displacement(data, absolute=False).at(rows)
@@ -100,7 +100,7 @@ def test_jitter_beside_seldom_jumps_stays_small_and_a_glitch_is_no_unit():
 
 
 def test_the_model_undoes_its_units_and_keeps_them(tmp_path):
-    model = world_model().latent
+    model = world_model().latent_model
     assert model.take_units(
         np.stack([RANDOM.uniform(2, 6, 500), np.full(500, 0.7)], 1).astype(np.float32)
     ) == {1: "always 0.7"}
@@ -130,16 +130,15 @@ def test_training_names_what_never_varies_and_passes_over_the_filling_of_last_ro
     actions[19], actions[59] = 0, np.nan
     data = trajectories(tmp_path / "a.h5", actions, [20, 40])
     config = load_config("debug", [])
-    features = SimpleNamespace(tokens=lambda episode, frame: torch.zeros(1, 25, 64))
+    features = SimpleNamespace(data=data, tokens=lambda *_: torch.zeros(1, 25, 64))
     with pytest.warns(
         UserWarning, match=r"of the 3 action numbers \(from 0\) number 2 is always 1: "
     ):
         model = make_model(
             WorldModelSettings(
-                **dict(config.dynamics), latent=config.latent, distance=config.distance
+                latent=config.latent, dynamics=config.dynamics, distance=config.distance
             ),
             features,
-            data,
         )
     assert model.action_low.tolist()[2] == model.action_high.tolist()[2] == 1
     assert model.scaled(torch.ones(1, model.block))[0, 2::3].abs().max() == 0
@@ -219,7 +218,7 @@ def test_choices_that_were_never_taken_are_not_taken():
         taken = space.to_env(space.to_model(space.to_plan(wanted)))
         assert set(taken.flatten().tolist()) <= {0, 2} and taken[2:4].flatten().tolist() == [2, 2]
         model = world_model()
-        model.latent = type(model.latent)(9, 16, 4, model.latent_model.settings)
+        model.latent_model = LatentModel(9, 16, 4, model.latent_model.settings)
         model.latent_model.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
             agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, action_repeat=hold, idle=3), settings=planner(

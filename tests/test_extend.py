@@ -1,6 +1,7 @@
 """The examples of docs/extend/ enter each table from outside of the package, and work there."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from PIL import Image
 from ranks import overrides
 
-from jepa_wm import Run, load_config, run_stage
+from jepa_wm import Run, WorldModel, load_config, run_stage
 from jepa_wm.core.commands import parse
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.stage import STAGES, pipeline
 from jepa_wm.data.readers.registry import READERS, format_of, open_trajectories
 from jepa_wm.evals.outcomes import read_run
 from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import SOLVERS
 from jepa_wm.worlds.registry import TASKS, WORLDS, make_task
@@ -59,6 +61,34 @@ def test_a_solver_of_ones_own_searches_by_its_name(extend):
         generator=[torch.Generator().manual_seed(0)],
     )
     assert (plan.actions - goal).abs().max() < 0.2
+
+
+def test_a_latent_and_dynamics_of_ones_own_are_trained_and_planned_with(
+    extend, alone, tiny_data, tmp_path
+):
+    words = ["latent={name: pooled, dynamic_dim: 5}", "dynamics={name: markov, ensemble_size: 2}"]
+    cost = ["planner.cost.robust_radius=0", "planner.mpc.also_evaluate=[]"]
+    with pytest.raises(UserError, match="no latent is named 'pooled'"):
+        load_config("debug", words)
+    extend("latent")
+    extend("dynamics")
+    with pytest.raises(UserError, match="which latent.name pooled has not"):
+        load_config("debug", [*words, "planner.cost.robust_radius=0.1"])
+    config = load_config("debug", [*overrides(tiny_data), *words, *cost])
+    shutil.copytree(alone, tmp_path / "run")
+    for stage in ("dynamics", "heads", "plan", "report"):
+        shutil.rmtree(tmp_path / "run" / stage, ignore_errors=True)
+    with Run.open(tmp_path / "run", config) as run:
+        rows = run_stage("dynamics", run)["rollout"]
+    assert all(row["relative_error"] > 0 for row in rows)
+    # The agent plans with the ensemble, and its model is loaded from the files.
+    model = WorldModel.load(tmp_path / "run")
+    assert len(model.latent_model.ensemble) == 2 and model.latent.shape.width == 5
+    space = ActionSpace.of_block([-1] * 2, [1] * 2, block=model.frameskip, action_repeat=True)
+    agent = Agent(model, space, config.planner)
+    frames = np.random.default_rng(0).integers(0, 255, (2, 65, 65, 3), np.uint8)
+    agent.reset(frames[::-1].copy(), seeds=[0, 1])
+    assert agent.act(frames).shape == (2, model.frameskip, 2)
 
 
 def test_a_reader_of_ones_own_recognises_its_format(extend, tmp_path):
