@@ -125,9 +125,9 @@ def test_windows_are_imagined_a_few_at_a_time(run_of_many, tiny_data, monkeypatc
     model = load_latent_model(folder / "dynamics")
     parts = [cache.Features(folder / "features" / part, Trajectories(tiny_data / f"{part}.h5"))
              for part in ("heldout", "train")]  # fmt: skip
-    sizes, whole = [], rollout_errors.unroll
+    sizes, whole = [], model.dynamics.rollout_one
     monkeypatch.setattr(
-        rollout_errors, "unroll", lambda *some: sizes.append(len(some[1])) or whole(*some)
+        model.dynamics, "rollout_one", lambda *some: sizes.append(len(some[0])) or whole(*some)
     )
     monkeypatch.setattr(rollout_errors, "WORK", 1)
     kept = rollout_errors.rollout_errors(model, *parts, windows=6, horizon=2)

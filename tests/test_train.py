@@ -231,18 +231,17 @@ def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
     """One that imagines that nothing moves any more is as bad as copying, which is 1, at every
     horizon."""
 
-    def still(dynamics, context, past, actions):
+    def still(context, past, actions):
         assert (
-            context.shape[1] == model.settings.context_frames
-            and past.shape[1] == model.settings.context_frames - 1
+            context.shape[1] == model.context_frames and past.shape[1] == model.context_frames - 1
         )
         return context[:, -1:].repeat(1, actions.shape[1], 1, 1)
 
     model, data = load_latent_model(whole / "dynamics"), Trajectories(tiny_data / "heldout.h5")
     features = cache.Features(whole / "features" / "heldout", data)
-    monkeypatch.setattr(rollout_errors, "unroll", still)
+    monkeypatch.setattr(model.dynamics, "rollout_one", still)
     rows = rollout_errors.rollout_errors(model, features, features)
-    assert len(rows) == (31 - 1) // model.settings.frameskip - model.settings.context_frames + 1
+    assert len(rows) == (31 - 1) // model.frameskip - model.context_frames + 1
     assert all(
         row["relative_error"] == row["relative_error_shuffled"] == pytest.approx(1) for row in rows
     )
@@ -279,18 +278,18 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
     model = load_latent_model(whole / "dynamics")
     futures = iter([])
 
-    def knows(dynamics, context, past, actions):
+    def knows(context, past, actions):
         return model.latent.with_static(next(futures), model.latent.static_of(context[:, -1:]))
 
-    def summarise(tokens, original=model.summarise):
+    def encode(tokens, proprio=None, original=model.latent.encode):
         nonlocal futures
         latents = original(tokens)
         if latents.dim() == 4:
-            futures = iter([latents[:, model.settings.context_frames :]] * 2)
+            futures = iter([latents[:, model.context_frames :]] * 2)
         return latents
 
-    monkeypatch.setattr(model, "summarise", summarise)
-    monkeypatch.setattr(rollout_errors, "unroll", knows)
+    monkeypatch.setattr(model.latent, "encode", encode)
+    monkeypatch.setattr(model.dynamics, "rollout_one", knows)
     row = measured(model, whole, tiny_data)
     assert row["relative_error"] == row["relative_error_shuffled"] == 0
     assert (
