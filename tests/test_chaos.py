@@ -50,8 +50,8 @@ def assert_same_bits(a, b):
         assert mine.keys() == its.keys() and all(
             torch.equal(value, its[name]) for name, value in mine.items()
         ), part
-    assert (a / "dynamics/latent.safetensors").read_bytes() == (
-        b / "dynamics/latent.safetensors"
+    assert (a / "dynamics/latent_model.safetensors").read_bytes() == (
+        b / "dynamics/latent_model.safetensors"
     ).read_bytes()
 
 
