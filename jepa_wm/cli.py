@@ -82,11 +82,8 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
             result = _on_run(arguments, folder)
 
     def lines(result: dict[str, Any]) -> list[str]:
-        figures = [
-            f"  {key}: {told}"
-            for key, value in result.items()
-            if (told := _in_a_line(value)) is not None
-        ]
+        shown = {key: _in_a_line(value) for key, value in result.items()}
+        figures = [f"  {key}: {text}" for key, text in shown.items() if text is not None]
         where = "" if arguments.runless else f", in {folder}"
         return [f"{arguments.command}: done{where}", *figures]
 

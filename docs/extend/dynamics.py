@@ -5,8 +5,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from jepa_wm import register
 from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.world_model_settings import DYNAMICS, DynamicsSettings
+from jepa_wm.models.world_model_settings import DynamicsSettings
 
 
 class Markov(Dynamics):
@@ -27,7 +28,7 @@ class Markov(Dynamics):
         return 4096 * horizon, 0
 
 
-@DYNAMICS.register("markov")
+@register("dynamics", "markov")
 class MarkovSettings(DynamicsSettings):
     name: Literal["markov"] = "markov"
 

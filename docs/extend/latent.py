@@ -5,8 +5,9 @@ from typing import Literal
 
 import torch
 
+from jepa_wm import register
 from jepa_wm.models.latent import Latent
-from jepa_wm.models.world_model_settings import LATENTS, LatentSettings
+from jepa_wm.models.world_model_settings import LatentSettings
 
 
 class PooledLatent(Latent):
@@ -19,7 +20,7 @@ class PooledLatent(Latent):
         return compressed.mean(-2, keepdim=True) @ self.directions
 
 
-@LATENTS.register("pooled")
+@register("latents", "pooled")
 class PooledSettings(LatentSettings):
     name: Literal["pooled"] = "pooled"
     dynamic_dim: int = 6

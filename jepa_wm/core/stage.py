@@ -44,7 +44,7 @@ OWN = {
     ),
     "dynamics": (
         "jepa_wm.training.dynamics",
-        "train the dynamics: what actions do to the frozen features",
+        "train the latent, its action-conditioned dynamics and the temporal distance",
     ),
     "heads": (
         "jepa_wm.training.heads",

@@ -46,8 +46,8 @@ def state_groups(data: Trajectories) -> dict[str, list[int]]:
 
 def state_units(data: Trajectories) -> dict[str, str]:
     """The unit of each group, "" where none is known."""
-    found = quantities(data)
-    return {name: found.unit(name) for name in found.groups}
+    known = quantities(data)
+    return {name: known.unit(name) for name in known.groups}
 
 
 def check_same_state(train: Trajectories, heldout: Trajectories) -> None:

@@ -1,5 +1,5 @@
 """Windows of frames and action blocks for dynamics, model steps up to an episode's end for heads,
-pairs for the metric and the policy, as pure functions of (seed, step).
+pairs for the temporal distance and the policy, as pure functions of (seed, step).
 
 Every start in a file is as likely as any other, so a long episode counts by its frames.
 B windows, T frames, H model steps, k frameskip, A = action size a x k.

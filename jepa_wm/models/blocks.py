@@ -57,7 +57,7 @@ class KeyValueCache:
         return k, v
 
     def repeat(self, times: int) -> KeyValueCache:
-        """The same memory for `times` candidates of each sample, in the order sample-major."""
+        """The same memory for `times` plans of each sample, in the order sample-major."""
         copy = KeyValueCache(self.limit)
         if self.keys is not None and self.values is not None:
             copy.keys = self.keys.repeat_interleave(times, 0)

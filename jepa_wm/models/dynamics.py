@@ -163,8 +163,8 @@ class Dynamics(nn.Module):
         at_once = at_once or actions.shape[1]
         with autocast(context.device, precision):
             pieces = [
-                self.rollout(context, past, some, noise=noise)
-                for some in actions.split(at_once, 1)
+                self.rollout(context, past, piece, noise=noise)
+                for piece in actions.split(at_once, 1)
             ]
         return torch.cat(pieces, 1).float()
 

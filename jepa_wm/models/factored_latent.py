@@ -1,5 +1,5 @@
 """The factored latent of a frame: a few dynamic numbers, which actions change, and a few static
-ones, which are constant in an episode and condition what actions do.
+ones, which are constant in an episode and condition how they change.
 
 B samples, T frames, n frozen tokens of width E, K principal components, M dynamic and L static
 numbers, A numbers of an action."""

@@ -1,4 +1,4 @@
-"""Steps to go: a quasimetric on latents, learned from trajectories alone.
+"""Temporal distance: a quasimetric on latents, learned from trajectories alone.
 
 B pairs, F flattened latent width, G groups, K components.
 """
@@ -26,8 +26,8 @@ class TemporalDistance(nn.Module):
     def __init__(self, latent: int, settings: DistanceSettings) -> None:
         super().__init__()
         self.settings = settings
-        # Without normalised layers: those round off the edge at a wall, where the steps to go
-        # leap.
+        # Without normalised layers: those round off the edge at a wall, where the distance
+        # leaps.
         self.net = nn.Sequential(
             nn.Linear(latent, settings.width), nn.GELU(),
             nn.Linear(settings.width, settings.width), nn.GELU(),

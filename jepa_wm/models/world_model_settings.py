@@ -50,7 +50,7 @@ class FactoredLatentSettings(LatentSettings):
     )  # numbers that actions change; best about as many as the world has degrees of freedom
     static_dim: int = Field(
         4, ge=0
-    )  # numbers that are constant in an episode and condition what actions do in it
+    )  # numbers that are constant in an episode and condition how the others change
     components: int = Field(
         512, ge=1
     )  # principal components of a frame's tokens, from which both are read
@@ -258,7 +258,7 @@ class WorldModelSettings(Section):
 
 
 class HeadSettings(Section):
-    """Heads on frozen latents (verb heads): reward, termination, state, and a policy toward
+    """Heads on frozen latents (stage heads): reward, termination, state, and a policy toward
     goals."""
 
     width: int = Field(256, ge=1)

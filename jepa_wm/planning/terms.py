@@ -56,7 +56,7 @@ def latent_distance(kind: str) -> Distance:
 
     "l1" is the mean absolute difference (V-JEPA 2-AC), "l2" the mean squared one (DINO-WM,
     JEPA-WMs), "cosine" one minus the cosine of each token with the goal's token at its place. A
-    learned metric is a callable of the same kind. Raises ValueError for another name."""
+    learned distance is a callable of the same kind. Raises ValueError for another name."""
     if kind not in _DISTANCES:
         raise ValueError(f"distance {kind!r} is not known; choose one of {', '.join(_DISTANCES)}")
     return _DISTANCES[kind]

@@ -104,11 +104,11 @@ def make_heads(settings: HeadSettings, model: LatentModel, seen: Samples) -> Hea
 def heads_task(heads: Heads, seen: Samples, settings: TrainHeads, precision: str) -> TrainingTask:
     """Trains all heads side by side; they share nothing but the batch."""
 
-    def losses(step: int, some: slice) -> Losses:
+    def losses(step: int, part: slice) -> Losses:
         with autocast(dist().device, precision):
-            parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, some))}
+            parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, part))}
             if heads.reward is not None or heads.termination is not None:
-                before, after, actions, truth = seen.steps(step, settings.batch, some)
+                before, after, actions, truth = seen.steps(step, settings.batch, part)
             if heads.reward is not None:
                 parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
             if heads.termination is not None:
@@ -116,7 +116,7 @@ def heads_task(heads: Heads, seen: Samples, settings: TrainHeads, precision: str
                     before, after, actions, truth["terminated"]
                 )
             if heads.state is not None:
-                parts["state"] = heads.state.loss(*seen.states(step, settings.batch, some))
+                parts["state"] = heads.state.loss(*seen.states(step, settings.batch, part))
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     return TrainingTask("heads", heads, losses)
@@ -151,10 +151,10 @@ def judge(
                 quantities(heldout.data), heads, state, heads.state(latents), mean
             )
         start, goal, blocks, counts = heldout.ways(0, JUDGED)
-        told = "root mean squared error, scaled actions"
+        label = "root mean squared error, scaled actions"
         _, _, usual, used = seen.ways(0, JUDGED)
         taken, guessed = blocks[counts > 0], heads.policy(start, goal)[counts > 0]
-        scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), told)
+        scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), label)
     return scores
 
 
@@ -182,10 +182,10 @@ def _score(
     truth: Tensor,
     guess: Tensor,
     constant: Tensor,
-    told: str,
+    label: str,
 ) -> dict[str, object]:
     error, floor = measure(guess, truth).item(), measure(constant.expand_as(truth), truth).item()
-    return {"error": error, "constant": floor, "measure": told}
+    return {"error": error, "constant": floor, "measure": label}
 
 
 def _rms(guess: Tensor, truth: Tensor) -> Tensor:

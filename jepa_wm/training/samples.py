@@ -59,7 +59,7 @@ class Samples:
         )  # fmt: skip
 
     def steps(
-        self, step: int, batch: int, some: slice = slice(None)
+        self, step: int, batch: int, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """(before [B, F], after [B, F], scaled blocks [B, A], {"reward": [B] earned in the model
         step, "terminated": [B] whether the episode ended in it}) of batch `step`, or of some of
@@ -69,7 +69,7 @@ class Samples:
         there is no frame k actions later, and were an earlier one to stand in for it, that it has
         come less far would tell the end."""
         episode, frame, rows, taken, blocks = (
-            drawn[some] for drawn in self.model_steps.batch(step, batch)
+            drawn[part] for drawn in self.model_steps.batch(step, batch)
         )
         actions = self.model.scaled(on_device(blocks))
         before, after = (
@@ -93,53 +93,53 @@ class Samples:
         after = torch.empty(len(frame), model.flat_width, device=actions.device)
         for count in np.unique(seen).tolist():
             of_count = np.flatnonzero(seen == count)
-            for some in np.array_split(of_count, -(-len(of_count) // most)):
-                earlier = frame[some, None] + skip * np.arange(1 - count, 1)  # [b, C]
-                of = np.broadcast_to(episode[some, None], earlier.shape)
+            for part in np.array_split(of_count, -(-len(of_count) // most)):
+                earlier = frame[part, None] + skip * np.arange(1 - count, 1)  # [b, C]
+                of = np.broadcast_to(episode[part, None], earlier.shape)
                 context = on_device(self.latents.at(of, earlier, belief_at=earlier[:, -1:]))
                 past = (self.data.offsets[of] + earlier)[:, :-1, None] + np.arange(
                     skip
                 )  # [b, C-1, k]
                 blocks = on_device(
-                    self.data.actions[past].reshape(len(some), count - 1, model.block)
+                    self.data.actions[past].reshape(len(part), count - 1, model.block)
                 )
                 with autocast(actions.device, self.precision):
                     imagined = model.dynamics.rollout_one(
-                        context, model.scaled(blocks), actions[some][:, None]
+                        context, model.scaled(blocks), actions[part][:, None]
                     )
-                after[some] = model.flat(imagined[:, 0].float())
+                after[part] = model.flat(imagined[:, 0].float())
         return after
 
-    def states(self, step: int, batch: int, some: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def states(self, step: int, batch: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """(latents [B, F], states [B, Y]) of single frames of batch `step`, or of some of its
         samples."""
-        episode, frame = (drawn[some] for drawn in self.frames.batch(step, batch))
+        episode, frame = (drawn[part] for drawn in self.frames.batch(step, batch))
         state = self.columns["state"][self.data.offsets[episode] + frame]
         return on_device(self.latents.flat(episode, frame)), on_device(state)
 
     def ways(
-        self, step: int, batch: int, some: slice = slice(None)
+        self, step: int, batch: int, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of
         batch `step`, or of some of its samples."""
         episode, frames, blocks, counts = self.goals.batch(step, batch)
-        flat = on_device(self.latents.toward(episode[some], frames[:, some]))
+        flat = on_device(self.latents.toward(episode[part], frames[:, part]))
         return (
             flat[0],
             flat[1],
-            self.model.scaled(on_device(blocks[some])),
-            on_device(counts[some]),
+            self.model.scaled(on_device(blocks[part])),
+            on_device(counts[part]),
         )
 
     def step_rewards(self) -> np.ndarray:
         """What each model step that may be drawn earns, in no particular order."""
         skip, reward = self.model.frameskip, self.columns["reward"]
-        found = []
+        sums = []
         for offset, taken, ended in zip(
             self.data.offsets, self.model_steps.taken, self.model_steps.ended, strict=True
         ):
-            found.append(block_sums(reward[offset : offset + taken], skip, cut=bool(ended)))
-        return np.concatenate(found)
+            sums.append(block_sums(reward[offset : offset + taken], skip, cut=bool(ended)))
+        return np.concatenate(sums)
 
 
 def on_device(values: np.ndarray | Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def block_sums(rewards: np.ndarray, skip: int, *, cut: bool) -> np.ndarray:
 def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
     """Those of reward [rows], terminated [rows] and state [rows, Y] that the file has; UserError
     for a broken one."""
-    found = {}
+    columns = {}
     for name in ("reward", "terminated", "state"):
         if name not in data:
             continue
@@ -194,5 +194,5 @@ def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
             raise UserError(
                 f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row, one is wanted"
             )
-        found[name] = values if name == "state" else values[:, 0]
-    return found
+        columns[name] = values if name == "state" else values[:, 0]
+    return columns
