@@ -13,8 +13,9 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import EncoderSettings, WorldModelSettings
+from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
+from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.training import loop
 from jepa_wm.world_model.saved import save_latent_model
 
@@ -129,7 +130,7 @@ def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
                 16,
                 3,
                 WorldModelSettings(
-                    **dict(config.dynamics), latent=config.latent, distance=config.distance
+                    dynamics=config.dynamics, latent=config.latent, distance=config.distance
                 ),
             ),
         )  # 3 numbers an action
