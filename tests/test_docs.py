@@ -99,7 +99,10 @@ def keys():
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_every_setting_that_a_page_names_exists(page, keys):
     top = "|".join(Config.model_fields)
-    named = re.findall(rf"`((?:{top})(?:\.[a-z]\w*)+)(?:=[^`\s]*)?`", text_of(page))
+    spans = re.findall(r"`([^`]+)`", text_of(page))
+    words = {word for span in spans for word in span.split()}
+    matches = [re.fullmatch(rf"((?:{top})(?:\.[a-z]\w*)+)(=.*)?", word) for word in words]
+    named = {match[1] for match in matches if match}
     files = (".yaml", ".md", ".py", ".json", ".h5")
     assert not {key for key in named if not key.endswith(files)} - keys
 
