@@ -274,8 +274,8 @@ class TransformerDynamics(Dynamics):
         return self.predict(latents, self.hidden(latents, actions[:, None], cache), noise)[:, 0]
 
     def loss(self, latents: Tensor, actions: Tensor, *, rollout: float) -> dict[str, Tensor]:
-        """`forced`: each next latent from the true ones before it; `rollout`: windows imagined from
-        their first `rollout_context` frames. Both are squared errors, or negative log likelihoods
+        """`forced`: each next latent from the true ones before it; `rollout`: windows imagined
+        from their first `rollout_context` frames. Both are squared errors, or negative log likelihoods
         a number for a mixture."""
         losses = {"forced": self.forced_loss(latents, actions)}
         losses["loss"] = losses["forced"]

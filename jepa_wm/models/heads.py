@@ -154,7 +154,8 @@ class Policy(nn.Module):
         super().__init__()
         self.horizon, width = settings.policy_steps, settings.width
         self.net = nn.Sequential(
-            nn.Linear(2 * latent, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.GELU(),
+            nn.Linear(2 * latent, width), nn.LayerNorm(width), nn.GELU(),
+            nn.Linear(width, width), nn.GELU(),
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, self.horizon * action),
         )  # fmt: skip
 

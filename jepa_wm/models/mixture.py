@@ -39,8 +39,8 @@ class MixturePrediction(NamedTuple):
         return self.joint(truth).logsumexp(-1)
 
     def winners_likelihood(self, truth: Tensor, *, rest: float = 0.1) -> Tensor:
-        """[...] log of (probability times density) at truth [..., N, M] of the component that comes
-        nearest to it, of which a share `rest` is spread over all components.
+        """[...] log of (probability times density) at truth [..., N, M] of the component that
+        comes nearest to it, of which a share `rest` is spread over all components.
 
         A bound on the likelihood that parts the components. Source: relaxed winner takes all
         (Rupprecht et al., 2017)."""
@@ -77,7 +77,7 @@ class MixturePrediction(NamedTuple):
         return -likelihood / numbers
 
     def sample(self, noise: StepNoise) -> Tensor:
-        """[..., N, M] what comes about by that noise, of which the first M numbers a token count."""
+        """[..., N, M] what that noise brings, of which the first M numbers a token count."""
         ladder = self.choice.exp().cumsum(-1)[..., :-1]  # K - 1 rungs
         mean, log_std = self.of((noise.choice >= ladder).sum(-1))
         return mean + log_std.exp() * noise.normal[..., : mean.shape[-1]]

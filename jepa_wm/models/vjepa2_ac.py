@@ -1,8 +1,8 @@
-"""V-JEPA 2's action-conditioned predictor as dynamics: the next frame's tokens from tokens, actions
-and poses of a robot's hand so far (Assran et al., 2025).
+"""V-JEPA 2's action-conditioned predictor as dynamics: the next frame's tokens from tokens,
+actions and poses of a robot's hand so far (Assran et al., 2025).
 
-B batch, T frames, n = grid * grid tokens a frame of width D, N = n + 1 with the pose as one more, P
-model width, A action and S state numbers a frame, E numbers that place the camera, C = 2 or 3
+B batch, T frames, n = grid * grid tokens a frame of width D, N = n + 1 with the pose as one more,
+P model width, A action and S state numbers a frame, E numbers that place the camera, C = 2 or 3
 tokens that stand before a frame's own.
 
 A pose [..., 7] is a place (m), extrinsic xyz Euler angles (rad) and the gripper's opening (0..1);
@@ -201,8 +201,9 @@ class ActionPredictor(nn.Module):
     the camera, and its patches, and sees itself and all frames before (Assran et al., 2025)."""
 
     def __init__(
-        self, *, encoder_width: int, grid: int, width: int, depth: int, num_heads: int, action_size: int = 7,
-        state_size: int = 7, extrinsics_size: int = 6, mlp_ratio: float = 4.0, rope: Rope = "vjepa2",
+        self, *, encoder_width: int, grid: int, width: int, depth: int, num_heads: int,
+        action_size: int = 7, state_size: int = 7, extrinsics_size: int = 6,
+        mlp_ratio: float = 4.0, rope: Rope = "vjepa2",
         rope_base: float = 10_000.0,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -1,7 +1,7 @@
 """Dynamics training: a latent of frozen features, dynamics on it, and the temporal distance.
 
-B batch, S sample frames, R frames of a file, T frames of a window, F earlier frames of its episode,
-N latent tokens, M dynamic numbers of each."""
+B batch, S sample frames, R frames of a file, T frames of a window, F earlier frames of its
+episode, N latent tokens, M dynamic numbers of each."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def make_model(settings: WorldModelSettings, features: Features) -> LatentModel:
         numbers = ", ".join(f"number {i} is {value}" for i, value in steady.items())
         warnings.warn(
             f"of the {size} action numbers (from 0) {numbers}: what never varies in the data "
-            "teaches nothing, so that the dynamics ignore it and a search leaves it at that value; "
-            "what hardly varies beside its own size counts little (if it matters, take its offset "
+            "teaches nothing, so that the dynamics ignore it and a search leaves it at that "
+            "value; what hardly varies beside its own size counts little (if it matters, take its offset "
             "off the data)",
             stacklevel=2,
         )

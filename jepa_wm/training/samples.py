@@ -43,8 +43,8 @@ class Samples:
 
     @classmethod
     def of_run(
-        cls, run: Path, data_path: str | None, model: LatentModel, part: Literal["train", "heldout"],
-        *, policy_steps: int, seed: int, precision: str,
+        cls, run: Path, data_path: str | None, model: LatentModel,
+        part: Literal["train", "heldout"], *, policy_steps: int, seed: int, precision: str,
     ) -> Samples:  # fmt: skip
         data = open_data(run, data_path, part)
         features = Features(run / "features" / part, data)
@@ -188,11 +188,13 @@ def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
         values = data.column(name).astype(np.float32).reshape(len(data.actions), -1)
         if not np.isfinite(values).all():
             raise UserError(
-                f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave it out"
+                f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave "
+                "it out"
             )
         if name != "state" and values.shape[1] != 1:
             raise UserError(
-                f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row, one is wanted"
+                f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row; give "
+                "one"
             )
         columns[name] = values if name == "state" else values[:, 0]
     return columns

@@ -72,8 +72,8 @@ class Recording:
         name = self.model.settings.latent.name
         if states.shape[1:] != (size,):
             raise UserError(
-                f"{self.data.path}: 'state' has shape {states.shape[1:]}; latent.name {name} reads "
-                f"{size} numbers a frame: place, Euler angles, opening of the gripper"
+                f"{self.data.path}: 'state' has shape {states.shape[1:]}; latent.name {name} "
+                f"reads {size} numbers a frame: place, Euler angles, opening of the gripper"
             )
         if not np.isfinite(states).all():
             raise UserError(

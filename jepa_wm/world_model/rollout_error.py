@@ -59,8 +59,10 @@ def rollout_errors(
     data, skip, device = heldout.data, model.frameskip, model.action_scale.device
     horizon = min(horizon, model.dynamics.longest_horizon)
     seen, horizon = span(data, model.settings.dynamics, most=horizon)
-    sampler = WindowSampler(data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0,
-                            setting="rollout errors: frames seen and imagined")  # fmt: skip
+    sampler = WindowSampler(
+        data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0,
+        setting="rollout errors: frames seen and imagined",
+    )  # fmt: skip
     episode, frame, actions = sampler.batch(0, windows)
     blocks = Recording(data, model).blocks(episode, frame, actions)
     acts = model.scaled(blocks.to(device))
@@ -114,8 +116,8 @@ def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> t
     enough; UserError if all are too short for a single step."""
     if data.lengths.max() <= settings.frameskip:
         raise UserError(
-            f"{data.path}: no episode is long enough for a model step of dynamics.frameskip {settings.frameskip}, the "
-            f"longest has {data.lengths.max()} frames; lower it, or give longer episodes"
+            f"{data.path}: no episode is long enough for a model step of dynamics.frameskip "
+            f"{settings.frameskip}, the longest has {data.lengths.max()} frames; lower it, or give longer episodes"
         )
     steps = usual_steps(data.lengths, settings.frameskip)
     seen = min(settings.context_frames, steps)
