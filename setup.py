@@ -44,7 +44,7 @@ def long_description() -> str:
 setup(
     name="jepa-wm",
     version=version(),
-    description="A representation-first world model: masked latent prediction, latent dynamics, planning; no decoder.",
+    description="Masked latent prediction, latent dynamics and planning, without a pixel decoder.",
     long_description=long_description(),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",

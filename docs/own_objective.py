@@ -17,8 +17,8 @@ from jepa_wm.planning.terms import Term
 
 
 def eastward(context: PlanningContext) -> Term:
-    """Cheap where the actions lead to the right; `context.now`, `goal` and `last_action` would tell where
-    episodes stand."""
+    """Cheap where the actions lead to the right; `context.now`, `goal` and `last_action` would
+    tell where episodes stand."""
 
     def cost(latents, actions):
         moves = actions.unflatten(-1, (-1, 2))  # [B, S, H, frameskip, 2]

@@ -79,7 +79,8 @@ def donkeycar(source, target, size=96):
             **about,
         )
         print(
-            f"donkeycar {part}: {len(episodes)} episodes, {lengths.sum()} frames, {lengths.min()} to {lengths.max()}"
+            f"donkeycar {part}: {len(episodes)} episodes, {lengths.sum()} frames, "
+            f"{lengths.min()} to {lengths.max()}"
         )
 
 

@@ -19,17 +19,19 @@ Row = dict[str, Any]
 
 HEAD = """# Results
 
-The current recipe only; what was tried before, and what did not work, is in the [log](log.md), how it is measured in
-the [protocol](protocol.md). This page is generated from `docs/results/*.json`.
+The current recipe only, generated from `docs/results/*.json`; what was tried before is in the
+[log](log.md), how it is measured in the [protocol](protocol.md).
 
-A value is the mean over seeds or runs where several are listed; intervals are of 95 %; "missed" compares it with the
-target (its interval with the reference's, where the target says so). "by" names the command below the table, in today's
-words, and the commit it was measured at. *Supervision* says what the figure rests on besides pixels: **actions** (the
-encoder's inverse-dynamics term reads them, and so does the latent), **views** (two views of a photo), **labels** (of
-the probe), **reward**, or **-** where nothing was learned. No decoder anywhere.
+A value is the mean over seeds or runs where several are listed; intervals are of 95 %; "missed"
+compares it with the target (its interval with the reference's, where the target says so). "by"
+names the command below the table, in today's words, and the commit it was measured at.
+*Supervision* says what the figure rests on besides pixels: **actions** (the encoder's
+inverse-dynamics term reads them, and so does the latent), **views** (two views of a photo),
+**labels** (of the probe), **reward**, or **-** where nothing was learned.
 
-Machines, all with two cores but G: A, AMD EPYC, bf16 faster than fp32; B, Intel Xeon with AVX512-bf16, fp32 used; C,
-AMD EPYC with AVX2 only, fp32 used; D, AMD EPYC, bf16 206 GFLOP/s against 48 in fp32; G, one H100 and 16 cores.
+Machines, all with two cores but G: A, AMD EPYC, bf16 faster than fp32; B, Intel Xeon with
+AVX512-bf16, fp32 used; C, AMD EPYC with AVX2 only, fp32 used; D, AMD EPYC, bf16 206 GFLOP/s
+against 48 in fp32; G, one H100 and 16 cores.
 """
 
 

@@ -15,13 +15,16 @@ BF16, FP32 = 2, 4  # bytes
 GB = 1e9
 
 
-VIT_G = (  # V-JEPA 2's largest encoder at its main resolution, with its masks, as settings of this library
-    "data.image_size=256", "data.num_frames=16", "encoder.patch_size=16", "encoder.tubelet_size=2", "encoder.width=1408",
-    "encoder.depth=40", "encoder.num_heads=22", "encoder.mlp_ratio=4.3636", "encoder.attention=clip", "jepa.width=384",
-    "jepa.depth=12", "jepa.num_heads=12", "jepa.temporal_contrast=0", "jepa.inverse_dynamics=0", "jepa.episode_contrast=0",
-    "jepa.num_distant_frames=0", "jepa.max_targets=0", "jepa.center_targets=false", "jepa.masked_weight=1",
-    "train.pretrain.batch=3072",
-    "jepa.masks=[{num_blocks: 8, spatial_scale: [.15, .15]}, {num_blocks: 2, spatial_scale: [.7, .7]}]",
+# V-JEPA 2's largest encoder at its main resolution, with its masks, as settings of this library.
+VIT_G = (
+    "data.image_size=256", "data.num_frames=16", "encoder.patch_size=16",
+    "encoder.tubelet_size=2", "encoder.width=1408", "encoder.depth=40", "encoder.num_heads=22",
+    "encoder.mlp_ratio=4.3636", "encoder.attention=clip", "jepa.width=384", "jepa.depth=12",
+    "jepa.num_heads=12", "jepa.temporal_contrast=0", "jepa.inverse_dynamics=0",
+    "jepa.episode_contrast=0", "jepa.num_distant_frames=0", "jepa.max_targets=0",
+    "jepa.center_targets=false", "jepa.masked_weight=1", "train.pretrain.batch=3072",
+    "jepa.masks=[{num_blocks: 8, spatial_scale: [.15, .15]}, "
+    "{num_blocks: 2, spatial_scale: [.7, .7]}]",
     "train.pretrain.steps=252000",
 )  # fmt: skip
 
@@ -34,7 +37,8 @@ class Machine:
     utilisation: float = 0.45  # of it: the target of this project, not a measurement
     gpu_memory: float = 80 * GB
     link: float = 50 * GB  # bytes a second between nodes, for each GPU (400 Gbit/s)
-    decode: float = 40.0  # clips a second of a CPU core: 16 frames of 256 px from h264 with a key frame every 250
+    # Clips a second of a CPU core: 16 frames of 256 px from h264 with a key frame every 250.
+    decode: float = 40.0
     clip_bytes: float = 0.35e6  # of h264 that are read for one clip
     disk: float = 2 * GB  # bytes a second that one node writes
     hours_between_failures: float = (
@@ -172,23 +176,26 @@ def page(model: Model, machine: Machine) -> str:
     assumed = "\n".join(f"| `{name}` | {value:g} |" for name, value in vars(machine).items())
     return f"""# A ViT-g run, on paper
 
-Computed by `python docs/scale.py` from the settings in it; nothing here was measured on such a machine. The encoder has
-{model.encoder / 1e9:.2f} billion parameters, the predictor {model.predictor / 1e6:.0f} million; a clip has
-{model.tokens} tokens, of which masks leave {kept} in view, and costs {flops(model) / 1e12:.1f} TFLOP a step.
+Computed by `python docs/scale.py` from the settings in it; nothing here was measured on such a
+machine. The encoder has {model.encoder / 1e9:.2f} billion parameters, the predictor
+{model.predictor / 1e6:.0f} million; a clip has {model.tokens} tokens, of which masks leave {kept}
+in view, and costs {flops(model) / 1e12:.1f} TFLOP a step.
 
 | | 128 GPUs | 1024 GPUs |
 | --- | --- | --- |
 {table}
 
-What follows: the sharded state is small at either size, activations decide about memory. Where few clips are left to a
-GPU the link limits a step, and more GPUs want a larger batch or sharding within a node only. Decoding wants a few cores
-a GPU, or key frames closer together. One rank that writes the whole checkpoint will do, as training does not wait for
-it; what failures cost is the time between checkpoints and of starting again.
+What follows: the sharded state is small at either size, activations decide about memory. Where
+few clips are left to a GPU the link limits a step, and more GPUs want a larger batch or sharding
+within a node only. Decoding wants a few cores a GPU, or key frames closer together. One rank that
+writes the whole checkpoint will do, as training does not wait for it; what failures cost is the
+time between checkpoints and of starting again.
 
 ## Assumed
 
-Sharding is over all GPUs (`train.parallel.fsdp`), one block gathered ahead of the one that computes, communication
-hidden behind computing where it is the shorter; activations are counted with fused attention; failures are independent.
+Sharding is over all GPUs (`train.parallel.fsdp`), one block gathered ahead of the one that
+computes, communication hidden behind computing where it is the shorter; activations are counted
+with fused attention; failures are independent.
 
 | | |
 | --- | --- |

@@ -86,8 +86,12 @@ def main():
     solver = settings.make(ActionSpace(tuple(-box), tuple(box)), 1)
     plan = search(solver, cost, generator=[torch.Generator().manual_seed(0)])
     true = difference(poses[0], poses[1])
-    print("energy of doing nothing, of the way that was taken, of the way that was found:",
-          *(f"{float(cost(way.view(1, 1, 1, 7))):.4f}" for way in (0 * true, true, plan.actions[0, 0])))  # fmt: skip
+    moves = 0 * true, true, plan.actions[0, 0]
+    energies = [float(cost(move.view(1, 1, 1, 7))) for move in moves]
+    print(
+        "energy of doing nothing, of the move that was made, of the best found:",
+        *(f"{energy:.4f}" for energy in energies),
+    )
     print(
         "taken, m:",
         *(f"{x:.3f}" for x in true[:3]),

@@ -47,12 +47,12 @@ RETIRED = {  # in text: what is refused (a regular expression, case ignored) -> 
     # Keys of the config as they were.
     r"\b(observe|freeze)\.[a-z]\w+": "data, features",
     r"\bpredict\.(targets|path|contrast|episode|spread|masks|far|ema|width|depth)\b": "jepa",
-    r"\b(act|plan)\.(episodes|budget|radius|candidates|rounds|objective|compare|horizon)\b": "evaluation, planner",
-    r"\bjepa\.(path|contrast|episode|spread|far|apart|summary|targets)\b": "jepa, by its reference",
-    r"\bplanner\.(objective|candidates|rounds|elites|compare|propose|margin|doubt|draws|steps)\b": "planner.solver, cost, mpc",
-    r"\bplanner\.(horizon|hold|execute|reward|discount|limits|effort|smoothness)\b": "planner.solver, cost, mpc",
-    r"\bdynamics\.(bottleneck|metric|members|outcomes|window|heads)\b": "latent, distance, dynamics",
-    r"\blatent\.(moving|lasting|layout|path|straight)\b": "latent, by its reference",
+    r"\b(act|plan)\.(episodes|budget|radius|rounds|objective|compare|horizon)\b": "evaluation",
+    r"\bjepa\.(path|contrast|episode|spread|far|apart|summary|targets)\b": "see the reference",
+    r"\bplanner\.(objective|rounds|elites|propose|margin|draws|steps|horizon)\b": "planner.cost",
+    r"\bplanner\.(hold|execute|reward|discount|limits|effort|smoothness)\b": "planner.mpc",
+    r"\bdynamics\.(bottleneck|metric|members|outcomes|window|heads)\b": "latent, distance",
+    r"\blatent\.(moving|lasting|layout|path|straight)\b": "see the reference",
     r"\btrain\.(summary|metric)\.": "train.latent, train.distance",
     r"\bencoder\.(patch|heads)\b": "patch_size, num_heads",
 }

@@ -1,4 +1,4 @@
-"""A solver of your own: plans drawn evenly, then only near the best. `planner.solver.name=nearby`."""
+"""A solver of your own: plans ever nearer to the best. `planner.solver.name=nearby`."""
 
 from dataclasses import replace
 from typing import Literal
