@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.standardise import own_scale
+from jepa_wm.core.scaling import own_scale
 from jepa_wm.evals.evaluation import Evaluation, Rows, evaluation
 from jepa_wm.evals.representations import Features
 from jepa_wm.features.probes import (

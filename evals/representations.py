@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.standardise import centred_scale
+from jepa_wm.core.scaling import centred_scale
 from jepa_wm.data.images import to_input
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.video_clips import middle

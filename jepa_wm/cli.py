@@ -64,8 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         place = error.filename or folder
         return _say(
-            f"error: no space left on the disk of {place}. What was finished before is whole: free some space, "
-            f"or move {folder} to another disk and name it with --run, then run the same command again.",
+            f"error: no space left on the disk of {place}. What was finished before is whole: "
+            "free some space, "
+            f"or move {folder} to another disk and name it with --run, then run the same command "
+            "again.",
             EXIT_FAILED,
         )
     return 0
@@ -109,7 +111,7 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     from jepa_wm.config import load_config
     from jepa_wm.core.distributed import joined
     from jepa_wm.core.interrupt import catching_signals
-    from jepa_wm.core.launch_env import ranks
+    from jepa_wm.core.rendezvous import ranks
     from jepa_wm.core.run import Run, run_stage
     from jepa_wm.core.stage import STAGES
 
@@ -142,7 +144,8 @@ def _bench(arguments: argparse.Namespace) -> Any:
     usual = load_config(CONFIG, [f"train.threads={config.train.threads}"])
     if unread := [line.partition(":")[0] for line in config_diff(usual, config)]:
         raise UserError(
-            f"bench {arguments.name} measures cases of its own and reads train.threads alone; leave out "
+            f"bench {arguments.name} measures cases of its own and reads train.threads alone; "
+            "leave out "
             f"{', '.join(unread[:3])}{' and more' * (len(unread) > 3)}"
         )
     module = _module(BENCHES[arguments.name])

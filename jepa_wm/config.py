@@ -63,7 +63,8 @@ class Config(Section):
             )
         if self.dynamics.frameskip % self.features.stride:
             raise ValueError(
-                f"features.stride {self.features.stride} does not divide dynamics.frameskip {self.dynamics.frameskip}"
+                f"features.stride {self.features.stride} does not divide dynamics.frameskip "
+                f"{self.dynamics.frameskip}"
             )
         if self.data.num_frames % self.encoder.tubelet_size:
             raise ValueError(
@@ -78,19 +79,22 @@ class Config(Section):
         # What the data cannot show.
         if self.data.videos is not None and jepa.inverse_dynamics:
             raise ValueError(
-                f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads actions, and data.videos have "
+                f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads actions, and data.videos "
+                "have "
                 "none; set jepa.inverse_dynamics=0"
             )
         if any(part.single_images for part in self.data.sets) and jepa.temporal_contrast:
             raise ValueError(
-                f"jepa.temporal_contrast {jepa.temporal_contrast} tells a frame from its successor, "
+                f"jepa.temporal_contrast {jepa.temporal_contrast} tells a frame from its "
+                "successor, "
                 "and in a still image they are equal; set jepa.temporal_contrast=0, or leave out "
                 "the sets with single_images: true"
             )
         # What augmented views hide or betray.
         if augment is not None and augment.color_jitter and self.encoder.channels != 3:
             raise ValueError(
-                f"data.augment.color_jitter {augment.color_jitter} changes the light of frames of 3 "
+                f"data.augment.color_jitter {augment.color_jitter} changes the light of frames of "
+                "3 "
                 f"channels, and encoder.channels is {self.encoder.channels}; set "
                 "data.augment.color_jitter=0"
             )
@@ -103,11 +107,13 @@ class Config(Section):
         if augment is not None and jepa.inverse_dynamics:
             raise ValueError(
                 f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads displacements, which "
-                "data.augment rescales and mirrors; set jepa.inverse_dynamics=0 or data.augment=null"
+                "data.augment rescales and mirrors; set jepa.inverse_dynamics=0 or "
+                "data.augment=null"
             )
         if jepa.target_levels > self.encoder.depth:
             raise ValueError(
-                f"jepa.target_levels {jepa.target_levels} exceed encoder.depth {self.encoder.depth}"
+                f"jepa.target_levels {jepa.target_levels} exceed encoder.depth "
+                f"{self.encoder.depth}"
             )
         return self
 

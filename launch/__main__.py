@@ -1,4 +1,5 @@
-"""`python -m jepa_wm.launch COMMAND ...`: `jepa-wm launch COMMAND ...` without the installed script."""
+"""`python -m jepa_wm.launch COMMAND ...`: `jepa-wm launch COMMAND ...` where the script is not
+installed."""
 
 import runpy
 import sys

@@ -1,8 +1,9 @@
 """`jepa-wm launch`: a command as a job here, under torchrun or on SLURM; sweeps, work split over
 jobs, the whole pipeline.
 
-jepa-wm launch COMMAND [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G] [--config ...] [section.key=value]
-jepa-wm launch pipeline ...       collect, pretrain, encode, dynamics, heads if the plan asks, plan, report, in turn
+jepa-wm launch COMMAND [--cluster local|torchrun|slurm] [--nodes N] [--gpus-per-node G]
+                       [--config ...] [section.key=value]
+jepa-wm launch pipeline ...       every stage that the config needs, in turn
 jepa-wm launch status --run DIR   the jobs of a run folder
 """
 
@@ -134,8 +135,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stages(command: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
-    """What a run does one after the other: a command, or the pipeline, with heads only where its plan
-    asks for one."""
+    """What a run does one after the other: a command, or the stages that its config needs."""
     if command != ("pipeline",):
         return [command]
     return [(stage,) for stage in pipeline(config)]
@@ -311,7 +311,8 @@ def _refuse_other_commands(command: tuple[str, ...], arguments: argparse.Namespa
         )
     if len(command) != (2 if command[0] == "eval" else 1):
         raise UserError(
-            f"launch {' '.join(command)}: eval takes one name, other jobs none; settings have the form a.b=c"
+            f"launch {' '.join(command)}: eval takes one name, other jobs none; settings have the "
+            "form a.b=c"
         )
     if arguments.split > 1 and command[0] != "pipeline" and not _in_shards(command[0]):
         sharded = " and ".join(name for name in stages() if _in_shards(name))

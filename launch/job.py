@@ -2,7 +2,7 @@
 torchrun or on SLURM.
 
 <run>/launch/<when>_<command>/job.json      what is run
-<run>/launch/<when>_<command>/config.yaml   the resolved config it runs with, whatever becomes of the file it came from
+<run>/launch/<when>_<command>/config.yaml   the resolved config, whatever becomes of its file
 <run>/launch/<when>_<command>/code/         the code it runs
 <run>/launch/<when>_<command>/log/          what it said, a file a rank
 <run>/launch/<when>_<command>/ended_<job>   how it ended
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jepa_wm.config import load_config
-from jepa_wm.core import launch_env
+from jepa_wm.core import rendezvous
 from jepa_wm.core.config import config_diff
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
@@ -47,15 +47,16 @@ class Job:
     source: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Run as one rank, placed by the environment; exits with the command's code if that is not 0.
+        """Run as one rank, placed by the environment; exits with the command's code
+        if that is not 0.
 
         On SLURM a stopped job goes back into the queue, where it goes on from its checkpoint.
         """
-        on_slurm = launch_env.variable("SUBMITIT_EXECUTOR") is not None
+        on_slurm = rendezvous.variable("SUBMITIT_EXECUTOR") is not None
         try:
             if on_slurm:
                 _take_place(Path(self.record))
-            first = launch_env.rank() == 0
+            first = rendezvous.rank() == 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
@@ -117,22 +118,22 @@ def _take_place(record: Path) -> None:
     """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start
     of the job."""
     os.environ |= {
-        "RANK": str(launch_env.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(launch_env.number("SLURM_LOCALID", 0)),
-        "WORLD_SIZE": str(launch_env.number("SLURM_NTASKS", 1, least=1)),
+        "RANK": str(rendezvous.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(rendezvous.number("SLURM_LOCALID", 0)),
+        "WORLD_SIZE": str(rendezvous.number("SLURM_NTASKS", 1, least=1)),
     }  # fmt: skip
-    start = launch_env.number("SLURM_RESTART_COUNT", 0)
+    start = rendezvous.number("SLURM_RESTART_COUNT", 0)
     os.environ[STORE] = str(record / "meet" / f"{_job_id()}_{start}")
 
 
 def _job_id() -> str:
     """SLURM's name of this job, "array_task" in an array; "local" elsewhere."""
     array, task = (
-        launch_env.variable("SLURM_ARRAY_JOB_ID"),
-        launch_env.variable("SLURM_ARRAY_TASK_ID"),
+        rendezvous.variable("SLURM_ARRAY_JOB_ID"),
+        rendezvous.variable("SLURM_ARRAY_TASK_ID"),
     )
     if array is not None and task is not None:
         return f"{array}_{task}"
-    return launch_env.variable("SLURM_JOB_ID") or "local"
+    return rendezvous.variable("SLURM_JOB_ID") or "local"
 
 
 def _cancelled() -> bool:
@@ -146,7 +147,7 @@ def _cancelled() -> bool:
 def _requeue() -> None:
     """Put the job back into the queue and wait for SLURM to end this start of it; one that ends by
     itself before would count as done."""
-    if launch_env.rank() == 0:
+    if rendezvous.rank() == 0:
         print(
             f"job {_job_id()} has saved and goes back into the queue", file=sys.stderr, flush=True
         )

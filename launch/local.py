@@ -42,8 +42,10 @@ def run(job: Job, settings: LaunchSettings, ranks: int) -> None:
     process to stop."""
     if settings.nodes > 1:
         raise UserError(
-            f"cluster {settings.cluster} is this machine, launch.nodes is {settings.nodes}: set launch.cluster=slurm, "
-            f"or start `torchrun --nnodes {settings.nodes} ... -m jepa_wm {' '.join(job.argv)}` on each node"
+            f"cluster {settings.cluster} is this machine, launch.nodes is {settings.nodes}: set "
+            "launch.cluster=slurm, "
+            f"or start `torchrun --nnodes {settings.nodes} ... -m jepa_wm {' '.join(job.argv)}` "
+            "on each node"
         )
     _refuse_missing_gpus(settings, ranks)
     commands = _commands(job.save(), settings, ranks)
@@ -219,7 +221,8 @@ def _refuse_missing_gpus(settings: LaunchSettings, ranks: int) -> None:
     needed = max(settings.gpus_per_node, ranks if there else 0)
     if needed > there:
         raise UserError(
-            f"{needed} GPUs are asked for and this machine has {there}: lower launch.gpus_per_node and "
+            f"{needed} GPUs are asked for and this machine has {there}: lower "
+            "launch.gpus_per_node and "
             "launch.tasks_per_node"
         )
 

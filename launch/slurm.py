@@ -43,7 +43,8 @@ def submit(
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
         raise UserError(
-            f"this machine has no {', '.join(missing)}: submit where SLURM is installed, or cluster=local"
+            f"this machine has no {', '.join(missing)}: submit where SLURM is installed, or "
+            "cluster=local"
         )
     executor = _executor(settings, record, name, after, every)
     try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from jepa_wm.core.config import save_config
 from jepa_wm.core.files import write_atomic
-from jepa_wm.core.git import git
+from jepa_wm.core.provenance import git
 
 PACKAGE = "jepa_wm"
 AT_THE_TOP = ("evals", "launch", "configs")  # rooms that lie beside the package in a checkout

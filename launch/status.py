@@ -73,7 +73,8 @@ def refuse_live(run: Path) -> None:
     for row in _noted(run):
         if is_live(row):
             raise UserError(
-                f"{run}: job {row['job']} ({row['command']}) is not done with this run folder; wait for it, cancel it "
+                f"{run}: job {row['job']} ({row['command']}) is not done with this run folder; "
+                "wait for it, cancel it "
                 f"with `scancel {row['job']}`, or choose another --run"
             )
 

@@ -10,8 +10,8 @@ from planners import planner
 from test_act import SKIP, frames, world_model
 
 from jepa_wm.config import load_config
-from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.scaling import ActionStatistics
 from jepa_wm.data.clips import Displacement
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.models.latent_model import LatentModel

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from jepa_wm.core import clock as clock_room
-from jepa_wm.core.clock import clock
+from jepa_wm.core import provenance as clock_room
+from jepa_wm.core.provenance import clock
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.text import decoded
+from jepa_wm.core.files import decoded
 from jepa_wm.data.videos import find
 
 NAMES = ("v/0.mp4", "v/ein Film.mp4", "v/Käse, alt.mp4", "v/a;b.mp4")

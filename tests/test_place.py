@@ -13,8 +13,8 @@ import pytest
 
 from jepa_wm import cli
 from jepa_wm.core import distributed as world
-from jepa_wm.core import launch_env as place
 from jepa_wm.core import rendezvous
+from jepa_wm.core import rendezvous as place
 from jepa_wm.core.errors import UserError
 from jepa_wm.launch import job, local
 

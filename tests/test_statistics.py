@@ -9,7 +9,7 @@ from rooms import rooms_task
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.git import code_commit, git
+from jepa_wm.core.provenance import code_commit, git
 from jepa_wm.core.yaml_source import write_yaml
 from jepa_wm.evals import intervals
 from jepa_wm.evals.intervals import (

@@ -2,7 +2,7 @@
 JSON, no pickle.
 
 step_00001234/weights.safetensors   the model, for others to load
-step_00001234/state.safetensors     tensors of the training state (optimiser moments, generator states)
+step_00001234/state.safetensors     tensors of the training state (moments, generator states)
 step_00001234/state.json            the rest of it: counters, schedules, the data position
 step_00001234/manifest.json         size and sha256 of the three, written last
 """
@@ -88,7 +88,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     fault = _fault(path)
     if fault is not None:
         raise UserError(
-            f"checkpoint {path} cannot be loaded: {fault}; delete it to continue from an earlier one"
+            f"checkpoint {path} cannot be loaded: {fault}; delete it to continue from an earlier "
+            "one"
         )
     tensors = load_file(path / "state.safetensors")
     data = json.loads((path / "state.json").read_text(encoding="utf-8"))

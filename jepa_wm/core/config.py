@@ -60,7 +60,8 @@ def find_config(name_or_path: str | Path, *, beside: Path | None = None) -> Path
         path = beside.parent / named if beside else named
         if not path.is_file():
             raise UserError(
-                f"config {str(name_or_path)!r}: there is no file {path}; {_shipped_ones(named.stem)}"
+                f"config {str(name_or_path)!r}: there is no file {path}; "
+                f"{_shipped_ones(named.stem)}"
             )
         return path
     if beside and beside.stem != named.name and (beside.parent / f"{named}.yaml").is_file():
@@ -134,7 +135,8 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> Source:
     circle."""
     if path.resolve() in above:
         raise UserError(
-            f"{path}: 'base' runs in a circle: {' -> '.join(str(p) for p in (*above, path.resolve()))}"
+            f"{path}: 'base' runs in a circle: "
+            f"{' -> '.join(str(p) for p in (*above, path.resolve()))}"
         )
     source = read_yaml(path)
     base = source.data.pop("base", None)

@@ -36,7 +36,8 @@ def explain(
             wish = item["msg"].removeprefix("Input should be ")
             expected.setdefault(path, []).append(wish)
             lines[path] = (
-                f"{place}: '{key}' must be {' or '.join(dict.fromkeys(expected[path]))}, got {value!r}"
+                f"{place}: '{key}' must be {' or '.join(dict.fromkeys(expected[path]))}, got "
+                f"{value!r}"
             )
     return list(lines.values())
 

@@ -22,16 +22,19 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.core.launch_env import START, number, ranks, variable
 from jepa_wm.core.rendezvous import (
     INTERFACE,
+    START,
     STORE,
     gather,
     loopback_interface,
     meet,
+    number,
+    ranks,
     reachable,
     resolve,
     said_if_long,
+    variable,
 )
 
 Value = TypeVar("Value")
@@ -67,7 +70,8 @@ class DistContext:
         share, rest = divmod(batch, self.size * parts)
         if rest:
             raise UserError(
-                f"a batch of {batch} does not divide over {self.size} ranks with train.parallel.accumulate {parts}; "
+                f"a batch of {batch} does not divide over {self.size} ranks with "
+                f"train.parallel.accumulate {parts}; "
                 f"choose a batch that is a multiple of {self.size * parts}, or other numbers"
             )
         start = part * (batch // parts) + self.rank * share
@@ -136,7 +140,9 @@ def joined() -> Iterator[DistContext]:
     except Interrupted:  # all leave together
         torch_dist.destroy_process_group()
         raise
-    else:  # after any other exception the others lose this process when it ends: once it has said what went wrong
+    # After any other exception the others lose this process only when it ends, once it has
+    # said what went wrong.
+    else:
         torch_dist.destroy_process_group()
     finally:
         _dist = alone
@@ -195,7 +201,8 @@ def _join(kind: str) -> DistContext:
     if kind == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"rank {rank} would be process {local} of its node, which has {torch.cuda.device_count()} GPUs: "
+                f"rank {rank} would be process {local} of its node, which has "
+                f"{torch.cuda.device_count()} GPUs: "
                 "lower launch.tasks_per_node"
             )
         device = torch.device("cuda", local)
@@ -206,7 +213,8 @@ def _join(kind: str) -> DistContext:
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         by = variable(INTERFACE) or f"the network of its host name {socket.gethostname()}"
         with said_if_long(
-            f"rank {rank} of {size} is connecting to the others by {by}; if that does not end, set {INTERFACE} to the "
+            f"rank {rank} of {size} is connecting to the others by {by}; if that does not end, "
+            f"set {INTERFACE} to the "
             "network interface by which they see each other"
         ):
             torch_dist.init_process_group(

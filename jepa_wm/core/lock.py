@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.launch_env import variable
+from jepa_wm.core.rendezvous import variable
 
 # What a lock fails with on a network disk that is mounted without them (Lustre, some NFS, many
 # FUSE disks).
@@ -39,7 +39,8 @@ def locked(folder: Path, *, shared: bool) -> int:
         holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "unknown"
         os.close(handle)
         raise UserError(
-            f"{folder}: {holder} is working in this run folder; wait for it, or choose another --run"
+            f"{folder}: {holder} is working in this run folder; wait for it, or choose another "
+            "--run"
         ) from None
     os.ftruncate(handle, 0)
     os.pwrite(handle, _self().encode(), 0)
@@ -63,7 +64,8 @@ def tell_of_no_locks(place: Path) -> None:
     if not _told:
         _told = True
         warnings.warn(
-            f"{place}: this disk has no file locks, so two jobs in one folder cannot be kept apart here; "
+            f"{place}: this disk has no file locks, so two jobs in one folder cannot be kept "
+            "apart here; "
             "see to it that only one works there at a time",
             stacklevel=2,
         )

@@ -14,7 +14,8 @@ from jepa_wm.core.distributed import dist
 from jepa_wm.core.files import write_atomic
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MEASURED = 0.3  # seconds that measuring a rate takes; a machine slow in bf16 would else wait ten for its answer
+# seconds that measuring a rate takes; a machine slow in bf16 would else wait ten for its answer
+MEASURED = 0.3
 GAIN = 1.3  # bf16 rounds more: it has to be faster than fp32 by this factor to be taken
 
 

@@ -1,8 +1,8 @@
-"""How ranks find each other without a port agreed beforehand: rank 0 takes a free one and writes
-it into a file.
+"""What a launcher tells a process of its place, and how ranks find each other without a port
+agreed beforehand: rank 0 takes a free one and writes it into a file.
 
-Ranks of one machine meet at its loopback address, whatever its host name; others need one that
-resolves."""
+An empty environment variable counts as not set. Ranks of one machine meet at its loopback
+address, whatever its host name; others need one that resolves."""
 
 from __future__ import annotations
 
@@ -23,10 +23,48 @@ from typing import TYPE_CHECKING
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 
+START = "start with `jepa-wm launch` or torchrun"
+
+
+def variable(name: str) -> str | None:
+    """An environment variable, None where it is not set, empty or blank."""
+    return os.environ.get(name, "").strip() or None
+
+
+def number(name: str, default: int | None = None, *, least: int = 0) -> int:
+    """A whole number of at least `least` from the environment.
+
+    Raises UserError naming the variable where it holds something else, or nothing and there is no
+    default."""
+    text = variable(name)
+    if text is None:
+        if default is None:
+            raise UserError(f"WORLD_SIZE is set but {name!r} is not: {START}")
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise UserError(f"{name}={text}: is no whole number; unset it, or {START}") from None
+    if value < least:
+        raise UserError(f"{name}={value}: must be at least {least}; unset it, or {START}")
+    return value
+
+
+def rank() -> int:
+    """This process's rank, 0 where no launcher told one."""
+    return number("RANK", 0)
+
+
+def ranks() -> int:
+    """How many processes work on the job, 1 where no launcher told of others."""
+    return number("WORLD_SIZE", 1, least=1)
+
+
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-STORE = "JEPA_WM_RENDEZVOUS"  # a file on a disk that all ranks see, where rank 0 says how it is reached
+# a file on a disk that all ranks see, where rank 0 says how it is reached
+STORE = "JEPA_WM_RENDEZVOUS"
 LOOPBACK, INTERFACE = (
     "127.0.0.1",
     "GLOO_SOCKET_IFNAME",
@@ -120,8 +158,10 @@ def reachable(host: str, what: str) -> str:
     address = resolve(host, what)
     if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         raise UserError(
-            f"{what}, {host}, resolves to {address} on {socket.gethostname()}, which other machines cannot reach: give "
-            f"it its network address in /etc/hosts there, or set {INTERFACE} to the network interface"
+            f"{what}, {host}, resolves to {address} on {socket.gethostname()}, which other "
+            "machines cannot reach: give "
+            f"it its network address in /etc/hosts there, or set {INTERFACE} to the network "
+            "interface"
         )
     return host
 
@@ -136,7 +176,8 @@ def resolve(host: str, what: str) -> str:
             again = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
             if not again or time.monotonic() > until:
                 raise UserError(
-                    f"{what}, {host}, does not resolve on {socket.gethostname()} ({error}): give it an address in "
+                    f"{what}, {host}, does not resolve on {socket.gethostname()} ({error}): give "
+                    "it an address in "
                     "/etc/hosts there, or in the name server"
                 ) from None
             time.sleep(0.5)

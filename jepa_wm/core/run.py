@@ -2,7 +2,7 @@
 another config's.
 
 runs/two_rooms/config.yaml            the resolved config of the last command
-runs/two_rooms/<stage>/config.yaml    the settings this stage was begun with, its upstream stages' included
+runs/two_rooms/<stage>/config.yaml    the settings it was begun with, and those of stages before it
 runs/two_rooms/<stage>/result.json    written when the stage is finished
 runs/two_rooms/<stage>/seconds.json   what an unfinished stage has taken so far
 
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from jepa_wm.core.clock import clock
 from jepa_wm.core.config import (
     as_plain,
     config_diff,
@@ -34,11 +33,10 @@ from jepa_wm.core.config import (
 )
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.external_files import note_files, refuse_other_files
 from jepa_wm.core.files import finite, write_atomic
-from jepa_wm.core.git import code_commit
 from jepa_wm.core.lock import FORBIDDEN, locked
 from jepa_wm.core.precision import resolve_precision, set_threads
+from jepa_wm.core.provenance import clock, code_commit, note_files, refuse_other_files
 from jepa_wm.core.stage import ALSO, EVAL, SHARD, STAGES, Result, Stage, recorded_keys
 from jepa_wm.core.yaml_source import read_yaml, write_yaml
 
@@ -124,7 +122,8 @@ class Run:
         self._refuse_other_config(stage)
         if not isinstance(result, dict) or result.pop(DIGEST_KEY, None) != self.digest(stage):
             raise UserError(
-                f"{file}: does not belong to {file.parent / 'config.yaml'}; {self._remedy([stage])}"
+                f"{file}: does not belong to {file.parent / 'config.yaml'}; "
+                f"{self._remedy([stage])}"
             )
         return result
 
@@ -220,7 +219,10 @@ class Run:
 
     def _remedy(self, stages: list[str]) -> str:
         folders = " ".join(str(self.path / stage) for stage in stages)
-        return f"Choose another --run, keep the old settings, or delete what was made with them: {folders}"
+        return (
+            "Choose another --run, keep the old settings, or delete what was made with them: "
+            f"{folders}"
+        )
 
 
 def run_stage(

@@ -73,7 +73,8 @@ class Saver:
         newest = newest_checkpoint(self.folder)
         kept = f"the newest whole one is {newest}" if newest else "there is none yet"
         warnings.warn(
-            f"the checkpoint of step {self._step} could not be written to {self.folder} ({error}); training goes on, "
+            f"the checkpoint of step {self._step} could not be written to {self.folder} "
+            f"({error}); training goes on, "
             f"{kept}",
             stacklevel=3,
         )

@@ -75,5 +75,6 @@ def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
-        f"{name}: {type(value).__name__} cannot be kept in a checkpoint; make it a tensor or plain data"
+        f"{name}: {type(value).__name__} cannot be kept in a checkpoint; make it a tensor or "
+        "plain data"
     )

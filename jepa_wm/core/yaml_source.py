@@ -15,8 +15,7 @@ from typing import Any
 import yaml
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import write_atomic
-from jepa_wm.core.text import read_text
+from jepa_wm.core.files import read_text, write_atomic
 
 KeyPath = tuple[str, ...]  # ("encoder", "width")
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepa_wm.core.action_units import ActionStatistics
+from jepa_wm.core.scaling import ActionStatistics
 from jepa_wm.data.sampling import EvenDraw, leave_out_short
 from jepa_wm.data.trajectories import Trajectories
 

@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.text import read_text
+from jepa_wm.core.files import read_text
 from jepa_wm.data.readers.source import needs, reading
 
 SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".parquet"))

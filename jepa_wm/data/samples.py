@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.text import decoded
+from jepa_wm.core.files import decoded
 
 VIDEOS = frozenset(
     (

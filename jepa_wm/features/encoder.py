@@ -20,7 +20,7 @@ from jepa_wm.core.checkpoint import load_strict, save_weights
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.standardise import centred_scale
+from jepa_wm.core.scaling import centred_scale
 from jepa_wm.data.images import to_input
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.models.settings import EncoderSettings

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jepa_wm.core.standardise import shared_scale
+from jepa_wm.core.scaling import shared_scale
 
 BLOCK = 2**23  # numbers that are held as float64 in one go, beside the products
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather, all_mean
-from jepa_wm.core.standardise import shared_scale
+from jepa_wm.core.scaling import shared_scale
 from jepa_wm.models.latent import Components, Latent, LatentBatch, LatentTraining
 from jepa_wm.models.losses import LinearInverseDynamics
 from jepa_wm.models.world_model_settings import FactoredLatentSettings

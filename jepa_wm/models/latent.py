@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.standardise import ROUNDING
+from jepa_wm.core.scaling import ROUNDING
 
 
 class Belief(NamedTuple):

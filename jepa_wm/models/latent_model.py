@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.action_units import ActionStatistics
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.scaling import ActionStatistics
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.latent import Components
 from jepa_wm.models.temporal_distance import TemporalDistance

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.standardise import shared_scale
+from jepa_wm.core.scaling import shared_scale
 from jepa_wm.models.world_model_settings import DistanceSettings
 
 

@@ -17,8 +17,8 @@ from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
+from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
-from jepa_wm.core.standardise import own_scale
 from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.models.heads import Heads, Present

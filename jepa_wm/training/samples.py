@@ -193,8 +193,7 @@ def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
             )
         if name != "state" and values.shape[1] != 1:
             raise UserError(
-                f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row; give "
-                "one"
+                f"{data.path}: column '{name}' holds {values.shape[1]} numbers a row; give one"
             )
         columns[name] = values if name == "state" else values[:, 0]
     return columns

@@ -20,8 +20,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import write_atomic
-from jepa_wm.core.text import read_text
+from jepa_wm.core.files import read_text, write_atomic
 from jepa_wm.worlds.protocol import Split, World
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.text import read_text
+from jepa_wm.core.files import read_text
 from jepa_wm.data.readers.source import Column, reading
 from jepa_wm.data.samples import visible
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.text import read_text
+from jepa_wm.core.files import read_text
 from jepa_wm.data.hdf5 import open_h5
 from jepa_wm.data.readers.hdf5 import with_pictures
 from jepa_wm.data.readers.registry import READERS

@@ -1,7 +1,7 @@
-"""What a data set's actions are like: the units in which the dynamics take them, and how far the
-data reach.
+"""Units in which networks take numbers: mean 0 and spread 1 where there is a spread, and for the
+actions of a data set how far the data reach as well.
 
-N actions of a numbers each.
+n samples of numbers F; N actions of a numbers each.
 """
 
 from __future__ import annotations
@@ -9,12 +9,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from jepa_wm.core.standardise import ROUNDING
+# of its own size, what a number that never varied may vary by in fp32
+ROUNDING = 4 * torch.finfo(torch.float32).eps
+FAINT = 1e-3  # of the numbers' overall spread: less is what half precision makes up
+
+
+def own_scale(values: Tensor) -> Tensor:
+    """[F] the spread of numbers [n, F], each in a unit of its own, such as a state's; 1 for one
+    that does not vary."""
+    exact = values.double()
+    spread = (exact - exact.mean(0)).square().mean(0).sqrt()
+    return torch.where(spread > ROUNDING * exact.abs().amax(0), spread, 1.0).to(values.dtype)
+
+
+def centred_scale(values: Tensor, mean: Tensor) -> Tensor:
+    """[F] the shared scale of numbers [..., F] around their mean, which broadcasts to them."""
+    axes = tuple(range(values.dim() - 1))
+    return shared_scale((values - mean).square().mean(axes).sqrt())
+
+
+def shared_scale(spread: Tensor) -> Tensor:
+    """The scale of numbers that share a unit, such as a latent's, from the spread of each: never
+    less than a share FAINT of their overall one; 1 where none varies."""
+    least = FAINT * spread.double().square().mean().sqrt().to(spread)
+    return spread.clamp_min(least) if bool(least > 0) else torch.ones_like(spread)
+
 
 RARE = 1e-3  # share of the actions at either end that may be a sensor's glitches
-FLOOR = 0.05  # least scale, as a share of the range: small jitter beside seldom jumps is not made large
-STEADY = 0.01  # least scale, as a share of the values' size: nor is jitter on a number that is kept where it is
+# least scale, as a share of the range: small jitter beside seldom jumps is not made large
+FLOOR = 0.05
+# least scale, as a share of the values' size: nor is jitter on a number that is kept where it is
+STEADY = 0.01
 TINY = (
     float(np.finfo(np.float32).tiny) / FLOOR
 )  # a narrower range has a scale that fp32 cannot divide by
