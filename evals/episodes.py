@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from jepa_wm.core.errors import StopFlag, catching_signals
 from jepa_wm.core.files import written_whole
-from jepa_wm.core.interrupt import StopFlag, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.evals.intervals import wilson
 from jepa_wm.planning.agent import Agent

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torchvision
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.files import PIECE, digest_of, fingerprint
-from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.datasets import quantities
 from jepa_wm.data.images import rgb

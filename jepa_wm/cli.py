@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from jepa_wm.core.commands import BENCHES, CONFIG, TOOLS, parse, stages
-from jepa_wm.core.errors import Interrupted, JobFailed, UserError
+from jepa_wm.core.errors import Interrupted, JobFailed, UserError, catching_signals
 
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -110,7 +110,6 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     """Check the config, open the run folder, do the command there."""
     from jepa_wm.config import load_config
     from jepa_wm.core.distributed import joined
-    from jepa_wm.core.interrupt import catching_signals
     from jepa_wm.core.rendezvous import ranks
     from jepa_wm.core.run import Run, run_stage
     from jepa_wm.core.stage import STAGES

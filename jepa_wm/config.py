@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from jepa_wm.core.config import load_yaml_config
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.evals.settings import EvaluationSettings, ProbeSettings
 from jepa_wm.features.settings import FeatureSettings

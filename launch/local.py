@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from jepa_wm.core.errors import Interrupted, JobFailed, UserError
-from jepa_wm.core.interrupt import STOPPING
+from jepa_wm.core.errors import STOPPING, Interrupted, JobFailed, UserError
 from jepa_wm.core.rendezvous import LOOPBACK, STORE
 from jepa_wm.launch.job import STOPPED, Job, die_with_parent
 from jepa_wm.launch.settings import LaunchSettings

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 
 
 class LaunchSettings(Section):

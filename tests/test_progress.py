@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from jepa_wm.core import progress
-from jepa_wm.core.errors import Interrupted
-from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.errors import Interrupted, catching_signals
 from jepa_wm.core.progress import Metrics, Progress, read_metrics
 
 

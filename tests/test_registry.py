@@ -11,7 +11,7 @@ from pydantic import Field
 from jepa_wm.core.config import load_yaml_config, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.registry import Registry, chosen
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 
 GROUP = ".".join(("jepa_wm", "test_solvers"))  # of entry points, no module
 

@@ -10,7 +10,7 @@ import torch
 
 from jepa_wm.core import saver
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
-from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.errors import catching_signals
 from jepa_wm.core.saver import Saver
 
 

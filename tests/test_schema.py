@@ -12,8 +12,7 @@ from pydantic import BaseModel, ValidationError
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.registry import Choice
-from jepa_wm.core.schedule import OptimiserSettings, learning_rate
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import OptimiserSettings, Section, learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_REGULARISER = ["jepa.temporal_contrast=0", "jepa.episode_contrast=0", "jepa.inverse_dynamics=0"]

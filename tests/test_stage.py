@@ -9,7 +9,7 @@ from jepa_wm import cli
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, evaluate, run_stage
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.core.stage import STAGES, dotted_key, pipeline, settings_of, stage, value_at
 
 

@@ -17,7 +17,7 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
-from jepa_wm.core.schedule import OptimiserSettings
+from jepa_wm.core.settings import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.models.latent_model import LatentModel

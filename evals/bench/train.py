@@ -23,7 +23,7 @@ from jepa_wm.core.distributed import dist, joined
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.saver import Saver
-from jepa_wm.core.schedule import OptimiserSettings
+from jepa_wm.core.settings import OptimiserSettings
 from jepa_wm.evals.bench.train_case import LARGE, QUICK, Case, Pixels, flops, fresh, peer_losses
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.training import loop

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, a_few
 from jepa_wm.core.files import sync_folder, written_whole
-from jepa_wm.core.training_state import join, split
 
+_MARKS = ("$tensor", "$tuple", "$dict", "$float")  # what stands for other than plain JSON
 _NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
 _PARTIAL = ".partial-"
 _FILES = ("weights.safetensors", "state.safetensors", "state.json")
@@ -142,6 +143,34 @@ def check_fit(
         raise UserError(f"{source} do not fit {model}:\n" + "\n".join(faults))
 
 
+def split(state: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+    """(JSON data, {flattened name: tensor}) of a nested training state, exactly: dicts with int or
+    text keys, lists, tuples, ints, floats, bools, text, None and tensors.
+
+    Raises TypeError naming the place of what is none of these."""
+    tensors: dict[str, torch.Tensor] = {}
+    return _split(state, "state", tensors), tensors
+
+
+def join(data: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The mirror image of `split`; raises KeyError for a tensor that is not there."""
+    if isinstance(data, list):
+        return [join(item, tensors) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if len(data) == 1:
+        ((mark, inside),) = data.items()
+        if mark == "$tensor":
+            return tensors[inside]
+        if mark == "$tuple":
+            return tuple(join(item, tensors) for item in inside)
+        if mark == "$dict":
+            return {key: join(item, tensors) for key, item in inside}
+        if mark == "$float":
+            return float(inside)
+    return {key: join(item, tensors) for key, item in data.items()}
+
+
 def _candidates(folder: Path) -> list[Path]:
     """Everything named like a checkpoint, newest first, one that was being replaced after its
     successor."""
@@ -215,6 +244,33 @@ def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return apart
 
 
+def _split(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        unique = name
+        while unique in tensors:  # {"a.b": x, "a": {"b": y}} flatten to the same name
+            unique += "'"
+        tensors[unique] = value
+        return {"$tensor": unique}
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) not in (int, str):
+                raise TypeError(f"{name}: keys must be int or text, not {key!r}")
+        inside = [(key, _split(item, f"{name}.{key}", tensors)) for key, item in value.items()]
+        plain = all(isinstance(key, str) and key not in _MARKS for key, _ in inside)
+        return dict(inside) if plain else {"$dict": [[key, item] for key, item in inside]}
+    if isinstance(value, (list, tuple)):
+        items = [_split(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"$tuple": items}
+    if type(value) is float and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(
+        f"{name}: {type(value).__name__} cannot be kept in a checkpoint; make it a tensor or "
+        "plain data"
+    )
+
+
 def _write_json(file: Path, data: Any) -> None:
     with open(file, "w", encoding="utf-8") as out:
         json.dump(data, out, allow_nan=False)
@@ -228,10 +284,3 @@ def _sha256(file: Path) -> str:
         while block := source.read(1 << 20):
             checksum.update(block)
     return checksum.hexdigest()
-
-
-def a_few(names: Iterable[str], most: int = 8) -> str:
-    """The first of some names, and how many more there are."""
-    listed = list(names)
-    rest = len(listed) - most
-    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -19,7 +19,7 @@ from pydantic import SerializeAsAny, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 
 Entry = TypeVar("Entry")
 

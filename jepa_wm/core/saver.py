@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from jepa_wm.core.checkpoint import newest_checkpoint, save_checkpoint
-from jepa_wm.core.training_state import on_host
 
 
 class Saver:
@@ -35,7 +34,7 @@ class Saver:
         if self._error is not None:
             self._warn(self._error)
         self._error, self._step = None, step
-        copies = on_host(weights), on_host(state)
+        copies = _on_host(weights), _on_host(state)
         # Not a daemon: an interpreter that ends waits for what it has begun to write.
         self._thread = threading.Thread(
             target=self._write, args=(step, *copies), name=f"checkpoint of step {step}"
@@ -78,3 +77,15 @@ class Saver:
             f"{kept}",
             stacklevel=3,
         )
+
+
+def _on_host(state: Any) -> Any:
+    """The same nested state with every tensor copied to the CPU, so that training may go on
+    changing its own."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: _on_host(item) for key, item in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(_on_host(item) for item in state)
+    return state

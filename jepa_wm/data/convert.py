@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jepa_wm.core.errors import UserError
-from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.duplicates import refuse_parted
 from jepa_wm.data.images import resized

@@ -12,9 +12,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.files import written_whole
-from jepa_wm.core.interrupt import catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find

@@ -12,8 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jepa_wm.core.errors import UserError
-from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.images import ImageSequence
 from jepa_wm.data.manifest import SUFFIXES as MANIFESTS

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.scaling import own_scale
-from jepa_wm.core.schedule import warmup_cosine
+from jepa_wm.core.settings import warmup_cosine
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.blocks import Block, init_transformer

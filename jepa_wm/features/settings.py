@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 
 
 class FeatureSettings(Section):

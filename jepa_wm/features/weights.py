@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.checkpoint import a_few, check_fit
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.checkpoint import check_fit
+from jepa_wm.core.errors import UserError, a_few
 from jepa_wm.features.foreign_file import read_parts
 from jepa_wm.features.vjepa2 import (
     config_beside,

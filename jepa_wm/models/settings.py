@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jepa_wm.core.section import Section, check_heads
+from jepa_wm.core.settings import Section, check_heads
 
 
 class EncoderSettings(Section):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.registry import Registry, chosen
-from jepa_wm.core.section import Section, check_heads
+from jepa_wm.core.settings import Section, check_heads
 
 if TYPE_CHECKING:
     from jepa_wm.models.dynamics import Dynamics

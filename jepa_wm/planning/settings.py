@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.registry import Registry, chosen
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 
 if TYPE_CHECKING:
     from jepa_wm.planning.action_space import Space

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.errors import Interrupted, TrainingDiverged
-from jepa_wm.core.interrupt import catching_signals
+from jepa_wm.core.errors import Interrupted, TrainingDiverged, catching_signals
 from jepa_wm.core.progress import Metrics, Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.saver import Saver
-from jepa_wm.core.schedule import OptimiserSettings, learning_rate
+from jepa_wm.core.settings import OptimiserSettings, learning_rate
 from jepa_wm.training.parallel import applied, full_state_dict, full_weights, load_moments
 from jepa_wm.training.settings import ParallelSettings
 

@@ -16,7 +16,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
-from jepa_wm.core.schedule import linear
+from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
 from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jepa_wm.core.schedule import OptimiserSettings
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import OptimiserSettings, Section
 from jepa_wm.models.world_model_settings import HeadSettings
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa_wm.core.errors import UserError
-from jepa_wm.core.interrupt import StopFlag, catching_signals
+from jepa_wm.core.errors import StopFlag, UserError, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.registry import Registry, chosen
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.worlds.protocol import NewPolicy, World
 from jepa_wm.worlds.tasks import Task
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.worlds.protocol import Split
 
 BLOCK = 5  # px, side of a block; an axis that is too short for enough of them gets smaller ones

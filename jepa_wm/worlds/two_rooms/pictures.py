@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
 
 WAVES = 6  # plane waves summed into one blotch pattern

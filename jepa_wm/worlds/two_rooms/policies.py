@@ -11,7 +11,7 @@ import math
 import numpy as np
 from pydantic import Field
 
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.worlds.protocol import World
 from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
 

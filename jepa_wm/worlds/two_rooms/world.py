@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from jepa_wm.core.section import Section
+from jepa_wm.core.settings import Section
 from jepa_wm.worlds.protocol import NewPolicy, Split
 from jepa_wm.worlds.registry import WORLDS, WorldSettings
 from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry, check_split, in_split

@@ -1,13 +1,25 @@
-"""Schedules as pure functions of the step: nothing to save, nothing to replay."""
+"""What every section of the config is, and the section of an optimiser with its schedules: pure
+functions of the step, nothing to save, nothing to replay."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from jepa_wm.core.section import Section
+
+class Section(BaseModel):
+    """Unknown keys are refused; a section never changes once it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raises ValueError unless every head gets an equal and even number of channels, which RoPE
+    turns in pairs."""
+    if width < 1 or width % (2 * num_heads):
+        raise ValueError(f"width {width} must be an even multiple of num_heads {num_heads}")
 
 
 class OptimiserSettings(Section):
