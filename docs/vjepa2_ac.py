@@ -14,14 +14,8 @@ from matplotlib import pyplot
 from jepa_wm.data.images import resized, to_input
 from jepa_wm.features.vjepa2 import take_plain_frames
 from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, named_size
-from jepa_wm.models.vjepa2_ac import (
-    VJEPA2AC,
-    ActionPredictor,
-    difference,
-    normalised,
-    parted,
-    with_pose,
-)
+from jepa_wm.models.poses import difference
+from jepa_wm.models.vjepa2_ac import VJEPA2AC, normalised, parted, with_pose
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM
@@ -59,7 +53,7 @@ def main():
         Size(pixels, heads, action_heads=action_heads) if words.sizes else named_size(words.size)
     )
     encoder = take_plain_frames(load_encoder(words.weights, size))
-    model = load_action_predictor(words.weights, ActionPredictor, size, patch=encoder.patch_size)
+    model = load_action_predictor(words.weights, size, patch=encoder.patch_size)
     example = np.load(words.trajectory)
     frames = torch.from_numpy(resized(example["observations"][0], size.image_size))
     clip = to_input(frames, size.image_size)[:, None].expand(

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, load_predictor
-from jepa_wm.models.vjepa2_ac import ActionPredictor
 
 SIZE_KEYS = {  # field of Size -> key of the metadata
     "image_size": "img_size", "width": "encoder_dim", "depth": "encoder_depth",
@@ -89,7 +88,7 @@ def _encoder(weights: Path, size: Size, entries: Entries) -> Iterator[tuple[str,
 def _action_predictor(ac: Path, size: Size, entries: Entries) -> Iterator[tuple[str, Tensor]]:
     """What the action-conditioned predictor makes of the inputs, by name of the entry."""
     patch = load_encoder(ac, size).patch_size
-    predictor = load_action_predictor(ac, ActionPredictor, size, patch=patch)
+    predictor = load_action_predictor(ac, size, patch=patch)
     for entry, frames in (("ac.output", None), ("ac.output_first_step", 1)):
         if entry not in entries:
             continue

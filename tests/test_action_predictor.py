@@ -4,22 +4,17 @@ counts."""
 import pytest
 import torch
 
-from jepa_wm.models.vjepa2_ac import ActionPredictor
+from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    made = ActionPredictor(
-        encoder_width=12,
-        grid=2,
-        width=24,
-        depth=2,
-        num_heads=2,
-        action_size=3,
-        state_size=5,
+    sizes = ActionPredictorSizes(
+        encoder_width=12, grid=2, width=24, depth=2, num_heads=2, action_size=3, state_size=5,
         extrinsics_size=4,
-    )
+    )  # fmt: skip
+    made = ActionPredictor(sizes)
     for p in made.parameters():  # far from the small initial values, so that a wrong path shows
         torch.nn.init.normal_(p, std=0.3)
     return made.eval().requires_grad_(False)
@@ -52,7 +47,8 @@ def test_each_input_counts_from_its_frame_on(model, which):
 
 
 def test_what_stands_before_the_patches_turns_in_time_only():
-    made = ActionPredictor(encoder_width=12, grid=2, width=24, depth=1, num_heads=2)
+    sizes = ActionPredictorSizes(encoder_width=12, grid=2, width=24, depth=1, num_heads=2)
+    made = ActionPredictor(sizes)
     where = made._positions(2, 2, torch.device("cpu")).view(2, 6, 3)
     assert where[:, :2].tolist() == [[[0, 0, 0]] * 2, [[1, 0, 0]] * 2]
     assert where[1, 2:].tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]]

@@ -116,10 +116,10 @@ def test_a_running_belief_is_the_mean_of_what_an_agent_has_read():
     assert running_mean(torch.zeros(5, 1, 0)).shape == (5, 1, 0)
 
 
-@pytest.mark.parametrize(("static", "outcomes"), [(3, 0), (3, 2), (0, 0), (None, 0)])
+@pytest.mark.parametrize(("static", "components"), [(3, 0), (3, 2), (0, 0), (None, 0)])
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, static, outcomes):
-    model, features = latent_model(static, mixture_components=outcomes), Store(data, stride)
+def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, static, components):
+    model, features = latent_model(static, mixture_components=components), Store(data, stride)
     last = 4
     one, other = (
         Latents(model, some, "fp32") for some in (features, features.changed_after(last))

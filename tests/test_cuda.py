@@ -27,7 +27,13 @@ from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.temporal_distance import TemporalDistance
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import VJEPA2AC, ActionPredictor, normalised, with_pose
+from jepa_wm.models.vjepa2_ac import (
+    VJEPA2AC,
+    ActionPredictor,
+    ActionPredictorSizes,
+    normalised,
+    with_pose,
+)
 from jepa_wm.models.world_model_settings import DistanceSettings, HeadSettings
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
@@ -218,7 +224,8 @@ def test_futures_blame_the_same_actions():
 
 def test_a_robots_futures_are_the_same():
     torch.manual_seed(0)
-    model = ActionPredictor(encoder_width=8, grid=2, width=24, depth=2, num_heads=2)
+    sizes = ActionPredictorSizes(encoder_width=8, grid=2, width=24, depth=2, num_heads=2)
+    model = ActionPredictor(sizes)
     start = with_pose(normalised(drawn(2, 4, 8)), 0.1 * drawn(2, 7))[:, None]
     inputs, model = (start, drawn(2, 0, 7), 0.1 * drawn(2, 3, 4, 7)), VJEPA2AC(model)
     known = model.fast_rollout(*inputs)

@@ -1,4 +1,5 @@
-"""What stands on frozen tokens: the summary and its terms, and a metric that is a quasimetric."""
+"""What stands on frozen tokens: the factored latent and its losses, and the temporal distance, a
+quasimetric."""
 
 import math
 
@@ -29,24 +30,24 @@ from jepa_wm.world_model.world_model import WorldModel
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))
 @settings(max_examples=40, deadline=None)
-def test_steps_to_go_is_a_quasimetric(seed, size):
+def test_the_temporal_distance_is_a_quasimetric(seed, size):
     torch.manual_seed(seed)
-    metric = TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16))
+    distance = TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16))
     with torch.no_grad():
         a, b, c = torch.randn(3, 20, 8) * size
-        assert metric(a, a).abs().max() == 0
-        assert metric(a, b).min() >= 0
-        assert (metric(a, c) <= metric(a, b) + metric(b, c) + 1e-5).all()
+        assert distance(a, a).abs().max() == 0
+        assert distance(a, b).min() >= 0
+        assert (distance(a, c) <= distance(a, b) + distance(b, c) + 1e-5).all()
 
 
-def test_the_metric_can_tell_there_from_back():
+def test_the_distance_there_is_not_the_distance_back():
     torch.manual_seed(0)
-    metric = TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16))
+    distance = TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16))
     a, b = torch.randn(2, 20, 8)
-    assert not torch.allclose(metric(a, b), metric(b, a), atol=1e-3)
+    assert not torch.allclose(distance(a, b), distance(b, a), atol=1e-3)
 
 
-def test_the_metric_sees_numbers_of_any_scale_alike():
+def test_the_distance_reads_numbers_of_any_scale_alike():
     torch.manual_seed(0)
     plain, scaled = (
         TemporalDistance(8, DistanceSettings(groups=3, components=4, width=16)) for _ in range(2)
@@ -61,28 +62,28 @@ def test_the_metric_sees_numbers_of_any_scale_alike():
     )
 
 
-def test_the_metric_learns_how_many_steps_lie_between():
+def test_the_distance_learns_how_many_steps_lie_between():
     """On a one-way ring of 12 places, moving on costs a step each and going back means going
     round."""
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(0)
     places = torch.nn.functional.one_hot(torch.arange(12), 12).float()
-    metric = TemporalDistance(12, DistanceSettings(groups=8, components=8, width=64))
-    optimiser = torch.optim.AdamW(metric.parameters(), lr=1e-2)
+    distance = TemporalDistance(12, DistanceSettings(groups=8, components=8, width=64))
+    optimiser = torch.optim.AdamW(distance.parameters(), lr=1e-2)
     for _ in range(600):
         here = torch.randint(12, (128,), generator=g)
         moved = torch.randint(1, 12, (128,), generator=g)
         dawdled = moved * torch.where(
             torch.rand(128, generator=g) < 0.5, 1, 3
         )  # half of the agents took their time
-        losses = metric.losses(
+        losses = distance.losses(
             torch.stack([places[here], places[(here + moved) % 12]]), dawdled.float()
         )
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()
     with torch.no_grad():
-        ahead = [metric(places, places.roll(-k, 0)).mean().item() for k in range(12)]
+        ahead = [distance(places, places.roll(-k, 0)).mean().item() for k in range(12)]
     assert 5 < ahead[6] < 9, "nearer to the 6 steps of the quick than to the 12 of the average"
     assert ahead[1] < ahead[3] < ahead[6] < ahead[9]
     assert ahead[11] > 3 * ahead[1], "one place back is the long way round"
@@ -134,7 +135,7 @@ def test_losses_are_finite_and_reach_every_part(latent_settings):
     assert [n for n, p in parts.named_parameters() if p.grad is None and "distance" not in n] == []
 
 
-def test_what_lasts_stays_as_it_is_and_changes_what_actions_do():
+def test_static_numbers_stay_as_they_are_and_condition_what_actions_do():
     model = latent_model()
     nn.init.normal_(model.dynamics.head.weight)
     latents, actions = torch.randn(2, 4, 1, 5), torch.randn(2, 4, 6)
@@ -155,12 +156,12 @@ def test_static_numbers_are_read_and_replaced(latent_settings):
     latents = model.latent.encode(torch.randn(2, 4, 9, 8))
     assert torch.equal(model.latent.with_static(latents, model.latent.static_of(latents)), latents)
     shared = model.latent.static_of(latents).mean(1, keepdim=True)
-    settled = model.latent.with_static(latents, shared)
-    assert settled.shape == latents.shape and torch.equal(
-        model.latent.static_of(settled), shared.expand(-1, 4, -1, -1)
+    replaced = model.latent.with_static(latents, shared)
+    assert replaced.shape == latents.shape and torch.equal(
+        model.latent.static_of(replaced), shared.expand(-1, 4, -1, -1)
     )
-    moving = latents.shape[-1] - shared.shape[-1]
-    assert torch.equal(settled[..., :moving], latents[..., :moving])
+    dynamic_dim = latents.shape[-1] - shared.shape[-1]
+    assert torch.equal(replaced[..., :dynamic_dim], latents[..., :dynamic_dim])
     assert shared.shape[-1] == (getattr(latent_settings, "static_dim", 0))
 
 
@@ -171,9 +172,9 @@ def test_components_are_those_of_the_covariance_and_halfway_to_white():
     frames = (torch.randn(3000, 8) * spread @ turn.T).view(3000, 4, 2) + 3
     components = Components(8, 4)
     components.fit(frames)
-    found = components(frames)
-    assert found.mean(0).abs().max() < 1e-3
-    covariance = found.T @ found / len(found)
+    scores = components(frames)
+    assert scores.mean(0).abs().max() < 1e-3
+    covariance = scores.T @ scores / len(scores)
     assert (covariance - covariance.diag().diag()).abs().max() < 1e-3 * covariance.max()
     deviation = covariance.diag().sqrt()  # its own square root, up to the scale that all share
     torch.testing.assert_close(
@@ -191,15 +192,15 @@ def test_fewer_frames_than_components_leave_the_rest_at_nothing():
 
 
 def test_dynamic_numbers_are_standardised_again_and_again():
-    summary = latent_model().latent
-    frames = summary.components(torch.randn(500, 9, 8))
+    latent = latent_model().latent
+    frames = latent.components(torch.randn(500, 9, 8))
     for _ in range(2):
-        summary.standardise(frames)
-        moving = summary.dynamic(frames)[:, 0]
-        assert moving.mean(0).abs().max() < 1e-5 and (moving.std(0) - 1).abs().max() < 1e-5
+        latent.standardise(frames)
+        dynamic = latent.dynamic(frames)[:, 0]
+        assert dynamic.mean(0).abs().max() < 1e-5 and (dynamic.std(0) - 1).abs().max() < 1e-5
 
 
-def test_a_summary_learns_where_things_are_without_labels():
+def test_a_factored_latent_learns_where_things_are_without_labels():
     """A blob on a grid of tokens that actions move, over a pattern that is another one in every
     episode."""
     g = torch.Generator().manual_seed(0)
@@ -211,32 +212,30 @@ def test_a_summary_learns_where_things_are_without_labels():
     tokens = (blob + 0.1 * torch.randn(300, 1, 36, generator=g))[..., None]
     torch.manual_seed(0)
     settings = FactoredLatentSettings(dynamic_dim=2, static_dim=0, components=36, width=64)
-    summary = FactoredLatent(36, 1, settings)
-    summary.components.fit(tokens.flatten(0, 1))
-    training, frames = summary.training_of(2), summary.components(tokens)
+    latent = FactoredLatent(36, 1, settings)
+    latent.components.fit(tokens.flatten(0, 1))
+    training, frames = latent.training_of(2), latent.components(tokens)
     optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
 
     def unexplained():
         """Share of the variance of places that a linear map of the dynamic numbers leaves."""
         with torch.no_grad():
-            read = torch.nn.functional.pad(
-                summary.dynamic(frames).flatten(0, 2), (0, 1), value=1.0
-            )
+            read = torch.nn.functional.pad(latent.dynamic(frames).flatten(0, 2), (0, 1), value=1.0)
         gap = read @ torch.linalg.lstsq(read, way.flatten(0, 1)).solution - way.flatten(0, 1)
         return (gap.square().mean() / way.flatten(0, 1).var(0).mean()).item()
 
     before = unexplained()
     for _ in range(300):
-        some, other = torch.randint(300, (64,), generator=g), torch.randint(6, (64,), generator=g)
+        rows, other = torch.randint(300, (64,), generator=g), torch.randint(6, (64,), generator=g)
         optimiser.zero_grad()
-        training.losses(LatentBatch(frames[some], frames[some, other], done[some]))[
+        training.losses(LatentBatch(frames[rows], frames[rows, other], done[rows]))[
             "loss"
         ].backward()
         optimiser.step()
     assert unexplained() < 0.06 < before / 4
 
 
-def test_bending_knows_straight_ways_from_wild_ones_at_any_scale():
+def test_curvature_tells_straight_paths_from_wild_ones_at_any_scale():
     g = torch.Generator().manual_seed(0)
     steps = torch.randn(500, 1, 3, generator=g)
     even, wild = steps * torch.arange(6.0)[:, None], torch.randn(500, 6, 3, generator=g).cumsum(1)
@@ -252,7 +251,7 @@ def test_bending_knows_straight_ways_from_wild_ones_at_any_scale():
     )
 
 
-def test_a_summary_of_what_turns_by_itself_is_straightened():
+def test_a_factored_latent_of_what_turns_by_itself_is_straightened():
     """A blob that goes round a ring of tokens at a speed of its own, and is nudged by actions that
     add up to no way."""
     g = torch.Generator().manual_seed(0)
@@ -262,7 +261,7 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
     ring = torch.arange(24) / 24 * 2 * torch.pi
     tokens = ((angle - ring).cos() * 8 - 8).exp()[..., None]  # [E, 6, 24, 1]
 
-    def bends(straight):
+    def trained(straightening):
         torch.manual_seed(0)
         settings = FactoredLatentSettings(
             dynamic_dim=4,
@@ -270,30 +269,31 @@ def test_a_summary_of_what_turns_by_itself_is_straightened():
             components=24,
             width=64,
             inverse_dynamics=0.0,
-            straightening=straight,
+            straightening=straightening,
         )
-        summary = FactoredLatent(24, 1, settings)
-        summary.components.fit(tokens.flatten(0, 1))
-        training, frames = summary.training_of(1), summary.components(tokens)
+        latent = FactoredLatent(24, 1, settings)
+        latent.components.fit(tokens.flatten(0, 1))
+        training, frames = latent.training_of(1), latent.components(tokens)
         optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
         for _ in range(300):
-            some, other = torch.randint(250, (64,)), torch.randint(6, (64,))
+            rows, other = torch.randint(250, (64,)), torch.randint(6, (64,))
             optimiser.zero_grad()
             losses = training.losses(
                 LatentBatch(
-                    frames[some], frames[some, other], nudges.cumsum(1)[some, :1].expand(-1, 6, -1)
+                    frames[rows], frames[rows, other], nudges.cumsum(1)[rows, :1].expand(-1, 6, -1)
                 )
             )
             losses["loss"].backward()
             optimiser.step()
         with torch.no_grad():
-            others = training.losses(
+            held_out = training.losses(
                 LatentBatch(frames[250:], frames[250:, 3], torch.zeros(50, 6, 1))
             )
-            return curvature(summary.dynamic(frames[250:])).item(), others["reconstruction"].item()
+            bend = curvature(latent.dynamic(frames[250:]))
+            return bend.item(), held_out["reconstruction"].item()
 
-    wild, (straight, told) = bends(0.0)[0], bends(1.0)
-    assert straight < 0.4 * wild and told < 0.05
+    wild, (straight, reconstruction) = trained(0.0)[0], trained(1.0)
+    assert straight < 0.4 * wild and reconstruction < 0.05
 
 
 def test_of_all_tokens_the_tokens_are_the_latent():
@@ -302,7 +302,7 @@ def test_of_all_tokens_the_tokens_are_the_latent():
     assert latent.dtype == torch.float32 and torch.equal(latent, tokens.float())
 
 
-def test_a_summary_does_not_depend_on_its_neighbours():
+def test_a_factored_latent_does_not_depend_on_its_neighbours():
     model = latent_model()
     tokens = torch.randn(4, 3, 9, 8)
     with torch.no_grad():

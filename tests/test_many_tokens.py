@@ -66,18 +66,18 @@ def test_both_forms_give_the_ridge_of_the_textbook(n, size, penalty):
     assert np.allclose(probe.predict(torch.from_numpy(new)), expected, rtol=1e-3, atol=1e-2)
 
 
-def test_heads_and_metric_of_few_tokens_read_all_numbers():
-    few, summary = (
+def test_heads_and_distance_of_few_tokens_read_all_numbers():
+    few, factored = (
         LatentModel(16, 64, 2, WorldModelSettings(latent=TokenLatentSettings())),
         LatentModel(256, 384, 2, WorldModelSettings()),
     )
     assert few.components is None and few.flat_width == 16 * 64
-    assert summary.components is None and summary.flat_width == summary.numbers == 8
+    assert factored.components is None and factored.flat_width == factored.numbers == 8
     latents = torch.randn(2, 3, 16, 64)
     assert torch.equal(few.flat(latents), latents.flatten(-2))
 
 
-def test_heads_and_metric_of_many_tokens_are_small():
+def test_heads_and_distance_of_many_tokens_are_small():
     with torch.device("meta"):
         model = LatentModel(256, 384, 2, WorldModelSettings(latent=TokenLatentSettings()))
     assert sum(p.numel() for p in model.distance.parameters()) < 10**6

@@ -12,7 +12,7 @@ from jepa_wm.features.vjepa2 import to_released
 from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import ActionPredictor
+from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 SIZES = {
     "img_size": 16,
@@ -39,7 +39,9 @@ def triple(tmp_path):
             width=12, num_heads=2, encoder_width=24, output_width=24, mask_types=2, **sizes
         )
     )
-    action = ActionPredictor(encoder_width=24, grid=4, width=12, num_heads=1, **sizes)
+    action = ActionPredictor(
+        ActionPredictorSizes(encoder_width=24, grid=4, width=12, num_heads=1, **sizes)
+    )
     clip = torch.randn(2, 4, 3, 16, 16)
     seen, wanted = torch.randperm(32)[:20].view(2, 10), torch.randperm(32)[:6].view(2, 3)
     tokens, actions, states = torch.randn(2, 3, 16, 24), torch.randn(2, 3, 7), torch.randn(2, 3, 7)

@@ -14,13 +14,14 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
+from jepa_wm.models.poses import difference
 from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import (
     VJEPA2AC,
     ActionPredictor,
-    difference,
+    ActionPredictorSizes,
     normalised,
     parted,
     with_pose,
@@ -244,7 +245,8 @@ def test_the_action_conditioned_recipe_is_true_to_the_paper():
 
 def test_the_predictor_is_trained_on_errors_of_normalised_frames():
     torch.manual_seed(0)
-    model = ActionPredictor(encoder_width=24, grid=2, width=24, depth=1, num_heads=2)
+    sizes = ActionPredictorSizes(encoder_width=24, grid=2, width=24, depth=1, num_heads=2)
+    model = ActionPredictor(sizes)
     tokens, poses = normalised(torch.randn(2, 3, 4, 24)), torch.rand(2, 3, 7)
     actions = difference(poses[:, :-1], poses[:, 1:])
     latents = with_pose(tokens, poses)

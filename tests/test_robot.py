@@ -13,17 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_weights import in_layout
 
+from jepa_wm.models.poses import difference, integrate, to_angles, to_matrix
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import (
     VJEPA2AC,
     ActionPredictor,
-    difference,
-    integrate,
+    ActionPredictorSizes,
     normalised,
     parted,
-    to_angles,
-    to_matrix,
     with_pose,
 )
 
@@ -72,7 +70,8 @@ def test_the_gripper_stays_between_open_and_closed():
 @pytest.fixture(scope="module")
 def predictor():
     torch.manual_seed(0)
-    return ActionPredictor(encoder_width=24, grid=2, width=24, depth=2, num_heads=2).eval()
+    sizes = ActionPredictorSizes(encoder_width=24, grid=2, width=24, depth=2, num_heads=2)
+    return ActionPredictor(sizes).eval()
 
 
 @torch.no_grad()
@@ -137,7 +136,7 @@ def test_the_example_runs_on_a_made_up_model(tmp_path):
     models = {
         "encoder": Encoder(32, settings),
         "action_predictor": ActionPredictor(
-            encoder_width=24, grid=2, width=24, depth=1, num_heads=2, **rope
+            ActionPredictorSizes(encoder_width=24, grid=2, width=24, depth=1, num_heads=2, **rope)
         ),
     }
     torch.save(in_layout(models, ("encoder", "action_predictor")), tmp_path / "ac.pt")

@@ -23,7 +23,7 @@ from jepa_wm.features.weights import (
 from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import ActionPredictor
+from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 SIZE = Size(image_size=16, heads=2, predictor_heads=1, action_heads=2)
 RELEASED = {"rope": "vjepa2", "rope_base": 10_000.0}
@@ -64,7 +64,7 @@ def models():
         "target_encoder": Encoder(16, EncoderSettings(**encoder, **RELEASED)),
         "encoder": Encoder(16, EncoderSettings(**encoder, **RELEASED)),
         "predictor": Predictor(PredictorSizes(**predictor, **RELEASED)),
-        "action_predictor": ActionPredictor(**action, **RELEASED),
+        "action_predictor": ActionPredictor(ActionPredictorSizes(**action, **RELEASED)),
     }
 
 
@@ -113,9 +113,7 @@ def test_what_is_written_in_the_released_layout_comes_back(models, tmp_path, wra
     assert same(load_encoder(path, SIZE, part="encoder"), models["encoder"])
     assert same(load_encoder(ac, SIZE), models["encoder"]), "the only one there is"
     assert same(load_predictor(path, SIZE), models["predictor"])
-    assert same(
-        load_action_predictor(ac, ActionPredictor, SIZE, patch=4), models["action_predictor"]
-    )
+    assert same(load_action_predictor(ac, SIZE, patch=4), models["action_predictor"])
     clip = torch.randn(1, 4, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(target(clip), models["target_encoder"](clip))

@@ -56,6 +56,8 @@ def features(
     folder, stride = run.stage_dir("features"), features.stride
     train = open_data(run.path, data_path, "train")
 
+    # Made in one place whoever is first: of several shards' processes the others must encode with
+    # the very weights and units that the first one found.
     def fresh() -> FrozenEncoder:
         plain = encoder_of(
             run.path, encoder, features, image_size=data_image_size, seed=seed,
@@ -69,6 +71,8 @@ def features(
 
     frozen = _made_once(folder, fresh)
     result: dict[str, object] = {}
+    # With the units of the training frames for both parts: held-out frames are met as a trained
+    # model meets them.
     for part in PARTS:
         data = open_data(run.path, data_path, part)
         write_features(folder / part, frozen, data, stride=stride, shard=shard or (0, 1))

@@ -199,6 +199,8 @@ class FrozenEncoder(
         local_files_only: bool, token: str | bool | None, **unknown: Any,
     ) -> FrozenEncoder:  # fmt: skip
         """The encoder in a folder, or in a repository of the hub of that name."""
+        # The hub's mixin hands on whatever it is called with: a setting that has no effect is
+        # refused, or it would be believed to have one.
         if unknown:
             raise UserError(
                 f"from_pretrained: an encoder takes no {', '.join(unknown)}; its config.json "
@@ -223,6 +225,7 @@ class FrozenEncoder(
                     f"{file}: no shared encoder here; give a folder that "
                     "FrozenEncoder.save_pretrained wrote"
                 )
+        # Every model of the hub has files of these names: only the key tells ours.
         sizes = json.loads(config.read_text(encoding="utf-8"))
         if "frozen_encoder" not in sizes:
             raise UserError(

@@ -29,6 +29,7 @@ from jepa_wm.features.vjepa2 import (
 from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
+from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 ROPE_BASE = 10_000.0
 
@@ -126,10 +127,9 @@ def load_predictor(path: str | Path, size: str | Size) -> Predictor:
 
 
 def load_action_predictor(
-    path: str | Path, build: Callable[..., Model], size: str | Size, *, patch: int = 16
-) -> Model:
-    """The action-conditioned predictor of a released file; `build` is
-    `models.vjepa2_ac.ActionPredictor`.
+    path: str | Path, size: str | Size, *, patch: int = 16
+) -> ActionPredictor:
+    """The action-conditioned predictor of a released file.
 
     `patch` is the side of the encoder's patches in px. Raises UserError as `load_encoder` does.
     """
@@ -138,20 +138,23 @@ def load_action_predictor(
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
     width, size = embed.shape[0], named_size(size)
     _check_heads(width, size.action_heads, "action_heads", source)
+    # The released layout says what a state and an action are by the widths of their maps alone.
     inputs = {
         f"{name}_size": _of_dimensions(weights, f"{name}_encoder.weight", 2, source).shape[1]
         for name in ("action", "state", "extrinsics")
     }
-
-    def sized() -> Model:
-        return build(
-            encoder_width=embed.shape[1], grid=size.image_size // patch, width=width,
-            depth=_depth(weights, "predictor_blocks", source), num_heads=size.action_heads,
-            mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source), rope="vjepa2", rope_base=ROPE_BASE,
-            **inputs,
-        )  # fmt: skip
-
-    return _filled(sized, weights, "action_predictor", source)
+    sizes = ActionPredictorSizes(
+        encoder_width=embed.shape[1],
+        grid=size.image_size // patch,
+        width=width,
+        depth=_depth(weights, "predictor_blocks", source),
+        num_heads=size.action_heads,
+        rope="vjepa2",
+        rope_base=ROPE_BASE,
+        mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source),
+        **inputs,
+    )
+    return _filled(lambda: ActionPredictor(sizes), weights, "action_predictor", source)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

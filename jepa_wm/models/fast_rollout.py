@@ -19,7 +19,8 @@ from jepa_wm.models.blocks import Block, KeyValueCache, attend
 from jepa_wm.models.rope import rope_tables
 
 if TYPE_CHECKING:
-    from jepa_wm.models.dynamics import Noise, StepNoise, TransformerDynamics
+    from jepa_wm.models.dynamics import Noise, StepNoise
+    from jepa_wm.models.transformer_dynamics import TransformerDynamics
 
 # Tokens computed together on a CPU. Fewer read every weight too often from slow memory, more push
 # the tokens out of the cache; between 512 and 4096 the time differs by a few per cent.

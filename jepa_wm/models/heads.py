@@ -26,7 +26,7 @@ class Present:
 
 
 class Heads(nn.Module):
-    """All heads of a world model; those that the data could not teach are None."""
+    """All heads of a world model; those that the data has no column for are None."""
 
     def __init__(self, latent: int, action: int, present: Present, settings: HeadSettings) -> None:
         super().__init__()
@@ -79,11 +79,9 @@ class RewardHead(nn.Module):
         """Spread the bins from the least to the largest reward of the data."""
         ends = symlog(torch.tensor([low, high], dtype=torch.float64))
         ends = ends + torch.tensor([-1e-3, 1e-3])  # a constant reward has a range too
-        self.bins.copy_(
-            symexp(
-                torch.linspace(float(ends[0]), float(ends[1]), len(self.bins), dtype=torch.float64)
-            )
-        )
+        first, last = ends.tolist()
+        even = torch.linspace(first, last, len(self.bins), dtype=torch.float64)
+        self.bins.copy_(symexp(even))
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
         """[...] expected rewards of model steps."""
@@ -159,15 +157,16 @@ class Policy(nn.Module):
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, self.horizon * action),
         )  # fmt: skip
 
-    def forward(self, here: Tensor, there: Tensor) -> Tensor:
+    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
         """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
-        return self.net(torch.cat([here, there], -1)).float().unflatten(-1, (self.horizon, -1))
+        return self.net(torch.cat([start, goal], -1)).float().unflatten(-1, (self.horizon, -1))
 
-    def loss(self, here: Tensor, there: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
+    def loss(self, start: Tensor, goal: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
         """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says
-        they led there."""
-        wrong = (self(here, there) - actions).square().mean(-1)
-        return (wrong * counts).mean() / all_mean(counts.mean())
+        they led to the goal."""
+        error = (self(start, goal) - actions).square().mean(-1)
+        # Over the ranks' count, not this rank's: the mean must be the same however many share it.
+        return (error * counts).mean() / all_mean(counts.mean())
 
 
 def symlog(x: Tensor) -> Tensor:

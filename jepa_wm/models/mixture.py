@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.models.dynamics import StepNoise, TransformerDynamics
+from jepa_wm.models.dynamics import StepNoise
 from jepa_wm.models.latent import LatentShape
+from jepa_wm.models.transformer_dynamics import TransformerDynamics
 from jepa_wm.models.world_model_settings import MixtureSettings
 
 WINNERS = 0.3  # share of the winners' likelihood in the loss

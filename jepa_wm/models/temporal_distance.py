@@ -75,8 +75,8 @@ class TemporalDistance(nn.Module):
 
 def hardest(latents: Tensor, steps: Tensor, *, count: int, hard_pool: int) -> Tensor:
     """[count] row numbers of pairs [2, count * hard_pool, F] met `steps` apart: of every
-    `hard_pool` the most distant in time for their latent distance. Such pairs, as on two sides of a wall, are
-    rare, and where a search gets stuck without."""
+    `hard_pool` the most distant in time for their latent distance. Such pairs, as on two sides of
+    a wall, are rare, and where a search gets stuck without."""
     distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
     ratio = (steps / (distance + 0.1 * latents.std())).view(count, hard_pool)
     return ratio.argmax(1) + torch.arange(count, device=ratio.device) * hard_pool

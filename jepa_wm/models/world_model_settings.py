@@ -181,7 +181,7 @@ class DeterministicSettings(TransformerSettings):
     name: Literal["deterministic"] = "deterministic"
 
     def make(self, latent: Latent, action_size: int) -> Dynamics:
-        from jepa_wm.models.dynamics import DeterministicDynamics
+        from jepa_wm.models.transformer_dynamics import DeterministicDynamics
 
         return DeterministicDynamics(latent.shape, action_size, self)
 

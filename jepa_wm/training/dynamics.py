@@ -114,8 +114,8 @@ def make_model(settings: WorldModelSettings, features: Features) -> LatentModel:
         warnings.warn(
             f"of the {size} action numbers (from 0) {numbers}: what never varies in the data "
             "teaches nothing, so that the dynamics ignore it and a search leaves it at that "
-            "value; what hardly varies beside its own size counts little (if it matters, take its offset "
-            "off the data)",
+            "value; what hardly varies beside its own size counts little (if it matters, take its "
+            "offset off the data)",
             stacklevel=2,
         )
     return model

@@ -54,23 +54,29 @@ def heads(
 ) -> dict[str, object]:
     """Train the heads, save them, and score each beside a constant predictor on held-out
     trajectories; interrupted, it goes on from the newest checkpoint."""
-    with torch.random.fork_rng():  # what is drawn here is overwritten by what is loaded
+    # The values drawn for a model that is about to be loaded must not shift the heads' own.
+    with torch.random.fork_rng():
         model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
     refuse_without_heads(model)
-    seen, heldout = (
+    train, heldout = (
         Samples.of_run(
             run.path, data_path, model, part,
             policy_steps=train_heads.sizes.policy_steps, seed=seed, precision=train_precision,
         )
         for part in PARTS
     )  # fmt: skip
-    made = make_heads(train_heads.sizes, model, seen).to(dist().device)
-    how = Execution(train_precision, train_keep, train_parallel)
-    seconds = fit(run, heads_task(made, seen, train_heads, train_precision), train_heads, how)
-    made.eval()
-    scores = judge(made, heldout, seen, train_precision)
+
+    # The latents are frozen, so that all heads are one task over the same batches.
+    fresh = make_heads(train_heads.sizes, model, train).to(dist().device)
+    execution = Execution(train_precision, train_keep, train_parallel)
+    task = heads_task(fresh, train, train_heads, train_precision)
+    seconds = fit(run, task, train_heads, execution)
+
+    # Scored on every rank, before they are moved for saving: judging asks the device.
+    fresh.eval()
+    scores = judge(fresh, heldout, train, train_precision)
     if dist().first:
-        save_heads(run.stage_dir("heads"), made.cpu())
+        save_heads(run.stage_dir("heads"), fresh.cpu())
     return {"heads": scores, "training_seconds": seconds}
 
 
@@ -84,16 +90,16 @@ def refuse_without_heads(model: LatentModel) -> None:
         )
 
 
-def make_heads(settings: HeadSettings, model: LatentModel, seen: Samples) -> Heads:
+def make_heads(settings: HeadSettings, model: LatentModel, train: Samples) -> Heads:
     """Fresh heads for the columns there are, their ranges and units taken from the data."""
-    columns = seen.columns
-    names = str(seen.data.attributes.get("state_names", "")).split() if "state" in columns else []
+    columns = train.columns
+    names = str(train.data.attributes.get("state_names", "")).split() if "state" in columns else []
     if "state" in columns and not names:
         names = [f"state_{i}" for i in range(columns["state"].shape[1])]
     present = Present("reward" in columns, "terminated" in columns, tuple(names))
     heads = Heads(model.flat_width, model.block, present, settings)
     if heads.reward is not None:
-        sums = seen.step_rewards()
+        sums = train.step_rewards()
         heads.reward.span(float(sums.min()), float(sums.max()))
     if heads.state is not None:
         heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0, dtype=np.float64)))
@@ -101,14 +107,16 @@ def make_heads(settings: HeadSettings, model: LatentModel, seen: Samples) -> Hea
     return heads
 
 
-def heads_task(heads: Heads, seen: Samples, settings: TrainHeads, precision: str) -> TrainingTask:
+def heads_task(heads: Heads, train: Samples, settings: TrainHeads, precision: str) -> TrainingTask:
     """Trains all heads side by side; they share nothing but the batch."""
 
     def losses(step: int, part: slice) -> Losses:
         with autocast(dist().device, precision):
-            parts = {"policy": heads.policy.loss(*seen.ways(step, settings.batch, part))}
+            parts = {"policy": heads.policy.loss(*train.goals(step, settings.batch, part))}
+            # Both are read off an imagined latent, which costs more than the heads: it is imagined
+            # once, and only where one of the two is there.
             if heads.reward is not None or heads.termination is not None:
-                before, after, actions, truth = seen.steps(step, settings.batch, part)
+                before, after, actions, truth = train.steps(step, settings.batch, part)
             if heads.reward is not None:
                 parts["reward"] = heads.reward.loss(before, after, actions, truth["reward"])
             if heads.termination is not None:
@@ -116,7 +124,7 @@ def heads_task(heads: Heads, seen: Samples, settings: TrainHeads, precision: str
                     before, after, actions, truth["terminated"]
                 )
             if heads.state is not None:
-                parts["state"] = heads.state.loss(*seen.states(step, settings.batch, part))
+                parts["state"] = heads.state.loss(*train.states(step, settings.batch, part))
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     return TrainingTask("heads", heads, losses)
@@ -124,57 +132,61 @@ def heads_task(heads: Heads, seen: Samples, settings: TrainHeads, precision: str
 
 @torch.no_grad()
 def judge(
-    heads: Heads, heldout: Samples, seen: Samples, precision: str
+    heads: Heads, heldout: Samples, train: Samples, precision: str
 ) -> dict[str, dict[str, object]]:
     """{head: {"error", "constant", "measure"}} on held-out samples; `constant` is the same measure
     of the best constant that the training samples give."""
     scores: dict[str, dict[str, object]] = {}
     with autocast(dist().device, precision):
+        # Both are read off the same imagined latents, as a search reads them.
         if heads.reward is not None or heads.termination is not None:
-            known, (before, after, actions, truth) = (
-                seen.steps(0, JUDGED)[3],
-                heldout.steps(0, JUDGED),
-            )
+            before, after, actions, truth = heldout.steps(0, JUDGED)
+            taught = train.steps(0, JUDGED)[3]
         if heads.reward is not None:
-            guess, mean = heads.reward(before, after, actions), known["reward"].mean()
             scores["reward"] = _score(
-                _rms, truth["reward"], guess, mean, "root mean squared error of a model step"
-            )
+                _rms, truth["reward"], heads.reward(before, after, actions),
+                taught["reward"].mean(), "root mean squared error of a model step",
+            )  # fmt: skip
         if heads.termination is not None:
-            guess, mean = heads.termination(before, after, actions), known["terminated"].mean()
             scores["termination"] = _score(
-                _log_loss, truth["terminated"], guess, mean, "log loss in nats"
-            )
+                _log_loss, truth["terminated"], heads.termination(before, after, actions),
+                taught["terminated"].mean(), "log loss in nats",
+            )  # fmt: skip
+
+        # A number of the state has a unit of its own: each group is scored apart.
         if heads.state is not None:
-            (latents, state), mean = heldout.states(0, JUDGED), seen.states(0, JUDGED)[1].mean(0)
-            scores |= _state_scores(
-                quantities(heldout.data), heads, state, heads.state(latents), mean
-            )
-        start, goal, blocks, counts = heldout.ways(0, JUDGED)
-        label = "root mean squared error, scaled actions"
-        _, _, usual, used = seen.ways(0, JUDGED)
-        taken, guessed = blocks[counts > 0], heads.policy(start, goal)[counts > 0]
-        scores["policy"] = _score(_rms, taken, guessed, usual[used > 0].mean(0), label)
+            latents, state = heldout.states(0, JUDGED)
+            mean = train.states(0, JUDGED)[1].mean(0)
+            groups = quantities(heldout.data)
+            scores |= _state_scores(groups, heads, state, heads.state(latents), mean)
+
+        # A plan goes on past its goal; blocks from there on answer no question.
+        start, goal, blocks, counts = heldout.goals(0, JUDGED)
+        _, _, train_blocks, train_counts = train.goals(0, JUDGED)
+        scores["policy"] = _score(
+            _rms, blocks[counts > 0], heads.policy(start, goal)[counts > 0],
+            train_blocks[train_counts > 0].mean(0), "root mean squared error, scaled actions",
+        )  # fmt: skip
     return scores
 
 
 def _state_scores(
-    known: Quantities, heads: Heads, truth: Tensor, guess: Tensor, mean: Tensor
+    groups: Quantities, heads: Heads, truth: Tensor, guess: Tensor, mean: Tensor
 ) -> dict[str, dict[str, object]]:
     """The score of each group of state numbers [B, Y]; of angles by the shorter way round."""
-    if not known.groups:
-        known = Quantities({name: [i] for i, name in enumerate(heads.present.state)})
-    read, constant, state = (
-        x.float().cpu().numpy() for x in (guess, mean.expand_as(truth), truth)
-    )
-    errors, usual = known.errors(read, state), known.errors(constant, state)
+    if not groups.groups:
+        groups = Quantities({name: [i] for i, name in enumerate(heads.present.state)})
+    state = truth.float().cpu().numpy()
+    errors = groups.errors(guess.float().cpu().numpy(), state)
+    constants = groups.errors(mean.expand_as(truth).float().cpu().numpy(), state)
     return {
         f"state/{name}": {
-            "error": float(errors[name].mean()), "constant": float(usual[name].mean()),
-            "measure": f"mean Euclidean error, {known.unit(name) or 'unit unknown'}",
+            "error": float(errors[name].mean()),
+            "constant": float(constants[name].mean()),
+            "measure": f"mean Euclidean error, {groups.unit(name) or 'unit unknown'}",
         }
-        for name in known.groups
-    }  # fmt: skip
+        for name in groups.groups
+    }
 
 
 def _score(
@@ -184,8 +196,9 @@ def _score(
     constant: Tensor,
     label: str,
 ) -> dict[str, object]:
-    error, floor = measure(guess, truth).item(), measure(constant.expand_as(truth), truth).item()
-    return {"error": error, "constant": floor, "measure": label}
+    """How far the guess and the constant are from the truth, by one measure of that label."""
+    error, of_constant = measure(guess, truth), measure(constant.expand_as(truth), truth)
+    return {"error": error.item(), "constant": of_constant.item(), "measure": label}
 
 
 def _rms(guess: Tensor, truth: Tensor) -> Tensor:

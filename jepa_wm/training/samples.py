@@ -1,8 +1,8 @@
-"""What teaches heads: latents of a trajectory file beside the columns it has, drawn as pure
-functions of the step.
+"""What heads are trained on: latents of a trajectory file beside the columns it has, drawn as
+pure functions of the step.
 
-B samples, E episodes, C frames seen, N latent tokens of width D, F flattened latent width, H model
-steps, k frameskip, A = action size a x k, Y state numbers."""
+B samples, E episodes, C context frames, N latent tokens of width D, F flattened latent width, H
+model steps, k frameskip, A = action size a x k, Y state numbers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ AT_ONCE = 2**15  # tokens imagined together, which bounds the memory
 
 @dataclass
 class Samples:
-    """Latents of a trajectory file and the columns that teach heads, drawn as pure functions of
-    the step."""
+    """Latents of a trajectory file and its columns, drawn as pure functions of the step."""
 
     data: Trajectories
     latents: Latents
@@ -38,7 +37,7 @@ class Samples:
     precision: str
     columns: dict[str, np.ndarray]
     model_steps: StepSampler
-    goals: GoalSampler
+    pairs: GoalSampler
     frames: FrameSampler
 
     @classmethod
@@ -51,6 +50,8 @@ class Samples:
         columns = teaching_columns(data)
         taken, ended = ends(data, columns.get("terminated"))
         skip, stride = model.frameskip, features.stride
+        # One seed for all: each sampler mixes in a number of its own, so that none follows
+        # another.
         return cls(
             data, Latents(model, features, precision), model, precision, columns,
             StepSampler(data, taken=taken, ended=ended, frameskip=skip, stride=stride, seed=seed),
@@ -68,14 +69,17 @@ class Samples:
         `after` is what the dynamics imagine, as in planning: of a step in which an episode ends
         there is no frame k actions later, and were an earlier one to stand in for it, that it has
         come less far would tell the end."""
+        # The whole batch is drawn and a part of it kept: how a batch is cut up, over ranks or to
+        # fit the memory, changes none of its samples.
         episode, frame, rows, taken, blocks = (
             drawn[part] for drawn in self.model_steps.batch(step, batch)
         )
         actions = self.model.scaled(on_device(blocks))
-        before, after = (
-            on_device(self.latents.flat(episode, frame)),
-            self._imagined(episode, frame, actions),
-        )
+        before = on_device(self.latents.flat(episode, frame))
+        after = self._imagined(episode, frame, actions)
+
+        # Rows of actions after an end repeat the last one taken: its reward must not count again,
+        # and an end is an end however often it is said.
         truth = {}
         if "reward" in self.columns:
             truth["reward"] = on_device((self.columns["reward"][rows] * taken).sum(1))
@@ -87,28 +91,34 @@ class Samples:
     def _imagined(self, episode: np.ndarray, frame: np.ndarray, actions: Tensor) -> Tensor:
         """[B, F] latents a model step with scaled blocks [B, A] after frames [B] of episodes,
         imagined from as many frames as an agent has seen that began with the episode."""
-        skip, model = self.model.frameskip, self.model
-        seen = np.minimum(frame // skip + 1, model.context_frames)  # [B]
+        model = self.model
+        counts = np.minimum(frame // model.frameskip + 1, model.context_frames)  # [B]
         most = max(1, AT_ONCE // (model.latent.tokens * model.context_frames))  # samples
         after = torch.empty(len(frame), model.flat_width, device=actions.device)
-        for count in np.unique(seen).tolist():
-            of_count = np.flatnonzero(seen == count)
+        # Near the start of an episode there are fewer frames to see: samples that have the same
+        # number of them are imagined together, no more at a time than the memory is for.
+        for count in np.unique(counts).tolist():
+            of_count = np.flatnonzero(counts == count)
             for part in np.array_split(of_count, -(-len(of_count) // most)):
-                earlier = frame[part, None] + skip * np.arange(1 - count, 1)  # [b, C]
-                of = np.broadcast_to(episode[part, None], earlier.shape)
-                context = on_device(self.latents.at(of, earlier, belief_at=earlier[:, -1:]))
-                past = (self.data.offsets[of] + earlier)[:, :-1, None] + np.arange(
-                    skip
-                )  # [b, C-1, k]
-                blocks = on_device(
-                    self.data.actions[past].reshape(len(part), count - 1, model.block)
-                )
+                context, past = self._context(episode[part], frame[part], count)
                 with autocast(actions.device, self.precision):
-                    imagined = model.dynamics.rollout_one(
-                        context, model.scaled(blocks), actions[part][:, None]
-                    )
+                    imagined = model.dynamics.rollout_one(context, past, actions[part][:, None])
                 after[part] = model.flat(imagined[:, 0].float())
         return after
+
+    def _context(
+        self, episode: np.ndarray, frame: np.ndarray, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """(latents [B, C, N, D] of the C = `count` frames up to frames [B], with the static
+        numbers believed at the last, scaled blocks [B, C-1, A] between them)."""
+        skip = self.model.frameskip
+        earlier = frame[:, None] + skip * np.arange(1 - count, 1)  # [B, C]
+        episodes = np.broadcast_to(episode[:, None], earlier.shape)
+        context = self.latents.at(episodes, earlier, belief_at=earlier[:, -1:])
+        first = (self.data.offsets[episodes] + earlier)[:, :-1, None]  # [B, C-1, 1] rows
+        past = self.data.actions[first + np.arange(skip)]  # [B, C-1, k, a]
+        blocks = on_device(past.reshape(len(frame), count - 1, self.model.block))
+        return on_device(context), self.model.scaled(blocks)
 
     def states(self, step: int, batch: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """(latents [B, F], states [B, Y]) of single frames of batch `step`, or of some of its
@@ -117,19 +127,15 @@ class Samples:
         state = self.columns["state"][self.data.offsets[episode] + frame]
         return on_device(self.latents.flat(episode, frame)), on_device(state)
 
-    def ways(
+    def goals(
         self, step: int, batch: int, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of
         batch `step`, or of some of its samples."""
-        episode, frames, blocks, counts = self.goals.batch(step, batch)
-        flat = on_device(self.latents.toward(episode[part], frames[:, part]))
-        return (
-            flat[0],
-            flat[1],
-            self.model.scaled(on_device(blocks[part])),
-            on_device(counts[part]),
-        )
+        episode, frames, blocks, counts = self.pairs.batch(step, batch)
+        start, goal = on_device(self.latents.toward(episode[part], frames[:, part]))
+        scaled = self.model.scaled(on_device(blocks[part]))
+        return start, goal, scaled, on_device(counts[part])
 
     def step_rewards(self) -> np.ndarray:
         """What each model step that may be drawn earns, in no particular order."""
@@ -158,6 +164,7 @@ def ends(data: Trajectories, terminated: np.ndarray | None) -> tuple[np.ndarray,
     taken = data.lengths - 1
     if terminated is None:
         return taken, taken > 0
+    # What comes after the first end is no part of the episode, whatever the file holds there.
     taken, ended = taken.copy(), np.zeros(data.episodes, bool)
     for e, (offset, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
         at = np.flatnonzero(terminated[offset : offset + length])
@@ -171,11 +178,10 @@ def block_sums(rewards: np.ndarray, skip: int, *, cut: bool) -> np.ndarray:
     over the fewer that are left at its end."""
     total = np.concatenate([[0], np.cumsum(rewards, dtype=np.float64)])
     sums = total[skip:] - total[:-skip]
-    return (
-        np.concatenate([sums, total[-1] - total[max(0, len(rewards) - skip + 1) : -1]])
-        if cut
-        else sums
-    )
+    if not cut:
+        return sums
+    shorter = total[-1] - total[max(0, len(rewards) - skip + 1) : -1]
+    return np.concatenate([sums, shorter])
 
 
 def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
@@ -186,6 +192,7 @@ def teaching_columns(data: Trajectories) -> dict[str, np.ndarray]:
         if name not in data:
             continue
         values = data.column(name).astype(np.float32).reshape(len(data.actions), -1)
+        # One such row would make every weight of its head NaN.
         if not np.isfinite(values).all():
             raise UserError(
                 f"{data.path}: column '{name}' is not finite in some rows; mend it, or leave "

@@ -65,10 +65,10 @@ class ParallelSettings(Section):
     """How the ranks of a job train together; what is learned is the same, so none of it belongs to
     a run's identity."""
 
-    fsdp: bool = False  # weights, gradients and moments sharded over ranks (FSDP2); else every rank has all (DDP)
-    recompute: bool = (
-        False  # activations of blocks are computed again in the backward pass instead of kept
-    )
+    # Weights, gradients and moments sharded over ranks (FSDP2); else every rank has all (DDP).
+    fsdp: bool = False
+    # Activations of blocks are computed again in the backward pass instead of kept.
+    recompute: bool = False
     compile: bool = False  # torch.compile of blocks; gains nothing on a CPU
     accumulate: int = Field(
         1, ge=1

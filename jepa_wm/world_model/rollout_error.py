@@ -26,9 +26,9 @@ from jepa_wm.models.world_model_settings import DynamicsSettings
 from jepa_wm.world_model.latents import Latents, Recording
 
 PROBE_FRAMES = 8000
-NUMBERS = (
-    2**24
-)  # of frozen features that are held in one go; four times as many in fitting the map to them
+# Numbers of frozen features that are held in one go; four times as many in fitting the map to
+# them.
+NUMBERS = 2**24
 WORK = 2**37  # products of one fit; the probe of a wide latent is fitted on fewer frames
 
 Totals = dict[Any, np.ndarray]  # {what is summed over windows: [H]}
@@ -65,11 +65,9 @@ def rollout_errors(
     )  # fmt: skip
     episode, frame, actions = sampler.batch(0, windows)
     blocks = Recording(data, model).blocks(episode, frame, actions)
-    acts = model.scaled(blocks.to(device))
-    futures = {
-        "": acts,
-        "_shuffled": torch.cat([acts[:, : seen - 1], acts[:, seen - 1 :].roll(1, 0)], 1),
-    }
+    past, ahead = model.scaled(blocks.to(device)).split([seen - 1, horizon], 1)
+    # Another window's actions from the last frame seen on; what led there stays true.
+    plans = {"": ahead, "_shuffled": ahead.roll(1, 0)}
     believed, known = Latents(model, heldout, "fp32"), Latents(model, train, "fp32")
     decode, read_state = fit_decoder(model, known), _state_reader(model, heldout, known)
     latent, sums = model.latent, _Sums(horizon)
@@ -77,26 +75,34 @@ def rollout_errors(
     for start in range(0, windows, together):
         rows = slice(start, start + together)
         e, f = episode[rows], frame[rows]  # [e, C+H]
-        tokens = heldout.tokens(e, f).to(device).float()  # [e, C+H, n, W]
-        # Every frame with the static numbers that are believed at the last one seen.
-        now = believed.at(e[:, seen - 1 : seen], f[:, seen - 1 : seen]).to(device)  # [e, 1, N, D]
-        latents = latent.encode(tokens, believed.recording.proprio(e, f))
-        latents = latent.with_static(latents, latent.static_of(now))  # [e, C+H, N, D]
+        tokens, latents = _encoded(model, believed, e, f, seen)
         truth = latent.compared(latents[..., : latent.dynamic_dim])
         features = decode(latents) if latent.lossless else tokens.flatten(2)
         # What it would be to copy the last frame seen, and what the latent dropped.
         sums.add("copied_latent", truth[:, seen - 1 : seen], truth[:, seen:])
         sums.add("copied_features", features[:, seen - 1 : seen], features[:, seen:])
         sums.add("feature_error_encoded", decode(latents[:, seen:]), features[:, seen:])
-        for kind, a in futures.items():
-            past, ahead = a[rows].split([seen - 1, horizon], 1)
-            guess = model.dynamics.rollout_one(latents[:, :seen], past, ahead).float()
+        for kind, plan in plans.items():
+            guess = model.dynamics.rollout_one(latents[:, :seen], past[rows], plan[rows]).float()
             dynamic = latent.compared(guess[..., : latent.dynamic_dim])
             sums.add(f"relative_error{kind}", dynamic, truth[:, seen:])
             sums.add(f"feature_error{kind}", decode(guess), features[:, seen:])
             for name, missed in read_state(guess, e[:, seen:], f[:, seen:]).items():
                 sums.total["state", name, kind] += missed
     return [_row(sums.total, known, h, windows) for h in range(horizon)]
+
+
+def _encoded(
+    model: LatentModel, believed: Latents, episode: np.ndarray, frame: np.ndarray, seen: int
+) -> tuple[Tensor, Tensor]:
+    """(frozen tokens [e, C+H, n, W], latents [e, C+H, N, D]) of frames [e, C+H] of episodes; the
+    static numbers are those believed at the last of the `seen` frames, which no later one may
+    mend."""
+    latent, device = model.latent, model.action_scale.device
+    tokens = believed.features.tokens(episode, frame).to(device).float()
+    now = believed.at(episode[:, seen - 1 : seen], frame[:, seen - 1 : seen])  # [e, 1, N, D]
+    latents = latent.encode(tokens, believed.recording.proprio(episode, frame))
+    return tokens, latent.with_static(latents, latent.static_of(now.to(device)))
 
 
 class _Sums:
@@ -117,7 +123,8 @@ def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> t
     if data.lengths.max() <= settings.frameskip:
         raise UserError(
             f"{data.path}: no episode is long enough for a model step of dynamics.frameskip "
-            f"{settings.frameskip}, the longest has {data.lengths.max()} frames; lower it, or give longer episodes"
+            f"{settings.frameskip}, the longest has {data.lengths.max()} frames; lower it, or "
+            "give longer episodes"
         )
     steps = usual_steps(data.lengths, settings.frameskip)
     seen = min(settings.context_frames, steps)

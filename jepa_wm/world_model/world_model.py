@@ -265,8 +265,8 @@ class WorldModel(nn.Module):
     ) -> tuple[int, int]:
         """(bytes that imagining and judging one plan takes at most, bytes that it takes for any
         number of plans), estimated from shapes on the safe side; all members' futures and
-        `num_futures` of each are held together, and for gradients all readings of the distance within the
-        radius."""
+        `num_futures` of each are held together, and for gradients all readings of the distance
+        within the radius."""
         model, judging = self.latent_model, 0
         if model.settings.distance is not None:
             distance = model.settings.distance

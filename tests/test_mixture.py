@@ -1,5 +1,5 @@
-"""Dynamics that admit doubt: outcomes are a distribution, where worlds have chance they beat the
-one that averages, and ensembles disagree where they have not been."""
+"""Dynamics as a distribution: where worlds have chance a mixture beats the dynamics that average,
+and ensembles disagree where they have no data."""
 
 import math
 
@@ -24,7 +24,7 @@ from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 DRAWN = 16
 
 
-def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, tokens=1):
+def dynamics(components, *, latent=3, action=2, width=32, depth=1, window=2, tokens=1):
     torch.manual_seed(0)
     model = small_dynamics(
         tokens=tokens,
@@ -34,7 +34,7 @@ def dynamics(outcomes, *, latent=3, action=2, width=32, depth=1, window=2, token
         depth=depth,
         num_heads=1,
         context_frames=window,
-        mixture_components=outcomes,
+        mixture_components=components,
     )
     torch.nn.init.normal_(
         model.embed.weight, std=0.5
@@ -80,9 +80,9 @@ def test_likelihood_and_draws_are_those_of_a_mixture():
     )
 
 
-@pytest.mark.parametrize("outcomes", [1, 3])
-def test_searching_imagines_the_same_as_training_draw_for_draw(outcomes):
-    model = dynamics(outcomes, tokens=4, depth=2, window=3)
+@pytest.mark.parametrize("components", [1, 3])
+def test_searching_imagines_the_same_as_training_draw_for_draw(components):
+    model = dynamics(components, tokens=4, depth=2, window=3)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     g = torch.Generator().manual_seed(1)
@@ -114,13 +114,13 @@ def test_a_longer_future_begins_with_the_shorter_ones_chance():
     )
 
 
-@pytest.mark.parametrize("outcomes", [0, 1, 3])
-def test_what_is_static_stays_static_whatever_the_head(outcomes):
+@pytest.mark.parametrize("components", [0, 1, 3])
+def test_what_is_static_stays_static_whatever_the_head(components):
     """It is a property of the latent: read, averaged, kept in every future, and never shifted by
     the margin."""
     settings = WorldModelSettings(
         dynamics=dynamics_settings(
-            frameskip=2, width=32, depth=1, num_heads=1, mixture_components=outcomes
+            frameskip=2, width=32, depth=1, num_heads=1, mixture_components=components
         ),
         latent=FactoredLatentSettings(dynamic_dim=2, static_dim=3, components=6, width=16),
         distance=DistanceSettings(width=16),
@@ -261,22 +261,24 @@ def slipping_rooms(count, seed):
 
 
 @pytest.mark.parametrize(
-    ("world", "outcomes"), [(forks, 3), (slipping_rooms, 1)], ids=["forks", "slips"]
+    ("world", "components"), [(forks, 3), (slipping_rooms, 1)], ids=["forks", "slips"]
 )
-def test_where_there_is_chance_outcomes_beat_the_model_that_averages(world, outcomes):
+def test_where_there_is_chance_a_mixture_beats_the_model_that_averages(world, components):
     seen, new = world(2000, 1), world(500, 2)
     sizes = {"latent": seen[0].shape[-1], "action": seen[1].shape[-1]}
-    averaging, admitting = (fit(dynamics(k, **sizes), seen, steps=250) for k in (0, outcomes))
-    flat, sure = judged(averaging, seen, new)
-    told, nearest = judged(admitting, seen, new)
-    assert told > flat + 0.1, "nats a number"
-    radius = sure.mean() / 2
-    assert (nearest < radius).float().mean() > (sure < radius).float().mean() + 0.15
+    averaging, mixture = (
+        fit(dynamics(count, **sizes), seen, steps=250) for count in (0, components)
+    )
+    averaging_likelihood, gap = judged(averaging, seen, new)
+    likelihood, nearest = judged(mixture, seen, new)
+    assert likelihood > averaging_likelihood + 0.1, "nats a number"
+    radius = gap.mean() / 2
+    assert (nearest < radius).float().mean() > (gap < radius).float().mean() + 0.15
     if world is forks:
         with torch.no_grad():
             guess = averaging(new[0][:, :-1], new[1])[:, -1, 0, 1]
-            prediction = admitting.distribution(
-                new[0][:, :-1], admitting.hidden(new[0][:, :-1], new[1])
+            prediction = mixture.distribution(
+                new[0][:, :-1], mixture.hidden(new[0][:, :-1], new[1])
             )
         assert guess.abs().mean() < 0.3, "the average of up and down is where nobody ever is"
         weight = prediction.choice[:, -1].exp()
@@ -339,7 +341,7 @@ def test_members_agree_where_they_were_taught_and_not_elsewhere():
         assert disagreement(8.0) > 10 * disagreement(0.5) > 0
 
 
-def test_every_member_and_outcome_is_trained():
+def test_every_member_and_component_is_trained():
     for changes in (
         {"ensemble_size": 2},
         {"mixture_components": 2},
