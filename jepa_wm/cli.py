@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = (
         Path() if runless else Path(arguments.run or Path("runs") / Path(arguments.config).stem)
     )
+    # What a user can put right is told in a line; a traceback is for our own faults.
     try:
         with _signals_raise():
             if tool:
@@ -48,12 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", EXIT_USER)
     except JobFailed as error:
         return _say(f"error: {error}", error.code)
+    # The shell's convention for a signal, by which a launched job knows that it can go on.
     except Interrupted as stop:
         return _say(_how_to_continue(stop.signum, None if runless else folder), 128 + stop.signum)
     except KeyboardInterrupt:
         return _say(
             _how_to_continue(signal.SIGINT, None if runless else folder), 128 + signal.SIGINT
         )
+    # A full disk is nobody's mistake and not for good: what is whole stays so.
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -65,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = error.filename or folder
         return _say(
             f"error: no space left on the disk of {place}. What was finished before is whole: "
-            "free some space, "
-            f"or move {folder} to another disk and name it with --run, then run the same command "
-            "again.",
+            f"free some space, or move {folder} to another disk and name it with --run, then run "
+            "the same command again.",
             EXIT_FAILED,
         )
     return 0
@@ -112,12 +114,12 @@ def _on_run(arguments: argparse.Namespace, folder: Path) -> Any:
     from jepa_wm.core.distributed import joined
     from jepa_wm.core.rendezvous import ranks
     from jepa_wm.core.run import Run, run_stage
-    from jepa_wm.core.stage import STAGES
+    from jepa_wm.core.stage import on_ranks
 
     config = load_config(arguments.config, arguments.overrides)
     several, name = ranks() > 1, arguments.stage
-    if several and not (name and STAGES.get(name).ranks):
-        together = ", ".join(name for name in stages() if STAGES.get(name).ranks)
+    if several and not (name and on_ranks(name)):
+        together = ", ".join(filter(on_ranks, stages()))
         raise UserError(
             f"{arguments.command} is done by one process; several ranks together do {together}"
         )

@@ -45,6 +45,7 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
     The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on
     those of training."""
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
+    # Its data are the run's own, and of the objectives only that which the run is judged by.
     changed = config.model_copy(
         update={
             "data": config.data.model_copy(update={"path": str((run.path / "collect").resolve())}),

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.commands import stages
-from jepa_wm.core.config import save_config
-from jepa_wm.core.errors import JobFailed, UserError
-from jepa_wm.core.stage import STAGES, pipeline
-from jepa_wm.launch import local, slurm, snapshot, status, sweep
-from jepa_wm.launch.job import Job
-from jepa_wm.launch.settings import LaunchSettings
+from jepa_wm.core.errors import UserError
+from jepa_wm.core.stage import in_shards, pipeline
+from jepa_wm.launch import pieces, slurm, status
 
-ENTRY = "jepa_wm.cli:main"
 SHORT = {
     "cluster": str,
     "nodes": int,
@@ -37,18 +35,9 @@ SHORT = {
 }
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A command on one run folder, with the config it is to have."""
-
-    command: tuple[str, ...]
-    run: Path
-    config: Config
-    source: tuple[str, ...]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command line."""
+    # What is launched and on which config, as the command itself would be told.
     parser.add_argument(
         "job", help=f"a command ({', '.join(stages())}, demo, eval), pipeline or status"
     )
@@ -64,11 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", metavar="DIR", help="the run folder; default: runs/<name of the config>"
     )
+    # What a job asks for is a section of the config; these are its most used keys in short.
     for name, kind in SHORT.items():
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(
             flag, type=kind, metavar=name[0].upper(), help=f"short for launch.{name}=..."
         )
+    # Several runs or jobs from one call.
     parser.add_argument(
         "--grid",
         action="append",
@@ -109,9 +100,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = Path(arguments.run or Path("runs") / Path(arguments.config).stem).resolve()
     if arguments.job == "status":
         return {"jobs": status.of(folder)}
+    # All that can be refused is, before anything is submitted.
     command = (arguments.job, *argv)
     _refuse_other_commands(command, arguments)
-    overrides = sweep.overrides(arguments.grid, arguments.each)
+    overrides = sweep(arguments.grid, arguments.each)
     config = load_config(arguments.config, given)
     if arguments.dry_run:
         return {
@@ -119,26 +111,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 _dry(stage, config, folder, len(overrides)) for stage in _stages(command, config)
             ]
         }
+    # A chain for each run of the sweep, for there is one config and one folder each.
     chains = []
     for number, more in enumerate(overrides or [[]]):
-        run = folder / "sweep" / sweep.name(number, more) if overrides else folder
+        run = folder / "sweep" / sweep_name(number, more) if overrides else folder
         source = (arguments.config, *given, *more)
         settings = load_config(arguments.config, source[1:])
         chains.append(
-            [Piece(stage, run, settings, source) for stage in _stages(command, settings)]
+            [pieces.Piece(stage, run, settings, source) for stage in _stages(command, settings)]
         )
     for chain in chains:
         status.refuse_live(chain[0].run)
     if config.launch.cluster == "slurm":
-        return _submit(chains, arguments, folder)
-    return _run_here(chains)
-
-
-def _stages(command: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
-    """What a run does one after the other: a command, or the stages that its config needs."""
-    if command != ("pipeline",):
-        return [command]
-    return [(stage,) for stage in pipeline(config)]
+        return pieces.submit(chains, folder, split=arguments.split, wait=arguments.wait)
+    return pieces.run_here(chains)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -148,158 +134,51 @@ def lines(result: dict[str, Any]) -> list[str]:
     return status.table(result["jobs"]) if result.get("jobs") else ["no jobs"]
 
 
-def _run_here(chains: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-    """One after another; a sweep goes on past a run that failed, a chain does not. Raises
-    JobFailed at the end."""
-    done, failed = [], []
-    for chain in chains:
-        for piece in chain:
-            record, settings = (
-                _record(piece.run, piece.command[0]),
-                _asked(piece.command, piece.config),
-            )
-            job = _prepare(piece, record)
-            row = {
-                "job": "here",
-                "command": " ".join(piece.command),
-                "run": str(piece.run),
-                "log": str(record / "log"),
-            }
-            try:
-                local.run(job, settings, settings.nodes * settings.tasks_per_node)
-            except JobFailed as error:
-                failed.append(error)
-                done.append({**row, "state": "FAILED", "exit": error.code})
-                break
-            done.append({**row, "state": "COMPLETED", "exit": 0})
-    if failed:
-        count = f"{len(failed)} of {len(chains)} runs failed\n" if len(chains) > 1 else ""
-        raise JobFailed(count + "\n".join(str(error) for error in failed), failed[0].code)
-    return {"jobs": done}
+def sweep(grid: Sequence[str], each: Sequence[str]) -> list[list[str]]:
+    """The overrides of every run: all combinations of axes KEY=[A,B], then each 'KEY=V KEY=V' as
+    it is; none without a sweep.
 
-
-def _submit(
-    chains: Sequence[Sequence[Piece]], arguments: argparse.Namespace, folder: Path
-) -> dict[str, Any]:
-    """Hand all to SLURM: a sweep of one command as an array, stages after each other, a split with
-    its merging job."""
-    rows: list[dict[str, Any]] = []
-    try:
-        if len(chains) > 1 and len(chains[0]) == 1:
-            _submit_array(chains, folder, rows)
-        else:
-            for chain in chains:
-                _submit_chain(chain, arguments.split, rows)
-    except UserError:
-        slurm.cancel([row["job"] for row in rows])  # half a pipeline is of no use
-        raise
-    if arguments.wait:
-        _wait(rows)
-    return {"jobs": [status.look(row) for row in rows]}
-
-
-def _submit_array(
-    chains: Sequence[Sequence[Piece]], folder: Path, rows: list[dict[str, Any]]
-) -> None:
-    pieces = [chain[0] for chain in chains]
-    common = _record(folder, pieces[0].command[0])
-    jobs = []
-    snapshot.take(common, pieces[0].config)
-    for number, piece in enumerate(pieces):
-        record = common / f"{number:03d}"
-        record.mkdir()
-        save_config(piece.config, record / "config.yaml")
-        jobs.append(_job(piece, record))
-    settings = _asked(pieces[0].command, pieces[0].config)
-    ids = slurm.submit(jobs, settings, record=common, name=_name(pieces[0].command))
-    for one, piece, job in zip(ids, pieces, jobs, strict=True):
-        rows.append(_noted(one, piece, Path(job.record), common))
-
-
-def _submit_chain(chain: Sequence[Piece], split: int, rows: list[dict[str, Any]]) -> None:
-    """Stages one after another; one whose work can be shared as an array with a merging job
-    behind."""
-    after: str | None = None
-    for piece in chain:
-        record, settings = (
-            _record(piece.run, piece.command[0]),
-            _asked(piece.command, piece.config),
-        )
-        job, every = _prepare(piece, record), False
-        if split > 1 and _in_shards(piece.command[0]):
-            argv = [(*job.argv, "--shard", f"{k}/{split}") for k in range(split)]
-            shards = [replace(job, argv=one) for one in argv]
-            ids = slurm.submit(
-                shards, settings, record=record, name=f"{_name(piece.command)}-shard", after=after
-            )
-            rows += [_noted(one, piece, record, record) for one in ids]
-            after, every = (
-                ids[0].split("_")[0],
-                True,
-            )  # whatever became of the shards, what is missing is then done
-        (after,) = slurm.submit(
-            [job], settings, record=record, name=_name(piece.command), after=after, every=every
-        )
-        rows.append(_noted(after, piece, record, record))
-
-
-def _noted(job: str, piece: Piece, record: Path, common: Path) -> dict[str, Any]:
-    """A row of the table of jobs, also kept in the run folder, where `status` finds it."""
-    row = {"job": job, "command": " ".join(piece.command), "run": str(piece.run), "record": str(record),
-           "log": str(slurm.log_of(common, job))}  # fmt: skip
-    status.note(piece.run, row)
-    return row
-
-
-def _wait(rows: Sequence[dict[str, Any]]) -> None:
-    """Until no job is in the queue any more; raises JobFailed naming those that did not end well,
-    with their logs."""
-    while any(status.is_live(row) for row in rows):
-        time.sleep(2)
-    ended = [status.look(row) for row in rows]
-    bad = [row for row in ended if row["state"] != "COMPLETED"]
-    if bad:
-        raise JobFailed("\n".join(status.complaint(row) for row in bad), bad[0]["exit"] or 1)
-
-
-def _prepare(piece: Piece, record: Path) -> Job:
-    snapshot.take(record, piece.config)
-    return _job(piece, record)
-
-
-def _job(piece: Piece, record: Path) -> Job:
-    argv = (*piece.command, "--config", str(record / "config.yaml"), "--run", str(piece.run))
-    name, *overrides = piece.source
-    known = str(Path(name).resolve()) if Path(name).suffix in (".yaml", ".yml") else name
-    return Job(ENTRY, argv, str(record), (known, *overrides))
-
-
-def _record(run: Path, command: str) -> Path:
-    """A new folder for what is launched now."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{command}"
-    for number in itertools.count():
-        record = run / "launch" / (f"{stem}_{number}" if number else stem)
+    Raises UserError for an axis that is no list.
+    """
+    axes = []
+    for axis in grid:
+        key, equals, text = axis.partition("=")
         try:
-            record.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return record
-    raise AssertionError("count ends")
+            values = yaml.safe_load(text) if equals else None
+        except yaml.YAMLError:
+            values = None
+        if not isinstance(values, list) or not values:
+            raise UserError(f"--grid {axis!r}: expected KEY=[A,B,...], a list in YAML")
+        axes.append(
+            [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for value in values]
+        )
+    combined = [list(choice) for choice in itertools.product(*axes)] if axes else []
+    return combined + [one.split() for one in each]
 
 
-def _asked(command: tuple[str, ...], config: Config) -> LaunchSettings:
-    """What a job of this command asks for: several ranks only where they work together."""
-    settings = config.launch
-    if command[0] in STAGES and STAGES.get(command[0]).ranks:
-        return settings
-    alone = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": min(settings.gpus_per_node, 1)}
-    return settings.model_copy(update=alone)
+def sweep_name(number: int, settings: Sequence[str]) -> str:
+    """A run's folder: its number, then the last part of each key with its value."""
+    parts = []
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        parts.append(re.sub(r"[^A-Za-z0-9.=+-]+", "-", f"{key.rpartition('.')[2]}={value}"))
+    return "_".join([f"{number:03d}", *parts])[:80]
+
+
+def _stages(command: tuple[str, ...], config: Config) -> list[tuple[str, ...]]:
+    """What a run does one after the other: a command, or the stages that its config needs."""
+    if command != ("pipeline",):
+        return [command]
+    return [(stage,) for stage in pipeline(config)]
 
 
 def _dry(command: tuple[str, ...], config: Config, folder: Path, jobs: int) -> str:
     record = folder / "launch" / f"<time>_{command[0]}"
     return slurm.sbatch_text(
-        _asked(command, config), record=record, name=_name(command), jobs=jobs or 1
+        pieces.asked_of(command, config),
+        record=record,
+        name=pieces.job_name(command),
+        jobs=jobs or 1,
     )
 
 
@@ -314,16 +193,8 @@ def _refuse_other_commands(command: tuple[str, ...], arguments: argparse.Namespa
             f"launch {' '.join(command)}: eval takes one name, other jobs none; settings have the "
             "form a.b=c"
         )
-    if arguments.split > 1 and command[0] != "pipeline" and not _in_shards(command[0]):
-        sharded = " and ".join(name for name in stages() if _in_shards(name))
+    if arguments.split > 1 and command[0] != "pipeline" and not in_shards(command[0]):
+        sharded = " and ".join(name for name in stages() if in_shards(name))
         raise UserError(f"--split is for {sharded}, not {command[0]}")
     if arguments.split > 1 and (arguments.cluster or "local") != "slurm":
         raise UserError("--split needs --cluster slurm: one machine gains nothing by it")
-
-
-def _in_shards(name: str) -> bool:
-    return name in STAGES and STAGES.get(name).in_shards
-
-
-def _name(command: tuple[str, ...]) -> str:
-    return "jepa-wm-" + "-".join(command)

@@ -3,7 +3,7 @@ torchrun or on SLURM.
 
 <run>/launch/<when>_<command>/job.json      what is run
 <run>/launch/<when>_<command>/config.yaml   the resolved config, whatever becomes of its file
-<run>/launch/<when>_<command>/code/         the code it runs
+<run>/launch/<when>_<command>/code/         the code it runs; git.json, git.diff its state in git
 <run>/launch/<when>_<command>/log/          what it said, a file a rank
 <run>/launch/<when>_<command>/ended_<job>   how it ended
 """
@@ -14,6 +14,7 @@ import ctypes
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,18 +23,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from jepa_wm.config import load_config
 from jepa_wm.core import rendezvous
-from jepa_wm.core.config import config_diff
+from jepa_wm.core.config import config_diff, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import write_atomic
+from jepa_wm.core.provenance import git
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.yaml_source import read_yaml
 
-STOPPED = (
-    128 + signal.SIGUSR2,
-    128 + signal.SIGTERM,
-)  # exit codes of a command that saved and can go on
+# exit codes of a command that saved and can go on
+STOPPED = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)
+PACKAGE = "jepa_wm"
+AT_THE_TOP = ("evals", "launch", "configs")  # rooms that lie beside the package in a checkout
+KEPT = (".py", ".yaml", ".typed")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Job:
         On SLURM a stopped job goes back into the queue, where it goes on from its checkpoint.
         """
         on_slurm = rendezvous.variable("SUBMITIT_EXECUTOR") is not None
+        # submitit would answer a mistake in the environment with a traceback.
         try:
             if on_slurm:
                 _take_place(Path(self.record))
@@ -65,6 +71,7 @@ class Job:
         module, _, name = self.entry.partition(":")
         main: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), name)
         code = main(self.argv)
+        # Before the end is recorded: what goes back into the queue has not ended.
         if on_slurm and code in STOPPED and not _cancelled():
             _requeue()
         if first:
@@ -114,23 +121,58 @@ class Job:
             )
 
 
+def take_snapshot(record: Path, config: BaseModel) -> None:
+    """Write what a job runs on into its new record: the code, its state in git and the resolved
+    config."""
+    save_config(config, record / "config.yaml")
+    source = _folder(PACKAGE)
+    _copy(source, record / "code" / PACKAGE)
+    for room in AT_THE_TOP:
+        _copy(_folder(f"{PACKAGE}.{room}"), record / "code" / PACKAGE / room)
+    state = {
+        "commit": git(source, "rev-parse", "HEAD"),
+        "changed": git(source, "status", "--porcelain"),
+    }
+    write_atomic(record / "git.json", json.dumps(state, indent=1) + "\n")
+    write_atomic(record / "git.diff", git(source, "diff", "HEAD") or "")
+
+
+def _folder(package: str) -> Path:
+    module = importlib.import_module(package)
+    assert module.__file__ is not None, f"{package} has no files to copy"
+    return Path(module.__file__).resolve().parent
+
+
+def _copy(source: Path, target: Path) -> None:
+    for file in source.rglob("*"):
+        rooms = file.relative_to(source).parts
+        if (
+            file.is_file()
+            and file.suffix in KEPT
+            and "__pycache__" not in rooms
+            and rooms[0] not in AT_THE_TOP
+        ):
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+
+
 def _take_place(record: Path) -> None:
     """Tell the job's own code its rank, from what SLURM tells; ranks meet by a file of this start
     of the job."""
     os.environ |= {
-        "RANK": str(rendezvous.number("SLURM_PROCID", 0)), "LOCAL_RANK": str(rendezvous.number("SLURM_LOCALID", 0)),
+        "RANK": str(rendezvous.number("SLURM_PROCID", 0)),
+        "LOCAL_RANK": str(rendezvous.number("SLURM_LOCALID", 0)),
         "WORLD_SIZE": str(rendezvous.number("SLURM_NTASKS", 1, least=1)),
-    }  # fmt: skip
+    }
     start = rendezvous.number("SLURM_RESTART_COUNT", 0)
     os.environ[STORE] = str(record / "meet" / f"{_job_id()}_{start}")
 
 
 def _job_id() -> str:
     """SLURM's name of this job, "array_task" in an array; "local" elsewhere."""
-    array, task = (
-        rendezvous.variable("SLURM_ARRAY_JOB_ID"),
-        rendezvous.variable("SLURM_ARRAY_TASK_ID"),
-    )
+    array = rendezvous.variable("SLURM_ARRAY_JOB_ID")
+    task = rendezvous.variable("SLURM_ARRAY_TASK_ID")
     if array is not None and task is not None:
         return f"{array}_{task}"
     return rendezvous.variable("SLURM_JOB_ID") or "local"
@@ -154,9 +196,8 @@ def _requeue() -> None:
         answer = subprocess.run(
             ["scontrol", "requeue", _job_id()], capture_output=True, text=True, timeout=60
         )
-        if (
-            answer.returncode
-        ):  # it may be there already: somebody else's requeue is what stopped it
+        # It may be there already: somebody else's requeue is what stopped it.
+        if answer.returncode:
             print(answer.stderr, file=sys.stderr, flush=True)
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)

@@ -47,6 +47,7 @@ def submit(
             "cluster=local"
         )
     executor = _executor(settings, record, name, after, every)
+    # sbatch explains a refusal in its output, of which submitit makes a traceback.
     try:
         with _clean_environment():
             if len(jobs) == 1:
@@ -106,19 +107,30 @@ def _executor(
     executor = kind(folder=record / "log", max_num_timeout=FOREVER)
     threads = f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{settings.cpus_per_task or 1}}}"
     path = f"export PYTHONPATH={shlex.quote(str(record / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    # Left out where not set: the cluster's own default counts then.
     optional: dict[str, Any] = {
-        "partition": settings.partition, "account": settings.account, "qos": settings.qos,
-        "constraint": settings.constraint, "comment": settings.comment,
-        "gpus_per_node": settings.gpus_per_node or None, "cpus_per_task": settings.cpus_per_task or None,
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "comment": settings.comment,
+        "gpus_per_node": settings.gpus_per_node or None,
+        "cpus_per_task": settings.cpus_per_task or None,
         "mem": None if settings.memory_gb is None else f"{round(settings.memory_gb * 1024)}MB",
         "dependency": None if after is None else f"{'afterany' if every else 'afterok'}:{after}",
-    }  # fmt: skip
+    }
     executor.update_parameters(
-        job_name=name, time=settings.minutes, nodes=settings.nodes, ntasks_per_node=settings.tasks_per_node,
-        signal_delay_s=settings.warning_seconds, array_parallelism=settings.array_parallelism,
-        setup=[*setup_lines(settings), threads, path], srun_args=["--kill-on-bad-exit=1"],
-        additional_parameters={"requeue": True}, **{k: v for k, v in optional.items() if v is not None},
-    )  # fmt: skip
+        job_name=name,
+        time=settings.minutes,
+        nodes=settings.nodes,
+        ntasks_per_node=settings.tasks_per_node,
+        signal_delay_s=settings.warning_seconds,
+        array_parallelism=settings.array_parallelism,
+        setup=[*setup_lines(settings), threads, path],
+        srun_args=["--kill-on-bad-exit=1"],
+        additional_parameters={"requeue": True},
+        **{key: value for key, value in optional.items() if value is not None},
+    )
     return executor
 
 

@@ -41,6 +41,7 @@ def look(row: dict[str, Any]) -> dict[str, Any]:
     ended = Path(row["record"]) / f"ended_{row['job']}"
     state = known.get("JobState", "UNKNOWN")
     code: int | None = None
+    # The job's own record of its end counts before SLURM's, which knows less of a requeued one.
     if state not in slurm.LIVE:
         if ended.exists():
             code = int(json.loads(ended.read_text(encoding="utf-8"))["exit"])
@@ -84,7 +85,8 @@ def complaint(row: dict[str, Any]) -> str:
     log = Path(row["log"])
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     tail = "\n".join(f"  {line}" for line in lines[-LAST_LINES:])
-    return f"job {row['job']} ({row['command']}): {row['state']}, exit code {row['exit']}; log: {log}\n{tail}"
+    ended = f"{row['state']}, exit code {row['exit']}"
+    return f"job {row['job']} ({row['command']}): {ended}; log: {log}\n{tail}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, evaluate, run_stage
 from jepa_wm.core.settings import Section
-from jepa_wm.core.stage import STAGES, dotted_key, pipeline, settings_of, stage, value_at
+from jepa_wm.core.stage import OWN, STAGES, dotted_key, pipeline, settings_of, stage, value_at
 
 
 def agree(annotation, field):
@@ -34,6 +34,12 @@ def test_a_parameter_is_annotated_as_the_section_that_it_is(name):
     for key in declared.reads:
         value_at(Config(), key)
     assert all(before in STAGES for before in declared.after)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_known_of_a_stage_without_its_module_is_what_it_declares(name):
+    declared, known = STAGES.get(name), OWN[name]
+    assert (declared.ranks, declared.in_shards) == (known.ranks, known.in_shards)
 
 
 @pytest.mark.parametrize(

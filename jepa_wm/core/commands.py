@@ -8,7 +8,7 @@ import importlib
 from pathlib import Path
 
 from jepa_wm import __version__
-from jepa_wm.core.stage import ALSO, EVAL, OWN, STAGES
+from jepa_wm.core.stage import ALSO, EVAL, OWN, STAGES, in_shards
 
 CONFIG = "two_rooms"  # what --config is where it is not given
 DEMO = "the whole pipeline in minutes: every stage in its order, then the report"
@@ -46,7 +46,7 @@ TOOLS = {
 def stages() -> dict[str, str]:
     """{stage of the pipeline: its line in the help}, ours in their order, then those of others."""
     theirs = [name for name in STAGES if name not in OWN]
-    lines = {name: line for name, (_, line) in OWN.items()}
+    lines = {name: own.summary for name, own in OWN.items()}
     lines |= {name: STAGES.get(name).summary for name in theirs}
     return {name: line for name, line in lines.items() if not name.startswith(EVAL)}
 
@@ -98,6 +98,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"jepa-wm {command}", description=commands()[command].partition(":")[0]
     )
+    # A bench is for programs and has no run; all else ends for reading, unless JSON is asked for.
     if command == "bench":
         parser.set_defaults(run=None, json=True)
         parser.add_argument("--json", action="store_true", help="the default, and all there is")
@@ -109,6 +110,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "--json", action="store_true", help="end with the result as one JSON line on stdout"
         )
+    # A tool's arguments are its own; settings and a config are those of all other commands.
     if command in TOOLS:
         importlib.import_module(TOOLS[command][0]).add_arguments(parser)
         return parser
@@ -123,7 +125,7 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "--run", metavar="DIR", help="the run folder; default: runs/<name of the config>"
         )
-    if command in STAGES and STAGES.get(command).in_shards:
+    if in_shards(command):
         parser.add_argument(
             "--shard", type=_shard, metavar="K/N", help="only part K (from 0) of N, for others"
         )

@@ -131,8 +131,8 @@ def as_plain(config: Settings) -> dict[str, Any]:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"evaluation.collect": x} as {"evaluation": {"collect": x}}, the broader of two overlapping keys
-    kept whole."""
+    """{"evaluation.collect": x} as {"evaluation": {"collect": x}}, the broader of two
+    overlapping keys kept whole."""
     tree: dict[str, Any] = {}
     for dotted, value in sorted(flat.items(), key=lambda item: item[0].count(".")):
         inside = tree
@@ -191,6 +191,7 @@ def _explain(
     """One line for each problem; the branches of a union become one line."""
     expected: dict[KeyPath, list[str]] = {}
     lines: dict[KeyPath, str] = {}
+    # Lines are kept by key, for pydantic complains of each branch of a union apart.
     for item in error.errors(include_url=False):
         path, value = _follow(item["loc"], source.data)
         if item["type"] == "missing":

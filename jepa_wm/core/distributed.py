@@ -38,10 +38,8 @@ from jepa_wm.core.rendezvous import (
 )
 
 Value = TypeVar("Value")
-JOIN, WAIT = (
-    timedelta(seconds=120),
-    timedelta(minutes=30),
-)  # for all ranks to come; for the slowest in between
+JOIN = timedelta(seconds=120)  # for all ranks to come
+WAIT = timedelta(minutes=30)  # for the slowest in between
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,8 @@ class DistContext:
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
-    batches: Any = (
-        None  # a process group apart from that of the gradients, whose order it must not mix with
-    )
+    # a process group apart from that of the gradients, whose order it must not mix with
+    batches: Any = None
 
     @property
     def first(self) -> bool:
@@ -197,6 +194,7 @@ def _join(kind: str) -> DistContext:
         raise UserError(
             f"RANK={rank}: there are WORLD_SIZE={size} ranks, numbered from 0; {START}"
         )
+    # The device comes before the group: NCCL binds a rank to the one that is current.
     device = torch.device("cpu")
     if kind == "cuda":
         if local >= torch.cuda.device_count():
@@ -207,6 +205,8 @@ def _join(kind: str) -> DistContext:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    # Ranks meet by the store first, which tells whether they share a machine, and with it the
+    # network that gloo is to take.
     try:
         store = _store(rank, size)
         _choose_interface(rank, one_machine=gather(store, rank, size, JOIN))

@@ -53,15 +53,13 @@ def matmul_rate(
     Machines differ: with AMX or on Zen 4 bf16 is more than twice as fast as fp32, on others it is
     half as fast."""
     device = dist().device
-    g = torch.Generator(device).manual_seed(
-        0
-    )  # numbers at random: a GPU multiplies constants faster than those
+    # Numbers at random: a GPU multiplies constants faster than those.
+    g = torch.Generator(device).manual_seed(0)
     x, weight = (
         torch.randn(n, inner, generator=g, device=device).to(dtype) for n in (rows, columns)
     )
-    repeats = (
-        1 if device.type == "cpu" else 10
-    )  # a launch is answered before its work is done: queue enough of it
+    # A launch is answered before its work is done: queue enough of it.
+    repeats = 1 if device.type == "cpu" else 10
     torch.nn.functional.linear(x, weight)  # the first call sets things up
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) * repeats < MEASURED:

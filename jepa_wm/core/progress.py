@@ -46,6 +46,7 @@ class Progress:
         self._figures: dict[str, float | str] = {}
         self._began = self._printed = time.monotonic()
         self._told = 0.0
+        # A log file is no place for a bar, which is drawn over and over.
         self._bar: RichProgress | None = None
         if self.console.is_terminal:
             self._bar = RichProgress(

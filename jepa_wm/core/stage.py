@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -27,37 +27,51 @@ RUN, SHARD = "run", "shard"  # parameters that are no settings
 ALSO = {"planning": "plan"}  # evaluation -> the stage of the pipeline that it is
 EVAL = "eval_"  # what the names of evaluations begin with in the table of stages
 _PROBES = ("linear", "attentive", "knn", "state")
-# our own: stage -> the module that registers it, imported when it is asked for, and its line in
-# the help; in the order of the pipeline
-OWN = {
-    "collect": (
-        "jepa_wm.worlds.collect",
-        "let a policy explore the world and store the trajectories",
+
+
+class OwnStage(NamedTuple):
+    """What is known of one of our own stages without the module that registers it, which loads
+    PyTorch; its decorator and its signature declare the same."""
+
+    module: str
+    summary: str = ""  # its line in the help
+    ranks: bool = False
+    in_shards: bool = False
+
+
+OWN = {  # in the order of the pipeline
+    "collect": OwnStage(
+        "jepa_wm.worlds.collect", "let a policy explore the world and store the trajectories"
     ),
-    "pretrain": (
+    "pretrain": OwnStage(
         "jepa_wm.training.pretrain",
         "pretrain the encoder: masked latent prediction, no labels, no decoder",
+        ranks=True,
     ),
-    "features": (
+    "features": OwnStage(
         "jepa_wm.features.cache",
         "freeze the encoder and compute the features of all frames once",
+        in_shards=True,
     ),
-    "dynamics": (
+    "dynamics": OwnStage(
         "jepa_wm.training.dynamics",
         "train the latent, its action-conditioned dynamics and the temporal distance",
+        ranks=True,
     ),
-    "heads": (
+    "heads": OwnStage(
         "jepa_wm.training.heads",
         "train heads: rewards, ends, states and a policy, from the columns there are",
+        ranks=True,
     ),
-    "plan": (
+    "plan": OwnStage(
         "jepa_wm.evals.goal_reaching",
         "reach goal images by planning in latent space; success with intervals",
+        in_shards=True,
     ),
-    "report": ("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
-    "eval_rollout": ("jepa_wm.evals.diagnostics", ""),
-    "eval_collapse": ("jepa_wm.evals.diagnostics", ""),
-    **{f"{EVAL}{name}": ("jepa_wm.evals.probes", "") for name in _PROBES},
+    "report": OwnStage("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
+    "eval_rollout": OwnStage("jepa_wm.evals.diagnostics"),
+    "eval_collapse": OwnStage("jepa_wm.evals.diagnostics"),
+    **{f"{EVAL}{name}": OwnStage("jepa_wm.evals.probes") for name in _PROBES},
 }
 
 
@@ -113,7 +127,7 @@ class Stage:
 
 
 STAGES: Registry[Stage] = Registry(
-    "stages", "stage", {name: module for name, (module, _) in OWN.items()}
+    "stages", "stage", {name: own.module for name, own in OWN.items()}
 )
 
 
@@ -135,7 +149,7 @@ def stage(
 
     def enter(function: Callable[..., Result]) -> Stage:
         own = name or function.__name__
-        summary = help or OWN.get(own, ("", ""))[1]
+        summary = help or (OWN[own].summary if own in OWN else "")
         upstream = (after,) if isinstance(after, str) else after
         made = Stage(
             own, function, upstream, ranks, keep, reads, unrecorded, headline, when, seed_offset,
@@ -144,6 +158,21 @@ def stage(
         return STAGES.register(own)(made)
 
     return enter
+
+
+def on_ranks(name: str) -> bool:
+    """Whether several ranks may do the command as one job; imports none of our own stages."""
+    if name in OWN:
+        return OWN[name].ranks
+    return name in STAGES and STAGES.get(name).ranks
+
+
+def in_shards(name: str) -> bool:
+    """Whether several processes may do a part of the command each; imports none of our own
+    stages."""
+    if name in OWN:
+        return OWN[name].in_shards
+    return name in STAGES and STAGES.get(name).in_shards
 
 
 def pipeline(config: BaseModel) -> list[str]:
