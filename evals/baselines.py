@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from jepa_wm.evals.episodes import play, success
-from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.action_space import Space
 from jepa_wm.planning.mpc import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.worlds.protocol import World
 from jepa_wm.worlds.tasks import Episodes, GoalPolicy, HasOracle, Task
-
-Space = ActionSpace | DiscreteSpace
 
 
 def baselines(task: Task, episodes: Episodes, *, budget: int, repeat: int) -> dict[str, object]:

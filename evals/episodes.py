@@ -187,6 +187,7 @@ def _starts_past(folder: Path, first: int) -> list[int]:
 def success(distance: np.ndarray, task: Task) -> dict[str, float | int | str]:
     """Success at the end and at any step, with Wilson's 95 % interval of the former, for distances
     to the goal [B, T+1]."""
+    # The interval is over episodes of one training: it says nothing of other seeds.
     outcome = judge(distance, radius=task.radius)
     low, high = wilson(int(outcome.success_final.sum()), len(distance))
     figures: dict[str, float | int | str] = {
@@ -200,6 +201,7 @@ def success(distance: np.ndarray, task: Task) -> dict[str, float | int | str]:
         "radius": task.radius,
         "unit": task.unit,
     }
+    # Where a task has two radii: how many of its successes would be so by the strict one.
     if task.strict_radius is not None:
         close = judge(distance, radius=task.strict_radius)
         figures |= {

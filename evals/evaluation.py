@@ -101,7 +101,7 @@ def evaluation(name: str) -> Callable[[Eval], Stage]:
             )
             return measured(run, EVAL + name, measure, sections)
 
-        # Named for what it is made of, whose own signature is no stage's.
+        # The table of stages tells by these whose entry it is, and refuses a name taken twice.
         evaluate.__module__, evaluate.__qualname__ = measure.__module__, measure.__qualname__
         evaluate.__doc__ = measure.__doc__
         return stage(EVAL + name, after="pretrain", keep="own")(evaluate)

@@ -20,12 +20,12 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import TRAINING, layouts_met
-from jepa_wm.evals.baselines import Space, baselines, oracle
+from jepa_wm.evals.baselines import baselines, oracle
 from jepa_wm.evals.episodes import AgentPolicy, Watch, play_in_chunks, shard_of, success
 from jepa_wm.evals.goal_records import energy_maps, gather
 from jepa_wm.evals.returns import RewardPlay, judged_seeds, rewarding_worlds
 from jepa_wm.evals.settings import EvaluationSettings
-from jepa_wm.planning.action_space import space_of
+from jepa_wm.planning.action_space import Space, space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel

@@ -19,6 +19,7 @@ from jepa_wm.worlds.tasks import Episodes, HasPlane, Task, judge
 
 def gather(folder: Path, chunks: Path, task: Task, episodes: Episodes, *, most: int = 50) -> None:
     """`episodes.npz`: the first `most` episodes of a folder of chunks."""
+    # A chunk is named by its first episode, so its name is known once those before it are read.
     parts: list[Mapping[str, np.ndarray]] = []
     while (first := sum(len(part["track"]) for part in parts)) < len(episodes):
         parts.append(np.load(chunks / f"{first:05d}.npz"))
@@ -26,6 +27,8 @@ def gather(folder: Path, chunks: Path, task: Task, episodes: Episodes, *, most: 
         key: np.concatenate([part[key] for part in parts])[:most]
         for key in ("frames", "track", "distance", "cost")
     }
+
+    # Goals without the world's distractions: these pictures are for people.
     shown = episodes.part(0, most)
     outcome = judge(merged["distance"], radius=task.radius)
     np.savez_compressed(

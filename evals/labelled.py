@@ -153,6 +153,7 @@ def _frames(data: Trajectories, probes: ProbeSettings) -> Part:
 def _built_in(train: str, test: str) -> Labelled:
     """A labelled set of torchvision that lies here already, `torchvision/NAME/FOLDER`; nothing is
     fetched."""
+    # torchvision's sets name their parts by `train=` or by `split=`.
     parts, classes = [], []
     for text, training in ((train, True), (test, False)):
         name, _, root = text.removeprefix(BUILT_IN).partition("/")
@@ -164,12 +165,15 @@ def _built_in(train: str, test: str) -> Labelled:
                 f"{text}: give torchvision/NAME/FOLDER for both parts, with a labelled set of "
                 "torchvision"
             )
+        # `download` is never given: a set that is not there is the user's to fetch.
         try:
             data = made(root, **(which or {"split": "train" if training else "test"}))
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"{text}: is not there or not whole ({error}); download it into the folder first"
             ) from None
+
+        # No clips here: each picture is an episode of its own, so a split may part any two.
         target, rows = np.array([int(data[i][1]) for i in range(len(data))]), np.arange(len(data))
         content = digest_of(target, (_picture(data, i) for i in range(len(data))))
         parts.append(Part(partial(_picture, data), target, rows, rows, content))

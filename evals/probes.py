@@ -104,6 +104,8 @@ def state(asked: Evaluation) -> Rows:
     for name in asked.representations:
         train, test = asked.features(name)
         fit, choose = asked.split(train)
+
+        # Penalty and pooling are chosen on training samples that the fit has not met.
         target, errors = train.part.target, {}
         for pool in pools(name):
             features = pooled(train.tokens, pool).numpy()
@@ -111,6 +113,8 @@ def state(asked: Evaluation) -> Rows:
             for penalty, ridge in zip(PENALTIES, ridges, strict=True):
                 prediction = ridge.predict(features[choose])
                 errors[pool, penalty] = _error(prediction, target[choose], train, asked)
+
+        # What is tested is fitted to all training samples, with what was chosen.
         pool, penalty = min(errors, key=lambda pair: errors[pair])
         ridge = fit_ridge(pooled(train.tokens, pool).numpy(), target, (penalty,))[0]
         prediction = ridge.predict(pooled(test.tokens, pool).numpy())

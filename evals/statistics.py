@@ -79,6 +79,7 @@ def compare(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, obj
 
 def _method(played: Sequence[Played]) -> dict[str, object]:
     """Figures of runs of one method."""
+    # An interval over seeds is one only where nothing but the seed differs, and each counts once.
     for one in played[1:]:
         differing = config_diff(_shared(played[0].settings), _shared(one.settings))
         if differing:
@@ -93,6 +94,7 @@ def _method(played: Sequence[Played]) -> dict[str, object]:
             f"{played[-1].path}: two of the runs have the same seed ({seeds}); give each training "
             "seed once"
         )
+    # Code is no setting: runs of several commits are told of, not refused.
     commits = {commit for one in played for commit in one.commits.values()}
     return {
         "figures": {key: _figure(_stacked(played, key)) for key in played[0].outcomes},

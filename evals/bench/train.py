@@ -88,6 +88,7 @@ def _ours(case: Case, precision: str) -> dict[str, float]:
     optimiser, device = loop.make_optimiser(model, OptimiserSettings()), pixels.frames.device
     took: dict[str, list[float]] = {}
 
+    # `now` waits for the GPU, so each part is charged for its own work.
     def timed(name: str, work: Callable[[], Any]) -> Any:
         began = now(device)
         result = work()
@@ -103,6 +104,7 @@ def _ours(case: Case, precision: str) -> dict[str, float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
 
+    # A checkpoint every step, each waited for: training itself goes on while one is written.
     with tempfile.TemporaryDirectory() as folder, Saver(Path(folder), keep=1) as saver:
         for number in range(case.repeats + 1):
             batch = timed("data", partial(pixels.batch, case.side))
@@ -114,6 +116,7 @@ def _ours(case: Case, precision: str) -> dict[str, float]:
             state = {"optimiser": optimiser.state_dict()}
             timed("checkpoint", partial(saver.save, number, dict(model.state_dict()), state))
             timed("written", saver.settle)
+    # The first step also allocates and chooses kernels.
     return {name: median(seconds[1:]) for name, seconds in took.items()}
 
 
@@ -171,12 +174,16 @@ def _large(case: Case, precision: str, rate: float, *, compile: bool) -> dict[st
     model, pixels = _on_device(case)
     device, operations = pixels.frames.device, flops(case, pixels.masks)
     steps = _whole_steps(case, model, pixels, precision, ParallelSettings(compile=compile))
+    # What the first steps compile and allocate is no part of a step's time.
     for _ in range(WARM_UP):
         next(steps)
+    # Model and optimiser are there already: the peak less this is what the clips need.
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
     took = median(next(steps) for _ in range(case.repeats))
+
+    # Counted operations, not measured ones: recomputation would look like speed.
     result: dict[str, object] = {
         "seconds": took,
         "clips_per_second": case.batch / took,
@@ -189,6 +196,7 @@ def _large(case: Case, precision: str, rate: float, *, compile: bool) -> dict[st
         },
         "case": asdict(case),
     }
+    # The maker's figure is known of some cards alone; elsewhere the share is null.
     if device.type == "cuda":
         name, peak = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
         nominal = next((of_card for card, of_card in NOMINAL.items() if card in name), None)

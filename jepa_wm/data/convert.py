@@ -130,7 +130,7 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
 
     # All actions first: they are small, and what is wrong with them is found before the long work.
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
-    _refuse_missing_frames(view, list(actions))
+    view.check_all(list(actions))
     refuse_parted(view, parts, actions)
     columns = _columns(view, conversion, next(iter(actions)))
     about = _about(view, conversion, action_statistics([actions[e] for e in parts["train"]]))
@@ -216,22 +216,6 @@ def split(
                 f"{part}.h5"
             )
     return parts, left_out
-
-
-def _refuse_missing_frames(view: View, episodes: Sequence[int]) -> None:
-    """UserError that tells the numbers of all of the episodes in which frames are known to be
-    missing."""
-    broken: dict[int, UserError] = {}
-    for e in episodes:
-        try:
-            view.check(e)
-        except UserError as error:
-            broken[view.called(e)] = error
-    if broken:
-        first, numbers = next(iter(broken.values())), " ".join(map(str, broken))
-        raise UserError(
-            str(first) if len(broken) == 1 else f"{first}; broken are in all: --without {numbers}"
-        )
 
 
 def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

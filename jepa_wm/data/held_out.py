@@ -93,6 +93,7 @@ def layouts_met(train: Path, heldout: np.ndarray, training: np.ndarray) -> dict[
 
     Of the held-out none has: one that has raises UserError. The figures are null, which is warned
     of, where the file is not there or does not tell layouts."""
+    # A run may be judged where its data no longer lie: that is warned of, not refused.
     known = Layouts.of(Trajectories(train)) if train.exists() else None
     if known is None:
         warnings.warn(
@@ -105,6 +106,7 @@ def layouts_met(train: Path, heldout: np.ndarray, training: np.ndarray) -> dict[
         result[part] = {"episodes": len(layouts), "met": None, "nearest": None}
         if known is None:
             continue
+        # Held-out layouts must all be new; of training ones it is told how many are, to compare.
         inside = known.met(layouts)
         if part == "heldout" and inside.any():
             raise UserError(

@@ -65,6 +65,7 @@ def _trajectory_files(path: Path) -> list[Path]:
 
 def _set(source: Source, format: str | None) -> dict[str, object]:
     """Episodes, their lengths, and the columns."""
+    # Of columns what the source declares: no frame is read, so a broken one is listed too.
     lengths = source.lengths
     columns: dict[str, object] = {}
     for name, column in sorted(source.columns.items()):
@@ -74,6 +75,8 @@ def _set(source: Source, format: str | None) -> dict[str, object]:
             "pictures": column.picture,
             **({"locked": column.locked} if column.locked else {}),
         }
+
+    # Plain numbers, lists and texts, since --json prints all of it.
     attributes = sorted(source.about.attributes.items())
     return {
         "format": format,
@@ -145,6 +148,7 @@ def _last_frame(view: View, e: int) -> np.ndarray:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
+    # A set of videos has no columns, and a folder of sets is not read further than their sizes.
     if result["format"] == VIDEOS:
         return inspect_videos.lines_of(result)
     if result["format"] == FOLDER:
@@ -155,6 +159,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             text += _set_lines(name, one)
         return text
 
+    # After what is used of a set stands what is wrong with it: near the prompt it is noticed.
     text = _set_lines(str(result["path"]), result)
     if "action" in result:
         action = result["action"]
@@ -170,6 +175,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 def _set_lines(name: str, result: dict[str, Any]) -> list[str]:
     """Size, attributes and columns of one set, and which columns are used as what."""
+    # Attributes that are lists, such as names of columns, would bury the rest.
     length, fps = result["length"], f", {result['fps']:g} fps" if result["fps"] else ""
     size = f"{result['episodes']} episodes, {result['frames']} frames"
     spread = f"{length['shortest']} to {length['longest']}, median {length['median']:g}"
@@ -181,6 +187,7 @@ def _set_lines(name: str, result: dict[str, Any]) -> list[str]:
     ]
     text += [f"  says of itself: {', '.join(notes)}"] if notes else []
 
+    # One line a column: most questions are which of them counts as picture, action or state.
     used = {column: role for role, column in result.get("used", {}).items()}
     channels = result.get("channels", {})
     for key, column in result["columns"].items():

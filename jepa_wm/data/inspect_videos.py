@@ -116,11 +116,16 @@ def contact_sheet(path: Path, pictures: Mapping[str, np.ndarray]) -> str:
             f"{path}: no picture could be read, so there is no sheet; see what is broken without "
             "--sheet"
         )
+
+    # As many columns as there are pictures, or a set of two would be mostly ground.
     across = min(ACROSS, len(pictures))
     cell = SIDE + GAP
     size = (across * cell + GAP, math.ceil(len(pictures) / across) * (cell + LINE) + GAP)
     sheet = Image.new("RGB", size, GROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+
+    # Pictures of any shape keep it, in the middle of their cell; names lose their beginning, since
+    # the ends tell them apart.
     for i, (name, picture) in enumerate(pictures.items()):
         left, top = GAP + i % across * cell, GAP + i // across * (cell + LINE)
         image = Image.fromarray(picture)
@@ -133,6 +138,8 @@ def contact_sheet(path: Path, pictures: Mapping[str, np.ndarray]) -> str:
         pen.text(
             (left + SIDE / 2, top + SIDE + LINE / 2), label, fill=TEXT, font=font, anchor="mm"
         )
+
+    # Encoded before anything is written: a failure leaves the old sheet as it was.
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,13 +20,23 @@ from jepa_wm.worlds.protocol import Idling, SaysActionKind, World
 
 
 class Space(Protocol):
-    """What the protocol of solvers, the receding horizon and the agent ask of a space."""
+    """What the protocol of solvers, the receding horizon, costs and the agent ask of a space."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def absolute(self) -> bool: ...
 
     @property
     def plan_dim(self) -> int: ...
 
     @property
     def model_action_dim(self) -> int: ...
+
+    def within(self, low: Sequence[float], high: Sequence[float]) -> Space: ...
+
+    def staying(self, last: Tensor | None) -> Tensor | None: ...
 
     def project(self, actions: Tensor) -> Tensor: ...
 
@@ -184,17 +194,14 @@ class ActionSpace:
     def _into_ball(self, actions: Tensor, radius: float | Tensor) -> Tensor:
         """[..., A] each group of actions in the box that is longer than `radius` pulled toward the
         box's shortest."""
-        groups, near = (
-            x.unflatten(-1, (-1, self.size)) for x in (actions, actions.new_tensor(self._nearest))
-        )
+        groups = actions.unflatten(-1, (-1, self.size))
+        near = actions.new_tensor(self._nearest).unflatten(-1, (-1, self.size))
         norm = groups.norm(dim=-1, keepdim=True)
         if not near.any():  # the box holds zero
             return (groups * (radius / norm.clamp_min(1e-12)).clamp_max(1.0)).flatten(-2)
         outward = groups - near  # how far along it the norm is `radius`: a quadratic equation
-        square, along = (
-            outward.square().sum(-1, keepdim=True),
-            (near * outward).sum(-1, keepdim=True),
-        )
+        square = outward.square().sum(-1, keepdim=True)
+        along = (near * outward).sum(-1, keepdim=True)
         room = (radius**2 - near.square().sum(-1, keepdim=True)).clamp_min(0)
         share = ((along.square() + square * room).sqrt() - along) / square.clamp_min(1e-12)
         return torch.where(norm > radius, near + share * outward, groups).flatten(-2)
@@ -222,6 +229,12 @@ class ActionSpace:
     def uniform(self, unit: Tensor) -> Tensor:
         """[..., A] numbers in 0..1 spread over the box, then projected."""
         return self.project(self._reach(unit)[0] + 2 * unit * self.half_width(unit))
+
+    def staying(self, last: Tensor | None) -> Tensor | None:
+        """[a] or [B, a] the action that does nothing after the `last` [B, a]; None: not known."""
+        if self.absolute:
+            return last
+        return None if self.idle is None else torch.tensor(self.idle)
 
     def idle_step(self) -> tuple[float, ...]:
         """[A] doing nothing, as far as the space alone can tell."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, space_of
+from jepa_wm.planning.action_space import Space, space_of
 from jepa_wm.planning.cost import (
     CostTerm,
     PlanningContext,
@@ -43,7 +43,7 @@ class Agent:
     def __init__(
         self,
         model: WorldModel,
-        space: ActionSpace | DiscreteSpace,
+        space: Space,
         settings: PlannerSettings,
         *,
         extra_costs: Sequence[tuple[float, CostTerm]] = (),
@@ -234,11 +234,7 @@ class Agent:
     def _staying(self) -> Tensor | None:
         """[B, H, A] the plan of taking the last action again, which holds the place where actions
         are places."""
-        if (
-            self._last_action is None
-            or not isinstance(self.space, ActionSpace)
-            or not self.space.absolute
-        ):
+        if self._last_action is None or not self.space.absolute:
             return None
         step = self._last_action.cpu().repeat(1, self.space.plan_dim // self.space.size)
         return step[:, None].expand(-1, self.settings.mpc.horizon, -1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
+from jepa_wm.planning.action_space import Space
 from jepa_wm.planning.chunks import in_chunks, plans_within, wants_gradient
 from jepa_wm.planning.settings import CostSettings, PlannerSettings
 from jepa_wm.planning.terms import (
@@ -44,7 +44,7 @@ class PlanningContext:
     past: Tensor  # [B, C-1, A] the blocks of actions between them
     goal: Tensor | None = None  # [B, N, D]; None: no goal image was given
     last_action: Tensor | None = None  # [B, a] taken last
-    space: ActionSpace | DiscreteSpace | None = None  # that is searched; None: not known
+    space: Space | None = None  # that is searched; None: not known
 
     @property
     def now(self) -> Tensor:
@@ -221,12 +221,11 @@ def effortless(context: PlanningContext) -> Term:
     """How far actions are from doing nothing: from 0, what the world says, or the last one where
     they are places."""
     space = context.space
-    if isinstance(space, ActionSpace) and space.absolute:
-        return Effort(size=space.size, idle=context.last_action)
-    if space is None or space.idle is None:
+    if space is None:
         return effort
-    idle = space.vectors[space.idle] if isinstance(space, DiscreteSpace) else space.idle
-    return Effort(size=space.size, idle=torch.tensor(idle))
+    idle = space.staying(context.last_action)
+    # Before the first of actions that are places, each plan's own first one is where it stays.
+    return effort if idle is None and not space.absolute else Effort(size=space.size, idle=idle)
 
 
 def smooth(context: PlanningContext) -> Term:

@@ -120,6 +120,16 @@ class DiscreteSpace:
         """Numbers the model takes per step: block * a."""
         return self.slots * self.repeat * self.size
 
+    @property
+    def absolute(self) -> bool:
+        """Choices are no places to go to."""
+        return False
+
+    def staying(self, last: Tensor | None) -> Tensor | None:
+        """[a] the numbers of the choice that does nothing, whatever the last was; None: not
+        known."""
+        return None if self.idle is None else torch.tensor(self.vectors[self.idle])
+
     def one_hot(self, chosen: Tensor) -> Tensor:
         """[..., A] float plans of chosen numbers [..., G]."""
         return torch.nn.functional.one_hot(chosen, self.choices).flatten(-2).float()

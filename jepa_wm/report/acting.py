@@ -53,6 +53,7 @@ def interval(success: Mapping[str, Any]) -> str:
 
 
 def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> list[Section]:
+    # Every section is there, empty where its artifacts are not: the page says what makes them.
     episodes, energy = artifacts.episodes, artifacts.energy
     return [
         Section(
@@ -138,16 +139,11 @@ def _success(plan: Mapping[str, Any]) -> list[Block]:
 
 def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[Row]:
     """Rows of the baselines and of the oracle."""
-    baselines = plan.get(f"baselines{suffix}") or {}
+    rows = [Row([heading], "head")]
+    for name, success in (plan.get(f"baselines{suffix}") or {}).items():
+        rows.append(_success_row(baseline_name(name), success, "baseline"))
     oracle = plan.get(f"oracle{suffix}")
-    return [
-        Row([heading], "head"),
-        *(
-            _success_row(baseline_name(name), success, "baseline")
-            for name, success in baselines.items()
-        ),
-        _success_row("same planner in the true simulator", oracle, "baseline"),
-    ]
+    return [*rows, _success_row("same planner in the true simulator", oracle, "baseline")]
 
 
 def _success_row(name: str, success: Mapping[str, Any] | float | None, style: str = "") -> Row:
@@ -232,6 +228,7 @@ def _energy_maps(energy: Energy) -> list[Block]:
 def _for_reward(plan: Mapping[str, Any], film: Film | None) -> list[Section]:
     """Without a film, which a world of other than three channels has none of, the returns
     alone."""
+    # Returns on training layouts are there in worlds alone that hold layouts out.
     rows = _return_rows(plan, "", "")
     if plan.get(f"return{TRAINING}"):
         rows += _return_rows(plan, TRAINING, ", on training layouts")
@@ -244,6 +241,8 @@ def _for_reward(plan: Mapping[str, Any], film: Film | None) -> list[Section]:
         [Table(("", "mean return", "95 % interval", "episodes", "steps"), rows)],
         "plan",
     )
+
+    # An empty section would ask for a stage that has run already.
     if film is None:
         return [returns]
     episodes = Section(

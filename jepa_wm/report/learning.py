@@ -63,6 +63,7 @@ def pretraining(artifacts: RunArtifacts) -> Group:
 @PARTS.register("dynamics")
 def dynamics(artifacts: RunArtifacts) -> Group:
     """How well the consequences of actions are predicted."""
+    # While training goes on there are metrics and no result: each section asks for its own.
     result, metrics = artifacts.results.get("dynamics"), artifacts.metrics["dynamics"]
     sections = [
         Section(

@@ -1,5 +1,5 @@
-"""The plots: one small panel each, drawn once as SVG whose colours are those of the page around it,
-light or dark.
+"""The plots: one small panel each, drawn once as SVG whose colours are those of the page around
+it, light or dark.
 
 E episodes, K decisions, T environment steps, I solver iterations.
 """
@@ -59,9 +59,11 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """How to draw one panel."""
+    """How to draw one panel: `draw` with axes before its arguments."""
 
-    draw: Callable[[Axes], None]
+    draw: Callable[..., None]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
 
     def svg(self, prefix: str) -> str:
         """An <svg> element for a page; the names inside it begin with `prefix`."""
@@ -90,7 +92,7 @@ class Plot:
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=PANEL_INCHES, dpi=DPI, layout="constrained")
             axes = figure.add_subplot()
-            self.draw(axes)
+            self.draw(axes, *self.args, **self.kwargs)
             if axes.get_legend_handles_labels()[1]:
                 axes.legend(frameon=False, fontsize=8.5, handlelength=1.4, borderaxespad=0.2)
             buffer = io.BytesIO()
@@ -103,7 +105,7 @@ def plot(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Plot]:
 
     @functools.wraps(draw)
     def make(*args: P.args, **kwargs: P.kwargs) -> Plot:
-        return Plot(lambda axes: draw(axes, *args, **kwargs))
+        return Plot(draw, args, kwargs)
 
     return make
 

@@ -44,8 +44,8 @@ def evaluations(artifacts: RunArtifacts) -> Group:
         "frozen",
         "Probes on labelled data",
         "Heads and neighbours on frozen features: accuracy of classes, R2 of numbers, on data "
-        "that had no say in any choice. Each row is told apart by its settings, by what is in its data "
-        "and by the encoder's weights; all of it stands in the folder of that name.",
+        "that had no say in any choice. Each row is told apart by its settings, by what is in its "
+        "data and by the encoder's weights; all of it stands in the folder of that name.",
         [Table(("evaluation", "of", *names, "data", "encoder", "folder"), rows)],
         "eval",
     )

@@ -134,6 +134,7 @@ def _lead(artifacts: RunArtifacts, encoder: str) -> str:
 
 def _outcome(plan: Mapping[str, Any]) -> str:
     """What came of acting, in half a sentence; empty where nobody acted."""
+    # A plan for reward has no success to tell.
     if paid := plan.get("return"):
         beside = [
             f"{acting.baseline_name(name)} {number(baseline['mean'])}"
@@ -147,6 +148,8 @@ def _outcome(plan: Mapping[str, Any]) -> str:
     success = plan.get("success")
     if not success:
         return ""
+
+    # "Held-out" is claimed only where the layouts were compared with those of training.
     checked = (plan.get("layouts") or {}).get("heldout", {}).get("met") is not None
     training = plan.get(f"success{acting.TRAINING}")
     beside_training = (

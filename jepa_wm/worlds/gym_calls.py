@@ -22,6 +22,7 @@ MOST = 1000  # choices that it is sensible to tell apart by one-hot numbers
 def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
     """The environment's action space; raises ValueError for one that is neither a bounded box of
     one axis, of numbers that may be fractions, nor a choice among at least two actions."""
+    # Near misses come first: of those the remedy is known, a wrapper that makes them one choice.
     space = env.action_space
     if isinstance(space, spaces.Discrete) and space.n > 1:
         return space
@@ -35,6 +36,7 @@ def plannable(env: gymnasium.Env) -> spaces.Box | spaces.Discrete:
             f"{env}: {space} is several choices at a time, and plans are of one; "
             f"{_as_choice(space)}"
         )
+    # What is left to refuse has bounds that a search cannot draw from.
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not _bounded(space):
         raise ValueError(
             f"{env}: plans are searched in a bounded Box of one axis or a Discrete space of two "

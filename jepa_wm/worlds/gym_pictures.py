@@ -32,6 +32,9 @@ def source(env: gymnasium.Env, observation: Any, asked: str | None) -> str:
     equals, and for a name that is no picture."""
     if asked == RENDER:
         return RENDER
+
+    # Small grey arrays have the shape of a picture and are maps of numbers; the whole observation,
+    # if it is in colour, is a picture at any size.
     entries = dict(_entries(observation, env.observation_space))
     rank: dict[str, tuple[bool, bool]] = {}
     for name, (value, space) in entries.items():
@@ -41,6 +44,8 @@ def source(env: gymnasium.Env, observation: Any, asked: str | None) -> str:
         grey = 1 in (value.shape[-1], value.shape[0]) or value.ndim == 2
         if min(picture.shape[:2]) >= SMALLEST or not (name or grey):
             rank[name] = (grey, value.dtype != np.uint8)
+
+    # A guess between equals would decide silently what a model learns from.
     if asked is not None:
         if asked not in rank:
             raise UserError(

@@ -86,6 +86,7 @@ class GymWorld:
     def reset(self, seeds: np.ndarray, *, start: np.ndarray | None = None) -> None:
         """Begin one episode per seed; `start` [B, ...] goes to the environments as
         options["start"]."""
+        # Environments are kept from one reset to the next: making one may take seconds.
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
             if any(self._envs[-1] is env for env in self._envs[:-1]):
@@ -93,6 +94,8 @@ class GymWorld:
                     f"{self._envs[-1]}: was made twice; let GymWorld's `make` return a new one "
                     "each time"
                 )
+
+        # What is the picture is found at the first observation, and holds for all that follow.
         self._frames, self._observed, self._infos = (
             [None] * len(seeds),
             [None] * len(seeds),

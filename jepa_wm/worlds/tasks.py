@@ -74,6 +74,7 @@ class Episodes:
     def load(cls, path: Path) -> Episodes:
         """The mirror image of `save`; raises UserError for a file that is missing, damaged or
         edited."""
+        # Whatever is left of the file once the known keys are taken are the settings of its task.
         try:
             plain = json.loads(read_text(path))
             stored = plain.pop("digest")
@@ -94,6 +95,8 @@ class Episodes:
                 f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the "
                 "tasks again"
             ) from None
+
+        # Figures of edited tasks could not be compared with those of anybody else.
         if episodes.digest != stored:
             raise UserError(
                 f"{path}: was changed after it was frozen (digest {episodes.digest}, written "

@@ -6,6 +6,8 @@ is chosen by name; a part that is not named takes the usual column of that name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jepa_wm.core.errors import UserError, listed
@@ -77,6 +79,20 @@ class View:
         if isinstance(self.source, Checked):
             for column in self.pictures.values():
                 self.source.check(column, episode)
+
+    def check_all(self, episodes: Sequence[int]) -> None:
+        """UserError that tells the numbers of all of these episodes that `check` refuses."""
+        broken: dict[int, UserError] = {}
+        for e in episodes:
+            try:
+                self.check(e)
+            except UserError as error:
+                broken[self.called(e)] = error
+        if broken:
+            first, numbers = next(iter(broken.values())), " ".join(map(str, broken))
+            if len(broken) > 1:
+                raise UserError(f"{first}; broken are in all: --without {numbers}")
+            raise first
 
     def frames(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
         """[stop - start, h, w, 3] uint8 of our picture column `name`; of stacked frames the

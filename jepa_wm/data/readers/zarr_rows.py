@@ -62,6 +62,8 @@ class ZarrReader:
                 {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"},
                 lengths,
             )
+            # zarr leaves out chunks of zeros and reads missing ones as zeros. Numbers are often
+            # zero; a chunk of black pictures is rather one that was lost.
             for name, column in rows.columns.items():
                 if not column.picture or column.locked is not None:
                     continue
@@ -77,6 +79,7 @@ class ZarrReader:
 
 def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:
     """The array, or a locked one where its codec is not there to open it with."""
+    # zarr reports a codec that is not registered as either error, and its name in the text alone.
     try:
         array: Array = group[f"{prefix}{name}"]
     except (ValueError, ImportError) as error:
@@ -84,6 +87,8 @@ def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:
         if codec is None and not isinstance(error, ImportError):
             raise
         named = codec[1] if codec else str(error)
+
+        # Shape and type stand in the metadata, whose keys differ between zarr 2 and 3.
         package = next(
             (package for start, package in PACKAGES.items() if named.startswith(start)), None
         )

@@ -57,6 +57,7 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Begin an episode; raises ValueError for an unknown option or a position outside the
         walls."""
         super().reset(seed=seed)
+        # Gymnasium passes on any option, so a misspelt one would go unnoticed.
         options = options or {}
         unknown = sorted(set(options) - {"start", "goal", "layout"})
         if unknown:
@@ -65,6 +66,9 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             )
         start, layout = self._position(options, "start"), self._position(options, "layout")
         self._goal = self._position(options, "goal")
+
+        # Without a seed one comes from gymnasium's generator: a seed that was given once counts
+        # for the resets that follow.
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
         self.world.reset(
             np.array([drawn]),

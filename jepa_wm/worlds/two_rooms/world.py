@@ -2,8 +2,8 @@
 at once.
 
 B worlds in the batch, h and w canvas height and width, which are equal. Positions are (x, y) in
-pixels, x to the right, y down. The geometry is that of EB-JEPA's random-wall task: border 5, wall 3 px thick, door
-half-height 4, |a| <= 2.45."""
+pixels, x to the right, y down. The geometry is that of EB-JEPA's random-wall task: border 5, wall
+3 px thick, door half-height 4, |a| <= 2.45."""
 
 from __future__ import annotations
 
@@ -111,6 +111,8 @@ class TwoRooms:
                     f"{name} has shape {np.shape(given)}; give a pair for each of the "
                     f"{len(seeds)} seeds"
                 )
+
+        # A generator for each seed: a world is the same in a batch of any size.
         g = self.geometry
         generators = [np.random.default_rng([int(seed), 0]) for seed in seeds]
         drawn = [self._layout(r) for r in generators] if layout is None else layout
@@ -118,6 +120,7 @@ class TwoRooms:
         side = np.array([r.random() < 0.5 for r in generators])
         uniform = self.uniform_position(generators, right=side)
         self.agent = uniform if start is None else np.array(start, np.float32)
+        # Chance draws from others: with or without it the same seed begins in the same place.
         self._chance = (
             [np.random.default_rng([int(seed), 11]) for seed in seeds]
             if self.settings.process_noise
