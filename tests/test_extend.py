@@ -91,6 +91,12 @@ def test_a_latent_and_dynamics_of_ones_own_are_trained_and_planned_with(
     assert agent.act(frames).shape == (2, model.frameskip, 2)
 
 
+def test_latents_of_ones_own_are_fp32_whatever_the_precision(extend):
+    latent = extend("latent").PooledLatent(token_width=8, dynamic_dim=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert latent.encode(torch.randn(2, 5, 8)).dtype == torch.float32
+
+
 def test_a_reader_of_ones_own_recognises_its_format(extend, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), np.uint8)
     for number, picture in enumerate(pictures):

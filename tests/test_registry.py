@@ -80,6 +80,7 @@ def test_another_name_replaces_the_settings_below(tmp_path):
         ("planner: {solver: {num_samples: 0}}", "'planner.solver.num_samples' must be greater than or equal to 1"),
         ("planner: {solver: {num_samples: '5'}}", "'planner.solver.num_samples' must be a valid integer, got '5'"),
         ("planner: {solver: {scale: [1]}}", "planner.solver.scale"),
+        ("planner: {solver: {name: }}", "'planner.solver' must be a mapping with a name, got {'name': None}"),
         ("planner: {solver: cem}", "'planner.solver' must be a mapping with a name, got 'cem'"),
     ],
 )  # fmt: skip
@@ -123,3 +124,24 @@ def test_others_add_theirs_by_entry_points(monkeypatch):
     assert table.names() == ["theirs"]
     table.register("theirs")(Theirs)
     assert table.get("theirs") is Theirs
+
+
+def test_an_entry_point_may_name_the_class_and_a_broken_package_is_named(monkeypatch):
+    points = [
+        importlib.metadata.EntryPoint("theirs", "their_module:Theirs", GROUP),
+        importlib.metadata.EntryPoint("broken", "their_missing_module", GROUP),
+    ]
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: points if group == GROUP else []
+    )
+
+    class Theirs(Section):
+        name: Literal["theirs"] = "theirs"
+
+    table: Registry[type[Section]] = Registry("test_solvers", "solver", {})
+    module = ModuleType("their_module")
+    monkeypatch.setitem(sys.modules, "their_module", module)
+    with pytest.raises(UserError, match="their_module, which is to register"):
+        table.get("theirs")
+    with pytest.raises(UserError, match="the solver 'broken', cannot be imported .*repair or"):
+        table.get("broken")

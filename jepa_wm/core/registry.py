@@ -60,7 +60,15 @@ class Registry(Generic[Entry]):
             module = self._modules().get(name)
             if module is None:
                 raise UserError(f"no {self.kind} is named {name!r}; {self._advice(name)}")
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                if module in self._own.values():
+                    raise
+                raise UserError(
+                    f"{module}, which is to register the {self.kind} {name!r}, cannot be imported "
+                    f"({error}); repair or uninstall the package that it is of"
+                ) from error
             if name not in self._entries:
                 raise UserError(
                     f"{module}, which is to register the {self.kind} {name!r}, does not"
@@ -81,7 +89,7 @@ class Registry(Generic[Entry]):
         """Name -> module that registers it: the library's own, which cannot be replaced, and those
         of entry points."""
         points = importlib.metadata.entry_points(group=f"jepa_wm.{self.table}")
-        return {**{point.name: point.value for point in points}, **self._own}
+        return {**{point.name: point.module for point in points}, **self._own}
 
     def _advice(self, name: str) -> str:
         close = difflib.get_close_matches(name, self.names(), n=1)
@@ -116,6 +124,8 @@ class Choice:
             return value
         if not isinstance(value, Mapping):
             raise PydanticCustomError("mapping", "Input should be a mapping with a name")
+        if not isinstance(value.get("name", ""), str):
+            raise PydanticCustomError("name", "Input should be a mapping with a name")
         try:
             schema = self.schema(value)
         except UserError as error:

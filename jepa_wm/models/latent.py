@@ -75,7 +75,7 @@ class Latent(nn.Module):
         """[..., N, D] fp32 latents of frozen tokens [..., n, E], and of proprioception [..., P]
         where the latent asks for it."""
         compressed = self.compress(tokens, proprio)
-        dynamic = self.dynamic(compressed)
+        dynamic = self.dynamic(compressed).float()
         if self.static is None:
             return dynamic
         return torch.cat([dynamic, self.static(compressed).float()], -1)

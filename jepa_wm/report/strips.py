@@ -54,7 +54,7 @@ def make_strips(
     for name, taken in (("imagined", blocks), ("shuffled", blocks.roll(1, 0))):
         plans = taken[:, None, observed - 1 :]
         latents = model.compared(model.imagine(context, past, plans)).flatten(0, 2).flatten(1)
-        nearest, _ = bank.nearest(latents.cpu().numpy())
+        nearest, _ = bank.nearest(latents.float().cpu().numpy())
         shown = data.frames[nearest].reshape(len(rows), horizon, *true.shape[2:])
         strips[name] = np.concatenate([true[:, :1], shown], 1)
     np.savez_compressed(path, **strips)
