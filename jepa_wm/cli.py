@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done; 1 the disk is full; 2 a mistake the message explains; 128 + signal number when stopped.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    arguments = parse(argv)
+    try:
+        arguments = parse(argv)
+    except UserError as error:  # a stage of others that cannot be imported
+        return _say(f"error: {error}", EXIT_USER)
     tool = arguments.command in TOOLS
     runless = arguments.runless
     folder = (

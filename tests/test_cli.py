@@ -2,6 +2,7 @@
 line."""
 
 import errno
+import importlib.metadata
 import json
 import os
 import signal
@@ -133,3 +134,18 @@ def test_misuse_exits_with_two(words, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 2 and "usage: jepa-wm" in capsys.readouterr().err
+
+
+def test_a_broken_package_of_others_is_named_and_hinders_nothing_else(monkeypatch, capsys):
+    point = importlib.metadata.EntryPoint("theirs", "their_missing_module", "jepa_wm.stages")
+    monkeypatch.setattr(
+        importlib.metadata,
+        "entry_points",
+        lambda group: [point] if group == "jepa_wm.stages" else [],
+    )
+    assert cli.main(["theirs"]) == 2
+    assert "the stage 'theirs', cannot be imported" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "theirs" in shown and "collect" in shown

@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 
 from jepa_wm import __version__
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.stage import ALSO, EVAL, OWN, STAGES, in_shards
 
 CONFIG = "two_rooms"  # what --config is where it is not given
@@ -47,7 +48,11 @@ def stages() -> dict[str, str]:
     """{stage of the pipeline: its line in the help}, ours in their order, then those of others."""
     theirs = [name for name in STAGES if name not in OWN]
     lines = {name: own.summary for name, own in OWN.items()}
-    lines |= {name: STAGES.get(name).summary for name in theirs}
+    for name in theirs:
+        try:
+            lines[name] = STAGES.get(name).summary
+        except UserError as error:  # a broken package of others hinders nothing else
+            lines[name] = str(error)
     return {name: line for name, line in lines.items() if not name.startswith(EVAL)}
 
 
