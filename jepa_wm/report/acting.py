@@ -55,7 +55,9 @@ def interval(success: Mapping[str, Any]) -> str:
 def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> list[Section]:
     # Every section is there, empty where its artifacts are not: the page says what makes them.
     episodes, energy = artifacts.episodes, artifacts.energy
-    return [
+    success = plan if plan and plan.get("success") else None
+    split = "On held-out layouts, where nothing else is said. "
+    sections = [
         Section(
             "episodes",
             "Episodes",
@@ -68,10 +70,11 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
         Section(
             "success",
             "Success, beside baselines and oracle",
-            "On held-out layouts, where nothing else is said. At the end: within the radius when "
-            "the budget ends, with its 95 % Wilson interval. At any step: within it at least "
-            "once.",
-            _success(plan) if plan and plan.get("success") else [],
+            split
+            * bool(success and success.get("layouts"))
+            + "At the end: within the radius when the budget ends, with its 95 % Wilson interval. "
+            "At any step: within it at least once.",
+            _success(success) if success else [],
             "plan",
         ),
         Section(
@@ -82,7 +85,10 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
             [_search(episodes)] if episodes else [],
             "plan",
         ),
-        Section(
+    ]
+    # Not every task offers maps: once it has been played, none will come.
+    if energy or not success:
+        sections.append(Section(
             "energy",
             "Which states look near to the goal",
             "The agent is put at every place in turn, and each view is compared with the goal "
@@ -90,8 +96,8 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
             "scale.",
             _energy_maps(energy) if energy else [],
             "plan",
-        ),
-    ]
+        ))  # fmt: skip
+    return sections
 
 
 def _episodes(episodes: Episodes) -> list[Block]:
