@@ -252,10 +252,17 @@ def make_lerobot_3(folder):
 
 
 MAKERS = {
-    "hdf5": make_hdf5, "d4rl": make_d4rl, "ogbench": make_ogbench, "npz": make_npz, "npz_folder": make_npz_folder,
-    "zarr": make_zarr, "minari": make_minari, "dino_wm": make_dino_wm, "lerobot": make_lerobot,
+    "hdf5": make_hdf5,
+    "d4rl": make_d4rl,
+    "ogbench": make_ogbench,
+    "npz": make_npz,
+    "npz_folder": make_npz_folder,
+    "zarr": make_zarr,
+    "minari": make_minari,
+    "dino_wm": make_dino_wm,
+    "lerobot": make_lerobot,
     "lerobot_3": make_lerobot_3,
-}  # fmt: skip
+}
 
 
 def spoil_nan(folder):

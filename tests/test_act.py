@@ -375,8 +375,11 @@ def test_the_context_goes_on_while_several_steps_are_executed(window, execute, s
         steps = torch.from_numpy(taken).reshape(2, execute, -1)
         guesses = model.imagine(
             latent.believed(context, belief),
-            torch.stack(blocks[-context.shape[1] + 1 :], 1) if context.shape[1] > 1 else past[:, :0], steps[:, None],
-        )[:, 0]  # fmt: skip
+            torch.stack(blocks[-context.shape[1] + 1 :], 1)
+            if context.shape[1] > 1
+            else past[:, :0],
+            steps[:, None],
+        )[:, 0]
         for step in range(1, execute):
             between = frames(2, 10 * decision + 1 + step)
             if shown == "all" or (shown == "first" and step == 1):

@@ -221,8 +221,11 @@ def test_choices_that_were_never_taken_are_not_taken():
         model.latent_model = LatentModel(9, 16, 4, model.latent_model.settings)
         model.latent_model.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
-            agent = Agent(model, space=DiscreteSpace.of_block(4, block=2, action_repeat=hold, idle=3), settings=planner(
-                horizon=3))  # fmt: skip
+            agent = Agent(
+                model,
+                space=DiscreteSpace.of_block(4, block=2, action_repeat=hold, idle=3),
+                settings=planner(horizon=3),
+            )
             agent.reset(frames(2, 0), [seed, 9])
             assert all(set(agent.act(frames(2, step)).flatten()) <= {0, 2} for step in range(3))
     with pytest.raises(UserError, match="none of the world's choices was taken"):

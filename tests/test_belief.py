@@ -156,8 +156,15 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
 def config_for(**changes):
     words = {"frames": 3, "batch": 64, **changes}
     training = ", ".join(f"{name}: {value}" for name, value in words.items())
-    return load_config("debug", [f"dynamics.frameskip={SKIP}", "features.stride=2", "train.precision=fp32",
-                                 f"train.dynamics={{{training}}}"])  # fmt: skip
+    return load_config(
+        "debug",
+        [
+            f"dynamics.frameskip={SKIP}",
+            "features.stride=2",
+            "train.precision=fp32",
+            f"train.dynamics={{{training}}}",
+        ],
+    )
 
 
 @pytest.mark.parametrize("context", [1, 2])
@@ -236,10 +243,15 @@ def head_samples(data, model, stride, terminated=None):
     taken, ended = samples.ends(data, terminated)
     rest = {"stride": stride, "seed": 0}
     return samples.Samples(
-        data, Latents(model, Store(data, stride), "fp32"), model, "fp32", columns,
+        data,
+        Latents(model, Store(data, stride), "fp32"),
+        model,
+        "fp32",
+        columns,
         samples.StepSampler(data, taken=taken, ended=ended, frameskip=SKIP, **rest),
-        samples.GoalSampler(data, steps=2, frameskip=SKIP, **rest), samples.FrameSampler(data, **rest),
-    )  # fmt: skip
+        samples.GoalSampler(data, steps=2, frameskip=SKIP, **rest),
+        samples.FrameSampler(data, **rest),
+    )
 
 
 @pytest.mark.parametrize("stride", [2, 4])
@@ -260,8 +272,15 @@ def test_heads_are_taught_what_a_planner_imagines(data, stride):
         past = [
             data.actions[data.offsets[episode[i]] + f :][:SKIP].reshape(1, -1) for f in seen[:-1]
         ]
-        acts = torch.cat([model.scaled(torch.from_numpy(np.concatenate(past)))[None] if past else
-                          torch.zeros(1, 0, model.block), actions[None, i : i + 1]], 1)  # fmt: skip
+        acts = torch.cat(
+            [
+                model.scaled(torch.from_numpy(np.concatenate(past)))[None]
+                if past
+                else torch.zeros(1, 0, model.block),
+                actions[None, i : i + 1],
+            ],
+            1,
+        )
         with torch.no_grad():
             expected = model.dynamics(context[None], acts)[0, -1]
         torch.testing.assert_close(after[i], expected.flatten(), atol=1e-4, rtol=1e-4)

@@ -27,8 +27,11 @@ def words(folder, data, **more):
         for word in SMALL
         if not any(part in word for part in ("steps=2", "save_every", "eval_every"))
     ]
-    kept += [f"train.{part}.{key}" for part in ("pretrain", "latent", "dynamics", "distance", "heads")
-             for key in (f"steps={STEPS}", f"save_every={more.get('save_every', 3)}", "eval_every=30")]  # fmt: skip
+    kept += [
+        f"train.{part}.{key}"
+        for part in ("pretrain", "latent", "dynamics", "distance", "heads")
+        for key in (f"steps={STEPS}", f"save_every={more.get('save_every', 3)}", "eval_every=30")
+    ]
     return ["--config", "debug", "--run", str(folder), f"data.path={data}", *kept]
 
 

@@ -50,7 +50,8 @@ def test_without_locks_a_run_works_and_one_warning_says_so(tmp_path, no_locks):
         warnings.simplefilter("always")
         assert cli.main([*COLLECT, "--run", str(tmp_path)]) == 0
     assert [str(one.message) for one in told if "locks" in str(one.message)] == [
-        f"{tmp_path}: this disk has no file locks, so two jobs in one folder cannot be kept apart here; "
+        f"{tmp_path}: this disk has no file locks, so two jobs in one folder "
+        "cannot be kept apart here; "
         "see to it that only one works there at a time"
     ]
     with open_h5(tmp_path / "collect" / "train.h5") as file:

@@ -72,10 +72,15 @@ def drawn(stride, *, ending_row, episodes=3000):
     taken, over = samples.ends(data, terminated)
     assert (over == ended).all() and (taken == actions_taken).all()
     return samples.Samples(
-        data, Places(place), model, "fp32", {"terminated": terminated, "reward": terminated.copy()},
+        data,
+        Places(place),
+        model,
+        "fp32",
+        {"terminated": terminated, "reward": terminated.copy()},
         StepSampler(data, taken=taken, ended=over, frameskip=SKIP, **rest),
-        GoalSampler(data, steps=2, frameskip=SKIP, **rest), FrameSampler(data, **rest),
-    )  # fmt: skip
+        GoalSampler(data, steps=2, frameskip=SKIP, **rest),
+        FrameSampler(data, **rest),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*episodes are left out")

@@ -21,9 +21,15 @@ from jepa_wm.world_model.saved import save_latent_model
 
 STEPS, SAVED = 20, 8
 SMALL = [
-    "encoder.width=16", "encoder.depth=1", "jepa.width=16", f"train.pretrain.steps={STEPS}", "train.pretrain.batch=8",
-    f"train.pretrain.save_every={SAVED}", "train.pretrain.probe_frames=60", "train.pretrain.probe_steps=5",
-]  # fmt: skip
+    "encoder.width=16",
+    "encoder.depth=1",
+    "jepa.width=16",
+    f"train.pretrain.steps={STEPS}",
+    "train.pretrain.batch=8",
+    f"train.pretrain.save_every={SAVED}",
+    "train.pretrain.probe_frames=60",
+    "train.pretrain.probe_steps=5",
+]
 
 
 def pretrain(folder, data):

@@ -39,11 +39,18 @@ from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 SETTINGS = [
-    "train.pretrain.steps=0", "latent.name=tokens", "world.reward_region={radius: 12}", "collect.episodes=300",
+    "train.pretrain.steps=0",
+    "latent.name=tokens",
+    "world.reward_region={radius: 12}",
+    "collect.episodes=300",
     "planner.cost.robust_radius=0",
-    "train.dynamics.steps=400", "train.distance.steps=20", "train.heads.steps=600", "train.heads.batch=128",
-    "train.heads.warmup=20", "train.heads.sizes.width=64",
-]  # fmt: skip
+    "train.dynamics.steps=400",
+    "train.distance.steps=20",
+    "train.heads.steps=600",
+    "train.heads.batch=128",
+    "train.heads.warmup=20",
+    "train.heads.sizes.width=64",
+]
 
 
 @pytest.fixture(scope="module")
@@ -258,11 +265,24 @@ def agent(folder, **plan):
 
 
 @pytest.mark.parametrize(
-    "plan", [{"objective": "reward"}, {"objective": "reward", "solver": "gradient"}, {"objective": "state"},
-             {"solver": "policy"}, {"warm_start": True}, {"warm_start": True, "solver": "icem"},
-             {"reward": 0.5, "state": 0.1, "state_names": ["agent_x", "agent_y"], "effort": 0.1, "smoothness": 0.1}],
+    "plan",
+    [
+        {"objective": "reward"},
+        {"objective": "reward", "solver": "gradient"},
+        {"objective": "state"},
+        {"solver": "policy"},
+        {"warm_start": True},
+        {"warm_start": True, "solver": "icem"},
+        {
+            "reward": 0.5,
+            "state": 0.1,
+            "state_names": ["agent_x", "agent_y"],
+            "effort": 0.1,
+            "smoothness": 0.1,
+        },
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_reward_and_state_plan_as_goals_do(trained, plan):
     a = agent(trained[0], **plan)
     world = TwoRooms()

@@ -53,10 +53,17 @@ def everything_again(model, context, past, actions):
 
 
 @given(
-    tokens=st.integers(1, 5), window=st.integers(1, 4), depth=st.integers(1, 3), heads=st.integers(1, 3),
-    batch=st.integers(1, 3), candidates=st.integers(1, 4), horizon=st.integers(1, 7), seen=st.integers(1, 6),
-    at_once=st.integers(0, 7), seed=st.integers(0, 1000),
-)  # fmt: skip
+    tokens=st.integers(1, 5),
+    window=st.integers(1, 4),
+    depth=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    batch=st.integers(1, 3),
+    candidates=st.integers(1, 4),
+    horizon=st.integers(1, 7),
+    seen=st.integers(1, 6),
+    at_once=st.integers(0, 7),
+    seed=st.integers(0, 1000),
+)
 @settings(max_examples=80, deadline=None)
 def test_search_imagines_what_computing_everything_again_gives(
     tokens, window, depth, heads, batch, candidates, horizon, seen, at_once, seed

@@ -367,8 +367,10 @@ from test_interop import world_model, pictures
 from jepa_wm.integrations.stable_worldmodel import CostServer, serve_to
 from jepa_wm.planning.settings import CostSettings, PlannerSettings
 settings = PlannerSettings(cost=CostSettings(objective="l2"))
-solver = serve_to(CEMSolver, CostServer(world_model(), settings), num_samples=16, n_steps=2, topk=4)
-policy = WorldModelPolicy(solver=solver, config=PlanConfig(horizon=3, receding_horizon=1, action_block=2))
+server = CostServer(world_model(), settings)
+solver = serve_to(CEMSolver, server, num_samples=16, n_steps=2, topk=4)
+plan = PlanConfig(horizon=3, receding_horizon=1, action_block=2)
+policy = WorldModelPolicy(solver=solver, config=plan)
 one, both = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (2, 2))
 env = SimpleNamespace(num_envs=2, action_space=both, single_action_space=one)
 policy.set_env(env)

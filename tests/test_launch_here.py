@@ -1,5 +1,5 @@
-"""Jobs on this machine: the same command as a job, ranks that die, what the snapshot holds, shards of
-work, bad input."""
+"""Jobs on this machine: the same command as a job, ranks that die, what the snapshot holds, shards
+of work, bad input."""
 
 import json
 import os
@@ -48,9 +48,12 @@ def spoiled(tmp_path):
 
 def launch(*argv, code=0, timeout=100, env=()):
     done = subprocess.run(
-        [sys.executable, "-m", "jepa_wm", "launch", *map(str, argv)], capture_output=True, text=True, timeout=timeout,
+        [sys.executable, "-m", "jepa_wm", "launch", *map(str, argv)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", **dict(env)},
-    )  # fmt: skip
+    )
     assert done.returncode == code, done.stderr
     return done
 
@@ -141,8 +144,12 @@ def test_stopping_the_launcher_stops_all_ranks_with_a_checkpoint(
         *overrides(tiny_data),
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **spoiled("time.sleep(3)")}
-    process = subprocess.Popen([sys.executable, "-m", "jepa_wm", "launch", "pretrain", *argv], env=env,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jepa_wm", "launch", "pretrain", *argv],
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (folder / "pretrain" / "config.yaml").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
@@ -250,9 +257,18 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
     assert cli.main(["launch", "pretrain", "--dry-run", "--run", str(tmp_path), *argv]) == 0
     text = capsys.readouterr().out
     for line in (
-        "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=gpu", "--time=90", "--mem=7680MB",
-        "--qos=long", "--requeue", "--signal=USR2@90", "--array=0-2%3", "--job-name=jepa-wm-pretrain",
-    ):  # fmt: skip
+        "--nodes=2",
+        "--ntasks-per-node=4",
+        "--gpus-per-node=4",
+        "--partition=gpu",
+        "--time=90",
+        "--mem=7680MB",
+        "--qos=long",
+        "--requeue",
+        "--signal=USR2@90",
+        "--array=0-2%3",
+        "--job-name=jepa-wm-pretrain",
+    ):
         assert f"#SBATCH {line}\n" in text, line
     assert "\nmodule load cuda\n" in text and "--kill-on-bad-exit=1" in text
     for objective, heads in (("temporal", 0), ("reward", 1)):

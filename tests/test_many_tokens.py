@@ -87,11 +87,24 @@ def test_heads_and_distance_of_many_tokens_are_small():
 @pytest.fixture(scope="module")
 def run_of_many(tmp_path_factory, tiny_data):
     """A finished run on all tokens of a timm backbone: 144 of width 64, 9216 numbers a frame."""
-    words = [f"data.path={tiny_data}", "data.image_size=192", "encoder.patch_size=16", "features.backbone=timm/test_vit",
-             "features.num_norm_frames=20", "features.stride=5", "train.pretrain.steps=0", "latent.name=tokens",
-             "dynamics.width=16", "dynamics.depth=1", "dynamics.num_heads=1", "planner.cost.robust_radius=0", "train.precision=fp32",
-             "train.dynamics={steps: 4, batch: 4, frames: 4}", "train.distance={steps: 4, batch: 8}",
-             "train.heads={steps: 4, batch: 8}"]  # fmt: skip
+    words = [
+        f"data.path={tiny_data}",
+        "data.image_size=192",
+        "encoder.patch_size=16",
+        "features.backbone=timm/test_vit",
+        "features.num_norm_frames=20",
+        "features.stride=5",
+        "train.pretrain.steps=0",
+        "latent.name=tokens",
+        "dynamics.width=16",
+        "dynamics.depth=1",
+        "dynamics.num_heads=1",
+        "planner.cost.robust_radius=0",
+        "train.precision=fp32",
+        "train.dynamics={steps: 4, batch: 4, frames: 4}",
+        "train.distance={steps: 4, batch: 8}",
+        "train.heads={steps: 4, batch: 8}",
+    ]
     folder = tmp_path_factory.mktemp("many") / "run"
     with (
         Run.open(folder, load_config("debug", words)) as run,

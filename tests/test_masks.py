@@ -121,7 +121,8 @@ def test_no_time_step_is_dropped_more_often_than_another():
 
 
 def test_what_is_uncovered_again_is_uncovered_anywhere():
-    """`min_context_ratio` opens a few tokens of a wholly hidden clip, early and late ones alike."""
+    """`min_context_ratio` opens a few tokens of a wholly hidden clip, early and late ones
+    alike."""
     kind = BlockMask(
         num_blocks=1,
         spatial_scale=(1.0, 1.0),

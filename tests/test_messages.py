@@ -1,5 +1,5 @@
-"""What messages advise exists: settings, options and commands that the source names in its texts are
-there."""
+"""What messages advise exists: settings, options and commands that the source names in its texts
+are there."""
 
 import ast
 import re

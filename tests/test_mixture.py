@@ -54,19 +54,32 @@ def test_likelihood_and_draws_are_those_of_a_mixture():
     )
     truth = torch.randn(2, 2, generator=g)
     density = sum(
-        chance * math.prod(
+        chance
+        * math.prod(
             math.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
-            for x, m, s in zip(truth.flatten().tolist(), mean.flatten().tolist(), std.flatten().tolist(), strict=True)
+            for x, m, s in zip(
+                truth.flatten().tolist(),
+                mean.flatten().tolist(),
+                std.flatten().tolist(),
+                strict=True,
+            )
         )
-        for chance, mean, std in zip([0.2, 0.5, 0.3], prediction.mean, prediction.log_std.exp(), strict=True)
-    )  # fmt: skip
+        for chance, mean, std in zip(
+            [0.2, 0.5, 0.3], prediction.mean, prediction.log_std.exp(), strict=True
+        )
+    )
     assert prediction.log_likelihood(truth).item() == pytest.approx(math.log(density), rel=1e-4)
     assert torch.equal(prediction.likeliest(), prediction.mean[1])
     sharp = prediction._replace(log_std=prediction.log_std - 4)
     assert torch.equal(sharp.nearest(prediction.mean[2] + 1e-3), prediction.mean[2])
-    drawn = torch.stack([
-        prediction.sample(StepNoise(torch.rand((), generator=g), torch.randn(2, 2, generator=g))) for _ in range(4000)
-    ])  # fmt: skip
+    drawn = torch.stack(
+        [
+            prediction.sample(
+                StepNoise(torch.rand((), generator=g), torch.randn(2, 2, generator=g))
+            )
+            for _ in range(4000)
+        ]
+    )
     weights = torch.tensor([0.2, 0.5, 0.3])[:, None, None]
     mean = (weights * prediction.mean).sum(0)
     variance = (weights * (prediction.log_std.mul(2).exp() + prediction.mean.square())).sum(
@@ -211,8 +224,10 @@ def judged(model, seen, new):
             *(part[:, -1] for part in model.distribution(before, model.hidden(before, acts)))
         )
         likelihood = prediction.log_likelihood(truth[:, None]).mean() / truth.shape[-1]
-        chances = [Noise.seeded(r, horizon=1, tokens=1, width=truth.shape[-1], device=truth.device).at(0)
-                   for r in range(DRAWN)]  # fmt: skip
+        chances = [
+            Noise.seeded(r, horizon=1, tokens=1, width=truth.shape[-1], device=truth.device).at(0)
+            for r in range(DRAWN)
+        ]
         drawn = torch.stack([prediction.sample(chance)[:, 0] for chance in chances])
     else:
         guess = model(before, acts)[:, -1, 0]

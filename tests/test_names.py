@@ -18,8 +18,10 @@ from jepa_wm.data.readers.registry import READERS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
-    file for place in ("jepa_wm", "evals", "launch", "docs", "tests") for file in (ROOT / place).rglob("*.py")
-) + [ROOT / "hubconf.py", ROOT / "setup.py"]  # fmt: skip
+    file
+    for place in ("jepa_wm", "evals", "launch", "docs", "tests")
+    for file in (ROOT / place).rglob("*.py")
+) + [ROOT / "hubconf.py", ROOT / "setup.py"]
 SOURCES = [
     file
     for file in SOURCES

@@ -110,7 +110,8 @@ def test_a_wheel_holds_every_room_and_config(installed, tmp_path):
     script = (
         "import importlib, importlib.resources as r, jepa_wm\n"
         "[importlib.import_module(f'jepa_wm.{room}') for room in ('evals', 'launch', 'configs')]\n"
-        "print(jepa_wm.__file__); print(*sorted(f.name for f in r.files('jepa_wm.configs').iterdir()))\n"
+        "print(jepa_wm.__file__)\n"
+        "print(*sorted(f.name for f in r.files('jepa_wm.configs').iterdir()))\n"
         "print(*(f.name for f in (r.files('jepa_wm.report') / 'templates').iterdir()))"
     )
     where, names, templates = subprocess.check_output(

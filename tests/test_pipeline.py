@@ -15,10 +15,23 @@ from jepa_wm import cli
 
 STAGES = ("collect", "pretrain", "features", "dynamics", "plan")
 PROMISED = {
-    "collapsed", "feature_std", "effective_rank", "probe", "rollout", "success", "success_by", "baselines", "oracle",
-    "seconds_per_decision", "minutes", "report", "stages", "success_training_layouts", "baselines_training_layouts",
+    "collapsed",
+    "feature_std",
+    "effective_rank",
+    "probe",
+    "rollout",
+    "success",
+    "success_by",
+    "baselines",
+    "oracle",
+    "seconds_per_decision",
+    "minutes",
+    "report",
+    "stages",
+    "success_training_layouts",
+    "baselines_training_layouts",
     "oracle_training_layouts",
-}  # fmt: skip
+}
 BASELINE = "evaluation.random_encoder_baseline=true"
 
 
@@ -45,16 +58,36 @@ def story(tmp_path_factory):
 
 
 LEARNS = [
-    "world.geometry.fixed_wall=32", "collect.episodes=1000", "collect.heldout_episodes=20", "features.num_norm_frames=2000",
-    "encoder.width=64", "encoder.depth=2", "encoder.num_heads=1", "jepa.width=32", "jepa.depth=1",
-    "train.pretrain.steps=20", "train.pretrain.batch=8", "train.pretrain.warmup=10", "train.pretrain.eval_every=20",
-    "train.pretrain.probe_frames=100", "train.pretrain.probe_steps=5", "train.pretrain.final_probe_steps=5",
-    "train.latent.steps=1000", "train.latent.batch=128", "train.latent.lr=3e-3",
-    "train.dynamics.steps=3000", "train.dynamics.batch=96", "train.dynamics.rollout=0",
-    "train.distance.steps=1200", "train.distance.batch=256",
-    "planner.solver.num_samples=64", "planner.solver.iterations=3", "planner.mpc.also_evaluate=[]",
-    "evaluation.episodes=32", "evaluation.budget=120",
-]  # fmt: skip
+    "world.geometry.fixed_wall=32",
+    "collect.episodes=1000",
+    "collect.heldout_episodes=20",
+    "features.num_norm_frames=2000",
+    "encoder.width=64",
+    "encoder.depth=2",
+    "encoder.num_heads=1",
+    "jepa.width=32",
+    "jepa.depth=1",
+    "train.pretrain.steps=20",
+    "train.pretrain.batch=8",
+    "train.pretrain.warmup=10",
+    "train.pretrain.eval_every=20",
+    "train.pretrain.probe_frames=100",
+    "train.pretrain.probe_steps=5",
+    "train.pretrain.final_probe_steps=5",
+    "train.latent.steps=1000",
+    "train.latent.batch=128",
+    "train.latent.lr=3e-3",
+    "train.dynamics.steps=3000",
+    "train.dynamics.batch=96",
+    "train.dynamics.rollout=0",
+    "train.distance.steps=1200",
+    "train.distance.batch=256",
+    "planner.solver.num_samples=64",
+    "planner.solver.iterations=3",
+    "planner.mpc.also_evaluate=[]",
+    "evaluation.episodes=32",
+    "evaluation.budget=120",
+]
 
 
 def test_what_was_learned_plans_better_than_chance_and_than_a_walker_blind_to_walls(
@@ -131,8 +164,8 @@ def test_the_last_line_has_all_that_scripts_are_promised(story):
 
 
 def test_the_scripted_walkers_frame_the_task(story):
-    """The planner with the true simulator does better than chance, or the tasks and baselines are not
-    what they say."""
+    """The planner with the true simulator does better than chance, or the tasks and baselines are
+    not what they say."""
     _, result = story
     assert result["oracle"]["success_any"] >= result["baselines"]["random"]["success_any"]
     assert result["success"]["episodes"] == result["oracle"]["episodes"] == 6

@@ -108,8 +108,17 @@ def test_what_does_not_say_a_place_is_named(tmp_path, monkeypatch, capsys, told,
 
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_empty_variables_count_as_not_set(tmp_path, monkeypatch, empty):
-    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_RESTART_COUNT", "SLURM_JOB_ID",
-             "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "OMP_NUM_THREADS", "SLURM_CONF")  # fmt: skip
+    names = (
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_NTASKS",
+        "SLURM_RESTART_COUNT",
+        "SLURM_JOB_ID",
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_ARRAY_TASK_ID",
+        "OMP_NUM_THREADS",
+        "SLURM_CONF",
+    )
     for name in (*LAUNCHED, *names):
         monkeypatch.setenv(name, empty)
     argv = [
@@ -144,11 +153,23 @@ def join_two(tmp_path, before="", wrap=()):
     """Start two ranks that meet by a file; returns what each printed."""
     ranks = []
     for rank in range(2):
-        told = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-                rendezvous.STORE: str(tmp_path / "meet" / "file")}  # fmt: skip
+        told = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "OMP_NUM_THREADS": "1",
+            rendezvous.STORE: str(tmp_path / "meet" / "file"),
+        }
         script = JOIN.format(before=before)
-        ranks.append(subprocess.Popen([*wrap, sys.executable, "-c", script], env={**os.environ, **told},
-                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))  # fmt: skip
+        ranks.append(
+            subprocess.Popen(
+                [*wrap, sys.executable, "-c", script],
+                env={**os.environ, **told},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     said = [rank.communicate(timeout=100) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     return [out for out, _ in said]

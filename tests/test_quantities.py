@@ -100,11 +100,15 @@ def test_scores_tell_units_and_take_angles_the_shorter_way():
 @pytest.mark.parametrize(
     ("names", "units", "message"),
     [
-        (("block_x", "block_angle"), ("px", "rad"), "state_units of the group 'block' are px and rad"),
+        (
+            ("block_x", "block_angle"),
+            ("px", "rad"),
+            "state_units of the group 'block' are px and rad",
+        ),
         (("block_x", "block_y"), ("px", ""), "state_units of the group 'block' are none and px"),
         (("a", "b"), ("px",), "are 1 for 2 numbers of the state; give one for each"),
     ],
-)  # fmt: skip
+)
 def test_units_that_do_not_fit_are_refused(names, units, message):
     with pytest.raises(UserError, match=message):
         described(names, units)

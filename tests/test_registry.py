@@ -72,18 +72,33 @@ def test_another_name_replaces_the_settings_below(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("planner: {solver: {name: mmpi}}", "toy.yaml:1: planner.solver: no solver is named 'mmpi'; nearest: mppi"),
-        ("planner: {solver: {num_sample: 3}}", "unknown key 'planner.solver.num_sample'; nearest valid key: "
-         "'planner.solver.num_samples'"),
-        ("planner: {solver: {name: mppi, tempreture: 3}}", "nearest valid key: 'planner.solver.temperature'"),
+        (
+            "planner: {solver: {name: mmpi}}",
+            "toy.yaml:1: planner.solver: no solver is named 'mmpi'; nearest: mppi",
+        ),
+        (
+            "planner: {solver: {num_sample: 3}}",
+            "unknown key 'planner.solver.num_sample'; nearest valid key: "
+            "'planner.solver.num_samples'",
+        ),
+        (
+            "planner: {solver: {name: mppi, tempreture: 3}}",
+            "nearest valid key: 'planner.solver.temperature'",
+        ),
         ("planner: {solver: {name: mppi, x: 3}}", "valid keys here: name, temperature"),
-        ("planner: {solver: {num_samples: 0}}", "'planner.solver.num_samples' must be greater than or equal to 1"),
-        ("planner: {solver: {num_samples: '5'}}", "'planner.solver.num_samples' must be a valid integer, got '5'"),
+        (
+            "planner: {solver: {num_samples: 0}}",
+            "'planner.solver.num_samples' must be greater than or equal to 1",
+        ),
+        (
+            "planner: {solver: {num_samples: '5'}}",
+            "'planner.solver.num_samples' must be a valid integer, got '5'",
+        ),
         ("planner: {solver: {scale: [1]}}", "planner.solver.scale"),
         ("planner: {solver: {name: }}", "'planner.solver' must be a mapping with a name, got {'name': None}"),
         ("planner: {solver: cem}", "'planner.solver' must be a mapping with a name, got 'cem'"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_inside_is_named_with_its_place(tmp_path, text, said):
     with pytest.raises(UserError) as error:
         load(tmp_path, text)

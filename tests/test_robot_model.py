@@ -21,11 +21,23 @@ from jepa_wm.planning.agent import Agent
 from jepa_wm.world_model.latents import Recording
 
 WORDS = [
-    "data.image_size=32", "encoder.width=24", "encoder.depth=1", "encoder.num_heads=2", "train.pretrain.steps=0",
-    "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}", "dynamics.frameskip=2", "dynamics.width=24",
-    "dynamics.depth=1", "dynamics.num_heads=2", "train.dynamics.frames=4", "train.dynamics.batch=4",
-    "train.dynamics.steps=6", "planner.solver.num_samples=8", "planner.solver.iterations=2", "planner.solver.elites=3",
-]  # fmt: skip
+    "data.image_size=32",
+    "encoder.width=24",
+    "encoder.depth=1",
+    "encoder.num_heads=2",
+    "train.pretrain.steps=0",
+    "features={stride: 2, num_norm_frames: 40, backbone: null, weights: null}",
+    "dynamics.frameskip=2",
+    "dynamics.width=24",
+    "dynamics.depth=1",
+    "dynamics.num_heads=2",
+    "train.dynamics.frames=4",
+    "train.dynamics.batch=4",
+    "train.dynamics.steps=6",
+    "planner.solver.num_samples=8",
+    "planner.solver.iterations=2",
+    "planner.solver.elites=3",
+]
 SPACE = ActionSpace.of_block([-0.1] * 7, [0.1] * 7, block=2, action_repeat=True)
 PLAN = {"objective": "l1", "also_evaluate": (), "horizon": 2, "samples": (8, 2, 3)}
 
@@ -224,7 +236,8 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
     for change, message in (
         (
             {"objective": "temporal"},
-            "planner.cost.objective temporal is a learned distance.* set planner.cost.objective=l1",
+            "planner.cost.objective temporal is a learned distance.* "
+            "set planner.cost.objective=l1",
         ),
         ({"objective": "reward"}, "needs a reward head, and dynamics.name vjepa2_ac has no heads"),
         ({"solver": "policy"}, "needs a policy head, and dynamics.name vjepa2_ac has no heads"),

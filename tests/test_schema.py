@@ -65,7 +65,8 @@ MASK = "jepa.masks=[{{{}}}]"
         ),
         (
             ["planner.solver.name=gradient", "planner.cost.steps=last", "planner.mpc.truncate=2"],
-            "planner: mpc.truncate 2 below mpc.horizon 4 leaves the first actions without gradient",
+            "planner: mpc.truncate 2 below mpc.horizon 4 leaves the first actions "
+            "without gradient",
         ),
         (
             ["planner.solver.name=adam"],
@@ -79,7 +80,8 @@ MASK = "jepa.masks=[{{{}}}]"
         (["planner.solver={name: icem, noise_bta: 1}"], "unknown key 'planner.solver.noise_bta'"),
         (
             ["train.dynamics.frames=4", "dynamics.rollout_context=4"],
-            "dynamics.rollout_context 4 leaves nothing to imagine of windows of train.dynamics.frames 4",
+            "dynamics.rollout_context 4 leaves nothing to imagine of windows of "
+            "train.dynamics.frames 4",
         ),
         (
             ["latent.straightening=1", "train.latent.frames=2"],

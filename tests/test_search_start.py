@@ -235,8 +235,11 @@ def test_what_a_wrapper_makes_other_actions_of_does_not_say_what_idling_is():
     for place in (0, 5):
         names = [*"ABCDE"]
         names.insert(place, "NOOP")
-        few = GymWorld(lambda names=names: wraps.TransformAction(
-            Car(six, meanings=names), lambda action: action + 2, gymnasium.spaces.Discrete(2)))  # fmt: skip
+        few = GymWorld(
+            lambda names=names: wraps.TransformAction(
+                Car(six, meanings=names), lambda action: action + 2, gymnasium.spaces.Discrete(2)
+            )
+        )
         assert space_of(few, **held).idle is None
 
     class Says(gymnasium.Wrapper):
