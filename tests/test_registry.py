@@ -95,7 +95,10 @@ def test_another_name_replaces_the_settings_below(tmp_path):
             "'planner.solver.num_samples' must be a valid integer, got '5'",
         ),
         ("planner: {solver: {scale: [1]}}", "planner.solver.scale"),
-        ("planner: {solver: {name: }}", "'planner.solver' must be a mapping with a name, got {'name': None}"),
+        (
+            "planner: {solver: {name: }}",
+            "'planner.solver' must be a mapping with a name, got {'name': None}",
+        ),
         ("planner: {solver: cem}", "'planner.solver' must be a mapping with a name, got 'cem'"),
     ],
 )
