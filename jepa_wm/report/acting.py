@@ -8,24 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jepa_wm.report import plots
+from jepa_wm.report import page, plots
 from jepa_wm.report.artifacts import Energy, Episodes, Film, RunArtifacts
-from jepa_wm.report.page import (
-    PARTS,
-    Bar,
-    Block,
-    Cell,
-    Figure,
-    Grid,
-    Group,
-    Image,
-    Row,
-    Section,
-    Table,
-    Text,
-    number,
-    percent,
-)
+from jepa_wm.report.page import PARTS, Block, Cell, Figure, Group, Image, Section, Table, Text
 from jepa_wm.report.pictures import energy_map, episode_gif, played_gif
 
 TRAINING = "_training_layouts"  # what the keys end in that are of episodes on training layouts
@@ -112,7 +97,7 @@ def _episodes(episodes: Episodes) -> list[Block]:
             continue
         text = f"{name.capitalize()}: {len(chosen)} of {total} recorded"
         figures = [_episode(episodes, index, name) for index in chosen[:SHOWN_OF_EACH]]
-        blocks += [Text(text, name, heading=True), Grid(figures, "films")]
+        blocks += [Text(text, name, heading=True), page.Grid(figures, "films")]
     return blocks
 
 
@@ -134,7 +119,7 @@ def _success(plan: Mapping[str, Any]) -> list[Block]:
     if training:
         rows.append(_success_row("this model, on training layouts", training, "ours"))
     if compared:
-        rows.append(Row(["by objective and planner"], "head"))
+        rows.append(page.Row(["by objective and planner"], "head"))
         rows += [_success_row(baseline_name(name), success) for name, success in compared.items()]
     rows += _beside(plan, "", "baselines and oracle, same tasks")
     if training:
@@ -143,35 +128,37 @@ def _success(plan: Mapping[str, Any]) -> list[Block]:
     return [*([Text(layouts)] if layouts else []), Table(SUCCESS_COLUMNS, rows)]
 
 
-def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[Row]:
+def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[page.Row]:
     """Rows of the baselines and of the oracle."""
-    rows = [Row([heading], "head")]
+    rows = [page.Row([heading], "head")]
     for name, success in (plan.get(f"baselines{suffix}") or {}).items():
         rows.append(_success_row(baseline_name(name), success, "baseline"))
     oracle = plan.get(f"oracle{suffix}")
     return [*rows, _success_row("same planner in the true simulator", oracle, "baseline")]
 
 
-def _success_row(name: str, success: Mapping[str, Any] | float | None, style: str = "") -> Row:
+def _success_row(
+    name: str, success: Mapping[str, Any] | float | None, style: str = ""
+) -> page.Row:
     """A rate of its own has no interval; None was not measured."""
     if success is None:
-        return Row([name, Cell("not measured", "quiet"), *["–"] * 7], style)
+        return page.Row([name, Cell("not measured", "quiet"), *["–"] * 7], style)
     if not isinstance(success, Mapping):
         success = {"success_final": success}
     low, high, radius = success.get("low"), success.get("high"), success.get("radius")
-    bar: str | Bar = ""
+    bar: str | page.Bar = ""
     if low is not None and high is not None:
-        bar = Bar(low, success["success_final"], high)
+        bar = page.Bar(low, success["success_final"], high)
     cells = [
         name,
-        percent(success.get("success_final")),
+        page.percent(success.get("success_final")),
         interval(success),
         bar,
-        percent(success.get("success_any")),
+        page.percent(success.get("success_any")),
         *(_count(success.get(key)) for key in ("episodes", "seeds", "budget")),
         "–" if radius is None else f"{radius:g} {success.get('unit', '')}".rstrip(),
     ]
-    return Row(cells, style)
+    return page.Row(cells, style)
 
 
 def _layouts(plan: Mapping[str, Any]) -> str:
@@ -194,9 +181,9 @@ def _layouts(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _search(episodes: Episodes) -> Grid:
+def _search(episodes: Episodes) -> page.Grid:
     radius = f"{float(episodes.radius):g} {episodes.unit}".rstrip()
-    return Grid([
+    return page.Grid([
         Figure(
             plots.distance_over_time(episodes),
             "Distance to the goal.",
@@ -227,7 +214,7 @@ def _energy_maps(energy: Energy) -> list[Block]:
             Figure(Image("png", energy_map(values, energy, m), f"{name}, map {m + 1}"), name)
             for name, values in maps.items()
         ]
-        rows.append(Grid(figures, "triple"))
+        rows.append(page.Grid(figures, "triple"))
     return rows
 
 
@@ -256,7 +243,7 @@ def _for_reward(plan: Mapping[str, Any], film: Film | None) -> list[Section]:
         "Episodes",
         "There is no goal image: each decision maximises the reward that the model expects. Shown "
         "are the first episodes, not the best.",
-        [Grid([_played(film, index) for index in range(len(film.frames))], "films")],
+        [page.Grid([_played(film, index) for index in range(len(film.frames))], "films")],
         "plan",
     )
     return [episodes, returns]
@@ -266,10 +253,10 @@ def _played(film: Film, index: int) -> Figure:
     image = Image(
         "gif", played_gif(film.frames[index]), f"episode {index + 1}, decision by decision"
     )
-    return Figure(image, number(float(film.earned[index])), f"earned in episode {index + 1}")
+    return Figure(image, page.number(float(film.earned[index])), f"earned in episode {index + 1}")
 
 
-def _return_rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[Row]:
+def _return_rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[page.Row]:
     rows = [_return_row(f"this model{where}", plan[f"return{suffix}"], "ours")]
     for name, baseline in (plan.get(f"baselines{suffix}") or {}).items():
         if baseline is None:
@@ -281,16 +268,16 @@ def _return_rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[Row]:
     return rows
 
 
-def _return_row(name: str, paid: Mapping[str, Any], style: str) -> Row:
+def _return_row(name: str, paid: Mapping[str, Any], style: str) -> page.Row:
     counts = [str(paid.get(key, "–")) for key in ("episodes", "budget")]
-    return Row([name, number(paid["mean"]), earned_interval(paid), *counts], style)
+    return page.Row([name, page.number(paid["mean"]), earned_interval(paid), *counts], style)
 
 
 def earned_interval(paid: Mapping[str, Any]) -> str:
     """From low to high; equal returns are no certainty."""
     if paid["low"] == paid["high"]:
         return "all equal, no interval"
-    return f"{number(paid['low'])} to {number(paid['high'])}"
+    return f"{page.number(paid['low'])} to {page.number(paid['high'])}"
 
 
 def baseline_name(key: str) -> str:
