@@ -15,7 +15,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -91,10 +91,35 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
     def lines(result: dict[str, Any]) -> list[str]:
         shown = {key: _in_a_line(value) for key, value in result.items()}
         figures = [f"  {key}: {text}" for key, text in shown.items() if text is not None]
+        command = arguments.command
+        # an evaluation is asked for its figures: all of them are shown
+        if command == "eval":
+            command = f"eval {arguments.name}"
+            figures = [f"  {line}" for line in _all_figures(result)]
         where = "" if arguments.runless else f", in {folder}"
-        return [f"{arguments.command}: done{where}", *figures]
+        return [f"{command}: done{where}", *figures]
 
     _print(result, lines, as_json=arguments.json)
+
+
+def _all_figures(result: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A line a figure of a nested result, and one a row where it holds a list of rows."""
+    for key, value in result.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+            for row in value:
+                yield f"{name}: {_flat(row)}"
+        elif isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+            yield from _all_figures(value, f"{name}.")
+        else:
+            yield f"{name}: {_flat(value)}"
+
+
+def _flat(value: Any) -> str:
+    """Any figure in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _in_a_line(value: Any) -> str | None:

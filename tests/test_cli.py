@@ -43,6 +43,21 @@ def test_json_is_the_last_line_and_the_only_one_on_stdout(command, capsys):
     assert "chatter" in seen.err
 
 
+def test_an_evaluation_shows_all_of_its_figures():
+    result = {
+        "rollout": [{"horizon": 1, "errors": {"agent": 0.25}}, {"horizon": 2, "errors": {}}],
+        "agent": {"error": 1.5, "unit": "px"},
+        "by": {"run": {"error": 0.5}, "random": {"error": 2.0}},
+    }
+    assert list(cli._all_figures(result)) == [
+        "rollout: horizon 1, errors agent 0.25",
+        "rollout: horizon 2, errors ",
+        "agent: error 1.5, unit px",
+        "by.run: error 0.5",
+        "by.random: error 2",
+    ]
+
+
 def test_without_json_the_result_is_for_reading(command, capsys):
     success = {"success_final": 2 / 3, "low": 0.3, "high": 0.9032, "episodes": 6}
     result = {

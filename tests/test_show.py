@@ -307,6 +307,22 @@ def test_a_stage_of_others_is_shown_by_its_figures_or_by_a_part_of_its_own(tmp_p
         PARTS._entries.pop("polish", None)
 
 
+def test_the_figures_of_an_evaluation_of_others_are_shown(tmp_path):
+    with open_run(tmp_path) as run:
+        folder = run.path / "eval_stillness"
+        folder.mkdir()
+        rows = [{"horizon": 1, "error": 0.25}, {"horizon": 2, "error": 0.5}]
+        result = {"stillness": 0.875, "rows": rows, "commit": "abc", "seconds": 1.0}
+        (folder / "result.json").write_text(json.dumps(result))
+        assert "figures_eval_stillness" in report(run)["sections"]
+        text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+        for figure in ("eval stillness", "0.875", "rows horizon 2 error"):
+            assert figure in text
+        (folder / "result.json").write_text("{")
+        with pytest.raises(UserError, match="result.json: is damaged .*evaluate again"):
+            report(run)
+
+
 def test_what_is_absent_names_the_verb_that_makes_it(tmp_path):
     with open_run(tmp_path) as run:
         result = report(run)

@@ -45,7 +45,7 @@ OWN = {  # in the order of the pipeline
     ),
     "pretrain": OwnStage(
         "jepa_wm.training.pretrain",
-        "pretrain the encoder: masked latent prediction, no labels, no decoder",
+        "pretrain the encoder: masked latent prediction and the recipe's regularisers",
         ranks=True,
     ),
     "features": OwnStage(

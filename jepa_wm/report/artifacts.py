@@ -137,13 +137,19 @@ def unit_of(plan: Mapping[str, Any] | None) -> str:
 def _evaluations(run: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every frozen evaluation that says what it was made of."""
     for file in sorted(run.glob("eval_*/*/result.json")):
-        try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{file}: is damaged ({error}); delete {file.parent} and evaluate again"
-            ) from None
+        result = read_result(file, "evaluate again")
         yield file.parent.parent.name.removeprefix("eval_"), result
+
+
+def read_result(file: Path, remedy: str) -> dict[str, Any]:
+    """What a result.json holds; UserError with the remedy where it is damaged."""
+    try:
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{file}: is damaged ({error}); delete {file.parent} and {remedy}"
+        ) from None
+    return result
 
 
 def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None:

@@ -15,9 +15,9 @@ from jepa_wm import __version__
 from jepa_wm.core.commands import stages
 from jepa_wm.core.config import digest
 from jepa_wm.core.run import Run
-from jepa_wm.core.stage import STAGES
+from jepa_wm.core.stage import EVAL, STAGES
 from jepa_wm.core.yaml_source import read_yaml
-from jepa_wm.report.artifacts import RunArtifacts
+from jepa_wm.report.artifacts import RunArtifacts, read_result
 from jepa_wm.report.page import (
     Cell,
     Group,
@@ -52,11 +52,23 @@ def evaluations(artifacts: RunArtifacts) -> Group:
     return Group("evaluations", "Frozen evaluations", [section] if rows else [])
 
 
-def figures(name: str, summary: str, result: Mapping[str, Any]) -> Section:
+def figures(name: str, text: str, result: Mapping[str, Any], command: str = "") -> Section:
     """The numbers in the result of a stage that has no part of its own."""
     rows = [Row([label, value]) for label, value in _numbers(result)]
     table = Table(("figure", "value"), rows)
-    return Section(f"figures_{name}", name, f"What it does: {summary}.", [table], name)
+    return Section(f"figures_{name.replace(' ', '_')}", name, text, [table], command or name)
+
+
+def measured(run: Run) -> list[Section]:
+    """The figures of evaluations whose newest result stands in the folder of their name, those
+    of others among them."""
+    sections = []
+    for file in sorted(run.path.glob(f"{EVAL}*/result.json")):
+        name = file.parent.name.removeprefix(EVAL)
+        result = read_result(file, "evaluate again")
+        command = f"eval {name}"
+        sections.append(figures(command, f"By `jepa-wm {command}`.", result, command))
+    return sections
 
 
 def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -66,6 +78,13 @@ def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         label = f"{prefix} {key.replace('_', ' ')}".strip()
         if isinstance(value, Mapping):
             yield from _numbers(value, label)
+        elif isinstance(value, list):
+            for row in value:
+                # a row is named by its first number: "rollout horizon 1"
+                if isinstance(row, Mapping) and row:
+                    first, *rest = row
+                    rest_of_row = {part: row[part] for part in rest}
+                    yield from _numbers(rest_of_row, f"{label} {first} {row[first]}")
         elif isinstance(value, int | float) and key != "seconds":
             yield label, f"{value:g}" if isinstance(value, float) else str(value)
 

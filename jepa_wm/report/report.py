@@ -103,8 +103,11 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
         if name in PARTS:
             groups.append(PARTS.get(name)(artifacts))
         elif name in artifacts.results:
-            figures.append(record.figures(name, summary, artifacts.results[name]))
+            figures.append(
+                record.figures(name, f"What it does: {summary}.", artifacts.results[name])
+            )
     groups += [record.evaluations(artifacts), Group("figures", "Other stages", figures)]
+    groups.append(Group("measured", "Further evaluations", record.measured(run)))
     groups.append(record.made(run, artifacts))
     return Page(
         name=run.path.resolve().name,
