@@ -30,6 +30,10 @@ SOURCES = [
 DOTTED = re.compile(r"jepa_wm(\.\w+)+(:\w+)?")  # a module, or a module and a name in it
 
 
+# The groups under which others enter theirs in an open table: named as modules are, and none.
+ENTRY_POINTS = {f"jepa_wm.{table}" for table in (*jepa_wm._TABLES, "stages", "report_parts")}
+
+
 def missing(name: str) -> str | None:
     """What is wrong with a dotted name of a module, of a name in one, or with module:name; None if
     it is there."""
@@ -65,7 +69,9 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in parts:
             found |= {node.value} if DOTTED.fullmatch(node.value) else set()
     return {
-        name for name in found if name.partition(".")[0] == "jepa_wm" and not name.endswith(".*")
+        name
+        for name in found - ENTRY_POINTS
+        if name.partition(".")[0] == "jepa_wm" and not name.endswith(".*")
     }
 
 
