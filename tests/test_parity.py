@@ -124,7 +124,8 @@ def test_any_triple_is_compared_entry_by_entry(triple, capsys, monkeypatch):
     change_io(triple, lambda entries: entries["ac.output"].add_(0.5))
     assert cli.main(words(triple)) == 0
     seen = capsys.readouterr().out
-    assert "ac.output: 5.0e-01" in seen and "eval: done\n  entries: 4" in seen
+    assert "ac.output: 5.0e-01" in seen and "eval parity: done\n" in seen
+    assert "  entries: 4\n" in seen and "ac.output 0.5" in seen
 
 
 @pytest.mark.parametrize(
