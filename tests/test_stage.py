@@ -1,5 +1,6 @@
 """Stages: what a signature declares is what the function is given, and all that it sees."""
 
+import inspect
 import json
 from typing import Literal, get_args, get_origin
 
@@ -10,7 +11,16 @@ from jepa_wm.config import Config, load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, evaluate, run_stage
 from jepa_wm.core.settings import Section
-from jepa_wm.core.stage import OWN, STAGES, dotted_key, pipeline, settings_of, stage, value_at
+from jepa_wm.core.stage import OWN, STAGES, dotted_key, field_type, pipeline, stage, value_at
+
+
+def settings_of(stage, schema):
+    """{parameter: (its annotation, that of the field it is matched with)}."""
+    hints = inspect.get_annotations(stage.function, eval_str=True)
+    return {
+        name: (hints.get(name), field_type(key, schema))
+        for name, key in stage.parameters(schema).items()
+    }
 
 
 def agree(annotation, field):

@@ -12,7 +12,7 @@ the run folder, `shard` (k, n) the part that one of several processes does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -252,13 +252,3 @@ def _sections(field: FieldInfo) -> list[type[BaseModel]]:
             return [choice.registry.get(choice.default)]
     parts = (field.annotation, *get_args(field.annotation))
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
-
-
-def settings_of(stage: Stage, schema: type[BaseModel]) -> Mapping[str, tuple[Any, Any]]:
-    """{parameter: (its annotation, that of the field it is matched with)}, for a test that they
-    agree."""
-    hints = inspect.get_annotations(stage.function, eval_str=True)
-    return {
-        name: (hints.get(name), field_type(key, schema))
-        for name, key in stage.parameters(schema).items()
-    }
