@@ -9,7 +9,7 @@ import torch
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.collapse import collapse_metrics

@@ -24,8 +24,8 @@ from jepa_wm.core.config import as_plain, digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, Stage, stage
-from jepa_wm.data.datasets import data_folder
 from jepa_wm.data.settings import DataSettings
+from jepa_wm.data.trajectories import data_folder
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
 from jepa_wm.evals.representations import (
     Features,

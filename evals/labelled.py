@@ -20,7 +20,6 @@ import torchvision
 from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.files import PIECE, digest_of, fingerprint
 from jepa_wm.core.progress import Progress
-from jepa_wm.data.datasets import quantities
 from jepa_wm.data.images import rgb
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.settings import DataSettings
@@ -120,7 +119,7 @@ def _trajectories(train: Trajectories, test: Trajectories, probes: ProbeSettings
         raise UserError(f"{test.path}: column '{column}' has {numbers} numbers, not {size}")
 
     # The file says what the numbers of a state are; those of other columns are numbered.
-    known = quantities(train) if column == "state" else Quantities()
+    known = train.quantities if column == "state" else Quantities()
     for part in parts:
         part.target = known.unrolled(part.target)
     groups = {name: list(ids) for name, ids in known.groups.items()}

@@ -8,7 +8,7 @@ import pytest
 from test_gym import Drifter
 
 from jepa_wm.core.errors import Interrupted, UserError
-from jepa_wm.data.datasets import grouped, state_groups
+from jepa_wm.data.quantities import grouped
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.worlds import collect
 from jepa_wm.worlds.collect import record
@@ -27,7 +27,7 @@ def test_rows_are_what_was_seen_and_done(tmp_path):
     record(tmp_path / "a.h5", TwoRooms(), TwoRoomsSettings().explore(), seeds, 7)
     data, world = Trajectories(tmp_path / "a.h5"), TwoRooms()
     assert data.lengths.tolist() == [7, 7] and data.offsets.tolist() == [0, 7]
-    assert state_groups(data) == {"agent": [0, 1], "wall": [2], "door": [3]}
+    assert data.quantities.groups == {"agent": [0, 1], "wall": [2], "door": [3]}
     assert data.attributes["state_names"] == "agent_x agent_y wall_x door_y"
     for row, seed in zip(data.offsets, seeds, strict=True):
         world.reset(np.array([seed]))
@@ -93,7 +93,7 @@ def test_a_world_without_state_writes_no_state(tmp_path):
     record(tmp_path / "a.h5", GymWorld(Drifter, size=16), still, np.arange(3), 4)
     data = Trajectories(tmp_path / "a.h5")
     assert data.frames.shape == (12, 16, 16, 3) and data.actions.shape == (12, 1)
-    assert state_groups(data) == {} and set(data.attributes) == {"digest"}
+    assert data.quantities.groups == {} and set(data.attributes) == {"digest"}
     with h5py.File(tmp_path / "a.h5") as file:
         assert "state" not in file
 

@@ -17,11 +17,10 @@ from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.data import convert
 from jepa_wm.data.clips import ClipSampler
 from jepa_wm.data.convert import Conversion
-from jepa_wm.data.datasets import open_data, state_groups
-from jepa_wm.data.duplicates import common_episodes
+from jepa_wm.data.held_out import common_episodes
 from jepa_wm.data.readers.registry import open_trajectories
 from jepa_wm.data.readers.view import View
-from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.data.windows import WindowSampler
 
 
@@ -37,7 +36,7 @@ def test_one_file_of_all_episodes(tmp_path, capsys):
     data, expected = Trajectories(target), rows()
     assert data.lengths.tolist() == list(LENGTHS) and isinstance(data.frames, np.memmap)
     assert (data.frames == expected["img"]).all() and (data.actions == expected["action"]).all()
-    assert (data.column("state") == expected["state"]).all() and state_groups(data) == {
+    assert (data.column("state") == expected["state"]).all() and data.quantities.groups == {
         "state": [0, 1, 2]
     }
     assert tuple(open_trajectories(target).lengths) == LENGTHS, "what we write is a format we read"

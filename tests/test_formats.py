@@ -411,5 +411,7 @@ def test_an_hdf5_filter_that_is_not_installed_is_called_so(
         h5py.h5d.create(file.id, b"img", h5py.h5t.STD_U8LE, space, stored)
     why = locked(path, capsys)
     assert f"by the HDF5 filter {number}" in why and remedy in why
-    with pytest.raises(UserError, match=f"column 'img' is stored by the HDF5 filter {number}"):
-        Trajectories(path, pixels="img")
+    with h5py.File(path, "a") as file:
+        file.move("img", "pixels")
+    with pytest.raises(UserError, match=f"column 'pixels' is stored by the HDF5 filter {number}"):
+        Trajectories(path)

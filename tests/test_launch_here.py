@@ -18,7 +18,7 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import newest_checkpoint
 from jepa_wm.core.run import Run
-from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.features.cache import Features
 
 SPOIL = """

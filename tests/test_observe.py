@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.clips import ClipSampler, Displacement
-from jepa_wm.data.datasets import open_data, state_groups
 from jepa_wm.data.images import to_input
-from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
+from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter, open_data
 from jepa_wm.data.windows import (
     FrameSampler,
     GoalSampler,
@@ -63,7 +62,7 @@ def test_what_was_written_is_read(data):
     assert data.frames.shape == (95, 4, 6, 3) and (data.frames[:, 0, 0, 0] == np.arange(95)).all()
     assert data.actions.dtype == np.float32 and data.actions[7].tolist() == [7.25, 7.5]
     assert (data.column("state")[:, 1] == np.arange(95)).all()
-    assert state_groups(data) == {"agent": [0, 1], "wall": [2]}
+    assert data.quantities.groups == {"agent": [0, 1], "wall": [2]}
 
 
 def test_frames_are_memory_mapped_and_read_only(data):
@@ -81,7 +80,7 @@ def test_a_chunked_file_of_another_maker_is_read_too(tmp_path):
         file["action"] = np.zeros((3, 2))
     data = Trajectories(tmp_path / "other.h5")
     assert data.frames[2, 3, 3, 2] == 143 and data.actions.dtype == np.float32
-    assert state_groups(data) == {} and data.digest
+    assert data.quantities.groups == {} and data.digest
 
 
 def test_a_file_appears_by_rename_or_not_at_all(tmp_path):
@@ -114,8 +113,12 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
     (tmp_path / "cut.h5").write_bytes(whole.path.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"cut\.h5: not a readable HDF5 file"):
         Trajectories(tmp_path / "cut.h5")
-    with pytest.raises(UserError, match=r"column 'image' is missing; it has \['action', 'ep_len'"):
-        Trajectories(whole.path, pixels="image")
+    with h5py.File(tmp_path / "blind.h5", "w") as file:
+        file["ep_len"], file["ep_offset"], file["action"] = [3], [0], np.zeros((3, 2))
+    with pytest.raises(
+        UserError, match=r"column 'pixels' is missing; it has \['action', 'ep_len'"
+    ):
+        Trajectories(tmp_path / "blind.h5")
     with pytest.raises(UserError, match="column 'reward' is missing"):
         whole.column("reward")
 

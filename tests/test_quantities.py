@@ -12,8 +12,7 @@ from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, run_stage
-from jepa_wm.data.datasets import quantities, state_units
-from jepa_wm.data.quantities import Quantities, described, units_of
+from jepa_wm.data.quantities import Quantities, described
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
@@ -119,14 +118,14 @@ def test_units_that_do_not_fit_are_refused(names, units, message):
 def test_unknown_is_said_as_nothing():
     assert "state_units" not in described(("a_x", "a_y"), ()) | described(("a_x", "a_y"), ("", ""))
     about = described(("a_x", "a_y", "b"), ("", "", "m / s"))
-    assert about["state_units"] == "- - m/s" and units_of(
-        {"a": [0, 1], "b": [2]}, "- - m/s", 3
-    ) == {"a": "", "b": "m/s"}
-    assert units_of({"a": [0]}, "", 1) == {}
+    assert about["state_units"] == "- - m/s"
+    known = Quantities.parse("a:0,1 b:2", "- - m/s", 3)
+    assert known.groups == {"a": [0, 1], "b": [2]} and known.units == {"a": "", "b": "m/s"}
+    assert Quantities.parse("a:0", "", 1).units == {}
 
 
 def test_two_rooms_and_gymnasium_worlds_write_their_units(tiny_data, tmp_path):
-    assert state_units(Trajectories(tiny_data / "train.h5")) == {
+    assert Trajectories(tiny_data / "train.h5").quantities.units == {
         "agent": "px",
         "wall": "px",
         "door": "px",
@@ -144,7 +143,7 @@ def test_two_rooms_and_gymnasium_worlds_write_their_units(tiny_data, tmp_path):
         4,
     )
     data = Trajectories(tmp_path / "x.h5")
-    assert data.attributes["state_units"] == "cm cm - -" and state_units(data) == {
+    assert data.attributes["state_units"] == "cm cm - -" and data.quantities.units == {
         "agent": "cm",
         "wall": "",
         "door": "",
@@ -159,7 +158,7 @@ def test_convert_writes_units_keeps_those_of_our_own_files_and_refuses_others(
     assert Trajectories(tmp_path / "kept.h5").attributes["state_units"] == "px px px px"
     words = ["--names", "agent_x", "agent_y", "wall", "turn", "--units", "m", "m", "-", "rad"]
     assert cli.main(["convert", source, str(tmp_path / "named.h5"), *words]) == 0
-    assert state_units(Trajectories(tmp_path / "named.h5")) == {
+    assert Trajectories(tmp_path / "named.h5").quantities.units == {
         "agent": "m",
         "wall": "",
         "turn": "rad",
@@ -189,7 +188,7 @@ def test_a_file_that_contradicts_itself_is_named(tiny_data, tmp_path, attributes
     with h5py.File(tmp_path / "x.h5", "r+") as file:
         file.attrs.update(attributes)
     with pytest.raises(UserError, match=message):
-        quantities(Trajectories(tmp_path / "x.h5"))
+        assert Trajectories(tmp_path / "x.h5").quantities
 
 
 def test_attributes_stored_as_bytes_are_read(tiny_data, tmp_path):
@@ -198,7 +197,7 @@ def test_attributes_stored_as_bytes_are_read(tiny_data, tmp_path):
         file.attrs.update(
             {name: np.bytes_(str(file.attrs[name])) for name in ("state_units", "state_groups")}
         )
-    assert state_units(Trajectories(tmp_path / "x.h5")) == {
+    assert Trajectories(tmp_path / "x.h5").quantities.units == {
         "agent": "px",
         "wall": "px",
         "door": "px",

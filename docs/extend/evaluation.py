@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from jepa_wm import stage
-from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.features.cache import Features
 
 

@@ -2,7 +2,7 @@
 is given, and what its result is stored for: it is done once, and refused with other settings."""
 
 from jepa_wm import stage
-from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import open_data
 
 
 @stage(after="collect", reads=("data.path",), help="how bright the recorded frames are")

@@ -17,7 +17,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.progress import Progress
-from jepa_wm.data.duplicates import refuse_parted
+from jepa_wm.data.held_out import refuse_parted
 from jepa_wm.data.images import resized
 from jepa_wm.data.quantities import described
 from jepa_wm.data.readers.choice import add_column_arguments, chosen

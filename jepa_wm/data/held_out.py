@@ -1,29 +1,33 @@
-"""Whether held-out layouts are held out, decided on the content of the files and not on seeds.
-
-A layout is what a world draws at a reset and keeps apart, told by some numbers of its state: a
-file names them in its attribute `layout_names`, and in `layout_resolution` how near two layouts
-are that are the same.
+"""Whether what is held out is: layouts that are in no training file, episodes that are there
+twice. Decided on the content of the files and not on seeds.
 
 E episodes, R layouts asked for, L numbers of a layout."""
 
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.trajectories import Trajectories, attribute_text
+from jepa_wm.data.readers.view import View
+from jepa_wm.data.trajectories import Trajectories
 
 # what folders and keys end in that are of episodes on training layouts
 TRAINING = "_training_layouts"
+E = TypeVar("E")  # what an episode is called by
 
 
 @dataclass(frozen=True)
 class Layouts:
-    """The layouts of a file's episodes."""
+    """The layouts of a file's episodes: what a world draws at a reset and keeps apart, told by
+    some numbers of its state. The file names these in its attribute `layout_names`, and in
+    `layout_resolution` how near two layouts are that are the same."""
 
     names: tuple[str, ...]  # L
     unit: str  # of their numbers; "" where they have several, or none is known
@@ -33,20 +37,16 @@ class Layouts:
     @classmethod
     def of(cls, data: Trajectories) -> Layouts | None:
         """Those of a file; None where it does not tell them."""
-        text = {
-            name: attribute_text(data.attributes.get(name, ""))
-            for name in ("state_names", "state_units", "layout_names")
-        }
-        known, names = text["state_names"].split(), text["layout_names"].split()
+        known, names = data.text("state_names").split(), data.text("layout_names").split()
         if "state" not in data or not names or not set(names) <= set(known):
             return None
         columns = [known.index(name) for name in names]
         values: np.ndarray = data.column("state")[data.offsets][:, columns]
         if not np.isfinite(values).all():
             return None
-        units = text["state_units"].split()
+        units = data.text("state_units").split()
         own = {units[column] for column in columns} if len(units) == len(known) else {""}
-        resolution = float(str(data.attributes.get("layout_resolution", 0.0)))
+        resolution = float(data.text("layout_resolution") or 0)
         return cls(tuple(names), own.pop() if len(own) == 1 else "", resolution, values)
 
     def distance(self, layouts: np.ndarray) -> np.ndarray:
@@ -117,3 +117,85 @@ def layouts_met(train: Path, heldout: np.ndarray, training: np.ndarray) -> dict[
         nearest = float(known.distance(layouts).min())
         result[part] = {"episodes": len(layouts), "met": int(inside.sum()), "nearest": nearest}
     return result
+
+
+def check_same_state(train: Trajectories, heldout: Trajectories) -> None:
+    """UserError where held-out states have other numbers than those of training."""
+    if train.state_size != heldout.state_size:
+        raise UserError(
+            f"{heldout.path}: the state has {heldout.state_size} numbers, in {train.path} "
+            f"{train.state_size}; convert or collect both parts alike"
+        )
+
+
+def refuse_parted(
+    view: View, parts: Mapping[str, list[int]], actions: Mapping[int, np.ndarray]
+) -> None:
+    """UserError where copies of an episode of a source are parted; it names all copies there are
+    to leave out."""
+    if len(parts) < 2:
+        return
+    picture = next(iter(view.pictures))
+    groups = list(_same(actions.items(), lambda e: view.frames(picture, e, 0, 1)))
+    of = {e: part for part, episodes in parts.items() for e in episodes}
+    parted = [group for group in groups if len({of[e] for e in group}) > 1]
+    if parted:
+        copies = " ".join(
+            str(view.called(e)) for e in sorted(e for group in groups for e in group[1:])
+        )
+        first = " and ".join(str(view.called(e)) for e in parted[0])
+        raise UserError(
+            f"{view.source.path}: episodes {first} are the same (first frame and actions), and "
+            "one copy would be held out and another trained on; leave copies out with --without "
+            f"{copies}"
+        )
+
+
+def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
+    """How many held-out episodes are in the training file too, which is warned of."""
+    # Episodes of both files, known by (part, number), with their actions.
+    files = (train, heldout)
+    actions: list[tuple[tuple[int, int], np.ndarray]] = []
+    for part, data in enumerate(files):
+        for number, (first, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
+            actions.append(((part, number), data.actions[first : first + length]))
+
+    def first_frame(episode: tuple[int, int]) -> np.ndarray:
+        data = files[episode[0]]
+        frame: np.ndarray = data.frames[data.offsets[episode[1]]]
+        return frame
+
+    # Held-out episodes in groups that have one of training too, which stands first.
+    common = [
+        number
+        for group in _same(actions, first_frame)
+        if group[0][0] == 0
+        for part, number in group
+        if part == 1
+    ]
+    if common:
+        warnings.warn(
+            f"{heldout.path}: {len(common)} of its {heldout.episodes} episodes are in "
+            f"{train.path} too (first frame and actions), the first is {min(common)}: what is "
+            "told of held-out episodes is flattered",
+            stacklevel=2,
+        )
+    return len(common)
+
+
+def _same(
+    actions: Iterable[tuple[E, np.ndarray]], first_frame: Callable[[E], np.ndarray]
+) -> Iterable[list[E]]:
+    """Groups of two and more episodes of the same length, first frame and actions, the last one
+    apart, which leads nowhere; frames are read only where actions are equal."""
+    alike: dict[bytes, list[E]] = defaultdict(list)
+    for episode, values in actions:
+        taken = np.ascontiguousarray(values[:-1], np.float32) + 0.0  # -0 is 0
+        alike[b"%d " % len(values) + taken.tobytes()].append(episode)
+    for episodes in alike.values():
+        if len(episodes) < 2:
+            continue
+        by_frame: dict[bytes, list[E]] = defaultdict(list)
+        for episode in episodes:
+            by_frame[np.ascontiguousarray(first_frame(episode)).tobytes()].append(episode)
+        yield from (group for group in by_frame.values() if len(group) > 1)

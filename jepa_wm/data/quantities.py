@@ -28,6 +28,46 @@ class Quantities:
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)  # of the groups
 
+    @classmethod
+    def parse(cls, groups: str, units: str, count: int) -> Quantities:
+        """What the attributes `state_groups` ("agent:0,1 wall:2") and `state_units` ("px px -") of
+        a file say of `count` state numbers.
+
+        UserError for groups that name other numbers, and for units that are not one a number or
+        differ within a group."""
+        numbers: dict[str, list[int]] = {}
+        for entry in groups.split():
+            name, _, digits = entry.rpartition(":")
+            numbers[name] = [int(i) if i.isdecimal() else count for i in digits.split(",")]
+            if not name or max(numbers[name]) >= count:
+                raise UserError(
+                    f"state_groups has {entry!r}, which is no NAME:i,j with numbers i, j below "
+                    f"{count}, of which the state has so many; convert the data again, or mend "
+                    "the attribute"
+                )
+        known = ["" if unit == UNKNOWN else unit for unit in units.split()]
+        if not known:
+            return cls(numbers)
+        if len(known) != count:
+            raise UserError(
+                f"state_units {units!r} are {len(known)} for {count} numbers of the state; give "
+                f"one for each, {UNKNOWN} where there is none"
+            )
+
+        # A group is measured as one distance, so its numbers share a unit.
+        group_units: dict[str, str] = {}
+        for name, ids in numbers.items():
+            mixed = sorted({known[i] for i in ids})
+            if len(mixed) > 1:
+                raise UserError(
+                    f"state_units of the group {name!r} are "
+                    f"{' and '.join(unit or 'none' for unit in mixed)}: an error of it would mean "
+                    "nothing; give its numbers names that differ before the last underscore "
+                    "(block_x block_y angle)"
+                )
+            group_units[name] = mixed[0]
+        return cls(numbers, group_units)
+
     def unit(self, group: str) -> str:
         """The group's unit, "" where none is known."""
         return self.units.get(group, "")
@@ -95,59 +135,12 @@ def grouped(names: Sequence[str]) -> str:
     return " ".join(f"{group}:{','.join(ids)}" for group, ids in groups.items())
 
 
-def groups_of(text: str, count: int) -> dict[str, list[int]]:
-    """The groups of a `state_groups` text for `count` state numbers; UserError for one that is
-    broken."""
-    groups = {}
-    for entry in text.split():
-        name, _, ids = entry.rpartition(":")
-        numbers = [int(i) if i.isdecimal() else count for i in ids.split(",")]
-        if not name or max(numbers) >= count:
-            raise UserError(
-                f"state_groups has {entry!r}, which is no NAME:i,j with numbers i, j below "
-                f"{count}, of which the state has so many; convert the data again, or mend the "
-                "attribute"
-            )
-        groups[name] = numbers
-    return groups
-
-
 def described(names: Sequence[str], units: Sequence[str]) -> dict[str, str]:
     """The attributes of a trajectory file that tell of its state: `state_names`, `state_groups`,
-    `state_units`.
-
-    Raises UserError where units are not one a number, or differ within a group.
-    """
+    `state_units`; UserError as `Quantities.parse`."""
     names = ["_".join(name.split()) for name in names]
     about = {"state_names": " ".join(names), "state_groups": grouped(names)}
     if any(units):
         about["state_units"] = " ".join("".join(unit.split()) or UNKNOWN for unit in units)
-        units_of(groups_of(about["state_groups"], len(names)), about["state_units"], len(names))
+        Quantities.parse(about["state_groups"], about["state_units"], len(names))
     return about
-
-
-def units_of(groups: Mapping[str, Sequence[int]], text: str, count: int) -> dict[str, str]:
-    """{group: unit} for the `state_units` text of `count` state numbers; UserError as
-    `described`."""
-    units = ["" if unit == UNKNOWN else unit for unit in text.split()]
-    if not units:
-        return {}
-    if len(units) != count:
-        raise UserError(
-            f"state_units {text!r} are {len(units)} for {count} numbers of the state; give one "
-            f"for each, {UNKNOWN} where there is none"
-        )
-
-    # A group is measured as one distance, so its numbers share a unit.
-    group_units: dict[str, str] = {}
-    for name, ids in groups.items():
-        mixed = sorted({units[i] for i in ids})
-        if len(mixed) > 1:
-            listed = " and ".join(unit or "none" for unit in mixed)
-            raise UserError(
-                f"state_units of the group {name!r} are {listed}: an error of it would mean "
-                "nothing; give its numbers names that differ before the last underscore (block_x "
-                "block_y angle)"
-            )
-        group_units[name] = mixed[0]
-    return group_units

@@ -20,6 +20,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError, listed
 from jepa_wm.core.files import fingerprint, mapped
 from jepa_wm.data.hdf5 import missing_filter, open_h5
+from jepa_wm.data.quantities import Quantities
 
 ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
 ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
@@ -69,9 +70,7 @@ class Trajectories:
     """A read-only trajectory file. `frames` is a memory map [N, h, w, c] uint8; nothing is loaded
     until indexed."""
 
-    def __init__(
-        self, path: Path | str, *, pixels: str = "pixels", action: str = "action"
-    ) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise UserError(
@@ -86,18 +85,10 @@ class Trajectories:
             ) from error
 
         # The columns are there, can be read here, and reach as far as the episodes do.
-        for name in ("ep_len", "ep_offset", pixels, action):
-            if name not in self._file:
-                raise UserError(
-                    f"{self.path}: column '{name}' is missing; it has {listed(self._file)}"
-                )
-            missing = missing_filter(self._file[name])
-            if missing is not None:
-                raise UserError(f"{self.path}: column '{name}' {missing}")
-        self.lengths = self._file["ep_len"][:]
-        self.offsets = self._file["ep_offset"][:]
+        self.lengths, self.offsets = self.column("ep_len"), self.column("ep_offset")
+        pixels, action = self._dataset("pixels"), self._dataset("action")
         needed = int((self.offsets + self.lengths).max()) if len(self.lengths) else 0
-        rows = {name: len(self._file[name]) for name in (pixels, action)}
+        rows = {"pixels": len(pixels), "action": len(action)}
         short = [f"'{name}' {count}" for name, count in rows.items() if count < needed]
         if short or not needed or self.lengths.min() < 1:
             fault = "an episode is empty"
@@ -108,9 +99,13 @@ class Trajectories:
                 "again"
             )
 
-        self.frames = _map(self._file[pixels], self.path)
-        actions = self._file[action][:].astype(np.float32)
-        self.actions = self._finite(actions.reshape(len(actions), -1))
+        # Frames are mapped where they lie in one piece.
+        offset = pixels.id.get_offset()
+        if pixels.chunks is None and offset is not None:
+            self.frames = mapped(self.path, pixels.dtype, pixels.shape, offset)
+        else:
+            self.frames = pixels[:]
+        self.actions = self._finite(action[:].astype(np.float32).reshape(len(action), -1))
         self.attributes: dict[str, object] = dict(self._file.attrs)
 
     @property
@@ -119,7 +114,7 @@ class Trajectories:
 
     @property
     def digest(self) -> str:
-        """Names the content; written once by whoever made the file, else found in it."""
+        """Names the content; written once by whoever made the file, else computed from it."""
         return str(self.attributes.get("digest") or fingerprint(self.path))
 
     @property
@@ -130,14 +125,15 @@ class Trajectories:
         leads[self.offsets + self.lengths - 1] = False
         return self.actions[leads] if leads.any() else self.actions
 
+    def text(self, attribute: str) -> str:
+        """An attribute of the file, "" where it has none."""
+        return attribute_text(self.attributes.get(attribute, ""))
+
     @property
     def action_kind(self) -> ActionKind:
         """What an action is: a move ("delta", also where the file does not say) or a place to go
-        to ("absolute").
-
-        UserError for another word in the file's attribute `action_kind`.
-        """
-        word = attribute_text(self.attributes.get("action_kind", "delta"))
+        to ("absolute"). UserError for another word in the file's attribute `action_kind`."""
+        word = self.text("action_kind") or "delta"
         for kind in ACTION_KINDS:
             if word == kind:
                 return kind
@@ -146,8 +142,32 @@ class Trajectories:
             "make the file again with `jepa-wm convert ... --action-kind delta` or `absolute`"
         )
 
+    @property
+    def quantities(self) -> Quantities:
+        """What the numbers of the state are, by the attributes `state_groups` and `state_units`;
+        UserError where these do not fit."""
+        if "state" not in self or not self.text("state_groups"):
+            return Quantities()
+        try:
+            return Quantities.parse(
+                self.text("state_groups"), self.text("state_units"), self.state_size
+            )
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
     def __contains__(self, name: str) -> bool:
         return name in self._file
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        """UserError where the file lacks it, or what it is stored by is not installed."""
+        if name not in self._file:
+            raise UserError(
+                f"{self.path}: column '{name}' is missing; it has {listed(self._file)}"
+            )
+        missing = missing_filter(self._file[name])
+        if missing is not None:
+            raise UserError(f"{self.path}: column '{name}' {missing}")
+        return self._file[name]
 
     def _finite(self, actions: np.ndarray) -> np.ndarray:
         """Actions [N, A]; what is not finite is refused, but in an episode's last, which leads
@@ -165,11 +185,8 @@ class Trajectories:
 
     def column(self, name: str) -> np.ndarray:
         """A whole small column [N, ...]; UserError if the file lacks it."""
-        if name not in self._file:
-            raise UserError(
-                f"{self.path}: column '{name}' is missing; it has {listed(self._file)}"
-            )
-        return self._file[name][:]
+        values: np.ndarray = self._dataset(name)[:]
+        return values
 
     def states(self) -> np.ndarray:
         """[N, Y] float32 of the column 'state', also where it holds a single number a row;
@@ -182,17 +199,20 @@ class Trajectories:
         return int(np.prod(self._file["state"].shape[1:])) if "state" in self else 0
 
 
+def data_folder(run: Path, path: str | None) -> Path:
+    """The folder of `train.h5` and `heldout.h5`: `path`, as data.path names it, else the run's
+    own."""
+    return Path(path) if path else run / "collect"
+
+
+def open_data(run: Path, path: str | None, part: Literal["train", "heldout"]) -> Trajectories:
+    """The run's training or held-out trajectories; UserError if they are not there."""
+    return Trajectories(data_folder(run, path) / f"{part}.h5")
+
+
 def attribute_text(value: object) -> str:
     """An HDF5 attribute as text: other writers than h5py store bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _map(dataset: h5py.Dataset, path: Path) -> np.ndarray:
-    """A memory map of an unchunked dataset, else the dataset read whole."""
-    offset = dataset.id.get_offset()
-    if dataset.chunks is None and offset is not None:
-        return mapped(path, dataset.dtype, dataset.shape, offset)
-    return dataset[:]
 
 
 CHUNK = 2**24  # bytes copied at a time
@@ -216,9 +236,8 @@ class EpisodeWriter:
         self._rows: dict[str, IO[bytes]] = {}
         self._kept = ExitStack()
         self._writer = None if lengths is None else TrajectoryWriter(self.path, lengths, columns)
-        if (
-            self._writer is None
-        ):  # on the same disk: a full one shows while episodes are played; a kill leaves nothing
+        # On the same disk: a full one shows while episodes are played; a kill leaves nothing.
+        if self._writer is None:
             for name in columns:
                 self._rows[name] = self._kept.enter_context(
                     tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
@@ -229,10 +248,8 @@ class EpisodeWriter:
         assert episode.keys() == self.columns.keys(), sorted(episode)
         for name, (shape, dtype) in self.columns.items():
             values = np.ascontiguousarray(episode[name], dtype)
-            assert values.shape == (len(next(iter(episode.values()))), *shape), (
-                name,
-                values.shape,
-            )
+            rows = len(next(iter(episode.values())))
+            assert values.shape == (rows, *shape), (name, values.shape)
             if self._writer is not None:
                 self._writer.write(name, int(self._writer.offset[len(self._lengths)]), values)
             else:
@@ -247,7 +264,13 @@ class EpisodeWriter:
         if self._writer is None:
             self._writer = TrajectoryWriter(self.path, np.array(self._lengths), self.columns)
             for name, (shape, dtype) in self.columns.items():
-                self._copy(self._writer, name, np.dtype((dtype, shape)), tell)
+                row, first = np.dtype((dtype, shape)), 0
+                self._rows[name].seek(0)
+                while block := self._rows[name].read(max(1, CHUNK // row.itemsize) * row.itemsize):
+                    tell()
+                    values = np.frombuffer(block, row)
+                    self._writer.write(name, first, values)
+                    first += len(values)
             self._kept.close()
         self._writer.close(**attributes)
 
@@ -256,14 +279,3 @@ class EpisodeWriter:
         self._kept.close()
         if self._writer is not None:
             self._writer.abandon()
-
-    def _copy(
-        self, writer: TrajectoryWriter, name: str, row: np.dtype, tell: Callable[[], None]
-    ) -> None:
-        rows, at = self._rows[name], 0
-        rows.seek(0)
-        while block := rows.read(max(1, CHUNK // row.itemsize) * row.itemsize):
-            tell()
-            values = np.frombuffer(block, row)
-            writer.write(name, at, values)
-            at += len(values)

@@ -25,8 +25,7 @@ from jepa_wm.core.lock import lock
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.datasets import open_data
-from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.settings import FeatureSettings

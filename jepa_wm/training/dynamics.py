@@ -16,7 +16,7 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import Displacement
-from jepa_wm.data.datasets import open_data
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder

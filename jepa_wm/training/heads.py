@@ -19,7 +19,6 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
-from jepa_wm.data.datasets import quantities
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
@@ -157,7 +156,7 @@ def judge(
         if heads.state is not None:
             latents, state = heldout.states(0, JUDGED)
             mean = train.states(0, JUDGED)[1].mean(0)
-            groups = quantities(heldout.data)
+            groups = heldout.data.quantities
             scores |= _state_scores(groups, heads, state, heads.state(latents), mean)
 
         # A plan goes on past its goal; blocks from there on answer no question.

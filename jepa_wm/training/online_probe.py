@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from jepa_wm.core.distributed import dist
-from jepa_wm.data.datasets import check_same_state, quantities
+from jepa_wm.data.held_out import check_same_state
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import VideoClipSampler
@@ -47,7 +47,7 @@ class ProbeFrames:
         cls, train: Trajectories, heldout: Trajectories, *, count: int
     ) -> ProbeFrames:
         """`count` frames spread over the training part, with the state where there is one."""
-        rows, columns = _spread(len(train.actions), count), quantities(train)
+        rows, columns = _spread(len(train.actions), count), train.quantities
         if not columns.groups:
             return cls(train.frames[rows])
         check_same_state(train, heldout)

@@ -20,10 +20,10 @@ from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
 from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
-from jepa_wm.data.datasets import open_data
 from jepa_wm.data.images import to_input
 from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import DataSettings
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.data.video_clips import VideoClipSampler, clip_sampler, open_sets
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks

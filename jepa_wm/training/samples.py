@@ -17,8 +17,7 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.data.datasets import open_data
-from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.features.cache import Features
 from jepa_wm.models.latent_model import LatentModel

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.datasets import check_same_state, quantities
+from jepa_wm.data.held_out import check_same_state
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, WindowSampler, usual_steps
 from jepa_wm.features.cache import Features
@@ -140,7 +140,7 @@ def _row(total: Totals, latents: Latents, h: int, windows: int) -> dict[str, obj
     for copied, errors in names.items():
         change = total[copied][h]  # 0: nothing changes there
         row |= {name: total[name][h] / change if change else None for name in errors}
-    known = quantities(latents.features.data)
+    known = latents.features.data.quantities
     row["state_errors"] = {
         name: {
             "error": total["state", name, ""][h] / windows,
@@ -159,7 +159,7 @@ def _state_reader(
     """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its
     errors [H]}, by a probe on the latents of training frames."""
     train = latents.features
-    known = quantities(train.data)
+    known = train.data.quantities
     if not known.groups or model.latent.proprio_size:  # of the latter the state is a part
         return lambda *_: {}
     check_same_state(train.data, heldout.data)
@@ -198,7 +198,7 @@ def fit_latent_probe(model: LatentModel, latents: Latents) -> RidgeProbe:
     episode, frame = _frames(
         train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))
     )
-    state = quantities(train.data).unrolled(
+    state = train.data.quantities.unrolled(
         train.data.states()[train.data.offsets[episode] + frame]
     )
     return RidgeProbe(_flat(latents, episode, frame), torch.from_numpy(state))

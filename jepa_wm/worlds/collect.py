@@ -14,11 +14,9 @@ from jepa_wm.core.errors import StopFlag, UserError, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.datasets import open_data
-from jepa_wm.data.duplicates import common_episodes
-from jepa_wm.data.held_out import check_heldout
+from jepa_wm.data.held_out import check_heldout, common_episodes
 from jepa_wm.data.quantities import described
-from jepa_wm.data.trajectories import EpisodeWriter
+from jepa_wm.data.trajectories import EpisodeWriter, open_data
 from jepa_wm.worlds.protocol import (
     Adjusting,
     NewPolicy,
