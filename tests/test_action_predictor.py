@@ -4,7 +4,7 @@ counts."""
 import pytest
 import torch
 
-from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
+from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
 
 
 @pytest.fixture(scope="module")

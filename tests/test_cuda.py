@@ -24,16 +24,11 @@ from jepa_wm.models.dynamics import Noise
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
+from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.temporal_distance import TemporalDistance
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import (
-    VJEPA2AC,
-    ActionPredictor,
-    ActionPredictorSizes,
-    normalised,
-    with_pose,
-)
+from jepa_wm.models.vjepa2_ac import VJEPA2AC, normalised, with_pose
 from jepa_wm.models.world_model_settings import DistanceSettings, HeadSettings
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent

@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepa_wm.models.blocks import Block, KeyValueCache, attend, init_transformer
-from jepa_wm.models.rope import axis_pairs, grid_positions, rope_tables, rotate
+from jepa_wm.models.blocks import (
+    Block,
+    KeyValueCache,
+    attend,
+    axis_pairs,
+    grid_positions,
+    init_transformer,
+    rope_tables,
+    rotate,
+)
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 

@@ -9,10 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from jepa_wm import cli
 from jepa_wm.features.vjepa2 import to_released
-from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.predictor import (
+    ActionPredictor,
+    ActionPredictorSizes,
+    Predictor,
+    PredictorSizes,
+)
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 SIZES = {
     "img_size": 16,

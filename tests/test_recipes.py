@@ -14,18 +14,15 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
-from jepa_wm.models.poses import difference
-from jepa_wm.models.predictor import Predictor, PredictorSizes
-from jepa_wm.models.settings import EncoderSettings
-from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import (
-    VJEPA2AC,
+from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
-    normalised,
-    parted,
-    with_pose,
+    Predictor,
+    PredictorSizes,
 )
+from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.vit import Encoder
+from jepa_wm.models.vjepa2_ac import VJEPA2AC, difference, normalised, parted, with_pose
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)

@@ -14,8 +14,15 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals import episodes
-from jepa_wm.models.poses import change_of, difference, integrate
-from jepa_wm.models.vjepa2_ac import VJEPA2AC, normalised, parted, with_pose
+from jepa_wm.models.vjepa2_ac import (
+    VJEPA2AC,
+    change_of,
+    difference,
+    integrate,
+    normalised,
+    parted,
+    with_pose,
+)
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.world_model.latents import Recording

@@ -20,10 +20,14 @@ from jepa_wm.features.weights import (
     load_encoder,
     load_predictor,
 )
-from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.predictor import (
+    ActionPredictor,
+    ActionPredictorSizes,
+    Predictor,
+    PredictorSizes,
+)
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 SIZE = Size(image_size=16, heads=2, predictor_heads=1, action_heads=2)
 RELEASED = {"rope": "vjepa2", "rope_base": 10_000.0}

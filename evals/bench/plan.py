@@ -19,10 +19,9 @@ from torch import Tensor
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
-from jepa_wm.models.blocks import Block
+from jepa_wm.models.blocks import Block, rope_tables, rotate
 from jepa_wm.models.fast_rollout import TOKENS_ON_GPU
 from jepa_wm.models.latent import LatentShape
-from jepa_wm.models.rope import rope_tables, rotate
 from jepa_wm.models.transformer_dynamics import DeterministicDynamics
 from jepa_wm.models.world_model_settings import DeterministicSettings
 from jepa_wm.planning.terms import latent_distance

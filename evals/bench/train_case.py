@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.data.images import to_input
-from jepa_wm.models.blocks import Block
+from jepa_wm.models.blocks import Block, Rope, axis_pairs, grid_positions
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import TokenMask, draw_masks
-from jepa_wm.models.rope import Rope, axis_pairs, grid_positions
 from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
 

@@ -26,10 +26,14 @@ from jepa_wm.features.vjepa2 import (
     to_released,
     without_wrappers,
 )
-from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.predictor import (
+    ActionPredictor,
+    ActionPredictorSizes,
+    Predictor,
+    PredictorSizes,
+)
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.vjepa2_ac import ActionPredictor, ActionPredictorSizes
 
 ROPE_BASE = 10_000.0
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.precision import autocast
-from jepa_wm.models.blocks import Block, KeyValueCache, attend
-from jepa_wm.models.rope import rope_tables
+from jepa_wm.models.blocks import Block, KeyValueCache, attend, rope_tables
 
 if TYPE_CHECKING:
     from jepa_wm.models.dynamics import Noise, StepNoise

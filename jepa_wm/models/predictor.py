@@ -1,7 +1,9 @@
-"""The predictor: from the tokens in view, the latents of the tokens out of view.
+"""The predictors of V-JEPA: of tokens out of view from those in view, and of the next frame's
+tokens from actions and states.
 
-B clips, K context tokens, M target tokens, D encoder width.
-"""
+B clips, K context tokens, M target tokens, T frames, N = grid * grid tokens a frame, D encoder
+width, P model width, A action and S state numbers a frame, E numbers that place the camera, C = 2
+or 3 tokens that stand before a frame's own."""
 
 from __future__ import annotations
 
@@ -11,8 +13,14 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from jepa_wm.models.blocks import Block, init_transformer
-from jepa_wm.models.rope import Rope, rope_tables
+from jepa_wm.models.blocks import (
+    Block,
+    Rope,
+    attention_bias,
+    grid_positions,
+    init_transformer,
+    rope_tables,
+)
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 
 
@@ -35,16 +43,10 @@ class PredictorSizes:
     def of(cls, encoder: EncoderSettings, jepa: JepaSettings) -> PredictorSizes:
         """The predictor of the config's pretraining."""
         return cls(
-            width=jepa.width,
-            depth=jepa.depth,
-            num_heads=jepa.num_heads,
-            encoder_width=encoder.width,
-            output_width=jepa.target_levels * encoder.width,
-            mask_types=len(jepa.masks),
-            rope=encoder.rope,
-            rope_base=encoder.rope_base,
-            locality=jepa.locality,
-        )
+            width=jepa.width, depth=jepa.depth, num_heads=jepa.num_heads, locality=jepa.locality,
+            encoder_width=encoder.width, output_width=jepa.target_levels * encoder.width,
+            mask_types=len(jepa.masks), rope=encoder.rope, rope_base=encoder.rope_base,
+        )  # fmt: skip
 
 
 class Predictor(nn.Module):
@@ -54,11 +56,8 @@ class Predictor(nn.Module):
     def __init__(self, sizes: PredictorSizes) -> None:
         super().__init__()
         width = sizes.width
-        self.head_dim, self.rope, self.rope_base = (
-            width // sizes.num_heads,
-            sizes.rope,
-            sizes.rope_base,
-        )
+        self.head_dim = width // sizes.num_heads
+        self.rope, self.rope_base = sizes.rope, sizes.rope_base
         self.embed = nn.Linear(sizes.encoder_width, width)
         self.mask_tokens = nn.Parameter(torch.zeros(sizes.mask_types, width))
         self.blocks = nn.ModuleList(
@@ -84,9 +83,85 @@ class Predictor(nn.Module):
         queries = self.mask_tokens[mask_type].expand(len(context), target_positions.shape[1], -1)
         x = self.embed(context)
         x = torch.cat([x, queries.to(x.dtype)], 1)
-        positions = torch.cat([context_positions, target_positions], 1)
-        cos, sin = rope_tables(positions, self.head_dim, self.rope_base, self.rope)
-        rope = (cos[:, None], sin[:, None])
+        positions = torch.cat([context_positions, target_positions], 1)[:, None]
+        rope = rope_tables(positions, self.head_dim, self.rope_base, self.rope)
         for block in self.blocks:
             x = block(x, rope)
         return self.project(self.norm(x if with_context else x[:, context.shape[1] :]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionPredictorSizes:
+    """What an action-conditioned predictor is made of: its own sizes, and those of the tokens,
+    actions and states that it meets."""
+
+    encoder_width: int
+    grid: int
+    width: int
+    depth: int
+    num_heads: int
+    action_size: int = 7
+    state_size: int = 7
+    extrinsics_size: int = 6
+    mlp_ratio: float = 4.0
+    rope: Rope = "vjepa2"
+    rope_base: float = 10_000.0
+
+
+class ActionPredictor(nn.Module):
+    """A block-causal transformer: each frame is an action token, a state token, perhaps one for
+    the camera, and its patches, and sees itself and all frames before (Assran et al., 2025)."""
+
+    def __init__(self, sizes: ActionPredictorSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.grid, self.head_dim = sizes.grid, width // sizes.num_heads
+        self.rope, self.rope_base = sizes.rope, sizes.rope_base
+        self.embed = nn.Linear(sizes.encoder_width, width)
+        self.action = nn.Linear(sizes.action_size, width)
+        self.state = nn.Linear(sizes.state_size, width)
+        self.extrinsics = nn.Linear(sizes.extrinsics_size, width)
+        self.blocks = nn.ModuleList(
+            Block(width, sizes.num_heads, sizes.mlp_ratio) for _ in range(sizes.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.project = nn.Linear(width, sizes.encoder_width)
+        init_transformer(self, self.blocks)
+
+    def forward(
+        self, tokens: Tensor, actions: Tensor, states: Tensor, extrinsics: Tensor | None = None
+    ) -> Tensor:
+        """The tokens one frame later, [B, T, N, D], for tokens [B, T, N, D] of frames that were
+        encoded one by one, and actions [B, T, A], states [B, T, S] and, for a model trained with
+        them, extrinsics [B, T, E] there.
+
+        Raises ValueError if the frames are not of the model's own grid.
+        """
+        if tokens.shape[2] != self.grid**2:
+            raise ValueError(
+                f"tokens has {tokens.shape[2]} tokens a frame, the model {self.grid} x {self.grid}"
+            )
+        # Conditions are tokens before a frame's patches: without a camera a frame is merely one
+        # token shorter.
+        conditions = [self.action(actions), self.state(states)]
+        if extrinsics is not None:
+            conditions.append(self.extrinsics(extrinsics))
+        before = torch.stack(conditions, 2)  # [B, T, C, P]
+        x = torch.cat([before, self.embed(tokens)], 2)
+        frames, count = x.shape[1], before.shape[2]
+        positions = self._positions(frames, count, x.device)
+        rope = rope_tables(positions, self.head_dim, self.rope_base, self.rope)
+        # Whole frames are hidden, not single tokens: those of one frame are known at once.
+        time = positions[:, 0]
+        bias = attention_bias(time[None] > time[:, None]) if frames > 1 else None
+        x = x.flatten(1, 2)  # [B, T*(C+N), P]
+        for block in self.blocks:
+            x = block(x, rope, bias)
+        return self.project(self.norm(x.unflatten(1, (frames, -1))[:, :, count:]))
+
+    def _positions(self, frames: int, conditions: int, device: torch.device) -> Tensor:
+        """[T*(C+N), 3] time, row, column; what stands before the patches turns in time only."""
+        patches = grid_positions(frames, self.grid, self.grid, device=device).view(frames, -1, 3)
+        before = torch.zeros(frames, conditions, 3, dtype=patches.dtype, device=device)
+        before[..., 0] = torch.arange(frames, device=device)[:, None]
+        return torch.cat([before, patches], 1).flatten(0, 1)

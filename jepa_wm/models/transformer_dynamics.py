@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer
+from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer, rope_tables
 from jepa_wm.models.dynamics import Dynamics, Noise, StepNoise
 from jepa_wm.models.fast_rollout import fast_rollout
 from jepa_wm.models.latent import LatentShape
-from jepa_wm.models.rope import rope_tables
 from jepa_wm.models.world_model_settings import TransformerSettings
 
 

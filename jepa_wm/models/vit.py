@@ -9,8 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.models.blocks import Block, init_transformer
-from jepa_wm.models.rope import grid_positions, rope_tables
+from jepa_wm.models.blocks import (
+    Block,
+    attention_bias,
+    grid_positions,
+    init_transformer,
+    rope_tables,
+)
 from jepa_wm.models.settings import EncoderSettings
 
 
@@ -23,6 +28,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.grid = image_size // settings.patch_size
+        self.tokens_per_frame = self.grid**2
         self.patch_size, self.tubelet_size = settings.patch_size, settings.tubelet_size
         self.width, self.head_dim = settings.width, settings.width // settings.num_heads
         inputs = settings.tubelet_size * settings.channels * settings.patch_size**2
@@ -53,11 +59,12 @@ class Encoder(nn.Module):
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
             positions = positions[0, keep]  # [B, K, 3]
-        bias = _own_frame_bias(positions) if own_frame else None
-        cos, sin = rope_tables(
-            positions, self.head_dim, self.settings.rope_base, self.settings.rope
-        )
-        rope = (cos[:, None], sin[:, None])
+        bias = None
+        if own_frame:
+            time = positions[:, None, :, :1]  # [B, 1, K, 1]
+            bias = attention_bias(time != time.transpose(-2, -1))
+        base, kind = self.settings.rope_base, self.settings.rope
+        rope = rope_tables(positions[:, None], self.head_dim, base, kind)
 
         # The blocks, with what comes out of some of them kept where several levels are asked for.
         depth, lower = len(self.blocks), []
@@ -72,10 +79,6 @@ class Encoder(nn.Module):
         """[T*N, 3] time, row and column of each token of a clip [B, T, C, h, w], in token
         order."""
         return grid_positions(*self._extent(clip), device=clip.device)
-
-    @property
-    def tokens_per_frame(self) -> int:
-        return self.grid * self.grid
 
     def _patches(self, clip: Tensor) -> Tensor:
         """[B, T*N, tubelet*C*patch*patch] pixels of each tubelet patch, in token order."""
@@ -94,10 +97,3 @@ class Encoder(nn.Module):
                 f"of {patch} px over {tubelet} frames; cut or resize it"
             )
         return frames // tubelet, height // patch, width // patch
-
-
-def _own_frame_bias(positions: Tensor) -> Tensor:
-    """[B, 1, K, K] additive mask that lets a token see tokens of its own frame only."""
-    time = positions[..., 0]
-    elsewhere = time[:, None, :, None] != time[:, None, None, :]
-    return torch.zeros(elsewhere.shape, device=elsewhere.device).masked_fill_(elsewhere, -1e4)

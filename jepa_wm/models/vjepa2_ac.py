@@ -1,9 +1,10 @@
 """V-JEPA 2's action-conditioned predictor as dynamics: the next frame's tokens from tokens,
 actions and poses of a robot's hand so far (Assran et al., 2025).
 
-B batch, T frames, n = grid * grid tokens a frame of width D, N = n + 1 with the pose as one more,
-P model width, A action and S state numbers a frame, E numbers that place the camera, C = 2 or 3
-tokens that stand before a frame's own. Poses and actions [..., 7] are those of `models.poses`."""
+B batch, T frames, n = grid * grid tokens a frame of width D, N = n + 1 with the pose as one more.
+A pose [..., 7] is a place (m), extrinsic xyz Euler angles (rad) and the gripper's opening (0..1);
+an action [..., 7] is what is added to the place and the opening, and the turn that is applied
+after the pose's own. A model step's block of actions holds `frameskip` of them."""
 
 from __future__ import annotations
 
@@ -14,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.models.blocks import Block, init_transformer
 from jepa_wm.models.dynamics import Dynamics, Noise, StepNoise
 from jepa_wm.models.latent import Latent
-from jepa_wm.models.poses import POSE, change_of, difference, integrate
-from jepa_wm.models.rope import Rope, grid_positions, rope_tables
+from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
 from jepa_wm.models.world_model_settings import VJEPA2ACSettings
 
+POSE = 7  # numbers: place, Euler angles, opening of the gripper
 AT_ONCE = 64  # plans of an episode that are imagined together
 
 
@@ -193,87 +193,56 @@ def parted(latents: Tensor) -> tuple[Tensor, Tensor]:
     return latents[..., :-1, :], latents[..., -1, :POSE]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ActionPredictorSizes:
-    """What an action-conditioned predictor is made of: its own sizes, and those of the tokens,
-    actions and states that it meets."""
-
-    encoder_width: int
-    grid: int
-    width: int
-    depth: int
-    num_heads: int
-    action_size: int = POSE
-    state_size: int = POSE
-    extrinsics_size: int = 6
-    mlp_ratio: float = 4.0
-    rope: Rope = "vjepa2"
-    rope_base: float = 10_000.0
+# ---------------------------------------------------------------- poses
 
 
-class ActionPredictor(nn.Module):
-    """A block-causal transformer: each frame is an action token, a state token, perhaps one for
-    the camera, and its patches, and sees itself and all frames before (Assran et al., 2025)."""
+def change_of(blocks: Tensor) -> Tensor:
+    """[..., 7] the one change of pose that a block [..., frameskip * 7] of changes adds up to."""
+    parts = blocks.unflatten(-1, (-1, POSE))
+    turn = to_matrix(parts[..., 0, 3:6])
+    for step in range(1, parts.shape[-2]):
+        turn = to_matrix(parts[..., step, 3:6]) @ turn
+    return torch.cat([parts[..., :3].sum(-2), to_angles(turn), parts[..., 6:].sum(-2)], -1)
 
-    def __init__(self, sizes: ActionPredictorSizes) -> None:
-        super().__init__()
-        width = sizes.width
-        self.grid, self.head_dim = sizes.grid, width // sizes.num_heads
-        self.rope, self.rope_base = sizes.rope, sizes.rope_base
-        self.embed = nn.Linear(sizes.encoder_width, width)
-        self.action = nn.Linear(sizes.action_size, width)
-        self.state = nn.Linear(sizes.state_size, width)
-        self.extrinsics = nn.Linear(sizes.extrinsics_size, width)
-        self.blocks = nn.ModuleList(
-            Block(width, sizes.num_heads, sizes.mlp_ratio) for _ in range(sizes.depth)
-        )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.project = nn.Linear(width, sizes.encoder_width)
-        init_transformer(self, self.blocks)
 
-    def forward(
-        self, tokens: Tensor, actions: Tensor, states: Tensor, extrinsics: Tensor | None = None
-    ) -> Tensor:
-        """The tokens one frame later, [B, T, N, D], for tokens [B, T, N, D] of frames that were
-        encoded one by one, and actions [B, T, A], states [B, T, S] and, for a model trained with
-        them, extrinsics [B, T, E] there.
+def integrate(pose: Tensor, action: Tensor) -> Tensor:
+    """The pose after an action, [..., 7]; the opening stays within 0..1."""
+    place = pose[..., :3] + action[..., :3]
+    turn = to_angles(to_matrix(action[..., 3:6]) @ to_matrix(pose[..., 3:6]))
+    return torch.cat([place, turn, (pose[..., 6:] + action[..., 6:]).clamp(0, 1)], -1)
 
-        Raises ValueError if the frames are not of the model's own grid.
-        """
-        if tokens.shape[2] != self.grid**2:
-            raise ValueError(
-                f"tokens has {tokens.shape[2]} tokens a frame, the model {self.grid} x {self.grid}"
-            )
-        # Conditions are tokens before a frame's patches: without a camera a frame is merely one
-        # token shorter.
-        conditions = [self.action(actions), self.state(states)]
-        if extrinsics is not None:
-            conditions.append(self.extrinsics(extrinsics))
-        before = torch.stack(conditions, 2)  # [B, T, C, P]
-        x = torch.cat([before, self.embed(tokens)], 2)
-        frames, count = x.shape[1], before.shape[2]
-        # Whole frames are hidden, not single tokens: those of one frame are known at once.
-        cos, sin = rope_tables(
-            self._positions(frames, count, x.device), self.head_dim, self.rope_base, self.rope
-        )
-        bias = self._no_future(frames, x.shape[2], x.device)
-        x = x.flatten(1, 2)  # [B, T*(C+N), P]
-        for block in self.blocks:
-            x = block(x, (cos, sin), bias)
-        return self.project(self.norm(x.unflatten(1, (frames, -1))[:, :, count:]))
 
-    def _positions(self, frames: int, conditions: int, device: torch.device) -> Tensor:
-        """[T*(C+N), 3] time, row, column; what stands before the patches turns in time only."""
-        patches = grid_positions(frames, self.grid, self.grid, device=device).view(frames, -1, 3)
-        before = torch.zeros(frames, conditions, 3, dtype=patches.dtype, device=device)
-        before[..., 0] = torch.arange(frames, device=device)[:, None]
-        return torch.cat([before, patches], 1).flatten(0, 1)
+def difference(before: Tensor, after: Tensor) -> Tensor:
+    """The action that leads from one pose to another, [..., 7]: `integrate(before,
+    difference(before, after))` is `after`."""
+    turn = to_angles(to_matrix(after[..., 3:6]) @ to_matrix(before[..., 3:6]).transpose(-1, -2))
+    return torch.cat(
+        [after[..., :3] - before[..., :3], turn, after[..., 6:] - before[..., 6:]], -1
+    )
 
-    @staticmethod
-    def _no_future(frames: int, tokens: int, device: torch.device) -> Tensor | None:
-        """[T*(C+N), T*(C+N)] additive mask that hides later frames; None for one frame."""
-        if frames == 1:
-            return None
-        frame = torch.arange(frames, device=device).repeat_interleave(tokens)
-        hidden = frame[None] > frame[:, None]
-        return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -1e4)
+
+def to_matrix(angles: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of extrinsic xyz Euler angles [..., 3]: first about x, then y,
+    then z."""
+    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    rows = (
+        (cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx),
+        (sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx),
+        (-sy, cy * sx, cy * cx),
+    )
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def to_angles(matrix: Tensor) -> Tensor:
+    """Extrinsic xyz Euler angles [..., 3] of rotation matrices [..., 3, 3], y within a quarter
+    turn.
+
+    Where y is a quarter turn, x and z turn about the same axis: their sum goes to x.
+    """
+    sy = -matrix[..., 2, 0]
+    level = torch.hypot(matrix[..., 2, 1], matrix[..., 2, 2])  # cos y
+    flat = level < 1e-6
+    x = torch.atan2(matrix[..., 2, 1], matrix[..., 2, 2])
+    z = torch.atan2(matrix[..., 1, 0], matrix[..., 0, 0])
+    x = torch.where(flat, torch.atan2(-matrix[..., 1, 2], matrix[..., 1, 1]), x)
+    return torch.stack([x, torch.atan2(sy, level), torch.where(flat, torch.zeros_like(z), z)], -1)
