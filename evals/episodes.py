@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from jepa_wm.core.errors import StopFlag, catching_signals
+from jepa_wm.core.errors import StopFlag, UserError, catching_signals
 from jepa_wm.core.files import written_whole
 from jepa_wm.core.progress import Progress
-from jepa_wm.evals.intervals import wilson
+from jepa_wm.data.held_out import TRAINING
+from jepa_wm.evals.scores import wilson
 from jepa_wm.planning.agent import Agent
-from jepa_wm.worlds.protocol import Rewarding, World
+from jepa_wm.worlds.protocol import Rewarding, Split, World
 from jepa_wm.worlds.tasks import Task, judge
 
+# what folders and keys of the episodes of a split end in
+SUFFIXES: dict[Split, str] = {"heldout": "", "train": TRAINING}
 CHUNK = 25  # episodes played together, and the most that an interrupt can cost
 
 Act = Callable[[World], np.ndarray]  # the worlds as they stand to actions [B, k, A]
@@ -156,32 +159,42 @@ def play_in_chunks(
 
     Chunks that others have played of them, of whatever size, are not played again."""
     folder.mkdir(parents=True, exist_ok=True)
-    first, parts = rows.start, []
+    first = rows.start
     with catching_signals() as stop, Progress(label, len(rows)) as bar:
         while first < rows.stop:
             file = folder / f"{first:05d}.npz"
             if not file.exists():
-                last = min(first + CHUNK, rows.stop, *_starts_past(folder, first))
+                starts = (int(chunk.stem) for chunk in folder.glob("*[0-9].npz"))
+                last = min(first + CHUNK, rows.stop, *(start for start in starts if start > first))
                 watch = Watch(stop, bar, first - rows.start, last - first, budget)
                 played = dict(play_rows(first, last, watch))
                 with written_whole(file) as temporary:
                     np.savez_compressed(temporary, **played)
             with np.load(file) as stored:
-                parts.append({key: stored[key] for key in keys})
-            first += len(parts[-1][keys[0]])
+                first += len(stored[keys[0]])
             bar.update(first - rows.start)
+    return read_chunks(folder, rows, keys)
+
+
+def read_chunks(folder: Path, rows: range, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays `keys` of the chunks there from episode `rows.start` on, until all of `rows` are
+    read; UserError where one is missing."""
+    first, parts = rows.start, []
+    while first < rows.stop:
+        file = folder / f"{first:05d}.npz"
+        if not file.exists():
+            raise UserError(
+                f"{file}: is not there, so the outcomes of single tasks are not known; plan again"
+            )
+        with np.load(file) as stored:
+            parts.append({key: stored[key] for key in keys})
+        first += len(parts[-1][keys[0]])
     return {key: np.concatenate([part[key] for part in parts]) for key in keys}
 
 
 def shard_of(count: int, shard: int, shards: int) -> range:
     """The episodes of one of `shards` equal parts."""
     return range(count * shard // shards, count * (shard + 1) // shards)
-
-
-def _starts_past(folder: Path, first: int) -> list[int]:
-    """Where the chunks begin that lie behind episode `first`."""
-    starts = [int(file.stem) for file in folder.glob("*[0-9].npz")]
-    return [start for start in starts if start > first]
 
 
 def success(distance: np.ndarray, task: Task) -> dict[str, float | int | str]:

@@ -6,12 +6,12 @@ B episodes, J decisions, T environment steps, P numbers of a position, G grid si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from jepa_wm.evals.episodes import read_chunks
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.tasks import Episodes, HasPlane, Task, judge
@@ -19,28 +19,24 @@ from jepa_wm.worlds.tasks import Episodes, HasPlane, Task, judge
 
 def gather(folder: Path, chunks: Path, task: Task, episodes: Episodes, *, most: int = 50) -> None:
     """`episodes.npz`: the first `most` episodes of a folder of chunks."""
-    # A chunk is named by its first episode, so its name is known once those before it are read.
-    parts: list[Mapping[str, np.ndarray]] = []
-    while (first := sum(len(part["track"]) for part in parts)) < len(episodes):
-        parts.append(np.load(chunks / f"{first:05d}.npz"))
-    merged = {
-        key: np.concatenate([part[key] for part in parts])[:most]
-        for key in ("frames", "track", "distance", "cost")
-    }
+    keys = ("frames", "track", "distance", "cost", "decision_steps")
+    shown = episodes.part(0, most)
+    played = read_chunks(chunks, range(len(shown)), keys)
+    steps = np.unique(played.pop("decision_steps"))  # the same in each chunk
+    played = {key: values[:most] for key, values in played.items()}
 
     # Goals without the world's distractions: these pictures are for people.
-    shown = episodes.part(0, most)
-    outcome = judge(merged["distance"], radius=task.radius)
+    outcome = judge(played["distance"], radius=task.radius)
     np.savez_compressed(
         folder / "episodes.npz",
         goal_frame=task.goal_images(shown, clean=True),
-        frames=merged["frames"],
-        positions=merged["track"][:, parts[0]["decision_steps"]],
+        frames=played["frames"],
+        positions=played["track"][:, steps],
         goal_position=shown.goal,
-        distance=merged["distance"],
+        distance=played["distance"],
         success_final=outcome.success_final,
         success_any=outcome.success_any,
-        cost=merged["cost"],
+        cost=played["cost"],
         radius=task.radius,
     )
 

@@ -1,5 +1,5 @@
-"""The evaluations of frozen features on labelled data: linear and attentive heads, ridge
-regression, nearest neighbours.
+"""The evaluations of a run: probes of its frozen features on labelled data (linear and attentive
+heads, ridge regression, nearest neighbours), collapse of the encoder, error of the rollouts.
 
 Settings of a probe are chosen on a part of the training samples; the test samples are predicted
 once. n samples, N tokens, D width, F numbers of a feature, Y numbers of a target, C classes.
@@ -17,9 +17,14 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
+from jepa_wm.core.stage import stage
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.evaluation import Evaluation, Rows, evaluation
 from jepa_wm.evals.representations import Features
+from jepa_wm.features.cache import Features as CachedFeatures
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import (
     AttentiveHead,
     Head,
@@ -32,6 +37,9 @@ from jepa_wm.features.probes import (
     train_heads,
 )
 from jepa_wm.features.ridge import fit_ridge
+from jepa_wm.models.collapse import collapse_metrics
+from jepa_wm.world_model.rollout_error import rollout_errors
+from jepa_wm.world_model.saved import load_latent_model
 
 PENALTIES = tuple(
     10**power for power in np.arange(-4, 3.01, 0.5).tolist()
@@ -121,6 +129,26 @@ def state(asked: Evaluation) -> Rows:
         chosen = {"pool": pool, "penalty": penalty}
         rows[name] = {**asked.figures(prediction, test, name), "chosen": chosen}
     return rows
+
+
+@stage("eval_collapse", after="features", keep="newest", reads=("data.path",))
+def collapse(run: Run, data_path: str | None) -> dict[str, object]:
+    """`collapsed`, `feature_std`, `effective_rank` of the frozen encoder on held-out frames."""
+    heldout = open_data(run.path, data_path, "heldout")
+    rows = np.unique(np.linspace(0, len(heldout.actions) - 1, 4_000).astype(np.int64))
+    encoder = FrozenEncoder.load(run.path / "features").to(dist().device)
+    frames = heldout.frames[rows]
+    return dict(collapse_metrics(encoder.raw(torch.from_numpy(frames)), frames))
+
+
+@stage("eval_rollout", after="dynamics", keep="newest", reads=("data.path",))
+def rollout(run: Run, data_path: str | None) -> dict[str, object]:
+    """`rollout`: a row per horizon 1..32."""
+    model = load_latent_model(run.path / "dynamics").to(dist().device)
+    folder = run.path / "features"
+    train = CachedFeatures(folder / "train", open_data(run.path, data_path, "train"))
+    heldout = CachedFeatures(folder / "heldout", open_data(run.path, data_path, "heldout"))
+    return {"rollout": rollout_errors(model, heldout, train)}
 
 
 def pools(name: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals.episodes import Act, AgentPolicy, Watch, play, play_in_chunks, shard_of
-from jepa_wm.evals.intervals import bootstrap
+from jepa_wm.evals.scores import bootstrap
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
@@ -131,7 +131,7 @@ class RewardPlay:
 
     def _figures(self, earned: np.ndarray) -> dict[str, object]:
         """Mean return [B] with its bootstrap 95 % interval."""
-        low, high = bootstrap(earned)
+        low, high = bootstrap(earned[None])
         figures = {"mean": float(earned.mean()), "low": low, "high": high}
         return {**figures, "episodes": len(earned), "seeds": 1, "budget": self.evaluation.budget}
 

@@ -1,21 +1,106 @@
-"""How good predictions are: exact counts with intervals, per class and as a picture, or errors of
-numbers.
+"""How good what was predicted or played is; every figure of ours is told with an interval.
 
-n samples, U units (videos or frames), C classes, Y numbers.
-"""
+S training seeds, T tasks, n samples, U units (videos or frames), C classes, Y numbers. S seeds on
+the same T tasks are not S * T independent episodes: outcomes [S, T] are drawn anew by seed and
+task."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from jepa_wm.data.quantities import Quantities
-from jepa_wm.evals.intervals import wilson
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.report.plots import confusion_matrix
 
-RESAMPLES = 1000
+FEW = 5  # tasks that were lost (or won) by anybody, below which the bootstrap alone is too sure
+DRAWS = 10_000  # of a bootstrap
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """(low, high) of the Wilson score 95 % interval of a rate, shares in 0..1; (0, 1) where
+    nothing was tried.
+
+    Raises ValueError for counts that cannot be. Source: E. B. Wilson, JASA 22 (1927), 209-212.
+    """
+    if n < 0 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} cannot be; successes lie between 0 and n")
+    if n == 0:
+        return 0.0, 1.0
+    rate, z2 = successes / n, Z_95**2
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n**2)) / (1 + z2 / n)
+    # At 0 and n the bound is exact; rounding must not push it past.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def bootstrap(outcomes: np.ndarray, *, draws: int = DRAWS) -> tuple[float, float]:
+    """(low, high) of the 95 % interval of the mean of outcomes [S, T], training seeds and tasks
+    both drawn anew; the same outcomes give the same.
+
+    Deviations of seeds are scaled by sqrt(S / (S - 1)), since few seeds show too little of their
+    spread; with one seed the interval is over tasks, for that training alone. No width means equal
+    outcomes, not certainty. Raises ValueError for outcomes that are not [S, T] or not finite.
+    Source: A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007); the scale:
+    Davison and Hinkley, Bootstrap Methods (1997), 3.8."""
+    _check(outcomes)
+    r = np.random.default_rng(0)
+    seeds = _weights(r, outcomes.shape[0], draws, scaled=True)
+    tasks = _weights(r, outcomes.shape[1], draws)
+    low, high = np.percentile(((seeds @ outcomes) * tasks).sum(1), [2.5, 97.5])
+    return max(float(low), float(outcomes.min())), min(float(high), float(outcomes.max()))
+
+
+def rate_over_seeds(won: np.ndarray) -> tuple[float, float]:
+    """(low, high) of the 95 % interval of a rate, for won [S, T] bool: S training seeds on the
+    same T tasks.
+
+    One seed: Wilson's over tasks. More: the bootstrap over seeds and tasks, never narrower than
+    Wilson's of S * T independent episodes; where fewer than FEW tasks tell won from lost, not
+    narrower than Wilson's of T episodes, so that all tasks won is no certainty."""
+    _check(won)
+    runs, tasks = won.shape
+    if runs == 1:
+        return wilson(int(won.sum()), tasks)
+    few = min(int((~won).any(0).sum()), int(won.any(0).sum())) < FEW
+    least = wilson(float(won.mean()) * tasks, tasks) if few else wilson(int(won.sum()), won.size)
+    drawn = bootstrap(won.astype(np.float64))
+    return min(least[0], drawn[0]), max(least[1], drawn[1])
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """(difference, low, high): mean of first [S, T] minus that of second [R, T] on the same T
+    tasks, 95 % interval.
+
+    A draw takes the same tasks for both, and the seeds of each. Of won and lost (bool), where
+    fewer than FEW tasks differ from most, the interval is not narrower than what Wilson's bounds
+    of the tasks won by one alone allow: equal outcomes are no proof of equal methods. Raises
+    ValueError for other numbers of tasks."""
+    _check(first)
+    _check(second)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"{first.shape[1]} and {second.shape[1]} tasks: a paired difference needs the same "
+            "tasks"
+        )
+    gap = first.mean(0) - second.mean(0)  # [T]
+    r = np.random.default_rng(0)
+    one, other = (
+        _weights(r, len(outcomes), DRAWS, scaled=True) @ outcomes for outcomes in (first, second)
+    )
+    drawn = ((one - other) * _weights(r, len(gap), DRAWS)).sum(1)
+    low, high = map(float, np.percentile(drawn, [2.5, 97.5]))
+    if first.dtype == bool:
+        if (gap != np.median(gap)).sum() < FEW:
+            better, worse = (
+                wilson(float(np.maximum(sign * gap, 0).sum()), len(gap)) for sign in (1, -1)
+            )
+            low, high = min(low, better[0] - worse[1]), max(high, better[1] - worse[0])
+        low, high = max(low, -1.0), min(high, 1.0)
+    return float(gap.mean()), low, high
 
 
 def score(
@@ -59,16 +144,18 @@ def _numbers(
 ) -> dict[str, object]:
     """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement),
     mean `error` and its `unit`; of angles by the shorter way round."""
-    r, episodes = np.random.default_rng(0), np.unique(group)
+    r = np.random.default_rng(0)
+    episodes, episode = np.unique(group, return_inverse=True)
     missed = known.difference(known.rolled(prediction), known.rolled(truth))
     spread = known.difference(known.rolled(truth), known.rolled(truth.mean(0)))
     result: dict[str, object] = {"n": len(truth), "episodes": len(episodes)}
     for name, ids in known.groups.items():
         # R2 is one less the squared errors of all samples by their squared spread.
         columns = list(ids)
-        lost = _sums_of_squares(missed[:, columns], group, episodes)
-        total = _sums_of_squares(spread[:, columns], group, episodes)
-        drawn = r.integers(len(episodes), size=(RESAMPLES, len(episodes)))
+        lost, total = (
+            np.bincount(episode, (values[:, columns] ** 2).sum(1)) for values in (missed, spread)
+        )
+        drawn = r.integers(len(episodes), size=(1000, len(episodes)))
         shares = 1 - lost[drawn].sum(1) / np.maximum(total[drawn].sum(1), 1e-12)
         low, high = np.quantile(shares, (0.025, 0.975)).tolist()
         result[name] = {
@@ -81,6 +168,16 @@ def _numbers(
     return result
 
 
-def _sums_of_squares(values: np.ndarray, group: np.ndarray, episodes: np.ndarray) -> np.ndarray:
-    """[episodes] of the values [n, Y] of each episode."""
-    return np.array([float((values[group == episode] ** 2).sum()) for episode in episodes])
+def _weights(r: np.random.Generator, n: int, draws: int, *, scaled: bool = False) -> np.ndarray:
+    """[draws, n] shares of n things drawn n times with replacement; scaled: their deviations by
+    sqrt(n / (n - 1))."""
+    shares = r.multinomial(n, np.full(n, 1 / n), size=draws) / n
+    return 1 / n + math.sqrt(n / (n - 1)) * (shares - 1 / n) if scaled and n > 1 else shares
+
+
+def _check(outcomes: np.ndarray) -> None:
+    if outcomes.ndim != 2 or not outcomes.size or not np.isfinite(outcomes).all():
+        raise ValueError(
+            f"outcomes {outcomes.shape}: expected finite ones as [training seeds, tasks], at "
+            "least one each"
+        )

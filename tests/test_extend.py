@@ -16,7 +16,7 @@ from jepa_wm.core.commands import parse
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.stage import STAGES, pipeline
 from jepa_wm.data.readers.registry import READERS, format_of, open_trajectories
-from jepa_wm.evals.outcomes import read_run
+from jepa_wm.evals.compare import read_run
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import search

@@ -16,7 +16,7 @@ from jepa_wm.core.stage import STAGES
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals import returns
 from jepa_wm.evals.episodes import play
-from jepa_wm.evals.intervals import bootstrap
+from jepa_wm.evals.scores import bootstrap
 from jepa_wm.report.page import number
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.gym import GymSettings
@@ -214,9 +214,9 @@ def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     r = np.random.default_rng(0)
     inside = 0
     for _ in range(200):
-        low, high = bootstrap(r.exponential(size=40), draws=500)
+        low, high = bootstrap(r.exponential(size=(1, 40)), draws=500)
         inside += low <= 1 <= high
     assert 0.87 < inside / 200 < 0.98
-    assert bootstrap(np.ones(5)) == (1, 1)
-    with pytest.raises(ValueError, match="values is empty"):
-        bootstrap(np.zeros(0))
+    assert bootstrap(np.ones((1, 5))) == (1, 1)
+    with pytest.raises(ValueError, match="at least one each"):
+        bootstrap(np.zeros((1, 0)))

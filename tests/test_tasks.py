@@ -7,7 +7,7 @@ import pytest
 from rooms import frozen, rooms_task
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.evals.intervals import wilson
+from jepa_wm.evals.scores import wilson
 from jepa_wm.worlds.gym import GymSettings
 from jepa_wm.worlds.registry import TASKS, make_task
 from jepa_wm.worlds.tasks import Episodes, judge

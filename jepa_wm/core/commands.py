@@ -37,7 +37,7 @@ TOOLS = {
         "what is in a set of trajectories or videos, and what is broken there",
     ),
     "compare": (
-        "jepa_wm.evals.statistics",
+        "jepa_wm.evals.compare",
         "success or return over training seeds and tasks, and what methods differ by",
     ),
     "launch": ("jepa_wm.launch.command", "a command as a job: here, under torchrun or on SLURM"),

@@ -26,7 +26,7 @@ Keep = Literal["once", "newest", "own"]
 RUN, SHARD = "run", "shard"  # parameters that are no settings
 ALSO = {"planning": "plan"}  # evaluation -> the stage of the pipeline that it is
 EVAL = "eval_"  # what the names of evaluations begin with in the table of stages
-_PROBES = ("linear", "attentive", "knn", "state")
+_EVALUATIONS = ("rollout", "collapse", "linear", "attentive", "knn", "state")
 
 
 class OwnStage(NamedTuple):
@@ -69,9 +69,7 @@ OWN = {  # in the order of the pipeline
         in_shards=True,
     ),
     "report": OwnStage("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
-    "eval_rollout": OwnStage("jepa_wm.evals.diagnostics"),
-    "eval_collapse": OwnStage("jepa_wm.evals.diagnostics"),
-    **{f"{EVAL}{name}": OwnStage("jepa_wm.evals.probes") for name in _PROBES},
+    **{f"{EVAL}{name}": OwnStage("jepa_wm.evals.probes") for name in _EVALUATIONS},
 }
 
 

@@ -1,5 +1,5 @@
-"""`jepa-wm compare`: what several finished runs won or earned, with intervals over tasks and
-training seeds.
+"""`jepa-wm compare`: what several finished runs won or earned, read from the episodes in their
+folders, with intervals over tasks and training seeds.
 
 S training seeds, T tasks. Runs that differ in their seed alone are one method; two methods are
 compared task by task."""
@@ -9,15 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jepa_wm.core.config import as_plain, config_diff
+from jepa_wm.core.config import config_diff
 from jepa_wm.core.errors import UserError
-from jepa_wm.evals.intervals import bootstrap_seeds_and_tasks, paired_difference, rate_over_seeds
-from jepa_wm.evals.outcomes import Played, read_run
+from jepa_wm.core.stage import with_upstream
+from jepa_wm.core.yaml_source import read_yaml
+from jepa_wm.evals.episodes import SUFFIXES, read_chunks
+from jepa_wm.evals.scores import bootstrap, paired_difference, rate_over_seeds
+from jepa_wm.worlds.tasks import Episodes, judge
 
 # settings that runs of one method need not share: none of them changes what its main objective
 # wins
@@ -81,7 +85,8 @@ def _method(played: Sequence[Played]) -> dict[str, object]:
     """Figures of runs of one method."""
     # An interval over seeds is one only where nothing but the seed differs, and each counts once.
     for one in played[1:]:
-        differing = config_diff(_shared(played[0].settings), _shared(one.settings))
+        changes = config_diff(played[0].settings, one.settings)
+        differing = [line for line in changes if line.partition(":")[0] not in MAY_DIFFER]
         if differing:
             raise UserError(
                 f"{one.path}: is of another method than {played[0].path}: "
@@ -106,18 +111,10 @@ def _method(played: Sequence[Played]) -> dict[str, object]:
 
 
 def _figure(outcomes: np.ndarray) -> dict[str, float | int | None]:
-    """Of outcomes [S, T]; bounds are null where all returns are equal, which says nothing of
-    others."""
-    low, high = (
-        rate_over_seeds(outcomes)
-        if outcomes.dtype == bool
-        else bootstrap_seeds_and_tasks(outcomes)
-    )
-    known = high > low
+    """Of outcomes [S, T]."""
+    interval = rate_over_seeds if outcomes.dtype == bool else bootstrap
     return {
-        "mean": float(outcomes.mean()),
-        "low": low if known else None,
-        "high": high if known else None,
+        **_with_bounds(float(outcomes.mean()), *interval(outcomes)),
         "seeds": outcomes.shape[0],
         "tasks": outcomes.shape[1],
         "by_seed": outcomes.mean(1).tolist(),
@@ -125,32 +122,21 @@ def _figure(outcomes: np.ndarray) -> dict[str, float | int | None]:
 
 
 def _difference(first: Sequence[Played], second: Sequence[Played]) -> dict[str, object]:
-    differences: dict[str, object] = {}
-    for key in first[0].outcomes:
-        if key in second[0].outcomes:
-            mean, low, high = paired_difference(_stacked(first, key), _stacked(second, key))
-            differences[key] = {
-                "mean": mean,
-                "low": low if high > low else None,
-                "high": high if high > low else None,
-            }
-    return differences
+    return {
+        key: _with_bounds(*paired_difference(_stacked(first, key), _stacked(second, key)))
+        for key in first[0].outcomes
+        if key in second[0].outcomes
+    }
+
+
+def _with_bounds(mean: float, low: float, high: float) -> dict[str, float | int | None]:
+    """Bounds are null where all outcomes are equal, which says nothing of others."""
+    known = high > low
+    return {"mean": mean, "low": low if known else None, "high": high if known else None}
 
 
 def _stacked(played: Sequence[Played], key: str) -> np.ndarray:
     return np.stack([one.outcomes[key] for one in played])
-
-
-def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that runs of one method need not share."""
-    plain = json.loads(json.dumps(as_plain(settings)))
-    for dotted in MAY_DIFFER:
-        *parents, name = dotted.split(".")
-        inside = plain
-        for parent in parents:
-            inside = inside.get(parent, {})
-        inside.pop(name, None)
-    return plain
 
 
 def _clean(commits: set[str | None]) -> bool:
@@ -199,3 +185,89 @@ def _words(figure: Mapping[str, Any]) -> str:
     if figure["low"] is None:
         return f"{figure['mean']:.4g} (all equal: no interval)"
     return f"{figure['mean']:.4g} ({figure['low']:.4g} to {figure['high']:.4g})"
+
+
+@dataclass(frozen=True)
+class Played:
+    """One finished run: what it won or earned in each task."""
+
+    path: Path
+    settings: dict[str, Any]  # of plan and all stages before it
+    commits: dict[str, str | None]  # stage -> commit of the code that made it
+    tasks: tuple[Any, ...]  # what was played and how it was judged: equal for equal tasks
+    outcomes: dict[str, np.ndarray]  # key of a figure -> [T], bool where won or lost
+    # that held-out layouts are not in its training file; also where a world has no layouts
+    checked: bool
+
+    @property
+    def seed(self) -> int:
+        """Of its training."""
+        return int(self.settings["seed"])
+
+
+def read_run(path: Path) -> Played:
+    """What a finished run left; UserError where its plan is not finished or does not belong to its
+    episodes."""
+    result = _json(path / "plan" / "result.json")
+    settings = dict(read_yaml(path / "plan" / "config.yaml").data)
+    commits = {}
+    for stage in with_upstream("plan"):
+        file = path / stage / "result.json"
+        if file.exists():
+            commits[stage] = _json(file).get("commit")
+    tasks, outcomes = _returns(path, result) if "return" in result else _successes(path, result)
+    layouts = result.get("layouts")
+    checked = not layouts or layouts["heldout"]["met"] == 0
+    return Played(path, settings, commits, tasks, outcomes, checked)
+
+
+def _successes(
+    path: Path, result: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
+    episodes = Episodes.load(path / "plan" / "tasks.json")
+    outcomes: dict[str, np.ndarray] = {}
+    budget, radius = result["success"]["budget"], result["success"]["radius"]
+    for split, suffix in SUFFIXES.items():
+        count = len(episodes.of(split))
+        if not count:  # a world that keeps no layouts apart
+            continue
+        played = read_chunks(path / "plan" / f"main{suffix}", range(count), ("distance",))
+        outcome = judge(played["distance"], radius=radius)
+        outcomes |= {
+            f"success{suffix}": outcome.success_final,
+            f"success_any{suffix}": outcome.success_any,
+        }
+        _check(path, outcome.success_final, result[f"success{suffix}"]["success_final"])
+    return (episodes.digest, budget, radius), outcomes
+
+
+def _returns(
+    path: Path, result: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
+    outcomes = {}
+    for suffix in SUFFIXES.values():
+        if f"return{suffix}" in result:
+            figure, folder = result[f"return{suffix}"], path / "plan" / f"returns{suffix}"
+            earned = read_chunks(folder, range(figure["episodes"]), ("earned",))["earned"]
+            outcomes[f"return{suffix}"] = earned
+            _check(path, earned, figure["mean"])
+    return (result["tasks"]["digest"],), outcomes
+
+
+def _check(path: Path, outcomes: np.ndarray, stored: float) -> None:
+    if not np.isclose(outcomes.mean(), stored, rtol=1e-6, atol=1e-9):
+        raise UserError(
+            f"{path}/plan: its episodes give {outcomes.mean():g}, its result {stored:g}; delete "
+            "it, plan again"
+        )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(
+            f"{file}: is not there; finish the run first (`jepa-wm plan --run {file.parents[1]}`)"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: is damaged ({error}); delete it and plan again") from None
