@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from jepa_wm.config import load_config
@@ -16,9 +17,9 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.stage import STAGES, stage
+from jepa_wm.report.artifacts import nearest
 from jepa_wm.report.page import PARTS, Group, Section, Text
 from jepa_wm.report.pictures import encode_gif
-from jepa_wm.report.strips import FrameBank
 
 E, K, T, R, SIDE = 6, 8, 40, 4, 33
 LOST = (2, 5)
@@ -382,30 +383,12 @@ def test_a_gif_gives_up_frames_before_it_grows_too_large():
     assert lasts == 1700
 
 
-def test_the_frame_bank_finds_what_brute_force_finds():
-    rng = np.random.default_rng(0)
-    latents = rng.standard_normal((300, 24)).astype(np.float32)
-    rows, asked = rng.permutation(10_000)[:300], rng.standard_normal((40, 24)).astype(np.float32)
-    every = np.linalg.norm(asked[:, None] - latents[None], axis=2)
-    found, distances = FrameBank(latents, rows).nearest(asked)
-    assert (found == rows[every.argmin(1)]).all()
-    np.testing.assert_allclose(distances, every.min(1), rtol=1e-5)
-    again, zero = FrameBank(latents, rows).nearest(latents)
-    assert (again == rows).all() and (zero == 0).all()
-
-
-def test_the_frame_bank_says_what_does_not_fit():
-    latents = np.zeros((3, 4), np.float32)
-    bank = FrameBank(latents, np.arange(3))
-    assert [len(part) for part in bank.nearest(latents[:0])] == [0, 0]
-    with pytest.raises(ValueError, match="width 5.*width 4"):
-        bank.nearest(np.zeros((2, 5), np.float32))
+def test_the_frame_nearest_to_a_latent_is_found_among_near_ones():
+    bank = 1000 + 1e-3 * torch.randn(300, 24, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    assert (nearest(bank[order], bank) == order.numpy()).all()
     with pytest.raises(ValueError, match="not finite"):
-        bank.nearest(np.full((1, 4), np.nan, np.float32))
-    with pytest.raises(ValueError, match="empty"):
-        FrameBank(latents[:0], np.arange(0))
-    with pytest.raises(ValueError, match="rows"):
-        FrameBank(latents, np.arange(2))
+        nearest(torch.full((1, 24), torch.nan), bank)
 
 
 def test_strips_are_of_the_dynamics_that_are_there(tmp_path, monkeypatch):

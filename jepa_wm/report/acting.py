@@ -41,7 +41,7 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
     # Every section is there, empty where its artifacts are not: the page says what makes them.
     episodes, energy = artifacts.episodes, artifacts.energy
     success = plan if plan and plan.get("success") else None
-    split = "On held-out layouts, where nothing else is said. "
+    on = "On held-out layouts, where nothing else is said. "
     sections = [
         Section(
             "episodes",
@@ -55,8 +55,7 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
         Section(
             "success",
             "Success, beside baselines and oracle",
-            split
-            * bool(success and success.get("layouts"))
+            (on if success and success.get("layouts") else "")
             + "At the end: within the radius when the budget ends, with its 95 % Wilson interval. "
             "At any step: within it at least once.",
             _success(success) if success else [],
@@ -104,10 +103,9 @@ def _episodes(episodes: Episodes) -> list[Block]:
 def _episode(episodes: Episodes, index: int, name: str) -> Figure:
     distance, unit = episodes.distance[index], episodes.unit
     text = f"episode {index + 1}, {distance[-1]:.1f} {unit} from the goal at the end"
-    if name == "lost" and episodes.success_any[index]:
-        text += ", after it had been there"
-    elif name == "lost":
-        text += f", never nearer than {np.nanmin(distance):.1f} {unit}"
+    if name == "lost":
+        nearest = f"never nearer than {np.nanmin(distance):.1f} {unit}"
+        text += f", {'after it had been there' if episodes.success_any[index] else nearest}"
     alt = f"episode {index + 1}, {name}: start, now and goal side by side"
     return Figure(Image("gif", episode_gif(episodes, index), alt), name, text, name)
 
@@ -130,11 +128,10 @@ def _success(plan: Mapping[str, Any]) -> list[Block]:
 
 def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[page.Row]:
     """Rows of the baselines and of the oracle."""
-    rows = [page.Row([heading], "head")]
-    for name, success in (plan.get(f"baselines{suffix}") or {}).items():
-        rows.append(_success_row(baseline_name(name), success, "baseline"))
-    oracle = plan.get(f"oracle{suffix}")
-    return [*rows, _success_row("same planner in the true simulator", oracle, "baseline")]
+    rates = {baseline_name(key): s for key, s in (plan.get(f"baselines{suffix}") or {}).items()}
+    rates["same planner in the true simulator"] = plan.get(f"oracle{suffix}")
+    rows = [_success_row(name, success, "baseline") for name, success in rates.items()]
+    return [page.Row([heading], "head"), *rows]
 
 
 def _success_row(
@@ -145,15 +142,13 @@ def _success_row(
         return page.Row([name, Cell("not measured", "quiet"), *["–"] * 7], style)
     if not isinstance(success, Mapping):
         success = {"success_final": success}
-    low, high, radius = success.get("low"), success.get("high"), success.get("radius")
-    bar: str | page.Bar = ""
-    if low is not None and high is not None:
-        bar = page.Bar(low, success["success_final"], high)
+    rate, radius = success.get("success_final"), success.get("radius")
+    known = success.get("low") is not None and success.get("high") is not None
     cells = [
         name,
-        page.percent(success.get("success_final")),
+        page.percent(rate),
         interval(success),
-        bar,
+        page.Bar(success["low"], success["success_final"], success["high"]) if known else "",
         page.percent(success.get("success_any")),
         *(_count(success.get(key)) for key in ("episodes", "seeds", "budget")),
         "–" if radius is None else f"{radius:g} {success.get('unit', '')}".rstrip(),
@@ -183,37 +178,27 @@ def _layouts(plan: Mapping[str, Any]) -> str:
 
 def _search(episodes: Episodes) -> page.Grid:
     radius = f"{float(episodes.radius):g} {episodes.unit}".rstrip()
+    line = f"A line an episode; the dashed line is the success radius, {radius}."
+    share = "Share of the episodes that would have been won."
+    cost = "Median and quartiles over decisions in the first and the last third of the episodes."
     return page.Grid([
-        Figure(
-            plots.distance_over_time(episodes),
-            "Distance to the goal.",
-            f"A line an episode; the dashed line is the success radius, {radius}.",
-        ),
-        Figure(
-            plots.share_within(episodes),
-            "Were the radius another.",
-            "Share of the episodes that would have been won.",
-        ),
-        Figure(
-            plots.cost_per_iteration(episodes.cost),
-            "Cost per solver iteration.",
-            "Median and quartiles over decisions in the first and the last third of the episodes.",
-        ),
+        Figure(plots.distance_over_time(episodes), "Distance to the goal.", line),
+        Figure(plots.share_within(episodes), "Were the radius another.", share),
+        Figure(plots.cost_per_iteration(episodes.cost), "Cost per solver iteration.", cost),
     ])  # fmt: skip
 
 
 def _energy_maps(energy: Energy) -> list[Block]:
     rows: list[Block] = []
     for m in range(min(SHOWN_MAPS, len(energy.goal))):
-        maps = {
-            "the world": None,
-            "latent distance": energy.raw[m],
-            "learned temporal distance": energy.learned[m],
-        }
-        figures = [
-            Figure(Image("png", energy_map(values, energy, m), f"{name}, map {m + 1}"), name)
-            for name, values in maps.items()
-        ]
+        figures = []
+        for name, values in (
+            ("the world", None),
+            ("latent distance", energy.raw[m]),
+            ("learned temporal distance", energy.learned[m]),
+        ):
+            png = energy_map(values, energy, m)
+            figures.append(Figure(Image("png", png, f"{name}, map {m + 1}"), name))
         rows.append(page.Grid(figures, "triple"))
     return rows
 
@@ -250,21 +235,17 @@ def _for_reward(plan: Mapping[str, Any], film: Film | None) -> list[Section]:
 
 
 def _played(film: Film, index: int) -> Figure:
-    image = Image(
-        "gif", played_gif(film.frames[index]), f"episode {index + 1}, decision by decision"
-    )
+    gif = played_gif(film.frames[index])
+    image = Image("gif", gif, f"episode {index + 1}, decision by decision")
     return Figure(image, page.number(float(film.earned[index])), f"earned in episode {index + 1}")
 
 
 def _return_rows(plan: Mapping[str, Any], suffix: str, where: str) -> list[page.Row]:
     rows = [_return_row(f"this model{where}", plan[f"return{suffix}"], "ours")]
     for name, baseline in (plan.get(f"baselines{suffix}") or {}).items():
-        if baseline is None:
-            continue
-        action = " ".join(f"{value:g}" for value in baseline.get("action", ()))
-        rows.append(
-            _return_row(f"{baseline_name(name)} {action}".rstrip() + where, baseline, "baseline")
-        )
+        if baseline is not None:
+            action = "".join(f" {value:g}" for value in baseline.get("action", ()))
+            rows.append(_return_row(baseline_name(name) + action + where, baseline, "baseline"))
     return rows
 
 

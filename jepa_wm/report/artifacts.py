@@ -1,8 +1,8 @@
-"""What the stages of a run have stored: results, metrics, recorded arrays; None for what is not
-there.
+"""What the report is made from: results, metrics and recorded arrays of a run's stages, None for
+what is not there; and the film strips, which it makes itself of the trained model.
 
 E episodes, F filmed ones, K decisions, T environment steps, I solver iterations, M energy maps,
-G grid side, C clips of a strip, H horizon."""
+G grid side, C clips of a strip, H horizon, N latent tokens of width D."""
 
 from __future__ import annotations
 
@@ -12,54 +12,45 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from jepa_wm.core.commands import stages
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run
+from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.data.windows import WindowSampler, usual_steps
+from jepa_wm.world_model.latents import Recording
+from jepa_wm.world_model.world_model import WorldModel
 
 # curves of the page -> what the training loop calls them
 METRICS = {"pretrain": "pretrain", "dynamics": "dynamics_dynamics"}
-# array name -> its axes; a letter stands for one size throughout a file
-EPISODES = {
-    "goal_frame": "E h w 3",
-    "frames": "E K+1 h w 3",
-    "positions": "E K+1 2",
-    "goal_position": "E 2",
-    "distance": "E T+1",
-    "success_final": "E",
-    "success_any": "E",
-    "cost": "E K I",
-    "radius": "",
-}
-ENERGY = {
-    "learned": "M G G",
-    "raw": "M G G",
-    "xs": "G",
-    "ys": "G",
-    "frame": "M h w 3",
-    "goal": "M 2",
-}
-FILM = {"frames": "F K h w 3", "earned": "F"}
-STRIPS = dict.fromkeys(("true", "imagined", "shuffled"), "C H+1 h w 3")
+CLIPS, HORIZON = 4, 8  # of the film strips
+BANK = 3000  # real frames, one of which stands for an imagined latent
+
+Arrays = TypeVar("Arrays")
+
+# The classes below are files of arrays, each declared with its axes; a letter stands for one size
+# throughout a file.
 
 
 @dataclass(frozen=True)
 class Episodes:
     """Planned episodes as they were recorded; lengths in `unit`."""
 
-    goal_frame: np.ndarray  # [E, h, w, 3] uint8
-    frames: np.ndarray  # [E, K+1, h, w, 3] uint8: the start, then what each decision led to
-    positions: np.ndarray  # [E, K+1, 2] x, y
-    goal_position: np.ndarray  # [E, 2]
-    distance: np.ndarray  # [E, T+1] to the goal, at every environment step
-    success_final: np.ndarray  # [E] bool: within the radius at the end
-    success_any: np.ndarray  # [E] bool: within the radius at any step
-    cost: np.ndarray  # [E, K, I] of the best plan after each solver iteration
-    radius: np.ndarray  # one number
+    goal_frame: Annotated[np.ndarray, "E h w 3"]  # uint8
+    frames: Annotated[np.ndarray, "E K+1 h w 3"]  # the start, then what each decision led to
+    positions: Annotated[np.ndarray, "E K+1 2"]  # x, y
+    goal_position: Annotated[np.ndarray, "E 2"]
+    distance: Annotated[np.ndarray, "E T+1"]  # to the goal, at every environment step
+    success_final: Annotated[np.ndarray, "E"]  # bool: within the radius at the end
+    success_any: Annotated[np.ndarray, "E"]  # bool: within the radius at any step
+    cost: Annotated[np.ndarray, "E K I"]  # of the best plan after each solver iteration
+    radius: Annotated[np.ndarray, ""]  # one number
     unit: str = ""  # of all lengths; "" where it is not known
 
 
@@ -68,29 +59,29 @@ class Energy:
     """Cost of the agent at (xs[j], ys[i]), as the planner sees it, against one goal each; lengths
     as in the frames."""
 
-    learned: np.ndarray  # [M, G, G], rows are y
-    raw: np.ndarray  # [M, G, G]
-    xs: np.ndarray  # [G]
-    ys: np.ndarray  # [G]
-    frame: np.ndarray  # [M, h, w, 3] uint8
-    goal: np.ndarray  # [M, 2] x, y
+    learned: Annotated[np.ndarray, "M G G"]  # rows are y
+    raw: Annotated[np.ndarray, "M G G"]
+    xs: Annotated[np.ndarray, "G"]
+    ys: Annotated[np.ndarray, "G"]
+    frame: Annotated[np.ndarray, "M h w 3"]  # uint8
+    goal: Annotated[np.ndarray, "M 2"]  # x, y
 
 
 @dataclass(frozen=True)
 class Strips:
-    """Real frames nearest to what was imagined; [C, H+1, h, w, 3] uint8 each."""
+    """Real frames nearest to what was imagined, uint8."""
 
-    true: np.ndarray
-    imagined: np.ndarray
-    shuffled: np.ndarray
+    true: Annotated[np.ndarray, "C H+1 h w 3"]
+    imagined: Annotated[np.ndarray, "C H+1 h w 3"]
+    shuffled: Annotated[np.ndarray, "C H+1 h w 3"]
 
 
 @dataclass(frozen=True)
 class Film:
     """The first episodes that were played for reward."""
 
-    frames: np.ndarray  # [F, K, h, w, 3] uint8: what each decision saw
-    earned: np.ndarray  # [F]
+    frames: Annotated[np.ndarray, "F K h w 3"]  # uint8: what each decision saw
+    earned: Annotated[np.ndarray, "F"]
 
 
 @dataclass(frozen=True)
@@ -108,61 +99,49 @@ class RunArtifacts:
     @classmethod
     def read(cls, run: Run) -> RunArtifacts:
         """Raises UserError naming a file that is damaged or of a shape that does not fit."""
-        results = {}
-        for stage in stages():
-            result = None if stage == "report" else run.finished(stage)
-            if result is not None:
-                results[stage] = result
-        episodes = _arrays(run.path / "plan" / "episodes.npz", EPISODES)
-        energy = _arrays(run.path / "plan" / "energy.npz", ENERGY)
-        film = _arrays(run.path / "plan" / "film.npz", FILM)
-        strips = _arrays(run.path / "report" / "strips.npz", STRIPS)
-        unit = unit_of(results.get("plan"))
+        finished = {stage: run.finished(stage) for stage in stages() if stage != "report"}
+        results = {stage: result for stage, result in finished.items() if result is not None}
+        success = results.get("plan", {}).get("success") or {}
+        plan = run.path / "plan"
         return cls(
             results=results,
             metrics={stage: read_metrics(run.path, name) for stage, name in METRICS.items()},
-            evaluations=list(_evaluations(run.path)),
-            episodes=Episodes(**episodes, unit=unit) if episodes else None,
-            energy=Energy(**energy) if energy else None,
-            film=Film(**film) if film else None,
-            strips=Strips(**strips) if strips else None,
+            evaluations=list(read_results(run.path, "eval_*/*/result.json")),
+            episodes=_arrays(Episodes, plan / "episodes.npz", unit=success.get("unit") or ""),
+            energy=_arrays(Energy, plan / "energy.npz"),
+            film=_arrays(Film, plan / "film.npz"),
+            strips=_arrays(Strips, run.path / "report" / "strips.npz"),
         )
 
 
-def unit_of(plan: Mapping[str, Any] | None) -> str:
-    """The unit of distances to a goal by the plan's result; "" where it does not say."""
-    return str(((plan or {}).get("success") or {}).get("unit") or "")
+def read_results(run: Path, pattern: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(the evaluation's name, its result) of the files in a run's folder; UserError where one is
+    damaged."""
+    for file in sorted(run.glob(pattern)):
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{file}: is damaged ({error}); delete {file.parent} and evaluate again"
+            ) from None
+        yield file.relative_to(run).parts[0].removeprefix("eval_"), result
 
 
-def _evaluations(run: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every frozen evaluation that says what it was made of."""
-    for file in sorted(run.glob("eval_*/*/result.json")):
-        result = read_result(file, "evaluate again")
-        yield file.parent.parent.name.removeprefix("eval_"), result
-
-
-def read_result(file: Path, remedy: str) -> dict[str, Any]:
-    """What a result.json holds; UserError with the remedy where it is damaged."""
-    try:
-        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file}: is damaged ({error}); delete {file.parent} and {remedy}"
-        ) from None
-    return result
-
-
-def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None:
-    """The named arrays of an npz, checked; None if there is no file or there is nothing in its
+def _arrays(kind: type[Arrays], path: Path, **more: str) -> Arrays | None:
+    """The arrays of an npz, checked; None if there is no file or there is nothing in its
     arrays."""
     if not path.exists():
         return None
+    hints = get_type_hints(kind, include_extras=True).items()
+    axes = {name: hint.__metadata__[0] for name, hint in hints if get_origin(hint) is Annotated}
     remedy = f"delete it and run 'jepa-wm {path.parent.name}' again"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in axes}
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+    # Every letter has the size that it was first met with.
     sizes: dict[str, int] = {}
     for name, expected in axes.items():
         if not _fits(arrays[name].shape, expected, sizes):
@@ -171,7 +150,7 @@ def _arrays(path: Path, axes: Mapping[str, str]) -> dict[str, np.ndarray] | None
                 f"{path}: {name!r} has shape {arrays[name].shape}, not [{expected}] ({known}); "
                 f"{remedy}"
             )
-    return arrays if all(array.size for array in arrays.values()) else None
+    return kind(**arrays, **more) if all(array.size for array in arrays.values()) else None
 
 
 def _fits(shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> bool:
@@ -187,3 +166,58 @@ def _fits(shape: tuple[int, ...], axes: str, sizes: dict[str, int]) -> bool:
         if size != expected + added:
             return False
     return True
+
+
+def make_strips(
+    run: Path, heldout: Path, path: Path, *, context_frames: int, frameskip: int
+) -> None:
+    """Write `Strips` of held-out episodes, imagined by the trained run in the folder `run`.
+
+    All three start at the same real frame, up to which the model has observed as many as when an
+    agent acts; `shuffled` imagines with another window's actions."""
+    data, model = Trajectories(heldout), WorldModel.load(run)
+
+    # Windows of as many observed frames as an agent has, and as long a future as there is.
+    steps = usual_steps(data.lengths, frameskip)
+    observed = min(context_frames, steps)
+    horizon = min(HORIZON, steps - observed + 1)
+    sampler = WindowSampler(
+        data, frames=observed + horizon, frameskip=frameskip, stride=1, seed=1,
+        setting="film strips: frames seen and imagined",
+    )  # fmt: skip
+    episode, frame, actions = sampler.batch(0, CLIPS)
+    rows = data.offsets[episode] + frame  # [C, observed + H]
+    recording = Recording(data, model.latent_model)
+    blocks = recording.blocks(episode, frame, actions).to(model.device)
+
+    # The latents of the observed frames, as an agent believes them that has observed them all.
+    seen = [
+        model.encode(torch.from_numpy(data.frames[at]), recording.at_rows(at))
+        for at in rows[:, :observed].T
+    ]
+    context = model.latent.believed_together(torch.stack(seen, 1))  # [C, observed, N, D]
+
+    # Each imagined latent is shown as the real frame whose latent lies nearest.
+    spread = np.linspace(0, len(data.actions) - 1, min(BANK, len(data.actions)))
+    bank_rows = np.unique(spread.astype(np.int64))
+    bank = model.compared(model.encode(torch.from_numpy(data.frames[bank_rows]))).flatten(1).cpu()
+    true = data.frames[rows[:, observed - 1 :]]
+    past, strips = blocks[:, : observed - 1], {"true": true}
+    for name, taken in (("imagined", blocks), ("shuffled", blocks.roll(1, 0))):
+        plans = taken[:, None, observed - 1 :]
+        latents = model.compared(model.imagine(context, past, plans)).flatten(0, 2).flatten(1)
+        shown = data.frames[bank_rows[nearest(latents.cpu(), bank)]]
+        shown = shown.reshape(len(rows), horizon, *true.shape[2:])
+        strips[name] = np.concatenate([true[:, :1], shown], 1)
+    np.savez_compressed(path, **strips)
+
+
+def nearest(latents: Tensor, bank: Tensor) -> np.ndarray:
+    """[C*H] which of a bank [R, N*D] lies nearest to each latent [C*H, N*D]; ValueError for
+    values that are not finite."""
+    # Measured directly: |a|^2 - 2ab + |b|^2 is inexact for near neighbours.
+    exact = "donot_use_mm_for_euclid_dist"
+    distance = torch.cdist(latents.float(), bank.float(), compute_mode=exact)
+    if not distance.isfinite().all():
+        raise ValueError("latents: hold values that are not finite; check what made them")
+    return distance.argmin(1).numpy()

@@ -1,9 +1,11 @@
-"""The groups on training: the encoder, the dynamics on its frozen features, and heads."""
+"""The groups on training: the encoder, the dynamics on its frozen features, heads, and frozen
+evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +29,19 @@ from jepa_wm.report.page import (
 )
 from jepa_wm.report.pictures import strip_png
 
+REPRESENTATIONS = ("encoder", "random_encoder", "pixels")
 SHOWN_STRIPS = 3
 COLUMNS = 9  # frames in a strip, spread over the horizon
 HORIZONS = (1, 2, 4, 8, 16, 32)  # in the table of rollout errors
+# logged, title, caption
+COLLAPSE = (
+    ("feature_std", "Spread.", "Standard deviation of features across samples at equal position."),
+    ("effective_rank", "Effective rank.", "How many directions the features use."),
+)
 # Logged numbers that are no terms of a loss.
 NO_TERMS = ("loss", "lr", "gradient_norm", "feature_std", "effective_rank", "collapsed")
 Records = Sequence[Mapping[str, Any]]
+Errors = list[float | None]
 
 
 @PARTS.register("pretrain")
@@ -97,11 +106,8 @@ def dynamics(artifacts: RunArtifacts) -> Group:
 @PARTS.register("heads")
 def heads(artifacts: RunArtifacts) -> Group:
     """What heads read from latents; a run for goals alone needs none, so nothing is missed."""
-    result = artifacts.results.get("heads")
-    if not result:
-        return Group("reading", "Heads", [])
     rows = []
-    for name, head in result["heads"].items():
+    for name, head in artifacts.results.get("heads", {}).get("heads", {}).items():
         rows.append(Row([name, number(head["error"]), number(head["constant"]), head["measure"]]))
     section = Section(
         "heads",
@@ -111,7 +117,25 @@ def heads(artifacts: RunArtifacts) -> Group:
         [Table(("head", "error", "best constant", "measure"), rows)],
         "heads",
     )
-    return Group("reading", "Heads", [section])
+    return Group("reading", "Heads", [section] if rows else [])
+
+
+def evaluations(artifacts: RunArtifacts) -> Group:
+    """Every stored evaluation of frozen features, told apart by its data and encoder."""
+    rows = [
+        row for name, result in artifacts.evaluations for row in _evaluation_rows(name, result)
+    ]
+    names = [name.replace("_", " ") for name in REPRESENTATIONS]
+    section = Section(
+        "frozen",
+        "Probes on labelled data",
+        "Heads and neighbours on frozen features: accuracy of classes, R2 of numbers, on data "
+        "that had no say in any choice. Each row is told apart by its settings, by what is in its "
+        "data and by the encoder's weights; all of it stands in the folder of that name.",
+        [Table(("evaluation", "of", *names, "data", "encoder", "folder"), rows)],
+        "eval",
+    )
+    return Group("evaluations", "Frozen evaluations", [section] if rows else [])
 
 
 def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -130,15 +154,11 @@ def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _pretraining_curves(metrics: Records, probes: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     names = _logged(metrics)
-    read = [name for name in names if name.startswith("probe/")]
     figures = _losses(metrics)
-    if "feature_std" in names:
-        text = "Standard deviation of features across samples at equal position."
-        figures.append(Figure(plots.curves(metrics, ["feature_std"]), "Spread.", text))
-    if "effective_rank" in names:
-        text = "How many directions the features use."
-        plot = plots.curves(metrics, ["effective_rank"])
-        figures.append(Figure(plot, "Effective rank.", text))
+    for name, title, text in COLLAPSE:
+        if name in names:
+            figures.append(Figure(plots.curves(metrics, [name]), title, text))
+    read = [name for name in names if name.startswith("probe/")]
     if read:
         levels = {f"probe/{name}": probe.get("random_encoder") for name, probe in probes.items()}
         units = sorted({str(probe["unit"]) for probe in probes.values() if probe.get("unit")})
@@ -153,61 +173,46 @@ def _losses(metrics: Records) -> list[Figure]:
     names = _logged(metrics)
     terms = [name for name in names if name not in NO_TERMS and not name.startswith("probe/")]
     figures = []
-    if "loss" in names:
-        plot = plots.curves(metrics, ["loss"], log=_positive(metrics, ["loss"]))
-        figures.append(Figure(plot, "Loss.", "The sum that is minimised."))
-    if terms:
-        plot = plots.curves(metrics, terms, log=_positive(metrics, terms))
-        figures.append(Figure(plot, "Its terms.", "As they are logged."))
+    for keys, title, text in (
+        (["loss"] if "loss" in names else [], "Loss.", "The sum that is minimised."),
+        (terms, "Its terms.", "As they are logged."),
+    ):
+        values = [record[key] for record in metrics for key in keys if key in record]
+        if keys:
+            log = all(value is None or value > 0 for value in values)
+            figures.append(Figure(plots.curves(metrics, keys, log=log), title, text))
     return figures
-
-
-class _Error(NamedTuple):
-    """One error of a rollout, with true and with shuffled actions, at every horizon."""
-
-    name: str
-    title: str
-    caption: str
-    true: list[float | None]
-    shuffled: list[float | None]
 
 
 def _rollout(rows: Records) -> list[Block]:
     """A plot and a pair of columns for each kind of error that the rows have."""
-    errors = list(_rollout_errors(rows))
     horizons = [row["horizon"] for row in rows]
-    figures = []
-    for error in errors:
-        curves = {"true actions": error.true, "shuffled": error.shuffled}
-        plot = plots.against_horizon(horizons, curves, error.name)
-        figures.append(Figure(plot, error.title, error.caption))
-    header = ["horizon"]
-    for error in errors:
-        header += [error.name, "shuffled actions"]
     shown = [i for i, horizon in enumerate(horizons) if horizon in HORIZONS] or range(len(rows))
-    table = []
-    for i in shown:
-        cells = [str(horizons[i])]
-        for error in errors:
-            cells += [number(error.true[i]), number(error.shuffled[i])]
-        table.append(Row(cells))
-    return [Grid(figures), Table(header, table)]
+    header, figures = ["horizon"], []
+    table = [[str(horizons[i])] for i in shown]
+    for name, title, caption, true, shuffled in _rollout_errors(rows):
+        plot = plots.against_horizon(horizons, {"true actions": true, "shuffled": shuffled}, name)
+        figures.append(Figure(plot, title, caption))
+        header += [name, "shuffled actions"]
+        for i, cells in zip(shown, table, strict=True):
+            cells += [number(true[i]), number(shuffled[i])]
+    return [Grid(figures), Table(header, [Row(cells) for cells in table])]
 
 
-def _rollout_errors(rows: Records) -> Iterator[_Error]:
-    """In the latent, in the frozen features where that was measured, and of each part of the
-    state."""
+def _rollout_errors(rows: Records) -> Iterator[tuple[str, str, str, Errors, Errors]]:
+    """(name, title, caption, errors with true and with shuffled actions at every horizon): in the
+    latent, in the frozen features where that was measured, and of each part of the state."""
     kinds = [("relative_error", "relative error", "In the latent.", "1 = copying.")]
     if "feature_error" in rows[0]:
         text = "1 = copying; what the latent dropped counts."
         kinds.append(("feature_error", "relative error in features", "In the features.", text))
     for key, name, title, caption in kinds:
         true = [row.get(key) for row in rows]
-        yield _Error(name, title, caption, true, [row.get(f"{key}_shuffled") for row in rows])
+        yield name, title, caption, true, [row.get(f"{key}_shuffled") for row in rows]
     for key, part in rows[0].get("state_errors", {}).items():
         words, unit = key.replace("_", " "), part.get("unit")
         errors = [row["state_errors"][key] for row in rows]
-        yield _Error(
+        yield (
             f"{words}, {unit}" if unit else words,
             f"{words.capitalize()}.",
             "Read from the imagined latent.",
@@ -220,31 +225,25 @@ def _strips(strips: Strips) -> list[Block]:
     horizon = strips.true.shape[1] - 1
     chosen = np.linspace(0, horizon, min(COLUMNS, horizon + 1)).round().astype(int)
     steps = ["start" if step == 0 else f"+{step}" for step in chosen]
-    kinds = (("true", strips.true), ("imagined", strips.imagined), ("shuffled", strips.shuffled))
     blocks: list[Block] = []
     for n in range(min(SHOWN_STRIPS, len(strips.true))):
         rows = []
-        for name, frames in kinds:
-            rows.append(
-                (name, Image("png", strip_png(frames[n, chosen]), f"{name}, clip {n + 1}"))
-            )
+        for name in ("true", "imagined", "shuffled"):
+            png = strip_png(getattr(strips, name)[n, chosen])
+            rows.append((name, Image("png", png, f"{name}, clip {n + 1}")))
         blocks.append(Strip(steps, rows))
     return blocks
 
 
 def _logged(metrics: Records) -> list[str]:
     """Names of the numbers in the records, in the order they first come up."""
-    names: dict[str, None] = {}
-    for record in metrics:
-        names.update(
-            {key: None for key, value in record.items() if isinstance(value, int | float)}
-        )
-    return [name for name in names if name not in ("stage", "step")]
-
-
-def _positive(metrics: Records, names: Sequence[str]) -> bool:
-    values = [record[name] for record in metrics for name in names if name in record]
-    return all(value is None or value > 0 for value in values)
+    numbers = [
+        key
+        for record in metrics
+        for key, value in record.items()
+        if isinstance(value, int | float) and key != "step"
+    ]
+    return list(dict.fromkeys(numbers))
 
 
 def _gaps(metrics: Records) -> list[Block]:
@@ -253,3 +252,45 @@ def _gaps(metrics: Records) -> list[Block]:
     gaps = sum(value is None for record in metrics for value in record.values())
     text = f"Logged figures that were not finite, gaps in the curves: {gaps}."
     return [Text(text, "lost")] if gaps else []
+
+
+def _evaluation_rows(name: str, result: Mapping[str, Any]) -> Iterator[Row]:
+    """A row for the classes or for each group of numbers; one a depth where there are several."""
+    evaluated = result["evaluated"]
+    encoder, data = evaluated["encoder"], evaluated["settings"]["test"] or "the run's own"
+    digests = " / ".join(evaluated["data"][part]["digest"] for part in ("train", "test"))
+    where = (
+        Cell(data, hint=digests),
+        Cell(encoder["backbone"] or "the run's own", hint=encoder["digest"]),
+        Cell(Path(result["stored"]).name, code=True),
+    )
+    depths = [key for key in result if key.startswith("depth_")]
+    for key in depths or [""]:
+        by_representation = result[key] if key else result
+        kind = f"{name} {key.replace('_', ' ')}".strip()
+        for what in _measured(by_representation["encoder"]):
+            figures = [_figure(by_representation.get(one), what) for one in REPRESENTATIONS]
+            yield Row([kind, what, *figures, *where])
+
+
+def _measured(figures: Mapping[str, Any]) -> list[str]:
+    """What was measured: classes, or each group of numbers; of evaluations of others each
+    figure."""
+    if "accuracy" in figures:
+        return ["classes"]
+    groups = [key for key, value in figures.items() if isinstance(value, Mapping)]
+    groups = [key for key in groups if "r2" in figures[key]]
+    return groups or [key for key, value in figures.items() if isinstance(value, int | float)]
+
+
+def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
+    """A figure with its interval where it has one, a dash where it was not measured."""
+    if figures is None:
+        return "–"
+    if what == "classes" and "accuracy" in figures:
+        rate, value = figures, figures["accuracy"]
+    elif isinstance(figures[what], Mapping):
+        rate, value = figures[what], figures[what]["r2"]
+    else:
+        return number(figures[what])
+    return f"{number(value)} ({number(rate['low'])} to {number(rate['high'])})"

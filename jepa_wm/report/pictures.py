@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jepa_wm.report.artifacts import Energy, Episodes
 
 Colour = tuple[int, int, int]  # red, green, blue
+NO_DITHER = Image.Dither.NONE
 
 # (colours, every n-th frame), best first: the first that fits is taken. Noise does not compress,
 # so it needs the last.
@@ -34,56 +35,47 @@ def episode_gif(episodes: Episodes, index: int) -> bytes:
     """Start, now and goal side by side, a frame a decision, with a step counter and the distance
     left."""
     frames = episodes.frames[index]
-    count, height, width = frames.shape[:3]
-    scale = max(1, round(PANEL / width))
+    scale = max(1, round(PANEL / frames.shape[2]))
     start, goal = _enlarged(frames[0], scale), _enlarged(episodes.goal_frame[index], scale)
     pictures = [
         _side_by_side(
             (start, _with_trail(frames[k], episodes, index, k, scale), goal),
             ("start", _counter(episodes, index, k), "goal"),
         )
-        for k in range(count)
+        for k in range(len(frames))
     ]
-    durations = [FRAME_MS] * count
-    durations[0] = durations[-1] = HOLD_MS
-    return encode_gif(pictures, durations, exact=(GROUND, TEXT, FAINT, TRAIL, TARGET))
+    exact = (GROUND, TEXT, FAINT, TRAIL, TARGET)
+    return encode_gif(pictures, _durations(len(frames)), exact=exact)
 
 
 def played_gif(frames: np.ndarray) -> bytes:
     """An episode without a goal: frames [K, h, w, 3] of its decisions, with a counter."""
     scale = max(1, round(PANEL / frames.shape[2]))
-    labels = [f"decision {k + 1}/{len(frames)}" for k in range(len(frames))]
     pictures = [
-        _side_by_side((_enlarged(frame, scale),), (label,))
-        for frame, label in zip(frames, labels, strict=True)
+        _side_by_side((_enlarged(frame, scale),), (f"decision {k}/{len(frames)}",))
+        for k, frame in enumerate(frames, 1)
     ]
-    durations = [FRAME_MS] * len(frames)
-    durations[0] = durations[-1] = HOLD_MS
-    return encode_gif(pictures, durations, exact=(GROUND, TEXT, FAINT))
+    return encode_gif(pictures, _durations(len(frames)), exact=(GROUND, TEXT, FAINT))
+
+
+def _durations(count: int) -> list[int]:
+    """ms of so many decisions."""
+    return [HOLD_MS, *[FRAME_MS] * (count - 2), HOLD_MS][:count]
 
 
 def strip_png(frames: np.ndarray, *, gap: int = 2) -> bytes:
     """A PNG of frames [n, h, w, 3] in a row, each with a transparent margin of `gap` px at either
     side."""
     pictures = [Image.fromarray(frame) for frame in frames]
-    side = max(pictures[0].size)
-    if side > STRIP_SIDE:
-        size = tuple(max(1, round(length * STRIP_SIDE / side)) for length in pictures[0].size)
-        pictures = [
-            picture.resize((size[0], size[1]), Image.Resampling.BOX) for picture in pictures
-        ]
+    for picture in pictures:
+        picture.thumbnail((STRIP_SIDE, STRIP_SIDE), Image.Resampling.BOX, reducing_gap=None)
     width, height = pictures[0].size
     row = Image.new("RGBA", ((width + 2 * gap) * len(pictures), height))
     for i, picture in enumerate(pictures):
         row.paste(picture, (i * (width + 2 * gap) + gap, 0))
-    return small_png(row)
-
-
-def small_png(image: Image.Image) -> bytes:
-    """The image as a PNG of at most 255 colours, which takes a third of the room and looks the
-    same at this size."""
+    # At most 255 colours take a third of the room and look the same at this size.
     buffer = io.BytesIO()
-    image.quantize(colors=255, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
+    row.quantize(colors=255, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -139,39 +131,25 @@ def encode_gif(
             f"frames: {len(frames)} frames with {len(durations_ms)} durations; one each is needed"
         )
     images = [Image.fromarray(frame) for frame in frames]
-    smallest = b""
+    files: list[bytes] = []
     for colours, stride in QUALITIES:
-        kept, shown = _thin_out(len(images), durations_ms, stride)
-        file = _encode([images[i] for i in kept], shown, _palette(images, colours, exact))
-        if len(file) <= max_bytes:
-            return file
-        if not smallest or len(file) < len(smallest):
-            smallest = file
-    return smallest
+        # Every stride-th frame and the last one, each shown until the next.
+        kept = [*range(0, len(images) - 1, stride), len(images) - 1]
+        ends = [*kept[1:], len(images)]
+        shown = [sum(durations_ms[a:b]) for a, b in zip(kept, ends, strict=True)]
 
-
-def _thin_out(count: int, durations_ms: Sequence[int], stride: int) -> tuple[list[int], list[int]]:
-    """Every stride-th index and the last one, and how long each is shown so that the whole lasts
-    as long as before."""
-    kept = [*range(0, count - 1, stride), count - 1]
-    ends = [*kept[1:], count]
-    return kept, [sum(durations_ms[a:b]) for a, b in zip(kept, ends, strict=True)]
-
-
-def _encode(images: list[Image.Image], durations_ms: list[int], palette: Image.Image) -> bytes:
-    # Without dithering still parts stay equal from frame to frame, and only what moved is stored.
-    first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
-    buffer = io.BytesIO()
-    first.save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=rest,
-        duration=durations_ms,
-        loop=0,
-        optimize=True,
-    )
-    return buffer.getvalue()
+        # Without dithering still parts stay equal, and only what moved is stored.
+        palette = _palette(images, colours, exact)
+        first, *rest = (images[i].quantize(palette=palette, dither=NO_DITHER) for i in kept)
+        buffer = io.BytesIO()
+        first.save(
+            buffer, "GIF", save_all=True, append_images=rest, duration=shown, loop=0,
+            optimize=True,
+        )  # fmt: skip
+        files.append(buffer.getvalue())
+        if len(files[-1]) <= max_bytes:
+            return files[-1]
+    return min(files, key=len)
 
 
 def _palette(images: list[Image.Image], colours: int, exact: Sequence[Colour]) -> Image.Image:

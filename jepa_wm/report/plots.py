@@ -59,11 +59,9 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """How to draw one panel: `draw` with axes before its arguments."""
+    """How to draw one panel into axes."""
 
-    draw: Callable[..., None]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    draw: Callable[[Axes], None]
 
     def svg(self, prefix: str) -> str:
         """An <svg> element for a page; the names inside it begin with `prefix`."""
@@ -92,7 +90,7 @@ class Plot:
         with matplotlib.rc_context(STYLE):
             figure = Figure(figsize=PANEL_INCHES, dpi=DPI, layout="constrained")
             axes = figure.add_subplot()
-            self.draw(axes, *self.args, **self.kwargs)
+            self.draw(axes)
             if axes.get_legend_handles_labels()[1]:
                 axes.legend(frameon=False, fontsize=8.5, handlelength=1.4, borderaxespad=0.2)
             buffer = io.BytesIO()
@@ -105,7 +103,7 @@ def plot(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Plot]:
 
     @functools.wraps(draw)
     def make(*args: P.args, **kwargs: P.kwargs) -> Plot:
-        return Plot(draw, args, kwargs)
+        return Plot(lambda axes: draw(axes, *args, **kwargs))
 
     return make
 

@@ -1,34 +1,47 @@
-"""The report: one self-contained HTML page on everything a run folder holds so far."""
+"""The report: one self-contained HTML page on everything a run folder holds so far, and how that
+was made: commands and times, settings and versions."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from jepa_wm import __version__
 from jepa_wm.core.commands import stages
+from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
-from jepa_wm.core.stage import stage
-from jepa_wm.report import acting, record
-from jepa_wm.report.artifacts import RunArtifacts
+from jepa_wm.core.stage import EVAL, STAGES, stage
+from jepa_wm.core.yaml_source import read_yaml
+from jepa_wm.report import acting, learning
+from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
 from jepa_wm.report.page import (
     PARTS,
+    Cell,
     Group,
+    Listing,
     Page,
+    Row,
     Section,
+    Table,
     Tile,
     clock,
+    command_line,
     number,
     percent,
     with_unit,
 )
-from jepa_wm.report.strips import make_strips
 
 TILE_HORIZON = 8  # model steps, of the rollout error in a tile
 TILE_PARTS = 2  # parts of the state whose error has a tile; all are below
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
 
 
 @stage(
@@ -58,19 +71,20 @@ def report(
     # Film strips need the trained model: they are made once for each training of the dynamics.
     weights = run.path / "dynamics" / "latent_model.safetensors"
     if run.finished("dynamics") and weights.exists():
+        strips, note = folder / "strips.npz", folder / "strips.json"
         made_of = json.dumps({"dynamics": fingerprint(weights)})
-        if _stale(folder, made_of):
+        if not (strips.exists() and note.exists() and note.read_text("utf-8") == made_of):
+            note.unlink(missing_ok=True)  # what is there is no longer said to be of any
             data = Path(data_path) if data_path else run.path / "collect"
             make_strips(
-                run.path, data / "heldout.h5", folder / "strips.npz",
+                run.path, data / "heldout.h5", strips,
                 context_frames=dynamics_context_frames, frameskip=dynamics_frameskip,
             )  # fmt: skip
-            write_atomic(folder / "strips.json", made_of)
+            write_atomic(note, made_of)
 
     # Everything else is read from files, laid out, and written in one go.
     artifacts = RunArtifacts.read(run)
-    encoder = _supervision(features_backbone, jepa_inverse_dynamics)
-    page = _page(run, artifacts, encoder)
+    page = _page(run, artifacts, _supervision(features_backbone, jepa_inverse_dynamics))
     path, text = folder / "index.html", page.html()
     write_atomic(path, text)
     result = {
@@ -85,30 +99,27 @@ def report(
     return result
 
 
-def _stale(folder: Path, made_of: str) -> bool:
-    """Whether there are no strips, or only those of dynamics that were deleted and trained anew;
-    these are no longer said to be of any."""
-    strips, note = folder / "strips.npz", folder / "strips.json"
-    if strips.exists() and note.exists() and note.read_text(encoding="utf-8") == made_of:
-        return False
-    note.unlink(missing_ok=True)
-    return True
-
-
 def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
     """The parts of the stages, the last one first, then the evaluations and how all was made."""
+    # Stages and evaluations without a part of their own are shown by the numbers they stored.
     groups: list[Group] = []
-    figures: list[Section] = []
+    unshown: list[Section] = []
     for name, summary in reversed(stages().items()):
         if name in PARTS:
             groups.append(PARTS.get(name)(artifacts))
         elif name in artifacts.results:
-            figures.append(
-                record.figures(name, f"What it does: {summary}.", artifacts.results[name])
-            )
-    groups += [record.evaluations(artifacts), Group("figures", "Other stages", figures)]
-    groups.append(Group("measured", "Further evaluations", record.measured(run)))
-    groups.append(record.made(run, artifacts))
+            text = f"What it does: {summary}."
+            unshown.append(_figures(name, text, artifacts.results[name]))
+    stored = []
+    for name, result in read_results(run.path, f"{EVAL}*/result.json"):
+        text = f"By `jepa-wm eval {name}`."
+        stored.append(_figures(f"eval {name}", text, result))
+    groups += [
+        learning.evaluations(artifacts),
+        Group("figures", "Other stages", unshown),
+        Group("measured", "Further evaluations", stored),
+        _made(run, artifacts),
+    ]
     return Page(
         name=run.path.resolve().name,
         lead=_lead(artifacts, encoder),
@@ -144,12 +155,10 @@ def _outcome(plan: Mapping[str, Any]) -> str:
             for name, baseline in (plan.get("baselines") or {}).items()
             if baseline
         ]
-        earned = (
-            f"{number(paid['mean'])} an episode (95 % interval {acting.earned_interval(paid)})"
-        )
-        return f"plans for reward and earns {earned}; {', '.join(beside)}."
-    success = plan.get("success")
-    if not success:
+        earned = f"{number(paid['mean'])} an episode"
+        within = f"95 % interval {acting.earned_interval(paid)}"
+        return f"plans for reward and earns {earned} ({within}); {', '.join(beside)}."
+    if not (success := plan.get("success")):
         return ""
 
     # "Held-out" is claimed only where the layouts were compared with those of training.
@@ -174,10 +183,10 @@ def _tiles(results: Mapping[str, Mapping[str, Any]]) -> list[Tile]:
         for name, part in list(row.get("state_errors", {}).items())[:TILE_PARTS]:
             says = f"error of the imagined {name} after {TILE_HORIZON} model steps"
             tiles.append(Tile(with_unit(part["error"], part.get("unit"), 2), says))
-    took = {stage: result.get("seconds") for stage, result in results.items()}
-    known = {stage: seconds for stage, seconds in took.items() if seconds is not None}
-    if known:
-        tiles.append(Tile(clock(sum(known.values())), f"for {', '.join(known)}"))
+    timed = [stage for stage in results if results[stage].get("seconds") is not None]
+    if timed:
+        total = sum(results[stage]["seconds"] for stage in timed)
+        tiles.append(Tile(clock(total), f"for {', '.join(timed)}"))
     return tiles
 
 
@@ -186,28 +195,106 @@ def _acting_tiles(plan: Mapping[str, Any]) -> list[Tile]:
     if success := plan.get("success"):
         radius = success.get("radius")
         within = "" if radius is None else f" within {radius:g} {success.get('unit', '')}".rstrip()
-        says = f"of episodes end{within} of the goal"
-        tiles.append(Tile(percent(success["success_final"]), says))
+        rate = percent(success["success_final"])
+        tiles.append(Tile(rate, f"of episodes end{within} of the goal"))
     if paid := plan.get("return"):
         says = f"earned in an episode of {paid['budget']} steps"
         tiles.append(Tile(number(paid["mean"]), says))
-    if plan.get("seconds_per_decision") is not None:
-        seconds = number(plan["seconds_per_decision"], 2)
-        tiles.append(Tile(f"{seconds} s", "to decide on the next actions"))
+    if (seconds := plan.get("seconds_per_decision")) is not None:
+        tiles.append(Tile(f"{number(seconds, 2)} s", "to decide on the next actions"))
     return tiles
 
 
 def _encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
     tiles = []
-    if pretrain.get("collapsed") is not None:
+    if (collapsed := pretrain.get("collapsed")) is not None:
         spread, rank = pretrain.get("feature_std"), pretrain.get("effective_rank")
         says = f"spread {number(spread)}, effective rank {number(rank)}"
-        collapsed = pretrain["collapsed"]
-        word = "collapsed" if collapsed else "no collapse"
-        tiles.append(Tile(word, says, "lost" if collapsed else ""))
+        word, style = ("collapsed", "lost") if collapsed else ("no collapse", "")
+        tiles.append(Tile(word, says, style))
     for name, probe in list((pretrain.get("probe") or {}).items())[:1]:
         random = probe.get("random_encoder")
         beside = "" if random is None else f", {number(random, 2)} from a random encoder"
         value = with_unit(probe.get("error"), probe.get("unit"), 2)
         tiles.append(Tile(value, f"error in reading the {name}{beside}"))
     return tiles
+
+
+def _figures(command: str, text: str, result: Mapping[str, Any]) -> Section:
+    """The numbers in the result of a stage or evaluation that has no part of its own."""
+    table = Table(("figure", "value"), [Row([name, value]) for name, value in _numbers(result)])
+    return Section(f"figures_{command.replace(' ', '_')}", command, text, [table], command)
+
+
+def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(name, value) of the numbers in a result, those inside of mappings with the names of
+    these."""
+    for key, value in result.items():
+        label = f"{prefix} {key.replace('_', ' ')}".strip()
+        if isinstance(value, Mapping):
+            yield from _numbers(value, label)
+        elif isinstance(value, list):
+            for row in value:
+                # a row is named by its first number: "rollout horizon 1"
+                if isinstance(row, Mapping) and row:
+                    (first, named), *rest = row.items()
+                    yield from _numbers(dict(rest), f"{label} {first} {named}")
+        elif isinstance(value, int | float) and key != "seconds":
+            yield label, f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _made(run: Run, artifacts: RunArtifacts) -> Group:
+    """Commands, times, config, versions, machine."""
+    rows = []
+    for name in stages():
+        result = artifacts.results.get(name)
+        optional = STAGES.get(name).when is not None  # not every run has it
+        if name == "report" or (result is None and optional):
+            continue
+        made, took = "–", "not finished"
+        if result is not None:
+            made, took = run.digest(name), clock(result.get("seconds"))
+        command = Cell(command_line(name, str(run.path)), code=True)
+        rows.append(Row([name, took, Cell(made, code=True), command]))
+    commands = Section(
+        "stages",
+        "Commands and times",
+        "Each command takes its stage up with exactly these settings; with another --run it does "
+        "it anew. A stage's digest is that of all the settings its result depends on.",
+        [Table(("stage", "took", "digest", "command"), rows, "commands")],
+        "report",
+    )
+    own = hasattr(os, "sched_getaffinity")  # else a process may use them all
+    cores = len(os.sched_getaffinity(0)) if own else os.cpu_count()
+    facts = {
+        "config digest": digest(read_yaml(run.path / "config.yaml").data),
+        "machine": f"{_cpu_name()}, {cores} cores, {platform.system()} {platform.machine()}",
+        "versions": f"jepa-wm {__version__}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{package} {_installed(package)}" for package in PACKAGES),
+    }
+    made_with = Section(
+        "made_with",
+        "Settings, versions, machine",
+        "Versions and machine are those on which this page was written.",
+        [
+            Table((), [Row([name, value]) for name, value in facts.items()], "facts"),
+            Listing("config.yaml", (run.path / "config.yaml").read_text(encoding="utf-8")),
+        ],
+        "report",
+    )
+    return Group("made", "How it was made", [commands, made_with])
+
+
+def _cpu_name() -> str:
+    """The processor's own name; the kind of machine where the system does not tell."""
+    listing = Path("/proc/cpuinfo")
+    text = listing.read_text() if listing.exists() else ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return name.group(1).strip() if name else platform.processor() or platform.machine()
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
