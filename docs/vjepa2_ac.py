@@ -12,8 +12,13 @@ import torch
 from matplotlib import pyplot
 
 from jepa_wm.data.images import resized, to_input
-from jepa_wm.features.vjepa2 import take_plain_frames
-from jepa_wm.features.weights import Size, load_action_predictor, load_encoder, named_size
+from jepa_wm.features.weights import (
+    Size,
+    load_action_predictor,
+    load_encoder,
+    named_size,
+    take_plain_frames,
+)
 from jepa_wm.models.vjepa2_ac import VJEPA2AC, difference, normalised, parted, with_pose
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search

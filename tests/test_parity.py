@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jepa_wm import cli
-from jepa_wm.features.vjepa2 import to_released
+from jepa_wm.features.weights import to_released
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,

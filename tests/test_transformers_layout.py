@@ -12,9 +12,14 @@ from safetensors.torch import load_file, save_file
 from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.features.foreign_file import unwrapped
-from jepa_wm.features.vjepa2 import take_plain_frames, to_released, without_wrappers
-from jepa_wm.features.weights import Size, load_encoder, load_predictor
+from jepa_wm.features.foreign_file import unwrapped, without_wrappers
+from jepa_wm.features.weights import (
+    Size,
+    load_encoder,
+    load_predictor,
+    take_plain_frames,
+    to_released,
+)
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.settings import EncoderSettings

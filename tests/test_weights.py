@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.foreign_file import read_parts
-from jepa_wm.features.vjepa2 import to_released
 from jepa_wm.features.weights import (
     SIZES,
     Size,
     load_action_predictor,
     load_encoder,
     load_predictor,
+    to_released,
 )
 from jepa_wm.models.predictor import (
     ActionPredictor,

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.settings import FeatureSettings
-from jepa_wm.features.vjepa2 import take_plain_frames
-from jepa_wm.features.weights import load_encoder, named_size
+from jepa_wm.features.weights import load_encoder, named_size, take_plain_frames
 from jepa_wm.models.vit import Encoder
 
 

@@ -1,5 +1,9 @@
-"""Weights from a file that somebody else made: no code in it is ever run, and what is wrong with
-it is said."""
+"""Weights from a file that somebody else made, under the names of V-JEPA 2's public code: no code
+in it is ever run, and what is wrong with it is said. The names that the library `transformers`
+writes are known here and nowhere else.
+
+D width, K mask tokens.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +25,35 @@ from jepa_wm.core.errors import UserError
 INDEX = ".index.json"  # of weights in several files: {"weight_map": {name: file}}
 # as the hub names them
 IN_FOLDERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")
+# tables of fixed positions, which models with RoPE do not read
+UNUSED = ("pos_embed", "predictor_pos_embed")
 
 # What torch.compile, data parallelism and activation checkpointing write around a module's own
-# name, anywhere in it.
+# name, anywhere in it; and what is written before all of them.
 _AROUND = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-_BEFORE = re.compile(r"^(?:module\.|backbone\.)+")
+_BEFORE = re.compile(r"^(?:module\.|backbone\.|vjepa2\.)+")
+
+# how a name begins with `transformers`, and in the public code
+_OF_TRANSFORMERS = {
+    "encoder": {"embeddings.patch_embeddings.proj.": "patch_embed.proj.", "layernorm.": "norm."},
+    "predictor": {
+        "embeddings.predictor_embeddings.": "predictor_embed.",
+        "layernorm.": "predictor_norm.",
+        "proj.": "predictor_proj.",
+    },
+}
+_BLOCKS = {"encoder": "blocks", "predictor": "predictor_blocks"}
+_LAYER = re.compile(r"layer\.(\d+)\.(.+)")
+_SEPARATE = re.compile(r"attention\.(query|key|value)\.(weight|bias)")
+_MASK_TOKENS = "embeddings.mask_tokens"  # [K, 1, 1, D], K parameters [1, 1, D] in the public code
+
+# What torch.load was seen to raise for files with a few wrong bytes: it has no error of its own
+# for them.
+_DAMAGE = (
+    RuntimeError, zipfile.BadZipFile, EOFError, ValueError, LookupError, TypeError, AttributeError,
+)  # fmt: skip
 
 
 def read_parts(path: Path) -> dict[str, Any]:
@@ -39,7 +65,7 @@ def read_parts(path: Path) -> dict[str, Any]:
     tensors used are fetched. Of a folder that is the file the hub's names lead to; an index of
     several safetensors files stands for them all. Raises UserError if there is no such file, if it
     is damaged, or holds anything but tensors and plain data."""
-    path = file_in(path)
+    path = _file_in(path)
     if not path.is_file():
         raise UserError(
             f"{path}: there is no such file; download the weights first and give their path"
@@ -53,7 +79,26 @@ def read_parts(path: Path) -> dict[str, Any]:
     return _in_parts(parts, path) if flat else parts
 
 
-def file_in(path: Path) -> Path:
+def read_released(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the parts of a V-JEPA 2 file under the public code's names, what the config.json beside it
+    states, of which there is one for weights of `transformers`).
+
+    Query, key and value are one matrix, and mask tokens lie apart; a name that is not known stays
+    as it is. Raises UserError as `read_parts` does, where query, key and value do not belong
+    together, and for a config of a model that this is not."""
+    parts = read_parts(path)
+    named = {part: parts[part] for part in _OF_TRANSFORMERS if isinstance(parts.get(part), dict)}
+    names = [unwrapped(str(name)) for weights in named.values() for name in weights]
+    if not any(name.startswith(("embeddings.", "layer.")) for name in names):
+        return parts, {}
+    config = _config_beside(path)
+    for part, weights in named.items():
+        plain = without_wrappers(weights, source=f"{path}: the weights of {part!r}")
+        parts[part] = _public_part(part, plain, config, path)
+    return parts, config
+
+
+def _file_in(path: Path) -> Path:
     """The file that a path means: of a folder the weights in it, else itself. UserError for a
     folder without any."""
     if not path.is_dir():
@@ -72,16 +117,27 @@ def unwrapped(name: str) -> str:
     return _BEFORE.sub("", _AROUND.sub("", name))
 
 
+def without_wrappers(weights: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """The weights without the prefixes that training wrapped them in, and without what is UNUSED.
+
+    Raises UserError if two of them then have one name.
+    """
+    plain: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        short = unwrapped(str(name))
+        if short in plain:
+            raise UserError(
+                f"{source}: holds {short!r} twice, under different prefixes; keep one of the two"
+            )
+        plain[short] = value
+    return {name: value for name, value in plain.items() if name not in UNUSED}
+
+
 def _in_parts(flat: Mapping[str, Any], path: Path) -> dict[str, Any]:
     parts: dict[str, Any] = {}
-    for name, value in flat.items():
-        part, _, rest = unwrapped(str(name)).removeprefix("vjepa2.").partition(".")
-        if rest in parts.setdefault(part, {}):
-            raise UserError(
-                f"{path}: holds {part + '.' + rest!r} twice, under different prefixes; keep one "
-                "of the two"
-            )
-        parts[part][rest] = value
+    for name, value in without_wrappers(flat, source=str(path)).items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
     return parts
 
 
@@ -99,13 +155,7 @@ def _from_index(path: Path) -> dict[str, Tensor]:
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
-    except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is no index of safetensors files ({error!r}); download it again"
         ) from None
@@ -116,11 +166,9 @@ def _from_index(path: Path) -> dict[str, Tensor]:
     if strange or absent:
         why = f"names {strange[0]!r}" if strange else f"{absent[0]} is not beside it"
         raise UserError(f"{path}: {why}; download all files of the model into one folder")
-    flat = {
-        name: value
-        for file in names
-        for name, value in _from_safetensors(path.parent / file).items()
-    }
+    flat: dict[str, Tensor] = {}
+    for file in names:
+        flat |= _from_safetensors(path.parent / file)
     missing = sorted(set(places) - set(flat))
     if missing:
         raise UserError(
@@ -128,19 +176,6 @@ def _from_index(path: Path) -> dict[str, Tensor]:
             "download again"
         )
     return {name: flat[name] for name in places}
-
-
-# What torch.load was seen to raise for files with a few wrong bytes: it has no error of its own
-# for them.
-_DAMAGE = (
-    RuntimeError,
-    zipfile.BadZipFile,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
 
 
 def _from_torch(path: Path) -> dict[str, Any]:
@@ -169,3 +204,68 @@ def _from_torch(path: Path) -> dict[str, Any]:
             f"{path}: holds a {type(parts).__name__}, not the parts of a model by name"
         )
     return parts
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    """What the config.json beside the weights states; nothing where there is none. Raises
+    UserError for a model that this is not."""
+    file = _file_in(path).parent / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: is no JSON ({error}); download it again") from None
+    known = {"model_type": "vjepa2", "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    for key, value in known.items():
+        if not isinstance(config, dict) or config.get(key, value) != value:
+            stated = config.get(key) if isinstance(config, dict) else config
+            raise UserError(
+                f"{file}: {key} is {stated!r}, and a V-JEPA 2 model with {value!r} is all that "
+                "is known here"
+            )
+    return config
+
+
+def _public_part(
+    part: str, weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    public: dict[str, Any] = {}
+    separate: dict[str, dict[str, Tensor]] = {}  # name of a joined matrix -> query, key and value
+
+    # One name after the other: mask tokens, what lies in a layer, and the rest by its beginning.
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            public[name] = value  # for whoever checks the content to say so
+        elif name == _MASK_TOKENS and value.dim() == 4:
+            public |= {f"mask_tokens.{k}": token for k, token in enumerate(value)}
+        elif layer := _LAYER.fullmatch(name):
+            block, inside = f"{_BLOCKS[part]}.{layer[1]}", layer[2]
+            if single := _SEPARATE.fullmatch(inside):
+                joined = f"{block}.attn.qkv.{single[2]}"
+                separate.setdefault(joined, {})[single[1]] = value
+            else:
+                public[f"{block}.{re.sub('^attention[.]', 'attn.', inside)}"] = value
+        else:
+            begins = next(
+                (start for start in _OF_TRANSFORMERS[part] if name.startswith(start)), ""
+            )
+            public[_OF_TRANSFORMERS[part].get(begins, "") + name.removeprefix(begins)] = value
+
+    # Query, key and value as one matrix.
+    for name, three in separate.items():
+        shapes = {kind: tuple(value.shape) for kind, value in three.items()}
+        if len(shapes) < 3 or len(set(shapes.values())) > 1:
+            raise UserError(
+                f"{path}: {part}: for {name} there must be query, key and value of one shape, "
+                f"not {shapes}"
+            )
+        public[name] = torch.cat([three[kind] for kind in ("query", "key", "value")])
+
+    # The public code always has a bias.
+    if config.get("qkv_bias") is False:
+        for name in separate:
+            bias = name.replace("qkv.weight", "qkv.bias")
+            if bias not in public:
+                public[bias] = public[name].new_zeros(len(public[name]))
+    return public

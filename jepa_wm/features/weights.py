@@ -1,7 +1,7 @@
 """Released V-JEPA 2 models from local files: the encoder and both predictors, every key accounted
-for.
+for; their names and shapes to ours and back.
 
-Sizes are read off the tensors; what these do not tell is a `Size`. D width.
+Sizes are read off the tensors; what these do not tell is a `Size`. D width, K mask tokens.
 """
 
 from __future__ import annotations
@@ -17,15 +17,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.checkpoint import check_fit
 from jepa_wm.core.errors import UserError, a_few
-from jepa_wm.features.foreign_file import read_parts
-from jepa_wm.features.vjepa2 import (
-    config_beside,
-    in_public_names,
-    is_of_transformers,
-    to_ours,
-    to_released,
-    without_wrappers,
-)
+from jepa_wm.features.foreign_file import read_released, without_wrappers
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
@@ -36,6 +28,19 @@ from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 ROPE_BASE = 10_000.0
+ENCODERS = ("encoder", "target_encoder")  # parts of a file; the others are predictors
+# how a name begins with us, and there
+_ENCODER = {"embed.": "patch_embed.proj.", "blocks.": "blocks.", "norm.": "norm."}
+_PREDICTOR = {
+    "embed.": "predictor_embed.", "blocks.": "predictor_blocks.", "norm.": "predictor_norm.",
+    "project.": "predictor_proj.", "mask_tokens": "mask_tokens",
+    "action.": "action_encoder.", "state.": "state_encoder.", "extrinsics.": "extrinsics_encoder.",
+}  # fmt: skip
+IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of colours in 0..1
+
+# [D, C, tubelet, patch, patch] of a convolution, a matrix here
+_KERNEL = "patch_embed.proj.weight"
+_MASK_TOKEN = re.compile(r"mask_tokens\.(\d+)")  # K parameters [1, 1, D], one [K, D] here
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,7 +86,7 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
     frames in -1..1 see `take_plain_frames`. Raises UserError for a file that is none, is damaged
     or holds anything but tensors and plain data (no pickle is ever run), and for keys that are
     missing, stray or of another shape."""
-    (parts, config), size = _read(Path(path)), named_size(size)
+    (parts, config), size = read_released(Path(path)), named_size(size)
     part = part or ("target_encoder" if "target_encoder" in parts else "encoder")
     weights, source = _part(parts, part, path)
     kernel = _of_dimensions(weights, "patch_embed.proj.weight", 5, source)
@@ -89,11 +94,10 @@ def load_encoder(path: str | Path, size: str | Size, *, part: str = "") -> Encod
     if (size.width or width, size.depth or depth) != (width, depth):
         raise UserError(
             f"{source}: has {depth} blocks of width {width}, but the size asked for has "
-            f"{size.depth} of {size.width}; "
-            f"name the right one of {', '.join(SIZES)}, or give a Size"
+            f"{size.depth} of {size.width}; name the right one of {', '.join(SIZES)}, or give a "
+            "Size"
         )
-    _check_heads(width, size.heads, "heads", source)
-    _check_stated(config, "num_attention_heads", size.heads, "heads", source)
+    _check_heads(width, size.heads, "heads", source, config, "num_attention_heads")
     settings = EncoderSettings(
         patch_size=kernel.shape[3], tubelet_size=kernel.shape[2], width=width, depth=depth,
         num_heads=size.heads,
@@ -108,25 +112,20 @@ def load_predictor(path: str | Path, size: str | Size) -> Predictor:
 
     Its positions are those of the encoder that was loaded with it, `Encoder.positions`. Raises
     UserError as `load_encoder` does."""
-    parts, config = _read(Path(path))
+    parts, config = read_released(Path(path))
     weights, source = _part(parts, "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
     back = _of_dimensions(weights, "predictor_proj.weight", 2, source)
     width, heads = embed.shape[0], named_size(size).predictor_heads
-    _check_heads(width, heads, "predictor_heads", source)
-    _check_stated(config, "pred_num_attention_heads", heads, "predictor_heads", source)
+    _check_heads(width, heads, "predictor_heads", source, config, "pred_num_attention_heads")
 
     sizes = PredictorSizes(
-        width=width,
-        depth=_depth(weights, "predictor_blocks", source),
-        num_heads=heads,
-        encoder_width=embed.shape[1],
-        output_width=back.shape[0],
+        width=width, depth=_depth(weights, "predictor_blocks", source), num_heads=heads,
+        encoder_width=embed.shape[1], output_width=back.shape[0],
         mask_types=sum(name.startswith("mask_tokens.") for name in weights),
-        rope="vjepa2",
-        rope_base=ROPE_BASE,
+        rope="vjepa2", rope_base=ROPE_BASE,
         mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source),
-    )
+    )  # fmt: skip
     return _filled(lambda: Predictor(sizes), weights, "predictor", source)
 
 
@@ -137,37 +136,73 @@ def load_action_predictor(
 
     `patch` is the side of the encoder's patches in px. Raises UserError as `load_encoder` does.
     """
-    parts, config = _read(Path(path))
+    parts, _ = read_released(Path(path))
     weights, source = _part(parts, "predictor", path)
     embed = _of_dimensions(weights, "predictor_embed.weight", 2, source)
     width, size = embed.shape[0], named_size(size)
-    _check_heads(width, size.action_heads, "action_heads", source)
+    _check_heads(width, size.action_heads, "action_heads", source, {}, "")
     # The released layout says what a state and an action are by the widths of their maps alone.
     inputs = {
         f"{name}_size": _of_dimensions(weights, f"{name}_encoder.weight", 2, source).shape[1]
         for name in ("action", "state", "extrinsics")
     }
     sizes = ActionPredictorSizes(
-        encoder_width=embed.shape[1],
-        grid=size.image_size // patch,
-        width=width,
-        depth=_depth(weights, "predictor_blocks", source),
-        num_heads=size.action_heads,
-        rope="vjepa2",
-        rope_base=ROPE_BASE,
-        mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source),
-        **inputs,
-    )
+        encoder_width=embed.shape[1], grid=size.image_size // patch, width=width,
+        depth=_depth(weights, "predictor_blocks", source), num_heads=size.action_heads,
+        rope="vjepa2", rope_base=ROPE_BASE,
+        mlp_ratio=_mlp_ratio(weights, "predictor_blocks", width, source), **inputs,
+    )  # fmt: skip
     return _filled(lambda: ActionPredictor(sizes), weights, "action_predictor", source)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the parts of a file under the public code's names, what a config.json beside it states)."""
-    parts = read_parts(path)
-    if not is_of_transformers(parts):
-        return parts, {}
-    config = config_beside(path)
-    return in_public_names(parts, path, config), config
+def to_released(module: nn.Module, part: str) -> dict[str, Tensor]:
+    """A module's weights under the released names of `part` and in the released shapes, without
+    prefixes."""
+    names = _ENCODER if part in ENCODERS else _PREDICTOR
+    released: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        if name == "mask_tokens":
+            released |= {f"mask_tokens.{i}": token[None, None] for i, token in enumerate(value)}
+            continue
+        if name == "embed.weight" and isinstance(module, Encoder):
+            patch = (module.tubelet_size, -1, module.patch_size, module.patch_size)
+            value = value.unflatten(1, patch).transpose(1, 2)
+        released[_renamed(name, names)] = value
+    return released
+
+
+def to_ours(released: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The mirror image of `to_released`, for weights that are complete."""
+    names = _ENCODER if part in ENCODERS else _PREDICTOR
+    back = {there: here for here, there in names.items()}
+    ours: dict[str, Tensor] = {}
+    tokens: dict[int, Tensor] = {}
+    for name, value in released.items():
+        mask_token = _MASK_TOKEN.fullmatch(name)
+        if mask_token:
+            tokens[int(mask_token[1])] = value.flatten()
+            continue
+        ours[_renamed(name, back)] = value.transpose(1, 2).flatten(1) if name == _KERNEL else value
+    if tokens:
+        ours["mask_tokens"] = torch.stack([tokens[i] for i in sorted(tokens)])
+    return ours
+
+
+@torch.no_grad()
+def take_plain_frames(encoder: Encoder) -> Encoder:
+    """The encoder, from now on for frames in -1..1 as all of ours are: ImageNet's mean and spread,
+    by which released models want frames normalised, are folded into the patch embedding, which is
+    linear. Changes it in place."""
+    mean, spread = (
+        torch.tensor(x, dtype=torch.float64)[:, None, None]
+        for x in (IMAGENET_MEAN, IMAGENET_SPREAD)
+    )
+    kernel = encoder.embed.weight.double().unflatten(
+        1, (encoder.tubelet_size, 3, encoder.patch_size, encoder.patch_size)
+    )
+    encoder.embed.bias.add_((kernel * ((0.5 - mean) / spread)).flatten(1).sum(1))
+    encoder.embed.weight.copy_((kernel * (0.5 / spread)).flatten(1))
+    return encoder
 
 
 def _filled(
@@ -193,13 +228,9 @@ def _part(
         raise UserError(
             f"{path}: has no part {part!r}, only {a_few(map(repr, parts)) or 'nothing'}"
         )
-    strange = [
-        name
-        for name, value in tensors.items()
-        if not isinstance(name, str) or not isinstance(value, Tensor)
-    ]
-    if strange:
-        raise UserError(f"{source}: {strange[0]!r} is no tensor; this is not the released layout")
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(f"{source}: {name!r} is no tensor; this is not the released layout")
     return without_wrappers(tensors, source=source), source
 
 
@@ -208,20 +239,16 @@ def _of_dimensions(
 ) -> Tensor:
     """A weight that sizes are read off."""
     if name not in weights:
-        raise UserError(
-            f"{source}: {name!r} is missing, without which the sizes are unknown; is this V-JEPA "
-            "2?"
-        )
-    if weights[name].dim() != dimensions:
-        raise UserError(
-            f"{source}: {name!r} has shape {tuple(weights[name].shape)} instead of {dimensions} "
-            "dimensions"
-        )
+        unknown = "without which the sizes are unknown; is this V-JEPA 2?"
+        raise UserError(f"{source}: {name!r} is missing, {unknown}")
+    shape = tuple(weights[name].shape)
+    if len(shape) != dimensions:
+        raise UserError(f"{source}: {name!r} has shape {shape} instead of {dimensions} dimensions")
     return weights[name]
 
 
 def _depth(weights: Mapping[str, Tensor], blocks: str, source: str) -> int:
-    matches = [re.match(rf"{blocks}\.(\d+)\.", name) for name in weights]
+    matches = map(re.compile(rf"{blocks}\.(\d+)\.").match, weights)
     numbers = [int(match[1]) for match in matches if match]
     if not numbers:
         raise UserError(f"{source}: no weight is named {blocks}.0...; is this V-JEPA 2?")
@@ -232,22 +259,23 @@ def _mlp_ratio(weights: Mapping[str, Tensor], blocks: str, width: int, source: s
     return _of_dimensions(weights, f"{blocks}.0.mlp.fc1.weight", 2, source).shape[0] / width
 
 
-def _check_heads(width: int, heads: int, field: str, source: str) -> None:
+def _check_heads(
+    width: int, heads: int, field: str, source: str, config: Mapping[str, Any], key: str
+) -> None:
+    """No tensor tells the number of heads: they have to divide the width, and to be those that
+    the config.json states under `key`, if it does."""
     if heads < 1 or width % (2 * heads) or width // heads < 6:
         raise UserError(
             f"{source}: width {width} does not divide into {heads} heads; give a Size with other "
             f"{field}"
         )
-
-
-def _check_stated(
-    config: Mapping[str, Any], key: str, heads: int, field: str, source: str
-) -> None:
-    """No tensor tells the number of heads; where config.json does, it has to be the one that was
-    asked for."""
     if (stated := config.get(key, heads)) != heads:
         raise UserError(
             f"{source}: the config.json beside them states {key} {stated}, and the size asked "
-            f"for has {field} {heads}; "
-            "name the right size, or give a Size"
+            f"for has {field} {heads}; name the right size, or give a Size"
         )
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    begins = next(start for start in names if name.startswith(start))
+    return names[begins] + name[len(begins) :]

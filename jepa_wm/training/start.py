@@ -10,8 +10,7 @@ from torch import Tensor
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.foreign_file import IN_FOLDERS, read_parts
-from jepa_wm.features.vjepa2 import take_plain_frames
-from jepa_wm.features.weights import Size, load_encoder, load_predictor
+from jepa_wm.features.weights import Size, load_encoder, load_predictor, take_plain_frames
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.settings import EncoderSettings
 
