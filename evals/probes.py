@@ -23,6 +23,7 @@ from jepa_wm.core.stage import stage
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.evaluation import Evaluation, Rows, evaluation
 from jepa_wm.evals.representations import Features
+from jepa_wm.features.cache import PARTS
 from jepa_wm.features.cache import Features as CachedFeatures
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import (
@@ -145,9 +146,7 @@ def collapse(run: Run, data_path: str | None) -> dict[str, object]:
 def rollout(run: Run, data_path: str | None) -> dict[str, object]:
     """`rollout`: a row per horizon 1..32."""
     model = load_latent_model(run.path / "dynamics").to(dist().device)
-    folder = run.path / "features"
-    train = CachedFeatures(folder / "train", open_data(run.path, data_path, "train"))
-    heldout = CachedFeatures(folder / "heldout", open_data(run.path, data_path, "heldout"))
+    train, heldout = (CachedFeatures.of_run(run.path, data_path, part) for part in PARTS)
     return {"rollout": rollout_errors(model, heldout, train)}
 
 

@@ -15,22 +15,28 @@ from jepa_wm.core.stage import OWN, STAGES, dotted_key, field_type, pipeline, st
 
 
 def settings_of(stage, schema):
-    """{parameter: (its annotation, that of the field it is matched with)}."""
+    """{parameter, or a field of one: (its annotation, that of the field it is matched with)}."""
     hints = inspect.get_annotations(stage.function, eval_str=True)
-    return {
-        name: (hints.get(name), field_type(key, schema))
-        for name, key in stage.parameters(schema).items()
-    }
+    pairs = {}
+    for name, given in stage.parameters(schema).items():
+        if given.part is None:
+            pairs[name] = hints.get(name), field_type(given.key, schema)
+            continue
+        for key, field in zip(given.keys, given.part.model_fields, strict=True):
+            pairs[f"{name}.{field}"] = field_type(field, given.part), field_type(key, schema)
+    return pairs
 
 
 def agree(annotation, field):
     """Whether a parameter may have this annotation: the field's own, the class of the entries of a
     table (beside None where the field may be null), or the type of the words it chooses from."""
+    if annotation == field:
+        return True
     if get_origin(field) is Literal:
         return all(isinstance(word, annotation) for word in get_args(field))
     own, theirs = (set(get_args(kind) or (kind,)) for kind in (annotation, field))
     if Section not in theirs:
-        return annotation == field
+        return False
     rest = theirs - {Section}
     return rest <= own and all(issubclass(kind, Section) for kind in own - rest)
 
@@ -40,7 +46,7 @@ def test_a_parameter_is_annotated_as_the_section_that_it_is(name):
     declared = STAGES.get(name)
     for parameter, (annotation, field) in settings_of(declared, Config).items():
         assert agree(annotation, field), f"{name}: {parameter}"
-    assert set(declared.unrecorded) <= set(declared.parameters(Config))
+    assert set(declared.unrecorded) <= set(declared.keys(Config))
     for key in declared.reads:
         value_at(Config(), key)
     assert all(before in STAGES for before in declared.after)
@@ -66,6 +72,19 @@ def test_a_name_leads_to_its_key(parameter, key):
     assert dotted_key(parameter, Config) == key
 
 
+def test_a_class_with_some_of_a_sections_fields_is_given_these_alone():
+    config = load_config("debug")
+    given = STAGES.get("dynamics").settings(config, {"train.precision": "bf16"})
+    assert given["settings"].model_dump() == {
+        name: getattr(config, name).model_dump() for name in ("latent", "dynamics", "distance")
+    }
+    assert given["train"].precision == "bf16" and given["train"].latent == config.train.latent
+    assert not hasattr(given["train"], "heads") and not hasattr(given["train"], "pretrain")
+    recorded = STAGES.get("dynamics").recorded(Config)
+    assert {"latent", "train.latent", "train.precision"} <= set(recorded)
+    assert not {"", "settings", "train", "train.keep", "train.heads"} & set(recorded)
+
+
 def test_a_name_that_leads_nowhere_is_a_programming_error():
     with pytest.raises(TypeError, match="train_nothing: leads to no section or value of Config"):
         dotted_key("train_nothing", Config)
@@ -77,7 +96,7 @@ def toy(restore):
     restore(STAGES)
     given = []
 
-    @stage("toy", after="collect", unrecorded=("train_keep",), seed_offset=7, help="a toy")
+    @stage("toy", after="collect", unrecorded=("train.keep",), seed_offset=7, help="a toy")
     def work(run, seed: int, data_num_frames: int, train_keep: int, shard=None):
         given.append((seed, data_num_frames, train_keep, shard, hasattr(run, "config")))
         return {"seed": seed} if shard is None else {"shard": shard[0]}

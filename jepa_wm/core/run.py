@@ -266,10 +266,10 @@ def _carry_out(stage: Stage, run: Run, more: Mapping[str, Any] | None = None) ->
     here, and nowhere in a stage."""
     config: Any = run._config
     set_threads(config.train.threads)
-    settings = stage.settings(config)
-    for parameter, key in stage.parameters(type(config)).items():
-        if key == PRECISION:
-            settings[parameter] = resolve_precision(settings[parameter], run.path)
+    fixed = {}
+    if PRECISION in stage.keys(type(config)):
+        fixed[PRECISION] = resolve_precision(config.train.precision, run.path)
+    settings = stage.settings(config, fixed)
     torch.manual_seed(config.seed + stage.seed_offset)
     return stage(run, **settings, **(more or {}))
 

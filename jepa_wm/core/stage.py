@@ -1,18 +1,19 @@
 """Stages: functions whose signature is their declaration.
 
     @stage(after="features", ranks=True)
-    def dynamics(run: Run, seed: int, latent: LatentSettings, train_dynamics: TrainDynamics)
+    def dynamics(run: Run, data_path: str | None, train: DynamicsTraining)
 
-A parameter is the section or value of the config that its name leads to: `latent`, or deeper with
-underscores for dots, `train_dynamics` for train.dynamics and `data_path` for data.path. A stage is
-given these alone, and its result counts for them and for those of the stages before it. `run` is
-the run folder, `shard` (k, n) the part that one of several processes does.
+A parameter is the section or value of the config that its name leads to, with underscores for dots
+where it lies deeper: `data_path` is data.path. Where its class has only some of that section's
+fields (of the config's, if the name leads nowhere), it is these alone. A stage is given nothing
+else, and its result counts for that and for what the stages before it were given. `run` is the run
+folder, `shard` (k, n) the part that one of several processes does.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -74,6 +75,28 @@ OWN = {  # in the order of the pipeline
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a parameter is given: the section or value at a dotted key ("" is the whole config), or
+    the fields of it that a class `part` has."""
+
+    key: str
+    part: type[BaseModel] | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The dotted keys of all that it holds."""
+        if self.part is None:
+            return (self.key,)
+        return tuple(f"{self.key}.{name}".lstrip(".") for name in self.part.model_fields)
+
+    def value(self, config: BaseModel, fixed: Mapping[str, Any]) -> Any:
+        """It, of a config; `fixed` values stand in at their dotted keys."""
+        values = [fixed.get(key, value_at(config, key)) for key in self.keys]
+        part = self.part
+        return part(**dict(zip(part.model_fields, values, strict=True))) if part else values[0]
+
+
+@dataclass(frozen=True)
 class Stage:
     """A function with what the pipeline has to know of it."""
 
@@ -83,7 +106,7 @@ class Stage:
     ranks: bool  # several ranks may do it as one job
     keep: Keep  # once: a finished result is found again; newest: made anew; own: stored by itself
     reads: tuple[str, ...]  # dotted keys that name files outside of the run
-    unrecorded: tuple[str, ...]  # parameters that change how it is done, and not what comes out
+    unrecorded: tuple[str, ...]  # dotted keys that change how it is done, and not what comes out
     headline: tuple[str, ...]  # keys of its result that `demo` tells at the top
     when: Callable[..., bool] | None  # whether the pipeline needs it; its parameters are settings
     seed_offset: int  # added to the seed, so that stages draw apart from each other
@@ -98,23 +121,28 @@ class Stage:
         """Whether several processes may do a part each."""
         return SHARD in inspect.signature(self.function).parameters
 
-    def parameters(self, schema: type[BaseModel]) -> dict[str, str]:
-        """{parameter: dotted key of the config} of all settings that the function is given."""
+    def parameters(self, schema: type[BaseModel]) -> dict[str, Given]:
+        """{parameter: what of the config it is given} of all settings of the function."""
         return {
-            name: dotted_key(name, schema)
+            name: _given(name, self.function, schema)
             for name in inspect.signature(self.function).parameters
             if name not in (RUN, SHARD)
         }
 
-    def settings(self, config: BaseModel) -> dict[str, Any]:
-        """{parameter: its section or value}."""
-        keys = self.parameters(type(config))
-        return {name: value_at(config, key) for name, key in keys.items()}
+    def keys(self, schema: type[BaseModel]) -> list[str]:
+        """The dotted keys of all settings of the function."""
+        return [key for given in self.parameters(schema).values() for key in given.keys]
+
+    def settings(
+        self, config: BaseModel, fixed: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """{parameter: what it is given}; `fixed` values stand in at their dotted keys."""
+        parameters = self.parameters(type(config))
+        return {name: given.value(config, fixed or {}) for name, given in parameters.items()}
 
     def recorded(self, schema: type[BaseModel]) -> tuple[str, ...]:
         """The dotted keys that its result depends on, beside those of the stages before it."""
-        keys = self.parameters(schema)
-        return tuple(key for name, key in keys.items() if name not in self.unrecorded)
+        return tuple(key for key in self.keys(schema) if key not in self.unrecorded)
 
     def needed(self, config: BaseModel) -> bool:
         """Whether the pipeline of this config has it."""
@@ -229,6 +257,24 @@ def field_type(key: str, schema: type[BaseModel]) -> Any:
     return schema.model_fields[last].annotation
 
 
+def _given(parameter: str, function: Callable[..., Result], schema: type[BaseModel]) -> Given:
+    """What a parameter of a function is given of a config."""
+    key = _find(parameter, schema)
+    section: Any = schema if key is None else field_type(key, schema)
+    part = inspect.signature(function).parameters[parameter].annotation
+    if isinstance(part, str):
+        part = function.__globals__.get(part)
+    if _is_section(part) and _is_section(section) and part is not section:
+        fields = part.model_fields.keys()
+        if fields and fields <= section.model_fields.keys():
+            return Given(key or "", part)
+    return Given(dotted_key(parameter, schema))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
 def _find(parameter: str, schema: type[BaseModel]) -> str | None:
     if parameter in schema.model_fields:
         return parameter
@@ -249,4 +295,4 @@ def _sections(field: FieldInfo) -> list[type[BaseModel]]:
         if isinstance(choice, Choice):
             return [choice.registry.get(choice.default)]
     parts = (field.annotation, *get_args(field.annotation))
-    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+    return [part for part in parts if _is_section(part)]

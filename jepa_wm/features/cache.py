@@ -32,7 +32,8 @@ from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
-PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
+Part = Literal["train", "heldout"]
+PARTS: tuple[Part, Part] = ("train", "heldout")
 CHUNK = 512  # frames encoded before the clock and signals are asked again
 
 
@@ -192,6 +193,11 @@ class Features:
         self._store = mapped(folder / "features.bf16", np.int16, tuple(known["shape"]))
         self.counts = -(-data.lengths // self.stride)  # [E] frames of each episode in the store
         self._first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+
+    @classmethod
+    def of_run(cls, run: Path, data_path: str | None, part: Part) -> Features:
+        """Those of one part of a run's trajectories, which lie at `data_path` if it is given."""
+        return cls(run / "features" / part, open_data(run, data_path, part))
 
     @property
     def numbers(self) -> int:

@@ -48,8 +48,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
     keep="own",
     headline=("report",),
     unrecorded=(
-        "data_path", "dynamics_context_frames", "dynamics_frameskip", "features_backbone",
-        "jepa_inverse_dynamics",
+        "data.path", "dynamics.context_frames", "dynamics.frameskip", "features.backbone",
+        "jepa.inverse_dynamics",
     ),
 )  # fmt: skip
 def report(

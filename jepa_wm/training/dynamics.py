@@ -16,21 +16,15 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import Displacement
-from jepa_wm.data.trajectories import open_data
 from jepa_wm.data.windows import PairSampler, WindowSampler
-from jepa_wm.features.cache import Features, encoded_rows
+from jepa_wm.features.cache import PARTS, Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent import LatentBatch, LatentTraining
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.temporal_distance import hardest
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
-    DynamicsSettings,
-    LatentSettings,
-    WorldModelSettings,
-)
-from jepa_wm.training.loop import Execution, Losses, TrainingTask, fit
-from jepa_wm.training.settings import ParallelSettings, TrainDistance, TrainDynamics, TrainLatent
+from jepa_wm.models.world_model_settings import WorldModelSettings
+from jepa_wm.training.loop import Losses, TrainingTask, fit
+from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics, TrainLatent
 from jepa_wm.world_model.latents import SLAB, Latents, Recording, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
 from jepa_wm.world_model.saved import save_latent_model
@@ -42,7 +36,7 @@ SAMPLE = 3000  # frames that principal components are found in
     after="features",
     ranks=True,
     reads=("data.path",),
-    unrecorded=("train_keep", "train_parallel"),
+    unrecorded=("train.keep", "train.parallel"),
     headline=("rollout",),
     seed_offset=1,
 )
@@ -50,53 +44,45 @@ def dynamics(
     run: Run,
     seed: int,
     data_path: str | None,
-    latent: LatentSettings,
-    dynamics: DynamicsSettings,
-    distance: DistanceSettings | None,
-    train_latent: TrainLatent,
-    train_dynamics: TrainDynamics,
-    train_distance: TrainDistance,
-    train_precision: str,
-    train_keep: int,
-    train_parallel: ParallelSettings,
+    settings: WorldModelSettings,
+    train: DynamicsTraining,
 ) -> dict[str, object]:
     """Train the latent, the dynamics on it and the temporal distance, save them, and measure the
     rollout error against the horizon; interrupted, it goes on from the newest checkpoint of any of
     these trainings."""
-    settings = WorldModelSettings(latent=latent, dynamics=dynamics, distance=distance)
-    folder, how = run.path / "features", Execution(train_precision, train_keep, train_parallel)
-    train = Features(folder / "train", open_data(run.path, data_path, "train"))
-    heldout = Features(folder / "heldout", open_data(run.path, data_path, "heldout"))
-    span(heldout.data, dynamics)  # what is wrong with it is said before the training
-    model = make_model(settings, train).to(dist().device)
+    features, heldout = (Features.of_run(run.path, data_path, part) for part in PARTS)
+    span(heldout.data, settings.dynamics)  # what is wrong with it is said before the training
+    model, precision = make_model(settings, features).to(dist().device), train.precision
+
     # The latent: what is found in sample frames, what is trained, its units.
     if model.latent.reads_raw:
-        encoder = FrozenEncoder.load(folder)
+        encoder = FrozenEncoder.load(run.path / "features")
         model.latent.undo_standardising(encoder.mean, encoder.scale)
-    frames, seconds = Frames(model, train), 0.0
-    training = model.latent.training_of(train.data.actions.shape[1])
+    frames, seconds = Frames(model, features), 0.0
+    training = model.latent.training_of(features.data.actions.shape[1])
     if training is not None:
-        sampler = windows(train, settings, seed, train_latent.frames, "latent")
-        task = latent_task(
-            training.to(dist().device), frames, sampler, train_latent, train_precision
-        )
-        seconds += fit(run, task, train_latent, how)
+        sampler = windows(features, settings, seed, train.latent.frames, "latent")
+        training.to(dist().device)
+        task = latent_task(training, frames, sampler, train.latent, precision)
+        seconds += fit(run, task, train.latent, train)
         model.latent.standardise(frames.sample())
+
     # The dynamics on it.
     frames.hold_dynamic()
-    sampler = windows(train, settings, seed, train_dynamics.frames, "dynamics")
-    task = dynamics_task(model, frames, sampler, train_dynamics, train_precision)
-    seconds += fit(run, task, train_dynamics, how)
+    sampler = windows(features, settings, seed, train.dynamics.frames, "dynamics")
+    task = dynamics_task(model, frames, sampler, train.dynamics, precision)
+    seconds += fit(run, task, train.dynamics, train)
+
     # The distance, which reads latents as an agent believes them.
     if model.components is not None:
         model.components.fit(frames.sample_latents())
     if model.distance is not None:
-        latents = Latents(model, train, train_precision)
-        task = distance_task(model, latents, train_distance, seed, train_precision)
-        seconds += fit(run, task, train_distance, how)
+        latents = Latents(model, features, precision)
+        task = distance_task(model, latents, train.distance, seed, precision)
+        seconds += fit(run, task, train.distance, train)
     if dist().first:
         save_latent_model(run.stage_dir("dynamics"), model)
-    return {"rollout": rollout_errors(model, heldout, train), "training_seconds": seconds}
+    return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
 
 
 def make_model(settings: WorldModelSettings, features: Features) -> LatentModel:

@@ -7,7 +7,6 @@ F flattened latent width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,15 +19,15 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
 from jepa_wm.data.quantities import Quantities
+from jepa_wm.features.cache import PARTS, Features
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import HeadSettings
-from jepa_wm.training.loop import Execution, Losses, TrainingTask, fit
+from jepa_wm.training.loop import Losses, TrainingTask, fit
 from jepa_wm.training.samples import Samples
-from jepa_wm.training.settings import ParallelSettings, TrainHeads
+from jepa_wm.training.settings import HeadsTraining, TrainHeads
 from jepa_wm.world_model.saved import load_latent_model, save_heads
 
-PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
 
 Score = dict[str, float | str]
@@ -38,42 +37,33 @@ Score = dict[str, float | str]
     after="dynamics",
     ranks=True,
     reads=("data.path",),
-    unrecorded=("train_keep", "train_parallel"),
+    unrecorded=("train.keep", "train.parallel"),
     when=lambda planner: planner.needs_heads,
     seed_offset=2,
 )
-def heads(
-    run: Run,
-    seed: int,
-    data_path: str | None,
-    train_heads: TrainHeads,
-    train_precision: str,
-    train_keep: int,
-    train_parallel: ParallelSettings,
-) -> dict[str, object]:
+def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> dict[str, object]:
     """Train the heads, save them, and score each beside a constant predictor on held-out
     trajectories; interrupted, it goes on from the newest checkpoint."""
+    settings, precision = train.heads, train.precision
     # The values drawn for a model that is about to be loaded must not shift the heads' own.
     with torch.random.fork_rng():
         model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
     refuse_without_heads(model)
-    train, heldout = (
-        Samples.of_run(
-            run.path, data_path, model, part,
-            policy_steps=train_heads.sizes.policy_steps, seed=seed, precision=train_precision,
+    taught, heldout = (
+        Samples.of(
+            Features.of_run(run.path, data_path, part), model,
+            policy_steps=settings.sizes.policy_steps, seed=seed, precision=precision,
         )
         for part in PARTS
     )  # fmt: skip
 
     # The latents are frozen, so that all heads are one task over the same batches.
-    fresh = make_heads(train_heads.sizes, model, train).to(dist().device)
-    execution = Execution(train_precision, train_keep, train_parallel)
-    task = heads_task(fresh, train, train_heads, train_precision)
-    seconds = fit(run, task, train_heads, execution)
+    fresh = make_heads(settings.sizes, model, taught).to(dist().device)
+    seconds = fit(run, heads_task(fresh, taught, settings, precision), settings, train)
 
     # Scored on every rank, before they are moved for saving: judging asks the device.
     fresh.eval()
-    scores = judge(fresh, heldout, train, train_precision)
+    scores = judge(fresh, heldout, taught, precision)
     if dist().first:
         save_heads(run.stage_dir("heads"), fresh.cpu())
     return {"heads": scores, "training_seconds": seconds}

@@ -21,9 +21,10 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.settings import OptimiserSettings, learning_rate
 from jepa_wm.training.parallel import applied, full_state_dict, full_weights, load_moments
-from jepa_wm.training.settings import ParallelSettings
+from jepa_wm.training.settings import Execution
 
 SHOW_EVERY = 10  # steps between two lines of the metrics
+PLAIN = Execution(precision="fp32")
 Losses = dict[str, Tensor]
 
 
@@ -46,17 +47,8 @@ class TrainingTask:
     )
 
 
-@dataclass(frozen=True)
-class Execution:
-    """How a training is carried out; what is learned is the same but for rounding."""
-
-    precision: str = "fp32"  # of matrix products: fp32 or bf16
-    keep: int = 2  # newest checkpoints
-    parallel: ParallelSettings = ParallelSettings()
-
-
 def fit(
-    run: Run, task: TrainingTask, settings: OptimiserSettings, how: Execution | None = None
+    run: Run, task: TrainingTask, settings: OptimiserSettings, how: Execution = PLAIN
 ) -> float:
     """Train to `settings.steps`, from the newest whole checkpoint if there is one; returns seconds
     spent in all.
@@ -67,7 +59,6 @@ def fit(
     asked to stop. The last checkpoint has to succeed."""
     ctx, label = dist(), f"{task.stage}/{task.part}" if task.part else task.stage
     folder = run.stage_dir(task.stage) / "checkpoints" / task.part
-    how = how or Execution()
     state = _resume(folder, task.model)
     start, before = int(state.get("step", 0)), float(state.get("seconds", 0))
     began = time.monotonic()

@@ -29,9 +29,9 @@ from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training.loop import Execution, TrainingTask, fit
+from jepa_wm.training.loop import TrainingTask, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbeFrames
-from jepa_wm.training.settings import ParallelSettings, TrainPretraining
+from jepa_wm.training.settings import PretrainTraining, TrainPretraining
 from jepa_wm.training.start import start_at
 
 
@@ -39,7 +39,7 @@ from jepa_wm.training.start import start_at
     after="collect",
     ranks=True,
     reads=("data.path", "train.pretrain.start"),
-    unrecorded=("train_keep", "train_parallel", "features_backbone"),
+    unrecorded=("train.keep", "train.parallel", "features.backbone"),
     headline=("collapsed", "feature_std", "effective_rank", "probe"),
 )
 def pretrain(
@@ -48,10 +48,7 @@ def pretrain(
     data: DataSettings,
     encoder: EncoderSettings,
     jepa: JepaSettings,
-    train_pretrain: TrainPretraining,
-    train_precision: str,
-    train_keep: int,
-    train_parallel: ParallelSettings,
+    train: PretrainTraining,
     features_backbone: str | None,
 ) -> dict[str, object]:
     """Train the encoder, then write collapse metrics and the probe of the final one beside a
@@ -62,11 +59,11 @@ def pretrain(
             "nothing to pretrain; after `collect` go on with `jepa-wm features`"
         )
     # What it learns from, and what it is probed on.
-    settings = train_pretrain
+    settings, precision = train.pretrain, train.precision
     shape = BatchShape(settings.batch, jepa.num_distant_frames, jepa.min_gap)
     opened = _trajectories if data.videos is None else _videos
     source, frames, action_size = opened(run, data, shape, seed, settings.probe_frames)
-    probe = OnlineProbe(frames, data.image_size, encoder, train_precision, seed)
+    probe = OnlineProbe(frames, data.image_size, encoder, precision, seed)
 
     # The model, and its encoder as it was before training.
     model = JEPA(data.image_size, encoder, jepa, action_size=action_size)
@@ -78,8 +75,8 @@ def pretrain(
 
     # Training, then the probe that is reported.
     reader = BatchReader(source, data, encoder, jepa, settings.batch, seed)
-    task = make_task(model, reader, settings, train_precision, probe)
-    seconds = fit(run, task, settings, Execution(train_precision, train_keep, train_parallel))
+    task = make_task(model, reader, settings, precision, probe)
+    seconds = fit(run, task, settings, train)
     steps = settings.final_probe_steps
     metrics, errors = probe(model.target, steps=steps, label="probe" if dist().first else "")
     reference = probe_once(run, probe, random_encoder, steps) if settings.steps else errors

@@ -7,8 +7,6 @@ model steps, k frameskip, A = action size a x k, Y state numbers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.data.trajectories import Trajectories, open_data
+from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.features.cache import Features
 from jepa_wm.models.latent_model import LatentModel
@@ -40,15 +38,19 @@ class Samples:
     frames: FrameSampler
 
     @classmethod
-    def of_run(
-        cls, run: Path, data_path: str | None, model: LatentModel,
-        part: Literal["train", "heldout"], *, policy_steps: int, seed: int, precision: str,
-    ) -> Samples:  # fmt: skip
-        data = open_data(run, data_path, part)
-        features = Features(run / "features" / part, data)
+    def of(
+        cls,
+        features: Features,
+        model: LatentModel,
+        *,
+        policy_steps: int,
+        seed: int,
+        precision: str,
+    ) -> Samples:
+        """Of a trajectory file's frozen features."""
+        data, skip, stride = features.data, model.frameskip, features.stride
         columns = teaching_columns(data)
         taken, ended = ends(data, columns.get("terminated"))
-        skip, stride = model.frameskip, features.stride
         # One seed for all: each sampler mixes in a number of its own, so that none follows
         # another.
         return cls(

@@ -75,15 +75,30 @@ class ParallelSettings(Section):
     )  # parts a batch is computed in; statistics over the batch are then of a part
 
 
-class TrainSettings(Section):
-    threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
-    precision: Literal["auto", "bf16", "fp32"] = (
-        "auto"  # auto: whichever is faster here, by a measurement
-    )
+class Execution(Section):
+    """How a training is carried out; what is learned is the same but for rounding."""
+
+    # auto: whichever is faster here, by a measurement
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     keep: int = Field(2, ge=1)  # newest checkpoints of a training that are kept
     parallel: ParallelSettings = ParallelSettings()
+
+
+class PretrainTraining(Execution):
     pretrain: TrainPretraining = TrainPretraining()
+
+
+class DynamicsTraining(Execution):
     latent: TrainLatent = TrainLatent()
     dynamics: TrainDynamics = TrainDynamics()
     distance: TrainDistance = TrainDistance()
+
+
+class HeadsTraining(Execution):
     heads: TrainHeads = TrainHeads()
+
+
+class TrainSettings(HeadsTraining, DynamicsTraining, PretrainTraining):
+    """All of them; each stage is given its own."""
+
+    threads: int = Field(0, ge=0)  # of the CPU; 0: as many as there are cores
