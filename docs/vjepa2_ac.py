@@ -6,6 +6,7 @@ model imagines?
 model; one of another size is told by `--sizes` instead."""
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from jepa_wm.features.weights import (
     named_size,
     take_plain_frames,
 )
+from jepa_wm.models.distance import latent_distance
 from jepa_wm.models.vjepa2_ac import VJEPA2AC, difference, normalised, parted, with_pose
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM
-from jepa_wm.planning.terms import ToGoal, latent_distance
+from jepa_wm.planning.terms import ToGoal
 
 BOX = 0.075  # m, how far one step may go along each axis
 
@@ -67,7 +69,7 @@ def main():
     poses = torch.from_numpy(example["states"][0]).float()
     dynamics = VJEPA2AC(model)
     context, past = with_pose(start, poses[:1])[:, None], torch.zeros(1, 0, 7)
-    term = ToGoal(goal=goal, distance=latent_distance("l1"))
+    term = ToGoal(goal=goal, distance=partial(latent_distance, kind="l1"))
 
     def cost(plans):
         return term(parted(dynamics.fast_rollout(context, past, plans))[0], plans)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jepa_wm.evals.episodes import play, success
 from jepa_wm.planning.action_space import Space
-from jepa_wm.planning.mpc import RecedingHorizon
+from jepa_wm.planning.search import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.worlds.protocol import World
 from jepa_wm.worlds.tasks import Episodes, GoalPolicy, HasOracle, Task

@@ -67,7 +67,7 @@ def energy_maps(
         # All as believed by an agent that has seen them all.
         believed = model.latent.believed_together(torch.cat([goal, latents])[None])[0]
         goal, latents = believed[:1], believed[1:]
-        steps = model.temporal_distance(
+        steps = model.distance(
             latents[None], goal, robust_radius=planner.cost.robust_radius
         )[0]
         learned.append(steps.view(grid, grid).cpu().numpy())

@@ -86,13 +86,13 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
 def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_goal(monkeypatch):
     a, contexts, towards = agent(2), [], []
     a.model.latent.components.fit(torch.randn(40, 9, 16))
-    imagine, steps = a.model.futures, a.model.temporal_distance
+    imagine, steps = a.model.futures, a.model.distance
     monkeypatch.setattr(
         a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k)
     )
     monkeypatch.setattr(
         a.model,
-        "temporal_distance",
+        "distance",
         lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k),
     )
     for _ in range(2):  # a reset forgets the first episodes
@@ -282,8 +282,8 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
     model, margin = world_model(), 0.3
     latents, goal = torch.randn(2, 7, 4, 1, 5), torch.randn(2, 1, 5)
     plain, worst = (
-        model.temporal_distance(latents, goal),
-        model.temporal_distance(latents, goal, robust_radius=margin),
+        model.distance(latents, goal),
+        model.distance(latents, goal, robust_radius=margin),
     )
     by_hand = []
     for number in range(3):  # the dynamic ones
@@ -291,10 +291,10 @@ def test_with_a_margin_the_worst_reading_nearby_counts():
             start, end = latents.clone(), goal.clone()
             start[..., number] += sign * margin
             end[..., number] += sign * margin
-            by_hand.append(model.temporal_distance(start, end))
+            by_hand.append(model.distance(start, end))
     torch.testing.assert_close(worst, torch.stack(by_hand).amax(0))
     assert (worst - plain).abs().max() > 1e-3
-    assert model.temporal_distance(goal[:, None], goal, robust_radius=margin).abs().max() == 0
+    assert model.distance(goal[:, None], goal, robust_radius=margin).abs().max() == 0
     a, b = (agent(robust_radius=m) for m in (0.0, 5.0))
     plans = []
     for one in (a, b):
@@ -326,10 +326,10 @@ def test_the_world_model_gives_gradients_where_they_are_wanted(precision):
     context, past = torch.randn(2, 2, 1, 5), torch.randn(2, 1, 4)
     actions = torch.randn(2, 3, 4, 4)
     plain = model.imagine(context, past, actions)
-    steps = model.temporal_distance(plain, context[:, 0])
+    steps = model.distance(plain, context[:, 0])
     assert not plain.requires_grad and not steps.requires_grad
     wanted = model.imagine(context, past, actions.requires_grad_())
-    costs = model.temporal_distance(wanted, context[:, 0])
+    costs = model.distance(wanted, context[:, 0])
     (slope,) = torch.autograd.grad(costs.sum(), actions)
     assert torch.isfinite(slope).all() and slope.any()
     near = 1e-5 if precision == "fp32" else 0.1

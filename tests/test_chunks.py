@@ -13,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.models.distance import latent_distance
 from jepa_wm.planning.action_space import ActionSpace
-from jepa_wm.planning.chunks import MB, in_chunks, plans_within
+from jepa_wm.planning.cost import MB, in_chunks, plans_within
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM, Gradient
-from jepa_wm.planning.terms import ToGoal, latent_distance
+from jepa_wm.planning.terms import ToGoal
 
 TARGET = torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 
@@ -138,7 +139,7 @@ def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
 
     def price(actions, rows):
         largest.append(actions.shape[0] * actions.shape[1])
-        term = ToGoal(goal=goal[rows], distance=latent_distance("l2"), mode="all")
+        term = ToGoal(goal=goal[rows], distance=partial(latent_distance, kind="l2"), mode="all")
         return term(rollout(context[rows], past[rows], actions), actions)
 
     each, fixed = model.bytes_per_plan(5, gradients=gradients, precision=precision)

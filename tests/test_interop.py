@@ -164,7 +164,7 @@ def test_what_lasts_is_shared_by_the_newest_frame_and_the_goal():
     expected = []
     for a, b in ((now, goal), (latent.with_static(now, shared), latent.with_static(goal, shared))):
         futures = model.imagine(a[:, None], a.new_zeros(2, 0, 4), plans)
-        expected.append(model.temporal_distance(futures, b)[:, :, -1])
+        expected.append(model.distance(futures, b)[:, :, -1])
     torch.testing.assert_close(costs, expected[1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(costs, expected[0], atol=1e-4)
 

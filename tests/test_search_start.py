@@ -10,11 +10,10 @@ from planners import planner
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.returns import constant_actions
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace, space_of
-from jepa_wm.planning.cost import PlanningContext, effortless
-from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.search import first_plan, search, zero_plan
+from jepa_wm.planning.cost import PlanningContext
+from jepa_wm.planning.search import RecedingHorizon, search
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.planning.terms import Effort, effort
+from jepa_wm.planning.terms import Effort, effort, effortless
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -49,8 +48,7 @@ def test_any_box_is_searched_as_well_as_a_centred_one(solver, low, high):
 
 def test_a_world_that_idles_at_a_side_is_searched_from_the_middle():
     space = ActionSpace((0.0, -1.0), (1.0, 1.0), idle=(0.0, 0.5))
-    assert zero_plan(space, 2, 3, device=CPU)[1, 2].tolist() == [0, 0.5]
-    assert first_plan(space, 2, 3, device=CPU)[1, 2].tolist() == [0.5, 0]
+    assert space.idle_step() == (0, 0.5) and space.first_step() == (0.5, 0)
     assert (
         ActionSpace((0.0,), (512.0,)).idle_step()
         == ActionSpace((0.0,), (512.0,)).first_step()
@@ -146,7 +144,7 @@ def test_worlds_say_what_doing_nothing_is():
     wide = gymnasium.spaces.Box(5, 6, (6,), np.float32)
     assert constant_actions(GymWorld(lambda: Car(wide)))[0].tolist() == [5.5] * 6
     space = DiscreteSpace.of_block(3, block=2, action_repeat=False, idle=2)
-    assert zero_plan(space, 1, 1, device=CPU).tolist() == [[[0, 0, 1, 0, 0, 1]]]
+    assert space.idle_step() == (0, 0, 1, 0, 0, 1)
     with pytest.raises(ValueError, match="idle 3 is none of the 3 choices"):
         DiscreteSpace.of_block(3, block=2, action_repeat=False, idle=3)
 

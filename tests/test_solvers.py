@@ -6,8 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
-from jepa_wm.planning.mpc import RecedingHorizon
-from jepa_wm.planning.search import search
+from jepa_wm.planning.search import RecedingHorizon, search
 from jepa_wm.planning.settings import CEM, ICEM, CEMGradient, Gradient, Policy
 from jepa_wm.planning.solvers import ICEMSolver, coloured
 

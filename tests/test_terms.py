@@ -48,8 +48,6 @@ def test_reward_is_discounted_and_ends_with_the_episode(future):
     torch.testing.assert_close(
         at_once(latents, actions), reward(latents, actions)[..., 0], msg="the end itself counts"
     )
-    with pytest.raises(ValueError, match="discount"):
-        Return(reward=reward, discount=1.5)
 
 
 def test_a_state_is_reached_in_units_of_its_scale(future):
@@ -104,10 +102,6 @@ def test_limits_cost_what_exceeds_them_and_can_be_checked(future):
     torch.testing.assert_close(limits(latents, actions), over.mean(-1))
     inside = torch.tensor([0.25, 0.25, -0.2, 9.0]).expand(B, S, H, A)
     assert not limits(latents, inside).any() and limits(latents, inside + 0.1).all()
-    with pytest.raises(ValueError, match="4 columns for 3 action numbers"):
-        limits(latents, actions[..., :3])
-    with pytest.raises(ValueError, match="a number of the bound for each limit"):
-        LinearLimits(matrix=torch.zeros(2, 4), bound=torch.zeros(3))
 
 
 def test_all_terms_add_up_and_carry_gradients(future):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from statistics import median
 
 import torch
@@ -20,11 +21,11 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
 from jepa_wm.models.blocks import Block, rope_tables, rotate
+from jepa_wm.models.distance import latent_distance
 from jepa_wm.models.fast_rollout import TOKENS_ON_GPU
 from jepa_wm.models.latent import LatentShape
 from jepa_wm.models.transformer_dynamics import DeterministicDynamics
 from jepa_wm.models.world_model_settings import DeterministicSettings
-from jepa_wm.planning.terms import latent_distance
 
 ACTION = 10
 
@@ -97,7 +98,7 @@ def _large(quick: bool, rate: float) -> dict[str, object]:
     `rate` GFLOP/s, below which no exact method can come."""
     case = replace(LARGE, tokens=9, iterations=2, **{**QUICK, "horizon": 1}) if quick else LARGE
     model, context, past, goal, rounds = fresh(case)
-    distance = latent_distance("l2")
+    distance = partial(latent_distance, kind="l2")
 
     def fast(plans: Tensor) -> Tensor:
         return model.fast_rollout(context, past, plans, precision="bf16")
@@ -186,7 +187,7 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
     def seconds(imagine: Callable[[Tensor], Tensor]) -> float:
         began = now(device)
         for plans in rounds:
-            latent_distance("l2")(imagine(plans), goal)
+            latent_distance(imagine(plans), goal, kind="l2")
         return now(device) - began
 
     # Both agree on the first imagined frame.

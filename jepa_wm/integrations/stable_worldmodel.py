@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.cost import PlanningContext, PlanningCost, check_cost, plans_at_once
+from jepa_wm.planning.cost import PlanningContext, PlanningCost, check_cost
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 
@@ -37,7 +37,6 @@ class CostServer:
         units = model.latent_model
         reach = units.action_low.tolist(), units.action_high.tolist()
         self.space = None if space is None else space.within(*reach)
-        self._at_once = plans_at_once(model, settings)
         # The frames encoded last, and their latents.
         self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -64,7 +63,7 @@ class CostServer:
         context = self._context(info)
         plans = candidates.detach().to(self.model.device).float()
         plans = plans if self.space is None else self.space.project(self._whole_blocks(plans))
-        return PlanningCost(context, at_once=self._at_once)(plans).to(candidates)
+        return PlanningCost(context)(plans).to(candidates)
 
     __call__ = get_cost
     criterion = get_cost

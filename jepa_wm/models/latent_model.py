@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.scaling import ActionStatistics
+from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.latent import Components
-from jepa_wm.models.temporal_distance import TemporalDistance
 from jepa_wm.models.world_model_settings import WorldModelSettings
 
 MANY = 8192  # numbers of a latent above which distance and heads read its principal components

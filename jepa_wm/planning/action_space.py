@@ -9,46 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.discrete import DiscreteSpace as DiscreteSpace
+from jepa_wm.planning.settings import CEM
 from jepa_wm.worlds.protocol import Idling, SaysActionKind, World
 
-
-class Space(Protocol):
-    """What the protocol of solvers, the receding horizon, costs and the agent ask of a space."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def absolute(self) -> bool: ...
-
-    @property
-    def plan_dim(self) -> int: ...
-
-    @property
-    def model_action_dim(self) -> int: ...
-
-    def within(self, low: Sequence[float], high: Sequence[float]) -> Space: ...
-
-    def staying(self, last: Tensor | None) -> Tensor | None: ...
-
-    def project(self, actions: Tensor) -> Tensor: ...
-
-    def to_model(self, actions: Tensor) -> Tensor: ...
-
-    def to_plan(self, blocks: Tensor) -> Tensor: ...
-
-    def to_env(self, blocks: Tensor) -> Tensor: ...
-
-    def idle_step(self) -> tuple[float, ...]: ...
-
-    def first_step(self) -> tuple[float, ...]: ...
+if TYPE_CHECKING:
+    from jepa_wm.planning.solvers import CEMSolver
 
 
 @dataclass(frozen=True)
@@ -130,12 +102,10 @@ class ActionSpace:
 
         With `action_repeat`, one environment action is searched and held for the block (A = a);
         else all are (A = block * a)."""
-        if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}")
         times, repeat = (1, block) if action_repeat else (block, 1)
         lows, highs = tuple(low) * times, tuple(high) * times
-        idle = None if idle is None else tuple(idle)
-        return cls(lows, highs, max_norm, len(low), repeat, idle, absolute)
+        still = None if idle is None else tuple(idle)
+        return cls(lows, highs, max_norm, len(low), repeat, still, absolute)
 
     def within(self, low: Sequence[float], high: Sequence[float]) -> ActionSpace:
         """The space without what lies outside low..high [a], such as the data of a model
@@ -154,8 +124,6 @@ class ActionSpace:
                     "world of the data, or convert the data to its units"
                 )
             cut.append((min(max(a, least), b), max(min(b, most), a)))
-        if cut == list(zip(self.low, self.high, strict=True)):
-            return self
         # The ball still has to reach into what is left, and doing nothing moves into it.
         lows, highs = (tuple(bounds) for bounds in zip(*cut, strict=True))
         idle = self.idle and tuple(
@@ -184,6 +152,16 @@ class ActionSpace:
     def model_action_dim(self) -> int:
         """Numbers the model takes per step: block * a."""
         return len(self.low) * self.repeat
+
+    def box(self, solver: str) -> ActionSpace:
+        """Itself, for a `solver` that searches boxes alone."""
+        return self
+
+    def cem(self, settings: CEM, horizon: int) -> CEMSolver[CEM]:
+        """The cross-entropy method here."""
+        from jepa_wm.planning.solvers import CEMSolver
+
+        return CEMSolver(settings, self, horizon)
 
     def project(self, actions: Tensor) -> Tensor:
         """[..., A] the actions clipped to the box, then scaled back where a group is longer than
@@ -278,7 +256,10 @@ class ActionSpace:
         return low.clamp(min=-self.max_norm), high.clamp(max=self.max_norm)
 
 
-def space_of(world: World, *, frameskip: int, action_repeat: bool) -> ActionSpace | DiscreteSpace:
+Space: TypeAlias = ActionSpace | DiscreteSpace  # what solvers, costs and the agent search
+
+
+def space_of(world: World, *, frameskip: int, action_repeat: bool) -> Space:
     """Blocks of `frameskip` actions of the world; with `action_repeat` one is searched a block. A
     discrete action's numbers are one-hot, as the data hold them."""
     idle = world.idle_action() if isinstance(world, Idling) else None

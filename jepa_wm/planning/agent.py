@@ -15,14 +15,8 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.action_space import Space, space_of
-from jepa_wm.planning.cost import (
-    CostTerm,
-    PlanningContext,
-    PlanningCost,
-    check_cost,
-    plans_at_once,
-)
-from jepa_wm.planning.mpc import RecedingHorizon
+from jepa_wm.planning.cost import CostTerm, PlanningContext, PlanningCost, check_cost
+from jepa_wm.planning.search import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import Belief, WorldModel
 from jepa_wm.worlds.protocol import World
@@ -65,7 +59,6 @@ class Agent:
         self.mpc = RecedingHorizon(
             settings.solver.make(self.space, settings.mpc.horizon), execute=settings.mpc.execute
         )
-        self._at_once = plans_at_once(model, settings)
         # What is remembered of the episodes.
         self._latents: list[Tensor] = []  # each [B, N, D]
         self._past: list[Tensor] = []  # each [B, A]
@@ -126,7 +119,7 @@ class Agent:
         _, self._belief = self.model.latent.update_belief(latents, self._belief)
         context = self._context(self._belief)
         # Search for the cheapest plan, from where the last one, a policy or staying would lead.
-        cost = PlanningCost(context, at_once=self._at_once, extra_costs=self.extra_costs)
+        cost = PlanningCost(context, extra_costs=self.extra_costs)
         blocks = self.mpc.plan(
             cost, proposal=self._proposal(context), known=self._staying()
         )  # [B, K, A]

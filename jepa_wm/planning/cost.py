@@ -2,11 +2,11 @@
 terms that the config names and by those of the caller.
 
 B episodes, b episodes of a piece, S plans, C frames of context, H horizon, N latent tokens of
-width D, A action numbers of a model step, a of one action."""
+width D, A action numbers of a model step, a of one environment action."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,24 +14,12 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.planning import terms
 from jepa_wm.planning.action_space import Space
-from jepa_wm.planning.chunks import in_chunks, plans_within, wants_gradient
-from jepa_wm.planning.settings import CostSettings, PlannerSettings
-from jepa_wm.planning.terms import (
-    Distance,
-    Effort,
-    LinearLimits,
-    Objective,
-    Return,
-    Smoothness,
-    Term,
-    ToGoal,
-    ToState,
-    effort,
-    expected_cost,
-    latent_distance,
-)
-from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.world_model.world_model import WorldModel, wants_gradient
+
+MB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,31 +68,27 @@ class PlanningContext:
         return self.goal
 
 
-CostTerm = Callable[[PlanningContext], Term]  # makes a term for the episodes of a context
+CostTerm = Callable[[PlanningContext], terms.Term]  # makes a term for the episodes of a context
 
 
 class PlanningCost:
     """The cost of plans at one decision, and all that a solver sees of the world model.
 
-    `extra_costs` are weighted terms of the caller's own; `at_once` is what `plans_at_once` says of
-    the model. A plan's cost depends on no other plan."""
+    `extra_costs` are weighted terms of the caller's own. A plan's cost depends on no other
+    plan."""
 
     def __init__(
-        self,
-        context: PlanningContext,
-        *,
-        at_once: tuple[int, int],
-        extra_costs: Sequence[tuple[float, CostTerm]] = (),
+        self, context: PlanningContext, *, extra_costs: Sequence[tuple[float, CostTerm]] = ()
     ) -> None:
-        self.context, self.extra_costs, self.at_once = context, extra_costs, at_once
-        self._objectives: dict[tuple[int, int], Objective] = {}  # of episodes, first to last
+        self.context, self.extra_costs = context, extra_costs
+        self._objectives: dict[tuple[int, int], terms.Objective] = {}  # of episodes, first to last
 
     def __call__(self, plans: Tensor) -> Tensor:
         """[B, S] costs of plans [B, S, H, A], where the plans are; with a gradient where they want
         one."""
-        there = plans.to(self.context.model.device)
-        most = self.at_once[1 if wants_gradient(plans) else 0]
-        return in_chunks(self._price, there, most=most).to(plans.device)
+        model, settings = self.context.model, self.context.settings
+        most = plans_at_once(model, settings, gradients=wants_gradient(plans))
+        return in_chunks(self._price, plans.to(model.device), most=most).to(plans.device)
 
     def _price(self, plans: Tensor, rows: slice) -> Tensor:
         """[b, S] costs of plans [b, S, H, A] of these episodes, imagined together."""
@@ -113,33 +97,41 @@ class PlanningCost:
             context.latents, context.past, plans,
             truncate=settings.mpc.truncate, num_futures=settings.cost.num_futures,
         )  # fmt: skip
+        # What a term reads of the goal is read once for all rounds of the search.
         key = (rows.start, rows.stop)
         if key not in self._objectives:
             self._objectives[key] = objective_of(context, self.extra_costs)
         weight = settings.cost.uncertainty_weight
-        return expected_cost(futures, plans, self._objectives[key], uncertainty_weight=weight)
+        return terms.expected_cost(
+            futures, plans, self._objectives[key], uncertainty_weight=weight
+        )
 
 
 def objective_of(
     context: PlanningContext, extra_costs: Sequence[tuple[float, CostTerm]] = ()
-) -> Objective:
+) -> terms.Objective:
     """The terms that the settings name, weighted, and the caller's own."""
     cost = context.settings.cost
-    main: dict[str, tuple[float, CostTerm]] = {"state": (1, to_state), "reward": (-1, earned)}
+    main: dict[str, tuple[float, CostTerm]] = {
+        "state": (1, terms.to_state),
+        "reward": (-1, terms.earned),
+    }
     beside: list[tuple[float, CostTerm]] = [
-        (-cost.reward, earned),
-        (cost.state, to_state),
-        (cost.effort, effortless),
-        (cost.smoothness, smooth),
-        (cost.limits.weight if cost.limits else 0, within_limits),
+        (-cost.reward, terms.earned),
+        (cost.state, terms.to_state),
+        (cost.effort, terms.effortless),
+        (cost.smoothness, terms.smooth),
+        (cost.limits.weight if cost.limits else 0, terms.within_limits),
     ]
-    terms = [main.get(cost.objective, (1, to_goal))]
-    terms += [(weight, make) for weight, make in beside if weight]
-    return Objective(tuple((weight, make(context)) for weight, make in [*terms, *extra_costs]))
+    named = [main.get(cost.objective, (1, terms.to_goal)), *(term for term in beside if term[0])]
+    return terms.Objective(
+        tuple((weight, make(context)) for weight, make in [*named, *extra_costs])
+    )
 
 
 def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
-    """UserError for a term that needs what the model has not."""
+    """UserError for a term that needs what the model has not, and for a memory bound below one
+    plan."""
     cost = settings.cost
     if cost.uncertainty_weight and len(model.latent_model.ensemble) < 2:
         raise UserError(
@@ -158,104 +150,77 @@ def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
     if cost.objective == "reward" or cost.reward:
         model.needed("reward")
     if cost.objective == "state" or cost.state:
-        _state_ids(model, cost)
+        terms.state_ids(model, cost)
     size = model.block // model.frameskip
     if cost.limits and len(cost.limits.matrix[0]) != size:
         raise UserError(
             f"planner.cost.limits.matrix has rows of {len(cost.limits.matrix[0])} numbers; give "
             f"one for each of the {size} numbers of an environment action"
         )
+    plans_at_once(model, settings, gradients=settings.solver.needs_gradient)
 
 
-def plans_at_once(model: WorldModel, settings: PlannerSettings) -> tuple[int, int]:
-    """How many plans, episodes x samples, planner.mpc.memory_mb allows to be imagined together:
-    without gradients, and with them where the solver needs them."""
-    cost, memory_mb = settings.cost, settings.mpc.memory_mb
-    size = partial(
-        model.plan_bytes,
-        settings.mpc.horizon,
+# ---------------------------------------------------------------- plans in pieces
+
+
+def plans_at_once(model: WorldModel, settings: PlannerSettings, *, gradients: bool) -> int:
+    """How many plans, episodes x samples, planner.mpc.memory_mb allows to be imagined together."""
+    cost, mpc = settings.cost, settings.mpc
+    each, fixed = model.plan_bytes(
+        mpc.horizon,
+        gradients=gradients,
         num_futures=cost.num_futures,
         robust_radius=cost.robust_radius,
     )
-    plain = plans_within(memory_mb, *size())
-    if not settings.solver.needs_gradient:
-        return plain, plain
-    return plain, plans_within(memory_mb, *size(gradients=True))
+    return plans_within(mpc.memory_mb, each, fixed)
 
 
-# ---------------------------------------------------------------- terms that the config names
-
-
-def to_goal(context: PlanningContext) -> Term:
-    """Distance to the goal image's latent."""
-    return ToGoal(
-        goal=context.goal_latent(), distance=_distance(context), mode=context.settings.cost.steps
-    )
-
-
-def to_state(context: PlanningContext) -> Term:
-    """Distance to the state that is read from the goal image, in units of each number's spread."""
-    model, cost = context.model, context.settings.cost
-    ids, head = _state_ids(model, cost), model.needed("state").state
-    assert head is not None
-    return ToState(
-        goal=model.state(context.goal_latent())[:, ids],
-        read=lambda latents: model.state(latents)[..., ids],
-        scale=head.scale[ids],
-        mode=cost.steps,
-    )
-
-
-def earned(context: PlanningContext) -> Term:
-    """Expected discounted reward, until the episode ends where a termination head tells the
-    chance."""
-    model, heads = context.model, context.model.needed("reward")
-    return Return(
-        reward=partial(model.reward, context.now),
-        ended=None if heads.termination is None else partial(model.ended, context.now),
-        discount=context.settings.cost.discount,
-    )
-
-
-def effortless(context: PlanningContext) -> Term:
-    """How far actions are from doing nothing: from 0, what the world says, or the last one where
-    they are places."""
-    space = context.space
-    if space is None:
-        return effort
-    idle = space.staying(context.last_action)
-    # Before the first of actions that are places, each plan's own first one is where it stays.
-    return effort if idle is None and not space.absolute else Effort(size=space.size, idle=idle)
-
-
-def smooth(context: PlanningContext) -> Term:
-    """Change from one environment action to the next."""
-    return Smoothness(size=context.action_dim, before=context.last_action)
-
-
-def within_limits(context: PlanningContext) -> Term:
-    """Linear limits on every environment action."""
-    limits, frameskip = context.settings.cost.limits, context.model.frameskip
-    assert limits is not None
-    matrix = torch.block_diag(*[torch.tensor(limits.matrix)] * frameskip)
-    return LinearLimits(matrix=matrix, bound=torch.tensor(limits.bound * frameskip))
-
-
-def _distance(context: PlanningContext) -> Distance:
-    model, cost = context.model, context.settings.cost
-    if cost.objective == "temporal":
-        return partial(model.temporal_distance, robust_radius=cost.robust_radius)
-    raw, compared = latent_distance(cost.objective), model.compared
-    return lambda latents, goal: raw(compared(latents), compared(goal))
-
-
-def _state_ids(model: WorldModel, cost: CostSettings) -> list[int]:
-    """Which numbers of the state head count; UserError for names that it does not have."""
-    names = model.needed("state").present.state
-    unknown = sorted(set(cost.state_names) - set(names))
-    if unknown:
+def plans_within(memory_mb: float, plan_bytes: int, fixed_bytes: int = 0) -> int:
+    """How many plans fit into the bound when each takes `plan_bytes` beside what is fixed. Raises
+    UserError when not a single one does."""
+    fit = (int(memory_mb * MB) - fixed_bytes) // plan_bytes
+    if fit < 1:
         raise UserError(
-            f"planner.cost.state_names {unknown[0]!r} is not known; the state head reads "
-            f"{', '.join(names)}"
+            f"planner.mpc.memory_mb {memory_mb:g} is below one plan, which takes about "
+            f"{(plan_bytes + fixed_bytes) / MB:.1f} MB; raise planner.mpc.memory_mb, shorten "
+            "planner.mpc.horizon, or take a model with fewer latent tokens or a smaller width"
         )
-    return [names.index(name) for name in cost.state_names or names]
+    return fit
+
+
+def in_chunks(price: Callable[[Tensor, slice], Tensor], plans: Tensor, *, most: int) -> Tensor:
+    """[B, S] what `price` says of plans [B, S, H, A], given at most `most` of them at a time, with
+    the slice of the episodes that they are of.
+
+    Whole episodes go together as long as they fit; else one episode's plans are cut into equal
+    pieces. Gradients are then computed piece by piece as well: a piece's graph is gone before the
+    next piece is imagined."""
+    episodes, samples = plans.shape[:2]
+    if episodes * samples <= most:
+        return price(plans, slice(0, episodes))
+    if wants_gradient(plans):
+        price = partial(_with_slope, price)
+    costs = []
+    for rows in _pieces(episodes, max(1, most // samples)):
+        each = most // (rows.stop - rows.start)
+        parts = [price(plans[rows, part], rows) for part in _pieces(samples, each)]
+        costs.append(torch.cat(parts, 1))
+    return torch.cat(costs)
+
+
+def _pieces(count: int, most: int) -> Iterator[slice]:
+    """Slices of 0..count, as few as can be, of nearly equal size."""
+    pieces = -(-count // most)
+    for i in range(pieces):
+        yield slice(count * i // pieces, count * (i + 1) // pieces)
+
+
+def _with_slope(price: Callable[[Tensor, slice], Tensor], plans: Tensor, rows: slice) -> Tensor:
+    """[b, S] costs whose gradient is known already and costs no graph: a straight line through
+    each plan."""
+    leaf = plans.detach().requires_grad_()
+    costs = price(leaf, rows)
+    if not costs.requires_grad:
+        return costs
+    (slope,) = torch.autograd.grad(costs.sum(), leaf)
+    return costs.detach() + ((plans - leaf.detach()) * slope).sum((-2, -1))

@@ -1,18 +1,20 @@
 """The one search: solvers propose plans and learn from their costs, the loop scores them and keeps
-the best.
+the best. Receding horizon: hand out the first model steps, search on from what is left.
 
 B episodes, S plans of a round, K plans known beforehand, H horizon in model steps, A numbers of a
 plan a step, E numbers the model takes a step, R rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from jepa_wm.planning.action_space import Space
+if TYPE_CHECKING:
+    from jepa_wm.planning.action_space import Space
 
 Cost = Callable[[Tensor], Tensor]  # plans [B, S, H, E] to their costs [B, S], lower is better
 Generators = list[torch.Generator]  # one an episode
@@ -47,12 +49,17 @@ class Solver:
     def begin(self, start: Tensor | None, generator: Generators) -> State:
         """The state before the first round, from a warm start [B, 1 + K, H, A], a mean and plans
         to be tried beside it; without one, from where the space says."""
-        first = first_plan(self.space, len(generator), self.horizon, device=generator[0].device)
-        idle = zero_plan(self.space, len(generator), self.horizon, device=first.device)
+        first = self.held(self.space.first_step(), generator)
+        idle = self.held(self.space.idle_step(), generator)
         if start is None:
             return State(mean=first, best=idle, kept=first[:, None][:, :0])
         inside = self.space.project(start)
         return State(mean=inside[:, 0], best=idle, kept=inside[:, 1:])
+
+    def held(self, step: tuple[float, ...], generator: Generators) -> Tensor:
+        """[B, H, A] the plan of one model step [A], again and again."""
+        one = torch.tensor(step, dtype=torch.float32, device=generator[0].device)
+        return one.repeat(len(generator), self.horizon, 1)
 
     def propose(self, state: State, generator: Generators) -> Tensor:
         """[B, S, H, A] the plans of a round."""
@@ -139,6 +146,63 @@ def _refined(first: Plan, refiner: Solver, cost: Cost, generator: Generators) ->
     )
 
 
+class RecedingHorizon:
+    """Plans decision after decision for a batch of episodes, each with its own generator and warm
+    start.
+
+    `execute` model steps are handed out per decision; the mean of the search and the plans that it
+    kept, shifted by as many and held at their last step, start the next one. `last` is the latest
+    plan. Raises ValueError for an `execute` outside 1..horizon."""
+
+    def __init__(self, solver: Solver, *, execute: int = 1) -> None:
+        if not 1 <= execute <= solver.horizon:
+            raise ValueError(f"execute must lie in 1..horizon ({solver.horizon}), got {execute}")
+        self.solver, self.execute = solver, execute
+        self.last: Plan | None = None
+        self._left: Tensor | None = None  # [B, 1 + K, H, A] of the latest mean and plans kept
+        self._generators: list[torch.Generator] = []
+
+    def reset(self, seeds: Sequence[int], *, device: torch.device) -> None:
+        """Begin one new episode per seed; what an episode draws depends on its own seed alone."""
+        self._generators = [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+        self.last = self._left = None
+
+    def plan(
+        self, cost: Cost, *, proposal: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
+        """[B, execute, E] the model steps to take now, for the cost of plans [B, S, H, E] from
+        where the episodes are.
+
+        The search starts from a proposal [B, H, A] where there is one; what is left of the plan
+        before is then tried beside it, and a `known` plan [B, H, A] too. Raises RuntimeError
+        before the first `reset`."""
+        if not self._generators:
+            raise RuntimeError(
+                "RecedingHorizon.plan before reset; call reset with one seed per episode"
+            )
+        start = self._start(proposal, known)
+        self.last = search(self.solver, cost, start=start, generator=self._generators)
+        # Of all that the next search is to begin with, the steps that are executed now are over.
+        plans = torch.cat([self.last.mean[:, None], self.last.kept], 1)
+        end = plans[..., -1:, :].expand(*plans.shape[:-2], self.execute, -1)
+        self._left = torch.cat([plans[..., self.execute :, :], end], -2)
+        return self.solver.space.to_model(self.last.actions[:, : self.execute])
+
+    def _start(self, proposal: Tensor | None, known: Tensor | None) -> Tensor | None:
+        """[B, 1 + K, H, A] what a search begins with: a mean, and plans to be tried beside it;
+        None: the space's own beginning."""
+        start = self._left
+        if proposal is not None:
+            left = proposal[:, None][:, :0] if start is None else start
+            start = torch.cat([proposal[:, None], left], 1)
+        if known is None:
+            return start
+        if start is None:
+            space = self.solver.space
+            start = self.solver.held(space.first_step(), self._generators)[:, None]
+        return torch.cat([start[:, :1], known[:, None], start[:, 1:]], 1)
+
+
 def score(cost: Cost, space: Space, plans: Tensor) -> Tensor:
     """[B, S] float32 costs of plans [B, S, H, A], expanded for the model and checked."""
     costs = cost(space.to_model(plans))
@@ -187,7 +251,7 @@ def _checked(start: Tensor | None, solver: Solver, generator: Generators) -> Ten
         raise ValueError("generator is empty; give one torch.Generator per episode")
     if start is None:
         return None
-    like = first_plan(solver.space, len(generator), solver.horizon, device=generator[0].device)
+    like = solver.held(solver.space.first_step(), generator)
     plans = start[:, None] if start.dim() == 3 else start
     if plans.dim() != 4 or not plans.shape[1] or (len(plans), *plans.shape[2:]) != like.shape:
         raise ValueError(
@@ -196,17 +260,3 @@ def _checked(start: Tensor | None, solver: Solver, generator: Generators) -> Ten
             "such plans per episode"
         )
     return plans.to(like)
-
-
-def zero_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
-    """[B, H, A] the plan of doing nothing, as the space says it."""
-    return _held(space.idle_step(), episodes, horizon, device)
-
-
-def first_plan(space: Space, episodes: int, horizon: int, *, device: torch.device) -> Tensor:
-    """[B, H, A] the plan that a search without a warm start begins from."""
-    return _held(space.first_step(), episodes, horizon, device)
-
-
-def _held(step: tuple[float, ...], episodes: int, horizon: int, device: torch.device) -> Tensor:
-    return torch.tensor(step, dtype=torch.float32, device=device).repeat(episodes, horizon, 1)

@@ -80,12 +80,7 @@ class CEM(Gaussian):
         return self
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.action_space import DiscreteSpace
-        from jepa_wm.planning.solvers import CategoricalCEM, CEMSolver
-
-        if isinstance(space, DiscreteSpace):
-            return CategoricalCEM(self, space, horizon)
-        return CEMSolver(self, space, horizon)
+        return space.cem(self, horizon)
 
 
 @SOLVERS.register("icem")
@@ -155,7 +150,7 @@ class Gradient(SolverSettings):
     noise: float = Field(0.0, ge=0)  # added after each step, falling to none, as a share
 
     def make(self, space: Space, horizon: int) -> Solver:
-        from jepa_wm.planning.gradient import GradientSolver
+        from jepa_wm.planning.solvers import GradientSolver
 
         return GradientSolver(self, space, horizon)
 

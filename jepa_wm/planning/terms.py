@@ -1,5 +1,5 @@
-"""Terms of a cost: what imagined latents are priced by (distances to a goal, a state to reach,
-reward, disagreement) and what actions are (effort, jerks, linear limits); and their weighted sum.
+"""Terms of a cost, each beside what makes it for a config: what imagined latents are priced by,
+what actions are, and their weighted sum.
 
 B episodes, S plans, H horizon, N tokens a frame, D latent width, A action numbers of a model step,
 a of one environment action, C limits, M members of an ensemble, R futures of each."""
@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from jepa_wm.planning.settings import Reduction
+from jepa_wm.core.errors import UserError
+from jepa_wm.planning.settings import CostSettings, Reduction
+
+if TYPE_CHECKING:
+    from jepa_wm.planning.cost import PlanningContext
+    from jepa_wm.world_model.world_model import WorldModel
 
 # latents [B, S, H, N, D], goal [B, N, D] -> [B, S, H]
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -51,17 +58,6 @@ def expected_cost(
 # ---------------------------------------------------------------- of imagined latents
 
 
-def latent_distance(kind: str) -> Distance:
-    """The distance of imagined latents to the goal's latent, averaged over a frame's tokens.
-
-    "l1" is the mean absolute difference (V-JEPA 2-AC), "l2" the mean squared one (DINO-WM,
-    JEPA-WMs), "cosine" one minus the cosine of each token with the goal's token at its place. A
-    learned distance is a callable of the same kind. Raises ValueError for another name."""
-    if kind not in _DISTANCES:
-        raise ValueError(f"distance {kind!r} is not known; choose one of {', '.join(_DISTANCES)}")
-    return _DISTANCES[kind]
-
-
 def over_steps(costs: Tensor, *, mode: Reduction = "last") -> Tensor:
     """[B, S] one number per plan from its costs per step [B, S, H].
 
@@ -87,28 +83,56 @@ class ToGoal:
     mode: Reduction = "last"
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S]."""
         return over_steps(self.distance(latents, self.goal), mode=self.mode)
+
+
+def to_goal(context: PlanningContext) -> Term:
+    """Distance to the goal image's latent, the one that the objective names."""
+    cost = context.settings.cost
+    kind, radius = cost.objective, cost.robust_radius
+    distance = partial(context.model.distance, kind=kind, robust_radius=radius)
+    return ToGoal(goal=context.goal_latent(), distance=distance, mode=cost.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToState:
-    """The term of reaching a state, such as the robot's own joints: `read` tells it from imagined
-    latents.
-
-    The squared difference to the goal's state, each number in units of `scale`, averaged over the
-    numbers."""
+    """The term of reaching a state, such as the robot's own joints: the squared difference to it,
+    each number in units of `scale`, averaged over the numbers. `read` tells the state from
+    imagined latents."""
 
     goal: Tensor  # [B, P]
     read: Callable[[Tensor], Tensor]  # latents [B, S, H, N, D] to states [B, S, H, P]
-    scale: Tensor | None = None  # [P], such as the spread of each number in the data
+    scale: Tensor | float = 1.0  # [P], such as the spread of each number in the data
     mode: Reduction = "last"
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S]."""
-        gap = self.read(latents) - self.goal[:, None, None]
-        gap = gap if self.scale is None else gap / self.scale
+        gap = (self.read(latents) - self.goal[:, None, None]) / self.scale
         return over_steps(gap.square().mean(-1), mode=self.mode)
+
+
+def to_state(context: PlanningContext) -> Term:
+    """Distance to the state that is read from the goal image, in units of each number's spread."""
+    model, cost = context.model, context.settings.cost
+    ids, head = state_ids(model, cost), model.needed("state").state
+    assert head is not None
+    return ToState(
+        goal=model.state(context.goal_latent())[:, ids],
+        read=lambda latents: model.state(latents)[..., ids],
+        scale=head.scale[ids],
+        mode=cost.steps,
+    )
+
+
+def state_ids(model: WorldModel, cost: CostSettings) -> list[int]:
+    """Which numbers of the state head count; UserError for names that it does not have."""
+    names = model.needed("state").present.state
+    unknown = sorted(set(cost.state_names) - set(names))
+    if unknown:
+        raise UserError(
+            f"planner.cost.state_names {unknown[0]!r} is not known; the state head reads "
+            f"{', '.join(names)}"
+        )
+    return [names.index(name) for name in cost.state_names or names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,28 +142,33 @@ class Return:
 
     sum over steps h of discount**h * P(not ended before h) * reward(h), where `ended` is the
     chance that the episode ends in model step h, whose own reward still counts; None: it never
-    ends. Raises ValueError for a discount outside 0..1 (0 excluded)."""
+    ends."""
 
     # latents [B, S, H, N, D], actions [B, S, H, A] to [B, S, H]
     reward: Callable[[Tensor, Tensor], Tensor]
     # the same to chances [B, S, H] in 0..1
     ended: Callable[[Tensor, Tensor], Tensor] | None = None
-    discount: float = 0.99
-
-    def __post_init__(self) -> None:
-        if not 0 < self.discount <= 1:
-            raise ValueError(f"discount must lie in 0..1 (0 excluded), got {self.discount}")
+    discount: float = 0.99  # in 0..1, 0 excluded
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S]."""
         rewards = self.reward(latents, actions)
-        weights = self.discount ** torch.arange(
-            rewards.shape[-1], device=rewards.device, dtype=rewards.dtype
-        )
+        steps = torch.arange(rewards.shape[-1], device=rewards.device, dtype=rewards.dtype)
+        weights = self.discount**steps
         if self.ended is not None:
             on = (1 - self.ended(latents, actions)).cumprod(-1)
             weights = weights * torch.cat([torch.ones_like(on[..., :1]), on[..., :-1]], -1)
         return (weights * rewards).sum(-1)
+
+
+def earned(context: PlanningContext) -> Term:
+    """Expected discounted reward, until the episode ends where a termination head tells the
+    chance."""
+    model, heads = context.model, context.model.needed("reward")
+    return Return(
+        reward=partial(model.reward, context.now),
+        ended=None if heads.termination is None else partial(model.ended, context.now),
+        discount=context.settings.cost.discount,
+    )
 
 
 def disagreement(members: Tensor) -> Tensor:
@@ -147,22 +176,7 @@ def disagreement(members: Tensor) -> Tensor:
     the members, averaged over steps, tokens and numbers. Raises ValueError for fewer than two."""
     if len(members) < 2:
         raise ValueError(f"{len(members)} ensemble members cannot disagree; give at least two")
-    return over_steps(members.var(0).mean((-2, -1)), mode="all")
-
-
-def _l1(latents: Tensor, goal: Tensor) -> Tensor:
-    return (latents - goal[:, None, None]).abs().mean((-2, -1))
-
-
-def _l2(latents: Tensor, goal: Tensor) -> Tensor:
-    return (latents - goal[:, None, None]).square().mean((-2, -1))
-
-
-def _cosine(latents: Tensor, goal: Tensor) -> Tensor:
-    return 1 - torch.cosine_similarity(latents, goal[:, None, None], dim=-1).mean(-1)
-
-
-_DISTANCES: dict[str, Distance] = {"l1": _l1, "l2": _l2, "cosine": _cosine}
+    return members.var(0).mean((-2, -1)).mean(-1)
 
 
 # ---------------------------------------------------------------- of actions
@@ -176,17 +190,13 @@ def effort(latents: Tensor, actions: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """The same where doing nothing is another action than 0: the mean squared difference from
-    that.
+    that. Without an `idle` one that is each plan's own first action: a place to go to, where
+    nobody knows yet which place would be to stay."""
 
-    `size` is the length a of one environment action, `idle` [a] or [B, a] the one that does
-    nothing. Without it that is each plan's own first action: a place to go to, where nobody knows
-    yet which place would be to stay."""
-
-    size: int
-    idle: Tensor | None = None
+    size: int  # a
+    idle: Tensor | None = None  # [a] or [B, a] the action that does nothing
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S]."""
         each = actions.unflatten(-1, (-1, self.size))  # [B, S, H, block, a]
         idle = each[:, :, :1, :1]
         if self.idle is not None:
@@ -194,57 +204,56 @@ class Effort:
         return (each - idle).square().mean((-3, -2, -1))
 
 
+def effortless(context: PlanningContext) -> Term:
+    """How far actions are from doing nothing: from 0, what the world says, or the last one where
+    they are places."""
+    space = context.space
+    if space is None:
+        return effort
+    idle = space.staying(context.last_action)
+    # Before the first of actions that are places, each plan's own first one is where it stays.
+    return effort if idle is None and not space.absolute else Effort(size=space.size, idle=idle)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Smoothness:
-    """The mean squared change from one environment action to the next: a term against jerks.
+    """The mean squared change from one environment action to the next, a term against jerks; 0 for
+    a single action that none came before."""
 
-    `size` is the length a of one environment action, `before` the last one taken, [B, a], which
-    the plan's first is compared with too. Without it a plan of a single action costs nothing."""
-
-    size: int
-    before: Tensor | None = None
+    size: int  # a
+    before: Tensor | None = None  # [B, a] taken last, which the plan's first is compared with too
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S]."""
         each = actions.unflatten(-1, (-1, self.size)).flatten(-3, -2)  # [B, S, H*block, a]
         if self.before is not None:
-            each = torch.cat(
-                [self.before[:, None, None].expand(-1, each.shape[1], 1, -1), each], 2
-            )
+            before = self.before[:, None, None].expand(-1, each.shape[1], 1, -1)
+            each = torch.cat([before, each], 2)
         change = each.diff(dim=2).square()
         return change.mean((-2, -1)) if change.shape[2] else each.new_zeros(each.shape[:2])
+
+
+def smooth(context: PlanningContext) -> Term:
+    """Change from one environment action to the next, the last one taken included."""
+    return Smoothness(size=context.action_dim, before=context.last_action)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLimits:
     """Limits A x <= b on the action block x of every model step: as a term, how far they are
-    exceeded.
-
-    The excess over each limit, summed over limits and averaged over steps: zero inside, so that a
-    large enough weight leaves the best allowed plan best. Raises ValueError for limits that are
-    not one number of b per row of A."""
+    exceeded, summed over limits and averaged over steps. Zero inside, so that a large enough
+    weight leaves the best allowed plan best."""
 
     matrix: Tensor  # A [C, A], a row a limit
     bound: Tensor  # b [C]
 
-    def __post_init__(self) -> None:
-        if self.matrix.dim() != 2 or self.bound.shape != self.matrix.shape[:1]:
-            raise ValueError(
-                f"matrix has shape {tuple(self.matrix.shape)} and bound "
-                f"{tuple(self.bound.shape)}; give a row of the matrix and a number of the bound "
-                "for each limit"
-            )
-
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, S]."""
-        return self.excess(actions).sum(-1).mean(-1)
+        excess = actions @ self.matrix.to(actions).T - self.bound.to(actions)  # [B, S, H, C]
+        return excess.clamp(min=0).sum(-1).mean(-1)
 
-    def excess(self, actions: Tensor) -> Tensor:
-        """[..., H, C] by how much actions [..., H, A] exceed each limit. Raises ValueError for
-        another width."""
-        if actions.shape[-1] != self.matrix.shape[1]:
-            raise ValueError(
-                f"matrix has {self.matrix.shape[1]} columns for {actions.shape[-1]} action "
-                "numbers a step"
-            )
-        return (actions @ self.matrix.to(actions).T - self.bound.to(actions)).clamp(min=0)
+
+def within_limits(context: PlanningContext) -> Term:
+    """Linear limits on every environment action."""
+    limits, frameskip = context.settings.cost.limits, context.model.frameskip
+    assert limits is not None
+    matrix = torch.block_diag(*[torch.tensor(limits.matrix)] * frameskip)
+    return LinearLimits(matrix=matrix, bound=torch.tensor(limits.bound * frameskip))

@@ -19,9 +19,9 @@ from jepa_wm.data.clips import Displacement
 from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import PARTS, Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.distance import hardest
 from jepa_wm.models.latent import LatentBatch, LatentTraining
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.temporal_distance import hardest
 from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.training.loop import Losses, TrainingTask, fit
 from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics, TrainLatent

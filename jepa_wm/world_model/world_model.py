@@ -16,6 +16,7 @@ from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.distance import latent_distance
 from jepa_wm.models.dynamics import Dynamics, Noise
 from jepa_wm.models.heads import Heads
 from jepa_wm.models.latent import Belief as Belief  # which an agent holds
@@ -158,7 +159,7 @@ class WorldModel(nn.Module):
         truncate: int, noise: Noise | None = None,
     ) -> Tensor:  # fmt: skip
         past, steps = self.latent_model.scaled(past), self.latent_model.scaled(actions)
-        gradient, precision = _wants_gradient(actions), self.encoder.precision
+        gradient, precision = wants_gradient(actions), self.encoder.precision
         if not gradient and not self.compiled:
             return dynamics.fast_rollout(context, past, steps, precision=precision, noise=noise)
         with torch.set_grad_enabled(gradient), autocast(context.device, precision):
@@ -166,15 +167,18 @@ class WorldModel(nn.Module):
 
     # ------------------------------------------------------------------ distance and heads
 
-    def temporal_distance(
-        self, latents: Tensor, goal: Tensor, *, robust_radius: float = 0.0
+    def distance(
+        self, latents: Tensor, goal: Tensor, *, kind: str = "temporal", robust_radius: float = 0.0
     ) -> Tensor:
-        """[B, ...] learned model steps from latents [B, ..., N, D] to goal [B, N, D].
+        """[B, ...] from latents [B, ..., N, D] to goal [B, N, D]: learned model steps, or one of
+        `latent_distance` between what is compared of them.
 
-        With a radius the most that is read when one dynamic number of both, whose spread is 1, is
-        that much larger or smaller: where a small error changes much, as on the two sides of a
-        wall, the worse side counts; and what lies at the goal stays there. UserError for a model
-        that learned none."""
+        With a radius, of the learned one the most that is read when one dynamic number of both,
+        whose spread is 1, is that much larger or smaller: where a small error changes much, as on
+        the two sides of a wall, the worse side counts; and what lies at the goal stays there.
+        UserError for a model that learned none."""
+        if kind != "temporal":
+            return latent_distance(self.compared(latents), self.compared(goal), kind=kind)
         distance, flat = self.latent_model.needed_distance(), self.latent_model.flat
         pairs = [(latents, goal)]
         if robust_radius:
@@ -249,7 +253,7 @@ class WorldModel(nn.Module):
     @contextmanager
     def _reading(self, *inputs: Tensor) -> Iterator[None]:
         """In the model's precision, with gradients where an input wants them."""
-        gradient = any(_wants_gradient(x) for x in inputs)
+        gradient = any(wants_gradient(x) for x in inputs)
         with torch.set_grad_enabled(gradient), autocast(self.device, self.encoder.precision):
             yield
 
@@ -287,5 +291,6 @@ class WorldModel(nn.Module):
         return futures * each + judging, fixed
 
 
-def _wants_gradient(x: Tensor) -> bool:
+def wants_gradient(x: Tensor) -> bool:
+    """Whether what is computed from it is to lead back to it."""
     return x.requires_grad and torch.is_grad_enabled()

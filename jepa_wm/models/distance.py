@@ -1,7 +1,7 @@
-"""Temporal distance: a quasimetric on latents, learned from trajectories alone.
+"""Distances between latents: a quasimetric learned from trajectories alone, and what needs no
+learning.
 
-B pairs, F flattened latent width, G groups, K components.
-"""
+B pairs, F flattened latent width, G groups, K components, N tokens of width D."""
 
 from __future__ import annotations
 
@@ -80,3 +80,20 @@ def hardest(latents: Tensor, steps: Tensor, *, count: int, hard_pool: int) -> Te
     distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
     ratio = (steps / (distance + 0.1 * latents.std())).view(count, hard_pool)
     return ratio.argmax(1) + torch.arange(count, device=ratio.device) * hard_pool
+
+
+def latent_distance(latents: Tensor, goal: Tensor, *, kind: str) -> Tensor:
+    """[B, ...] how far latents [B, ..., N, D] are from a goal's [B, N, D], averaged over a frame's
+    tokens.
+
+    "l1" is the mean absolute difference (V-JEPA 2-AC), "l2" the mean squared one (DINO-WM,
+    JEPA-WMs), "cosine" one minus the cosine of each token with the goal's token at its place.
+    Raises ValueError for another name."""
+    goal = goal.view(len(goal), *[1] * (latents.dim() - 3), *goal.shape[1:])
+    if kind == "l1":
+        return (latents - goal).abs().mean((-2, -1))
+    if kind == "l2":
+        return (latents - goal).square().mean((-2, -1))
+    if kind == "cosine":
+        return 1 - torch.cosine_similarity(latents, goal, dim=-1).mean(-1)
+    raise ValueError(f"distance {kind!r} is not known; choose one of l1, l2, cosine")
