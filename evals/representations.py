@@ -17,9 +17,8 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.scaling import centred_scale
-from jepa_wm.data.images import to_input
+from jepa_wm.data.images import middle, to_input
 from jepa_wm.data.settings import DataSettings
-from jepa_wm.data.video_clips import middle
 from jepa_wm.evals.labelled import Labelled, Part, batches
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.backbone import Backbone

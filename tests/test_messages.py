@@ -14,7 +14,7 @@ from jepa_wm.config import Config
 from jepa_wm.core.commands import command_parser, commands, evaluations
 from jepa_wm.core.registry import Choice
 from jepa_wm.data.video import VideoError
-from jepa_wm.data.videos import Unreadable
+from jepa_wm.data.video_set import Unreadable
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(

@@ -15,7 +15,7 @@ from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
-from jepa_wm.data.augment import augment, draw_augmentation
+from jepa_wm.data.images import augment, draw_augmentation
 from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import AugmentSettings
 from jepa_wm.training import pretrain

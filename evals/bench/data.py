@@ -19,8 +19,9 @@ from statistics import median
 import av
 import numpy as np
 
+from jepa_wm.data.images import middle
 from jepa_wm.data.sampling import ShuffledOrder
-from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler, middle
+from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import COLUMNS, NAMES, TEXTS, VideoSet, write_index
 from jepa_wm.data.videos import find
 

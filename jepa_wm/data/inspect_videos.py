@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.video import VideoError
-from jepa_wm.data.video_set import VideoSet, is_index
-from jepa_wm.data.videos import find, read_facts
+from jepa_wm.data.video_set import VideoSet, is_index, read_facts
+from jepa_wm.data.videos import find
 
 PICTURES = 24  # on a sheet
 FOLDER_FPS = 30.0  # of folders of frames, which state no rate

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import av
@@ -58,20 +57,21 @@ class Video:
         """Length, rate and size; reads the whole file (without decoding) where the header does not
         tell them."""
         with _blaming(self.path):
-            height, width = self._shown_at(0.0).shape[:2]
+            height, width = self._pixels(self._go(0.0)[1]).shape[:2]
             count, end = self._stream.video.frames, self._stream.promised_end
             if not count or end is None:
                 self._now = self._next = None  # the file is read on from elsewhere
                 count, end = self._stream.counted()
-        rate = float(self._stream.video.average_rate or (count / end if end else 1.0))
-        return Facts(end, rate, count, width, height, self._stream.video.codec_context.name)
+        video = self._stream.video
+        rate = float(video.average_rate or (count / end if end else 1.0))
+        return Facts(end, rate, count, width, height, video.codec_context.name)
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
         """[K, h, w, 3] uint8 frames on screen at `seconds` [K], in any order.
 
         Before the first frame the first is shown, after the last the last. VideoError if the file
         is damaged there, or ends before its header says."""
-        return self._each(seconds, self._shown_at)
+        return self._each(seconds, lambda second: self._go(second)[1])
 
     def nearest(self, seconds: np.ndarray, *, within: float) -> np.ndarray:
         """[K, h, w, 3] uint8 frames whose own times are nearest to `seconds` [K], in any order.
@@ -79,18 +79,6 @@ class Video:
         VideoError as of `at`, and where no frame is nearer than `within` seconds: it is missing
         there."""
         return self._each(seconds, lambda second: self._near(second, within))
-
-    def _each(self, seconds: np.ndarray, frame_at: Callable[[float], np.ndarray]) -> np.ndarray:
-        distinct, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
-        with _blaming(self.path):
-            try:
-                shown = [frame_at(second) for second in distinct]
-            except AMISS:
-                self._now = None  # what is decoded next does not follow it
-                raise
-        if len({frame.shape for frame in shown}) > 1:
-            raise VideoError(f"{self.path}: changes its size on the way; encode it again")
-        return np.stack([shown[i] for i in back.reshape(-1)])
 
     def stamps(self) -> np.ndarray:
         """[K] seconds at which frames are shown, in order, from the packets of the whole file:
@@ -105,18 +93,22 @@ class Video:
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _shown_at(self, second: float) -> np.ndarray:
-        return self._pixels(self._go(second)[1])
+    def _each(self, seconds: np.ndarray, frame_at: Callable[[float], av.VideoFrame]) -> np.ndarray:
+        distinct, back = np.unique(np.asarray(seconds, np.float64), return_inverse=True)
+        with _blaming(self.path):
+            try:
+                shown = [self._pixels(frame_at(second)) for second in distinct]
+            except AMISS:
+                self._now = None  # what is decoded next does not follow it
+                raise
+        if len({frame.shape for frame in shown}) > 1:
+            raise VideoError(f"{self.path}: changes its size on the way; encode it again")
+        return np.stack([shown[i] for i in back.reshape(-1)])
 
-    def _near(self, second: float, within: float) -> np.ndarray:
+    def _near(self, second: float, within: float) -> av.VideoFrame:
         frames = [self._go(second), *([] if self._next is None else [self._next])]
         shown, frame = min(frames, key=lambda frame: abs(frame[0] - second))
         if abs(shown - second) >= within:
@@ -124,39 +116,32 @@ class Video:
                 f"{self.path}: has no frame near {second:.3f} s; the nearest is shown at "
                 f"{shown:.3f} s"
             )
-        return self._pixels(frame)
+        return frame
 
     def _go(self, second: float) -> Shown:
         """Let the frame on screen at `second` be the current one."""
         far = FAR if self._stream.can_seek else math.inf
         if self._now is None or not self._now[0] <= second <= self._now[0] + far:
-            self._jump(second)
+            self._frames = self._stream.after(second)
+            self._now = next(self._frames, None)
+            if self._now is None:
+                raise VideoError(f"{self.path}: holds no frame that can be decoded; copy it again")
+            self._next = next(self._frames, None)
         while self._next is not None and self._next[0] <= second + self._stream.slack:
             self._now, self._next = self._next, next(self._frames, None)
-        assert self._now is not None
         if self._next is None:
-            self._refuse_early_end(second)
+            self._refuse_early_end(second, *self._now)
         return self._now
 
-    def _jump(self, second: float) -> None:
-        self._frames = self._stream.after(second)
-        first = next(self._frames, None)
-        if first is None:
-            raise VideoError(f"{self.path}: holds no frame that can be decoded; copy it again")
-        self._now, self._next = first, next(self._frames, None)
-
-    def _refuse_early_end(self, second: float) -> None:
-        assert self._now is not None
-        promised, (shown, frame) = self._stream.promised_end, self._now
-        if promised is None or not frame.duration:
-            return
-        end = shown + frame.duration * self._stream.tick
-        late = max(0.5, 2 * frame.duration * self._stream.tick)
-        if end + late < min(second, promised):
-            raise VideoError(
-                f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; it "
-                "was cut short: copy it again"
-            )
+    def _refuse_early_end(self, second: float, shown: float, frame: av.VideoFrame) -> None:
+        promised, lasts = self._stream.promised_end, (frame.duration or 0) * self._stream.tick
+        if promised is not None and frame.duration:
+            end = shown + lasts
+            if end + max(0.5, 2 * lasts) < min(second, promised):
+                raise VideoError(
+                    f"{self.path}: ends after {end:.1f} s of the {promised:.1f} s it should have; "
+                    "it was cut short: copy it again"
+                )
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         if self.size is not None:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.clips import ONE_CLIP, BatchShape, ClipSource
+from jepa_wm.data.images import middle
 from jepa_wm.data.sampling import MixtureSampler, ShuffledOrder
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.video import VideoError
@@ -135,15 +137,13 @@ class VideoClipSampler(ClipSource):
     def episode_at(self, rows: np.ndarray) -> np.ndarray:
         """[B] a number for the file of each clip [B, T]: the same for the same file, also where it
         is listed twice."""
-        return np.array(
-            [self._file(int(video)) for video in rows[:, 0] // MAX_MICROSECONDS], np.int64
-        )
-
-    def _file(self, video: int) -> int:
-        part, number = self._at(video)
-        entry = part.videos.entry(number)
-        named = f"{os.path.normpath(entry.path)} {entry.span}".encode()
-        return int.from_bytes(hashlib.sha256(named).digest()[:7], "big")
+        numbers = []
+        for video in rows[:, 0] // MAX_MICROSECONDS:
+            part, number = self._at(int(video))
+            entry = part.videos.entry(number)
+            named = f"{os.path.normpath(entry.path)} {entry.span}".encode()
+            numbers.append(int.from_bytes(hashlib.sha256(named).digest()[:7], "big"))
+        return np.array(numbers, np.int64)
 
     @property
     def unreadable(self) -> list[str]:
@@ -174,11 +174,8 @@ class VideoClipSampler(ClipSource):
         part, video = self._at(int(timestamps[0] // MAX_MICROSECONDS))
         entry = part.videos.entry(video)
         try:
-            source = entry.open(fps=part.videos.folder_fps, size=self.size)
-            try:
+            with closing(entry.open(fps=part.videos.folder_fps, size=self.size)) as source:
                 return middle(source.at(timestamps % MAX_MICROSECONDS / 1e6), self.size)
-            finally:
-                source.close()
         except VideoError as error:
             part.videos.unreadable.add(entry.path, error)
             return None
@@ -193,18 +190,6 @@ class VideoClipSampler(ClipSource):
             if clip is not None:
                 return clip, instead
         raise UserError("no video can be decoded; see the warnings for their names")
-
-
-def loaded_size(image_size: int, smallest: float) -> int:
-    """px to load frames at so that a crop of between `smallest` and all of the area has about
-    `image_size` px."""
-    return math.ceil(image_size / math.sqrt((smallest + 1) / 2))
-
-
-def middle(frames: np.ndarray, size: int) -> np.ndarray:
-    """[T, size, size, 3] the middle of frames [T, h, w, 3], whose shorter side is `size`."""
-    top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
-    return frames[:, top : top + size, left : left + size]
 
 
 def open_sets(folder: Path, settings: DataSettings) -> list[VideoSet]:
@@ -231,11 +216,10 @@ def clip_sampler(
     sets: list[VideoSet], settings: DataSettings, *, seed: int, batch: BatchShape = ONE_CLIP
 ) -> VideoClipSampler:
     """Pretraining clips of those sets; where clips are cropped they are loaded larger."""
-    size = (
-        settings.image_size
-        if settings.augment is None
-        else loaded_size(settings.image_size, settings.augment.scale[0])
-    )
+    size = settings.image_size
+    if settings.augment is not None:
+        # A crop of between the smallest and all of the area has about the size wanted then.
+        size = math.ceil(size / math.sqrt((settings.augment.scale[0] + 1) / 2))
     parts = [
         MixturePart(
             videos,

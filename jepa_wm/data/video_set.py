@@ -1,5 +1,5 @@
-"""A set of videos as an index: a few numbers and a name for each, held in memory or read from a
-file when needed.
+"""A set of videos, looked at, as an index: a few numbers and a name for each, held in memory or
+read from a file when needed; what cannot be read is counted and named.
 
 V videos.
 """
@@ -7,17 +7,21 @@ V videos.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.files import written_whole
+from jepa_wm.core.progress import Progress
 from jepa_wm.data.hdf5 import open_h5
-from jepa_wm.data.videos import Entry, Unreadable, read_facts
+from jepa_wm.data.video import Facts, VideoError
+from jepa_wm.data.videos import Entry
 
 COLUMNS = {
     "seconds": "f4",
@@ -128,6 +132,56 @@ class VideoSet:
         return len(self._columns["seconds"])
 
 
+class Unreadable:
+    """The videos that could not be read: counted, named, and no more of them than
+    `max_unreadable`, a share of all."""
+
+    def __init__(self, total: int, max_unreadable: float) -> None:
+        self.total, self.max_unreadable = total, max_unreadable
+        self.why: dict[Path, str] = {}
+
+    def add(self, path: Path, error: VideoError) -> None:
+        """Note one and warn of it; UserError that names them all once they are too many."""
+        if path in self.why:
+            return
+        self.why[path] = str(error)
+        if len(self.why) > self.max_unreadable * self.total:
+            listed = "\n".join(f"  {why}" for why in self.why.values())
+            raise UserError(
+                f"{len(self.why)} of {self.total} videos cannot be read, more than "
+                f"{self.max_unreadable:.1%} of them:\n"
+                f"{listed}\nRepair them, take them out of the set, or allow more with "
+                "data.max_unreadable\n"
+                "(of `jepa-wm pack`: --unreadable)."
+            )
+        warnings.warn(f"left out, {len(self.why)} of {self.total} so far: {error}", stacklevel=2)
+
+
+def read_facts(
+    entries: Sequence[Entry],
+    note: Callable[[Path, VideoError], None],
+    *,
+    folder_fps: float,
+    to_the_end: bool = False,
+) -> dict[Entry, Facts]:
+    """Facts of the readable entries; `note` is told of the others. `to_the_end` also decodes the
+    last frame of each."""
+    facts: dict[Entry, Facts] = {}
+    with catching_signals() as stop, Progress("look at videos", len(entries)) as bar:
+        for done, entry in enumerate(entries, 1):
+            try:
+                with closing(entry.open(fps=folder_fps)) as video:
+                    facts[entry] = video.facts()
+                    if to_the_end:
+                        video.at(np.array([facts[entry].seconds]))
+            except VideoError as error:
+                facts.pop(entry, None)
+                note(entry.path, error)
+            bar.update(done)
+            stop.raise_if_requested()
+    return facts
+
+
 def is_index(path: Path) -> bool:
     """Whether a file is an index of videos."""
     if path.suffix != ".h5" or not h5py.is_hdf5(path):
@@ -174,15 +228,12 @@ def write_index(
     with written_whole(path) as temporary, open_h5(temporary, "w") as file:
         for name, kind in {**COLUMNS, NAMES: "u1"}.items():
             stored = file.create_dataset(name, len(columns[name]), kind)
-            for rows in _slices(len(columns[name])):
+            for first in range(0, len(stored), CHUNK):
+                rows = slice(first, first + CHUNK)
                 stored[rows] = columns[name][rows]
         file.attrs.update({"folder_fps": folder_fps, "total": total})
         for name in TEXTS:  # data sets: they may be too many for attributes
             file.create_dataset(name, data=list(texts[name]), dtype=h5py.string_dtype())
-
-
-def _slices(count: int) -> Iterator[slice]:
-    return (slice(first, first + CHUNK) for first in range(0, count, CHUNK))
 
 
 def _where(entries: Sequence[Entry]) -> dict[str, np.ndarray]:

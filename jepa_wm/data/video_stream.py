@@ -8,6 +8,7 @@ is read on from an earlier place, in the end from its start. Seconds count from 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,11 +39,10 @@ class VideoError(UserError):
 
 
 class VideoStream:
-    """The video of an open file; covers and thumbnails that a file may hold beside it are passed
-    over.
+    """The video of an open file, its frames in the order they are shown; covers and thumbnails
+    that a file may hold beside it are passed over.
 
-    Raises what PyAV raises (`AMISS`) for a damaged file, VideoError for one without a video.
-    """
+    Raises what PyAV raises (`AMISS`) for a damaged file, VideoError for one without a video."""
 
     def __init__(self, path: Path, source: BinaryIO | None) -> None:
         """`source` holds the file's bytes where the path is only what to call it."""
@@ -53,31 +53,23 @@ class VideoStream:
     def close(self) -> None:
         self._container.close()
 
-    def restart(self) -> None:
-        """Back to the start, with a decoder that knows nothing."""
-        self.close()
-        self._open()
-
     def counted(self) -> tuple[int, float]:
         """(frames, the second at which the last one leaves the screen), from the packets of the
         whole file."""
-        self.restart()
-        count, last = 0, self.video.start_time or 0
-        for packet in self._container.demux(self.video):
+        start = self.video.start_time or 0
+        count, last = 0, start
+        for packet in self._packets():
             if packet.pts is not None:
                 count, last = count + 1, max(last, packet.pts + (packet.duration or 0))
-        self.restart()
-        return count, (last - (self.video.start_time or 0)) * self.tick
+        return count, (last - start) * self.tick
 
     def stamps(self) -> np.ndarray:
         """[K] seconds at which frames are shown, in order, from the packets of the whole file."""
-        self.restart()
         ticks: list[int] = []
-        for packet in self._container.demux(self.video):
+        for packet in self._packets():
             tick = packet.dts if self._by_storage else packet.pts
             if packet.size and not packet.is_discard and tick is not None:
                 ticks.append(tick)
-        self.restart()
         ordered = np.sort(np.array(ticks, np.int64))
         first = ordered[:1] if self._by_storage else self.video.start_time or 0
         return (ordered - first) * self.tick
@@ -85,14 +77,22 @@ class VideoStream:
     def after(self, second: float) -> Iterator[Shown]:
         """Frames in order; the first is on screen at `second` or before, if the video has begun
         then."""
-        if self._in_order:
-            self.restart()
-            yield from self._timed(self._container.decode(self.video))
-        elif not self.can_seek:
-            self.restart()
-            yield from self._timed(self._read_up_to(second))
-        else:
-            yield from self._sought(max(second, 0.0))
+        second = max(second, 0.0)
+        if self.can_seek:
+            # Notes what its first frame is stamped.
+            if self._by_storage and self._first is None:
+                next(self._timed(self._container.decode(self.video)), None)
+            for back in BACK:
+                frames = self._keyframe_before(second, max(second - back, 0.0))
+                if frames is not None:
+                    yield from frames
+                    return
+                if back >= second:
+                    break
+        self._restart()
+        whole = self.can_seek or self._in_order
+        decoded = self._container.decode(self.video) if whole else self._read_up_to(second)
+        yield from self._timed(decoded)
 
     @property
     def can_seek(self) -> bool:
@@ -111,12 +111,8 @@ class VideoStream:
         """Seconds at which the last frame leaves the screen, by the header."""
         if self.video.duration:
             return self.video.duration * self.tick
-        beside = [
-            stream
-            for stream in self._container.streams
-            if stream is not self.video and not _is_cover(stream)
-        ]
-        if not beside and self._container.duration:  # else the sound may be what lasts
+        streams = [stream for stream in self._container.streams if not _is_cover(stream)]
+        if len(streams) == 1 and self._container.duration:  # else the sound may be what lasts
             return self._container.duration / av.time_base
         return None
 
@@ -125,40 +121,33 @@ class VideoStream:
         if self._source is not None:
             self._source.seek(0)
         self._container = av.open(self._source or str(self.path), "r")
-        video = next(
-            (stream for stream in self._container.streams.video if not _is_cover(stream)), None
-        )
-        if video is None:
+        streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
+        if not streams or streams[0].codec_context is None:  # FFmpeg knows no decoder
             self._container.close()
-            raise VideoError(f"{self.path}: has no video stream")
-        if video.codec_context is None:  # FFmpeg knows no decoder
-            self._container.close()
-            raise VideoError(
-                f"{self.path}: its codec is unknown to the FFmpeg that PyAV {av.__version__} "
-                "brings; update av, or encode the file again, as H.264 for one"
+            unknown = (
+                f"its codec is unknown to the FFmpeg that PyAV {av.__version__} brings; update "
+                "av, or encode the file again, as H.264 for one"
             )
+            raise VideoError(f"{self.path}: {unknown if streams else 'has no video stream'}")
 
         # How it is entered and timed.
-        self.video = video
+        self.video = streams[0]
         self.video.thread_count = 1  # several loaders share the machine
         self.tick = float(self.video.time_base or 0)
         context = self.video.codec_context
         self._in_order = context.pix_fmt == "pal8" and context.name not in OWN_PALETTE
         self._by_storage = self._container.format.name in BY_STORAGE
 
-    def _sought(self, second: float) -> Iterator[Shown]:
-        # Notes what its first frame is stamped.
-        if self._by_storage and self._first is None:
-            next(self._timed(self._container.decode(self.video)), None)
-        for back in BACK:
-            frames = self._keyframe_before(second, max(second - back, 0.0))
-            if frames is not None:
-                yield from frames
-                return
-            if back >= second:
-                break
-        self.restart()
-        yield from self._timed(self._container.decode(self.video))
+    def _restart(self) -> None:
+        """Back to the start, with a decoder that knows nothing."""
+        self.close()
+        self._open()
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """Those of the whole file; it is entered anew afterwards."""
+        self._restart()
+        yield from self._container.demux(self.video)
+        self._restart()
 
     def _keyframe_before(self, second: float, sought: float) -> Iterator[Shown] | None:
         """Frames from a keyframe on that the seek leads to, None where that comes too late or is
@@ -172,7 +161,7 @@ class VideoStream:
             return None
         if first is None or not first[1].key_frame or first[0] > second + self.slack:
             return None
-        return _joined(first, frames)
+        return chain((first,), frames)
 
     def _read_up_to(self, second: float) -> Iterator[av.VideoFrame]:
         """Frames from the last keyframe before `second` on, found by reading, without decoding
@@ -185,9 +174,8 @@ class VideoStream:
                     break
                 group.clear()
             group.append(packet)
-        for part in (group, packets):
-            for packet in part:
-                yield from packet.decode()
+        for packet in chain(group, packets):
+            yield from packet.decode()
 
     def _timed(self, frames: Iterable[av.VideoFrame]) -> Iterator[Shown]:
         before = None
@@ -205,11 +193,6 @@ class VideoStream:
         if self._first is None:
             self._first = stamp if self._by_storage else self.video.start_time or 0
         return (stamp - self._first) * self.tick
-
-
-def _joined(first: Shown, rest: Iterator[Shown]) -> Iterator[Shown]:
-    yield first
-    yield from rest
 
 
 def _is_cover(stream: av.stream.Stream) -> bool:

@@ -28,7 +28,7 @@ GAP, LINE = 8, 24  # px between pictures, height of the line of text
 GROUND, TEXT, FAINT = (18, 20, 26), (232, 234, 238), (139, 147, 160)
 TRAIL, TARGET = (250, 214, 150), (120, 220, 170)
 FRAME_MS, HOLD_MS = 110, 1800  # each decision, and the start and the end
-STRIP_SIDE = 96  # px, larger frames are reduced to this in a strip
+STRIP_SIDE, MARGIN = 96, 2  # px: larger frames are reduced to this in a strip; beside each
 
 
 def episode_gif(episodes: Episodes, index: int) -> bytes:
@@ -63,16 +63,16 @@ def _durations(count: int) -> list[int]:
     return [HOLD_MS, *[FRAME_MS] * (count - 2), HOLD_MS][:count]
 
 
-def strip_png(frames: np.ndarray, *, gap: int = 2) -> bytes:
-    """A PNG of frames [n, h, w, 3] in a row, each with a transparent margin of `gap` px at either
-    side."""
+def strip_png(frames: np.ndarray) -> bytes:
+    """A PNG of frames [n, h, w, 3] in a row, each with a transparent margin at either side."""
     pictures = [Image.fromarray(frame) for frame in frames]
     for picture in pictures:
         picture.thumbnail((STRIP_SIDE, STRIP_SIDE), Image.Resampling.BOX, reducing_gap=None)
     width, height = pictures[0].size
-    row = Image.new("RGBA", ((width + 2 * gap) * len(pictures), height))
+    cell = width + 2 * MARGIN
+    row = Image.new("RGBA", (cell * len(pictures), height))
     for i, picture in enumerate(pictures):
-        row.paste(picture, (i * (width + 2 * gap) + gap, 0))
+        row.paste(picture, (i * cell + MARGIN, 0))
     # At most 255 colours take a third of the room and look the same at this size.
     buffer = io.BytesIO()
     row.quantize(colors=255, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)

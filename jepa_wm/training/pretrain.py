@@ -18,9 +18,8 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
-from jepa_wm.data.augment import augment, draw_augmentation
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
-from jepa_wm.data.images import to_input
+from jepa_wm.data.images import augment, draw_augmentation, to_input
 from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import open_data
