@@ -38,7 +38,7 @@ from jepa_wm.evals.scores import score
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.cache import encoder_of, weights_digest
 from jepa_wm.features.settings import FeatureSettings
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 
 Rows: TypeAlias = dict[str, Any]  # figures by representation
 

@@ -38,9 +38,9 @@ from jepa_wm.features.probes import (
     train_heads,
 )
 from jepa_wm.features.ridge import fit_ridge
-from jepa_wm.models.collapse import collapse_metrics
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.losses import collapse_metrics
 from jepa_wm.world_model.rollout_error import rollout_errors
-from jepa_wm.world_model.saved import load_latent_model
 
 PENALTIES = tuple(
     10**power for power in np.arange(-4, 3.01, 0.5).tolist()
@@ -145,7 +145,7 @@ def collapse(run: Run, data_path: str | None) -> dict[str, object]:
 @stage("eval_rollout", after="dynamics", keep="newest", reads=("data.path",))
 def rollout(run: Run, data_path: str | None) -> dict[str, object]:
     """`rollout`: a row per horizon 1..32."""
-    model = load_latent_model(run.path / "dynamics").to(dist().device)
+    model = LatentModel.load(run.path / "dynamics").to(dist().device)
     train, heldout = (CachedFeatures.of_run(run.path, data_path, part) for part in PARTS)
     return {"rollout": rollout_errors(model, heldout, train)}
 

@@ -23,7 +23,7 @@ from jepa_wm.evals.labelled import Labelled, Part, batches
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.settings import FeatureSettings
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 Representation = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]

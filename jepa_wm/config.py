@@ -14,7 +14,7 @@ from jepa_wm.data.settings import DataSettings
 from jepa_wm.evals.settings import EvaluationSettings, ProbeSettings
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.launch.settings import LaunchSettings
-from jepa_wm.models.settings import EncoderSettings, JepaSettings
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.world_model_settings import (
     AnyDynamics,
     AnyLatent,

@@ -15,8 +15,8 @@ from small_models import dynamics_settings
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.episodes import play
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import (
     DistanceSettings,

@@ -20,7 +20,7 @@ from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.dynamics import make_model
-from jepa_wm.world_model.saved import load_latent_model, save_latent_model
+from jepa_wm.world_model.world_model import WorldModel
 
 RANDOM = np.random.default_rng(0)
 
@@ -110,8 +110,8 @@ def test_the_model_undoes_its_units_and_keeps_them(tmp_path):
         units, model.scaled(block + torch.tensor([0, 9, 0, -9]))
     )
     torch.testing.assert_close(model.unscaled(units), block)
-    save_latent_model(tmp_path, model)
-    again = load_latent_model(tmp_path)
+    model.save(tmp_path)
+    again = LatentModel.load(tmp_path)
     assert torch.equal(again.scaled(block), units) and again.action_low[1] == again.action_high[1]
 
 
@@ -218,7 +218,7 @@ def test_choices_that_were_never_taken_are_not_taken():
         taken = space.to_env(space.to_model(space.to_plan(wanted)))
         assert set(taken.flatten().tolist()) <= {0, 2} and taken[2:4].flatten().tolist() == [2, 2]
         model = world_model()
-        model.latent_model = LatentModel(9, 16, 4, model.latent_model.settings)
+        model = WorldModel(model.encoder, LatentModel(9, 16, 4, model.latent_model.settings))
         model.latent_model.take_units(np.eye(4, dtype=np.float32)[RANDOM.choice([0, 2], 500)])
         for seed in range(3):
             agent = Agent(

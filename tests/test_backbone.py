@@ -20,7 +20,7 @@ from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.features.weights import IMAGENET_MEAN, IMAGENET_SPREAD, take_plain_frames, to_released
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 VIT, CONV = "test_vit", "test_convnext"  # timm's own, made for tests

@@ -13,10 +13,10 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 from jepa_wm.data.videos import Entry, find
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.losses import EpisodeContrast, FrameTimes, TemporalContrast
 from jepa_wm.models.masks import draw_masks
-from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.training import pretrain
 
 

@@ -22,11 +22,11 @@ from jepa_wm.features.cache import weights_digest
 from jepa_wm.models import fast_rollout
 from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.dynamics import Noise
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import VJEPA2AC, normalised, with_pose
 from jepa_wm.models.world_model_settings import DistanceSettings, HeadSettings

@@ -19,7 +19,7 @@ from jepa_wm.models.blocks import (
     rope_tables,
     rotate,
 )
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SIDE, PATCH = 12, 4  # a 3 x 3 grid

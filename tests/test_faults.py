@@ -12,12 +12,11 @@ from jepa_wm.core.checkpoint import newest_checkpoint
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.training import loop
-from jepa_wm.world_model.saved import save_latent_model
 
 STEPS, SAVED = 20, 8
 SMALL = [
@@ -129,17 +128,9 @@ def test_a_model_of_other_actions_is_refused_by_name(tmp_path, capsys, words):
     with Run.open(tmp_path, config) as run:
         FrozenEncoder(Encoder(65, encode), 65).save(run.path / "features")
         (tmp_path / "dynamics").mkdir()
-        save_latent_model(
-            run.path / "dynamics",
-            LatentModel(
-                25,
-                16,
-                3,
-                WorldModelSettings(
-                    dynamics=config.dynamics, latent=config.latent, distance=config.distance
-                ),
-            ),
-        )  # 3 numbers an action
+        parts = {"latent": config.latent, "dynamics": config.dynamics, "distance": config.distance}
+        model = LatentModel(25, 16, 3, WorldModelSettings(**parts))  # 3 numbers an action
+        model.save(run.path / "dynamics")
     assert cli.main([*words, "--config", "debug", "--run", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     for part in (

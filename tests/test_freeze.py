@@ -14,7 +14,7 @@ from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import RidgeProbe, fit_attentive, state_errors
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 ENCODE = EncoderSettings(patch_size=13, width=16, depth=1, num_heads=1)

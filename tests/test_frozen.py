@@ -27,7 +27,7 @@ from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import AttentiveHead, Head, NearestNeighbors, seeded, train_heads
 from jepa_wm.features.ridge import fit_ridge
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SMALL = [

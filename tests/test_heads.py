@@ -34,7 +34,6 @@ from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import Limits
 from jepa_wm.training import samples
-from jepa_wm.world_model.saved import load_heads
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
@@ -197,7 +196,7 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
         1, abs=0.2
     )
     assert scores["termination"]["constant"] < 1e-4, "nothing ever ends in two rooms"
-    loaded = load_heads(folder / "heads")
+    loaded = Heads.load(folder / "heads")
     assert loaded.present == Present(True, True, ("agent_x", "agent_y", "wall_x", "door_y"))
 
 

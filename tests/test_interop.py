@@ -19,8 +19,8 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.integrations.eb_jepa import EbJepa
 from jepa_wm.integrations.stable_worldmodel import CostServer, PolicyServer, serve_to
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import (
     DeterministicSettings,

@@ -13,11 +13,11 @@ from torch import nn
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.distance import TemporalDistance, hardest
-from jepa_wm.models.factored_latent import FactoredLatent, curvature
-from jepa_wm.models.latent import Components, LatentBatch
+from jepa_wm.models.encoder_settings import EncoderSettings
+from jepa_wm.models.latent import FactoredLatent, LatentBatch, curvature
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.losses import EpisodeContrast, TemporalContrast, variance_covariance
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.pooling import Components
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import (
     DistanceSettings,

@@ -17,7 +17,6 @@ from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import COMPONENTS, LatentModel
 from jepa_wm.models.world_model_settings import TokenLatentSettings, WorldModelSettings
 from jepa_wm.world_model import rollout_error as rollout_errors
-from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -135,7 +134,7 @@ def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
 def test_windows_are_imagined_a_few_at_a_time(run_of_many, tiny_data, monkeypatch):
     """And the errors are those of all together."""
     folder, results = run_of_many
-    model = load_latent_model(folder / "dynamics")
+    model = LatentModel.load(folder / "dynamics")
     parts = [cache.Features(folder / "features" / part, Trajectories(tiny_data / f"{part}.h5"))
              for part in ("heldout", "train")]  # fmt: skip
     sizes, whole = [], model.dynamics.rollout_one

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jepa_wm.models.encoder_settings import BlockMask
 from jepa_wm.models.masks import draw_hidden, split_tokens
-from jepa_wm.models.settings import BlockMask
 
 
 def generator(seed=0):

@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from jepa_wm import cli
 from jepa_wm.features.weights import to_released
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
     Predictor,
     PredictorSizes,
 )
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SIZES = {

@@ -9,11 +9,10 @@ import torch
 
 from jepa_wm.config import Config
 from jepa_wm.data.settings import DataSettings
-from jepa_wm.models.collapse import collapse_metrics
+from jepa_wm.models.encoder_settings import BlockMask, EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA, Batch, latent_targets
-from jepa_wm.models.losses import variance_covariance
+from jepa_wm.models.losses import collapse_metrics, variance_covariance
 from jepa_wm.models.masks import TokenMask, draw_hidden, draw_masks, full_frames, split_tokens
-from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
 
 HALF = BlockMask(
     num_blocks=1, spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0), temporal_scale=(0.5, 0.5)

@@ -14,13 +14,13 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
     Predictor,
     PredictorSizes,
 )
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import VJEPA2AC, difference, normalised, parted, with_pose
 

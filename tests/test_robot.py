@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_weights import in_layout
 
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import (
     VJEPA2AC,

@@ -131,11 +131,11 @@ def test_it_imagines_as_its_predictor_does(trained):
     poses, plans = torch.rand(2, 7), 0.1 * torch.randn(2, 5, 3, 14)
     latents = model.encode(frames, poses)
     tokens = normalised(model.encoder.raw(frames))
-    torch.testing.assert_close(model.compared(latents), tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.latent.compared(latents), tokens, atol=1e-5, rtol=1e-5)
     assert torch.equal(latents[:, -1, :7], poses)
     futures = model.futures(latents[:, None], latents.new_zeros(2, 0, 14), plans)
     wanted, ways = imagined(model.latent_model.dynamics.predictor, tokens, poses, change_of(plans))
-    torch.testing.assert_close(model.compared(futures[0, 0]), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.latent.compared(futures[0, 0]), wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(futures[0, 0, ..., -1, :7], ways)
     with pytest.raises(ValueError, match="frames without a pose tell no future"):
         model.imagine(model.encode(frames)[:, None], latents.new_zeros(2, 0, 14), plans)

@@ -8,7 +8,7 @@ from test_act import world_model
 from jepa_wm.core.scaling import own_scale, shared_scale
 from jepa_wm.features.probes import RidgeProbe, fit_attentive
 from jepa_wm.models.distance import TemporalDistance
-from jepa_wm.models.latent import Components
+from jepa_wm.models.pooling import Components
 from jepa_wm.models.world_model_settings import DistanceSettings
 
 

@@ -24,7 +24,6 @@ from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import TokenLatentSettings
 from jepa_wm.training import dynamics, loop, pretrain
 from jepa_wm.world_model import rollout_error as rollout_errors
-from jepa_wm.world_model.saved import load_latent_model
 from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
@@ -237,7 +236,7 @@ def test_rollout_errors_count_from_the_last_of_the_frames_an_agent_sees(
         )
         return context[:, -1:].repeat(1, actions.shape[1], 1, 1)
 
-    model, data = load_latent_model(whole / "dynamics"), Trajectories(tiny_data / "heldout.h5")
+    model, data = LatentModel.load(whole / "dynamics"), Trajectories(tiny_data / "heldout.h5")
     features = cache.Features(whole / "features" / "heldout", data)
     monkeypatch.setattr(model.dynamics, "rollout_one", still)
     rows = rollout_errors.rollout_errors(model, features, features)
@@ -275,7 +274,7 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
 ):
     """One that imagines nothing but the truth: the latent is perfect, of the features it keeps
     what it keeps."""
-    model = load_latent_model(whole / "dynamics")
+    model = LatentModel.load(whole / "dynamics")
     futures = iter([])
 
     def knows(context, past, actions):
@@ -299,7 +298,7 @@ def test_what_the_latent_dropped_is_an_error_in_features_and_none_in_the_latent(
 
 
 def test_all_tokens_as_the_latent_drop_nothing(whole, tiny_data):
-    model = load_latent_model(whole / "dynamics")
+    model = LatentModel.load(whole / "dynamics")
     settings = model.settings.model_copy(update={"latent": TokenLatentSettings()})
     torch.manual_seed(0)
     row = measured(LatentModel(**model.sizes, settings=settings).eval(), whole, tiny_data)
@@ -327,7 +326,7 @@ def test_held_out_episodes_too_short_for_a_step_are_refused_before_the_training(
 
 def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny_data):
     """Each frame has the mean of what the frames up to it tell; dynamic numbers are its own."""
-    data, model = Trajectories(tiny_data / "train.h5"), load_latent_model(whole / "dynamics")
+    data, model = Trajectories(tiny_data / "train.h5"), LatentModel.load(whole / "dynamics")
     features = cache.Features(whole / "features" / "train", data)
     latents = dynamics.Latents(model, features, "fp32")
     frame = np.arange(0, 31, features.stride)

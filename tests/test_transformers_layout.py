@@ -20,9 +20,9 @@ from jepa_wm.features.weights import (
     take_plain_frames,
     to_released,
 )
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.predictor import Predictor, PredictorSizes
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.start import start_at
 

@@ -20,13 +20,13 @@ from jepa_wm.features.weights import (
     load_predictor,
     to_released,
 )
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
     Predictor,
     PredictorSizes,
 )
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 SIZE = Size(image_size=16, heads=2, predictor_heads=1, action_heads=2)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from jepa_wm.data.images import to_input
 from jepa_wm.models.blocks import Block, Rope, axis_pairs, grid_positions
+from jepa_wm.models.encoder_settings import BlockMask, EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import TokenMask, draw_masks
-from jepa_wm.models.settings import BlockMask, EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
 
 # V-JEPA's two masks

@@ -29,7 +29,7 @@ from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.settings import FeatureSettings
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 Part = Literal["train", "heldout"]

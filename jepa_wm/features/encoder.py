@@ -23,7 +23,7 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.scaling import centred_scale
 from jepa_wm.data.images import to_input
 from jepa_wm.features.backbone import Backbone
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 _SHARED = ("model.safetensors", "config.json")  # the names that the hub knows

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from jepa_wm.core.checkpoint import check_fit
 from jepa_wm.core.errors import UserError, a_few
 from jepa_wm.features.foreign_file import read_released, without_wrappers
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
     Predictor,
     PredictorSizes,
 )
-from jepa_wm.models.settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 ROPE_BASE = 10_000.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.scaling import shared_scale
+from jepa_wm.models.latent import mlp
 from jepa_wm.models.world_model_settings import DistanceSettings
 
 
@@ -26,14 +27,9 @@ class TemporalDistance(nn.Module):
     def __init__(self, latent: int, settings: DistanceSettings) -> None:
         super().__init__()
         self.settings = settings
-        # Without normalised layers: those round off the edge at a wall, where the distance
+        # Without normalised layers: those round off the edge at an obstacle, where the distance
         # leaps.
-        self.net = nn.Sequential(
-            nn.Linear(latent, settings.width), nn.GELU(),
-            nn.Linear(settings.width, settings.width), nn.GELU(),
-            nn.Linear(settings.width, settings.width), nn.GELU(),
-            nn.Linear(settings.width, settings.groups * settings.components),
-        )  # fmt: skip
+        self.net = mlp(latent, settings.groups * settings.components, settings.width, depth=3)
         self.register_buffer("centre", torch.zeros(latent))
         self.register_buffer("spread", torch.ones(latent))
 
@@ -46,12 +42,8 @@ class TemporalDistance(nn.Module):
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
-        standard = (latent - self.centre) / self.spread
-        return (
-            self.net(standard)
-            .float()
-            .unflatten(-1, (self.settings.groups, self.settings.components))
-        )
+        coordinates = self.net((latent - self.centre) / self.spread).float()
+        return coordinates.unflatten(-1, (self.settings.groups, self.settings.components))
 
     def between(self, start: Tensor, goal: Tensor) -> Tensor:
         """[...] model steps from embedded start to embedded goal [..., G, K] (they broadcast)."""
@@ -63,9 +55,7 @@ class TemporalDistance(nn.Module):
 
     def losses(self, latents: Tensor, steps: Tensor) -> dict[str, Tensor]:
         """Losses for latents [2, B, F] of which the second was met `steps` [B] model steps after
-        the first.
-
-        A pair was met on ways of many lengths; the expectile leans toward the shortest.
+        the first. A pair was met on ways of many lengths; the expectile leans toward the shortest.
         """
         excess = self(latents[0], latents[1]) - steps
         share = self.settings.expectile
@@ -76,7 +66,7 @@ class TemporalDistance(nn.Module):
 def hardest(latents: Tensor, steps: Tensor, *, count: int, hard_pool: int) -> Tensor:
     """[count] row numbers of pairs [2, count * hard_pool, F] met `steps` apart: of every
     `hard_pool` the most distant in time for their latent distance. Such pairs, as on two sides of
-    a wall, are rare, and where a search gets stuck without."""
+    an obstacle, are rare, and where a search gets stuck without."""
     distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
     ratio = (steps / (distance + 0.1 * latents.std())).view(count, hard_pool)
     return ratio.argmax(1) + torch.arange(count, device=ratio.device) * hard_pool

@@ -6,7 +6,7 @@ action numbers between two frames."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,24 +44,15 @@ class Noise(NamedTuple):
         return StepNoise(self.choice[step], self.normal[step])
 
 
-class Cache(Protocol):
-    """What dynamics remember of the frames before the latest one."""
+class Cache:
+    """What dynamics remember of the frames before the latest one; nothing, where they see one."""
 
     def repeat(self, times: int) -> Cache:
         """The same for `times` plans of each sample, sample-major."""
-
-    def detach(self) -> None:
-        """Cut the gradient here."""
-
-
-class NoCache:
-    """The memory of dynamics that see one frame."""
-
-    def repeat(self, times: int) -> NoCache:
         return self
 
     def detach(self) -> None:
-        pass
+        """Cut the gradient here."""
 
 
 class Dynamics(nn.Module):
@@ -71,6 +62,7 @@ class Dynamics(nn.Module):
     stochastic = False  # whether `step` samples by noise
     scales_actions = True  # whether actions come centred and scaled
     longest_horizon = 32  # model steps that rollout errors are measured over, at most
+    at_once = 0  # plans of each context that a search computes together; 0: all
 
     def __init__(self, action_size: int) -> None:
         """`action_size` is A."""
@@ -82,7 +74,7 @@ class Dynamics(nn.Module):
     def begin(self, context: Tensor, past: Tensor) -> Any:
         """The memory (`Cache`) of all frames of context [B, C, N, D] but the last, with the
         actions past [B, C-1, A] between them."""
-        return NoCache()
+        return Cache()
 
     def step(
         self, latents: Tensor, actions: Tensor, cache: Any, noise: StepNoise | None = None
@@ -135,9 +127,8 @@ class Dynamics(nn.Module):
             if truncate and h and h % truncate == 0:
                 latents = latents.detach()
                 cache.detach()
-            latents = self.step(
-                latents, steps[:, h], cache, None if noise is None else noise.at(h)
-            )
+            step_noise = None if noise is None else noise.at(h)
+            latents = self.step(latents, steps[:, h], cache, step_noise)
             frames.append(latents)
         return torch.stack(frames, 1).unflatten(0, (b, s))
 
@@ -151,8 +142,9 @@ class Dynamics(nn.Module):
         at_once: int = 0, noise: Noise | None = None,
     ) -> Tensor:  # fmt: skip
         """`rollout` for search, in fp32 and without gradients. Up to `at_once` plans of each
-        context are computed together; 0: all. The result depends on it but for rounding."""
-        at_once = at_once or actions.shape[1]
+        context (0: `self.at_once`) are computed together; the result depends on it but for
+        rounding."""
+        at_once = at_once or self.at_once or actions.shape[1]
         with autocast(context.device, precision):
             pieces = [
                 self.rollout(context, past, piece, noise=noise)

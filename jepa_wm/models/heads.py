@@ -6,13 +6,15 @@ model steps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_mean
+from jepa_wm.models.latent_model import fill, read_sizes, save_sized
 from jepa_wm.models.world_model_settings import HeadSettings
 
 
@@ -37,6 +39,21 @@ class Heads(nn.Module):
         self.reward = RewardHead(latent, action, width, settings.bins) if present.reward else None
         self.termination = TerminationHead(latent, action, width) if present.termination else None
         self.state = StateHead(latent, len(present.state), width) if present.state else None
+
+    def save(self, folder: Path) -> None:
+        """`heads.safetensors` and `heads.json` in `folder`; each appears whole or not at all."""
+        settings, present = self.settings.model_dump(), asdict(self.present)
+        save_sized(self, folder, "heads", settings=settings, present=present, **self.sizes)
+
+    @classmethod
+    def load(cls, folder: Path) -> Heads:
+        """The heads saved in `folder`; UserError names what is missing."""
+        sizes = read_sizes(folder, "heads", stage="heads")
+        settings, present = HeadSettings(**sizes.pop("settings")), sizes.pop("present")
+        present["state"] = tuple(present["state"])
+        heads = cls(settings=settings, present=Present(**present), **sizes)
+        fill(heads, folder, "heads")
+        return heads
 
 
 class Transition(nn.Module):

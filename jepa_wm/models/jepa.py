@@ -15,21 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_mean
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.losses import (
+    COVARIANCE,
     EpisodeContrast,
     FrameTimes,
     LinearInverseDynamics,
     TemporalContrast,
-    vicreg,
+    variance_covariance,
 )
 from jepa_wm.models.masks import TokenMask
 from jepa_wm.models.pooling import GridPool, MeanPool
 from jepa_wm.models.predictor import Predictor, PredictorSizes
-from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
-
-# Losses beside prediction, under the names of the settings with their weights.
-REGULARISERS = ("vicreg", "temporal_contrast", "episode_contrast", "inverse_dynamics")
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,6 @@ class Context:
 
     tokens: list[Tensor]  # [B, K, D] for each mask
     distant: Tensor | None  # [B, R, D] pooled distant frames, where a regulariser reads them
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the predictor makes of the context under one mask."""
-
-    masked: Tensor  # [B, M, L*D]
-    context: Tensor | None  # [B, K, L*D] of the tokens in view, where they are predicted too
 
 
 class JEPA(nn.Module):
@@ -90,6 +80,15 @@ class JEPA(nn.Module):
         self.inverse_dynamics: LinearInverseDynamics | None = None
         if action_size and settings.inverse_dynamics:
             self.inverse_dynamics = LinearInverseDynamics(width, action_size)
+        # What each loss counts.
+        self.weights = {
+            "masked_prediction": settings.masked_weight,
+            "context_prediction": settings.context_weight,
+            "vicreg": settings.vicreg,
+            "temporal_contrast": settings.temporal_contrast,
+            "episode_contrast": settings.episode_contrast,
+            "inverse_dynamics": settings.inverse_dynamics,
+        }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` and its parts, averaged over mask types."""
@@ -117,52 +116,43 @@ class JEPA(nn.Module):
             distant = self._pool(self.encoder(images), batch.distant.shape[1])
         return Context([self._in_view(batch.clip, mask) for mask in batch.masks], distant)
 
-    def predict(self, context: Context, batch: Batch) -> list[Prediction]:
-        """The predictor's tokens for each mask, in fp32."""
+    def predict(self, context: Context, batch: Batch) -> list[Tensor]:
+        """The predictor's tokens in fp32 for each mask: [B, M, L*D] of its targets, [B, K + M,
+        L*D] where those in view are predicted too."""
         positions = self.encoder.positions(batch.clip)  # [T*N, 3]
         with_context = bool(self.settings.context_weight)
         predictions = []
         for kind, (tokens, mask) in enumerate(zip(context.tokens, batch.masks, strict=True)):
-            predicted = self.predictor(
-                tokens,
-                positions[mask.context_ids],
-                positions[mask.target_ids],
-                kind,
-                with_context=with_context,
-            ).float()
-            count = mask.target_ids.shape[1]
-            of_context = predicted[:, :-count] if with_context else None
-            predictions.append(Prediction(predicted[:, -count:], of_context))
+            places = positions[mask.context_ids], positions[mask.target_ids]
+            predicted = self.predictor(tokens, *places, kind, with_context=with_context)
+            predictions.append(predicted.float())
         return predictions
 
     def losses(
-        self, targets: Tensor, context: Context, predictions: list[Prediction], batch: Batch
+        self, targets: Tensor, context: Context, predictions: list[Tensor], batch: Batch
     ) -> dict[str, Tensor]:
         """Mean absolute errors of the predictions, the regularisers, and `loss`, their weighted
         sum."""
-        names = ("masked_prediction", "context_prediction", *REGULARISERS)
-        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.weights}
         # Where no mask leaves frames in full view, the distant ones are told by one another.
         if context.distant is not None and not _any_full_frames(batch.masks):
             first, rest = context.distant[:, :1], context.distant[:, 1:]
             parts["episode_contrast"].append(self.episode_contrast(first, rest, batch.episode))
-        for tokens, mask, prediction in zip(context.tokens, batch.masks, predictions, strict=True):
+        for tokens, mask, predicted in zip(context.tokens, batch.masks, predictions, strict=True):
             for name, value in self._regularise(tokens, mask, context.distant, batch).items():
                 parts[name].append(value)
-            error = prediction.masked - _take(targets, mask.target_ids)
+            count = mask.target_ids.shape[1]
+            error = predicted[:, -count:] - _take(targets, mask.target_ids)
             parts["masked_prediction"].append(error.abs().mean())
-            if prediction.context is not None:
-                error = prediction.context - _take(targets, mask.context_ids)
+            if predicted.shape[1] > count:
+                error = predicted[:, :-count] - _take(targets, mask.context_ids)
                 parts["context_prediction"].append(error.abs().mean())
 
-        # The mean over masks of each part, and their sum by the weights of the settings.
+        # The mean over masks of each part, and their sum by weight.
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
-        loss = self.settings.masked_weight * losses["masked_prediction"]
-        if self.settings.context_weight:
-            loss = loss + self.settings.context_weight * losses["context_prediction"]
-        for name in REGULARISERS:
-            if name in losses:
-                loss = loss + getattr(self.settings, name) * losses[name]
+        loss = targets.new_zeros(())
+        for name, value in losses.items():
+            loss = loss + self.weights[name] * value
         return losses | {"loss": loss}
 
     @torch.no_grad()
@@ -182,11 +172,12 @@ class JEPA(nn.Module):
         rows = torch.arange(len(clip), device=clip.device)[:, None]
         return self.encoder(tubelets[rows, mask.full_frames].flatten(1, 2))
 
+    # ------------------------------------------------------------------ regularisers
+
     def _reads_distant(self, masks: list[TokenMask]) -> bool:
         """Whether a regulariser reads distant frames beside such masks."""
-        if _any_full_frames(masks):
-            return self._reads_frames
-        return bool(self.settings.episode_contrast)
+        reads_frames = self._reads_frames and _any_full_frames(masks)
+        return reads_frames or bool(self.settings.episode_contrast)
 
     @property
     def _reads_frames(self) -> bool:
@@ -214,7 +205,8 @@ class JEPA(nn.Module):
                 displacement = torch.cat([_take(of_clip, mask.full_frames), of_distant], 1)
                 losses["inverse_dynamics"] = self.inverse_dynamics(frames, displacement)
         if self.settings.vicreg:
-            losses["vicreg"] = vicreg(tokens.float().mean(1))
+            variance, covariance = variance_covariance(tokens.float().mean(1))
+            losses["vicreg"] = variance + COVARIANCE * covariance
         return losses
 
     def _times(self, full_frames: Tensor, batch: Batch) -> FrameTimes | None:

@@ -1,7 +1,8 @@
-"""Latents: what of a frame's frozen tokens the dynamics, the distance and the planner work on.
+"""Latents: what of a frame's frozen tokens the dynamics, the distance and the planner work on; all
+tokens as they are, or a few factored numbers.
 
-B episodes, T frames, n frozen tokens of width E, N latent tokens of D = M + L numbers, of which M
-are dynamic and L static."""
+B episodes or samples, T frames, n frozen tokens of width E, N latent tokens of D = M + L numbers,
+of which M are dynamic and L static, K principal components, A numbers of an action."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.scaling import ROUNDING
+from jepa_wm.core.distributed import all_gather, all_mean
+from jepa_wm.core.scaling import shared_scale
+from jepa_wm.models.losses import LinearInverseDynamics
+from jepa_wm.models.pooling import Components
+from jepa_wm.models.world_model_settings import FactoredLatentSettings
 
 
 class Belief(NamedTuple):
@@ -36,6 +41,19 @@ class LatentTraining(nn.Module):
         raise NotImplementedError
 
 
+class LatentShape(NamedTuple):
+    """How many numbers a latent has."""
+
+    tokens: int  # N
+    dynamic_dim: int  # M, of a token
+    static_dim: int  # L, of a token
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.dynamic_dim + self.static_dim
+
+
 class Latent(nn.Module):
     """A latent, and the part that most share: it is `dynamic` numbers of a frame, which actions
     change, then `static` ones, which are constant in an episode and believed to be the mean of
@@ -54,12 +72,9 @@ class Latent(nn.Module):
         """`tokens` is N, the others M and L."""
         super().__init__()
         self.tokens, self.dynamic_dim, self.static_dim = tokens, dynamic_dim, static_dim
+        self.shape = LatentShape(tokens, dynamic_dim, static_dim)
         # Of compressed frames to their static numbers [..., N, L]; trained with the dynamics.
         self.static: nn.Module | None = None
-
-    @property
-    def shape(self) -> LatentShape:
-        return LatentShape(self.tokens, self.dynamic_dim, self.static_dim)
 
     # ------------------------------------------------------------------ frames to latents
 
@@ -104,10 +119,8 @@ class Latent(nn.Module):
 
     def believed(self, latents: Tensor, belief: Belief) -> Tensor:
         """Latents [B, N, D] or [B, T, N, D] with the static numbers that are believed."""
-        static = belief.static
-        return self.with_static(
-            latents, static if latents.dim() == static.dim() else static[:, None]
-        )
+        windows = latents.dim() > belief.static.dim()
+        return self.with_static(latents, belief.static[:, None] if windows else belief.static)
 
     def believed_together(self, latents: Tensor) -> Tensor:
         """Latents [B, T, N, D] as they are believed once all T frames of an episode, a goal image
@@ -140,8 +153,7 @@ class Latent(nn.Module):
     # ------------------------------------------------------------------ training
 
     def fit(self, tokens: Tensor) -> None:
-        """Set what no gradient trains, from frozen tokens [S, n, E] of sample frames. Nothing
-        here."""
+        """Set what no gradient trains, from frozen tokens [S, n, E] of sample frames."""
 
     def undo_standardising(self, mean: Tensor, scale: Tensor) -> None:
         """Take the mean [n, E] and scale [E] that frozen tokens are standardised by; for a latent
@@ -154,20 +166,7 @@ class Latent(nn.Module):
 
     def standardise(self, compressed: Tensor) -> None:
         """Set the units of the dynamic numbers, once they are trained, from compressed sample
-        frames [S, ...]. Nothing here."""
-
-
-class LatentShape(NamedTuple):
-    """How many numbers a latent has."""
-
-    tokens: int  # N
-    dynamic_dim: int  # M, of a token
-    static_dim: int  # L, of a token
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.dynamic_dim + self.static_dim
+        frames [S, ...]."""
 
 
 class TokenLatent(Latent):
@@ -175,11 +174,110 @@ class TokenLatent(Latent):
 
     lossless = True
 
-    def __init__(self, tokens: int, token_width: int) -> None:
-        super().__init__(tokens, token_width)
-
     def dynamic(self, compressed: Tensor) -> Tensor:
         return compressed
+
+
+class FactoredLatent(Latent):
+    """One token [dynamic | static] read off a frame's principal components; the dynamic numbers
+    have mean 0 and spread 1 over the data."""
+
+    fitted = True
+    held = True
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, tokens: int, token_width: int, settings: FactoredLatentSettings) -> None:
+        super().__init__(1, settings.dynamic_dim, settings.static_dim)
+        s = self.settings = settings
+        self.static_frames = s.static_frames
+        self.components = Components(tokens * token_width, s.components)
+        self.places = mlp(s.components, s.dynamic_dim, s.width, depth=2)
+        if s.static_dim:
+            self.static = nn.Sequential(
+                mlp(s.components, s.static_dim, s.width // 2, depth=1), nn.Unflatten(-1, (1, -1))
+            )
+        self.register_buffer("shift", torch.zeros(s.dynamic_dim))
+        self.register_buffer("scale", torch.ones(s.dynamic_dim))
+
+    def compress(self, tokens: Tensor, proprio: Tensor | None = None) -> Tensor:
+        """[..., K] the principal components of frozen tokens [..., n, E]."""
+        return self.components(tokens)
+
+    def dynamic(self, compressed: Tensor) -> Tensor:
+        return ((self.places(compressed).float() - self.shift) / self.scale)[..., None, :]
+
+    def fit(self, tokens: Tensor) -> None:
+        self.components.fit(tokens)
+
+    def training_of(self, action_size: int) -> FactoredLatentTraining:
+        return FactoredLatentTraining(self, action_size)
+
+    @torch.no_grad()
+    def standardise(self, compressed: Tensor) -> None:
+        dynamic = self.dynamic(compressed)[:, 0]
+        self.shift.add_(dynamic.mean(0) * self.scale)
+        self.scale.mul_(shared_scale(dynamic.std(0)))
+
+
+class FactoredLatentTraining(LatentTraining):
+    """What trains the dynamic numbers without labels; the static ones are trained with the
+    dynamics.
+
+    A frame's components are reconstructed from its own dynamic numbers and a context read off
+    another frame of the episode, so that what changes and what is constant part: prediction of
+    features, no pixels. The displacement between two frames is linear in their dynamic numbers
+    (`LinearInverseDynamics`), which makes places of them; where actions do not add up to a
+    displacement, a low curvature of trajectories does."""
+
+    def __init__(self, latent: FactoredLatent, action_size: int) -> None:
+        super().__init__()
+        s = self.settings = latent.settings
+        self.places = latent.places
+        self.context = mlp(s.components, s.context_dim, s.width, depth=2)
+        self.reconstruct = mlp(s.dynamic_dim + s.context_dim, s.components, s.width, depth=3)
+        self.inverse_dynamics = (
+            LinearInverseDynamics(s.dynamic_dim, action_size) if s.inverse_dynamics else None
+        )
+
+    def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
+        """`loss` and its parts, for components of windows [B, T, K] and of distant frames
+        [B, K]."""
+        frames, weights = batch.frames, self.settings
+        dynamic = self.places(frames).float()
+        context = self.context(batch.distant).float()[:, None].expand(-1, frames.shape[1], -1)
+        prediction = self.reconstruct(torch.cat([dynamic, context], -1)).float()
+        error = (prediction - frames).square().mean()
+        losses = {"reconstruction": error / all_mean(frames.square().mean())}
+        loss = losses["reconstruction"]
+        # What makes places of the dynamic numbers.
+        if self.inverse_dynamics is not None:
+            losses["inverse_dynamics"] = self.inverse_dynamics(dynamic, batch.displacement)
+            loss = loss + weights.inverse_dynamics * losses["inverse_dynamics"]
+        if weights.straightening:
+            losses["curvature"] = curvature(dynamic)
+            loss = loss + weights.straightening * losses["curvature"]
+        return losses | {"loss": loss}
+
+
+def curvature(places: Tensor) -> Tensor:
+    """How much trajectories through places [B, T, M] bend: 0 where every step is the one before
+    it, about 2 where steps have nothing to do with one another. A ratio over the batch, which no
+    scale can lower.
+
+    Source: perceptual straightening of natural videos (Henaff et al., 2019).
+    """
+    steps = all_gather(places).diff(dim=1)
+    return steps.diff(dim=1).square().mean() / steps.square().mean().clamp(min=1e-8)
+
+
+def mlp(inputs: int, outputs: int, width: int, *, depth: int) -> nn.Sequential:
+    """`depth` hidden layers of `width` with GELU between linear ones."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(inputs, width), nn.GELU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
 def running_mean(readings: Tensor, *, every: int = 1) -> Tensor:
@@ -193,47 +291,3 @@ def running_mean(readings: Tensor, *, every: int = 1) -> Tensor:
     total = padded.double().unflatten(0, (rounds, every)).cumsum(0)  # [rounds, every, ...]
     seen = torch.arange(1, rounds + 1, device=readings.device).view(-1, *[1] * (total.dim() - 1))
     return (total / seen).flatten(0, 1)[:count].to(readings.dtype)
-
-
-class Components(nn.Module):
-    """The principal components of all tokens of a frame together, each divided by the root of its
-    spread."""
-
-    mean: Tensor
-    basis: Tensor
-
-    def __init__(self, size: int, count: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("basis", torch.zeros(size, count))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[..., K] fp32 components of tokens [..., n, E]."""
-        with torch.autocast(tokens.device.type, enabled=False):
-            return (tokens.flatten(-2).float() - self.mean) @ self.basis
-
-    @torch.no_grad()
-    def fit(self, tokens: Tensor) -> None:
-        """Find them in sample frames [S, n, E]. The root is halfway between components as they
-        are, of which the first few are all, and whitened ones, of which the last are noise."""
-        x = tokens.flatten(1).float()
-        self.mean.copy_(x.mean(0))
-        x = x - self.mean
-        # Of the products of frames with frames: there are fewer frames in the sample than numbers
-        # in a frame.
-        value, vector = torch.linalg.eigh((x @ x.T).double())
-        count = min(self.basis.shape[1], len(x) - 1)
-        value, vector = value.flip(0)[:count].float(), vector.flip(1)[:, :count].float()
-        # Below the first is the rounding of products in fp32, below the second that of a mean no
-        # frame differs from.
-        rounding = len(x) * ROUNDING**2 * float(self.mean.double().square().sum())
-        kept = value > max(1e-7 * float(value[0]), rounding)
-        value, vector = value[kept], vector[:, kept]
-        count = len(value)
-        self.basis.zero_()
-        if not count:
-            return
-        # The root of the spread of each, in units of their mean.
-        spread = (value / len(x)).sqrt()
-        basis = (x.T @ vector) / value.sqrt() / spread.sqrt()
-        self.basis[:, :count] = basis / spread.mean().sqrt()

@@ -1,20 +1,28 @@
-"""All that is trained on frozen features: a latent, an ensemble of dynamics that move it, and how
-far two latents are apart.
+"""All that is trained on frozen features before heads: a latent, an ensemble of dynamics that move
+it, and how far two latents are apart. Saved as safetensors with the weights and JSON with the
+sizes; no pickles.
 
 B batch, T frames, n frozen tokens of width E, N latent tokens of width D, F numbers that distance
 and heads read, A action numbers between two frames."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from jepa_wm.core.checkpoint import load_strict, save_weights
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.files import write_atomic
 from jepa_wm.core.scaling import ActionStatistics
 from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.dynamics import Dynamics
-from jepa_wm.models.latent import Components
+from jepa_wm.models.pooling import Components
 from jepa_wm.models.world_model_settings import WorldModelSettings
 
 MANY = 8192  # numbers of a latent above which distance and heads read its principal components
@@ -56,6 +64,19 @@ class LatentModel(nn.Module):
         self.register_buffer("action_scale", torch.ones(action_size))
         self.register_buffer("action_low", torch.full((action_size,), -torch.inf))
         self.register_buffer("action_high", torch.full((action_size,), torch.inf))
+
+    def save(self, folder: Path) -> None:
+        """`latent_model.safetensors` and `.json` in `folder`; each appears whole or not at all."""
+        save_sized(self, folder, "latent_model", settings=self.settings.model_dump(), **self.sizes)
+
+    @classmethod
+    def load(cls, folder: Path) -> LatentModel:
+        """The latent model saved in `folder`; UserError names what is missing."""
+        sizes = read_sizes(folder, "latent_model", stage="dynamics")
+        settings = WorldModelSettings.model_validate(sizes.pop("settings"))
+        model = cls(settings=settings, **sizes)
+        fill(model, folder, "latent_model")
+        return model
 
     @property
     def ensemble(self) -> list[Dynamics]:
@@ -121,3 +142,28 @@ class LatentModel(nn.Module):
         """Losses of a member for latents [B, T, N, D] that no longer change and the raw action
         blocks between them [B, T-1, A]."""
         return self.ensemble[member].loss(latents, self.scaled(actions), rollout=rollout)
+
+
+# ---------------------------------------------------------------- files
+
+
+def save_sized(model: nn.Module, folder: Path, name: str, **sizes: Any) -> None:
+    """A model's weights, and the sizes that it takes to build an equal one, in `folder`."""
+    save_weights(model, folder / f"{name}.safetensors")
+    write_atomic(folder / f"{name}.json", json.dumps(sizes, indent=1))
+
+
+def read_sizes(folder: Path, name: str, *, stage: str) -> dict[str, Any]:
+    """The sizes beside weights that are there too; UserError names what is missing, and the
+    `stage` that makes it."""
+    for file in (folder / f"{name}.json", folder / f"{name}.safetensors"):
+        if not file.exists():
+            raise UserError(f"{file}: no trained {stage} here; run `jepa-wm {stage}` first")
+    sizes: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return sizes
+
+
+def fill(model: nn.Module, folder: Path, name: str) -> None:
+    """Load the weights that lie in `folder`."""
+    file = folder / f"{name}.safetensors"
+    load_strict(model, load_file(file), source=str(file))

@@ -1,13 +1,15 @@
-"""Regularisers of pretraining beside masked prediction: VICReg's variance and covariance, temporal
-contrast, episode contrast, and linear inverse dynamics.
+"""What keeps features from collapsing beside masked prediction, and what tells whether they have:
+VICReg's variance and covariance, temporal contrast, episode contrast, linear inverse dynamics, and
+collapse metrics.
 
-B clips, T frames, R distant frames, D width, A action numbers. None of the modules is needed after
-training. Statistics are of the whole batch, whichever ranks share it."""
+B clips, T frames, R distant frames, N tokens a frame, D width, A action numbers. None of the
+modules is needed after training. Losses are of the whole batch, whichever ranks share it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,11 @@ from jepa_wm.core.distributed import all_gather, all_mean, own_rows
 
 COVARIANCE = 0.04  # weight of the covariance beside the variance, as in VICReg (1 to 25)
 PROJECTED = 64  # width in which frames are compared
+COLLAPSED_STD = 0.05  # of LayerNorm'd features, whose total spread is 1
+# of all directions but the largest: less is what noise and half precision leave
+COLLAPSED_BESIDE = 0.02
+FEW_DIRECTIONS = 2.0  # effective rank of pictures in which there is little to tell
+SAMPLES, SIDE = 512, 32  # frames, and px of pictures, that a rank over frames is taken of
 
 
 def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,10 +36,19 @@ def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - std).clamp(min=0).mean(), off_diagonal / x.shape[1]
 
 
-def vicreg(latents: Tensor) -> Tensor:
-    """Both terms for latents [B, D] in one number."""
-    variance, covariance = variance_covariance(latents)
-    return variance + COVARIANCE * covariance
+class Contrast(nn.Module):
+    """Compares frames by their cosine in a narrow projection, to tell a positive from negatives
+    (InfoNCE)."""
+
+    temperature = 0.1
+
+    def __init__(self, width: int, *, projected: int = PROJECTED) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, projected)
+
+    def projected(self, frames: Tensor) -> Tensor:
+        """[..., projected] of length 1, of frames [..., D]."""
+        return F.normalize(self.project(frames).float(), dim=-1)
 
 
 class FrameTimes(NamedTuple):
@@ -43,17 +59,10 @@ class FrameTimes(NamedTuple):
     distant: Tensor  # [B, R] of the distant frames
 
 
-class TemporalContrast(nn.Module):
-    """Tells a frame's successor from other frames of the same episode (InfoNCE).
+class TemporalContrast(Contrast):
+    """Tells a frame's successor from other frames of the same episode.
 
     They share their layout, so that only what moves can help."""
-
-    def __init__(
-        self, width: int, *, projected: int = PROJECTED, temperature: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.project = nn.Linear(width, projected)
-        self.temperature = temperature
 
     def forward(
         self, frames: Tensor, distant: Tensor | None = None, times: FrameTimes | None = None
@@ -64,57 +73,38 @@ class TemporalContrast(nn.Module):
         D] of the same episode, which near neighbours cannot be confused with. With `times`, frames
         of the clip that do not follow one another are no pair and have no loss, and a distant
         frame that is as near to a frame as its successor is no negative of it."""
-        x = F.normalize(self.project(frames).float(), dim=-1)
-        pairs = torch.ones(len(x), x.shape[1] - 1, dtype=torch.bool, device=x.device)
-        if times is not None:
-            pairs = times.step.diff(dim=1) == 1  # [B, T-1]
+        x = self.projected(frames)
+        positive = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
         if distant is None:
-            scores, successor = self._within_clip(x)
+            negative = x[:, :-1] @ x.transpose(1, 2)  # [B, T-1, T]
+            frame = torch.arange(x.shape[1], device=x.device)
+            after = (frame - frame[:-1, None]).expand_as(negative)
+            near = (after == 0) | (after == 1)
         else:
-            scores, pairs = self._against_distant(x, distant, times, pairs)
-            successor = torch.zeros_like(scores[..., 0], dtype=torch.long)
-        losses = F.cross_entropy(scores.flatten(0, -2), successor.flatten(), reduction="none")
+            negative = x[:, :-1] @ self.projected(distant).transpose(1, 2)  # [B, T-1, R]
+            near = torch.zeros_like(negative, dtype=torch.bool)
+            if times is not None:
+                gap = (times.distant[:, None] - times.time[:, :-1, None]).abs()
+                near = gap <= times.time.diff(dim=1)[..., None]
+        scores = torch.cat([positive, negative.masked_fill(near, float("-inf"))], -1)
+        scores = scores.flatten(0, 1) / self.temperature
+        successor = torch.zeros_like(scores[:, 0], dtype=torch.long)  # the first of each row
+        losses = F.cross_entropy(scores, successor, reduction="none")
 
         # A share of the whole batch's pairs, so that ranks with more of them weigh more.
+        pairs = ~near.all(-1)  # [B, T-1]
+        if times is not None:
+            pairs = pairs & (times.step.diff(dim=1) == 1)
         counted = pairs.flatten().float()
         return (losses * counted).mean() / all_mean(counted.mean()).clamp(min=1e-6)
 
-    def _within_clip(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(scores [B, T-1, T], which of them is the successor's [B, T-1])."""
-        batch, frames = x.shape[:2]
-        scores = x[:, :-1] @ x.transpose(1, 2) / self.temperature
-        itself = torch.eye(frames - 1, frames, dtype=torch.bool, device=x.device)
-        scores = scores.masked_fill(itself, float("-inf"))
-        return scores, torch.arange(1, frames, device=x.device).expand(batch, -1)
 
-    def _against_distant(
-        self, x: Tensor, distant: Tensor, times: FrameTimes | None, pairs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(scores [B, T-1, 1+R], the successor's first; the pairs that have a negative)."""
-        y = F.normalize(self.project(distant).float(), dim=-1)
-        positive = (x[:, :-1] * x[:, 1:]).sum(-1, keepdim=True)  # [B, T-1, 1]
-        negative = x[:, :-1] @ y.transpose(1, 2)  # [B, T-1, R]
-        if times is not None:
-            gap = (times.distant[:, None] - times.time[:, :-1, None]).abs()
-            near = gap <= times.time.diff(dim=1)[..., None]
-            negative = negative.masked_fill(near, float("-inf"))
-            pairs = pairs & ~near.all(-1)
-        return torch.cat([positive, negative], -1) / self.temperature, pairs
-
-
-class EpisodeContrast(nn.Module):
-    """Tells a distant frame of the same episode from frames of other episodes (InfoNCE).
+class EpisodeContrast(Contrast):
+    """Tells a distant frame of the same episode from frames of other episodes.
 
     What moves has moved on by then, so that only what lasts can help. Were the positive a near
     frame, where the agent is would tell the episodes of a batch apart well enough, and what is
     hard to see of the layout would be lost."""
-
-    def __init__(
-        self, width: int, *, projected: int = PROJECTED, temperature: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.project = nn.Linear(width, projected)
-        self.temperature = temperature
 
     def forward(self, frames: Tensor, distant: Tensor, episode: Tensor | None = None) -> Tensor:
         """The mean loss for frames [B, T, D] of B clips and distant ones [B, R, D] of the same
@@ -122,7 +112,7 @@ class EpisodeContrast(nn.Module):
 
         `episode` [B] int64 numbers them: other clips of a clip's own episode are no negatives;
         without it, each clip is an episode of its own."""
-        x, y = (F.normalize(self.project(tokens).float(), dim=-1) for tokens in (frames, distant))
+        x, y = self.projected(frames), self.projected(distant)
         # Against the distant frames of the whole batch, also of the clips that other ranks have.
         scores = torch.einsum("btf,crf->trbc", x, all_gather(y)) / self.temperature
         own = own_rows(len(x)).to(x.device)
@@ -151,9 +141,8 @@ class LinearInverseDynamics(nn.Module):
         """The mean error for frames [B, T, D] and the displacement [B, T, A] of each by the
         actions, as a share of what a constant would have: 1 is nothing learned, 0 is all.
 
-        Where an agent went in front of a wall its actions and its displacement differ: large
-        errors count linearly. Frames whose displacement is NaN, as no action tells it, do not
-        count."""
+        Where an agent was held up its actions and its displacement differ: large errors count
+        linearly. Frames whose displacement is NaN, as no action tells it, do not count."""
         known = displacement.isfinite().all(-1, keepdim=True)  # [B, T, 1]
         prediction = _centred(self.read(frames).float(), known)
         target = _centred(displacement.float(), known)
@@ -167,6 +156,62 @@ class LinearInverseDynamics(nn.Module):
 
 def _centred(x: Tensor, known: Tensor) -> Tensor:
     """x [B, T, A] less the mean over the known [B, T, 1] frames of its clip; 0 in the others."""
-    x = torch.where(known, x, torch.zeros_like(x))
+    x = x.masked_fill(~known, 0)
     mean = x.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(known, x - mean, torch.zeros_like(x))
+    return (x - mean).masked_fill(~known, 0)
+
+
+# ---------------------------------------------------------------- collapse
+
+
+def collapse_metrics(
+    tokens: Tensor, pictures: np.ndarray | None = None
+) -> dict[str, float | bool]:
+    """`feature_std`, `effective_rank` and `collapsed` of frozen tokens [B, N, D].
+
+    feature_std is the spread across samples at equal position (a part that depends on position
+    alone does not count). effective_rank is the smaller of two, both the exponential of the
+    entropy of a spectrum (Roy and Vetterli 2007): how many directions of the D tokens use, and how
+    many of the N*D frames use. Where in the picture something is counts, as it does for all that
+    reads the tokens: a mean over them would hide what moves and does not change. collapsed: hardly
+    any spread, or hardly any beside a single direction. A direction that outweighs the others, as
+    that of a rod which swings from side to side, lowers the rank and is no collapse while the
+    others are there. Of `pictures` [B, h, w, c], where they are given, fewer than two directions
+    ask for no more of the features."""
+    centred = tokens.float() - tokens.float().mean(0)
+    std = centred.square().mean().sqrt().item()
+    each = centred.flatten(0, 1)
+    spectra = [_spectrum(each.T @ each), _spectrum(_between(centred))]
+    beside = std * min(float(1 - shares.max()) for shares in spectra) ** 0.5
+    few = beside < COLLAPSED_BESIDE
+    if few and pictures is not None:
+        frames = torch.from_numpy(pictures[_spread(len(pictures))]).movedim(-1, 1).float()
+        small = F.adaptive_avg_pool2d(frames, SIDE)
+        few = _effective_rank(_spectrum(_between(small))) >= FEW_DIRECTIONS
+    return {
+        "feature_std": std,
+        "effective_rank": min(_effective_rank(shares) for shares in spectra),
+        "collapsed": std < COLLAPSED_STD or few,
+    }
+
+
+def _between(x: Tensor) -> Tensor:
+    """[R, R] products of samples [B, ...], some of them, centred and flattened: their spectrum is
+    that of all numbers, of which there are more."""
+    rows = x[torch.from_numpy(_spread(len(x))).to(x.device)].flatten(1)
+    rows = rows - rows.mean(0)
+    return rows @ rows.T
+
+
+def _spread(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).astype(np.int64))
+
+
+def _spectrum(products: Tensor) -> Tensor:
+    """The share of each direction in the energy; all 0 where there is none."""
+    energy = torch.linalg.eigvalsh(products.double()).clamp_min(0)
+    return energy / energy.sum().clamp_min(1e-30)
+
+
+def _effective_rank(shares: Tensor) -> float:
+    return torch.exp(-(shares * shares.clamp_min(1e-30).log()).sum()).item()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jepa_wm.models.settings import BlockMask, JepaSettings
+from jepa_wm.models.encoder_settings import BlockMask, JepaSettings
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ def draw_masks(
     settings: JepaSettings, shape: tuple[int, int, int], generator: torch.Generator
 ) -> list[TokenMask]:
     """A mask for each mask type, for a `shape` of (B clips, T time steps, g tokens on a side)."""
-    masks = []
+    masks, most = [], settings.max_targets
     for kind in settings.masks:
         hidden = draw_hidden(kind, shape, generator)
         context_ids, target_ids = split_tokens(hidden, generator)
-        target_ids = _thinned(target_ids, settings.max_targets, generator)
+        if 0 < most < target_ids.shape[1]:
+            chosen = torch.rand(target_ids.shape, generator=generator).argsort(1)[:, :most]
+            target_ids = target_ids.gather(1, chosen)
         masks.append(TokenMask(context_ids, target_ids, full_frames(hidden, shape[1])))
     return masks
 
@@ -92,14 +94,6 @@ def split_tokens(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Te
     context_ids = (key + hidden).argsort(1)[:, :num_context].sort(1).values
     target_ids = (key + ~hidden).argsort(1)[:, :num_targets].sort(1).values
     return context_ids, target_ids
-
-
-def _thinned(target_ids: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """At most so many of target_ids [B, M], drawn at random; 0 keeps all."""
-    if not most or target_ids.shape[1] <= most:
-        return target_ids
-    chosen = torch.rand(target_ids.shape, generator=generator).argsort(1)[:, :most]
-    return target_ids.gather(1, chosen)
 
 
 def full_frames(hidden: Tensor, steps: int) -> Tensor | None:

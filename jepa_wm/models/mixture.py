@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.models.dynamics import StepNoise
-from jepa_wm.models.latent import LatentShape
 from jepa_wm.models.transformer_dynamics import TransformerDynamics
 from jepa_wm.models.world_model_settings import MixtureSettings
 
@@ -41,10 +40,9 @@ class MixturePrediction(NamedTuple):
 
     def winners_likelihood(self, truth: Tensor, *, rest: float = 0.1) -> Tensor:
         """[...] log of (probability times density) at truth [..., N, M] of the component that
-        comes nearest to it, of which a share `rest` is spread over all components.
-
-        A bound on the likelihood that parts the components. Source: relaxed winner takes all
-        (Rupprecht et al., 2017)."""
+        comes nearest to it, of which a share `rest` is spread over all components: a bound on the
+        likelihood that parts the components (relaxed winner takes all, Rupprecht et al., 2017).
+        """
         with torch.no_grad():
             error = (truth[..., None, :, :] - self.mean).square().sum((-2, -1))  # [..., K]
             count = error.shape[-1]
@@ -90,9 +88,6 @@ class MixtureDynamics(TransformerDynamics):
     stochastic = True
     settings: MixtureSettings
     head: MixtureHead
-
-    def __init__(self, shape: LatentShape, action_size: int, settings: MixtureSettings) -> None:
-        super().__init__(shape, action_size, settings)
 
     def make_head(self, width: int, dynamic_dim: int) -> MixtureHead:
         return MixtureHead(width, dynamic_dim, self.settings.mixture_components)
@@ -144,7 +139,6 @@ class MixtureHead(nn.Module):
         [..., N, P]."""
         hidden = hidden.float()
         choice = self.choice(hidden.mean(-2)).float().log_softmax(-1)
-
         change = self.change(hidden).float().unflatten(-1, (self.mixture_components, -1))
         middle, half = (_HIGHEST + _LOWEST) / 2, (_HIGHEST - _LOWEST) / 2
         # Steep, since numbers without chance need a small spread soon.

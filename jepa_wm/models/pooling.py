@@ -1,8 +1,8 @@
-"""A frame's tokens in one vector: by learned queries, by a map that keeps places, or by their
-mean.
+"""A frame's tokens in one vector: by learned queries, by a map that keeps places, by their mean,
+or as their principal components.
 
-B frames, N tokens a frame, D width, Q queries, F pooled width, h heads, d head width.
-"""
+B frames, S sample frames, N tokens a frame, D width, Q queries, F pooled width, K components, h
+heads, d head width."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather
+from jepa_wm.core.scaling import ROUNDING
 
 QUERIES, NUM_HEADS = 8, 2  # of an attentive pool
 CHANNELS = 16  # numbers that a grid pool keeps of each token
@@ -112,3 +113,46 @@ def _standardised(x: Tensor) -> Tensor:
     """x [B, F] with mean 0 and standard deviation 1 over the samples of all ranks."""
     batch = all_gather(x)
     return (x - batch.mean(0)) / (batch.var(0, correction=0) + 1e-5).sqrt()
+
+
+class Components(nn.Module):
+    """The principal components of all tokens of a frame together, each divided by the root of its
+    spread."""
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, size: int, count: int) -> None:
+        """Of frames of `size` = N * D numbers, `count` = K of them."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("basis", torch.zeros(size, count))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., K] fp32 components of tokens [..., N, D]."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return (tokens.flatten(-2).float() - self.mean) @ self.basis
+
+    @torch.no_grad()
+    def fit(self, tokens: Tensor) -> None:
+        """Find them in sample frames [S, N, D]. The root is halfway between components as they
+        are, of which the first few are all, and whitened ones, of which the last are noise."""
+        x = tokens.flatten(1).float()
+        self.mean.copy_(x.mean(0))
+        x = x - self.mean
+        # Of the products of frames with frames: there are fewer frames in the sample than numbers
+        # in a frame.
+        value, vector = torch.linalg.eigh((x @ x.T).double())
+        count = min(self.basis.shape[1], len(x) - 1)
+        value, vector = value.flip(0)[:count].float(), vector.flip(1)[:, :count].float()
+        # Below the first is the rounding of products in fp32, below the second that of a mean no
+        # frame differs from.
+        rounding = len(x) * ROUNDING**2 * float(self.mean.double().square().sum())
+        kept = value > max(1e-7 * float(value[0]), rounding)
+        value, vector = value[kept], vector[:, kept]
+        self.basis.zero_()
+        if len(value):
+            # The root of the spread of each, in units of their mean.
+            spread = (value / len(x)).sqrt()
+            basis = (x.T @ vector) / value.sqrt() / spread.sqrt()
+            self.basis[:, : len(value)] = basis / spread.mean().sqrt()

@@ -21,7 +21,7 @@ from jepa_wm.models.blocks import (
     init_transformer,
     rope_tables,
 )
-from jepa_wm.models.settings import EncoderSettings, JepaSettings
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,21 +7,29 @@ frames that a prediction sees."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.models.blocks import Block, KeyValueCache, init_transformer, rope_tables
-from jepa_wm.models.dynamics import Dynamics, Noise, StepNoise
+from jepa_wm.models.blocks import (
+    Block,
+    KeyValueCache,
+    attention_bias,
+    grid_positions,
+    init_transformer,
+    rope_tables,
+)
+from jepa_wm.models.dynamics import Cache, Dynamics, Noise, StepNoise
 from jepa_wm.models.fast_rollout import fast_rollout
 from jepa_wm.models.latent import LatentShape
 from jepa_wm.models.world_model_settings import TransformerSettings
 
 
 @dataclass
-class TransformerCache:
+class TransformerCache(Cache):
     """Keys and values of the last W - 1 frames, a layer each, and how many frames there were."""
 
     layers: list[KeyValueCache]
@@ -55,10 +63,6 @@ class TransformerDynamics(Dynamics):
         self.static_dim = shape.static_dim
         self.context_frames = settings.context_frames
         self.head_dim = width // settings.num_heads
-        # A latent does not say how its tokens lie in the picture: a square number of them is
-        # taken for a grid (0: none).
-        side = round(shape.tokens**0.5)
-        self.grid = side if side**2 == shape.tokens else 0
         # Attention knows relative positions only: where in its frame a token lies, a learned slot
         # says.
         self.embed = nn.Linear(shape.width, width)
@@ -102,8 +106,8 @@ class TransformerDynamics(Dynamics):
     # ------------------------------------------------------------------ steps and losses
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """[B, T, N, D] the latents one frame later, for latents [B, T, N, D] and actions
-        [B, T, A] taken there."""
+        """[B, T, N, D] the latents one frame after each of latents [B, T, N, D], under actions
+        [B, T, A]."""
         return self.predict(latents, self.hidden(latents, actions))
 
     def begin(self, context: Tensor, past: Tensor) -> TransformerCache:
@@ -204,8 +208,7 @@ class TransformerDynamics(Dynamics):
         # Time goes on from all frames the cache has had, those that slid out included: the keys it
         # holds were turned by their own times and stay valid.
         positions = self.positions(start, t, latents.device)
-        cos, sin = rope_tables(positions, self.head_dim, self.rope_base)
-        rope = (cos[None, None], sin[None, None])
+        rope = rope_tables(positions, self.head_dim, self.rope_base)
         bias = self._band(t, remembered, x.device)
         for i, block in enumerate(self.blocks):
             x = block(x, rope, bias, None if cache is None else cache.layers[i])
@@ -219,14 +222,13 @@ class TransformerDynamics(Dynamics):
         return TransformerCache([KeyValueCache(limit) for _ in self.blocks])
 
     def positions(self, start: int, frames: int, device: torch.device) -> Tensor:
-        """[T*N, 3] time, row, column; tokens that form no square grid lie in one row."""
-        token = torch.arange(self.tokens, device=device)
-        side = self.grid or self.tokens
-        place = torch.stack([token // side, token % side], -1)
-        time = torch.arange(start, start + frames, device=device)
-        return torch.cat(
-            [time.repeat_interleave(self.tokens)[:, None], place.repeat(frames, 1)], -1
-        )
+        """[T*N, 3] time, row, column. A latent does not say how its tokens lie in the picture: a
+        square number of them is taken for a grid, any other for a row."""
+        side = math.isqrt(self.tokens)
+        rows, columns = (side, side) if side**2 == self.tokens else (1, self.tokens)
+        positions = grid_positions(frames, rows, columns, device=device)
+        positions[:, 0] += start
+        return positions
 
     def _band(self, frames: int, remembered: int, device: torch.device) -> Tensor | None:
         """[T*N, (remembered + T)*N] additive mask: a frame sees itself and the W - 1 before; None
@@ -237,7 +239,7 @@ class TransformerDynamics(Dynamics):
         key = torch.arange(remembered + frames, device=device)[None]
         hidden = (key > query) | (key <= query - self.context_frames)
         hidden = hidden.repeat_interleave(self.tokens, 0).repeat_interleave(self.tokens, 1)
-        return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -1e4)
+        return attention_bias(hidden)
 
 
 class DeterministicDynamics(TransformerDynamics):

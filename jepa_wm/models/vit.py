@@ -16,7 +16,7 @@ from jepa_wm.models.blocks import (
     init_transformer,
     rope_tables,
 )
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
 
 
 class Encoder(nn.Module):

@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.models.dynamics import Dynamics, Noise, StepNoise
+from jepa_wm.models.dynamics import Cache, Dynamics, StepNoise
 from jepa_wm.models.latent import Latent
 from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
 from jepa_wm.models.world_model_settings import VJEPA2ACSettings
 
 POSE = 7  # numbers: place, Euler angles, opening of the gripper
-AT_ONCE = 64  # plans of an episode that are imagined together
 
 
 class RobotTokens(Latent):
@@ -60,7 +59,7 @@ class RobotTokens(Latent):
 
 
 @dataclass
-class FramesSoFar:
+class FramesSoFar(Cache):
     """The memory of the predictor, which sees every frame so far."""
 
     tokens: Tensor  # [B, T, n, D]
@@ -87,6 +86,7 @@ class VJEPA2AC(Dynamics):
 
     scales_actions = False
     longest_horizon = 8
+    at_once = 64
 
     def __init__(
         self, predictor: ActionPredictor, *, frameskip: int = 1, context_frames: int = 1
@@ -144,15 +144,6 @@ class VJEPA2AC(Dynamics):
             losses["loss"] = losses["forced"] + rollout * losses["rollout"]
         return losses
 
-    @torch.no_grad()
-    def fast_rollout(
-        self, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32",
-        at_once: int = 0, noise: Noise | None = None,
-    ) -> Tensor:  # fmt: skip
-        return super().fast_rollout(
-            context, past, actions, precision=precision, at_once=at_once or AT_ONCE, noise=noise
-        )
-
     def actions_of(self, proprio: Tensor) -> Tensor:
         """[..., S, 7] the changes of poses [..., S + 1, 7]."""
         return difference(proprio[..., :-1, :], proprio[..., 1:, :])
@@ -171,7 +162,7 @@ class VJEPA2AC(Dynamics):
         each = 4 * 4 * horizon * (predictor.grid**2 + 1) * predictor.embed.in_features
         if gradients:
             return each + horizon * depth * layer, 0
-        return each, AT_ONCE * 2 * layer
+        return each, self.at_once * 2 * layer
 
     @property
     def layers(self) -> Iterable[nn.Module]:

@@ -1,7 +1,6 @@
-"""Settings of what is trained on frozen features: latent, dynamics, temporal distance, heads.
-
-An entry of LATENTS or DYNAMICS is the settings class that a config's `latent.name` or
-`dynamics.name` chooses, and its `make` gives the module."""
+"""Settings of what is trained on frozen features: latent, dynamics, temporal distance, heads. An
+entry of LATENTS or DYNAMICS is the class that a config's `latent.name` or `dynamics.name` chooses;
+its `make` gives the module."""
 
 from __future__ import annotations
 
@@ -45,32 +44,25 @@ class FactoredLatentSettings(LatentSettings):
 
     perturbable: ClassVar[bool] = True
     name: Literal["factored"] = "factored"
-    dynamic_dim: int = Field(
-        4, ge=1
-    )  # numbers that actions change; best about as many as the world has degrees of freedom
-    static_dim: int = Field(
-        4, ge=0
-    )  # numbers that are constant in an episode and condition how the others change
-    components: int = Field(
-        512, ge=1
-    )  # principal components of a frame's tokens, from which both are read
+    # numbers that actions change; best about as many as the world has degrees of freedom
+    dynamic_dim: int = Field(4, ge=1)
+    # numbers that are constant in an episode and condition how the others change
+    static_dim: int = Field(4, ge=0)
+    # principal components of a frame's tokens, from which both are read
+    components: int = Field(512, ge=1)
     width: int = Field(256, ge=2)  # of the networks
-    context_dim: int = Field(
-        2, ge=1
-    )  # numbers of another frame beside which the dynamic ones reconstruct a frame, in training
-    inverse_dynamics: float = Field(
-        1.0, ge=0
-    )  # weight: the displacement between two frames, by the actions, is linear in theirs
-    straightening: float = Field(
-        0.0, ge=0
-    )  # weight of the curvature of trajectories; for what moves by itself
-    static_frames: int = Field(
-        1, ge=1
-    )  # frames, of the episode up to a window's first, that its static numbers are read from
-    # while the dynamics are trained
+    # numbers of another frame beside which the dynamic ones reconstruct a frame, in training
+    context_dim: int = Field(2, ge=1)
+    # weight: the displacement between two frames, by the actions, is linear in theirs
+    inverse_dynamics: float = Field(1.0, ge=0)
+    # weight of the curvature of trajectories; for what moves by itself
+    straightening: float = Field(0.0, ge=0)
+    # frames, of the episode up to a window's first, that its static numbers are read from while
+    # the dynamics are trained
+    static_frames: int = Field(1, ge=1)
 
     def make(self, tokens: int, token_width: int) -> Latent:
-        from jepa_wm.models.factored_latent import FactoredLatent
+        from jepa_wm.models.latent import FactoredLatent
 
         return FactoredLatent(tokens, token_width, self)
 
@@ -118,9 +110,8 @@ class DynamicsSettings(Section):
     name: str
     frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
     context_frames: int = Field(3, ge=1)  # that a prediction sees
-    ensemble_size: int = Field(
-        1, ge=1
-    )  # models that differ in their first weights and in the batches they are trained on
+    # models that differ in their first weights and in the batches they are trained on
+    ensemble_size: int = Field(1, ge=1)
 
     def make(self, latent: Latent, action_size: int) -> Dynamics:
         """Fresh dynamics of that latent, for blocks of `action_size` numbers a model step."""
@@ -156,9 +147,8 @@ class TransformerSettings(DynamicsSettings):
     width: int = 192
     depth: int = Field(3, ge=1)
     num_heads: int = Field(3, ge=1)
-    rollout_context: int = Field(
-        1, ge=1
-    )  # frames of a training window that the rollout loss is given; one shows no speed
+    # frames of a training window that the rollout loss is given; one shows no speed
+    rollout_context: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TransformerSettings:
@@ -191,9 +181,8 @@ class MixtureSettings(TransformerSettings):
     """A distribution over futures, trained by likelihood."""
 
     name: Literal["mixture"] = "mixture"
-    mixture_components: int = Field(
-        3, ge=1
-    )  # 1: a Gaussian; more: a discrete latent chooses one of so many
+    # 1: a Gaussian; more: a discrete latent chooses one of so many
+    mixture_components: int = Field(3, ge=1)
 
     def make(self, latent: Latent, action_size: int) -> Dynamics:
         from jepa_wm.models.mixture import MixtureDynamics
@@ -263,6 +252,5 @@ class HeadSettings(Section):
 
     width: int = Field(256, ge=1)
     bins: int = Field(63, ge=2)  # of the reward's distribution
-    policy_steps: int = Field(
-        6, ge=1
-    )  # model steps the policy answers with; a longer plan repeats its last
+    # model steps the policy answers with; a longer plan repeats its last
+    policy_steps: int = Field(6, ge=1)

@@ -200,13 +200,14 @@ def make_strips(
     # Each imagined latent is shown as the real frame whose latent lies nearest.
     spread = np.linspace(0, len(data.actions) - 1, min(BANK, len(data.actions)))
     bank_rows = np.unique(spread.astype(np.int64))
-    bank = model.compared(model.encode(torch.from_numpy(data.frames[bank_rows]))).flatten(1).cpu()
+    bank = model.latent.compared(model.encode(torch.from_numpy(data.frames[bank_rows])))
+    bank = bank.flatten(1).cpu()
     true = data.frames[rows[:, observed - 1 :]]
     past, strips = blocks[:, : observed - 1], {"true": true}
     for name, taken in (("imagined", blocks), ("shuffled", blocks.roll(1, 0))):
         plans = taken[:, None, observed - 1 :]
-        latents = model.compared(model.imagine(context, past, plans)).flatten(0, 2).flatten(1)
-        shown = data.frames[bank_rows[nearest(latents.cpu(), bank)]]
+        latents = model.latent.compared(model.imagine(context, past, plans)).flatten(0, 2)
+        shown = data.frames[bank_rows[nearest(latents.flatten(1).cpu(), bank)]]
         shown = shown.reshape(len(rows), horizon, *true.shape[2:])
         strips[name] = np.concatenate([true[:, :1], shown], 1)
     np.savez_compressed(path, **strips)

@@ -27,7 +27,6 @@ from jepa_wm.training.loop import Losses, TrainingTask, fit
 from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics, TrainLatent
 from jepa_wm.world_model.latents import SLAB, Latents, Recording, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
-from jepa_wm.world_model.saved import save_latent_model
 
 SAMPLE = 3000  # frames that principal components are found in
 
@@ -81,7 +80,7 @@ def dynamics(
         task = distance_task(model, latents, train.distance, seed, precision)
         seconds += fit(run, task, train.distance, train)
     if dist().first:
-        save_latent_model(run.stage_dir("dynamics"), model)
+        model.save(run.stage_dir("dynamics"))
     return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
 
 

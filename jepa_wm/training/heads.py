@@ -26,7 +26,6 @@ from jepa_wm.models.world_model_settings import HeadSettings
 from jepa_wm.training.loop import Losses, TrainingTask, fit
 from jepa_wm.training.samples import Samples
 from jepa_wm.training.settings import HeadsTraining, TrainHeads
-from jepa_wm.world_model.saved import load_latent_model, save_heads
 
 JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
 
@@ -47,7 +46,7 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     settings, precision = train.heads, train.precision
     # The values drawn for a model that is about to be loaded must not shift the heads' own.
     with torch.random.fork_rng():
-        model = load_latent_model(run.path / "dynamics").eval().to(dist().device)
+        model = LatentModel.load(run.path / "dynamics").eval().to(dist().device)
     refuse_without_heads(model)
     taught, heldout = (
         Samples.of(
@@ -65,7 +64,7 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     fresh.eval()
     scores = judge(fresh, heldout, taught, precision)
     if dist().first:
-        save_heads(run.stage_dir("heads"), fresh.cpu())
+        fresh.cpu().save(run.stage_dir("heads"))
     return {"heads": scores, "training_seconds": seconds}
 
 

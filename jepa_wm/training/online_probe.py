@@ -17,8 +17,8 @@ from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.video_clips import VideoClipSampler
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import fit_attentive, state_errors
-from jepa_wm.models.collapse import collapse_metrics
-from jepa_wm.models.settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings
+from jepa_wm.models.losses import collapse_metrics
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.parallel import full_weights
 

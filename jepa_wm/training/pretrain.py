@@ -24,9 +24,9 @@ from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.data.video_clips import VideoClipSampler, clip_sampler, open_sets
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
-from jepa_wm.models.settings import EncoderSettings, JepaSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import TrainingTask, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbeFrames

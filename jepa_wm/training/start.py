@@ -11,8 +11,8 @@ from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpo
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.foreign_file import IN_FOLDERS, read_parts
 from jepa_wm.features.weights import Size, load_encoder, load_predictor, take_plain_frames
+from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.jepa import JEPA
-from jepa_wm.models.settings import EncoderSettings
 
 PARTS = ("encoder", "target", "predictor")  # what goes on; what regularises begins anew
 

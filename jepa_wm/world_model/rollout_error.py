@@ -33,6 +33,8 @@ WORK = 2**37  # products of one fit; the probe of a wide latent is fitted on few
 
 Totals = dict[Any, np.ndarray]  # {what is summed over windows: [H]}
 Decoder = Callable[[Tensor], Tensor]  # latents [..., N, D] to features [..., n * W]
+# Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of errors [H]}
+StateReader = Callable[[Tensor, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 @torch.no_grad()
@@ -56,21 +58,27 @@ def rollout_errors(
     frame shows no speed, and has the static numbers that an agent believes there which saw the
     episode from its first frame. The horizon is cut to what at least half of the held-out episodes
     hold; shorter ones are left out, which is said."""
-    data, skip, device = heldout.data, model.frameskip, model.action_scale.device
-    horizon = min(horizon, model.dynamics.longest_horizon)
-    seen, horizon = span(data, model.settings.dynamics, most=horizon)
+    device, latent = model.action_scale.device, model.latent
+    most = min(horizon, model.dynamics.longest_horizon)
+    seen, horizon = span(heldout.data, model.settings.dynamics, most=most)
     sampler = WindowSampler(
-        data, frames=seen + horizon, frameskip=skip, stride=heldout.stride, seed=0,
-        setting="rollout errors: frames seen and imagined",
+        heldout.data, frames=seen + horizon, frameskip=model.frameskip, stride=heldout.stride,
+        seed=0, setting="rollout errors: frames seen and imagined",
     )  # fmt: skip
     episode, frame, actions = sampler.batch(0, windows)
-    blocks = Recording(data, model).blocks(episode, frame, actions)
+    blocks = Recording(heldout.data, model).blocks(episode, frame, actions)
     past, ahead = model.scaled(blocks.to(device)).split([seen - 1, horizon], 1)
     # Another window's actions from the last frame seen on; what led there stays true.
     plans = {"": ahead, "_shuffled": ahead.roll(1, 0)}
     believed, known = Latents(model, heldout, "fp32"), Latents(model, train, "fp32")
-    decode, read_state = fit_decoder(model, known), _state_reader(model, heldout, known)
-    latent, sums = model.latent, _Sums(horizon)
+    decode, read_state = _decoder(model, known), _state_reader(model, heldout, known)
+    total: Totals = defaultdict(lambda: np.zeros(horizon))
+
+    def add(name: str, guess: Tensor, truth: Tensor) -> None:
+        """Mean |guess - truth| of each window, for [e, H, ...] (they broadcast)."""
+        error = (guess - truth).abs().flatten(2).double().mean(2)
+        total[name] += error.sum(0).cpu().numpy()
+
     together = max(1, NUMBERS // (frame.shape[1] * heldout.numbers))
     for start in range(0, windows, together):
         rows = slice(start, start + together)
@@ -79,42 +87,17 @@ def rollout_errors(
         truth = latent.compared(latents[..., : latent.dynamic_dim])
         features = decode(latents) if latent.lossless else tokens.flatten(2)
         # What it would be to copy the last frame seen, and what the latent dropped.
-        sums.add("copied_latent", truth[:, seen - 1 : seen], truth[:, seen:])
-        sums.add("copied_features", features[:, seen - 1 : seen], features[:, seen:])
-        sums.add("feature_error_encoded", decode(latents[:, seen:]), features[:, seen:])
+        add("copied_latent", truth[:, seen - 1 : seen], truth[:, seen:])
+        add("copied_features", features[:, seen - 1 : seen], features[:, seen:])
+        add("feature_error_encoded", decode(latents[:, seen:]), features[:, seen:])
         for kind, plan in plans.items():
             guess = model.dynamics.rollout_one(latents[:, :seen], past[rows], plan[rows]).float()
             dynamic = latent.compared(guess[..., : latent.dynamic_dim])
-            sums.add(f"relative_error{kind}", dynamic, truth[:, seen:])
-            sums.add(f"feature_error{kind}", decode(guess), features[:, seen:])
+            add(f"relative_error{kind}", dynamic, truth[:, seen:])
+            add(f"feature_error{kind}", decode(guess), features[:, seen:])
             for name, missed in read_state(guess, e[:, seen:], f[:, seen:]).items():
-                sums.total["state", name, kind] += missed
-    return [_row(sums.total, known, h, windows) for h in range(horizon)]
-
-
-def _encoded(
-    model: LatentModel, believed: Latents, episode: np.ndarray, frame: np.ndarray, seen: int
-) -> tuple[Tensor, Tensor]:
-    """(frozen tokens [e, C+H, n, W], latents [e, C+H, N, D]) of frames [e, C+H] of episodes; the
-    static numbers are those believed at the last of the `seen` frames, which no later one may
-    mend."""
-    latent, device = model.latent, model.action_scale.device
-    tokens = believed.features.tokens(episode, frame).to(device).float()
-    now = believed.at(episode[:, seen - 1 : seen], frame[:, seen - 1 : seen])  # [e, 1, N, D]
-    latents = latent.encode(tokens, believed.recording.proprio(episode, frame))
-    return tokens, latent.with_static(latents, latent.static_of(now.to(device)))
-
-
-class _Sums:
-    """Errors summed over windows, a number a horizon."""
-
-    def __init__(self, horizon: int) -> None:
-        self.total: Totals = defaultdict(lambda: np.zeros(horizon))
-
-    def add(self, name: str, guess: Tensor, truth: Tensor) -> None:
-        """Mean |guess - truth| of each window, for [e, H, ...] (they broadcast)."""
-        error = (guess - truth).abs().flatten(2).double().mean(2)
-        self.total[name] += error.sum(0).cpu().numpy()
+                total["state", name, kind] += missed
+    return [_row(total, known, h, windows) for h in range(horizon)]
 
 
 def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> tuple[int, int]:
@@ -129,6 +112,19 @@ def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> t
     steps = usual_steps(data.lengths, settings.frameskip)
     seen = min(settings.context_frames, steps)
     return seen, min(most, steps - seen + 1)
+
+
+def _encoded(
+    model: LatentModel, believed: Latents, episode: np.ndarray, frame: np.ndarray, seen: int
+) -> tuple[Tensor, Tensor]:
+    """(frozen tokens [e, C+H, n, W], latents [e, C+H, N, D]) of frames [e, C+H] of episodes; the
+    static numbers are those believed at the last of the `seen` frames, which no later one may
+    mend."""
+    latent, device = model.latent, model.action_scale.device
+    tokens = believed.features.tokens(episode, frame).to(device).float()
+    now = believed.at(episode[:, seen - 1 : seen], frame[:, seen - 1 : seen])  # [e, 1, N, D]
+    latents = latent.encode(tokens, believed.recording.proprio(episode, frame))
+    return tokens, latent.with_static(latents, latent.static_of(now.to(device)))
 
 
 def _row(total: Totals, latents: Latents, h: int, windows: int) -> dict[str, object]:
@@ -153,17 +149,35 @@ def _row(total: Totals, latents: Latents, h: int, windows: int) -> dict[str, obj
     return row
 
 
-def _state_reader(
-    model: LatentModel, heldout: Features, latents: Latents
-) -> Callable[[Tensor, np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """Imagined latents [e, H, N, D] of frames [e, H] of episodes to {state group: sums of its
-    errors [H]}, by a probe on the latents of training frames."""
-    train = latents.features
-    known = train.data.quantities
+# ---------------------------------------------------------------- linear maps of latents
+
+
+def _decoder(model: LatentModel, latents: Latents) -> Decoder:
+    """A linear map from latents to frozen features, fitted on training frames; nothing to do where
+    the latent is all of these."""
+    if model.latent.lossless:
+        return lambda latents: model.latent.compared(latents).flatten(-2)
+    train, device = latents.features, model.action_scale.device
+    count = min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers))
+    episode, frame, flat = _sample(latents, count)
+    features = train.tokens(episode, frame).float().flatten(1).numpy()
+    (ridge,) = fit_ridge(flat.numpy(), features, (1e-2,), standardise=True)
+    weight = torch.from_numpy(ridge.weight).float().to(device)
+    constant = torch.from_numpy(ridge.constant - ridge.centre @ ridge.weight).float().to(device)
+    return lambda latents: latents.flatten(-2) @ weight + constant
+
+
+def _state_reader(model: LatentModel, heldout: Features, latents: Latents) -> StateReader:
+    """The errors of a linear probe of the state (angles unrolled), on the CPU, that is fitted on
+    latents of training frames."""
+    train, known = latents.features.data, latents.features.data.quantities
     if not known.groups or model.latent.proprio_size:  # of the latter the state is a part
         return lambda *_: {}
-    check_same_state(train.data, heldout.data)
-    probe, states = fit_latent_probe(model, latents), heldout.data.states()
+    check_same_state(train, heldout.data)
+    count = min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))
+    episode, frame, flat = _sample(latents, count)
+    state = known.unrolled(train.states()[train.offsets[episode] + frame])
+    probe, states = RidgeProbe(flat, torch.from_numpy(state)), heldout.data.states()
 
     def read(guess: Tensor, episode: np.ndarray, frame: np.ndarray) -> dict[str, np.ndarray]:
         values = probe.predict(guess.flatten(0, 1).flatten(1).cpu()).numpy()
@@ -174,42 +188,10 @@ def _state_reader(
     return read
 
 
-def fit_decoder(model: LatentModel, latents: Latents) -> Decoder:
-    """A linear map from latents to frozen features, fitted on training frames; nothing to do where
-    the latent is all of these."""
-    if model.latent.lossless:
-        return lambda latents: model.latent.compared(latents).flatten(-2)
+def _sample(latents: Latents, count: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """(episode [count], frame [count], latents [count, F]) drawn from all that are encoded, each
+    with the static numbers believed there, on the CPU."""
     train = latents.features
-    episode, frame = _frames(train, min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers)))
-    features = train.tokens(episode, frame).float().flatten(1).numpy()
-    (ridge,) = fit_ridge(
-        _flat(latents, episode, frame).numpy(), features, (1e-2,), standardise=True
-    )
-    device = model.action_scale.device
-    weight = torch.from_numpy(ridge.weight).float().to(device)
-    constant = torch.from_numpy(ridge.constant - ridge.centre @ ridge.weight).float().to(device)
-    return lambda latents: latents.flatten(-2) @ weight + constant
-
-
-def fit_latent_probe(model: LatentModel, latents: Latents) -> RidgeProbe:
-    """The linear probe of the state (angles unrolled) on latents of training frames, on the
-    CPU."""
-    train = latents.features
-    episode, frame = _frames(
-        train, min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))
-    )
-    state = train.data.quantities.unrolled(
-        train.data.states()[train.data.offsets[episode] + frame]
-    )
-    return RidgeProbe(_flat(latents, episode, frame), torch.from_numpy(state))
-
-
-def _frames(train: Features, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(episode, frame) [count] drawn from all that are encoded."""
-    return FrameSampler(train.data, stride=train.stride, seed=6).batch(0, count)
-
-
-def _flat(latents: Latents, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-    """[count, F] latents of frames, each with the static numbers believed there, on the CPU."""
+    episode, frame = FrameSampler(train.data, stride=train.stride, seed=6).batch(0, count)
     parts = zip(np.array_split(episode, 16), np.array_split(frame, 16), strict=True)
-    return torch.cat([latents.at(e, f) for e, f in parts]).flatten(1)
+    return episode, frame, torch.cat([latents.at(e, f) for e, f in parts]).flatten(1)

@@ -17,12 +17,11 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.distance import latent_distance
-from jepa_wm.models.dynamics import Dynamics, Noise
+from jepa_wm.models.dynamics import Noise
 from jepa_wm.models.heads import Heads
 from jepa_wm.models.latent import Belief as Belief  # which an agent holds
 from jepa_wm.models.latent import Latent
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.world_model.saved import load_heads, load_latent_model
 
 COLUMNS = {"reward": "reward", "termination": "terminated", "state": "state", "policy": "action"}
 
@@ -46,15 +45,17 @@ class WorldModel(nn.Module):
         self.encoder, self.latent_model = encoder.eval(), latent_model.eval()
         self.heads = None if heads is None else heads.eval()
         self.compiled = False
+        self.block, self.frameskip = latent_model.block, latent_model.frameskip
+        self.context_frames = latent_model.context_frames
 
     @classmethod
     def load(cls, run: Path | str) -> WorldModel:
         """The world model of a finished run folder (stages `features` and `dynamics`, and `heads`
         if it was run), on the device that this process computes on."""
         run = Path(run)
-        heads = load_heads(run / "heads") if (run / "heads" / "heads.json").exists() else None
+        heads = Heads.load(run / "heads") if (run / "heads" / "heads.json").exists() else None
         encoder = FrozenEncoder.load(run / "features")
-        return cls(encoder, load_latent_model(run / "dynamics"), heads).to(dist().device)
+        return cls(encoder, LatentModel.load(run / "dynamics"), heads).to(dist().device)
 
     @property
     def device(self) -> torch.device:
@@ -65,21 +66,6 @@ class WorldModel(nn.Module):
     def latent(self) -> Latent:
         """What its latents are."""
         return self.latent_model.latent
-
-    @property
-    def block(self) -> int:
-        """A: action size x frameskip."""
-        return self.latent_model.block
-
-    @property
-    def frameskip(self) -> int:
-        """Environment steps between two latents."""
-        return self.latent_model.frameskip
-
-    @property
-    def context_frames(self) -> int:
-        """How many frames a prediction sees."""
-        return self.latent_model.context_frames
 
     def compile(self, *, backend: str = "inductor") -> None:
         """Have torch.compile make the dynamics' layers; imagining then goes through them instead
@@ -114,27 +100,27 @@ class WorldModel(nn.Module):
     # ------------------------------------------------------------------ imagine
 
     def imagine(
-        self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0
-    ) -> Tensor:
+        self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0,
+        member: int = 0, noise: Noise | None = None,
+    ) -> Tensor:  # fmt: skip
         """Futures [B, S, H, N, D] after context [B, C, N, D] with past action blocks [B, C-1, A],
         for raw action blocks [B, S, H, A] of plans.
 
         Where the actions want gradients the futures carry them, cut every `truncate` steps (0:
-        nowhere). Of an ensemble the first member imagines, of a mixture the likeliest component
-        comes about."""
-        return self._futures_of(
-            self.latent_model.dynamics, context, past, actions, truncate=truncate
-        )
+        nowhere). Of an ensemble one member imagines, of a mixture without noise the likeliest
+        component comes about."""
+        past, steps = self.latent_model.scaled(past), self.latent_model.scaled(actions)
+        gradient, precision = wants_gradient(actions), self.encoder.precision
+        dynamics = self.latent_model.ensemble[member]
+        if not gradient and not self.compiled:
+            return dynamics.fast_rollout(context, past, steps, precision=precision, noise=noise)
+        with torch.set_grad_enabled(gradient), autocast(context.device, precision):
+            return dynamics.rollout(context, past, steps, truncate=truncate, noise=noise).float()
 
     def futures(
-        self,
-        context: Tensor,
-        past: Tensor,
-        actions: Tensor,
-        *,
-        truncate: int = 0,
+        self, context: Tensor, past: Tensor, actions: Tensor, *, truncate: int = 0,
         num_futures: int = 1,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Futures [M, R, B, S, H, N, D], as `imagine`, of all members; R = `num_futures` where the
         dynamics are stochastic, each by noise of its own, which is the same for all plans and in
         every call; else R = 1."""
@@ -146,24 +132,13 @@ class WorldModel(nn.Module):
                 for r in range(num_futures)
             ]
         each = [
-            self._futures_of(member, context, past, actions, truncate=truncate, noise=noise)
-            for member in self.latent_model.ensemble
+            self.imagine(context, past, actions, truncate=truncate, member=member, noise=noise)
+            for member in range(len(self.latent_model.ensemble))
             for noise in noises
         ]
         if len(each) == 1:
             return each[0][None, None]  # a view: there may be much of it
         return torch.stack(each).unflatten(0, (-1, len(noises)))
-
-    def _futures_of(
-        self, dynamics: Dynamics, context: Tensor, past: Tensor, actions: Tensor, *,
-        truncate: int, noise: Noise | None = None,
-    ) -> Tensor:  # fmt: skip
-        past, steps = self.latent_model.scaled(past), self.latent_model.scaled(actions)
-        gradient, precision = wants_gradient(actions), self.encoder.precision
-        if not gradient and not self.compiled:
-            return dynamics.fast_rollout(context, past, steps, precision=precision, noise=noise)
-        with torch.set_grad_enabled(gradient), autocast(context.device, precision):
-            return dynamics.rollout(context, past, steps, truncate=truncate, noise=noise).float()
 
     # ------------------------------------------------------------------ distance and heads
 
@@ -175,10 +150,11 @@ class WorldModel(nn.Module):
 
         With a radius, of the learned one the most that is read when one dynamic number of both,
         whose spread is 1, is that much larger or smaller: where a small error changes much, as on
-        the two sides of a wall, the worse side counts; and what lies at the goal stays there.
+        the two sides of an obstacle, the worse side counts; and what lies at the goal stays there.
         UserError for a model that learned none."""
         if kind != "temporal":
-            return latent_distance(self.compared(latents), self.compared(goal), kind=kind)
+            compared = self.latent.compared
+            return latent_distance(compared(latents), compared(goal), kind=kind)
         distance, flat = self.latent_model.needed_distance(), self.latent_model.flat
         pairs = [(latents, goal)]
         if robust_radius:
@@ -191,10 +167,6 @@ class WorldModel(nn.Module):
                 goals = goals.view(len(goal), *[1] * (latents.dim() - 3), *goals.shape[1:])
                 readings.append(distance.between(distance.embed(flat(start)), goals))
         return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
-
-    def compared(self, latents: Tensor) -> Tensor:
-        """What of latents [..., N, D] is compared with that of other frames."""
-        return self.latent.compared(latents)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
         """[B, S, H] expected rewards of model steps with raw action blocks [B, S, H, A] that lead
@@ -253,30 +225,25 @@ class WorldModel(nn.Module):
     @contextmanager
     def _reading(self, *inputs: Tensor) -> Iterator[None]:
         """In the model's precision, with gradients where an input wants them."""
-        gradient = any(wants_gradient(x) for x in inputs)
-        with torch.set_grad_enabled(gradient), autocast(self.device, self.encoder.precision):
+        gradient, precision = wants_gradient(*inputs), self.encoder.precision
+        with torch.set_grad_enabled(gradient), autocast(self.device, precision):
             yield
 
     # ------------------------------------------------------------------ memory
 
     def plan_bytes(
-        self,
-        horizon: int,
-        *,
-        gradients: bool = False,
-        num_futures: int = 1,
+        self, horizon: int, *, gradients: bool = False, num_futures: int = 1,
         robust_radius: float = 0.0,
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int]:  # fmt: skip
         """(bytes that imagining and judging one plan takes at most, bytes that it takes for any
         number of plans), estimated from shapes on the safe side; all members' futures and
         `num_futures` of each are held together, and for gradients all readings of the distance
         within the radius."""
         model, judging = self.latent_model, 0
-        if model.settings.distance is not None:
-            distance = model.settings.distance
-            judging = (
-                4 * horizon * (12 * distance.width + 4 * distance.groups * distance.components)
-            )
+        distance = model.settings.distance
+        if distance is not None:
+            numbers = 12 * distance.width + 4 * distance.groups * distance.components
+            judging = 4 * horizon * numbers
         if robust_radius:
             readings = 2 * self.latent.dynamic_dim
             judging *= readings if gradients else 1
@@ -291,6 +258,6 @@ class WorldModel(nn.Module):
         return futures * each + judging, fixed
 
 
-def wants_gradient(x: Tensor) -> bool:
-    """Whether what is computed from it is to lead back to it."""
-    return x.requires_grad and torch.is_grad_enabled()
+def wants_gradient(*inputs: Tensor) -> bool:
+    """Whether what is computed from any of them is to lead back to it."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)

@@ -54,12 +54,8 @@ class BlockMask(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> BlockMask:
-        ranges = {
-            "spatial_scale": self.spatial_scale,
-            "aspect_ratio": self.aspect_ratio,
-            "temporal_scale": self.temporal_scale,
-        }
-        for name, (low, high) in ranges.items():
+        for name in ("spatial_scale", "aspect_ratio", "temporal_scale"):
+            low, high = getattr(self, name)
             if low > high:
                 raise ValueError(
                     f"{name} [{low}, {high}] is a range: the lower number comes first"
