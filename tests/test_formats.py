@@ -20,9 +20,8 @@ from PIL import Image
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.readers.channels import usual
-from jepa_wm.data.readers.choice import Chosen
 from jepa_wm.data.readers.registry import format_of, formats, open_trajectories
-from jepa_wm.data.readers.view import View
+from jepa_wm.data.readers.view import Chosen, View
 from jepa_wm.data.trajectories import Trajectories
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

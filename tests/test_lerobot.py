@@ -11,9 +11,8 @@ from made_formats import LENGTHS, ROWS
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.choice import Chosen
 from jepa_wm.data.readers.registry import open_trajectories
-from jepa_wm.data.readers.view import View
+from jepa_wm.data.readers.view import Chosen, View
 from jepa_wm.data.trajectories import Trajectories
 
 pa = pytest.importorskip("pyarrow")

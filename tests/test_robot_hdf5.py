@@ -12,9 +12,8 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.choice import Chosen
 from jepa_wm.data.readers.registry import format_of, open_trajectories
-from jepa_wm.data.readers.view import View
+from jepa_wm.data.readers.view import Chosen, View
 from jepa_wm.data.trajectories import Trajectories
 
 NUMBERS = (0, 2, 10)

@@ -20,11 +20,10 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.data.held_out import refuse_parted
 from jepa_wm.data.images import resized
 from jepa_wm.data.quantities import described
-from jepa_wm.data.readers.choice import add_column_arguments, chosen
-from jepa_wm.data.readers.registry import open_trajectories
-from jepa_wm.data.readers.source import leave_out
-from jepa_wm.data.readers.view import View
-from jepa_wm.data.trajectories import ACTION_KINDS, ActionKind, TrajectoryWriter
+from jepa_wm.data.readers.channels import UNITS
+from jepa_wm.data.readers.registry import formats, leave_out, open_trajectories
+from jepa_wm.data.readers.view import Chosen, View
+from jepa_wm.data.trajectories import ACTION_KINDS, ActionKind, Columns, TrajectoryWriter
 
 WINDOW = 2**26  # bytes of frames read at a time
 
@@ -65,55 +64,84 @@ class Conversion:
     @property
     def files(self) -> dict[str, Path]:
         """The files to write by the name of their part."""
-        return {
-            "train": self.target,
-            **({"heldout": self.target.with_name("heldout.h5")} if self.heldout else {}),
-        }
+        held = {"heldout": self.target.with_name("heldout.h5")} if self.heldout else {}
+        return {"train": self.target, **held}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of `jepa-wm convert`."""
     # From where to where, and which columns.
-    parser.add_argument("source", metavar="SOURCE", help="a trajectory file or folder")
-    parser.add_argument(
-        "into", metavar="TARGET.h5", help="the file to write; with --heldout FOLDER/train.h5"
-    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a trajectory file or folder")
+    add("into", metavar="TARGET.h5", help="the file to write; with --heldout FOLDER/train.h5")
     add_column_arguments(parser)
 
     # What of it is written, and how.
-    parser.add_argument(
-        "--size", type=int, metavar="N", help="make frames N x N px; default: as they are"
-    )
-    parser.add_argument(
+    add("--size", type=int, metavar="N", help="make frames N x N px; default: as they are")
+    add(
         "--heldout", type=float, default=0.0, metavar="SHARE_OR_K",
         help="episodes for heldout.h5: a share such as 0.1, or every k-th",
     )  # fmt: skip
-    parser.add_argument(
+    add(
         "--without", type=int, nargs="+", default=[], metavar="EPISODE",
         help="episodes to leave out",
     )  # fmt: skip
-    parser.add_argument(
-        "--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames"
-    )
-    parser.add_argument(
+    add("--shortest", type=int, default=2, metavar="L", help="leave out episodes of fewer frames")
+    add(
         "--action-kind", choices=ACTION_KINDS,
         help="whether actions are moves, which add up (the default), or places to go to",
     )  # fmt: skip
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
+def add_column_arguments(parser: argparse.ArgumentParser, *more_formats: str) -> None:
+    """The words that say what a source is and which of its columns are used."""
+    # The columns.
+    add = parser.add_argument
+    known = [*formats(), *more_formats]
+    add("--format", choices=known, help="default: recognised from the files")
+    add("--pixels", metavar="COLUMN", help="the column of frames")
+    add("--action", metavar="COLUMN")
+    add("--state", metavar="COLUMN")
+    add(
+        "--names", nargs="+", default=[], metavar="NAME",
+        help="of the state's numbers; what stands before the last underscore groups them: "
+        "block_x block_y angle",
+    )  # fmt: skip
+    add(
+        "--units", nargs="+", default=[], metavar="UNIT",
+        help="of the state's numbers, - where there is none: px px rad; rad and deg are angles",
+    )  # fmt: skip
+    add(
+        "--camera", nargs="+", default=[], metavar="NAME",
+        help="cameras by name: pixels, then pixels_NAME for more",
+    )  # fmt: skip
+
+    # How pictures and rows are to be read.
+    add(
+        "--channels", choices=list(UNITS),
+        help="what one frame of the pictures is, where it does not show; more channels are "
+        "stacked frames, newest last",
+    )  # fmt: skip
+    add(
+        "--action-row", choices=["leaving", "arriving"],
+        help="whether a row holds the action taken at its frame or the one that led to it",
+    )  # fmt: skip
+
+
+def chosen(a: argparse.Namespace) -> Chosen:
+    """The columns that the command line names."""
+    return Chosen(
+        pixels=a.pixels, action=a.action, state=a.state, cameras=tuple(a.camera),
+        names=tuple(a.names), units=tuple(a.units), channels=a.channels, action_row=a.action_row,
+    )  # fmt: skip
+
+
+def run(a: argparse.Namespace) -> dict[str, object]:
     """The command: open, convert, tell what was written."""
     conversion = Conversion(
-        Path(arguments.into),
-        arguments.size,
-        arguments.heldout,
-        tuple(arguments.without),
-        arguments.shortest,
-        arguments.action_kind,
+        Path(a.into), a.size, a.heldout, tuple(a.without), a.shortest, a.action_kind
     )
-    return convert(
-        View(open_trajectories(arguments.source, arguments.format), chosen(arguments)), conversion
-    )
+    return convert(View(open_trajectories(a.source, a.format), chosen(a)), conversion)
 
 
 def convert(view: View, conversion: Conversion) -> dict[str, object]:
@@ -132,8 +160,9 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
     view.check_all(list(actions))
     refuse_parted(view, parts, actions)
-    columns = _columns(view, conversion, next(iter(actions)))
-    about = _about(view, conversion, action_statistics([actions[e] for e in parts["train"]]))
+    columns = _columns(view, conversion.size, next(iter(actions)))
+    statistics = action_statistics([actions[e] for e in parts["train"]])
+    about = {**statistics, **_about(view, conversion.action_kind)}
 
     with ExitStack() as on_failure:
         # The file of each episode, and its first row there.
@@ -150,7 +179,7 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
             for done, e in enumerate(actions, 1):
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
-                for start, name, values in _rows(view, conversion, e, columns):
+                for start, name, values in _rows(view, conversion.size, e, columns):
                     writer.write(name, row + start, values)
                     stop.raise_if_requested()
                 bar.update(done)
@@ -160,27 +189,20 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
             writer.close(**about)
         on_failure.pop_all()
 
-    result: dict[str, object] = {
-        part: {
-            "path": str(path),
-            "episodes": len(parts[part]),
-            "frames": int(view.source.lengths[parts[part]].sum()),
-        }
-        for part, path in conversion.files.items()
-    }
-    return {**result, "left_out": [view.called(e) for e in left_out]}
+    result: dict[str, object] = {"left_out": [view.called(e) for e in left_out]}
+    for part, path in conversion.files.items():
+        lengths = view.source.lengths[parts[part]]
+        frames = int(lengths.sum())
+        result[part] = {"path": str(path), "episodes": len(lengths), "frames": frames}
+    return result
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for reading."""
-    text = [
-        f"{part['path']}: {part['episodes']} episodes, {part['frames']} frames"
-        for part in result.values()
-        if isinstance(part, dict)
-    ]
-    if result["left_out"]:
-        text.append(f"left out: episodes {', '.join(map(str, result['left_out']))}")
-    return text
+    parts = [result[part] for part in ("train", "heldout") if part in result]
+    text = [f"{p['path']}: {p['episodes']} episodes, {p['frames']} frames" for p in parts]
+    left_out = ", ".join(map(str, result["left_out"]))
+    return [*text, *([f"left out: episodes {left_out}"] if left_out else [])]
 
 
 def split(
@@ -193,9 +215,8 @@ def split(
     wrong = sorted(set(conversion.without) - set(called))
     if wrong:
         gaps = ", not all of them" if called[-1] - called[0] >= len(called) else ""
-        raise UserError(
-            f"--without {wrong[0]}: the episodes are {called[0]} to {called[-1]}{gaps}"
-        )
+        span = f"{called[0]} to {called[-1]}{gaps}"
+        raise UserError(f"--without {wrong[0]}: the episodes are {span}")
     short = lengths < conversion.shortest
     left_out = [e for e, number in enumerate(called) if number in conversion.without or short[e]]
     usable = np.setdiff1d(np.arange(len(lengths)), left_out)
@@ -219,21 +240,17 @@ def split(
 
 
 def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """`action_mean`, `action_std`, `action_min`, `action_max` [A] over episodes [L, A].
-
-    The last action of each leads nowhere and does not count.
-    """
+    """`action_mean`, `action_std`, `action_min`, `action_max` [A] over episodes [L, A]; the last
+    action of each leads nowhere and does not count."""
     actions = np.concatenate([actions[:-1] for actions in episodes]).astype(np.float64)
     return {f"action_{name}": getattr(actions, name)(0) for name in ("mean", "std", "min", "max")}
 
 
-def _columns(
-    view: View, conversion: Conversion, episode: int
-) -> dict[str, tuple[tuple[int, ...], str]]:
+def _columns(view: View, size: int | None, episode: int) -> Columns:
     columns: dict[str, tuple[tuple[int, ...], str]] = {}
     for name in view.pictures:
         height, width = view.frames(name, episode, 0, 1).shape[1:3]
-        columns[name] = ((conversion.size or height, conversion.size or width, 3), "u1")
+        columns[name] = ((size or height, size or width, 3), "u1")
     columns["action"] = ((view.action_size,), "f4")
     if view.state is not None:
         columns["state"] = ((len(view.state_names),), "f4")
@@ -242,54 +259,41 @@ def _columns(
 
 
 def _rows(
-    view: View,
-    conversion: Conversion,
-    episode: int,
-    columns: dict[str, tuple[tuple[int, ...], str]],
+    view: View, size: int | None, episode: int, columns: Columns
 ) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(first row, column, values) of all columns of an episode but its actions; UserError where
-    frames are not of the columns' size."""
+    """(first row, column, values) of all columns of an episode but its actions, frames and states
+    a window at a time; UserError where frames are not of the columns' size."""
     for name in view.pay:
         earned = view.earned(name, episode)
-        values = earned > 0 if name == "terminated" else earned
-        yield 0, name, values.astype(columns[name][1])
-    for start, name, values in _windows(view, conversion, episode):
-        if values.shape[1:] != columns[name][0]:
-            number = view.called(episode)
-            raise UserError(
-                f"{view.source.path}: '{name}' is {values.shape[1:]} in episode {number}, but "
-                f"{columns[name][0]} in the first; make frames equal with --size, or "
-                f"{leave_out(number)}"
-            )
-        yield start, name, values
+        yield 0, name, (earned > 0 if name == "terminated" else earned).astype(columns[name][1])
 
-
-def _windows(
-    view: View, conversion: Conversion, episode: int
-) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(first frame, column, values) of an episode's frames and states, a window at a time."""
-    biggest = max(int(np.prod(view.source.columns[name].shape)) for name in view.pictures.values())
-    length = int(view.source.lengths[episode])
-    step = max(1, WINDOW // (4 * biggest))  # floats at the most
+    biggest = max(view.source.columns[name].size for name in view.pictures.values())
+    length, step = int(view.source.lengths[episode]), max(1, WINDOW // (4 * biggest))  # floats
     for start in range(0, length, step):
         stop = min(start + step, length)
         for name in view.pictures:
             frames = view.frames(name, episode, start, stop)
-            yield start, name, resized(frames, conversion.size) if conversion.size else frames
+            frames = resized(frames, size) if size else frames
+            if frames.shape[1:] != columns[name][0]:
+                number = view.called(episode)
+                raise UserError(
+                    f"{view.source.path}: '{name}' is {frames.shape[1:]} in episode {number}, but "
+                    f"{columns[name][0]} in the first; make frames equal with --size, or "
+                    f"{leave_out(number)}"
+                )
+            yield start, name, frames
         if view.state is not None:
             yield start, "state", view.states(episode, start, stop)
 
 
-def _about(
-    view: View, conversion: Conversion, statistics: dict[str, np.ndarray]
-) -> dict[str, str | int | float | np.ndarray]:
-    about: dict[str, str | int | float | np.ndarray] = {
-        **statistics,
-        "action_kind": conversion.action_kind or view.source.about.action_kind or "delta",
-        "source": view.source.path.name,
+def _about(view: View, kind: ActionKind | None) -> dict[str, Any]:
+    source = view.source
+    about: dict[str, Any] = {
+        "action_kind": kind or source.about.action_kind or "delta",
+        "source": source.path.name,
     }
-    if view.source.about.fps:
-        about["fps"] = view.source.about.fps
+    if source.about.fps:
+        about["fps"] = source.about.fps
     if view.state is not None:
         about |= described(view.state_names, view.state_units)
     return about

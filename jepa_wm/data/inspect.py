@@ -12,11 +12,9 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Progress
 from jepa_wm.data import inspect_videos
-from jepa_wm.data.convert import action_statistics
+from jepa_wm.data.convert import action_statistics, add_column_arguments, chosen
 from jepa_wm.data.inspect_videos import PICTURES, contact_sheet
-from jepa_wm.data.readers.choice import add_column_arguments, chosen
-from jepa_wm.data.readers.registry import format_of, open_trajectories
-from jepa_wm.data.readers.source import Source, leave_out
+from jepa_wm.data.readers.registry import Source, format_of, leave_out, open_trajectories
 from jepa_wm.data.readers.view import View
 from jepa_wm.data.samples import visible
 from jepa_wm.data.video_set import is_index
@@ -30,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", help="trajectories, or a folder or manifest of videos"
     )
-    add_column_arguments(parser, more_formats=(VIDEOS,))
+    add_column_arguments(parser, VIDEOS)
     parser.add_argument("--sheet", metavar="OUT.png", help="write a contact sheet of frames there")
 
 

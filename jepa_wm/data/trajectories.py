@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Literal
@@ -24,15 +24,15 @@ from jepa_wm.data.quantities import Quantities
 
 ActionKind = Literal["delta", "absolute"]  # moves, which add up, or places to go to
 ACTION_KINDS: tuple[ActionKind, ...] = ("delta", "absolute")
+Columns = Mapping[str, tuple[tuple[int, ...], str]]  # name: shape and type of one row
+Attribute = str | int | float | np.ndarray
 
 
 class TrajectoryWriter:
     """Writes a file of known size whole or not at all: it grows under a temporary name and is
     renamed by `close`."""
 
-    def __init__(
-        self, path: Path, lengths: np.ndarray, columns: dict[str, tuple[tuple[int, ...], str]]
-    ) -> None:
+    def __init__(self, path: Path, lengths: np.ndarray, columns: Columns) -> None:
         self.path, self._partial = Path(path), Path(path).with_suffix(".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open_h5(self._partial, "w")
@@ -50,7 +50,7 @@ class TrajectoryWriter:
         self._file[column][row : row + len(values)] = values
         self._sums[column].update(np.ascontiguousarray(values).data)
 
-    def close(self, **attributes: str | int | float | np.ndarray) -> None:
+    def close(self, **attributes: Attribute) -> None:
         """Finish: store attributes and a digest of what was written, flush, and let the file
         appear under its name."""
         content = self._cut + "".join(part.hexdigest() for part in self._sums.values())
@@ -224,12 +224,7 @@ class EpisodeWriter:
     `lengths` [E], where they are known beforehand, saves the copying: add just as many episodes,
     each so long."""
 
-    def __init__(
-        self,
-        path: Path,
-        columns: dict[str, tuple[tuple[int, ...], str]],
-        lengths: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, path: Path, columns: Columns, lengths: np.ndarray | None = None) -> None:
         self.path, self.columns = Path(path), columns
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lengths: list[int] = []
@@ -256,9 +251,7 @@ class EpisodeWriter:
                 self._rows[name].write(values.data)
         self._lengths.append(len(values))
 
-    def close(
-        self, tell: Callable[[], None] = lambda: None, **attributes: str | int | float | np.ndarray
-    ) -> None:
+    def close(self, tell: Callable[[], None] = lambda: None, **attributes: Attribute) -> None:
         """Finish the file, with these attributes; `tell` is called now and then, and if it raises
         `abandon` is due."""
         if self._writer is None:

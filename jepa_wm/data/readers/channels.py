@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.source import Source
+from jepa_wm.data.readers.registry import Source
 
 Kind = Literal["grey", "grey_alpha", "rgb", "rgba"]  # of one frame
 UNITS: dict[Kind, int] = {"grey": 1, "grey_alpha": 2, "rgb": 3, "rgba": 4}

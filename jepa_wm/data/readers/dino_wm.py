@@ -13,22 +13,16 @@ import numpy as np
 import torch
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.registry import READERS, About, Array, reading
 from jepa_wm.data.readers.rows import EpisodeArrays
-from jepa_wm.data.readers.source import About, Array, reading
 from jepa_wm.data.video import Video
 
+# Our columns, and the files of their tensors.
 TABLES = {
-    "state": "states",
-    "action": "actions",
-    "rel_action": "rel_actions",
-    "abs_action": "abs_actions",
-}
-MORE = {
-    "velocity": "velocities",
-    "door_location": "door_locations",
+    "state": "states", "action": "actions", "rel_action": "rel_actions",
+    "abs_action": "abs_actions", "velocity": "velocities", "door_location": "door_locations",
     "wall_location": "wall_locations",
-}
+}  # fmt: skip
 
 
 @READERS.register("dino_wm")
@@ -48,8 +42,8 @@ class DinoWmReader:
                 f"{path}: holds several sets; name one of them: {path / 'train'} or {path / 'val'}"
             )
         tables = {
-            name: _tensor(path / f"{stem}.pth").numpy()
-            for name, stem in {**TABLES, **MORE}.items()
+            name: _tensor(path / f"{stem}.pth")
+            for name, stem in TABLES.items()
             if (path / f"{stem}.pth").is_file()
         }
 
@@ -66,11 +60,12 @@ class DinoWmReader:
 
         def opened(episode: int) -> dict[str, Array]:
             frames = _frames(videos[episode])
-            arrays: dict[str, Array] = {"pixels": frames}
-            for name, table in tables.items():
-                if table.ndim > 2:
-                    arrays[name] = table[episode, : frames.shape[0]]
-            return arrays
+            rows = {
+                name: table[episode, : frames.shape[0]]
+                for name, table in tables.items()
+                if table.ndim > 2
+            }
+            return {"pixels": frames, **rows}
 
         # A video that cannot be read is told of when its episode is.
         lengths = []
@@ -79,7 +74,7 @@ class DinoWmReader:
                 lengths.append(_frames(video).shape[0])
             except UserError:
                 lengths.append(int(tables["state"].shape[1]))
-        return EpisodeArrays(path, opened, np.array(lengths), about=About())
+        return EpisodeArrays(path, opened, lengths, about=About())
 
 
 def _number(video: Path) -> int:
@@ -108,11 +103,10 @@ class _VideoRows:
 
 
 def _frames(path: Path) -> Array:
-    frames: Array = _VideoRows(path) if path.suffix == ".mp4" else _tensor(path).numpy()
-    return frames
+    return _VideoRows(path) if path.suffix == ".mp4" else _tensor(path)
 
 
-def _tensor(path: Path) -> torch.Tensor:
+def _tensor(path: Path) -> np.ndarray:
     """A tensor mapped into memory, not loaded; UserError for anything but plain tensors."""
     try:
         with reading(path):
@@ -125,4 +119,5 @@ def _tensor(path: Path) -> torch.Tensor:
         raise UserError(
             f"{path}: holds no tensor but a {type(tensor).__name__}; save the tensor alone"
         )
-    return tensor
+    values: np.ndarray = tensor.numpy()
+    return values

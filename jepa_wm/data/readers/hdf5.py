@@ -13,14 +13,12 @@ import numpy as np
 from jepa_wm.core.errors import UserError, listed
 from jepa_wm.data.hdf5 import missing_filter, open_h5, unwritten_row
 from jepa_wm.data.images import read_picture
-from jepa_wm.data.readers.registry import READERS
-from jepa_wm.data.readers.rows import FlatRows, episode_lengths
-from jepa_wm.data.readers.source import About, Array, Column, Locked, leave_out, reading
+from jepa_wm.data.readers.registry import READERS, About, Array, Column, Locked, leave_out, reading
+from jepa_wm.data.readers.rows import TABLES, FlatRows, episode_lengths
 from jepa_wm.data.trajectories import ACTION_KINDS, attribute_text
 
 SUFFIXES = (".h5", ".hdf5")
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG")  # the first bytes of JPEG and of PNG files
-NOT_ROWS = ("ep_len", "ep_offset", "episode_ends")
 
 
 @READERS.register("hdf5")
@@ -48,30 +46,21 @@ class Hdf5Reader:
         rows = {
             name: array
             for name, array in arrays.items()
-            if name not in NOT_ROWS and not name.startswith("metadata")
+            if name not in TABLES and not name.startswith("metadata")
         }
         offsets = np.asarray(arrays["ep_offset"][:]) if "ep_offset" in arrays else None
 
         # What a file of our own says of itself.
-        fps = file.attrs.get("fps")
-        word = attribute_text(file.attrs.get("action_kind", ""))
+        text = {name: attribute_text(value) for name, value in file.attrs.items()}
+        fps, kind = file.attrs.get("fps"), text.get("action_kind")
         about = About(
             float(fps) if fps else None,
-            _words(file, "names"),
-            _words(file, "units"),
-            action_kind=next((kind for kind in ACTION_KINDS if kind == word), None),
+            names={"state": tuple(text.get("state_names", "").split())},
+            units={"state": tuple(text.get("state_units", "").split())},
+            action_kind=next((known for known in ACTION_KINDS if known == kind), None),
             attributes=dict(file.attrs),
         )
         return Hdf5Rows(path, rows, lengths, offsets=offsets, about=about)
-
-
-def _words(file: h5py.File, kind: str) -> dict[str, tuple[str, ...]]:
-    """{column: words} of the attributes `action_names`, `state_units` and the like."""
-    return {
-        column: tuple(attribute_text(file.attrs[f"{column}_{kind}"]).split())
-        for column in ("action", "state")
-        if f"{column}_{kind}" in file.attrs
-    }
 
 
 class Hdf5Rows(FlatRows):

@@ -16,34 +16,12 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.images import read_picture
-from jepa_wm.data.readers.lerobot_meta import (
-    Place,
-    columns,
-    number_names,
-    places_2,
-    places_3,
-    read_info,
-)
-from jepa_wm.data.readers.registry import READERS
-from jepa_wm.data.readers.source import About, leave_out, needs, reading
+from jepa_wm.data.readers import lerobot_meta as meta
+from jepa_wm.data.readers.lerobot_meta import Place
+from jepa_wm.data.readers.registry import READERS, About, leave_out, needs, reading
 from jepa_wm.data.video import Video, VideoError
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-
-
-@READERS.register("lerobot")
-class LeRobotReader:
-    """A folder that holds `meta/info.json`."""
-
-    @staticmethod
-    def recognises(path: Path) -> bool:
-        return (path / "meta/info.json").is_file()
-
-    @staticmethod
-    def open(path: Path) -> LeRobot:
-        """The data set whose folder holds `meta`; UserError for versions before 2 and for tables
-        that disagree."""
-        return LeRobot(path)
 
 
 @dataclass(frozen=True)
@@ -56,16 +34,25 @@ class Table:
     scattered: frozenset[int]  # numbers whose rows are not together, or not in order of frames
 
 
+@READERS.register("lerobot")
 class LeRobot:
     """The episodes of one data set, known by their episode_index; parquet and video files are
-    opened when read."""
+    opened when read. UserError for versions before 2 and for tables that disagree."""
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return (path / "meta/info.json").is_file()
+
+    @classmethod
+    def open(cls, path: Path) -> LeRobot:
+        return cls(path)
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
         # What the set is, and where its episodes lie.
         self._parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
-        info = read_info(path / "meta/info.json")
+        info = meta.read_info(path / "meta/info.json")
         version = str(info.get("codebase_version", "")).lstrip("v")
         if version.partition(".")[0] not in ("2", "3"):
             raise UserError(
@@ -74,24 +61,24 @@ class LeRobot:
             )
         self._info, self._fps = info, float(info["fps"])
         if version.startswith("2"):
-            self._places = places_2(path, info)
+            self._places = meta.places_2(path, info)
         else:
-            self._places = places_3(path, info, self._table)
+            self._places = meta.places_3(path, info, self._parquet)
         self.lengths = np.array([place.length for place in self._places], np.int64)
         self.numbers = np.array([place.number for place in self._places], np.int64)
-        if not len(self.lengths) or int(self.lengths.sum()) != info.get(
-            "total_frames", self.lengths.sum()
-        ):
+        frames = int(self.lengths.sum())
+        if not frames or frames != info.get("total_frames", frames):
             raise UserError(
                 f"{path}: meta/info.json tells of {info.get('total_frames')} frames, the episodes "
-                f"of {self.lengths.sum()}; files of meta are missing or old: copy it again, or "
-                "correct total_frames there if these are all the episodes"
+                f"of {frames}; files of meta are missing or old: copy it again, or correct "
+                "total_frames there if these are all the episodes"
             )
 
         # The columns, and the files that are open.
-        self.columns = columns(info, without=BOOKKEEPING)
-        names = {name: number_names(feature) for name, feature in info["features"].items()}
-        self.about = About(self._fps, {column: named for column, named in names.items() if named})
+        self.columns = meta.columns(info, without=BOOKKEEPING)
+        features = info["features"].items()
+        names = {name: meta.number_names(feature) for name, feature in features}
+        self.about = About(self._fps, names)
         self._file = lru_cache(maxsize=8)(self._opened)
         self._stamps = lru_cache(maxsize=64)(_stamps)
         self._videos: dict[str, Video] = {}
@@ -247,16 +234,6 @@ class LeRobot:
                 if (np.diff(order[at : at + n]) <= 0).any():
                     scattered.add(e)
         return Table(parquet, ends, spans, frozenset(scattered))
-
-    def _table(self, file: Path) -> list[dict[str, Any]]:
-        """The rows of a table of episodes, without its statistics."""
-        with reading(file):
-            names = self._parquet.read_schema(file).names
-            table = self._parquet.read_table(
-                file, columns=[name for name in names if not name.startswith("stats/")]
-            )
-            rows: list[dict[str, Any]] = table.to_pylist()
-        return rows
 
 
 def _stamps(file: Path) -> np.ndarray:

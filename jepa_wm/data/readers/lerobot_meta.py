@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import read_text
-from jepa_wm.data.readers.source import Column, reading
+from jepa_wm.data.readers.registry import Column, reading
 from jepa_wm.data.samples import visible
 
 PICTURES = ("video", "image")
@@ -66,10 +66,8 @@ def places_2(path: Path, info: Mapping[str, Any]) -> list[Place]:
     return _by_number(file, places)
 
 
-def places_3(
-    path: Path, info: Mapping[str, Any], read: Callable[[Path], Sequence[Row]]
-) -> list[Place]:
-    """The episodes of version 3 by number, from the tables that `read` reads."""
+def places_3(path: Path, info: Mapping[str, Any], parquet: Any) -> list[Place]:
+    """The episodes of version 3 by number, from tables that the module `parquet` reads."""
     cameras = [
         name for name, feature in info["features"].items() if feature.get("dtype") == "video"
     ]
@@ -78,10 +76,14 @@ def places_3(
         for part in ("chunk_index", "file_index", "from_timestamp"):
             needed.append(f"videos/{camera}/{part}")
 
-    # Rows of all tables, each with all of the columns.
+    # Rows of all tables, each with all of the columns, statistics apart.
     places = []
     for file in sorted(visible((path / "meta/episodes").rglob("*.parquet"))):
-        for row in read(file):
+        with reading(file):
+            names = parquet.read_schema(file).names
+            names = [name for name in names if not name.startswith("stats/")]
+            rows = parquet.read_table(file, columns=names).to_pylist()
+        for row in rows:
             missing = [key for key in needed if key not in row]
             if missing:
                 raise UserError(
@@ -94,17 +96,13 @@ def places_3(
 
 def _place(row: Row, cameras: list[str]) -> Place:
     parts = ("chunk_index", "file_index")
-    fills = {
-        camera: {part: _whole(row[f"videos/{camera}/{part}"]) for part in parts}
-        for camera in cameras
-    }
-    begins = {camera: row[f"videos/{camera}/from_timestamp"] for camera in cameras}
-    seconds = {
-        camera: float("nan") if second is None else float(second)
-        for camera, second in begins.items()
-    }
     fill = {part: _whole(row[f"data/{part}"]) for part in parts}
-    return Place(int(row["episode_index"]), int(row["length"]), fill, fills, seconds)
+    place = Place(int(row["episode_index"]), int(row["length"]), fill)
+    for camera in cameras:
+        film, second = f"videos/{camera}", row[f"videos/{camera}/from_timestamp"]
+        place.video_fill[camera] = {part: _whole(row[f"{film}/{part}"]) for part in parts}
+        place.second[camera] = float("nan") if second is None else float(second)
+    return place
 
 
 def _whole(number: float | None) -> int:

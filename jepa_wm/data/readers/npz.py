@@ -13,12 +13,10 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import mapped
-from jepa_wm.data.readers.registry import READERS
-from jepa_wm.data.readers.rows import EpisodeArrays, FlatRows, episode_lengths, numbered
-from jepa_wm.data.readers.source import About, Column, Source, reading
+from jepa_wm.data.readers.registry import READERS, About, Column, Source, reading
+from jepa_wm.data.readers.rows import TABLES, EpisodeArrays, FlatRows, episode_lengths, numbered
 from jepa_wm.data.samples import is_hidden, visible
 
-TABLES = ("ep_len", "ep_offset", "episode_ends")
 ACTIONS = ("action", "actions")
 
 
@@ -33,17 +31,20 @@ class NpzReader:
     @staticmethod
     def open(path: Path) -> Source:
         if path.is_dir():
-            return _folder(path)
+            stems, numbers = numbered([file.stem for file in visible(path.glob("*.npz"))])
+            files = [path / f"{stem}.npz" for stem in stems]
+            lengths = [_rows(archive(file)) for file in files]
+            about = _about(archive(files[0]))
+            return EpisodeArrays(
+                path, lambda e: archive(files[e]), lengths, about=about, numbers=numbers
+            )
         arrays = archive(path)
 
         # Flat rows with a table of ends, arrays [E, L, ...], or one episode.
-        lengths = episode_lengths(arrays)
-        if lengths is not None:
-            return FlatRows(
-                path,
-                {name: array for name, array in arrays.items() if name not in TABLES},
-                lengths,
-            )
+        ends = episode_lengths(arrays)
+        if ends is not None:
+            flat = {name: array for name, array in arrays.items() if name not in TABLES}
+            return FlatRows(path, flat, ends)
         together = _episodes_by_frames(arrays)
         if together is not None:
             flat = {
@@ -58,7 +59,7 @@ class NpzReader:
             for name, array in arrays.items()
             if array.shape and array.shape[0] in (length, length - 1)
         }
-        return EpisodeArrays(path, lambda episode: rows, np.array([length]), about=_about(rows))
+        return EpisodeArrays(path, lambda e: rows, [length], about=_about(rows))
 
 
 def archive(path: Path) -> dict[str, Member]:
@@ -66,12 +67,12 @@ def archive(path: Path) -> dict[str, Member]:
     pickled array."""
     with reading(path):
         file = ZipFile(path)
-        members = [Member(path, file, name) for name in file.namelist() if _is_array(name)]
+        members = [
+            Member(path, file, name)
+            for name in file.namelist()
+            if name.endswith(".npy") and not is_hidden(Path(name))
+        ]
     return {member.name: member for member in members if member.dtype.kind in "biuf"}
-
-
-def _is_array(name: str) -> bool:
-    return name.endswith(".npy") and not is_hidden(Path(name))
 
 
 class Member:
@@ -124,26 +125,12 @@ class Member:
         if not self.shape or not np.prod(self.shape) or self.dtype.hasobject:
             return None
         with open(self.path, "rb") as file:
-            at = self._file.getinfo(self._entry).header_offset
-            file.seek(
-                at + 26
-            )  # of the member's own header: the lengths of its name and of its extra field
+            # Of the member's own header of 30 bytes: the lengths of its name and extra field.
+            header = self._file.getinfo(self._entry).header_offset
+            file.seek(header + 26)
             name, extra = np.frombuffer(file.read(4), "<u2").astype(int)
-        offset = at + 30 + name + extra + self._start
+        offset = header + 30 + name + extra + self._start
         return mapped(self.path, self.dtype, self.shape, offset)
-
-
-def _folder(path: Path) -> EpisodeArrays:
-    stems, numbers = numbered([file.stem for file in visible(path.glob("*.npz"))])
-    files = [path / f"{stem}.npz" for stem in stems]
-    lengths = [_rows(archive(file)) for file in files]
-
-    def opened(episode: int) -> dict[str, Member]:
-        return archive(files[episode])
-
-    return EpisodeArrays(
-        path, opened, np.array(lengths), about=_about(archive(files[0])), numbers=numbers
-    )
 
 
 def _rows(arrays: dict[str, Member]) -> int:

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.source import About, Array, Column, Locked, leave_out, reading
+from jepa_wm.data.readers.registry import About, Array, Column, Locked, leave_out, reading
+
+TABLES = ("ep_len", "ep_offset", "episode_ends")  # say where episodes lie, and are no rows
+Lengths = Sequence[int] | np.ndarray
 
 
 class FlatRows:
@@ -21,21 +24,14 @@ class FlatRows:
     passed over."""
 
     def __init__(
-        self,
-        path: Path,
-        arrays: Mapping[str, Array],
-        lengths: np.ndarray,
-        *,
-        offsets: np.ndarray | None = None,
-        about: About | None = None,
-    ) -> None:
+        self, path: Path, arrays: Mapping[str, Array], lengths: Lengths,
+        *, offsets: np.ndarray | None = None, about: About | None = None,
+    ) -> None:  # fmt: skip
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about or About()
         self.numbers = np.arange(len(self.lengths))
-        self.offsets = (
-            np.cumsum(self.lengths) - self.lengths
-            if offsets is None
-            else np.asarray(offsets, np.int64)
-        )
+        self.offsets = np.cumsum(self.lengths) - self.lengths
+        if offsets is not None:
+            self.offsets = np.asarray(offsets, np.int64)
         if not len(self.lengths) or self.lengths.min() < 0:
             raise UserError(
                 f"{path}: has no episodes, or one of negative length; its table of episodes is "
@@ -43,20 +39,19 @@ class FlatRows:
             )
 
         # Arrays of as many entries as there are episodes are about these, and no rows.
-        rows = int((self.offsets + self.lengths).max())
-        self._arrays = {
-            name: array
-            for name, array in arrays.items()
-            if len(array.shape) and (array.shape[0] >= rows or array.shape[0] != len(self.lengths))
-        }
-        short = [
-            f"'{name}' {array.shape[0]}"
-            for name, array in self._arrays.items()
-            if array.shape[0] < rows
-        ]
+        needed = int((self.offsets + self.lengths).max())
+        self._arrays: dict[str, Array] = {}
+        short = []
+        for name, array in arrays.items():
+            rows = array.shape[0] if array.shape else None
+            if rows is None or rows == len(self.lengths) < needed:
+                continue
+            self._arrays[name] = array
+            if rows < needed:
+                short.append(f"'{name}' {rows}")
         if short:
             raise UserError(
-                f"{path}: the episodes need {rows} rows, but there are fewer of "
+                f"{path}: the episodes need {needed} rows, but there are fewer of "
                 f"{', '.join(short)}; the file was cut short or its episode lengths are wrong: "
                 "make it or copy it again"
             )
@@ -75,20 +70,13 @@ class EpisodeArrays:
     row of zeros stands in for it."""
 
     def __init__(
-        self,
-        path: Path,
-        opened: Callable[[int], Mapping[str, Array]],
-        lengths: np.ndarray,
-        *,
-        about: About,
-        numbers: np.ndarray | None = None,
-    ) -> None:
+        self, path: Path, opened: Callable[[int], Mapping[str, Array]], lengths: Lengths,
+        *, about: About, numbers: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """`numbers` [E]: what the episodes are called; counted from 0 where the format does not
         number them."""
         self.path, self.lengths, self.about = path, np.asarray(lengths, np.int64), about
-        self.numbers = (
-            np.arange(len(self.lengths)) if numbers is None else np.asarray(numbers, np.int64)
-        )
+        self.numbers = np.arange(len(self.lengths)) if numbers is None else numbers
         if not len(self.lengths):
             raise UserError(f"{path}: has no episodes")
         self._opened = lru_cache(maxsize=4)(opened)
@@ -111,43 +99,38 @@ class EpisodeArrays:
         return first or self._opened(0)
 
     def read(self, column: str, episode: int, start: int, stop: int) -> np.ndarray:
-        length, number = int(self.lengths[episode]), int(self.numbers[episode])
+        number = int(self.numbers[episode])
         with reading(self.path):
-            # The array of this episode, which is there and as the first one's is.
             try:
                 arrays = self._opened(episode)
             except UserError as error:
                 raise UserError(f"episode {number}: {error}; {leave_out(number)}") from error
-            if column not in arrays:
-                raise UserError(
-                    f"{self.path}: episode {number} has no '{column}'; {leave_out(number)}"
-                )
-            array = arrays[column]
-            rows = array.shape[0]
-            if rows != length and (rows != length - 1 or self.columns[column].picture):
-                raise UserError(
-                    f"{self.path}: episode {number} has {length} frames but {rows} rows of "
-                    f"'{column}'; {leave_out(number)}"
-                )
-            if isinstance(array, Locked):
-                raise UserError(
-                    f"{self.path}: '{column}' of episode {number} {array.locked}; "
-                    f"{leave_out(number)}"
-                )
-            if (
-                tuple(array.shape[1:]) != self.columns[column].shape
-                and not self.columns[column].picture
-            ):
-                raise UserError(
-                    f"{self.path}: '{column}' is {tuple(array.shape[1:])} in episode {number}, "
-                    f"but {self.columns[column].shape} in the first; {leave_out(number)}"
-                )
-            values = np.asarray(array[start : min(stop, rows)])
+            fault = self._fault(column, episode, arrays)
+            if fault is not None:
+                raise UserError(f"{self.path}: {fault}; {leave_out(number)}")
+            rows = arrays[column].shape[0]
+            values = np.asarray(arrays[column][start : min(stop, rows)])
 
         # No action is stored for the last frame.
         if stop > rows:
             values = np.concatenate([values, np.zeros_like(values, shape=(1, *values.shape[1:]))])
         return values
+
+    def _fault(self, column: str, episode: int, arrays: Mapping[str, Array]) -> str | None:
+        """Why a column of an episode cannot be read: it has to be there, and as the first one's
+        is."""
+        name, length = f"episode {self.numbers[episode]}", int(self.lengths[episode])
+        if column not in arrays:
+            return f"{name} has no '{column}'"
+        array, first = arrays[column], self.columns[column]
+        rows, shape = array.shape[0], tuple(array.shape[1:])
+        if rows != length and (rows != length - 1 or first.picture):
+            return f"{name} has {length} frames but {rows} rows of '{column}'"
+        if isinstance(array, Locked):
+            return f"'{column}' of {name} {array.locked}"
+        if shape != first.shape and not first.picture:
+            return f"'{column}' is {shape} in {name}, but {first.shape} in the first"
+        return None
 
 
 def episode_lengths(arrays: Mapping[str, Array]) -> np.ndarray | None:
@@ -182,11 +165,9 @@ def numbered(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     if len({len(row) for row in digits}) == 1 and digits[0]:
         # Dates, lengths and the like may stand in a name too: the number is the one part in which
         # names differ.
-        parts = [
-            part for part in range(len(digits[0])) if len({row[part] for row in digits}) > 1
-        ] or [-1]
-        numbers = [row[parts[0]] for row in digits]
-        if len(parts) == 1 and len(set(numbers)) == len(names) and max(numbers) < 2**63:
+        columns = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
+        numbers = columns[0] if columns else tuple(row[-1] for row in digits)
+        if len(columns) <= 1 and len(set(numbers)) == len(names) and max(numbers) < 2**63:
             order = np.argsort(numbers)
             return [names[i] for i in order], np.array(numbers)[order]
     return sorted(names), np.arange(len(names))

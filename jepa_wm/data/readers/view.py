@@ -7,13 +7,15 @@ is chosen by name; a part that is not named takes the usual column of that name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from jepa_wm.core.errors import UserError, listed
-from jepa_wm.data.readers.channels import channels_of
-from jepa_wm.data.readers.choice import Chosen, state_names, state_units
-from jepa_wm.data.readers.source import Checked, Source, leave_out
+from jepa_wm.data.quantities import UNKNOWN, described
+from jepa_wm.data.readers.channels import Kind, channels_of
+from jepa_wm.data.readers.registry import Checked, Source, leave_out
 
 # Looked for in this order where nothing is named.
 PIXELS = ("pixels", "image", "img", "observation.image", "observations", "observation")
@@ -29,33 +31,50 @@ PAY = {
 }
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which columns are used and what their numbers are called; None or () means the usual ones,
+    and what the format says."""
+
+    pixels: str | None = None
+    action: str | None = None
+    state: str | None = None
+    # parts of picture columns' names: the first becomes `pixels`, each further `pixels_<its name>`
+    cameras: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of the state's numbers
+    units: tuple[str, ...] = ()  # of the state's numbers, - where there is none
+    # of one frame of the pictures; more are stacked frames. None: what they show
+    channels: Kind | None = None
+    # row t: the action taken at t, or the one that led there
+    action_row: Literal["leaving", "arriving"] | None = None
+
+
 class View:
     """A source as training sees it. UserError if a part is missing or could be several
     columns."""
 
     def __init__(self, source: Source, chosen: Chosen | None = None) -> None:
         self.source, chosen = source, chosen or Chosen()
+        self._numbers = [name for name, column in source.columns.items() if not column.picture]
 
         # Which columns play which part; all of them can be read here.
         self.pictures = self._pictures(chosen)  # {our name: theirs}
-        self._refuse_locked(*self.pictures.values())
         self.action = self._named("action", chosen.action, ACTIONS)
-        self.state = self._usual_state()
+        self.state = next((name for name in STATES if name in self._numbers), None)
         if chosen.state is not None:
             self.state = self._named("state", chosen.state, STATES)
-        self._refuse_locked(
-            self.action, *([] if self.state is None else [self.state]), *self._usual_pay().values()
-        )
+        self.pay = self._pay()  # {our name: theirs}
+        for name in (*self.pictures.values(), self.action, self.state, *self.pay.values()):
+            if name is not None and source.columns[name].locked is not None:
+                raise UserError(f"{source.path}: column '{name}' {source.columns[name].locked}")
 
         # What their numbers mean.
         row = chosen.action_row or ("arriving" if source.about.arriving else "leaving")
-        self._shift = 1 if row == "arriving" else 0
-        self.pay = self._usual_pay()  # {our name: theirs}
+        self._arriving = row == "arriving"
         column = source.columns[self.action]
-        self.discrete = column.dtype.kind in "iu" and int(np.prod(column.shape)) == 1
+        self.discrete = column.dtype.kind in "iu" and column.size == 1
         self._choices = source.about.choices
-        self.state_names = state_names(source, self.state, chosen.names)
-        self.state_units = state_units(source, self.state, self.state_names, chosen.units)
+        self.state_names, self.state_units = self._names_and_units(chosen)
 
         # How their pictures become frames.
         self._channels = {
@@ -74,8 +93,7 @@ class View:
         return int(self.source.numbers[episode])
 
     def check(self, episode: int) -> None:
-        """UserError where the source knows that frames of an episode are missing, without looking
-        at them."""
+        """UserError where the source knows, without looking, that frames of it are missing."""
         if isinstance(self.source, Checked):
             for column in self.pictures.values():
                 self.source.check(column, episode)
@@ -90,9 +108,8 @@ class View:
                 broken[self.called(e)] = error
         if broken:
             first, numbers = next(iter(broken.values())), " ".join(map(str, broken))
-            if len(broken) > 1:
-                raise UserError(f"{first}; broken are in all: --without {numbers}")
-            raise first
+            more = f"; broken are in all: --without {numbers}" if len(broken) > 1 else ""
+            raise UserError(f"{first}{more}")
 
     def frames(self, name: str, episode: int, start: int, stop: int) -> np.ndarray:
         """[stop - start, h, w, 3] uint8 of our picture column `name`; of stacked frames the
@@ -110,11 +127,9 @@ class View:
 
     def actions(self, episode: int) -> np.ndarray:
         """[L, A] float32; a discrete action as one-hot. Where none is stored for the last frame, 0
-        stands for it.
-
-        UserError for numbers that are not finite, and for discrete actions that there are not.
-        """
-        values = self.raw_actions(episode)
+        stands for it. UserError for numbers that are not finite, and for discrete actions that
+        there are not."""
+        values = self._beside_frames(self.action, episode)
         if self.discrete:
             if values.min(initial=0) < 0 or values.max(initial=0) >= self.choices:
                 raise UserError(
@@ -126,18 +141,6 @@ class View:
             values = one_hot
         return values.astype(np.float32)
 
-    def raw_actions(self, episode: int) -> np.ndarray:
-        """[L, A] as they are stored, beside the frame they are taken at; UserError for numbers
-        that are not finite."""
-        length = int(self.source.lengths[episode])
-        values = self.source.read(self.action, episode, 0, length).reshape(length, -1)
-        if self._shift:
-            values = np.concatenate([values[1:], np.zeros_like(values[:1])])
-        self._refuse_not_finite(self.action, episode, values[: length - 1])
-        return np.where(
-            np.isfinite(values), values, 0
-        )  # the last one is never taken and may be anything
-
     def states(self, episode: int, start: int, stop: int) -> np.ndarray:
         """[stop - start, Y] float32, where there is a `state`; UserError for numbers that are not
         finite."""
@@ -147,43 +150,42 @@ class View:
         return values.astype(np.float32)
 
     def earned(self, name: str, episode: int) -> np.ndarray:
-        """[L] of our column `name` of `pay`, beside the frame whose action it is of; 0 where none
-        is stored.
-
-        UserError for numbers that are not finite.
-        """
-        length, theirs = int(self.source.lengths[episode]), self.pay[name]
-        values = self.source.read(theirs, episode, 0, length).reshape(length, -1)
-        if self._shift:
-            values = np.concatenate([values[1:], np.zeros_like(values[:1])])
-        self._refuse_not_finite(theirs, episode, values[: length - 1])
-        return np.where(np.isfinite(values), values, 0)[:, 0]
+        """[L] of our column `name` of `pay`, beside the frame whose action it is of, as
+        `actions`."""
+        return self._beside_frames(self.pay[name], episode)[:, 0]
 
     @property
     def choices(self) -> int:
         """How many discrete actions there are: what the format says, else one more than the
         largest met."""
         if self._choices is None:
-            self._choices = max(self._largest(e) for e in range(len(self.source.lengths))) + 1
+            largest = 0
+            for e in range(len(self.source.lengths)):
+                try:
+                    actions = self._beside_frames(self.action, e)
+                except UserError:  # said where the episode is read
+                    continue
+                largest = max(largest, int(actions.max(initial=0)))
+            self._choices = largest + 1
         return self._choices
-
-    def _largest(self, episode: int) -> int:
-        """The largest discrete action of an episode; 0 of a broken one, which says so where it is
-        read."""
-        try:
-            return int(self.raw_actions(episode).max(initial=0))
-        except UserError:
-            return 0
 
     @property
     def action_size(self) -> int:
         """How many numbers an action has here."""
-        return (
-            self.choices if self.discrete else int(np.prod(self.source.columns[self.action].shape))
-        )
+        return self.choices if self.discrete else self.source.columns[self.action].size
+
+    def _beside_frames(self, column: str, episode: int) -> np.ndarray:
+        """[L, n] numbers of the actions of an episode, each beside the frame that it is taken at;
+        the last one is never taken, may be anything, and is 0 where it is not finite."""
+        length = int(self.source.lengths[episode])
+        values = self.source.read(column, episode, 0, length).reshape(length, -1)
+        if self._arriving:
+            values = np.concatenate([values[1:], np.zeros_like(values[:1])])
+        self._refuse_not_finite(column, episode, values[: length - 1])
+        return np.where(np.isfinite(values), values, 0)
 
     def _refuse_not_finite(self, column: str, episode: int, values: np.ndarray) -> None:
-        bad = np.count_nonzero(~np.isfinite(values).all(1)) if values.dtype.kind == "f" else 0
+        bad = np.count_nonzero(~np.isfinite(values).all(1))
         if bad:
             number = self.called(episode)
             raise UserError(
@@ -191,45 +193,25 @@ class View:
                 f"rows; {leave_out(number)}"
             )
 
-    def _refuse_locked(self, *columns: str) -> None:
-        for name in columns:
-            if self.source.columns[name].locked is not None:
-                raise UserError(
-                    f"{self.source.path}: column '{name}' {self.source.columns[name].locked}"
-                )
-
     def _named(self, part: str, name: str | None, usual: tuple[str, ...]) -> str:
-        columns = self.source.columns
-        numbers = [column for column in columns if not columns[column].picture]
         for candidate in (name,) if name else usual:
-            if candidate in numbers:
+            if candidate in self._numbers:
                 return candidate
         asked = f"column '{name}'" if name else f"a column for the {part}"
         raise UserError(
-            f"{self.source.path}: {asked} is missing; name one of {listed(numbers)} with --{part}"
+            f"{self.source.path}: {asked} is missing; name one of {listed(self._numbers)} with "
+            f"--{part}"
         )
 
-    def _usual_state(self) -> str | None:
-        columns = self.source.columns
-        return next(
-            (name for name in STATES if name in columns and not columns[name].picture), None
-        )
-
-    def _usual_pay(self) -> dict[str, str]:
-        columns = self.source.columns
-        single = [
-            name
-            for name in columns
-            if not columns[name].picture and int(np.prod(columns[name].shape)) == 1
-        ]
-        known = (
-            {"terminated": (self.source.about.terminated,)} if self.source.about.terminated else {}
-        )
-        taken = {
-            ours: next((name for name in (*usual, *known.get(ours, ())) if name in single), None)
-            for ours, usual in PAY.items()
-        }
-        return {ours: theirs for ours, theirs in taken.items() if theirs is not None}
+    def _pay(self) -> dict[str, str]:
+        single = [name for name in self._numbers if self.source.columns[name].size == 1]
+        pay: dict[str, str] = {}
+        for ours, usual in PAY.items():
+            more = self.source.about.terminated if ours == "terminated" else None
+            theirs = next((name for name in (*usual, more) if name in single), None)
+            if theirs is not None:
+                pay[ours] = theirs
+        return pay
 
     def _pictures(self, chosen: Chosen) -> dict[str, str]:
         path, columns = self.source.path, self.source.columns
@@ -241,52 +223,78 @@ class View:
             )
 
         # Cameras by name, each of one column.
-        if chosen.cameras:
-            taken: dict[str, str] = {}
-            for camera in chosen.cameras:
-                fits = [
-                    name
-                    for name in there
-                    if name == camera or name.replace("/", ".").endswith(f".{camera}")
-                ]
-                if len(fits) != 1:
-                    raise UserError(
-                        f"{path}: --camera {camera} fits {fits or 'no column'} of "
-                        f"{listed(there)}; name it in full"
-                    )
-                taken["pixels" if not taken else f"pixels_{camera.replace('/', '_')}"] = fits[0]
+        taken: dict[str, str] = {}
+        for camera in chosen.cameras:
+            fits = [
+                name
+                for name in there
+                if name == camera or name.replace("/", ".").endswith(f".{camera}")
+            ]
+            if len(fits) != 1:
+                raise UserError(
+                    f"{path}: --camera {camera} fits {fits or 'no column'} of {listed(there)}; "
+                    "name it in full"
+                )
+            taken[f"pixels_{camera.replace('/', '_')}" if taken else "pixels"] = fits[0]
+        if taken:
             return taken
 
         # The column that is named, the only one, or the one of a usual name.
-        if chosen.pixels is not None or len(there) == 1:
-            return {"pixels": chosen.pixels or there[0]}
         if not there:
             raise UserError(
                 f"{path}: no column holds pictures, only {listed(columns)}; a set with frames is "
                 "needed"
             )
-        usual = [name for name in PIXELS if name in there]
-        if not usual:
+        usual = [chosen.pixels] if chosen.pixels else [name for name in PIXELS if name in there]
+        if not usual and len(there) > 1:
             raise UserError(
                 f"{path}: has several cameras; choose with --camera or --pixels among "
                 f"{listed(there)}"
             )
-        return {"pixels": usual[0]}
+        return {"pixels": (usual or there)[0]}
+
+    def _names_and_units(self, chosen: Chosen) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """A name for each state number, state_0, state_1, ... where nobody has named them, and a
+        unit, "" where it has none; () where none is known.
+
+        UserError for names or units that are not one a number, or for units that differ within a
+        group of numbers."""
+        path, about = self.source.path, self.source.about
+        if self.state is None:
+            if chosen.units:
+                raise UserError(
+                    f"{path}: --units are given, but there is no state; name its column with "
+                    "--state"
+                )
+            return (), ()
+        count = self.source.columns[self.state].size
+        if chosen.names and len(chosen.names) != count:
+            raise UserError(
+                f"{path}: --names gives {len(chosen.names)} for the {count} numbers of "
+                f"'{self.state}'"
+            )
+        names = chosen.names or about.names.get(self.state, ())
+        names = tuple("_".join(name.split()) for name in names)
+        names = names or tuple(f"state_{i}" for i in range(count))
+        units = chosen.units or about.units.get(self.state, ())
+        try:
+            described(names, units)
+        except UserError as error:
+            raise UserError(f"{path}: --units, --names: {error}") from None
+        return names, tuple("" if unit == UNKNOWN else unit for unit in units)
 
     def _float_scale(self, column: str) -> float:
         """Pictures in floats go to 1 or to 255: the largest value in a few frames tells; those of
         yes and no to 1."""
-        if self.source.columns[column].dtype.kind != "f":
-            return 255.0 if self.source.columns[column].dtype.kind == "b" else 1.0
-        lengths, largest = self.source.lengths, 0.0
-        listed = {
-            (e, t)
-            for e in {0, len(lengths) // 2, len(lengths) - 1}
-            for t in {0, lengths[e] // 2, lengths[e] - 1}
-        }
-        for e, t in sorted((e, int(t)) for e, t in listed):
-            try:
-                largest = max(largest, float(self.source.read(column, e, t, t + 1).max(initial=0)))
-            except UserError:  # said where the episode is read
-                continue
+        kind, lengths = self.source.columns[column].dtype.kind, self.source.lengths
+        if kind != "f":
+            return 255.0 if kind == "b" else 1.0
+        largest = 0.0
+        for e in sorted({0, len(lengths) // 2, len(lengths) - 1}):
+            for t in sorted({0, int(lengths[e]) // 2, int(lengths[e]) - 1}):
+                try:
+                    frame = self.source.read(column, e, t, t + 1)
+                except UserError:  # said where the episode is read
+                    continue
+                largest = max(largest, float(frame.max(initial=0)))
         return 255.0 if largest <= 1.0 else 1.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import re
@@ -14,9 +15,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.readers.registry import READERS
+from jepa_wm.data.readers.registry import READERS, Array, Locked, needs, reading
 from jepa_wm.data.readers.rows import FlatRows
-from jepa_wm.data.readers.source import Array, Locked, needs, reading
 
 MARKS = (".zgroup", "zarr.json")
 # what tells of an array, and the key of its type there
@@ -44,7 +44,8 @@ class ZarrReader:
         """
         zarr = needs("zarr", extra="zarr", path=path)
         store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else str(path)
-        _register_imagecodecs()
+        with contextlib.suppress(ImportError):  # zarr knows its codecs only once it is told to
+            importlib.import_module("imagecodecs.numcodecs").register_codecs(verbose=False)
         with reading(path):
             group = zarr.open_group(store, mode="r", use_consolidated=False)
             if "meta/episode_ends" not in group:
@@ -55,13 +56,11 @@ class ZarrReader:
             lengths = np.diff(group["meta/episode_ends"][:], prepend=0)
             prefix = "data/" if "data" in group else ""
             arrays = {
-                name: _array(group, prefix, name, about) for name, about in _tables(path, prefix)
+                name: _array(group, f"{prefix}{name}", about)
+                for name, about in _tables(path, prefix)
             }
-            rows = FlatRows(
-                path,
-                {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"},
-                lengths,
-            )
+            numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}
+            rows = FlatRows(path, numbers, lengths)
             # zarr leaves out chunks of zeros and reads missing ones as zeros. Numbers are often
             # zero; a chunk of black pictures is rather one that was lost.
             for name, column in rows.columns.items():
@@ -77,11 +76,12 @@ class ZarrReader:
         return rows
 
 
-def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:
+def _array(group: Any, name: str, about: dict[str, Any]) -> Array:
     """The array, or a locked one where its codec is not there to open it with."""
     # zarr reports a codec that is not registered as either error, and its name in the text alone.
     try:
-        array: Array = group[f"{prefix}{name}"]
+        array: Array = group[name]
+        return array
     except (ValueError, ImportError) as error:
         codec = re.search(r"codec[^']*'+([^']+)'", str(error), re.IGNORECASE)
         if codec is None and not isinstance(error, ImportError):
@@ -89,21 +89,13 @@ def _array(group: Any, prefix: str, name: str, about: dict[str, Any]) -> Array:
         named = codec[1] if codec else str(error)
 
         # Shape and type stand in the metadata, whose keys differ between zarr 2 and 3.
-        package = next(
-            (package for start, package in PACKAGES.items() if named.startswith(start)), None
-        )
-        install = (
-            f"pip install '{package}'"
-            if package
-            else "install the package that registers it with zarr"
-        )
+        install = "install the package that registers it with zarr"
+        for start, package in PACKAGES.items():
+            if named.startswith(start):
+                install = f"pip install '{package}'"
         dtype = np.dtype(next(about[key] for key in ARRAYS.values() if key in about))
-        return Locked(
-            tuple(about["shape"]),
-            dtype,
-            f"is stored by the codec '{named}', which is not installed: {install}",
-        )
-    return array
+        why = f"is stored by the codec '{named}', which is not installed: {install}"
+        return Locked(tuple(about["shape"]), dtype, why)
 
 
 def _tables(path: Path, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,13 +115,3 @@ def _tables(path: Path, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
         about = json.loads(text)
         if place.startswith(prefix) and folder and "/" not in folder and "shape" in about:
             yield folder, about
-
-
-def _register_imagecodecs() -> None:
-    """Image codecs are known to zarr only once their package is told to; without it there is
-    nothing to tell."""
-    try:
-        codecs = importlib.import_module("imagecodecs.numcodecs")
-    except ImportError:
-        return
-    codecs.register_codecs(verbose=False)
