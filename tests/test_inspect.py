@@ -10,7 +10,7 @@ from PIL import Image
 
 from jepa_wm import cli
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.inspect_videos import contact_sheet
+from jepa_wm.data.inspect import contact_sheet
 
 
 def inspected(capsys, *words):

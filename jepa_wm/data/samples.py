@@ -1,29 +1,26 @@
 """What names tell: which files are videos and pictures, which are hidden, and which make one
-sample, in a folder or in a tar shard (WebDataset: members with one key make a sample; read in
-place, written by the command pack).
+sample, in a folder or in a tar shard (WebDataset; read in place, written by the command pack).
 
-A stem is a name without its last extension. A key names a sample: what stands before a dot of the
-name, as a rule the first, but `Track 2.0.mp4` beside `Track 2.0.cls` is of the sample
-`Track 2.0`."""
+A key names a sample: what stands before a dot of a file's name, as a rule the first, but
+`Track 2.0.mp4` beside `Track 2.0.cls` is of the sample `Track 2.0`."""
 
 from __future__ import annotations
 
 import re
 import tarfile
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import decoded
 
-VIDEOS = frozenset(
-    (
-        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m4v",
-        ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".ts",
-        ".vob", ".webm", ".wmv", ".y4m",
-    )
-)  # fmt: skip
+VIDEOS = frozenset((
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2t", ".m2ts", ".m4v",
+    ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".ts",
+    ".vob", ".webm", ".wmv", ".y4m",
+))  # fmt: skip
 PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 # Folders in which systems keep what they delete, resource forks and thumbnails.
 OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"))
@@ -92,9 +89,9 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
     Raises UserError for a file that is no tar, or is compressed, and for a sample of two videos or
     two pictures that one name or one class would not tell apart."""
     films, labels, companions = _contents(shard)
-    samples: dict[str, list[str]] = {}
+    samples: defaultdict[str, list[str]] = defaultdict(list)
     for name in films:
-        samples.setdefault(key_of(name, companions), []).append(name)
+        samples[key_of(name, companions)].append(name)
 
     # A sample is one film: a picture beside its video is passed over, two of a kind are refused.
     beside: set[str] = set()
@@ -102,8 +99,8 @@ def members(shard: Path) -> Iterator[tuple[Path, str | None, Span]]:
         if any(_suffix(name) in VIDEOS for name in names):
             beside.update(name for name in names if _suffix(name) in PICTURES)
         single = [name for name in names if name not in beside]
-        of_one_stem = next((same for same in _by_stem(single) if len(same) > 1), [])
-        alike = single if key in labels else of_one_stem
+        stem = Counter(keys(name)[0] for name in single).most_common(1)[0][0]
+        alike = [name for name in single if key in labels or keys(name)[0] == stem]
         if len(alike) > 1:
             raise UserError(
                 f"{shard}: sample '{key}' has two films, {alike[0]} and {alike[1]}; leave one in "
@@ -171,14 +168,6 @@ def _contents(shard: Path) -> tuple[dict[str, Span], dict[str, str], set[str]]:
             f"{shard}: is no whole, uncompressed tar file ({error}); copy or pack it again"
         ) from None
     return films, labels, companions
-
-
-def _by_stem(names: list[str]) -> list[list[str]]:
-    """Those of one stem together."""
-    stems: dict[str, list[str]] = {}
-    for name in names:
-        stems.setdefault(keys(name)[0], []).append(name)
-    return list(stems.values())
 
 
 def _suffix(name: str) -> str:

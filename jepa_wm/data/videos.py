@@ -15,7 +15,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import read_text
 from jepa_wm.data.images import ImageSequence
-from jepa_wm.data.readers.source import needs, reading
+from jepa_wm.data.readers.registry import needs, reading
 from jepa_wm.data.samples import (
     PICTURES,
     VIDEOS,

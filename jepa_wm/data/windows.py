@@ -28,13 +28,8 @@ class WindowSampler:
         self.span = (frames - 1) * frameskip
         purpose = f"{setting} {frames} at dynamics.frameskip {frameskip}"
         leave_out_short(data.path, data.lengths, self.span + 1, purpose)
-        self.data, self.frames, self.frameskip, self.stride, self.seed = (
-            data,
-            frames,
-            frameskip,
-            stride,
-            seed,
-        )
+        self.data, self.frames, self.frameskip = data, frames, frameskip
+        self.stride, self.seed = stride, seed
         self._starts = EvenDraw(np.maximum((data.lengths - 1 - self.span) // stride + 1, 0))
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,16 +41,15 @@ class WindowSampler:
     def elsewhere(self, step: int, episode: np.ndarray, *, count: int = 1) -> np.ndarray:
         """[B, count] frames from anywhere in the episodes [B] of batch `step`, at multiples of
         `stride`."""
-        r = np.random.default_rng([self.seed, 13, step])
-        return self._any_of(r, self.data.lengths[episode] - 1, count)
+        return self._any_of(13, step, self.data.lengths[episode] - 1, count)
 
     def up_to(self, step: int, last: np.ndarray, *, count: int = 1) -> np.ndarray:
         """[B, count] frames of batch `step` at multiples of `stride`, from the episode's first to
         frame `last` [B]."""
-        return self._any_of(np.random.default_rng([self.seed, 14, step]), last, count)
+        return self._any_of(14, step, last, count)
 
-    def _any_of(self, r: np.random.Generator, last: np.ndarray, count: int) -> np.ndarray:
-        frames = last // self.stride + 1
+    def _any_of(self, stream: int, step: int, last: np.ndarray, count: int) -> np.ndarray:
+        r, frames = np.random.default_rng([self.seed, stream, step]), last // self.stride + 1
         return (r.random((len(last), count)) * frames[:, None]).astype(np.int64) * self.stride
 
     def at(
@@ -63,14 +57,9 @@ class WindowSampler:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The windows of `episode` [B] that begin at frame `first` [B]."""
         frame = first[:, None] + self.frameskip * np.arange(self.frames)
-        blocks = self.data.actions[self.rows(episode, first)].reshape(
-            len(episode), self.frames - 1, -1
-        )
+        rows = (self.data.offsets[episode] + first)[:, None] + np.arange(self.span)
+        blocks = self.data.actions[rows].reshape(len(episode), self.frames - 1, -1)
         return np.repeat(episode[:, None], self.frames, 1), frame, blocks
-
-    def rows(self, episode: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """[B, (T-1) * frameskip] rows of the file whose actions lead through the windows."""
-        return (self.data.offsets[episode] + first)[:, None] + np.arange(self.span)
 
 
 class PairSampler:
@@ -79,9 +68,8 @@ class PairSampler:
 
     def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
         self.data, self.stride, self.seed = data, stride, seed
-        leave_out_short(
-            data.path, data.lengths, stride + 1, f"a pair of frames at features.stride {stride}"
-        )
+        purpose = f"a pair of frames at features.stride {stride}"
+        leave_out_short(data.path, data.lengths, stride + 1, purpose)
         self._starts = EvenDraw((data.lengths - 1) // stride)
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,16 +89,10 @@ class GoalSampler:
     def __init__(
         self, data: Trajectories, *, steps: int, frameskip: int, stride: int, seed: int
     ) -> None:
-        leave_out_short(
-            data.path, data.lengths, frameskip + 1, f"a goal at dynamics.frameskip {frameskip}"
-        )
-        self.data, self.steps, self.frameskip, self.stride, self.seed = (
-            data,
-            steps,
-            frameskip,
-            stride,
-            seed,
-        )
+        purpose = f"a goal at dynamics.frameskip {frameskip}"
+        leave_out_short(data.path, data.lengths, frameskip + 1, purpose)
+        self.data, self.steps, self.frameskip = data, steps, frameskip
+        self.stride, self.seed = stride, seed
         self._starts = EvenDraw(np.maximum((data.lengths - 1 - frameskip) // stride + 1, 0))
 
     def batch(
@@ -127,9 +109,8 @@ class GoalSampler:
         # about the last.
         gap = 1 + (r.random(batch) ** 2 * ((last - first) // self.frameskip)).astype(np.int64)
         after = np.minimum(first[:, None] + np.arange(self.steps * self.frameskip), last[:, None])
-        blocks = self.data.actions[self.data.offsets[episode][:, None] + after].reshape(
-            batch, self.steps, -1
-        )
+        rows = self.data.offsets[episode][:, None] + after
+        blocks = self.data.actions[rows].reshape(batch, self.steps, -1)
         counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)
         return episode, np.stack([first, first + gap * self.frameskip]), blocks, counts
 
@@ -146,15 +127,9 @@ class StepSampler:
     out, since nobody knows how it went on."""
 
     def __init__(
-        self,
-        data: Trajectories,
-        *,
-        taken: np.ndarray,
-        ended: np.ndarray,
-        frameskip: int,
-        stride: int,
-        seed: int,
-    ) -> None:
+        self, data: Trajectories, *, taken: np.ndarray, ended: np.ndarray, frameskip: int,
+        stride: int, seed: int,
+    ) -> None:  # fmt: skip
         self.data, self.taken, self.ended = data, taken, ended
         self.frameskip, self.stride, self.seed = frameskip, stride, seed
         cut, whole = -(-taken // stride), np.maximum((taken - frameskip) // stride + 1, 0)
@@ -175,10 +150,8 @@ class StepSampler:
         episode, start = self._starts.at(r.random(batch))
         number = (start * self.stride)[:, None] + np.arange(self.frameskip)
         last = self.taken[episode][:, None] - 1
-        rows, taken = (
-            self.data.offsets[episode][:, None] + np.minimum(number, last),
-            number <= last,
-        )
+        rows = self.data.offsets[episode][:, None] + np.minimum(number, last)
+        taken = number <= last
 
         # For actions that were never taken, those of whole steps elsewhere.
         elsewhere, begin = self._whole.at(r.random(batch))
@@ -197,9 +170,8 @@ class FrameSampler:
 
     def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """(episode [B], frame [B]) of batch `step`."""
-        episode, number = self._starts.at(
-            np.random.default_rng([self.seed, 16, step]).random(batch)
-        )
+        r = np.random.default_rng([self.seed, 16, step])
+        episode, number = self._starts.at(r.random(batch))
         return episode, number * self.stride
 
 

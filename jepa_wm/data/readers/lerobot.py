@@ -119,12 +119,9 @@ class LeRobot:
             stamps = self._stamps(self._film(column, place))
         except VideoError as error:
             raise self._blamed(place, error) from error
-        distance = np.full(len(seconds), np.inf)
-        if len(stamps):
-            after = np.searchsorted(stamps, seconds).clip(1, max(1, len(stamps) - 1))
-            for k in (0, 1):
-                near = stamps[(after - k).clip(0, len(stamps) - 1)]
-                distance = np.minimum(distance, np.abs(seconds - near))
+        stamps = np.concatenate([[-np.inf], stamps, [np.inf]])
+        after = np.searchsorted(stamps, seconds)
+        distance = np.minimum(seconds - stamps[after - 1], stamps[after] - seconds)
         lost = np.flatnonzero(distance >= 0.5 / self._fps)
         if len(lost):
             fault = f"has no frame near {seconds[lost[0]]:.3f} s, where row {lost[0]} should be"
@@ -135,9 +132,9 @@ class LeRobot:
     def _frames(self, camera: str, place: Place, start: int, stop: int) -> np.ndarray:
         file, seconds = self._film(camera, place), self._promised(camera, place, start, stop)
         try:
-            if camera not in self._videos or self._videos[camera].path != file:
-                if camera in self._videos:
-                    self._videos.pop(camera).close()
+            if camera in self._videos and self._videos[camera].path != file:
+                self._videos.pop(camera).close()
+            if camera not in self._videos:
                 self._videos[camera] = Video(file)
             return self._videos[camera].nearest(seconds, within=0.5 / self._fps)
         except VideoError as error:
@@ -212,27 +209,26 @@ class LeRobot:
         parquet = self._parquet.ParquetFile(file)
         groups = range(parquet.metadata.num_row_groups)
         ends = np.cumsum([parquet.metadata.row_group(g).num_rows for g in groups])
-        there = set(parquet.schema_arrow.names)
-        index_columns = [name for name in ("episode_index", "frame_index") if name in there]
-        if "episode_index" not in index_columns:
+        names = {"episode_index", "frame_index"} & set(parquet.schema_arrow.names)
+        if "episode_index" not in names:
             raise UserError(
                 f"{file}: has no column 'episode_index', so nothing says whose rows these are; "
                 "copy it again"
             )
 
         # Where each episode's rows begin, and how many there are.
-        table = parquet.read(columns=index_columns)
-        ids = _numbers(table.column("episode_index").combine_chunks()).astype(np.int64).reshape(-1)
+        table = parquet.read(columns=list(names))
+        index = {name: _numbers(table.column(name).combine_chunks()).ravel() for name in names}
+        ids = index["episode_index"].astype(np.int64)
         numbers, first, count = np.unique(ids, return_index=True, return_counts=True)
         spans = {int(e): (int(at), int(n)) for e, at, n in zip(numbers, first, count, strict=True)}
 
         # Rows of another episode between them, or frames out of order.
-        scattered = {e for e, (at, n) in spans.items() if (ids[at : at + n] != e).any()}
-        if "frame_index" in index_columns:
-            order = _numbers(table.column("frame_index").combine_chunks()).reshape(-1)
-            for e, (at, n) in spans.items():
-                if (np.diff(order[at : at + n]) <= 0).any():
-                    scattered.add(e)
+        order = index.get("frame_index", np.arange(len(ids)))
+        scattered = set()
+        for e, (at, n) in spans.items():
+            if (ids[at : at + n] != e).any() or (np.diff(order[at : at + n]) <= 0).any():
+                scattered.add(e)
         return Table(parquet, ends, spans, frozenset(scattered))
 
 

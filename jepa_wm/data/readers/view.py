@@ -254,11 +254,9 @@ class View:
         return {"pixels": (usual or there)[0]}
 
     def _names_and_units(self, chosen: Chosen) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """A name for each state number, state_0, state_1, ... where nobody has named them, and a
-        unit, "" where it has none; () where none is known.
-
-        UserError for names or units that are not one a number, or for units that differ within a
-        group of numbers."""
+        """A name for each state number, state_0, ... where nobody has named them, and a unit, ""
+        where it has none; () where none is known. UserError for names or units that are not one a
+        number, or for units that differ within a group."""
         path, about = self.source.path, self.source.about
         if self.state is None:
             if chosen.units:
@@ -273,6 +271,8 @@ class View:
                 f"{path}: --names gives {len(chosen.names)} for the {count} numbers of "
                 f"'{self.state}'"
             )
+
+        # What the user says counts before what the format does.
         names = chosen.names or about.names.get(self.state, ())
         names = tuple("_".join(name.split()) for name in names)
         names = names or tuple(f"state_{i}" for i in range(count))
