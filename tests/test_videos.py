@@ -175,7 +175,7 @@ def test_epochs_and_seeds_differ():
 
 
 def sampler_of(videos, *, frames=4, fps=(5.0, 10.0), seed=0):
-    part = MixturePart(videos, ShuffledOrder(len(videos), seed))
+    part = MixturePart(videos, seed)
     return VideoClipSampler([part], frames=frames, fps=fps, size=16, workers=2)
 
 
@@ -228,7 +228,7 @@ def test_a_sample_is_cut_from_the_batch_of_its_step(kind, videos, tiny_data):
     """One protocol for both kinds of data: clips, then their distant frames, whoever reads."""
     shape, source = BatchShape(6, num_distant=2, min_gap=3), None
     if kind == "videos":
-        part = MixturePart(videos, ShuffledOrder(len(videos), 0))
+        part = MixturePart(videos, 0)
         source = VideoClipSampler([part], frames=2, fps=(10.0,), size=16, batch=shape)
     else:
         data = Trajectories(tiny_data / "train.h5")
@@ -246,7 +246,7 @@ def test_a_sample_is_cut_from_the_batch_of_its_step(kind, videos, tiny_data):
 
 
 def test_every_video_gives_as_many_clips_an_epoch_as_asked_for(videos):
-    part = MixturePart(videos, ShuffledOrder(9, 0), clips=3)
+    part = MixturePart(videos, 0, clips=3)
     rows = VideoClipSampler([part], frames=2, fps=(10.0,), size=16).rows(0, 9)
     assert sorted(rows[:, 0] // MAX_MICROSECONDS) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert len({tuple(row) for row in rows}) == 9, "each at its own moment"
@@ -294,14 +294,10 @@ def test_a_video_that_fails_on_the_way_is_said_and_stood_in_for(tmp_path):
 
 
 def test_a_sampler_refuses_what_cannot_be(videos):
-    with pytest.raises(UserError, match="the order is of 9 samples, but 3 videos are readable"):
-        MixturePart(videos, ShuffledOrder(9, 0))
     with pytest.raises(UserError, match="give at least one rate above 0"):
         sampler_of(videos, fps=())
     with pytest.raises(UserError, match="each part of a mixture needs a weight above 0"):
-        VideoClipSampler(
-            [MixturePart(videos, ShuffledOrder(3, 0), 0.0)], frames=2, fps=(4.0,), size=16
-        )
+        VideoClipSampler([MixturePart(videos, 0, 0.0)], frames=2, fps=(4.0,), size=16)
     assert isinstance(videos.entry(0).path, Path)
 
 

@@ -20,7 +20,6 @@ import av
 import numpy as np
 
 from jepa_wm.data.images import middle
-from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.video_clips import MAX_MICROSECONDS, MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import COLUMNS, NAMES, TEXTS, VideoSet, write_index
 from jepa_wm.data.videos import find
@@ -32,7 +31,6 @@ ROWS = 10_000_000
 WORKER = """
 import json, sys, time
 import numpy as np
-from jepa_wm.data.sampling import ShuffledOrder
 from jepa_wm.data.video_clips import MixturePart, VideoClipSampler
 from jepa_wm.data.video_set import VideoSet
 def memory():
@@ -40,7 +38,7 @@ def memory():
     return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines}
 before, began = memory(), time.perf_counter()
 videos = VideoSet.open(sys.argv[1])
-part = MixturePart(videos, ShuffledOrder(len(videos), 0))
+part = MixturePart(videos, seed=0)
 sampler = VideoClipSampler([part], frames=16, fps=(4.0,), size=256)
 sampler.rows(0, 1)
 opened = time.perf_counter() - began
@@ -98,7 +96,7 @@ def clips_a_second(
 
 
 def sampler_of(videos: VideoSet, workers: int) -> VideoClipSampler:
-    part = MixturePart(videos, ShuffledOrder(len(videos), 0))
+    part = MixturePart(videos, seed=0)
     return VideoClipSampler([part], frames=FRAMES, fps=(FPS,), size=SIDE, workers=workers)
 
 

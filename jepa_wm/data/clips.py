@@ -116,19 +116,18 @@ class ClipSampler(ClipSource):
     ) -> None:
         self.data, self.frames, self.gaps, self.seed = data, frames, gaps, seed
         self.batch = batch
+        self._draws: dict[int, EvenDraw] = {}
         for gap in sorted(set(gaps)):
+            span = (frames - 1) * gap
             purpose = f"a clip of data.num_frames {frames} at a gap of {gap} (data.frame_gaps)"
-            leave_out_short(data.path, data.lengths, (frames - 1) * gap + 1, purpose)
-        self._draws = {
-            gap: EvenDraw(np.maximum(data.lengths - (frames - 1) * gap, 0)) for gap in set(gaps)
-        }
+            leave_out_short(data.path, data.lengths, span + 1, purpose)
+            self._draws[gap] = EvenDraw(np.maximum(data.lengths - span, 0))
         self._displacement = Displacement(data, absolute=absolute)
 
     def rows(self, step: int, batch: int) -> np.ndarray:
         episode, start, gap = self._clips(step, batch)
-        return (self.data.offsets[episode] + start)[:, None] + gap[:, None] * np.arange(
-            self.frames
-        )
+        first = self.data.offsets[episode] + start
+        return first[:, None] + gap[:, None] * np.arange(self.frames)
 
     def _clips(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(episode [B], first frame [B], gap [B]) of batch `step`."""

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from jepa_wm.data.samples import PICTURES, VIDEOS, natural, pass_over_thumbnails, visible
 from jepa_wm.data.settings import AugmentSettings
-from jepa_wm.data.video import Facts, VideoError
+from jepa_wm.data.video import Facts, VideoError, scaled
 
 # What Pillow raises for damaged files, according to how far it came.
 DAMAGE = (
@@ -157,10 +157,7 @@ class ImageSequence:
     def _image(self, file: Path) -> np.ndarray:
         image = read_picture(file if self._source is None else self._source, file)
         if self.size is not None:
-            scale = self.size / min(image.size)
-            image = image.resize(
-                (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            )
+            image = image.resize(scaled(image.width, image.height, self.size))
         return np.asarray(image)
 
 
@@ -173,7 +170,7 @@ def images(folder: Path) -> list[Path]:
     files = visible(folder.iterdir())
     videos = [file for file in files if file.suffix.lower() in VIDEOS]
     pictures = [file for file in files if file.suffix.lower() in PICTURES]
-    pictures = sorted(pass_over_thumbnails(pictures, videos) if videos else pictures, key=natural)
+    pictures = sorted(pass_over_thumbnails(pictures, videos), key=natural)
     stems: dict[str, Path] = {}
     for file in pictures:
         if stems.setdefault(file.stem, file) is not file:

@@ -1,8 +1,7 @@
 """Packs videos and images into WebDataset shards with an index beside them (command pack).
 
-FOLDER/000000.tar, ...   members NNNNNNNNN.mp4 (or what the file was) and NNNNNNNNN.cls, the name
-of its class FOLDER/index.h5          what `data.videos` takes: any sample is found at once,
-however many there are"""
+FOLDER/000000.tar, ... have members NNNNNNNNN.mp4 (or what the file was) and NNNNNNNNN.cls, the
+name of its class; FOLDER/index.h5 is what `data.videos` takes: any sample is found at once."""
 
 from __future__ import annotations
 
@@ -68,13 +67,12 @@ def pack(entries: list[Entry], folder: Path, *, shard_bytes: float) -> list[Entr
 
     UserError for a folder of frames, which is no single file.
     """
-    frames = next(
-        (entry.path for entry in entries if entry.span is None and entry.path.is_dir()), None
-    )
-    if frames is not None:
-        raise UserError(
-            f"{frames}: a folder of frames cannot be packed; make it a video, or pack --images"
-        )
+    for entry in entries:
+        if entry.span is None and entry.path.is_dir():
+            raise UserError(
+                f"{entry.path}: a folder of frames cannot be packed; make it a video, or pack "
+                "--images"
+            )
 
     # One shard after the other, each as full as a file makes it.
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +106,6 @@ def _add(tar: tarfile.TarFile, entry: Entry, number: int, shard: str) -> Entry:
 def _member(tar: tarfile.TarFile, name: str, content: bytes) -> tuple[int, int]:
     info = tarfile.TarInfo(name)
     info.size = len(content)
+    begins = tar.offset + tarfile.BLOCKSIZE  # behind its header
     tar.addfile(info, io.BytesIO(content))
-    blocks = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return tar.offset - blocks, len(content)
+    return begins, len(content)

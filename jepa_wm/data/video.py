@@ -145,8 +145,7 @@ class Video:
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         if self.size is not None:
-            scale = self.size / min(frame.width, frame.height)
-            width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+            width, height = scaled(frame.width, frame.height, self.size)
             frame = frame.reformat(
                 width=width, height=height, format="rgb24", interpolation="BILINEAR"
             )
@@ -154,6 +153,12 @@ class Video:
         # counter-clockwise, as the file's display matrix has it
         quarters = round(frame.rotation / 90)
         return np.ascontiguousarray(np.rot90(image, quarters)) if quarters % 4 else image
+
+
+def scaled(width: int, height: int, size: int) -> tuple[int, int]:
+    """px of a frame whose shorter side is made `size`."""
+    scale = size / min(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 @contextmanager

@@ -31,25 +31,21 @@ from jepa_wm.data.videos import find
 MAX_MICROSECONDS = 2**36  # microseconds, nineteen hours; of a longer video the rest is not used
 
 
-@dataclass(frozen=True)
+@dataclass
 class MixturePart:
-    """One set of a mixture, the order of its samples, and its share of them relative to the other
-    parts.
+    """One set of a mixture, in an order of its own by `seed`, and its share of the samples
+    relative to the other parts.
 
     Every video gives `clips` samples an epoch.
     """
 
     videos: VideoSet
-    order: ShuffledOrder
+    seed: int
     weight: float = 1.0
     clips: int = 1
 
     def __post_init__(self) -> None:
-        if self.order.count != len(self.videos) * self.clips:
-            raise UserError(
-                f"the order is of {self.order.count} samples, but {len(self.videos)} videos are "
-                f"readable, with {self.clips} clips of each"
-            )
+        self.order = ShuffledOrder(len(self.videos) * self.clips, self.seed)
 
 
 class VideoClipSampler(ClipSource):
@@ -76,7 +72,7 @@ class VideoClipSampler(ClipSource):
         if not fps or min(fps) <= 0:
             raise UserError(f"fps {fps}: give at least one rate above 0")
         self.parts, self.frames, self.fps, self.size = parts, frames, fps, size
-        self.batch, self.seed = batch, parts[0].order.seed
+        self.batch, self.seed = batch, parts[0].seed
         self._mixture = MixtureSampler(tuple(part.weight for part in parts), self.seed)
         # the number of each part's first video
         self._first = np.cumsum([0, *(len(part.videos) for part in parts)])
@@ -156,7 +152,7 @@ class VideoClipSampler(ClipSource):
         part = self.parts[number]
         epoch, sample = part.order.nth(before)
         video = sample // part.clips
-        r = np.random.default_rng([part.order.seed, 8, number, epoch, sample])
+        r = np.random.default_rng([part.seed, 8, number, epoch, sample])
         interval = 1 / self.fps[r.integers(len(self.fps))]
         span = (self.frames - 1) * interval
         seconds = min(part.videos.length(video), MAX_MICROSECONDS / 1e6 - span - interval)
@@ -221,12 +217,7 @@ def clip_sampler(
         # A crop of between the smallest and all of the area has about the size wanted then.
         size = math.ceil(size / math.sqrt((settings.augment.scale[0] + 1) / 2))
     parts = [
-        MixturePart(
-            videos,
-            ShuffledOrder(len(videos) * settings.clips_per_video, seed),
-            part.weight,
-            settings.clips_per_video,
-        )
+        MixturePart(videos, seed, part.weight, settings.clips_per_video)
         for videos, part in zip(sets, settings.sets, strict=True)
     ]
     return VideoClipSampler(

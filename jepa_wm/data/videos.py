@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +36,6 @@ MEANT = "give path,label, and quote names that hold a comma"
 CLASSES = "use class folders, or a manifest with path,label"  # the ways to give videos classes
 
 Row = tuple[int, list[str]]  # the number of its line, its fields
-Named = tuple[Path, str | None]  # a video and its class
 
 
 class VideoSource(Protocol):
@@ -87,11 +85,11 @@ def find(path: Path | str, *, single_images: bool = False) -> list[Entry]:
     class, if every video has one."""
     path = Path(path)
     if path.is_file() and path.suffix.lower() in MANIFESTS:
-        entries = [Entry(video, label) for video, label in _manifest(path)]
+        entries = _manifest(path)
     elif path.is_dir():
         entries = _folder(path, single_images)
     elif path.is_file():
-        entries = list(_in_shard(path)) if path.suffix.lower() == ".tar" else [Entry(path)]
+        entries = _in_shard(path) if path.suffix.lower() == ".tar" else [Entry(path)]
     else:
         raise UserError(f"{path}: no such file or folder; check the path")
     if not entries:
@@ -124,8 +122,7 @@ def _folder(root: Path, single_images: bool) -> list[Entry]:
         files = sorted((file for file in visible(folder.iterdir()) if file.is_file()), key=natural)
         videos = [file for file in files if file.suffix.lower() in VIDEOS]
         pictures = [file for file in files if file.suffix.lower() in PICTURES]
-        if videos:
-            pictures = pass_over_thumbnails(pictures, videos)
+        pictures = pass_over_thumbnails(pictures, videos)
         paths += videos
         for file in files:
             if file.suffix.lower() == ".tar":
@@ -142,13 +139,12 @@ def _folder(root: Path, single_images: bool) -> list[Entry]:
     return entries + inside
 
 
-def _in_shard(shard: Path) -> Iterator[Entry]:
+def _in_shard(shard: Path) -> list[Entry]:
     """The videos and images of a tar shard."""
-    for path, label, span in members(shard):
-        yield Entry(path, label, span)
+    return [Entry(path, label, span) for path, label, span in members(shard)]
 
 
-def _manifest(path: Path) -> list[Named]:
+def _manifest(path: Path) -> list[Entry]:
     """Videos and their classes, paths relative to the manifest's folder.
 
     Lines are `path,label` or `path label`, the label optional; semicolons and tabs separate as
@@ -183,7 +179,7 @@ def _manifest(path: Path) -> list[Named]:
     named = [_by_place(path, row) for row in rows]
     if (
         named
-        and not named[0][0].exists()
+        and not named[0].path.exists()
         and "".join(rows[0][1]).replace("_", "").replace(" ", "").isalpha()
     ):
         raise UserError(
@@ -202,7 +198,7 @@ def _separator(path: Path, text: str) -> str:
         if rows and "path" in [field.lower() for field in rows[0][1]] and len(rows[0][1]) > 1:
             return separator
         if all(len(fields) <= 2 for _, fields in rows):
-            files = sum(_named(path, fields)[0].exists() for _, fields in rows[:LOOKED_AT])
+            files = sum(_named(path, fields).path.exists() for _, fields in rows[:LOOKED_AT])
             fitting.append((files, separator))
     most = max(fitting, key=lambda fit: fit[0], default=(0, ""))
     return most[1] if most[0] else SEPARATORS[0]
@@ -233,7 +229,7 @@ def _rows(path: Path, text: str, separator: str, *, strict: bool = True) -> list
     return rows
 
 
-def _by_heading(path: Path, row: Row, name: int, label: int | None, count: int) -> Named:
+def _by_heading(path: Path, row: Row, name: int, label: int | None, count: int) -> Entry:
     number, fields = row
     if len(fields) > count:
         raise UserError(
@@ -242,10 +238,12 @@ def _by_heading(path: Path, row: Row, name: int, label: int | None, count: int) 
     fields = fields + [""] * (count - len(fields))
     if not fields[name]:
         raise UserError(f"{path}, line {number}: has no path; {MEANT}")
-    return path.parent / fields[name], (fields[label] or None) if label is not None else None
+    return Entry(
+        path.parent / fields[name], (fields[label] or None) if label is not None else None
+    )
 
 
-def _by_place(path: Path, row: Row) -> Named:
+def _by_place(path: Path, row: Row) -> Entry:
     number, fields = row
     if len(fields) > 2:
         raise UserError(
@@ -257,14 +255,14 @@ def _by_place(path: Path, row: Row) -> Named:
     return _named(path, fields)
 
 
-def _named(path: Path, fields: list[str]) -> Named:
+def _named(path: Path, fields: list[str]) -> Entry:
     name, label = fields[0], fields[1] if len(fields) == 2 else None
     if label is None and not (path.parent / name).exists() and len(name.rsplit(maxsplit=1)) == 2:
         name, label = name.rsplit(maxsplit=1)
-    return path.parent / name, label or None
+    return Entry(path.parent / name, label or None)
 
 
-def _parquet(path: Path) -> list[Named]:
+def _parquet(path: Path) -> list[Entry]:
     """A column `path` and perhaps one `label`."""
     parquet = needs("pyarrow.parquet", extra="lerobot", path=path)
     with reading(path):
@@ -277,10 +275,6 @@ def _parquet(path: Path) -> list[Named]:
     empty = [row for row, name in enumerate(columns["path"]) if not name]
     if empty:
         raise UserError(f"{path}: row {empty[0]} has no path; take it out")
-    return [
-        (
-            path.parent / name,
-            None if label is None or label != label else str(label),
-        )  # a missing number is NaN
-        for name, label in zip(columns["path"], labels, strict=True)
-    ]
+    texts = [None if x is None or x != x else str(x) for x in labels]  # a missing number is NaN
+    named = zip(columns["path"], texts, strict=True)
+    return [Entry(path.parent / name, label) for name, label in named]
