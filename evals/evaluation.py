@@ -1,5 +1,6 @@
 """Evaluations of frozen features on labelled data: the table of them, what one is given, and how
-its result is stored.
+its result is stored. Compared are the encoder of a run, a random encoder of its shape, and raw
+pixels.
 
     @evaluation("mine")
     def mine(asked: Evaluation) -> Rows: ...
@@ -9,38 +10,53 @@ name the folder of its result, and stand in it.
 
 <run>/eval_linear/<digest>/result.json     `evaluated` tells what was measured
 <run>/eval_linear/<digest>/config.yaml     all settings that it depends on
+
+n samples, B of them at a time, T frames, N tokens, D width, C classes, Y numbers, S side in px.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from jepa_wm.core.config import as_plain, digest
+from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
+from jepa_wm.core.scaling import centred_scale
 from jepa_wm.core.stage import EVAL, Stage, stage
+from jepa_wm.data.images import middle, to_input
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import data_folder
-from jepa_wm.evals.labelled import Labelled, Part, open_labelled
-from jepa_wm.evals.representations import (
-    Features,
-    Representation,
-    Sections,
-    extract_features,
-    representations_of,
-)
+from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
 from jepa_wm.evals.scores import score
 from jepa_wm.evals.settings import ProbeSettings
+from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.cache import encoder_of, weights_digest
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.models.encoder_settings import EncoderSettings
+from jepa_wm.models.vit import Encoder
 
 Rows: TypeAlias = dict[str, Any]  # figures by representation
+Representation = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
+
+
+@dataclass
+class Features:
+    """Standardised tokens [n, N, D] (fp16) of the samples that could be read, and these
+    samples."""
+
+    tokens: Tensor
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,19 @@ class Evaluation:
         of the confusion under this name, or numbers [n, Y]."""
         picture = None if self.data.classes is None else self.folder / f"confusion_{name}.png"
         return score(prediction, test.part, self.data, picture)
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The settings of an evaluation of frozen features; `precision` is fp32 or bf16."""
+
+    seed: int
+    data: DataSettings
+    encoder: EncoderSettings
+    features: FeatureSettings
+    probes: ProbeSettings
+    pretrain_steps: int
+    precision: str
 
 
 Eval = Callable[[Evaluation], Rows]
@@ -129,9 +158,9 @@ def measured(run: Run, stage: str, measure: Eval, sections: Sections) -> dict[st
     evaluated: dict[str, object] = {
         "settings": as_plain(s.probes),
         "data": {
-            "train": _described(data.train),
-            "test": _described(data.test),
-            "reads": data.classes or data.groups,
+            "train": {"samples": len(data.train), "digest": data.train.digest},
+            "test": {"samples": len(data.test), "digest": data.test.digest},
+            "reads": data.classes or dict(data.quantities.groups),
         },
         "encoder": {
             "backbone": s.features.backbone,
@@ -163,5 +192,76 @@ def measured(run: Run, stage: str, measure: Eval, sections: Sections) -> dict[st
     return run.once(place, work)
 
 
-def _described(part: Part) -> dict[str, object]:
-    return {"samples": len(part), "digest": part.digest}
+def representations_of(
+    encoder: Encoder | Backbone, settings: Sections
+) -> dict[str, Representation]:
+    """What is to be compared: `encoder` first, then the baselines that are asked for."""
+    precision, size = settings.precision, settings.data.image_size
+    representations = {"encoder": _through(encoder, precision)}
+    if "random_encoder" in settings.probes.baselines:
+        torch.manual_seed(settings.seed)
+        random: Encoder | Backbone
+        if isinstance(encoder, Backbone):
+            random = Backbone(encoder.name, size)
+        else:
+            random = Encoder(size, encoder.settings)
+        representations["random_encoder"] = _through(random, precision)
+    if "pixels" in settings.probes.baselines:
+        representations["pixels"] = partial(patches, patch_size=settings.encoder.patch_size)
+    return representations
+
+
+def extract_features(
+    representation: Representation, data: Labelled, name: str, *, size: int
+) -> tuple[Features, Features]:
+    """Training and test samples as `representation` encodes frames of `size` px.
+
+    Each position's mean over the training part is removed and each dimension divided by its spread
+    there."""
+    train = _extract(representation, data.train, size, f"{name}: train", data.left_out)
+    test = _extract(representation, data.test, size, f"{name}: test", data.left_out)
+    mean = train.tokens.float().mean(0)
+    scale = centred_scale(train.tokens, mean)
+    for part in (train, test):
+        for rows in part.tokens.split(1024):  # in place: the tokens are most of what is in memory
+            rows.copy_((rows - mean) / scale)
+    return train, test
+
+
+def patches(clips: Tensor, patch_size: int) -> Tensor:
+    """Raw pixels as tokens [B, N, D]: one for each patch of each frame of clips [B, T, C, S,
+    S]."""
+    side = clips.shape[-1] // patch_size * patch_size
+    x = F.pixel_unshuffle(clips[..., :side, :side], patch_size)  # [B, T, D, rows, columns]
+    return x.flatten(3).transpose(2, 3).flatten(1, 2)
+
+
+@torch.no_grad()
+def _extract(
+    representation: Representation, part: Part, size: int, name: str, left_out: list[str]
+) -> Features:
+    tokens, rows = [], []
+    for numbers, clips in batches(part, 64, name, left_out):
+        tokens.append(representation(torch.stack([_input(clip, size) for clip in clips])).half())
+        rows.append(numbers)
+    read = np.concatenate(rows)
+    return Features(torch.cat(tokens), part if len(read) == len(part) else part.of(read))
+
+
+def _input(clip: np.ndarray, size: int) -> Tensor:
+    """[T, C, S, S] the middle square of frames [T, h, w, 3]."""
+    return to_input(torch.from_numpy(np.array(middle(clip, min(clip.shape[1:3])))), size)
+
+
+def _through(encoder: Encoder | Backbone, precision: str) -> Representation:
+    """The tokens of a frozen encoder, on the CPU."""
+    encoder.eval().requires_grad_(False).to(dist().device)
+
+    def tokens(clips: Tensor) -> Tensor:
+        clips = clips.to(dist().device)
+        if clips.shape[1] < encoder.tubelet_size:  # an image is repeated to fill a tubelet
+            clips = clips[:, -1:].expand(-1, encoder.tubelet_size, -1, -1, -1)
+        with autocast(clips.device, precision):
+            return encoder(clips).float().cpu()
+
+    return tokens

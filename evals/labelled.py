@@ -65,9 +65,8 @@ class Part:
         for kind in np.unique(kinds):
             rows = np.flatnonzero(kinds == kind)
             groups = self.group[rows]
-            order = groups[
-                np.sort(np.unique(groups, return_index=True)[1])
-            ]  # as they first appear
+            # As they first appear.
+            order = groups[np.sort(np.unique(groups, return_index=True)[1])]
             last = order[len(order) - max(1, round(fraction * len(order))) :]
             chosen[rows] = np.isin(groups, last)
         if chosen.all():
@@ -80,21 +79,14 @@ class Part:
 
 @dataclass
 class Labelled:
-    """Both parts; `classes` are names of classes, or None where targets are numbers, named and
-    grouped by `groups`."""
+    """Both parts; `classes` are names of classes, or None where targets are numbers: those of a
+    part are `unrolled` ones of `quantities`, angles as cosines and sines."""
 
     train: Part
     test: Part
     classes: list[str] | None
-    groups: dict[str, list[int]]
-    left_out: list[str]  # why videos could not be read
-    units: dict[str, str] = field(default_factory=dict)  # of the groups
-
-    @property
-    def quantities(self) -> Quantities:
-        """What the numbers of targets are; those of a part are `unrolled`, angles as cosines and
-        sines."""
-        return Quantities(self.groups, self.units)
+    quantities: Quantities = Quantities()  # of targets
+    left_out: list[str] = field(default_factory=list)  # why videos could not be read
 
 
 def open_labelled(probes: ProbeSettings, data: DataSettings, own: Path) -> Labelled:
@@ -122,11 +114,9 @@ def _trajectories(train: Trajectories, test: Trajectories, probes: ProbeSettings
     known = train.quantities if column == "state" else Quantities()
     for part in parts:
         part.target = known.unrolled(part.target)
-    groups = {name: list(ids) for name, ids in known.groups.items()}
-    if not groups:
-        groups = {f"{column}_{i}" if size > 1 else column: [i] for i in range(size)}
-    units = {name: known.unit(name) for name in groups}
-    return Labelled(parts[0], parts[1], None, groups, [], units)
+    if not known.groups:
+        known = Quantities({f"{column}_{i}" if size > 1 else column: [i] for i in range(size)})
+    return Labelled(parts[0], parts[1], None, known)
 
 
 def _frames(data: Trajectories, probes: ProbeSettings) -> Part:
@@ -177,7 +167,7 @@ def _built_in(train: str, test: str) -> Labelled:
         content = digest_of(target, (_picture(data, i) for i in range(len(data))))
         parts.append(Part(partial(_picture, data), target, rows, rows, content))
         classes = list(getattr(data, "classes", range(int(target.max()) + 1)))
-    return Labelled(parts[0], parts[1], [str(name) for name in classes], {}, [])
+    return Labelled(parts[0], parts[1], [str(name) for name in classes])
 
 
 def _picture(data: Any, i: int) -> np.ndarray:
@@ -210,7 +200,7 @@ def _videos(train: Path, test: Path, probes: ProbeSettings, data: DataSettings) 
             )
     left_out: list[str] = []
     parts = [_clips(videos, classes, probes, data, left_out) for videos in sets]
-    return Labelled(parts[0], parts[1], classes, {}, left_out)
+    return Labelled(parts[0], parts[1], classes, left_out=left_out)
 
 
 def _clips(

@@ -21,8 +21,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
 from jepa_wm.data.trajectories import open_data
-from jepa_wm.evals.evaluation import Evaluation, Rows, evaluation
-from jepa_wm.evals.representations import Features
+from jepa_wm.evals.evaluation import Evaluation, Features, Rows, evaluation
 from jepa_wm.features.cache import PARTS
 from jepa_wm.features.cache import Features as CachedFeatures
 from jepa_wm.features.encoder import FrozenEncoder

@@ -9,14 +9,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.held_out import TRAINING
-from jepa_wm.evals.episodes import Act, AgentPolicy, Watch, play, play_in_chunks, shard_of
+from jepa_wm.core.run import Run
+from jepa_wm.evals.episodes import (
+    SUFFIXES,
+    Act,
+    AgentPolicy,
+    Watch,
+    play,
+    play_in_chunks,
+    shard_of,
+)
 from jepa_wm.evals.scores import bootstrap
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.action_space import space_of
@@ -42,86 +51,119 @@ def rewarding_world(settings: WorldSettings) -> Rewarding:
     return world
 
 
-def rewarding_worlds(settings: WorldSettings) -> list[tuple[Rewarding, str]]:
-    """(world, what the keys of its figures end in): of each split, or the one world that has
-    none."""
+def rewarding_worlds(settings: WorldSettings) -> dict[str, Rewarding]:
+    """{what folders and keys of its episodes end in: the configured world}, one for each split
+    that it has."""
     world = rewarding_world(settings)
     if not isinstance(world, Splitting):
-        return [(world, "")]
-    return [(of_split(world, "heldout"), ""), (of_split(world, "train"), TRAINING)]
-
-
-def judged_seeds(evaluation: EvaluationSettings) -> np.ndarray:
-    """[B] the seeds of the episodes."""
-    return JUDGED_SEEDS + evaluation.task_seed * 10**5 + np.arange(evaluation.episodes)
+        return {"": world}
+    return {suffix: of_split(world, split) for split, suffix in SUFFIXES.items()}
 
 
 @dataclass(frozen=True)
 class RewardPlay:
-    """Episodes for reward of one model."""
+    """Episodes for reward of one model.
 
+    Of a world with splits the episodes are on held-out layouts, and what ends in
+    `_training_layouts` is the same on those of training."""
+
+    run: Run
     model: WorldModel
     world: WorldSettings
     planner: PlannerSettings
     evaluation: EvaluationSettings
     frameskip: int
-    folder: Path  # of the stage
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """[B] of the episodes."""
+        evaluation = self.evaluation
+        return JUDGED_SEEDS + evaluation.task_seed * 10**5 + np.arange(evaluation.episodes)
+
+    def layouts(self) -> list[np.ndarray]:
+        """[B, L] of each split; none where the world keeps none apart."""
+        layouts = []
+        for world in rewarding_worlds(self.world).values():
+            if isinstance(world, Splitting):
+                world.reset(self.seeds)
+                names = [world.state_names.index(name) for name in world.layout_names]
+                layouts.append(world.state()[:, names])
+        return layouts
 
     def judge(self) -> dict[str, object]:
         """What the planner and the baselines earn in the same episodes; the chunks an interrupted
         run has finished are kept.
 
-        Of a world with splits the episodes are on held-out layouts, and what ends in
-        `_training_layouts` is the same on those of training. The best constant action is the best
-        of a grid on these very episodes, which flatters it."""
+        The best constant action is the best of a grid on these very episodes, which flatters
+        it."""
         result: dict[str, object] = {}
         seconds = []
-        for world, suffix in rewarding_worlds(self.world):
-            played = self.returns(world, suffix)
+        for suffix, world in rewarding_worlds(self.world).items():
+            played = self._returns(world, suffix)
             result[f"return{suffix}"] = self._figures(played["earned"])
             result[f"baselines{suffix}"] = self._baselines(world)
             seconds.append(played["seconds"])
+        # What the episodes are: the world, apart from how data are collected in it, seeds, budget.
+        content = {
+            "world": self.world.model_dump(mode="json", exclude={"exploration"}),
+            "first": int(self.seeds[0]),
+            "evaluation": [self.evaluation.episodes, self.evaluation.budget],
+        }
         return {
             **result,
             "seconds_per_decision": float(np.median(np.concatenate(seconds))),
-            "tasks": {"seed": self.evaluation.task_seed, "digest": self._digest()},
+            "tasks": {"seed": self.evaluation.task_seed, "digest": digest(content)},
         }
 
     def share(self, shard: int, shards: int) -> int:
         """Play one of `shards` equal parts of the planner's episodes, for `judge` to find; how
         many they were."""
         rows = shard_of(self.evaluation.episodes, shard, shards)
-        worlds = rewarding_worlds(self.world) if rows else []
-        for world, suffix in worlds:
-            self.returns(world, suffix, rows)
+        worlds = rewarding_worlds(self.world) if rows else {}
+        for suffix, world in worlds.items():
+            self._returns(world, suffix, rows)
         return len(rows) * len(worlds)
 
-    def returns(
+    def _returns(
         self, world: Rewarding, suffix: str, rows: range | None = None
     ) -> dict[str, np.ndarray]:
         """`earned` [B] in all episodes, or in `rows`, and the `seconds` that each decision took
         for one of them."""
-        chunk = _Chunk(self, world, film=None if suffix else self.folder / "film.npz")
+        folder = self.run.stage_dir("plan")
         return play_in_chunks(
-            self.folder / f"returns{suffix}",
+            folder / f"returns{suffix}",
             range(self.evaluation.episodes) if rows is None else rows,
-            chunk.play,
+            partial(self._chunk, world, None if suffix else folder / "film.npz"),
             keys=("earned", "seconds"),
             label="plan reward",
             budget=self.evaluation.budget,
         )
 
-    def _baselines(self, world: Rewarding) -> dict[str, object]:
-        seeds, budget = judged_seeds(self.evaluation), self.evaluation.budget
+    def _chunk(
+        self, world: Rewarding, film: Path | None, first: int, last: int, watch: Watch
+    ) -> Mapping[str, np.ndarray]:
+        """`earned` and `seconds` of episodes `first` to `last` (excluded); frames of the first
+        episodes go into `film`."""
+        seeds, repeat = self.seeds[first:last], self.planner.mpc.action_repeat
+        space = space_of(world, frameskip=self.frameskip, action_repeat=repeat)
+        agent = Agent(self.model, space, self.planner)
+        agent.reset(None, seeds.tolist())
         world.reset(seeds)
-        random = RandomActions(seeds, mean_repeat=self.frameskip)
-        drawn = play(world, one_step(random), budget=budget).returns
-        by_constant = {}
-        for action in constant_actions(world):
-            world.reset(seeds)
-            by_constant[tuple(map(float, action))] = play(
-                world, repeating(action), budget=budget
-            ).returns
+        policy = AgentPolicy(agent, watch=watch, filmed=FILMED)
+        track = policy.play(world, budget=self.evaluation.budget, every=self.frameskip)
+        frames = np.stack(policy.frames[:-1], 1)  # one a decision
+        if film is not None and first == 0 and frames.shape[-1] == 3:
+            np.savez_compressed(film, frames=frames, earned=track.returns[:FILMED])
+        seconds = np.array(policy.seconds) / len(seeds)
+        return {"earned": track.returns, "seconds": seconds}
+
+    def _baselines(self, world: Rewarding) -> dict[str, object]:
+        random = RandomActions(self.seeds, mean_repeat=self.frameskip)
+        drawn = self._earned(world, lambda world: random(world)[:, None])
+        by_constant = {
+            tuple(map(float, action)): self._earned(world, repeating(action))
+            for action in constant_actions(world)
+        }
         best = max(by_constant, key=lambda action: by_constant[action].mean())
         return {
             "random": self._figures(drawn),
@@ -129,53 +171,16 @@ class RewardPlay:
             "random_encoder": None,
         }
 
+    def _earned(self, world: Rewarding, act: Act) -> np.ndarray:
+        """[B] what a policy earns in the episodes."""
+        world.reset(self.seeds)
+        return play(world, act, budget=self.evaluation.budget).returns
+
     def _figures(self, earned: np.ndarray) -> dict[str, object]:
         """Mean return [B] with its bootstrap 95 % interval."""
         low, high = bootstrap(earned[None])
         figures = {"mean": float(earned.mean()), "low": low, "high": high}
         return {**figures, "episodes": len(earned), "seeds": 1, "budget": self.evaluation.budget}
-
-    def _digest(self) -> str:
-        """Of what the episodes are: the world, apart from how data are collected in it, seeds and
-        budget."""
-        return digest(
-            {
-                "world": self.world.model_dump(mode="json", exclude={"exploration"}),
-                "first": int(judged_seeds(self.evaluation)[0]),
-                "evaluation": [self.evaluation.episodes, self.evaluation.budget],
-            }
-        )
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Plays the episodes of one chunk file."""
-
-    whole: RewardPlay
-    world: Rewarding
-    film: Path | None  # where frames of the first episodes go
-
-    def play(self, first: int, last: int, watch: Watch) -> Mapping[str, np.ndarray]:
-        """`earned` and `seconds` of episodes `first` to `last` (excluded)."""
-        whole, seeds = self.whole, judged_seeds(self.whole.evaluation)[first:last]
-        space = space_of(
-            self.world, frameskip=whole.frameskip, action_repeat=whole.planner.mpc.action_repeat
-        )
-        agent = Agent(whole.model, space, whole.planner)
-        agent.reset(None, seeds.tolist())
-        self.world.reset(seeds)
-        policy = AgentPolicy(agent, watch=watch, filmed=FILMED)
-        track = policy.play(self.world, budget=whole.evaluation.budget, every=whole.frameskip)
-        frames = np.stack(policy.frames[:-1], 1)  # one a decision
-        if self.film is not None and first == 0 and frames.shape[-1] == 3:
-            np.savez_compressed(self.film, frames=frames, earned=track.returns[:FILMED])
-        seconds = np.array(policy.seconds) / len(seeds)
-        return {"earned": track.returns, "seconds": seconds}
-
-
-def one_step(policy: RandomActions) -> Act:
-    """A policy of single steps as one of `play`."""
-    return lambda world: policy(world)[:, None]
 
 
 def repeating(action: np.ndarray) -> Act:

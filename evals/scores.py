@@ -14,6 +14,7 @@ import numpy as np
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.report.plots import confusion_matrix
+from jepa_wm.worlds.tasks import Task, judge
 
 FEW = 5  # tasks that were lost (or won) by anybody, below which the bootstrap alone is too sure
 DRAWS = 10_000  # of a bootstrap
@@ -101,6 +102,34 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
             low, high = min(low, better[0] - worse[1]), max(high, better[1] - worse[0])
         low, high = max(low, -1.0), min(high, 1.0)
     return float(gap.mean()), low, high
+
+
+def success(distance: np.ndarray, task: Task) -> dict[str, float | int | str]:
+    """Success at the end and at any step, with Wilson's 95 % interval of the former, for distances
+    to the goal [B, T+1]."""
+    # The interval is over episodes of one training: it says nothing of other seeds.
+    outcome = judge(distance, radius=task.radius)
+    low, high = wilson(int(outcome.success_final.sum()), len(distance))
+    figures: dict[str, float | int | str] = {
+        "success_final": float(outcome.success_final.mean()),
+        "low": low,
+        "high": high,
+        "success_any": float(outcome.success_any.mean()),
+        "episodes": len(distance),
+        "seeds": 1,
+        "budget": distance.shape[1] - 1,
+        "radius": task.radius,
+        "unit": task.unit,
+    }
+    # Where a task has two radii: how many of its successes would be so by the strict one.
+    if task.strict_radius is not None:
+        close = judge(distance, radius=task.strict_radius)
+        figures |= {
+            "success_final_strict": float(close.success_final.mean()),
+            "success_any_strict": float(close.success_any.mean()),
+            "strict_radius": task.strict_radius,
+        }
+    return figures
 
 
 def score(

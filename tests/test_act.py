@@ -91,9 +91,7 @@ def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_g
         a.model, "futures", lambda c, *r, **k: contexts.append(c) or imagine(c, *r, **k)
     )
     monkeypatch.setattr(
-        a.model,
-        "distance",
-        lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k),
+        a.model, "distance", lambda z, goal, **k: towards.append(goal) or steps(z, goal, **k)
     )
     for _ in range(2):  # a reset forgets the first episodes
         goals, seen = frames(2, 0), [frames(2, step + 1) for step in range(4)]

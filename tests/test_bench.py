@@ -8,8 +8,8 @@ from small_models import small_dynamics
 
 from jepa_wm import cli
 from jepa_wm.evals.bench import train as bench_train
-from jepa_wm.evals.bench.plan import Case, flops, peer_forward, peer_rollout
-from jepa_wm.evals.bench.train_case import peer_losses
+from jepa_wm.evals.bench.plan import Case, flops
+from jepa_wm.evals.bench.reference import peer_forward, peer_losses, peer_rollout
 
 
 def test_planning_is_measured_and_printed(capsys, tmp_path, monkeypatch):

@@ -18,10 +18,10 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.stage import STAGES
+from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.trajectories import TrajectoryWriter
-from jepa_wm.evals.evaluation import evaluation
+from jepa_wm.evals.evaluation import Sections, evaluation, extract_features, representations_of
 from jepa_wm.evals.labelled import Labelled, Part, open_labelled
-from jepa_wm.evals.representations import Sections, extract_features, representations_of
 from jepa_wm.evals.scores import score, wilson
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
@@ -291,7 +291,7 @@ def test_clips_of_a_video_count_once_together():
         np.array([3, 3, 5, 5, 9]),
         np.zeros(5, int),
     )
-    data = Labelled(part, part, ["a", "b"], {}, [])
+    data = Labelled(part, part, ["a", "b"])
     guess = np.array(
         [[0.9, 0.1], [0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.8, 0.2]]
     )  # of video 3, of 5, of 9
@@ -303,7 +303,7 @@ def test_clips_of_a_video_count_once_together():
 def test_r2_is_that_of_its_formula():
     truth, guess = np.random.default_rng(0).normal(size=(2, 40, 3))
     part = Part(lambda i: np.zeros(1), truth, np.arange(40), np.arange(40) // 5)
-    result = score(guess, part, Labelled(part, part, None, {"xy": [0, 1], "z": [2]}, []))
+    result = score(guess, part, Labelled(part, part, None, Quantities({"xy": [0, 1], "z": [2]})))
     missed, spread = ((guess - truth) ** 2).sum(0), ((truth - truth.mean(0)) ** 2).sum(0)
     assert result["xy"]["r2"] == pytest.approx(1 - missed[:2].sum() / spread[:2].sum())
     assert result["z"]["r2"] == pytest.approx(1 - missed[2] / spread[2])

@@ -86,7 +86,7 @@ def test_scores_tell_units_and_take_angles_the_shorter_way():
     truth = np.array([[1.0, 359.0], [2.0, 1.0], [3.0, 0.0], [4.0, 2.0]])
     known = Quantities({"x": [0], "turn": [1]}, {"turn": "deg"})
     part = Part(None, known.unrolled(truth), np.arange(4), np.array([0, 0, 1, 1]))
-    data = Labelled(part, part, None, dict(known.groups), [], dict(known.units))
+    data = Labelled(part, part, None, known)
     result = score(known.unrolled(truth + np.array([0.0, 359.0])), part, data)
     assert result["x"]["error"] == 0 and result["x"]["unit"] == ""
     assert (

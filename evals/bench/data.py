@@ -27,32 +27,6 @@ from jepa_wm.data.videos import find
 FRAMES, FPS, SIDE, RATE = 16, 4.0, 256, 24  # of a clip; of a video
 ROWS = 10_000_000
 
-# What a worker does with an index, in a fresh process so that its memory can be seen.
-WORKER = """
-import json, sys, time
-import numpy as np
-from jepa_wm.data.video_clips import MixturePart, VideoClipSampler
-from jepa_wm.data.video_set import VideoSet
-def memory():
-    lines = [line.split() for line in open("/proc/self/status") if line.startswith("Rss")]
-    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines}
-before, began = memory(), time.perf_counter()
-videos = VideoSet.open(sys.argv[1])
-part = MixturePart(videos, seed=0)
-sampler = VideoClipSampler([part], frames=16, fps=(4.0,), size=256)
-sampler.rows(0, 1)
-opened = time.perf_counter() - began
-began = time.perf_counter()
-for step in range(20):
-    for row in sampler.rows(step, 64):
-        videos.entry(int(row[0] >> 36))
-drawn = time.perf_counter() - began
-after = memory()
-print(json.dumps({"open_s": opened, "draw_ms": 1000 * drawn / 1280,
-                  "memory_mb": sum(after.values()) - sum(before.values()),
-                  "private_mb": after["RssAnon"] - before["RssAnon"]}))
-"""
-
 
 def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     """Clips a second with one and two decoding threads (`ours_1`, `ours_2`), of the plain loop and
@@ -167,6 +141,34 @@ def measure_index(path: Path, rows: int) -> dict[str, float]:
     texts: dict[str, list[str]] = {name: [] for name in TEXTS} | {"classes": ["all"]}
     write_index(path, columns, texts, folder_fps=30, total=rows)
     # The index is opened in a process of its own, so that its memory can be told from ours.
-    output = subprocess.check_output([sys.executable, "-c", WORKER, str(path)], text=True)
+    script = f"from {__name__} import worker; worker({str(path)!r})"
+    output = subprocess.check_output([sys.executable, "-c", script], text=True)
     measured: dict[str, float] = json.loads(output)
     return {"rows": rows, **measured}
+
+
+def worker(path: str) -> None:
+    """Open an index and draw from it, and print as JSON what that took."""
+    before, began = _memory(), time.perf_counter()
+    videos = VideoSet.open(path)
+    sampler = sampler_of(videos, 1)
+    sampler.rows(0, 1)
+    opened, began = time.perf_counter() - began, time.perf_counter()
+    for step in range(20):
+        for row in sampler.rows(step, 64):
+            videos.entry(int(row[0] // MAX_MICROSECONDS))
+    drawn, after = time.perf_counter() - began, _memory()
+    measured = {
+        "open_s": opened,
+        "draw_ms": 1000 * drawn / (20 * 64),
+        "memory_mb": sum(after.values()) - sum(before.values()),
+        "private_mb": after["RssAnon"] - before["RssAnon"],
+    }
+    print(json.dumps(measured))
+
+
+def _memory() -> dict[str, float]:
+    """MiB of this process that are resident, by kind."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    kinds = [line.split() for line in lines if line.startswith("Rss")]
+    return {words[0].rstrip(":"): int(words[1]) / 1024 for words in kinds}

@@ -15,12 +15,12 @@ from functools import partial
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
-from jepa_wm.models.blocks import Block, rope_tables, rotate
+from jepa_wm.core.precision import autocast, now, set_threads
+from jepa_wm.evals.bench.reference import block_flops, peer_rollout, rates_and_precision
+from jepa_wm.models.blocks import Block
 from jepa_wm.models.distance import latent_distance
 from jepa_wm.models.fast_rollout import TOKENS_ON_GPU
 from jepa_wm.models.latent import LatentShape
@@ -49,15 +49,9 @@ class Case:
 CASES = (Case(tokens=64, episodes=2), Case(tokens=256))
 # V-JEPA 2-AC's search: one frame is known, and one step is looked ahead.
 LARGE = Case(
-    tokens=256,
-    num_samples=800,
-    iterations=10,
-    horizon=1,
-    depth=24,
-    width=1024,
-    num_heads=16,
+    tokens=256, num_samples=800, iterations=10, horizon=1, depth=24, width=1024, num_heads=16,
     context_frames=1,
-)
+)  # fmt: skip
 QUICK = {"num_samples": 3, "horizon": 4, "depth": 1, "width": 32, "num_heads": 2, "repeats": 1}
 
 
@@ -69,12 +63,7 @@ def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     `quick` in tiny sizes anywhere, `large`: see `_large`."""
     set_threads(threads)
     on_gpu = dist().device.type == "cuda"
-    # How fast this machine multiplies matrices as large as the widest of a layer.
-    widest = {"rows": 64 if quick else 2048, "inner": 384, "columns": 1536}
-    if on_gpu and not quick:
-        widest = {"rows": 8192, "inner": 8192, "columns": 8192}
-    rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}  # GFLOP/s
-    precision = max(rates, key=lambda name: rates[name])
+    rates, precision = rates_and_precision(inner=384, columns=1536, quick=quick)
     # Every case in the faster precision, against that rate.
     sizes = [
         replace(case, tokens=min(case.tokens, 9), **QUICK) if quick else case for case in CASES
@@ -151,14 +140,8 @@ def fresh(case: Case) -> tuple[DeterministicDynamics, Tensor, Tensor, Tensor, Te
     past = torch.randn(case.episodes, case.context_frames - 1, ACTION)
     goal = torch.randn(case.episodes, case.tokens, case.width)
     rounds = torch.randn(case.iterations, case.episodes, case.num_samples, case.horizon, ACTION)
-    device = dist().device
-    return (
-        model.to(device),
-        context.to(device),
-        past.to(device),
-        goal.to(device),
-        rounds.to(device),
-    )
+    context, past, goal, rounds = (x.to(dist().device) for x in (context, past, goal, rounds))
+    return model.to(dist().device), context, past, goal, rounds
 
 
 @torch.no_grad()
@@ -209,50 +192,7 @@ def measure(case: Case, *, precision: str, best_rate: float) -> dict[str, float]
 
 def flops(case: Case) -> float:
     """Multiplications and additions of the matrix products that ours needs."""
-    token = (
-        case.depth * (24 * case.width**2 + 4 * case.context_frames * case.tokens * case.width)
-        + 4 * case.width**2
-    )
     # The context before its last frame is computed once an episode.
-    frames = case.num_samples * case.horizon + case.context_frames - 1
-    return float(case.iterations * case.episodes * frames * case.tokens * token)
-
-
-def peer_rollout(
-    model: DeterministicDynamics, context: Tensor, past: Tensor, plans: Tensor
-) -> Tensor:
-    """[S, H, N, D] of one episode's plans [S, H, A] after context [C, N, D], the window anew
-    each step."""
-    latents = context.expand(len(plans), -1, -1, -1)
-    actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
-    for _ in range(plans.shape[1]):
-        known = latents.shape[1]
-        window = slice(max(0, known - model.context_frames), known)
-        latents = torch.cat(
-            [latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1
-        )
-    return latents[:, len(context) :]
-
-
-def peer_forward(model: DeterministicDynamics, latents: Tensor, actions: Tensor) -> Tensor:
-    """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a
-    cache."""
-    frames, tokens = latents.shape[1:3]
-    x = (model.embed(latents) + model.slot + model.act(actions)[:, :, None]).flatten(
-        1, 2
-    )  # [S, T*N, P]
-    frame = torch.arange(frames, device=latents.device).repeat_interleave(tokens)
-    visible = frame[:, None] >= frame
-    cos, sin = rope_tables(model.positions(0, frames, x.device), model.head_dim, model.rope_base)
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        q, k, v = (
-            block.attn.qkv(block.norm1(x))
-            .unflatten(-1, (3, block.attn.num_heads, -1))
-            .permute(2, 0, 3, 1, 4)
-        )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        x = x + block.attn.proj(attended.transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.norm2(x))
-    return latents + model.head(model.norm(x)).unflatten(1, (frames, tokens))
+    count = case.tokens * (case.num_samples * case.horizon + case.context_frames - 1)
+    blocks = case.depth * block_flops(count, case.context_frames * case.tokens, case.width)
+    return float(case.iterations * case.episodes * (blocks + 4 * count * case.width**2))

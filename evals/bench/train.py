@@ -1,7 +1,7 @@
 """`jepa-wm bench train`: a pretraining step, ours against a reference shaped like the peers' code,
 and many ranks against one process; on a GPU also ViT-L/16 against the card's own matrix product.
 
-Same weights, clips and masks, in one process; the reference (train_case.py) in fp32 or bf16,
+Same weights, clips and masks, in one process; the reference in fp32 or bf16,
 whichever is the faster."""
 
 from __future__ import annotations
@@ -20,11 +20,20 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.distributed import dist, joined
-from jepa_wm.core.precision import KINDS, autocast, matmul_rate, now, set_threads
+from jepa_wm.core.precision import KINDS, autocast, now, set_threads
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.saver import Saver
 from jepa_wm.core.settings import OptimiserSettings
-from jepa_wm.evals.bench.train_case import LARGE, QUICK, Case, Pixels, flops, fresh, peer_losses
+from jepa_wm.evals.bench.reference import (
+    LARGE,
+    QUICK,
+    Case,
+    Pixels,
+    flops,
+    fresh,
+    peer_losses,
+    rates_and_precision,
+)
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.training import loop
 from jepa_wm.training.loop import TrainingTask
@@ -45,12 +54,7 @@ def run(*, threads: int, quick: bool = False) -> dict[str, object]:
     case, threads = QUICK if quick else Case(), torch.get_num_threads()
     on_gpu = dist().device.type == "cuda"
 
-    # The machine's own matrix product, and the precision in which it is fastest.
-    widest = {"rows": 64 if quick else 2048, "inner": 192, "columns": 768}
-    if on_gpu and not quick:
-        widest = {"rows": 8192, "inner": 8192, "columns": 8192}
-    rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}
-    precision = max(rates, key=lambda name: rates[name])
+    rates, precision = rates_and_precision(inner=192, columns=768, quick=quick)
 
     # A step, part by part, beside the reference's.
     ours = _ours(case, precision)

@@ -1,32 +1,52 @@
-"""What `jepa-wm bench train` measures: sizes, a fresh model with a batch, its operations, and the
-reference, a pretraining step shaped like the peers' code on the same weights.
+"""What the benches share: this machine's rates, and references shaped like the peers' code on the
+same weights, for planning and for a pretraining step; and what such a step is measured on.
 
-B clips, T frames, N tokens a clip, K context tokens, M target tokens, D width, h heads, d head
-width, px side of a frame."""
+B clips, S plans, T frames, C context frames, H horizon, N tokens, K context tokens, M target
+tokens, D width, P model width, A action numbers, h heads, d head width, px side of a frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jepa_wm.core.distributed import dist
+from jepa_wm.core.precision import KINDS, matmul_rate
 from jepa_wm.data.images import to_input
-from jepa_wm.models.blocks import Block, Rope, axis_pairs, grid_positions
+from jepa_wm.models.blocks import Block, Rope, axis_pairs, grid_positions, rope_tables, rotate
 from jepa_wm.models.encoder_settings import BlockMask, EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import TokenMask, draw_masks
+from jepa_wm.models.transformer_dynamics import DeterministicDynamics
 from jepa_wm.models.vit import Encoder
 
 # V-JEPA's two masks
 LONG, SHORT = BlockMask(num_blocks=2, spatial_scale=(0.7, 0.7)), BlockMask()
 
 
+def rates_and_precision(*, inner: int, columns: int, quick: bool) -> tuple[dict[str, float], str]:
+    """GFLOP/s of this machine's matrix products, as large as the widest of a layer, by precision;
+    and the precision in which they are the fastest."""
+    widest = {"rows": 64 if quick else 2048, "inner": inner, "columns": columns}
+    if dist().device.type == "cuda" and not quick:
+        widest = {"rows": 8192, "inner": 8192, "columns": 8192}
+    rates = {name: matmul_rate(kind, **widest) for name, kind in KINDS.items()}
+    return rates, max(rates, key=lambda name: rates[name])
+
+
+def block_flops(count: int, visible: int, width: int) -> float:
+    """Multiplications and additions of a block for `count` tokens that attend to `visible`
+    ones."""
+    return count * (24 * width**2 + 4 * visible * width)
+
+
 @dataclass(frozen=True)
 class Case:
-    """What is measured."""
+    """What a pretraining step is measured on."""
 
     width: int = 192
     depth: int = 12
@@ -45,57 +65,30 @@ class Case:
     @property
     def encoder(self) -> EncoderSettings:
         return EncoderSettings(
-            patch_size=self.patch_size,
-            tubelet_size=self.tubelet_size,
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            attention="clip",
-            locality=0.0,
+            patch_size=self.patch_size, tubelet_size=self.tubelet_size, width=self.width,
+            depth=self.depth, num_heads=self.num_heads, attention="clip", locality=0.0,
             rope=self.rope,
-        )
+        )  # fmt: skip
 
     @property
     def jepa(self) -> JepaSettings:
         """Targets as V-JEPA has them, and no regulariser."""
         return JepaSettings(
-            width=self.predictor_width,
-            depth=self.predictor_depth,
-            num_heads=self.predictor_heads,
-            masks=(SHORT, LONG),
-            masked_weight=1,
-            center_targets=False,
-            temporal_contrast=0,
-            inverse_dynamics=0,
-            num_distant_frames=0,
-        )
+            width=self.predictor_width, depth=self.predictor_depth, num_heads=self.predictor_heads,
+            masks=(SHORT, LONG), masked_weight=1, center_targets=False, temporal_contrast=0,
+            inverse_dynamics=0, num_distant_frames=0,
+        )  # fmt: skip
 
 
 QUICK = Case(
-    width=32,
-    depth=1,
-    num_heads=1,
-    predictor_width=32,
-    predictor_depth=1,
-    predictor_heads=1,
-    frames=4,
-    side=32,
-    batch=4,
-    repeats=1,
-)
+    width=32, depth=1, num_heads=1, predictor_width=32, predictor_depth=1, predictor_heads=1,
+    frames=4, side=32, batch=4, repeats=1,
+)  # fmt: skip
 LARGE = Case(  # V-JEPA 2's ViT-L/16
-    width=1024,
-    depth=24,
-    num_heads=16,
-    predictor_width=384,
-    predictor_depth=12,
-    predictor_heads=12,
-    side=256,
-    patch_size=16,
-    batch=32,
-    repeats=8,
-    rope="vjepa2",
-)
+    width=1024, depth=24, num_heads=16,
+    predictor_width=384, predictor_depth=12, predictor_heads=12,
+    side=256, patch_size=16, batch=32, repeats=8, rope="vjepa2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,26 +121,56 @@ def fresh(case: Case) -> tuple[JEPA, Pixels]:
 def flops(case: Case, masks: list[TokenMask]) -> float:
     """Multiplications and additions of the matrix products of a step: a backward pass costs twice
     a forward one."""
-
-    def block(count: int, width: int) -> float:
-        return count * (24 * width**2 + 4 * count * width)
-
     # The target sees all and learns nothing.
     n = case.frames // case.tubelet_size * (case.side // case.patch_size) ** 2
     pixels = 2 * case.tubelet_size * 3 * case.patch_size**2 * case.width
-    total = n * pixels + case.depth * block(n, case.width)
+    total = n * pixels + case.depth * block_flops(n, n, case.width)
     # Context encoder and predictor, forward and backward, with the maps in and out of the latter.
     for mask in masks:
         k, m = mask.context_ids.shape[1], mask.target_ids.shape[1]
-        total += 3 * (k * pixels + case.depth * block(k, case.width))
-        total += 3 * (case.predictor_depth * block(k + m, case.predictor_width))
+        total += 3 * (k * pixels + case.depth * block_flops(k, k, case.width))
+        total += 3 * case.predictor_depth * block_flops(k + m, k + m, case.predictor_width)
         total += 3 * 2 * case.width * case.predictor_width * (k + m)
     return case.batch * total
 
 
-# The reference: fused attention, all patches embedded before what is masked is dropped, the
-# predictor's tokens sorted sample by sample, angles computed anew in every block and queries and
-# keys turned axis by axis (as in V-JEPA 2's public code).
+# The reference in planning computes the whole window of frames again at every imagined step, with
+# the fused attention kernel, one episode's plans at a time.
+
+
+def peer_rollout(
+    model: DeterministicDynamics, context: Tensor, past: Tensor, plans: Tensor
+) -> Tensor:
+    """[S, H, N, D] of one episode's plans [S, H, A] after context [C, N, D], the window anew
+    each step."""
+    latents = context.expand(len(plans), -1, -1, -1)
+    actions = torch.cat([past.expand(len(plans), -1, -1), plans], 1)
+    for _ in range(plans.shape[1]):
+        known = latents.shape[1]
+        window = slice(max(0, known - model.context_frames), known)
+        latents = torch.cat(
+            [latents, peer_forward(model, latents[:, window], actions[:, window])[:, -1:]], 1
+        )
+    return latents[:, len(context) :]
+
+
+def peer_forward(model: DeterministicDynamics, latents: Tensor, actions: Tensor) -> Tensor:
+    """[S, T, N, D] the model as a plain frame-causal transformer over all its frames, without a
+    cache."""
+    frames, tokens = latents.shape[1:3]
+    x = model.embed(latents) + model.slot + model.act(actions)[:, :, None]
+    frame = torch.arange(frames, device=latents.device).repeat_interleave(tokens)
+    cos, sin = rope_tables(model.positions(0, frames, x.device), model.head_dim, model.rope_base)
+    x = _peer_blocks(
+        model.blocks, x.flatten(1, 2), partial(rotate, cos=cos, sin=sin),
+        visible=frame[:, None] >= frame,
+    )  # [S, T*N, P]  # fmt: skip
+    return latents + model.head(model.norm(x)).unflatten(1, (frames, tokens))
+
+
+# The reference in training: fused attention, all patches embedded before what is masked is
+# dropped, the predictor's tokens sorted sample by sample, angles computed anew in every block and
+# queries and keys turned axis by axis (as in V-JEPA 2's public code).
 
 
 def peer_losses(model: JEPA, batch: Batch) -> Tensor:
@@ -171,8 +194,8 @@ def peer_encode(encoder: Encoder, clip: Tensor, keep: Tensor | None) -> Tensor:
     if keep is not None:
         x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
         positions = positions.gather(1, keep[..., None].expand(-1, -1, 3))
-    base = encoder.settings.rope_base
-    return encoder.norm(_peer_blocks(encoder.blocks, x, positions, encoder.head_dim, base))
+    turn = partial(_peer_turned, positions=positions, base=encoder.settings.rope_base)
+    return encoder.norm(_peer_blocks(encoder.blocks, x, turn))
 
 
 def peer_predict(model: JEPA, context: Tensor, mask: TokenMask, kind: int, clip: Tensor) -> Tensor:
@@ -190,9 +213,8 @@ def peer_predict(model: JEPA, context: Tensor, mask: TokenMask, kind: int, clip:
         sorted_at.append(place[ids[order]])
         backs.append(order.argsort()[mask.context_ids.shape[1] :])
     tokens, positions = torch.stack(sorted_x), torch.stack(sorted_at)
-    out = _peer_blocks(
-        predictor.blocks, tokens, positions, predictor.head_dim, predictor.rope_base
-    )
+    turn = partial(_peer_turned, positions=positions, base=predictor.rope_base)
+    out = _peer_blocks(predictor.blocks, tokens, turn)
     # Back into the order of the targets.
     of_targets = torch.stack([out[b][back] for b, back in enumerate(backs)])
     predicted: Tensor = predictor.project(predictor.norm(of_targets))
@@ -200,23 +222,27 @@ def peer_predict(model: JEPA, context: Tensor, mask: TokenMask, kind: int, clip:
 
 
 def _peer_blocks(
-    blocks: Iterable[nn.Module], x: Tensor, positions: Tensor, head_dim: int, base: float
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    turn: Callable[[Tensor], Tensor],
+    visible: Tensor | None = None,
 ) -> Tensor:
+    """x [B, N, D] through transformer blocks, whose queries and keys [B, h, N, d] `turn` turns."""
     for block in blocks:
         assert isinstance(block, Block)
         qkv = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, block.attn.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        q, k = (_peer_turned(part, positions, head_dim, base).to(v.dtype) for part in (q, k))
-        x = x + block.attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(turn(q), turn(k), v, attn_mask=visible)
+        x = x + block.attn.proj(out.transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
     return x
 
 
-def _peer_turned(x: Tensor, positions: Tensor, head_dim: int, base: float) -> Tensor:
+def _peer_turned(x: Tensor, positions: Tensor, base: float) -> Tensor:
     """x [B, h, N, d] turned by positions [B, N, 3], the channels of one axis after those of
     another."""
     turned, first = [], 0
-    for axis, pairs in enumerate(axis_pairs(head_dim)):
+    for axis, pairs in enumerate(axis_pairs(x.shape[-1])):
         part = x[..., first : first + 2 * pairs]
         exponent = torch.arange(pairs, device=x.device, dtype=torch.float32) / max(pairs, 1)
         angle = positions[:, None, :, axis, None].float() * base**-exponent
@@ -224,4 +250,4 @@ def _peer_turned(x: Tensor, positions: Tensor, head_dim: int, base: float) -> Te
         partner = torch.stack([-part[..., 1::2], part[..., ::2]], -1).flatten(-2)
         turned.append(part * angle.cos() + partner * angle.sin())
         first += 2 * pairs
-    return torch.cat(turned, -1)
+    return torch.cat(turned, -1).to(x.dtype)
