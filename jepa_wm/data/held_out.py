@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from jepa_wm.data.trajectories import Trajectories
 
 # what folders and keys end in that are of episodes on training layouts
 TRAINING = "_training_layouts"
-E = TypeVar("E")  # what an episode is called by
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,7 @@ class Layouts:
 
 def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
     """How many layouts the two files of a run have in common, which is 0; None where a file does
-    not tell layouts.
-
-    Raises UserError, naming a layout, where there is one in both.
-    """
+    not tell layouts. Raises UserError, naming a layout, where there is one in both."""
     known, held = Layouts.of(train), Layouts.of(heldout)
     if known is None or held is None:
         return None
@@ -136,7 +131,7 @@ def refuse_parted(
     if len(parts) < 2:
         return
     picture = next(iter(view.pictures))
-    groups = list(_same(actions.items(), lambda e: view.frames(picture, e, 0, 1)))
+    groups = list(_same(actions, lambda e: view.frames(picture, e, 0, 1)))
     of = {e: part for part, episodes in parts.items() for e in episodes}
     parted = [group for group in groups if len({of[e] for e in group}) > 1]
     if parted:
@@ -153,25 +148,25 @@ def refuse_parted(
 
 def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
     """How many held-out episodes are in the training file too, which is warned of."""
-    # Episodes of both files, known by (part, number), with their actions.
-    files = (train, heldout)
-    actions: list[tuple[tuple[int, int], np.ndarray]] = []
-    for part, data in enumerate(files):
-        for number, (first, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
-            actions.append(((part, number), data.actions[first : first + length]))
+    # Episodes of both files in one row, those of training first.
+    files = [(data, number) for data in (train, heldout) for number in range(data.episodes)]
+    actions = {}
+    for e, (data, number) in enumerate(files):
+        first = data.offsets[number]
+        actions[e] = data.actions[first : first + data.lengths[number]]
 
-    def first_frame(episode: tuple[int, int]) -> np.ndarray:
-        data = files[episode[0]]
-        frame: np.ndarray = data.frames[data.offsets[episode[1]]]
+    def first_frame(e: int) -> np.ndarray:
+        data, number = files[e]
+        frame: np.ndarray = data.frames[data.offsets[number]]
         return frame
 
-    # Held-out episodes in groups that have one of training too, which stands first.
+    # Held-out episodes in groups that have one of training too.
     common = [
-        number
+        e - train.episodes
         for group in _same(actions, first_frame)
-        if group[0][0] == 0
-        for part, number in group
-        if part == 1
+        if group[0] < train.episodes
+        for e in group
+        if e >= train.episodes
     ]
     if common:
         warnings.warn(
@@ -184,18 +179,16 @@ def common_episodes(train: Trajectories, heldout: Trajectories) -> int:
 
 
 def _same(
-    actions: Iterable[tuple[E, np.ndarray]], first_frame: Callable[[E], np.ndarray]
-) -> Iterable[list[E]]:
+    actions: Mapping[int, np.ndarray], first_frame: Callable[[int], np.ndarray]
+) -> Iterator[list[int]]:
     """Groups of two and more episodes of the same length, first frame and actions, the last one
     apart, which leads nowhere; frames are read only where actions are equal."""
-    alike: dict[bytes, list[E]] = defaultdict(list)
-    for episode, values in actions:
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for e, values in actions.items():
         taken = np.ascontiguousarray(values[:-1], np.float32) + 0.0  # -0 is 0
-        alike[b"%d " % len(values) + taken.tobytes()].append(episode)
+        alike[b"%d " % len(values) + taken.tobytes()].append(e)
     for episodes in alike.values():
-        if len(episodes) < 2:
-            continue
-        by_frame: dict[bytes, list[E]] = defaultdict(list)
-        for episode in episodes:
-            by_frame[np.ascontiguousarray(first_frame(episode)).tobytes()].append(episode)
+        by_frame: dict[bytes, list[int]] = defaultdict(list)
+        for e in episodes if len(episodes) > 1 else ():
+            by_frame[np.ascontiguousarray(first_frame(e)).tobytes()].append(e)
         yield from (group for group in by_frame.values() if len(group) > 1)

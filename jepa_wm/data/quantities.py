@@ -30,8 +30,8 @@ class Quantities:
 
     @classmethod
     def parse(cls, groups: str, units: str, count: int) -> Quantities:
-        """What the attributes `state_groups` ("agent:0,1 wall:2") and `state_units` ("px px -") of
-        a file say of `count` state numbers.
+        """What the attributes `state_groups` ("block:0,1 angle:2") and `state_units`
+        ("px px rad") of a file say of `count` state numbers.
 
         UserError for groups that name other numbers, and for units that are not one a number or
         differ within a group."""

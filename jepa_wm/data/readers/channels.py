@@ -100,7 +100,8 @@ def channels_of(source: Source, column: str, stated: Kind | None) -> Channels:
     # Nothing comes again: what was stated, an opaque alpha channel, or colours.
     if stated is not None:
         return Channels(stated, count - UNITS[stated], count // UNITS[stated])
-    opaque = 1 if samples and _unit_floats(samples) else 255
+    floats = bool(samples) and samples[0].dtype.kind == "f"
+    opaque = 1 if floats and max(float(rows.max()) for rows in samples) <= 1 else 255
     alpha = bool(samples) and all((rows[..., -1] == opaque).all() for rows in samples)
     if not has_frame_axis and count in (2, 4) and alpha:
         return usual(count)
@@ -144,8 +145,3 @@ def _newest(samples: Sequence[np.ndarray], unit: int, shift: int) -> int | None:
             ):
                 return first
     return None
-
-
-def _unit_floats(samples: Sequence[np.ndarray]) -> bool:
-    """Whether pictures are floats that go to 1."""
-    return samples[0].dtype.kind == "f" and max(float(rows.max()) for rows in samples) <= 1

@@ -107,16 +107,14 @@ class EncodedRows:
         )
 
     def _picture(self, row: int, file: Any) -> np.ndarray:
-        content = _bytes(file)
+        content, file_name = _bytes(file), self._files.file.filename
         if not content.startswith(MAGIC):
-            where = Path(self._files.file.filename)
             raise UserError(
-                f"{where}: row {row} of '{self._files.name}' is no picture; it was cut short: "
+                f"{file_name}: row {row} of '{self._files.name}' is no picture; it was cut short: "
                 "copy it again"
             )
-        return np.asarray(
-            read_picture(io.BytesIO(content), f"{self._files.file.filename}, {self._files.name}")
-        )
+        name = f"{file_name}, {self._files.name}"
+        return np.asarray(read_picture(io.BytesIO(content), name))
 
 
 def with_pictures(group: h5py.Group) -> dict[str, Array]:
@@ -139,13 +137,13 @@ def with_pictures(group: h5py.Group) -> dict[str, Array]:
 def _holds_pictures(dataset: h5py.Dataset) -> bool:
     """Files of equal or padded length are a table of bytes or byte strings, others rows of varying
     length."""
-    kind, dimensions = dataset.dtype, dataset.ndim
-    varying = h5py.check_vlen_dtype(kind) == np.uint8 and dimensions == 1
-    table = kind == np.uint8 and dimensions == 2
-    text = kind.kind == "S" or (kind.kind == "O" and h5py.check_string_dtype(kind) is not None)
-    if not (varying or table or (text and dimensions == 1)) or not len(dataset):
-        return False
-    return _bytes(dataset[0]).startswith(MAGIC)
+    kind = dataset.dtype
+    if dataset.ndim == 2:
+        fits = kind == np.uint8
+    else:
+        text = kind.kind == "S" or h5py.check_string_dtype(kind) is not None
+        fits = dataset.ndim == 1 and (text or h5py.check_vlen_dtype(kind) == np.uint8)
+    return bool(fits and len(dataset) and _bytes(dataset[0]).startswith(MAGIC))
 
 
 def _bytes(file: Any) -> bytes:
