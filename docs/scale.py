@@ -21,7 +21,7 @@ VIT_G = (
     "encoder.tubelet_size=2", "encoder.width=1408", "encoder.depth=40", "encoder.num_heads=22",
     "encoder.mlp_ratio=4.3636", "encoder.attention=clip", "jepa.width=384", "jepa.depth=12",
     "jepa.num_heads=12", "jepa.temporal_contrast=0", "jepa.inverse_dynamics=0",
-    "jepa.episode_contrast=0", "jepa.num_distant_frames=0", "jepa.max_targets=0",
+    "jepa.episode_contrast=0", "jepa.num_distant_frames=0",
     "jepa.center_targets=false", "jepa.masked_weight=1", "train.pretrain.batch=3072",
     "jepa.masks=[{num_blocks: 8, spatial_scale: [.15, .15]}, "
     "{num_blocks: 2, spatial_scale: [.7, .7]}]",

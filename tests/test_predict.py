@@ -150,7 +150,7 @@ def test_targets_do_not_depend_on_the_scale_of_the_features(centre):
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attention, tubelet):
     model, video, away = (
-        jepa(attention=attention, tubelet_size=tubelet, max_targets=9, masks=(HALF,)),
+        jepa(attention=attention, tubelet_size=tubelet, masks=(HALF,)),
         clip(),
         far(frames=3),
     )
@@ -277,14 +277,6 @@ def test_each_mask_type_has_its_own_token():
     where = torch.zeros(1, 3, 3)
     a, b = (model.predictor(torch.zeros(1, 3, 16), where, where + 1, kind) for kind in (0, 1))
     assert not torch.equal(a, b)
-
-
-def test_fewer_targets_can_be_asked_for():
-    counts = []
-    model = jepa(masks=(HALF,), max_targets=5)
-    model.predictor.register_forward_hook(lambda module, args, out: counts.append(out.shape[1]))
-    losses_of(model, clip(), far(), generator())
-    assert counts == [5]
 
 
 def test_constant_features_are_collapsed_and_gaussian_ones_are_not():

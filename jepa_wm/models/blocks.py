@@ -111,6 +111,17 @@ class KeyValueCache:
         return copy
 
 
+def mlp(inputs: int, outputs: int, width: int, *, depth: int, norm: bool = False) -> nn.Sequential:
+    """`depth` hidden layers of `width` with GELU between linear ones; `norm` puts a LayerNorm
+    behind the first."""
+    layers: list[nn.Module] = [nn.Linear(inputs, width)]
+    if norm:
+        layers.append(nn.LayerNorm(width))
+    for _ in range(depth - 1):
+        layers += [nn.GELU(), nn.Linear(width, width)]
+    return nn.Sequential(*layers, nn.GELU(), nn.Linear(width, outputs))
+
+
 def attention_bias(hidden: Tensor) -> Tensor:
     """What is added to scores so that those of bool hidden [...] have no weight."""
     return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -1e4)

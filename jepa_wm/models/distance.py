@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.scaling import shared_scale
-from jepa_wm.models.latent import mlp
+from jepa_wm.models.blocks import mlp
 from jepa_wm.models.world_model_settings import DistanceSettings
 
 

@@ -99,8 +99,6 @@ class JepaSettings(Section):
     center_targets: bool = True
     # levels of the target encoder that make up a target token, at equal distances in depth
     target_levels: int = Field(1, ge=1)
-    # at most this many target tokens a clip, drawn at random; 0: all
-    max_targets: int = Field(0, ge=0)
     # Weights of the regularisers, 0 for off.
 
     vicreg: float = Field(0.0, ge=0)  # variance and covariance of the clips' mean context tokens

@@ -30,12 +30,13 @@ TOKENS_ON_GPU = 2**16
 Piece = TypeVar("Piece")
 
 
-def fast_rollout(
+@torch.no_grad()
+def in_place_rollout(
     model: TransformerDynamics, context: Tensor, past: Tensor, actions: Tensor, *,
     precision: str = "fp32", at_once: int = 0, noise: Noise | None = None,
 ) -> Tensor:  # fmt: skip
-    """`Dynamics.rollout` for search, [B, S, H, N, D] in fp32: no gradients and, step for step, no
-    fresh memory.
+    """`Dynamics.fast_rollout` of transformers, [B, S, H, N, D] in fp32: no gradients and, step for
+    step, no fresh memory.
 
     Up to `at_once` plans are computed together; 0: as many as suit the device. On a CPU such
     pieces run side by side, a thread each. The result depends on neither but for rounding."""
@@ -125,7 +126,7 @@ class FastRollout:
         self.query = room(plans, heads, tokens, model.head_dim)
         self.sum = room(plans * tokens, width, kind=torch.float32)
         self.qkv = room(plans * tokens, 3 * width)
-        self.hidden = room(plans * tokens, weights.layers[0].fc1.outputs)
+        self.hidden = room(plans * tokens, len(weights.layers[0].fc1[1]))
         self.change = room(plans * tokens, width)
 
     def remember(self, cache: list[KeyValueCache], which: Tensor, *, seen: int) -> None:
@@ -167,8 +168,8 @@ class FastRollout:
         for number, layer in enumerate(self.weights.layers):
             keys, values = self.keys[number, :plans], self.values[number, :plans]
             self._attend(x, layer, rope, keys, values, place, held)
-            hidden = layer.fc1(_norm(x, layer.norm2, self.dtype), out=self.hidden)
-            x += layer.fc2(torch.ops.aten.gelu_(hidden), out=self.change)
+            hidden = _multiply(layer.fc1, _norm(x, layer.norm2, self.dtype), out=self.hidden)
+            x += _multiply(layer.fc2, torch.ops.aten.gelu_(hidden), out=self.change)
         hidden = _norm(x, model.norm, self.dtype)
         if self.weights.head is None:
             return model.predict(latents, hidden.view(plans, tokens, -1), noise)
@@ -182,16 +183,30 @@ class FastRollout:
         """Add a layer's attention to x [R' * N, P]; the frame's own keys and values go to `place`
         of the ring."""
         plans, heads = keys.shape[:2]
-        qkv = layer.qkv(_norm(x, layer.norm1, self.dtype), out=self.qkv)
-        q, k, v = qkv.view(plans, -1, 3, heads, keys.shape[-1]).permute(
-            2, 0, 3, 1, 4
-        )  # each [R', h, N, d]
+        qkv = _multiply(layer.qkv, _norm(x, layer.norm1, self.dtype), out=self.qkv)
+        # each [R', h, N, d]
+        q, k, v = qkv.view(plans, -1, 3, heads, keys.shape[-1]).permute(2, 0, 3, 1, 4)
         query = self.query[:plans]
         _rotate_into(query, q, *rope)
         _rotate_into(keys[:, :, place], k, *rope)
         values[:, :, place] = v
         mixed = attend(query, keys[:, :, held], values[:, :, held])  # [R', h, N, d]
-        x += layer.proj(mixed.transpose(1, 2).reshape(len(x), -1), out=self.change)
+        mixed = mixed.transpose(1, 2).reshape(len(x), -1)
+        x += _multiply(layer.proj, mixed, out=self.change)
+
+
+_Matrix = tuple[Tensor, Tensor]  # weight [outputs, inputs] and bias [outputs]
+
+
+class _Layer(NamedTuple):
+    """The parts of a block."""
+
+    norm1: nn.LayerNorm
+    qkv: _Matrix
+    proj: _Matrix
+    norm2: nn.LayerNorm
+    fc1: _Matrix
+    fc2: _Matrix
 
 
 class Weights(NamedTuple):
@@ -208,52 +223,31 @@ class Weights(NamedTuple):
     def of(cls, model: TransformerDynamics, precision: str) -> Weights:
         """`precision` "fp32" copies nothing, "bf16" every matrix once."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        layers = [_Layer.of(block, dtype) for block in model.blocks]
-        head = _Matrix.of(model.head, dtype) if isinstance(model.head, nn.Linear) else None
-        return cls(model, dtype, _Matrix.of(model.embed, dtype), layers, head)
 
+        def matrix(linear: nn.Module) -> _Matrix:
+            assert isinstance(linear, nn.Linear)
+            return linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
 
-class _Matrix(NamedTuple):
-    """A linear layer that writes into a given tensor."""
-
-    weight: Tensor  # [outputs, inputs]
-    bias: Tensor  # [outputs]
-
-    @classmethod
-    def of(cls, linear: nn.Module, dtype: torch.dtype) -> _Matrix:
-        assert isinstance(linear, nn.Linear) and linear.bias is not None
-        return cls(linear.weight.detach().to(dtype), linear.bias.detach().to(dtype))
-
-    @property
-    def outputs(self) -> int:
-        return len(self.bias)
-
-    def __call__(self, x: Tensor, *, out: Tensor) -> Tensor:
-        """[rows, outputs] for x [rows, inputs], in the first rows of `out`."""
-        return torch.addmm(self.bias, x, self.weight.t(), out=out[: len(x)])
-
-
-class _Layer(NamedTuple):
-    """The parts of a block."""
-
-    norm1: nn.LayerNorm
-    qkv: _Matrix
-    proj: _Matrix
-    norm2: nn.LayerNorm
-    fc1: _Matrix
-    fc2: _Matrix
-
-    @classmethod
-    def of(cls, block: nn.Module, dtype: torch.dtype) -> _Layer:
-        assert isinstance(block, Block) and isinstance(block.mlp.act, nn.GELU)
-        qkv, proj = _Matrix.of(block.attn.qkv, dtype), _Matrix.of(block.attn.proj, dtype)
-        fc1, fc2 = _Matrix.of(block.mlp.fc1, dtype), _Matrix.of(block.mlp.fc2, dtype)
-        return cls(block.norm1, qkv, proj, block.norm2, fc1, fc2)
+        layers = []
+        for block in model.blocks:
+            assert isinstance(block, Block) and isinstance(block.mlp.act, nn.GELU)
+            attention = block.norm1, matrix(block.attn.qkv), matrix(block.attn.proj)
+            layers.append(
+                _Layer(*attention, block.norm2, matrix(block.mlp.fc1), matrix(block.mlp.fc2))
+            )
+        head = matrix(model.head) if isinstance(model.head, nn.Linear) else None
+        return cls(model, dtype, matrix(model.embed), layers, head)
 
 
 def _frame(number: int, tokens: int, count: int = 1) -> slice:
     """Where `count` frames from `number` on lie among the tokens."""
     return slice(number * tokens, (number + count) * tokens)
+
+
+def _multiply(matrix: _Matrix, x: Tensor, *, out: Tensor) -> Tensor:
+    """[rows, outputs] for x [rows, inputs], in the first rows of `out`."""
+    weight, bias = matrix
+    return torch.addmm(bias, x, weight.t(), out=out[: len(x)])
 
 
 def _norm(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_mean
+from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent_model import fill, read_sizes, save_sized
 from jepa_wm.models.world_model_settings import HeadSettings
 
@@ -66,11 +67,7 @@ class Transition(nn.Module):
         self.before, self.after = nn.Linear(latent, width), nn.Linear(latent, width, bias=False)
         self.act = nn.Linear(action, width, bias=False)
         self.rest = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Linear(width, outputs),
+            nn.LayerNorm(width), nn.GELU(), *mlp(width, outputs, width, depth=1)
         )
 
     def forward(self, before: Tensor, after: Tensor, actions: Tensor) -> Tensor:
@@ -94,8 +91,8 @@ class RewardHead(nn.Module):
 
     def span(self, low: float, high: float) -> None:
         """Spread the bins from the least to the largest reward of the data."""
-        ends = symlog(torch.tensor([low, high], dtype=torch.float64))
-        ends = ends + torch.tensor([-1e-3, 1e-3])  # a constant reward has a range too
+        # a constant reward has a range too
+        ends = symlog(torch.tensor([low, high], dtype=torch.float64)) + torch.tensor([-1e-3, 1e-3])
         first, last = ends.tolist()
         even = torch.linspace(first, last, len(self.bins), dtype=torch.float64)
         self.bins.copy_(symexp(even))
@@ -125,9 +122,8 @@ class TerminationHead(nn.Module):
 
     def loss(self, before: Tensor, after: Tensor, actions: Tensor, ended: Tensor) -> Tensor:
         """Mean log loss for ends [...] of 0 and 1."""
-        return nnf.binary_cross_entropy_with_logits(
-            self.net(before, after, actions)[..., 0], ended.float()
-        )
+        logits = self.net(before, after, actions)[..., 0]
+        return nnf.binary_cross_entropy_with_logits(logits, ended.float())
 
 
 class StateHead(nn.Module):
@@ -138,10 +134,7 @@ class StateHead(nn.Module):
 
     def __init__(self, latent: int, numbers: int, width: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(latent, width), nn.LayerNorm(width), nn.GELU(),
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, numbers),
-        )  # fmt: skip
+        self.net = mlp(latent, numbers, width, depth=2, norm=True)
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("scale", torch.ones(numbers))
 
@@ -152,9 +145,8 @@ class StateHead(nn.Module):
     def loss(self, latents: Tensor, state: Tensor) -> Tensor:
         """Mean error for states [..., Y], each number in units of its spread; large ones count
         linearly."""
-        return nnf.smooth_l1_loss(
-            self.net(latents).float(), (state - self.mean) / self.scale, beta=0.2
-        )
+        target = (state - self.mean) / self.scale
+        return nnf.smooth_l1_loss(self.net(latents).float(), target, beta=0.2)
 
 
 class Policy(nn.Module):
@@ -168,11 +160,7 @@ class Policy(nn.Module):
     def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
         super().__init__()
         self.horizon, width = settings.policy_steps, settings.width
-        self.net = nn.Sequential(
-            nn.Linear(2 * latent, width), nn.LayerNorm(width), nn.GELU(),
-            nn.Linear(width, width), nn.GELU(),
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, self.horizon * action),
-        )  # fmt: skip
+        self.net = mlp(2 * latent, self.horizon * action, width, depth=3, norm=True)
 
     def forward(self, start: Tensor, goal: Tensor) -> Tensor:
         """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""

@@ -80,6 +80,8 @@ class JEPA(nn.Module):
         self.inverse_dynamics: LinearInverseDynamics | None = None
         if action_size and settings.inverse_dynamics:
             self.inverse_dynamics = LinearInverseDynamics(width, action_size)
+        contrasts = settings.temporal_contrast or settings.episode_contrast
+        self._reads_frames = bool(contrasts) or self.inverse_dynamics is not None
         # What each loss counts.
         self.weights = {
             "masked_prediction": settings.masked_weight,
@@ -109,7 +111,8 @@ class JEPA(nn.Module):
         """The context encoder's tokens of what each mask leaves in view, and the distant frames
         where they are read."""
         distant = None
-        if batch.distant.shape[1] and self._reads_distant(batch.masks):
+        reads_frames = self._reads_frames and _any_full_frames(batch.masks)
+        if batch.distant.shape[1] and (reads_frames or self.settings.episode_contrast):
             frames = batch.distant.flatten(0, 1)[:, None]
             # each an image of its own, repeated to fill a tubelet
             images = frames.expand(-1, self.encoder.tubelet_size, -1, -1, -1)
@@ -173,17 +176,6 @@ class JEPA(nn.Module):
         return self.encoder(tubelets[rows, mask.full_frames].flatten(1, 2))
 
     # ------------------------------------------------------------------ regularisers
-
-    def _reads_distant(self, masks: list[TokenMask]) -> bool:
-        """Whether a regulariser reads distant frames beside such masks."""
-        reads_frames = self._reads_frames and _any_full_frames(masks)
-        return reads_frames or bool(self.settings.episode_contrast)
-
-    @property
-    def _reads_frames(self) -> bool:
-        """Whether a regulariser reads whole frames."""
-        contrasts = self.settings.temporal_contrast or self.settings.episode_contrast
-        return bool(contrasts) or self.inverse_dynamics is not None
 
     def _regularise(
         self, tokens: Tensor, mask: TokenMask, distant: Tensor | None, batch: Batch

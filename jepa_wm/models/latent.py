@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather, all_mean
 from jepa_wm.core.scaling import shared_scale
+from jepa_wm.models.blocks import mlp
 from jepa_wm.models.losses import LinearInverseDynamics
 from jepa_wm.models.pooling import Components
 from jepa_wm.models.world_model_settings import FactoredLatentSettings
@@ -269,15 +270,6 @@ def curvature(places: Tensor) -> Tensor:
     """
     steps = all_gather(places).diff(dim=1)
     return steps.diff(dim=1).square().mean() / steps.square().mean().clamp(min=1e-8)
-
-
-def mlp(inputs: int, outputs: int, width: int, *, depth: int) -> nn.Sequential:
-    """`depth` hidden layers of `width` with GELU between linear ones."""
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [nn.Linear(inputs, width), nn.GELU()]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
 def running_mean(readings: Tensor, *, every: int = 1) -> Tensor:

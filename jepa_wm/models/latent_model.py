@@ -48,18 +48,16 @@ class LatentModel(nn.Module):
         self.context_frames = settings.dynamics.context_frames
         self.block = action_size * self.frameskip
         self.latent = settings.latent.make(tokens, token_width)
-        members = [
-            settings.dynamics.make(self.latent, self.block)
-            for _ in range(settings.dynamics.ensemble_size)
-        ]
+        how = settings.dynamics
+        members = [how.make(self.latent, self.block) for _ in range(how.ensemble_size)]
         self.dynamics, self.other_members = members[0], nn.ModuleList(members[1:])
         # What distance and heads read.
         self.numbers = self.latent.tokens * self.latent.shape.width
         self.components = Components(self.numbers, COMPONENTS) if self.numbers > MANY else None
         self.flat_width = self.numbers if self.components is None else COMPONENTS
-        self.distance = (
-            TemporalDistance(self.flat_width, settings.distance) if settings.distance else None
-        )
+        self.distance: TemporalDistance | None = None
+        if settings.distance is not None:
+            self.distance = TemporalDistance(self.flat_width, settings.distance)
         self.register_buffer("action_centre", torch.zeros(action_size))
         self.register_buffer("action_scale", torch.ones(action_size))
         self.register_buffer("action_low", torch.full((action_size,), -torch.inf))

@@ -39,13 +39,10 @@ def draw_masks(
     settings: JepaSettings, shape: tuple[int, int, int], generator: torch.Generator
 ) -> list[TokenMask]:
     """A mask for each mask type, for a `shape` of (B clips, T time steps, g tokens on a side)."""
-    masks, most = [], settings.max_targets
+    masks = []
     for kind in settings.masks:
         hidden = draw_hidden(kind, shape, generator)
         context_ids, target_ids = split_tokens(hidden, generator)
-        if 0 < most < target_ids.shape[1]:
-            chosen = torch.rand(target_ids.shape, generator=generator).argsort(1)[:, :most]
-            target_ids = target_ids.gather(1, chosen)
         masks.append(TokenMask(context_ids, target_ids, full_frames(hidden, shape[1])))
     return masks
 

@@ -22,8 +22,8 @@ from jepa_wm.models.blocks import (
     init_transformer,
     rope_tables,
 )
-from jepa_wm.models.dynamics import Cache, Dynamics, Noise, StepNoise
-from jepa_wm.models.fast_rollout import fast_rollout
+from jepa_wm.models.dynamics import Cache, Dynamics, StepNoise
+from jepa_wm.models.fast_rollout import in_place_rollout
 from jepa_wm.models.latent import LatentShape
 from jepa_wm.models.world_model_settings import TransformerSettings
 
@@ -151,15 +151,7 @@ class TransformerDynamics(Dynamics):
             losses.append(loss)
         return torch.stack(losses).mean()
 
-    @torch.no_grad()
-    def fast_rollout(
-        self, context: Tensor, past: Tensor, actions: Tensor, *, precision: str = "fp32",
-        at_once: int = 0, noise: Noise | None = None,
-    ) -> Tensor:  # fmt: skip
-        """`rollout` without gradients and, step for step, without fresh memory (`FastRollout`)."""
-        return fast_rollout(
-            self, context, past, actions, precision=precision, at_once=at_once, noise=noise
-        )
+    fast_rollout = in_place_rollout
 
     @property
     def layers(self) -> Iterable[nn.Module]:

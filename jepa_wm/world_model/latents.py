@@ -152,18 +152,13 @@ class Latents:
 
 
 def of_all_frames(
-    features: Features,
-    read: Callable[[Tensor, Tensor | None], Tensor],
-    recording: Recording | None = None,
+    features: Features, read: Callable[[Tensor, Tensor | None], Tensor], recording: Recording
 ) -> Tensor:
-    """[R, ...] what `read` makes of the tokens [r, n, E] of all frames, and of their
-    proprioception where there is a recording, on the CPU."""
-    rows = encoded_rows(features.data, features.stride) if recording is not None else None
-    parts = []
+    """[R, ...] what `read` makes of the tokens [r, n, E] of all frames and of their
+    proprioception, where the latent asks for it, on the CPU."""
+    rows, parts = encoded_rows(features.data, features.stride), []
     for first in range(0, len(features), SLAB):
         tokens = features.slab(first, first + SLAB).to(dist().device)
-        proprio = None
-        if recording is not None and rows is not None:
-            proprio = recording.at_rows(rows[first : first + SLAB])
+        proprio = recording.at_rows(rows[first : first + SLAB])
         parts.append(read(tokens, proprio).cpu())
     return torch.cat(parts)
