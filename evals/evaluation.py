@@ -42,6 +42,7 @@ from jepa_wm.evals.scores import score
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.cache import encoder_of, weights_digest
+from jepa_wm.features.encoder import fresh_encoder
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -200,11 +201,7 @@ def representations_of(
     representations = {"encoder": _through(encoder, precision)}
     if "random_encoder" in settings.probes.baselines:
         torch.manual_seed(settings.seed)
-        random: Encoder | Backbone
-        if isinstance(encoder, Backbone):
-            random = Backbone(encoder.name, size)
-        else:
-            random = Encoder(size, encoder.settings)
+        random = fresh_encoder(encoder.sizes, size)
         representations["random_encoder"] = _through(random, precision)
     if "pixels" in settings.probes.baselines:
         representations["pixels"] = partial(patches, patch_size=settings.encoder.patch_size)

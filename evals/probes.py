@@ -20,6 +20,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
+from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.evaluation import Evaluation, Features, Rows, evaluation
 from jepa_wm.features.cache import PARTS
@@ -132,12 +133,15 @@ def state(asked: Evaluation) -> Rows:
 
 
 @stage("eval_collapse", after="features", keep="newest", reads=("data.path",))
-def collapse(run: Run, data_path: str | None) -> dict[str, object]:
-    """`collapsed`, `feature_std`, `effective_rank` of the frozen encoder on held-out frames."""
-    heldout = open_data(run.path, data_path, "heldout")
-    rows = np.unique(np.linspace(0, len(heldout.actions) - 1, 4_000).astype(np.int64))
+def collapse(
+    run: Run, data_path: str | None, train_pretrain_probe_frames: int
+) -> dict[str, object]:
+    """`collapsed`, `feature_std`, `effective_rank` of the frozen encoder on the training frames
+    that pretraining tells them of; the few held-out episodes show less, so that of these they
+    would be smaller."""
+    train = open_data(run.path, data_path, "train")
     encoder = FrozenEncoder.load(run.path / "features").to(dist().device)
-    frames = heldout.frames[rows]
+    frames = train.frames[spread(len(train.actions), train_pretrain_probe_frames)]
     return dict(collapse_metrics(encoder.raw(torch.from_numpy(frames)), frames))
 
 

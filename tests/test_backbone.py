@@ -116,7 +116,8 @@ def test_our_own_encoder_is_shared_whole(tmp_path):
     assert (
         "library_name: jepa_wm" in card
         and "| tokens a frame | 4 |" in card
-        and "1 blocks, patches of 16 px" in card
+        and '"patch_size": 16' in card
+        and '"depth": 1' in card
     )
     other = FrozenEncoder.from_pretrained(tmp_path)
     assert all(

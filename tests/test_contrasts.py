@@ -102,7 +102,7 @@ def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     frames, gaps = config.data.num_frames, config.data.frame_gaps
     sampler = ClipSampler(data, frames=frames, gaps=gaps, seed=0, batch=shape)
     model, told = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2), []
-    reader = pretrain.BatchReader(sampler, config.data, config.encoder, config.jepa, 16, 0)
+    reader = pretrain.BatchReader(sampler, config.data, config.encoder, config.jepa, 0)
     task = pretrain.make_task(model, reader, config.train.pretrain, config.train.precision)
     original = model.episode_contrast.forward
     monkeypatch.setattr(

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.features.probes import RidgeProbe, fit_attentive, state_errors
+from jepa_wm.features.probes import RidgeProbe, fit_attentive
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
@@ -215,8 +216,6 @@ def test_the_attentive_probe_is_reproducible_and_leaves_the_global_generator_alo
 
 
 def test_errors_are_euclidean_distances_of_each_group():
-    guess, truth = torch.tensor([[3.0, 4, 1]]), torch.tensor([[0.0, 0, 3]])
-    assert state_errors(guess, truth, {"agent": [0, 1], "wall": [2]}) == {
-        "agent": 5.0,
-        "wall": 2.0,
-    }
+    guess, truth = np.array([[3.0, 4, 1]]), np.array([[0.0, 0, 3]])
+    errors = Quantities({"agent": [0, 1], "wall": [2]}).errors(guess, truth)
+    assert errors == {"agent": 5.0, "wall": 2.0}

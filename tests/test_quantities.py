@@ -16,7 +16,7 @@ from jepa_wm.data.quantities import Quantities, described
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
-from jepa_wm.features.probes import RidgeProbe, state_errors
+from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym_world import GymWorld
 from jepa_wm.worlds.registry import RandomActions
@@ -77,8 +77,8 @@ def test_a_linear_probe_reads_an_angle_through_its_whole_turn():
 
 
 def test_state_errors_take_units():
-    guess, truth = torch.tensor([[3.0, 4, 6.2]]), torch.tensor([[0.0, 0, 0]])
-    errors = state_errors(guess, truth, {"agent": [0, 1], "angle": [2]}, {"angle": "rad"})
+    guess, truth = np.array([[3.0, 4, 6.2]]), np.zeros((1, 3))
+    errors = Quantities({"agent": [0, 1], "angle": [2]}, {"angle": "rad"}).errors(guess, truth)
     assert errors == pytest.approx({"agent": 5.0, "angle": 2 * np.pi - 6.2}, abs=1e-5)
 
 

@@ -16,7 +16,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.errors import Interrupted, TrainingDiverged, UserError
 from jepa_wm.core.progress import read_metrics
-from jepa_wm.core.run import Run, run_stage
+from jepa_wm.core.run import Run, evaluate, run_stage
 from jepa_wm.core.settings import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
@@ -209,6 +209,17 @@ def test_every_evaluation_is_in_the_figures(whole):
     for step, line in lines.items():
         judged = {"feature_std", "effective_rank", "collapsed", "probe/agent"} <= line.keys()
         assert judged == (step % 11 == 0)
+
+
+def test_pretraining_and_the_evaluation_tell_of_one_collapse(tiny_data, whole):
+    """The same encoder, the same frames: every figure of `jepa-wm eval collapse` is that of
+    `pretrain`."""
+    seen = json.loads((whole / "pretrain" / "result.json").read_text())
+    config = load_config("debug", overrides(tiny_data))
+    with Run.open(whole, config) as run:
+        measured = evaluate("collapse", run)
+    for name in ("feature_std", "effective_rank", "collapsed"):
+        assert measured[name] == pytest.approx(seen[name], rel=1e-3), name
 
 
 def test_results_have_the_promised_keys(whole):

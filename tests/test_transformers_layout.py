@@ -24,7 +24,7 @@ from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.predictor import Predictor, PredictorSizes
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training.start import start_at
+from jepa_wm.training.pretrain import start_at
 
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 SIZE = Size(image_size=16, heads=2, predictor_heads=1)

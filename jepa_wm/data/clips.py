@@ -91,6 +91,11 @@ class ClipSource(ABC):
     def episode_at(self, rows: np.ndarray) -> np.ndarray:
         """[B] int64 numbers of the episodes of clips [B, T]."""
 
+    @property
+    def unreadable(self) -> list[str]:
+        """What could not be read so far, and why."""
+        return []
+
     def frames_at(self, rows: np.ndarray) -> Tensor:
         """The frames alone, as `read`."""
         return self.read(rows)[0]

@@ -44,6 +44,11 @@ class EvenDraw:
         return episode, number - self._first[episode]
 
 
+def spread(rows: int, count: int) -> np.ndarray:
+    """`count` row numbers spread evenly over so many (never more than there are)."""
+    return np.linspace(0, rows - 1, min(count, rows)).astype(np.int64)
+
+
 def leave_out_short(path: Path, lengths: np.ndarray, needed: int, purpose: str) -> None:
     """Say how many episodes of `lengths` [E] have fewer than `needed` frames; UserError where that
     leaves none.

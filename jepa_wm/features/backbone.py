@@ -53,7 +53,7 @@ class Backbone(nn.Module):
                 f"backbone timm/{name}: there is no such model; did you mean "
                 f"{' or '.join(near) or '?'}"
             )
-        self.name = name
+        self.sizes = {"backbone": name}  # builds an equal one, but for its image size
         self.model = _create(name, image_size, published)
         config = self.model.pretrained_cfg
         for buffer, key in (("mean", "mean"), ("spread", "std")):

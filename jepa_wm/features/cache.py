@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from jepa_wm.core.lock import lock
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
+from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.features.backbone import Backbone, backbone_of
 from jepa_wm.features.encoder import FrozenEncoder
@@ -56,20 +57,20 @@ def features(
     folder, stride = run.stage_dir("features"), features.stride
     train = open_data(run.path, data_path, "train")
 
-    # Made in one place whoever is first: of several shards' processes the others must encode with
-    # the very weights and units that the first one found.
-    def fresh() -> FrozenEncoder:
-        plain = encoder_of(
-            run.path, encoder, features, image_size=data_image_size, seed=seed,
-            pretrain_steps=train_pretrain_steps,
-        )  # fmt: skip
-        made = FrozenEncoder(plain, data_image_size, precision=train_precision).to(dist().device)
-        count = min(features.num_norm_frames, len(train.actions))
-        rows = np.linspace(0, len(train.actions) - 1, count).astype(np.int64)
-        made.standardise_on(train.frames[rows])
-        return made
-
-    frozen = _made_once(folder, fresh)
+    # Made by whichever process comes first: of several shards' processes the others must encode
+    # with the very weights and units that the first one found.
+    with open(folder / ".encoder.lock", "w") as handle:
+        lock(handle.fileno(), fcntl.LOCK_EX, folder.parent)
+        if not (folder / "encoder.json").exists():
+            plain = encoder_of(
+                run.path, encoder, features, image_size=data_image_size, seed=seed,
+                pretrain_steps=train_pretrain_steps,
+            )  # fmt: skip
+            fresh = FrozenEncoder(plain, data_image_size, precision=train_precision)
+            rows = spread(len(train.actions), features.num_norm_frames)
+            fresh.to(dist().device).standardise_on(train.frames[rows])
+            fresh.save(folder)
+    frozen = FrozenEncoder.load(folder).to(dist().device)
     result: dict[str, object] = {}
     # With the units of the training frames for both parts: held-out frames are met as a trained
     # model meets them.
@@ -80,15 +81,6 @@ def features(
     if shard is not None:
         return {"shard": shard[0], "shards": shard[1]}
     return result | {"tokens": frozen.tokens_per_frame, "width": frozen.width}
-
-
-def _made_once(folder: Path, fresh: Callable[[], FrozenEncoder]) -> FrozenEncoder:
-    """The encoder of the run, made by whichever process comes first."""
-    with open(folder / ".encoder.lock", "w") as handle:
-        lock(handle.fileno(), fcntl.LOCK_EX, folder.parent)
-        if not (folder / "encoder.json").exists():
-            fresh().save(folder)
-    return FrozenEncoder.load(folder).to(dist().device)
 
 
 def encoded_rows(data: Trajectories, stride: int) -> np.ndarray:
@@ -258,5 +250,13 @@ def pretrained(run: Path) -> dict[str, Tensor]:
     newest = newest_checkpoint(run / "pretrain" / "checkpoints")
     if newest is None:
         raise UserError(f"{run / 'pretrain'}: no whole checkpoint; run `jepa-wm pretrain` first")
-    weights, _ = load_checkpoint(newest)
-    return {k.removeprefix("target."): v for k, v in weights.items() if k.startswith("target.")}
+    return part_of(load_checkpoint(newest)[0], "target")
+
+
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The weights of one part of a model, by the names that they have in it."""
+    of_part = {}
+    for name, value in weights.items():
+        if name.startswith(f"{part}."):
+            of_part[name.removeprefix(f"{part}.")] = value
+    return of_part

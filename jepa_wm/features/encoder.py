@@ -7,6 +7,7 @@ B frames, N tokens a frame, D width.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,7 @@ class FrozenEncoder(
     def _sizes(self) -> dict[str, Any]:
         """What it takes to build an equal encoder before its weights are loaded."""
         sizes = {"image_size": self.image_size, "precision": self.precision}
-        if isinstance(self.encoder, Backbone):
-            return sizes | {"backbone": self.encoder.name}
-        return sizes | {"encoder": self.encoder.settings.model_dump()}
+        return sizes | self.encoder.sizes
 
     def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
         save_weights(self, weights)
@@ -153,18 +152,15 @@ class FrozenEncoder(
 
     @classmethod
     def _read(cls, weights: Path, sizes: dict[str, Any]) -> FrozenEncoder:
-        encoder: Encoder | Backbone
-        if "backbone" in sizes:
-            encoder = Backbone(sizes["backbone"], sizes["image_size"])
-        else:
-            # A default would stand in, and the encoder might not be the one it was.
-            missing = sorted(set(EncoderSettings.model_fields) - set(sizes["encoder"]))
-            if missing:
-                raise UserError(
-                    f"{weights}: is of an older version that knew no {', '.join(missing)}; make "
-                    "it again"
-                )
-            encoder = Encoder(sizes["image_size"], EncoderSettings(**sizes["encoder"]))
+        # A default would stand in, and the encoder might not be the one it was.
+        known = sizes.get("encoder", EncoderSettings.model_fields)
+        missing = sorted(set(EncoderSettings.model_fields) - set(known))
+        if missing:
+            raise UserError(
+                f"{weights}: is of an older version that knew no {', '.join(missing)}; make "
+                "it again"
+            )
+        encoder = fresh_encoder(sizes, sizes["image_size"])
         frozen = cls(encoder, sizes["image_size"], precision=sizes["precision"])
         load_strict(frozen, load_file(weights), source=str(weights))
         return frozen
@@ -172,14 +168,9 @@ class FrozenEncoder(
     def generate_model_card(self, *, measured: str = "No figures were given.") -> ModelCard:
         """The README that is shared with the encoder; `measured` says how well it does
         (`model_card_kwargs` of `save_pretrained` and `push_to_hub`)."""
-        if isinstance(self.encoder, Backbone):
-            encoder = f"timm {self.encoder.name}"
-        else:
-            encoder = f"{len(self.encoder.blocks)} blocks, patches of {self.encoder.patch_size} px"
         return super().generate_model_card(
             image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width,
-            measured=measured,
-            encoder=encoder,
+            measured=measured, encoder=json.dumps(self.encoder.sizes),
             parameters=f"{sum(p.numel() for p in self.encoder.parameters()):,}",
         )  # fmt: skip
 
@@ -232,3 +223,10 @@ class FrozenEncoder(
                 f"{config}: describes another kind of model, not an encoder of jepa_wm"
             )
         return cls._read(weights, sizes["frozen_encoder"])
+
+
+def fresh_encoder(sizes: Mapping[str, Any], image_size: int) -> Encoder | Backbone:
+    """An encoder of such `sizes`, with random weights."""
+    if "backbone" in sizes:
+        return Backbone(sizes["backbone"], image_size)
+    return Encoder(image_size, EncoderSettings(**sizes["encoder"]))

@@ -7,7 +7,7 @@ target, C classes, k neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.settings import warmup_cosine
-from jepa_wm.data.quantities import Quantities
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.blocks import Block, init_transformer
 from jepa_wm.models.pooling import AttentivePool, fourier_positions, query_attention
@@ -58,18 +57,6 @@ class TargetScale:
 def pooled(tokens: Tensor, pool: str) -> Tensor:
     """[n, F] from tokens [n, N, D]: their `mean`, or `all` of them end to end."""
     return tokens.float().mean(1) if pool == "mean" else tokens.float().flatten(1)
-
-
-def state_errors(
-    prediction: Tensor | np.ndarray,
-    state: Tensor | np.ndarray,
-    groups: Mapping[str, Sequence[int]],
-    units: Mapping[str, str] | None = None,
-) -> dict[str, float]:
-    """Mean Euclidean error of each named group of state numbers [n, Y]; of angles the shorter way
-    round."""
-    errors = Quantities(groups, units or {}).errors(np.asarray(prediction), np.asarray(state))
-    return {name: float(values.mean()) for name, values in errors.items()}
 
 
 # ---------------------------------------------------------------- fitted in closed form

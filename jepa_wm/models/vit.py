@@ -27,6 +27,7 @@ class Encoder(nn.Module):
     def __init__(self, image_size: int, settings: EncoderSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.sizes = {"encoder": settings.model_dump()}  # builds an equal one, but for image_size
         self.grid = image_size // settings.patch_size
         self.tokens_per_frame = self.grid**2
         self.patch_size, self.tubelet_size = settings.patch_size, settings.tubelet_size

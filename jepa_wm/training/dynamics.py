@@ -16,6 +16,7 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import Displacement
+from jepa_wm.data.sampling import spread
 from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import PARTS, Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder
@@ -124,10 +125,10 @@ class Frames:
     def __init__(self, model: LatentModel, features: Features) -> None:
         self.latent, self.features = model.latent, features
         self.recording = Recording(features.data, model)
-        few = np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64)
-        self._few = torch.from_numpy(few)
+        self._file_rows = encoded_rows(features.data, features.stride)
+        self._few = spread(len(features), SAMPLE)
         if self.latent.fitted:
-            self.latent.fit(features.rows(few).to(dist().device))
+            self.latent.fit(features.rows(self._few).to(dist().device))
         self._held: Tensor | None = None
         self._dynamic: Tensor | None = None
         if self.latent.held:
@@ -144,38 +145,35 @@ class Frames:
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., *] compressed frames (multiples of the stride) of episodes, arrays of one shape,
         on this rank's device."""
-        if self._held is not None:
-            return self._held[self._rows(episode, frame)].to(dist().device)
-        tokens = self.features.tokens(episode, frame).float().to(dist().device)
-        proprio = self.recording.proprio(episode, frame)
-        return self.latent.compress(tokens, proprio)
+        return self._compressed(self.features.index(episode, frame))
 
     @torch.no_grad()
     def dynamic(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, M] dynamic numbers of such frames."""
+        rows = self.features.index(episode, frame)
         if self._dynamic is not None:
-            return self._dynamic[self._rows(episode, frame)].to(dist().device)
+            return self._dynamic[torch.from_numpy(rows)].to(dist().device)
         with torch.autocast(dist().device.type, enabled=False):
-            return self.latent.dynamic(self.at(episode, frame))
+            return self.latent.dynamic(self._compressed(rows))
 
     def sample(self) -> Tensor:
         """[S, *] compressed frames from all over the file."""
-        if self._held is not None:
-            return self._held[self._few].to(dist().device)
-        return self.latent.compress(*self._sample_tokens())
+        return self._compressed(self._few)
 
     @torch.no_grad()
     def sample_latents(self) -> Tensor:
         """[S, N, D] latents of such frames, each by itself."""
-        return self.latent.encode(*self._sample_tokens())
+        return self.latent.encode(*self._read(self._few))
 
-    def _sample_tokens(self) -> tuple[Tensor, Tensor | None]:
-        rows = encoded_rows(self.features.data, self.features.stride)[self._few]
-        tokens = self.features.rows(self._few.numpy()).to(dist().device)
-        return tokens, self.recording.at_rows(rows)
+    def _compressed(self, rows: np.ndarray) -> Tensor:
+        if self._held is not None:
+            return self._held[torch.from_numpy(rows)].to(dist().device)
+        tokens, proprio = self._read(rows)
+        return self.latent.compress(tokens.float(), proprio)
 
-    def _rows(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.features.index(episode, frame))
+    def _read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        tokens = self.features.rows(rows).to(dist().device)
+        return tokens, self.recording.at_rows(self._file_rows[rows])
 
 
 def latent_task(

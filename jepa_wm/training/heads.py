@@ -29,8 +29,6 @@ from jepa_wm.training.settings import HeadsTraining, TrainHeads
 
 JUDGED = 4000  # held-out samples, and training samples whose mean is the constant predictor
 
-Score = dict[str, float | str]
-
 
 @stage(
     after="dynamics",
@@ -47,7 +45,11 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     # The values drawn for a model that is about to be loaded must not shift the heads' own.
     with torch.random.fork_rng():
         model = LatentModel.load(run.path / "dynamics").eval().to(dist().device)
-    refuse_without_heads(model)
+    if not model.settings.dynamics.has_heads:
+        raise UserError(
+            f"dynamics.name {model.settings.dynamics.name} has no heads; train with "
+            "dynamics.name=deterministic and latent.name=factored in another --run"
+        )
     taught, heldout = (
         Samples.of(
             Features.of_run(run.path, data_path, part), model,
@@ -68,22 +70,12 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     return {"heads": scores, "training_seconds": seconds}
 
 
-def refuse_without_heads(model: LatentModel) -> None:
-    """UserError for dynamics that no heads can be trained beside."""
-    settings = model.settings.dynamics
-    if not settings.has_heads:
-        raise UserError(
-            f"dynamics.name {settings.name} has no heads; train with dynamics.name=deterministic "
-            "and latent.name=factored in another --run"
-        )
-
-
 def make_heads(settings: HeadSettings, model: LatentModel, train: Samples) -> Heads:
     """Fresh heads for the columns there are, their ranges and units taken from the data."""
-    columns = train.columns
-    names = str(train.data.attributes.get("state_names", "")).split() if "state" in columns else []
-    if "state" in columns and not names:
-        names = [f"state_{i}" for i in range(columns["state"].shape[1])]
+    columns, names = train.columns, []
+    if "state" in columns:
+        names = train.data.text("state_names").split()
+        names = names or [f"state_{i}" for i in range(columns["state"].shape[1])]
     present = Present("reward" in columns, "terminated" in columns, tuple(names))
     heads = Heads(model.flat_width, model.block, present, settings)
     if heads.reward is not None:
@@ -178,12 +170,9 @@ def _state_scores(
 
 
 def _score(
-    measure: Callable[[Tensor, Tensor], Tensor],
-    truth: Tensor,
-    guess: Tensor,
-    constant: Tensor,
+    measure: Callable[[Tensor, Tensor], Tensor], truth: Tensor, guess: Tensor, constant: Tensor,
     label: str,
-) -> dict[str, object]:
+) -> dict[str, object]:  # fmt: skip
     """How far the guess and the constant are from the truth, by one measure of that label."""
     error, of_constant = measure(guess, truth), measure(constant.expand_as(truth), truth)
     return {"error": error.item(), "constant": of_constant.item(), "measure": label}

@@ -65,9 +65,12 @@ def fit(
     with ExitStack() as stack:
         # Rank 0 shows and saves; the model is trained as these ranks share it.
         stop = stack.enter_context(catching_signals())
-        display = None
         if ctx.first:
-            display = stack.enter_context(_Display(run, label, settings.steps, start))
+            metrics_file = Metrics(run.path, label.replace("/", "_"), start=start)
+            stack.callback(metrics_file.close)
+            state_file = run.stage_dir(task.stage) / "progress.json"
+            bar = Progress(label, settings.steps, start=start, file=state_file)
+            stack.enter_context(bar)
         saver = stack.enter_context(Saver(folder, keep=how.keep))
         task = stack.enter_context(applied(task, how.parallel, ctx, how.precision))
         optimiser = make_optimiser(task.model, settings)
@@ -84,8 +87,10 @@ def fit(
             evaluated = task.evaluate is not None and (last or done % settings.eval_every == 0)
             if task.evaluate and evaluated:
                 metrics |= task.evaluate()
-            if display and (evaluated or last or done % SHOW_EVERY == 0):
-                display.update(done, metrics)
+            if ctx.first and (evaluated or last or done % SHOW_EVERY == 0):
+                metrics_file.log(done, metrics)
+                hidden = ("lr", "gradient_norm")
+                bar.update(done, **{k: v for k, v in metrics.items() if k not in hidden})
 
             # Save and stop: at the signal of any rank all leave after the same step.
             signum = ctx.all_max(stop.signum or 0)
@@ -109,28 +114,6 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-
-
-class _Display:
-    """The metrics file and the bar of one training."""
-
-    def __init__(self, run: Run, label: str, total: int, start: int) -> None:
-        file = run.stage_dir(label.split("/")[0]) / "progress.json"
-        self.metrics = Metrics(run.path, label.replace("/", "_"), start=start)
-        self.bar = Progress(label, total, start=start, file=file)
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.metrics.log(step, metrics)
-        shown = {k: v for k, v in metrics.items() if k not in ("lr", "gradient_norm")}
-        self.bar.update(step, **shown)
-
-    def __enter__(self) -> _Display:
-        self.bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.bar.__exit__(*error)
-        self.metrics.close()
 
 
 def _one_step(
@@ -171,19 +154,15 @@ def _save(
 
 
 def _refuse_divergence(
-    task: TrainingTask,
-    settings: OptimiserSettings,
-    step: int,
-    metrics: Mapping[str, float],
+    task: TrainingTask, settings: OptimiserSettings, step: int, metrics: Mapping[str, float],
     saver: Saver,
-) -> None:
+) -> None:  # fmt: skip
     """Raise TrainingDiverged if the step just taken was not finite; the model it spoiled is never
     saved."""
     if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
         return
     saver.join()
-    newest = newest_checkpoint(saver.folder)
-    kept = f"there is no checkpoint yet in {saver.folder}"
+    newest, kept = newest_checkpoint(saver.folder), f"there is no checkpoint yet in {saver.folder}"
     if newest:
         kept = f"the newest whole checkpoint is {newest}"
     raise TrainingDiverged(

@@ -1,16 +1,21 @@
-"""Pretraining: masked latent prediction on clips, watched by an online probe.
+"""Pretraining: masked latent prediction on clips, from scratch or from other weights, watched by
+an online probe.
 
-B clips, T frames, R distant frames, C channels of px side, h x w px as stored."""
+n frames of the training part, m held-out ones, h x w px, C channels, Y numbers of a state."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import finite, write_atomic
@@ -19,19 +24,25 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
-from jepa_wm.data.images import augment, draw_augmentation, to_input
-from jepa_wm.data.sampling import Prefetcher
+from jepa_wm.data.held_out import check_same_state
+from jepa_wm.data.quantities import Quantities
+from jepa_wm.data.sampling import Prefetcher, spread
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import open_data
-from jepa_wm.data.video_clips import VideoClipSampler, clip_sampler, open_sets
+from jepa_wm.data.video_clips import clip_sampler, open_sets
+from jepa_wm.features.cache import PARTS, part_of
+from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.features.foreign_file import IN_FOLDERS, read_parts
+from jepa_wm.features.probes import fit_attentive
+from jepa_wm.features.weights import Size, load_encoder, load_predictor, take_plain_frames
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
-from jepa_wm.models.jepa import JEPA, Batch
-from jepa_wm.models.masks import draw_masks
+from jepa_wm.models.jepa import JEPA
+from jepa_wm.models.losses import collapse_metrics
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import TrainingTask, fit
-from jepa_wm.training.online_probe import OnlineProbe, ProbeFrames
+from jepa_wm.training.parallel import full_weights
+from jepa_wm.training.samples import BatchReader
 from jepa_wm.training.settings import PretrainTraining, TrainPretraining
-from jepa_wm.training.start import start_at
 
 
 @stage(
@@ -61,8 +72,8 @@ def pretrain(
     settings, precision = train.pretrain, train.precision
     shape = BatchShape(settings.batch, jepa.num_distant_frames, jepa.min_gap)
     opened = _trajectories if data.videos is None else _videos
-    source, frames, action_size = opened(run, data, shape, seed, settings.probe_frames)
-    probe = OnlineProbe(frames, data.image_size, encoder, precision, seed)
+    source, action_size, frames, states = opened(run, data, shape, seed, settings.probe_frames)
+    probe = OnlineProbe(frames, states, data.image_size, encoder, precision, seed)
 
     # The model, and its encoder as it was before training.
     model = JEPA(data.image_size, encoder, jepa, action_size=action_size)
@@ -73,7 +84,7 @@ def pretrain(
     model.to(dist().device)
 
     # Training, then the probe that is reported.
-    reader = BatchReader(source, data, encoder, jepa, settings.batch, seed)
+    reader = BatchReader(source, data, encoder, jepa, seed)
     task = make_task(model, reader, settings, precision, probe)
     seconds = fit(run, task, settings, train)
     steps = settings.final_probe_steps
@@ -81,7 +92,7 @@ def pretrain(
     reference = probe_once(run, probe, random_encoder, steps) if settings.steps else errors
     scores = {}
     for name, error in errors.items():
-        unit = probe.unit(name)
+        unit = states.quantities.unit(name) if states else ""
         scores[name] = {"error": error, "unit": unit, "random_encoder": reference[name]}
     result: dict[str, object] = {
         **metrics,
@@ -90,35 +101,53 @@ def pretrain(
         "steps": settings.steps,
         "clips": settings.steps * settings.batch,
     }
-    if isinstance(source, VideoClipSampler):
-        result["unreadable"] = _unreadable(source)
+    if data.videos is not None:  # what any of the ranks could not read
+        by_rank = dist().all_gather_object(source.unreadable)
+        result["unreadable"] = sorted({reason for reasons in by_rank for reason in reasons})
     return result
+
+
+class Opened(NamedTuple):
+    """What pretraining learns from, and what its encoder is probed on."""
+
+    source: ClipSource
+    action_size: int  # 0 of videos
+    frames: np.ndarray  # [n, h, w, C] uint8
+    states: ProbedStates | None = None
+
+
+class ProbedStates(NamedTuple):
+    """The states of the frames that a probe is fitted on, and held-out frames with theirs."""
+
+    quantities: Quantities
+    train: np.ndarray  # [n, Y]
+    heldout_frames: np.ndarray  # [m, h, w, C] uint8
+    heldout: np.ndarray  # [m, Y]
 
 
 def _trajectories(
     run: Run, data: DataSettings, shape: BatchShape, seed: int, probe_frames: int
-) -> tuple[ClipSource, ProbeFrames, int]:
-    """(clips, frames of the online probe, how many numbers an action has)."""
-    train, heldout = (
-        open_data(run.path, data.path, "train"),
-        open_data(run.path, data.path, "heldout"),
-    )
+) -> Opened:
+    """Those of a run, probed on frames from all over them."""
+    train, heldout = (open_data(run.path, data.path, part) for part in PARTS)
     source = ClipSampler(
-        train,
-        frames=data.num_frames,
-        gaps=data.frame_gaps,
-        seed=seed,
-        absolute=train.action_kind == "absolute",
-        batch=shape,
-    )
-    frames = ProbeFrames.of_trajectories(train, heldout, count=probe_frames)
-    return source, frames, train.actions.shape[1]
+        train, frames=data.num_frames, gaps=data.frame_gaps, seed=seed,
+        absolute=train.action_kind == "absolute", batch=shape,
+    )  # fmt: skip
+    rows, columns, states = spread(len(train.actions), probe_frames), train.quantities, None
+    if columns.groups:
+        check_same_state(train, heldout)
+        test = spread(len(heldout.actions), probe_frames // 4)
+        states = ProbedStates(
+            columns, train.states()[rows], heldout.frames[test], heldout.states()[test]
+        )
+    return Opened(source, train.actions.shape[1], train.frames[rows], states)
 
 
 def _videos(
     run: Run, data: DataSettings, shape: BatchShape, seed: int, probe_frames: int
-) -> tuple[ClipSource, ProbeFrames, int]:
-    """The same of the run's videos, which have no actions."""
+) -> Opened:
+    """The same of the run's videos, which have neither actions nor states."""
     # Rank 0 looks into every file and writes down what it finds, which the others then read.
     folder = run.stage_dir("pretrain")
     opened = open_sets(folder, data) if dist().first else []
@@ -129,25 +158,8 @@ def _videos(
     # The probe's frames are drawn as for training, but whole and in another order.
     whole = data.model_copy(update={"augment": None})
     probed = clip_sampler(sets, whole, seed=seed + 1)
-    return source, ProbeFrames.of_videos(probed, count=probe_frames), 0
-
-
-def _unreadable(source: VideoClipSampler) -> list[str]:
-    """What any of the ranks could not read."""
-    by_rank = dist().all_gather_object(source.unreadable)
-    return sorted({reason for reasons in by_rank for reason in reasons})
-
-
-def probe_once(
-    run: Run, probe: OnlineProbe, random_encoder: Encoder, steps: int
-) -> dict[str, float | None]:
-    """The probe's errors on the encoder before training, measured once for a run folder; null
-    where not finite."""
-    file = run.stage_dir("pretrain") / "random_encoder.json"
-    if dist().first and not file.exists():
-        errors = probe(random_encoder, steps=steps, label="probe of a random encoder")[1]
-        write_atomic(file, json.dumps(finite(errors)))
-    return dist().broadcast(json.loads(file.read_text(encoding="utf-8")) if dist().first else {})
+    rows = probed.rows(0, -(-probe_frames // probed.frames))
+    return Opened(source, 0, probed.frames_at(rows).flatten(0, 1).numpy())
 
 
 def make_task(
@@ -172,54 +184,114 @@ def make_task(
         start, end = model.settings.ema
         model.update_target(linear(step, steps=settings.steps, start=start, end=end))
 
-    evaluate = None
-    if probe is not None:
-        evaluate = partial(probe.metrics, model.target, steps=settings.probe_steps)
-    return TrainingTask("pretrain", model, losses, update_target, evaluate)
+    watched = partial(probe.metrics, model.target, steps=settings.probe_steps) if probe else None
+    return TrainingTask("pretrain", model, losses, update_target, watched)
 
 
 @dataclass(frozen=True)
-class BatchReader:
-    """Batches as functions of (step, rows). All that is random is drawn for the whole batch, then
-    cut: so the union over ranks is what one process would have drawn."""
+class OnlineProbe:
+    """An encoder in training seen from outside: collapse metrics of its features, and an attentive
+    probe of the state where the data have one."""
 
-    source: ClipSource
-    data: DataSettings
+    frames: np.ndarray  # [n, h, w, C] uint8
+    states: ProbedStates | None
+    image_size: int
     encoder: EncoderSettings
-    jepa: JepaSettings
-    batch_size: int
+    precision: str
     seed: int
 
-    def read(self, step: int, rows: slice) -> Batch:
-        """The samples `rows` of the batch of a step, where this process computes."""
-        sample, device = self.source.sample(step, rows), dist().device
-        grid = self.data.image_size // self.encoder.patch_size
-        shape = (self.batch_size, self.data.num_frames // self.encoder.tubelet_size, grid)
-        masks = draw_masks(self.jepa, shape, self._generator(step))
-        images = self._images(sample.frames, step, rows)
-        return Batch(
-            clip=images[:, : self.data.num_frames],
-            distant=images[:, self.data.num_frames :],
-            masks=[mask.of(rows).to(device) for mask in masks],
-            actions=sample.displacement.to(device),
-            episode=sample.episode.to(device),
-            time=sample.rows.to(device),
+    def __call__(
+        self, encoder: Encoder, *, steps: int, label: str = ""
+    ) -> tuple[dict[str, float | bool], dict[str, float]]:
+        """(`collapsed`, `feature_std` and `effective_rank` on the frames; the error for each state
+        group, none without, on the held-out ones), of a probe fitted in so many steps, under a
+        progress bar if it is given a label."""
+        # A copy: the encoder in training may be sharded or compiled.
+        copied = Encoder(self.image_size, self.encoder)
+        copied.load_state_dict(full_weights(encoder))
+        frozen = FrozenEncoder(copied, self.image_size, precision=self.precision).to(dist().device)
+        tokens, states = frozen.standardise_on(self.frames), self.states
+        metrics = collapse_metrics(tokens * frozen.scale, self.frames)
+        if states is None:
+            return metrics, {}
+
+        columns = states.quantities
+        target = torch.from_numpy(columns.unrolled(states.train))
+        probe = fit_attentive(tokens.bfloat16(), target, steps=steps, seed=self.seed, label=label)
+        heldout = frozen(torch.from_numpy(states.heldout_frames)).bfloat16()
+        predicted = columns.rolled(probe.predict(heldout).numpy())
+        errors = columns.errors(predicted, states.heldout)
+        return metrics, {name: float(each.mean()) for name, each in errors.items()}
+
+    def metrics(self, encoder: Encoder, *, steps: int) -> dict[str, float]:
+        """The same as flat numbers for the metrics file."""
+        metrics, errors = self(encoder, steps=steps)
+        flat = {name: float(value) for name, value in metrics.items()}
+        return flat | {f"probe/{name}": error for name, error in errors.items()}
+
+
+def probe_once(
+    run: Run, probe: OnlineProbe, random_encoder: Encoder, steps: int
+) -> dict[str, float | None]:
+    """The probe's errors on the encoder before training, measured once for a run folder; null
+    where not finite."""
+    file = run.stage_dir("pretrain") / "random_encoder.json"
+    if dist().first and not file.exists():
+        errors = probe(random_encoder, steps=steps, label="probe of a random encoder")[1]
+        write_atomic(file, json.dumps(finite(errors)))
+    return dist().broadcast(json.loads(file.read_text(encoding="utf-8")) if dist().first else {})
+
+
+def start_at(model: JEPA, path: str | Path) -> None:
+    """Give a model the weights that `train.pretrain.start` names: a run folder, or a released
+    V-JEPA 2 file.
+
+    The frames may be larger and the clips longer than before, since positions are counted. Raises
+    UserError for a path that holds neither, and for weights of another shape or key than the
+    config's model has."""
+    path = Path(path)
+    if path.is_dir() and not any((path / name).is_file() for name in IN_FOLDERS):
+        newest = newest_checkpoint(path / "pretrain" / "checkpoints")
+        if newest is None:
+            raise UserError(
+                f"{path}: no run folder with a checkpoint of pretraining, and has no "
+                f"{' or '.join(IN_FOLDERS)}; name another as start"
+            )
+        weights, source = load_checkpoint(newest)[0], str(newest)
+    else:
+        weights, source = _released(path, model), str(path)
+    # What regularises begins anew.
+    for part in ("encoder", "target", "predictor"):
+        load_strict(getattr(model, part), part_of(weights, part), source=f"{source}: {part}")
+
+
+def _released(path: Path, model: JEPA) -> dict[str, Tensor]:
+    """The weights of a released pretraining file under our names, for frames in -1..1."""
+    encoder, jepa = model.encoder.settings, model.settings
+    image_size = model.encoder.grid * encoder.patch_size
+    size = Size(image_size, encoder.num_heads, predictor_heads=jepa.num_heads)
+    if jepa.target_levels != 1:
+        raise UserError(
+            f"{path}: its predictor predicts tokens of the last level; set jepa.target_levels=1"
         )
-
-    def _images(self, frames: Tensor, step: int, rows: slice) -> Tensor:
-        """[B, T + R, C, px, px] in -1..1 from uint8 frames [B, T + R, h, w, C]."""
-        device, settings = dist().device, self.data.augment
-        if settings is None:
-            return to_input(frames.to(device), self.data.image_size)
-        # One view for all frames of a clip, or one for the clip and each distant frame.
-        lengths = [frames.shape[1]]
-        if settings.independent_views:
-            lengths = [self.data.num_frames, *[1] * self.jepa.num_distant_frames]
-        generator, views = self._generator(step + 2**40), []
-        for view in frames.split(lengths, 1):
-            u = draw_augmentation(self.batch_size, generator)[:, rows]
-            views.append(augment(view, settings, self.data.image_size, u))
-        return torch.cat(views, 1).to(device)
-
-    def _generator(self, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+    weights: dict[str, Tensor] = {}
+    for part, released in (("encoder", "encoder"), ("target", "target_encoder")):
+        # In a file without targets these begin where the encoder is.
+        named = released if released in read_parts(path) else "encoder"
+        loaded = take_plain_frames(load_encoder(path, size, part=named))
+        # `locality` is only an initial value.
+        differing = [
+            f"{key} {value}"
+            for key, value in loaded.settings.model_dump(exclude={"locality"}).items()
+            if value != getattr(encoder, key)
+        ]
+        if differing:
+            raise UserError(f"{path}: is a model with {', '.join(differing)}; set encoder so")
+        weights |= {f"{part}.{name}": value for name, value in loaded.state_dict().items()}
+    predictor = load_predictor(path, size).state_dict()
+    count, held = len(jepa.masks), len(predictor["mask_tokens"])
+    if held < count:
+        raise UserError(f"{path}: has {held} mask tokens for {count} jepa.masks")
+    # The released models have some that are never used.
+    predictor["mask_tokens"] = predictor["mask_tokens"][:count]
+    return weights | {f"predictor.{name}": value for name, value in predictor.items()}

@@ -1,8 +1,9 @@
-"""What heads are trained on: latents of a trajectory file beside the columns it has, drawn as
-pure functions of the step.
+"""What trainings draw as pure functions of the step: clips for pretraining; for heads, latents of
+a trajectory file beside the columns it has.
 
-B samples, E episodes, C context frames, N latent tokens of width D, F flattened latent width, H
-model steps, k frameskip, A = action size a x k, Y state numbers."""
+B samples, T frames, R distant frames, px side of a picture of C channels, h x w px as stored; E
+episodes, C context frames, N latent tokens of width D, F flattened latent width, H model steps, k
+frameskip, A = action size a x k, Y state numbers."""
 
 from __future__ import annotations
 
@@ -15,13 +16,65 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
+from jepa_wm.data.clips import ClipSource
+from jepa_wm.data.images import augment, draw_augmentation, to_input
+from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.features.cache import Features
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
+from jepa_wm.models.jepa import Batch
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.masks import draw_masks
 from jepa_wm.world_model.latents import Latents
 
 AT_ONCE = 2**15  # tokens imagined together, which bounds the memory
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Batches as functions of (step, rows). All that is random is drawn for the whole batch, then
+    cut: so the union over ranks is what one process would have drawn."""
+
+    source: ClipSource
+    data: DataSettings
+    encoder: EncoderSettings
+    jepa: JepaSettings
+    seed: int
+
+    def read(self, step: int, rows: slice) -> Batch:
+        """The samples `rows` of the batch of a step, where this process computes."""
+        sample, device = self.source.sample(step, rows), dist().device
+        grid = self.data.image_size // self.encoder.patch_size
+        shape = (self.source.batch.clips, self.data.num_frames // self.encoder.tubelet_size, grid)
+        masks = draw_masks(self.jepa, shape, self._generator(step))
+        images = self._images(sample.frames, step, rows)
+        return Batch(
+            clip=images[:, : self.data.num_frames],
+            distant=images[:, self.data.num_frames :],
+            masks=[mask.of(rows).to(device) for mask in masks],
+            actions=sample.displacement.to(device),
+            episode=sample.episode.to(device),
+            time=sample.rows.to(device),
+        )
+
+    def _images(self, frames: Tensor, step: int, rows: slice) -> Tensor:
+        """[B, T + R, C, px, px] in -1..1 from uint8 frames [B, T + R, h, w, C]."""
+        device, settings = dist().device, self.data.augment
+        if settings is None:
+            return to_input(frames.to(device), self.data.image_size)
+        # One view for all frames of a clip, or one for the clip and each distant frame.
+        lengths = [frames.shape[1]]
+        if settings.independent_views:
+            lengths = [self.data.num_frames, *[1] * self.jepa.num_distant_frames]
+        generator, views = self._generator(step + 2**40), []
+        for view in frames.split(lengths, 1):
+            u = draw_augmentation(self.source.batch.clips, generator)[:, rows]
+            views.append(augment(view, settings, self.data.image_size, u))
+        return torch.cat(views, 1).to(device)
+
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + number)
 
 
 @dataclass
