@@ -6,8 +6,8 @@ import numpy as np
 
 from jepa_wm import Agent, collect, load_config, run_stage
 from jepa_wm.evals import episodes
-from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.gym import GymWorld
+from jepa_wm.worlds.world import RandomActions
 
 
 # Put yours here: a bounded Box of actions, an image as observation or from render(). A state is

@@ -27,8 +27,8 @@ from jepa_wm.planning.action_space import Space
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.worlds.protocol import Rewarding, Split, World
 from jepa_wm.worlds.tasks import Episodes, GoalPolicy, HasOracle, Task
+from jepa_wm.worlds.world import Rewarding, Split, World
 
 # what folders and keys of the episodes of a split end in
 SUFFIXES: dict[Split, str] = {"heldout": "", "train": TRAINING}
@@ -252,7 +252,7 @@ class UniformActions:
 
     def __call__(self, world: World) -> np.ndarray:
         """[B, repeat, A]."""
-        low, high, _ = world.action_bounds
+        low, high = world.action_space.low, world.action_space.high
         action = self._generator.uniform(low, high, (len(world), len(low))).astype(np.float32)
         return np.repeat(action[:, None], self.repeat, 1)
 

@@ -38,8 +38,8 @@ from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.collect import data_seeds
-from jepa_wm.worlds.registry import CollectSettings, WorldSettings, make_task
-from jepa_wm.worlds.tasks import SPLITS, Episodes, HasPlane, judge
+from jepa_wm.worlds.tasks import SPLITS, Episodes, HasPlane, judge, make_task
+from jepa_wm.worlds.world import CollectSettings, WorldSettings
 
 MAIN = "main"  # folder of the episodes played with the main objective
 

@@ -32,8 +32,7 @@ from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.protocol import Rewarding, Splitting, of_split
-from jepa_wm.worlds.registry import RandomActions, WorldSettings
+from jepa_wm.worlds.world import RandomActions, Rewarding, Splitting, WorldSettings, of_split
 
 JUDGED_SEEDS = 2 * 10**6  # episodes are begun from here on, apart from those of the data
 FILMED = 3  # of the first episodes, for the report
@@ -191,9 +190,10 @@ def repeating(action: np.ndarray) -> Act:
 def constant_actions(world: Rewarding) -> np.ndarray:
     """[R, A] actions to be repeated for whole episodes: every choice, or a grid over the box, or
     draws in a wide box."""
-    if world.choices is not None:
-        return np.arange(world.choices, dtype=np.float32)[:, None]
-    low, high, _ = world.action_bounds
+    actions = world.action_space
+    if actions.choices is not None:
+        return np.arange(actions.choices, dtype=np.float32)[:, None]
+    low, high = actions.low, actions.high
     levels = next((n for n in (9, 5, 3) if n ** len(low) <= CONSTANTS), 0)
     if levels:
         axes = [np.linspace(a, b, levels) for a, b in zip(low, high, strict=True)]

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.settings import Section
-from jepa_wm.worlds.registry import ChosenTask
+from jepa_wm.worlds.tasks import ChosenTask
 
 
 class ProbeSettings(Section):

@@ -25,7 +25,7 @@ _HOME = {  # public name -> module that defines it; where it has another name th
     "collect": "jepa_wm.worlds.collect:record_parts",
     "evaluate": "jepa_wm.core.run",
     "load_config": "jepa_wm.config",
-    "make_world": "jepa_wm.worlds.registry",
+    "make_world": "jepa_wm.worlds.world",
     "open_trajectories": "jepa_wm.data.readers.registry",
     "run_stage": "jepa_wm.core.run",
     "stage": "jepa_wm.core.stage",
@@ -35,8 +35,8 @@ _TABLES = {  # open table -> where it stands; stages enter theirs by `stage`
     "latents": "jepa_wm.models.world_model_settings:LATENTS",
     "readers": "jepa_wm.data.readers.registry:READERS",
     "solvers": "jepa_wm.planning.settings:SOLVERS",
-    "tasks": "jepa_wm.worlds.registry:TASKS",
-    "worlds": "jepa_wm.worlds.registry:WORLDS",
+    "tasks": "jepa_wm.worlds.tasks:TASKS",
+    "worlds": "jepa_wm.worlds.world:WORLDS",
 }
 
 __all__ = ["__version__", "register", *sorted(_HOME)]

@@ -24,8 +24,8 @@ from jepa_wm.models.world_model_settings import (
 )
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.settings import TrainSettings
-from jepa_wm.worlds.registry import ChosenWorld, CollectSettings
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
+from jepa_wm.worlds.world import ChosenWorld, CollectSettings
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -1,7 +1,7 @@
 """Frozen episodes of two rooms' tasks, as several tests take them."""
 
-from jepa_wm.worlds.registry import TASKS
-from jepa_wm.worlds.two_rooms.layouts import Geometry
+from jepa_wm.worlds.tasks import TASKS
+from jepa_wm.worlds.two_rooms.rooms import Geometry
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 

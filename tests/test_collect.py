@@ -12,14 +12,13 @@ from jepa_wm.data.quantities import grouped
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.worlds import collect
 from jepa_wm.worlds.collect import record
-from jepa_wm.worlds.gym import GymSettings
-from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.gym import GymSettings, GymWorld
 from jepa_wm.worlds.two_rooms.world import RewardRegion, TwoRooms, TwoRoomsSettings
+from jepa_wm.worlds.world import RandomActions
 
 
 def still(seeds):
-    return lambda world: np.zeros((len(world), *world.action_bounds[0].shape), np.float32)
+    return lambda world: np.zeros((len(world), *world.action_space.low.shape), np.float32)
 
 
 def test_rows_are_what_was_seen_and_done(tmp_path):
@@ -109,7 +108,7 @@ def test_a_world_whose_actions_are_places_says_so_in_its_file(tmp_path):
     )
     assert Trajectories(tmp_path / "moves.h5").action_kind == "delta"
     assert Trajectories(tmp_path / "places.h5").action_kind == "absolute"
-    assert GymSettings(id="Pendulum-v1", action_kind="absolute").make().action_kind == "absolute"
+    assert GymSettings(action_kind="absolute").make().action_space.kind == "absolute"
 
 
 def test_an_episode_that_ends_early_is_cut_with_its_last_frame_kept(tmp_path, monkeypatch):
@@ -240,7 +239,7 @@ def test_random_actions_fit_the_world_and_are_held():
     taken = np.stack([both(world) for _ in range(60)])  # [T, B, 2]
     assert (
         taken.dtype == np.float32
-        and np.linalg.norm(taken, axis=2).max() <= world.action_bounds[2] + 1e-5
+        and np.linalg.norm(taken, axis=2).max() <= world.action_space.longest + 1e-5
     )
     changed = (taken[1:] != taken[:-1]).any(2)
     assert 0.2 < changed.mean() < 0.3

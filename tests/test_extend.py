@@ -21,7 +21,8 @@ from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import SOLVERS
-from jepa_wm.worlds.registry import TASKS, WORLDS, make_task
+from jepa_wm.worlds.tasks import TASKS, make_task
+from jepa_wm.worlds.world import WORLDS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
 

@@ -11,12 +11,11 @@ from gymnasium.utils.env_checker import check_env
 from rooms import frozen
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.protocol import Rewarding, SelfScoring, World
-from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.gym import GymWorld
 from jepa_wm.worlds.two_rooms.gym_env import ENV_ID, TwoRoomsEnv
-from jepa_wm.worlds.two_rooms.pictures import NoiseLevels
+from jepa_wm.worlds.two_rooms.rooms import NoiseLevels
 from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
+from jepa_wm.worlds.world import Ending, RandomActions, Rewarding, World
 
 
 def test_gymnasium_finds_nothing_wrong_with_the_environment():
@@ -63,7 +62,7 @@ def test_a_gym_batch_is_the_same_world():
     names = TwoRooms().state_names
     batch, world = GymWorld(TwoRoomsEnv, state_names=names), TwoRooms()
     assert isinstance(batch, World) and isinstance(world, World)
-    assert isinstance(batch, SelfScoring) and not isinstance(world, SelfScoring)
+    assert isinstance(batch, Ending) and not isinstance(world, Ending)
     seeds, r = np.array([3, 4, 5]), np.random.default_rng(0)
     for some in (seeds, seeds[:2]):
         start = np.tile(np.array([[12.0, 30.0]], np.float32), (len(some), 1))
@@ -77,8 +76,8 @@ def test_a_gym_batch_is_the_same_world():
         assert np.array_equal(batch.render(), world.render()) and np.array_equal(
             batch.state(), world.state()
         )
-    for mine, its in zip(batch.action_bounds[:2], world.action_bounds[:2], strict=True):
-        assert np.array_equal(mine, its)
+    mine, its = batch.action_space, world.action_space
+    assert np.array_equal(mine.low, its.low) and np.array_equal(mine.high, its.high)
     batch.close()
 
 
@@ -111,18 +110,16 @@ def test_an_own_environment_comes_in_with_render_and_its_own_end():
     assert world.state().shape == (2, 0) and world.state_names == ()
     for _ in range(4):
         world.step(np.array([[1.0], [0.25]], np.float32))
-    assert world.succeeded().tolist() == world.ended().tolist() == [True, False]
+    assert world.ended().tolist() == [True, False]
     frames = world.render()
     assert frames.shape == (2, 16, 16, 3) and frames.dtype == np.uint8
     assert (
         frames[0].max() == 30 and frames[1].max() == 20
     )  # the first stood still once it had ended
     world.reset(np.arange(2))
-    assert not world.succeeded().any()
+    assert not world.ended().any()
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
         world.step(np.zeros((2, 3), np.float32))
-    with pytest.raises(UserError, match="goal_image"):
-        world.goals()
 
 
 def test_what_cannot_be_planned_in_is_refused():
@@ -170,7 +167,7 @@ class Chooser(Drifter):
 def test_discrete_actions_are_numbers_or_one_hot():
     world = GymWorld(Chooser, size=16)
     world.reset(np.arange(3))
-    assert world.choices == 3 and world.action_bounds[0].shape == (3,)
+    assert world.action_space.choices == 3 and world.action_space.low.shape == (3,)
     world.step(np.array([[0], [1], [2]], np.float32))
     assert [env.x[0] for env in world._envs] == [-1, 0, 1]
     world.step(np.eye(3, dtype=np.float32)[[2, 2, 0]])

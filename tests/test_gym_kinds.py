@@ -12,11 +12,9 @@ from gymnasium import spaces
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.worlds.collect import record
-from jepa_wm.worlds.gym import GymSettings
-from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.protocol import Adjusting, World
-from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.gym import GymSettings, GymWorld
 from jepa_wm.worlds.two_rooms.world import TwoRooms
+from jepa_wm.worlds.world import Adjusting, RandomActions, World
 
 COLOUR = np.arange(20 * 24 * 3, dtype=np.uint8).reshape(20, 24, 3)
 RENDERED = np.full((30, 40, 3), 77, np.uint8)
@@ -172,7 +170,7 @@ def test_long_moves_in_two_rooms_are_recorded_as_they_are_taken():
     world = TwoRooms()
     world.reset(np.arange(2))
     asked = np.array([[30.0, 40.0], [0.1, -0.2]], np.float32)
-    longest = world.action_bounds[2]
+    longest = world.action_space.longest
     np.testing.assert_allclose(
         world.taken(asked), [[0.6 * longest, 0.8 * longest], [0.1, -0.2]], rtol=1e-6
     )
@@ -190,12 +188,12 @@ def of_a_graph(x):
     [lambda x: np.array([x]), np.array, lambda x: np.array([[x]]), lambda x: [x], of_a_graph],
 )
 def test_rewards_and_flags_may_be_arrays_of_one_number(wrap):
-    world = shown(pays=wrap(1.5), ends=wrap(True), info={"success": wrap(False)})
+    world = shown(pays=wrap(1.5), ends=wrap(True))
     world.step(np.zeros((1, 2), np.float32))
-    assert world.reward().tolist() == [1.5] and world.ended().all() and not world.succeeded().any()
-    world = shown(pays=wrap(-1), info={"success": wrap(1.0)})
+    assert world.reward().tolist() == [1.5] and world.ended().all()
+    world = shown(pays=wrap(-1), ends=wrap(0.0))
     world.step(np.zeros((1, 2), np.float32))
-    assert world.reward().tolist() == [-1] and not world.ended().any() and world.succeeded().all()
+    assert world.reward().tolist() == [-1] and not world.ended().any()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +210,6 @@ def test_rewards_and_flags_may_be_arrays_of_one_number(wrap):
         ({"pays": [[1], [2, 3]]}, "as reward"),
         ({"ends": np.array([True, False])}, r"array\(\[ True, False\]\) as terminated"),
         ({"ends": None}, "its step returned None as terminated"),
-        ({"info": {"success": np.array([True, False])}}, 'as info."success".'),
     ],
 )
 def test_what_is_no_number_is_named_with_what_the_step_returned(attributes, said):

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from test_gym_kinds import COLOUR, RENDERED, Shown, shown
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.gym import GymWorld
 
 GREY = COLOUR[..., 0]
 AS_GREY = np.repeat(GREY[..., None], 3, 2)

@@ -30,7 +30,7 @@ from jepa_wm.models.heads import (
     two_hot,
 )
 from jepa_wm.models.world_model_settings import HeadSettings
-from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.action_space import ActionSpace, space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import Limits
 from jepa_wm.training import samples
@@ -254,10 +254,7 @@ def test_a_broken_column_is_named(tiny_data, tmp_path):
 
 def agent(folder, **plan):
     model = WorldModel.load(folder)
-    low, high, longest = TwoRooms().action_bounds
-    space = ActionSpace.of_block(
-        low.tolist(), high.tolist(), max_norm=longest, block=5, action_repeat=True
-    )
+    space = space_of(TwoRooms(), frameskip=5, action_repeat=True)
     return Agent(
         model, space, planner(**{"horizon": 3, "samples": (16, 2, 4), "descent": (16, 20), **plan})
     )

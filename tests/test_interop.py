@@ -33,7 +33,7 @@ from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.two_rooms.layouts import WALL_HALF
+from jepa_wm.worlds.two_rooms.rooms import WALL_HALF
 
 ROOT = Path(__file__).resolve().parents[1]
 

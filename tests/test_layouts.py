@@ -19,7 +19,7 @@ from jepa_wm.evals import returns
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.collect import record, record_parts
 from jepa_wm.worlds.tasks import Episodes
-from jepa_wm.worlds.two_rooms.layouts import Geometry, in_split
+from jepa_wm.worlds.two_rooms.rooms import Geometry, in_split
 from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
 
 DATA = [

@@ -18,9 +18,9 @@ from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
 from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.worlds.collect import record
-from jepa_wm.worlds.gym_world import GymWorld
-from jepa_wm.worlds.registry import RandomActions
+from jepa_wm.worlds.gym import GymWorld
 from jepa_wm.worlds.two_rooms.gym_env import TwoRoomsEnv
+from jepa_wm.worlds.world import RandomActions
 
 PUSHT = Quantities(
     {"agent": [0, 1], "block": [2, 3], "angle": [4]},

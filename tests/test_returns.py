@@ -19,8 +19,7 @@ from jepa_wm.evals.episodes import play
 from jepa_wm.evals.scores import bootstrap
 from jepa_wm.report.page import number
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.gym import GymSettings
-from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.gym import GymSettings, GymWorld
 from jepa_wm.worlds.two_rooms.world import RewardRegion, TwoRooms, TwoRoomsSettings
 
 

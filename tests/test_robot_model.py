@@ -26,6 +26,7 @@ from jepa_wm.models.vjepa2_ac import (
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.world_model.latents import Recording
+from jepa_wm.worlds.world import Actions
 
 WORDS = [
     "data.image_size=32",
@@ -59,8 +60,8 @@ def picture(pose):
 class Arm:
     """Hands at poses; actions change them."""
 
-    action_bounds = (np.full(7, -0.1, np.float32), np.full(7, 0.1, np.float32), None)
-    choices, state_names = None, tuple(f"pose_{i}" for i in range(7))
+    action_space = Actions(np.full(7, -0.1, np.float32), np.full(7, 0.1, np.float32))
+    state_names = tuple(f"pose_{i}" for i in range(7))
 
     def __init__(self, numbers=7):
         self.pose, self.numbers = np.zeros((0, 7), np.float32), numbers

@@ -14,7 +14,7 @@ from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.planning.search import RecedingHorizon, search
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.planning.terms import Effort, effort, effortless
-from jepa_wm.worlds.gym_world import GymWorld
+from jepa_wm.worlds.gym import GymWorld
 from jepa_wm.worlds.two_rooms.world import TwoRooms
 
 BOXES = [(0, 512), (0, 1), (5, 6), (-6, -5), (-0.1, 1), (-3, 0)]

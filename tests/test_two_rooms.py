@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rooms import rooms_task
 
-from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
-from jepa_wm.worlds.two_rooms.pictures import STYLES, NoiseLevels
+from jepa_wm.worlds.two_rooms.rooms import STYLES, WALL_HALF, Geometry, NoiseLevels
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 
 BACKGROUND, WALL_COLOUR, DOT_COLOUR = STYLES["colour"]
@@ -61,12 +60,9 @@ def test_the_geometry_is_eb_jepas():
     world = new_world(3000)
     assert set(world.wall_x) == set(range(20, 45)) and set(world.door_y) == set(range(10, 55))
     assert not np.array_equal(world.wall_x[:100], world.door_y[:100])
-    low, high, norm = world.action_bounds
-    assert (
-        low.tolist() == pytest.approx([-2.45] * 2)
-        and high.tolist() == pytest.approx([2.45] * 2)
-        and norm == 2.45
-    )
+    actions = world.action_space
+    assert actions.low.tolist() == pytest.approx([-2.45] * 2)
+    assert actions.high.tolist() == pytest.approx([2.45] * 2) and actions.longest == 2.45
 
 
 def test_the_picture_shows_borders_a_wall_of_three_pixels_and_a_door_of_nine():

@@ -5,8 +5,7 @@ from typing import Literal
 import numpy as np
 
 from jepa_wm import register
-from jepa_wm.worlds.registry import TaskSettings
-from jepa_wm.worlds.tasks import PositionTask
+from jepa_wm.worlds.tasks import PositionTask, TaskSettings
 
 
 class Reach(PositionTask):

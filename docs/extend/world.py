@@ -5,12 +5,12 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from jepa_wm import register
-from jepa_wm.worlds.registry import WorldSettings
+from jepa_wm.worlds.world import Actions, WorldSettings
 
 
 class Puck:
-    action_bounds = np.full(2, -3, np.float32), np.full(2, 3, np.float32), None  # px a step
-    choices, state_names, state_units = None, ("puck_x", "puck_y"), ("px", "px")
+    action_space = Actions(low=np.full(2, -3, np.float32), high=np.full(2, 3, np.float32))  # px
+    state_names, state_units = ("puck_x", "puck_y"), ("px", "px")
 
     def __len__(self):
         return len(self.at)

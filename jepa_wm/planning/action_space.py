@@ -17,7 +17,7 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.discrete import DiscreteSpace as DiscreteSpace
 from jepa_wm.planning.settings import CEM
-from jepa_wm.worlds.protocol import Idling, SaysActionKind, World
+from jepa_wm.worlds.world import World
 
 if TYPE_CHECKING:
     from jepa_wm.planning.solvers import CEMSolver
@@ -262,18 +262,21 @@ Space: TypeAlias = ActionSpace | DiscreteSpace  # what solvers, costs and the ag
 def space_of(world: World, *, frameskip: int, action_repeat: bool) -> Space:
     """Blocks of `frameskip` actions of the world; with `action_repeat` one is searched a block. A
     discrete action's numbers are one-hot, as the data hold them."""
-    idle = world.idle_action() if isinstance(world, Idling) else None
-    if world.choices is not None:
-        still = None if idle is None else int(idle[0])
+    actions = world.action_space
+    if actions.choices is not None:
+        still = None if actions.idle is None else int(actions.idle[0])
         return DiscreteSpace.of_block(
-            world.choices, block=frameskip, action_repeat=action_repeat, idle=still
+            actions.choices, block=frameskip, action_repeat=action_repeat, idle=still
         )
-    low, high, longest = world.action_bounds
-    absolute = isinstance(world, SaysActionKind) and world.action_kind == "absolute"
     return ActionSpace.of_block(
-        low.tolist(), high.tolist(), max_norm=longest, absolute=absolute,
-        block=frameskip, action_repeat=action_repeat, idle=None if idle is None else idle.tolist(),
-    )  # fmt: skip
+        actions.low.tolist(),
+        actions.high.tolist(),
+        block=frameskip,
+        action_repeat=action_repeat,
+        max_norm=actions.longest,
+        idle=None if actions.idle is None else actions.idle.tolist(),
+        absolute=actions.kind == "absolute",
+    )
 
 
 def _norms(actions: Tensor, size: int) -> Tensor:

@@ -19,7 +19,7 @@ from jepa_wm.planning.cost import CostTerm, PlanningContext, PlanningCost, check
 from jepa_wm.planning.search import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import Belief, WorldModel
-from jepa_wm.worlds.protocol import World
+from jepa_wm.worlds.world import World
 
 
 class Agent:

@@ -17,26 +17,23 @@ from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import check_heldout, common_episodes
 from jepa_wm.data.quantities import described
 from jepa_wm.data.trajectories import EpisodeWriter, open_data
-from jepa_wm.worlds.protocol import (
+from jepa_wm.worlds.world import (
     Adjusting,
+    CollectSettings,
+    Ending,
     NewPolicy,
     Rewarding,
-    SaysActionKind,
-    SelfScoring,
     Split,
     Splitting,
     World,
+    WorldSettings,
     of_split,
 )
-from jepa_wm.worlds.registry import CollectSettings, WorldSettings
 
-TOGETHER, MEMORY = (
-    100,
-    2**28,
-)  # worlds stepped together, bytes of their frames, at most; neither changes the content
-HELDOUT_SEEDS = (
-    10**6
-)  # episodes of the held-out file are drawn from here on; there are fewer for training
+# Worlds stepped together, bytes of their frames, at most; neither changes the content.
+TOGETHER, MEMORY = 100, 2**28
+# Episodes of the held-out file are drawn from here on; there are fewer for training.
+HELDOUT_SEEDS = 10**6
 
 
 @stage()
@@ -53,11 +50,9 @@ def collect(
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
     }
-    common = {
-        "common_layouts": check_heldout(train, heldout),
-        "common_episodes": common_episodes(train, heldout),
-    }
-    return {**result, **common}
+    result["common_layouts"] = check_heldout(train, heldout)
+    result["common_episodes"] = common_episodes(train, heldout)
+    return result
 
 
 def data_seeds(settings: CollectSettings, seed: int) -> dict[Split, np.ndarray]:
@@ -118,7 +113,7 @@ def record(
     frame = world.render()[0]
     together = max(1, min(TOGETHER, MEMORY // (length * frame.nbytes)))
     # Where no episode ends by itself the size of the file is known.
-    known = None if isinstance(world, SelfScoring) else np.full(len(seeds), length)
+    known = None if isinstance(world, Ending) else np.full(len(seeds), length)
     if known is not None and length < shortest:
         raise UserError(_none_left(shortest, length))
     writer = EpisodeWriter(path, _columns(world, frame), known)
@@ -146,7 +141,7 @@ def _columns(world: World, frame: np.ndarray) -> dict[str, tuple[tuple[int, ...]
     """Name -> (shape, type) of a row of what is recorded."""
     columns: dict[str, tuple[tuple[int, ...], str]] = {
         "pixels": (frame.shape, "u1"),
-        "action": (world.action_bounds[0].shape, "f4"),
+        "action": (world.action_space.low.shape, "f4"),
     }
     if world.state_names:
         columns["state"] = ((len(world.state_names),), "f4")
@@ -164,8 +159,8 @@ def _about(world: World, left_out: int) -> dict[str, str | int | float]:
     if isinstance(world, Splitting):
         about["layout_names"] = " ".join(world.layout_names)
         about["layout_resolution"] = world.layout_resolution
-    if isinstance(world, SaysActionKind) and world.action_kind != "delta":
-        about["action_kind"] = world.action_kind
+    if world.action_space.kind != "delta":
+        about["action_kind"] = world.action_space.kind
     if left_out:
         about["left_out"] = left_out
     return about
@@ -204,12 +199,15 @@ def _episodes(
         bar.update(done + int(step / length * len(seeds)))
         if step:
             world.step(steps["action"][-1])
-            _note_reward(world, steps)
+            if isinstance(world, Rewarding) and world.has_reward:
+                steps["reward"].append(world.reward())
+                steps["terminated"].append(world.terminated().astype(np.uint8))
         # The frame of this step, and the action after it.
-        if isinstance(world, SelfScoring):
+        if isinstance(world, Ending):
             lengths[world.ended() & (lengths == length)] = step + 1
         steps["pixels"].append(world.render())
-        steps["action"].append(_taken(world, np.asarray(policy(world), np.float32)))
+        action = np.asarray(policy(world), np.float32)
+        steps["action"].append(world.taken(action) if isinstance(world, Adjusting) else action)
         if world.state_names:
             steps["state"].append(world.state().astype(np.float32))
         if (lengths <= step + 1).all():
@@ -222,14 +220,3 @@ def _episodes(
         {name: values[i, :count] for name, values in whole.items()}
         for i, count in enumerate(lengths)
     ]
-
-
-def _taken(world: World, action: np.ndarray) -> np.ndarray:
-    """[B, A] float32: what the world makes of the actions of a policy."""
-    return world.taken(action) if isinstance(world, Adjusting) else action
-
-
-def _note_reward(world: World, steps: dict[str, list[np.ndarray]]) -> None:
-    if isinstance(world, Rewarding) and world.has_reward:
-        steps["reward"].append(world.reward())
-        steps["terminated"].append(world.terminated().astype(np.uint8))

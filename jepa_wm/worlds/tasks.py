@@ -1,8 +1,5 @@
-"""Goal tasks: what a task must offer to be planned in and scored, its frozen episodes, and the
-rule by which success is judged.
-
-Where a world keeps layouts apart, a set has as many episodes on held-out layouts, which training
-never draws, as on training layouts.
+"""Goal tasks: what a task must offer to be planned in and scored, its frozen episodes, the rule by
+which success is judged, and the open table of tasks.
 
 E episodes, B worlds in a batch, T environment steps, X state numbers, P numbers of a position, L
 of a layout, A action numbers. Distances are in the task's unit. The state is used to score, never
@@ -15,13 +12,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
+from pydantic import Field
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import read_text, write_atomic
-from jepa_wm.worlds.protocol import Split, World
+from jepa_wm.core.registry import Registry, chosen
+from jepa_wm.core.settings import Section
+from jepa_wm.worlds.world import Split, World, WorldSettings
+
+TASKS: Registry[type[TaskSettings]] = Registry(
+    "tasks", "task", dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks")
+)
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set
 ARRAYS: dict[str, Any] = {  # of episodes, and their types
@@ -51,20 +55,21 @@ class Episodes:
 
     def part(self, first: int, last: int) -> Episodes:
         """Episodes `first` to `last` (excluded) as a set of their own."""
-        return self.at(np.arange(len(self))[first:last])
+        return self.at(slice(first, last))
 
     def of(self, split: Split) -> Episodes:
         """The episodes of one split."""
-        return self.at(np.flatnonzero(self.split == split))
+        return self.at(self.split == split)
 
-    def at(self, rows: np.ndarray) -> Episodes:
+    def at(self, rows: np.ndarray | slice) -> Episodes:
         """The episodes of these numbers."""
         return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change with anything in the set."""
-        return hashlib.sha256(json.dumps(self._plain(), sort_keys=True).encode()).hexdigest()[:16]
+        plain = json.dumps(self._plain(), sort_keys=True)
+        return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -80,20 +85,20 @@ class Episodes:
             stored = plain.pop("digest")
             name, seed = str(plain.pop("name")), int(plain.pop("seed"))
             arrays = {key: np.array(plain.pop(key), kind) for key, kind in ARRAYS.items()}
+            pairs = all(arrays[key].ndim == 2 for key in ("layout", "start", "goal"))
+            lengths, known = {len(array) for array in arrays.values()}, {*get_args(Split)}
+            if len(lengths) > 1 or not pairs or not set(arrays["split"]) <= known:
+                raise ValueError(f"one of {', '.join(ARRAYS)}")
             episodes = cls(name, seed, plain, **arrays)
-            _check_arrays(episodes)
         except FileNotFoundError:
             raise UserError(
                 f"{path}: there is no such task file; freeze the tasks first"
             ) from None
-        except (json.JSONDecodeError, UserError) as error:
-            raise UserError(
-                f"{path}: is no task file ({error}); delete it, or freeze the tasks again"
-            ) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            unread = isinstance(error, (json.JSONDecodeError, UserError))
+            why = error if unread else f"wrong or missing {error}"
             raise UserError(
-                f"{path}: is no task file (wrong or missing {error}); delete it, or freeze the "
-                "tasks again"
+                f"{path}: is no task file ({why}); delete it, or freeze the tasks again"
             ) from None
 
         # Figures of edited tasks could not be compared with those of anybody else.
@@ -109,15 +114,6 @@ class Episodes:
         return {"name": self.name, "seed": self.seed, **self.settings, **arrays}
 
 
-def _check_arrays(episodes: Episodes) -> None:
-    """ValueError where the arrays of a set do not fit each other."""
-    lengths = {len(getattr(episodes, name)) for name in ARRAYS}
-    pairs = all(getattr(episodes, name).ndim == 2 for name in ("layout", "start", "goal"))
-    known = set(episodes.split) <= {*get_args(Split)}
-    if len(lengths) > 1 or not pairs or not known:
-        raise ValueError(f"one of {', '.join(ARRAYS)}")
-
-
 GoalPolicy = Callable[[World, np.ndarray], np.ndarray]  # worlds, goals [B, P] -> actions [B, A]
 
 
@@ -127,48 +123,38 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """Of its settings."""
-        ...
 
     @property
     def unit(self) -> str:
         """Of positions and distances."""
-        ...
 
     @property
     def radius(self) -> float:
         """Success is a distance below it."""
-        ...
 
     @property
     def strict_radius(self) -> float | None:
         """A second rule that is reported beside; None: there is none."""
-        ...
 
     def sample(self, episodes: int, seed: int) -> Episodes:
         """`episodes` on held-out layouts and then as many on training layouts; just so many where
         the world keeps no layouts apart. A longer set holds the shorter one of the same seed."""
-        ...
 
     def begin(self, episodes: Episodes) -> World:
         """The worlds of the episodes at their starts."""
-        ...
 
     def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
         """[E, h, w, 3] uint8 what the agent is to reach; `clean`: without distractions, for
         people."""
-        ...
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., P] the numbers of states [..., X] that a goal is given in."""
-        ...
 
     def distance(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """[...] between positions and goals [..., P], in the unit."""
-        ...
 
     def baselines(self) -> Mapping[str, GoalPolicy]:
         """Scripted policies that the model is measured against, by name."""
-        ...
 
 
 @runtime_checkable
@@ -179,11 +165,9 @@ class HasOracle(Protocol):
     def simulate(self, world: World, times: int) -> World:
         """`times` copies of each world as it stands, one after the other, to be stepped and not
         rendered."""
-        ...
 
     def oracle_cost(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """[B] float32 the true cost to go from states [B, X] to goals [B, P]."""
-        ...
 
 
 @runtime_checkable
@@ -192,12 +176,10 @@ class HasPlane(Protocol):
 
     def axes(self, grid: int) -> tuple[np.ndarray, np.ndarray]:
         """(xs, ys) [grid] each."""
-        ...
 
     def pictures(self, episodes: Episodes, positions: np.ndarray) -> np.ndarray:
         """[n, h, w, 3] uint8: the world of the only episode with the agent at each of positions
         [n, P], each picture with a distraction of its own."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -206,34 +188,63 @@ class Outcome:
 
     success_final: np.ndarray  # [E] bool: at the end of the budget
     success_any: np.ndarray  # [E] bool: at any step
-    distance: np.ndarray  # [E, T + 1] to the goal
 
 
-def judge(distance: np.ndarray, *, radius: float, budget: int | None = None) -> Outcome:
-    """Score episodes by their distances to the goal [E, T + 1], that of the start included.
-
-    With a budget, only its first steps count. Raises ValueError for another shape, distances that
-    are not finite and episodes shorter than the budget."""
+def judge(distance: np.ndarray, *, radius: float) -> Outcome:
+    """Score episodes by their distances to the goal [E, T + 1], that of the start included. Raises
+    ValueError for another shape, and for distances that are not finite."""
     if distance.ndim != 2 or distance.shape[1] < 1:
         raise ValueError(f"distance {distance.shape}: expected [E, T + 1]")
-    if budget is not None:
-        if distance.shape[1] < budget + 1:
-            raise ValueError(
-                f"{distance.shape[1] - 1} steps were recorded, the budget is {budget}"
-            )
-        distance = distance[:, : budget + 1]
     if not np.isfinite(distance).all():
         raise ValueError("distance holds NaN or infinity; a run that broke has no success rate")
     inside = np.asarray(distance < radius)
-    return Outcome(inside[:, -1], np.asarray(inside.any(1)), distance)
+    return Outcome(inside[:, -1], np.asarray(inside.any(1)))
+
+
+class TaskSettings(Section):
+    """What every goal task of the table declares: its name, what makes it and when a goal is
+    reached, in the task's unit."""
+
+    name: str
+    radius: float = Field(1.0, gt=0)  # nearer than this is success
+    strict_radius: float | None = Field(None, gt=0)  # reported beside; null: not
+
+    def make(self, world: WorldSettings) -> Task:
+        """The task in a world that names it; UserError for a world that does not fit."""
+        raise NotImplementedError
+
+
+def make_task(world: WorldSettings, settings: TaskSettings | None) -> Task:
+    """The task of these settings in this world, the world's own where there are none.
+
+    Raises UserError for a world without tasks and for a task that is another world's."""
+    if not world.tasks:
+        raise UserError(
+            f"the world {world.name} has no goal tasks: plan for reward in it "
+            "(planner.cost.objective=reward), or toward images through Agent"
+        )
+    if settings is None:
+        settings = TASKS.get(world.tasks[0]).model_validate({})
+    if settings.name not in world.tasks:
+        raise UserError(
+            f"evaluation.task.name {settings.name} is no task of the world {world.name}; it has "
+            f"{', '.join(world.tasks)}"
+        )
+    return settings.make(world)
+
+
+if TYPE_CHECKING:  # for a reader of types a section is of the base class
+    ChosenTask = TaskSettings | None
+else:
+    ChosenTask = chosen(TASKS, "two_rooms", optional=True)
 
 
 class PositionTask:
     """Goals among the positions that a world draws, for any world whose `reset` takes a `start`
-    and whose whole state is that position; a task of more than that overrides what differs."""
+    and whose whole state is that position; a task of more than that overrides what differs. Made
+    of TaskSettings and WorldSettings."""
 
     def __init__(self, settings: Any, world: Any) -> None:
-        """Of TaskSettings and WorldSettings."""
         self.settings, self.world = settings, world
         self.name, self.radius = settings.name, settings.radius
         self.strict_radius = settings.strict_radius

@@ -46,9 +46,9 @@ class TwoRoomsEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.world = TwoRooms(settings)
         self.radius, self.render_mode = radius, render_mode
         size = self.world.geometry.size
-        low, high, _ = self.world.action_bounds
+        actions = self.world.action_space
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = spaces.Box(low, high, dtype=np.float32)
+        self.action_space = spaces.Box(actions.low, actions.high, dtype=np.float32)
         self._goal: np.ndarray | None = None  # [2]
 
     def reset(

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.settings import Section
-from jepa_wm.worlds.protocol import World
-from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry
+from jepa_wm.worlds.two_rooms.rooms import WALL_HALF, Geometry
+from jepa_wm.worlds.world import World
 
 
 class ExplorationPolicy:

@@ -12,13 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.worlds.protocol import World
-from jepa_wm.worlds.registry import TASKS, TaskSettings, WorldSettings
-from jepa_wm.worlds.tasks import SPLITS, Episodes, GoalPolicy, PositionTask
-from jepa_wm.worlds.two_rooms.layouts import Geometry
-from jepa_wm.worlds.two_rooms.pictures import NoiseLevels
+from jepa_wm.worlds.tasks import SPLITS, TASKS, Episodes, GoalPolicy, PositionTask, TaskSettings
 from jepa_wm.worlds.two_rooms.policies import straight_line, way_to_go
+from jepa_wm.worlds.two_rooms.rooms import Geometry, NoiseLevels
 from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
+from jepa_wm.worlds.world import World, WorldSettings
 
 GOAL_NOISE = 10**9  # goal images have a distraction of their own
 

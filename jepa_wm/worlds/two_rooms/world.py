@@ -14,17 +14,19 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.settings import Section
-from jepa_wm.worlds.protocol import NewPolicy, Split
-from jepa_wm.worlds.registry import WORLDS, WorldSettings
-from jepa_wm.worlds.two_rooms.layouts import WALL_HALF, Geometry, check_split, in_split
-from jepa_wm.worlds.two_rooms.pictures import (
+from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
+from jepa_wm.worlds.two_rooms.rooms import (
+    WALL_HALF,
     Distraction,
+    Geometry,
     NoiseLevels,
     RenderStyle,
+    check_split,
     draw_agents,
     draw_rooms,
+    in_split,
 )
-from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
+from jepa_wm.worlds.world import WORLDS, Actions, NewPolicy, Split, WorldSettings
 
 
 class TwoRooms:
@@ -37,6 +39,8 @@ class TwoRooms:
     from all layouts, or from those of one split (`of_split`)."""
 
     split: Split | None = None  # the layouts that are drawn; None: all
+    state_names = ("agent_x", "agent_y", "wall_x", "door_y")
+    state_units = ("px",) * 4
     layout_names = ("wall_x", "door_y")
     layout_resolution = 1.0  # px
 
@@ -48,35 +52,15 @@ class TwoRooms:
         self.agent = np.zeros((0, 2), np.float32)
 
     @property
-    def action_bounds(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """(low [2], high [2], longest norm) of one action, in pixels per step before
-        `action_scale`."""
+    def action_space(self) -> Actions:
+        """Moves in pixels per step, before `action_scale`."""
         limit = np.full(2, self.geometry.max_step, np.float32)
-        return -limit, limit, self.geometry.max_step
-
-    def idle_action(self) -> np.ndarray:
-        """[2] no move."""
-        return np.zeros(2, np.float32)
-
-    @property
-    def choices(self) -> None:
-        """Moves are continuous."""
-        return None
+        return Actions(-limit, limit, self.geometry.max_step, idle=np.zeros(2, np.float32))
 
     @property
     def has_reward(self) -> bool:
         """Whether there is a reward region."""
         return self.settings.reward_region is not None
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """Names for the numbers of `state`."""
-        return "agent_x", "agent_y", "wall_x", "door_y"
-
-    @property
-    def state_units(self) -> tuple[str, ...]:
-        """Pixels, all of them."""
-        return ("px",) * 4
 
     def __len__(self) -> int:
         return len(self.agent)
@@ -100,11 +84,9 @@ class TwoRooms:
         noise_seeds: np.ndarray | None = None,
     ) -> None:
         """Draw a layout, an agent position (uniform in the free space) and a distraction per seed,
-        but what is given.
-
-        `start` [B, 2] are agent positions, `layout` [B, 2] wall x and door y. `noise_seeds` gives
-        the distractions seeds of their own, for other pictures of the same layouts. Raises
-        ValueError for what is not one pair per seed."""
+        but what is given: `start` [B, 2] are agent positions, `layout` [B, 2] wall x and door y,
+        `noise_seeds` seeds of the distractions' own. Raises ValueError for what is not one pair
+        per seed."""
         for name, given in (("start", start), ("layout", layout)):
             if given is not None and np.shape(given) != (len(seeds), 2):
                 raise ValueError(
@@ -121,11 +103,8 @@ class TwoRooms:
         uniform = self.uniform_position(generators, right=side)
         self.agent = uniform if start is None else np.array(start, np.float32)
         # Chance draws from others: with or without it the same seed begins in the same place.
-        self._chance = (
-            [np.random.default_rng([int(seed), 11]) for seed in seeds]
-            if self.settings.process_noise
-            else []
-        )
+        noisy = seeds if self.settings.process_noise else seeds[:0]
+        self._chance = [np.random.default_rng([int(seed), 11]) for seed in noisy]
         self._rooms = draw_rooms(g, self.wall_x, self.door_y, self.style)
         self._distraction = Distraction(
             self.settings.noise, g.size, seeds if noise_seeds is None else noise_seeds
@@ -135,14 +114,12 @@ class TwoRooms:
         """(wall x, door y) uniform over the layouts of the split; others are drawn again."""
         g = self.geometry
         while True:
-            wall = (
-                r.integers(g.wall_padding, g.size - g.wall_padding)
-                if g.fixed_wall is None
-                else g.fixed_wall
-            )
+            wall = g.fixed_wall
+            if wall is None:
+                wall = int(r.integers(g.wall_padding, g.size - g.wall_padding))
             door = r.integers(g.door_padding, g.size - g.door_padding)
             if self.split is None or in_split(np.array([wall, door]), g, self.split):
-                return int(wall), int(door)
+                return wall, int(door)
 
     def place(self, state: np.ndarray) -> None:
         """Put the worlds into states [B, 4] without drawing anything; they can be stepped but not
@@ -192,10 +169,8 @@ class TwoRooms:
             move = (move + spread * shake).astype(np.float32)
         # Moves longer than the wall is thick are taken in pieces, so that none can jump through
         # it.
-        longest = max(
-            g.max_step * g.action_scale,
-            float(np.abs(move).max(initial=0)) if self._chance else 0.0,
-        )
+        shaken = float(np.abs(move).max(initial=0)) if self._chance else 0.0
+        longest = max(g.max_step * g.action_scale, shaken)
         pieces = max(1, int(np.ceil(longest / (2 * WALL_HALF - 0.5))))
         for _ in range(pieces):
             self.agent = self._slide(self.agent, move / pieces)
