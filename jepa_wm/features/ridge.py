@@ -48,8 +48,20 @@ def fit_ridge(
     if not standardise:
         spread = np.ones_like(spread)
     constant = target.mean(0, dtype=np.float64)
+
+    # What is to be solved: [n, n] where there are more numbers than samples, else [F, F].
     dual = features.shape[0] < features.shape[1]
-    gram, right = _products(features, centre, spread, target, constant, dual)
+    if dual:
+        gram, right = np.zeros((len(features), len(features))), target - constant
+        for _, x in _columns(features, centre, spread):
+            gram += x @ x.T
+    else:
+        x = np.concatenate([block for _, block in _columns(features, centre, spread)], 1)
+        gram, step = x.T @ x, max(1, BLOCK // len(target))
+        blocks = [slice(k, k + step) for k in range(0, target.shape[1], step)]
+        right = np.concatenate([x.T @ (target[:, block] - constant[block]) for block in blocks], 1)
+
+    # Once for each penalty.
     diagonal = torch.eye(len(gram), dtype=torch.float64) * len(features)
     fitted = []
     for penalty in penalties:
@@ -67,29 +79,6 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for block, x in _columns(features, centre, spread.copy()):
         centre[block], spread[block] = x.mean(0), x.std(0)
     return centre, shared_scale(torch.from_numpy(spread)).numpy()
-
-
-def _products(
-    features: np.ndarray,
-    centre: np.ndarray,
-    spread: np.ndarray,
-    target: np.ndarray,
-    constant: np.ndarray,
-    dual: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is to be solved, (left, right): ([n, n], [n, Y]) in the dual form, else ([F, F], [F,
-    Y])."""
-    if dual:
-        gram = np.zeros((len(features), len(features)))
-        for _, x in _columns(features, centre, spread):
-            gram += x @ x.T
-        return gram, target - constant
-    x = np.concatenate([block for _, block in _columns(features, centre, spread)], 1)
-    step = max(1, BLOCK // len(target))
-    columns = [slice(k, k + step) for k in range(0, target.shape[1], step)]
-    return x.T @ x, np.concatenate(
-        [x.T @ (target[:, block] - constant[block]) for block in columns], 1
-    )
 
 
 def _columns(

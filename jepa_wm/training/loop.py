@@ -42,9 +42,8 @@ class TrainingTask:
     part: str = ""  # names one of several trainings of a stage, and its settings
     # What many ranks and little memory ask for; `parallel.applied` sets them.
     accumulate: int = 1  # parts that a batch is computed in, their gradients summed
-    unsynced: Callable[[], AbstractContextManager[object]] = (
-        nullcontext  # no exchange of gradients
-    )
+    # without an exchange of gradients
+    unsynced: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def fit(

@@ -70,9 +70,8 @@ class ParallelSettings(Section):
     # Activations of blocks are computed again in the backward pass instead of kept.
     recompute: bool = False
     compile: bool = False  # torch.compile of blocks; gains nothing on a CPU
-    accumulate: int = Field(
-        1, ge=1
-    )  # parts a batch is computed in; statistics over the batch are then of a part
+    # parts a batch is computed in; statistics over the batch are then of a part
+    accumulate: int = Field(1, ge=1)
 
 
 class Execution(Section):
