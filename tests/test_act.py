@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 import torch
 from planners import planner
-from small_models import dynamics_settings
+from small_models import small_world_model
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.evals.episodes import play
-from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.models.encoder_settings import EncoderSettings
-from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.vit import Encoder
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
-    FactoredLatentSettings,
-    WorldModelSettings,
-)
 from jepa_wm.planning import settings as planning_settings
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
@@ -36,20 +27,7 @@ SOLVERS = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient")
 
 
 def world_model(window=3, **changes):
-    torch.manual_seed(0)
-    encoder = FrozenEncoder(
-        Encoder(12, EncoderSettings(patch_size=4, width=16, depth=1, num_heads=1)),
-        12,
-        precision="fp32",
-    )
-    settings = WorldModelSettings(
-        dynamics=dynamics_settings(
-            frameskip=SKIP, context_frames=window, width=16, depth=1, num_heads=1, **changes
-        ),
-        latent=FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
-        distance=DistanceSettings(groups=2, components=2, width=8),
-    )
-    return WorldModel(encoder, LatentModel(9, 16, 2, settings))
+    return small_world_model(frameskip=SKIP, context_frames=window, **changes)
 
 
 def agent(window=3, model=None, **plan):

@@ -4,18 +4,13 @@ could have seen."""
 import numpy as np
 import pytest
 import torch
-from small_models import dynamics_settings
+from small_models import small_latent_model
 
 from jepa_wm.config import load_config
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.models.latent import Latent, running_mean
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
-    FactoredLatentSettings,
-    TokenLatentSettings,
-    WorldModelSettings,
-)
+from jepa_wm.models.world_model_settings import FactoredLatentSettings, TokenLatentSettings
 from jepa_wm.training import dynamics, samples
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.latents import Latents
@@ -79,21 +74,13 @@ def data(tmp_path_factory):
 
 def latent_model(static=3, **changes):
     torch.manual_seed(0)
-    latent_settings = (
-        FactoredLatentSettings(
+    latent = TokenLatentSettings()
+    if static is not None:
+        latent = FactoredLatentSettings(
             dynamic_dim=2, static_dim=static, components=6, width=16, static_frames=3
         )
-        if static is not None
-        else TokenLatentSettings()
-    )
-    settings = WorldModelSettings(
-        dynamics=dynamics_settings(
-            frameskip=SKIP, width=16, depth=1, num_heads=1, context_frames=3, **changes
-        ),
-        latent=latent_settings,
-        distance=DistanceSettings(groups=2, components=2, width=8),
-    )
-    model = LatentModel(4, 6, 2, settings)
+    sizes = {"frameskip": SKIP, "context_frames": 3, **changes}
+    model = small_latent_model(latent, tokens=4, token_width=6, **sizes)
     if static is not None:
         model.latent.components.fit(torch.randn(40, 4, 6))
     return model.eval()

@@ -4,29 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import small_dynamics
-
-LATENT, ACTION = 6, 4
-
-
-def dynamics(*, tokens=4, window=3, depth=2, seed=0, **sizes):
-    torch.manual_seed(seed)
-    model = small_dynamics(
-        tokens=tokens,
-        latent_width=LATENT,
-        action_size=ACTION,
-        width=16,
-        depth=depth,
-        num_heads=2,
-        context_frames=window,
-        **sizes,
-    )
-    for (
-        name,
-        p,
-    ) in model.named_parameters():  # far from the small initial values, so that a leak shows
-        torch.nn.init.normal_(p, std=0.05 if name.startswith("head") else 0.3)
-    return model.eval()
+from small_models import ACTION, LATENT, loud_dynamics
 
 
 def data(frames, *, tokens=4, batch=2, seed=1):
@@ -51,7 +29,7 @@ def influence(model, frames, changed):
 @pytest.mark.parametrize(("window", "depth"), [(1, 2), (3, 1), (3, 2), (20, 1)])
 def test_a_frame_matters_from_itself_on_for_window_times_depth(window, depth, changed):
     reach = depth * (window - 1) + 1
-    effect = influence(dynamics(window=window, depth=depth), 8, changed)
+    effect = influence(loud_dynamics(window=window, depth=depth), 8, changed)
     within = torch.arange(8)
     within = (within >= changed) & (within < changed + reach)
     assert (effect[~within] == 0).all(), effect
@@ -61,7 +39,7 @@ def test_a_frame_matters_from_itself_on_for_window_times_depth(window, depth, ch
 def test_every_part_of_the_past_counts():
     """Latents alone and actions alone have an influence, and every token of a frame sees the
     others."""
-    model = dynamics()
+    model = loud_dynamics()
     latents, actions = data(3)
     with torch.no_grad():
         plain = model(latents, actions)
@@ -72,7 +50,7 @@ def test_every_part_of_the_past_counts():
 
 
 def test_time_is_relative():
-    model = dynamics()
+    model = loud_dynamics()
     latents, actions = data(4)
     with torch.no_grad():
         late = model.new_cache()
@@ -98,7 +76,7 @@ def unroll_without_cache(model, context, past, actions):
 def test_a_cached_unroll_equals_computing_everything_again(
     tokens, window, depth, horizon, seen, seed
 ):
-    model = dynamics(tokens=tokens, window=window, depth=depth, seed=seed)
+    model = loud_dynamics(tokens=tokens, window=window, depth=depth, seed=seed)
     latents, acts = data(seen + horizon, tokens=tokens, seed=seed)
     context, past, actions = (
         latents[:, :seen],
@@ -114,7 +92,7 @@ def test_a_cached_unroll_equals_computing_everything_again(
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4))
 @settings(max_examples=20, deadline=None)
 def test_candidates_in_one_batch_equal_each_alone(batch, candidates, horizon, seen):
-    model = dynamics()
+    model = loud_dynamics()
     context, past = data(seen, batch=batch)
     past = past[:, : seen - 1]
     plans = torch.randn(
@@ -130,7 +108,7 @@ def test_candidates_in_one_batch_equal_each_alone(batch, candidates, horizon, se
 
 
 def test_step_forward_and_rollout_agree_on_the_first_frame():
-    model = dynamics()
+    model = loud_dynamics()
     latents, actions = data(4)
     with torch.no_grad():
         forced = model(latents, actions)
@@ -146,7 +124,7 @@ def test_step_forward_and_rollout_agree_on_the_first_frame():
 
 @pytest.mark.parametrize("context", [1, 3, 5])
 def test_an_imagined_window_is_judged_after_its_context(context):
-    model, (latents, actions) = dynamics(rollout_context=context), data(6)
+    model, (latents, actions) = loud_dynamics(rollout_context=context), data(6)
     acts = actions[:, :-1]
     imagined = model.rollout_one(
         latents[:, :context], acts[:, : context - 1], acts[:, context - 1 :]
@@ -163,11 +141,11 @@ def test_plans_that_do_not_fit_are_refused(shape):
     with pytest.raises(
         ValueError, match="horizon must be at least 1 and the model takes 4 numbers a step"
     ):
-        dynamics().rollout(context, context.new_zeros(2, 0, ACTION), torch.zeros(shape))
+        loud_dynamics().rollout(context, context.new_zeros(2, 0, ACTION), torch.zeros(shape))
 
 
 def test_the_memory_stays_bounded():
-    model = dynamics(window=3)
+    model = loud_dynamics(window=3)
     cache = model.new_cache()
     latents, actions = data(9)
     with torch.no_grad():

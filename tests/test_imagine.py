@@ -5,30 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import small_dynamics
+from small_models import ACTION, loud_dynamics
 
 from jepa_wm.models.fast_rollout import FastRollout, Weights, side_by_side
-
-ACTION = 4
-
-
-def dynamics(*, tokens=4, window=3, depth=2, heads=2, seed=0):
-    torch.manual_seed(seed)
-    model = small_dynamics(
-        tokens=tokens,
-        latent_width=6,
-        action_size=ACTION,
-        width=8 * heads,
-        depth=depth,
-        num_heads=heads,
-        context_frames=window,
-    )
-    for (
-        name,
-        p,
-    ) in model.named_parameters():  # far from the small initial values, so that an error shows
-        torch.nn.init.normal_(p, std=0.05 if name.startswith("head") else 0.3)
-    return model.eval()
 
 
 def data(model, *, batch, candidates, seen, horizon, seed=1):
@@ -68,7 +47,7 @@ def everything_again(model, context, past, actions):
 def test_search_imagines_what_computing_everything_again_gives(
     tokens, window, depth, heads, batch, candidates, horizon, seen, at_once, seed
 ):
-    model = dynamics(tokens=tokens, window=window, depth=depth, heads=heads, seed=seed)
+    model = loud_dynamics(tokens=tokens, window=window, depth=depth, heads=heads, seed=seed)
     inputs = data(model, batch=batch, candidates=candidates, seen=seen, horizon=horizon, seed=seed)
     expected = everything_again(model, *inputs)
     for imagined in (
@@ -79,7 +58,7 @@ def test_search_imagines_what_computing_everything_again_gives(
 
 
 def test_bf16_is_near_and_returns_fp32():
-    model = dynamics(tokens=9, heads=3)
+    model = loud_dynamics(tokens=9, heads=3)
     inputs = data(model, batch=2, candidates=5, seen=3, horizon=5)
     coarse, exact = (model.fast_rollout(*inputs, precision="bf16"), model.fast_rollout(*inputs))
     assert (
@@ -91,7 +70,7 @@ def test_bf16_is_near_and_returns_fp32():
 
 
 def test_a_stepper_serves_fewer_plans_and_starts_anew():
-    model = dynamics()
+    model = loud_dynamics()
     stepper = FastRollout(Weights.of(model, "fp32"), 6, frames=6)
     for batch in (6, 2, 5):
         context, past, actions = data(
@@ -107,7 +86,7 @@ def test_a_stepper_serves_fewer_plans_and_starts_anew():
 
 
 def test_a_cut_gradient_blames_only_the_actions_since_the_cut():
-    model = dynamics()
+    model = loud_dynamics()
     context, past, actions = data(model, batch=1, candidates=2, seen=2, horizon=5)
     actions.requires_grad_()
     whole = model.rollout(context, past, actions)
@@ -146,7 +125,7 @@ def test_pieces_side_by_side_are_all_done_each_on_one_thread(threads):
 
 
 def test_the_number_of_threads_changes_nothing(threads):
-    model = dynamics(tokens=5)
+    model = loud_dynamics(tokens=5)
     inputs = data(model, batch=2, candidates=60, seen=3, horizon=3)  # enough for several pieces
     expected = model.rollout(*inputs).detach()
     torch.testing.assert_close(model.fast_rollout(*inputs), expected, atol=1e-5, rtol=1e-5)

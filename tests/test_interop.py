@@ -13,51 +13,27 @@ import pytest
 import torch
 from gymnasium import spaces
 from planners import planner
+from small_models import FACTORED, small_world_model
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.integrations.eb_jepa import EbJepa
 from jepa_wm.integrations.stable_worldmodel import CostServer, PolicyServer, serve_to
-from jepa_wm.models.encoder_settings import EncoderSettings
-from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.vit import Encoder
-from jepa_wm.models.world_model_settings import (
-    DeterministicSettings,
-    DistanceSettings,
-    FactoredLatentSettings,
-    TokenLatentSettings,
-    WorldModelSettings,
-)
+from jepa_wm.models.world_model_settings import TokenLatentSettings
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.two_rooms.rooms import WALL_HALF
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def world_model(skip=2, *, size=12, tokens=True, window=3):
-    torch.manual_seed(0)
-    encoder = FrozenEncoder(
-        Encoder(size, EncoderSettings(patch_size=size // 3, width=16, depth=1, num_heads=1)),
-        size,
-        precision="fp32",
-    )
-    settings = WorldModelSettings(
-        dynamics=DeterministicSettings(
-            frameskip=skip, context_frames=window, width=16, depth=1, num_heads=1
-        ),
-        latent=TokenLatentSettings()
-        if tokens
-        else FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=8, width=8),
-        distance=DistanceSettings(groups=2, components=2, width=8),
-    )
-    model = LatentModel(9, 16, 2, settings)
-    for p in model.dynamics.parameters():
+    latent = TokenLatentSettings() if tokens else FACTORED
+    model = small_world_model(latent, size=size, frameskip=skip, context_frames=window)
+    for p in model.latent_model.dynamics.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    return WorldModel(encoder, model)
+    return model
 
 
 def pictures(count, seed, size=12):

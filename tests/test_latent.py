@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import dynamics_settings
+from small_models import small_latent_model
 from torch import nn
 
 from jepa_wm.core.errors import UserError
@@ -102,15 +102,9 @@ def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
 SMALL = FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=6, width=16)
 
 
-def latent_model(**changes):
+def latent_model(*, latent_settings=SMALL, **changes):
     torch.manual_seed(0)
-    latent_settings = changes.pop("latent_settings", SMALL)
-    settings = WorldModelSettings(
-        dynamics=dynamics_settings(frameskip=3, width=16, depth=1, num_heads=1, **changes),
-        latent=latent_settings,
-        distance=DistanceSettings(groups=2, components=2, width=8),
-    )
-    model = LatentModel(9, 8, 2, settings)
+    model = small_latent_model(latent_settings, tokens=9, token_width=8, frameskip=3, **changes)
     if model.latent.fitted:
         model.latent.components.fit(torch.randn(40, 9, 8))
     return model

@@ -6,17 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_models import dynamics_settings, small_dynamics
+from small_models import small_dynamics, small_latent_model
 
 from jepa_wm.models.dynamics import Noise, StepNoise
-from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.mixture import MixturePrediction
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
-    FactoredLatentSettings,
-    TokenLatentSettings,
-    WorldModelSettings,
-)
+from jepa_wm.models.world_model_settings import FactoredLatentSettings, TokenLatentSettings
 from jepa_wm.planning.terms import expected_cost
 from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
@@ -131,15 +125,10 @@ def test_a_longer_future_begins_with_the_shorter_ones_chance():
 def test_what_is_static_stays_static_whatever_the_head(components):
     """It is a property of the latent: read, averaged, kept in every future, and never shifted by
     the margin."""
-    settings = WorldModelSettings(
-        dynamics=dynamics_settings(
-            frameskip=2, width=32, depth=1, num_heads=1, mixture_components=components
-        ),
-        latent=FactoredLatentSettings(dynamic_dim=2, static_dim=3, components=6, width=16),
-        distance=DistanceSettings(width=16),
-    )
     torch.manual_seed(0)
-    model = LatentModel(4, 6, 2, settings)
+    latent = FactoredLatentSettings(dynamic_dim=2, static_dim=3, components=6, width=16)
+    sizes = {"frameskip": 2, "width": 32, "mixture_components": components}
+    model = small_latent_model(latent, tokens=4, token_width=6, **sizes)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     latents = torch.randn(2, 3, 1, 5)
@@ -325,14 +314,8 @@ def test_slips_depend_on_the_seed_alone_and_are_none_by_default():
 
 def latent_model(**changes):
     torch.manual_seed(0)
-    settings = WorldModelSettings(
-        dynamics=dynamics_settings(
-            frameskip=1, width=32, depth=1, num_heads=1, context_frames=2, **changes
-        ),
-        latent=TokenLatentSettings(),
-        distance=DistanceSettings(groups=2, components=2, width=8),
-    )
-    return LatentModel(1, 2, 2, settings)
+    sizes = {"frameskip": 1, "width": 32, "context_frames": 2, **changes}
+    return small_latent_model(TokenLatentSettings(), tokens=1, token_width=2, **sizes)
 
 
 def test_members_agree_where_they_were_taught_and_not_elsewhere():

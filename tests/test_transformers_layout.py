@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import same_weights
 
 from jepa_wm import cli
 from jepa_wm.config import load_config
@@ -100,11 +101,6 @@ def write(folder, flat, config=CONFIG, name="model.safetensors"):
     return folder / name
 
 
-def same(a, b):
-    assert a.state_dict().keys() == b.state_dict().keys()
-    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
-
-
 def test_what_is_in_the_layout_comes_back(models, theirs, tmp_path):
     file = write(tmp_path / "x", theirs)
     assert {
@@ -113,8 +109,8 @@ def test_what_is_in_the_layout_comes_back(models, theirs, tmp_path):
     } < set(theirs)
     assert theirs["predictor.embeddings.mask_tokens"].shape == (3, 1, 1, 12)
     for path in (file, file.parent):
-        assert same(load_encoder(path, SIZE), models["encoder"])
-        assert same(load_predictor(path, SIZE), models["predictor"])
+        assert same_weights(load_encoder(path, SIZE), models["encoder"])
+        assert same_weights(load_predictor(path, SIZE), models["predictor"])
     clip = torch.randn(1, 4, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(load_encoder(file, SIZE)(clip), models["encoder"](clip))
@@ -126,9 +122,9 @@ def test_a_classifier_and_a_torch_file_are_read_too(models, theirs, tmp_path):
         tmp_path / "x",
         {**flat, "classifier.bias": torch.zeros(3), "pooler.query_tokens": torch.zeros(1, 1, 24)},
     )
-    assert same(load_encoder(file, SIZE), models["encoder"])
+    assert same_weights(load_encoder(file, SIZE), models["encoder"])
     torch.save(flat, tmp_path / "pytorch_model.bin")
-    assert same(load_encoder(tmp_path, SIZE), models["encoder"])
+    assert same_weights(load_encoder(tmp_path, SIZE), models["encoder"])
     half = {name: value.bfloat16() for name, value in theirs.items()}
     read = load_encoder(write(tmp_path / "half", half), SIZE)
     assert read.norm.weight.dtype == torch.float32
@@ -151,7 +147,7 @@ def shards(folder, flat, count=2):
 def test_weights_in_several_files_are_one_model(models, theirs, tmp_path):
     index = shards(tmp_path / "x", theirs, count=3)
     for path in (index, index.parent):
-        assert same(load_encoder(path, SIZE), models["encoder"])
+        assert same_weights(load_encoder(path, SIZE), models["encoder"])
     (index.parent / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(
         UserError, match="model-00002-of-00003.safetensors is not beside it; download all files"
@@ -215,14 +211,14 @@ def test_wrappers_of_training_are_taken_off(models, theirs, tmp_path, wrapper, l
         file = write(
             tmp_path / str(k), {name: value.contiguous() for name, value in weights.items()}
         )
-        assert same(load_encoder(file, SIZE), models["encoder"])
-        assert same(load_predictor(file, SIZE), models["predictor"])
+        assert same_weights(load_encoder(file, SIZE), models["encoder"])
+        assert same_weights(load_predictor(file, SIZE), models["predictor"])
     nested = {
         part: {f"{wrapper}{name}": value for name, value in names.items()}
         for part, names in public.items()
     }
     torch.save(nested, tmp_path / "x.pt")
-    assert same(load_encoder(tmp_path / "x.pt", SIZE), models["encoder"])
+    assert same_weights(load_encoder(tmp_path / "x.pt", SIZE), models["encoder"])
 
 
 def test_wrapped_parts_of_a_model_are_found():
@@ -284,7 +280,7 @@ def test_every_fault_is_named_shortly(models, theirs, tmp_path):
     with pytest.raises(UserError, match="config.json: is no JSON"):
         load_encoder(tmp_path / "x", SIZE)
     (tmp_path / "x" / "config.json").unlink()
-    assert same(load_encoder(tmp_path / "x", SIZE), models["encoder"]), (
+    assert same_weights(load_encoder(tmp_path / "x", SIZE), models["encoder"]), (
         "nobody has to state anything"
     )
     torch.save({f"weight_{k}": torch.zeros(1) for k in range(300)}, tmp_path / "flat.pt")
@@ -320,7 +316,7 @@ def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
     write(tmp_path / "x", theirs)
     start_at(model, tmp_path / "x")
     plain = take_plain_frames(load_encoder(tmp_path / "x", SIZE))
-    assert same(model.encoder, plain) and same(model.target, plain)
+    assert same_weights(model.encoder, plain) and same_weights(model.target, plain)
     assert torch.equal(
         model.predictor.mask_tokens, models["predictor"].mask_tokens[: len(config.jepa.masks)]
     )

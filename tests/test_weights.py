@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_models import same_weights
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
@@ -87,11 +88,6 @@ def pretrained(models):
     return in_layout(models, ("encoder", "target_encoder", "predictor"))
 
 
-def same(a, b):
-    assert a.state_dict().keys() == b.state_dict().keys()
-    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
-
-
 @pytest.mark.parametrize("wrapper", ["module.backbone.", "module.", ""])
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_what_is_written_in_the_released_layout_comes_back(models, tmp_path, wrapper, kind):
@@ -111,13 +107,13 @@ def test_what_is_written_in_the_released_layout_comes_back(models, tmp_path, wra
         else:
             torch.save({**content, "epoch": 3, "opt": {"state": {}}}, file)
     target = load_encoder(path, SIZE)
-    assert same(target, models["target_encoder"]) and target.settings.mlp_ratio == pytest.approx(
-        48 / 11
-    )
-    assert same(load_encoder(path, SIZE, part="encoder"), models["encoder"])
-    assert same(load_encoder(ac, SIZE), models["encoder"]), "the only one there is"
-    assert same(load_predictor(path, SIZE), models["predictor"])
-    assert same(load_action_predictor(ac, SIZE, patch=4), models["action_predictor"])
+    assert same_weights(
+        target, models["target_encoder"]
+    ) and target.settings.mlp_ratio == pytest.approx(48 / 11)
+    assert same_weights(load_encoder(path, SIZE, part="encoder"), models["encoder"])
+    assert same_weights(load_encoder(ac, SIZE), models["encoder"]), "the only one there is"
+    assert same_weights(load_predictor(path, SIZE), models["predictor"])
+    assert same_weights(load_action_predictor(ac, SIZE, patch=4), models["action_predictor"])
     clip = torch.randn(1, 4, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(target(clip), models["target_encoder"](clip))
