@@ -21,7 +21,7 @@ import yaml
 
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.commands import stages
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, nearest
 from jepa_wm.core.stage import in_shards, pipeline
 from jepa_wm.launch import pieces, slurm, status
 
@@ -106,6 +106,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     overrides = sweep(arguments.grid, arguments.each)
     config = load_config(arguments.config, given)
     if arguments.dry_run:
+        if config.launch.cluster != "slurm":
+            raise UserError(
+                f"--dry-run prints what sbatch would get, and cluster {config.launch.cluster} "
+                "asks none: add --cluster slurm"
+            )
         return {
             "sbatch": [
                 _dry(stage, config, folder, len(overrides)) for stage in _stages(command, config)
@@ -183,11 +188,10 @@ def _dry(command: tuple[str, ...], config: Config, folder: Path, jobs: int) -> s
 
 
 def _refuse_other_commands(command: tuple[str, ...], arguments: argparse.Namespace) -> None:
-    known = (*stages(), "demo", "eval", "pipeline")
+    known = (*stages(), "demo", "eval", "pipeline", "status")
     if command[0] not in known:
-        raise UserError(
-            f"there is no job {command[0]!r}; there are {', '.join((*known, 'status'))}"
-        )
+        close = nearest(command[0], known)
+        raise UserError(f"there is no job {command[0]!r}; {close}there are {', '.join(known)}")
     if len(command) != (2 if command[0] == "eval" else 1):
         raise UserError(
             f"launch {' '.join(command)}: eval takes one name, other jobs none; settings have the "

@@ -1,5 +1,5 @@
 """Jobs on this machine: ranks as child processes, or torchrun's; a rank that dies takes the others
-with it."""
+with it, and so does the launcher. Why they are not all torchrun's: docs/cluster.md."""
 
 from __future__ import annotations
 

@@ -38,10 +38,11 @@ def submit(
     """Submit jobs, an array if there are several; returns their ids. They may start when job
     `after` is done, whether well or, with `every`, in whatever way.
 
-    Raises UserError with what SLURM said if it refuses them.
+    Raises UserError with what SLURM said if it refuses them; their record is then gone.
     """
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
+        shutil.rmtree(record)
         raise UserError(
             f"this machine has no {', '.join(missing)}: submit where SLURM is installed, or "
             "cluster=local"
@@ -56,6 +57,7 @@ def submit(
                 submitted = [executor.submit(job) for job in jobs]
             return [str(job.job_id) for job in submitted]
     except FailedJobError as error:
+        shutil.rmtree(record, ignore_errors=True)  # a shard that was taken may still write there
         answer = re.findall(r"sbatch: error: (.*)", str(error)) or [str(error).strip()]
         raise UserError(f"SLURM refuses the job: {'; '.join(answer)}\n{_offered()}") from error
 

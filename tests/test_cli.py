@@ -151,6 +151,27 @@ def test_misuse_exits_with_two(words, capsys):
     assert caught.value.code == 2 and "usage: jepa-wm" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrian"], "there is no command 'pretrian'; nearest: pretrain;"),
+        (["eval", "lineer"], "no evaluation is named 'lineer'; nearest: linear;"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(words, said, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_that_are_not_there_are_named_with_their_key(tmp_path, capsys):
+    words = ["pretrain", "--config", "debug", "--run", str(tmp_path / "run")]
+    assert cli.main([*words, "data.path=/nope"]) == 2
+    assert "data.path /nope: there is no such folder; name a folder" in capsys.readouterr().err
+    assert cli.main([*words, f"data.path={tmp_path}"]) == 2
+    assert f"data.path {tmp_path}: it has no train.h5; name" in capsys.readouterr().err
+
+
 def test_a_broken_package_of_others_is_named_and_hinders_nothing_else(monkeypatch, capsys):
     point = importlib.metadata.EntryPoint("theirs", "their_missing_module", "jepa_wm.stages")
     monkeypatch.setattr(

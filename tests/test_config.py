@@ -45,6 +45,14 @@ class Toy(Section):
     train: Train = Train()
 
 
+def test_what_does_not_fit_together_is_blamed_on_where_it_was_written(tmp_path):
+    file = write(tmp_path, "base: debug\ndata:\n  image_size: 60\n")
+    with pytest.raises(UserError, match=f"^{file}:3: data.image_size 60 is not a multiple of"):
+        load_config(file)
+    with pytest.raises(UserError, match="^override 'encoder.patch_size=7': data.image_size"):
+        load_config("debug", ["encoder.patch_size=7", "seed=1"])
+
+
 def write(folder: Path, text: str, name: str = "toy.yaml") -> Path:
     (folder / name).write_text(text)
     return folder / name

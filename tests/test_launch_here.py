@@ -20,6 +20,7 @@ from jepa_wm.core.checkpoint import newest_checkpoint
 from jepa_wm.core.run import Run
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.features.cache import Features
+from jepa_wm.launch import slurm
 
 SPOIL = """
 import os, signal, time
@@ -217,7 +218,9 @@ def test_a_folder_in_use_is_refused_by_name(tmp_path, tiny_data, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["dance"], "there is no job 'dance'"),
+        (["dance"], "there is no job 'dance'; there are "),
+        (["pretrian"], "there is no job 'pretrian'; nearest: pretrain; there are "),
+        (["pretrain", "--dry-run"], "cluster local asks none: add --cluster slurm"),
         (["pretrain", "--gpus-per-node", "9"], "9 GPUs are asked for and this machine has"),
         (["pretrain", "--nodes", "2"], "torchrun --nnodes 2"),
         (["pretrain", "launch.partitoin=x"], "launch.partition"),
@@ -233,6 +236,20 @@ def test_bad_words_are_refused(tmp_path, capsys, argv, said):
     assert cli.main(["launch", *argv, "--config", "debug", "--run", str(tmp_path / "run")]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("run/launch/*/job.json")) or "GPUs" in said
+
+
+def test_what_slurm_did_not_take_leaves_no_record(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    argv = ["launch", "collect", "--config", "debug", "--cluster", "slurm", "--run", str(tmp_path)]
+    assert cli.main(argv) == 2
+    assert "this machine has no sbatch, srun, scontrol, squeue" in capsys.readouterr().err
+    refuse = 'echo "sbatch: error: no such partition" >&2; exit 1\n'
+    for name, body in (("sbatch", refuse), *((n, "exit 0\n") for n in slurm.COMMANDS[1:])):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}")
+        (tmp_path / name).chmod(0o755)
+    assert cli.main(argv) == 2
+    assert "SLURM refuses the job: no such partition" in capsys.readouterr().err
+    assert not list(tmp_path.glob("launch/*"))
 
 
 def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
@@ -253,6 +270,8 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
         "seed=[1,2,3]",
         "--minutes",
         "90",
+        "--cluster",
+        "slurm",
     ]
     assert cli.main(["launch", "pretrain", "--dry-run", "--run", str(tmp_path), *argv]) == 0
     text = capsys.readouterr().out
@@ -276,6 +295,8 @@ def test_a_dry_run_prints_what_sbatch_would_get(tmp_path, capsys):
             "launch",
             "pipeline",
             "--dry-run",
+            "--cluster",
+            "slurm",
             "--run",
             str(tmp_path),
             f"planner.cost.objective={objective}",

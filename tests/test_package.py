@@ -44,6 +44,10 @@ def test_public_names_are_fetched_when_used():
             ["launch", "pretrain", "--dry-run", "--cluster", "slurm"],
             "#SBATCH --job-name=jepa-wm-pretrain\n",
         ),
+        (
+            ["launch", "pipeline", "--dry-run", "--cluster", "slurm"],
+            "#SBATCH --job-name=jepa-wm-dynamics\n",
+        ),
     ],
 )
 def test_help_and_launching_need_no_heavy_import(words, said, tmp_path):

@@ -100,8 +100,9 @@ def test_a_setting_newer_than_the_run_counts_as_its_default(tmp_path):
         assert run.finished("toy_collect") == {"frames": 10}
         run.write_result("toy_plan", {"success": 1.0})
         assert run.finished("toy_plan") == {"success": 1.0}
-    with pytest.raises(UserError, match="evaluation.steps: 200 -> 100"):
+    with pytest.raises(UserError, match="evaluation.steps: 200 -> 100") as refused:
         Run.open(tmp_path, Toy(evaluation=EvaluationSettings(steps=100)))
+    assert f"keep the old settings (--config {tmp_path / 'config.yaml'})" in str(refused.value)
     begun.write_text(text.replace("  steps: 200\n", "  gone: 3\n"))
     with pytest.raises(UserError, match="evaluation.gone: 3 -> \\(absent\\)"):
         Run.open(tmp_path, Toy())

@@ -56,6 +56,7 @@ def test_a_parameter_is_annotated_as_the_section_that_it_is(name):
 def test_what_is_known_of_a_stage_without_its_module_is_what_it_declares(name):
     declared, known = STAGES.get(name), OWN[name]
     assert (declared.ranks, declared.in_shards) == (known.ranks, known.in_shards)
+    assert declared.when is None, "whether it is needed stands where no module has to be loaded"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,8 @@ def test_a_stage_of_others_is_a_command_and_part_of_the_pipeline(toy, tmp_path, 
     assert toy == [(3, 6, 2, None, False)]
     order = pipeline(load_config("debug"))
     assert order.index("collect") < order.index("toy") < order.index("report")
-    assert cli.main(["launch", "pipeline", "--dry-run", "--config", "debug"]) == 0
+    launched = ["launch", "pipeline", "--dry-run", "--cluster", "slurm", "--config", "debug"]
+    assert cli.main(launched) == 0
     assert "jepa-wm-toy" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main(["--help"])

@@ -8,7 +8,7 @@ import importlib
 from pathlib import Path
 
 from jepa_wm import __version__
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, nearest
 from jepa_wm.core.stage import ALSO, EVAL, OWN, STAGES, in_shards
 
 CONFIG = "two_rooms"  # what --config is where it is not given
@@ -80,8 +80,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     front.add_argument("--version", action="version", version=f"jepa-wm {__version__}")
     offered = front.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, summary in commands().items():
+    known = commands()
+    for command, summary in known.items():
         offered.add_parser(command, help=summary, add_help=False)
+    if argv and argv[0] not in known and (close := nearest(argv[0], known)):
+        front.error(f"there is no command {argv[0]!r}; {close}jepa-wm --help lists all")
     # A command's own arguments are parsed apart: only so may options and overrides come in any
     # order.
     command = front.parse_known_args(argv[:1])[0].command
@@ -120,7 +123,9 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         importlib.import_module(TOOLS[command][0]).add_arguments(parser)
         return parser
     if command == "eval":
-        parser.add_argument("name", choices=evaluations(), help="which evaluation")
+        parser.add_argument(
+            "name", type=_evaluation, choices=evaluations(), help="which evaluation"
+        )
         for name, files in FILES.items():
             for file, meaning in files.items():
                 parser.add_argument(
@@ -164,6 +169,12 @@ def _files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> di
     ):
         parser.error(f"{arguments.name} compares files: it takes no --run, --config or settings")
     return given
+
+
+def _evaluation(text: str) -> str:
+    if text not in evaluations() and (close := nearest(text, evaluations())):
+        raise argparse.ArgumentTypeError(f"no evaluation is named {text!r}; {close}see --help")
+    return text
 
 
 def _shard(text: str) -> tuple[int, int]:

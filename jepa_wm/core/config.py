@@ -7,15 +7,23 @@ import difflib
 import hashlib
 import importlib.resources
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, nearest
 from jepa_wm.core.registry import Choice
-from jepa_wm.core.yaml_source import KeyPath, Source, read_override, read_yaml, write_yaml
+from jepa_wm.core.yaml_source import (
+    OVERRIDE,
+    KeyPath,
+    Source,
+    read_override,
+    read_yaml,
+    write_yaml,
+)
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Settings = BaseModel | Mapping[str, Any]  # a checked config, or one read back as plain data
@@ -179,10 +187,7 @@ def _shipped_folder() -> Path:
 
 def _shipped_ones(named: str) -> str:
     names = sorted(file.stem for file in _shipped_folder().glob("*.yaml"))
-    close = difflib.get_close_matches(named, names, n=1)
-    return (
-        f"nearest: {close[0]}; " if close else ""
-    ) + f"shipped with the library: {', '.join(names) or 'none'}"
+    return f"{nearest(named, names)}shipped with the library: {', '.join(names) or 'none'}"
 
 
 def _explain(
@@ -196,7 +201,8 @@ def _explain(
         path, value = _follow(item["loc"], source.data)
         if item["type"] == "missing":
             path = (*path, str(item["loc"][-1]))
-        key, place = ".".join(path), _place(path, source, file)
+        key, place = ".".join(path), _place(path, source) or _blamed(item["msg"], source)
+        place = place or str(file)
         if item["type"] == "extra_forbidden":
             lines[path] = f"{place}: unknown key '{key}'; {_nearest(path, schema, source.data)}"
         elif item["type"] == "missing":
@@ -229,11 +235,20 @@ def _follow(location: Sequence[str | int], data: Any) -> tuple[KeyPath, Any]:
     return tuple(path), data
 
 
-def _place(path: KeyPath, source: Source, file: Path) -> str:
+def _place(path: KeyPath, source: Source) -> str | None:
     for depth in range(len(path), 0, -1):
         if path[:depth] in source.where:
             return source.where[path[:depth]]
-    return str(file)
+    return None
+
+
+def _blamed(message: str, source: Source) -> str | None:
+    """Where the keys that a check of several sections names were written: as overrides, if any
+    was, else in a file."""
+    keys = (tuple(key.split(".")) for key in re.findall(r"[a-z_0-9]+(?:\.[a-z_0-9]+)+", message))
+    places = list(dict.fromkeys(source.where[key] for key in keys if key in source.where))
+    overrides = [place for place in places if place.startswith(OVERRIDE)]
+    return ", ".join(overrides or places[:1]) or None
 
 
 def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:

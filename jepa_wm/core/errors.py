@@ -3,6 +3,7 @@ signals that ask a loop to stop where stopping is safe."""
 
 from __future__ import annotations
 
+import difflib
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -56,6 +57,13 @@ def a_few(names: Iterable[str], most: int = 8) -> str:
     listed = list(names)
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """"nearest: ...; " for a name that is not among those there are, nothing where none is
+    near."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"nearest: {close[0]}; " if close else ""
 
 
 class StopFlag:

@@ -7,7 +7,6 @@ it is asked for; third parties add theirs by `register`, or by an entry point of
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import json
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import SerializeAsAny, ValidationInfo, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from jepa_wm.core.errors import UserError
+from jepa_wm.core.errors import UserError, nearest
 from jepa_wm.core.settings import Section
 
 Entry = TypeVar("Entry")
@@ -59,7 +58,10 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             module = self._modules().get(name)
             if module is None:
-                raise UserError(f"no {self.kind} is named {name!r}; {self._advice(name)}")
+                raise UserError(
+                    f"no {self.kind} is named {name!r}; {nearest(name, self.names())}there are "
+                    f"{', '.join(self.names())}"
+                )
             try:
                 importlib.import_module(module)
             except ImportError as error:
@@ -90,11 +92,6 @@ class Registry(Generic[Entry]):
         of entry points."""
         points = importlib.metadata.entry_points(group=f"jepa_wm.{self.table}")
         return {**{point.name: point.module for point in points}, **self._own}
-
-    def _advice(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self.names(), n=1)
-        nearest = f"nearest: {close[0]}; " if close else ""
-        return f"{nearest}there are {', '.join(self.names())}"
 
 
 def _origin(entry: Any) -> tuple[str, str]:

@@ -220,8 +220,8 @@ class Run:
     def _remedy(self, stages: list[str]) -> str:
         folders = " ".join(str(self.path / stage) for stage in stages)
         return (
-            "Choose another --run, keep the old settings, or delete what was made with them: "
-            f"{folders}"
+            "Choose another --run, keep the old settings "
+            f"(--config {self.path / 'config.yaml'}), or delete what was made with them: {folders}"
         )
 
 

@@ -38,6 +38,7 @@ class OwnStage(NamedTuple):
     summary: str = ""  # its line in the help
     ranks: bool = False
     in_shards: bool = False
+    when: Callable[..., bool] | None = None  # see `Stage`
 
 
 OWN = {  # in the order of the pipeline
@@ -63,6 +64,7 @@ OWN = {  # in the order of the pipeline
         "jepa_wm.training.heads",
         "train heads: rewards, ends, states and a policy, from the columns there are",
         ranks=True,
+        when=lambda planner: planner.needs_heads,
     ),
     "plan": OwnStage(
         "jepa_wm.evals.goal_reaching",
@@ -108,7 +110,8 @@ class Stage:
     reads: tuple[str, ...]  # dotted keys that name files outside of the run
     unrecorded: tuple[str, ...]  # dotted keys that change how it is done, and not what comes out
     headline: tuple[str, ...]  # keys of its result that `demo` tells at the top
-    when: Callable[..., bool] | None  # whether the pipeline needs it; its parameters are settings
+    # whether the pipeline needs it, always if None; its parameters are settings
+    when: Callable[..., bool] | None
     seed_offset: int  # added to the seed, so that stages draw apart from each other
     summary: str  # its line in the help
 
@@ -143,13 +146,6 @@ class Stage:
     def recorded(self, schema: type[BaseModel]) -> tuple[str, ...]:
         """The dotted keys that its result depends on, beside those of the stages before it."""
         return tuple(key for key in self.keys(schema) if key not in self.unrecorded)
-
-    def needed(self, config: BaseModel) -> bool:
-        """Whether the pipeline of this config has it."""
-        if self.when is None:
-            return True
-        names = inspect.signature(self.when).parameters
-        return self.when(*(value_at(config, dotted_key(name, type(config))) for name in names))
 
 
 STAGES: Registry[Stage] = Registry(
@@ -203,17 +199,24 @@ def in_shards(name: str) -> bool:
 
 def pipeline(config: BaseModel) -> list[str]:
     """The stages that a config needs, each behind those that it reads; evaluations are none."""
-    names = [name for name in OWN if name in STAGES]
-    names += [name for name in STAGES.names() if name not in names]
-    chosen = {name for name in names if not name.startswith(EVAL)}
-    chosen = {name for name in chosen if STAGES.get(name).needed(config)}
-    ordered: dict[str, None] = {}
-    # What the last stage tells of the others, a page say, has to come after all of them.
-    for name in sorted(
-        chosen, key=lambda name: (STAGES.get(name).keep == "own", names.index(name))
-    ):
-        ordered.update(dict.fromkeys(one for one in with_upstream(name) if one in chosen))
-    return list(ordered)
+    names = [name for name in STAGES.names() if not name.startswith(EVAL)]
+    theirs = {name: STAGES.get(name) for name in names if name not in OWN}
+    # Ours stand in their order, and what is needed is asked without loading them.
+    *before, page = (name for name in OWN if name in names and _needed(OWN[name].when, config))
+    ordered = dict.fromkeys(before)
+    # The page tells of all others; theirs come between, those of the same kind last.
+    for name in sorted(theirs, key=lambda name: theirs[name].keep == "own"):
+        chain = (one for one in with_upstream(name) if one in theirs)
+        ordered |= {one: None for one in chain if _needed(theirs[one].when, config)}
+    return [*ordered, page]
+
+
+def _needed(when: Callable[..., bool] | None, config: BaseModel) -> bool:
+    """Whether the pipeline of this config has a stage that is declared so."""
+    if when is None:
+        return True
+    names = inspect.signature(when).parameters
+    return when(*(value_at(config, dotted_key(name, type(config))) for name in names))
 
 
 def with_upstream(name: str) -> Iterator[str]:

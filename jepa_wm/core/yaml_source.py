@@ -18,6 +18,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.files import read_text, write_atomic
 
 KeyPath = tuple[str, ...]  # ("encoder", "width")
+OVERRIDE = "override "  # what the place of a key that no file holds begins with
 
 _FLOAT = re.compile(
     r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
@@ -101,7 +102,7 @@ def read_yaml(path: Path) -> Source:
 
 def read_override(override: str) -> Source:
     """Read one `section.key=value`, the value in YAML; raises UserError naming the override."""
-    place = f"override '{override}'"
+    place = f"{OVERRIDE}'{override}'"
     dotted, equals, text = override.partition("=")
     path = tuple(dotted.strip().split("."))
     if not equals or not all(path):

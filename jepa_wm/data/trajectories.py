@@ -207,7 +207,14 @@ def data_folder(run: Path, path: str | None) -> Path:
 
 def open_data(run: Path, path: str | None, part: Literal["train", "heldout"]) -> Trajectories:
     """The run's training or held-out trajectories; UserError if they are not there."""
-    return Trajectories(data_folder(run, path) / f"{part}.h5")
+    file = data_folder(run, path) / f"{part}.h5"
+    if path and not file.exists():
+        lacking = f"it has no {file.name}" if file.parent.is_dir() else "there is no such folder"
+        raise UserError(
+            f"data.path {path}: {lacking}; name a folder with train.h5 and heldout.h5, or leave "
+            "it out for what `collect` makes"
+        )
+    return Trajectories(file)
 
 
 def attribute_text(value: object) -> str:

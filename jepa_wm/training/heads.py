@@ -35,7 +35,6 @@ JUDGED = 4000  # held-out samples, and training samples whose mean is the consta
     ranks=True,
     reads=("data.path",),
     unrecorded=("train.keep", "train.parallel"),
-    when=lambda planner: planner.needs_heads,
     seed_offset=2,
 )
 def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> dict[str, object]:
