@@ -84,7 +84,8 @@ def _carry_out(arguments: argparse.Namespace, folder: Path) -> None:
         if arguments.command == "bench":
             result = _bench(arguments)
         elif arguments.files:
-            result = _module(f"jepa_wm.evals.{arguments.name}").run(**arguments.files)
+            module = importlib.import_module(f"jepa_wm.evals.{arguments.name}")
+            result = module.run(**arguments.files)
         else:
             result = _on_run(arguments, folder)
 
@@ -126,13 +127,7 @@ def _in_a_line(value: Any) -> str | None:
     """A figure, or an outcome with its interval; None for what has more in it, which --json
     tells."""
     if isinstance(value, dict):
-        if not {"low", "high"} <= value.keys():
-            return None
-        parts = (
-            f"{name} {part:.4g}" if isinstance(part, float) else f"{name} {part}"
-            for name, part in value.items()
-        )
-        return ", ".join(parts)
+        return _flat(value) if {"low", "high"} <= value.keys() else None
     return None if isinstance(value, list) else str(value)
 
 
@@ -177,13 +172,13 @@ def _bench(arguments: argparse.Namespace) -> Any:
             "leave out "
             f"{', '.join(unread[:3])}{' and more' * (len(unread) > 3)}"
         )
-    module = _module(BENCHES[arguments.name])
+    module = importlib.import_module(BENCHES[arguments.name])
     return module.run(threads=config.train.threads, quick=arguments.quick)
 
 
 def _use_tool(arguments: argparse.Namespace) -> None:
     """Do what a tool does, print its result."""
-    tool = _module(TOOLS[arguments.command][0])
+    tool = importlib.import_module(TOOLS[arguments.command][0])
     with _quiet(arguments.json):
         result = tool.run(arguments)
     _print(result, tool.lines, as_json=arguments.json)
@@ -199,10 +194,6 @@ def _print(result: Any, lines: Callable[[dict[str, Any]], list[str]], *, as_json
 
     result = finite(result)
     print(json.dumps(result, allow_nan=False) if as_json else "\n".join(lines(result)), flush=True)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(name)
 
 
 @contextlib.contextmanager

@@ -19,18 +19,11 @@ from jepa_wm.core.rendezvous import LOOPBACK, STORE
 from jepa_wm.launch.job import STOPPED, Job, die_with_parent
 from jepa_wm.launch.settings import LaunchSettings
 
-PATIENCE, GRACE = (
-    5.0,
-    10.0,
-)  # seconds that the other ranks have to end after one has failed: unasked, and asked
+# seconds that the other ranks have to end after one has failed: unasked, and asked
+PATIENCE, GRACE = 5.0, 10.0
 LAST_LINES = 30  # of a failed rank's log that are shown
-FOREIGN = (
-    "SLURM_",
-    "SLURMD_",
-    "SRUN_",
-    "SBATCH_",
-    "SUBMITIT_",
-)  # what a job tells its own processes
+# what a job tells its own processes
+FOREIGN = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
 
 
 def run(job: Job, settings: LaunchSettings, ranks: int) -> None:

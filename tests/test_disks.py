@@ -15,7 +15,7 @@ import pytest
 
 from jepa_wm import cli
 from jepa_wm.config import load_config
-from jepa_wm.core import files, lock
+from jepa_wm.core import files
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.data.hdf5 import open_h5
@@ -42,7 +42,7 @@ def no_locks(request, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", failing(number))
     monkeypatch.setattr(h5py, "File", opened)
-    monkeypatch.setattr(lock, "_told", False)
+    monkeypatch.setattr(files, "_told", False)
 
 
 def test_without_locks_a_run_works_and_one_warning_says_so(tmp_path, no_locks):
@@ -77,7 +77,7 @@ def test_the_library_itself_works_without_locks(tmp_path, number):
 def test_another_fault_of_a_lock_is_not_taken_for_a_disk_without(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        lock.locked(tmp_path, shared=False)
+        files.locked(tmp_path, shared=False)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])

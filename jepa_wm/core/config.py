@@ -123,13 +123,9 @@ def pick(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
     return chosen
 
 
-def digest(config: Settings, *keys: str) -> str:
-    """A short sha256 (16 hex digits) of the chosen dotted keys, of everything when none is given.
-
-    The same on every machine and in every order of keys.
-    """
-    chosen = pick(config, keys) if keys else as_plain(config)
-    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def digest(config: Settings) -> str:
+    """A short sha256 (16 hex digits), the same on every machine and in every order of keys."""
+    text = json.dumps(as_plain(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

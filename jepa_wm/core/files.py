@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all, the plain data and the text that go into them, and what
-names a file's content."""
+"""Files that appear whole or not at all, the plain data and the text that go into them, what names
+a file's content, and the lock on a folder: who works there, so that another process is told."""
 
 from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
 import hashlib
 import math
 import os
+import socket
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -18,14 +21,14 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError
 
-NOT_OFFERED = (
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-    errno.ENODEV,
-    errno.EINVAL,
-)  # by some network disks
+# by some network disks
+NOT_OFFERED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENODEV, errno.EINVAL)
 PIECE = 2**16  # bytes of a large file that are read in one place
+# What a lock fails with on a network disk that is mounted without them (Lustre, some NFS, many
+# FUSE disks).
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_told = False
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -199,3 +202,61 @@ def decoded(content: bytes, name: Path | str) -> str:
             "UTF-8"
         )
     return text
+
+
+def locked(folder: Path, *, shared: bool) -> int:
+    """An open, locked file handle; the kernel drops the lock with the process, however that ends.
+
+    `shared`: beside others that ask so. Raises UserError, with who holds it, where that cannot be,
+    and where the folder may not be written to. On a disk without locks the handle is open only,
+    and a warning says so."""
+    try:
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in FORBIDDEN:
+            raise
+        raise UserError(
+            f"{folder}: may not be written to ({error.strerror}); choose another --run"
+        ) from None
+    try:
+        lock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, folder)
+    except BlockingIOError:
+        holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "unknown"
+        os.close(handle)
+        raise UserError(
+            f"{folder}: {holder} is working in this run folder; wait for it, or choose another "
+            "--run"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, _self().encode(), 0)
+    return handle
+
+
+def lock(handle: int, operation: int, place: Path) -> None:
+    """`flock` as asked for, or a warning where the disk of `place` has no locks; raises what flock
+    raises else."""
+    try:
+        fcntl.flock(handle, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        tell_of_no_locks(place)
+
+
+def tell_of_no_locks(place: Path) -> None:
+    """Warn, once a process, that the disk of `place` has no file locks."""
+    global _told
+    if not _told:
+        _told = True
+        warnings.warn(
+            f"{place}: this disk has no file locks, so two jobs in one folder cannot be kept "
+            "apart here; "
+            "see to it that only one works there at a time",
+            stacklevel=2,
+        )
+
+
+def _self() -> str:
+    """This process, as another one that finds the folder locked is told."""
+    job = os.environ.get("SLURM_JOB_ID", "").strip()
+    return (f"job {job}, " if job else "") + f"process {os.getpid()} on {socket.gethostname()}"

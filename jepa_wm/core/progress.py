@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -64,12 +63,7 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *how: object) -> None:
         if self._bar:
             self._bar.stop()
         else:
@@ -157,13 +151,11 @@ class Metrics:
         if self._events is None:
             return
         if self._writer is None:
-            from torch.utils.tensorboard import (
-                SummaryWriter,  # a second of imports: only when it is used
-            )
+            # A second of imports: only when it is used.
+            from torch.utils.tensorboard import SummaryWriter
 
-            purge = (
-                self.start + 1 if self.start else 0
-            )  # a viewer hides what lies at or past this step
+            # A viewer hides what lies at or past this step.
+            purge = self.start + 1 if self.start else 0
             self._writer = SummaryWriter(str(self._events), purge_step=purge)
         for name, value in line.items():
             if name not in ("stage", "step") and isinstance(value, (int, float)):
@@ -178,12 +170,7 @@ class Metrics:
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *how: object) -> None:
         self.close()
 
     def _drop_lines_past(self, start: int) -> None:

@@ -65,14 +65,10 @@ if TYPE_CHECKING:
 
 # a file on a disk that all ranks see, where rank 0 says how it is reached
 STORE = "JEPA_WM_RENDEZVOUS"
-LOOPBACK, INTERFACE = (
-    "127.0.0.1",
-    "GLOO_SOCKET_IFNAME",
-)  # the latter names the network interface that gloo takes
-SILENCE, NAMING = (
-    5.0,
-    5.0,
-)  # seconds waited before it is said for what; given a name server that does not answer
+# the latter names the network interface that gloo takes
+LOOPBACK, INTERFACE = "127.0.0.1", "GLOO_SOCKET_IFNAME"
+# seconds waited before it is said for what; given a name server that does not answer
+SILENCE, NAMING = 5.0, 5.0
 
 
 def meet(file: Path, rank: int, size: int, timeout: timedelta) -> dist.Store:

@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -33,8 +32,7 @@ from jepa_wm.core.config import (
 )
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import finite, write_atomic
-from jepa_wm.core.lock import FORBIDDEN, locked
+from jepa_wm.core.files import FORBIDDEN, finite, locked, write_atomic
 from jepa_wm.core.precision import resolve_precision, set_threads
 from jepa_wm.core.provenance import clock, code_commit, note_files, refuse_other_files
 from jepa_wm.core.stage import ALSO, EVAL, SHARD, STAGES, Result, Stage, recorded_keys
@@ -181,12 +179,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *how: object) -> None:
         self.close()
 
     def _reads(self, stage: str) -> tuple[str, ...]:

@@ -43,9 +43,8 @@ RARE = 1e-3  # share of the actions at either end that may be a sensor's glitche
 FLOOR = 0.05
 # least scale, as a share of the values' size: nor is jitter on a number that is kept where it is
 STEADY = 0.01
-TINY = (
-    float(np.finfo(np.float32).tiny) / FLOOR
-)  # a narrower range has a scale that fp32 cannot divide by
+# a narrower range has a scale that fp32 cannot divide by
+TINY = float(np.finfo(np.float32).tiny) / FLOOR
 
 
 @dataclass(frozen=True)

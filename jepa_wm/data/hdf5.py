@@ -10,7 +10,7 @@ from typing import Literal
 
 import h5py
 
-from jepa_wm.core.lock import NO_LOCKS, tell_of_no_locks
+from jepa_wm.core.files import NO_LOCKS, tell_of_no_locks
 
 # Registered filters that the package hdf5plugin has: bzip2, blosc, LZ4, bitshuffle, ZFP,
 # Zstandard, SZ, FCIDECOMP, SZ3, blosc2, SPERR. Those of HDF5 itself have numbers below 256.

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError, catching_signals
-from jepa_wm.core.files import allocate, mapped, write_atomic
-from jepa_wm.core.lock import lock
+from jepa_wm.core.files import allocate, lock, mapped, write_atomic
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
