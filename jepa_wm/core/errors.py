@@ -60,7 +60,7 @@ def a_few(names: Iterable[str], most: int = 8) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """"nearest: ...; " for a name that is not among those there are, nothing where none is
+    """Advice on a name that is not among those there are: the nearest, nothing where none is
     near."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f"nearest: {close[0]}; " if close else ""

@@ -55,6 +55,7 @@ class Registry(Generic[Entry]):
     def get(self, name: str) -> Entry:
         """The entry of this name; raises UserError with the nearest name for one that nobody
         registered."""
+        # What is not entered yet is so by the import of its module.
         if name not in self._entries:
             module = self._modules().get(name)
             if module is None:
