@@ -184,17 +184,15 @@ def stage(
 
 def on_ranks(name: str) -> bool:
     """Whether several ranks may do the command as one job; imports none of our own stages."""
-    if name in OWN:
-        return OWN[name].ranks
-    return name in STAGES and STAGES.get(name).ranks
+    known = OWN.get(name) or (STAGES.get(name) if name in STAGES else None)
+    return known is not None and known.ranks
 
 
 def in_shards(name: str) -> bool:
     """Whether several processes may do a part of the command each; imports none of our own
     stages."""
-    if name in OWN:
-        return OWN[name].in_shards
-    return name in STAGES and STAGES.get(name).in_shards
+    known = OWN.get(name) or (STAGES.get(name) if name in STAGES else None)
+    return known is not None and known.in_shards
 
 
 def pipeline(config: BaseModel) -> list[str]:
