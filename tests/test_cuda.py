@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from planners import planner
+from small_models import ACTION, LATENT, loud_dynamics
 from test_act import SKIP, SOLVERS, SPACE, frames, world_model
-from test_dynamics import ACTION, LATENT, dynamics
 from test_solvers import BOX, H, bowl, cem_gradient, generators, gradient, icem
 from test_train import Killed, at_steps, overrides
 
@@ -169,7 +169,7 @@ def test_training_takes_the_same_steps():
 
 @pytest.mark.parametrize("tokens", [4, 5])
 def test_dynamics_and_their_cache_are_the_same(tokens):
-    model = dynamics(tokens=tokens)
+    model = loud_dynamics(tokens=tokens)
     assert_near(*reversed(both(model, drawn(2, 7, tokens, LATENT), drawn(2, 7, ACTION))))
     context, past, actions = drawn(2, 3, tokens, LATENT), drawn(2, 2, ACTION), drawn(2, 5, ACTION)
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_dynamics_and_their_cache_are_the_same(tokens):
 def test_candidates_are_imagined_alike_in_any_pieces(
     seen, horizon, precision, allowed, monkeypatch
 ):
-    model = dynamics(tokens=9)
+    model = loud_dynamics(tokens=9)
     inputs = drawn(2, seen, 9, LATENT), drawn(2, seen - 1, ACTION), drawn(2, 6, horizon, ACTION)
     known = model.fast_rollout(*inputs)
     model.to(GPU)
@@ -211,7 +211,7 @@ def test_futures_blame_the_same_actions():
             0
         ]
 
-    model = dynamics()
+    model = loud_dynamics()
     inputs = drawn(2, 2, 4, LATENT), drawn(2, 1, ACTION), drawn(2, 3, 4, ACTION)
     known = slope(model, *inputs)
     assert_near(slope(model.to(GPU), *on_gpu(*[x.detach() for x in inputs])), known, 1e-3)
