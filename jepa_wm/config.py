@@ -120,6 +120,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:
         steps, jepa = self.data.num_frames // self.encoder.tubelet_size, self.jepa
+        for mask in jepa.masks:
+            mask.check_steps(steps)
         # Whole frames are read by these; two distant frames alone can tell an episode.
         episode_contrast = jepa.episode_contrast if jepa.num_distant_frames < 2 else 0
         weights = {

@@ -113,7 +113,7 @@ def test_patches_cover_every_pixel_once_in_token_order(tubelet):
     pixels = torch.arange(frames * 3 * SIDE * SIDE, dtype=torch.float32).view(
         1, frames, 3, SIDE, SIDE
     )
-    patches = model._patches(pixels)[0]
+    patches = model.patches(pixels)[0]
     assert sorted(patches.flatten().tolist()) == pixels.flatten().tolist()
     for token, (t, y, x) in enumerate(grid_positions(frames // tubelet, 3, 3).tolist()):
         cut = pixels[
@@ -129,7 +129,7 @@ def test_patches_cover_every_pixel_once_in_token_order(tubelet):
 def outputs_with_hidden_keys(model, video, keep):
     """The same encoder without dropping anything: tokens that are not kept are computed, but
     nobody looks at them."""
-    x = model.embed(model._patches(video))
+    x = model.embed(model.patches(video))
     positions = grid_positions(video.shape[1] // model.tubelet_size, model.grid, model.grid)
     cos, sin = rope_tables(positions[None], model.head_dim, model.settings.rope_base)
     bias = torch.full((len(x), 1, 1, x.shape[1]), -torch.inf)

@@ -161,6 +161,8 @@ def fill(run, *, noise=None, lost=LOST):
                     "feature_std": 0.3,
                     "effective_rank": 9.0,
                     "probe/agent": 1.0,
+                    "gradient_share/masked_prediction": 0.25,
+                    "gradient_share/temporal_contrast": 0.75,
                 },
             )
     with Metrics(run.path, "dynamics_dynamics", tensorboard=False) as metrics:
@@ -277,7 +279,7 @@ def test_a_gif_has_a_frame_for_the_start_and_for_every_decision(whole):
 
 def test_every_term_of_the_loss_has_a_curve(whole):
     curves = whole[1].split('<section id="collapse">')[1].split("</section>")[0]
-    assert curves.count("<svg") == 5 and "Its terms." in curves
+    assert curves.count("<svg") == 6 and "Its terms." in curves and "which loss trains" in curves
     curves = whole[1].split('<section id="dynamics_curves">')[1].split("</section>")[0]
     assert curves.count("<svg") == 2
 

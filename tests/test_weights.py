@@ -134,7 +134,7 @@ def test_the_layout_is_the_released_one(models):
     kernel = torch.nn.functional.conv3d(
         clip.transpose(1, 2), weights["patch_embed.proj.weight"], stride=(2, 4, 4)
     )
-    ours = models["encoder"].embed(models["encoder"]._patches(clip)) - models["encoder"].embed.bias
+    ours = models["encoder"].embed(models["encoder"].patches(clip)) - models["encoder"].embed.bias
     torch.testing.assert_close(ours, kernel.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
     weights = to_released(models["predictor"], "predictor")
     assert (

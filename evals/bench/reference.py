@@ -189,7 +189,7 @@ def peer_losses(model: JEPA, batch: Batch) -> Tensor:
 
 def peer_encode(encoder: Encoder, clip: Tensor, keep: Tensor | None) -> Tensor:
     """[B, K, D]: all patches embedded, then those kept."""
-    x = encoder.embed(encoder._patches(clip))
+    x = encoder.embed(encoder.patches(clip))
     positions = encoder.positions(clip)[None].expand(len(clip), -1, -1)
     if keep is not None:
         x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))

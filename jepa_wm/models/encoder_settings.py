@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from jepa_wm.core.settings import Section, check_heads
 
@@ -68,12 +68,48 @@ class BlockMask(Section):
             )
         return self
 
+    def check_steps(self, steps: int) -> None:
+        """Blocks fit clips of any length."""
+
     def leaves_whole_frames(self, steps: int) -> bool:
         """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many
         in every sample."""
         shortest, longest = self.temporal_scale
         whole = self.num_blocks == 1 and self.spatial_scale == self.aspect_ratio == (1, 1)
         return whole and shortest == longest and steps - max(1, round(steps * shortest)) >= 2
+
+
+class FrameMask(Section):
+    """`frames` single time steps hidden whole, at random places between others in view: no two
+    adjoin, and the clip's first and last stay in view, so that each is predicted from what stands
+    right before and right after it."""
+
+    frames: int = Field(ge=1)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises ValueError where so many cannot be hidden in clips of `steps` time steps."""
+        if steps < 2 * self.frames + 1:
+            raise ValueError(
+                f"jepa.masks: frames {self.frames} that do not adjoin need clips of "
+                f"{2 * self.frames + 1} time steps, not {steps}; raise data.num_frames"
+            )
+
+    def leaves_whole_frames(self, steps: int) -> bool:
+        """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many
+        in every sample."""
+        return steps - self.frames >= 2
+
+
+def _mask_kind(value: object) -> str:
+    """Which mask a config's entry is: one that says `frames` hides those."""
+    frames = "frames" in value if isinstance(value, dict) else isinstance(value, FrameMask)
+    return "FrameMask" if frames else "BlockMask"
+
+
+Mask = Annotated[
+    Annotated[BlockMask, Tag("BlockMask")] | Annotated[FrameMask, Tag("FrameMask")],
+    Discriminator(_mask_kind),
+]
 
 
 class JepaSettings(Section):
@@ -83,7 +119,7 @@ class JepaSettings(Section):
     depth: int = Field(2, ge=1)
     num_heads: int = Field(2, ge=1)
     locality: float = 1.5
-    masks: tuple[BlockMask, ...] = (
+    masks: tuple[Mask, ...] = (
         BlockMask(
             num_blocks=1,
             spatial_scale=(1.0, 1.0),
@@ -91,7 +127,16 @@ class JepaSettings(Section):
             temporal_scale=(0.5, 0.5),
         ),
     )
-    # Targets: the target encoder's tokens, and the weights of their mean absolute errors.
+    # hidden width of a small convolution over the nearest tokens in view before and after a
+    # target, whose output is added to the transformer's; 0: none
+    neighbor_width: int = Field(0, ge=0)
+    # how the patch embedding starts: normal, or from the data's patches, whitened, or whitened
+    # and weighted by how well the next frame's tell them (less what lasts in an episode)
+    patch_init: Literal["normal", "whitening", "predictive"] = "normal"
+    # Targets: the target encoder's tokens, or these less their mean over distant frames of the
+    # episode, which is what lasts (motion); and the weights of their mean absolute errors.
+
+    targets: tuple[Literal["tokens", "motion"], ...] = ("tokens",)
 
     masked_weight: float = Field(0.3, ge=0)  # of the hidden tokens
     context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
@@ -108,7 +153,8 @@ class JepaSettings(Section):
     inverse_dynamics: float = Field(3.0, ge=0)
     # how the last three read a frame: grid, where things are; mean, what there is
     pooling: Literal["grid", "mean"] = "grid"
-    # frames a clip, from elsewhere in its episode, for these three; an image is its own
+    # frames a clip, from elsewhere in its episode, for these three and for motion; an image is its
+    # own
     num_distant_frames: int = Field(4, ge=0)
     # environment steps between the clip and a distant frame, at least
     min_gap: int = Field(25, ge=1)
@@ -122,5 +168,13 @@ class JepaSettings(Section):
             raise ValueError(
                 "masks is empty: with nothing hidden there is nothing to predict; "
                 "give at least one mask"
+            )
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(
+                f"targets {list(self.targets)} names tokens, motion, or both, each once"
+            )
+        if "motion" in self.targets and not self.num_distant_frames:
+            raise ValueError(
+                "targets: motion is what differs from distant frames; set num_distant_frames >= 1"
             )
         return self

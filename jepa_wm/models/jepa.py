@@ -2,8 +2,8 @@
 predictor predicts the rest, all in latent space.
 
 B clips, T frames (time steps, where a tubelet is longer than one), N tokens a frame, D width, L
-levels, K context tokens, M target tokens, V frames in full view, R distant frames, C channels of
-px side, A action numbers."""
+levels, G kinds of target, K context tokens, M target tokens, V frames in full view, R distant
+frames, C channels of px side, A action numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jepa_wm.models.losses import (
 )
 from jepa_wm.models.masks import TokenMask
 from jepa_wm.models.pooling import GridPool, MeanPool
-from jepa_wm.models.predictor import Predictor, PredictorSizes
+from jepa_wm.models.predictor import NeighborPredictor, Predictor, PredictorSizes, target_width
 from jepa_wm.models.vit import Encoder
 
 
@@ -69,6 +69,10 @@ class JEPA(nn.Module):
         self.encoder = Encoder(image_size, encoder)
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
         self.predictor = Predictor(PredictorSizes.of(encoder, settings))
+        self.neighbors: NeighborPredictor | None = None
+        if settings.neighbor_width:
+            sizes = width, settings.neighbor_width, target_width(encoder, settings)
+            self.neighbors = NeighborPredictor(*sizes)
         # What only the regularisers need.
         self.pooling: nn.Module
         if settings.pooling == "mean":
@@ -94,18 +98,28 @@ class JEPA(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` and its parts, averaged over mask types."""
-        targets = self.compute_targets(batch.clip)  # [B, T*N, L*D]
+        targets = self.compute_targets(batch.clip, batch.distant)  # [B, T*N, G*L*D]
         context = self.encode_context(batch)
         predictions = self.predict(context, batch)
         return self.losses(targets, context, predictions, batch)
 
     @torch.no_grad()
-    def compute_targets(self, clip: Tensor) -> Tensor:
-        """The targets [B, T*N, L*D] in fp32, of L levels of the target encoder, for clips [B, T,
-        C, px, px]."""
-        tokens = self.target(clip, levels=self.settings.target_levels).float()
-        per_frame = tokens.unflatten(1, (-1, self.target.tokens_per_frame))
-        return latent_targets(per_frame, self.settings)
+    def compute_targets(self, clip: Tensor, distant: Tensor | None = None) -> Tensor:
+        """The targets [B, T*N, G*L*D] in fp32, of L levels of the target encoder, for clips [B, T,
+        C, px, px] with their distant frames [B, R, C, px, px], which motion is told from."""
+        levels, tokens = self.settings.target_levels, self.target.tokens_per_frame
+        seen = self.target(clip, levels=levels).float().unflatten(1, (-1, tokens))
+        apart = None
+        if distant is not None and "motion" in self.settings.targets:
+            apart = self.target(self.images(distant), levels=levels).float()
+            apart = apart.unflatten(0, (len(clip), -1))
+        return latent_targets(seen, self.settings, apart)
+
+    def images(self, distant: Tensor) -> Tensor:
+        """[B*R, tubelet, C, px, px]: each distant frame [B, R, C, px, px] an image of its own,
+        repeated to fill a tubelet."""
+        frames = distant.flatten(0, 1)[:, None]
+        return frames.expand(-1, self.encoder.tubelet_size, -1, -1, -1)
 
     def encode_context(self, batch: Batch) -> Context:
         """The context encoder's tokens of what each mask leaves in view, and the distant frames
@@ -113,22 +127,24 @@ class JEPA(nn.Module):
         distant = None
         reads_frames = self._reads_frames and _any_full_frames(batch.masks)
         if batch.distant.shape[1] and (reads_frames or self.settings.episode_contrast):
-            frames = batch.distant.flatten(0, 1)[:, None]
-            # each an image of its own, repeated to fill a tubelet
-            images = frames.expand(-1, self.encoder.tubelet_size, -1, -1, -1)
+            images = self.images(batch.distant)
             distant = self._pool(self.encoder(images), batch.distant.shape[1])
         return Context([self._in_view(batch.clip, mask) for mask in batch.masks], distant)
 
     def predict(self, context: Context, batch: Batch) -> list[Tensor]:
-        """The predictor's tokens in fp32 for each mask: [B, M, L*D] of its targets, [B, K + M,
-        L*D] where those in view are predicted too."""
+        """The predictor's tokens in fp32 for each mask: [B, M, G*L*D] of its targets, [B, K + M,
+        G*L*D] where those in view are predicted too."""
         positions = self.encoder.positions(batch.clip)  # [T*N, 3]
         with_context = bool(self.settings.context_weight)
         predictions = []
         for kind, (tokens, mask) in enumerate(zip(context.tokens, batch.masks, strict=True)):
             places = positions[mask.context_ids], positions[mask.target_ids]
-            predicted = self.predictor(tokens, *places, kind, with_context=with_context)
-            predictions.append(predicted.float())
+            predicted = self.predictor(tokens, *places, kind, with_context=with_context).float()
+            if self.neighbors is not None:
+                near = self.neighbors(tokens, mask, self.encoder.extent(batch.clip)).float()
+                in_view = predicted.shape[1] - near.shape[1]
+                predicted = predicted + F.pad(near, (0, 0, in_view, 0))
+            predictions.append(predicted)
         return predictions
 
     def losses(
@@ -157,6 +173,21 @@ class JEPA(nn.Module):
         for name, value in losses.items():
             loss = loss + self.weights[name] * value
         return losses | {"loss": loss}
+
+    def gradient_shares(self, batch: Batch) -> dict[str, float]:
+        """What each weighted loss has of the sum of their gradients' norms, in the context
+        encoder's parameters: which of them it is that trains the encoder."""
+        losses, parameters = self(batch), list(self.encoder.parameters())
+        norms = {}
+        for name, weight in self.weights.items():
+            if name in losses and weight:
+                gradients = torch.autograd.grad(
+                    weight * losses[name], parameters, retain_graph=True, allow_unused=True
+                )
+                squares = [g.float().square().sum() for g in gradients if g is not None]
+                norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        total = max(sum(norms.values()), 1e-30)
+        return {name: norm / total for name, norm in norms.items()}
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
@@ -220,17 +251,29 @@ class JEPA(nn.Module):
         return pooled.unflatten(0, (-1, frames))
 
 
-def latent_targets(tokens: Tensor, settings: JepaSettings) -> Tensor:
-    """[B, T*N, L*D] from tokens [B, T, N, L*D] of clips: LayerNorm of each level without
-    parameters (V-JEPA); centred over the batch and scaled to unit mean square if asked."""
-    levels = tokens.unflatten(-1, (settings.target_levels, -1))
-    y = F.layer_norm(levels, levels.shape[-1:]).flatten(-2)
-    if settings.center_targets:
-        y = y - all_mean(y.mean((0, 1), keepdim=True))
-        # Features that are exactly constant differ by rounding noise, about 1e-7: without a floor
-        # it would be a target.
-        y = y / all_mean(y.square().mean()).sqrt().clamp(min=1e-3)
-    return y.flatten(1, 2)
+def latent_targets(
+    tokens: Tensor, settings: JepaSettings, distant: Tensor | None = None
+) -> Tensor:
+    """[B, T*N, G*L*D] from tokens [B, T, N, L*D] of clips and [B, R, N, L*D] of distant frames:
+    LayerNorm of each level without parameters (V-JEPA); for motion less the mean over the distant
+    frames, which is what lasts; centred over the batch and scaled to unit mean square if asked."""
+    y, targets = _normed(tokens, settings.target_levels), []
+    for kind in settings.targets:
+        of_kind = y
+        if kind == "motion" and distant is not None:
+            of_kind = y - _normed(distant, settings.target_levels).mean(1, keepdim=True)
+        if settings.center_targets:
+            of_kind = of_kind - all_mean(of_kind.mean((0, 1), keepdim=True))
+            # Features that are exactly constant differ by rounding noise, about 1e-7: without a
+            # floor it would be a target.
+            of_kind = of_kind / all_mean(of_kind.square().mean()).sqrt().clamp(min=1e-3)
+        targets.append(of_kind)
+    return torch.cat(targets, -1).flatten(1, 2)
+
+
+def _normed(tokens: Tensor, levels: int) -> Tensor:
+    apart = tokens.unflatten(-1, (levels, -1))
+    return F.layer_norm(apart, apart.shape[-1:]).flatten(-2)
 
 
 def _any_full_frames(masks: list[TokenMask]) -> bool:

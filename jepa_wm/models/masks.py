@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jepa_wm.models.encoder_settings import BlockMask, JepaSettings
+from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ def draw_masks(
     """A mask for each mask type, for a `shape` of (B clips, T time steps, g tokens on a side)."""
     masks = []
     for kind in settings.masks:
-        hidden = draw_hidden(kind, shape, generator)
+        if isinstance(kind, FrameMask):
+            hidden = draw_frames(kind, shape, generator)
+        else:
+            hidden = draw_hidden(kind, shape, generator)
         context_ids, target_ids = split_tokens(hidden, generator)
         masks.append(TokenMask(context_ids, target_ids, full_frames(hidden, shape[1])))
     return masks
@@ -79,6 +82,21 @@ def draw_hidden(
     key = torch.rand(hidden.shape, generator=generator)
     rank = (key + ~hidden).argsort(1).argsort(1)  # hidden tokens come first
     return hidden & (rank >= missing)
+
+
+def draw_frames(
+    kind: FrameMask, shape: tuple[int, int, int], generator: torch.Generator
+) -> Tensor:
+    """[B, T*N] bool: True in `kind.frames` time steps that do not adjoin, neither first nor
+    last."""
+    batch, time, grid = shape
+    # As many places as there are without the step in view that follows each hidden one; their
+    # order then makes room for it.
+    places = time - 1 - kind.frames
+    drawn = torch.rand((batch, places), generator=generator).argsort(1)[:, : kind.frames]
+    hidden_steps = drawn.sort(1).values + 1 + torch.arange(kind.frames)  # [B, H]
+    hidden = torch.zeros(batch, time, dtype=torch.bool).scatter_(1, hidden_steps, value=True)
+    return hidden.repeat_interleave(grid * grid, 1)
 
 
 def split_tokens(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

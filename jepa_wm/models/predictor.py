@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from jepa_wm.models.blocks import (
     rope_tables,
 )
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
+from jepa_wm.models.masks import TokenMask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class PredictorSizes:
         """The predictor of the config's pretraining."""
         return cls(
             width=jepa.width, depth=jepa.depth, num_heads=jepa.num_heads, locality=jepa.locality,
-            encoder_width=encoder.width, output_width=jepa.target_levels * encoder.width,
+            encoder_width=encoder.width, output_width=target_width(encoder, jepa),
             mask_types=len(jepa.masks), rope=encoder.rope, rope_base=encoder.rope_base,
         )  # fmt: skip
 
@@ -88,6 +90,74 @@ class Predictor(nn.Module):
         for block in self.blocks:
             x = block(x, rope)
         return self.project(self.norm(x if with_context else x[:, context.shape[1] :]))
+
+
+def target_width(encoder: EncoderSettings, jepa: JepaSettings) -> int:
+    """Numbers of a target token: the encoder's width for each level of each kind of target."""
+    return len(jepa.targets) * jepa.target_levels * encoder.width
+
+
+class NeighborPredictor(nn.Module):
+    """A target token from the nearest tokens in view before and after it, of its own place and of
+    the eight around it.
+
+    What moves is at the next place a frame later. Attention has to find that first, for hundreds
+    of steps; a convolution looks there from the first one. Its output is added to the
+    transformer's."""
+
+    def __init__(self, encoder_width: int, width: int, output_width: int) -> None:
+        super().__init__()
+        # Both neighbours' tokens, and how near each is.
+        self.embed = nn.Conv2d(2 * encoder_width + 2, width, 3, padding=1)
+        self.project = nn.Conv2d(width, output_width, 1)
+
+    def forward(self, context: Tensor, mask: TokenMask, extent: tuple[int, int, int]) -> Tensor:
+        """[B, M, output] for the targets of a mask, from context [B, K, D], in clips of an extent
+        of (T, rows, columns) tokens."""
+        (steps, rows, columns), batch = extent, len(context)
+        before, after = nearest_in_view(mask.context_ids, steps, rows * columns)
+        times = torch.arange(steps, device=context.device)[None].expand(batch, -1)
+        if mask.full_frames is not None:  # the targets are all the other frames
+            hidden = torch.ones_like(times, dtype=torch.bool).scatter(1, mask.full_frames, False)
+            times = hidden.nonzero()[:, 1].view(batch, -1)
+
+        # Where a token has no neighbour in view on one side, that side is all zeros.
+        tokens, nearness = [], []
+        for step_of in (before, after):
+            step = step_of.gather(1, times[..., None].expand(-1, -1, rows * columns))  # [B, H, N]
+            exists = (step >= 0) & (step < steps)
+            ids = step.clamp(0, steps - 1) * rows * columns
+            ids = ids + torch.arange(rows * columns, device=context.device)
+            slots = torch.searchsorted(mask.context_ids, ids.flatten(1)).clamp(
+                max=context.shape[1] - 1
+            )
+            near = context.gather(1, slots[..., None].expand(-1, -1, context.shape[-1]))
+            tokens.append(near.unflatten(1, step.shape[1:]) * exists[..., None])
+            nearness.append(exists / (step - times[..., None]).abs())
+        x = torch.cat([*tokens, torch.stack(nearness, -1).to(context.dtype)], -1)
+
+        # Time steps as images, and of their places those that are targets.
+        grid = x.flatten(0, 1).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+        out = self.project(F.gelu(self.embed(grid))).flatten(2).transpose(1, 2)
+        out = out.reshape(batch, -1, out.shape[-1])
+        if mask.full_frames is not None:
+            return out
+        return out.gather(1, mask.target_ids[..., None].expand(-1, -1, out.shape[-1]))
+
+
+def nearest_in_view(context_ids: Tensor, steps: int, places: int) -> tuple[Tensor, Tensor]:
+    """The time steps [B, T, N] of the last token in view before each token at its place (-1: there
+    is none), and of the first one after it (T: there is none), from context_ids [B, K]."""
+    in_view = torch.zeros(len(context_ids), steps * places, device=context_ids.device).bool()
+    in_view = in_view.scatter(1, context_ids, True).unflatten(1, (steps, places))
+    time = torch.arange(steps, device=context_ids.device)[:, None]
+    last = time.where(in_view, -1).cummax(1).values
+    first = time.where(in_view, steps).flip(1).cummin(1).values.flip(1)
+    none = last[:, :1]
+    return (
+        torch.cat([torch.full_like(none, -1), last[:, :-1]], 1),
+        torch.cat([first[:, 1:], torch.full_like(none, steps)], 1),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

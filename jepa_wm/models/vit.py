@@ -51,11 +51,11 @@ class Encoder(nn.Module):
         own_frame = self.settings.attention == "frame" and clip.shape[1] > self.tubelet_size
         if own_frame and keep is None:
             # Folding time into the batch is the cheaper way to the same numbers.
-            frames = clip.unflatten(1, (self._extent(clip)[0], self.tubelet_size)).flatten(0, 1)
+            frames = clip.unflatten(1, (self.extent(clip)[0], self.tubelet_size)).flatten(0, 1)
             return self(frames, levels=levels).unflatten(0, (len(clip), -1)).flatten(1, 2)
 
         # Patches of the kept tokens, with their places.
-        x = self.embed(self._patches(clip))  # [B, T*N, D]
+        x = self.embed(self.patches(clip))  # [B, T*N, D]
         positions = self.positions(clip)[None]
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
@@ -79,17 +79,18 @@ class Encoder(nn.Module):
     def positions(self, clip: Tensor) -> Tensor:
         """[T*N, 3] time, row and column of each token of a clip [B, T, C, h, w], in token
         order."""
-        return grid_positions(*self._extent(clip), device=clip.device)
+        return grid_positions(*self.extent(clip), device=clip.device)
 
-    def _patches(self, clip: Tensor) -> Tensor:
+    def patches(self, clip: Tensor) -> Tensor:
         """[B, T*N, tubelet*C*patch*patch] pixels of each tubelet patch, in token order."""
-        (b, _, c, _, _), (steps, rows, columns) = clip.shape, self._extent(clip)
+        (b, _, c, _, _), (steps, rows, columns) = clip.shape, self.extent(clip)
         tubelet, patch = self.tubelet_size, self.patch_size
         x = clip.reshape(b, steps, tubelet, c, rows, patch, columns, patch)
         return x.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(b, -1, tubelet * c * patch**2)
 
-    def _extent(self, clip: Tensor) -> tuple[int, int, int]:
-        """How many tokens a clip has over time, height and width."""
+    def extent(self, clip: Tensor) -> tuple[int, int, int]:
+        """How many tokens a clip [B, T, C, h, w] has over time, height and width; ValueError
+        where it does not divide into patches."""
         _, frames, _, height, width = clip.shape
         tubelet, patch = self.tubelet_size, self.patch_size
         if frames % tubelet or height % patch or width % patch:

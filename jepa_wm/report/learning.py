@@ -39,6 +39,7 @@ COLLAPSE = (
     ("effective_rank", "Effective rank.", "How many directions the features use."),
 )
 # Logged numbers that are no terms of a loss.
+APART = ("probe/", "gradient_share/")  # shown by themselves
 NO_TERMS = ("loss", "lr", "gradient_norm", "feature_std", "effective_rank", "collapsed")
 Records = Sequence[Mapping[str, Any]]
 Errors = list[float | None]
@@ -158,20 +159,22 @@ def _pretraining_curves(metrics: Records, probes: Mapping[str, Mapping[str, Any]
     for name, title, text in COLLAPSE:
         if name in names:
             figures.append(Figure(plots.curves(metrics, [name]), title, text))
-    read = [name for name in names if name.startswith("probe/")]
-    if read:
+    if read := [name for name in names if name.startswith("probe/")]:
         levels = {f"probe/{name}": probe.get("random_encoder") for name, probe in probes.items()}
         units = sorted({str(probe["unit"]) for probe in probes.values() if probe.get("unit")})
         text = f"Error in {' and '.join(units)}" if units else "Error"
         text += "; dashed: a random encoder." if levels else "."
         figures.append(Figure(plots.curves(metrics, read, levels=levels), "Probes.", text))
+    if shares := [name for name in names if name.startswith("gradient_share/")]:
+        text = "Of the encoder's gradient norm: which loss trains it."
+        figures.append(Figure(plots.curves(metrics, shares), "Shares.", text))
     return [Grid(figures, "pairs"), *_gaps(metrics)]
 
 
 def _losses(metrics: Records) -> list[Figure]:
     """The loss, and its terms where it has several."""
     names = _logged(metrics)
-    terms = [name for name in names if name not in NO_TERMS and not name.startswith("probe/")]
+    terms = [name for name in names if name not in NO_TERMS and not name.startswith(APART)]
     figures = []
     for keys, title, text in (
         (["loss"] if "loss" in names else [], "Loss.", "The sum that is minimised."),

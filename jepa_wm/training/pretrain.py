@@ -5,44 +5,39 @@ n frames of the training part, m held-out ones, h x w px, C channels, Y numbers 
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.files import finite, write_atomic
 from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
 from jepa_wm.data.held_out import check_same_state
-from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.sampling import Prefetcher, spread
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.data.video_clips import clip_sampler, open_sets
 from jepa_wm.features.cache import PARTS, part_of
-from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.foreign_file import IN_FOLDERS, read_parts
-from jepa_wm.features.probes import fit_attentive
 from jepa_wm.features.weights import Size, load_encoder, load_predictor, take_plain_frames
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA
-from jepa_wm.models.losses import collapse_metrics
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import TrainingTask, fit
-from jepa_wm.training.parallel import full_weights
+from jepa_wm.training.online_probe import OnlineProbe, ProbedStates, probe_once
+from jepa_wm.training.patch_init import init_patches
 from jepa_wm.training.samples import BatchReader
 from jepa_wm.training.settings import PretrainTraining, TrainPretraining
+
+WATCHED = 2**39 - 1  # step whose clips the shares of the gradient are told on: never trained on
 
 
 @stage(
@@ -79,12 +74,13 @@ def pretrain(
     model = JEPA(data.image_size, encoder, jepa, action_size=action_size)
     random_encoder = Encoder(data.image_size, encoder)
     random_encoder.load_state_dict(model.encoder.state_dict())
+    reader = BatchReader(source, data, encoder, jepa, seed)
+    init_patches(model, reader, seed)
     if settings.start is not None:
         start_at(model, settings.start)
     model.to(dist().device)
 
     # Training, then the probe that is reported.
-    reader = BatchReader(source, data, encoder, jepa, seed)
     task = make_task(model, reader, settings, precision, probe)
     seconds = fit(run, task, settings, train)
     steps = settings.final_probe_steps
@@ -114,15 +110,6 @@ class Opened(NamedTuple):
     action_size: int  # 0 of videos
     frames: np.ndarray  # [n, h, w, C] uint8
     states: ProbedStates | None = None
-
-
-class ProbedStates(NamedTuple):
-    """The states of the frames that a probe is fitted on, and held-out frames with theirs."""
-
-    quantities: Quantities
-    train: np.ndarray  # [n, Y]
-    heldout_frames: np.ndarray  # [m, h, w, C] uint8
-    heldout: np.ndarray  # [m, Y]
 
 
 def _trajectories(
@@ -184,62 +171,20 @@ def make_task(
         start, end = model.settings.ema
         model.update_target(linear(step, steps=settings.steps, start=start, end=end))
 
-    watched = partial(probe.metrics, model.target, steps=settings.probe_steps) if probe else None
+    def watch() -> dict[str, float]:
+        """The probe's figures, and which loss it is that trains the encoder, always told on the
+        same clips (shards of weights have no gradient to ask for)."""
+        assert probe is not None
+        metrics = probe.metrics(model.target, steps=settings.probe_steps)
+        if not any(isinstance(p, DTensor) for p in model.encoder.parameters()):
+            batch = reader.read(WATCHED, dist().rows(settings.batch, 0, 1))
+            with autocast(batch.clip.device, precision):
+                shares = model.gradient_shares(batch)
+            metrics |= {f"gradient_share/{name}": share for name, share in shares.items()}
+        return metrics
+
+    watched = None if probe is None else watch
     return TrainingTask("pretrain", model, losses, update_target, watched)
-
-
-@dataclass(frozen=True)
-class OnlineProbe:
-    """An encoder in training seen from outside: collapse metrics of its features, and an attentive
-    probe of the state where the data have one."""
-
-    frames: np.ndarray  # [n, h, w, C] uint8
-    states: ProbedStates | None
-    image_size: int
-    encoder: EncoderSettings
-    precision: str
-    seed: int
-
-    def __call__(
-        self, encoder: Encoder, *, steps: int, label: str = ""
-    ) -> tuple[dict[str, float | bool], dict[str, float]]:
-        """(`collapsed`, `feature_std` and `effective_rank` on the frames; the error for each state
-        group, none without, on the held-out ones), of a probe fitted in so many steps, under a
-        progress bar if it is given a label."""
-        # A copy: the encoder in training may be sharded or compiled.
-        copied = Encoder(self.image_size, self.encoder)
-        copied.load_state_dict(full_weights(encoder))
-        frozen = FrozenEncoder(copied, self.image_size, precision=self.precision).to(dist().device)
-        tokens, states = frozen.standardise_on(self.frames), self.states
-        metrics = collapse_metrics(tokens * frozen.scale, self.frames)
-        if states is None:
-            return metrics, {}
-
-        columns = states.quantities
-        target = torch.from_numpy(columns.unrolled(states.train))
-        probe = fit_attentive(tokens.bfloat16(), target, steps=steps, seed=self.seed, label=label)
-        heldout = frozen(torch.from_numpy(states.heldout_frames)).bfloat16()
-        predicted = columns.rolled(probe.predict(heldout).numpy())
-        errors = columns.errors(predicted, states.heldout)
-        return metrics, {name: float(each.mean()) for name, each in errors.items()}
-
-    def metrics(self, encoder: Encoder, *, steps: int) -> dict[str, float]:
-        """The same as flat numbers for the metrics file."""
-        metrics, errors = self(encoder, steps=steps)
-        flat = {name: float(value) for name, value in metrics.items()}
-        return flat | {f"probe/{name}": error for name, error in errors.items()}
-
-
-def probe_once(
-    run: Run, probe: OnlineProbe, random_encoder: Encoder, steps: int
-) -> dict[str, float | None]:
-    """The probe's errors on the encoder before training, measured once for a run folder; null
-    where not finite."""
-    file = run.stage_dir("pretrain") / "random_encoder.json"
-    if dist().first and not file.exists():
-        errors = probe(random_encoder, steps=steps, label="probe of a random encoder")[1]
-        write_atomic(file, json.dumps(finite(errors)))
-    return dist().broadcast(json.loads(file.read_text(encoding="utf-8")) if dist().first else {})
 
 
 def start_at(model: JEPA, path: str | Path) -> None:
@@ -260,9 +205,11 @@ def start_at(model: JEPA, path: str | Path) -> None:
         weights, source = load_checkpoint(newest)[0], str(newest)
     else:
         weights, source = _released(path, model), str(path)
-    # What regularises begins anew.
-    for part in ("encoder", "target", "predictor"):
-        load_strict(getattr(model, part), part_of(weights, part), source=f"{source}: {part}")
+    # What regularises begins anew, as do neighbours that the other model has not.
+    for part in ("encoder", "target", "predictor", "neighbors"):
+        module, of_part = getattr(model, part), part_of(weights, part)
+        if part != "neighbors" or (module is not None and of_part):
+            load_strict(module, of_part, source=f"{source}: {part}")
 
 
 def _released(path: Path, model: JEPA) -> dict[str, Tensor]:

@@ -1,0 +1,124 @@
+"""A patch embedding that starts from the data: directions in which patches of frames are whitened,
+or whitened and weighted by how well the next frame tells them.
+
+In pixels nearly all variance is brightness; what is small and moves has a thousandth of it, and a
+random projection drowns it. n patches of P pixel numbers, D width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jepa_wm.core.distributed import dist
+from jepa_wm.models.jepa import JEPA, Batch
+from jepa_wm.training.samples import BatchReader
+
+PATCHES = 512  # for each pixel number of one: correlations are then known to .05 / sqrt(P)
+CLIPS = 32  # read at once, at most
+FIRST = 2**39  # step whose batch is the first: none that training draws
+FLOOR = 0.01  # variance of what no frame tells, beside the best told
+
+
+def init_patches(model: JEPA, reader: BatchReader, seed: int) -> None:
+    """Set the patch embedding of both encoders from the data, as jepa.patch_init asks."""
+    if model.settings.patch_init == "normal":
+        return
+    # Rank 0 reads, the others get the same numbers.
+    values = _embedding(model, reader, seed) if dist().first else (torch.empty(0),) * 2
+    weight, bias = dist().broadcast(values)
+    for encoder in (model.encoder, model.target):
+        with torch.no_grad():
+            encoder.embed.weight.copy_(weight)
+            encoder.embed.bias.copy_(bias)
+
+
+def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Tensor]:
+    """(weight [D, P], bias [D])."""
+    embed, predictive = model.encoder.embed, model.settings.patch_init == "predictive"
+    width, size = embed.weight.shape
+    moments = PatchMoments(size)
+    rows = slice(0, min(CLIPS, reader.source.batch.clips))
+    step = FIRST
+    while moments.count < PATCHES * size:
+        moments.add(*_pairs(model, reader.read(step, rows), predictive))
+        step += 1
+    directions = moments.predictive() if predictive else moments.whitening()  # [P, P]
+
+    # The strongest of them, turned at random so that all channels are alike, at unit mean square.
+    directions = directions[:, : min(width, size)]
+    generator = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(
+        torch.randn(max(width, size), directions.shape[1], generator=generator).double()
+    ).Q[:width]
+    weight = turn @ directions.T
+    scale = (weight @ moments.covariance * weight).sum().div(width).sqrt()
+    weight = weight / scale.clamp(min=1e-12)
+    return weight.float(), -(weight @ moments.mean).float()
+
+
+class PatchMoments:
+    """Sums over patches and those at their places in the next frame."""
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self._sum = torch.zeros(size, dtype=torch.double)
+        self._square = torch.zeros(size, size, dtype=torch.double)
+        self._product = torch.zeros(size, size, dtype=torch.double)
+
+    def add(self, pixels: Tensor, now: Tensor, following: Tensor) -> None:
+        """Patches [n, P], and what may be told of them [n, P] beside the same a frame later."""
+        self.count += len(pixels)
+        self._sum += pixels.double().sum(0)
+        self._square += (now.T @ now + following.T @ following).double() / 2
+        self._product += (now.T @ following).double()
+
+    @property
+    def mean(self) -> Tensor:
+        """[P] of the pixels."""
+        return self._sum / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """[P, P] of what may be told."""
+        return self._square / self.count
+
+    def whitening(self) -> Tensor:
+        """[P, P] directions as columns, by falling variance, each over its standard deviation and
+        that of the median one, so that noise is not blown up."""
+        variance, directions = torch.linalg.eigh(self.covariance)
+        scaled = directions / (variance + variance.median()).sqrt().clamp(min=1e-9)
+        return scaled.flip(1)
+
+    def predictive(self) -> Tensor:
+        """[P, P] directions as columns, by falling correlation from one frame to the next, each of
+        a variance of that correlation (temporal ICA: Molgedey and Schuster, 1994)."""
+        variance, directions = torch.linalg.eigh(self.covariance)
+        floor = variance.max() * 1e-6  # pixels that never vary
+        white = directions / variance.clamp(min=floor).sqrt()
+        lagged = self._product / self.count
+        correlation, turn = torch.linalg.eigh(white.T @ (lagged + lagged.T) / 2 @ white)
+        weights = correlation.clamp(min=FLOOR * correlation.max().clamp(min=1e-6))
+        return (white @ turn * weights.sqrt()).flip(1)
+
+
+@torch.no_grad()
+def _pairs(model: JEPA, batch: Batch, predictive: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(patches [n, P], what may be told of them [n, P], and a frame later [n, P])."""
+    encoder = model.encoder
+    per_frame = encoder.tokens_per_frame
+    patches = encoder.patches(batch.clip).unflatten(1, (-1, per_frame)).cpu()  # [B, T, N, P]
+    if not predictive:
+        flat = patches.flatten(0, 2)
+        centred = flat - flat.mean(0)
+        return flat, centred, centred
+
+    # Less what lasts in the episode. Each side of a pair has distant frames of its own, or their
+    # noise would be told.
+    now, following = patches[:, :-1], patches[:, 1:]
+    frames = batch.distant.shape[1]
+    if frames >= 2:
+        distant = encoder.patches(model.images(batch.distant)).cpu()
+        distant = distant.unflatten(0, (-1, frames))  # [B, R, N, P]
+        now = now - distant[:, 0::2].mean(1, keepdim=True)
+        following = following - distant[:, 1::2].mean(1, keepdim=True)
+    return patches[:, :-1].flatten(0, 2), now.flatten(0, 2), following.flatten(0, 2)

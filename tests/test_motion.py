@@ -1,0 +1,217 @@
+"""What lets masked prediction see what is small and moves: single frames hidden between others,
+neighbours that are looked up at once, targets without what lasts, and patches as the data say."""
+
+import pytest
+import torch
+from test_predict import batch_of, clip, far, generator, jepa, losses_of
+from test_train import overrides
+
+from jepa_wm.config import Config, load_config
+from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
+from jepa_wm.core.progress import read_metrics
+from jepa_wm.core.run import Run, run_stage
+from jepa_wm.data.settings import DataSettings
+from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
+from jepa_wm.models.masks import draw_frames, draw_masks
+from jepa_wm.models.predictor import NeighborPredictor, nearest_in_view
+from jepa_wm.training.patch_init import PatchMoments
+
+OFF = {"temporal_contrast": 0, "inverse_dynamics": 0}
+
+
+# ------------------------------------------------------------------ masks
+
+
+@pytest.mark.parametrize(("steps", "frames"), [(9, 4), (9, 2), (5, 1), (3, 1)])
+def test_hidden_frames_stand_apart_between_frames_in_view(steps, frames):
+    hidden = draw_frames(FrameMask(frames=frames), (400, steps, 3), generator())
+    whole = hidden.view(400, steps, 9)
+    assert (whole.all(2) == whole.any(2)).all() and (whole.all(2).sum(1) == frames).all()
+    in_time = whole.all(2)
+    assert not in_time[:, [0, -1]].any() and not (in_time[:, 1:] & in_time[:, :-1]).any()
+    possible = steps - 2 if steps > 2 * frames + 1 else frames  # all inner ones, or just the odd
+    assert len(in_time.float().mean(0).nonzero()) == possible
+
+
+def test_frames_that_do_not_fit_are_refused():
+    message = "frames 4 that do not adjoin need clips of 9 time steps, not 8; raise data.num"
+    with pytest.raises(ValueError, match=message):
+        Config(data=DataSettings(num_frames=8), jepa=JepaSettings(masks=(FrameMask(frames=4),)))
+
+
+# ------------------------------------------------------------------ neighbours
+
+
+def test_the_nearest_tokens_in_view_are_found_at_each_place():
+    # Two places; place 0 is in view at steps 0 and 3, place 1 at step 2 alone.
+    ids = torch.tensor([[0, 5, 6]])
+    before, after = nearest_in_view(ids, steps=4, places=2)
+    assert before[0].tolist() == [[-1, -1], [0, -1], [0, -1], [0, 2]]
+    assert after[0].tolist() == [[3, 2], [3, 2], [3, 4], [4, 4]]
+
+
+def neighbors():
+    torch.manual_seed(0)
+    return NeighborPredictor(encoder_width=4, width=8, output_width=6)
+
+
+def masks_of(*kinds, batch=3, steps=5, grid=4):
+    return draw_masks(JepaSettings(masks=kinds), (batch, steps, grid), generator())
+
+
+def test_whole_frames_are_only_the_cheaper_way_to_the_same_numbers():
+    model, (mask,) = neighbors(), masks_of(FrameMask(frames=2))
+    context = torch.randn(3, mask.context_ids.shape[1], 4, generator=generator())
+    cheap = model(context, mask, (5, 4, 4))
+    general = model(context, type(mask)(mask.context_ids, mask.target_ids, None), (5, 4, 4))
+    assert cheap.shape == (3, 2 * 16, 6)
+    torch.testing.assert_close(cheap, general)
+
+
+def test_a_target_hears_of_the_places_around_it_in_the_nearest_frames_alone():
+    model, (mask,) = neighbors(), masks_of(FrameMask(frames=1), batch=1)
+    context = torch.randn(1, 4 * 16, 4, generator=generator(), requires_grad=True)
+    out = model(context, mask, (5, 4, 4))
+    out[0, 5].sum().backward()  # the target in row 1, column 1
+    heard = context.grad.abs().sum(-1).view(4, 4, 4) > 0  # frames in view, rows, columns
+    hidden = int(mask.target_ids[0, 0]) // 16
+    expected = torch.zeros(4, 4, 4, dtype=torch.bool)
+    expected[[hidden - 1, hidden], :3, :3] = True  # of those in view, right before and after
+    assert torch.equal(heard, expected)
+
+
+def test_blocks_hidden_over_the_whole_clip_have_no_neighbour_and_are_predicted_all_the_same():
+    kind = BlockMask(num_blocks=1, spatial_scale=(0.5, 0.5))
+    model = jepa(masks=(kind,), neighbor_width=8, **OFF)
+    losses = losses_of(model, clip(), far(), generator())
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"]) and model.neighbors.project.bias.grad.abs().sum() > 0
+
+
+# ------------------------------------------------------------------ targets
+
+
+def test_what_lasts_is_no_target_of_motion():
+    model = jepa(masks=(FrameMask(frames=1),), targets=("motion",), num_distant_frames=3, **OFF)
+    still = clip()[:, :1].expand(-1, 4, -1, -1, -1)
+    assert model.compute_targets(still, still[:, :3]).abs().max() < 1e-2
+    moving = model.compute_targets(clip(), still[:, :3])
+    assert moving.square().mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_both_kinds_of_target_stand_side_by_side():
+    parts = [
+        jepa(masks=(FrameMask(frames=1),), targets=kinds, **OFF).compute_targets(clip(), far())
+        for kinds in (("tokens",), ("motion",), ("tokens", "motion"))
+    ]
+    assert torch.equal(parts[2], torch.cat(parts[:2], -1))
+    assert not torch.allclose(parts[0], parts[1])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"targets": ()}, "names tokens, motion, or both"),
+        ({"targets": ("motion", "motion")}, "each once"),
+        ({"targets": ("motion",), "num_distant_frames": 0}, "set num_distant_frames >= 1"),
+    ],
+)
+def test_targets_that_say_nothing_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        JepaSettings(**bad)
+
+
+# ------------------------------------------------------------------ patches
+
+
+def stream(count=40_000):
+    """Patches [n, 5] and their next: loud noise, a loud and a faint number that last for a while,
+    one that alternates, and one that never varies."""
+    g = generator()
+    lasting = torch.randn(count, 2, generator=g)
+    kept = (0.8 * lasting + 0.6 * torch.randn(count, 2, generator=g)) * torch.tensor([9, 0.1])
+    noise, after = torch.randn(2, count, 1, generator=g) * 5
+    swing = torch.randn(count, 1, generator=g)
+    zero = torch.zeros(count, 1)
+    now = torch.cat([noise, lasting * torch.tensor([9, 0.1]), swing, zero], 1)
+    return now, torch.cat([after, kept, -swing, zero], 1)
+
+
+def moments(now, following):
+    made = PatchMoments(5)
+    for part, after in zip(now.chunk(7), following.chunk(7), strict=True):
+        made.add(part + 3, part, after)
+    return made
+
+
+def test_what_the_next_frame_tells_is_strong_however_faint_it_is_in_pixels():
+    now, following = stream()
+    made = moments(now, following)
+    directions = made.predictive().float()
+    variance = (now @ directions).var(0)
+    assert variance[:2].tolist() == pytest.approx([0.8, 0.8], abs=0.02)
+    assert variance[2:].max() < 0.01, "neither noise nor what turns about is told"
+    shares = directions[:, :2].abs() * now.std(0)[:, None]
+    assert (shares[[0, 3, 4]] < 0.05 * shares.max()).all()
+    torch.testing.assert_close(made.mean.float(), (now + 3).mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_whitening_makes_all_that_varies_alike_down_to_the_median():
+    now = stream()[0][:, :3]
+    made = PatchMoments(3)
+    made.add(now, now, now)
+    spread = (now @ made.whitening().float()).std(0).tolist()
+    median = float(now.var(0).median())
+    assert spread[0] == pytest.approx((81 / (81 + median)) ** 0.5, abs=0.02)
+    assert spread[1] == pytest.approx(0.5**0.5, abs=0.02) and spread[2] < 0.03
+
+
+# ------------------------------------------------------------------ which loss trains the encoder
+
+
+def test_gradient_shares_are_those_of_the_weighted_losses():
+    model = jepa(temporal_contrast=0.5, vicreg=2.0, inverse_dynamics=0)
+    batch = batch_of(model, clip(), far(frames=2), generator())
+    shares = model.gradient_shares(batch)
+    assert shares.keys() == {"masked_prediction", "temporal_contrast", "vicreg"}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(p.grad is None for p in model.parameters()), "the training's own are not touched"
+
+    norms = {}
+    for name, weight in model.weights.items():
+        if name in shares:
+            model.zero_grad()
+            (weight * model(batch)[name]).backward()
+            grads = [p.grad for p in model.encoder.parameters() if p.grad is not None]
+            norms[name] = float(torch.cat([g.flatten() for g in grads]).norm())
+    for name, norm in norms.items():
+        assert shares[name] == pytest.approx(norm / sum(norms.values()), rel=1e-4)
+
+
+def test_a_run_that_starts_from_its_patches_trains_resumes_and_tells_who_trains_it(
+    tmp_path, tiny_data
+):
+    words = [
+        *overrides(tiny_data), "jepa.patch_init=predictive", "jepa.neighbor_width=8",
+        "jepa.targets=[motion, tokens]", "jepa.masks=[{frames: 1}]",
+    ]  # fmt: skip
+    config = load_config("debug", words)
+    with Run.open(tmp_path / "run", config) as run:
+        run_stage("pretrain", run)
+    folder = tmp_path / "run"
+    shares = {
+        name: value
+        for name, value in read_metrics(folder, "pretrain")[-1].items()
+        if name.startswith("gradient_share/")
+    }
+    assert sum(shares.values()) == pytest.approx(1) and len(shares) > 1
+
+    # The other start is of the same weights but the patches', and is what a probe compares with.
+    weights = load_checkpoint(newest_checkpoint(folder / "pretrain" / "checkpoints"))[0]
+    assert weights["neighbors.embed.weight"].shape[0] == 8
+    for patch_init, same in (("predictive", True), ("normal", False)):
+        other = load_config("debug", [*words, f"jepa.patch_init={patch_init}"])
+        with Run.open(tmp_path / patch_init, other) as run:
+            run_stage("pretrain", run)
+        again = load_checkpoint(newest_checkpoint(run.path / "pretrain" / "checkpoints"))[0]
+        assert all(torch.equal(again[k], v) for k, v in weights.items()) == same
