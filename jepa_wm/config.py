@@ -122,6 +122,11 @@ class Config(Section):
         steps, jepa = self.data.num_frames // self.encoder.tubelet_size, self.jepa
         for mask in jepa.masks:
             mask.check_steps(steps)
+        if jepa.patch_init == "predictive" and steps < 2:
+            raise ValueError(
+                f"jepa.patch_init predictive compares a frame with the next, and clips have "
+                f"{steps} time step; raise data.num_frames or set jepa.patch_init=whitening"
+            )
         # Whole frames are read by these; two distant frames alone can tell an episode.
         episode_contrast = jepa.episode_contrast if jepa.num_distant_frames < 2 else 0
         weights = {

@@ -39,6 +39,11 @@ def test_frames_that_do_not_fit_are_refused():
         Config(data=DataSettings(num_frames=8), jepa=JepaSettings(masks=(FrameMask(frames=4),)))
 
 
+def test_patches_of_single_images_have_no_next_one_to_be_told_by():
+    with pytest.raises(ValueError, match="clips have 1 time step; .* jepa.patch_init=whitening"):
+        Config(data=DataSettings(num_frames=1), jepa=JepaSettings(patch_init="predictive", **OFF))
+
+
 # ------------------------------------------------------------------ neighbours
 
 
