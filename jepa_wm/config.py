@@ -104,6 +104,7 @@ class Config(Section):
                 "distant ones, which independent views would betray; set "
                 "data.augment.independent_views=false or jepa.temporal_contrast=0"
             )
+        self._check_motion()
         if augment is not None and jepa.inverse_dynamics:
             raise ValueError(
                 f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads displacements, which "
@@ -116,6 +117,23 @@ class Config(Section):
                 f"{self.encoder.depth}"
             )
         return self
+
+    def _check_motion(self) -> None:
+        """What differs from distant frames has to be seen in the same way in both."""
+        jepa, augment = self.jepa, self.data.augment
+        reads = {"jepa.targets motion": "motion" in jepa.targets}
+        reads["jepa.patch_init predictive"] = jepa.patch_init == "predictive"
+        named = " and ".join(name for name, asked in reads.items() if asked)
+        if named and augment is not None and augment.independent_views:
+            raise ValueError(
+                f"{named} compares a clip with distant frames, of which independent views show "
+                "other pixels; set data.augment.independent_views=false"
+            )
+        if "motion" in jepa.targets and self.encoder.attention != "frame":
+            raise ValueError(
+                "jepa.targets motion compares frames of a clip with distant frames, which are "
+                "seen alone; set encoder.attention=frame or jepa.targets=[tokens]"
+            )
 
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:
@@ -138,8 +156,8 @@ class Config(Section):
         if named and not any(mask.leaves_whole_frames(steps) for mask in jepa.masks):
             raise ValueError(
                 f"{named} need a mask that leaves at least two of {steps} time steps whole: one "
-                "block of spatial_scale [1, 1], aspect_ratio [1, 1] and one temporal_scale; add "
-                "such a mask, raise data.num_frames, or set the weights to 0"
+                "block of spatial_scale [1, 1], aspect_ratio [1, 1] and one temporal_scale, or "
+                "{frames: n}; add such a mask, raise data.num_frames, or set the weights to 0"
                 + ("; or set jepa.num_distant_frames >= 2" if episode_contrast else "")
             )
         if jepa.episode_contrast and not jepa.num_distant_frames:

@@ -8,12 +8,16 @@ from test_train import overrides
 
 from jepa_wm.config import Config, load_config
 from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
+from jepa_wm.data.clips import BatchShape
 from jepa_wm.data.settings import DataSettings
-from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
+from jepa_wm.models.encoder_settings import BlockMask, EncoderSettings, FrameMask, JepaSettings
+from jepa_wm.models.jepa import Batch
 from jepa_wm.models.masks import draw_frames, draw_masks
 from jepa_wm.models.predictor import NeighborPredictor, nearest_in_view
+from jepa_wm.training import patch_init
 from jepa_wm.training.patch_init import PatchMoments
 
 OFF = {"temporal_contrast": 0, "inverse_dynamics": 0}
@@ -119,11 +123,36 @@ def test_both_kinds_of_target_stand_side_by_side():
         ({"targets": ()}, "names tokens, motion, or both"),
         ({"targets": ("motion", "motion")}, "each once"),
         ({"targets": ("motion",), "num_distant_frames": 0}, "set num_distant_frames >= 1"),
+        ({"patch_init": "predictive", "num_distant_frames": 1}, "set num_distant_frames >= 2"),
     ],
 )
 def test_targets_that_say_nothing_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         JepaSettings(**bad)
+
+
+@pytest.mark.parametrize("asked", [{"targets": ("motion",)}, {"patch_init": "predictive"}])
+def test_what_is_compared_must_be_seen_alike(asked):
+    views = DataSettings(augment={"independent_views": True})
+    with pytest.raises(ValueError, match="set data.augment.independent_views=false"):
+        Config(data=views, jepa=JepaSettings(**asked, **OFF))
+    with_clips = EncoderSettings(attention="clip")
+    if "targets" in asked:
+        with pytest.raises(ValueError, match="set encoder.attention=frame"):
+            Config(encoder=with_clips, jepa=JepaSettings(**asked, **OFF))
+
+
+def test_the_order_in_which_targets_are_named_changes_nothing():
+    one, other = (
+        jepa(masks=(FrameMask(frames=1),), targets=kinds, **OFF).compute_targets(clip(), far())
+        for kinds in (("motion", "tokens"), ("tokens", "motion"))
+    )
+    assert torch.equal(one, other)
+
+
+def test_a_key_of_another_mask_is_told_from_a_mistyped_one():
+    with pytest.raises(UserError, match="num_blocks'; it does not go with the other keys of"):
+        load_config("debug", ["jepa.masks=[{frames: 1, num_blocks: 2}]"])
 
 
 # ------------------------------------------------------------------ patches
@@ -161,6 +190,67 @@ def test_what_the_next_frame_tells_is_strong_however_faint_it_is_in_pixels():
     torch.testing.assert_close(made.mean.float(), (now + 3).mean(0), atol=1e-4, rtol=1e-4)
 
 
+def test_noise_tells_nothing():
+    made, g = PatchMoments(5), generator()
+    noise = torch.randn(2, 50_000, 5, generator=g)
+    made.add(noise[0], noise[0], noise[1])
+    variances = (noise[0] @ made.predictive().float()).var(0).tolist()
+    assert max(variances) == pytest.approx(min(variances), rel=0.05) and max(variances) < 1e-3
+
+
+class Reader:
+    """Batches of noise, in which one patch pixel lasts from frame to frame; distant frames are
+    drawn with replacement."""
+
+    def __init__(self, distant=(1, 2, 3, 3), *, loud=1.0):
+        self.data, self.distant, self.loud = (
+            DataSettings(image_size=12, num_frames=4),
+            distant,
+            loud,
+        )
+        self.source = type("Source", (), {"batch": BatchShape(clips=8)})()
+
+    def read(self, step, rows):
+        g = generator(step % 1000)
+        frames = torch.randn(8, 8, 3, 12, 12, generator=g) * self.loud
+        faint = torch.randn(8, 1, 1, 3, 3, generator=g).expand(-1, 4, -1, -1, -1)
+        frames[:, :4, :1, 1::4, 1::4] = faint * self.loud
+        times = torch.tensor([[0, 1, 2, 3, *self.distant]]).expand(8, -1)
+        by_time = {time: at for at, time in enumerate(dict.fromkeys(self.distant))}
+        distant = frames[:, [4 + by_time[time] for time in self.distant]]
+        return Batch(frames[rows, :4], distant[rows], [], time=times[rows])
+
+
+def test_the_embedding_shows_what_is_told_and_channels_alike(monkeypatch):
+    monkeypatch.setattr(patch_init, "PATCHES", 20_000)
+    model = jepa(patch_init="predictive", masks=(FrameMask(frames=1),), **OFF)
+    patch_init.init_patches(model, Reader(), seed=0)
+    weight = model.encoder.embed.weight  # [16, 48] of patches of 4 x 4 px in three channels
+    assert torch.equal(weight, model.target.embed.weight)
+    told = 1 * 4 + 1  # row 1, column 1 of the first channel
+    energy = weight.square().sum(0)
+    assert energy[told] > 30 * energy[torch.arange(48) != told].max()
+    frames = Reader().read(7, slice(None)).clip
+    tokens = model.encoder.embed(model.encoder.patches(frames)).flatten(0, 1)
+    assert 0.3 < tokens.square().mean().item() < 1.3
+
+    # A turn changes no length: the directions keep the variances that they were given.
+    other = jepa(patch_init="predictive", masks=(FrameMask(frames=1),), **OFF)
+    patch_init.init_patches(other, Reader(), seed=1)
+    torch.testing.assert_close(
+        torch.linalg.svdvals(weight), torch.linalg.svdvals(other.encoder.embed.weight)
+    )
+    assert not torch.allclose(weight, other.encoder.embed.weight)
+
+
+@pytest.mark.parametrize("reader", [Reader((5, 5, 5, 5)), Reader(loud=0.0)])
+def test_data_that_tell_nothing_are_refused_with_the_remedy(monkeypatch, reader):
+    monkeypatch.setattr(patch_init, "PATCHES", 2_000)
+    model = jepa(patch_init="predictive", masks=(FrameMask(frames=1),), **OFF)
+    with pytest.raises(UserError, match="set jepa.patch_init=whitening or normal"):
+        patch_init.init_patches(model, reader, seed=0)
+
+
 def test_whitening_makes_all_that_varies_alike_down_to_the_median():
     now = stream()[0][:, :3]
     made = PatchMoments(3)
@@ -194,12 +284,13 @@ def test_gradient_shares_are_those_of_the_weighted_losses():
 
 
 def test_a_run_that_starts_from_its_patches_trains_resumes_and_tells_who_trains_it(
-    tmp_path, tiny_data
+    tmp_path, tiny_data, monkeypatch
 ):
     words = [
         *overrides(tiny_data), "jepa.patch_init=predictive", "jepa.neighbor_width=8",
-        "jepa.targets=[motion, tokens]", "jepa.masks=[{frames: 1}]",
+        "jepa.targets=[motion, tokens]", "jepa.masks=[{frames: 1}]", "jepa.min_gap=1",
     ]  # fmt: skip
+    monkeypatch.setattr(patch_init, "PATCHES", 5_000)
     config = load_config("debug", words)
     with Run.open(tmp_path / "run", config) as run:
         run_stage("pretrain", run)
@@ -214,9 +305,9 @@ def test_a_run_that_starts_from_its_patches_trains_resumes_and_tells_who_trains_
     # The other start is of the same weights but the patches', and is what a probe compares with.
     weights = load_checkpoint(newest_checkpoint(folder / "pretrain" / "checkpoints"))[0]
     assert weights["neighbors.embed.weight"].shape[0] == 8
-    for patch_init, same in (("predictive", True), ("normal", False)):
-        other = load_config("debug", [*words, f"jepa.patch_init={patch_init}"])
-        with Run.open(tmp_path / patch_init, other) as run:
+    for start, same in (("predictive", True), ("normal", False)):
+        other = load_config("debug", [*words, f"jepa.patch_init={start}"])
+        with Run.open(tmp_path / start, other) as run:
             run_stage("pretrain", run)
         again = load_checkpoint(newest_checkpoint(run.path / "pretrain" / "checkpoints"))[0]
         assert all(torch.equal(again[k], v) for k, v in weights.items()) == same

@@ -255,6 +255,8 @@ def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:
         data = data.get(name) if isinstance(data, dict) else None
         kinds = [inner for kind in kinds for inner in _inside(kind, name, data)]
     siblings = [name for kind in kinds if _is_model(kind) for name in kind.model_fields]
+    if path[-1] in siblings:  # of another branch of a union
+        return f"it does not go with the other keys of '{'.'.join(path[:-1])}'"
     close = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6)
     elsewhere = [key for key in _all_keys(schema) if key[-1] == path[-1]]
     if elsewhere and not difflib.get_close_matches(path[-1], close, cutoff=0.8):

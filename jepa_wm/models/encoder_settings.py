@@ -130,8 +130,9 @@ class JepaSettings(Section):
     # hidden width of a small convolution over the nearest tokens in view before and after a
     # target, whose output is added to the transformer's; 0: none
     neighbor_width: int = Field(0, ge=0)
-    # how the patch embedding starts: normal, or from the data's patches, whitened, or whitened
-    # and weighted by how well the next frame's tell them (less what lasts in an episode)
+    # how the patch embedding starts, where train.pretrain.start does not say: normal, or from the
+    # data's patches, whitened, or whitened and weighted by how well the next frame tells them
+    # (less what lasts in an episode)
     patch_init: Literal["normal", "whitening", "predictive"] = "normal"
     # Targets: the target encoder's tokens, or these less their mean over distant frames of the
     # episode, which is what lasts (motion); and the weights of their mean absolute errors.
@@ -176,5 +177,10 @@ class JepaSettings(Section):
         if "motion" in self.targets and not self.num_distant_frames:
             raise ValueError(
                 "targets: motion is what differs from distant frames; set num_distant_frames >= 1"
+            )
+        if self.patch_init == "predictive" and self.num_distant_frames < 2:
+            raise ValueError(
+                "patch_init: predictive takes what lasts out of both frames of a pair, by other "
+                "distant frames each; set num_distant_frames >= 2 or patch_init: whitening"
             )
         return self

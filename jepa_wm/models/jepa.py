@@ -176,16 +176,18 @@ class JEPA(nn.Module):
 
     def gradient_shares(self, batch: Batch) -> dict[str, float]:
         """What each weighted loss has of the sum of their gradients' norms, in the context
-        encoder's parameters: which of them it is that trains the encoder."""
-        losses, parameters = self(batch), list(self.encoder.parameters())
-        norms = {}
+        encoder's parameters and over all ranks: which of them it is that trains the encoder."""
+        parameters, norms = list(self.encoder.parameters()), {}
         for name, weight in self.weights.items():
-            if name in losses and weight:
-                gradients = torch.autograd.grad(
-                    weight * losses[name], parameters, retain_graph=True, allow_unused=True
-                )
-                squares = [g.float().square().sum() for g in gradients if g is not None]
-                norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+            losses = self(batch) if weight else {}
+            if name not in losses:
+                continue
+            # A forward pass for each: compiled blocks keep nothing for a second backward pass.
+            gradients = torch.autograd.grad(
+                weight * losses[name], parameters, allow_unused=True, materialize_grads=True
+            )
+            with torch.no_grad():
+                norms[name] = float(all_mean(torch.cat([g.flatten() for g in gradients])).norm())
         total = max(sum(norms.values()), 1e-30)
         return {name: norm / total for name, norm in norms.items()}
 
@@ -258,7 +260,7 @@ def latent_targets(
     LayerNorm of each level without parameters (V-JEPA); for motion less the mean over the distant
     frames, which is what lasts; centred over the batch and scaled to unit mean square if asked."""
     y, targets = _normed(tokens, settings.target_levels), []
-    for kind in settings.targets:
+    for kind in (kind for kind in ("tokens", "motion") if kind in settings.targets):
         of_kind = y
         if kind == "motion" and distant is not None:
             of_kind = y - _normed(distant, settings.target_levels).mean(1, keepdim=True)

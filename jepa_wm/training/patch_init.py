@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.distributed import dist
+from jepa_wm.core.errors import UserError
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.training.samples import BatchReader
 
-PATCHES = 512  # for each pixel number of one: correlations are then known to .05 / sqrt(P)
+PATCHES = 2**19  # pairs of patches that are read, about
 CLIPS = 32  # read at once, at most
 FIRST = 2**39  # step whose batch is the first: none that training draws
 FLOOR = 0.01  # variance of what no frame tells, beside the best told
 
 
 def init_patches(model: JEPA, reader: BatchReader, seed: int) -> None:
-    """Set the patch embedding of both encoders from the data, as jepa.patch_init asks."""
+    """Set the patch embedding of both encoders from the data, as jepa.patch_init asks; UserError
+    where nothing in the data tells how."""
     if model.settings.patch_init == "normal":
         return
     # Rank 0 reads, the others get the same numbers.
@@ -34,23 +36,28 @@ def init_patches(model: JEPA, reader: BatchReader, seed: int) -> None:
 
 def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Tensor]:
     """(weight [D, P], bias [D])."""
-    embed, predictive = model.encoder.embed, model.settings.patch_init == "predictive"
-    width, size = embed.weight.shape
+    predictive = model.settings.patch_init == "predictive"
+    width, size = model.encoder.embed.weight.shape
     moments = PatchMoments(size)
     rows = slice(0, min(CLIPS, reader.source.batch.clips))
-    step = FIRST
-    while moments.count < PATCHES * size:
+    per_clip = reader.data.num_frames // model.encoder.tubelet_size - predictive
+    per_batch = rows.stop * per_clip * model.encoder.tokens_per_frame
+    for step in range(FIRST, FIRST + -(-PATCHES // per_batch)):
         moments.add(*_pairs(model, reader.read(step, rows), predictive))
-        step += 1
-    directions = moments.predictive() if predictive else moments.whitening()  # [P, P]
+    if not moments.count or not moments.covariance.any():
+        raise UserError(
+            f"jepa.patch_init {model.settings.patch_init}: no patch of the clips that were read "
+            "differs from distant frames of its episode, by which it could be told what moves; "
+            "set jepa.patch_init=whitening or normal, or give longer episodes or videos"
+        )
 
-    # The strongest of them, turned at random so that all channels are alike, at unit mean square.
+    # The strongest directions, turned at random so that all channels are alike, at unit mean
+    # square.
+    directions = moments.predictive() if predictive else moments.whitening()  # [P, P]
     directions = directions[:, : min(width, size)]
     generator = torch.Generator().manual_seed(seed)
-    turn = torch.linalg.qr(
-        torch.randn(max(width, size), directions.shape[1], generator=generator).double()
-    ).Q[:width]
-    weight = turn @ directions.T
+    drawn = torch.randn(width, directions.shape[1], generator=generator, dtype=torch.double)
+    weight = torch.linalg.qr(drawn).Q @ directions.T
     scale = (weight @ moments.covariance * weight).sum().div(width).sqrt()
     weight = weight / scale.clamp(min=1e-12)
     return weight.float(), -(weight @ moments.mean).float()
@@ -97,8 +104,12 @@ class PatchMoments:
         white = directions / variance.clamp(min=floor).sqrt()
         lagged = self._product / self.count
         correlation, turn = torch.linalg.eigh(white.T @ (lagged + lagged.T) / 2 @ white)
-        weights = correlation.clamp(min=FLOOR * correlation.max().clamp(min=1e-6))
-        return (white @ turn * weights.sqrt()).flip(1)
+
+        # Of n pairs of white noise the correlations fill a semicircle of this radius (Wigner).
+        by_chance = (2 * len(variance) / self.count) ** 0.5
+        told = correlation.where(correlation > by_chance, 0)
+        variances = told.clamp(min=FLOOR * float(correlation.max().clamp(min=1e-6)))
+        return (white @ turn * variances.sqrt()).flip(1)
 
 
 @torch.no_grad()
@@ -113,12 +124,20 @@ def _pairs(model: JEPA, batch: Batch, predictive: bool) -> tuple[Tensor, Tensor,
         return flat, centred, centred
 
     # Less what lasts in the episode. Each side of a pair has distant frames of its own, or their
-    # noise would be told.
-    now, following = patches[:, :-1], patches[:, 1:]
+    # noise would be told: where one was drawn twice it counts once, and a clip that has no two is
+    # left out.
     frames = batch.distant.shape[1]
-    if frames >= 2:
-        distant = encoder.patches(model.images(batch.distant)).cpu()
-        distant = distant.unflatten(0, (-1, frames))  # [B, R, N, P]
-        now = now - distant[:, 0::2].mean(1, keepdim=True)
-        following = following - distant[:, 1::2].mean(1, keepdim=True)
-    return patches[:, :-1].flatten(0, 2), now.flatten(0, 2), following.flatten(0, 2)
+    distant = encoder.patches(model.images(batch.distant)).cpu().unflatten(0, (-1, frames))
+    kept, of_now, of_next = [], [], []
+    assert batch.time is not None
+    for row, times in enumerate(batch.time[:, -frames:].tolist()):
+        distinct = [times.index(time) for time in dict.fromkeys(times)]
+        if len(distinct) > 1:
+            kept.append(row)
+            of_now.append(distant[row, distinct[0::2]].mean(0))
+            of_next.append(distant[row, distinct[1::2]].mean(0))
+    if not kept:
+        return (patches[:0].flatten(0, 2),) * 3
+    now, following = patches[kept, :-1], patches[kept, 1:]
+    told = now - torch.stack(of_now)[:, None], following - torch.stack(of_next)[:, None]
+    return now.flatten(0, 2), told[0].flatten(0, 2), told[1].flatten(0, 2)

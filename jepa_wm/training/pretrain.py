@@ -37,7 +37,8 @@ from jepa_wm.training.patch_init import init_patches
 from jepa_wm.training.samples import BatchReader
 from jepa_wm.training.settings import PretrainTraining, TrainPretraining
 
-WATCHED = 2**39 - 1  # step whose clips the shares of the gradient are told on: never trained on
+# The shares of the gradient are told on clips of a step that is never trained on, so many a rank.
+WATCHED, WATCHED_CLIPS = 2**39 - 1, 16
 
 
 @stage(
@@ -70,14 +71,15 @@ def pretrain(
     source, action_size, frames, states = opened(run, data, shape, seed, settings.probe_frames)
     probe = OnlineProbe(frames, states, data.image_size, encoder, precision, seed)
 
-    # The model, and its encoder as it was before training.
+    # The model, and an encoder of random weights.
     model = JEPA(data.image_size, encoder, jepa, action_size=action_size)
     random_encoder = Encoder(data.image_size, encoder)
     random_encoder.load_state_dict(model.encoder.state_dict())
     reader = BatchReader(source, data, encoder, jepa, seed)
-    init_patches(model, reader, seed)
     if settings.start is not None:
         start_at(model, settings.start)
+    elif not _begun(run):
+        init_patches(model, reader, seed)
     model.to(dist().device)
 
     # Training, then the probe that is reported.
@@ -85,7 +87,8 @@ def pretrain(
     seconds = fit(run, task, settings, train)
     steps = settings.final_probe_steps
     metrics, errors = probe(model.target, steps=steps, label="probe" if dist().first else "")
-    reference = probe_once(run, probe, random_encoder, steps) if settings.steps else errors
+    untrained = not settings.steps and settings.start is None and jepa.patch_init == "normal"
+    reference = errors if untrained else probe_once(run, probe, random_encoder, steps)
     scores = {}
     for name, error in errors.items():
         unit = states.quantities.unit(name) if states else ""
@@ -101,6 +104,12 @@ def pretrain(
         by_rank = dist().all_gather_object(source.unreadable)
         result["unreadable"] = sorted({reason for reasons in by_rank for reason in reasons})
     return result
+
+
+def _begun(run: Run) -> bool:
+    """Whether there is a checkpoint to go on from, which will bring all weights."""
+    folder = run.stage_dir("pretrain") / "checkpoints"
+    return dist().broadcast(dist().first and newest_checkpoint(folder) is not None)
 
 
 class Opened(NamedTuple):
@@ -177,7 +186,9 @@ def make_task(
         assert probe is not None
         metrics = probe.metrics(model.target, steps=settings.probe_steps)
         if not any(isinstance(p, DTensor) for p in model.encoder.parameters()):
-            batch = reader.read(WATCHED, dist().rows(settings.batch, 0, 1))
+            rows = dist().rows(settings.batch, 0, 1)
+            few = slice(rows.start, min(rows.stop, rows.start + WATCHED_CLIPS))
+            batch = reader.read(WATCHED, few)
             with autocast(batch.clip.device, precision):
                 shares = model.gradient_shares(batch)
             metrics |= {f"gradient_share/{name}": share for name, share in shares.items()}
@@ -205,11 +216,15 @@ def start_at(model: JEPA, path: str | Path) -> None:
         weights, source = load_checkpoint(newest)[0], str(newest)
     else:
         weights, source = _released(path, model), str(path)
-    # What regularises begins anew, as do neighbours that the other model has not.
-    for part in ("encoder", "target", "predictor", "neighbors"):
-        module, of_part = getattr(model, part), part_of(weights, part)
-        if part != "neighbors" or (module is not None and of_part):
-            load_strict(module, of_part, source=f"{source}: {part}")
+    # What regularises begins anew, as does a part of the predictor that the other model has not.
+    for part in ("encoder", "target", "predictor"):
+        load_strict(getattr(model, part), part_of(weights, part), source=f"{source}: {part}")
+    neighbors = part_of(weights, "neighbors")
+    if neighbors and model.neighbors is None:
+        width = len(neighbors["embed.bias"])
+        raise UserError(f"{source}: its predictor has neighbors; set jepa.neighbor_width={width}")
+    if neighbors and model.neighbors is not None:
+        load_strict(model.neighbors, neighbors, source=f"{source}: neighbors")
 
 
 def _released(path: Path, model: JEPA) -> dict[str, Tensor]:
@@ -217,9 +232,10 @@ def _released(path: Path, model: JEPA) -> dict[str, Tensor]:
     encoder, jepa = model.encoder.settings, model.settings
     image_size = model.encoder.grid * encoder.patch_size
     size = Size(image_size, encoder.num_heads, predictor_heads=jepa.num_heads)
-    if jepa.target_levels != 1:
+    if jepa.target_levels != 1 or jepa.targets != ("tokens",):
         raise UserError(
-            f"{path}: its predictor predicts tokens of the last level; set jepa.target_levels=1"
+            f"{path}: its predictor predicts tokens of the last level; set jepa.target_levels=1 "
+            "and jepa.targets=[tokens]"
         )
     weights: dict[str, Tensor] = {}
     for part, released in (("encoder", "encoder"), ("target", "target_encoder")):
