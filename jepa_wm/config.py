@@ -121,7 +121,7 @@ class Config(Section):
     def _check_motion(self) -> None:
         """What differs from distant frames has to be seen in the same way in both."""
         jepa, augment = self.jepa, self.data.augment
-        reads = {"jepa.targets motion": "motion" in jepa.targets}
+        reads = {"jepa.target_kinds motion": "motion" in jepa.target_kinds}
         reads["jepa.patch_init predictive"] = jepa.patch_init == "predictive"
         named = " and ".join(name for name, asked in reads.items() if asked)
         if named and augment is not None and augment.independent_views:
@@ -129,10 +129,10 @@ class Config(Section):
                 f"{named} compares a clip with distant frames, of which independent views show "
                 "other pixels; set data.augment.independent_views=false"
             )
-        if "motion" in jepa.targets and self.encoder.attention != "frame":
+        if "motion" in jepa.target_kinds and self.encoder.attention != "frame":
             raise ValueError(
-                "jepa.targets motion compares frames of a clip with distant frames, which are "
-                "seen alone; set encoder.attention=frame or jepa.targets=[tokens]"
+                "jepa.target_kinds motion compares frames of a clip with distant frames, which "
+                "are seen alone; set encoder.attention=frame or jepa.target_kinds=[tokens]"
             )
 
     @model_validator(mode="after")

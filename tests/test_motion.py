@@ -20,6 +20,7 @@ from jepa_wm.models.predictor import NeighborPredictor, nearest_in_view
 from jepa_wm.training import patch_init
 from jepa_wm.training.patch_init import PatchMoments
 
+ONE_FRAME = (FrameMask(frames=1),)
 OFF = {"temporal_contrast": 0, "inverse_dynamics": 0}
 
 
@@ -101,7 +102,9 @@ def test_blocks_hidden_over_the_whole_clip_have_no_neighbour_and_are_predicted_a
 
 
 def test_what_lasts_is_no_target_of_motion():
-    model = jepa(masks=(FrameMask(frames=1),), targets=("motion",), num_distant_frames=3, **OFF)
+    model = jepa(
+        masks=(FrameMask(frames=1),), target_kinds=("motion",), num_distant_frames=3, **OFF
+    )
     still = clip()[:, :1].expand(-1, 4, -1, -1, -1)
     assert model.compute_targets(still, still[:, :3]).abs().max() < 1e-2
     moving = model.compute_targets(clip(), still[:, :3])
@@ -110,7 +113,7 @@ def test_what_lasts_is_no_target_of_motion():
 
 def test_both_kinds_of_target_stand_side_by_side():
     parts = [
-        jepa(masks=(FrameMask(frames=1),), targets=kinds, **OFF).compute_targets(clip(), far())
+        jepa(masks=ONE_FRAME, target_kinds=kinds, **OFF).compute_targets(clip(), far())
         for kinds in (("tokens",), ("motion",), ("tokens", "motion"))
     ]
     assert torch.equal(parts[2], torch.cat(parts[:2], -1))
@@ -120,9 +123,9 @@ def test_both_kinds_of_target_stand_side_by_side():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"targets": ()}, "names tokens, motion, or both"),
-        ({"targets": ("motion", "motion")}, "each once"),
-        ({"targets": ("motion",), "num_distant_frames": 0}, "set num_distant_frames >= 1"),
+        ({"target_kinds": ()}, "names tokens, motion, or both"),
+        ({"target_kinds": ("motion", "motion")}, "each once"),
+        ({"target_kinds": ("motion",), "num_distant_frames": 0}, "set num_distant_frames >= 1"),
         ({"patch_init": "predictive", "num_distant_frames": 1}, "set num_distant_frames >= 2"),
     ],
 )
@@ -131,20 +134,20 @@ def test_targets_that_say_nothing_are_refused(bad, message):
         JepaSettings(**bad)
 
 
-@pytest.mark.parametrize("asked", [{"targets": ("motion",)}, {"patch_init": "predictive"}])
+@pytest.mark.parametrize("asked", [{"target_kinds": ("motion",)}, {"patch_init": "predictive"}])
 def test_what_is_compared_must_be_seen_alike(asked):
     views = DataSettings(augment={"independent_views": True})
     with pytest.raises(ValueError, match="set data.augment.independent_views=false"):
         Config(data=views, jepa=JepaSettings(**asked, **OFF))
     with_clips = EncoderSettings(attention="clip")
-    if "targets" in asked:
+    if "target_kinds" in asked:
         with pytest.raises(ValueError, match="set encoder.attention=frame"):
             Config(encoder=with_clips, jepa=JepaSettings(**asked, **OFF))
 
 
 def test_the_order_in_which_targets_are_named_changes_nothing():
     one, other = (
-        jepa(masks=(FrameMask(frames=1),), targets=kinds, **OFF).compute_targets(clip(), far())
+        jepa(masks=ONE_FRAME, target_kinds=kinds, **OFF).compute_targets(clip(), far())
         for kinds in (("motion", "tokens"), ("tokens", "motion"))
     )
     assert torch.equal(one, other)
@@ -223,19 +226,19 @@ class Reader:
 
 def test_the_embedding_shows_what_is_told_and_channels_alike(monkeypatch):
     monkeypatch.setattr(patch_init, "PATCHES", 20_000)
-    model = jepa(patch_init="predictive", masks=(FrameMask(frames=1),), **OFF)
+    model = jepa(patch_init="predictive", masks=ONE_FRAME, **OFF)
     patch_init.init_patches(model, Reader(), seed=0)
     weight = model.encoder.embed.weight  # [16, 48] of patches of 4 x 4 px in three channels
     assert torch.equal(weight, model.target.embed.weight)
-    told = 1 * 4 + 1  # row 1, column 1 of the first channel
+    lasting = 1 * 4 + 1  # row 1, column 1 of the first channel
     energy = weight.square().sum(0)
-    assert energy[told] > 30 * energy[torch.arange(48) != told].max()
+    assert energy[lasting] > 30 * energy[torch.arange(48) != lasting].max()
     frames = Reader().read(7, slice(None)).clip
     tokens = model.encoder.embed(model.encoder.patches(frames)).flatten(0, 1)
     assert 0.3 < tokens.square().mean().item() < 1.3
 
     # A turn changes no length: the directions keep the variances that they were given.
-    other = jepa(patch_init="predictive", masks=(FrameMask(frames=1),), **OFF)
+    other = jepa(patch_init="predictive", masks=ONE_FRAME, **OFF)
     patch_init.init_patches(other, Reader(), seed=1)
     torch.testing.assert_close(
         torch.linalg.svdvals(weight), torch.linalg.svdvals(other.encoder.embed.weight)
@@ -246,7 +249,7 @@ def test_the_embedding_shows_what_is_told_and_channels_alike(monkeypatch):
 @pytest.mark.parametrize("reader", [Reader((5, 5, 5, 5)), Reader(loud=0.0)])
 def test_data_that_tell_nothing_are_refused_with_the_remedy(monkeypatch, reader):
     monkeypatch.setattr(patch_init, "PATCHES", 2_000)
-    model = jepa(patch_init="predictive", masks=(FrameMask(frames=1),), **OFF)
+    model = jepa(patch_init="predictive", masks=ONE_FRAME, **OFF)
     with pytest.raises(UserError, match="set jepa.patch_init=whitening or normal"):
         patch_init.init_patches(model, reader, seed=0)
 
@@ -288,7 +291,7 @@ def test_a_run_that_starts_from_its_patches_trains_resumes_and_tells_who_trains_
 ):
     words = [
         *overrides(tiny_data), "jepa.patch_init=predictive", "jepa.neighbor_width=8",
-        "jepa.targets=[motion, tokens]", "jepa.masks=[{frames: 1}]", "jepa.min_gap=1",
+        "jepa.target_kinds=[motion, tokens]", "jepa.masks=[{frames: 1}]", "jepa.min_gap=1",
     ]  # fmt: skip
     monkeypatch.setattr(patch_init, "PATCHES", 5_000)
     config = load_config("debug", words)

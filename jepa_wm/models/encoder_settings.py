@@ -137,7 +137,7 @@ class JepaSettings(Section):
     # Targets: the target encoder's tokens, or these less their mean over distant frames of the
     # episode, which is what lasts (motion); and the weights of their mean absolute errors.
 
-    targets: tuple[Literal["tokens", "motion"], ...] = ("tokens",)
+    target_kinds: tuple[Literal["tokens", "motion"], ...] = ("tokens",)
 
     masked_weight: float = Field(0.3, ge=0)  # of the hidden tokens
     context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
@@ -170,13 +170,15 @@ class JepaSettings(Section):
                 "masks is empty: with nothing hidden there is nothing to predict; "
                 "give at least one mask"
             )
-        if not self.targets or len(set(self.targets)) < len(self.targets):
+        # Targets that are there, and distant frames where something is compared with them.
+        if not self.target_kinds or len(set(self.target_kinds)) < len(self.target_kinds):
             raise ValueError(
-                f"targets {list(self.targets)} names tokens, motion, or both, each once"
+                f"target_kinds {list(self.target_kinds)} names tokens, motion, or both, each once"
             )
-        if "motion" in self.targets and not self.num_distant_frames:
+        if "motion" in self.target_kinds and not self.num_distant_frames:
             raise ValueError(
-                "targets: motion is what differs from distant frames; set num_distant_frames >= 1"
+                "target_kinds: motion is what differs from distant frames; "
+                "set num_distant_frames >= 1"
             )
         if self.patch_init == "predictive" and self.num_distant_frames < 2:
             raise ValueError(

@@ -110,7 +110,7 @@ class JEPA(nn.Module):
         levels, tokens = self.settings.target_levels, self.target.tokens_per_frame
         seen = self.target(clip, levels=levels).float().unflatten(1, (-1, tokens))
         apart = None
-        if distant is not None and "motion" in self.settings.targets:
+        if distant is not None and "motion" in self.settings.target_kinds:
             apart = self.target(self.images(distant), levels=levels).float()
             apart = apart.unflatten(0, (len(clip), -1))
         return latent_targets(seen, self.settings, apart)
@@ -260,7 +260,7 @@ def latent_targets(
     LayerNorm of each level without parameters (V-JEPA); for motion less the mean over the distant
     frames, which is what lasts; centred over the batch and scaled to unit mean square if asked."""
     y, targets = _normed(tokens, settings.target_levels), []
-    for kind in (kind for kind in ("tokens", "motion") if kind in settings.targets):
+    for kind in (kind for kind in ("tokens", "motion") if kind in settings.target_kinds):
         of_kind = y
         if kind == "motion" and distant is not None:
             of_kind = y - _normed(distant, settings.target_levels).mean(1, keepdim=True)

@@ -94,7 +94,7 @@ class Predictor(nn.Module):
 
 def target_width(encoder: EncoderSettings, jepa: JepaSettings) -> int:
     """Numbers of a target token: the encoder's width for each level of each kind of target."""
-    return len(jepa.targets) * jepa.target_levels * encoder.width
+    return len(jepa.target_kinds) * jepa.target_levels * encoder.width
 
 
 class NeighborPredictor(nn.Module):

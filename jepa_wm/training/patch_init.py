@@ -107,8 +107,8 @@ class PatchMoments:
 
         # Of n pairs of white noise the correlations fill a semicircle of this radius (Wigner).
         by_chance = (2 * len(variance) / self.count) ** 0.5
-        told = correlation.where(correlation > by_chance, 0)
-        variances = told.clamp(min=FLOOR * float(correlation.max().clamp(min=1e-6)))
+        sure = correlation.where(correlation > by_chance, 0)
+        variances = sure.clamp(min=FLOOR * float(correlation.max().clamp(min=1e-6)))
         return (white @ turn * variances.sqrt()).flip(1)
 
 
@@ -139,5 +139,5 @@ def _pairs(model: JEPA, batch: Batch, predictive: bool) -> tuple[Tensor, Tensor,
     if not kept:
         return (patches[:0].flatten(0, 2),) * 3
     now, following = patches[kept, :-1], patches[kept, 1:]
-    told = now - torch.stack(of_now)[:, None], following - torch.stack(of_next)[:, None]
-    return now.flatten(0, 2), told[0].flatten(0, 2), told[1].flatten(0, 2)
+    residuals = now - torch.stack(of_now)[:, None], following - torch.stack(of_next)[:, None]
+    return now.flatten(0, 2), residuals[0].flatten(0, 2), residuals[1].flatten(0, 2)

@@ -232,10 +232,10 @@ def _released(path: Path, model: JEPA) -> dict[str, Tensor]:
     encoder, jepa = model.encoder.settings, model.settings
     image_size = model.encoder.grid * encoder.patch_size
     size = Size(image_size, encoder.num_heads, predictor_heads=jepa.num_heads)
-    if jepa.target_levels != 1 or jepa.targets != ("tokens",):
+    if jepa.target_levels != 1 or jepa.target_kinds != ("tokens",):
         raise UserError(
             f"{path}: its predictor predicts tokens of the last level; set jepa.target_levels=1 "
-            "and jepa.targets=[tokens]"
+            "and jepa.target_kinds=[tokens]"
         )
     weights: dict[str, Tensor] = {}
     for part, released in (("encoder", "encoder"), ("target", "target_encoder")):
