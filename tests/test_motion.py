@@ -107,6 +107,8 @@ def test_what_lasts_is_no_target_of_motion():
     )
     still = clip()[:, :1].expand(-1, 4, -1, -1, -1)
     assert model.compute_targets(still, still[:, :3]).abs().max() < 1e-2
+    with pytest.raises(ValueError, match="told from distant frames"):
+        model.compute_targets(still)  # never the ordinary targets in their place
     moving = model.compute_targets(clip(), still[:, :3])
     assert moving.square().mean().item() == pytest.approx(1, abs=0.05)
 

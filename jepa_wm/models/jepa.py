@@ -108,12 +108,12 @@ class JEPA(nn.Module):
         """The targets [B, T*N, G*L*D] in fp32, of L levels of the target encoder, for clips [B, T,
         C, px, px] with their distant frames [B, R, C, px, px], which motion is told from."""
         levels, tokens = self.settings.target_levels, self.target.tokens_per_frame
-        seen = self.target(clip, levels=levels).float().unflatten(1, (-1, tokens))
-        apart = None
+        of_clip = self.target(clip, levels=levels).float().unflatten(1, (-1, tokens))
+        of_distant = None
         if distant is not None and "motion" in self.settings.target_kinds:
-            apart = self.target(self.images(distant), levels=levels).float()
-            apart = apart.unflatten(0, (len(clip), -1))
-        return latent_targets(seen, self.settings, apart)
+            of_distant = self.target(self.images(distant), levels=levels).float()
+            of_distant = of_distant.unflatten(0, (len(clip), -1))
+        return latent_targets(of_clip, self.settings, of_distant)
 
     def images(self, distant: Tensor) -> Tensor:
         """[B*R, tubelet, C, px, px]: each distant frame [B, R, C, px, px] an image of its own,
@@ -258,11 +258,15 @@ def latent_targets(
 ) -> Tensor:
     """[B, T*N, G*L*D] from tokens [B, T, N, L*D] of clips and [B, R, N, L*D] of distant frames:
     LayerNorm of each level without parameters (V-JEPA); for motion less the mean over the distant
-    frames, which is what lasts; centred over the batch and scaled to unit mean square if asked."""
+    frames, which is what lasts; centred over the batch and scaled to unit mean square if asked.
+
+    Raises ValueError for motion without distant frames."""
     y, targets = _normed(tokens, settings.target_levels), []
     for kind in (kind for kind in ("tokens", "motion") if kind in settings.target_kinds):
         of_kind = y
-        if kind == "motion" and distant is not None:
+        if kind == "motion":
+            if distant is None:
+                raise ValueError("targets of motion are told from distant frames: give them")
             of_kind = y - _normed(distant, settings.target_levels).mean(1, keepdim=True)
         if settings.center_targets:
             of_kind = of_kind - all_mean(of_kind.mean((0, 1), keepdim=True))
@@ -274,8 +278,8 @@ def latent_targets(
 
 
 def _normed(tokens: Tensor, levels: int) -> Tensor:
-    apart = tokens.unflatten(-1, (levels, -1))
-    return F.layer_norm(apart, apart.shape[-1:]).flatten(-2)
+    by_level = tokens.unflatten(-1, (levels, -1))
+    return F.layer_norm(by_level, by_level.shape[-1:]).flatten(-2)
 
 
 def _any_full_frames(masks: list[TokenMask]) -> bool:
