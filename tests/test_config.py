@@ -205,3 +205,11 @@ def test_diff_and_digest_see_the_same_changes():
     assert digest(pick(a, ["seed"])) == "bd0488843468e63c", (
         "stored digests of all run folders would become void"
     )
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_settings_of_an_entry_hold_whether_they_stand_before_its_name_or_after(first):
+    chosen = ["planner.solver.name=mppi", "latent.name=keypoints"]
+    its_own = ["planner.solver.num_samples=7", "latent.dynamic_points=3"]
+    config = load_config("two_rooms", [*chosen, *its_own] if first else [*its_own, *chosen])
+    assert config.planner.solver.num_samples == 7 and config.latent.dynamic_points == 3

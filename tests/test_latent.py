@@ -14,14 +14,22 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.distance import TemporalDistance, hardest
 from jepa_wm.models.encoder_settings import EncoderSettings
-from jepa_wm.models.latent import FactoredLatent, LatentBatch, curvature
+from jepa_wm.models.factored_latent import FactoredLatent, curvature
+from jepa_wm.models.keypoint_latent import KeypointLatent
+from jepa_wm.models.latent import LatentBatch
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.losses import EpisodeContrast, TemporalContrast, variance_covariance
-from jepa_wm.models.pooling import Components
+from jepa_wm.models.losses import (
+    EpisodeContrast,
+    PredictiveContrast,
+    TemporalContrast,
+    variance_covariance,
+)
+from jepa_wm.models.pooling import Components, Keypoints
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import (
     DistanceSettings,
     FactoredLatentSettings,
+    KeypointLatentSettings,
     TokenLatentSettings,
     WorldModelSettings,
 )
@@ -110,18 +118,38 @@ def latent_model(*, latent_settings=SMALL, **changes):
     return model
 
 
+def latent_batch(frames, displacement, *, distant=3, actions=None, gap=9.0):
+    """A batch of windows, each an episode, whose one distant frame is one of the window's own."""
+    count, length = frames.shape[:2]
+    distant = torch.as_tensor(distant).expand(count)
+    return LatentBatch(
+        frames,
+        frames[torch.arange(count), distant][:, None],
+        displacement,
+        torch.randn(count, length - 1, 6) if actions is None else actions,
+        torch.as_tensor(gap).expand(count, length, 1),
+        torch.arange(count),
+    )
+
+
 @pytest.mark.parametrize(
-    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), TokenLatentSettings()]
+    "latent_settings",
+    [
+        SMALL,
+        SMALL.model_copy(update={"static_dim": 0}),
+        KeypointLatentSettings(dynamic_points=2, static_points=2),
+        KeypointLatentSettings(dynamic_points=2, static_points=0),
+        TokenLatentSettings(),
+    ],
 )
 def test_losses_are_finite_and_reach_every_part(latent_settings):
     model = latent_model(latent_settings=latent_settings)
     tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
     rounds = [model.dynamics_losses(model.latent.encode(tokens), actions, rollout=1.0)]
-    training = model.latent.training_of(2)
+    training = model.latent.training_of(2, model.block)
     if training is not None:
         frames = model.latent.compress(tokens)
-        batch = LatentBatch(frames, frames[:, 3], torch.randn(4, 5, 2))
-        rounds.append(training.losses(batch))
+        rounds.append(training.losses(latent_batch(frames, torch.randn(4, 5, 2))))
     for losses in rounds:
         losses["loss"].backward()
         assert all(torch.isfinite(v) for v in losses.values())
@@ -143,7 +171,14 @@ def test_static_numbers_stay_as_they_are_and_condition_what_actions_do():
 
 
 @pytest.mark.parametrize(
-    "latent_settings", [SMALL, SMALL.model_copy(update={"static_dim": 0}), TokenLatentSettings()]
+    "latent_settings",
+    [
+        SMALL,
+        SMALL.model_copy(update={"static_dim": 0}),
+        KeypointLatentSettings(dynamic_points=2, static_points=2),
+        KeypointLatentSettings(dynamic_points=2, static_points=0),
+        TokenLatentSettings(),
+    ],
 )
 def test_static_numbers_are_read_and_replaced(latent_settings):
     model = latent_model(latent_settings=latent_settings)
@@ -156,7 +191,7 @@ def test_static_numbers_are_read_and_replaced(latent_settings):
     )
     dynamic_dim = latents.shape[-1] - shared.shape[-1]
     assert torch.equal(replaced[..., :dynamic_dim], latents[..., :dynamic_dim])
-    assert shared.shape[-1] == (getattr(latent_settings, "static_dim", 0))
+    assert shared.shape[-1] == model.latent.static_dim
 
 
 def test_components_are_those_of_the_covariance_and_halfway_to_white():
@@ -208,7 +243,7 @@ def test_a_factored_latent_learns_where_things_are_without_labels():
     settings = FactoredLatentSettings(dynamic_dim=2, static_dim=0, components=36, width=64)
     latent = FactoredLatent(36, 1, settings)
     latent.components.fit(tokens.flatten(0, 1))
-    training, frames = latent.training_of(2), latent.components(tokens)
+    training, frames = latent.training_of(2, 6), latent.components(tokens)
     optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
 
     def unexplained():
@@ -222,11 +257,83 @@ def test_a_factored_latent_learns_where_things_are_without_labels():
     for _ in range(300):
         rows, other = torch.randint(300, (64,), generator=g), torch.randint(6, (64,), generator=g)
         optimiser.zero_grad()
-        training.losses(LatentBatch(frames[rows], frames[rows, other], done[rows]))[
-            "loss"
-        ].backward()
+        training.losses(latent_batch(frames[rows], done[rows], distant=other))["loss"].backward()
         optimiser.step()
     assert unexplained() < 0.06 < before / 4
+
+
+def test_keypoints_find_what_moves_and_what_is_constant_and_where_it_is():
+    """A bump that walks and one that stays in an episode, in noise; of no use is a third that is
+    anywhere at any time. No displacement is given, and the actions are pushes that walls cut."""
+    g = torch.Generator().manual_seed(0)
+    grid = torch.cartesian_prod(torch.arange(6.0), torch.arange(6.0))
+
+    def bump(place):
+        return (-(place[..., None, :] - grid).square().sum(-1) / 2).exp()
+
+    pushes = torch.randn(400, 5, 2, generator=g)
+    way = [torch.rand(400, 2, generator=g) * 5]
+    for push in pushes.unbind(1):
+        way.append((way[-1] + push).clamp(0, 5))
+    way, still = torch.stack(way, 1), torch.rand(400, 1, 2, generator=g) * 5
+    anywhere = torch.rand(400, 6, 2, generator=g) * 5
+    channels = [bump(way), bump(still).expand(-1, 6, -1), bump(anywhere)]
+    tokens = torch.stack(channels, -1) @ torch.randn(3, 8, generator=g)  # [E, 6, 36, 8]
+    tokens = tokens + 0.1 * torch.randn(tokens.shape, generator=g)
+    torch.manual_seed(0)
+    latent = KeypointLatent(36, 8, KeypointLatentSettings(dynamic_points=2, static_points=2))
+    training = latent.training_of(2, 2)
+    optimiser = torch.optim.Adam(training.parameters(), lr=1e-2)
+    for _ in range(300):
+        rows, other = torch.randint(400, (64,), generator=g), torch.randint(6, (64,), generator=g)
+        gap = (torch.arange(6) - other[:, None]).abs().float()[..., None]
+        batch = latent_batch(tokens[rows], way[rows], distant=other, actions=pushes[rows], gap=gap)
+        optimiser.zero_grad()
+        training.losses(batch._replace(episode=rows))["loss"].backward()
+        optimiser.step()
+    latent.standardise(tokens.flatten(0, 1))
+    with torch.no_grad():
+        read = latent.encode(tokens)[:, :, 0]
+    moved, constant = read[..., :4], read[..., 4:]
+    assert moved.flatten(0, 1).mean(0).abs().max() < 1e-4
+    assert moved.flatten(0, 1).std(0).mean() == pytest.approx(1, abs=0.3)
+
+    def left(numbers, truth):
+        """Share of the variance of places that a linear map of the numbers leaves."""
+        x = torch.nn.functional.pad(numbers.flatten(0, 1), (0, 1), value=1.0)
+        y = truth.expand(-1, 6, -1).flatten(0, 1)
+        gap = x @ torch.linalg.lstsq(x, y).solution - y
+        return (gap.square().mean() / y.var(0).mean()).item()
+
+    assert left(moved, way) < 0.1 < 0.7 < left(moved, still)
+    assert left(constant, still) < 0.2 < 0.7 < left(constant, way)
+    assert left(read, anywhere) > 0.7
+
+
+def test_what_is_near_the_true_frame_is_no_negative_of_it():
+    contrast = PredictiveContrast(3, projected=3)
+    nn.init.eye_(contrast.project.weight)
+    nn.init.zeros_(contrast.project.bias)
+    a, b = torch.eye(3)[0].view(1, 1, 3), torch.eye(3)[1].view(1, 1, 3)
+    near, far = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
+    assert contrast(a, a, a, near) == 0 == contrast(a, b, a, near)
+    assert contrast(a, a, a, far).item() == pytest.approx(math.log(2))
+    assert contrast(a, a, b, far).item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-3)
+
+
+def test_keypoints_are_the_places_of_what_is_looked_for():
+    points = Keypoints(9, 1, 1)
+    points.norm, points.score = nn.Identity(), nn.Identity()
+    nn.init.zeros_(points.offset.weight)
+    nn.init.zeros_(points.offset.bias)
+    bright = 100 * torch.eye(9)[:, :, None]  # one token each
+    rows, columns = torch.arange(9) // 3, torch.arange(9) % 3
+    expected = torch.stack([rows, columns], -1) / 2 - 0.5
+    torch.testing.assert_close(points(bright), expected)
+    torch.testing.assert_close(points(bright[None, 3:5])[0].mean(0), torch.tensor([0.0, -0.25]))
+    assert points(torch.zeros(2, 3, 9, 1)).shape == (2, 3, 2)
+    in_line = Keypoints(3, 1, 1).place
+    torch.testing.assert_close(in_line, torch.tensor([[0, 0], [0, 0.5], [0, 1]]))
 
 
 def test_curvature_tells_straight_paths_from_wild_ones_at_any_scale():
@@ -267,22 +374,17 @@ def test_a_factored_latent_of_what_turns_by_itself_is_straightened():
         )
         latent = FactoredLatent(24, 1, settings)
         latent.components.fit(tokens.flatten(0, 1))
-        training, frames = latent.training_of(1), latent.components(tokens)
+        training, frames = latent.training_of(1, 6), latent.components(tokens)
         optimiser = torch.optim.Adam(training.parameters(), lr=3e-3)
         for _ in range(300):
             rows, other = torch.randint(250, (64,)), torch.randint(6, (64,))
             optimiser.zero_grad()
-            losses = training.losses(
-                LatentBatch(
-                    frames[rows], frames[rows, other], nudges.cumsum(1)[rows, :1].expand(-1, 6, -1)
-                )
-            )
+            moved = nudges.cumsum(1)[rows, :1].expand(-1, 6, -1)
+            losses = training.losses(latent_batch(frames[rows], moved, distant=other))
             losses["loss"].backward()
             optimiser.step()
         with torch.no_grad():
-            held_out = training.losses(
-                LatentBatch(frames[250:], frames[250:, 3], torch.zeros(50, 6, 1))
-            )
+            held_out = training.losses(latent_batch(frames[250:], torch.zeros(50, 6, 1)))
             bend = curvature(latent.dynamic(frames[250:]))
             return bend.item(), held_out["reconstruction"].item()
 

@@ -163,16 +163,16 @@ def test_a_key_of_another_mask_is_told_from_a_mistyped_one():
 # ------------------------------------------------------------------ patches
 
 
-def stream(count=40_000):
+def stream(count=40_000, *, faint=0.5):
     """Patches [n, 5] and their next: loud noise, a loud and a faint number that last for a while,
     one that alternates, and one that never varies."""
     g = generator()
     lasting = torch.randn(count, 2, generator=g)
-    kept = (0.8 * lasting + 0.6 * torch.randn(count, 2, generator=g)) * torch.tensor([9, 0.1])
+    kept = (0.8 * lasting + 0.6 * torch.randn(count, 2, generator=g)) * torch.tensor([9, faint])
     noise, after = torch.randn(2, count, 1, generator=g) * 5
     swing = torch.randn(count, 1, generator=g)
     zero = torch.zeros(count, 1)
-    now = torch.cat([noise, lasting * torch.tensor([9, 0.1]), swing, zero], 1)
+    now = torch.cat([noise, lasting * torch.tensor([9, faint]), swing, zero], 1)
     return now, torch.cat([after, kept, -swing, zero], 1)
 
 
@@ -193,6 +193,13 @@ def test_what_the_next_frame_tells_is_strong_however_faint_it_is_in_pixels():
     shares = directions[:, :2].abs() * now.std(0)[:, None]
     assert (shares[[0, 3, 4]] < 0.05 * shares.max()).all()
     torch.testing.assert_close(made.mean.float(), (now + 3).mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_what_eight_bits_hardly_show_is_not_blown_up():
+    now, following = stream(faint=0.002)
+    directions = moments(now, following).predictive().float()
+    variance = (now @ directions).var(0)
+    assert variance[0] == pytest.approx(0.8, abs=0.02) and variance[1:].max() < 0.01
 
 
 def test_noise_tells_nothing():

@@ -10,9 +10,10 @@ import torch
 from jepa_wm.config import Config
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.models.encoder_settings import BlockMask, EncoderSettings, JepaSettings
-from jepa_wm.models.jepa import JEPA, Batch, latent_targets
+from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.losses import collapse_metrics, variance_covariance
 from jepa_wm.models.masks import TokenMask, draw_hidden, draw_masks, full_frames, split_tokens
+from jepa_wm.models.targets import latent_targets, whitened
 
 HALF = BlockMask(
     num_blocks=1, spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0), temporal_scale=(0.5, 0.5)
@@ -144,6 +145,43 @@ def test_targets_do_not_depend_on_the_scale_of_the_features(centre):
         for x in (tokens(), tokens() * 7 + 3)
     )
     torch.testing.assert_close(plain, other, atol=1e-3, rtol=1e-3)
+
+
+def test_whitened_targets_have_the_same_power_in_every_direction_that_has_any():
+    g = generator(4)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=g)).Q
+    power = torch.tensor([9.0, 1.0, 0.25, 1e-8])
+    x = torch.randn(200, 50, 4, generator=g) * power.sqrt() @ turn.T
+    energy = (whitened(x) @ turn).square().mean((0, 1))
+    torch.testing.assert_close(
+        energy[:3], torch.full((3,), power.mean().item()), rtol=0.15, atol=0
+    )
+    assert energy[3] < 1e-5, "what is not there is not raised"
+    assert whitened(torch.zeros(2, 3, 4)).abs().max() == 0
+
+    # As targets: the directions of what differs over the batch.
+    settings = JepaSettings(whiten_targets=True)
+    y = latent_targets(tokens() * torch.linspace(0.2, 2, 16), settings).flatten(0, 1)
+    shares = torch.linalg.eigvalsh(y.T @ y / len(y))
+    assert shares[-1] < 3 * shares[2]
+    with pytest.raises(ValueError, match="center_targets: true"):
+        JepaSettings(whiten_targets=True, center_targets=False)
+
+
+@pytest.mark.parametrize("error", ["absolute", "squared"])
+def test_errors_are_absolute_or_squared(error):
+    model = jepa(error=error, masks=(HALF,))
+    batch = batch_of(model, clip(), far(), generator())
+    targets, context = (
+        model.compute_targets(batch.clip, batch.distant),
+        model.encode_context(batch),
+    )
+    predictions = model.predict(context, batch)
+    losses = model.losses(targets, context, predictions, batch)
+    ids = batch.masks[0].target_ids[..., None].expand(-1, -1, targets.shape[-1])
+    gap = predictions[0] - targets.gather(1, ids)
+    expected = gap.square().mean() if error == "squared" else gap.abs().mean()
+    torch.testing.assert_close(losses["masked_prediction"], expected)
 
 
 @pytest.mark.parametrize("attention", ["clip", "frame"])

@@ -35,17 +35,20 @@ def load_yaml_config(
     """Read a YAML (laid over the config its `base:` names), lay the overrides on top, check it
     with `schema`.
 
-    Types are strict: an integer may stand for a float, nothing else is converted. Raises UserError
-    that lists every problem, one a line: place (file:line or override), dotted key, what was
-    expected and what was found."""
+    Types are strict: an integer may stand for a float, nothing else is converted. UserError lists
+    every problem, one a line: place (file:line or override), key, what was expected and found."""
     path = find_config(name_or_path)
     source = _read_with_bases(path, ())
+    given: list[Source] = []
     broken: list[str] = []
     for override in overrides:
         try:
-            source = read_override(override).lay_over(source)
+            given.append(read_override(override))
         except UserError as error:
             broken.append(str(error))
+    # What chooses an entry of a table first: it would take the settings of the entry with it.
+    for above in sorted(given, key=lambda one: all(key[-1] != "name" for key in one.where)):
+        source = above.lay_over(source)
     problems = source.problems + broken
     config = None
     try:
@@ -86,8 +89,7 @@ def save_config(config: BaseModel, path: Path) -> None:
 
 
 def config_diff(a: Settings, b: Settings) -> list[str]:
-    """What differs, one `dotted.key: value in a -> value in b` each; a key that one side lacks is
-    '(absent)'."""
+    """What differs: `dotted.key: value in a -> value in b`, '(absent)' where there is none."""
     left, right = dict(_leaves(as_plain(a))), dict(_leaves(as_plain(b)))
     absent = "(absent)"
     return [
@@ -248,8 +250,7 @@ def _blamed(message: str, source: Source) -> str | None:
 
 
 def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:
-    """The advice for an unknown key: a near name in its section, the same name elsewhere, or all
-    valid names."""
+    """The advice for an unknown key: a near name in its section or elsewhere, or all names."""
     kinds: list[Any] = [schema]
     for name in path[:-1]:
         data = data.get(name) if isinstance(data, dict) else None

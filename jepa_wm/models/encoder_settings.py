@@ -135,7 +135,7 @@ class JepaSettings(Section):
     # (less what lasts in an episode)
     patch_init: Literal["normal", "whitening", "predictive"] = "normal"
     # Targets: the target encoder's tokens, or these less their mean over distant frames of the
-    # episode, which is what lasts (motion); and the weights of their mean absolute errors.
+    # episode, which is what lasts (motion); and the weights of their mean errors.
 
     target_kinds: tuple[Literal["tokens", "motion"], ...] = ("tokens",)
 
@@ -143,6 +143,9 @@ class JepaSettings(Section):
     context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
     # each position's mean over the batch is removed, so that a constant cannot be a target
     center_targets: bool = True
+    # the centred targets' directions are given equal power, so that what is small in them counts
+    whiten_targets: bool = False
+    error: Literal["absolute", "squared"] = "absolute"  # of the predictions
     # levels of the target encoder that make up a target token, at equal distances in depth
     target_levels: int = Field(1, ge=1)
     # Weights of the regularisers, 0 for off.
@@ -179,6 +182,11 @@ class JepaSettings(Section):
             raise ValueError(
                 "target_kinds: motion is what differs from distant frames; "
                 "set num_distant_frames >= 1"
+            )
+        if self.whiten_targets and not self.center_targets:
+            raise ValueError(
+                "whiten_targets turns centred targets; set center_targets: true, or "
+                "whiten_targets: false"
             )
         if self.patch_init == "predictive" and self.num_distant_frames < 2:
             raise ValueError(

@@ -27,6 +27,7 @@ from jepa_wm.models.losses import (
 from jepa_wm.models.masks import TokenMask
 from jepa_wm.models.pooling import GridPool, MeanPool
 from jepa_wm.models.predictor import NeighborPredictor, Predictor, PredictorSizes, target_width
+from jepa_wm.models.targets import latent_targets
 from jepa_wm.models.vit import Encoder
 
 
@@ -150,8 +151,8 @@ class JEPA(nn.Module):
     def losses(
         self, targets: Tensor, context: Context, predictions: list[Tensor], batch: Batch
     ) -> dict[str, Tensor]:
-        """Mean absolute errors of the predictions, the regularisers, and `loss`, their weighted
-        sum."""
+        """Mean errors of the predictions, absolute or squared, the regularisers, and `loss`, their
+        weighted sum."""
         parts: dict[str, list[Tensor]] = {name: [] for name in self.weights}
         # Where no mask leaves frames in full view, the distant ones are told by one another.
         if context.distant is not None and not _any_full_frames(batch.masks):
@@ -162,10 +163,10 @@ class JEPA(nn.Module):
                 parts[name].append(value)
             count = mask.target_ids.shape[1]
             error = predicted[:, -count:] - _take(targets, mask.target_ids)
-            parts["masked_prediction"].append(error.abs().mean())
+            parts["masked_prediction"].append(self._size(error))
             if predicted.shape[1] > count:
                 error = predicted[:, :-count] - _take(targets, mask.context_ids)
-                parts["context_prediction"].append(error.abs().mean())
+                parts["context_prediction"].append(self._size(error))
 
         # The mean over masks of each part, and their sum by weight.
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
@@ -207,6 +208,9 @@ class JEPA(nn.Module):
         tubelets = clip.unflatten(1, (-1, self.encoder.tubelet_size))
         rows = torch.arange(len(clip), device=clip.device)[:, None]
         return self.encoder(tubelets[rows, mask.full_frames].flatten(1, 2))
+
+    def _size(self, error: Tensor) -> Tensor:
+        return (error.square() if self.settings.error == "squared" else error.abs()).mean()
 
     # ------------------------------------------------------------------ regularisers
 
@@ -251,35 +255,6 @@ class JEPA(nn.Module):
         per_frame = tokens.reshape(-1, self.encoder.tokens_per_frame, tokens.shape[-1])
         pooled: Tensor = self.pooling(per_frame)
         return pooled.unflatten(0, (-1, frames))
-
-
-def latent_targets(
-    tokens: Tensor, settings: JepaSettings, distant: Tensor | None = None
-) -> Tensor:
-    """[B, T*N, G*L*D] from tokens [B, T, N, L*D] of clips and [B, R, N, L*D] of distant frames:
-    LayerNorm of each level without parameters (V-JEPA); for motion less the mean over the distant
-    frames, which is what lasts; centred over the batch and scaled to unit mean square if asked.
-
-    Raises ValueError for motion without distant frames."""
-    y, targets = _normed(tokens, settings.target_levels), []
-    for kind in (kind for kind in ("tokens", "motion") if kind in settings.target_kinds):
-        of_kind = y
-        if kind == "motion":
-            if distant is None:
-                raise ValueError("targets of motion are told from distant frames: give them")
-            of_kind = y - _normed(distant, settings.target_levels).mean(1, keepdim=True)
-        if settings.center_targets:
-            of_kind = of_kind - all_mean(of_kind.mean((0, 1), keepdim=True))
-            # Features that are exactly constant differ by rounding noise, about 1e-7: without a
-            # floor it would be a target.
-            of_kind = of_kind / all_mean(of_kind.square().mean()).sqrt().clamp(min=1e-3)
-        targets.append(of_kind)
-    return torch.cat(targets, -1).flatten(1, 2)
-
-
-def _normed(tokens: Tensor, levels: int) -> Tensor:
-    by_level = tokens.unflatten(-1, (levels, -1))
-    return F.layer_norm(by_level, by_level.shape[-1:]).flatten(-2)
 
 
 def _any_full_frames(masks: list[TokenMask]) -> bool:

@@ -1,8 +1,9 @@
-"""Latents: what of a frame's frozen tokens the dynamics, the distance and the planner work on; all
-tokens as they are, or a few factored numbers.
+"""Latents: what of a frame's frozen tokens the dynamics, the distance and the planner work on;
+here what all have in common, and all tokens as they are.
 
 B episodes or samples, T frames, n frozen tokens of width E, N latent tokens of D = M + L numbers,
-of which M are dynamic and L static, K principal components, A numbers of an action."""
+of which M are dynamic and L static, K principal components, R distant frames, a numbers of an
+action, A of a block of them between two frames."""
 
 from __future__ import annotations
 
@@ -11,12 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import all_gather, all_mean
 from jepa_wm.core.scaling import shared_scale
-from jepa_wm.models.blocks import mlp
-from jepa_wm.models.losses import LinearInverseDynamics
-from jepa_wm.models.pooling import Components
-from jepa_wm.models.world_model_settings import FactoredLatentSettings
 
 
 class Belief(NamedTuple):
@@ -30,12 +26,17 @@ class LatentBatch(NamedTuple):
     """What a latent is trained on, of windows of frames as `Latent.compress` gives them."""
 
     frames: Tensor  # [B, T, ...]
-    distant: Tensor  # [B, ...] other frames of the windows' episodes
-    displacement: Tensor  # [B, T, A] of each frame, by the actions
+    distant: Tensor  # [B, R, ...] other frames of the windows' episodes
+    displacement: Tensor  # [B, T, a] of each frame, by the actions
+    actions: Tensor  # [B, T-1, A] scaled blocks between frames
+    gap: Tensor  # [B, T, R] model steps between frames and distant ones
+    episode: Tensor  # [B] int64, a number for each episode
 
 
 class LatentTraining(nn.Module):
     """What trains a latent before there are dynamics; none of it is kept afterwards."""
+
+    num_distant = 1  # frames from elsewhere in its episode that it asks for beside each window
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """`loss` and its parts."""
@@ -65,6 +66,9 @@ class Latent(nn.Module):
     static_frames = 1  # frames that a training window's static numbers are read from
     fitted = False  # whether `fit` has to be called
     held = False  # whether a training holds the compressed frames of a whole file in memory
+    # Whether the static numbers are trained with the dynamics; else, as the dynamic ones, before
+    # them, and training holds the latents of a whole file in memory.
+    static_learned_late = True
     proprio_size = 0  # numbers of proprioception that `encode` asks for beside the tokens
     lossless = False  # whether `compared` is all that the frozen tokens say
     reads_raw = False  # whether it undoes the standardising of frozen tokens
@@ -90,7 +94,10 @@ class Latent(nn.Module):
     def encode(self, tokens: Tensor, proprio: Tensor | None = None) -> Tensor:
         """[..., N, D] fp32 latents of frozen tokens [..., n, E], and of proprioception [..., P]
         where the latent asks for it."""
-        compressed = self.compress(tokens, proprio)
+        return self.own(self.compress(tokens, proprio))
+
+    def own(self, compressed: Tensor) -> Tensor:
+        """[..., N, D] fp32 latents of compressed frames, each by itself."""
         dynamic = self.dynamic(compressed).float()
         if self.static is None:
             return dynamic
@@ -161,8 +168,9 @@ class Latent(nn.Module):
         that says `reads_raw`."""
         raise NotImplementedError
 
-    def training_of(self, action_size: int) -> LatentTraining | None:
-        """What trains it before there are dynamics; None: nothing has to."""
+    def training_of(self, action_size: int, block: int) -> LatentTraining | None:
+        """What trains it before there are dynamics, for actions of a numbers and blocks of A;
+        None: nothing has to."""
         return None
 
     def standardise(self, compressed: Tensor) -> None:
@@ -179,97 +187,27 @@ class TokenLatent(Latent):
         return compressed
 
 
-class FactoredLatent(Latent):
-    """One token [dynamic | static] read off a frame's principal components; the dynamic numbers
-    have mean 0 and spread 1 over the data."""
+class CompactLatent(Latent):
+    """One token [dynamic | static]; the dynamic numbers have mean 0 and spread 1 over the data. A
+    kind sets `places`, which reads them off compressed frames."""
 
-    fitted = True
-    held = True
+    places: nn.Module
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, tokens: int, token_width: int, settings: FactoredLatentSettings) -> None:
-        super().__init__(1, settings.dynamic_dim, settings.static_dim)
-        s = self.settings = settings
-        self.static_frames = s.static_frames
-        self.components = Components(tokens * token_width, s.components)
-        self.places = mlp(s.components, s.dynamic_dim, s.width, depth=2)
-        if s.static_dim:
-            self.static = nn.Sequential(
-                mlp(s.components, s.static_dim, s.width // 2, depth=1), nn.Unflatten(-1, (1, -1))
-            )
-        self.register_buffer("shift", torch.zeros(s.dynamic_dim))
-        self.register_buffer("scale", torch.ones(s.dynamic_dim))
-
-    def compress(self, tokens: Tensor, proprio: Tensor | None = None) -> Tensor:
-        """[..., K] the principal components of frozen tokens [..., n, E]."""
-        return self.components(tokens)
+    def __init__(self, dynamic_dim: int, static_dim: int) -> None:
+        super().__init__(1, dynamic_dim, static_dim)
+        self.register_buffer("shift", torch.zeros(dynamic_dim))
+        self.register_buffer("scale", torch.ones(dynamic_dim))
 
     def dynamic(self, compressed: Tensor) -> Tensor:
         return ((self.places(compressed).float() - self.shift) / self.scale)[..., None, :]
-
-    def fit(self, tokens: Tensor) -> None:
-        self.components.fit(tokens)
-
-    def training_of(self, action_size: int) -> FactoredLatentTraining:
-        return FactoredLatentTraining(self, action_size)
 
     @torch.no_grad()
     def standardise(self, compressed: Tensor) -> None:
         dynamic = self.dynamic(compressed)[:, 0]
         self.shift.add_(dynamic.mean(0) * self.scale)
         self.scale.mul_(shared_scale(dynamic.std(0)))
-
-
-class FactoredLatentTraining(LatentTraining):
-    """What trains the dynamic numbers without labels; the static ones are trained with the
-    dynamics.
-
-    A frame's components are reconstructed from its own dynamic numbers and a context read off
-    another frame of the episode, so that what changes and what is constant part: prediction of
-    features, no pixels. The displacement between two frames is linear in their dynamic numbers
-    (`LinearInverseDynamics`), which makes places of them; where actions do not add up to a
-    displacement, a low curvature of trajectories does."""
-
-    def __init__(self, latent: FactoredLatent, action_size: int) -> None:
-        super().__init__()
-        s = self.settings = latent.settings
-        self.places = latent.places
-        self.context = mlp(s.components, s.context_dim, s.width, depth=2)
-        self.reconstruct = mlp(s.dynamic_dim + s.context_dim, s.components, s.width, depth=3)
-        self.inverse_dynamics = (
-            LinearInverseDynamics(s.dynamic_dim, action_size) if s.inverse_dynamics else None
-        )
-
-    def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
-        """`loss` and its parts, for components of windows [B, T, K] and of distant frames
-        [B, K]."""
-        frames, weights = batch.frames, self.settings
-        dynamic = self.places(frames).float()
-        context = self.context(batch.distant).float()[:, None].expand(-1, frames.shape[1], -1)
-        prediction = self.reconstruct(torch.cat([dynamic, context], -1)).float()
-        error = (prediction - frames).square().mean()
-        losses = {"reconstruction": error / all_mean(frames.square().mean())}
-        loss = losses["reconstruction"]
-        # What makes places of the dynamic numbers.
-        if self.inverse_dynamics is not None:
-            losses["inverse_dynamics"] = self.inverse_dynamics(dynamic, batch.displacement)
-            loss = loss + weights.inverse_dynamics * losses["inverse_dynamics"]
-        if weights.straightening:
-            losses["curvature"] = curvature(dynamic)
-            loss = loss + weights.straightening * losses["curvature"]
-        return losses | {"loss": loss}
-
-
-def curvature(places: Tensor) -> Tensor:
-    """How much trajectories through places [B, T, M] bend: 0 where every step is the one before
-    it, about 2 where steps have nothing to do with one another. A ratio over the batch, which no
-    scale can lower.
-
-    Source: perceptual straightening of natural videos (Henaff et al., 2019).
-    """
-    steps = all_gather(places).diff(dim=1)
-    return steps.diff(dim=1).square().mean() / steps.square().mean().clamp(min=1e-8)
 
 
 def running_mean(readings: Tensor, *, every: int = 1) -> Tensor:

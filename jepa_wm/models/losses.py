@@ -99,6 +99,21 @@ class TemporalContrast(Contrast):
         return (losses * counted).mean() / all_mean(counted.mean()).clamp(min=1e-6)
 
 
+class PredictiveContrast(Contrast):
+    """Tells the frame that followed a prediction from distant frames of the same episode (CPC, van
+    den Oord et al., 2018): what is constant in the episode cannot help, what no action and no past
+    tells cannot either."""
+
+    def forward(self, foretold: Tensor, after: Tensor, distant: Tensor, near: Tensor) -> Tensor:
+        """The mean loss for predictions [B, T, D] of frames [B, T, D] and distant ones [B, R, D];
+        those that are `near` [B, T, R] the true one are no negatives of it."""
+        x, y = self.projected(foretold), self.projected(after)
+        negative = x @ self.projected(distant).transpose(1, 2)  # [B, T, R]
+        negative = negative.masked_fill(near, float("-inf"))
+        scores = torch.cat([(x * y).sum(-1, keepdim=True), negative], -1) / self.temperature
+        return -scores.log_softmax(-1)[..., 0].mean()
+
+
 class EpisodeContrast(Contrast):
     """Tells a distant frame of the same episode from frames of other episodes.
 

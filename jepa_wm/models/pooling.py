@@ -1,8 +1,8 @@
 """A frame's tokens in one vector: by learned queries, by a map that keeps places, by their mean,
 or as their principal components.
 
-B frames, S sample frames, N tokens a frame, D width, Q queries, F pooled width, K components, h
-heads, d head width."""
+B frames, S sample frames, N tokens a frame, D width, Q queries, P keypoints, F pooled width, K
+components, h heads, d head width."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather
 from jepa_wm.core.scaling import ROUNDING
+from jepa_wm.models.blocks import mlp
 
 QUERIES, NUM_HEADS = 8, 2  # of an attentive pool
 CHANNELS = 16  # numbers that a grid pool keeps of each token
 HIDDEN = 256  # width within a grid or mean pool
+LOOK, SHARPNESS = 64, 3.0  # width within keypoints, and what their scores are multiplied by
 
 
 class AttentivePool(nn.Module):
@@ -61,12 +63,47 @@ def query_attention(tokens: Tensor, query: Tensor, key_value: nn.Linear, num_hea
 def fourier_positions(tokens: int, width: int) -> Tensor:
     """[N, D] sines and cosines of each token's row and column (of its place in a line, if N is no
     square) at rising frequencies, of unit spread."""
-    side = round(tokens**0.5) if round(tokens**0.5) ** 2 == tokens else tokens
-    index = torch.arange(tokens)
-    place = torch.stack([index // side, index % side], -1).float() / max(side - 1, 1)  # 0..1
+    place, _ = token_places(tokens)
     frequency = torch.pi * 0.5 * 2 ** torch.linspace(0, 3, -(-width // 4))
     angle = place[:, :, None] * frequency  # [N, 2, D/4]
     return 2**0.5 * torch.cat([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
+
+
+def token_places(tokens: int) -> tuple[Tensor, int]:
+    """([N, 2] row and column of each token in 0..1, tokens along a side); of tokens that are no
+    square their place in a line."""
+    side = round(tokens**0.5) if round(tokens**0.5) ** 2 == tokens else tokens
+    index = torch.arange(tokens)
+    return torch.stack([index // side, index % side], -1).float() / max(side - 1, 1), side
+
+
+class Keypoints(nn.Module):
+    """Where in the picture that lies what P learned maps over the tokens look for: of each map the
+    mean place, tokens telling where within their patch (spatial softmax: Levine et al., 2016).
+
+    What is read off is a place from the first step, so that numbers change evenly with what moves;
+    a pool of the same size has to learn a map for that."""
+
+    place: Tensor
+
+    def __init__(self, tokens: int, width: int, points: int) -> None:
+        super().__init__()
+        self.points = points
+        self.norm = nn.LayerNorm(width)
+        self.score = mlp(width, points, LOOK, depth=1)
+        self.offset = nn.Linear(width, 2 * points)
+        place, side = token_places(tokens)
+        self.patch = 1 / max(side - 1, 1)
+        self.register_buffer("place", place, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., 2 P] fp32 rows and columns, the picture's middle being 0 and its edges 1 apart,
+        from tokens [..., N, D]."""
+        x = self.norm(tokens.float())
+        weight = (SHARPNESS * self.score(x).float()).softmax(-2)  # [..., N, P]
+        within = self.offset(x).float().unflatten(-1, (self.points, 2)).tanh() * self.patch
+        where = self.place[:, None] - 0.5 + within  # [..., N, P, 2]
+        return (weight[..., None] * where).sum(-3).flatten(-2)
 
 
 class GridPool(nn.Module):

@@ -34,7 +34,7 @@ class LatentSettings(Section):
 
 
 LATENTS: Registry[type[LatentSettings]] = Registry(
-    "latents", "latent", dict.fromkeys(("factored", "tokens", "robot_tokens"), _HERE)
+    "latents", "latent", dict.fromkeys(("factored", "keypoints", "tokens", "robot_tokens"), _HERE)
 )
 
 
@@ -62,7 +62,7 @@ class FactoredLatentSettings(LatentSettings):
     static_frames: int = Field(1, ge=1)
 
     def make(self, tokens: int, token_width: int) -> Latent:
-        from jepa_wm.models.latent import FactoredLatent
+        from jepa_wm.models.factored_latent import FactoredLatent
 
         return FactoredLatent(tokens, token_width, self)
 
@@ -72,6 +72,25 @@ class FactoredLatentSettings(LatentSettings):
                 f"latent.straightening {self.straightening:g} compares two steps, and "
                 f"train.latent.frames {frames} make one; set train.latent.frames=3"
             )
+
+
+@LATENTS.register("keypoints")
+class KeypointLatentSettings(LatentSettings):
+    """Places in the picture of what changes and of what is constant in an episode, each a row and
+    a column, trained by telling futures and episodes apart."""
+
+    perturbable: ClassVar[bool] = True
+    name: Literal["keypoints"] = "keypoints"
+    dynamic_points: int = Field(4, ge=1)  # of what changes
+    static_points: int = Field(8, ge=0)  # of what is constant in an episode
+    # frames, of the episode up to a window's first, that its static numbers are read from while
+    # the dynamics are trained
+    static_frames: int = Field(4, ge=1)
+
+    def make(self, tokens: int, token_width: int) -> Latent:
+        from jepa_wm.models.keypoint_latent import KeypointLatent
+
+        return KeypointLatent(tokens, token_width, self)
 
 
 @LATENTS.register("tokens")

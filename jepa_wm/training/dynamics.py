@@ -59,16 +59,16 @@ def dynamics(
         encoder = FrozenEncoder.load(run.path / "features")
         model.latent.undo_standardising(encoder.mean, encoder.scale)
     frames, seconds = Frames(model, features), 0.0
-    training = model.latent.training_of(features.data.actions.shape[1])
+    training = model.latent.training_of(features.data.actions.shape[1], model.block)
     if training is not None:
         sampler = windows(features, settings, seed, train.latent.frames, "latent")
         training.to(dist().device)
-        task = latent_task(training, frames, sampler, train.latent, precision)
+        task = latent_task(model, training, frames, sampler, train.latent, precision)
         seconds += fit(run, task, train.latent, train)
         model.latent.standardise(frames.sample())
 
     # The dynamics on it.
-    frames.hold_dynamic()
+    frames.hold_known()
     sampler = windows(features, settings, seed, train.dynamics.frames, "dynamics")
     task = dynamics_task(model, frames, sampler, train.dynamics, precision)
     seconds += fit(run, task, train.dynamics, train)
@@ -130,17 +130,23 @@ class Frames:
         if self.latent.fitted:
             self.latent.fit(features.rows(self._few).to(dist().device))
         self._held: Tensor | None = None
-        self._dynamic: Tensor | None = None
+        self._known: Tensor | None = None  # [R, N, M], or [R, N, D]
         if self.latent.held:
             with torch.no_grad():
                 self._held = of_all_frames(features, self.latent.compress, self.recording)
 
     @torch.no_grad()
-    def hold_dynamic(self) -> None:
-        """Read the dynamic numbers of all frames, if frames are held."""
-        if self._held is not None:
+    def hold_known(self) -> None:
+        """Read what the dynamics do not train of all frames: all of a latent, or its dynamic
+        numbers if frames are held."""
+        latent = self.latent
+        if latent.static is not None and not latent.static_learned_late:
+            self._known = of_all_frames(
+                self.features, lambda *frame: latent.own(latent.compress(*frame)), self.recording
+            )
+        elif self._held is not None:
             slabs = [slab.to(dist().device) for slab in self._held.split(SLAB)]
-            self._dynamic = torch.cat([self.latent.dynamic(slab).cpu() for slab in slabs])
+            self._known = torch.cat([latent.dynamic(slab).cpu() for slab in slabs])
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., *] compressed frames (multiples of the stride) of episodes, arrays of one shape,
@@ -151,10 +157,22 @@ class Frames:
     def dynamic(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, M] dynamic numbers of such frames."""
         rows = self.features.index(episode, frame)
-        if self._dynamic is not None:
-            return self._dynamic[torch.from_numpy(rows)].to(dist().device)
+        if self._known is not None:
+            known = self._known[torch.from_numpy(rows)][..., : self.latent.dynamic_dim]
+            return known.to(dist().device)
         with torch.autocast(dist().device.type, enabled=False):
             return self.latent.dynamic(self._compressed(rows))
+
+    def static(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
+        """[..., N, L] static numbers of such frames, with a gradient where the dynamics train
+        them."""
+        latent = self.latent
+        assert latent.static is not None
+        if latent.static_learned_late:
+            return latent.static(self.at(episode, frame)).float()
+        assert self._known is not None
+        rows = torch.from_numpy(self.features.index(episode, frame))
+        return latent.static_of(self._known[rows]).to(dist().device)
 
     def sample(self) -> Tensor:
         """[S, *] compressed frames from all over the file."""
@@ -177,23 +195,29 @@ class Frames:
 
 
 def latent_task(
-    training: LatentTraining, frames: Frames, sampler: WindowSampler, settings: TrainLatent,
-    precision: str,
+    model: LatentModel, training: LatentTraining, frames: Frames, sampler: WindowSampler,
+    settings: TrainLatent, precision: str,
 ) -> TrainingTask:  # fmt: skip
     """Trains what of the latent is trained before there are dynamics."""
     data = frames.features.data
     displacement = Displacement(data, absolute=data.action_kind == "absolute")
 
     def losses(step: int, rows: slice) -> Losses:
-        episode, frame, _ = sampler.batch(step, settings.batch)
+        episode, frame, actions = sampler.batch(step, settings.batch)
         # From anywhere in the episode, later than the window too: it only helps to train, an agent
         # never needs it.
-        distant = sampler.elsewhere(step, episode[:, 0])[:, 0]
-        moved = displacement.at(data.offsets[episode[rows]] + frame[rows]).to(dist().device)
+        distant = sampler.elsewhere(step, episode[:, 0], count=training.num_distant)
+        episode, frame, distant = episode[rows], frame[rows], distant[rows]
+        blocks = frames.recording.blocks(episode, frame, actions[rows]).to(dist().device)
+        moved = displacement.at(data.offsets[episode] + frame).to(dist().device)
+        gap = np.abs(frame[:, :, None] - distant[:, None]) / sampler.frameskip
         batch = LatentBatch(
-            frames.at(episode[rows], frame[rows]),
-            frames.at(episode[rows, 0], distant[rows]),
+            frames.at(episode, frame),
+            frames.at(np.broadcast_to(episode[:, :1], distant.shape), distant),
             moved,
+            model.scaled(blocks),
+            torch.from_numpy(gap).to(dist().device),
+            torch.from_numpy(episode[:, 0]).to(dist().device),
         )
         with autocast(moved.device, precision):
             return training.losses(batch)
@@ -218,8 +242,8 @@ def dynamics_task(
         if latent.static is None:
             return dynamic
         earlier = sampler.up_to(step, frame[:, 0], count=latent.static_frames)[rows]  # [B, F]
-        read = frames.at(np.broadcast_to(episode[rows, :1], earlier.shape), earlier)
-        static = latent.static(read).float().mean(1, keepdim=True)  # [B, 1, N, L]
+        read = frames.static(np.broadcast_to(episode[rows, :1], earlier.shape), earlier)
+        static = read.mean(1, keepdim=True)  # [B, 1, N, L]
         return torch.cat([dynamic, static.expand(-1, dynamic.shape[1], -1, -1)], -1)
 
     def of_member(step: int, rows: slice, member: int) -> Losses:
@@ -237,7 +261,7 @@ def dynamics_task(
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
     trained: list[nn.Module] = [*model.ensemble]
-    if latent.static is not None:
+    if latent.static is not None and latent.static_learned_late:
         trained.append(latent.static)
     together = trained[0] if len(trained) == 1 else nn.ModuleList(trained)
     return TrainingTask("dynamics", together, losses, part="dynamics")

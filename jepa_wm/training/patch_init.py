@@ -17,6 +17,9 @@ from jepa_wm.training.samples import BatchReader
 PATCHES = 2**19  # pairs of patches that are read, about
 CLIPS = 32  # read at once, at most
 FIRST = 2**39  # step whose batch is the first: none that training draws
+# Variance, of pixels in -1..1, beside which directions count: 4 levels of 8 bits, squared. Smaller
+# ones, such as the rounding of soft edges, are not blown up to the size of what is seen.
+ROUNDING = 1e-3
 FLOOR = 0.01  # variance of what no frame tells, beside the best told
 
 
@@ -100,8 +103,7 @@ class PatchMoments:
         """[P, P] directions as columns, by falling correlation from one frame to the next, each of
         a variance of that correlation (temporal ICA: Molgedey and Schuster, 1994)."""
         variance, directions = torch.linalg.eigh(self.covariance)
-        floor = variance.max() * 1e-6  # pixels that never vary
-        white = directions / variance.clamp(min=floor).sqrt()
+        white = directions / (variance + ROUNDING).sqrt()
         lagged = self._product / self.count
         correlation, turn = torch.linalg.eigh(white.T @ (lagged + lagged.T) / 2 @ white)
 
