@@ -213,3 +213,10 @@ def test_settings_of_an_entry_hold_whether_they_stand_before_its_name_or_after(f
     its_own = ["planner.solver.num_samples=7", "latent.dynamic_points=3"]
     config = load_config("two_rooms", [*chosen, *its_own] if first else [*its_own, *chosen])
     assert config.planner.solver.num_samples == 7 and config.latent.dynamic_points == 3
+
+
+def test_of_two_names_the_later_holds():
+    config = load_config("two_rooms", ["latent.name=tokens", "latent.name=keypoints"])
+    assert config.latent.name == "keypoints"
+    config = load_config("two_rooms", ["latent={name: tokens}", "latent.name=keypoints"])
+    assert config.latent.name == "keypoints"

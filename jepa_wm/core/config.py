@@ -20,6 +20,7 @@ from jepa_wm.core.yaml_source import (
     OVERRIDE,
     KeyPath,
     Source,
+    names_first,
     read_override,
     read_yaml,
     write_yaml,
@@ -39,16 +40,12 @@ def load_yaml_config(
     every problem, one a line: place (file:line or override), key, what was expected and found."""
     path = find_config(name_or_path)
     source = _read_with_bases(path, ())
-    given: list[Source] = []
     broken: list[str] = []
-    for override in overrides:
+    for override in names_first(overrides):
         try:
-            given.append(read_override(override))
+            source = read_override(override).lay_over(source)
         except UserError as error:
             broken.append(str(error))
-    # What chooses an entry of a table first: it would take the settings of the entry with it.
-    for above in sorted(given, key=lambda one: all(key[-1] != "name" for key in one.where)):
-        source = above.lay_over(source)
     problems = source.problems + broken
     config = None
     try:

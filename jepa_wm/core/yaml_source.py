@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,20 @@ def read_yaml(path: Path) -> Source:
         raise UserError(f"{path}: the top level must be a mapping of sections, got {value!r}")
     source.data = value or {}
     return source
+
+
+def names_first(overrides: Sequence[str]) -> list[str]:
+    """The overrides in an order in which what names an entry of a table (`latent.name=...`) stands
+    before other keys of its section: laid over them it would take them away."""
+    ordered: list[str] = []
+    for override in overrides:
+        at, key = len(ordered), override.partition("=")[0]
+        if key.endswith(".name"):
+            section = key.removesuffix("name")
+            others = (text.startswith(section) and not text.startswith(key) for text in ordered)
+            at = next((i for i, other in enumerate(others) if other), at)
+        ordered.insert(at, override)
+    return ordered
 
 
 def read_override(override: str) -> Source:
