@@ -10,7 +10,11 @@ from jepa_wm.config import load_config
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.models.latent import Latent, running_mean
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.world_model_settings import FactoredLatentSettings, TokenLatentSettings
+from jepa_wm.models.world_model_settings import (
+    FactoredLatentSettings,
+    KeypointLatentSettings,
+    TokenLatentSettings,
+)
 from jepa_wm.training import dynamics, samples
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.latents import Latents
@@ -154,6 +158,27 @@ def config_for(**changes):
     )
 
 
+def test_static_numbers_that_were_trained_before_are_held_and_left_as_they_are(data):
+    latent = KeypointLatentSettings(dynamic_points=1, static_points=2, static_frames=3)
+    sizes = {"frameskip": SKIP, "context_frames": 3}
+    model = small_latent_model(latent, tokens=4, token_width=6, **sizes)
+    features, settings = Store(data, 2), config_for().train.dynamics
+    frames = dynamics.Frames(model, features)
+    frames.hold_known()
+    episode, frame = np.array([0, 1, 3]), np.array([2, 4, 30])
+    with torch.no_grad():
+        own = model.latent.encode(features.tokens(episode, frame))
+    assert torch.equal(frames.dynamic(episode, frame), own[..., :2])
+    assert torch.equal(frames.static(episode, frame), own[..., 2:])
+
+    sampler = dynamics.windows(features, model.settings, 0, settings.frames, "dynamics")
+    task = dynamics.dynamics_task(model, frames, sampler, settings, "fp32")
+    task.losses(0, slice(None))["loss"].backward()
+    assert all(p.grad is None for p in model.latent.parameters())
+    trained = {id(p) for p in task.model.parameters()}
+    assert trained == {id(p) for p in model.dynamics.parameters()}
+
+
 @pytest.mark.parametrize("context", [1, 2])
 def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
     data, monkeypatch, context
@@ -177,7 +202,7 @@ def test_dynamics_training_reads_what_is_static_before_what_it_foretells(
         # What is found in the data as a whole is the same for both.
         model.latent.components.fit(plain.store)
         frames._held = model.latent.components(features.store)
-        frames.hold_dynamic()
+        frames.hold_known()
         sampler = dynamics.windows(features, model.settings, 0, settings.frames, "dynamics")
         task = dynamics.dynamics_task(model, frames, sampler, settings, "fp32")
         for step in range(4):
