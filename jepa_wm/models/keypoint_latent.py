@@ -1,7 +1,6 @@
 """The keypoint latent: where in the picture lies what changes and what is constant in an episode.
 
-B windows, T frames, R distant frames, n frozen tokens of width E, P keypoints, M dynamic and L
-static numbers, a numbers of an action, A of a block of them between two frames."""
+B windows, T frames, R distant frames, n frozen tokens of width E."""
 
 from __future__ import annotations
 
@@ -59,6 +58,7 @@ class KeypointLatentTraining(LatentTraining):
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """`loss` and its parts, for tokens of windows [B, T, n, E] and of distant frames [B, R, n,
         E]."""
+        # What changes: told from where it was and what was done.
         moved, distant = self.places(batch.frames), self.places(batch.distant)
         before = moved[:, :-1]
         foretold = before + self.predict(torch.cat([before, batch.actions], -1))
@@ -69,7 +69,7 @@ class KeypointLatentTraining(LatentTraining):
             )
         }  # fmt: skip
         if self.static is not None:
-            # One frame each is enough: all of a window show the same.
+            # What is constant: one frame each is enough, all of a window show the same.
             here, there = (
                 self.widen_static(self.static(frames[:, :1])[:, :, 0])
                 for frames in (batch.frames, batch.distant)

@@ -140,7 +140,7 @@ class Frames:
         """Read what the dynamics do not train of all frames: all of a latent, or its dynamic
         numbers if frames are held."""
         latent = self.latent
-        if latent.static is not None and not latent.static_learned_late:
+        if not latent.static_learned_late:
             self._known = of_all_frames(
                 self.features, lambda *frame: latent.own(latent.compress(*frame)), self.recording
             )
