@@ -108,8 +108,8 @@ def names_first(overrides: Sequence[str]) -> list[str]:
         at, key = len(ordered), override.partition("=")[0]
         if key.endswith(".name"):
             section = key.removesuffix("name")
-            others = (text.startswith(section) and not text.startswith(key) for text in ordered)
-            at = next((i for i, other in enumerate(others) if other), at)
+            inside = (text.startswith(section) and not text.startswith(key) for text in ordered)
+            at = next((i for i, settles in enumerate(inside) if settles), at)
         ordered.insert(at, override)
     return ordered
 
