@@ -108,6 +108,13 @@ def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
 
 
 SMALL = FactoredLatentSettings(dynamic_dim=3, static_dim=2, components=6, width=16)
+KINDS = [
+    SMALL,
+    SMALL.model_copy(update={"static_dim": 0}),
+    KeypointLatentSettings(dynamic_points=2, static_points=2),
+    KeypointLatentSettings(dynamic_points=2, static_points=0),
+    TokenLatentSettings(),
+]
 
 
 def latent_model(*, latent_settings=SMALL, **changes):
@@ -132,16 +139,7 @@ def latent_batch(frames, displacement, *, distant=3, actions=None, gap=9.0):
     )
 
 
-@pytest.mark.parametrize(
-    "latent_settings",
-    [
-        SMALL,
-        SMALL.model_copy(update={"static_dim": 0}),
-        KeypointLatentSettings(dynamic_points=2, static_points=2),
-        KeypointLatentSettings(dynamic_points=2, static_points=0),
-        TokenLatentSettings(),
-    ],
-)
+@pytest.mark.parametrize("latent_settings", KINDS)
 def test_losses_are_finite_and_reach_every_part(latent_settings):
     model = latent_model(latent_settings=latent_settings)
     tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
@@ -170,16 +168,7 @@ def test_static_numbers_stay_as_they_are_and_condition_what_actions_do():
     assert not torch.allclose(after[..., :3], elsewhere[..., :3])
 
 
-@pytest.mark.parametrize(
-    "latent_settings",
-    [
-        SMALL,
-        SMALL.model_copy(update={"static_dim": 0}),
-        KeypointLatentSettings(dynamic_points=2, static_points=2),
-        KeypointLatentSettings(dynamic_points=2, static_points=0),
-        TokenLatentSettings(),
-    ],
-)
+@pytest.mark.parametrize("latent_settings", KINDS)
 def test_static_numbers_are_read_and_replaced(latent_settings):
     model = latent_model(latent_settings=latent_settings)
     latents = model.latent.encode(torch.randn(2, 4, 9, 8))

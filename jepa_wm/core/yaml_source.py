@@ -108,8 +108,9 @@ def names_first(overrides: Sequence[str]) -> list[str]:
         at, key = len(ordered), override.partition("=")[0]
         if key.endswith(".name"):
             section = key.removesuffix("name")
-            inside = (text.startswith(section) and not text.startswith(key) for text in ordered)
-            at = next((i for i, settles in enumerate(inside) if settles), at)
+            keys = [text.partition("=")[0] for text in ordered]
+            inside = (i for i, one in enumerate(keys) if one.startswith(section) and one != key)
+            at = next(inside, at)
         ordered.insert(at, override)
     return ordered
 
