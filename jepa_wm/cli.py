@@ -21,9 +21,14 @@ from types import FrameType
 from typing import Any
 
 from jepa_wm.core.commands import BENCHES, CONFIG, TOOLS, parse, stages
-from jepa_wm.core.errors import Interrupted, JobFailed, UserError, catching_signals
-
-EXIT_FAILED, EXIT_USER = 1, 2
+from jepa_wm.core.errors import (
+    EXIT_FAILED,
+    EXIT_USER,
+    Interrupted,
+    JobFailed,
+    UserError,
+    catching_signals,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -109,6 +109,12 @@ def processes_of(folder):
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "rank 1 of 2 ended with exit code 137"),
         ("raise ValueError('spoiled')", 1, "ValueError: spoiled"),
+        # the group's threads may abort an interpreter that takes itself apart under them
+        (
+            "import atexit; atexit.register(os.abort); raise ValueError('spoiled')",
+            1,
+            "ValueError: spoiled",
+        ),
     ],
 )
 def test_a_dead_rank_ends_all_with_its_code_and_its_traceback(

@@ -7,8 +7,10 @@ identity."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import torch.distributed as torch_dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.core.errors import EXIT_FAILED, EXIT_USER, Interrupted, UserError
 from jepa_wm.core.rendezvous import (
     INTERFACE,
     START,
@@ -139,12 +141,24 @@ def joined() -> Iterator[DistContext]:
         raise
     # After any other exception the others lose this process only when it ends, once it has
     # said what went wrong.
+    except BaseException as error:
+        atexit.register(_leave, EXIT_USER if isinstance(error, UserError) else EXIT_FAILED)
+        raise
     else:
         torch_dist.destroy_process_group()
     finally:
         _dist = alone
         if INTERFACE in os.environ and interface is None:
             del os.environ[INTERFACE]
+
+
+def _leave(code: int) -> None:
+    """End at once with `code` where the group is still open: an interpreter that takes itself
+    apart under the group's threads may be aborted, with another code than what went wrong has."""
+    if torch_dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def all_gather(rows: Tensor) -> Tensor:

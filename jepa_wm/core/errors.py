@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+EXIT_FAILED, EXIT_USER = 1, 2  # a command's codes: our fault or a full disk; a mistake explained
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _outer: StopFlag | None = None  # of the block that is open, if one is
 
