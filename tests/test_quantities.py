@@ -250,3 +250,19 @@ def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path):
         }
         assert all(0 < entry["error"] <= np.pi for entry in row["state_errors"].values())
     assert "px" not in json.dumps([seen, rows])
+
+
+def test_a_normalised_error_is_one_for_the_constant_and_counts_angles_the_short_way():
+    columns = Quantities({"place": (0, 1), "turn": (2,), "still": (3,)}, {"turn": "rad"})
+    g = np.random.default_rng(0)
+    truth = np.concatenate([g.normal(size=(500, 2)), g.uniform(3.0, 3.3, (500, 1))], 1)
+    truth = np.concatenate([truth, np.ones((500, 1))], 1)
+    constant = np.array([0.0, 0.0, 3.15, 1.0])
+    exact = columns.normalised_errors(truth, truth, constant)
+    assert exact == {"place": 0.0, "turn": 0.0}, "nothing can be told of what never varies"
+    none = columns.normalised_errors(np.broadcast_to(constant, truth.shape), truth, constant)
+    assert none == {"place": 1.0, "turn": 1.0}
+    around = columns.normalised_errors(truth - [0, 0, 2 * np.pi, 0], truth, constant)
+    assert around["turn"] == pytest.approx(0, abs=1e-9)
+    half = truth + 0.5 * (constant - truth)
+    assert columns.normalised_errors(half, truth, constant)["place"] == pytest.approx(0.25)

@@ -109,7 +109,7 @@ def fill(run, *, noise=None, lost=LOST):
     """Leave behind what every stage would."""
     run.write_result("collect", {"seconds": 2.0})
     probe = {
-        "agent": {"error": 0.7, "unit": "px", "random_encoder": 2.1},
+        "agent": {"error": 0.7, "unit": "px", "random_encoder": 2.1, "normalised_error": 0.04},
         "a<b": {"error": 3.0, "unit": "px"},
     }
     seen = {
@@ -117,6 +117,8 @@ def fill(run, *, noise=None, lost=LOST):
         "feature_std": 0.31,
         "effective_rank": 20.5,
         "probe": probe,
+        "velocity": {"agent": {"error": 0.9, "unit": "px", "random_encoder": 1.1}},
+        "patch_spectrum": {"pixels": [0.9, 0.1], "embedded": [0.4, 0.3, 0.0]},
         "seconds": 65.0,
     }
     run.write_result("pretrain", seen)

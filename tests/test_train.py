@@ -225,9 +225,13 @@ def test_pretraining_and_the_evaluation_tell_of_one_collapse(tiny_data, whole):
 def test_results_have_the_promised_keys(whole):
     seen = json.loads((whole / "pretrain" / "result.json").read_text())
     assert {"collapsed", "feature_std", "effective_rank", "probe"} <= seen.keys()
-    assert all(
-        {"error", "unit", "random_encoder"} == set(entry) for entry in seen["probe"].values()
-    )
+    scores = {"error", "unit", "normalised_error", "random_encoder"}
+    for kind in ("probe", "velocity"):
+        assert all(scores == set(entry) for entry in seen[kind].values())
+    assert seen["probe"].keys() == {"agent", "wall", "door"}
+    assert seen["velocity"].keys() == {"agent"}, "walls and doors have no velocity"
+    for shares in seen["patch_spectrum"].values():
+        assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
     rows = json.loads((whole / "dynamics" / "result.json").read_text())["rollout"]
     assert [row["horizon"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(

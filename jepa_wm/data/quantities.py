@@ -87,6 +87,23 @@ class Quantities:
             for name, ids in self.groups.items()
         }
 
+    def normalised_errors(
+        self, guess: np.ndarray, truth: np.ndarray, constant: np.ndarray
+    ) -> dict[str, float]:
+        """The mean square error of each group, for guesses and states [n, Y], over that of one
+        constant state [Y]: 0 is exact, 1 no better than the constant. Groups that the constant
+        tells exactly have none."""
+        own = self.errors(guess, truth)
+        square = {
+            name: float(np.square(each).mean())
+            for name, each in self.errors(np.broadcast_to(constant, truth.shape), truth).items()
+        }
+        return {
+            name: float(np.square(each).mean()) / square[name]
+            for name, each in own.items()
+            if square[name] > 0
+        }
+
     def unrolled(self, state: np.ndarray) -> np.ndarray:
         """[..., Z] what is to be fitted for states [..., Y]: angles as cosines, then their sines
         behind all numbers."""

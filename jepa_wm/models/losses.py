@@ -196,16 +196,16 @@ def collapse_metrics(
     centred = tokens.float() - tokens.float().mean(0)
     std = centred.square().mean().sqrt().item()
     each = centred.flatten(0, 1)
-    spectra = [_spectrum(each.T @ each), _spectrum(_between(centred))]
+    spectra = [spectrum(each.T @ each), spectrum(_between(centred))]
     beside = std * min(float(1 - shares.max()) for shares in spectra) ** 0.5
     few = beside < COLLAPSED_BESIDE
     if few and pictures is not None:
         frames = torch.from_numpy(pictures[_spread(len(pictures))]).movedim(-1, 1).float()
         small = F.adaptive_avg_pool2d(frames, SIDE)
-        few = _effective_rank(_spectrum(_between(small))) >= FEW_DIRECTIONS
+        few = spectrum_rank(spectrum(_between(small))) >= FEW_DIRECTIONS
     return {
         "feature_std": std,
-        "effective_rank": min(_effective_rank(shares) for shares in spectra),
+        "effective_rank": min(spectrum_rank(shares) for shares in spectra),
         "collapsed": std < COLLAPSED_STD or few,
     }
 
@@ -222,11 +222,11 @@ def _spread(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).astype(np.int64))
 
 
-def _spectrum(products: Tensor) -> Tensor:
+def spectrum(products: Tensor) -> Tensor:
     """The share of each direction in the energy; all 0 where there is none."""
     energy = torch.linalg.eigvalsh(products.double()).clamp_min(0)
     return energy / energy.sum().clamp_min(1e-30)
 
 
-def _effective_rank(shares: Tensor) -> float:
+def spectrum_rank(shares: Tensor) -> float:
     return torch.exp(-(shares * shares.clamp_min(1e-30).log()).sum()).item()

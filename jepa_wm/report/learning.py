@@ -1,5 +1,4 @@
-"""The groups on training: the encoder, the dynamics on its frozen features, heads, and frozen
-evaluations."""
+"""The groups on what is learned on frozen features: dynamics, heads, and evaluations."""
 
 from __future__ import annotations
 
@@ -25,7 +24,6 @@ from jepa_wm.report.page import (
     Table,
     Text,
     number,
-    with_unit,
 )
 from jepa_wm.report.pictures import strip_png
 
@@ -33,41 +31,13 @@ REPRESENTATIONS = ("encoder", "random_encoder", "pixels")
 SHOWN_STRIPS = 3
 COLUMNS = 9  # frames in a strip, spread over the horizon
 HORIZONS = (1, 2, 4, 8, 16, 32)  # in the table of rollout errors
-# logged, title, caption
-COLLAPSE = (
-    ("feature_std", "Spread.", "Standard deviation of features across samples at equal position."),
-    ("effective_rank", "Effective rank.", "How many directions the features use."),
-)
 # Logged numbers that are no terms of a loss.
-APART = ("probe/", "gradient_share/")  # shown by themselves
-NO_TERMS = ("loss", "lr", "gradient_norm", "feature_std", "effective_rank", "collapsed")
+APART = ("probe/", "normalised_error/", "gradient_share/")  # shown by themselves
+NO_TERMS = (
+    "loss", "lr", "gradient_norm", "feature_std", "effective_rank", "patch_rank", "collapsed"
+)  # fmt: skip
 Records = Sequence[Mapping[str, Any]]
 Errors = list[float | None]
-
-
-@PARTS.register("pretrain")
-def pretraining(artifacts: RunArtifacts) -> Group:
-    """What can be read from the encoder's features, and how they came about."""
-    result, metrics = artifacts.results.get("pretrain"), artifacts.metrics["pretrain"]
-    probes = Section(
-        "probes",
-        "What can be read from the frozen features",
-        "A small probe reads the world's state from features that were trained without it. "
-        "Features that read no better than those of a random encoder hold nothing of it.",
-        [_probe_table(result["probe"])] if result and result.get("probe") else [],
-        "pretrain",
-    )
-    curves = Section(
-        "collapse",
-        "Loss, spread and rank in pretraining",
-        "A falling loss proves nothing: a collapsed encoder predicts itself perfectly. Spread and "
-        "effective rank must hold while the probes get better.",
-        _pretraining_curves(metrics, (result or {}).get("probe") or {}) if metrics else [],
-        "pretrain",
-    )
-    stateless = result is not None and not result.get("probe")  # there is no state to read
-    sections = [curves] if stateless else [probes, curves]
-    return Group("pretraining", "Pretraining", sections)
 
 
 @PARTS.register("dynamics")
@@ -97,7 +67,7 @@ def dynamics(artifacts: RunArtifacts) -> Group:
             "dynamics_curves",
             "Loss of the dynamics",
             "On frozen features; the encoder no longer changes.",
-            [Grid(_losses(metrics)), *_gaps(metrics)] if metrics else [],
+            [Grid(losses(metrics)), *gaps_in(metrics)] if metrics else [],
             "dynamics",
         ),
     ]
@@ -139,41 +109,9 @@ def evaluations(artifacts: RunArtifacts) -> Group:
     return Group("evaluations", "Frozen evaluations", [section] if rows else [])
 
 
-def _probe_table(probes: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The error of each part of the state beside that on a random encoder."""
-    rows = []
-    for name, probe in probes.items():
-        error, random, unit = probe.get("error"), probe.get("random_encoder"), probe.get("unit")
-        ratio = Cell("–")
-        if error is not None and random:
-            ratio = Cell(number(error / random), "won" if error < random else "lost")
-        beside = "not measured" if random is None else with_unit(random, unit)
-        rows.append(Row([name.replace("_", " "), with_unit(error, unit), beside, ratio]))
-    header = ("part of the state", "error", "random encoder", "ratio, below 1 is better")
-    return Table(header, rows)
-
-
-def _pretraining_curves(metrics: Records, probes: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    names = _logged(metrics)
-    figures = _losses(metrics)
-    for name, title, text in COLLAPSE:
-        if name in names:
-            figures.append(Figure(plots.curves(metrics, [name]), title, text))
-    if read := [name for name in names if name.startswith("probe/")]:
-        levels = {f"probe/{name}": probe.get("random_encoder") for name, probe in probes.items()}
-        units = sorted({str(probe["unit"]) for probe in probes.values() if probe.get("unit")})
-        text = f"Error in {' and '.join(units)}" if units else "Error"
-        text += "; dashed: a random encoder." if levels else "."
-        figures.append(Figure(plots.curves(metrics, read, levels=levels), "Probes.", text))
-    if shares := [name for name in names if name.startswith("gradient_share/")]:
-        text = "Of the encoder's gradient norm: which loss trains it."
-        figures.append(Figure(plots.curves(metrics, shares), "Shares.", text))
-    return [Grid(figures, "pairs"), *_gaps(metrics)]
-
-
-def _losses(metrics: Records) -> list[Figure]:
+def losses(metrics: Records) -> list[Figure]:
     """The loss, and its terms where it has several."""
-    names = _logged(metrics)
+    names = logged(metrics)
     terms = [name for name in names if name not in NO_TERMS and not name.startswith(APART)]
     figures = []
     for keys, title, text in (
@@ -238,7 +176,7 @@ def _strips(strips: Strips) -> list[Block]:
     return blocks
 
 
-def _logged(metrics: Records) -> list[str]:
+def logged(metrics: Records) -> list[str]:
     """Names of the numbers in the records, in the order they first come up."""
     numbers = [
         key
@@ -249,7 +187,7 @@ def _logged(metrics: Records) -> list[str]:
     return list(dict.fromkeys(numbers))
 
 
-def _gaps(metrics: Records) -> list[Block]:
+def gaps_in(metrics: Records) -> list[Block]:
     """A line on figures that were not finite, where there are any: a gap in a curve must not pass
     for calm."""
     gaps = sum(value is None for record in metrics for value in record.values())

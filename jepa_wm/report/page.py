@@ -188,7 +188,8 @@ PARTS: Registry[Callable[[RunArtifacts], Group]] = Registry(
     "part of the report",
     {
         "plan": "jepa_wm.report.acting",
-        **dict.fromkeys(("heads", "dynamics", "pretrain"), "jepa_wm.report.learning"),
+        **dict.fromkeys(("heads", "dynamics"), "jepa_wm.report.learning"),
+        "pretrain": "jepa_wm.report.pretraining",
     },
 )
 

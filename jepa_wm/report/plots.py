@@ -140,6 +140,17 @@ def curves(
 
 
 @plot
+def spectra(axes: Axes, shares: Mapping[str, Sequence[float]]) -> None:
+    """Falling shares of the variance, {"pixels": its values, ...}, against their number."""
+    for (name, values), colour in zip(shares.items(), SERIES, strict=False):
+        seen = [value for value in values if value > 0]
+        axes.plot(range(1, len(seen) + 1), seen, color=colour, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("direction")
+    axes.set_ylabel("share of the variance")
+
+
+@plot
 def against_horizon(
     axes: Axes, horizons: Sequence[int], curves: Mapping[str, Sequence[float | None]], label: str
 ) -> None:

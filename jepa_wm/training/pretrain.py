@@ -32,13 +32,14 @@ from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import TrainingTask, fit
-from jepa_wm.training.online_probe import OnlineProbe, ProbedStates, probe_once
+from jepa_wm.training.online_probe import Frames, OnlineProbe, ProbedStates, probe_once
 from jepa_wm.training.patch_init import init_patches
 from jepa_wm.training.samples import BatchReader
 from jepa_wm.training.settings import PretrainTraining, TrainPretraining
 
 # The shares of the gradient are told on clips of a step that is never trained on, so many a rank.
 WATCHED, WATCHED_CLIPS = 2**39 - 1, 16
+SHOWN = 64  # of the spectrum of patches, at most
 
 
 @stage(
@@ -85,17 +86,10 @@ def pretrain(
     # Training, then the probe that is reported.
     task = make_task(model, reader, settings, precision, probe)
     seconds = fit(run, task, settings, train)
-    steps = settings.final_probe_steps
-    metrics, errors = probe(model.target, steps=steps, label="probe" if dist().first else "")
-    untrained = not settings.steps and settings.start is None and jepa.patch_init == "normal"
-    reference = errors if untrained else probe_once(run, probe, random_encoder, steps)
-    scores = {}
-    for name, error in errors.items():
-        unit = states.quantities.unit(name) if states else ""
-        scores[name] = {"error": error, "unit": unit, "random_encoder": reference[name]}
+    metrics, scores = _judged(run, probe, model.target, random_encoder, settings, jepa)
     result: dict[str, object] = {
         **metrics,
-        "probe": scores,
+        **scores,
         "training_seconds": seconds,
         "steps": settings.steps,
         "clips": settings.steps * settings.batch,
@@ -104,6 +98,34 @@ def pretrain(
         by_rank = dist().all_gather_object(source.unreadable)
         result["unreadable"] = sorted({reason for reasons in by_rank for reason in reasons})
     return result
+
+
+def _judged(
+    run: Run, probe: OnlineProbe, trained: Encoder, random_encoder: Encoder,
+    settings: TrainPretraining, jepa: JepaSettings,
+) -> tuple[dict[str, float | bool], dict[str, object]]:  # fmt: skip
+    """(what the probe says of all features, `probe`, `velocity` and `patch_spectrum` beside a
+    random encoder's) once training is over."""
+    steps, label = settings.final_probe_steps, "probe" if dist().first else ""
+    metrics, positions = probe(trained, steps=steps, label=label)
+    velocities = probe.velocities(trained, steps=steps, label=label and "probe of velocities")
+    judged = {"probe": positions, "velocity": velocities}
+    untrained = not settings.steps and settings.start is None and jepa.patch_init == "normal"
+    reference = {} if untrained else probe_once(run, probe, random_encoder, steps)
+    scores: dict[str, object] = {}
+    for kind, each in judged.items():
+        scores[kind] = {
+            name: {
+                "error": score.error,
+                "unit": probe.states.quantities.unit(name) if probe.states else "",
+                "normalised_error": score.normalised,
+                "random_encoder": score.error if untrained else reference[kind].get(name),
+            }
+            for name, score in each.items()
+        }
+    spectra = probe.patch_spectra(trained)
+    scores["patch_spectrum"] = {name: each[:SHOWN].tolist() for name, each in spectra.items()}
+    return metrics, scores
 
 
 def _begun(run: Run) -> bool:
@@ -130,14 +152,17 @@ def _trajectories(
         train, frames=data.num_frames, gaps=data.frame_gaps, seed=seed,
         absolute=train.action_kind == "absolute", batch=shape,
     )  # fmt: skip
-    rows, columns, states = spread(len(train.actions), probe_frames), train.quantities, None
+    columns, gap, states = train.quantities, min(data.frame_gaps), None
     if columns.groups:
         check_same_state(train, heldout)
-        test = spread(len(heldout.actions), probe_frames // 4)
-        states = ProbedStates(
-            columns, train.states()[rows], heldout.frames[test], heldout.states()[test]
+        counts = (train, probe_frames), (heldout, probe_frames // 4)
+        alone, paired = (
+            [Frames.spread(part, count, before=before) for part, count in counts]
+            for before in (0, gap)
         )
-    return Opened(source, train.actions.shape[1], train.frames[rows], states)
+        states = ProbedStates(columns, alone[0], alone[1], (paired[0], paired[1]), gap)
+    frames = train.frames[spread(len(train.actions), probe_frames)]
+    return Opened(source, train.actions.shape[1], frames, states)
 
 
 def _videos(
