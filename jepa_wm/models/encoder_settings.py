@@ -131,8 +131,8 @@ class JepaSettings(Section):
     # target, whose output is added to the transformer's; 0: none
     neighbor_width: int = Field(0, ge=0)
     # how the patch embedding starts, where train.pretrain.start does not say: normal, or from the
-    # data's patches, whitened, or whitened and weighted by how well the next frame tells them
-    # (less what lasts in an episode)
+    # data's patches, whitened, or in directions weighted by how well the next frame tells them
+    # (less what lasts in an episode) and by their spread in pixels
     patch_init: Literal["normal", "whitening", "predictive"] = "normal"
     # Targets: the target encoder's tokens, or these less their mean over distant frames of the
     # episode, which is what lasts (motion); and the weights of their mean errors.

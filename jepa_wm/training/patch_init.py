@@ -100,8 +100,10 @@ class PatchMoments:
         return scaled.flip(1)
 
     def predictive(self) -> Tensor:
-        """[P, P] directions as columns, by falling correlation from one frame to the next, each of
-        a variance of that correlation (temporal ICA: Molgedey and Schuster, 1994)."""
+        """[P, P] directions as columns, those that one frame tells of the next (temporal ICA:
+        Molgedey and Schuster, 1994), each of a variance of that correlation times the spread of
+        the pattern in pixels: halfway between pixels as they are, where what is small and moves
+        drowns in brightness, and whitened ones, where it is no more than its soft edges."""
         variance, directions = torch.linalg.eigh(self.covariance)
         white = directions / (variance + ROUNDING).sqrt()
         lagged = self._product / self.count
@@ -109,9 +111,11 @@ class PatchMoments:
 
         # Of n pairs of white noise the correlations fill a semicircle of this radius (Wigner).
         by_chance = (2 * len(variance) / self.count) ** 0.5
-        sure = correlation.where(correlation > by_chance, 0)
-        variances = sure.clamp(min=FLOOR * float(correlation.max().clamp(min=1e-6)))
-        return (white @ turn * variances.sqrt()).flip(1)
+        spread = (self.covariance @ white @ turn).norm(dim=0)
+        strength = correlation.where(correlation > by_chance, 0) * spread
+        variances = strength.clamp(min=FLOOR * float(strength.max().clamp(min=1e-6)))
+        order = variances.argsort(descending=True)
+        return (white @ turn * variances.sqrt())[:, order]
 
 
 @torch.no_grad()
