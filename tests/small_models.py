@@ -33,8 +33,14 @@ def small_dynamics(
 ):
     """Dynamics of latents of `tokens` tokens of `latent_width` numbers, `static_dim` of them
     static."""
-    settings = dynamics_settings(**sizes)
-    shape = LatentShape(tokens, latent_width - static_dim, static_dim)
+    return dynamics_of(
+        dynamics_settings(**sizes), LatentShape(tokens, latent_width - static_dim, static_dim),
+        action_size,
+    )  # fmt: skip
+
+
+def dynamics_of(settings: DynamicsSettings, shape: LatentShape, action_size: int):
+    """Fresh dynamics of latents of that shape."""
     return settings.make(type("Shaped", (), {"shape": shape})(), action_size)
 
 

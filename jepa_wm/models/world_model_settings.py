@@ -82,7 +82,7 @@ class KeypointLatentSettings(LatentSettings):
     perturbable: ClassVar[bool] = True
     name: Literal["keypoints"] = "keypoints"
     dynamic_points: int = Field(4, ge=1)  # of what changes
-    static_points: int = Field(8, ge=0)  # of what is constant in an episode
+    static_points: int = Field(24, ge=0)  # of what is constant in an episode
     # frames, of the episode up to a window's first, that its static numbers are read from while
     # the dynamics are trained
     static_frames: int = Field(4, ge=1)
@@ -156,7 +156,7 @@ class DynamicsSettings(Section):
 
 
 DYNAMICS: Registry[type[DynamicsSettings]] = Registry(
-    "dynamics", "dynamics", dict.fromkeys(("deterministic", "mixture", "vjepa2_ac"), _HERE)
+    "dynamics", "dynamics", dict.fromkeys(("deterministic", "mixture", "mlp", "vjepa2_ac"), _HERE)
 )
 
 
@@ -209,6 +209,29 @@ class MixtureSettings(TransformerSettings):
         return MixtureDynamics(latent.shape, action_size, self)
 
 
+@DYNAMICS.register("mlp")
+class MLPSettings(DynamicsSettings):
+    """One future by an MLP on all numbers of the latents and actions, trained by absolute error:
+    for compact latents, whose walls and gates normalised transformers blur."""
+
+    name: Literal["mlp"] = "mlp"
+    width: int = Field(256, ge=1)
+    depth: int = Field(3, ge=1)  # hidden layers
+
+    def make(self, latent: Latent, action_size: int) -> Dynamics:
+        from jepa_wm.models.mlp_dynamics import MLPDynamics
+
+        return MLPDynamics(latent.shape, action_size, self)
+
+    def check_frames(self, frames: int, rollout: float) -> None:
+        if rollout and self.context_frames >= frames:
+            raise ValueError(
+                f"dynamics.context_frames {self.context_frames} leaves nothing to imagine of "
+                f"windows of train.dynamics.frames {frames}; lower it, or set "
+                "train.dynamics.rollout=0"
+            )
+
+
 @DYNAMICS.register("vjepa2_ac")
 class VJEPA2ACSettings(DynamicsSettings):
     """V-JEPA 2's action-conditioned predictor (Assran et al., 2025), for a robot's hand whose
@@ -228,8 +251,8 @@ class VJEPA2ACSettings(DynamicsSettings):
         check_heads(self.width, self.num_heads)
         if self.ensemble_size > 1:
             raise ValueError(
-                f"ensemble_size {self.ensemble_size} is of dynamics deterministic or mixture; "
-                "vjepa2_ac is one predictor: set ensemble_size=1"
+                f"ensemble_size {self.ensemble_size} is of dynamics deterministic, mixture or "
+                "mlp; vjepa2_ac is one predictor: set ensemble_size=1"
             )
         return self
 
