@@ -112,9 +112,7 @@ def test_a_running_belief_is_the_mean_of_what_an_agent_has_read():
 def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, static, components):
     model, features = latent_model(static, mixture_components=components), Store(data, stride)
     last = 4
-    one, other = (
-        Latents(model, some, "fp32") for some in (features, features.changed_after(last))
-    )
+    one, other = (Latents(model, some) for some in (features, features.changed_after(last)))
     episode, frame = (
         np.repeat(np.arange(4), last // stride + 1),
         np.tile(np.arange(0, last + 1, stride), 4),
@@ -133,7 +131,7 @@ def test_no_later_frame_is_in_what_is_given_of_an_earlier_one(data, stride, stat
 def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride):
     """The mean of what it read in the frames it saw, a model step apart, and in the goal image."""
     model, features = latent_model(), Store(data, stride)
-    latents = Latents(model, features, "fp32")
+    latents = Latents(model, features)
     with torch.no_grad():
         own = model.latent.static_of(model.latent.encode(features.store))
     first, goal = 8, 8 + 2 * stride
@@ -256,7 +254,7 @@ def head_samples(data, model, stride, terminated=None):
     rest = {"stride": stride, "seed": 0}
     return samples.Samples(
         data,
-        Latents(model, Store(data, stride), "fp32"),
+        Latents(model, Store(data, stride)),
         model,
         "fp32",
         columns,

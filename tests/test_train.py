@@ -343,7 +343,7 @@ def test_what_stands_on_latents_sees_static_numbers_as_an_agent_does(whole, tiny
     """Each frame has the mean of what the frames up to it tell; dynamic numbers are its own."""
     data, model = Trajectories(tiny_data / "train.h5"), LatentModel.load(whole / "dynamics")
     features = cache.Features(whole / "features" / "train", data)
-    latents = dynamics.Latents(model, features, "fp32")
+    latents = dynamics.Latents(model, features)
     frame = np.arange(0, 31, features.stride)
     for e in range(3):
         episode = np.full(len(frame), e)

@@ -27,6 +27,12 @@ def autocast(device: torch.device | str, precision: str) -> AbstractContextManag
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
+def exact(device: torch.device) -> AbstractContextManager[object]:
+    """fp32 within, also where an autocast is on: for latents of a few numbers, whose third digit
+    is whether a way is open, and for what moves and compares them."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def resolve_precision(precision: str, folder: Path) -> str:
     """ "fp32" or "bf16": for "auto" whichever was the faster where the run in `folder` began.
 

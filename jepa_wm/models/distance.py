@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.precision import exact
 from jepa_wm.core.scaling import shared_scale
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.world_model_settings import DistanceSettings
@@ -42,7 +43,8 @@ class TemporalDistance(nn.Module):
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
-        coordinates = self.net((latent - self.centre) / self.spread).float()
+        with exact(latent.device):
+            coordinates = self.net((latent.float() - self.centre) / self.spread)
         return coordinates.unflatten(-1, (self.settings.groups, self.settings.components))
 
     def between(self, start: Tensor, goal: Tensor) -> Tensor:

@@ -4,16 +4,21 @@ B windows, T frames, R distant frames, n frozen tokens of width E."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.distributed import all_gather
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
-from jepa_wm.models.losses import PROJECTED, EpisodeContrast, PredictiveContrast
+from jepa_wm.models.losses import PROJECTED, PredictiveContrast, tell_episodes
 from jepa_wm.models.pooling import Keypoints
 from jepa_wm.models.world_model_settings import KeypointLatentSettings
 
 WIDTH = 256  # of the networks that are kept in training only
+FOLLOWS = 0.5  # share of a point's variance in an episode that is told, from which on it counts
+APART = 0.05  # of the picture's side: how far apart what is constant is to be told apart
 NEAR = 1.0  # model steps within which a distant frame is no negative of the true one
 
 
@@ -21,18 +26,99 @@ class KeypointLatent(CompactLatent):
     """Rows and columns of keypoints of what changes, then of what is constant."""
 
     static_learned_late = False
+    counts: Tensor  # [2 P] 1 for the numbers of the points that count, else 0
 
     def __init__(self, tokens: int, token_width: int, settings: KeypointLatentSettings) -> None:
         dynamic, static = settings.dynamic_points, settings.static_points
         super().__init__(2 * dynamic, 2 * static)
         self.static_frames = settings.static_frames
         self.places = Keypoints(tokens, token_width, dynamic)
+        self.register_buffer("counts", torch.ones(2 * dynamic))
         if static:
-            points = Keypoints(tokens, token_width, static)
-            self.static = nn.Sequential(points, nn.Unflatten(-1, (1, -1)))
+            self.static = StaticPoints(Keypoints(tokens, token_width, static))
+
+    def dynamic(self, compressed: Tensor) -> Tensor:
+        return super().dynamic(compressed) * self.counts
+
+    def perturbations(self, latents: Tensor, radius: float) -> list[Tensor]:
+        both = self.counts.bool().repeat_interleave(2).tolist()
+        every = super().perturbations(latents, radius)
+        return [shifted for shifted, counts in zip(every, both, strict=True) if counts]
+
+    @torch.no_grad()
+    def select(self, batches: Iterable[LatentBatch]) -> dict[str, object]:
+        """Leave out the points that follow nothing: those of which less than FOLLOWS of the
+        variance within an episode is told by the frame before and the actions since.
+
+        The contrast within an episode leaves free what it does not need. Such a point stands still
+        where nothing moves, or looks for nothing in particular; what it reads off a goal image is
+        noise, and no plan can reach it. `dynamic_points` says how much each follows."""
+        shares = followed(batches, self.places)
+        counts = shares >= min(FOLLOWS, float(shares.max()))
+        self.counts.copy_(counts.repeat_interleave(2))
+        return {"dynamic_points": [{"follows": share} for share in shares.tolist()]}
+
+    @torch.no_grad()
+    def standardise(self, compressed: Tensor) -> None:
+        """Places keep their proportions, since they share a unit; those of what changes and of
+        what is constant have unit spread each, or the dynamics would hardly see the latter, which
+        differ less."""
+        places = self.places(compressed)
+        self.shift.copy_(places.mean(0))
+        self.scale.fill_(common_spread(places[:, self.counts.bool()]))
+        if isinstance(self.static, StaticPoints):
+            self.static.standardise(compressed)
 
     def training_of(self, action_size: int, block: int) -> KeypointLatentTraining:
         return KeypointLatentTraining(self, block)
+
+
+class StaticPoints(nn.Module):
+    """Places of what is constant, of mean 0 and a common spread of 1 once standardised."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, places: Keypoints) -> None:
+        super().__init__()
+        self.places = places
+        self.register_buffer("shift", torch.zeros(2 * places.points))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, compressed: Tensor) -> Tensor:
+        """[..., 1, 2 P] of compressed frames."""
+        return ((self.places(compressed) - self.shift) / self.scale)[..., None, :]
+
+    def standardise(self, compressed: Tensor) -> None:
+        """Set the units from compressed sample frames [S, ...]."""
+        places = self.places(compressed)
+        self.shift.copy_(places.mean(0))
+        self.scale.fill_(common_spread(places))
+
+
+def followed(batches: Iterable[LatentBatch], places: nn.Module) -> Tensor:
+    """[P] the share of each point's variance within an episode that a linear map of all points a
+    frame before and of the actions since tells; 1 is all, 0 none, as of what stands still but for
+    its noise. `places` gives points [..., 2 P] of compressed frames."""
+    inputs, after, distant = [], [], []
+    for batch in batches:
+        at = places(batch.frames).double()  # [B, T, 2 P]
+        ones = torch.ones_like(at[:, 1:, :1])
+        inputs.append(torch.cat([at[:, :-1], batch.actions.double(), ones], -1).flatten(0, 1))
+        after.append(at[:, 1:].flatten(0, 1))
+        other = places(batch.distant[:, :1]).double()
+        distant.append(other.expand(-1, at.shape[1] - 1, -1).flatten(0, 1))
+    x, y = torch.cat(inputs).cpu(), torch.cat(after).cpu()
+    left = y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
+    # Two frames of an episode differ by twice its variance.
+    within = (y - torch.cat(distant).cpu()).square().mean(0) / 2
+    left, within = (each.unflatten(0, (-1, 2)).sum(1) for each in (left.square().mean(0), within))
+    return (1 - left / within.clamp(min=1e-12)).clamp(min=0).float()
+
+
+def common_spread(places: Tensor) -> float:
+    """The root mean square spread of places [S, numbers]; 1 where none varies."""
+    return places.var(0).mean().sqrt().item() or 1.0
 
 
 class KeypointLatentTraining(LatentTraining):
@@ -40,7 +126,9 @@ class KeypointLatentTraining(LatentTraining):
     after it foretell the next frame's, which are told from distant frames of the same episode.
     What is constant: those of a frame are told from other episodes', by a distant frame.
 
-    Both are compared in a wide projection, so that a few numbers suffice to say it."""
+    What changes is compared in a wide projection, so that a few numbers suffice to say it; what is
+    constant by how far apart it lies in the picture, or it would be said in a code that dynamics
+    and distance have to decipher."""
 
     num_distant = 4
 
@@ -51,9 +139,6 @@ class KeypointLatentTraining(LatentTraining):
         self.predict = mlp(moved + block, moved, WIDTH, depth=2)
         self.widen = mlp(moved, WIDTH, WIDTH, depth=1)
         self.temporal_contrast = PredictiveContrast(WIDTH, projected=PROJECTED)
-        if self.static is not None:
-            self.widen_static = mlp(latent.static_dim, WIDTH, WIDTH, depth=1)
-            self.episode_contrast = EpisodeContrast(WIDTH, projected=PROJECTED)
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """`loss` and its parts, for tokens of windows [B, T, n, E] and of distant frames [B, R, n,
@@ -71,8 +156,9 @@ class KeypointLatentTraining(LatentTraining):
         if self.static is not None:
             # What is constant: one frame each is enough, all of a window show the same.
             here, there = (
-                self.widen_static(self.static(frames[:, :1])[:, :, 0])
-                for frames in (batch.frames, batch.distant)
+                self.static(frames[:, 0])[:, 0] for frames in (batch.frames, batch.distant)
             )
-            losses["episode_contrast"] = self.episode_contrast(here, there, batch.episode)
+            apart = torch.cdist(here, all_gather(there)).square()  # [B, clips of all ranks]
+            scores = -apart / (2 * APART**2)
+            losses["episode_contrast"] = tell_episodes(scores, batch.episode)
         return losses | {"loss": torch.stack(list(losses.values())).sum()}

@@ -7,11 +7,13 @@ action, A of a block of them between two frames."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.precision import exact
 from jepa_wm.core.scaling import shared_scale
 
 
@@ -98,10 +100,11 @@ class Latent(nn.Module):
 
     def own(self, compressed: Tensor) -> Tensor:
         """[..., N, D] fp32 latents of compressed frames, each by itself."""
-        dynamic = self.dynamic(compressed).float()
-        if self.static is None:
-            return dynamic
-        return torch.cat([dynamic, self.static(compressed).float()], -1)
+        with exact(compressed.device):
+            dynamic = self.dynamic(compressed).float()
+            if self.static is None:
+                return dynamic
+            return torch.cat([dynamic, self.static(compressed).float()], -1)
 
     def compared(self, latents: Tensor) -> Tensor:
         """[..., N', D] what of latents [..., N, D] is compared with that of other frames: all."""
@@ -172,6 +175,11 @@ class Latent(nn.Module):
         """What trains it before there are dynamics, for actions of a numbers and blocks of A;
         None: nothing has to."""
         return None
+
+    def select(self, batches: Iterable[LatentBatch]) -> dict[str, object]:
+        """Leave out, once it is trained, what batches show to be of no use; returns what is to be
+        said of it."""
+        return {}
 
     def standardise(self, compressed: Tensor) -> None:
         """Set the units of the dynamic numbers, once they are trained, from compressed sample

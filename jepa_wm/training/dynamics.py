@@ -12,20 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.precision import autocast
+from jepa_wm.core.precision import autocast, exact
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.clips import Displacement
 from jepa_wm.data.sampling import spread
 from jepa_wm.data.windows import PairSampler, WindowSampler
 from jepa_wm.features.cache import PARTS, Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.distance import hardest
-from jepa_wm.models.latent import LatentBatch, LatentTraining
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import WorldModelSettings
+from jepa_wm.training.latent_task import LatentBatches, latent_task
 from jepa_wm.training.loop import Losses, TrainingTask, fit
-from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics, TrainLatent
+from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics
 from jepa_wm.world_model.latents import SLAB, Latents, Recording, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
 
@@ -58,13 +57,14 @@ def dynamics(
     if model.latent.reads_raw:
         encoder = FrozenEncoder.load(run.path / "features")
         model.latent.undo_standardising(encoder.mean, encoder.scale)
-    frames, seconds = Frames(model, features), 0.0
+    frames, seconds, figures = Frames(model, features), 0.0, dict[str, object]()
     training = model.latent.training_of(features.data.actions.shape[1], model.block)
     if training is not None:
         sampler = windows(features, settings, seed, train.latent.frames, "latent")
         training.to(dist().device)
-        task = latent_task(model, training, frames, sampler, train.latent, precision)
-        seconds += fit(run, task, train.latent, train)
+        batches = LatentBatches(model, frames, sampler, train.latent.batch, training.num_distant)
+        seconds += fit(run, latent_task(training, batches), train.latent, train)
+        figures = model.latent.select(batches.after(train.latent.steps))
         model.latent.standardise(frames.sample())
 
     # The dynamics on it.
@@ -77,12 +77,13 @@ def dynamics(
     if model.components is not None:
         model.components.fit(frames.sample_latents())
     if model.distance is not None:
-        latents = Latents(model, features, precision)
+        latents = Latents(model, features)
         task = distance_task(model, latents, train.distance, seed, precision)
         seconds += fit(run, task, train.distance, train)
     if dist().first:
         model.save(run.stage_dir("dynamics"))
-    return {"rollout": rollout_errors(model, heldout, features), "training_seconds": seconds}
+    rollout = rollout_errors(model, heldout, features)
+    return {"rollout": rollout, **figures, "training_seconds": seconds}
 
 
 def make_model(settings: WorldModelSettings, features: Features) -> LatentModel:
@@ -160,7 +161,7 @@ class Frames:
         if self._known is not None:
             known = self._known[torch.from_numpy(rows)][..., : self.latent.dynamic_dim]
             return known.to(dist().device)
-        with torch.autocast(dist().device.type, enabled=False):
+        with exact(dist().device):
             return self.latent.dynamic(self._compressed(rows))
 
     def static(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
@@ -194,37 +195,6 @@ class Frames:
         return tokens, self.recording.at_rows(self._file_rows[rows])
 
 
-def latent_task(
-    model: LatentModel, training: LatentTraining, frames: Frames, sampler: WindowSampler,
-    settings: TrainLatent, precision: str,
-) -> TrainingTask:  # fmt: skip
-    """Trains what of the latent is trained before there are dynamics."""
-    data = frames.features.data
-    displacement = Displacement(data, absolute=data.action_kind == "absolute")
-
-    def losses(step: int, rows: slice) -> Losses:
-        episode, frame, actions = sampler.batch(step, settings.batch)
-        # From anywhere in the episode, later than the window too: it only helps to train, an agent
-        # never needs it.
-        distant = sampler.elsewhere(step, episode[:, 0], count=training.num_distant)
-        episode, frame, distant = episode[rows], frame[rows], distant[rows]
-        blocks = frames.recording.blocks(episode, frame, actions[rows]).to(dist().device)
-        moved = displacement.at(data.offsets[episode] + frame).to(dist().device)
-        gap = np.abs(frame[:, :, None] - distant[:, None]) / sampler.frameskip
-        batch = LatentBatch(
-            frames.at(episode, frame),
-            frames.at(np.broadcast_to(episode[:, :1], distant.shape), distant),
-            moved,
-            model.scaled(blocks),
-            torch.from_numpy(gap).to(dist().device),
-            torch.from_numpy(episode[:, 0]).to(dist().device),
-        )
-        with autocast(moved.device, precision):
-            return training.losses(batch)
-
-    return TrainingTask("dynamics", training, losses, part="latent")
-
-
 def dynamics_task(
     model: LatentModel, frames: Frames, sampler: WindowSampler, settings: TrainDynamics,
     precision: str,
@@ -250,11 +220,11 @@ def dynamics_task(
         drawn = step * members + member  # each member is trained on batches of its own
         episode, frame, actions = sampler.batch(drawn, settings.batch)
         blocks = frames.recording.blocks(episode[rows], frame[rows], actions[rows])
+        window = latents(drawn, rows, episode, frame)
         with autocast(dist().device, precision):
             return model.dynamics_losses(
-                latents(drawn, rows, episode, frame), blocks.to(dist().device),
-                rollout=settings.rollout, member=member,
-            )  # fmt: skip
+                window, blocks.to(dist().device), rollout=settings.rollout, member=member
+            )
 
     def losses(step: int, rows: slice) -> Losses:
         each = [of_member(step, rows, member) for member in range(members)]

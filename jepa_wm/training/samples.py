@@ -107,7 +107,7 @@ class Samples:
         # One seed for all: each sampler mixes in a number of its own, so that none follows
         # another.
         return cls(
-            data, Latents(model, features, precision), model, precision, columns,
+            data, Latents(model, features), model, precision, columns,
             StepSampler(data, taken=taken, ended=ended, frameskip=skip, stride=stride, seed=seed),
             GoalSampler(data, steps=policy_steps, frameskip=skip, stride=stride, seed=seed),
             FrameSampler(data, stride=stride, seed=seed),

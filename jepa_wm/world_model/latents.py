@@ -15,7 +15,6 @@ from torch import Tensor
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.precision import autocast
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.cache import Features, encoded_rows
 from jepa_wm.models.latent_model import LatentModel
@@ -91,7 +90,7 @@ class Latents:
     A frame's static numbers are as they are believed by an agent that began with the episode has
     and just saw the frame. No frame after it is looked at, but for the goal's own."""
 
-    def __init__(self, model: LatentModel, features: Features, precision: str) -> None:
+    def __init__(self, model: LatentModel, features: Features) -> None:
         self.features, self._model = features, model
         self.recording = Recording(features.data, model)
         self._every = max(1, model.frameskip // features.stride)
@@ -99,7 +98,7 @@ class Latents:
         self._components: Tensor | None = None
         latent = model.latent
         if latent.held or latent.static_dim:
-            with torch.no_grad(), autocast(dist().device, precision):
+            with torch.no_grad():
                 self._own = of_all_frames(features, latent.encode, self.recording)
             each = self._own.split(features.counts.tolist())
             self._held = torch.cat(

@@ -70,7 +70,7 @@ def rollout_errors(
     past, ahead = model.scaled(blocks.to(device)).split([seen - 1, horizon], 1)
     # Another window's actions from the last frame seen on; what led there stays true.
     plans = {"": ahead, "_shuffled": ahead.roll(1, 0)}
-    believed, known = Latents(model, heldout, "fp32"), Latents(model, train, "fp32")
+    believed, known = Latents(model, heldout), Latents(model, train)
     decode, read_state = _decoder(model, known), _state_reader(model, heldout, known)
     total: Totals = defaultdict(lambda: np.zeros(horizon))
 

@@ -94,8 +94,7 @@ class WorldModel(nn.Module):
                 f"proprio has shape {tuple(proprio.shape)}; give [{len(frames)}, {size}], a row "
                 "for each frame"
             )
-        with autocast(self.device, self.encoder.precision):
-            return self.latent.encode(self.encoder(frames), proprio)
+        return self.latent.encode(self.encoder(frames), proprio)
 
     # ------------------------------------------------------------------ imagine
 
