@@ -13,7 +13,7 @@ from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
-from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.features.encoder import FrozenEncoder, supervision_of
 from jepa_wm.features.probes import RidgeProbe, fit_attentive
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -219,3 +219,19 @@ def test_errors_are_euclidean_distances_of_each_group():
     guess, truth = np.array([[3.0, 4, 1]]), np.array([[0.0, 0, 3]])
     errors = Quantities({"agent": [0, 1], "wall": [2]}).errors(guess, truth)
     assert errors == {"agent": 5.0, "wall": 2.0}
+
+
+def test_a_frozen_encoder_says_what_supervised_it(tmp_path):
+    asked = {"backbone": None, "weights": None, "steps": 5, "inverse_dynamics": 0.0}
+    said = [
+        supervision_of(**{**asked, **changed})
+        for changed in ({}, {"inverse_dynamics": 3.0}, {"steps": 0}, {"backbone": "timm/x"})
+    ]
+    assert "without actions" in said[0] and "action supervision" in said[1]
+    assert "random" in said[2] and "random" in said[3]
+    assert "published" in supervision_of(**{**asked, "backbone": "timm/x", "weights": "published"})
+    encoder = FrozenEncoder(Encoder(65, ENCODE), 65, supervision=said[1])
+    encoder.save(tmp_path / "run")
+    FrozenEncoder.load(tmp_path / "run").save_pretrained(tmp_path / "shared")
+    assert f"| trained by | {said[1]} |" in (tmp_path / "shared" / "README.md").read_text()
+    assert FrozenEncoder.from_pretrained(tmp_path / "shared").supervision == said[1]

@@ -27,7 +27,7 @@ from jepa_wm.core.stage import stage
 from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.features.backbone import Backbone, backbone_of
-from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.features.encoder import FrozenEncoder, supervision_of
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -45,6 +45,7 @@ def features(
     data_image_size: int,
     encoder: EncoderSettings,
     features: FeatureSettings,
+    jepa_inverse_dynamics: float,
     train_pretrain_steps: int,
     train_precision: str,
     shard: tuple[int, int] | None = None,
@@ -65,7 +66,13 @@ def features(
                 run.path, encoder, features, image_size=data_image_size, seed=seed,
                 pretrain_steps=train_pretrain_steps,
             )  # fmt: skip
-            fresh = FrozenEncoder(plain, data_image_size, precision=train_precision)
+            supervision = supervision_of(
+                backbone=features.backbone, weights=features.weights, steps=train_pretrain_steps,
+                inverse_dynamics=jepa_inverse_dynamics,
+            )  # fmt: skip
+            fresh = FrozenEncoder(
+                plain, data_image_size, precision=train_precision, supervision=supervision
+            )
             rows = spread(len(train.actions), features.num_norm_frames)
             fresh.to(dist().device).standardise_on(train.frames[rows])
             fresh.save(folder)

@@ -27,6 +27,7 @@ from jepa_wm.features.backbone import Backbone
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
+UNSTATED = "what was not stated"
 _SHARED = ("model.safetensors", "config.json")  # the names that the hub knows
 # What goes with a shared encoder; huggingface_hub fills it in.
 CARD = """---
@@ -35,9 +36,8 @@ CARD = """---
 
 # A frozen encoder of jepa_wm
 
-A vision transformer that turns single frames into standardised patch tokens; trained by masked
-latent prediction, without labels and without decoding a pixel, or taken over from the backbone
-that config.json names.
+A vision transformer that turns single frames into standardised patch tokens, without decoding a
+pixel.
 
 | | |
 | --- | --- |
@@ -46,6 +46,7 @@ that config.json names.
 | numbers a token | {{ width }} |
 | encoder | {{ encoder }} |
 | parameters | {{ parameters }} |
+| trained by | {{ supervision }} |
 
 ```python
 import torch
@@ -83,9 +84,12 @@ class FrozenEncoder(
     scale: Tensor
 
     def __init__(
-        self, encoder: Encoder | Backbone, image_size: int, *, precision: str = "bf16"
-    ) -> None:
+        self, encoder: Encoder | Backbone, image_size: int, *, precision: str = "bf16",
+        supervision: str = UNSTATED,
+    ) -> None:  # fmt: skip
+        """`supervision` says what the encoder was trained by, in words (`supervision_of`)."""
         super().__init__()
+        self.supervision = supervision
         self.encoder = encoder.eval().requires_grad_(False)
         self.image_size, self.precision = image_size, precision
         self.register_buffer("mean", torch.zeros(encoder.tokens_per_frame, encoder.width))
@@ -143,7 +147,8 @@ class FrozenEncoder(
 
     def _sizes(self) -> dict[str, Any]:
         """What it takes to build an equal encoder before its weights are loaded."""
-        sizes = {"image_size": self.image_size, "precision": self.precision}
+        sizes: dict[str, Any] = {"image_size": self.image_size, "precision": self.precision}
+        sizes["supervision"] = self.supervision
         return sizes | self.encoder.sizes
 
     def _write(self, weights: Path, sizes_file: Path, sizes: dict[str, Any]) -> None:
@@ -161,7 +166,10 @@ class FrozenEncoder(
                 "it again"
             )
         encoder = fresh_encoder(sizes, sizes["image_size"])
-        frozen = cls(encoder, sizes["image_size"], precision=sizes["precision"])
+        frozen = cls(
+            encoder, sizes["image_size"], precision=sizes["precision"],
+            supervision=sizes.get("supervision", UNSTATED),
+        )  # fmt: skip
         load_strict(frozen, load_file(weights), source=str(weights))
         return frozen
 
@@ -171,6 +179,7 @@ class FrozenEncoder(
         return super().generate_model_card(
             image_size=self.image_size, tokens=self.tokens_per_frame, width=self.width,
             measured=measured, encoder=json.dumps(self.encoder.sizes),
+            supervision=self.supervision,
             parameters=f"{sum(p.numel() for p in self.encoder.parameters()):,}",
         )  # fmt: skip
 
@@ -223,6 +232,20 @@ class FrozenEncoder(
                 f"{config}: describes another kind of model, not an encoder of jepa_wm"
             )
         return cls._read(weights, sizes["frozen_encoder"])
+
+
+def supervision_of(
+    *, backbone: str | None, weights: str | None, steps: int, inverse_dynamics: float
+) -> str:
+    """What the frozen encoder of a run was trained by, in words, for `features.backbone`,
+    `features.weights`, `train.pretrain.steps` and `jepa.inverse_dynamics`."""
+    if backbone is not None and weights is not None:
+        return f"others: the {weights} weights of {backbone}"
+    if backbone is not None or not steps:
+        return "nothing: its weights are random"
+    if inverse_dynamics:
+        return "latent prediction and inverse dynamics, which reads actions (action supervision)"
+    return "latent prediction, without actions or labels"
 
 
 def fresh_encoder(sizes: Mapping[str, Any], image_size: int) -> Encoder | Backbone:

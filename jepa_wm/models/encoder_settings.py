@@ -153,7 +153,8 @@ class JepaSettings(Section):
     vicreg: float = Field(0.0, ge=0)  # variance and covariance of the clips' mean context tokens
     temporal_contrast: float = Field(0.3, ge=0)  # a frame's successor against distant frames
     episode_contrast: float = Field(0.0, ge=0)  # distant frames against other episodes' (files')
-    # displacement between two frames, by the actions, read linearly; where a file has actions
+    # action supervision: the displacement between two frames, by the actions, read linearly; where
+    # a file has actions
     inverse_dynamics: float = Field(3.0, ge=0)
     # how the last three read a frame: grid, where things are; mean, what there is
     pooling: Literal["grid", "mean"] = "grid"

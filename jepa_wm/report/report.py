@@ -20,6 +20,7 @@ from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, STAGES, stage
 from jepa_wm.core.yaml_source import read_yaml
+from jepa_wm.features.encoder import supervision_of
 from jepa_wm.report import acting, learning
 from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
 from jepa_wm.report.page import (
@@ -49,7 +50,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
     headline=("report",),
     unrecorded=(
         "data.path", "dynamics.context_frames", "dynamics.frameskip", "features.backbone",
-        "jepa.inverse_dynamics",
+        "jepa.inverse_dynamics", "train.pretrain.steps",
     ),
 )  # fmt: skip
 def report(
@@ -59,6 +60,7 @@ def report(
     dynamics_frameskip: int,
     features_backbone: str | None,
     jepa_inverse_dynamics: float,
+    train_pretrain_steps: int,
 ) -> dict[str, Any]:
     """Write <run>/report/index.html from what other stages stored; returns its path, size and
     sections.
@@ -84,7 +86,8 @@ def report(
 
     # Everything else is read from files, laid out, and written in one go.
     artifacts = RunArtifacts.read(run)
-    page = _page(run, artifacts, _supervision(features_backbone, jepa_inverse_dynamics))
+    encoder = _encoder(features_backbone, train_pretrain_steps, jepa_inverse_dynamics)
+    page = _page(run, artifacts, encoder)
     path, text = folder / "index.html", page.html()
     write_atomic(path, text)
     result = {
@@ -129,13 +132,14 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
     )
 
 
-def _supervision(backbone: str | None, inverse_dynamics: float) -> str:
-    """What the encoder of a run was trained by, in words."""
+def _encoder(backbone: str | None, steps: int, inverse_dynamics: float) -> str:
+    """What the encoder of a run is and was trained by, in words."""
     if backbone is not None:
         return f"the frozen encoder {backbone}"
-    if inverse_dynamics:
-        return "an encoder trained by latent prediction and inverse dynamics, which reads actions"
-    return "an encoder trained by latent prediction, without actions or labels"
+    by = supervision_of(
+        backbone=None, weights=None, steps=steps, inverse_dynamics=inverse_dynamics
+    )
+    return f"an encoder trained by {by}"
 
 
 def _lead(artifacts: RunArtifacts, encoder: str) -> str:
