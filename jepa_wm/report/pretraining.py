@@ -18,6 +18,7 @@ from jepa_wm.report.page import (
     Row,
     Section,
     Table,
+    Tile,
     number,
     with_unit,
 )
@@ -62,6 +63,22 @@ def pretraining(artifacts: RunArtifacts) -> Group:
     stateless = result is not None and not result.get("probe")  # there is no state to read
     sections = [curves, patches] if stateless else [probes, curves, patches]
     return Group("pretraining", "Pretraining", sections)
+
+
+def encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
+    """Whether the encoder collapsed, and how well a part of the state is read."""
+    tiles = []
+    if (collapsed := pretrain.get("collapsed")) is not None:
+        spread, rank = pretrain.get("feature_std"), pretrain.get("effective_rank")
+        says = f"spread {number(spread)}, effective rank {number(rank)}"
+        word, style = ("collapsed", "lost") if collapsed else ("no collapse", "")
+        tiles.append(Tile(word, says, style))
+    for name, probe in list((pretrain.get("probe") or {}).items())[:1]:
+        random = probe.get("random_encoder")
+        beside = "" if random is None else f", {number(random, 2)} from a random encoder"
+        value = with_unit(probe.get("error"), probe.get("unit"), 2)
+        tiles.append(Tile(value, f"error in reading the {name}{beside}"))
+    return tiles
 
 
 def _probes(result: Mapping[str, Any]) -> list[Block]:

@@ -39,6 +39,7 @@ from jepa_wm.report.page import (
     percent,
     with_unit,
 )
+from jepa_wm.report.pretraining import encoder_tiles
 
 TILE_HORIZON = 8  # model steps, of the rollout error in a tile
 TILE_PARTS = 2  # parts of the state whose error has a tile; all are below
@@ -180,7 +181,7 @@ def _outcome(plan: Mapping[str, Any]) -> str:
 
 def _tiles(results: Mapping[str, Mapping[str, Any]]) -> list[Tile]:
     """The few figures that matter, those that exist."""
-    tiles = _acting_tiles(results.get("plan", {})) + _encoder_tiles(results.get("pretrain", {}))
+    tiles = _acting_tiles(results.get("plan", {})) + encoder_tiles(results.get("pretrain", {}))
     for row in results.get("dynamics", {}).get("rollout") or ():
         if row["horizon"] != TILE_HORIZON:
             continue
@@ -206,21 +207,6 @@ def _acting_tiles(plan: Mapping[str, Any]) -> list[Tile]:
         tiles.append(Tile(number(paid["mean"]), says))
     if (seconds := plan.get("seconds_per_decision")) is not None:
         tiles.append(Tile(f"{number(seconds, 2)} s", "to decide on the next actions"))
-    return tiles
-
-
-def _encoder_tiles(pretrain: Mapping[str, Any]) -> list[Tile]:
-    tiles = []
-    if (collapsed := pretrain.get("collapsed")) is not None:
-        spread, rank = pretrain.get("feature_std"), pretrain.get("effective_rank")
-        says = f"spread {number(spread)}, effective rank {number(rank)}"
-        word, style = ("collapsed", "lost") if collapsed else ("no collapse", "")
-        tiles.append(Tile(word, says, style))
-    for name, probe in list((pretrain.get("probe") or {}).items())[:1]:
-        random = probe.get("random_encoder")
-        beside = "" if random is None else f", {number(random, 2)} from a random encoder"
-        value = with_unit(probe.get("error"), probe.get("unit"), 2)
-        tiles.append(Tile(value, f"error in reading the {name}{beside}"))
     return tiles
 
 
