@@ -9,16 +9,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import all_gather
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
-from jepa_wm.models.losses import PROJECTED, PredictiveContrast, tell_episodes
+from jepa_wm.models.losses import PROJECTED, EpisodeContrast, PredictiveContrast
 from jepa_wm.models.pooling import Keypoints
 from jepa_wm.models.world_model_settings import KeypointLatentSettings
 
 WIDTH = 256  # of the networks that are kept in training only
 FOLLOWS = 0.5  # share of a point's variance in an episode that is told, from which on it counts
-APART = 0.05  # of the picture's side: how far apart what is constant is to be told apart
 NEAR = 1.0  # model steps within which a distant frame is no negative of the true one
 
 
@@ -126,9 +124,7 @@ class KeypointLatentTraining(LatentTraining):
     after it foretell the next frame's, which are told from distant frames of the same episode.
     What is constant: those of a frame are told from other episodes', by a distant frame.
 
-    What changes is compared in a wide projection, so that a few numbers suffice to say it; what is
-    constant by how far apart it lies in the picture, or it would be said in a code that dynamics
-    and distance have to decipher."""
+    Both are compared in a wide projection, so that a few numbers suffice to say it."""
 
     num_distant = 4
 
@@ -139,6 +135,9 @@ class KeypointLatentTraining(LatentTraining):
         self.predict = mlp(moved + block, moved, WIDTH, depth=2)
         self.widen = mlp(moved, WIDTH, WIDTH, depth=1)
         self.temporal_contrast = PredictiveContrast(WIDTH, projected=PROJECTED)
+        if self.static is not None:
+            self.widen_static = mlp(latent.static_dim, WIDTH, WIDTH, depth=1)
+            self.episode_contrast = EpisodeContrast(WIDTH, projected=PROJECTED)
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """`loss` and its parts, for tokens of windows [B, T, n, E] and of distant frames [B, R, n,
@@ -156,9 +155,8 @@ class KeypointLatentTraining(LatentTraining):
         if self.static is not None:
             # What is constant: one frame each is enough, all of a window show the same.
             here, there = (
-                self.static(frames[:, 0])[:, 0] for frames in (batch.frames, batch.distant)
+                self.widen_static(self.static(frames[:, :1])[:, :, 0])
+                for frames in (batch.frames, batch.distant)
             )
-            apart = torch.cdist(here, all_gather(there)).square()  # [B, clips of all ranks]
-            scores = -apart / (2 * APART**2)
-            losses["episode_contrast"] = tell_episodes(scores, batch.episode)
+            losses["episode_contrast"] = self.episode_contrast(here, there, batch.episode)
         return losses | {"loss": torch.stack(list(losses.values())).sum()}

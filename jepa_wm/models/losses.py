@@ -130,18 +130,13 @@ class EpisodeContrast(Contrast):
         x, y = self.projected(frames), self.projected(distant)
         # Against the distant frames of the whole batch, also of the clips that other ranks have.
         scores = torch.einsum("btf,crf->trbc", x, all_gather(y)) / self.temperature
-        return tell_episodes(scores.flatten(0, 1), episode)
-
-
-def tell_episodes(scores: Tensor, episode: Tensor | None) -> Tensor:
-    """The mean loss of telling each clip's own among the clips of all ranks by scores [..., B,
-    clips of all ranks]; `episode` [B] as in `EpisodeContrast`."""
-    own = own_rows(scores.shape[-2]).to(scores.device)
-    if episode is not None:
-        same = episode[:, None] == all_gather(episode)  # [B, clips of all ranks]
-        same[torch.arange(len(same), device=same.device), own] = False
-        scores = scores.masked_fill(same, float("-inf"))
-    return F.cross_entropy(scores.flatten(0, -2), own.expand(scores.shape[:-1]).flatten())
+        own = own_rows(len(x)).to(x.device)
+        if episode is not None:
+            same = episode[:, None] == all_gather(episode)  # [B, clips of all ranks]
+            same[torch.arange(len(x), device=x.device), own] = False
+            scores = scores.masked_fill(same, float("-inf"))
+        positive = own.expand(scores.shape[:3])
+        return F.cross_entropy(scores.flatten(0, -2), positive.flatten())
 
 
 class LinearInverseDynamics(nn.Module):

@@ -82,7 +82,7 @@ class KeypointLatentSettings(LatentSettings):
     perturbable: ClassVar[bool] = True
     name: Literal["keypoints"] = "keypoints"
     dynamic_points: int = Field(4, ge=1)  # of what changes
-    static_points: int = Field(24, ge=0)  # of what is constant in an episode
+    static_points: int = Field(8, ge=0)  # of what is constant in an episode
     # frames, of the episode up to a window's first, that its static numbers are read from while
     # the dynamics are trained
     static_frames: int = Field(4, ge=1)
