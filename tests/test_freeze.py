@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from jepa_wm.core.errors import Interrupted, UserError
+from jepa_wm.core.supervision import supervision_of
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
-from jepa_wm.features.encoder import FrozenEncoder, supervision_of
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import RidgeProbe, fit_attentive
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder

@@ -24,10 +24,11 @@ from jepa_wm.core.files import allocate, lock, mapped, write_atomic
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
+from jepa_wm.core.supervision import supervision_of
 from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import Trajectories, open_data
 from jepa_wm.features.backbone import Backbone, backbone_of
-from jepa_wm.features.encoder import FrozenEncoder, supervision_of
+from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder

@@ -234,20 +234,6 @@ class FrozenEncoder(
         return cls._read(weights, sizes["frozen_encoder"])
 
 
-def supervision_of(
-    *, backbone: str | None, weights: str | None, steps: int, inverse_dynamics: float
-) -> str:
-    """What the frozen encoder of a run was trained by, in words, for `features.backbone`,
-    `features.weights`, `train.pretrain.steps` and `jepa.inverse_dynamics`."""
-    if backbone is not None and weights is not None:
-        return f"others: the {weights} weights of {backbone}"
-    if backbone is not None or not steps:
-        return "nothing: its weights are random"
-    if inverse_dynamics:
-        return "latent prediction and inverse dynamics, which reads actions (action supervision)"
-    return "latent prediction, without actions or labels"
-
-
 def fresh_encoder(sizes: Mapping[str, Any], image_size: int) -> Encoder | Backbone:
     """An encoder of such `sizes`, with random weights."""
     if "backbone" in sizes:

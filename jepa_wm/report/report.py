@@ -19,8 +19,8 @@ from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, STAGES, stage
+from jepa_wm.core.supervision import supervision_of
 from jepa_wm.core.yaml_source import read_yaml
-from jepa_wm.features.encoder import supervision_of
 from jepa_wm.report import acting, learning
 from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
 from jepa_wm.report.page import (
