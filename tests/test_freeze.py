@@ -223,14 +223,23 @@ def test_errors_are_euclidean_distances_of_each_group():
 
 
 def test_a_frozen_encoder_says_what_supervised_it(tmp_path):
-    asked = {"backbone": None, "weights": None, "steps": 5, "inverse_dynamics": 0.0}
+    asked = {"backbone": None, "weights": None, "start": None, "steps": 5}
+    asked["inverse_dynamics"] = 0.0
     said = [
         supervision_of(**{**asked, **changed})
-        for changed in ({}, {"inverse_dynamics": 3.0}, {"steps": 0}, {"backbone": "timm/x"})
+        for changed in (
+            {},
+            {"inverse_dynamics": 3.0},
+            {"steps": 0},
+            {"backbone": "timm/x"},
+            {"start": "/home/me/run"},
+            {"backbone": "timm/x", "weights": "/home/me/w"},
+        )  # fmt: skip
     ]
     assert "without actions" in said[0] and "action supervision" in said[1]
     assert "random" in said[2] and "random" in said[3]
-    assert "published" in supervision_of(**{**asked, "backbone": "timm/x", "weights": "published"})
+    assert "other weights" in said[4] and "others" in said[5]
+    assert not any("/home/me" in each for each in said), "a shared card names no path of ours"
     encoder = FrozenEncoder(Encoder(65, ENCODE), 65, supervision=said[1])
     encoder.save(tmp_path / "run")
     FrozenEncoder.load(tmp_path / "run").save_pretrained(tmp_path / "shared")

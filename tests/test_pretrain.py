@@ -13,6 +13,8 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import Interrupted
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
+from jepa_wm.data.clips import BatchShape
+from jepa_wm.data.trajectories import open_data
 from jepa_wm.training import pretrain
 
 
@@ -89,3 +91,22 @@ def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monke
 
 def exit_early():
     raise StopIteration
+
+
+def test_a_probe_is_fitted_to_the_states_of_its_own_frames(tmp_path, tiny_data):
+    """Also where a file tells of its episodes in another order than they lie in it."""
+    for part in ("train", "heldout"):
+        shutil.copy(tiny_data / f"{part}.h5", tmp_path)
+        with h5py.File(tmp_path / f"{part}.h5", "a") as file:
+            for name in ("ep_offset", "ep_len"):
+                file[name][:] = file[name][()][::-1].copy()
+    config = load_config("debug", [*overrides(tmp_path), "data.frame_gaps=[2,3]"])
+    with Run.open(tmp_path / "run", config) as run:
+        opened = pretrain._trajectories(run, config.data, BatchShape(clips=2), 0, 40)
+    train = open_data(tmp_path / "run", str(tmp_path), "train")
+    by_picture = {f.tobytes(): s for f, s in zip(train.frames[:], train.states(), strict=True)}
+    for frame, state in zip(opened.frames, opened.states.train.states(), strict=True):
+        assert (by_picture[frame.tobytes()] == state).all()
+    pairs, first = opened.states.pairs[0], set(train.offsets) | set(train.offsets + 1)
+    assert opened.states.gap == 2 and not first & set(pairs.rows)
+    assert (pairs.states(before=2) == train.states()[pairs.rows - 2]).all()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 
 def supervision_of(
-    *, backbone: str | None, weights: str | None, steps: int, inverse_dynamics: float
-) -> str:
+    *, backbone: str | None, weights: str | None, start: str | None, steps: int,
+    inverse_dynamics: float,
+) -> str:  # fmt: skip
     """What the frozen encoder of a run was trained by, in words, for `features.backbone`,
-    `features.weights`, `train.pretrain.steps` and `jepa.inverse_dynamics`."""
+    `features.weights`, `train.pretrain.start` and `steps`, and `jepa.inverse_dynamics`. What
+    others trained it by before is not known here, and no path is named."""
     if backbone is not None and weights is not None:
-        return f"others: the {weights} weights of {backbone}"
+        return f"others, who made the weights of {backbone}"
     if backbone is not None or not steps:
         return "nothing: its weights are random"
+    before = "" if start is None else ", going on from other weights, by whatever trained these"
     if inverse_dynamics:
-        return "latent prediction and inverse dynamics, which reads actions (action supervision)"
-    return "latent prediction, without actions or labels"
+        by = "latent prediction and inverse dynamics, which reads actions (action supervision)"
+    else:
+        by = "latent prediction, without actions or labels"
+    return by + before

@@ -47,6 +47,7 @@ def features(
     encoder: EncoderSettings,
     features: FeatureSettings,
     jepa_inverse_dynamics: float,
+    train_pretrain_start: str | None,
     train_pretrain_steps: int,
     train_precision: str,
     shard: tuple[int, int] | None = None,
@@ -68,8 +69,8 @@ def features(
                 pretrain_steps=train_pretrain_steps,
             )  # fmt: skip
             supervision = supervision_of(
-                backbone=features.backbone, weights=features.weights, steps=train_pretrain_steps,
-                inverse_dynamics=jepa_inverse_dynamics,
+                backbone=features.backbone, weights=features.weights, start=train_pretrain_start,
+                steps=train_pretrain_steps, inverse_dynamics=jepa_inverse_dynamics,
             )  # fmt: skip
             fresh = FrozenEncoder(
                 plain, data_image_size, precision=train_precision, supervision=supervision

@@ -160,6 +160,16 @@ DYNAMICS: Registry[type[DynamicsSettings]] = Registry(
 )
 
 
+def _check_rollout(key: str, context: int, frames: int, rollout: float) -> None:
+    """Raises ValueError where a context of so many frames leaves nothing of windows of `frames` to
+    the rollout loss, whose weight is `rollout`."""
+    if rollout and context >= frames:
+        raise ValueError(
+            f"dynamics.{key} {context} leaves nothing to imagine of windows of "
+            f"train.dynamics.frames {frames}; lower it, or set train.dynamics.rollout=0"
+        )
+
+
 class TransformerSettings(DynamicsSettings):
     """Frame-causal transformers over latents and actions."""
 
@@ -175,12 +185,7 @@ class TransformerSettings(DynamicsSettings):
         return self
 
     def check_frames(self, frames: int, rollout: float) -> None:
-        if rollout and self.rollout_context >= frames:
-            raise ValueError(
-                f"dynamics.rollout_context {self.rollout_context} leaves nothing to imagine of "
-                f"windows of train.dynamics.frames {frames}; lower it, or set "
-                "train.dynamics.rollout=0"
-            )
+        _check_rollout("rollout_context", self.rollout_context, frames, rollout)
 
 
 @DYNAMICS.register("deterministic")
@@ -212,7 +217,7 @@ class MixtureSettings(TransformerSettings):
 @DYNAMICS.register("mlp")
 class MLPSettings(DynamicsSettings):
     """One future by an MLP on all numbers of the latents and actions, trained by absolute error:
-    for compact latents, whose walls and gates normalised transformers blur."""
+    for compact latents."""
 
     name: Literal["mlp"] = "mlp"
     width: int = Field(256, ge=1)
@@ -224,12 +229,7 @@ class MLPSettings(DynamicsSettings):
         return MLPDynamics(latent.shape, action_size, self)
 
     def check_frames(self, frames: int, rollout: float) -> None:
-        if rollout and self.context_frames >= frames:
-            raise ValueError(
-                f"dynamics.context_frames {self.context_frames} leaves nothing to imagine of "
-                f"windows of train.dynamics.frames {frames}; lower it, or set "
-                "train.dynamics.rollout=0"
-            )
+        _check_rollout("context_frames", self.context_frames, frames, rollout)
 
 
 @DYNAMICS.register("vjepa2_ac")

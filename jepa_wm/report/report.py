@@ -51,7 +51,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "faiss-cpu")
     headline=("report",),
     unrecorded=(
         "data.path", "dynamics.context_frames", "dynamics.frameskip", "features.backbone",
-        "jepa.inverse_dynamics", "train.pretrain.steps",
+        "jepa.inverse_dynamics", "train.pretrain.start", "train.pretrain.steps",
     ),
 )  # fmt: skip
 def report(
@@ -61,6 +61,7 @@ def report(
     dynamics_frameskip: int,
     features_backbone: str | None,
     jepa_inverse_dynamics: float,
+    train_pretrain_start: str | None,
     train_pretrain_steps: int,
 ) -> dict[str, Any]:
     """Write <run>/report/index.html from what other stages stored; returns its path, size and
@@ -87,7 +88,12 @@ def report(
 
     # Everything else is read from files, laid out, and written in one go.
     artifacts = RunArtifacts.read(run)
-    encoder = _encoder(features_backbone, train_pretrain_steps, jepa_inverse_dynamics)
+    encoder = f"the frozen encoder {features_backbone}"
+    if features_backbone is None:
+        encoder = "an encoder trained by " + supervision_of(
+            backbone=None, weights=None, start=train_pretrain_start, steps=train_pretrain_steps,
+            inverse_dynamics=jepa_inverse_dynamics,
+        )  # fmt: skip
     page = _page(run, artifacts, encoder)
     path, text = folder / "index.html", page.html()
     write_atomic(path, text)
@@ -131,16 +137,6 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
         groups=[group for group in groups if group.sections],
         run=str(run.path),
     )
-
-
-def _encoder(backbone: str | None, steps: int, inverse_dynamics: float) -> str:
-    """What the encoder of a run is and was trained by, in words."""
-    if backbone is not None:
-        return f"the frozen encoder {backbone}"
-    by = supervision_of(
-        backbone=None, weights=None, steps=steps, inverse_dynamics=inverse_dynamics
-    )
-    return f"an encoder trained by {by}"
 
 
 def _lead(artifacts: RunArtifacts, encoder: str) -> str:

@@ -42,14 +42,14 @@ Scores = Mapping[str, Score]
 
 
 @dataclass(frozen=True)
-class Frames:
+class ProbedFrames:
     """Frames of a part of the data to read a state from: its rows, spread over them all."""
 
     data: Trajectories
     rows: np.ndarray  # [n]
 
     @classmethod
-    def spread(cls, data: Trajectories, count: int, *, before: int = 0) -> Frames:
+    def spread(cls, data: Trajectories, count: int, *, before: int = 0) -> ProbedFrames:
         """So many, of those with at least `before` earlier ones in their episode."""
         first = np.repeat(data.offsets, data.lengths)
         rows = np.concatenate(
@@ -71,10 +71,10 @@ class ProbedStates(NamedTuple):
     """Frames that probes are fitted on and held-out ones, and what their states are."""
 
     quantities: Quantities
-    train: Frames
-    heldout: Frames
+    train: ProbedFrames
+    heldout: ProbedFrames
     # The same for velocities: frames with one `gap` frames before them.
-    pairs: tuple[Frames, Frames]
+    pairs: tuple[ProbedFrames, ProbedFrames]
     gap: int
 
 
@@ -96,10 +96,11 @@ class OnlineProbe:
         """(`collapsed`, `feature_std`, `effective_rank` and `patch_rank` on the frames; the score
         of each state group, none without, on the held-out ones), of a probe fitted in so many
         steps, under a progress bar if it is given a label."""
-        frozen = self._frozen(encoder)
+        copied = self._copied(encoder)
+        frozen = self._frozen(copied)
         tokens, states = frozen.standardise_on(self.frames), self.states
         metrics = collapse_metrics(tokens * frozen.scale, self.frames)
-        metrics["patch_rank"] = spectrum_rank(self.patch_spectra(encoder)["embedded"])
+        metrics["patch_rank"] = spectrum_rank(self._spectra(copied)["embedded"])
         if states is None:
             return metrics, {}
         heldout = frozen(torch.from_numpy(states.heldout.pictures()))
@@ -112,7 +113,7 @@ class OnlineProbe:
         if self.states is None or not all(len(part.rows) for part in self.states.pairs):
             return {}
         gap, tokens, truth = self.states.gap, [], []
-        frozen, columns = self._frozen(encoder), self.states.quantities
+        frozen, columns = self._frozen(self._copied(encoder)), self.states.quantities
         frozen.standardise_on(self.states.pairs[0].pictures())
         for part in self.states.pairs:
             both = (frozen(torch.from_numpy(part.pictures(before=back))) for back in (gap, 0))
@@ -121,16 +122,19 @@ class OnlineProbe:
         scores = self._scores((tokens[0], tokens[1]), (truth[0], truth[1]), steps, label)
         return {name: score for name, score in scores.items() if score.normalised is not None}
 
-    @torch.no_grad()
     def patch_spectra(self, encoder: Encoder) -> dict[str, Tensor]:
         """Shares of the variance [P] or [D], falling, of patches in `pixels` and `embedded`: what
         has a tiny share is hardly seen by an encoder at its first steps."""
-        copied = self._copied(encoder)
+        return self._spectra(self._copied(encoder))
+
+    @torch.no_grad()
+    def _spectra(self, encoder: Encoder) -> dict[str, Tensor]:
         few = torch.from_numpy(self.frames[spread(len(self.frames), PATCHED)])
-        clip = to_input(few, self.image_size)[:, None].expand(-1, copied.tubelet_size, -1, -1, -1)
-        patches = copied.patches(clip).flatten(0, 1)
+        still = to_input(few.to(encoder.embed.weight.device), self.image_size)[:, None]
+        clip = still.expand(-1, encoder.tubelet_size, -1, -1, -1)
+        patches = encoder.patches(clip).flatten(0, 1)
         spectra = {}
-        for name, each in (("pixels", patches), ("embedded", copied.embed(patches))):
+        for name, each in (("pixels", patches), ("embedded", encoder.embed(patches))):
             centred = each.double() - each.double().mean(0)
             spectra[name] = spectrum(centred.T @ centred).flip(0)
         return spectra
@@ -152,8 +156,7 @@ class OnlineProbe:
         return copied
 
     def _frozen(self, encoder: Encoder) -> FrozenEncoder:
-        copied = self._copied(encoder)
-        return FrozenEncoder(copied, self.image_size, precision=self.precision).to(dist().device)
+        return FrozenEncoder(encoder, self.image_size, precision=self.precision).to(dist().device)
 
     def _scores(
         self, tokens: tuple[Tensor, Tensor], truth: tuple[np.ndarray, np.ndarray], steps: int,

@@ -21,7 +21,7 @@ from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
 from jepa_wm.data.clips import BatchShape, ClipSampler, ClipSource
 from jepa_wm.data.held_out import check_same_state
-from jepa_wm.data.sampling import Prefetcher, spread
+from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.data.video_clips import clip_sampler, open_sets
@@ -32,7 +32,7 @@ from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import TrainingTask, fit
-from jepa_wm.training.online_probe import Frames, OnlineProbe, ProbedStates, probe_once
+from jepa_wm.training.online_probe import OnlineProbe, ProbedFrames, ProbedStates, probe_once
 from jepa_wm.training.patch_init import init_patches
 from jepa_wm.training.samples import BatchReader
 from jepa_wm.training.settings import PretrainTraining, TrainPretraining
@@ -153,16 +153,17 @@ def _trajectories(
         absolute=train.action_kind == "absolute", batch=shape,
     )  # fmt: skip
     columns, gap, states = train.quantities, min(data.frame_gaps), None
+    seen = ProbedFrames.spread(train, probe_frames)
     if columns.groups:
         check_same_state(train, heldout)
-        counts = (train, probe_frames), (heldout, probe_frames // 4)
-        alone, paired = (
-            [Frames.spread(part, count, before=before) for part, count in counts]
-            for before in (0, gap)
+        pairs = (
+            ProbedFrames.spread(train, probe_frames, before=gap),
+            ProbedFrames.spread(heldout, probe_frames // 4, before=gap),
         )
-        states = ProbedStates(columns, alone[0], alone[1], (paired[0], paired[1]), gap)
-    frames = train.frames[spread(len(train.actions), probe_frames)]
-    return Opened(source, train.actions.shape[1], frames, states)
+        judged = ProbedFrames.spread(heldout, probe_frames // 4)
+        states = ProbedStates(columns, seen, judged, pairs, gap)
+    # The frames whose states a probe is fitted to, in their order.
+    return Opened(source, train.actions.shape[1], seen.pictures(), states)
 
 
 def _videos(
