@@ -162,11 +162,11 @@ class JEPA(nn.Module):
             for name, value in self._regularise(tokens, mask, context.distant, batch).items():
                 parts[name].append(value)
             count = mask.target_ids.shape[1]
-            error = predicted[:, -count:] - _take(targets, mask.target_ids)
-            parts["masked_prediction"].append(self._size(error))
+            difference = predicted[:, -count:] - take_tokens(targets, mask.target_ids)
+            parts["masked_prediction"].append(self.errors(difference).mean())
             if predicted.shape[1] > count:
-                error = predicted[:, :-count] - _take(targets, mask.context_ids)
-                parts["context_prediction"].append(self._size(error))
+                difference = predicted[:, :-count] - take_tokens(targets, mask.context_ids)
+                parts["context_prediction"].append(self.errors(difference).mean())
 
         # The mean over masks of each part, and their sum by weight.
         losses = {name: torch.stack(values).mean() for name, values in parts.items() if values}
@@ -209,8 +209,10 @@ class JEPA(nn.Module):
         rows = torch.arange(len(clip), device=clip.device)[:, None]
         return self.encoder(tubelets[rows, mask.full_frames].flatten(1, 2))
 
-    def _size(self, error: Tensor) -> Tensor:
-        return (error.square() if self.settings.error == "squared" else error.abs()).mean()
+    def errors(self, difference: Tensor) -> Tensor:
+        """What each number of a difference [...] counts in the loss: its square or its absolute
+        value."""
+        return difference.square() if self.settings.error == "squared" else difference.abs()
 
     # ------------------------------------------------------------------ regularisers
 
@@ -231,7 +233,7 @@ class JEPA(nn.Module):
             if self.inverse_dynamics is not None and batch.actions is not None:
                 frames = frames if distant is None else torch.cat([frames, distant], 1)
                 of_clip, of_distant = self._by_frame(batch.actions, batch)
-                displacement = torch.cat([_take(of_clip, mask.full_frames), of_distant], 1)
+                displacement = torch.cat([take_tokens(of_clip, mask.full_frames), of_distant], 1)
                 losses["inverse_dynamics"] = self.inverse_dynamics(frames, displacement)
         if self.settings.vicreg:
             variance, covariance = variance_covariance(tokens.float().mean(1))
@@ -261,5 +263,6 @@ def _any_full_frames(masks: list[TokenMask]) -> bool:
     return any(mask.full_frames is not None for mask in masks)
 
 
-def _take(tokens: Tensor, ids: Tensor) -> Tensor:
+def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """[B, M, D] tokens [B, T*N, D] at the numbers ids [B, M]."""
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -25,7 +25,7 @@ def latent_targets(
 
     Raises ValueError for motion without distant frames."""
     y, targets = _normed(tokens, settings.target_levels), []
-    for kind in (kind for kind in ("tokens", "motion") if kind in settings.target_kinds):
+    for kind in kinds_of(settings):
         of_kind = y
         if kind == "motion":
             if distant is None:
@@ -40,6 +40,11 @@ def latent_targets(
             of_kind = whitened(of_kind)
         targets.append(of_kind)
     return torch.cat(targets, -1).flatten(1, 2)
+
+
+def kinds_of(settings: JepaSettings) -> list[str]:
+    """The G kinds of target in the order in which a target token has them."""
+    return [kind for kind in ("tokens", "motion") if kind in settings.target_kinds]
 
 
 def _normed(tokens: Tensor, levels: int) -> Tensor:

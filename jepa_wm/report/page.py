@@ -90,7 +90,7 @@ class Grid:
 
     kind: ClassVar[str] = "grid"
     figures: Sequence[Figure]
-    style: str = ""  # "pairs", "triple" or "films"
+    style: str = ""  # "pairs", "triple", "films" or "whole"
 
 
 @dataclass(frozen=True)

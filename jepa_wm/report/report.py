@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,12 @@ from jepa_wm.report import acting, learning
 from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
 from jepa_wm.report.page import (
     PARTS,
+    Block,
     Cell,
+    Figure,
+    Grid,
     Group,
+    Image,
     Listing,
     Page,
     Row,
@@ -123,7 +127,8 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
     stored = []
     for name, result in read_results(run.path, f"{EVAL}*/result.json"):
         text = f"By `jepa-wm eval {name}`."
-        stored.append(_figures(f"eval {name}", text, result))
+        pictures = sorted((run.path / f"{EVAL}{name}").glob("*.png"))
+        stored.append(_figures(f"eval {name}", text, result, pictures))
     groups += [
         learning.evaluations(artifacts),
         Group("figures", "Other stages", unshown),
@@ -206,10 +211,18 @@ def _acting_tiles(plan: Mapping[str, Any]) -> list[Tile]:
     return tiles
 
 
-def _figures(command: str, text: str, result: Mapping[str, Any]) -> Section:
-    """The numbers in the result of a stage or evaluation that has no part of its own."""
-    table = Table(("figure", "value"), [Row([name, value]) for name, value in _numbers(result)])
-    return Section(f"figures_{command.replace(' ', '_')}", command, text, [table], command)
+def _figures(
+    command: str, text: str, result: Mapping[str, Any], pictures: Sequence[Path] = ()
+) -> Section:
+    """The numbers in the result of a stage or evaluation that has no part of its own, under the
+    pictures that lie beside it."""
+    blocks: list[Block] = []
+    for file in pictures:
+        image = Image("png", file.read_bytes(), f"{file.stem} of {command}")
+        blocks.append(Grid([Figure(image, f"{file.stem.capitalize()}.")], "whole"))
+    rows = [Row([name, value]) for name, value in _numbers(result)]
+    blocks.append(Table(("figure", "value"), rows))
+    return Section(f"figures_{command.replace(' ', '_')}", command, text, blocks, command)
 
 
 def _numbers(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

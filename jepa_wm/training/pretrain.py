@@ -5,6 +5,7 @@ n frames of the training part, m held-out ones, h x w px, C channels, Y numbers 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,6 +243,14 @@ def start_at(model: JEPA, path: str | Path) -> None:
         weights, source = load_checkpoint(newest)[0], str(newest)
     else:
         weights, source = _released(path, model), str(path)
+    load_parts(model, weights, source=source)
+
+
+def load_parts(model: JEPA, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Give encoder, target and predictor their weights; `source` is what to call these in a
+    message.
+
+    Raises UserError for weights of another shape or key than the model has."""
     # What regularises begins anew, as does a part of the predictor that the other model has not.
     for part in ("encoder", "target", "predictor"):
         load_strict(getattr(model, part), part_of(weights, part), source=f"{source}: {part}")
