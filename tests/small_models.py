@@ -4,7 +4,7 @@ import torch
 
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.encoder_settings import EncoderSettings
-from jepa_wm.models.latent import LatentShape
+from jepa_wm.models.latent import Latent, LatentShape
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import (
@@ -41,7 +41,7 @@ def small_dynamics(
 
 def dynamics_of(settings: DynamicsSettings, shape: LatentShape, action_size: int):
     """Fresh dynamics of latents of that shape."""
-    return settings.make(type("Shaped", (), {"shape": shape})(), action_size)
+    return settings.make(Latent(*shape), action_size)
 
 
 def loud_dynamics(*, tokens=4, window=3, depth=2, heads=2, seed=0, **sizes: int):

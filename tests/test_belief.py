@@ -11,9 +11,12 @@ from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.models.latent import Latent, running_mean
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import (
+    DistanceSettings,
     FactoredLatentSettings,
     KeypointLatentSettings,
+    MLPSettings,
     TokenLatentSettings,
+    WorldModelSettings,
 )
 from jepa_wm.training import dynamics, samples
 from jepa_wm.world_model import rollout_error as rollout_errors
@@ -156,25 +159,38 @@ def config_for(**changes):
     )
 
 
-def test_static_numbers_that_were_trained_before_are_held_and_left_as_they_are(data):
-    latent = KeypointLatentSettings(dynamic_points=1, static_points=2, static_frames=3)
-    sizes = {"frameskip": SKIP, "context_frames": 3}
-    model = small_latent_model(latent, tokens=4, token_width=6, **sizes)
+@pytest.mark.parametrize("map_channels", [0, 3])
+def test_points_of_what_is_constant_are_held_and_a_map_is_trained(data, map_channels):
+    """With the dynamics the map alone is trained of a latent; what was trained before stays."""
+    latent = KeypointLatentSettings(
+        dynamic_points=1, static_points=2, static_frames=3, map_channels=map_channels
+    )
+    sizes = WorldModelSettings(
+        latent=latent,
+        dynamics=MLPSettings(frameskip=SKIP, context_frames=3, width=16),
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
+    model = LatentModel(4, 6, 2, sizes)
     features, settings = Store(data, 2), config_for().train.dynamics
     frames = dynamics.Frames(model, features)
     frames.hold_known()
     episode, frame = np.array([0, 1, 3]), np.array([2, 4, 30])
     with torch.no_grad():
         own = model.latent.encode(features.tokens(episode, frame))
+    assert own.shape[-1] == 2 + 4 + 4 * map_channels
     assert torch.equal(frames.dynamic(episode, frame), own[..., :2])
-    assert torch.equal(frames.static(episode, frame), own[..., 2:])
+    torch.testing.assert_close(frames.static(episode, frame), own[..., 2:])
 
     sampler = dynamics.windows(features, model.settings, 0, settings.frames, "dynamics")
     task = dynamics.dynamics_task(model, frames, sampler, settings, "fp32")
     task.losses(0, slice(None))["loss"].backward()
-    assert all(p.grad is None for p in model.latent.parameters())
-    trained = {id(p) for p in task.model.parameters()}
-    assert trained == {id(p) for p in model.dynamics.parameters()}
+    learned = {name for name, p in model.latent.named_parameters() if p.grad is not None}
+    trained = {id(p) for p in task.model.parameters()} - {
+        id(p) for p in model.dynamics.parameters()
+    }
+    named = {name for name, p in model.latent.named_parameters() if id(p) in trained}
+    assert learned == named and bool(named) == bool(map_channels)
+    assert all(name.startswith("static.") for name in named)
 
 
 @pytest.mark.parametrize("context", [1, 2])

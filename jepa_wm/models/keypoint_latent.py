@@ -1,6 +1,7 @@
-"""The keypoint latent: where in the picture lies what changes and what is constant in an episode.
+"""The keypoint latent: where in the picture lies what changes and what is constant in an episode,
+and a map of what is constant, which is read next to what changes.
 
-B windows, T frames, R distant frames, n frozen tokens of width E."""
+B windows, T frames, R distant frames, n frozen tokens of width E, P points of what changes."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
 from jepa_wm.models.losses import PROJECTED, EpisodeContrast, PredictiveContrast
 from jepa_wm.models.pooling import Keypoints
+from jepa_wm.models.token_map import TokenMap
 from jepa_wm.models.world_model_settings import KeypointLatentSettings
 
 WIDTH = 256  # of the networks that are kept in training only
@@ -21,19 +23,39 @@ NEAR = 1.0  # model steps within which a distant frame is no negative of the tru
 
 
 class KeypointLatent(CompactLatent):
-    """Rows and columns of keypoints of what changes, then of what is constant."""
+    """Rows and columns of keypoints of what changes, then of what is constant; then the map, which
+    is trained with the dynamics."""
 
-    static_learned_late = False
+    early_held = True
+    static: TokenMap | None
     counts: Tensor  # [2 P] 1 for the numbers of the points that count, else 0
 
     def __init__(self, tokens: int, token_width: int, settings: KeypointLatentSettings) -> None:
         dynamic, static = settings.dynamic_points, settings.static_points
-        super().__init__(2 * dynamic, 2 * static)
+        self.map_dim = tokens * settings.map_channels
+        super().__init__(2 * dynamic, 2 * static + self.map_dim)
         self.static_frames = settings.static_frames
         self.places = Keypoints(tokens, token_width, dynamic)
         self.register_buffer("counts", torch.ones(2 * dynamic))
-        if static:
-            self.static = StaticPoints(Keypoints(tokens, token_width, static))
+        self.points = StaticPoints(Keypoints(tokens, token_width, static)) if static else None
+        if settings.map_channels:
+            self.static = TokenMap(tokens, token_width, settings.map_channels)
+
+    def early(self, compressed: Tensor) -> Tensor:
+        parts = [self.dynamic(compressed)]
+        if self.points is not None:
+            parts.append(self.points(compressed))
+        return torch.cat(parts, -1)
+
+    def near(self, latents: Tensor) -> Tensor:
+        if self.static is None:
+            return super().near(latents)
+        places = latents[..., 0, : self.dynamic_dim] * self.scale + self.shift
+        return self.static.near(latents[..., 0, -self.map_dim :], places)
+
+    @property
+    def near_dim(self) -> int:
+        return 0 if self.static is None else self.static.width_near(self.dynamic_dim // 2)
 
     def dynamic(self, compressed: Tensor) -> Tensor:
         return super().dynamic(compressed) * self.counts
@@ -64,8 +86,8 @@ class KeypointLatent(CompactLatent):
         places = self.places(compressed)
         self.shift.copy_(places.mean(0))
         self.scale.fill_(common_spread(places[:, self.counts.bool()]))
-        if isinstance(self.static, StaticPoints):
-            self.static.standardise(compressed)
+        if self.points is not None:
+            self.points.standardise(compressed)
 
     def training_of(self, action_size: int, block: int) -> KeypointLatentTraining:
         return KeypointLatentTraining(self, block)
@@ -130,13 +152,13 @@ class KeypointLatentTraining(LatentTraining):
 
     def __init__(self, latent: KeypointLatent, block: int) -> None:
         super().__init__()
-        self.places, self.static = latent.places, latent.static
+        self.places, self.points = latent.places, latent.points
         moved = latent.dynamic_dim
         self.predict = mlp(moved + block, moved, WIDTH, depth=2)
         self.widen = mlp(moved, WIDTH, WIDTH, depth=1)
         self.temporal_contrast = PredictiveContrast(WIDTH, projected=PROJECTED)
-        if self.static is not None:
-            self.widen_static = mlp(latent.static_dim, WIDTH, WIDTH, depth=1)
+        if self.points is not None:
+            self.widen_static = mlp(2 * self.points.places.points, WIDTH, WIDTH, depth=1)
             self.episode_contrast = EpisodeContrast(WIDTH, projected=PROJECTED)
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
@@ -152,10 +174,10 @@ class KeypointLatentTraining(LatentTraining):
                 batch.gap[:, 1:] < NEAR,
             )
         }  # fmt: skip
-        if self.static is not None:
+        if self.points is not None:
             # What is constant: one frame each is enough, all of a window show the same.
             here, there = (
-                self.widen_static(self.static(frames[:, :1])[:, :, 0])
+                self.widen_static(self.points(frames[:, :1])[:, :, 0])
                 for frames in (batch.frames, batch.distant)
             )
             losses["episode_contrast"] = self.episode_contrast(here, there, batch.episode)

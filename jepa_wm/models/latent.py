@@ -68,9 +68,9 @@ class Latent(nn.Module):
     static_frames = 1  # frames that a training window's static numbers are read from
     fitted = False  # whether `fit` has to be called
     held = False  # whether a training holds the compressed frames of a whole file in memory
-    # Whether the static numbers are trained with the dynamics; else, as the dynamic ones, before
-    # them, and training holds the latents of a whole file in memory.
-    static_learned_late = True
+    # Whether a training holds in memory, of all frames of a file, what the dynamics do not train.
+    early_held = False
+    map_dim = 0  # the last static numbers, which are of a map that `near` reads and else nothing
     proprio_size = 0  # numbers of proprioception that `encode` asks for beside the tokens
     lossless = False  # whether `compared` is all that the frozen tokens say
     reads_raw = False  # whether it undoes the standardising of frozen tokens
@@ -80,7 +80,8 @@ class Latent(nn.Module):
         super().__init__()
         self.tokens, self.dynamic_dim, self.static_dim = tokens, dynamic_dim, static_dim
         self.shape = LatentShape(tokens, dynamic_dim, static_dim)
-        # Of compressed frames to their static numbers [..., N, L]; trained with the dynamics.
+        # Of compressed frames to their static numbers [..., N, *], which come after those of
+        # `early`; trained with the dynamics.
         self.static: nn.Module | None = None
 
     # ------------------------------------------------------------------ frames to latents
@@ -101,10 +102,29 @@ class Latent(nn.Module):
     def own(self, compressed: Tensor) -> Tensor:
         """[..., N, D] fp32 latents of compressed frames, each by itself."""
         with exact(compressed.device):
-            dynamic = self.dynamic(compressed).float()
+            early = self.early(compressed).float()
             if self.static is None:
-                return dynamic
-            return torch.cat([dynamic, self.static(compressed).float()], -1)
+                return early
+            return torch.cat([early, self.static(compressed).float()], -1)
+
+    def early(self, compressed: Tensor) -> Tensor:
+        """[..., N, *] all numbers of compressed frames but those of `static`: the dynamic ones,
+        then static ones that the dynamics do not train, if there are any."""
+        return self.dynamic(compressed)
+
+    def without_map(self, latents: Tensor) -> Tensor:
+        """[..., N, D - map_dim] latents [..., N, D] as the distance and heads read them."""
+        return latents[..., : self.shape.width - self.map_dim]
+
+    def near(self, latents: Tensor) -> Tensor:
+        """[..., near_dim] what of the map lies around the dynamic numbers of latents [..., N, D];
+        nothing, where there is no map."""
+        return latents[..., 0, :0]
+
+    @property
+    def near_dim(self) -> int:
+        """How many numbers `near` gives."""
+        return 0
 
     def compared(self, latents: Tensor) -> Tensor:
         """[..., N', D] what of latents [..., N, D] is compared with that of other frames: all."""

@@ -52,7 +52,7 @@ class LatentModel(nn.Module):
         members = [how.make(self.latent, self.block) for _ in range(how.ensemble_size)]
         self.dynamics, self.other_members = members[0], nn.ModuleList(members[1:])
         # What distance and heads read.
-        self.numbers = self.latent.tokens * self.latent.shape.width
+        self.numbers = self.latent.tokens * (self.latent.shape.width - self.latent.map_dim)
         self.components = Components(self.numbers, COMPONENTS) if self.numbers > MANY else None
         self.flat_width = self.numbers if self.components is None else COMPONENTS
         self.distance: TemporalDistance | None = None
@@ -84,9 +84,10 @@ class LatentModel(nn.Module):
 
     def flat(self, latents: Tensor) -> Tensor:
         """[..., F] what the distance and heads read of latents [..., N, D]: all their numbers end
-        to end, or where these are many their principal components, which keep where in the picture
-        something is."""
-        return latents.flatten(-2) if self.components is None else self.components(latents)
+        to end but a map's, or where these are many their principal components, which keep where in
+        the picture something is."""
+        read = self.latent.without_map(latents)
+        return read.flatten(-2) if self.components is None else self.components(read)
 
     def needed_distance(self) -> TemporalDistance:
         """The temporal distance; UserError where none was learned."""

@@ -1,8 +1,8 @@
 """Dynamics as an MLP on all numbers of a latent: for compact ones, which one network sees whole.
 
 B batch, T frames, C context frames, N tokens a frame, D latent width of which L numbers are static
-and M dynamic, A action numbers between two frames, W frames that a prediction sees, F = N D + A +
-1 numbers of a remembered frame."""
+and M dynamic, A action numbers between two frames, W frames that a prediction sees, F numbers of a
+remembered frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jepa_wm.core.precision import exact
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.dynamics import Cache, Dynamics, StepNoise
-from jepa_wm.models.latent import LatentShape
+from jepa_wm.models.latent import Latent
 from jepa_wm.models.world_model_settings import MLPSettings
 
 
@@ -32,18 +32,22 @@ class Memory(Cache):
 
 class MLPDynamics(Dynamics):
     """Predicts the next frame from the last W frames and the actions taken in them, their numbers
-    end to end; the L static ones stay as they are.
+    end to end, of a map what lies around the latest; the L static ones stay as they are.
 
     Nothing is normalised inside: where a wall ends or a gate opens a step is a steep function of
     few numbers, and normalised layers round its edges off. The error is absolute for the same
     reason: near an edge the next frame is one of two, and the median is one of them."""
 
-    def __init__(self, shape: LatentShape, action_size: int, settings: MLPSettings) -> None:
+    def __init__(self, latent: Latent, action_size: int, settings: MLPSettings) -> None:
         super().__init__(action_size)
-        self.shape, self.context_frames = shape, settings.context_frames
-        numbers = shape.tokens * shape.width
+        shape, self.context_frames = latent.shape, settings.context_frames
+        self.shape = shape
+        # Methods of the latent, whose weights and units stay its own.
+        self.without_map, self.near = latent.without_map, latent.near
+        numbers = shape.tokens * (shape.width - latent.map_dim)
         self.remembered = numbers + action_size + 1  # F: the last says that there was a frame
-        inputs = numbers + action_size + (settings.context_frames - 1) * self.remembered
+        inputs = numbers + latent.near_dim + action_size
+        inputs += (settings.context_frames - 1) * self.remembered
         outputs = shape.tokens * shape.dynamic_dim
         self.net = mlp(inputs, outputs, settings.width, depth=settings.depth)
         self.widest = max(inputs, settings.width)
@@ -92,8 +96,9 @@ class MLPDynamics(Dynamics):
         """[..., N, D] after latents [..., N, D] under actions [..., A], with memory [..., W-1,
         F]."""
         with exact(latents.device):
-            inputs = torch.cat([latents.flatten(-2), actions, memory.flatten(-2)], -1)
-            change = self.net(inputs.float())
+            numbers = self.without_map(latents).flatten(-2)
+            parts = [numbers, self.near(latents), actions, memory.flatten(-2)]
+            change = self.net(torch.cat(parts, -1).float())
         change = change.unflatten(-1, (self.shape.tokens, self.shape.dynamic_dim))
         return latents + nn.functional.pad(change, (0, self.shape.static_dim))
 
@@ -103,7 +108,8 @@ class MLPDynamics(Dynamics):
     def _remember(self, latents: Tensor, actions: Tensor) -> Tensor:
         """[B, T, F] of latents [B, T, N, D] and the actions taken in them [B, T, A]."""
         there = latents.new_ones(*latents.shape[:2], 1)
-        return torch.cat([latents.flatten(-2), actions.to(latents.dtype), there], -1)
+        numbers = self.without_map(latents).flatten(-2)
+        return torch.cat([numbers, actions.to(latents.dtype), there], -1)
 
     def _with(self, frames: Tensor, more: Tensor) -> Tensor:
         """The last W - 1 of frames [B, W-1, F] and more [B, T, F]."""

@@ -83,6 +83,8 @@ class KeypointLatentSettings(LatentSettings):
     name: Literal["keypoints"] = "keypoints"
     dynamic_points: int = Field(4, ge=1)  # of what changes
     static_points: int = Field(8, ge=0)  # of what is constant in an episode
+    # numbers of each token in a map of what is constant, which dynamics mlp read around each point
+    map_channels: int = Field(0, ge=0)
     # frames, of the episode up to a window's first, that its static numbers are read from while
     # the dynamics are trained
     static_frames: int = Field(4, ge=1)
@@ -226,7 +228,7 @@ class MLPSettings(DynamicsSettings):
     def make(self, latent: Latent, action_size: int) -> Dynamics:
         from jepa_wm.models.mlp_dynamics import MLPDynamics
 
-        return MLPDynamics(latent.shape, action_size, self)
+        return MLPDynamics(latent, action_size, self)
 
     def check_frames(self, frames: int, rollout: float) -> None:
         _check_rollout("context_frames", self.context_frames, frames, rollout)

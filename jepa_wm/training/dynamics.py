@@ -131,23 +131,25 @@ class Frames:
         if self.latent.fitted:
             self.latent.fit(features.rows(self._few).to(dist().device))
         self._held: Tensor | None = None
-        self._known: Tensor | None = None  # [R, N, M], or [R, N, D]
+        self._known: Tensor | None = None  # [R, N, *] as `Latent.early` gives them
         if self.latent.held:
             with torch.no_grad():
                 self._held = of_all_frames(features, self.latent.compress, self.recording)
 
     @torch.no_grad()
     def hold_known(self) -> None:
-        """Read what the dynamics do not train of all frames: all of a latent, or its dynamic
-        numbers if frames are held."""
+        """Read what the dynamics do not train of all frames, where that is held."""
         latent = self.latent
-        if not latent.static_learned_late:
-            self._known = of_all_frames(
-                self.features, lambda *frame: latent.own(latent.compress(*frame)), self.recording
-            )
-        elif self._held is not None:
+        if self._held is not None:
             slabs = [slab.to(dist().device) for slab in self._held.split(SLAB)]
-            self._known = torch.cat([latent.dynamic(slab).cpu() for slab in slabs])
+            self._known = torch.cat([latent.early(slab).cpu() for slab in slabs])
+        elif latent.early_held:
+            with exact(dist().device):
+                self._known = of_all_frames(
+                    self.features,
+                    lambda *frame: latent.early(latent.compress(*frame)),
+                    self.recording,
+                )
 
     def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., *] compressed frames (multiples of the stride) of episodes, arrays of one shape,
@@ -167,13 +169,13 @@ class Frames:
     def static(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         """[..., N, L] static numbers of such frames, with a gradient where the dynamics train
         them."""
-        latent = self.latent
-        assert latent.static is not None
-        if latent.static_learned_late:
-            return latent.static(self.at(episode, frame)).float()
-        assert self._known is not None
-        rows = torch.from_numpy(self.features.index(episode, frame))
-        return latent.static_of(self._known[rows]).to(dist().device)
+        latent, parts = self.latent, []
+        if self._known is not None:
+            rows = torch.from_numpy(self.features.index(episode, frame))
+            parts.append(latent.static_of(self._known[rows]).to(dist().device))
+        if latent.static is not None:
+            parts.append(latent.static(self.at(episode, frame)).float())
+        return torch.cat(parts, -1)
 
     def sample(self) -> Tensor:
         """[S, *] compressed frames from all over the file."""
@@ -199,8 +201,8 @@ def dynamics_task(
     model: LatentModel, frames: Frames, sampler: WindowSampler, settings: TrainDynamics,
     precision: str,
 ) -> TrainingTask:  # fmt: skip
-    """Trains the dynamics, and with them the latent's static numbers: they are whatever tells best
-    where actions lead.
+    """Trains the dynamics, and with them the static numbers that the latent leaves to them: these
+    are whatever tells best where actions lead.
 
     A window's are read from frames of the episode up to its first one, and averaged over these: an
     agent has no later ones, and read from frames that are to be foretold they would tell of what
@@ -209,7 +211,7 @@ def dynamics_task(
 
     def latents(step: int, rows: slice, episode: np.ndarray, frame: np.ndarray) -> Tensor:
         dynamic = frames.dynamic(episode[rows], frame[rows])  # [B, T, N, M]
-        if latent.static is None:
+        if not latent.static_dim:
             return dynamic
         earlier = sampler.up_to(step, frame[:, 0], count=latent.static_frames)[rows]  # [B, F]
         read = frames.static(np.broadcast_to(episode[rows, :1], earlier.shape), earlier)
@@ -231,7 +233,7 @@ def dynamics_task(
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
     trained: list[nn.Module] = [*model.ensemble]
-    if latent.static is not None and latent.static_learned_late:
+    if latent.static is not None:
         trained.append(latent.static)
     together = trained[0] if len(trained) == 1 else nn.ModuleList(trained)
     return TrainingTask("dynamics", together, losses, part="dynamics")

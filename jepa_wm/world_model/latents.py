@@ -127,7 +127,7 @@ class Latents:
         """[..., F] what the distance and heads read (`LatentModel.flat`) of such frames."""
         model = self._model
         if model.components is None:
-            return self.at(episode, frame).flatten(-2)
+            return model.flat(self.at(episode, frame))
         if self._components is None:
             with torch.no_grad():
                 self._components = of_all_frames(
@@ -147,7 +147,7 @@ class Latents:
         start = self.at(episode, frames[0])
         goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, D]
         seen = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
-        return self._model.latent.believed_with_goal(start, seen, goal).flatten(-2)
+        return self._model.flat(self._model.latent.believed_with_goal(start, seen, goal))
 
 
 def of_all_frames(

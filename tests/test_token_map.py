@@ -1,0 +1,102 @@
+"""A map over a frame's tokens, and dynamics that read it around the places of a latent."""
+
+import pytest
+import torch
+
+from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.token_map import TokenMap
+from jepa_wm.models.world_model_settings import (
+    DistanceSettings,
+    KeypointLatentSettings,
+    MLPSettings,
+    WorldModelSettings,
+)
+
+
+def numbered(tokens, channels=2):
+    """(a map, [tokens, channels] its numbers) where a token's first number is its own number plus
+    1, and its second that times 100."""
+    token_map = TokenMap(tokens, 6, channels)
+    numbers = torch.arange(1.0, tokens + 1)[:, None] * torch.tensor([1.0, 100.0])
+    return token_map, numbers
+
+
+def test_a_place_reads_its_own_token_and_the_eight_around_it():
+    token_map, numbers = numbered(16)
+    place = torch.tensor([1 / 3 - 0.5, 2 / 3 - 0.5])  # row 1, column 2 of four by four
+    near = token_map.near(numbers.flatten(), place)
+    assert near.shape == (token_map.width_near(1),) == (20,)
+    own = 1 * 4 + 2 + 1
+    expected = [own + row * 4 + column for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    torch.testing.assert_close(near[:18:2], torch.tensor(expected).float())
+    torch.testing.assert_close(near[1:18:2], 100 * near[:18:2])
+    torch.testing.assert_close(near[18:], torch.zeros(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("place", "token", "left"),
+    [((-0.5, -0.5), 0, (0.0, 0.0)), ((0.5, 0.5), 15, (0.0, 0.0)), ((0.9, -3.0), 12, (0.0, 0.0)),
+     ((0.4 / 3 - 0.5, 1.7 / 3 - 0.5), 2, (0.4, -0.3))],
+)  # fmt: skip
+def test_beyond_the_edge_nothing_is_read_and_what_is_left_of_a_token_is_said(place, token, left):
+    token_map, numbers = numbered(16)
+    near = token_map.near(numbers.flatten(), torch.tensor(place))
+    around = near[:18:2].view(3, 3)
+    assert around[1, 1] == token + 1
+    row, column = divmod(token, 4)
+    inside = torch.tensor(
+        [[0 <= row + i < 4 and 0 <= column + j < 4 for j in (-1, 0, 1)] for i in (-1, 0, 1)]
+    )
+    assert torch.equal(around > 0, inside)
+    torch.testing.assert_close(near[18:], torch.tensor(left), atol=1e-5, rtol=0)
+
+
+def test_tokens_in_a_line_have_neighbours_on_two_sides():
+    token_map, numbers = numbered(5)  # no square
+    near = token_map.near(numbers.flatten(), torch.tensor([-0.5, 0.25 - 0.5]))
+    assert near[:18:2].tolist() == [0, 0, 0, 1, 2, 3, 0, 0, 0]
+
+
+def test_many_maps_and_points_are_read_each_by_itself():
+    g = torch.Generator().manual_seed(0)
+    token_map = TokenMap(9, 4, 3)
+    numbers = torch.randn(2, 5, 27, generator=g, requires_grad=True)
+    places = torch.rand(2, 5, 4, generator=g) - 0.5
+    places.requires_grad_()
+    near = token_map.near(numbers, places)
+    assert near.shape == (2, 5, token_map.width_near(2))
+    alone = token_map.near(numbers[1, 3], places[1, 3, 2:])
+    torch.testing.assert_close(near[1, 3, near.shape[-1] // 2 :], alone)
+    near.sum().backward()
+    assert places.grad.abs().min() > 0 and numbers.grad.abs().sum() > 0
+
+
+def keypoints(tokens):
+    """A latent model of a point of what changes, two of what is constant and a map."""
+    latent = KeypointLatentSettings(
+        dynamic_points=1, static_points=2, static_frames=2, map_channels=3
+    )
+    settings = WorldModelSettings(
+        latent=latent,
+        dynamics=MLPSettings(context_frames=2, width=16),
+        distance=DistanceSettings(groups=2, components=2, width=8),
+    )
+    torch.manual_seed(0)
+    return LatentModel(tokens, 6, 2, settings)
+
+
+def test_what_lies_around_the_point_acts_and_what_lies_elsewhere_does_not():
+    model = keypoints(tokens=9)
+    latents = torch.zeros(1, 1, 1, 33)
+    latents[..., :2] = -2.0  # in the first corner, of three by three tokens
+    latents[..., 6:] = torch.randn(27, generator=torch.Generator().manual_seed(0))
+    latent, actions = model.latent, torch.zeros(1, 1, model.block)
+    assert (latents[..., 0, :2] * latent.scale + latent.shift < -0.5).all()
+    plain = model.dynamics(latents, actions)
+    for token in range(9):
+        changed = latents.clone()
+        changed[..., 6 + 3 * token : 9 + 3 * token] += 1
+        effect = (model.dynamics(changed, actions) - plain)[..., :2].abs().max()
+        assert (effect > 1e-5) == (token in (0, 1, 3, 4))
+    assert model.flat(latents).shape[-1] == 6, "the distance reads no map"
+    assert torch.equal(plain[..., 2:], latents[..., 2:]), "what is constant stays"
