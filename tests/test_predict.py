@@ -436,7 +436,7 @@ def test_displacements_are_read_from_context_and_distant_frames():
     model = JEPA(
         observe.image_size,
         encode,
-        JepaSettings(width=16, depth=1, num_heads=1, masks=(HALF,)),
+        JepaSettings(width=16, depth=1, num_heads=1, masks=(HALF,), inverse_dynamics=3.0),
         action_size=2,
     )
     path = torch.randn(8, 4 + 1, 2, generator=generator(4)).cumsum(1)

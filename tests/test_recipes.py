@@ -1,6 +1,7 @@
 """Every recipe that is shipped takes real steps at reduced size by overrides alone, and goes on
 from other weights."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import TrajectoryWriter
-from jepa_wm.models.encoder_settings import EncoderSettings
+from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.predictor import (
     ActionPredictor,
     ActionPredictorSizes,
@@ -50,6 +51,22 @@ def test_a_recipe_takes_real_steps(recipe, sets, tmp_path):  # noqa: F811
     assert read_metrics(tmp_path / "run", "pretrain")[-1]["loss"] > 0
     moved = weights(tmp_path / "run")
     assert not torch.equal(moved["encoder.embed.weight"], moved["target.embed.weight"])
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_no_action_supervises_an_encoder_unless_its_recipe_says_so(recipe):
+    """Off where nobody asks; a recipe that turns it on names it, itself or in what it is based
+    on."""
+    assert JepaSettings().inverse_dynamics == 0
+    files, texts = [recipe], []
+    while files:
+        text = files.pop().read_text(encoding="utf-8")
+        texts.append(text)
+        files += [recipe.parent / f"{name}.yaml" for name in re.findall(r"(?m)^base: (\w+)", text)]
+    if load_config(recipe.stem).jepa.inverse_dynamics:
+        assert any("action supervision" in text for text in texts)
 
 
 def test_the_recipe_for_photos_tells_them_apart_by_views(sets, tmp_path):  # noqa: F811

@@ -155,7 +155,7 @@ class JepaSettings(Section):
     episode_contrast: float = Field(0.0, ge=0)  # distant frames against other episodes' (files')
     # action supervision: the displacement between two frames, by the actions, read linearly; where
     # a file has actions
-    inverse_dynamics: float = Field(3.0, ge=0)
+    inverse_dynamics: float = Field(0.0, ge=0)
     # how the last three read a frame: grid, where things are; mean, what there is
     pooling: Literal["grid", "mean"] = "grid"
     # frames a clip, from elsewhere in its episode, for these three and for motion; an image is its
