@@ -234,11 +234,13 @@ def test_a_frozen_encoder_says_what_supervised_it(tmp_path):
             {"backbone": "timm/x"},
             {"start": "/home/me/run"},
             {"backbone": "timm/x", "weights": "/home/me/w"},
+            {"start": "/home/me/run", "steps": 0},
         )  # fmt: skip
     ]
     assert "without actions" in said[0] and "action supervision" in said[1]
     assert "random" in said[2] and "random" in said[3]
     assert "other weights" in said[4] and "others" in said[5]
+    assert "other weights" in said[6] and "random" not in said[6]
     assert not any("/home/me" in each for each in said), "a shared card names no path of ours"
     encoder = FrozenEncoder(Encoder(65, ENCODE), 65, supervision=said[1])
     encoder.save(tmp_path / "run")

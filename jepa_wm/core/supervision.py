@@ -12,8 +12,12 @@ def supervision_of(
     others trained it by before is not known here, and no path is named."""
     if backbone is not None and weights is not None:
         return f"others, who made the weights of {backbone}"
-    if backbone is not None or not steps:
+    if backbone is not None:
         return "nothing: its weights are random"
+    if not steps and start is not None:
+        return "whatever trained the other weights that it took over"
+    if not steps:
+        return "nothing: its weights are random, its patches those of jepa.patch_init"
     before = "" if start is None else ", going on from other weights, by whatever trained these"
     if inverse_dynamics:
         by = "latent prediction and inverse dynamics, which reads actions (action supervision)"
