@@ -172,6 +172,13 @@ class Config(Section):
         self.latent.check_frames(self.train.latent.frames)
         self.dynamics.check(self.latent, self.distance)
         self.dynamics.check_frames(self.train.dynamics.frames, self.train.dynamics.rollout)
+        channels = getattr(self.latent, "map_channels", 0)
+        if channels and not self.dynamics.reads_map:
+            raise ValueError(
+                f"latent.map_channels {channels} is of a map that dynamics.name "
+                f"{self.dynamics.name} does not read around points; set dynamics.name=mlp, or "
+                "latent.map_channels=0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from jepa_wm.config import load_config
+from jepa_wm.core.errors import UserError
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.token_map import TokenMap
 from jepa_wm.models.world_model_settings import (
@@ -100,3 +102,12 @@ def test_what_lies_around_the_point_acts_and_what_lies_elsewhere_does_not():
         assert (effect > 1e-5) == (token in (0, 1, 3, 4))
     assert model.flat(latents).shape[-1] == 6, "the distance reads no map"
     assert torch.equal(plain[..., 2:], latents[..., 2:]), "what is constant stays"
+
+
+def test_dynamics_that_read_no_map_are_refused_one():
+    name = "dynamics={name: deterministic}"
+    with pytest.raises(UserError, match="latent.map_channels 8 .* deterministic .*=mlp"):
+        load_config("two_rooms_masked", [name])
+    assert (
+        load_config("two_rooms_masked", [name, "latent.map_channels=0"]).latent.map_channels == 0
+    )

@@ -83,8 +83,7 @@ class KeypointLatentSettings(LatentSettings):
     name: Literal["keypoints"] = "keypoints"
     dynamic_points: int = Field(4, ge=1)  # of what changes
     static_points: int = Field(8, ge=0)  # of what is constant in an episode
-    # numbers of each token in a map of what is constant, which dynamics mlp read around each point
-    map_channels: int = Field(0, ge=0)
+    map_channels: int = Field(0, ge=0)  # numbers of each token, in a map of what is constant
     # frames, of the episode up to a window's first, that its static numbers are read from while
     # the dynamics are trained
     static_frames: int = Field(4, ge=1)
@@ -127,6 +126,7 @@ class DynamicsSettings(Section):
     latents: ClassVar[tuple[str, ...]] = ()  # names of those it works on; empty: any
     has_distance: ClassVar[bool] = True  # whether a temporal distance can be learned beside it
     has_heads: ClassVar[bool] = True  # whether heads can be
+    reads_map: ClassVar[bool] = False  # whether it reads a latent's map around its points
     acts_by_proprio: ClassVar[bool] = False  # whether proprioception says what was done
     name: str
     frameskip: int = Field(5, ge=1)  # environment steps, and actions, between two latents
@@ -218,9 +218,9 @@ class MixtureSettings(TransformerSettings):
 
 @DYNAMICS.register("mlp")
 class MLPSettings(DynamicsSettings):
-    """One future by an MLP on all numbers of the latents and actions, trained by absolute error:
-    for compact latents."""
+    """One future by an MLP on all numbers of compact latents and of actions, by absolute error."""
 
+    reads_map: ClassVar[bool] = True
     name: Literal["mlp"] = "mlp"
     width: int = Field(256, ge=1)
     depth: int = Field(3, ge=1)  # hidden layers
