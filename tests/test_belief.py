@@ -144,6 +144,35 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
         seen = [int(features.index(np.array(e), np.array(f))) for f in (0, 4, 8, goal)]
         torch.testing.assert_close(pair[:, i, 2:], own[seen].mean(0).expand(2, -1))
 
+    # Frames of an episode together: all as an agent believes that stands at one of them.
+    frames = np.array([[0, first, goal, 24], [first, first, goal, 24]])
+    both = latents.together(np.array([0, 1]), frames, *np.array([[first] * 2, [goal] * 2]))
+    torch.testing.assert_close(both[:, 1:3, 0], pair.transpose(0, 1))
+    assert torch.equal(both[..., 2:], both[:, :1, :, 2:].expand(2, 4, 1, 3))
+    alone = latents.at(np.array([0, 1]), np.array([24, 24]))
+    assert torch.equal(both[:, 3, :, :2], alone[..., :2])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("static", [3, 0, None])
+def test_a_path_is_how_far_a_latent_moved_in_fast_steps(data, stride, static):
+    model, features = latent_model(static), Store(data, stride)
+    path = Latents(model, features).path().numpy()
+    with torch.no_grad():
+        numbers = model.latent.encode(features.store)[..., : model.latent.dynamic_dim].flatten(1)
+    each = np.split(path, np.cumsum(features.counts)[:-1])
+    whole, every = [], SKIP // stride
+    for way, episode in zip(each, numbers.split(features.counts.tolist()), strict=True):
+        known = [*range(0, len(episode) - 1, every), len(episode) - 1]
+        moved = episode[known].diff(dim=0).norm(dim=1).numpy()
+        assert way[0] == 0 and (np.diff(way) >= 0).all()
+        np.testing.assert_allclose(np.diff(way[: every + 1]), way[every] / every, rtol=1e-6)
+        whole.append(moved / np.diff(way[known]))
+    unit = np.concatenate(whole)
+    np.testing.assert_allclose(unit, unit[0], rtol=1e-4)
+    steps = np.concatenate([np.diff(way[::every]) for way in each])
+    assert 0.8 < (steps <= 1).mean() < 1, "nearly all steps are no longer than a fast one"
+
 
 def config_for(**changes):
     words = {"frames": 3, "batch": 64, **changes}

@@ -12,7 +12,7 @@ from torch import nn
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.models.distance import TemporalDistance, hardest
+from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.factored_latent import FactoredLatent, curvature
 from jepa_wm.models.keypoint_latent import KeypointLatent
@@ -84,8 +84,9 @@ def test_the_distance_learns_how_many_steps_lie_between():
         dawdled = moved * torch.where(
             torch.rand(128, generator=g) < 0.5, 1, 3
         )  # half of the agents took their time
+        passed = torch.stack([torch.zeros(128), dawdled.float()], 1)
         losses = distance.losses(
-            torch.stack([places[here], places[(here + moved) % 12]]), dawdled.float()
+            torch.stack([places[here], places[(here + moved) % 12]], 1), passed
         )
         optimiser.zero_grad()
         losses["loss"].backward()
@@ -97,11 +98,18 @@ def test_the_distance_learns_how_many_steps_lie_between():
     assert ahead[11] > 3 * ahead[1], "one place back is the long way round"
 
 
-def test_the_hardest_pairs_are_far_in_time_and_near_in_latent():
-    latents = torch.zeros(2, 6, 2)
-    latents[1, :, 0] = torch.tensor([5.0, 0.1, 5.0, 5.0, 5.0, 0.1])
-    steps = torch.tensor([9.0, 9.0, 1.0, 1.0, 9.0, 2.0])
-    assert hardest(latents, steps, count=2, hard_pool=3).tolist() == [1, 5]
+def test_all_pairs_of_an_episode_count_in_the_order_of_time():
+    torch.manual_seed(0)
+    distance = TemporalDistance(4, DistanceSettings(groups=2, components=2, width=8))
+    latents, passed = torch.randn(3, 5, 4), torch.rand(3, 5).cumsum(1)
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    excess = torch.stack(
+        [distance(latents[:, i], latents[:, j]) - (passed[:, j] - passed[:, i]) for i, j in pairs]
+    )
+    losses = distance.losses(latents, passed)
+    torch.testing.assert_close(losses["steps_error"], excess.abs().mean())
+    share = torch.where(excess > 0, 0.97, 0.03)
+    torch.testing.assert_close(losses["loss"], (share * excess.square()).mean())
 
 
 # ---------------------------------------------------------------- the latent model

@@ -17,7 +17,7 @@ from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter, open_data
 from jepa_wm.data.windows import (
     FrameSampler,
     GoalSampler,
-    PairSampler,
+    SpanSampler,
     StepSampler,
     WindowSampler,
     usual_steps,
@@ -334,18 +334,35 @@ def test_frames_from_elsewhere_are_any_of_the_episode(data, stride):
     assert (drawn[:, 0] != drawn[:, 1]).any()
 
 
-@given(st.sampled_from([1, 2, 5]), st.integers(0, 10**6), st.integers(1, 64))
+@given(st.sampled_from([1, 2, 5]), st.integers(2, 50), st.integers(0, 10**6), st.integers(1, 64))
 @settings(max_examples=40, deadline=None)
-def test_pairs_come_from_one_episode_at_the_gap_they_state(data, stride, step, batch):
-    sampler = PairSampler(data, stride=stride, seed=0)
-    episode, frames, gap = sampler.batch(step, batch)
-    assert frames.shape == (2, batch) and (frames % stride == 0).all()
-    assert (frames >= 0).all() and (frames < data.lengths[episode]).all()
-    assert (frames[1] - frames[0] == gap).all() and (gap >= stride).all()
+def test_a_span_is_of_one_episode_in_the_order_of_time(data, stride, frames, step, batch):
+    sampler = SpanSampler(data, frames=frames, stride=stride, seed=0)
+    episode, drawn = sampler.batch(step, batch)
+    assert drawn.shape == (batch, frames) and (drawn % stride == 0).all()
+    assert (drawn >= 0).all() and (drawn < data.lengths[episode][:, None]).all()
+    assert (np.diff(drawn) >= 0).all()
+    for e, each in zip(episode, drawn, strict=True):
+        count = (data.lengths[e] - 1) // stride + 1
+        assert len(set(each)) >= min(frames, count) / 2
+        if count <= frames:
+            assert (each[0], each[-1]) == (0, (count - 1) * stride), "all of a short episode"
+        if count == frames:
+            assert len(set(each)) == frames
     assert all(
-        (a == b).all()
-        for a, b in zip(sampler.batch(step, batch), (episode, frames, gap), strict=True)
+        (a == b).all() for a, b in zip(sampler.batch(step, batch), (episode, drawn), strict=True)
     )
+
+
+def test_near_and_far_pairs_of_an_episode_are_drawn(data):
+    longest = int(data.lengths.argmax())
+    sampler = SpanSampler(data, frames=4, stride=1, seed=0)
+    episode, drawn = sampler.batch(0, 20000)
+    drawn = drawn[episode == longest]
+    assert set(drawn.flat) == set(range(data.lengths[longest]))
+    spans = drawn[:, -1] - drawn[:, 0]
+    assert (spans <= 4).mean() > 0.1, "near ones"
+    assert (spans > 0.75 * data.lengths[longest]).mean() > 0.05, "and far ones"
 
 
 def test_episodes_that_are_too_short_are_left_out_and_counted(data):
@@ -372,7 +389,7 @@ def test_episodes_that_are_too_short_are_left_out_and_counted(data):
     with pytest.warns(
         UserWarning, match="3 of 4 episodes .* a pair of frames at features.stride 25"
     ):
-        pairs = PairSampler(data, stride=25, seed=0)
+        pairs = SpanSampler(data, frames=3, stride=25, seed=0)
     assert set(pairs.batch(0, 50)[0]) == {1}
 
 
@@ -388,7 +405,7 @@ def test_only_where_no_episode_is_long_enough_samplers_refuse(data):
     with pytest.raises(UserError, match=wrong):
         GoalSampler(data, steps=2, frameskip=40, stride=1, seed=0)
     with pytest.raises(UserError, match=wrong):
-        PairSampler(data, stride=40, seed=0)
+        SpanSampler(data, frames=3, stride=40, seed=0)
     one = SimpleNamespace(
         path="x.h5", lengths=np.array([3]), offsets=np.array([0]), actions=np.zeros((3, 2))
     )
@@ -413,7 +430,6 @@ def test_every_frame_of_a_file_is_drawn_as_often_as_any_other(data, stride):
     samplers = {
         "windows": WindowSampler(data, frames=3, frameskip=4, stride=stride, seed=0),
         "goals": GoalSampler(data, steps=2, frameskip=4, stride=stride, seed=0),
-        "pairs": PairSampler(data, stride=stride, seed=0),
         "frames": FrameSampler(data, stride=stride, seed=0),
         "steps": StepSampler(data, taken=taken, ended=ended, frameskip=4, stride=stride, seed=0),
     }
@@ -423,7 +439,7 @@ def test_every_frame_of_a_file_is_drawn_as_often_as_any_other(data, stride):
     }
     expected = {"clips": 95 - 4 * 4, "windows": {1: 95 - 4 * 8, 2: 33}[stride],
                 "goals": {1: 95 - 4 * 4, 2: 41}[stride],
-                "pairs": {1: 91, 2: 45}[stride], "frames": {1: 95, 2: 49}[stride],
+                "frames": {1: 95, 2: 49}[stride],
                 "steps": {1: 12 + 36 + 16 + 21, 2: 6 + 18 + 8 + 11}[stride]}  # fmt: skip
     for name, drawn in firsts.items():
         _, often = np.unique(np.concatenate(drawn), return_counts=True)

@@ -1,18 +1,22 @@
 """A map over a frame's tokens, and dynamics that read it around the places of a latent."""
 
+import types
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.token_map import TokenMap
+from jepa_wm.models.token_map import MapField, TokenMap, width_near
 from jepa_wm.models.world_model_settings import (
     DistanceSettings,
     KeypointLatentSettings,
     MLPSettings,
     WorldModelSettings,
 )
+from jepa_wm.world_model.world_model import WorldModel
 
 
 def numbered(tokens, channels=2):
@@ -27,7 +31,7 @@ def test_a_place_reads_its_own_token_and_the_eight_around_it():
     token_map, numbers = numbered(16)
     place = torch.tensor([1 / 3 - 0.5, 2 / 3 - 0.5])  # row 1, column 2 of four by four
     near = token_map.near(numbers.flatten(), place)
-    assert near.shape == (token_map.width_near(1),) == (20,)
+    assert near.shape == (width_near(1, 2),) == (20,)
     own = 1 * 4 + 2 + 1
     expected = [own + row * 4 + column for row in (-1, 0, 1) for column in (-1, 0, 1)]
     torch.testing.assert_close(near[:18:2], torch.tensor(expected).float())
@@ -66,7 +70,7 @@ def test_many_maps_and_points_are_read_each_by_itself():
     places = torch.rand(2, 5, 4, generator=g) - 0.5
     places.requires_grad_()
     near = token_map.near(numbers, places)
-    assert near.shape == (2, 5, token_map.width_near(2))
+    assert near.shape == (2, 5, width_near(2, 3))
     alone = token_map.near(numbers[1, 3], places[1, 3, 2:])
     torch.testing.assert_close(near[1, 3, near.shape[-1] // 2 :], alone)
     near.sum().backward()
@@ -100,8 +104,57 @@ def test_what_lies_around_the_point_acts_and_what_lies_elsewhere_does_not():
         changed[..., 6 + 3 * token : 9 + 3 * token] += 1
         effect = (model.dynamics(changed, actions) - plain)[..., :2].abs().max()
         assert (effect > 1e-5) == (token in (0, 1, 3, 4))
-    assert model.flat(latents).shape[-1] == 6, "the distance reads no map"
     assert torch.equal(plain[..., 2:], latents[..., 2:]), "what is constant stays"
+
+
+@pytest.mark.parametrize("tokens", [16, 5])
+def test_a_field_passes_on_what_lies_next_to_a_place_and_further_with_more_layers(tokens):
+    torch.manual_seed(0)
+    side = 4 if tokens == 16 else tokens
+    for depth in (0, 1, 2):
+        field = MapField(tokens, 3, 8, depth)
+        plain = torch.randn(1, tokens * 3)
+        changed = plain.clone()
+        changed[:, :3] += 1  # of the first token, in a corner
+        difference = (field(changed) - field(plain)).unflatten(-1, (tokens, -1)).abs().amax(-1)[0]
+        assert difference.shape == (tokens,) and field.channels == 4
+        place = torch.arange(tokens)
+        steps = torch.maximum(place // side, place % side)
+        assert torch.equal(difference > 0, steps <= depth + 1)
+
+
+def test_a_field_reads_maps_of_any_scale_alike():
+    torch.manual_seed(0)
+    plain, scaled = MapField(9, 2, 8, 2), MapField(9, 2, 8, 2)
+    scaled.load_state_dict(plain.state_dict())
+    maps, shift = torch.randn(50, 18), torch.tensor([7.0, -30.0]).repeat(9)
+    plain.standardise(maps)
+    scaled.standardise(40 * maps + shift)
+    torch.testing.assert_close(scaled(40 * maps + shift), plain(maps), rtol=1e-3, atol=1e-4)
+
+
+def test_the_distance_reads_places_and_the_whole_map_and_no_other_static_number():
+    model = keypoints(tokens=9)
+    start, goal = torch.randn(2, 1, 1, 33, generator=torch.Generator().manual_seed(0))
+    start[..., 2:] = goal[..., 2:]
+    world = types.SimpleNamespace(
+        latent_model=model, latent=model.latent, _reading=lambda *x: nullcontext()
+    )
+
+    def between(change=None):
+        pair = start.clone(), goal.clone()
+        for each in pair:
+            if change is not None:
+                change(each)
+        with torch.no_grad():
+            return WorldModel.distance(world, pair[0][:, None, None], pair[1]).item()
+
+    plain = between()
+    assert plain > 0 and model.flat(start).shape[-1] == 6
+    for token in range(9):  # three by three: with eight layers each reaches every place
+        assert between(lambda latents, i=token: latents[..., 6 + 3 * i].add_(1)) != plain
+    assert between(lambda latents: latents[..., 2:6].add_(1)) == plain
+    assert between(lambda latents: latents[..., :1].add_(1)) != plain
 
 
 def test_dynamics_that_read_no_map_are_refused_one():

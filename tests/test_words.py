@@ -18,7 +18,7 @@ RETIRED = {  # in text: what is refused (a regular expression, case ignored) -> 
     r"\bglances?\b": "static_frames",
     r"\blasting (numbers?|part|dim)|\bmoving (numbers?|part|dim)": "static, dynamic",
     r"\bsteps[ -]to[ -]go\b|\bStepsToGo\b": "temporal distance",
-    r"\brivals?\b": "hard_pool",
+    r"\brivals?\b": "negatives",
     r"\bdoubt\b": "uncertainty",
     r"\bmost_targets\b": "max_targets",
     r"\bPathReader\b|\bpath (term|loss|weight|reader)\b": "inverse dynamics",

@@ -62,24 +62,33 @@ class WindowSampler:
         return np.repeat(episode[:, None], self.frames, 1), frame, blocks
 
 
-class PairSampler:
-    """Draws a frame and a later one of the same episode, at multiples of `stride`; UserError where
-    there are none."""
+class SpanSampler:
+    """Draws T frames, at multiples of `stride`, from a span of an episode: from anywhere in it and
+    of any length from T frames on, so that near and far pairs of frames are among them; of a
+    shorter episode all frames, some of them more than once. UserError where no episode has two."""
 
-    def __init__(self, data: Trajectories, *, stride: int, seed: int) -> None:
-        self.data, self.stride, self.seed = data, stride, seed
+    def __init__(self, data: Trajectories, *, frames: int, stride: int, seed: int) -> None:
+        self.data, self.frames, self.stride, self.seed = data, frames, stride, seed
         purpose = f"a pair of frames at features.stride {stride}"
         leave_out_short(data.path, data.lengths, stride + 1, purpose)
         self._starts = EvenDraw((data.lengths - 1) // stride)
 
-    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(episode [B], frames [2, B], environment steps between them [B], at least one stride) of
-        batch `step`."""
+    def batch(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(episode [B], frames [B, T] in the order of time) of batch `step`."""
         r = np.random.default_rng([self.seed, 5, step])
-        episode, first = self._starts.at(r.random(batch))
-        last = (self.data.lengths[episode] - 1) // self.stride
-        later = first + 1 + (r.random(batch) * (last - first)).astype(np.int64)
-        return episode, np.stack([first, later]) * self.stride, (later - first) * self.stride
+        episode, _ = self._starts.at(r.random(batch))
+        count = (self.data.lengths[episode] - 1) // self.stride + 1
+        # The span's length evenly on a logarithmic scale, its place evenly.
+        least = np.minimum(self.frames, count)
+        length = (least * (count / least) ** r.random(batch) + 0.5).astype(np.int64)
+        first = (r.random(batch) * (count - length + 1)).astype(np.int64)
+        # Its ends, and one frame of each of equal parts of what lies between.
+        between = self.frames - 2
+        part = (np.arange(between) + r.random((batch, between))) / max(between, 1)
+        inner = 1 + (part * (length - 2)[:, None]).astype(np.int64)
+        start = np.zeros((batch, 1), np.int64)
+        frame = first[:, None] + np.concatenate([start, inner, start + length[:, None] - 1], 1)
+        return episode, frame * self.stride
 
 
 class GoalSampler:

@@ -1,7 +1,8 @@
 """Distances between latents: a quasimetric learned from trajectories alone, and what needs no
 learning.
 
-B pairs, F flattened latent width, G groups, K components, N tokens of width D."""
+B pairs or episodes, T frames, F flattened latent width, G groups, K components, N tokens of width
+D."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from jepa_wm.core.precision import exact
 from jepa_wm.core.scaling import shared_scale
 from jepa_wm.models.blocks import mlp
+from jepa_wm.models.token_map import MapField
 from jepa_wm.models.world_model_settings import DistanceSettings
 
 
@@ -19,15 +21,21 @@ class TemporalDistance(nn.Module):
     inequality by form.
 
     The form is the asymmetric part of a metric residual network (Liu et al. 2023). It is fitted to
-    the steps that passed between two frames of an episode by an asymmetric squared error
-    (expectile regression, as in implicit Q-learning, Kostrikov et al. 2022)."""
+    what passed between two frames of an episode by an asymmetric squared error (expectile
+    regression, as in implicit Q-learning, Kostrikov et al. 2022)."""
 
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, latent: int, settings: DistanceSettings) -> None:
+    def __init__(
+        self, latent: int, settings: DistanceSettings, *, field: MapField | None = None,
+        around: int = 0,
+    ) -> None:  # fmt: skip
+        """Of `latent` numbers, the last `around` of which are read off what the field makes of a
+        latent's map."""
         super().__init__()
-        self.settings = settings
+        self.settings, self.field = settings, field
+        self.own = latent - around
         # Without normalised layers: those round off the edge at an obstacle, where the distance
         # leaps.
         self.net = mlp(latent, settings.groups * settings.components, settings.width, depth=3)
@@ -37,9 +45,11 @@ class TemporalDistance(nn.Module):
     @torch.no_grad()
     def standardise(self, latents: Tensor) -> None:
         """Have the net see every number of a latent with mean 0 and spread 1 over latents [B, F];
-        one that hardly varies beside the others stays near 0."""
-        self.centre.copy_(latents.mean(0))
-        self.spread.copy_(shared_scale(latents.std(0)))
+        one that hardly varies beside the others stays near 0, and what the field says is left as
+        it is."""
+        own = latents[:, : self.own]
+        self.centre[: self.own] = own.mean(0)
+        self.spread[: self.own] = shared_scale(own.std(0))
 
     def embed(self, latent: Tensor) -> Tensor:
         """[..., G, K] coordinates of latents [..., F]."""
@@ -55,23 +65,17 @@ class TemporalDistance(nn.Module):
         """[...] model steps from latents [..., F] to [..., F]."""
         return self.between(self.embed(start), self.embed(goal))
 
-    def losses(self, latents: Tensor, steps: Tensor) -> dict[str, Tensor]:
-        """Losses for latents [2, B, F] of which the second was met `steps` [B] model steps after
-        the first. A pair was met on ways of many lengths; the expectile leans toward the shortest.
-        """
-        excess = self(latents[0], latents[1]) - steps
+    def losses(self, latents: Tensor, passed: Tensor) -> dict[str, Tensor]:
+        """Losses for latents [B, T, F] of frames of episodes, in the order of time, and what had
+        passed when each was met, [B, T]: of every pair that an episode has. A pair is met on ways
+        of many lengths; the expectile leans toward the shortest."""
+        count = passed.shape[1]
+        first, last = torch.triu_indices(count, count, 1, device=passed.device)
+        at = self.embed(latents)
+        excess = self.between(at[:, first], at[:, last]) - (passed[:, last] - passed[:, first])
         share = self.settings.expectile
         loss = (torch.where(excess > 0, 1 - share, share) * excess.square()).mean()
         return {"loss": loss, "steps_error": excess.detach().abs().mean()}
-
-
-def hardest(latents: Tensor, steps: Tensor, *, count: int, hard_pool: int) -> Tensor:
-    """[count] row numbers of pairs [2, count * hard_pool, F] met `steps` apart: of every
-    `hard_pool` the most distant in time for their latent distance. Such pairs, as on two sides of
-    an obstacle, are rare, and where a search gets stuck without."""
-    distance = (latents[0] - latents[1]).square().mean(-1).sqrt()
-    ratio = (steps / (distance + 0.1 * latents.std())).view(count, hard_pool)
-    return ratio.argmax(1) + torch.arange(count, device=ratio.device) * hard_pool
 
 
 def latent_distance(latents: Tensor, goal: Tensor, *, kind: str) -> Tensor:

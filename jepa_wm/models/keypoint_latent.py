@@ -14,7 +14,7 @@ from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
 from jepa_wm.models.losses import PROJECTED, EpisodeContrast, PredictiveContrast
 from jepa_wm.models.pooling import Keypoints
-from jepa_wm.models.token_map import TokenMap
+from jepa_wm.models.token_map import TokenMap, width_near
 from jepa_wm.models.world_model_settings import KeypointLatentSettings
 
 WIDTH = 256  # of the networks that are kept in training only
@@ -32,7 +32,7 @@ class KeypointLatent(CompactLatent):
 
     def __init__(self, tokens: int, token_width: int, settings: KeypointLatentSettings) -> None:
         dynamic, static = settings.dynamic_points, settings.static_points
-        self.map_dim = tokens * settings.map_channels
+        self.map_dim, self.map_channels = tokens * settings.map_channels, settings.map_channels
         super().__init__(2 * dynamic, 2 * static + self.map_dim)
         self.static_frames = settings.static_frames
         self.places = Keypoints(tokens, token_width, dynamic)
@@ -47,15 +47,14 @@ class KeypointLatent(CompactLatent):
             parts.append(self.points(compressed))
         return torch.cat(parts, -1)
 
-    def near(self, latents: Tensor) -> Tensor:
+    def near(self, latents: Tensor, numbers: Tensor | None = None) -> Tensor:
         if self.static is None:
             return super().near(latents)
         places = latents[..., 0, : self.dynamic_dim] * self.scale + self.shift
-        return self.static.near(latents[..., 0, -self.map_dim :], places)
+        return self.static.near(self.map(latents) if numbers is None else numbers, places)
 
-    @property
-    def near_dim(self) -> int:
-        return 0 if self.static is None else self.static.width_near(self.dynamic_dim // 2)
+    def near_dim(self, channels: int) -> int:
+        return width_near(self.dynamic_dim // 2, channels) if self.map_dim else 0
 
     def dynamic(self, compressed: Tensor) -> Tensor:
         return super().dynamic(compressed) * self.counts

@@ -71,6 +71,7 @@ class Latent(nn.Module):
     # Whether a training holds in memory, of all frames of a file, what the dynamics do not train.
     early_held = False
     map_dim = 0  # the last static numbers, which are of a map that `near` reads and else nothing
+    map_channels = 0  # numbers of that map at each of its places
     proprio_size = 0  # numbers of proprioception that `encode` asks for beside the tokens
     lossless = False  # whether `compared` is all that the frozen tokens say
     reads_raw = False  # whether it undoes the standardising of frozen tokens
@@ -116,14 +117,18 @@ class Latent(nn.Module):
         """[..., N, D - map_dim] latents [..., N, D] as the distance and heads read them."""
         return latents[..., : self.shape.width - self.map_dim]
 
-    def near(self, latents: Tensor) -> Tensor:
+    def map(self, latents: Tensor) -> Tensor:
+        """[..., map_dim] the map of latents [..., N, D]."""
+        return latents[..., 0, latents.shape[-1] - self.map_dim :]
+
+    def near(self, latents: Tensor, numbers: Tensor | None = None) -> Tensor:
         """[..., near_dim] what of the map lies around the dynamic numbers of latents [..., N, D];
-        nothing, where there is no map."""
+        nothing, where there is no map. `numbers` are others at the map's places, read in its
+        stead."""
         return latents[..., 0, :0]
 
-    @property
-    def near_dim(self) -> int:
-        """How many numbers `near` gives."""
+    def near_dim(self, channels: int) -> int:
+        """How many numbers `near` gives of a map with so many at a place."""
         return 0
 
     def compared(self, latents: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from jepa_wm.core.scaling import ActionStatistics
 from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.dynamics import Dynamics
 from jepa_wm.models.pooling import Components
-from jepa_wm.models.world_model_settings import WorldModelSettings
+from jepa_wm.models.token_map import MapField
+from jepa_wm.models.world_model_settings import DistanceSettings, WorldModelSettings
 
 MANY = 8192  # numbers of a latent above which distance and heads read its principal components
 COMPONENTS = 512  # of a latent of many tokens
@@ -57,7 +58,7 @@ class LatentModel(nn.Module):
         self.flat_width = self.numbers if self.components is None else COMPONENTS
         self.distance: TemporalDistance | None = None
         if settings.distance is not None:
-            self.distance = TemporalDistance(self.flat_width, settings.distance)
+            self.distance = self._distance(tokens, settings.distance)
         self.register_buffer("action_centre", torch.zeros(action_size))
         self.register_buffer("action_scale", torch.ones(action_size))
         self.register_buffer("action_low", torch.full((action_size,), -torch.inf))
@@ -88,6 +89,31 @@ class LatentModel(nn.Module):
         the picture something is."""
         read = self.latent.without_map(latents)
         return read.flatten(-2) if self.components is None else self.components(read)
+
+    def field(self, latents: Tensor) -> Tensor | None:
+        """[B, *] what the distance makes of the map of latents [B, N, D], for all places at once;
+        None where there is no map."""
+        net = None if self.distance is None else self.distance.field
+        return None if net is None else net(self.latent.map(latents))
+
+    def read(self, latents: Tensor, field: Tensor | None) -> Tensor:
+        """[..., F] what the distance reads of latents [..., N, D]: as `flat`, or where there is a
+        map the dynamic numbers and what their `field` [..., *] (it broadcasts) says there. The
+        static numbers beside a map tell layouts apart, and that is learned by heart."""
+        if field is None:
+            return self.flat(latents)
+        dynamic = latents[..., 0, : self.latent.dynamic_dim]
+        return torch.cat([dynamic, self.latent.near(latents, field)], -1)
+
+    def _distance(self, tokens: int, settings: DistanceSettings) -> TemporalDistance:
+        if not self.latent.map_dim:
+            return TemporalDistance(self.flat_width, settings)
+        width, depth = settings.field_width, settings.field_depth
+        field = MapField(tokens, self.latent.map_channels, width, depth)
+        around = self.latent.near_dim(field.channels)
+        return TemporalDistance(
+            self.latent.dynamic_dim + around, settings, field=field, around=around
+        )
 
     def needed_distance(self) -> TemporalDistance:
         """The temporal distance; UserError where none was learned."""

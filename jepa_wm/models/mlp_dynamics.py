@@ -46,7 +46,7 @@ class MLPDynamics(Dynamics):
         self.without_map, self.near = latent.without_map, latent.near
         numbers = shape.tokens * (shape.width - latent.map_dim)
         self.remembered = numbers + action_size + 1  # F: the last says that there was a frame
-        inputs = numbers + latent.near_dim + action_size
+        inputs = numbers + latent.near_dim(latent.map_channels) + action_size
         inputs += (settings.context_frames - 1) * self.remembered
         outputs = shape.tokens * shape.dynamic_dim
         self.net = mlp(inputs, outputs, settings.width, depth=settings.depth)

@@ -1,7 +1,7 @@
-"""A map over a frame's tokens, and what of it lies around a place: what a thing runs into is next
-to it, wherever in the picture it is.
+"""A map over a frame's tokens: what of it lies around a place, since what a thing runs into is
+next to it wherever in the picture it is, and what it says of far places.
 
-N tokens a frame of width E, C channels, P places."""
+N tokens a frame of width E, C channels, C' channels of a field, P places."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TokenMap(nn.Module):
 
     def __init__(self, tokens: int, width: int, channels: int) -> None:
         super().__init__()
-        self.channels, (_, self.columns) = channels, token_places(tokens)
+        self.tokens, (_, self.columns) = tokens, token_places(tokens)
         self.norm = nn.LayerNorm(width)
         self.squeeze = nn.Linear(width, channels)
         step = torch.arange(-1, 2)
@@ -35,10 +35,10 @@ class TokenMap(nn.Module):
         return numbers.flatten(-2)[..., None, :]
 
     def near(self, numbers: Tensor, places: Tensor) -> Tensor:
-        """[..., P (9 C + 2)] of maps [..., N C] at places [..., 2 P] as `Keypoints` gives them:
-        the numbers of the token that a place lies in and of the eight around it, 0 beyond the
-        edge of the picture, then the place's row and column from that token's middle, in
-        tokens."""
+        """[..., P (9 C + 2)] of maps [..., N C], or of others with C numbers a token, at places
+        [..., 2 P] as `Keypoints` gives them (they broadcast): the numbers of the token that a
+        place lies in and of the eight around it, 0 beyond the edge of the picture, then the
+        place's row and column from that token's middle, in tokens."""
         # In tokens; a place outside of the picture counts as at its edge.
         where = (places.unflatten(-1, (-1, 2)) + 0.5) * max(self.columns - 1, 1)  # [..., P, 2]
         where = where.maximum(torch.zeros_like(where)).minimum(self.last.to(where))
@@ -49,11 +49,57 @@ class TokenMap(nn.Module):
         inside = ((at >= 0) & (at <= self.last)).all(-1)  # [..., P, 9]
         row, column = at.minimum(self.last).clamp(min=0).unbind(-1)
         index = (row * self.columns + column).flatten(-2)[..., None]
-        tokens = numbers.unflatten(-1, (-1, self.channels))
-        read = tokens.gather(-2, index.expand(*index.shape[:-1], self.channels))
+        tokens = numbers.unflatten(-1, (self.tokens, -1))
+        tokens = tokens.expand(*index.shape[:-2], *tokens.shape[-2:])
+        read = tokens.gather(-2, index.expand(*index.shape[:-1], tokens.shape[-1]))
         read = read.unflatten(-2, inside.shape[-2:]) * inside[..., None]
         return torch.cat([read.flatten(-2), where - own], -1).flatten(-2)
 
-    def width_near(self, points: int) -> int:
-        """Numbers that `near` gives of so many places."""
-        return points * (AROUND * self.channels + 2)
+
+def width_near(points: int, channels: int) -> int:
+    """Numbers that `TokenMap.near` gives of so many places and channels."""
+    return points * (AROUND * channels + 2)
+
+
+class MapField(nn.Module):
+    """What a map says of every place, far things included: convolutions pass on from token to
+    token what lies there, as a way to a goal is found (value iteration networks: Tamar et al.,
+    2016). The same weights everywhere, so that a layout that was never met reads like those that
+    were."""
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, tokens: int, channels: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.columns = token_places(tokens)[1]
+        self.rows, self.channels = tokens // self.columns, width // 2
+        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+                nn.Conv2d(width, width, 1),
+            )
+            for _ in range(depth)
+        )  # fmt: skip
+        self.leave = nn.Sequential(nn.GELU(), nn.Conv2d(width, self.channels, 1))
+        self.register_buffer("centre", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, N C'] numbers of every token, C' of each, of maps [B, N C]."""
+        each = (self._each(maps) - self.centre) / self.spread  # [B, N, C]
+        x = self.enter(each.transpose(1, 2).unflatten(2, (self.rows, self.columns)))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.leave(x).flatten(2).transpose(1, 2).flatten(1)
+
+    @torch.no_grad()
+    def standardise(self, maps: Tensor) -> None:
+        """Have the net see maps [S, N C] with mean 0 and a common spread of 1."""
+        each = self._each(maps).flatten(0, 1)
+        self.centre.copy_(each.mean(0))
+        self.spread.copy_(each.std(0).mean().clamp(min=1e-6))
+
+    def _each(self, maps: Tensor) -> Tensor:
+        return maps.float().unflatten(-1, (self.rows * self.columns, -1))

@@ -57,8 +57,7 @@ class FactoredLatentSettings(LatentSettings):
     inverse_dynamics: float = Field(1.0, ge=0)
     # weight of the curvature of trajectories; for what moves by itself
     straightening: float = Field(0.0, ge=0)
-    # frames, of the episode up to a window's first, that its static numbers are read from while
-    # the dynamics are trained
+    # frames, up to a window's first, that static numbers are read from in training dynamics
     static_frames: int = Field(1, ge=1)
 
     def make(self, tokens: int, token_width: int) -> Latent:
@@ -84,8 +83,7 @@ class KeypointLatentSettings(LatentSettings):
     dynamic_points: int = Field(4, ge=1)  # of what changes
     static_points: int = Field(8, ge=0)  # of what is constant in an episode
     map_channels: int = Field(0, ge=0)  # numbers of each token, in a map of what is constant
-    # frames, of the episode up to a window's first, that its static numbers are read from while
-    # the dynamics are trained
+    # frames, up to a window's first, that static numbers are read from in training dynamics
     static_frames: int = Field(4, ge=1)
 
     def make(self, tokens: int, token_width: int) -> Latent:
@@ -271,7 +269,10 @@ class DistanceSettings(Section):
     components: int = 16
     width: int = 384
     expectile: float = Field(0.03, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
-    hard_pool: int = Field(8, ge=1)  # half of the pairs are the hardest out of as many
+    # between two frames: the model steps that passed, or how far the latent moved, in fast steps
+    measure: Literal["steps", "path"] = "steps"
+    field_width: int = Field(32, ge=2)  # of the convolutions over a latent's map, where it has one
+    field_depth: int = Field(8, ge=0)
 
 
 if TYPE_CHECKING:
@@ -291,8 +292,7 @@ class WorldModelSettings(Section):
 
 
 class HeadSettings(Section):
-    """Heads on frozen latents (stage heads): reward, termination, state, and a policy toward
-    goals."""
+    """Heads on frozen latents: reward, termination, state, and a policy toward goals."""
 
     width: int = Field(256, ge=1)
     bins: int = Field(63, ge=2)  # of the reward's distribution

@@ -16,10 +16,9 @@ from jepa_wm.core.precision import autocast, exact
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.sampling import spread
-from jepa_wm.data.windows import PairSampler, WindowSampler
+from jepa_wm.data.windows import SpanSampler, WindowSampler
 from jepa_wm.features.cache import PARTS, Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.models.distance import hardest
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.training.latent_task import LatentBatches, latent_task
@@ -243,23 +242,36 @@ def distance_task(
     model: LatentModel, latents: Latents, settings: TrainDistance, seed: int, precision: str
 ) -> TrainingTask:
     """Trains the temporal distance; what it stands on is fixed by now."""
-    distance, pool = model.needed_distance(), model.needed_distance().settings.hard_pool
-    sampler = PairSampler(latents.features.data, stride=latents.features.stride, seed=seed)
-    hard = settings.batch // 2
-    episode, frames, _ = sampler.batch(0, settings.batch)
-    distance.standardise(latents.toward(episode, frames)[0].to(dist().device))
+    distance, stride = model.needed_distance(), latents.features.stride
+    sampler = SpanSampler(latents.features.data, frames=settings.frames, stride=stride, seed=seed)
+    path = latents.path() if distance.settings.measure == "path" else None
+
+    def drawn(step: int, part: slice) -> tuple[Tensor, Tensor]:
+        """([b, T, N, D] latents, [b, T] what had passed when each was met) of a batch's part."""
+        episode, frames = (each[part] for each in sampler.batch(step, settings.batch))
+        # An agent stands at one of them, and another is its goal.
+        r = np.random.default_rng([seed, 17, step, part.start])
+        standing, goal = np.sort(r.integers(0, settings.frames, (2, len(episode))), 0)
+        row = np.arange(len(episode))
+        at = latents.together(episode, frames, frames[row, standing], frames[row, goal])
+        passed = torch.from_numpy(frames / model.frameskip)
+        if path is not None:
+            passed = path[torch.from_numpy(latents.features.index(episode[:, None], frames))]
+        return at.to(dist().device), passed.float().to(dist().device)
+
+    def read(at: Tensor) -> Tensor:
+        field = model.field(at[:, 0])  # the same for all frames: they share what is constant
+        return model.read(at, None if field is None else field[:, None])
+
+    first = drawn(0, slice(0, settings.batch))[0]
+    if distance.field is not None:
+        distance.field.standardise(model.latent.map(first[:, 0]))
+    with torch.no_grad():
+        distance.standardise(read(first).flatten(0, 1))
 
     def losses(step: int, part: slice) -> Losses:
-        # Which pairs are the hardest depends on the whole batch; each rank has all latents and
-        # looks for itself.
-        candidates = hard * pool
-        episode, frames, gap = sampler.batch(step, candidates + settings.batch - hard)
-        flat = latents.toward(episode, frames)  # [2, n, F]
-        steps = torch.from_numpy(gap / model.frameskip).float()
-        chosen = hardest(flat[:, :candidates], steps[:candidates], count=hard, hard_pool=pool)
-        rows = torch.cat([chosen, torch.arange(candidates, len(steps))])[part]
-        pairs, steps = flat[:, rows].to(dist().device), steps[rows].to(dist().device)
-        with autocast(pairs.device, precision):
-            return distance.losses(pairs, steps)
+        at, passed = drawn(step, part)
+        with autocast(at.device, precision):
+            return distance.losses(read(at), passed)
 
     return TrainingTask("dynamics", distance, losses, part="distance")

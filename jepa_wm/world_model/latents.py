@@ -20,6 +20,7 @@ from jepa_wm.features.cache import Features, encoded_rows
 from jepa_wm.models.latent_model import LatentModel
 
 SLAB = 1024  # frames read in one go
+FAST = 0.95  # quantile of what latents move in a model step that counts as a fast step
 
 
 class Recording:
@@ -136,6 +137,50 @@ class Latents:
                     self.recording,
                 )
         return self._components[torch.from_numpy(self.features.index(episode, frame))]
+
+    @torch.no_grad()
+    def path(self) -> Tensor:
+        """[R] how far the dynamic numbers (where they are many, their components) had moved since
+        its episode began when each frame was met, in steps of a fast mover: the 95th percentile of
+        what they move in a model step.
+
+        A way has a length however slowly it is walked, and with it less chance than the time that
+        passes."""
+        model = self._model
+        if self._held is not None:
+            numbers = self._held[..., : model.latent.dynamic_dim].flatten(1)
+        elif model.components is not None:
+            nothing = np.zeros(0, np.int64)
+            self.flat(nothing, nothing)
+            assert self._components is not None
+            numbers = self._components
+        else:
+            numbers = of_all_frames(self.features, model.latent.encode, self.recording).flatten(1)
+        # Between frames a model step apart, since nearer ones differ by more noise than way.
+        moves, ways = [], []
+        for episode in numbers.split(self.features.counts.tolist()):
+            known = np.union1d(np.arange(0, len(episode), self._every), len(episode) - 1)
+            moved = episode[known].diff(dim=0).norm(dim=-1).numpy()
+            way = np.concatenate([[0.0], moved.cumsum()])
+            moves.append(moved)
+            ways.append(np.interp(np.arange(len(episode)), known, way))
+        fast = np.quantile(np.concatenate(moves), FAST) or 1.0
+        return torch.from_numpy(np.concatenate(ways) / fast)
+
+    def together(
+        self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray
+    ) -> Tensor:
+        """[B, T, N, D] latents of frames [B, T] of episodes [B], with the static numbers of an
+        agent that stands at frame `standing` [B] and was given frame `goal` [B] as its goal."""
+        both = np.broadcast_to(episode[:, None], frames.shape)
+        latents = self.at(both, frames)
+        if self._held is None:
+            return latents
+        latent = self._model.latent
+        own = self._own[torch.from_numpy(self.features.index(episode, goal))]  # [B, N, D]
+        seen = torch.from_numpy(standing // self.features.stride // self._every + 1)
+        believed = latent.believed_with_goal(self.at(episode, standing), seen, own)[0]
+        return latent.with_static(latents, latent.static_of(believed)[:, None])
 
     def toward(self, episode: np.ndarray, frames: np.ndarray) -> Tensor:
         """[2, B, F] what the distance and heads read of frames [2, B] of episodes [B]: of one, and

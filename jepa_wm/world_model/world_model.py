@@ -154,17 +154,19 @@ class WorldModel(nn.Module):
         if kind != "temporal":
             compared = self.latent.compared
             return latent_distance(compared(latents), compared(goal), kind=kind)
-        distance, flat = self.latent_model.needed_distance(), self.latent_model.flat
+        model, distance = self.latent_model, self.latent_model.needed_distance()
         pairs = [(latents, goal)]
         if robust_radius:
             starts, ends = (self.latent.perturbations(x, robust_radius) for x in (latents, goal))
             pairs = list(zip(starts, ends, strict=True))
         with self._reading(latents):
-            readings = []
+            field, readings = model.field(goal), []  # plans change nothing of a map
+            between = [1] * (latents.dim() - 3)
             for start, end in pairs:
-                goals = distance.embed(flat(end))  # [B, G, K]
-                goals = goals.view(len(goal), *[1] * (latents.dim() - 3), *goals.shape[1:])
-                readings.append(distance.between(distance.embed(flat(start)), goals))
+                goals = distance.embed(model.read(end, field))  # [B, G, K]
+                goals = goals.view(len(goal), *between, *goals.shape[1:])
+                around = None if field is None else field.view(len(goal), *between, -1)
+                readings.append(distance.between(distance.embed(model.read(start, around)), goals))
         return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
@@ -239,9 +241,9 @@ class WorldModel(nn.Module):
         `num_futures` of each are held together, and for gradients all readings of the distance
         within the radius."""
         model, judging = self.latent_model, 0
-        distance = model.settings.distance
-        if distance is not None:
-            numbers = 12 * distance.width + 4 * distance.groups * distance.components
+        if model.distance is not None:
+            settings, inputs = model.distance.settings, len(model.distance.centre)
+            numbers = 12 * settings.width + 4 * settings.groups * settings.components + 3 * inputs
             judging = 4 * horizon * numbers
         if robust_radius:
             readings = 2 * self.latent.dynamic_dim
