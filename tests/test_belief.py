@@ -19,6 +19,7 @@ from jepa_wm.models.world_model_settings import (
     WorldModelSettings,
 )
 from jepa_wm.training import dynamics, samples
+from jepa_wm.training.settings import TrainDistance
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.latents import Latents
 
@@ -172,6 +173,22 @@ def test_a_path_is_how_far_a_latent_moved_in_fast_steps(data, stride, static):
     np.testing.assert_allclose(unit, unit[0], rtol=1e-4)
     steps = np.concatenate([np.diff(way[::every]) for way in each])
     assert 0.8 < (steps <= 1).mean() < 1, "nearly all steps are no longer than a fast one"
+
+
+@pytest.mark.parametrize("static", [3, None])
+@pytest.mark.parametrize("measure", ["steps", "path"])
+def test_ranks_draw_together_what_one_process_draws_for_the_distance(data, measure, static):
+    model = latent_model(static)
+    model.distance.settings = model.distance.settings.model_copy(update={"measure": measure})
+    settings = TrainDistance(batch=8, frames=5)
+    task = dynamics.distance_task(model, Latents(model, Store(data, 2)), settings, 0, "fp32")
+    with torch.no_grad():
+        whole, *parts = (
+            task.losses(3, part)["loss"] for part in (slice(0, 8), slice(0, 4), slice(4, 8))
+        )
+        other = task.losses(4, slice(0, 8))["loss"]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    assert parts[0] != parts[1] and other != whole
 
 
 def config_for(**changes):

@@ -247,21 +247,25 @@ def distance_task(
     path = latents.path() if distance.settings.measure == "path" else None
 
     def drawn(step: int, part: slice) -> tuple[Tensor, Tensor]:
-        """([b, T, N, D] latents, [b, T] what had passed when each was met) of a batch's part."""
-        episode, frames = (each[part] for each in sampler.batch(step, settings.batch))
-        # An agent stands at one of them, and another is its goal.
-        r = np.random.default_rng([seed, 17, step, part.start])
-        standing, goal = np.sort(r.integers(0, settings.frames, (2, len(episode))), 0)
-        row = np.arange(len(episode))
-        at = latents.together(episode, frames, frames[row, standing], frames[row, goal])
+        """(of a batch's part [b, T, N, D] latents, or where there is no map what the distance
+        reads of them [b, T, F]; [b, T] what had passed when each was met)."""
+        episode, frames = sampler.batch(step, settings.batch)
+        # An agent stands at one of the frames, and a later one is its goal.
+        r = np.random.default_rng([seed, 17, step])
+        ends = np.sort(r.integers(0, settings.frames, (settings.batch, 2)), 1)
+        standing, goal = np.take_along_axis(frames, ends, 1)[part].T
+        episode, frames = episode[part], frames[part]
+        together = latents.flat_together if distance.field is None else latents.together
+        at = together(episode, frames, standing, goal)
         passed = torch.from_numpy(frames / model.frameskip)
         if path is not None:
             passed = path[torch.from_numpy(latents.features.index(episode[:, None], frames))]
         return at.to(dist().device), passed.float().to(dist().device)
 
     def read(at: Tensor) -> Tensor:
-        field = model.field(at[:, 0])  # the same for all frames: they share what is constant
-        return model.read(at, None if field is None else field[:, None])
+        # The frames of an episode share what is constant.
+        field = None if distance.field is None else model.field(at[:, 0])
+        return at if field is None else model.read(at, field[:, None])
 
     first = drawn(0, slice(0, settings.batch))[0]
     if distance.field is not None:

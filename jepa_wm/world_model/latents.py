@@ -172,8 +172,7 @@ class Latents:
     ) -> Tensor:
         """[B, T, N, D] latents of frames [B, T] of episodes [B], with the static numbers of an
         agent that stands at frame `standing` [B] and was given frame `goal` [B] as its goal."""
-        both = np.broadcast_to(episode[:, None], frames.shape)
-        latents = self.at(both, frames)
+        latents = self.at(np.broadcast_to(episode[:, None], frames.shape), frames)
         if self._held is None:
             return latents
         latent = self._model.latent
@@ -181,6 +180,14 @@ class Latents:
         seen = torch.from_numpy(standing // self.features.stride // self._every + 1)
         believed = latent.believed_with_goal(self.at(episode, standing), seen, own)[0]
         return latent.with_static(latents, latent.static_of(believed)[:, None])
+
+    def flat_together(
+        self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray
+    ) -> Tensor:
+        """[B, T, F] what the distance reads of them where there is no map."""
+        if self._held is None:
+            return self.flat(np.broadcast_to(episode[:, None], frames.shape), frames)
+        return self._model.flat(self.together(episode, frames, standing, goal))
 
     def toward(self, episode: np.ndarray, frames: np.ndarray) -> Tensor:
         """[2, B, F] what the distance and heads read of frames [2, B] of episodes [B]: of one, and
