@@ -112,6 +112,25 @@ def test_all_pairs_of_an_episode_count_in_the_order_of_time():
     torch.testing.assert_close(losses["loss"], (share * excess.square()).mean())
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_pairs_give_the_same_gradients_to_the_bit_on_several_threads(threads):
+    torch.manual_seed(0)
+    distance = TemporalDistance(6, DistanceSettings(groups=4, components=8, width=32))
+    latents, passed = torch.randn(33, 16, 6), torch.rand(33, 16).cumsum(1)
+    before, known = torch.get_num_threads(), None
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(20):
+            distance.zero_grad()
+            distance.losses(latents, passed)["loss"].backward()
+            gradients = [parameter.grad.clone() for parameter in distance.parameters()]
+            if known is not None:
+                assert all(torch.equal(a, b) for a, b in zip(gradients, known, strict=True))
+            known = gradients
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---------------------------------------------------------------- the latent model
 
 

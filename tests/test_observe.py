@@ -344,11 +344,7 @@ def test_a_span_is_of_one_episode_in_the_order_of_time(data, stride, frames, ste
     assert (np.diff(drawn) >= 0).all()
     for e, each in zip(episode, drawn, strict=True):
         count = (data.lengths[e] - 1) // stride + 1
-        assert len(set(each)) >= min(frames, count) / 2
-        if count <= frames:
-            assert (each[0], each[-1]) == (0, (count - 1) * stride), "all of a short episode"
-        if count == frames:
-            assert len(set(each)) == frames
+        assert len(set(each)) == min(frames, count), "none twice, all of a short episode"
     assert all(
         (a == b).all() for a, b in zip(sampler.batch(step, batch), (episode, drawn), strict=True)
     )
@@ -360,6 +356,8 @@ def test_near_and_far_pairs_of_an_episode_are_drawn(data):
     episode, drawn = sampler.batch(0, 20000)
     drawn = drawn[episode == longest]
     assert set(drawn.flat) == set(range(data.lengths[longest]))
+    often = np.bincount(drawn.flat) / len(drawn)
+    assert often.min() > 0.4 * often.mean(), "the ends count"
     spans = drawn[:, -1] - drawn[:, 0]
     assert (spans <= 4).mean() > 0.1, "near ones"
     assert (spans > 0.75 * data.lengths[longest]).mean() > 0.05, "and far ones"

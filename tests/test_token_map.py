@@ -13,10 +13,12 @@ from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.token_map import MapField, TokenMap, width_near
 from jepa_wm.models.world_model_settings import (
     DistanceSettings,
+    HeadSettings,
     KeypointLatentSettings,
     MLPSettings,
     WorldModelSettings,
 )
+from jepa_wm.training.heads import make_heads
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -78,10 +80,10 @@ def test_many_maps_and_points_are_read_each_by_itself():
     assert places.grad.abs().min() > 0 and numbers.grad.abs().sum() > 0
 
 
-def keypoints(tokens):
-    """A latent model of a point of what changes, two of what is constant and a map."""
+def keypoints(tokens, static_points=2):
+    """A latent model of a point of what changes, some of what is constant and a map."""
     latent = KeypointLatentSettings(
-        dynamic_points=1, static_points=2, static_frames=2, map_channels=3
+        dynamic_points=1, static_points=static_points, static_frames=2, map_channels=3
     )
     settings = WorldModelSettings(
         latent=latent,
@@ -158,6 +160,14 @@ def test_the_distance_reads_places_and_the_whole_map_and_no_other_static_number(
     assert between(lambda latents: latents[..., :1].add_(1)) != plain
 
 
+def test_heads_that_know_nothing_of_the_layout_are_warned_of():
+    taught = types.SimpleNamespace(columns={})
+    make_heads(HeadSettings(width=8), keypoints(tokens=9), taught)
+    blind = keypoints(tokens=9, static_points=0)
+    with pytest.warns(UserWarning, match="set latent.static_points=8"):
+        make_heads(HeadSettings(width=8), blind, taught)
+
+
 def rooms(count, side=6):
     """[count, side, side] bool walls: a column with one gap."""
     r = np.random.default_rng(count)
@@ -207,7 +217,7 @@ def test_ways_round_walls_that_were_never_met_are_told_apart_by_their_length(one
     def read(walls, tokens):
         maps = torch.from_numpy(walls).float().flatten(1)[:, None].expand(-1, tokens.shape[1], -1)
         latents = torch.cat([places[tokens], maps], -1)[:, :, None]
-        return model.read(latents, model.field(latents[:, 0])[:, None])
+        return model.distance_input(latents, model.map_field(latents[:, 0])[:, None])
 
     rooms_met, rooms_new = rooms(256), rooms(20)
     known = torch.from_numpy(np.stack([ways(room) for room in rooms_met])).float()

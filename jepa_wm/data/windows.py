@@ -1,7 +1,8 @@
 """Windows of frames and action blocks for dynamics, model steps up to an episode's end for heads,
-pairs for the temporal distance and the policy, as pure functions of (seed, step).
+spans for the temporal distance, goals for the policy, as pure functions of (seed, step).
 
-Every start in a file is as likely as any other, so a long episode counts by its frames.
+Every start in a file is as likely as any other, so a long episode counts by its frames; a span is
+drawn around a frame that is.
 B windows, T frames, H model steps, k frameskip, A = action size a x k.
 """
 
@@ -63,9 +64,10 @@ class WindowSampler:
 
 
 class SpanSampler:
-    """Draws T frames, at multiples of `stride`, from a span of an episode: from anywhere in it and
-    of any length from T frames on, so that near and far pairs of frames are among them; of a
-    shorter episode all frames, some of them more than once. UserError where no episode has two."""
+    """Draws T frames, at multiples of `stride`, from a span of an episode: around any frame of it
+    and of any length from T frames on, so that near and far pairs of frames are among them, none
+    twice; of an episode that has fewer all frames, some of them more than once. UserError where no
+    episode has two."""
 
     def __init__(self, data: Trajectories, *, frames: int, stride: int, seed: int) -> None:
         self.data, self.frames, self.stride, self.seed = data, frames, stride, seed
@@ -78,17 +80,22 @@ class SpanSampler:
         r = np.random.default_rng([self.seed, 5, step])
         episode, _ = self._starts.at(r.random(batch))
         count = (self.data.lengths[episode] - 1) // self.stride + 1
-        # The span's length evenly on a logarithmic scale, its place evenly.
+        # The span's length evenly on a logarithmic scale; its place around a frame drawn evenly,
+        # so that the ends of an episode count as well.
         least = np.minimum(self.frames, count)
         length = (least * (count / least) ** r.random(batch) + 0.5).astype(np.int64)
-        first = (r.random(batch) * (count - length + 1)).astype(np.int64)
+        within = (r.random(batch) * count).astype(np.int64)
+        low, high = np.maximum(0, within - length + 1), np.minimum(within, count - length)
+        first = low + (r.random(batch) * (high - low + 1)).astype(np.int64)
+
         # Its ends, and one frame of each of equal parts of what lies between.
-        between = self.frames - 2
-        part = (np.arange(between) + r.random((batch, between))) / max(between, 1)
-        inner = 1 + (part * (length - 2)[:, None]).astype(np.int64)
-        start = np.zeros((batch, 1), np.int64)
-        frame = first[:, None] + np.concatenate([start, inner, start + length[:, None] - 1], 1)
-        return episode, frame * self.stride
+        bound = 1 + np.arange(self.frames - 1) * (length[:, None] - 2) // max(self.frames - 2, 1)
+        part = (r.random((batch, self.frames - 2)) * np.diff(bound)).astype(np.int64)
+        frame = np.zeros((batch, self.frames), np.int64)
+        frame[:, 1:-1], frame[:, -1] = bound[:, :-1] + part, length - 1
+        few = np.linspace(0, length - 1, self.frames, axis=1).round().astype(np.int64)
+        frame = np.where(length[:, None] < self.frames, few, frame)
+        return episode, (first[:, None] + frame) * self.stride
 
 
 class GoalSampler:

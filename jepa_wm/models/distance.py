@@ -20,9 +20,10 @@ class TemporalDistance(nn.Module):
     """d(x, y) = mean over groups of max_k relu(u_k(y) - u_k(x)): zero at equality, triangle
     inequality by form.
 
-    The form is the asymmetric part of a metric residual network (Liu et al. 2023). It is fitted to
-    what passed between two frames of an episode by an asymmetric squared error (expectile
-    regression, as in implicit Q-learning, Kostrikov et al. 2022)."""
+    The form is the asymmetric part of a metric residual network (Liu et al. 2023). With a field it
+    holds between places of one layout. It is fitted to what passed between two frames of an
+    episode by an asymmetric squared error (expectile regression, as in implicit Q-learning,
+    Kostrikov et al. 2022)."""
 
     centre: Tensor
     spread: Tensor
@@ -58,21 +59,24 @@ class TemporalDistance(nn.Module):
         return coordinates.unflatten(-1, (self.settings.groups, self.settings.components))
 
     def between(self, start: Tensor, goal: Tensor) -> Tensor:
-        """[...] model steps from embedded start to embedded goal [..., G, K] (they broadcast)."""
+        """[...] model steps, or fast steps where it was fitted to paths, from embedded start to
+        embedded goal [..., G, K] (they broadcast)."""
         return (goal - start).clamp(min=0).amax(-1).mean(-1)
 
     def forward(self, start: Tensor, goal: Tensor) -> Tensor:
-        """[...] model steps from latents [..., F] to [..., F]."""
+        """The same from latents [..., F] to [..., F]."""
         return self.between(self.embed(start), self.embed(goal))
 
     def losses(self, latents: Tensor, passed: Tensor) -> dict[str, Tensor]:
         """Losses for latents [B, T, F] of frames of episodes, in the order of time, and what had
         passed when each was met, [B, T]: of every pair that an episode has. A pair is met on ways
         of many lengths; the expectile leans toward the shortest."""
-        count = passed.shape[1]
-        first, last = torch.triu_indices(count, count, 1, device=passed.device)
-        at = self.embed(latents)
-        excess = self.between(at[:, first], at[:, last]) - (passed[:, last] - passed[:, first])
+        at, pairs = self.embed(latents), []
+        # By slices: where many rows are gathered from one, gradients add up in any order.
+        for i in range(passed.shape[1] - 1):
+            distance = self.between(at[:, i : i + 1], at[:, i + 1 :])
+            pairs.append(distance - (passed[:, i + 1 :] - passed[:, i : i + 1]))
+        excess = torch.cat(pairs, 1)
         share = self.settings.expectile
         loss = (torch.where(excess > 0, 1 - share, share) * excess.square()).mean()
         return {"loss": loss, "steps_error": excess.detach().abs().mean()}

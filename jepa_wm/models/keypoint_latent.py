@@ -51,7 +51,7 @@ class KeypointLatent(CompactLatent):
         if self.static is None:
             return super().near(latents)
         places = latents[..., 0, : self.dynamic_dim] * self.scale + self.shift
-        return self.static.near(self.map(latents) if numbers is None else numbers, places)
+        return self.static.near(self.map_of(latents) if numbers is None else numbers, places)
 
     def near_dim(self, channels: int) -> int:
         return width_near(self.dynamic_dim // 2, channels) if self.map_dim else 0

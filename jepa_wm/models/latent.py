@@ -70,8 +70,10 @@ class Latent(nn.Module):
     held = False  # whether a training holds the compressed frames of a whole file in memory
     # Whether a training holds in memory, of all frames of a file, what the dynamics do not train.
     early_held = False
-    map_dim = 0  # the last static numbers, which are of a map that `near` reads and else nothing
-    map_channels = 0  # numbers of that map at each of its places
+    # The last static numbers, if they are a map of so many numbers for each frozen token, which
+    # only `near` and the distance's `map_field` read.
+    map_dim = 0
+    map_channels = 0
     proprio_size = 0  # numbers of proprioception that `encode` asks for beside the tokens
     lossless = False  # whether `compared` is all that the frozen tokens say
     reads_raw = False  # whether it undoes the standardising of frozen tokens
@@ -114,17 +116,18 @@ class Latent(nn.Module):
         return self.dynamic(compressed)
 
     def without_map(self, latents: Tensor) -> Tensor:
-        """[..., N, D - map_dim] latents [..., N, D] as the distance and heads read them."""
+        """[..., N, D - map_dim] latents [..., N, D] as dynamics and heads read them, and the
+        distance where there is no map."""
         return latents[..., : self.shape.width - self.map_dim]
 
-    def map(self, latents: Tensor) -> Tensor:
+    def map_of(self, latents: Tensor) -> Tensor:
         """[..., map_dim] the map of latents [..., N, D]."""
         return latents[..., 0, latents.shape[-1] - self.map_dim :]
 
     def near(self, latents: Tensor, numbers: Tensor | None = None) -> Tensor:
         """[..., near_dim] what of the map lies around the dynamic numbers of latents [..., N, D];
-        nothing, where there is no map. `numbers` are others at the map's places, read in its
-        stead."""
+        nothing, where there is no map. `numbers` [..., *] are read in its stead: as many for each
+        place of the map, such as a `map_field` gives."""
         return latents[..., 0, :0]
 
     def near_dim(self, channels: int) -> int:

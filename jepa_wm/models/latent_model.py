@@ -84,21 +84,21 @@ class LatentModel(nn.Module):
         return [member for member in members if isinstance(member, Dynamics)]
 
     def flat(self, latents: Tensor) -> Tensor:
-        """[..., F] what the distance and heads read of latents [..., N, D]: all their numbers end
-        to end but a map's, or where these are many their principal components, which keep where in
-        the picture something is."""
+        """[..., F] what heads and, without a map, the distance read of latents [..., N, D]: all
+        their numbers end to end but a map's, or where these are many their principal components,
+        which keep where in the picture something is."""
         read = self.latent.without_map(latents)
         return read.flatten(-2) if self.components is None else self.components(read)
 
-    def field(self, latents: Tensor) -> Tensor | None:
+    def map_field(self, latents: Tensor) -> Tensor | None:
         """[B, *] what the distance makes of the map of latents [B, N, D], for all places at once;
         None where there is no map."""
         net = None if self.distance is None else self.distance.field
-        return None if net is None else net(self.latent.map(latents))
+        return None if net is None else net(self.latent.map_of(latents))
 
-    def read(self, latents: Tensor, field: Tensor | None) -> Tensor:
+    def distance_input(self, latents: Tensor, field: Tensor | None) -> Tensor:
         """[..., F] what the distance reads of latents [..., N, D]: as `flat`, or where there is a
-        map the dynamic numbers and what their `field` [..., *] (it broadcasts) says there. The
+        map the dynamic numbers and what the `map_field` [..., *] (it broadcasts) says there. The
         static numbers beside a map tell layouts apart, and that is learned by heart."""
         if field is None:
             return self.flat(latents)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jepa_wm.core.precision import exact
+from jepa_wm.core.scaling import ROUNDING
 from jepa_wm.models.pooling import token_places
 
 AROUND = 9  # tokens that are read of each place: the one that it lies in and its neighbours
@@ -36,8 +38,8 @@ class TokenMap(nn.Module):
 
     def near(self, numbers: Tensor, places: Tensor) -> Tensor:
         """[..., P (9 C + 2)] of maps [..., N C], or of others with C numbers a token, at places
-        [..., 2 P] as `Keypoints` gives them (they broadcast): the numbers of the token that a
-        place lies in and of the eight around it, 0 beyond the edge of the picture, then the
+        [..., 2 P] as `Keypoints` gives them (maps broadcast to places): the numbers of the token
+        that a place lies in and of the eight around it, 0 beyond the edge of the picture, then the
         place's row and column from that token's middle, in tokens."""
         # In tokens; a place outside of the picture counts as at its edge.
         where = (places.unflatten(-1, (-1, 2)) + 0.5) * max(self.columns - 1, 1)  # [..., P, 2]
@@ -89,17 +91,20 @@ class MapField(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """[B, N C'] numbers of every token, C' of each, of maps [B, N C]."""
         each = (self._each(maps) - self.centre) / self.spread  # [B, N, C]
-        x = self.enter(each.transpose(1, 2).unflatten(2, (self.rows, self.columns)))
-        for block in self.blocks:
-            x = x + block(x)
-        return self.leave(x).flatten(2).transpose(1, 2).flatten(1)
+        with exact(maps.device):
+            x = self.enter(each.transpose(1, 2).unflatten(2, (self.rows, self.columns)))
+            for block in self.blocks:
+                x = x + block(x)
+            return self.leave(x).flatten(2).transpose(1, 2).flatten(1)
 
     @torch.no_grad()
     def standardise(self, maps: Tensor) -> None:
-        """Have the net see maps [S, N C] with mean 0 and a common spread of 1."""
+        """Have the net see maps [S, N C] with mean 0 and a common spread of 1; those that are all
+        the same keep their own."""
         each = self._each(maps).flatten(0, 1)
         self.centre.copy_(each.mean(0))
-        self.spread.copy_(each.std(0).mean().clamp(min=1e-6))
+        spread = each.std(0, correction=0).mean()
+        self.spread.fill_(float(spread) if spread > ROUNDING * self.centre.abs().max() else 1.0)
 
     def _each(self, maps: Tensor) -> Tensor:
         return maps.float().unflatten(-1, (self.rows * self.columns, -1))

@@ -271,8 +271,8 @@ class DistanceSettings(Section):
     expectile: float = Field(0.03, gt=0, lt=1)  # below 0.5 it leans to the quickest way seen
     # between two frames: the model steps that passed, or how far the latent moved, in fast steps
     measure: Literal["steps", "path"] = "steps"
-    field_width: int = Field(32, ge=2)  # of the convolutions over a latent's map, where it has one
-    field_depth: int = Field(8, ge=0)
+    field_width: int = Field(32, ge=2)  # of convolutions over a latent's map; half of it is read
+    field_depth: int = Field(8, ge=0)  # each passes on by a token what lies there
 
 
 if TYPE_CHECKING:

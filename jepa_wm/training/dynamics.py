@@ -250,7 +250,7 @@ def distance_task(
         """(of a batch's part [b, T, N, D] latents, or where there is no map what the distance
         reads of them [b, T, F]; [b, T] what had passed when each was met)."""
         episode, frames = sampler.batch(step, settings.batch)
-        # An agent stands at one of the frames, and a later one is its goal.
+        # An agent stands at one of the frames; that or a later one is its goal.
         r = np.random.default_rng([seed, 17, step])
         ends = np.sort(r.integers(0, settings.frames, (settings.batch, 2)), 1)
         standing, goal = np.take_along_axis(frames, ends, 1)[part].T
@@ -263,13 +263,13 @@ def distance_task(
         return at.to(dist().device), passed.float().to(dist().device)
 
     def read(at: Tensor) -> Tensor:
-        # The frames of an episode share what is constant.
-        field = None if distance.field is None else model.field(at[:, 0])
-        return at if field is None else model.read(at, field[:, None])
+        # `together` gave the frames of an episode the same static numbers.
+        field = None if distance.field is None else model.map_field(at[:, 0])
+        return at if field is None else model.distance_input(at, field[:, None])
 
     first = drawn(0, slice(0, settings.batch))[0]
     if distance.field is not None:
-        distance.field.standardise(model.latent.map(first[:, 0]))
+        distance.field.standardise(model.latent.map_of(first[:, 0]))
     with torch.no_grad():
         distance.standardise(read(first).flatten(0, 1))
 

@@ -6,6 +6,7 @@ F flattened latent width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -70,7 +71,19 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
 
 
 def make_heads(settings: HeadSettings, model: LatentModel, train: Samples) -> Heads:
-    """Fresh heads for the columns there are, their ranges and units taken from the data."""
+    """Fresh heads for the columns there are, their ranges and units taken from the data; warns
+    where the latent shows them nothing of what is constant."""
+    latent = model.latent
+    # They read the same numbers as a distance without a map does.
+    if 0 < latent.map_dim == latent.static_dim and dist().first:
+        warnings.warn(
+            "heads do not read the map of latent.map_channels, and latent.static_points is 0: "
+            "they know nothing of what is constant in an episode, such as walls; set "
+            "latent.static_points=8 where they need to",
+            stacklevel=2,
+        )
+
+    # A head for each column that is there; the policy needs none.
     columns, names = train.columns, []
     if "state" in columns:
         names = train.data.text("state_names").split()

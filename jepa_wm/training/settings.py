@@ -51,7 +51,7 @@ class TrainDynamics(OptimiserSettings):
 
 class TrainDistance(OptimiserSettings):
     steps: int = Field(1500, ge=0)
-    batch: int = Field(96, ge=1)  # of episodes
+    batch: int = Field(128, ge=1)  # of episodes
     frames: int = Field(16, ge=2)  # of each, every pair of which counts
     lr: float = 2e-3
 

@@ -20,7 +20,7 @@ from jepa_wm.features.cache import Features, encoded_rows
 from jepa_wm.models.latent_model import LatentModel
 
 SLAB = 1024  # frames read in one go
-FAST = 0.95  # quantile of what latents move in a model step that counts as a fast step
+FAST = 0.9  # share of all ways that is gone in moves of a model step no longer than a fast one
 
 
 class Recording:
@@ -141,31 +141,26 @@ class Latents:
     @torch.no_grad()
     def path(self) -> Tensor:
         """[R] how far the dynamic numbers (where they are many, their components) had moved since
-        its episode began when each frame was met, in steps of a fast mover: the 95th percentile of
-        what they move in a model step.
+        its episode began when each frame was met, in steps of a fast mover (`fast_step`).
 
-        A way has a length however slowly it is walked, and with it less chance than the time that
-        passes."""
-        model = self._model
-        if self._held is not None:
-            numbers = self._held[..., : model.latent.dynamic_dim].flatten(1)
-        elif model.components is not None:
-            nothing = np.zeros(0, np.int64)
-            self.flat(nothing, nothing)
-            assert self._components is not None
-            numbers = self._components
-        else:
-            numbers = of_all_frames(self.features, model.latent.encode, self.recording).flatten(1)
-        # Between frames a model step apart, since nearer ones differ by more noise than way.
+        A way has a length however slowly it is walked, so that chance says less of it than of the
+        time that passes."""
+        model, stride = self._model, self.features.stride
         moves, ways = [], []
-        for episode in numbers.split(self.features.counts.tolist()):
-            known = np.union1d(np.arange(0, len(episode), self._every), len(episode) - 1)
-            moved = episode[known].diff(dim=0).norm(dim=-1).numpy()
+        for number, count in enumerate(self.features.counts.tolist()):
+            # Frames a model step apart, since nearer ones differ by more noise than way; the
+            # last one whatever it is.
+            known = np.union1d(np.arange(0, count, self._every), count - 1)
+            each = np.full(len(known), number)
+            if model.components is None:
+                at = self.at(each, known * stride)[..., : model.latent.dynamic_dim].flatten(1)
+            else:
+                at = self.flat(each, known * stride)
+            moved = at.diff(dim=0).norm(dim=-1).double().numpy()
+            moves.append(moved[: (count - 1) // self._every])
             way = np.concatenate([[0.0], moved.cumsum()])
-            moves.append(moved)
-            ways.append(np.interp(np.arange(len(episode)), known, way))
-        fast = np.quantile(np.concatenate(moves), FAST) or 1.0
-        return torch.from_numpy(np.concatenate(ways) / fast)
+            ways.append(np.interp(np.arange(count), known, way))
+        return torch.from_numpy(np.concatenate(ways) / fast_step(np.concatenate(moves)))
 
     def together(
         self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray
@@ -200,6 +195,17 @@ class Latents:
         goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, D]
         seen = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
         return self._model.flat(self._model.latent.believed_with_goal(start, seen, goal))
+
+
+def fast_step(moves: np.ndarray) -> float:
+    """A move of a model step, of moves [n], that is as long as those of a fast mover: FAST of all
+    ways is gone in moves that are no longer. To stand still is no move, however often. 1 where
+    nothing moves."""
+    moves = np.sort(moves)
+    gone = moves.cumsum()
+    if not len(moves) or gone[-1] <= 0:
+        return 1.0
+    return float(moves[np.searchsorted(gone, FAST * gone[-1])])
 
 
 def of_all_frames(

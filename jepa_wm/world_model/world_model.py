@@ -144,8 +144,10 @@ class WorldModel(nn.Module):
     def distance(
         self, latents: Tensor, goal: Tensor, *, kind: str = "temporal", robust_radius: float = 0.0
     ) -> Tensor:
-        """[B, ...] from latents [B, ..., N, D] to goal [B, N, D]: learned model steps, or one of
-        `latent_distance` between what is compared of them.
+        """[B, ...] from latents [B, ..., N, D] to goal [B, N, D]: learned model steps (fast steps
+        where it was fitted to paths), or one of `latent_distance` between what is compared of
+        them. Both are to be believed together (`Latent.believed_together`), since of a map the
+        goal's counts for both.
 
         With a radius, of the learned one the most that is read when one dynamic number of both,
         whose spread is 1, is that much larger or smaller: where a small error changes much, as on
@@ -157,16 +159,17 @@ class WorldModel(nn.Module):
         model, distance = self.latent_model, self.latent_model.needed_distance()
         pairs = [(latents, goal)]
         if robust_radius:
-            starts, ends = (self.latent.perturbations(x, robust_radius) for x in (latents, goal))
-            pairs = list(zip(starts, ends, strict=True))
+            shifted = (self.latent.perturbations(x, robust_radius) for x in (latents, goal))
+            pairs = list(zip(*shifted, strict=True))
         with self._reading(latents):
-            field, readings = model.field(goal), []  # plans change nothing of a map
+            field, readings = model.map_field(goal), []
             between = [1] * (latents.dim() - 3)
             for start, end in pairs:
-                goals = distance.embed(model.read(end, field))  # [B, G, K]
+                goals = distance.embed(model.distance_input(end, field))  # [B, G, K]
                 goals = goals.view(len(goal), *between, *goals.shape[1:])
                 around = None if field is None else field.view(len(goal), *between, -1)
-                readings.append(distance.between(distance.embed(model.read(start, around)), goals))
+                starts = distance.embed(model.distance_input(start, around))
+                readings.append(distance.between(starts, goals))
         return readings[0] if len(readings) == 1 else torch.stack(readings).amax(0)
 
     def reward(self, before: Tensor, latents: Tensor, actions: Tensor) -> Tensor:
@@ -248,7 +251,7 @@ class WorldModel(nn.Module):
         if robust_radius:
             readings = 2 * self.latent.dynamic_dim
             judging *= readings if gradients else 1
-            judging += 4 * horizon * readings * model.numbers
+            judging += 4 * horizon * readings * self.latent.tokens * self.latent.shape.width
         if self.heads is not None:
             sizes = self.heads.settings
             judging += 4 * horizon * (8 * sizes.width + 4 * sizes.bins)
