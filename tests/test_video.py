@@ -32,6 +32,9 @@ def decoded(path):
     return np.array([s for s, _, _ in seen]), seen[0][1], [frame for _, _, frame in seen]
 
 
+TICK = 1e-4  # s, more than one of the files here
+
+
 def on_screen(times, second):
     """The frame that a full decode shows at a second."""
     return max(0, int(np.searchsorted(times, second + 1e-6, side="right")) - 1)
@@ -52,9 +55,10 @@ def test_any_seconds_in_any_order_of_a_varying_rate(uneven, wanted):
     path, seconds = uneven
     with Video(path) as video:
         shown = video.at(np.array(wanted))
-    assert [films.number_of(frame) for frame in shown] == [
-        on_screen(seconds, second) for second in wanted
-    ]
+    # A second less than a tick of the file before a frame is that frame's.
+    for frame, second in zip(shown, wanted, strict=True):
+        either = {on_screen(seconds, second), on_screen(seconds, second + TICK)}
+        assert films.number_of(frame) in either
 
 
 def test_a_requested_rate_is_kept_to_the_timestamp(uneven):
