@@ -32,9 +32,6 @@ def decoded(path):
     return np.array([s for s, _, _ in seen]), seen[0][1], [frame for _, _, frame in seen]
 
 
-TICK = 1e-4  # s, more than one of the files here
-
-
 def on_screen(times, second):
     """The frame that a full decode shows at a second."""
     return max(0, int(np.searchsorted(times, second + 1e-6, side="right")) - 1)
@@ -54,11 +51,12 @@ def uneven(tmp_path_factory):
 def test_any_seconds_in_any_order_of_a_varying_rate(uneven, wanted):
     path, seconds = uneven
     with Video(path) as video:
-        shown = video.at(np.array(wanted))
-    # A second less than a tick of the file before a frame is that frame's.
-    for frame, second in zip(shown, wanted, strict=True):
-        either = {on_screen(seconds, second), on_screen(seconds, second + TICK)}
-        assert films.number_of(frame) in either
+        shown, slack = video.at(np.array(wanted)), video._stream.slack
+    # A second that is no more than the slack before a frame is that frame's.
+    assert slack < 1e-3
+    assert [films.number_of(frame) for frame in shown] == [
+        on_screen(seconds, second + slack) for second in wanted
+    ]
 
 
 def test_a_requested_rate_is_kept_to_the_timestamp(uneven):
