@@ -106,6 +106,7 @@ class Sections:
     features: FeatureSettings
     probes: ProbeSettings
     pretrain_steps: int
+    patch_init: str
     precision: str
 
 
@@ -122,13 +123,15 @@ def evaluation(name: str) -> Callable[[Eval], Stage]:
             data: DataSettings,
             encoder: EncoderSettings,
             features: FeatureSettings,
+            jepa_patch_init: str,
             probes: ProbeSettings,
             train_pretrain_steps: int,
             train_precision: str,
         ) -> Rows:
             sections = Sections(
-                seed, data, encoder, features, probes, train_pretrain_steps, train_precision
-            )
+                seed, data, encoder, features, probes, train_pretrain_steps, jepa_patch_init,
+                train_precision,
+            )  # fmt: skip
             return measured(run, EVAL + name, measure, sections)
 
         # The table of stages tells by these whose entry it is, and refuses a name taken twice.
@@ -147,7 +150,7 @@ def measured(run: Run, stage: str, measure: Eval, sections: Sections) -> dict[st
     data = open_labelled(s.probes, s.data, data_folder(run.path, s.data.path))
     encoder = encoder_of(
         run.path, s.encoder, s.features, image_size=s.data.image_size,
-        pretrain_steps=s.pretrain_steps, seed=s.seed,
+        pretrain_steps=s.pretrain_steps, patch_init=s.patch_init, seed=s.seed,
     )  # fmt: skip
     if data.train.digest == data.test.digest:
         raise UserError(

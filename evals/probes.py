@@ -1,8 +1,10 @@
 """The evaluations of a run: probes of its frozen features on labelled data (linear and attentive
 heads, ridge regression, nearest neighbours), collapse of the encoder, error of the rollouts.
 
-Settings of a probe are chosen on a part of the training samples; the test samples are predicted
-once. n samples, N tokens, D width, F numbers of a feature, Y numbers of a target, C classes.
+Settings of a probe are chosen on a part of the training samples, for each group of numbers by
+itself; the test samples are predicted once.
+
+n samples, N tokens, D width, F numbers of a feature, Y numbers of a target, C classes.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -46,6 +49,7 @@ PENALTIES = tuple(
     10**power for power in np.arange(-4, 3.01, 0.5).tolist()
 )  # a sample, unit spread
 Build = Callable[..., nn.Module]  # of the numbers of tokens, of their width and of outputs
+Key = TypeVar("Key")  # what tells one setting that is tried from another
 
 
 @evaluation("linear")
@@ -89,15 +93,21 @@ def knn(asked: Evaluation) -> Rows:
                 f"probes.num_neighbors {k} are more than the {len(fit)} samples to choose them "
                 "from"
             )
-        values, errors = asked.values(train), {}
+        values = asked.values(train)
+        errors: dict[str, np.ndarray] = {}
         for pool in pools(name):
             features = pooled(train.tokens, pool).numpy()
             votes = NearestNeighbors(features[fit], values[fit]).predict(features[choose], k)
-            errors[pool] = _error(votes, train.part.target[choose], train, asked)
-        pool = min(errors, key=lambda kind: errors[kind])
-        neighbors = NearestNeighbors(pooled(train.tokens, pool).numpy(), values)
-        votes = neighbors.predict(pooled(test.tokens, pool).numpy(), k)
-        rows[name] = {**asked.figures(votes, test, name), "chosen": {"pool": pool}}
+            errors[pool] = _errors(votes, train.part.target[choose], train, asked)
+
+        # All training samples vote on the test.
+        best = _best(asked, errors)
+        predictions: dict[str, np.ndarray] = {}
+        for pool in set(best.values()):
+            neighbors = NearestNeighbors(pooled(train.tokens, pool).numpy(), values)
+            predictions[pool] = neighbors.predict(pooled(test.tokens, pool).numpy(), k)
+        chosen = {group: {"pool": pool} for group, pool in best.items()}
+        rows[name] = _figures(asked, best, predictions, chosen, test, name)
     return rows
 
 
@@ -115,20 +125,25 @@ def state(asked: Evaluation) -> Rows:
         fit, choose = asked.split(train)
 
         # Penalty and pooling are chosen on training samples that the fit has not met.
-        target, errors = train.part.target, {}
+        target = train.part.target
+        errors: dict[tuple[str, float], np.ndarray] = {}
         for pool in pools(name):
             features = pooled(train.tokens, pool).numpy()
             ridges = fit_ridge(features[fit], target[fit], PENALTIES)
             for penalty, ridge in zip(PENALTIES, ridges, strict=True):
                 prediction = ridge.predict(features[choose])
-                errors[pool, penalty] = _error(prediction, target[choose], train, asked)
+                errors[pool, penalty] = _errors(prediction, target[choose], train, asked)
 
         # What is tested is fitted to all training samples, with what was chosen.
-        pool, penalty = min(errors, key=lambda pair: errors[pair])
-        ridge = fit_ridge(pooled(train.tokens, pool).numpy(), target, (penalty,))[0]
-        prediction = ridge.predict(pooled(test.tokens, pool).numpy())
-        chosen = {"pool": pool, "penalty": penalty}
-        rows[name] = {**asked.figures(prediction, test, name), "chosen": chosen}
+        best = _best(asked, errors)
+        predictions: dict[tuple[str, float], np.ndarray] = {}
+        for pool, penalty in set(best.values()):
+            ridge = fit_ridge(pooled(train.tokens, pool).numpy(), target, (penalty,))[0]
+            predictions[pool, penalty] = ridge.predict(pooled(test.tokens, pool).numpy())
+        chosen = {
+            group: {"pool": pool, "penalty": penalty} for group, (pool, penalty) in best.items()
+        }
+        rows[name] = _figures(asked, best, predictions, chosen, test, name)
     return rows
 
 
@@ -181,23 +196,70 @@ def _best_head(
         batch_size=settings.batch_size, seed=asked.seed, label=f"{name}: heads",
     )  # fmt: skip
 
-    losses = [_loss(head, train.tokens[choose], target[choose]) for head in heads]
-    best = heads[int(np.argmin(losses))]
-    prediction = best.outputs(test.tokens)
-    prediction = prediction.softmax(-1) if scale is None else scale.restore(prediction)
-    return {**asked.figures(prediction.numpy(), test, name), "chosen": best.settings}
+    losses = {
+        i: _head_losses(head, train.tokens[choose], target[choose]) for i, head in enumerate(heads)
+    }
+    best = _best(asked, losses)
+    predictions: dict[int, np.ndarray] = {}
+    for i in set(best.values()):
+        raw = heads[i].outputs(test.tokens)
+        predictions[i] = (raw.softmax(-1) if scale is None else scale.restore(raw)).numpy()
+    chosen = {group: heads[i].settings for group, i in best.items()}
+    return _figures(asked, best, predictions, chosen, test, name)
 
 
-def _loss(head: Head, tokens: Tensor, target: Tensor) -> float:
-    return float(head_loss(head.outputs(tokens), target))
+# ---------------------------------------------------------------- what is chosen
 
 
-def _error(
+def _head_losses(head: Head, tokens: Tensor, target: Tensor) -> np.ndarray:
+    """[Y] the mean squared error of each standardised number of a target [n, Y], or [1] the cross
+    entropy of classes [n]."""
+    outputs = head.outputs(tokens)
+    if target.dim() == 1:
+        return np.array([float(head_loss(outputs, target))])
+    return (outputs - target).square().mean(0).numpy()
+
+
+def _errors(
     prediction: np.ndarray, target: np.ndarray, train: Features, asked: Evaluation
-) -> float:
-    """What the choice of a probe goes by, less is better: the share of wrong classes, or the mean
-    squared error in units of each number's variance."""
+) -> np.ndarray:
+    """[1] the share of wrong classes, or [Y] the mean squared error of each number in units of its
+    variance: less is better."""
     if asked.data.classes is not None:
-        return float((prediction.argmax(1) != target).mean())
+        return np.array([(prediction.argmax(1) != target).mean()])
     spread = own_scale(torch.from_numpy(train.part.target)).numpy()
-    return float((((prediction - target) / spread) ** 2).mean())
+    return np.square((prediction - target) / spread).mean(0)
+
+
+def _best(asked: Evaluation, errors: Mapping[Key, np.ndarray]) -> dict[str, Key]:
+    """Of the settings that were tried with these errors the best for each group of numbers (for
+    classes, one group without a name): what reads a large thing well needs another penalty than
+    what reads a small one, and none of them is to pay for the other."""
+    best = {}
+    for group, columns in _columns(asked, len(next(iter(errors.values())))).items():
+        of_group = {key: float(each[columns].mean()) for key, each in errors.items()}
+        best[group] = min(of_group, key=lambda key: of_group[key])
+    return best
+
+
+def _columns(asked: Evaluation, count: int) -> dict[str, list[int]]:
+    """The columns of a target of `count` numbers that each group has."""
+    if asked.data.classes is not None:
+        return {"": list(range(count))}
+    return asked.data.quantities.unrolled_groups(count)
+
+
+def _figures(
+    asked: Evaluation,
+    best: Mapping[str, Key],
+    predictions: Mapping[Key, np.ndarray],
+    chosen: Mapping[str, object],
+    test: Features,
+    name: str,
+) -> dict[str, object]:
+    """The figures of test predictions [n, Y or C] of which every group is predicted with what is
+    the `best` for it, and what was `chosen`."""
+    prediction = next(iter(predictions.values())).copy()
+    for group, columns in _columns(asked, prediction.shape[1]).items():
+        prediction[:, columns] = predictions[best[group]][:, columns]
+    return {**asked.figures(prediction, test, name), "chosen": chosen.get("", chosen)}

@@ -170,7 +170,7 @@ def test_the_command_reference_is_the_command_line():
 
 def test_the_page_on_large_runs_is_computed():
     scale = script("scale")
-    model = scale.Model.of(load_config("two_rooms", scale.VIT_G))
+    model = scale.Model.of(load_config(scale.VIT_G))
     assert text_of(DOCS / "scale.md") == scale.page(model, scale.Machine()), (
         "stale: run python docs/scale.py"
     )

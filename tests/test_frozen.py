@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import films
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -148,6 +149,24 @@ def test_numbers_are_read_from_a_column(drives, tmp_path):
         "eval_state", tmp_path / "run", *words, "probes.num_frames=2", "probes.column=action"
     )
     assert two["encoder"]["action"]["r2"] > 0.8
+
+
+@pytest.mark.parametrize("stage", ["eval_state", "eval_knn"])
+def test_a_group_of_numbers_is_read_as_if_it_were_alone(drives, tmp_path, stage):
+    """What no frame shows asks for a high penalty; what they show does not pay for it."""
+    both = evaluate(stage, tmp_path / "both", f"data.path={drives}")["pixels"]
+    for part in ("train", "heldout"):
+        shutil.copy(drives / f"{part}.h5", tmp_path)
+        with h5py.File(tmp_path / f"{part}.h5", "a") as file:
+            light = file["state"][:, :1]
+            del file["state"]
+            file["state"] = light
+            file.attrs["state_groups"] = "light:0"
+    alone = evaluate(stage, tmp_path / "alone", f"data.path={tmp_path}")["pixels"]
+    assert alone["light"] == pytest.approx(both["light"])
+    assert alone["chosen"]["light"] == both["chosen"]["light"]
+    if stage == "eval_state":
+        assert both["chosen"]["hidden"]["penalty"] > both["chosen"]["light"]["penalty"]
 
 
 def test_the_command_line_gives_the_result(photos, tmp_path, capsys):
@@ -438,7 +457,9 @@ def test_tokens_are_standardised_by_the_training_part_alone(drives):
     config = load_config("debug", [*SMALL, f"data.path={drives}", "train.precision=fp32"])
     data = open_labelled(config.probes, config.data, drives)
     encoder = Encoder(24, config.encoder)
-    sections = Sections(0, config.data, config.encoder, config.features, config.probes, 1, "fp32")
+    sections = Sections(
+        0, config.data, config.encoder, config.features, config.probes, 1, "normal", "fp32"
+    )
     found = representations_of(encoder, sections)["encoder"]
     train, test = extract_features(found, data, "encoder", size=24)
     assert train.tokens.float().mean(0).abs().max() < 0.01

@@ -7,6 +7,7 @@ import signal
 
 import h5py
 import pytest
+import torch
 from test_train import STAGES, at_steps, overrides, train
 
 from jepa_wm.config import load_config
@@ -15,6 +16,9 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.clips import BatchShape
 from jepa_wm.data.trajectories import open_data
+from jepa_wm.features.cache import pretrained
+from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.vit import Encoder
 from jepa_wm.training import pretrain
 
 
@@ -69,6 +73,27 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     words += ["data.image_size=26", "train.pretrain.steps=2"]
     with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
         assert run_stage("pretrain", run)["probe"]["agent"]["error"] > 0
+
+
+def test_no_step_leaves_the_encoder_as_it_begins(tmp_path, tiny_data):
+    """Patches that start from the data do so where nothing is trained on them too, also when it
+    has to be finished after an interrupt; and the features are of that encoder."""
+    words = ["train.pretrain.steps=0", "jepa.patch_init=whitening"]
+    config = load_config("debug", [*overrides(tiny_data), *words])
+    for _ in range(2):
+        with Run.open(tmp_path / "run", config) as run:
+            run_stage("pretrain", run)
+        (tmp_path / "run" / "pretrain" / "result.json").unlink()
+    with Run.open(tmp_path / "run", config) as run:
+        run_stage("pretrain", run)
+        run_stage("features", run)
+    begun = pretrained(tmp_path / "run")
+    frozen = FrozenEncoder.load(tmp_path / "run" / "features").encoder.state_dict()
+    assert all(torch.equal(frozen[name], value) for name, value in begun.items())
+    torch.manual_seed(config.seed)
+    random = Encoder(config.data.image_size, config.encoder).state_dict()
+    assert not torch.equal(frozen["embed.weight"], random["embed.weight"])
+    assert torch.equal(frozen["norm.weight"], random["norm.weight"])
 
 
 def test_the_data_says_whether_its_actions_are_places(tmp_path, tiny_data, monkeypatch):

@@ -145,8 +145,8 @@ def test_naming_one_key_of_a_section_leaves_the_others_at_their_defaults():
     for section in sections(Config()):
         assert section == type(section)(), type(section).__name__
     assert (
-        load_config("two_rooms", ["train.distance={steps: 5}"]).train.distance.batch
-        == Config().train.distance.batch
+        load_config("two_rooms", ["train.distance={steps: 5}"]).train.distance.frames
+        == Config().train.distance.frames
     )
 
 

@@ -251,7 +251,5 @@ def test_ways_round_walls_that_were_never_met_are_told_apart_by_their_length(one
 def test_dynamics_that_read_no_map_are_refused_one():
     name = "dynamics={name: deterministic}"
     with pytest.raises(UserError, match="latent.map_channels 8 .* deterministic .*=mlp"):
-        load_config("two_rooms_masked", [name])
-    assert (
-        load_config("two_rooms_masked", [name, "latent.map_channels=0"]).latent.map_channels == 0
-    )
+        load_config("two_rooms", [name])
+    assert load_config("two_rooms", [name, "latent.map_channels=0"]).latent.map_channels == 0

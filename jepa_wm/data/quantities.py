@@ -117,6 +117,15 @@ class Quantities:
         unrolled[..., list(angles)] = np.cos(turned)
         return unrolled
 
+    def unrolled_groups(self, count: int) -> dict[str, list[int]]:
+        """The numbers of each group among the `count` of what is `unrolled`."""
+        angles = list(self._angles())
+        first = count - len(angles)
+        return {
+            name: [*ids, *(first + angles.index(i) for i in ids if i in angles)]
+            for name, ids in self.groups.items()
+        }
+
     def rolled(self, values: np.ndarray) -> np.ndarray:
         """[..., Y] the inverse of `unrolled`; angles in half a turn either way."""
         angles = self._angles()

@@ -47,6 +47,7 @@ def features(
     encoder: EncoderSettings,
     features: FeatureSettings,
     jepa_inverse_dynamics: float,
+    jepa_patch_init: str,
     train_pretrain_start: str | None,
     train_pretrain_steps: int,
     train_precision: str,
@@ -66,7 +67,7 @@ def features(
         if not (folder / "encoder.json").exists():
             plain = encoder_of(
                 run.path, encoder, features, image_size=data_image_size, seed=seed,
-                pretrain_steps=train_pretrain_steps,
+                pretrain_steps=train_pretrain_steps, patch_init=jepa_patch_init,
             )  # fmt: skip
             supervision = supervision_of(
                 backbone=features.backbone, weights=features.weights, start=train_pretrain_start,
@@ -240,15 +241,17 @@ def encoder_of(
     *,
     image_size: int,
     pretrain_steps: int,
+    patch_init: str,
     seed: int,
 ) -> Encoder | Backbone:
-    """The encoder of a run: its own, or the backbone that `features` names; random weights are
-    those of the seed."""
+    """The encoder of a run: its own, as pretraining left it, or the backbone that `features`
+    names; random weights are those of the seed. Without a step and where patches start from no
+    data nothing has to be pretrained."""
     torch.manual_seed(seed)
     if features.backbone is not None:
         return backbone_of(features, image_size)
     own = Encoder(image_size, encoder)
-    if pretrain_steps:
+    if pretrain_steps or patch_init != "normal":
         own.load_state_dict(pretrained(run))
     return own
 

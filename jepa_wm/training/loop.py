@@ -76,6 +76,10 @@ def fit(
         if state:
             load_moments(optimiser, state["optimiser"])
 
+        # A training of no steps keeps what it begins with.
+        if not settings.steps and not state:
+            _save(saver, task, optimiser, 0, before)
+            saver.settle()
         for step in range(start, settings.steps):
             metrics = _one_step(task, optimiser, settings, step)
             _refuse_divergence(task, settings, step, metrics, saver)
