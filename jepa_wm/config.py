@@ -129,11 +129,6 @@ class Config(Section):
                 f"{named} compares a clip with distant frames, of which independent views show "
                 "other pixels; set data.augment.independent_views=false"
             )
-        if "motion" in jepa.target_kinds and self.encoder.attention != "frame":
-            raise ValueError(
-                "jepa.target_kinds motion compares frames of a clip with distant frames, which "
-                "are seen alone; set encoder.attention=frame or jepa.target_kinds=[tokens]"
-            )
 
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:

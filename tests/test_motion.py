@@ -3,7 +3,7 @@ neighbours that are looked up at once, targets without what lasts, and patches a
 
 import pytest
 import torch
-from test_predict import batch_of, clip, far, generator, jepa, losses_of
+from test_predict import HALF, batch_of, clip, far, generator, jepa, losses_of
 from test_train import overrides
 
 from jepa_wm.config import Config, load_config
@@ -13,9 +13,9 @@ from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.clips import BatchShape
 from jepa_wm.data.settings import DataSettings
-from jepa_wm.models.encoder_settings import BlockMask, EncoderSettings, FrameMask, JepaSettings
+from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
 from jepa_wm.models.jepa import Batch
-from jepa_wm.models.masks import draw_frames, draw_masks
+from jepa_wm.models.masks import draw_frames, draw_image, draw_masks
 from jepa_wm.models.predictor import NeighborPredictor, nearest_in_view
 from jepa_wm.training import patch_init
 from jepa_wm.training.patch_init import PatchMoments
@@ -42,6 +42,36 @@ def test_frames_that_do_not_fit_are_refused():
     message = "frames 4 that do not adjoin need clips of 9 time steps, not 8; raise data.num"
     with pytest.raises(ValueError, match=message):
         Config(data=DataSettings(num_frames=8), jepa=JepaSettings(masks=(FrameMask(frames=4),)))
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_in_image_mode_a_single_frame_is_in_view_and_nothing_of_the_others(steps):
+    kind = BlockMask(num_blocks=2, spatial_scale=(0.2, 0.4), image=True)
+    in_view, hidden = draw_image(kind, (300, steps, 4), generator())
+    of_frame = (in_view | hidden).view(300, steps, 16)
+    assert not (in_view & hidden).any() and in_view.any(1).all() and hidden.any(1).all()
+    assert (of_frame.all(2).sum(1) == 1).all() and (of_frame.any(2).sum(1) == 1).all()
+    assert of_frame.all(2).any(0).all(), "every step is shown in some clip"
+    (mask,) = masks_of(kind, batch=300, steps=steps)
+    frames = torch.cat([mask.context_ids, mask.target_ids], 1) // 16
+    assert (frames == frames[:, :1]).all() and mask.full_frames is None
+
+
+@pytest.mark.parametrize("attention", ["clip", "frame"])
+def test_in_image_mode_the_context_is_that_of_the_frame_alone(attention):
+    kind = BlockMask(num_blocks=1, spatial_scale=(0.2, 0.4), image=True)
+    model, video = jepa(attention=attention, masks=(kind,), **OFF), clip()
+    batch = batch_of(model, video, far(), generator())
+    (context,) = model.encode_context(batch).tokens
+    ids, tokens = batch.masks[0].context_ids, model.encoder.tokens_per_frame
+    frame = video[torch.arange(len(video)), ids[:, 0] // tokens][:, None]
+    torch.testing.assert_close(context, model.encoder(frame, ids % tokens))
+    assert torch.isfinite(losses_of(model, video, far(), generator())["loss"])
+
+
+def test_an_image_has_no_length():
+    with pytest.raises(ValueError, match="temporal_scale .* says nothing where image is true"):
+        BlockMask(image=True, temporal_scale=(0.5, 0.5))
 
 
 def test_patches_of_single_images_have_no_next_one_to_be_told_by():
@@ -141,10 +171,21 @@ def test_what_is_compared_must_be_seen_alike(asked):
     views = DataSettings(augment={"independent_views": True})
     with pytest.raises(ValueError, match="set data.augment.independent_views=false"):
         Config(data=views, jepa=JepaSettings(**asked, **OFF))
-    with_clips = EncoderSettings(attention="clip")
-    if "target_kinds" in asked:
-        with pytest.raises(ValueError, match="set encoder.attention=frame"):
-            Config(encoder=with_clips, jepa=JepaSettings(**asked, **OFF))
+
+
+@pytest.mark.parametrize("tubelet", [1, 2])
+def test_what_moves_is_told_from_frames_seen_alone_whatever_a_clip_attends_to(tubelet):
+    """Of both models the same weights: in one a token of a clip looks at all frames, and yet what
+    differs from distant frames is told of each frame alone, as these are seen."""
+    words = dict(masks=(HALF,), target_kinds=("motion",), tubelet_size=tubelet, **OFF)
+    own, whole = (jepa(attention=attention, **words) for attention in ("frame", "clip"))
+    whole.load_state_dict(own.state_dict())
+    video = clip()
+    if tubelet == 2:  # an image fills its tubelet
+        video = video[:, ::2].repeat_interleave(2, 1)
+    targets = [model.compute_targets(video, far()) for model in (own, whole)]
+    torch.testing.assert_close(*targets)
+    assert not torch.allclose(own.target(video), whole.target(video))
 
 
 def test_the_order_in_which_targets_are_named_changes_nothing():

@@ -43,12 +43,15 @@ class BlockMask(Section):
 
     spatial_scale .15 x 8 blocks and .7 x 2 blocks over the full length are V-JEPA's short and long
     range masks. temporal_scale 1.0 hides a tube; less hides a stretch at a random place.
-    spatial_scale 1.0 hides whole frames."""
+    spatial_scale 1.0 hides whole frames. With `image` the context encoder sees a single frame of
+    the clip, as the frozen one does, and of it what the boxes leave; what they hide is predicted
+    as the target encoder makes it of the whole clip."""
 
     num_blocks: int = Field(8, ge=1)
     spatial_scale: tuple[float, float] = (0.15, 0.15)
     aspect_ratio: tuple[float, float] = (0.75, 1.5)
     temporal_scale: tuple[float, float] = (1.0, 1.0)
+    image: bool = False
     # share of the tokens that stays context even where boxes cover all
     min_context_ratio: float = Field(0.125, ge=0, lt=1)
 
@@ -66,6 +69,11 @@ class BlockMask(Section):
             raise ValueError(
                 f"aspect_ratio {list(self.aspect_ratio)} must be above 0, it is height / width"
             )
+        if self.image and self.temporal_scale != (1, 1):
+            raise ValueError(
+                f"temporal_scale {list(self.temporal_scale)} says nothing where image is true: "
+                "a single frame is in view; leave it out"
+            )
         return self
 
     def check_steps(self, steps: int) -> None:
@@ -76,7 +84,12 @@ class BlockMask(Section):
         in every sample."""
         shortest, longest = self.temporal_scale
         whole = self.num_blocks == 1 and self.spatial_scale == self.aspect_ratio == (1, 1)
-        return whole and shortest == longest and steps - max(1, round(steps * shortest)) >= 2
+        return (
+            whole
+            and not self.image
+            and shortest == longest
+            and steps - max(1, round(steps * shortest)) >= 2
+        )
 
 
 class FrameMask(Section):

@@ -110,11 +110,19 @@ class JEPA(nn.Module):
         C, px, px] with their distant frames [B, R, C, px, px], which motion is told from."""
         levels, tokens = self.settings.target_levels, self.target.tokens_per_frame
         of_clip = self.target(clip, levels=levels).float().unflatten(1, (-1, tokens))
-        of_distant = None
-        if distant is not None and "motion" in self.settings.target_kinds:
-            of_distant = self.target(self.images(distant), levels=levels).float()
-            of_distant = of_distant.unflatten(0, (len(clip), -1))
-        return latent_targets(of_clip, self.settings, of_distant)
+        if distant is None or "motion" not in self.settings.target_kinds:
+            return latent_targets(of_clip, self.settings)
+        # Distant frames are seen alone, and what is compared with them too.
+        alone = of_clip
+        if self.target.settings.attention != "frame":
+            alone = self._alone(clip[:, :: self.target.tubelet_size])
+        return latent_targets(of_clip, self.settings, self._alone(distant), alone)
+
+    def _alone(self, frames: Tensor) -> Tensor:
+        """[B, R, N, L*D] the target encoder's tokens of frames [B, R, C, px, px], each an image of
+        its own."""
+        of_frames = self.target(self.images(frames), levels=self.settings.target_levels)
+        return of_frames.float().unflatten(0, (len(frames), -1))
 
     def images(self, distant: Tensor) -> Tensor:
         """[B*R, tubelet, C, px, px]: each distant frame [B, R, C, px, px] an image of its own,

@@ -18,7 +18,8 @@ from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
 @dataclass(frozen=True)
 class TokenMask:
     """What one mask type leaves of a batch: token numbers of context [B, K] and targets [B, M],
-    and the time steps full_frames [B, V] where whole frames are in view and nothing else is."""
+    and the time steps full_frames [B, V] where whole frames are in view and nothing else is. In
+    image mode most of a clip is neither."""
 
     context_ids: Tensor
     target_ids: Tensor
@@ -41,6 +42,10 @@ def draw_masks(
     """A mask for each mask type, for a `shape` of (B clips, T time steps, g tokens on a side)."""
     masks = []
     for kind in settings.masks:
+        if isinstance(kind, BlockMask) and kind.image:
+            in_view, hidden = draw_image(kind, shape, generator)
+            masks.append(TokenMask(*split_tokens(hidden, generator, in_view), None))
+            continue
         if isinstance(kind, FrameMask):
             hidden = draw_frames(kind, shape, generator)
         else:
@@ -99,14 +104,29 @@ def draw_frames(
     return hidden.repeat_interleave(grid * grid, 1)
 
 
-def split_tokens(hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Token numbers (context [B, K], targets [B, M]), sorted, from hidden [B, T*N].
+def draw_image(
+    kind: BlockMask, shape: tuple[int, int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """(in view, hidden), each [B, T*N] bool, within one time step of each clip, drawn at random;
+    the others are neither."""
+    batch, time, grid = shape
+    hidden = draw_hidden(kind, (batch, 1, grid), generator)[:, None]  # [B, 1, N]
+    shown = torch.randint(time, (batch, 1), generator=generator) == torch.arange(time)  # [B, T]
+    return (shown[..., None] & ~hidden).flatten(1), (shown[..., None] & hidden).flatten(1)
+
+
+def split_tokens(
+    hidden: Tensor, generator: torch.Generator, in_view: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token numbers (context [B, K], targets [B, M]), sorted, from hidden [B, T*N] and what is
+    in_view [B, T*N], if not given all others.
 
     K and M are the batch's smallest counts; which tokens are left out of a sample that has more is
     drawn at random, never by position, so no part of the clip is dropped systematically."""
+    in_view = ~hidden if in_view is None else in_view
     key = torch.rand(hidden.shape, generator=generator)
-    num_context, num_targets = int((~hidden).sum(1).min()), int(hidden.sum(1).min())
-    context_ids = (key + hidden).argsort(1)[:, :num_context].sort(1).values
+    num_context, num_targets = int(in_view.sum(1).min()), int(hidden.sum(1).min())
+    context_ids = (key + ~in_view).argsort(1)[:, :num_context].sort(1).values
     target_ids = (key + ~hidden).argsort(1)[:, :num_targets].sort(1).values
     return context_ids, target_ids
 

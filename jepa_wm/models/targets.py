@@ -16,12 +16,15 @@ FLOOR = 0.01  # power, beside the mean of all, below which a direction is not ra
 
 
 def latent_targets(
-    tokens: Tensor, settings: JepaSettings, distant: Tensor | None = None
+    tokens: Tensor,
+    settings: JepaSettings,
+    distant: Tensor | None = None,
+    alone: Tensor | None = None,
 ) -> Tensor:
     """[B, T*N, G*L*D] from tokens [B, T, N, L*D] of clips and [B, R, N, L*D] of distant frames:
     LayerNorm of each level without parameters (V-JEPA); for motion less the mean over the distant
-    frames, which is what lasts; centred over the batch and scaled to unit mean square, and
-    whitened, if asked.
+    frames, which is what lasts, each frame of the clip as it is `alone` [B, T, N, L*D] (not given:
+    as in the clip); centred over the batch and scaled to unit mean square, and whitened, if asked.
 
     Raises ValueError for motion without distant frames."""
     y, targets = _normed(tokens, settings.target_levels), []
@@ -30,7 +33,8 @@ def latent_targets(
         if kind == "motion":
             if distant is None:
                 raise ValueError("targets of motion are told from distant frames: give them")
-            of_kind = y - _normed(distant, settings.target_levels).mean(1, keepdim=True)
+            seen = y if alone is None else _normed(alone, settings.target_levels)
+            of_kind = seen - _normed(distant, settings.target_levels).mean(1, keepdim=True)
         if settings.center_targets:
             of_kind = of_kind - all_mean(of_kind.mean((0, 1), keepdim=True))
             # Features that are exactly constant differ by rounding noise, about 1e-7: without a
