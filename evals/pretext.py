@@ -107,8 +107,8 @@ def _loaded(
     if newest is None:
         raise UserError(
             f"{run.path / 'pretrain'}: no whole checkpoint, and the predictor is nowhere else; "
-            "run `jepa-wm pretrain` first, with train.pretrain.steps of 1 or more and without "
-            "features.backbone: an encoder from elsewhere has no predictor to evaluate"
+            "run `jepa-wm pretrain` first, without features.backbone: an encoder from elsewhere "
+            "has no predictor to evaluate"
         )
     model = JEPA(data.image_size, encoder, jepa)
     weights, state = load_checkpoint(newest)

@@ -257,9 +257,10 @@ def _figures(
     test: Features,
     name: str,
 ) -> dict[str, object]:
-    """The figures of test predictions [n, Y or C] of which every group is predicted with what is
-    the `best` for it, and what was `chosen`."""
-    prediction = next(iter(predictions.values())).copy()
-    for group, columns in _columns(asked, prediction.shape[1]).items():
-        prediction[:, columns] = predictions[best[group]][:, columns]
-    return {**asked.figures(prediction, test, name), "chosen": chosen.get("", chosen)}
+    """The figures of test predictions [n, Y or C], of every group those of what is the `best` for
+    it, and what was `chosen`."""
+    figures: dict[str, object] = {}
+    for group, key in best.items():
+        own = asked.figures(predictions[key], test, name)
+        figures |= {what: own[what] for what in own if what == group or what not in best}
+    return {**figures, "chosen": chosen.get("", chosen)}

@@ -44,12 +44,15 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
 
     The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on
     those of training."""
+    # Random in its patches too, which may start from the data.
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
+    random = config.jepa.model_copy(update={"patch_init": "normal"})
     # Its data are the run's own, and of the objectives only that which the run is judged by.
     changed = config.model_copy(
         update={
             "data": config.data.model_copy(update={"path": str((run.path / "collect").resolve())}),
             "train": config.train.model_copy(update={"pretrain": untrained}),
+            "jepa": random,
             "planner": config.planner.model_copy(
                 update={"mpc": config.planner.mpc.model_copy(update={"also_evaluate": ()})}
             ),

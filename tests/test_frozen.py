@@ -155,16 +155,23 @@ def test_numbers_are_read_from_a_column(drives, tmp_path):
 def test_a_group_of_numbers_is_read_as_if_it_were_alone(drives, tmp_path, stage):
     """What no frame shows asks for a high penalty; what they show does not pay for it."""
     both = evaluate(stage, tmp_path / "both", f"data.path={drives}")["pixels"]
+    shared = tmp_path / "shared"
+    shared.mkdir()
     for part in ("train", "heldout"):
         shutil.copy(drives / f"{part}.h5", tmp_path)
+        shutil.copy(drives / f"{part}.h5", shared)
         with h5py.File(tmp_path / f"{part}.h5", "a") as file:
             light = file["state"][:, :1]
             del file["state"]
             file["state"] = light
             file.attrs["state_groups"] = "light:0"
+        with h5py.File(shared / f"{part}.h5", "a") as file:
+            file.attrs["state_groups"] = "light:0 hidden:1 both:0,1"
     alone = evaluate(stage, tmp_path / "alone", f"data.path={tmp_path}")["pixels"]
     assert alone["light"] == pytest.approx(both["light"])
     assert alone["chosen"]["light"] == both["chosen"]["light"]
+    of_several = evaluate(stage, tmp_path / "several", f"data.path={shared}")["pixels"]
+    assert of_several["light"] == pytest.approx(both["light"]), "whoever else reads the number"
     if stage == "eval_state":
         assert both["chosen"]["hidden"]["penalty"] > both["chosen"]["light"]["penalty"]
 

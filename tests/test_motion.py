@@ -57,16 +57,24 @@ def test_in_image_mode_a_single_frame_is_in_view_and_nothing_of_the_others(steps
     assert (frames == frames[:, :1]).all() and mask.full_frames is None
 
 
+@pytest.mark.parametrize("tubelet", [1, 2])
 @pytest.mark.parametrize("attention", ["clip", "frame"])
-def test_in_image_mode_the_context_is_that_of_the_frame_alone(attention):
+def test_in_image_mode_the_context_is_that_of_the_frozen_encoder(attention, tubelet):
+    """Which sees an image, repeated to fill a tubelet; and nothing stands beside a single frame
+    that a convolution over neighbours could read."""
     kind = BlockMask(num_blocks=1, spatial_scale=(0.2, 0.4), image=True)
-    model, video = jepa(attention=attention, masks=(kind,), **OFF), clip()
-    batch = batch_of(model, video, far(), generator())
-    (context,) = model.encode_context(batch).tokens
-    ids, tokens = batch.masks[0].context_ids, model.encoder.tokens_per_frame
-    frame = video[torch.arange(len(video)), ids[:, 0] // tokens][:, None]
-    torch.testing.assert_close(context, model.encoder(frame, ids % tokens))
-    assert torch.isfinite(losses_of(model, video, far(), generator())["loss"])
+    words = dict(attention=attention, tubelet_size=tubelet, neighbor_width=4, **OFF)
+    model, video = jepa(masks=(HALF, kind), **words), clip()
+    batch, looked = batch_of(model, video, far(), generator()), []
+    context, mask = model.encode_context(batch).tokens[1], batch.masks[1]
+    tokens = model.encoder.tokens_per_frame
+    frame = video[torch.arange(len(video)), mask.context_ids[:, 0] // tokens * tubelet]
+    images = frame[:, None].expand(-1, tubelet, -1, -1, -1)
+    torch.testing.assert_close(context, model.encoder(images, mask.context_ids % tokens))
+    model.neighbors.register_forward_hook(lambda *call: looked.append(1))
+    assert torch.isfinite(model(batch)["loss"]) and len(looked) == 1
+    with pytest.raises(ValueError, match="every mask leaves a single one in view"):
+        jepa(masks=(kind,), **words)
 
 
 def test_an_image_has_no_length():

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from jepa_wm import cli
+from jepa_wm.config import load_config
+from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.models.vit import Encoder
 
 STAGES = ("collect", "pretrain", "features", "dynamics", "plan")
 PROMISED = {
@@ -32,7 +35,7 @@ PROMISED = {
     "baselines_training_layouts",
     "oracle_training_layouts",
 }
-BASELINE = "evaluation.random_encoder_baseline=true"
+BASELINE = ["evaluation.random_encoder_baseline=true", "jepa.patch_init=whitening"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def story(tmp_path_factory):
         "--run",
         str(folder),
         "--json",
-        BASELINE,
+        *BASELINE,
     ]
     same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(command, capture_output=True, text=True, env=same_threads)
@@ -80,7 +83,7 @@ LEARNS = [
     "train.dynamics.steps=3000",
     "train.dynamics.batch=96",
     "train.dynamics.rollout=0",
-    "train.distance.steps=1200",
+    "train.distance.steps=600",
     "train.distance.batch=64",
     "planner.solver.num_samples=64",
     "planner.solver.iterations=3",
@@ -204,10 +207,23 @@ def work_files(folder):
     }
 
 
+def test_the_encoder_of_the_baseline_is_random_in_its_patches_too(story):
+    folder, _ = story
+    config = load_config("debug", BASELINE)
+    torch.manual_seed(config.seed)
+    random = Encoder(config.data.image_size, config.encoder).state_dict()
+    beside, own = (
+        FrozenEncoder.load(path / "features").encoder.state_dict()
+        for path in (folder / "random_encoder", folder)
+    )
+    assert all(torch.equal(beside[name], value) for name, value in random.items())
+    assert not torch.equal(own["embed.weight"], random["embed.weight"])
+
+
 def test_a_second_call_does_nothing_again_and_says_the_same(story, capsys):
     folder, result = story
     before = work_files(folder)
-    assert cli.main(["demo", "--config", "debug", "--run", str(folder), "--json", BASELINE]) == 0
+    assert cli.main(["demo", "--config", "debug", "--run", str(folder), "--json", *BASELINE]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
     assert work_files(folder) == before
 
@@ -216,7 +232,7 @@ def test_a_run_folder_of_another_config_is_refused(story, capsys):
     folder, _ = story
     assert (
         cli.main(
-            ["demo", "--config", "debug", "--run", str(folder), BASELINE, "train.dynamics.lr=0.5"]
+            ["demo", "--config", "debug", "--run", str(folder), *BASELINE, "train.dynamics.lr=0.5"]
         )
         == 2
     )

@@ -21,10 +21,11 @@ from jepa_wm.evals import pretext as stage
 from jepa_wm.evals.pretext import predictions
 from jepa_wm.evals.pretext_picture import ShownClips
 from jepa_wm.evals.pretext_tokens import error_maps, figures, measure, nearest_context, retrieved
-from jepa_wm.models.encoder_settings import FrameMask
+from jepa_wm.models.encoder_settings import BlockMask, FrameMask
 from jepa_wm.models.jepa import JEPA, take_tokens
 from jepa_wm.models.masks import TokenMask
 from jepa_wm.models.targets import kinds_of
+from jepa_wm.report.pretext import PretextClip, pretext_png, shown_steps
 
 BOTH = {"target_kinds": ("motion", "tokens"), "num_distant_frames": 1}
 PLACE, GRID = 5, 3  # one place of the 3 x 3 of a frame
@@ -139,7 +140,10 @@ def test_copying_is_perfect_where_nothing_moves():
     assert [row["distance"] for row in result["by_distance"]] == [1]
 
 
-@pytest.mark.parametrize("masks", [(FrameMask(frames=1),), (HALF, BOXES)])
+IMAGE = BlockMask(num_blocks=1, spatial_scale=(0.3, 0.5), image=True)
+
+
+@pytest.mark.parametrize("masks", [(FrameMask(frames=1),), (HALF, BOXES), (IMAGE,)])
 def test_a_prediction_is_shown_as_a_patch_of_another_clip(monkeypatch, masks):
     """The clips come twice: so each perfectly predicted patch has its double, in another clip."""
     monkeypatch.setattr(JEPA, "predict", knows_all)
@@ -160,6 +164,19 @@ def test_a_prediction_is_shown_as_a_patch_of_another_clip(monkeypatch, masks):
     shown = ShownClips(model, alone, [each[:4] for each in predicted], half)
     shown.compare(alone, targets[:4])
     assert all((clip.predicted != clip.frames).any() for clip in shown.clips())
+
+
+@pytest.mark.parametrize("steps", [4, 32])
+def test_the_only_frame_in_view_is_among_those_that_are_shown(steps):
+    for step in range(steps):
+        in_view = np.zeros((steps, 2, 2), bool)
+        in_view[step, 0] = True
+        error = np.where(in_view[:, ::-1], 1.0, np.nan).astype(np.float32)
+        frames = np.full((steps, 4, 4, 3), 200, np.uint8)
+        clip = PretextClip(1, frames, frames, in_view, {"tokens": error})
+        shown = shown_steps(clip)
+        assert step in shown and len(shown) == len(set(shown)) == min(steps, 10)
+    assert pretext_png([clip], {"tokens": [[1.0, 1.0], [1.0, 1.0]]})
 
 
 # ------------------------------------------------------------------ runs

@@ -28,6 +28,19 @@ PUSHT = Quantities(
 )
 
 
+def test_groups_are_found_among_what_is_unrolled():
+    """Cosines stand in the angles' places, sines behind all; groups may share numbers."""
+    known = Quantities({"a": [0, 2], "b": [1], "c": [2]}, {"a": "rad", "b": "px", "c": "rad"})
+    state = np.array([[0.3, 7.0, 1.2, 5.0]])
+    values = known.unrolled(state)[0]
+    groups = known.unrolled_groups(len(values))
+    expected = {"a": [0.3, 1.2], "c": [1.2]}
+    for name, angles in expected.items():
+        both = [*np.cos(angles), *np.sin(angles)]
+        np.testing.assert_allclose(values[groups[name]], both)
+    assert groups["b"] == [1] and Quantities({"x": [1]}).unrolled_groups(3) == {"x": [1]}
+
+
 @pytest.mark.parametrize(("unit", "turn"), [("rad", 2 * np.pi), ("deg", 360.0)])
 def test_an_angle_is_off_by_the_shorter_way_round(unit, turn):
     known = Quantities({"x": [0], "angle": [1]}, {"x": "m", "angle": unit})

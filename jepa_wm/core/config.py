@@ -257,6 +257,8 @@ def _nearest(path: KeyPath, schema: type[BaseModel], data: Any) -> str:
         return f"it does not go with the other keys of '{'.'.join(path[:-1])}'"
     close = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6)
     elsewhere = [key for key in _all_keys(schema) if key[-1] == path[-1]]
+    if path in elsewhere:  # of another entry of a table
+        return f"it goes with another {'.'.join(path[:-1])}.name than the one chosen here"
     if elsewhere and not difflib.get_close_matches(path[-1], close, cutoff=0.8):
         return f"nearest valid key: '{'.'.join(elsewhere[0])}'"
     if close:

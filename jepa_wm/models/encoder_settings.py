@@ -187,6 +187,13 @@ class JepaSettings(Section):
                 "masks is empty: with nothing hidden there is nothing to predict; "
                 "give at least one mask"
             )
+        alone = all(isinstance(mask, BlockMask) and mask.image for mask in self.masks)
+        if self.neighbor_width and alone:
+            raise ValueError(
+                f"neighbor_width {self.neighbor_width} reads the frames beside a target, and "
+                "every mask leaves a single one in view; set it to 0, or add a mask without "
+                "image: true"
+            )
         # Targets that are there, and distant frames where something is compared with them.
         if not self.target_kinds or len(set(self.target_kinds)) < len(self.target_kinds):
             raise ValueError(

@@ -149,7 +149,7 @@ class JEPA(nn.Module):
         for kind, (tokens, mask) in enumerate(zip(context.tokens, batch.masks, strict=True)):
             places = positions[mask.context_ids], positions[mask.target_ids]
             predicted = self.predictor(tokens, *places, kind, with_context=with_context).float()
-            if self.neighbors is not None:
+            if self.neighbors is not None and mask.image is None:
                 near = self.neighbors(tokens, mask, self.encoder.extent(batch.clip)).float()
                 in_view = predicted.shape[1] - near.shape[1]
                 predicted = predicted + F.pad(near, (0, 0, in_view, 0))
@@ -211,10 +211,13 @@ class JEPA(nn.Module):
     def _in_view(self, clip: Tensor, mask: TokenMask) -> Tensor:
         """The context [B, K, D]. Where whole frames are in view and no token looks beyond its own,
         the same numbers come cheaper from those frames alone."""
-        if mask.full_frames is None or self.encoder.settings.attention != "frame":
-            return self.encoder(clip, mask.context_ids)
         tubelets = clip.unflatten(1, (-1, self.encoder.tubelet_size))
         rows = torch.arange(len(clip), device=clip.device)[:, None]
+        if mask.image is not None:  # as the frozen encoder sees an image
+            images = self.images(tubelets[rows, mask.image[:, None], 0])
+            return self.encoder(images, mask.context_ids % self.encoder.tokens_per_frame)
+        if mask.full_frames is None or self.encoder.settings.attention != "frame":
+            return self.encoder(clip, mask.context_ids)
         return self.encoder(tubelets[rows, mask.full_frames].flatten(1, 2))
 
     def errors(self, difference: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ frame, N = g*g tokens a time step, K context tokens, M target tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,23 +18,30 @@ from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
 
 @dataclass(frozen=True)
 class TokenMask:
-    """What one mask type leaves of a batch: token numbers of context [B, K] and targets [B, M],
-    and the time steps full_frames [B, V] where whole frames are in view and nothing else is. In
-    image mode most of a clip is neither."""
+    """What one mask type leaves of a batch: token numbers of context [B, K] and targets [B, M];
+    the time steps full_frames [B, V] where whole frames are in view and nothing else is; and in
+    image mode the one time step [B] that context and targets are of."""
 
     context_ids: Tensor
     target_ids: Tensor
-    full_frames: Tensor | None
+    full_frames: Tensor | None = None
+    image: Tensor | None = None
 
     def of(self, rows: slice) -> TokenMask:
         """The same for some of the samples."""
-        frames = None if self.full_frames is None else self.full_frames[rows]
-        return TokenMask(self.context_ids[rows], self.target_ids[rows], frames)
+        return self._each(lambda ids: ids[rows])
 
     def to(self, device: torch.device) -> TokenMask:
         """The same on another device."""
-        frames = None if self.full_frames is None else self.full_frames.to(device)
-        return TokenMask(self.context_ids.to(device), self.target_ids.to(device), frames)
+        return self._each(lambda ids: ids.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TokenMask:
+        return TokenMask(
+            change(self.context_ids),
+            change(self.target_ids),
+            None if self.full_frames is None else change(self.full_frames),
+            None if self.image is None else change(self.image),
+        )
 
 
 def draw_masks(
@@ -44,7 +52,9 @@ def draw_masks(
     for kind in settings.masks:
         if isinstance(kind, BlockMask) and kind.image:
             in_view, hidden = draw_image(kind, shape, generator)
-            masks.append(TokenMask(*split_tokens(hidden, generator, in_view), None))
+            context_ids, target_ids = split_tokens(hidden, generator, in_view)
+            step = context_ids[:, 0] // shape[2] ** 2
+            masks.append(TokenMask(context_ids, target_ids, image=step))
             continue
         if isinstance(kind, FrameMask):
             hidden = draw_frames(kind, shape, generator)

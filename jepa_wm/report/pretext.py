@@ -44,16 +44,16 @@ def pretext_png(
     # Of a small frame every pixel becomes as many; a large one is reduced.
     px = clips[0].frames.shape[1]
     cell = px * round(CELL / px) if px <= CELL else CELL
-    steps = spread(len(clips[0].frames), MAX_STEPS)
+    count = min(MAX_STEPS, len(clips[0].frames))
     block = HEAD + (3 + len(maps)) * (cell + GAP)
     foot = SIDE + len(maps) * (2 * cell + GAP) + SCALE + 2 * HEAD
-    width = max(SIDE + len(steps) * (cell + GAP), foot)
+    width = max(SIDE + count * (cell + GAP), foot)
     height = len(clips) * block + HEAD + 2 * cell + 2 * GAP
     canvas = Image.new("RGB", (width, height), GROUND)
 
     # The clips, one below the other, a row for each thing that is shown of them.
     for number, clip in enumerate(clips):
-        top = number * block
+        top, steps = number * block, shown_steps(clip)
         _write(canvas, (GAP, top + HEAD / 2), f"clip {number + 1}, mask type {clip.mask}", TEXT)
         for column, step in enumerate(steps):
             x = SIDE + column * (cell + GAP)
@@ -77,6 +77,16 @@ def pretext_png(
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def shown_steps(clip: PretextClip) -> np.ndarray:
+    """The time steps that are shown, spread over the clip; in image mode the only one in view is
+    among them."""
+    steps = spread(len(clip.frames), MAX_STEPS)
+    in_view = np.flatnonzero(clip.in_view.any((1, 2)))
+    if not np.isin(steps, in_view).any():
+        steps[np.abs(steps - in_view[0]).argmin()] = in_view[0]
+    return steps
 
 
 def _rows(clip: PretextClip) -> Iterator[tuple[str, np.ndarray]]:
