@@ -15,8 +15,7 @@ BF16, FP32 = 2, 4  # bytes
 GB = 1e9
 
 
-# V-JEPA 2's largest encoder at its main resolution, with its masks, as settings of this library.
-VIT_G = "vjepa2_vitg16"  # the config that is reckoned
+VIT_G = "vjepa2_vitg16"  # V-JEPA 2's largest encoder at its main resolution
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,8 @@ def page(model: Model, machine: Machine) -> str:
     assumed = "\n".join(f"| `{name}` | {value:g} |" for name, value in vars(machine).items())
     return f"""# A ViT-g run, on paper
 
-Computed by `python docs/scale.py` from the settings in it; nothing here was measured on such a
-machine. The encoder has {model.encoder / 1e9:.2f} billion parameters, the predictor
+Computed by `python docs/scale.py` from `configs/{VIT_G}.yaml`, without its cooldown; nothing here was
+measured on such a machine. The encoder has {model.encoder / 1e9:.2f} billion parameters, the predictor
 {model.predictor / 1e6:.0f} million; a clip has {model.tokens} tokens, of which masks leave {kept}
 in view, and costs {flops(model) / 1e12:.1f} TFLOP a step.
 
