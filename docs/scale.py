@@ -165,8 +165,10 @@ def page(model: Model, machine: Machine) -> str:
     assumed = "\n".join(f"| `{name}` | {value:g} |" for name, value in vars(machine).items())
     return f"""# A ViT-g run, on paper
 
-Computed by `python docs/scale.py` from `configs/{VIT_G}.yaml`, without its cooldown; nothing here was
-measured on such a machine. The encoder has {model.encoder / 1e9:.2f} billion parameters, the predictor
+Computed by `python docs/scale.py` from `configs/{VIT_G}.yaml`, without its cooldown; nothing here
+was measured on such a machine.
+
+The encoder has {model.encoder / 1e9:.2f} billion parameters, the predictor
 {model.predictor / 1e6:.0f} million; a clip has {model.tokens} tokens, of which masks leave {kept}
 in view, and costs {flops(model) / 1e12:.1f} TFLOP a step.
 
