@@ -248,7 +248,8 @@ def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
     for part in ("train", "heldout"):
         with h5py.File(blind / "collect" / f"{part}.h5", "r+") as file:
             file["state"][:] = np.nan
-    assert cli.main(["demo", "--config", "debug", "--run", str(blind), "--json"]) == 0
+    words = ["demo", "--config", "debug", "--run", str(blind), "--json", BASELINE[1]]
+    assert cli.main(words) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["probe"]["agent"]["error"] is None and seen["probe"]["agent"]["error"] > 0
     chunks = sorted((folder / "plan" / "main").glob("*.npz"))
