@@ -215,6 +215,14 @@ def test_settings_of_an_entry_hold_whether_they_stand_before_its_name_or_after(f
     assert config.planner.solver.num_samples == 7 and config.latent.dynamic_points == 3
 
 
+def test_a_key_of_another_entry_is_named_as_that():
+    """Its nearest valid key would be itself."""
+    for key, name in (("latent.straightening=1", "latent"), ("dynamics.num_heads=1", "dynamics")):
+        with pytest.raises(UserError, match=f"it goes with another {name}.name than the one"):
+            load_config("two_rooms", [key])
+        assert load_config("two_rooms_actions", [key])
+
+
 def test_of_two_names_the_later_holds():
     config = load_config("two_rooms", ["latent.name=tokens", "latent.name=keypoints"])
     assert config.latent.name == "keypoints"
