@@ -183,8 +183,8 @@ def test_what_is_compared_must_be_seen_alike(asked):
 
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_what_moves_is_told_from_frames_seen_alone_whatever_a_clip_attends_to(tubelet):
-    """Of both models the same weights: in one a token of a clip attends to all frames, and yet what
-    differs from distant frames is told of each frame alone, as these are seen."""
+    """Of both models the same weights: in one a token of a clip attends to all frames, and yet
+    what differs from distant frames is told of each frame alone, as these are seen."""
     words = dict(masks=(HALF,), target_kinds=("motion",), tubelet_size=tubelet, **OFF)
     own, whole = (jepa(attention=attention, **words) for attention in ("frame", "clip"))
     whole.load_state_dict(own.state_dict())
