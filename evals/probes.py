@@ -30,11 +30,14 @@ from jepa_wm.features.cache import PARTS
 from jepa_wm.features.cache import Features as CachedFeatures
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import (
+    MAX_NORM,
     AttentiveHead,
     Head,
     LinearHead,
+    Loss,
     NearestNeighbors,
     TargetScale,
+    attentive_loss,
     head_loss,
     pooled,
     seeded,
@@ -75,7 +78,10 @@ def attentive(asked: Evaluation) -> Rows:
         train, test = asked.features(name, size=asked.image_size)
         for depth in depths:
             kinds = {str(depth): partial(AttentiveHead, depth=depth, head_dim=head_dim)}
-            figures = _best_head(asked, kinds, train, test, f"{name}_{depth}")
+            figures = _best_head(
+                asked, kinds, train, test, f"{name}_{depth}",
+                loss=attentive_loss, max_norm=MAX_NORM,
+            )  # fmt: skip
             rows[f"depth_{depth}"][name] = figures
     return rows
 
@@ -174,10 +180,11 @@ def pools(name: str) -> tuple[str, ...]:
 
 
 def _best_head(
-    asked: Evaluation, kinds: Mapping[str, Build], train: Features, test: Features, name: str
-) -> dict[str, object]:
-    """Figures of the best of all heads: trained on one share of the training samples, chosen on
-    the rest."""
+    asked: Evaluation, kinds: Mapping[str, Build], train: Features, test: Features, name: str,
+    *, loss: Loss = head_loss, max_norm: float | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """Figures of the best of all heads: trained on one share of the training samples by a loss,
+    with gradients of at most `max_norm`, chosen on the rest."""
     classes, settings = asked.data.classes, asked.settings
     target, scale = torch.from_numpy(train.part.target), None
     if classes is None:
@@ -193,7 +200,8 @@ def _best_head(
     fit, choose = (torch.from_numpy(rows) for rows in asked.split(train))
     train_heads(
         heads, train.tokens[fit], target[fit], steps=settings.steps,
-        batch_size=settings.batch_size, seed=asked.seed, label=f"{name}: heads",
+        batch_size=settings.batch_size, seed=asked.seed, loss=loss, max_norm=max_norm,
+        label=f"{name}: heads",
     )  # fmt: skip
 
     losses = {

@@ -33,7 +33,7 @@ class ProbeSettings(Section):
     pixel_size: int = Field(32, ge=1)  # px, side of the raw frames of the baseline `pixels`
     steps: int = Field(500, ge=1)  # of training the heads, all at once
     batch_size: int = Field(64, ge=1)
-    learning_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     weight_decays: tuple[float, ...] = (0.01, 0.3)
     # Of attentive heads: the last block attends, in those before it the tokens meet.
     depths: tuple[int, ...] = (1, 4)

@@ -26,7 +26,14 @@ from jepa_wm.evals.labelled import Labelled, Part, open_labelled
 from jepa_wm.evals.scores import score, wilson
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.features.probes import AttentiveHead, Head, NearestNeighbors, seeded, train_heads
+from jepa_wm.features.probes import (
+    AttentiveHead,
+    Head,
+    NearestNeighbors,
+    attentive_loss,
+    seeded,
+    train_heads,
+)
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
@@ -380,6 +387,23 @@ def test_heads_trained_together_are_those_trained_alone():
         (alone,) = heads(settings)
         train_heads([alone], tokens, target, steps=8, batch_size=10, seed=0)
         torch.testing.assert_close(alone.outputs(tokens), one.outputs(tokens))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_attentive_head_finds_where_a_small_thing_is(depth):
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3000, 36, 16, generator=g)
+    place = torch.randint(36, (3000,), generator=g)
+    tokens[torch.arange(3000), place, 0] += 6
+    target = torch.stack([place // 6, place % 6], 1) / 2.5 - 1  # in -1..1
+    build = partial(AttentiveHead, 36, 16, 2, depth=depth, head_dim=8)
+    head = Head("", 3e-3, 0.01, seeded(build, 0))
+    train_heads(
+        [head], tokens[:2500], target[:2500], steps=500, batch_size=64, seed=0,
+        loss=attentive_loss, max_norm=1.0,
+    )  # fmt: skip
+    error = (head.outputs(tokens[2500:]) - target[2500:]).square().mean()
+    assert error < 0.1 * target.var(), error / target.var()
 
 
 def test_ridge_has_one_answer_in_both_forms_and_it_is_right():
