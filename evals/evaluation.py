@@ -48,16 +48,18 @@ from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
 Rows: TypeAlias = dict[str, Any]  # figures by representation
-Representation = Callable[[Tensor], Tensor]  # clips [B, T, C, S, S] in -1..1 to tokens [B, N, D]
+# Clips [B, T, C, S, S] in -1..1 to tokens [B, steps, N, D] of each frame, or of each tubelet.
+Representation = Callable[[Tensor], Tensor]
 
 
 @dataclass
 class Features:
-    """Standardised tokens [n, N, D] (fp16) of the samples that could be read, and these
-    samples."""
+    """Standardised tokens [n, steps * N, D] (fp16) of the samples that could be read, these
+    samples, and of how many time steps the tokens are."""
 
     tokens: Tensor
     part: Part
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -229,11 +231,11 @@ def extract_features(
 
 
 def patches(clips: Tensor, patch_size: int) -> Tensor:
-    """Raw pixels as tokens [B, N, D]: one for each patch of each frame of clips [B, T, C, S,
+    """Raw pixels as tokens [B, T, N, D]: one for each patch of each frame of clips [B, T, C, S,
     S]."""
     side = clips.shape[-1] // patch_size * patch_size
     x = F.pixel_unshuffle(clips[..., :side, :side], patch_size)  # [B, T, D, rows, columns]
-    return x.flatten(3).transpose(2, 3).flatten(1, 2)
+    return x.flatten(3).transpose(2, 3)
 
 
 @torch.no_grad()
@@ -244,8 +246,9 @@ def _extract(
     for numbers, clips in batches(part, 64, name, left_out):
         tokens.append(representation(torch.stack([_input(clip, size) for clip in clips])).half())
         rows.append(numbers)
-    read = np.concatenate(rows)
-    return Features(torch.cat(tokens), part if len(read) == len(part) else part.of(read))
+    read, found = np.concatenate(rows), torch.cat(tokens)  # [n, steps, N, D]
+    samples = part if len(read) == len(part) else part.of(read)
+    return Features(found.flatten(1, 2), samples, found.shape[1])
 
 
 def _input(clip: np.ndarray, size: int) -> Tensor:
@@ -262,6 +265,7 @@ def _through(encoder: Encoder | Backbone, precision: str) -> Representation:
         if clips.shape[1] < encoder.tubelet_size:  # an image is repeated to fill a tubelet
             clips = clips[:, -1:].expand(-1, encoder.tubelet_size, -1, -1, -1)
         with autocast(clips.device, precision):
-            return encoder(clips).float().cpu()
+            found = encoder(clips).float().cpu()
+        return found.unflatten(1, (-1, encoder.tokens_per_frame))
 
     return tokens

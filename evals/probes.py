@@ -71,13 +71,18 @@ def linear(asked: Evaluation) -> Rows:
 def attentive(asked: Evaluation) -> Rows:
     """Attentive heads of several depths, chosen as linear ones; for each depth (`depth_1`, ...)
     its figures by representation."""
-    depths, head_dim = asked.settings.depths, asked.settings.head_dim
-    rows: Rows = {f"depth_{depth}": {} for depth in depths}
+    settings = asked.settings
+    rows: Rows = {f"depth_{depth}": {} for depth in settings.depths}
     for name in asked.representations:
         # Raw pixels too in full size: the head sees patches.
         train, test = asked.features(name, size=asked.image_size)
-        for depth in depths:
-            kinds = {str(depth): partial(AttentiveHead, depth=depth, head_dim=head_dim)}
+        for depth in settings.depths:
+            build = partial(
+                AttentiveHead, depth=depth, head_dim=settings.head_dim, frames=train.steps
+            )
+            # Both ways are tried for each representation: norms help to find small things in
+            # features, and take their brightness from pixels.
+            kinds = {"normed": build, "as they are": partial(build, normed=False)}
             figures = _best_head(
                 asked, kinds, train, test, f"{name}_{depth}",
                 loss=attentive_loss, max_norm=MAX_NORM,

@@ -35,9 +35,9 @@ class ProbeSettings(Section):
     batch_size: int = Field(64, ge=1)
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     weight_decays: tuple[float, ...] = (0.01, 0.3)
-    # Of attentive heads: the last block attends, in those before it the tokens meet.
+    # Of attentive heads: the last level is the pool, before it the tokens meet in blocks.
     depths: tuple[int, ...] = (1, 4)
-    head_dim: int = Field(32, ge=2)  # channels of an attention head of attentive heads
+    head_dim: int = Field(32, ge=2, multiple_of=2)  # channels of an attention head of the blocks
     num_neighbors: int = Field(20, ge=1)
 
     @model_validator(mode="after")

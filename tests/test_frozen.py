@@ -4,6 +4,7 @@ what they left out."""
 import json
 import shutil
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import films
@@ -27,6 +28,7 @@ from jepa_wm.evals.scores import score, wilson
 from jepa_wm.features import cache
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import (
+    MAX_NORM,
     AttentiveHead,
     Head,
     NearestNeighbors,
@@ -36,6 +38,7 @@ from jepa_wm.features.probes import (
 )
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.encoder_settings import EncoderSettings
+from jepa_wm.models.pooling import fourier_positions
 from jepa_wm.models.vit import Encoder
 
 SMALL = [
@@ -343,6 +346,29 @@ def test_r2_is_that_of_its_formula():
     assert result["z"]["error"] == pytest.approx(np.abs(guess - truth)[:, 2].mean())
 
 
+def test_attentive_heads_read_numbers_and_the_brightness_of_pixels(drives, tmp_path):
+    words = [f"data.path={drives}", "probes.depths=[1,2]", "probes.steps=300"]
+    result = evaluate("eval_attentive", tmp_path / "run", *words)
+    for depth, name in product(("depth_1", "depth_2"), ("encoder", "pixels")):
+        figures = result[depth][name]
+        assert figures["light"]["r2"] > 0.8 and figures["hidden"]["r2"] < 0.2, (depth, name)
+    two = ("probes.num_frames=2", "probes.column=action", "probes.depths=[1]")
+    result = evaluate("eval_attentive", tmp_path / "run", *words, *two)
+    assert result["depth_1"]["pixels"]["action"]["r2"] > 0.5
+
+
+def test_positions_of_clips_tell_the_frame_and_the_place_in_it():
+    alone, clip = (
+        fourier_positions(9, 16),
+        fourier_positions(36, 24, frames=4).unflatten(0, (4, 9)),
+    )
+    assert alone.shape == (9, 16) and len(clip.flatten(0, 1).unique(dim=0)) == 36
+    kept = (clip == clip[:1]).all(0).all(0)  # numbers of a place, whatever the frame
+    assert 0 < kept.sum() < 24 and len(clip[0][:, kept].unique(dim=0)) == 9
+    with pytest.raises(ValueError, match="35 tokens are not as many for each of 4 frames"):
+        fourier_positions(35, 16, frames=4)
+
+
 def test_settings_are_chosen_on_whole_groups_at_the_end_of_each_class():
     group = np.repeat(np.arange(10), 3)
     part = Part(lambda i: np.zeros(1), np.repeat([0, 1], 15), group, group)
@@ -380,12 +406,18 @@ def test_heads_trained_together_are_those_trained_alone():
         build = partial(AttentiveHead, 3, 8, 3, depth=2, head_dim=4)
         return [Head("2", rate, decay, seeded(build, 0)) for rate, decay in settings]
 
+    def train(heads):
+        train_heads(
+            heads, tokens, target, steps=8, batch_size=10, seed=0,
+            loss=attentive_loss, max_norm=0.1,
+        )  # fmt: skip
+
     every = [(rate, decay) for rate in (0.01, 0.001) for decay in (0.0, 0.5)]
     together = heads(*every)
-    train_heads(together, tokens, target, steps=8, batch_size=10, seed=0)
+    train(together)
     for one, settings in zip(together, every, strict=True):
         (alone,) = heads(settings)
-        train_heads([alone], tokens, target, steps=8, batch_size=10, seed=0)
+        train([alone])
         torch.testing.assert_close(alone.outputs(tokens), one.outputs(tokens))
 
 
@@ -400,7 +432,7 @@ def test_an_attentive_head_finds_where_a_small_thing_is(depth):
     head = Head("", 3e-3, 0.01, seeded(build, 0))
     train_heads(
         [head], tokens[:2500], target[:2500], steps=500, batch_size=64, seed=0,
-        loss=attentive_loss, max_norm=1.0,
+        loss=attentive_loss, max_norm=MAX_NORM,
     )  # fmt: skip
     error = (head.outputs(tokens[2500:]) - target[2500:]).square().mean()
     assert error < 0.1 * target.var(), error / target.var()
@@ -482,6 +514,8 @@ def test_what_does_not_fit_is_said(photos, drives, tmp_path):
         evaluate("eval_knn", tmp_path / "run", *of_photos(photos), "probes.num_neighbors=500")
     with pytest.raises(UserError, match="train and test belong together"):
         load_config("debug", ["probes.train=x"])
+    with pytest.raises(UserError, match="probes.head_dim"):
+        load_config("debug", ["probes.head_dim=5"])
 
 
 def test_tokens_are_standardised_by_the_training_part_alone(drives):

@@ -119,32 +119,59 @@ class AttentiveHead(nn.Module):
     """An attentive probe after V-JEPA's (Bardes et al., 2024): `depth` - 1 blocks in which the
     tokens meet, then the attentive pool that the online probe is too. With the single query of
     small spread that V-JEPA classifies videos with, where a small thing is takes thousands of
-    steps to find."""
+    steps to find. Tokens are `normed` first, or as they are."""
 
-    position: Tensor
-
-    def __init__(self, tokens: int, width: int, outputs: int, depth: int, head_dim: int) -> None:
+    def __init__(
+        self, tokens: int, width: int, outputs: int,
+        *, depth: int, head_dim: int, frames: int = 1, normed: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        inner = max(head_dim, width // head_dim * head_dim)
-        self.embed = nn.Identity() if inner == width else nn.Linear(width, inner)
-        self.norm = nn.LayerNorm(inner)
-        self.register_buffer("position", fourier_positions(tokens, inner))
-        self.blocks = nn.ModuleList(Block(inner, inner // head_dim) for _ in range(depth - 1))
-        init_transformer(self.blocks, self.blocks)
-        self.pool = AttentivePool(tokens, inner, outputs)
-        self.angles = head_dim // 2
+        if depth == 1:
+            self.blocks: nn.Module = nn.Identity()
+        else:
+            sizes = depth - 1, head_dim
+            self.blocks = MeetingBlocks(tokens, width, *sizes, frames=frames, normed=normed)
+            width = self.blocks.width
+        # What comes out of blocks is as strong as they made it: it is normed in any case.
+        self.pool = AttentivePool(
+            tokens, width, outputs, frames=frames, normed=normed or depth > 1
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, Y] from tokens [B, N, D]."""
-        x = self.embed(tokens)
-        if self.blocks:
-            x = self.norm(x) + self.position
-            # Blocks rotate queries and keys by their positions; here by nothing.
-            cosine = x.new_ones(1, 1, x.shape[1], self.angles)
-            for block in self.blocks:
-                x = block(x, (cosine, torch.zeros_like(cosine)))
-        out: Tensor = self.pool(x)
+        out: Tensor = self.pool(self.blocks(tokens))
         return out
+
+
+class MeetingBlocks(nn.Module):
+    """Transformer blocks over tokens with positions of unit spread, as wide as whole heads of
+    `head_dim` channels fit the tokens."""
+
+    position: Tensor
+
+    def __init__(
+        self, tokens: int, width: int, count: int, head_dim: int, *, frames: int, normed: bool
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width) if normed else nn.Identity()
+        self.width = max(head_dim, width // head_dim * head_dim)
+        fits = self.width == width
+        self.embed = nn.Identity() if fits else nn.Linear(width, self.width)
+        self.register_buffer("position", fourier_positions(tokens, self.width, frames=frames))
+        self.blocks = nn.ModuleList(
+            Block(self.width, self.width // head_dim) for _ in range(count)
+        )
+        init_transformer(self.blocks, self.blocks)
+        self.angles = head_dim // 2
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, width] from tokens [B, N, D]."""
+        x: Tensor = self.embed(self.norm(tokens)) + self.position
+        # Blocks rotate queries and keys by their positions; here by nothing.
+        cosine = x.new_ones(1, 1, x.shape[1], self.angles)
+        for block in self.blocks:
+            x = block(x, (cosine, torch.zeros_like(cosine)))
+        return x
 
 
 @dataclass

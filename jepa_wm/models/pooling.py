@@ -25,12 +25,15 @@ class AttentivePool(nn.Module):
 
     Positions start as sines and cosines of unit spread, not small and random: where something is
     can then be read off from the first step, which shortens the search for a small object from
-    thousands of steps to a hundred."""
+    thousands of steps to a hundred. What is `normed` tells more of a small thing; what is not
+    keeps how strong a token is, as the brightness of a patch of pixels."""
 
-    def __init__(self, tokens: int, width: int, outputs: int) -> None:
+    def __init__(
+        self, tokens: int, width: int, outputs: int, *, frames: int = 1, normed: bool = True
+    ) -> None:
         super().__init__()
-        self.position = nn.Parameter(fourier_positions(tokens, width))
-        self.norm = nn.LayerNorm(width)
+        self.position = nn.Parameter(fourier_positions(tokens, width, frames=frames))
+        self.norm = nn.LayerNorm(width) if normed else nn.Identity()
         self.query = nn.Parameter(torch.randn(QUERIES, width))
         self.key_value = nn.Linear(width, 2 * width)
         hidden = 2 * max(outputs, width)
@@ -60,12 +63,19 @@ def query_attention(tokens: Tensor, query: Tensor, key_value: nn.Linear, num_hea
     return values.transpose(1, 2).flatten(2) + key_value.bias.chunk(2)[1]
 
 
-def fourier_positions(tokens: int, width: int) -> Tensor:
-    """[N, D] sines and cosines of each token's row and column (of its place in a line, if N is no
-    square) at rising frequencies, of unit spread."""
-    place, _ = token_places(tokens)
-    frequency = torch.pi * 0.5 * 2 ** torch.linspace(0, 3, -(-width // 4))
-    angle = place[:, :, None] * frequency  # [N, 2, D/4]
+def fourier_positions(tokens: int, width: int, *, frames: int = 1) -> Tensor:
+    """[N, D] sines and cosines of each token's row and column (of its place in a line, if those of
+    a frame are no square), and where N tokens are of several frames, of its time, at rising
+    frequencies, of unit spread. Raises ValueError if frames do not divide the tokens."""
+    if tokens % frames:
+        raise ValueError(f"{tokens} tokens are not as many for each of {frames} frames")
+    place, _ = token_places(tokens // frames)
+    place = place.repeat(frames, 1)  # [N, 2]
+    if frames > 1:
+        time = torch.linspace(0, 1, frames).repeat_interleave(tokens // frames)
+        place = torch.cat([place, time[:, None]], 1)
+    frequency = torch.pi * 0.5 * 2 ** torch.linspace(0, 3, -(-width // (2 * place.shape[1])))
+    angle = place[:, :, None] * frequency  # [N, 2 or 3, D/4 or D/6]
     return 2**0.5 * torch.cat([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
 
 
