@@ -357,6 +357,13 @@ def test_attentive_heads_read_numbers_and_the_brightness_of_pixels(drives, tmp_p
     assert result["depth_1"]["pixels"]["action"]["r2"] > 0.5
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("normed", [True, False])
+def test_an_attentive_head_takes_tokens_of_any_width(depth, normed):
+    head = AttentiveHead(8, 507, 3, depth=depth, head_dim=32, frames=2, normed=normed)
+    assert head(torch.randn(2, 8, 507)).shape == (2, 3)
+
+
 def test_positions_of_clips_tell_the_frame_and_the_place_in_it():
     alone, clip = (
         fourier_positions(9, 16),

@@ -23,7 +23,7 @@ from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.settings import warmup_cosine
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.blocks import Block, init_transformer
-from jepa_wm.models.pooling import AttentivePool, fourier_positions
+from jepa_wm.models.pooling import NUM_HEADS, AttentivePool, fourier_positions
 
 PREDICTED = 512  # samples that heads predict in one go
 TEMPERATURE = 0.07  # of the votes: a neighbour counts exp(cosine / temperature)
@@ -126,8 +126,10 @@ class AttentiveHead(nn.Module):
         *, depth: int, head_dim: int, frames: int = 1, normed: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        if depth == 1:
-            self.blocks: nn.Module = nn.Identity()
+        if depth == 1:  # the pool's heads are of equal width
+            even = width // NUM_HEADS * NUM_HEADS
+            self.blocks: nn.Module = nn.Identity() if even == width else nn.Linear(width, even)
+            width = even
         else:
             sizes = depth - 1, head_dim
             self.blocks = MeetingBlocks(tokens, width, *sizes, frames=frames, normed=normed)
