@@ -246,9 +246,9 @@ def _extract(
     for numbers, clips in batches(part, 64, name, left_out):
         tokens.append(representation(torch.stack([_input(clip, size) for clip in clips])).half())
         rows.append(numbers)
-    read, found = np.concatenate(rows), torch.cat(tokens)  # [n, steps, N, D]
+    read, joined = np.concatenate(rows), torch.cat(tokens)  # [n, steps, N, D]
     samples = part if len(read) == len(part) else part.of(read)
-    return Features(found.flatten(1, 2), samples, found.shape[1])
+    return Features(joined.flatten(1, 2), samples, joined.shape[1])
 
 
 def _input(clip: np.ndarray, size: int) -> Tensor:
@@ -265,7 +265,7 @@ def _through(encoder: Encoder | Backbone, precision: str) -> Representation:
         if clips.shape[1] < encoder.tubelet_size:  # an image is repeated to fill a tubelet
             clips = clips[:, -1:].expand(-1, encoder.tubelet_size, -1, -1, -1)
         with autocast(clips.device, precision):
-            found = encoder(clips).float().cpu()
-        return found.unflatten(1, (-1, encoder.tokens_per_frame))
+            encoded = encoder(clips).float().cpu()
+        return encoded.unflatten(1, (-1, encoder.tokens_per_frame))
 
     return tokens

@@ -117,9 +117,8 @@ class LinearHead(nn.Module):
 
 class AttentiveHead(nn.Module):
     """An attentive probe after V-JEPA's (Bardes et al., 2024): `depth` - 1 blocks in which the
-    tokens meet, then the attentive pool that the online probe is too. With the single query of
-    small spread that V-JEPA classifies videos with, where a small thing is takes thousands of
-    steps to find. Tokens are `normed` first, or as they are."""
+    tokens meet, then the online probe's pool: V-JEPA's single query of small spread takes
+    thousands of steps to find a small thing. Tokens are `normed` first, or as they are."""
 
     def __init__(
         self, tokens: int, width: int, outputs: int,
@@ -135,9 +134,8 @@ class AttentiveHead(nn.Module):
             self.blocks = MeetingBlocks(tokens, width, *sizes, frames=frames, normed=normed)
             width = self.blocks.width
         # What comes out of blocks is as strong as they made it: it is normed in any case.
-        self.pool = AttentivePool(
-            tokens, width, outputs, frames=frames, normed=normed or depth > 1
-        )
+        after = normed or depth > 1
+        self.pool = AttentivePool(tokens, width, outputs, frames=frames, normed=after)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, Y] from tokens [B, N, D]."""
@@ -157,8 +155,7 @@ class MeetingBlocks(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width) if normed else nn.Identity()
         self.width = max(head_dim, width // head_dim * head_dim)
-        fits = self.width == width
-        self.embed = nn.Identity() if fits else nn.Linear(width, self.width)
+        self.embed = nn.Identity() if self.width == width else nn.Linear(width, self.width)
         self.register_buffer("position", fourier_positions(tokens, self.width, frames=frames))
         self.blocks = nn.ModuleList(
             Block(self.width, self.width // head_dim) for _ in range(count)
