@@ -16,9 +16,9 @@ from jepa_wm.data.settings import DataSettings
 from jepa_wm.models.encoder_settings import BlockMask, FrameMask, JepaSettings
 from jepa_wm.models.jepa import Batch
 from jepa_wm.models.masks import draw_frames, draw_image, draw_masks
+from jepa_wm.models.moments import LaggedMoments
 from jepa_wm.models.predictor import NeighborPredictor, nearest_in_view
 from jepa_wm.training import patch_init
-from jepa_wm.training.patch_init import PatchMoments
 
 ONE_FRAME = (FrameMask(frames=1),)
 OFF = {"temporal_contrast": 0, "inverse_dynamics": 0}
@@ -228,7 +228,7 @@ def stream(count=40_000, *, faint=0.5):
 
 
 def moments(now, following):
-    made = PatchMoments(5)
+    made = LaggedMoments(5)
     for part, after in zip(now.chunk(7), following.chunk(7), strict=True):
         made.add(part + 3, part, after)
     return made
@@ -237,7 +237,7 @@ def moments(now, following):
 def test_what_the_next_frame_tells_is_strong_and_what_is_faint_in_pixels_not_drowned():
     now, following = stream()
     made = moments(now, following)
-    directions = made.predictive().float()
+    directions = patch_init.predictive(made).float()
     variance = (now @ directions).var(0)
     # The correlation times the spread in pixels: in pixels 9 beside .5 would be 324 to 1.
     assert variance[:2].tolist() == pytest.approx([0.8 * 9, 0.6 * 0.5], rel=0.05)
@@ -249,17 +249,17 @@ def test_what_the_next_frame_tells_is_strong_and_what_is_faint_in_pixels_not_dro
 
 def test_what_eight_bits_hardly_show_is_not_blown_up():
     now, following = stream(faint=0.002)
-    directions = moments(now, following).predictive().float()
+    directions = patch_init.predictive(moments(now, following)).float()
     variance = (now @ directions).var(0)
     assert variance[0] == pytest.approx(0.8 * 9, rel=0.03)
     assert variance[1:].max() < 0.011 * variance[0]
 
 
 def test_noise_tells_nothing():
-    made, g = PatchMoments(5), generator()
+    made, g = LaggedMoments(5), generator()
     noise = torch.randn(2, 50_000, 5, generator=g)
     made.add(noise[0], noise[0], noise[1])
-    variances = (noise[0] @ made.predictive().float()).var(0).tolist()
+    variances = (noise[0] @ patch_init.predictive(made).float()).var(0).tolist()
     assert max(variances) == pytest.approx(min(variances), rel=0.05) and max(variances) < 1e-3
 
 
@@ -318,7 +318,7 @@ def test_data_that_tell_nothing_are_refused_with_the_remedy(monkeypatch, reader)
 
 def test_whitening_makes_all_that_varies_alike_down_to_the_median():
     now = stream(faint=0.1)[0][:, :3]
-    made = PatchMoments(3)
+    made = LaggedMoments(3)
     made.add(now, now, now)
     spread = (now @ made.whitening().float()).std(0).tolist()
     median = float(now.var(0).median())

@@ -2,7 +2,7 @@
 or as their principal components.
 
 B frames, S sample frames, N tokens a frame, D width, Q queries, P keypoints, F pooled width, K
-components, h heads, d head width."""
+components or directions, h heads, d head width."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ QUERIES, NUM_HEADS = 8, 2  # of an attentive pool
 CHANNELS = 16  # numbers that a grid pool keeps of each token
 HIDDEN = 256  # width within a grid or mean pool
 LOOK, SHARPNESS = 64, 3.0  # width within keypoints, and what their scores are multiplied by
+START = 4.0  # score of a token one standard deviation along the direction that a point starts from
 
 
 class AttentivePool(nn.Module):
@@ -99,7 +100,9 @@ class Keypoints(nn.Module):
     def __init__(self, tokens: int, width: int, points: int) -> None:
         super().__init__()
         self.points = points
-        self.norm = nn.LayerNorm(width)
+        # Without a scale of its own, which the linear maps after it have: a third of the products
+        # of a training step are saved.
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.score = mlp(width, points, LOOK, depth=1)
         self.offset = nn.Linear(width, 2 * points)
         place, side = token_places(tokens)
@@ -114,6 +117,25 @@ class Keypoints(nn.Module):
         within = self.offset(x).float().unflatten(-1, (self.points, 2)).tanh() * self.patch
         where = self.place[:, None] - 0.5 + within  # [..., N, P, 2]
         return (weight[..., None] * where).sum(-3).flatten(-2)
+
+    def sought(self, tokens: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
+        """[..., 2 K] places of K points that look for directions [K, D] of normed tokens [..., N,
+        D] of this mean [D]."""
+        score = START * F.gelu((self.norm(tokens.float()) - mean) @ directions.T)
+        return torch.einsum("...nk,nc->...kc", score.softmax(-2), self.place - 0.5).flatten(-2)
+
+    @torch.no_grad()
+    def start_at(self, directions: Tensor, mean: Tensor) -> None:
+        """Have points look for directions [K, D] of normed tokens of this mean [D], one or more
+        points for each; with K = 0 they look for what they did."""
+        count = min(self.points, LOOK) if len(directions) else 0
+        enter, leave = self.score[0], self.score[-1]
+        assert isinstance(enter, nn.Linear) and isinstance(leave, nn.Linear)
+        for point in range(count):
+            # A hidden number of its own; what else is random stays, so that no two are alike.
+            direction = directions[point % len(directions)]
+            enter.weight[point], enter.bias[point] = direction, -direction @ mean
+            leave.weight[point, point] = START / SHARPNESS
 
 
 class GridPool(nn.Module):

@@ -62,6 +62,7 @@ def dynamics(
         sampler = windows(features, settings, seed, train.latent.frames, "latent")
         training.to(dist().device)
         batches = LatentBatches(model, frames, sampler, train.latent.batch, training.num_distant)
+        training.begin(batches.after(train.latent.steps))
         seconds += fit(run, latent_task(training, batches), train.latent, train)
         figures = model.latent.select(batches.after(train.latent.steps))
         model.latent.standardise(frames.sample())

@@ -12,6 +12,7 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.models.jepa import JEPA, Batch
+from jepa_wm.models.moments import LaggedMoments
 from jepa_wm.training.samples import BatchReader
 
 PATCHES = 2**19  # pairs of patches that are read, about
@@ -39,14 +40,14 @@ def init_patches(model: JEPA, reader: BatchReader, seed: int) -> None:
 
 def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Tensor]:
     """(weight [D, P], bias [D])."""
-    predictive = model.settings.patch_init == "predictive"
+    of_next = model.settings.patch_init == "predictive"
     width, size = model.encoder.embed.weight.shape
-    moments = PatchMoments(size)
+    moments = LaggedMoments(size)
     rows = slice(0, min(CLIPS, reader.source.batch.clips))
-    per_clip = reader.data.num_frames // model.encoder.tubelet_size - predictive
+    per_clip = reader.data.num_frames // model.encoder.tubelet_size - of_next
     per_batch = rows.stop * per_clip * model.encoder.tokens_per_frame
     for step in range(FIRST, FIRST + -(-PATCHES // per_batch)):
-        moments.add(*_pairs(model, reader.read(step, rows), predictive))
+        moments.add(*_pairs(model, reader.read(step, rows), of_next))
     if not moments.count or not moments.covariance.any():
         raise UserError(
             f"jepa.patch_init {model.settings.patch_init}: no patch of the clips that were read "
@@ -56,7 +57,7 @@ def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Ten
 
     # The strongest directions, turned at random so that all channels are alike, at unit mean
     # square.
-    directions = moments.predictive() if predictive else moments.whitening()  # [P, P]
+    directions = predictive(moments) if of_next else moments.whitening()  # [P, P]
     directions = directions[:, : min(width, size)]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(width, directions.shape[1], generator=generator, dtype=torch.double)
@@ -66,56 +67,17 @@ def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Ten
     return weight.float(), -(weight @ moments.mean).float()
 
 
-class PatchMoments:
-    """Sums over patches and those at their places in the next frame."""
-
-    def __init__(self, size: int) -> None:
-        self.count = 0
-        self._sum = torch.zeros(size, dtype=torch.double)
-        self._square = torch.zeros(size, size, dtype=torch.double)
-        self._product = torch.zeros(size, size, dtype=torch.double)
-
-    def add(self, pixels: Tensor, now: Tensor, following: Tensor) -> None:
-        """Patches [n, P], and what may be told of them [n, P] beside the same a frame later."""
-        self.count += len(pixels)
-        self._sum += pixels.double().sum(0)
-        self._square += (now.T @ now + following.T @ following).double() / 2
-        self._product += (now.T @ following).double()
-
-    @property
-    def mean(self) -> Tensor:
-        """[P] of the pixels."""
-        return self._sum / self.count
-
-    @property
-    def covariance(self) -> Tensor:
-        """[P, P] of what may be told."""
-        return self._square / self.count
-
-    def whitening(self) -> Tensor:
-        """[P, P] directions as columns, by falling variance, each over its standard deviation and
-        that of the median one, so that noise is not blown up."""
-        variance, directions = torch.linalg.eigh(self.covariance)
-        scaled = directions / (variance + variance.median()).sqrt().clamp(min=1e-9)
-        return scaled.flip(1)
-
-    def predictive(self) -> Tensor:
-        """[P, P] directions as columns, those that one frame tells of the next (temporal ICA:
-        Molgedey and Schuster, 1994), each of a variance of that correlation times the spread of
-        the pattern in pixels: halfway between pixels as they are, where what is small and moves
-        drowns in brightness, and whitened ones, where it is no more than its soft edges."""
-        variance, directions = torch.linalg.eigh(self.covariance)
-        white = directions / (variance + ROUNDING).sqrt()
-        lagged = self._product / self.count
-        correlation, turn = torch.linalg.eigh(white.T @ (lagged + lagged.T) / 2 @ white)
-
-        # Of n pairs of white noise the correlations fill a semicircle of this radius (Wigner).
-        by_chance = (2 * len(variance) / self.count) ** 0.5
-        spread = (self.covariance @ white @ turn).norm(dim=0)
-        strength = correlation.where(correlation > by_chance, 0) * spread
-        variances = strength.clamp(min=FLOOR * float(strength.max().clamp(min=1e-6)))
-        order = variances.argsort(descending=True)
-        return (white @ turn * variances.sqrt())[:, order]
+def predictive(moments: LaggedMoments) -> Tensor:
+    """[P, P] directions of patches as columns, those that one frame tells of the next, each of a
+    variance of that correlation times the spread of the pattern in pixels: halfway between pixels
+    as they are, where what is small and moves drowns in brightness, and whitened ones, where it
+    is no more than its soft edges."""
+    correlation, directions = moments.predictable(ROUNDING)
+    spread = (moments.covariance @ directions).norm(dim=0)
+    strength = correlation.where(correlation > moments.by_chance, 0) * spread
+    variances = strength.clamp(min=FLOOR * float(strength.max().clamp(min=1e-6)))
+    order = variances.argsort(descending=True)
+    return (directions * variances.sqrt())[:, order]
 
 
 @torch.no_grad()
