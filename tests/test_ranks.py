@@ -9,12 +9,13 @@ from datetime import timedelta
 import films
 import numpy as np
 import pytest
+import torch
 from ranks import CURVES, STEPS, assert_equal_to_rounding, overrides, run_ranks
 
 from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core import distributed as world
-from jepa_wm.core.checkpoint import newest_checkpoint
+from jepa_wm.core.checkpoint import load_checkpoint, newest_checkpoint
 from jepa_wm.core.distributed import DistContext
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
@@ -60,6 +61,24 @@ def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
     assert run_ranks(2, words, tmp_path / "meet", log=tmp_path / "log") == [0, 0]
     assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[4:])
     assert (tmp_path / "run/heads/heads.safetensors").exists()
+
+
+def test_a_training_of_no_steps_leaves_the_start_that_one_process_has(tmp_path, tiny_data):
+    """The patches are read from the data by one rank, and the checkpoint of shards is whole."""
+    own = ["train.pretrain.steps=0", "jepa.patch_init=whitening"]
+    own.append("train.pretrain.final_probe_steps=5")
+    folders = [tmp_path / "many", tmp_path / "one"]
+    for folder, size in zip(folders, (2, 1), strict=True):
+        words = [*overrides(tiny_data, fsdp=size > 1), *own]
+        command = ["pretrain", "--config", "debug", "--run", str(folder), *words]
+        codes = run_ranks(size, command, tmp_path / f"meet_{size}", log=tmp_path / "log")
+        assert codes == [0] * size
+    many, one = (
+        load_checkpoint(newest_checkpoint(folder / "pretrain" / "checkpoints"))[0]
+        for folder in folders
+    )
+    assert many.keys() == one.keys()
+    assert all(torch.equal(value, one[name]) for name, value in many.items())
 
 
 def test_many_train_on_videos_what_one_does(tmp_path):
