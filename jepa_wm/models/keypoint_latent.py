@@ -6,28 +6,22 @@ B windows, T frames, R distant frames, n frozen tokens of width E, P points of w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
 from jepa_wm.models.losses import PROJECTED, EpisodeContrast, PredictiveContrast
-from jepa_wm.models.moments import LaggedMoments
-from jepa_wm.models.pooling import Keypoints, token_places
+from jepa_wm.models.point_motion import STILL, share_told, start_points
+from jepa_wm.models.pooling import Keypoints
 from jepa_wm.models.token_map import TokenMap, width_near
 from jepa_wm.models.world_model_settings import KeypointLatentSettings
 
 WIDTH = 256  # of the networks that are kept in training only
 FOLLOWS = 0.5  # share of a point's variance in an episode that is told, from which on it counts
-READ = 4  # batches that directions of tokens are read from; the others judge them
-CANDIDATES = 16  # directions of tokens, each with both signs, that points may start from
-FLOOR = 1e-3  # variance of tokens, beside that of all directions, that counts as none
-STILL = 1e-8  # variance of places, in pictures squared, up to which a point stands still
 NEAR = 1.0  # model steps within which a distant frame is no negative of the true one
 
 
@@ -82,17 +76,18 @@ class KeypointLatent(CompactLatent):
         The contrast within an episode leaves free what it does not need. Such a point stands still
         where nothing moves, or looks for nothing in particular; what it reads off a goal image is
         noise, and no plan can reach it. `dynamic_points` says how much each follows."""
-        shares = followed(batches, self.places)
+        shares = share_told(batches, self.places)
         best = float(shares.max())
         if best < FOLLOWS and dist().first:
             warnings.warn(
-                f"latent.name keypoints: of no point is more than {best:.2f} of what it does told "
+                f"latent.name keypoints: of no point is more than {best:.3g} of what it does told "
                 f"by the frame before and the actions ({FOLLOWS} is asked): the latent has not "
                 "found what moves, and plans will hardly succeed; look at `jepa-wm eval pretext`, "
                 "raise train.latent.steps or latent.dynamic_points, or try another seed",
                 stacklevel=2,
             )
-        counts = shares >= min(FOLLOWS, best)
+        counts = shares >= FOLLOWS
+        counts[shares.argmax()] = True
         self.counts.copy_(counts.repeat_interleave(2))
         return {"dynamic_points": [{"follows": share} for share in shares.tolist()]}
 
@@ -134,48 +129,10 @@ class StaticPoints(nn.Module):
         self.scale.fill_(common_spread(places))
 
 
-def token_moments(batches: Iterable[LatentBatch], norm: nn.Module) -> LaggedMoments:
-    """Of normed tokens without what lasts in the episode, beside the mean of those a step later at
-    the place and next to it, since what is small moves on."""
-    moments = None
-    for batch in batches:
-        frames, distant = norm(batch.frames.float()), norm(batch.distant.float())
-        # Each side of a pair has distant frames of its own, or their noise would be told.
-        now = frames[:, :-1] - distant[:, 0::2].mean(1, keepdim=True)  # [B, T-1, n, E]
-        after = frames[:, 1:] - distant[:, 1::2].mean(1, keepdim=True)
-        columns = token_places(after.shape[2])[1]
-        maps = after.flatten(0, 1).transpose(1, 2).unflatten(2, (-1, columns))
-        around = F.avg_pool2d(maps, 3, stride=1, padding=1).flatten(2).transpose(1, 2)
-        moments = moments or LaggedMoments(frames.shape[-1])
-        moments.add(*(x.flatten(0, -2) for x in (frames[:, :-1], now, after, around)))
-    assert moments is not None
-    return moments
-
-
-def followed(batches: Iterable[LatentBatch], places: Callable[[Tensor], Tensor]) -> Tensor:
-    """[P] the share of each point's variance within an episode that a linear map of all points a
-    frame before and of the actions since tells; 1 is all, 0 none, as of what stands still but for
-    its noise. `places` gives points [..., 2 P] of compressed frames."""
-    inputs, after, distant = [], [], []
-    for batch in batches:
-        at = places(batch.frames).double()  # [B, T, 2 P]
-        ones = torch.ones_like(at[:, 1:, :1])
-        inputs.append(torch.cat([at[:, :-1], batch.actions.double(), ones], -1).flatten(0, 1))
-        after.append(at[:, 1:].flatten(0, 1))
-        other = places(batch.distant[:, :1]).double()
-        distant.append(other.expand(-1, at.shape[1] - 1, -1).flatten(0, 1))
-    x, y = torch.cat(inputs).cpu(), torch.cat(after).cpu()
-    left = y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
-    # Two frames of an episode differ by twice its variance.
-    within = (y - torch.cat(distant).cpu()).square().mean(0) / 2
-    left, within = (each.unflatten(0, (-1, 2)).sum(1) for each in (left.square().mean(0), within))
-    still = within <= STILL
-    return torch.where(still, 0, 1 - left / within.clamp(min=STILL)).clamp(min=0).float()
-
-
 def common_spread(places: Tensor) -> float:
     """The root mean square spread of places [S, numbers]; 1 where none varies."""
-    return places.var(0).mean().sqrt().item() or 1.0
+    variance = places.var(0).mean().item()
+    return variance**0.5 if variance > STILL else 1.0
 
 
 class KeypointLatentTraining(LatentTraining):
@@ -200,22 +157,8 @@ class KeypointLatentTraining(LatentTraining):
             self.episode_contrast = EpisodeContrast(WIDTH, projected=PROJECTED)
 
     @torch.no_grad()
-    def begin(self, batches: Iterable[LatentBatch]) -> None:
-        """Start points at the directions of tokens in which a frame tells best of the next.
-
-        A thing that is small beside what is random about a picture hardly moves the places of
-        points that look at random, and whether these ever find it is luck. Without what lasts in
-        an episode, it is often what a frame tells of the tokens next to each place a step later:
-        found in seconds, where thousands of steps may not."""
-        each = iter(batches)
-        moments = token_moments(islice(each, READ), self.places.norm)
-        directions = moments.predictable(FLOOR * float(moments.covariance.trace()))[1].flip(1)
-        towards = directions[:, :CANDIDATES].T.float().to(self.places.place.device)
-        # Both signs: a thing may score high or low.
-        towards, mean = torch.cat([towards, -towards]), moments.mean.float().to(towards.device)
-        follow = followed(each, lambda tokens: self.places.sought(tokens, towards, mean))
-        order = follow.argsort(descending=True).to(towards.device)
-        self.places.start_at(towards[order[follow[order.cpu()] >= FOLLOWS]], mean)
+    def begin(self, batches: Iterable[LatentBatch], judges: Iterable[LatentBatch]) -> None:
+        start_points(self.places, batches, judges)
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """`loss` and its parts, for tokens of windows [B, T, n, E] and of distant frames [B, R, n,

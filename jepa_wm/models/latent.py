@@ -40,8 +40,8 @@ class LatentTraining(nn.Module):
 
     num_distant = 1  # frames from elsewhere in its episode that it asks for beside each window
 
-    def begin(self, batches: Iterable[LatentBatch]) -> None:
-        """Set, before the first step, what batches tell without any."""
+    def begin(self, batches: Iterable[LatentBatch], judges: Iterable[LatentBatch]) -> None:
+        """Set, before the first step, what batches tell without any; others may judge it."""
 
     def losses(self, batch: LatentBatch) -> dict[str, Tensor]:
         """`loss` and its parts."""

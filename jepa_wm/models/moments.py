@@ -16,6 +16,7 @@ class LaggedMoments:
         """`size` is P."""
         self.count = 0
         self._sum = torch.zeros(size, dtype=torch.double)
+        self._outer = torch.zeros(size, size, dtype=torch.double)
         self._square = torch.zeros(size, size, dtype=torch.double)
         self._product = torch.zeros(size, size, dtype=torch.double)
 
@@ -23,10 +24,11 @@ class LaggedMoments:
         self, vectors: Tensor, now: Tensor, following: Tensor, around: Tensor | None = None
     ) -> None:
         """Vectors [n, P] as they are, what may be told of them [n, P] and of those that follow at
-        the same places [n, P], and the mean of those that follow around there, if what moves on
-        is to be told as well [n, P]."""
+        the same places [n, P]. What follows `around` [n, P] a place, in the mean, is told in the
+        stead of these where it is given: what is small moves on."""
         self.count += len(vectors)
         self._sum += vectors.sum(0).cpu().double()
+        self._outer += (vectors.T @ vectors).cpu().double()
         self._square += (now.T @ now + following.T @ following).cpu().double() / 2
         self._product += (now.T @ (following if around is None else around)).cpu().double()
 
@@ -34,6 +36,12 @@ class LaggedMoments:
     def mean(self) -> Tensor:
         """[P] of the vectors as they are."""
         return self._sum / self.count
+
+    def spread(self, directions: Tensor) -> Tensor:
+        """[K] standard deviations of the vectors as they are along directions [K, P]."""
+        covariance = self._outer / self.count - self.mean.outer(self.mean)
+        along = directions.double()
+        return ((along @ covariance) * along).sum(1).clamp(min=0).sqrt().float()
 
     @property
     def covariance(self) -> Tensor:
@@ -48,16 +56,12 @@ class LaggedMoments:
         return scaled.flip(1)
 
     def predictable(self, floor: float) -> tuple[Tensor, Tensor]:
-        """(correlations [P] with what follows, rising; [P, P] their directions as columns, each of
-        unit variance): temporal ICA (Molgedey and Schuster, 1994). A variance counts beside
-        `floor`."""
+        """(products [P] of the directions now and following, rising; [P, P] the directions as
+        columns): whitened, but for a variance of `floor` that is added to each, and turned so that
+        none tells of another (temporal ICA: Molgedey and Schuster, 1994). Products of one place
+        and floor 0 are correlations."""
         variance, directions = torch.linalg.eigh(self.covariance)
         white = directions / (variance + floor).sqrt()
         lagged = self._product / self.count
-        correlation, turn = torch.linalg.eigh(white.T @ (lagged + lagged.T) / 2 @ white)
-        return correlation, white @ turn
-
-    @property
-    def by_chance(self) -> float:
-        """Radius of the semicircle that correlations of white noise fill (Wigner)."""
-        return float((2 * len(self._sum) / self.count) ** 0.5)
+        products, turn = torch.linalg.eigh(white.T @ (lagged + lagged.T) / 2 @ white)
+        return products, white @ turn

@@ -18,7 +18,6 @@ QUERIES, NUM_HEADS = 8, 2  # of an attentive pool
 CHANNELS = 16  # numbers that a grid pool keeps of each token
 HIDDEN = 256  # width within a grid or mean pool
 LOOK, SHARPNESS = 64, 3.0  # width within keypoints, and what their scores are multiplied by
-START = 4.0  # score of a token one standard deviation along the direction that a point starts from
 
 
 class AttentivePool(nn.Module):
@@ -120,22 +119,22 @@ class Keypoints(nn.Module):
 
     def sought(self, tokens: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
         """[..., 2 K] places of K points that look for directions [K, D] of normed tokens [..., N,
-        D] of this mean [D]."""
-        score = START * F.gelu((self.norm(tokens.float()) - mean) @ directions.T)
+        D] of this mean [D]; how long a direction is says how sharply."""
+        score = (self.norm(tokens.float()) - mean) @ directions.T
         return torch.einsum("...nk,nc->...kc", score.softmax(-2), self.place - 0.5).flatten(-2)
 
     @torch.no_grad()
     def start_at(self, directions: Tensor, mean: Tensor) -> None:
-        """Have points look for directions [K, D] of normed tokens of this mean [D], one or more
-        points for each; with K = 0 they look for what they did."""
-        count = min(self.points, LOOK) if len(directions) else 0
+        """Have points look for directions [K, D] as `sought` does, where scores are above the
+        mean's, one or more points for each; with K = 0 they look for what they did."""
         enter, leave = self.score[0], self.score[-1]
         assert isinstance(enter, nn.Linear) and isinstance(leave, nn.Linear)
-        for point in range(count):
-            # A hidden number of its own; what else is random stays, so that no two are alike.
-            direction = directions[point % len(directions)]
-            enter.weight[point], enter.bias[point] = direction, -direction @ mean
-            leave.weight[point, point] = START / SHARPNESS
+        for point in range(self.points if len(directions) else 0):
+            # A hidden number of its own, while half of them are left at random, by which points
+            # that look for the same differ.
+            direction, hidden = directions[point % len(directions)], point % (LOOK // 2)
+            enter.weight[hidden], enter.bias[hidden] = direction, -direction @ mean
+            leave.weight[point, hidden] = 1 / SHARPNESS
 
 
 class GridPool(nn.Module):

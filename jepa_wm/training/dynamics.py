@@ -21,8 +21,8 @@ from jepa_wm.features.cache import PARTS, Features, encoded_rows
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import WorldModelSettings
-from jepa_wm.training.latent_task import LatentBatches, latent_task
-from jepa_wm.training.loop import Losses, TrainingTask, fit
+from jepa_wm.training.latent_task import LatentBatches, begin, latent_task
+from jepa_wm.training.loop import Losses, TrainingTask, begun, fit
 from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics
 from jepa_wm.world_model.latents import SLAB, Latents, Recording, of_all_frames
 from jepa_wm.world_model.rollout_error import rollout_errors, span
@@ -62,9 +62,10 @@ def dynamics(
         sampler = windows(features, settings, seed, train.latent.frames, "latent")
         training.to(dist().device)
         batches = LatentBatches(model, frames, sampler, train.latent.batch, training.num_distant)
-        training.begin(batches.after(train.latent.steps))
+        if not begun(run, "dynamics", "latent"):
+            begin(training, batches)
         seconds += fit(run, latent_task(training, batches), train.latent, train)
-        figures = model.latent.select(batches.after(train.latent.steps))
+        figures = model.latent.select(batches.judged())
         model.latent.standardise(frames.sample())
 
     # The dynamics on it.

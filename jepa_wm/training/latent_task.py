@@ -20,7 +20,10 @@ from jepa_wm.training.loop import Losses, TrainingTask
 if TYPE_CHECKING:
     from jepa_wm.training.dynamics import Frames
 
-JUDGED = 8  # batches, beyond those of the training, that what was learned is judged by
+APART = 2**39  # step whose batch is the first that no training draws
+JUDGED = 8  # batches there that what was learned is judged by
+READ = 8  # batches each that a start is read from and judged by
+SLAB = 64  # windows read at once there
 
 
 class LatentBatches:
@@ -54,10 +57,27 @@ class LatentBatches:
             torch.from_numpy(episode[:, 0]).to(dist().device),
         )
 
-    def after(self, steps: int) -> Iterator[LatentBatch]:
-        """Whole batches, the same for all ranks, that a training of so many steps has not had."""
-        for step in range(steps, steps + JUDGED):
-            yield self(step, slice(None))
+    def start(self) -> tuple[Iterator[LatentBatch], Iterator[LatentBatch]]:
+        """Batches that no training has, the same for all ranks: (from which a start is read, by
+        which it is judged)."""
+        return self._apart(JUDGED, READ), self._apart(JUDGED + READ, READ)
+
+    def judged(self) -> Iterator[LatentBatch]:
+        """Other such batches, by which what was learned is judged."""
+        return self._apart(0, JUDGED)
+
+    def _apart(self, first: int, count: int) -> Iterator[LatentBatch]:
+        for step in range(APART + first, APART + first + count):
+            for at in range(0, self.batch, SLAB):
+                yield self(step, slice(at, min(at + SLAB, self.batch)))
+
+
+def begin(training: LatentTraining, batches: LatentBatches) -> None:
+    """What data tell before the first step, read by rank 0 for all."""
+    if dist().first:
+        training.begin(*batches.start())
+    start = {name: value.cpu() for name, value in training.state_dict().items()}
+    training.load_state_dict(dist().broadcast(start))
 
 
 def latent_task(training: LatentTraining, batches: LatentBatches) -> TrainingTask:

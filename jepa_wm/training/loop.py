@@ -106,6 +106,12 @@ def fit(
     return before + time.monotonic() - began
 
 
+def begun(run: Run, stage: str, part: str = "") -> bool:
+    """Whether there is a checkpoint that a training goes on from, which brings all weights."""
+    folder = run.stage_dir(stage) / "checkpoints" / part
+    return dist().broadcast(dist().first and newest_checkpoint(folder) is not None)
+
+
 def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
     """AdamW over all trainable parameters: matrices decay, biases, norms and single vectors do
     not."""

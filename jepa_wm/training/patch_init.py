@@ -73,8 +73,10 @@ def predictive(moments: LaggedMoments) -> Tensor:
     as they are, where what is small and moves drowns in brightness, and whitened ones, where it
     is no more than its soft edges."""
     correlation, directions = moments.predictable(ROUNDING)
+    # Of n pairs of white noise the correlations fill a semicircle of this radius (Wigner).
+    by_chance = (2 * len(correlation) / moments.count) ** 0.5
     spread = (moments.covariance @ directions).norm(dim=0)
-    strength = correlation.where(correlation > moments.by_chance, 0) * spread
+    strength = correlation.where(correlation > by_chance, 0) * spread
     variances = strength.clamp(min=FLOOR * float(strength.max().clamp(min=1e-6)))
     order = variances.argsort(descending=True)
     return (directions * variances.sqrt())[:, order]

@@ -32,7 +32,7 @@ from jepa_wm.features.weights import Size, load_encoder, load_predictor, take_pl
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.vit import Encoder
-from jepa_wm.training.loop import TrainingTask, fit
+from jepa_wm.training.loop import TrainingTask, begun, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbedFrames, ProbedStates, probe_once
 from jepa_wm.training.patch_init import init_patches
 from jepa_wm.training.samples import BatchReader
@@ -80,7 +80,7 @@ def pretrain(
     reader = BatchReader(source, data, encoder, jepa, seed)
     if settings.start is not None:
         start_at(model, settings.start)
-    elif not _begun(run):
+    elif not begun(run, "pretrain"):
         init_patches(model, reader, seed)
     model.to(dist().device)
 
@@ -127,12 +127,6 @@ def _judged(
     spectra = probe.patch_spectra(trained)
     scores["patch_spectrum"] = {name: each[:SHOWN].tolist() for name, each in spectra.items()}
     return metrics, scores
-
-
-def _begun(run: Run) -> bool:
-    """Whether there is a checkpoint to go on from, which will bring all weights."""
-    folder = run.stage_dir("pretrain") / "checkpoints"
-    return dist().broadcast(dist().first and newest_checkpoint(folder) is not None)
 
 
 class Opened(NamedTuple):
