@@ -132,7 +132,12 @@ def test_tokens_in_a_line_and_single_tokens_start_points_or_leave_them():
 def test_more_points_than_hidden_numbers_leave_half_of_these_at_random():
     keypoints = points(LOOK + 3)
     before = keypoints.score[0].weight.clone()
-    keypoints.start_at(torch.eye(16)[:2], torch.zeros(16))
+    keypoints.start_at(torch.eye(16)[:3], torch.zeros(16))
+    enter, leave = keypoints.score[0].weight, keypoints.score[-1].weight
+    for point in range(LOOK + 3):
+        hidden = int(leave[point].argmax())
+        looks_for = torch.eye(16)[hidden % 3]
+        assert torch.equal(enter[hidden], looks_for) and hidden == point % (LOOK // 2)
     same = (keypoints.score[0].weight == before).all(1)
     assert same.tolist() == [False] * (LOOK // 2) + [True] * (LOOK // 2)
     assert len(keypoints(torch.randn(49, 16)).unflatten(-1, (-1, 2)).unique(dim=0)) == LOOK + 3

@@ -130,9 +130,10 @@ class Keypoints(nn.Module):
         enter, leave = self.score[0], self.score[-1]
         assert isinstance(enter, nn.Linear) and isinstance(leave, nn.Linear)
         for point in range(self.points if len(directions) else 0):
-            # A hidden number of its own, while half of them are left at random, by which points
-            # that look for the same differ.
-            direction, hidden = directions[point % len(directions)], point % (LOOK // 2)
+            # A hidden number of its own, or one that looks for the same, while half of them are
+            # left at random, by which points that look for the same differ.
+            hidden = point % (LOOK // 2)
+            direction = directions[hidden % len(directions)]
             enter.weight[hidden], enter.bias[hidden] = direction, -direction @ mean
             leave.weight[point, hidden] = 1 / SHARPNESS
 
