@@ -273,7 +273,7 @@ class Reader:
             distant,
             loud,
         )
-        self.source = type("Source", (), {"batch": BatchShape(clips=8)})()
+        self.source = type("Source", (), {"batch": BatchShape(clips=8), "decodes": False})()
 
     def read(self, step, rows):
         g = generator(step % 1000)

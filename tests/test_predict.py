@@ -18,6 +18,7 @@ from jepa_wm.models.targets import latent_targets, whitened
 HALF = BlockMask(
     num_blocks=1, spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0), temporal_scale=(0.5, 0.5)
 )
+PREDICTOR = {"width": 16, "depth": 1, "num_heads": 1}
 BOXES = BlockMask(num_blocks=2, spatial_scale=(0.2, 0.4))
 
 
@@ -26,13 +27,8 @@ def jepa(seed=0, **predict):
     observe = DataSettings(image_size=12, num_frames=4)
     looks = {key: predict.pop(key) for key in ("attention", "tubelet_size") if key in predict}
     encode = EncoderSettings(patch_size=4, width=16, depth=2, num_heads=2, **looks)
-    return JEPA(
-        observe.image_size,
-        encode,
-        JepaSettings(
-            **{"width": 16, "depth": 1, "num_heads": 1, "masks": (HALF, BOXES), **predict}
-        ),
-    )
+    predict = {"masked_weight": 0.3, "temporal_contrast": 0.3, "masks": (HALF, BOXES), **predict}
+    return JEPA(observe.image_size, encode, JepaSettings(**{**PREDICTOR, **predict}))
 
 
 def clip(batch=8, seed=1):

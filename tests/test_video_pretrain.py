@@ -18,7 +18,7 @@ from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.images import augment, draw_augmentation
 from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.data.settings import AugmentSettings
-from jepa_wm.training import pretrain
+from jepa_wm.training import patch_init, pretrain
 
 STEPS = 9
 SMALL = [
@@ -72,6 +72,22 @@ def test_an_interrupted_run_on_videos_goes_on_to_the_same_bits(tmp_path, sets, m
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
     assert read_metrics(tmp_path / "whole", "pretrain") == read_metrics(
         tmp_path / "stopped", "pretrain"
+    )
+
+
+def test_what_is_decoded_before_the_first_step_is_little_and_says_how_far_it_is(
+    tmp_path, sets, monkeypatch, capsys
+):
+    # Pairs a batch: 4 clips, 3 pairs of their 4 frames, 9 patches each.
+    monkeypatch.setattr(patch_init, "DECODED", 2 * 4 * 3 * 9)
+    monkeypatch.setattr(pretrain, "FEW", 40)
+    train(
+        tmp_path, f"data.videos={sets / 'films'}", "jepa.patch_init=predictive", "jepa.min_gap=1",
+        "train.pretrain.probe_frames=10000", "train.pretrain.steps=1",
+    )  # fmt: skip
+    lines = capsys.readouterr().err
+    assert (
+        "frames of the probe  10/10  100%" in lines and "patches of the data  2/2  100%" in lines
     )
 
 

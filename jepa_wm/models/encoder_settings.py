@@ -152,7 +152,7 @@ class JepaSettings(Section):
 
     target_kinds: tuple[Literal["tokens", "motion"], ...] = ("tokens",)
 
-    masked_weight: float = Field(0.3, ge=0)  # of the hidden tokens
+    masked_weight: float = Field(1.0, ge=0)  # of the hidden tokens
     context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
     # each position's mean over the batch is removed, so that a constant cannot be a target
     center_targets: bool = True
@@ -164,7 +164,7 @@ class JepaSettings(Section):
     # Weights of the regularisers, 0 for off.
 
     vicreg: float = Field(0.0, ge=0)  # variance and covariance of the clips' mean context tokens
-    temporal_contrast: float = Field(0.3, ge=0)  # a frame's successor against distant frames
+    temporal_contrast: float = Field(0.0, ge=0)  # a frame's successor against distant frames
     episode_contrast: float = Field(0.0, ge=0)  # distant frames against other episodes' (files')
     # action supervision: the displacement between two frames, by the actions, read linearly; where
     # a file has actions

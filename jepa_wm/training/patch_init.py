@@ -11,11 +11,14 @@ from torch import Tensor
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.progress import Progress
+from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.moments import LaggedMoments
 from jepa_wm.training.samples import BatchReader
 
 PATCHES = 2**19  # pairs of patches that are read, about
+DECODED = 2**17  # the same of videos, where each batch takes as long as a training step
 CLIPS = 32  # read at once, at most
 FIRST = 2**39  # step whose batch is the first: none that training draws
 # Variance, of pixels in -1..1, beside which directions count: 4 levels of 8 bits, squared. Smaller
@@ -46,8 +49,13 @@ def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Ten
     rows = slice(0, min(CLIPS, reader.source.batch.clips))
     per_clip = reader.data.num_frames // model.encoder.tubelet_size - of_next
     per_batch = rows.stop * per_clip * model.encoder.tokens_per_frame
-    for step in range(FIRST, FIRST + -(-PATCHES // per_batch)):
-        moments.add(*_pairs(model, reader.read(step, rows), of_next))
+    decodes = reader.source.decodes
+    batches = -(-(DECODED if decodes else PATCHES) // per_batch)
+    batch_of = Prefetcher(reader.read).batch if decodes else reader.read
+    with Progress("patches of the data", batches) as bar:
+        for i in range(batches):
+            moments.add(*_pairs(model, batch_of(FIRST + i, rows), of_next))
+            bar.update(i + 1)
     if not moments.count or not moments.covariance.any():
         raise UserError(
             f"jepa.patch_init {model.settings.patch_init}: no patch of the clips that were read "

@@ -6,6 +6,7 @@ n frames of the training part, m held-out ones, h x w px, C channels, Y numbers 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpo
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
+from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.settings import linear
 from jepa_wm.core.stage import stage
@@ -41,6 +43,8 @@ from jepa_wm.training.settings import PretrainTraining, TrainPretraining
 # The shares of the gradient are told on clips of a step that is never trained on, so many a rank.
 WATCHED, WATCHED_CLIPS = 2**39 - 1, 16
 SHOWN = 64  # of the spectrum of patches, at most
+FEW = 1000  # probed frames, at most, where there is no state to read and metrics alone are told
+AT_ONCE = 16  # clips that are decoded for the probe between two steps of its bar
 
 
 @stage(
@@ -148,7 +152,7 @@ def _trajectories(
         absolute=train.action_kind == "absolute", batch=shape,
     )  # fmt: skip
     columns, gap, states = train.quantities, min(data.frame_gaps), None
-    seen = ProbedFrames.spread(train, probe_frames)
+    seen = ProbedFrames.spread(train, probe_frames if columns.groups else min(probe_frames, FEW))
     if columns.groups:
         check_same_state(train, heldout)
         pairs = (
@@ -175,8 +179,14 @@ def _videos(
     # The probe's frames are drawn as for training, but whole and in another order.
     whole = data.model_copy(update={"augment": None})
     probed = clip_sampler(sets, whole, seed=seed + 1)
-    rows = probed.rows(0, -(-probe_frames // probed.frames))
-    return Opened(source, 0, probed.frames_at(rows).flatten(0, 1).numpy())
+    rows = probed.rows(0, -(-min(probe_frames, FEW) // probed.frames))
+    pictures = []
+    with Progress("frames of the probe", len(rows)) if dist().first else nullcontext() as bar:
+        for first in range(0, len(rows), AT_ONCE):
+            pictures.append(probed.frames_at(rows[first : first + AT_ONCE]).flatten(0, 1).numpy())
+            if bar is not None:
+                bar.update(min(first + AT_ONCE, len(rows)))
+    return Opened(source, 0, np.concatenate(pictures))
 
 
 def make_task(

@@ -18,7 +18,7 @@ class TrainPretraining(OptimiserSettings):
     lr: float = 5e-4
     # weights to begin with: another run folder, or a released V-JEPA 2 file
     start: str | None = None
-    probe_frames: int = 10000
+    probe_frames: int = 10000  # that a state is read from; without one 1000 suffice
     # of the probe at every evaluation, which shows whether the encoder gets better
     probe_steps: int = 400
     # of the probe that is reported, which should be limited by the encoder alone
