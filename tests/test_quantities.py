@@ -17,6 +17,7 @@ from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.labelled import Labelled, Part
 from jepa_wm.evals.scores import score
 from jepa_wm.features.probes import RidgeProbe
+from jepa_wm.training import patch_init
 from jepa_wm.worlds.collect import record
 from jepa_wm.worlds.gym import GymWorld
 from jepa_wm.worlds.two_rooms.gym_env import TwoRoomsEnv
@@ -243,7 +244,8 @@ def turning(tmp_path_factory):
     return root
 
 
-def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path):
+def test_a_run_tells_each_quantity_in_its_own_unit(turning, tmp_path, monkeypatch):
+    monkeypatch.setattr(patch_init, "PATCHES", 2000)
     from test_recipes import RECORDED
 
     words = [f"data.path={turning}", *RECORDED]

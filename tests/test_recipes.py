@@ -24,6 +24,7 @@ from jepa_wm.models.predictor import (
 )
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import VJEPA2AC, difference, normalised, parted, with_pose
+from jepa_wm.training import patch_init
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(file.stem for file in CONFIGS.glob("vjepa2_*.yaml") if "_ac_" not in file.stem)
@@ -69,13 +70,13 @@ def test_no_action_supervises_an_encoder_unless_its_recipe_says_so(recipe):
         assert any("action supervision" in text for text in texts)
 
 
-def test_the_recipe_for_photos_tells_them_apart_by_views(sets, tmp_path):  # noqa: F811
+def test_the_recipe_for_photos_predicts_hidden_blocks_alone(sets, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(patch_init, "PATCHES", 2000)
     videos = f"data.videos=[{{path: {sets / 'photos'}, single_images: true}}]"
     result = take_steps("signs", tmp_path / "run", videos, "data.num_frames=1")
-    assert (
-        result["clips"] == 9
-        and read_metrics(tmp_path / "run", "pretrain")[-1]["episode_contrast"] > 0
-    )
+    metrics = read_metrics(tmp_path / "run", "pretrain")[-1]
+    assert result["clips"] == 9 and metrics["masked_prediction"] > 0
+    assert not any("contrast" in name for name in metrics)
 
 
 def test_the_recipes_are_true_to_the_paper():
@@ -227,8 +228,8 @@ def test_the_action_conditioned_recipe_takes_real_steps(arm, tmp_path):
 
 
 RECORDED = [
-    "data.image_size=32", "encoder.width=24", "encoder.depth=2", "encoder.num_heads=2",
-    "jepa.width=12",
+    "data.image_size=32", "data.frame_gaps=[1]", "encoder.width=24", "encoder.depth=2",
+    "encoder.num_heads=2", "jepa.width=12", "jepa.min_gap=2", "jepa.neighbor_width=8",
     "jepa.depth=1", "jepa.num_heads=1",
     "train.pretrain={steps: 3, batch: 4, probe_frames: 8, probe_steps: 2}",
     "train.pretrain.final_probe_steps=2", "train.latent={steps: 20, batch: 16}",
@@ -238,13 +239,16 @@ RECORDED = [
 
 
 @pytest.mark.parametrize("recipe", ["pusht", "donkeycar", "bridge"])
-def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path):
+def test_a_recipe_for_recordings_takes_real_steps(recipe, arm, tmp_path, monkeypatch):
+    monkeypatch.setattr(patch_init, "PATCHES", 2000)
     with Run.open(tmp_path / "run", load_config(recipe, [f"data.path={arm}", *RECORDED])) as run:
         results = [run_stage(name, run) for name in ("pretrain", "features", "dynamics")]
     assert results[0]["steps"] == 3 and all(
         row["relative_error"] > 0 for row in results[2]["rollout"]
     )
-    assert read_metrics(tmp_path / "run", "pretrain")[-1]["masked_prediction"] > 0
+    of_encoder = read_metrics(tmp_path / "run", "pretrain")[-1]
+    assert of_encoder["masked_prediction"] > 0
+    assert not any("inverse" in name or "contrast" in name for name in of_encoder)
     assert read_metrics(tmp_path / "run", "dynamics_latent")[-1]["inverse_dynamics"] > 0
 
 

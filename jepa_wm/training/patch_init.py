@@ -60,7 +60,8 @@ def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Ten
         raise UserError(
             f"jepa.patch_init {model.settings.patch_init}: no patch of the clips that were read "
             "differs from distant frames of its episode, by which it could be told what moves; "
-            "set jepa.patch_init=whitening or normal, or give longer episodes or videos"
+            "set jepa.min_gap lower, jepa.patch_init=whitening or normal, or give longer episodes "
+            "or videos"
         )
 
     # The strongest directions, turned at random so that all channels are alike, at unit mean
