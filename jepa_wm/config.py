@@ -83,14 +83,15 @@ class Config(Section):
                 "have "
                 "none; set jepa.inverse_dynamics=0"
             )
-        if any(part.single_images for part in self.data.sets) and jepa.temporal_contrast:
-            raise ValueError(
-                f"jepa.temporal_contrast {jepa.temporal_contrast} tells a frame from its "
-                "successor, "
-                "and in a still image they are equal; set jepa.temporal_contrast=0, or leave out "
-                "the sets with single_images: true"
-            )
-        # What augmented views hide or betray.
+        stills = any(part.single_images for part in self.data.sets)
+        for name in ("temporal_contrast", "episode_contrast"):
+            if stills and getattr(jepa, name):
+                raise ValueError(
+                    f"jepa.{name} {getattr(jepa, name)} compares frames of different times, and a "
+                    f"still image has one; set jepa.{name}=0, or leave out the sets with "
+                    "single_images: true"
+                )
+        # What augmented views change.
         if augment is not None and augment.color_jitter and self.encoder.channels != 3:
             raise ValueError(
                 f"data.augment.color_jitter {augment.color_jitter} changes the light of frames of "
@@ -98,13 +99,6 @@ class Config(Section):
                 f"channels, and encoder.channels is {self.encoder.channels}; set "
                 "data.augment.color_jitter=0"
             )
-        if augment is not None and augment.independent_views and jepa.temporal_contrast:
-            raise ValueError(
-                f"jepa.temporal_contrast {jepa.temporal_contrast} tells the clip's frames from "
-                "distant ones, which independent views would betray; set "
-                "data.augment.independent_views=false or jepa.temporal_contrast=0"
-            )
-        self._check_motion()
         if augment is not None and jepa.inverse_dynamics:
             raise ValueError(
                 f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads displacements, which "
@@ -117,18 +111,6 @@ class Config(Section):
                 f"{self.encoder.depth}"
             )
         return self
-
-    def _check_motion(self) -> None:
-        """What differs from distant frames has to be seen in the same way in both."""
-        jepa, augment = self.jepa, self.data.augment
-        reads = {"jepa.target_kinds motion": "motion" in jepa.target_kinds}
-        reads["jepa.patch_init predictive"] = jepa.patch_init == "predictive"
-        named = " and ".join(name for name, asked in reads.items() if asked)
-        if named and augment is not None and augment.independent_views:
-            raise ValueError(
-                f"{named} compares a clip with distant frames, of which independent views show "
-                "other pixels; set data.augment.independent_views=false"
-            )
 
     @model_validator(mode="after")
     def _regularisers_fit(self) -> Config:

@@ -174,13 +174,6 @@ def test_targets_that_say_nothing_are_refused(bad, message):
         JepaSettings(**bad)
 
 
-@pytest.mark.parametrize("asked", [{"target_kinds": ("motion",)}, {"patch_init": "predictive"}])
-def test_what_is_compared_must_be_seen_alike(asked):
-    views = DataSettings(augment={"independent_views": True})
-    with pytest.raises(ValueError, match="set data.augment.independent_views=false"):
-        Config(data=views, jepa=JepaSettings(**asked, **OFF))
-
-
 @pytest.mark.parametrize("tubelet", [1, 2])
 def test_what_moves_is_told_from_frames_seen_alone_whatever_a_clip_attends_to(tubelet):
     """Of both models the same weights: in one a token of a clip attends to all frames, and yet

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jepa_wm.models.losses import LinearInverseDynamics
-from jepa_wm.models.pooling import GridPool, MeanPool, query_attention
+from jepa_wm.models.pooling import GridPool, query_attention
 
 
 def generator(seed=0):
@@ -20,17 +20,6 @@ def test_a_grid_pool_tells_places_apart_that_hold_the_same_tokens():
     assert out.shape == (4, 5)
     assert not torch.allclose(out, pool(tokens.roll(1, 1)), atol=1e-4), "the same tokens elsewhere"
     torch.testing.assert_close(out[1:2], pool(tokens[1:2]))
-
-
-def test_a_mean_pool_tells_what_there_is_wherever_and_whatever_all_share():
-    torch.manual_seed(0)
-    pool, tokens = MeanPool(8, 5), torch.randn(6, 9, 8, generator=generator())
-    out = pool(tokens)
-    assert out.shape == (6, 5)
-    torch.testing.assert_close(pool(tokens.roll(1, 1)), out)
-    shared = 40 * torch.randn(8, generator=generator(1))
-    torch.testing.assert_close(pool(0.1 * tokens + shared), out, atol=2e-2, rtol=0)
-    assert torch.pdist(out).min() > 0.1
 
 
 def test_queries_carried_to_the_tokens_find_what_keys_and_values_of_every_token_would():

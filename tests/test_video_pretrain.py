@@ -131,8 +131,8 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
             r"which data.augment rescales and mirrors",
         ),
         (
-            ["data.augment={independent_views: true}", "jepa.temporal_contrast=1"],
-            r"independent views would betray.*jepa.temporal_contrast=0",
+            ["data.videos=[{path: x, single_images: true}]", "jepa.temporal_contrast=0"],
+            r"jepa.episode_contrast .* set jepa.episode_contrast=0",
         ),
         (
             ["data.augment={color_jitter: 0.4}", "encoder.channels=2"],
@@ -183,55 +183,6 @@ def test_light_changes_from_view_to_view_and_not_within_a_clip():
     assert torch.allclose(
         augment(clip, AugmentSettings(**still, color_jitter=0.4), 20, u), plain, atol=1e-2
     )
-
-
-def test_stills_are_told_apart_by_two_views_of_each(tmp_path, monkeypatch):
-    """No frame of a still is left whole by blocks; then its far frames, views of their own, are
-    told by one another."""
-    (tmp_path / "photos").mkdir()
-    for number, colours in enumerate(
-        np.random.default_rng(0).integers(0, 255, (3, 2, 2, 3), np.uint8)
-    ):
-        Image.fromarray(colours.repeat(15, 0).repeat(15, 1)).save(
-            tmp_path / "photos" / f"{number}.png"
-        )
-    seen = []
-    original = pretrain.JEPA.forward
-
-    def forward(self, batch):
-        losses = original(self, batch)
-        seen.append((batch.clip, batch.distant, losses))
-        return losses
-
-    monkeypatch.setattr(pretrain.JEPA, "forward", forward)
-    words = [
-        f"data.videos=[{{path: {tmp_path / 'photos'}, single_images: true}}]", "data.num_frames=1",
-        "data.augment={scale: [0.6, 1.0], color_jitter: 0.2, independent_views: true}",
-        "train.pretrain.warmup=5",
-        "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]", "jepa.temporal_contrast=0",
-        "jepa.episode_contrast=1",
-        "jepa.num_distant_frames=2",
-        "train.pretrain.batch=3", "train.pretrain.steps=40", "train.pretrain.lr=3e-3",
-    ]  # fmt: skip
-    train(tmp_path / "run", *words)
-    clip, far, losses = seen[0]
-    assert clip.shape[:2] == (3, 1) and far.shape[:2] == (3, 2)
-    views = torch.cat([clip, far], 1).flatten(2)
-    assert all(torch.pdist(of_photo).min() > 0.1 for of_photo in views), (
-        "three views of each photo, no two alike"
-    )
-    stay = losses["masked_prediction"] * 0.3
-    assert torch.allclose(losses["loss"], stay + losses["episode_contrast"], atol=1e-5)
-    begin, end = (
-        np.mean([float(step[2]["episode_contrast"].detach()) for step in part])
-        for part in (seen[:5], seen[-5:])
-    )
-    assert end < 0.7 * begin
-    with pytest.raises(
-        UserError,
-        match=r"jepa.episode_contrast 1.0 need a mask .*; or set jepa.num_distant_frames >= 2",
-    ):
-        load_config("debug", [*SMALL, *words, "jepa.num_distant_frames=1"])
 
 
 def test_batches_are_made_ahead_and_are_those_of_their_step():

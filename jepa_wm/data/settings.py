@@ -16,8 +16,6 @@ class AugmentSettings(Section):
     horizontal_flip: bool = True  # half of the views are mirrored
     # of brightness, contrast, saturation (around 1) and a quarter of the hue
     color_jitter: float = Field(0.0, ge=0, le=1)
-    # every distant frame has a view of its own, so that two views of a file are told from others'
-    independent_views: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> AugmentSettings:

@@ -169,10 +169,8 @@ class JepaSettings(Section):
     # action supervision: the displacement between two frames, by the actions, read linearly; where
     # a file has actions
     inverse_dynamics: float = Field(0.0, ge=0)
-    # how the last three read a frame: grid, where things are; mean, what there is
-    pooling: Literal["grid", "mean"] = "grid"
-    # frames a clip, from elsewhere in its episode, for these three and for motion; an image is its
-    # own
+    # frames a clip, from elsewhere in its episode, for the last three and for motion; an image is
+    # its own
     num_distant_frames: int = Field(4, ge=0)
     # environment steps between the clip and a distant frame, at least
     min_gap: int = Field(25, ge=1)

@@ -25,7 +25,7 @@ from jepa_wm.models.losses import (
     variance_covariance,
 )
 from jepa_wm.models.masks import TokenMask
-from jepa_wm.models.pooling import GridPool, MeanPool
+from jepa_wm.models.pooling import GridPool
 from jepa_wm.models.predictor import NeighborPredictor, Predictor, PredictorSizes, target_width
 from jepa_wm.models.targets import latent_targets
 from jepa_wm.models.vit import Encoder
@@ -75,11 +75,7 @@ class JEPA(nn.Module):
             sizes = width, settings.neighbor_width, target_width(encoder, settings)
             self.neighbors = NeighborPredictor(*sizes)
         # What only the regularisers need.
-        self.pooling: nn.Module
-        if settings.pooling == "mean":
-            self.pooling = MeanPool(width, width)
-        else:
-            self.pooling = GridPool(self.encoder.tokens_per_frame, width, width)
+        self.pooling = GridPool(self.encoder.tokens_per_frame, width, width)
         self.temporal_contrast = TemporalContrast(width)
         self.episode_contrast = EpisodeContrast(width)
         self.inverse_dynamics: LinearInverseDynamics | None = None

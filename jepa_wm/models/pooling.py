@@ -1,5 +1,5 @@
-"""A frame's tokens in one vector: by learned queries, by a map that keeps places, by their mean,
-or as their principal components.
+"""A frame's tokens in one vector: by learned queries, by a map that keeps places, or as their
+principal components.
 
 B frames, S sample frames, N tokens a frame, D width, Q queries, P keypoints, F pooled width, K
 components or directions, h heads, d head width."""
@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import all_gather
 from jepa_wm.core.scaling import ROUNDING
 from jepa_wm.models.blocks import mlp
 
 QUERIES, NUM_HEADS = 8, 2  # of an attentive pool
 CHANNELS = 16  # numbers that a grid pool keeps of each token
-HIDDEN = 256  # width within a grid or mean pool
+HIDDEN = 256  # width within a grid pool
 LOOK, SHARPNESS = 64, 3.0  # width within keypoints, and what their scores are multiplied by
 
 
@@ -157,31 +156,6 @@ class GridPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, F] from tokens [B, N, D]."""
         return self.out(F.gelu(self.squeeze(self.norm(tokens))).flatten(1))
-
-
-class MeanPool(nn.Module):
-    """The mean of a frame's tokens beside those of the batch; an MLP reads it into F numbers.
-
-    What the picture shows counts, wherever it is. Means of tokens are nearly the same for all
-    frames at first, so they and the hidden numbers are standardised over the batch, as in the
-    projectors of SimCLR and VICReg: without that, telling frames apart stays on a plateau
-    (docs/results.md). Used in training only."""
-
-    def __init__(self, width: int, outputs: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Linear(width, HIDDEN)
-        self.out = nn.Linear(HIDDEN, outputs)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, F] from tokens [B, N, D]."""
-        x = F.gelu(self.squeeze(_standardised(tokens.float().mean(1))))
-        return self.out(_standardised(x.float()))
-
-
-def _standardised(x: Tensor) -> Tensor:
-    """x [B, F] with mean 0 and standard deviation 1 over the samples of all ranks."""
-    batch = all_gather(x)
-    return (x - batch.mean(0)) / (batch.var(0, correction=0) + 1e-5).sqrt()
 
 
 class Components(nn.Module):

@@ -63,15 +63,10 @@ class BatchReader:
         device, settings = dist().device, self.data.augment
         if settings is None:
             return to_input(frames.to(device), self.data.image_size)
-        # One view for all frames of a clip, or one for the clip and each distant frame.
-        lengths = [frames.shape[1]]
-        if settings.independent_views:
-            lengths = [self.data.num_frames, *[1] * self.jepa.num_distant_frames]
-        generator, views = self._generator(step + 2**40), []
-        for view in frames.split(lengths, 1):
-            u = draw_augmentation(self.source.batch.clips, generator)[:, rows]
-            views.append(augment(view, settings, self.data.image_size, u))
-        return torch.cat(views, 1).to(device)
+        # One view for the clip and its distant frames, since what lasts is at the same place.
+        generator = self._generator(step + 2**40)
+        u = draw_augmentation(self.source.batch.clips, generator)[:, rows]
+        return augment(frames, settings, self.data.image_size, u).to(device)
 
     def _generator(self, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + number)
