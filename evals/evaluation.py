@@ -38,7 +38,7 @@ from jepa_wm.data.images import middle, to_input
 from jepa_wm.data.settings import DataSettings
 from jepa_wm.data.trajectories import data_folder
 from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
-from jepa_wm.evals.scores import score
+from jepa_wm.evals.scores import Losses, losses, score
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.cache import encoder_of, weights_digest
@@ -96,6 +96,11 @@ class Evaluation:
         of the confusion under this name, or numbers [n, Y]."""
         picture = None if self.data.classes is None else self.folder / f"confusion_{name}.png"
         return score(prediction, test.part, self.data, picture)
+
+    def losses(self, prediction: np.ndarray, test: Features) -> dict[str, Losses]:
+        """What of such predictions is compared with those of another representation, for each
+        group of numbers ("" of classes)."""
+        return losses(prediction, test.part, self.data)
 
 
 @dataclass(frozen=True)

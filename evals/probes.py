@@ -26,6 +26,7 @@ from jepa_wm.core.stage import stage
 from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.evaluation import Evaluation, Features, Rows, evaluation
+from jepa_wm.evals.scores import Losses, better_by
 from jepa_wm.features.cache import PARTS
 from jepa_wm.features.cache import Features as CachedFeatures
 from jepa_wm.features.encoder import FrozenEncoder
@@ -52,6 +53,7 @@ PENALTIES = tuple(
     10**power for power in np.arange(-4, 3.01, 0.5).tolist()
 )  # a sample, unit spread
 Build = Callable[..., nn.Module]  # of the numbers of tokens, of their width and of outputs
+Reference = dict[str, Losses]  # of the encoder, by group; what baselines are compared with
 Key = TypeVar("Key")  # what tells one setting that is tried from another
 
 
@@ -60,10 +62,11 @@ def linear(asked: Evaluation) -> Rows:
     """Linear heads on pooled tokens with every learning rate and weight decay; figures of the best
     and what was `chosen`."""
     rows: Rows = {}
+    first: Reference = {}
     for name in asked.representations:
         train, test = asked.features(name)
         kinds = {pool: partial(LinearHead, pool=pool) for pool in pools(name)}
-        rows[name] = _best_head(asked, kinds, train, test, name)
+        rows[name] = _best_head(asked, kinds, train, test, name, first)
     return rows
 
 
@@ -73,6 +76,7 @@ def attentive(asked: Evaluation) -> Rows:
     its figures by representation."""
     settings = asked.settings
     rows: Rows = {f"depth_{depth}": {} for depth in settings.depths}
+    first: dict[int, Reference] = {depth: {} for depth in settings.depths}
     for name in asked.representations:
         # Raw pixels too in full size: the head sees patches.
         train, test = asked.features(name, size=asked.image_size)
@@ -84,7 +88,7 @@ def attentive(asked: Evaluation) -> Rows:
             # features, and take their brightness from pixels.
             kinds = {"normed": build, "as they are": partial(build, normed=False)}
             figures = _best_head(
-                asked, kinds, train, test, f"{name}_{depth}",
+                asked, kinds, train, test, f"{name}_{depth}", first[depth],
                 loss=attentive_loss, max_norm=MAX_NORM,
             )  # fmt: skip
             rows[f"depth_{depth}"][name] = figures
@@ -96,6 +100,7 @@ def knn(asked: Evaluation) -> Rows:
     """The votes of the nearest training samples by cosine; figures of the better way of pooling
     and which was `chosen`."""
     k, rows = asked.settings.num_neighbors, {}
+    first: Reference = {}
     for name in asked.representations:
         train, test = asked.features(name)
         fit, choose = asked.split(train)
@@ -118,7 +123,7 @@ def knn(asked: Evaluation) -> Rows:
             neighbors = NearestNeighbors(pooled(train.tokens, pool).numpy(), values)
             predictions[pool] = neighbors.predict(pooled(test.tokens, pool).numpy(), k)
         chosen = {group: {"pool": pool} for group, pool in best.items()}
-        rows[name] = _figures(asked, best, predictions, chosen, test, name)
+        rows[name] = _figures(asked, best, predictions, chosen, test, name, first)
     return rows
 
 
@@ -131,6 +136,7 @@ def state(asked: Evaluation) -> Rows:
             "the data has classes, and eval state reads numbers; use linear, attentive or knn"
         )
     rows: Rows = {}
+    first: Reference = {}
     for name in asked.representations:
         train, test = asked.features(name)
         fit, choose = asked.split(train)
@@ -154,7 +160,7 @@ def state(asked: Evaluation) -> Rows:
         chosen = {
             group: {"pool": pool, "penalty": penalty} for group, (pool, penalty) in best.items()
         }
-        rows[name] = _figures(asked, best, predictions, chosen, test, name)
+        rows[name] = _figures(asked, best, predictions, chosen, test, name, first)
     return rows
 
 
@@ -186,7 +192,7 @@ def pools(name: str) -> tuple[str, ...]:
 
 def _best_head(
     asked: Evaluation, kinds: Mapping[str, Build], train: Features, test: Features, name: str,
-    *, loss: Loss = head_loss, max_norm: float | None = None,
+    first: Reference, *, loss: Loss = head_loss, max_norm: float | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Figures of the best of all heads: trained on one share of the training samples by a loss,
     with gradients of at most `max_norm`, chosen on the rest."""
@@ -218,7 +224,7 @@ def _best_head(
         raw = heads[i].outputs(test.tokens)
         predictions[i] = (raw.softmax(-1) if scale is None else scale.restore(raw)).numpy()
     chosen = {group: heads[i].settings for group, i in best.items()}
-    return _figures(asked, best, predictions, chosen, test, name)
+    return _figures(asked, best, predictions, chosen, test, name, first)
 
 
 # ---------------------------------------------------------------- what is chosen
@@ -269,11 +275,20 @@ def _figures(
     chosen: Mapping[str, object],
     test: Features,
     name: str,
+    first: Reference,
 ) -> dict[str, object]:
     """The figures of test predictions [n, Y or C], of every group those of what is the `best` for
-    it, and what was `chosen`."""
+    it, and what was `chosen`. The encoder's own, which comes `first`, is kept there; a baseline is
+    told by how much the `encoder_is_better`, on the same videos or episodes."""
     figures: dict[str, object] = {}
+    kept = {}
     for group, key in best.items():
         own = asked.figures(predictions[key], test, name)
         figures |= {what: own[what] for what in own if what == group or what not in best}
+        kept[group] = asked.losses(predictions[key], test)[group]
+    if first:
+        better = {group: better_by(first[group], lost) for group, lost in kept.items()}
+        figures["encoder_is_better"] = better.get("", better)
+    else:
+        first |= kept
     return {**figures, "chosen": chosen.get("", chosen)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -140,13 +141,57 @@ def score(
 
     The clips of one video are averaged first, so each video counts once, whatever became of single
     clips."""
+    prediction, truth, group = _by_unit(prediction, part)
+    if data.classes is None:
+        return _numbers(prediction, truth, group, data.quantities)
+    return _classes(prediction.argmax(1), truth, data.classes, picture)
+
+
+class Losses(NamedTuple):
+    """What a score is one less the share of: of each video, or of each episode of numbers."""
+
+    lost: np.ndarray  # [U] wrong classes, or squared errors
+    total: np.ndarray  # [U] videos, or squared deviations from the mean
+    unit: np.ndarray  # [U] which it is
+
+    def of(self, units: np.ndarray) -> Losses:
+        """Those of some units."""
+        rows = np.flatnonzero(np.isin(self.unit, units))
+        return Losses(self.lost[rows], self.total[rows], self.unit[rows])
+
+    def shares(self, drawn: np.ndarray) -> np.ndarray:
+        """[...] accuracy or R2 of units [..., U] drawn by number."""
+        return 1 - self.lost[drawn].sum(-1) / np.maximum(self.total[drawn].sum(-1), 1e-12)
+
+
+def losses(prediction: np.ndarray, part: Part, data: Labelled) -> dict[str, Losses]:
+    """What `score` is taken of, for each group of numbers ("" of classes)."""
+    prediction, truth, group = _by_unit(prediction, part)
+    if data.classes is not None:
+        wrong = (prediction.argmax(1) != truth).astype(np.float64)
+        return {"": Losses(wrong, np.ones(len(wrong)), np.unique(part.unit))}
+    return _squares(prediction, truth, group, data.quantities)
+
+
+def better_by(first: Losses, second: Losses) -> dict[str, float]:
+    """The `difference` of accuracy or R2, first less second, with its 95 % interval `low` to
+    `high`: the same videos or episodes drawn anew for both, of those that both have."""
+    both = np.intersect1d(first.unit, second.unit)
+    first, second = first.of(both), second.of(both)
+    every = np.arange(len(both))
+    drawn = np.random.default_rng(0).integers(len(both), size=(DRAWS // 10, len(both)))
+    differences = first.shares(drawn) - second.shares(drawn)
+    low, high = np.quantile(differences, (0.025, 0.975)).tolist()
+    difference = float(first.shares(every) - second.shares(every))
+    return {"difference": difference, "low": low, "high": high}
+
+
+def _by_unit(prediction: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean predictions of each unit [U, ...], their targets [U, ...], their groups [U])."""
     units, first, unit = np.unique(part.unit, return_index=True, return_inverse=True)
     summed = np.zeros((len(units), prediction.shape[1]))
     np.add.at(summed, unit, prediction)
-    prediction = summed / np.bincount(unit)[:, None]
-    if data.classes is None:
-        return _numbers(prediction, part.target[first], part.group[first], data.quantities)
-    return _classes(prediction.argmax(1), part.target[first], data.classes, picture)
+    return summed / np.bincount(unit)[:, None], part.target[first], part.group[first]
 
 
 def _classes(
@@ -174,27 +219,37 @@ def _numbers(
     """For each group of numbers `r2`, its 95 % interval (episodes drawn anew, with replacement),
     mean `error` and its `unit`; of angles by the shorter way round."""
     r = np.random.default_rng(0)
-    episodes, episode = np.unique(group, return_inverse=True)
+    episodes = len(np.unique(group))
     missed = known.difference(known.rolled(prediction), known.rolled(truth))
-    spread = known.difference(known.rolled(truth), known.rolled(truth.mean(0)))
-    result: dict[str, object] = {"n": len(truth), "episodes": len(episodes)}
-    for name, ids in known.groups.items():
-        # R2 is one less the squared errors of all samples by their squared spread.
-        columns = list(ids)
-        lost, total = (
-            np.bincount(episode, (values[:, columns] ** 2).sum(1)) for values in (missed, spread)
-        )
-        drawn = r.integers(len(episodes), size=(1000, len(episodes)))
-        shares = 1 - lost[drawn].sum(1) / np.maximum(total[drawn].sum(1), 1e-12)
+    result: dict[str, object] = {"n": len(truth), "episodes": episodes}
+    for name, squares in _squares(prediction, truth, group, known).items():
+        shares = squares.shares(r.integers(episodes, size=(DRAWS // 10, episodes)))
         low, high = np.quantile(shares, (0.025, 0.975)).tolist()
         result[name] = {
-            "r2": float(1 - lost.sum() / max(total.sum(), 1e-12)),
+            "r2": float(squares.shares(np.arange(episodes))),
             "low": low,
             "high": high,
-            "error": float(np.linalg.norm(missed[:, columns], axis=1).mean()),
+            "error": float(np.linalg.norm(missed[:, list(known.groups[name])], axis=1).mean()),
             "unit": known.unit(name),
         }
     return result
+
+
+def _squares(
+    prediction: np.ndarray, truth: np.ndarray, group: np.ndarray, known: Quantities
+) -> dict[str, Losses]:
+    """For each group of numbers, of each episode the squared errors of all samples and their
+    squared spread, less whose share R2 is one."""
+    episodes, episode = np.unique(group, return_inverse=True)
+    missed = known.difference(known.rolled(prediction), known.rolled(truth))
+    spread = known.difference(known.rolled(truth), known.rolled(truth.mean(0)))
+    squares = {}
+    for name, ids in known.groups.items():
+        lost, total = (
+            np.bincount(episode, (values[:, list(ids)] ** 2).sum(1)) for values in (missed, spread)
+        )
+        squares[name] = Losses(lost, total, episodes)
+    return squares
 
 
 def _weights(r: np.random.Generator, n: int, draws: int, *, scaled: bool = False) -> np.ndarray:

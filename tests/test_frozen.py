@@ -112,7 +112,12 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
         assert {entry["n"] for entry in figures["per_class"].values()} == {4}
         assert figures["chosen"]["learning_rate"] == 0.01
         assert Image.open(figures["confusion"]).size[0] > 300
+        assert ("encoder_is_better" in figures) == (name != "encoder")
     assert result["pixels"]["chosen"]["kind"] == "all" and result["left_out"] == []
+    better = result["pixels"]["encoder_is_better"]
+    accuracies = [result[name]["accuracy"] for name in ("encoder", "pixels")]
+    assert better["difference"] == pytest.approx(accuracies[0] - accuracies[1])
+    assert better["low"] <= better["difference"] <= better["high"]
     assert (
         json.loads((Path(result["stored"]) / "result.json").read_text())["encoder"]
         == result["encoder"]
@@ -148,6 +153,10 @@ def test_numbers_are_read_from_a_column(drives, tmp_path):
         )
         assert hidden["r2"] < 0.2, "what the frames do not show cannot be read"
         assert result[name]["n"] == 60 and result[name]["episodes"] == 4
+    for group in ("light", "hidden"):
+        better = result["pixels"]["encoder_is_better"][group]
+        r2 = [result[name][group]["r2"] for name in ("encoder", "pixels")]
+        assert better["difference"] == pytest.approx(r2[0] - r2[1], abs=1e-6)
     assert (
         evaluate("eval_linear", tmp_path / "run", *words, "probes.steps=300")["encoder"]["light"][
             "r2"

@@ -12,7 +12,14 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.provenance import code_commit, git
 from jepa_wm.core.yaml_source import write_yaml
 from jepa_wm.evals.compare import compare, read_run
-from jepa_wm.evals.scores import bootstrap, paired_difference, rate_over_seeds, wilson
+from jepa_wm.evals.scores import (
+    Losses,
+    better_by,
+    bootstrap,
+    paired_difference,
+    rate_over_seeds,
+    wilson,
+)
 
 # ---------------------------------------------------------------- intervals
 
@@ -97,6 +104,20 @@ def test_a_paired_difference_over_seeds_knows_how_seeds_differ():
     hard, seeds = np.random.default_rng(4).standard_normal(100), np.array([[-3.0], [0.0], [3.0]])
     _, low, high = paired_difference(hard + seeds, hard + np.zeros((3, 1)))
     assert low < -2 and high > 2
+
+
+def test_two_probes_of_the_same_episodes_are_compared_in_pairs():
+    """Episodes differ far more than probes do: each alone says nothing of which is better."""
+    r = np.random.default_rng(0)
+    hard, total = r.uniform(0, 1, 40), np.ones(40)
+    first, second = (Losses(hard + more, total, np.arange(40)) for more in (0.0, 0.05))
+    better = better_by(first, second)
+    assert better["difference"] == pytest.approx(0.05)
+    assert better["low"] == pytest.approx(0.05) and better["high"] == pytest.approx(0.05)
+    fewer = first.of(np.arange(30))
+    assert better_by(fewer, second)["difference"] == pytest.approx(0.05), "of what both have"
+    same = better_by(first, first)
+    assert same == {"difference": 0, "low": 0, "high": 0}
 
 
 def test_outcomes_that_cannot_be_compared_are_refused():
