@@ -27,8 +27,7 @@ compares it with the target (its interval with the reference's, where the target
 names the command below the table, in today's words, and the commit it was measured at.
 *Supervision* says what the figure rests on besides pixels: **actions** (the encoder's
 inverse-dynamics term reads them, and so does the latent) or **actions, the latent alone**,
-**views** (two views of a photo), **labels** (of the probe), **reward**, or **-** where nothing was
-learned.
+**labels** (of the probe), **reward**, or **-** where nothing was learned.
 
 Machines, all with two cores but G: A, AMD EPYC, bf16 faster than fp32; B, Intel Xeon with
 AVX512-bf16, fp32 used; C, AMD EPYC with AVX2 only, fp32 used; D, AMD EPYC, bf16 206 GFLOP/s

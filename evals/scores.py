@@ -150,8 +150,8 @@ def score(
 class Losses(NamedTuple):
     """What a score is one less the share of: of each video, or of each episode of numbers."""
 
-    lost: np.ndarray  # [U] wrong classes, or squared errors
-    total: np.ndarray  # [U] videos, or squared deviations from the mean
+    lost: np.ndarray  # [U] bool, wrong classes, or squared errors
+    total: np.ndarray  # [U] 1 of a video, or squared deviations from the mean
     unit: np.ndarray  # [U] which it is
 
     def of(self, units: np.ndarray) -> Losses:
@@ -168,22 +168,33 @@ def losses(prediction: np.ndarray, part: Part, data: Labelled) -> dict[str, Loss
     """What `score` is taken of, for each group of numbers ("" of classes)."""
     prediction, truth, group = _by_unit(prediction, part)
     if data.classes is not None:
-        wrong = (prediction.argmax(1) != truth).astype(np.float64)
+        wrong = prediction.argmax(1) != truth
         return {"": Losses(wrong, np.ones(len(wrong)), np.unique(part.unit))}
     return _squares(prediction, truth, group, data.quantities)
 
 
-def better_by(first: Losses, second: Losses) -> dict[str, float]:
+def better_by(first: Losses, second: Losses) -> dict[str, float | None]:
     """The `difference` of accuracy or R2, first less second, with its 95 % interval `low` to
-    `high`: the same videos or episodes drawn anew for both, of those that both have."""
+    `high`: the same `n` videos or episodes drawn anew for both, of those that both have. Of videos
+    as `paired_difference`; of fewer than two episodes there is no interval.
+
+    Raises ValueError where they have none in common."""
     both = np.intersect1d(first.unit, second.unit)
+    if not len(both):
+        raise ValueError("no video or episode was read by both: nothing can be compared")
     first, second = first.of(both), second.of(both)
-    every = np.arange(len(both))
-    drawn = np.random.default_rng(0).integers(len(both), size=(DRAWS // 10, len(both)))
-    differences = first.shares(drawn) - second.shares(drawn)
-    low, high = np.quantile(differences, (0.025, 0.975)).tolist()
+    low: float | None
+    high: float | None
+    if first.lost.dtype == bool:
+        difference, low, high = paired_difference(~first.lost[None], ~second.lost[None])
+        return {"difference": difference, "low": low, "high": high, "n": len(both)}
+    every, low, high = np.arange(len(both)), None, None
+    if len(both) > 1:
+        drawn = np.random.default_rng(0).integers(len(both), size=(DRAWS // 10, len(both)))
+        differences = first.shares(drawn) - second.shares(drawn)
+        low, high = np.quantile(differences, (0.025, 0.975)).tolist()
     difference = float(first.shares(every) - second.shares(every))
-    return {"difference": difference, "low": low, "high": high}
+    return {"difference": difference, "low": low, "high": high, "n": len(both)}
 
 
 def _by_unit(prediction: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -80,8 +80,7 @@ class Config(Section):
         if self.data.videos is not None and jepa.inverse_dynamics:
             raise ValueError(
                 f"jepa.inverse_dynamics {jepa.inverse_dynamics} reads actions, and data.videos "
-                "have "
-                "none; set jepa.inverse_dynamics=0"
+                "have none; set jepa.inverse_dynamics=0"
             )
         stills = any(part.single_images for part in self.data.sets)
         for name in ("temporal_contrast", "episode_contrast"):

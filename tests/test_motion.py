@@ -305,7 +305,7 @@ def test_the_embedding_shows_what_is_told_and_channels_alike(monkeypatch):
 def test_data_that_tell_nothing_are_refused_with_the_remedy(monkeypatch, reader):
     monkeypatch.setattr(patch_init, "PATCHES", 2_000)
     model = jepa(patch_init="predictive", masks=ONE_FRAME, **OFF)
-    with pytest.raises(UserError, match="set jepa.patch_init=whitening or normal"):
+    with pytest.raises(UserError, match="set jepa.min_gap lower, jepa.patch_init=whitening"):
         patch_init.init_patches(model, reader, seed=0)
 
 

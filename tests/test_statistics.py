@@ -116,8 +116,20 @@ def test_two_probes_of_the_same_episodes_are_compared_in_pairs():
     assert better["low"] == pytest.approx(0.05) and better["high"] == pytest.approx(0.05)
     fewer = first.of(np.arange(30))
     assert better_by(fewer, second)["difference"] == pytest.approx(0.05), "of what both have"
-    same = better_by(first, first)
-    assert same == {"difference": 0, "low": 0, "high": 0}
+    alone = better_by(first.of(np.arange(1)), second)
+    assert alone["low"] is alone["high"] is None and alone["n"] == 1, "one episode is no interval"
+    with pytest.raises(ValueError, match="nothing can be compared"):
+        better_by(first.of(np.arange(3)), second.of(np.arange(5, 9)))
+
+
+def test_equal_classes_of_videos_are_no_proof_of_equal_probes():
+    wrong, total = np.arange(40) < 4, np.ones(40)
+    first, second = (Losses(wrong, total, np.arange(40)) for _ in range(2))
+    same = better_by(first, second)
+    assert same["difference"] == 0 and same["low"] < 0 < same["high"] and same["n"] == 40
+    worse = Losses(np.arange(40) < 24, total, np.arange(40))
+    better = better_by(first, worse)
+    assert better["difference"] == pytest.approx(0.5) and better["low"] > 0.3
 
 
 def test_outcomes_that_cannot_be_compared_are_refused():

@@ -80,7 +80,7 @@ def test_what_is_decoded_before_the_first_step_is_little_and_says_how_far_it_is(
 ):
     # Pairs a batch: 4 clips, 3 pairs of their 4 frames, 9 patches each.
     monkeypatch.setattr(patch_init, "DECODED", 2 * 4 * 3 * 9)
-    monkeypatch.setattr(pretrain, "FEW", 40)
+    monkeypatch.setattr(pretrain, "SAMPLES", 10)
     train(
         tmp_path, f"data.videos={sets / 'films'}", "jepa.patch_init=predictive", "jepa.min_gap=1",
         "train.pretrain.probe_frames=10000", "train.pretrain.steps=1",
@@ -137,6 +137,15 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
         (
             ["data.augment={color_jitter: 0.4}", "encoder.channels=2"],
             r"of frames of 3 channels.*set data.augment.color_jitter=0",
+        ),
+        (
+            [
+                "jepa.episode_contrast=1",
+                "jepa.temporal_contrast=0",
+                "jepa.num_distant_frames=1",
+                "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]",
+            ],
+            r"episode_contrast 1.0 need a mask .*; or set jepa.num_distant_frames >= 2",
         ),
         (["data.augment={scale: [0.5, 0.2]}"], r"scale \[0.5, 0.2\] is a range"),
         (["data.videos=[{path: x, weight: 0}]"], "weight"),

@@ -75,7 +75,7 @@ class Case:
         """Targets as V-JEPA has them, and no regulariser."""
         return JepaSettings(
             width=self.predictor_width, depth=self.predictor_depth, num_heads=self.predictor_heads,
-            masks=(SHORT, LONG), masked_weight=1, center_targets=False, temporal_contrast=0,
+            masks=(SHORT, LONG), center_targets=False,
             inverse_dynamics=0, num_distant_frames=0,
         )  # fmt: skip
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import Progress
-from jepa_wm.data.sampling import Prefetcher
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.moments import LaggedMoments
 from jepa_wm.training.samples import BatchReader
@@ -49,12 +48,10 @@ def _embedding(model: JEPA, reader: BatchReader, seed: int) -> tuple[Tensor, Ten
     rows = slice(0, min(CLIPS, reader.source.batch.clips))
     per_clip = reader.data.num_frames // model.encoder.tubelet_size - of_next
     per_batch = rows.stop * per_clip * model.encoder.tokens_per_frame
-    decodes = reader.source.decodes
-    batches = -(-(DECODED if decodes else PATCHES) // per_batch)
-    batch_of = Prefetcher(reader.read).batch if decodes else reader.read
+    batches = -(-(DECODED if reader.source.decodes else PATCHES) // per_batch)
     with Progress("patches of the data", batches) as bar:
         for i in range(batches):
-            moments.add(*_pairs(model, batch_of(FIRST + i, rows), of_next))
+            moments.add(*_pairs(model, reader.read(FIRST + i, rows), of_next))
             bar.update(i + 1)
     if not moments.count or not moments.covariance.any():
         raise UserError(

@@ -33,6 +33,7 @@ from jepa_wm.features.foreign_file import IN_FOLDERS, read_parts
 from jepa_wm.features.weights import Size, load_encoder, load_predictor, take_plain_frames
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA
+from jepa_wm.models.losses import SAMPLES
 from jepa_wm.models.vit import Encoder
 from jepa_wm.training.loop import TrainingTask, begun, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbedFrames, ProbedStates, probe_once
@@ -43,8 +44,7 @@ from jepa_wm.training.settings import PretrainTraining, TrainPretraining
 # The shares of the gradient are told on clips of a step that is never trained on, so many a rank.
 WATCHED, WATCHED_CLIPS = 2**39 - 1, 16
 SHOWN = 64  # of the spectrum of patches, at most
-FEW = 1000  # probed frames, at most, where there is no state to read and metrics alone are told
-AT_ONCE = 16  # clips that are decoded for the probe between two steps of its bar
+AT_ONCE = 16  # frames that are decoded for the probe between two steps of its bar
 
 
 @stage(
@@ -152,7 +152,7 @@ def _trajectories(
         absolute=train.action_kind == "absolute", batch=shape,
     )  # fmt: skip
     columns, gap, states = train.quantities, min(data.frame_gaps), None
-    seen = ProbedFrames.spread(train, probe_frames if columns.groups else min(probe_frames, FEW))
+    seen = ProbedFrames.spread(train, probe_frames)
     if columns.groups:
         check_same_state(train, heldout)
         pairs = (
@@ -176,10 +176,11 @@ def _videos(
     sets = opened or open_sets(folder, data)
     source = clip_sampler(sets, data, seed=seed, batch=shape)
 
-    # The probe's frames are drawn as for training, but whole and in another order.
+    # The probe's frames are drawn as for training, but whole, in another order and one a clip; no
+    # more than the metrics are taken of, as there is no state to read and decoding takes its time.
     whole = data.model_copy(update={"augment": None})
     probed = clip_sampler(sets, whole, seed=seed + 1)
-    rows = probed.rows(0, -(-min(probe_frames, FEW) // probed.frames))
+    rows = probed.rows(0, min(probe_frames, SAMPLES))[:, :1]
     pictures = []
     with Progress("frames of the probe", len(rows)) if dist().first else nullcontext() as bar:
         for first in range(0, len(rows), AT_ONCE):

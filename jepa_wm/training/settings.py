@@ -18,7 +18,7 @@ class TrainPretraining(OptimiserSettings):
     lr: float = 5e-4
     # weights to begin with: another run folder, or a released V-JEPA 2 file
     start: str | None = None
-    probe_frames: int = 10000  # that a state is read from; without one 1000 suffice
+    probe_frames: int = Field(10000, ge=1)  # of videos 512 at most: they have no state to read
     # of the probe at every evaluation, which shows whether the encoder gets better
     probe_steps: int = 400
     # of the probe that is reported, which should be limited by the encoder alone
