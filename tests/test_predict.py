@@ -202,6 +202,17 @@ def test_far_frames_are_seen_as_stills_and_apart_from_the_clip(attention, tubele
     assert model.compute_targets(video).shape == (8, 4 // tubelet * 9, 16)
 
 
+def test_where_blocks_leave_no_frame_whole_an_episode_is_told_by_its_far_frames_alone():
+    model = jepa(num_distant_frames=3, temporal_contrast=0, episode_contrast=2.0, masks=(BOXES,))
+    batch = batch_of(model, clip(), far(frames=3), generator())
+    context = model.encode_context(batch)
+    targets = model.compute_targets(batch.clip, batch.distant)
+    losses = model.losses(targets, context, model.predict(context, batch), batch)
+    alone = model.episode_contrast(context.distant[:, :1], context.distant[:, 1:], batch.episode)
+    torch.testing.assert_close(losses["episode_contrast"], alone)
+    torch.testing.assert_close(losses["loss"], 0.3 * losses["masked_prediction"] + 2 * alone)
+
+
 def test_no_far_frames_are_no_trouble():
     model = jepa(num_distant_frames=0)
     losses = losses_of(model, clip(), clip()[:, :0], generator())
