@@ -33,6 +33,7 @@ from jepa_wm.core.files import write_atomic
 from jepa_wm.core.provenance import git
 from jepa_wm.core.rendezvous import STORE
 from jepa_wm.core.yaml_source import read_yaml
+from jepa_wm.launch.hold import release
 
 # exit codes of a command that saved and can go on
 STOPPED = (128 + signal.SIGUSR2, 128 + signal.SIGTERM)
@@ -62,6 +63,7 @@ class Job:
         try:
             if on_slurm:
                 _take_place(Path(self.record))
+                release()
             first = rendezvous.rank() == 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

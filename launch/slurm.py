@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmExecutor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.launch.job import Job
+from jepa_wm.launch.job import PACKAGE, Job
 from jepa_wm.launch.local import environment, setup_lines
 from jepa_wm.launch.settings import LaunchSettings
 
@@ -106,7 +107,10 @@ def _executor(
     dry: bool = False,
 ) -> SlurmExecutor:
     kind = _Dry if dry else SlurmExecutor
-    executor = kind(folder=record / "log", max_num_timeout=FOREVER)
+    # Python's options -I and -S: as little as can be before the signal is held back.
+    hold = record / "code" / PACKAGE / "launch" / "hold.py"
+    python = shlex.join([sys.executable, "-I", "-S", str(hold)])
+    executor = kind(folder=record / "log", max_num_timeout=FOREVER, python=python)
     threads = f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{settings.cpus_per_task or 1}}}"
     path = f"export PYTHONPATH={shlex.quote(str(record / 'code'))}${{PYTHONPATH:+:$PYTHONPATH}}"
     # Left out where not set: the cluster's own default counts then.

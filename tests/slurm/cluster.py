@@ -167,6 +167,16 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def tasks(self, job):
+        """Command lines of what srun has started for a job, on whatever node."""
+        variables = f"SLURM_CONF={self.folder}/slurm.conf", f"SLURM_JOB_ID={job}", "SLURM_STEPID=0"
+        mine, tasks = {variable.encode() for variable in variables}, []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mine <= set((process / "environ").read_bytes().split(b"\0")):
+                    tasks.append((process / "cmdline").read_text())
+        return tasks
+
     def ask(self, *argv):
         """What a command says."""
         return subprocess.run(

@@ -59,11 +59,11 @@ def long_words(tiny_data):
     ]
 
 
-def until(true, seconds=300):
+def until(true, seconds=300, pause=0.3):
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it did not come to pass in time"
-        time.sleep(0.3)
+        time.sleep(pause)
     return found
 
 
@@ -104,6 +104,7 @@ def long_run(tmp_path_factory, long_words):
 
 
 def wait_for_end(cluster, job, seconds=400):
+    """Until the job is done, well; else an error with what its ranks said last."""
     state = until(
         lambda: (
             (s := cluster.field(job, "JobState"))
@@ -112,7 +113,9 @@ def wait_for_end(cluster, job, seconds=400):
         ),
         seconds,
     )
-    assert state == "COMPLETED"
+    files = cluster.field(job, "StdErr"), cluster.field(job, "StdOut")
+    said = {f: Path(f).read_text()[-2000:] for f in files if state != "COMPLETED"}
+    assert state == "COMPLETED", "\n".join(f"{name}:\n{text}" for name, text in said.items())
 
 
 def wait_for_training(row, *, past=0):
@@ -184,6 +187,21 @@ def test_usr2_saves_requeues_and_resumes(cluster, submit, tmp_path, long_run):
     wait_for_end(cluster, row["job"])
     said = Path(row["log"]).read_text()
     assert f"job {row['job']} has saved and goes back into the queue" in said and stopped_at > 0
+    assert cluster.field(row["job"], "Restarts") == "1"
+    assert_same_bits(row, long_run)
+
+
+def test_a_warning_before_the_job_can_answer_it_is_not_lost(cluster, submit, tmp_path, long_run):
+    """SLURM may warn a job of a short limit at once, and of preemption at any time: here before
+    its Python has imported anything."""
+    row = submit("pretrain", "--run", tmp_path / "run", *long_run[1])
+    until(
+        lambda: any("\0submitit" in s and "hold" not in s for s in cluster.tasks(row["job"])),
+        seconds=60,
+        pause=0.001,
+    )
+    cluster.ask("scancel", "--signal=USR2", row["job"])
+    wait_for_end(cluster, row["job"])
     assert cluster.field(row["job"], "Restarts") == "1"
     assert_same_bits(row, long_run)
 
