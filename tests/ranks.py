@@ -69,7 +69,6 @@ CURVES = ("pretrain", "dynamics_latent", "dynamics_dynamics", "dynamics_distance
 # Whatever looks at the whole batch: other clips, its means and its spread.
 EVERY_TERM = (
     "episode_contrast=0.3",
-    "vicreg=0.2",
     "temporal_contrast=0.3",
     "inverse_dynamics=3",
     "center_targets=true",

@@ -5,6 +5,7 @@ import films
 import numpy as np
 import pytest
 import torch
+from test_predict import HALF, PREDICTOR
 
 from jepa_wm.config import load_config
 from jepa_wm.data.clips import BatchShape, ClipSampler
@@ -74,7 +75,7 @@ def test_a_far_frame_that_is_as_near_as_the_successor_is_not_told_from_it():
 def test_pairs_of_a_drawn_batch_are_never_further_apart_than_a_gap(frames):
     """Half of a clip is hidden, anywhere: the pairs that count are of frames a gap apart."""
     encode = EncoderSettings(patch_size=8, width=16, depth=1, num_heads=1)
-    model = JEPA(16, encode, JepaSettings(width=16, depth=1, num_heads=1), action_size=2)
+    model = JEPA(16, encode, JepaSettings(**PREDICTOR, masks=(HALF,)), action_size=2)
     gap = torch.tensor([3, 5] * 16)[:, None]
     time = 1000 + gap * torch.arange(frames)
     clip, distant = torch.zeros(32, frames, 3, 16, 16), torch.zeros(32, 2, 3, 16, 16)

@@ -107,7 +107,7 @@ def test_the_encoder_sees_the_same(attention, rope, precision, allowed):
 
 def jepa():
     """(model, batch) of the debug setting."""
-    config = load_config("debug", ["jepa.vicreg=0.1"])
+    config = load_config("debug", [])
     torch.manual_seed(0)
     model = JEPA(config.data.image_size, config.encoder, config.jepa, action_size=2)
     length, size = config.data.num_frames, config.data.image_size

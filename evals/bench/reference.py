@@ -75,8 +75,9 @@ class Case:
         """Targets as V-JEPA has them, and no regulariser."""
         return JepaSettings(
             width=self.predictor_width, depth=self.predictor_depth, num_heads=self.predictor_heads,
-            masks=(SHORT, LONG), center_targets=False,
-            inverse_dynamics=0, num_distant_frames=0,
+            masks=(SHORT, LONG), neighbor_width=0, patch_init="normal",
+            target_kinds=("tokens",), num_distant_frames=0,
+            center_targets=False, whiten_targets=False, error="absolute",
         )  # fmt: skip
 
 

@@ -46,9 +46,9 @@ class DataSettings(Section):
     # a folder with train.h5 and heldout.h5 made elsewhere; null: `collect` makes them
     path: str | None = None
     image_size: int = 64  # px, side of what the encoder sees; frames are cut or resized to it
-    num_frames: int = Field(8, ge=1)  # in a pretraining clip
+    num_frames: int = Field(5, ge=1)  # in a pretraining clip
     # environment steps between the frames of a clip, drawn per clip
-    frame_gaps: tuple[int, ...] = (3, 4, 5)
+    frame_gaps: tuple[int, ...] = (1,)
     augment: AugmentSettings | None = None  # null: clips show whole frames
     # pretrain on these instead of on trajectories: a path, or a mixture
     videos: str | tuple[VideoSettings, ...] | None = None

@@ -19,7 +19,7 @@ class EncoderSettings(Section):
     num_heads: int = Field(2, ge=1)
     channels: int = 3
     # what a token attends to: the whole clip, or only its own frame
-    attention: Literal["clip", "frame"] = "frame"
+    attention: Literal["clip", "frame"] = "clip"
     # vjepa2: for the released weights, which need their own variant
     rope: Literal["rotation", "vjepa2"] = "rotation"
     rope_base: float = 100.0  # 10000 in the released weights
@@ -129,41 +129,38 @@ class JepaSettings(Section):
     """The predictor, what it is given, what it must predict, and how the target encoder moves."""
 
     width: int = 64
-    depth: int = Field(2, ge=1)
+    depth: int = Field(1, ge=1)
     num_heads: int = Field(2, ge=1)
     locality: float = 1.5
+    # Frames hidden between frames in view, and blocks hidden in an image of its own, which is how
+    # the frozen encoder sees frames.
     masks: tuple[Mask, ...] = (
-        BlockMask(
-            num_blocks=1,
-            spatial_scale=(1.0, 1.0),
-            aspect_ratio=(1.0, 1.0),
-            temporal_scale=(0.5, 0.5),
-        ),
+        FrameMask(frames=2),
+        BlockMask(num_blocks=4, spatial_scale=(0.15, 0.2), image=True),
     )
     # hidden width of a small convolution over the nearest tokens in view before and after a
     # target, whose output is added to the transformer's; 0: none
-    neighbor_width: int = Field(0, ge=0)
+    neighbor_width: int = Field(128, ge=0)
     # how the patch embedding starts, where train.pretrain.start does not say: normal, or from the
     # data's patches, whitened, or in directions weighted by how well the next frame tells them
     # (less what lasts in an episode) and by their spread in pixels
-    patch_init: Literal["normal", "whitening", "predictive"] = "normal"
+    patch_init: Literal["normal", "whitening", "predictive"] = "predictive"
     # Targets: the target encoder's tokens, or these less their mean over distant frames of the
     # episode, which is what lasts (motion); and the weights of their mean errors.
 
-    target_kinds: tuple[Literal["tokens", "motion"], ...] = ("tokens",)
+    target_kinds: tuple[Literal["tokens", "motion"], ...] = ("motion", "tokens")
 
     masked_weight: float = Field(1.0, ge=0)  # of the hidden tokens
     context_weight: float = Field(0.0, ge=0)  # of those in view, for dense features (V-JEPA 2.1)
     # each position's mean over the batch is removed, so that a constant cannot be a target
     center_targets: bool = True
     # the centred targets' directions are given equal power, so that what is small in them counts
-    whiten_targets: bool = False
-    error: Literal["absolute", "squared"] = "absolute"  # of the predictions
+    whiten_targets: bool = True
+    error: Literal["absolute", "squared"] = "squared"  # of the predictions
     # levels of the target encoder that make up a target token, at equal distances in depth
     target_levels: int = Field(1, ge=1)
     # Weights of the regularisers, 0 for off.
 
-    vicreg: float = Field(0.0, ge=0)  # variance and covariance of the clips' mean context tokens
     temporal_contrast: float = Field(0.0, ge=0)  # a frame's successor against distant frames
     episode_contrast: float = Field(0.0, ge=0)  # distant frames against other episodes' (files')
     # action supervision: the displacement between two frames, by the actions, read linearly; where
@@ -175,7 +172,7 @@ class JepaSettings(Section):
     # environment steps between the clip and a distant frame, at least
     min_gap: int = Field(25, ge=1)
     # the target encoder's momentum at the first and at the last step
-    ema: tuple[float, float] = (0.998, 0.9995)
+    ema: tuple[float, float] = (0.99, 0.999)
 
     @model_validator(mode="after")
     def _fits(self) -> JepaSettings:

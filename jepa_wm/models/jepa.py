@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import all_mean
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.losses import (
-    COVARIANCE,
     EpisodeContrast,
     FrameTimes,
     LinearInverseDynamics,
     TemporalContrast,
-    variance_covariance,
 )
 from jepa_wm.models.masks import TokenMask
 from jepa_wm.models.pooling import GridPool
@@ -87,7 +85,6 @@ class JEPA(nn.Module):
         self.weights = {
             "masked_prediction": settings.masked_weight,
             "context_prediction": settings.context_weight,
-            "vicreg": settings.vicreg,
             "temporal_contrast": settings.temporal_contrast,
             "episode_contrast": settings.episode_contrast,
             "inverse_dynamics": settings.inverse_dynamics,
@@ -242,9 +239,6 @@ class JEPA(nn.Module):
                 of_clip, of_distant = self._by_frame(batch.actions, batch)
                 displacement = torch.cat([take_tokens(of_clip, mask.full_frames), of_distant], 1)
                 losses["inverse_dynamics"] = self.inverse_dynamics(frames, displacement)
-        if self.settings.vicreg:
-            variance, covariance = variance_covariance(tokens.float().mean(1))
-            losses["vicreg"] = variance + COVARIANCE * covariance
         return losses
 
     def _times(self, full_frames: Tensor, batch: Batch) -> FrameTimes | None:

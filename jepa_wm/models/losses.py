@@ -1,6 +1,5 @@
 """What keeps features from collapsing beside masked prediction, and what tells whether they have:
-VICReg's variance and covariance, temporal contrast, episode contrast, linear inverse dynamics, and
-collapse metrics.
+temporal contrast, episode contrast, linear inverse dynamics, and collapse metrics.
 
 B clips, T frames, R distant frames, N tokens a frame, D width, A action numbers. None of the
 modules is needed after training. Losses are of the whole batch, whichever ranks share it."""
@@ -16,24 +15,12 @@ from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_gather, all_mean, own_rows
 
-COVARIANCE = 0.04  # weight of the covariance beside the variance, as in VICReg (1 to 25)
 PROJECTED = 64  # width in which frames are compared
 COLLAPSED_STD = 0.05  # of LayerNorm'd features, whose total spread is 1
 # of all directions but the largest: less is what noise and half precision leave
 COLLAPSED_BESIDE = 0.02
 FEW_DIRECTIONS = 2.0  # effective rank of pictures in which there is little to tell
 SAMPLES, SIDE = 512, 32  # frames, and px of pictures, that a rank over frames is taken of
-
-
-def variance_covariance(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's two terms for latents [B, D]: mean shortfall of each standard deviation from 1, and
-    mean squared covariance (Bardes et al., 2022)."""
-    latents = all_gather(latents)
-    x = latents - latents.mean(0)
-    std = (x.square().mean(0) + 1e-4).sqrt()
-    covariance = (x.T @ x) / (len(x) - 1)
-    off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
-    return (1 - std).clamp(min=0).mean(), off_diagonal / x.shape[1]
 
 
 class Contrast(nn.Module):
