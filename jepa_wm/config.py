@@ -136,6 +136,12 @@ class Config(Section):
                 "{frames: n}; add such a mask, raise data.num_frames, or set the weights to 0"
                 + ("; or set jepa.num_distant_frames >= 2" if episode_contrast else "")
             )
+        if jepa.temporal_contrast and not any(m.leaves_successors(steps) for m in jepa.masks):
+            raise ValueError(
+                f"jepa.temporal_contrast {jepa.temporal_contrast} compares frames in view that "
+                f"follow one another, and of {steps} time steps jepa.masks hide every other one; "
+                "hide fewer, raise data.num_frames, or set jepa.temporal_contrast=0"
+            )
         if jepa.episode_contrast and not jepa.num_distant_frames:
             raise ValueError(
                 f"jepa.episode_contrast {jepa.episode_contrast} needs distant frames; set "

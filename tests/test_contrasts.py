@@ -94,7 +94,8 @@ def test_a_batch_tells_where_its_frames_come_from(tiny_data, monkeypatch):
     """Six episodes, sixteen clips: some share one, and the contrasts are told which."""
     words = [
         f"data.path={tiny_data}", "encoder.width=16", "encoder.depth=1", "jepa.width=16",
-        "jepa.num_distant_frames=2", "jepa.episode_contrast=1", "train.pretrain.batch=16",
+        "jepa.num_distant_frames=2", "jepa.episode_contrast=1", "jepa.temporal_contrast=1",
+        "jepa.masks=[{frames: 1}]", "train.pretrain.batch=16",
         "train.precision=fp32",
     ]  # fmt: skip
     config = load_config("debug", words)

@@ -125,7 +125,7 @@ def test_a_stage_of_ones_own_is_a_command_done_once(extend, alone, tiny_data, tm
         assert run_stage("brightness", run) == result, "the stored result, its seconds included"
     assert stage.recorded(type(config)) == ("data.path", "data.num_frames")
     other = load_config("debug", [*overrides(tiny_data), "data.num_frames=6"])
-    with pytest.raises(UserError, match="num_frames: 4 -> 6"):
+    with pytest.raises(UserError, match="num_frames: 5 -> 6"):
         Run.open(tmp_path / "run", other)
 
 

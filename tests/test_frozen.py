@@ -40,6 +40,7 @@ from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.pooling import fourier_positions
 from jepa_wm.models.vit import Encoder
+from jepa_wm.report.page import number as shown
 
 SMALL = [
     "data.image_size=24", "encoder.patch_size=8", "encoder.width=16", "encoder.depth=1",
@@ -118,6 +119,10 @@ def test_linear_heads_tell_photos_apart_and_say_all_about_it(photos, tmp_path):
     accuracies = [result[name]["accuracy"] for name in ("encoder", "pixels")]
     assert better["difference"] == pytest.approx(accuracies[0] - accuracies[1])
     assert better["low"] <= better["difference"] <= better["high"]
+    with Run.open(tmp_path / "run", load_config("debug", [*SMALL, *of_photos(photos)])) as run:
+        page = Path(run_stage("report", run)["report"]).read_text()
+    beside = f"; encoder better by {shown(better['difference'])} ({shown(better['low'])} to"
+    assert page.split('<section id="frozen">')[1].count(beside) >= 1
     assert (
         json.loads((Path(result["stored"]) / "result.json").read_text())["encoder"]
         == result["encoder"]

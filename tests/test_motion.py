@@ -350,6 +350,7 @@ def test_a_run_that_starts_from_its_patches_trains_resumes_and_tells_who_trains_
     words = [
         *overrides(tiny_data), "jepa.patch_init=predictive", "jepa.neighbor_width=8",
         "jepa.target_kinds=[motion, tokens]", "jepa.masks=[{frames: 1}]", "jepa.min_gap=1",
+        "jepa.episode_contrast=0.1",
     ]  # fmt: skip
     monkeypatch.setattr(patch_init, "PATCHES", 5_000)
     config = load_config("debug", words)

@@ -272,12 +272,12 @@ def test_videos_and_photos_of_which_nothing_is_held_out(tmp_path):
     for number in range(3):
         picture = Image.fromarray(r.integers(0, 255, (26, 26, 3), np.uint8))
         picture.save(tmp_path / "photos" / f"{number}.png")
-    off = ("temporal_contrast", "episode_contrast", "inverse_dynamics", "num_distant_frames")
-    plain = [f"jepa.{name}=0" for name in off]
+    plain = ["jepa.target_kinds=[tokens]", "jepa.num_distant_frames=0", "jepa.neighbor_width=0"]
     photos = f"data.videos=[{{path: {tmp_path / 'photos'}, single_images: true}}]"
     single = ["data.num_frames=1", "data.augment={}"]
     boxes = "jepa.masks=[{num_blocks: 1, spatial_scale: [0.3, 0.3]}]"
-    tubes = ["encoder.tubelet_size=2", "encoder.attention=clip", "jepa.context_weight=0.5"]
+    tubes = ["encoder.tubelet_size=2", "data.num_frames=4", "jepa.context_weight=0.5"]
+    tubes.append("jepa.whiten_targets=false")
     for name, words in (
         ("films", [f"data.videos={tmp_path / 'films'}", *tubes, "jepa.center_targets=false"]),
         ("photos", [photos, *single]),

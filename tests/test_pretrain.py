@@ -69,7 +69,7 @@ def test_without_far_frames_none_is_read(tmp_path, tiny_data, monkeypatch):
     monkeypatch.setattr(
         pretrain.ClipSampler, "distant_rows", lambda *a, **k: pytest.fail("a far frame was drawn")
     )
-    words = ["jepa.num_distant_frames=0", "jepa.episode_contrast=0"]
+    words = ["jepa.num_distant_frames=0", "jepa.target_kinds=[tokens]"]
     words += ["data.image_size=26", "train.pretrain.steps=2"]
     with Run.open(tmp_path / "run", load_config("debug", [*overrides(tiny_data), *words])) as run:
         assert run_stage("pretrain", run)["probe"]["agent"]["error"] > 0

@@ -32,13 +32,14 @@ MASK = "jepa.masks=[{{{}}}]"
         (["dynamics.width=0"], "dynamics: width 0 must be"),
         (
             ["encoder.tubelet_size=3"],
-            "data.num_frames 4 is not a multiple of encoder.tubelet_size 3",
+            "data.num_frames 5 is not a multiple of encoder.tubelet_size 3",
         ),
         (["jepa.masks=[]"], "jepa: masks is empty"),
         (
-            [MASK.format("num_blocks: 8")],
-            "need a mask that leaves at least two of 4 time steps whole",
+            [MASK.format("num_blocks: 8"), "jepa.temporal_contrast=1"],
+            "need a mask that leaves at least two of 5 time steps whole",
         ),
+        (["jepa.temporal_contrast=1"], "of 5 time steps jepa.masks hide every other one"),
         ([MASK.format("spatial_scale: [0.7, 0.2]")], "spatial_scale [0.7, 0.2] is a range"),
         (
             [MASK.format("temporal_scale: [0.5, 1.5]")],
@@ -102,7 +103,7 @@ def test_what_just_fits_is_taken():
     )
     no_rollout = ["train.dynamics.rollout=0", "dynamics.rollout_context=99"]
     fits = [
-        "encoder.tubelet_size=4",
+        "encoder.tubelet_size=5",
         "planner.mpc.execute=4",
         two_halves,
         "dynamics.num_heads=32",

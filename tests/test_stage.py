@@ -125,7 +125,7 @@ def test_what_is_declared_binds_and_what_is_not_does_not(toy, tmp_path):
         return run_stage("toy", tmp_path, load_config("debug", words))
 
     assert once() == once("train.keep=5") == once("evaluation.budget=3") and len(toy) == 1
-    with pytest.raises(UserError, match="num_frames: 4 -> 6"):
+    with pytest.raises(UserError, match="num_frames: 5 -> 6"):
         once("data.num_frames=6")
     with pytest.raises(UserError, match="seed: 0 -> 1"):
         once("seed=1")

@@ -308,8 +308,8 @@ def test_pretraining_goes_on_from_it(models, theirs, tmp_path):
         "encoder.tubelet_size=2", "encoder.width=24",
         "encoder.depth=2", "encoder.num_heads=2", "encoder.attention=clip", "encoder.rope=vjepa2",
         "encoder.rope_base=10000.0",
-        "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "jepa.temporal_contrast=0",
-        "jepa.inverse_dynamics=0",
+        "jepa.width=12", "jepa.depth=1", "jepa.num_heads=1", "jepa.masks=[{num_blocks: 8}]",
+        "jepa.target_kinds=[tokens]", "jepa.neighbor_width=0",
     ]  # fmt: skip
     config = load_config("debug", words)
     model = JEPA(config.data.image_size, config.encoder, config.jepa)

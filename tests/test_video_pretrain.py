@@ -22,9 +22,9 @@ from jepa_wm.training import patch_init, pretrain
 
 STEPS = 9
 SMALL = [
-    "data.image_size=24", "data.num_frames=4", "data.fps=[5,10]", "encoder.patch_size=8",
+    "data.image_size=24", "data.num_frames=5", "data.fps=[5,10]", "encoder.patch_size=8",
     "encoder.width=16",
-    "encoder.depth=1", "jepa.width=16", "jepa.inverse_dynamics=0", "train.pretrain.batch=4",
+    "encoder.depth=1", "jepa.width=16", "train.pretrain.batch=4",
     "train.pretrain.save_every=4",
     f"train.pretrain.steps={STEPS}", "train.pretrain.probe_frames=16",
 ]  # fmt: skip
@@ -99,12 +99,7 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
     films, photos = tmp_path / "films", sets / "photos"
     listed = f"{{path: {films}, weight: 3}}, {{path: {photos}, single_images: true}}"
     mixture = f"data.videos=[{listed}]"
-    words = [
-        mixture,
-        "jepa.temporal_contrast=0",
-        "jepa.episode_contrast=0",
-        "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]",
-    ]
+    words = [mixture, "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]"]
     with pytest.raises(
         UserError, match=r"1 of 6 videos cannot be read, more than 1.0% of them:\n.*bad\.mp4"
     ):
@@ -123,7 +118,7 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
             r"jepa.inverse_dynamics 1.0 reads actions.*set jepa.inverse_dynamics=0",
         ),
         (
-            ["data.videos=[{path: x, single_images: true}]"],
+            ["data.videos=[{path: x, single_images: true}]", "jepa.temporal_contrast=1"],
             r"jepa.temporal_contrast .* set jepa.temporal_contrast=0",
         ),
         (
@@ -131,7 +126,7 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
             r"which data.augment rescales and mirrors",
         ),
         (
-            ["data.videos=[{path: x, single_images: true}]", "jepa.temporal_contrast=0"],
+            ["data.videos=[{path: x, single_images: true}]", "jepa.episode_contrast=1"],
             r"jepa.episode_contrast .* set jepa.episode_contrast=0",
         ),
         (
@@ -141,7 +136,6 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
         (
             [
                 "jepa.episode_contrast=1",
-                "jepa.temporal_contrast=0",
                 "jepa.num_distant_frames=1",
                 "jepa.masks=[{num_blocks: 2, spatial_scale: [0.3, 0.3]}]",
             ],
@@ -153,7 +147,7 @@ def test_a_mixture_with_stills_and_a_broken_file_that_is_allowed(tmp_path, sets)
 )
 def test_what_videos_cannot_give_is_refused_by_name(words, message):
     with pytest.raises(UserError, match=message):
-        load_config("debug", ["jepa.inverse_dynamics=0", *words])
+        load_config("debug", words)
 
 
 def test_crops_are_parts_of_the_frame_and_the_same_for_all_frames():

@@ -91,6 +91,10 @@ class BlockMask(Section):
             and steps - max(1, round(steps * shortest)) >= 2
         )
 
+    def leaves_successors(self, steps: int) -> bool:
+        """Whether of those some follow one another: a stretch hidden at an end leaves the rest."""
+        return self.leaves_whole_frames(steps)
+
 
 class FrameMask(Section):
     """`frames` single time steps hidden whole, at random places between others in view: no two
@@ -111,6 +115,10 @@ class FrameMask(Section):
         """Whether a clip of `steps` time steps keeps two or more of them wholly in view, as many
         in every sample."""
         return steps - self.frames >= 2
+
+    def leaves_successors(self, steps: int) -> bool:
+        """Whether of those some follow one another: not where every other one is hidden."""
+        return steps > 2 * self.frames + 1
 
 
 def _mask_kind(value: object) -> str:

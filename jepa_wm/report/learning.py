@@ -101,8 +101,10 @@ def evaluations(artifacts: RunArtifacts) -> Group:
         "frozen",
         "Probes on labelled data",
         "Heads and neighbours on frozen features: accuracy of classes, R2 of numbers, on data "
-        "that had no say in any choice. Each row is told apart by its settings, by what is in its "
-        "data and by the encoder's weights; all of it stands in the folder of that name.",
+        "that had no say in any choice, with 95 % intervals; beside a baseline by how much the "
+        "encoder is better, on the same videos or episodes. Each row is told apart by its "
+        "settings, by what is in its data and by the encoder's weights; all of it stands in the "
+        "folder of that name.",
         [Table(("evaluation", "of", *names, "data", "encoder", "folder"), rows)],
         "eval",
     )
@@ -225,7 +227,8 @@ def _measured(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
-    """A figure with its interval where it has one, a dash where it was not measured."""
+    """A figure with its interval where it has one, and by how much the encoder is better where
+    that is known; a dash where it was not measured."""
     if figures is None:
         return "–"
     if what == "classes" and "accuracy" in figures:
@@ -234,4 +237,14 @@ def _figure(figures: Mapping[str, Any] | None, what: str) -> str:
         rate, value = figures[what], figures[what]["r2"]
     else:
         return number(figures[what])
-    return f"{number(value)} ({number(rate['low'])} to {number(rate['high'])})"
+    better = figures.get("encoder_is_better", {})
+    better = better if what == "classes" else better.get(what)
+    beside = f"; encoder better by {_interval(better['difference'], better)}" if better else ""
+    return _interval(value, rate) + beside
+
+
+def _interval(value: float, bounds: Mapping[str, Any]) -> str:
+    """A value, with its interval where one could be told."""
+    if bounds["low"] is None:
+        return number(value)
+    return f"{number(value)} ({number(bounds['low'])} to {number(bounds['high'])})"
