@@ -1,7 +1,7 @@
 """Scripted policies of two rooms, which read the true state: the one that explores to collect
 data, and a straight line to the goal.
 
-B worlds. Positions are (x, y) in pixels.
+B worlds, X state numbers, the first two the agent's. Positions are (x, y) in pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.settings import Section
-from jepa_wm.worlds.two_rooms.rooms import WALL_HALF, Geometry
+from jepa_wm.worlds.two_rooms.rooms import WALL_HALF, Canvas
 from jepa_wm.worlds.world import World
 
 
@@ -26,7 +26,7 @@ class ExplorationPolicy:
     a wall: where most fast moves end at one, a model learns that fast moves do not move."""
 
     def __init__(
-        self, geometry: Geometry, seeds: np.ndarray, settings: Exploration | None = None
+        self, geometry: Canvas, seeds: np.ndarray, settings: Exploration | None = None
     ) -> None:
         self.geometry, self.settings = geometry, settings or Exploration()
         self._generators = [np.random.default_rng([int(seed), 2]) for seed in seeds]
@@ -43,7 +43,7 @@ class ExplorationPolicy:
         return self.act(world.state())
 
     def act(self, state: np.ndarray) -> np.ndarray:
-        """[B, 2] actions in the world's units for states [B, 4]."""
+        """[B, 2] actions in the world's units for states [B, X]."""
         # A segment ends with its time, or at its target.
         near = np.linalg.norm(state[:, :2] - self._target, axis=1) < 1.5
         for b in np.nonzero((self._steps_left <= 0) | (near & ~self._drifting))[0]:
@@ -51,7 +51,8 @@ class ExplorationPolicy:
         self._steps_left -= 1
         # The heading drifts freely, or wobbles around the way to the target.
         shake = np.array([r.standard_normal() for r in self._generators], np.float32)
-        waypoint = np.where(self._blind[:, None], self._target, through_door(state, self._target))
+        way = self._waypoint(state, self._target)
+        waypoint = np.where(self._blind[:, None], self._target, way)
         aim = toward(state[:, :2], waypoint, self._speed)
         self._heading = np.where(
             self._drifting,
@@ -70,11 +71,7 @@ class ExplorationPolicy:
         self._speed[b] = 0.0 if r.random() < 0.05 else full * min(1.0, r.uniform(0.3, 1.7))
         self._wobble[b] = 0.8 * r.uniform() ** 2
         self._blind[b] = r.random() < shares.blind
-        # Where it goes: uniformly in this room or in the other one.
-        on_right = state[0] > state[2]
-        to_right = on_right != (r.random() < shares.cross)
-        low, high = (state[2] + WALL_HALF, g.high) if to_right else (g.low, state[2] - WALL_HALF)
-        self._target[b] = r.uniform(low, high), r.uniform(g.low, g.high)
+        self._target[b] = self._new_target(r, state)
         # How long it may take: the straight way and a little more, thrice that around walls.
         distance = np.linalg.norm(self._target[b] - state[:2])
         in_time = math.ceil(distance / max(float(self._speed[b]), 0.3 * full)) + 3
@@ -83,11 +80,23 @@ class ExplorationPolicy:
         else:
             self._steps_left[b] = in_time if self._blind[b] else 3 * in_time
 
+    def _waypoint(self, state: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """[B, 2] where to walk straight to from states [B, X], on the way to targets [B, 2]."""
+        return through_door(state, target)
+
+    def _new_target(self, r: np.random.Generator, state: np.ndarray) -> tuple[float, float]:
+        """Where a segment from a state [X] goes: uniformly in this room or in another one."""
+        g, wall = self.geometry, state[2]
+        on_right = state[0] > wall
+        to_right = on_right != (r.random() < self.settings.cross)
+        low, high = (wall + WALL_HALF, g.high) if to_right else (g.low, wall - WALL_HALF)
+        return r.uniform(low, high), r.uniform(g.low, g.high)
+
 
 class Exploration(Section):
     """What share of the segments of the exploring policy goes where."""
 
-    cross: float = Field(0.5, ge=0, le=1)  # of the segments, to the other room
+    cross: float = Field(0.5, ge=0, le=1)  # of the segments, to another room
     drift: float = Field(0.3, ge=0, le=1)  # of the segments, after a drifting heading
     blind: float = Field(0.5, ge=0, le=1)  # of the others, straight ahead and into walls
 
@@ -114,7 +123,7 @@ def toward(position: np.ndarray, target: np.ndarray, speed: np.ndarray | float) 
     return (gap / np.maximum(length, 1e-8) * reach).astype(np.float32)
 
 
-def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Geometry) -> np.ndarray:
+def straight_line(state: np.ndarray, goal: np.ndarray, geometry: Canvas) -> np.ndarray:
     """[B, 2] actions of a walk straight at the goal at full speed, whatever is in the way."""
     speed = geometry.max_step * geometry.action_scale
     return toward(state[:, :2], goal, speed) / geometry.action_scale

@@ -36,17 +36,15 @@ STYLES: dict[str, tuple[tuple[float, ...], ...]] = {  # colours of background, w
 }
 
 
-class Geometry(Section):
-    """Where walls and doors may be. All lengths in pixels."""
+class Canvas(Section):
+    """What all worlds of rooms have: a square with a border, doors and an agent's speed. All
+    lengths in pixels."""
 
     size: int = 65
     border: int = 5  # the agent stays in [border, size - 1 - border]
     door_half: float = 4.0
-    wall_padding: int = 20  # wall x is drawn from [padding, size - padding)
-    door_padding: int = 10
     max_step: float = 2.45  # longest move in one step; longer actions are scaled back to it
     action_scale: float = 1.0  # next = position + action_scale * action
-    fixed_wall: int | None = None  # a wall that never moves (DINO-WM's setting), else random
 
     @property
     def low(self) -> float:
@@ -55,6 +53,14 @@ class Geometry(Section):
     @property
     def high(self) -> float:
         return float(self.size - 1 - self.border)
+
+
+class Geometry(Canvas):
+    """Where walls and doors may be. All lengths in pixels."""
+
+    wall_padding: int = 20  # wall x is drawn from [padding, size - padding)
+    door_padding: int = 10
+    fixed_wall: int | None = None  # a wall that never moves (DINO-WM's setting), else random
 
 
 class NoiseLevels(Section):
@@ -79,10 +85,10 @@ def in_split(layout: np.ndarray, geometry: Geometry, split: Split) -> np.ndarray
     By content alone, whatever seed drew them, and the same for a fixed wall as for random ones.
     Blocks of fewer than 3 px have no rim, and a fixed wall has none on its own axis."""
     g = geometry
-    i, wall_inside, _ = _block(
+    i, wall_inside, _ = block_of(
         layout[..., 0], g.wall_padding, g.size - 2 * g.wall_padding, blocks=EVERY
     )
-    j, door_inside, last = _block(
+    j, door_inside, last = block_of(
         layout[..., 1], g.door_padding, g.size - 2 * g.door_padding, blocks=EVERY + 2
     )
     # Without the outermost, five blocks in a row are left, of which one is held out for any wall.
@@ -110,7 +116,7 @@ def check_split(geometry: Geometry) -> None:
             )
 
 
-def _block(
+def block_of(
     value: np.ndarray, first: int, count: int, *, blocks: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(block of each place on an axis of `count` places, whether it is inside the block's rim, the
@@ -126,13 +132,23 @@ def draw_rooms(
     geometry: Geometry, wall_x: np.ndarray, door_y: np.ndarray, style: RenderStyle
 ) -> np.ndarray:
     """[B, h, w, 3] uint8 empty rooms with walls at `wall_x` and doors at `door_y` [B]."""
+    return painted(geometry, upright_wall(geometry, wall_x, door_y[:, None]), style)
+
+
+def upright_wall(geometry: Canvas, wall_x: np.ndarray, door_y: np.ndarray) -> np.ndarray:
+    """[B, h, w] bool: where walls are at `wall_x` [B] with n doors each at `door_y` [B, n]."""
+    axis = np.arange(geometry.size)
+    wall = np.abs(axis[None] - wall_x[:, None]) <= WALL_HALF
+    door = (np.abs(axis - door_y[..., None]) <= geometry.door_half).any(1)
+    return wall[:, None, :] & ~door[:, :, None]
+
+
+def painted(geometry: Canvas, walls: np.ndarray, style: RenderStyle) -> np.ndarray:
+    """[B, h, w, 3] uint8 empty rooms with these walls [B, h, w] and the border."""
     background, wall_colour, _ = STYLES[style]
     axis = np.arange(geometry.size)
     outside = (axis < geometry.border) | (axis > geometry.size - 1 - geometry.border)
-    solid = outside[None, :, None] | outside[None, None, :]
-    wall = np.abs(axis[None] - wall_x[:, None]) <= WALL_HALF
-    door = np.abs(axis[None] - door_y[:, None]) <= geometry.door_half
-    solid = solid | (wall[:, None, :] & ~door[:, :, None])
+    solid = walls | outside[None, :, None] | outside[None, None, :]
     return np.where(
         solid[..., None], np.array(wall_colour, np.uint8), np.array(background, np.uint8)
     )
@@ -140,12 +156,17 @@ def draw_rooms(
 
 def draw_agents(rooms: np.ndarray, agent: np.ndarray, style: RenderStyle) -> np.ndarray:
     """[B, h, w, 3] uint8 rooms with an agent in each, at `agent` [B, 2]."""
+    return draw_dots(rooms, agent, STYLES[style][2])
+
+
+def draw_dots(rooms: np.ndarray, at: np.ndarray, rgb: tuple[float, ...]) -> np.ndarray:
+    """[B, h, w, 3] uint8 rooms with a dot of one colour in each, at `at` [B, 2]."""
     axis = np.arange(rooms.shape[1], dtype=np.float32)
-    bell_x = np.exp(-((axis - agent[:, :1]) ** 2) / (2 * AGENT_SIGMA**2))
-    bell_y = np.exp(-((axis - agent[:, 1:]) ** 2) / (2 * AGENT_SIGMA**2))
-    colour = np.array(STYLES[style][2], np.float32)
+    bell_x = np.exp(-((axis - at[:, :1]) ** 2) / (2 * AGENT_SIGMA**2))
+    bell_y = np.exp(-((axis - at[:, 1:]) ** 2) / (2 * AGENT_SIGMA**2))
+    colour = np.array(rgb, np.float32)
     image = rooms.copy()
-    for b in range(len(agent)):  # only the few pixels that the agent touches are mixed
+    for b in range(len(at)):  # only the few pixels that the dot touches are mixed
         rows, cols = np.nonzero(bell_y[b] > 1e-3)[0], np.nonzero(bell_x[b] > 1e-3)[0]
         patch = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
         alpha = np.outer(bell_y[b, patch[0]], bell_x[b, patch[1]])[..., None]

@@ -6,7 +6,7 @@ E episodes, B worlds. Positions are (x, y) in pixels."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,19 +14,20 @@ from pydantic import Field
 from jepa_wm.core.errors import UserError
 from jepa_wm.worlds.tasks import SPLITS, TASKS, Episodes, GoalPolicy, PositionTask, TaskSettings
 from jepa_wm.worlds.two_rooms.policies import straight_line, way_to_go
-from jepa_wm.worlds.two_rooms.rooms import Geometry, NoiseLevels
-from jepa_wm.worlds.two_rooms.world import TwoRooms, TwoRoomsSettings
+from jepa_wm.worlds.two_rooms.rooms import Geometry
+from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
 from jepa_wm.worlds.world import World, WorldSettings
 
 GOAL_NOISE = 10**9  # goal images have a distraction of their own
 
 
 class OtherRoom(PositionTask):
-    """Start and goal are uniform in opposite rooms, no nearer to each other than the radius.
+    """Start and goal are uniform in opposite rooms, no nearer to each other than the radius. A
+    task in other rooms overrides how rooms are drawn and what the way is.
 
     Raises UserError for a radius that rooms of this geometry cannot keep."""
 
-    def __init__(self, settings: TwoRoomsTask, world: TwoRoomsSettings) -> None:
+    def __init__(self, settings: Any, world: Any) -> None:
         super().__init__(settings, world)
         g = world.geometry
         if not self.radius < (g.high - g.low) / 2:
@@ -43,51 +44,56 @@ class OtherRoom(PositionTask):
         with too few layouts to hold some out."""
         if episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {episodes}")
-        world = TwoRooms(self.world)
+        world = self.world.make()
         parts = [self._of_split(world.of_split(split), episodes, seed) for split in SPLITS]
         arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-        about = {"radius": self.radius, "geometry": self.world.geometry.model_dump()}
-        return Episodes(self.name, seed, about, *arrays)
+        return Episodes(self.name, seed, self._about(), *arrays)
 
-    def _of_split(self, world: TwoRooms, episodes: int, seed: int) -> tuple[np.ndarray, ...]:
+    def _about(self) -> dict[str, Any]:
+        """What else a set is drawn for."""
+        return {"radius": self.radius, "geometry": self.world.geometry.model_dump()}
+
+    def _of_split(self, world: Any, episodes: int, seed: int) -> tuple[np.ndarray, ...]:
         """The arrays of episodes on layouts of the world's split."""
-        assert world.split is not None
         number = SPLITS.index(world.split)
         generators = [np.random.default_rng([seed, i, 3, number]) for i in range(episodes)]
         seeds = np.array([r.integers(2**31) for r in generators], np.int64)
-        right = np.array([r.random() < 0.5 for r in generators])  # the room of the start
+        here, there = self._rooms(generators)
         world.reset(seeds)
-        start = world.uniform_position(generators, right=right)
-        goal = world.uniform_position(generators, right=~right)
+        start = world.uniform_position(generators, here)
+        goal = world.uniform_position(generators, there)
         # Pairs that are too near are drawn again. Every generator moves on, but only the near
         # pairs read theirs.
         while (near := np.linalg.norm(start - goal, axis=1) < self.radius).any():
-            redrawn = world.uniform_position(generators, right=right)
+            redrawn = world.uniform_position(generators, here)
             start = np.where(near[:, None], redrawn, start)
-            redrawn = world.uniform_position(generators, right=~right)
+            redrawn = world.uniform_position(generators, there)
             goal = np.where(near[:, None], redrawn, goal)
-        layout = np.stack([world.wall_x, world.door_y], 1)
-        return seeds, np.array([world.split] * episodes), layout, start, goal
+        return seeds, np.array([world.split] * episodes), world.layout, start, goal
 
-    def begin(self, episodes: Episodes) -> TwoRooms:
+    def _rooms(self, generators: list[np.random.Generator]) -> tuple[np.ndarray, np.ndarray]:
+        """[E] rooms of the starts and [E] of the goals: whether each is the right one."""
+        right = np.array([r.random() < 0.5 for r in generators])
+        return right, ~right
+
+    def begin(self, episodes: Episodes) -> World:
         """The worlds at their starts."""
-        world = TwoRooms(self.world)
+        world = self.world.make()
         world.reset(episodes.seeds, start=episodes.start, layout=episodes.layout)
-        return world
+        begun: World = world
+        return begun
 
     def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
         """[E, h, w, 3] uint8 the same layouts with the agents at their goals."""
-        settings: TwoRoomsSettings = self.world
-        if clean:
-            settings = settings.model_copy(update={"noise": NoiseLevels()})
-        world = TwoRooms(settings)
+        world = (self.world.clean() if clean else self.world).make()
         world.reset(
             episodes.seeds,
             start=episodes.goal,
             layout=episodes.layout,
             noise_seeds=episodes.seeds + GOAL_NOISE,
         )
-        return world.render()
+        images: np.ndarray = world.render()
+        return images
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., 2] where the agent is."""
@@ -100,11 +106,12 @@ class OtherRoom(PositionTask):
     def _straight_line(self, world: World, goal: np.ndarray) -> np.ndarray:
         return straight_line(world.state(), goal, self.world.geometry)
 
-    def simulate(self, world: World, times: int) -> TwoRooms:
+    def simulate(self, world: World, times: int) -> World:
         """Copies that move as the rooms do, without chance."""
-        copies = TwoRooms(TwoRoomsSettings(geometry=self.world.geometry))
+        copies = self.world.clean().make()
         copies.place(np.repeat(world.state(), times, 0))
-        return copies
+        placed: World = copies
+        return placed
 
     def oracle_cost(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """[B] px to walk, through the door where it is needed."""
@@ -118,14 +125,15 @@ class OtherRoom(PositionTask):
     def pictures(self, episodes: Episodes, positions: np.ndarray) -> np.ndarray:
         """[n, h, w, 3] uint8: the layout of the only episode with the agent at positions
         [n, 2]."""
-        world, count = TwoRooms(self.world), len(positions)
+        world, count = self.world.make(), len(positions)
         world.reset(
             np.repeat(episodes.seeds, count),
             start=positions,
             layout=np.repeat(episodes.layout, count, 0),
             noise_seeds=np.arange(count),
         )
-        return world.render()
+        images: np.ndarray = world.render()
+        return images
 
 
 @TASKS.register("two_rooms")

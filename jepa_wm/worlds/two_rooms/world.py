@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.settings import Section
+from jepa_wm.worlds.two_rooms.agents import PointAgents, between_jambs, stopped
 from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
 from jepa_wm.worlds.two_rooms.rooms import (
     WALL_HALF,
@@ -22,14 +23,13 @@ from jepa_wm.worlds.two_rooms.rooms import (
     NoiseLevels,
     RenderStyle,
     check_split,
-    draw_agents,
     draw_rooms,
     in_split,
 )
-from jepa_wm.worlds.world import WORLDS, Actions, NewPolicy, Split, WorldSettings
+from jepa_wm.worlds.world import WORLDS, NewPolicy, Split, WorldSettings
 
 
-class TwoRooms:
+class TwoRooms(PointAgents):
     """A batch of worlds, each with its own layout, agent and distraction.
 
     With process noise, chance moves the agent as well: normally distributed, in units of the
@@ -46,24 +46,16 @@ class TwoRooms:
 
     def __init__(self, settings: TwoRoomsSettings | None = None) -> None:
         self.settings = settings or TwoRoomsSettings()
-        self.geometry = self.settings.geometry
+        self.geometry: Geometry = self.settings.geometry
         self.style = self.settings.render_style
+        self.process_noise = self.settings.process_noise
         self.wall_x = self.door_y = np.zeros(0, np.float32)
         self.agent = np.zeros((0, 2), np.float32)
-
-    @property
-    def action_space(self) -> Actions:
-        """Moves in pixels per step, before `action_scale`."""
-        limit = np.full(2, self.geometry.max_step, np.float32)
-        return Actions(-limit, limit, self.geometry.max_step, idle=np.zeros(2, np.float32))
 
     @property
     def has_reward(self) -> bool:
         """Whether there is a reward region."""
         return self.settings.reward_region is not None
-
-    def __len__(self) -> int:
-        return len(self.agent)
 
     def of_split(self, split: Split) -> TwoRooms:
         """The same world, whose resets draw layouts of one split alone; see `layouts`.
@@ -100,7 +92,7 @@ class TwoRooms:
         drawn = [self._layout(r) for r in generators] if layout is None else layout
         self.wall_x, self.door_y = np.array(drawn, np.float32).reshape(-1, 2).T.copy()
         side = np.array([r.random() < 0.5 for r in generators])
-        uniform = self.uniform_position(generators, right=side)
+        uniform = self.uniform_position(generators, side)
         self.agent = uniform if start is None else np.array(start, np.float32)
         # Chance draws from others: with or without it the same seed begins in the same place.
         noisy = seeds if self.settings.process_noise else seeds[:0]
@@ -129,7 +121,7 @@ class TwoRooms:
         self._distraction = Distraction(NoiseLevels(), self.geometry.size, np.zeros(0))
 
     def uniform_position(
-        self, generators: list[np.random.Generator], *, right: np.ndarray
+        self, generators: list[np.random.Generator], right: np.ndarray
     ) -> np.ndarray:
         """[B, 2] positions uniform in the right or left room of each world, clear of the wall."""
         g = self.geometry
@@ -141,55 +133,20 @@ class TwoRooms:
             [low + u[:, 0] * (high - low), g.low + u[:, 1] * (g.high - g.low)], 1
         ).astype(np.float32)
 
-    def taken(self, action: np.ndarray) -> np.ndarray:
-        """[B, 2] float32: actions as they are taken, the longer ones scaled back to the longest
-        step."""
-        longest = self.geometry.max_step
-        norm = np.linalg.norm(action, axis=1, keepdims=True)
-        return np.where(
-            norm > longest * (1 + 1e-6), action * (longest / np.maximum(norm, 1e-8)), action
-        ).astype("f4")
-
-    def step(self, action: np.ndarray) -> None:
-        """Move every agent by its action [B, 2]; agents slide along walls. Advances the
-        distraction too.
-
-        Raises ValueError for another shape and for numbers that are not finite.
-        """
-        if np.shape(action) != self.agent.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"actions of shape {np.shape(action)} must be finite and [{len(self.agent)}, 2]"
-            )
-        g = self.geometry
-        norm = np.linalg.norm(action, axis=1, keepdims=True)
-        move = action * np.minimum(1.0, g.max_step / np.maximum(norm, 1e-8)) * g.action_scale
-        if self._chance:
-            shake = np.stack([r.standard_normal(2) for r in self._chance])
-            spread = self.settings.process_noise * g.max_step * g.action_scale
-            move = (move + spread * shake).astype(np.float32)
-        # Moves longer than the wall is thick are taken in pieces, so that none can jump through
-        # it.
-        shaken = float(np.abs(move).max(initial=0)) if self._chance else 0.0
-        longest = max(g.max_step * g.action_scale, shaken)
-        pieces = max(1, int(np.ceil(longest / (2 * WALL_HALF - 0.5))))
-        for _ in range(pieces):
-            self.agent = self._slide(self.agent, move / pieces)
-        self._distraction.advance()
-
     def _slide(self, agent: np.ndarray, move: np.ndarray) -> np.ndarray:
-        """One short move, x first, then y; what a wall forbids is cut off and the rest goes on
-        along it."""
+        """One short move; the wall stops what does not go through its door."""
         g = self.geometry
-        left_face, right_face = self.wall_x - WALL_HALF, self.wall_x + WALL_HALF
         in_door = np.abs(agent[:, 1] - self.door_y) <= g.door_half
         x = np.clip(agent[:, 0] + move[:, 0], g.low, g.high)
-        from_left, from_right = agent[:, 0] <= left_face, agent[:, 0] >= right_face
-        x = np.where(~in_door & from_left, np.minimum(x, left_face), x)
-        x = np.where(~in_door & from_right, np.maximum(x, right_face), x)
-        in_wall = (x > left_face) & (x < right_face)
+        x = stopped(agent[:, 0], x, self.wall_x, in_door)
         y = np.clip(agent[:, 1] + move[:, 1], g.low, g.high)
-        y = np.where(in_wall, np.clip(y, self.door_y - g.door_half, self.door_y + g.door_half), y)
+        y = between_jambs(y, x, self.wall_x, self.door_y, g.door_half)
         return np.stack([x, y], 1).astype(np.float32)
+
+    @property
+    def layout(self) -> np.ndarray:
+        """[B, 2] float32: wall x, door y."""
+        return np.stack([self.wall_x, self.door_y], 1)
 
     def state(self) -> np.ndarray:
         """[B, 4] float32: agent x, agent y, wall x, door y. For scoring, probes and scripted
@@ -207,15 +164,6 @@ class TwoRooms:
     def terminated(self) -> np.ndarray:
         """[B] bool: never."""
         return np.zeros(len(self), bool)
-
-    def render(self) -> np.ndarray:
-        """[B, h, w, 3] uint8: background, walls and agent, then the distraction on top."""
-        return self._distraction.apply(self.render_clean(self.agent))
-
-    def render_clean(self, agent: np.ndarray) -> np.ndarray:
-        """[B, h, w, 3] uint8 of the same layouts with agents at `agent` [B, 2] and no
-        distraction."""
-        return draw_agents(self._rooms, agent, self.style)
 
 
 class RewardRegion(Section):
@@ -244,6 +192,10 @@ class TwoRoomsSettings(WorldSettings):
     def make(self) -> TwoRooms:
         """A batch of two rooms."""
         return TwoRooms(self)
+
+    def clean(self) -> TwoRoomsSettings:
+        """The same without distractions."""
+        return self.model_copy(update={"noise": NoiseLevels()})
 
     def explore(self) -> NewPolicy:
         """The scripted policy, with the geometry's speed."""
