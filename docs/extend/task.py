@@ -5,7 +5,8 @@ from typing import Literal
 import numpy as np
 
 from jepa_wm import register
-from jepa_wm.worlds.tasks import PositionTask, TaskSettings
+from jepa_wm.worlds.position_task import PositionTask
+from jepa_wm.worlds.tasks import TaskSettings
 
 
 class Reach(PositionTask):

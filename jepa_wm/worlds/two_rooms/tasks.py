@@ -12,7 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.worlds.tasks import SPLITS, TASKS, Episodes, GoalPolicy, PositionTask, TaskSettings
+from jepa_wm.worlds.position_task import PositionTask
+from jepa_wm.worlds.tasks import SPLITS, TASKS, Episodes, GoalPolicy, TaskSettings
 from jepa_wm.worlds.two_rooms.policies import straight_line, way_to_go
 from jepa_wm.worlds.two_rooms.rooms import Geometry
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings
