@@ -23,12 +23,10 @@ from jepa_wm.core.registry import Registry, chosen
 from jepa_wm.core.settings import Section
 from jepa_wm.worlds.world import Split, World, WorldSettings
 
-TASKS: Registry[type[TaskSettings]] = Registry(
-    "tasks",
-    "task",
-    dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks")
-    | {"reacher": "jepa_wm.worlds.reacher.tasks"},
-)
+TASKS: Registry[type[TaskSettings]] = Registry("tasks", "task", {
+    **dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks"),
+    "reacher": "jepa_wm.worlds.reacher.tasks",
+})  # fmt: skip
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set
 ARRAYS: dict[str, Any] = {  # of episodes, and their types
