@@ -169,7 +169,10 @@ def _palette(images: list[Image.Image], colours: int, exact: Sequence[Colour]) -
 def _with_trail(
     frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int
 ) -> np.ndarray:
-    """The frame with the path so far and the success radius drawn in, for the reader only."""
+    """The frame with the path so far and the success radius drawn in, for the reader only; as it
+    is where a position is no place in the frame."""
+    if episodes.positions.shape[-1] != 2:
+        return _enlarged(frame, scale)
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
     points = (
@@ -185,8 +188,13 @@ def _with_trail(
 
 def _counter(episodes: Episodes, index: int, k: int) -> str:
     """ "step 40/200, 12.3 px": environment steps where every decision has as many, else
-    decisions."""
+    decisions; without the distance where neither the step nor a place in the frame tells it."""
     decisions, steps = episodes.cost.shape[1], episodes.distance.shape[1] - 1
+    if episodes.positions.shape[-1] != 2:
+        if steps % decisions:
+            return f"decision {k}/{decisions}"
+        step = k * steps // decisions
+        return f"step {step}/{steps} · {episodes.distance[index, step]:.3g} {episodes.unit}"
     left = float(np.linalg.norm(episodes.positions[index, k] - episodes.goal_position[index]))
     if steps % decisions == 0:
         return f"step {k * steps // decisions}/{steps} · {left:.1f} {episodes.unit}"

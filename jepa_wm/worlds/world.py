@@ -18,15 +18,12 @@ from jepa_wm.core.registry import Registry, chosen
 from jepa_wm.core.settings import Section
 
 Split = Literal["train", "heldout"]
-WORLDS: Registry[type[WorldSettings]] = Registry(
-    "worlds",
-    "world",
-    {
-        "two_rooms": "jepa_wm.worlds.two_rooms.world",
-        "gym": "jepa_wm.worlds.gym",
-        "four_rooms": "jepa_wm.worlds.four_rooms.world",
-    },
-)
+WORLDS: Registry[type[WorldSettings]] = Registry("worlds", "world", {
+    "two_rooms": "jepa_wm.worlds.two_rooms.world",
+    "gym": "jepa_wm.worlds.gym",
+    "four_rooms": "jepa_wm.worlds.four_rooms.world",
+    "reacher": "jepa_wm.worlds.reacher.world",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
