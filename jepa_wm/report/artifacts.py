@@ -1,8 +1,9 @@
 """What the report is made from: results, metrics and recorded arrays of a run's stages, None for
 what is not there; and the film strips, which it makes itself of the trained model.
 
-E episodes, F filmed ones, K decisions, T environment steps, I solver iterations, M energy maps,
-G grid side, C clips of a strip, H horizon, N latent tokens of width D."""
+E episodes, F filmed ones, K decisions, P numbers of a position, T environment steps, I solver
+iterations, M energy maps, G grid side, C clips of a strip, H horizon, N latent tokens of width
+D."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class Episodes:
 
     goal_frame: Annotated[np.ndarray, "E h w 3"]  # uint8
     frames: Annotated[np.ndarray, "E K+1 h w 3"]  # the start, then what each decision led to
-    positions: Annotated[np.ndarray, "E K+1 2"]  # x, y
-    goal_position: Annotated[np.ndarray, "E 2"]
+    positions: Annotated[np.ndarray, "E K+1 P"]  # where P = 2: x, y
+    goal_position: Annotated[np.ndarray, "E P"]
     distance: Annotated[np.ndarray, "E T+1"]  # to the goal, at every environment step
     success_final: Annotated[np.ndarray, "E"]  # bool: within the radius at the end
     success_any: Annotated[np.ndarray, "E"]  # bool: within the radius at any step

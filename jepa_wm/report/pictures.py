@@ -169,7 +169,10 @@ def _palette(images: list[Image.Image], colours: int, exact: Sequence[Colour]) -
 def _with_trail(
     frame: np.ndarray, episodes: Episodes, index: int, k: int, scale: int
 ) -> np.ndarray:
-    """The frame with the path so far and the success radius drawn in, for the reader only."""
+    """The frame with the path so far and the success radius drawn in, for the reader only; the
+    bare frame where positions are no places in it."""
+    if episodes.positions.shape[-1] != 2:
+        return _enlarged(frame, scale)
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
     points = (
@@ -187,6 +190,9 @@ def _counter(episodes: Episodes, index: int, k: int) -> str:
     """ "step 40/200, 12.3 px": environment steps where every decision has as many, else
     decisions."""
     decisions, steps = episodes.cost.shape[1], episodes.distance.shape[1] - 1
+    if episodes.positions.shape[-1] != 2:  # the task's own distance, at the nearest known step
+        apart = float(episodes.distance[index, min(k * -(-steps // decisions), steps)])
+        return f"decision {k}/{decisions} · {apart:.1f} {episodes.unit}".rstrip()
     left = float(np.linalg.norm(episodes.positions[index, k] - episodes.goal_position[index]))
     if steps % decisions == 0:
         return f"step {k * steps // decisions}/{steps} · {left:.1f} {episodes.unit}"

@@ -24,7 +24,13 @@ from jepa_wm.core.settings import Section
 from jepa_wm.worlds.world import Split, World, WorldSettings
 
 TASKS: Registry[type[TaskSettings]] = Registry(
-    "tasks", "task", dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks")
+    "tasks",
+    "task",
+    {
+        "two_rooms": "jepa_wm.worlds.two_rooms.tasks",
+        "wall": "jepa_wm.worlds.two_rooms.tasks",
+        "pusht": "jepa_wm.worlds.pusht.tasks",
+    },
 )
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set
