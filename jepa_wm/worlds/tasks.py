@@ -26,13 +26,9 @@ from jepa_wm.worlds.world import Split, World, WorldSettings
 TASKS: Registry[type[TaskSettings]] = Registry(
     "tasks",
     "task",
-    {
-        "two_rooms": "jepa_wm.worlds.two_rooms.tasks",
-        "wall": "jepa_wm.worlds.two_rooms.tasks",
-        "pusht": "jepa_wm.worlds.pusht.tasks",
-    },
+    dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks")
+    | {"pusht": "jepa_wm.worlds.pusht.tasks"},
 )
-
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set
 ARRAYS: dict[str, Any] = {  # of episodes, and their types
     "seeds": np.int64,
