@@ -16,6 +16,8 @@ ROOMS_AT_THE_TOP = (
 )  # live beside jepa_wm/, install as jepa_wm.<name>
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]  # what `mkdocs build` takes
 
+PUSHT = ["gym-pusht", "pymunk<7"]  # the physics, and what tests compare it and its pictures with
+
 
 def packages() -> list[str]:
     """All packages by the name they are imported under."""
@@ -80,6 +82,7 @@ setup(
         "reacher": ["dm_control", "mujoco<4"],
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
+        "pusht": PUSHT,
         "docs": DOCS,
         # setuptools and wheel: one test builds a wheel without asking the registry for a builder.
         "dev": [
@@ -94,6 +97,7 @@ setup(
         ]
         + ["zarr", "pyarrow"]
         + ["dm_control", "mujoco<4"]
+        + PUSHT
         + DOCS,
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},

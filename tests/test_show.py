@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.stage import STAGES, stage
 from jepa_wm.report.artifacts import nearest
 from jepa_wm.report.page import PARTS, Group, Section, Text
-from jepa_wm.report.pictures import encode_gif
+from jepa_wm.report.pictures import _counter, _with_trail, encode_gif
 
 E, K, T, R, SIDE = 6, 8, 40, 4, 33
 LOST = (2, 5)
@@ -356,6 +357,22 @@ def test_noise_does_not_swell_the_page(tmp_path):
     with open_run(tmp_path) as run:
         fill(run, noise=np.random.default_rng(0))
         assert report(run)["bytes"] < 8e6
+
+
+def test_positions_that_are_no_places_in_a_frame_are_shown_without_a_trail(tmp_path):
+    with open_run(tmp_path) as run:
+        fill(run)
+        recorded = episodes()
+        for name in ("positions", "goal_position"):
+            recorded[name] = np.repeat(recorded[name], 5, -1)
+        np.savez(run.stage_dir("plan") / "episodes.npz", **recorded)
+        report(run)
+        text = (run.path / "report" / "index.html").read_text(encoding="utf-8")
+    assert len(gifs(text)) == 3 + 2
+    shown = SimpleNamespace(**recorded, unit="")
+    assert np.array_equal(_with_trail(recorded["frames"][0, 1], shown, 0, 1, 1),
+                          recorded["frames"][0, 1])  # fmt: skip
+    assert _counter(shown, 0, K).endswith(f" · {recorded['distance'][0, -1]:.1f}")
 
 
 @pytest.mark.parametrize("harm", ["cut short", "other shape", "no such array"])

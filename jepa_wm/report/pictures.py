@@ -194,7 +194,9 @@ def _counter(episodes: Episodes, index: int, k: int) -> str:
         if steps % decisions:
             return f"decision {k}/{decisions}"
         step = k * steps // decisions
-        return f"step {step}/{steps} · {episodes.distance[index, step]:.3g} {episodes.unit}"
+        return (
+            f"step {step}/{steps} · {episodes.distance[index, step]:.3g} {episodes.unit}".rstrip()
+        )
     left = float(np.linalg.norm(episodes.positions[index, k] - episodes.goal_position[index]))
     if steps % decisions == 0:
         return f"step {k * steps // decisions}/{steps} · {left:.1f} {episodes.unit}"

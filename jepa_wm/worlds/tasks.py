@@ -28,6 +28,7 @@ TASKS: Registry[type[TaskSettings]] = Registry("tasks", "task", {
     "wall": "jepa_wm.worlds.two_rooms.tasks",
     "four_rooms": "jepa_wm.worlds.four_rooms.tasks",
     "reacher": "jepa_wm.worlds.reacher.tasks",
+    "pusht": "jepa_wm.worlds.pusht.tasks",
 })  # fmt: skip
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set

@@ -23,6 +23,7 @@ WORLDS: Registry[type[WorldSettings]] = Registry("worlds", "world", {
     "gym": "jepa_wm.worlds.gym",
     "four_rooms": "jepa_wm.worlds.four_rooms.world",
     "reacher": "jepa_wm.worlds.reacher.world",
+    "pusht": "jepa_wm.worlds.pusht.world",
 })  # fmt: skip
 
 
