@@ -24,7 +24,12 @@ from jepa_wm.core.settings import Section
 from jepa_wm.worlds.world import Split, World, WorldSettings
 
 TASKS: Registry[type[TaskSettings]] = Registry(
-    "tasks", "task", dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks")
+    "tasks",
+    "task",
+    {
+        **dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks"),
+        "point_maze": "jepa_wm.worlds.point_maze.tasks",
+    },
 )
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set

@@ -19,7 +19,13 @@ from jepa_wm.core.settings import Section
 
 Split = Literal["train", "heldout"]
 WORLDS: Registry[type[WorldSettings]] = Registry(
-    "worlds", "world", {"two_rooms": "jepa_wm.worlds.two_rooms.world", "gym": "jepa_wm.worlds.gym"}
+    "worlds",
+    "world",
+    {
+        "two_rooms": "jepa_wm.worlds.two_rooms.world",
+        "gym": "jepa_wm.worlds.gym",
+        "point_maze": "jepa_wm.worlds.point_maze.world",
+    },
 )
 
 
