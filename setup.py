@@ -77,6 +77,7 @@ setup(
     ],
     extras_require={
         "gym": ["gymnasium[classic-control]"],  # what draws Pendulum and CartPole
+        "mazes": ["gymnasium-robotics", "mujoco<4"],  # PointMaze
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
         "docs": DOCS,
@@ -92,6 +93,7 @@ setup(
             "wheel",
         ]
         + ["zarr", "pyarrow"]
+        + ["gymnasium-robotics", "mujoco<4"]
         + DOCS,
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},

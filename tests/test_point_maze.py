@@ -21,7 +21,7 @@ from jepa_wm.worlds.point_maze.maze import BALL, FLOOR, MAPS, WALL, Maze
 from jepa_wm.worlds.point_maze.policies import Exploration
 from jepa_wm.worlds.point_maze.tasks import PointMazeTask
 from jepa_wm.worlds.point_maze.world import PointMaze, PointMazeSettings
-from jepa_wm.worlds.tasks import Episodes, HasOracle, HasPlane, make_task
+from jepa_wm.worlds.tasks import Episodes, HasOracle, make_task
 from jepa_wm.worlds.world import Adjusting, CollectSettings, World, make_world
 
 MAZES = sorted(MAPS)
@@ -173,7 +173,7 @@ def test_the_picture_shows_the_ball_where_it_is(maze, size):
     y, x = np.mgrid[:size, :size]
     centre = np.stack([(share * axis).sum((1, 2)) / share.sum((1, 2)) for axis in (x, y)], 1)
     expected = world.maze.to_pixels(world.state()[:, :2], size)
-    assert np.abs(centre - expected).max() < 0.05
+    assert np.abs(centre - expected).max() < 0.08
     assert (share.max((1, 2)) > 0.9).all() and (share.sum((1, 2)) > 6).all()
 
 
@@ -223,10 +223,10 @@ def test_ways_are_as_long_as_they_must_be(maze):
 @pytest.mark.parametrize("maze", MAZES)
 def test_exploration_covers_the_maze_and_reaches_speed(maze):
     settings = PointMazeSettings(maze=maze)
-    world, seeds = new_world(maze, 100), np.arange(100)
+    world, seeds = new_world(maze, 300), np.arange(300)
     policy = settings.explore()(seeds)
     states, actions = [], []
-    for _ in range(200):
+    for _ in range(150):
         states.append(world.state())
         actions.append(policy(world))
         world.step(actions[-1])
@@ -286,10 +286,8 @@ def test_goals_are_pictures_of_balls_at_rest_there():
     begun = task.begin(episodes)
     assert np.array_equal(task.position(begun.state()), episodes.start)
     assert not begun.state()[:, 2:].any()
-    assert isinstance(task, HasPlane)
-    assert np.array_equal(task.pictures(episodes, episodes.goal), world.render())
-    xs, ys = task.axes(5)
-    assert xs.shape == ys.shape == (5,) and xs[-1] == 1.5
+    expected = world.maze.to_pixels(episodes.goal, 64)
+    assert np.array_equal(task.to_pixels(episodes.goal), expected)
 
 
 @pytest.mark.parametrize(("maze", "budget"), [("u", 200), ("medium", 300), ("large", 500)])

@@ -23,14 +23,11 @@ from jepa_wm.core.registry import Registry, chosen
 from jepa_wm.core.settings import Section
 from jepa_wm.worlds.world import Split, World, WorldSettings
 
-TASKS: Registry[type[TaskSettings]] = Registry(
-    "tasks",
-    "task",
-    {
-        **dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks"),
-        "point_maze": "jepa_wm.worlds.point_maze.tasks",
-    },
-)
+_OWN = {
+    **dict.fromkeys(("two_rooms", "wall"), "jepa_wm.worlds.two_rooms.tasks"),
+    "point_maze": "jepa_wm.worlds.point_maze.tasks",
+}
+TASKS: Registry[type[TaskSettings]] = Registry("tasks", "task", _OWN)
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set
 ARRAYS: dict[str, Any] = {  # of episodes, and their types

@@ -23,15 +23,16 @@ MEMORY = 0.9  # of the noise on forces, from one step to the next
 class Exploration(Section):
     """How the exploring policy goes about."""
 
-    wander: float = Field(0.4, ge=0, le=1)  # share of segments with forces that ignore the maze
+    wander: float = Field(0.35, ge=0, le=1)  # share of segments with forces that ignore the maze
+    rest: float = Field(0.15, ge=0, le=1)  # share of the others that stop where they are
     mean_repeat: int = Field(12, ge=1)  # steps that a wandering force is kept, on average
     noise: float = Field(0.6, ge=0)  # on the forces toward a place: the most of its spread
 
 
 class ExplorationPolicy:
-    """The data policy: segments that wander with persistent random forces, into walls too, and
+    """The data policy: segments that wander with persistent random forces, into walls too,
     segments that walk the shortest way to a random place anywhere in the maze, each at its own
-    speed and with noise of its own.
+    speed and with noise of its own, and a few that come to rest where they are.
 
     Forces add up to no displacement, so what wanders alone stays in a few cells for long: the
     walks cover the maze. World b depends on its seed and its state alone."""
@@ -43,7 +44,7 @@ class ExplorationPolicy:
         self._target = np.zeros((batch, 2), np.float32)
         self._speed, self._spread = np.zeros(batch, np.float32), np.zeros(batch, np.float32)
         self._steps_left = np.zeros(batch, np.int64)  # of the segment
-        self._wandering = np.zeros(batch, bool)
+        self._wandering, self._resting = np.zeros(batch, bool), np.zeros(batch, bool)
         self._force = np.zeros((batch, 2), np.float32)  # of those that wander
         self._shake = np.zeros((batch, 2), np.float32)  # of those that walk
 
@@ -55,16 +56,17 @@ class ExplorationPolicy:
         """[B, 2] forces for states [B, 4]."""
         # A segment ends with its time, or at its target.
         near = np.linalg.norm(state[:, :2] - self._target, axis=1) < ARRIVED
-        for b in np.nonzero((self._steps_left <= 0) | (near & ~self._wandering))[0]:
-            self._new_segment(int(b), state[b])
+        arrived = near & ~self._wandering & ~self._resting
+        for b in map(int, np.nonzero((self._steps_left <= 0) | arrived)[0]):
+            self._new_segment(b, state[b])
         self._steps_left -= 1
         # A wandering force is kept for a while; the noise of a walk forgets slowly.
-        for b, r in enumerate(self._generators):
+        for i, r in enumerate(self._generators):
             drawn = r.random(3)
             if drawn[0] * self.settings.mean_repeat < 1:
-                self._force[b] = 2 * drawn[1:] - 1
+                self._force[i] = 2 * drawn[1:] - 1
             fresh = r.standard_normal(2) * np.sqrt(1 - MEMORY**2)
-            self._shake[b] = MEMORY * self._shake[b] + fresh
+            self._shake[i] = MEMORY * self._shake[i] + fresh
         waypoint, _ = self.maze.way(state[:, :2], self._target)
         walk = toward(state, waypoint, self._speed) + self._spread[:, None] * self._shake
         force = np.where(self._wandering[:, None], self._force, walk)
@@ -76,12 +78,14 @@ class ExplorationPolicy:
         self._speed[b] = SPEED * min(1.0, r.uniform(0.2, 1.5))
         self._spread[b] = settings.noise * r.random() ** 2
         self._force[b] = r.uniform(-1, 1, 2)
-        # The target is drawn also where it is not walked to; a walk gets thrice its time.
+        # All is drawn whatever is read of it. A walk gets thrice its time.
+        rest, timed = r.random() < settings.rest, int(r.integers(30, 91))
         target = self.maze.place(r, int(r.integers(len(self.maze.cells))))
-        self._target[b] = target
-        _, length = self.maze.way(state[None, :2], target[None])
+        self._resting[b] = rest and not self._wandering[b]
+        self._target[b] = state[:2] if self._resting[b] else target
+        _, length = self.maze.way(state[None, :2], self._target[b : b + 1])
         in_time = int(3 * length[0] / (STEP * self._speed[b])) + 50
-        self._steps_left[b] = r.integers(30, 91) if self._wandering[b] else in_time
+        self._steps_left[b] = timed if self._wandering[b] or self._resting[b] else in_time
 
 
 def toward(state: np.ndarray, target: np.ndarray, speed: np.ndarray | float) -> np.ndarray:

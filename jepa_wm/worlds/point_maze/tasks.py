@@ -102,15 +102,6 @@ class PlaceInMaze(PositionTask):
         """[B] m to go, through free cells."""
         return self.maze.way(state[:, :2], goal)[1]
 
-    def axes(self, grid: int) -> tuple[np.ndarray, np.ndarray]:
-        """(xs, ys) [grid] over the inside of the outermost walls."""
-        rows, columns = self.maze.free.shape
-        return tuple(np.linspace(1 - n / 2, n / 2 - 1, grid) for n in (columns, rows))  # type: ignore[return-value]
-
-    def pictures(self, episodes: Episodes, positions: np.ndarray) -> np.ndarray:
-        """[n, h, w, 3] uint8: the maze with the ball at positions [n, 2], in walls too."""
-        return self.maze.draw(positions, self.world.size)
-
     def to_pixels(self, position: np.ndarray) -> np.ndarray:
         """[..., 2] where positions [..., 2] are in the pictures."""
         return self.maze.to_pixels(position, self.world.size)

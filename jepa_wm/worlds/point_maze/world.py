@@ -56,11 +56,11 @@ class PointMaze:
 
         Raises ValueError for starts of another shape, that are not finite or lie in a wall."""
         if start is not None:
-            self.place(np.asarray(start, np.float32))
-            if len(self) != len(seeds):
+            if len(start) != len(seeds):
                 raise ValueError(
-                    f"start has {len(self)} states; give one for each of the {len(seeds)} seeds"
+                    f"start has {len(start)} states; give one for each of the {len(seeds)} seeds"
                 )
+            self.place(np.asarray(start, np.float32))
             return
         state = np.zeros((len(seeds), 4), np.float32)
         for i, seed in enumerate(seeds):
