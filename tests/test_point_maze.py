@@ -290,7 +290,7 @@ def test_goals_are_pictures_of_balls_at_rest_there():
     assert np.array_equal(task.to_pixels(episodes.goal), expected)
 
 
-@pytest.mark.parametrize(("maze", "budget"), [("u", 200), ("medium", 300), ("large", 500)])
+@pytest.mark.parametrize(("maze", "budget"), [("u", 200), ("medium", 400), ("large", 600)])
 def test_the_shortest_way_wins_where_a_straight_line_does_not(maze, budget):
     task = make_task(PointMazeSettings(maze=maze), PointMazeTask(min_cells=3))
     episodes, policies = task.sample(100, 0), task.baselines()
