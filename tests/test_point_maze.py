@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,7 @@ def test_every_step_is_the_packages(maze):
     """Step by step along an episode of the package's, into walls too. What float32 rounds off
     grows where a ball meets a corner, so that whole episodes part there."""
     env, world = PointMazeEnv(maze_map=getattr(maps, MAPS[maze])), new_world(maze)
+    Path(env.tmp_xml_file_path).unlink()  # which it leaves behind
     env.reset(seed=3)
     begun, hits, fast = world.state()[0].astype(float), 0, 0
     env.point_env.set_state(begun[:2], begun[2:])
