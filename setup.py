@@ -15,8 +15,13 @@ ROOMS_AT_THE_TOP = (
     "configs",
 )  # live beside jepa_wm/, install as jepa_wm.<name>
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]  # what `mkdocs build` takes
-
-PUSHT = ["gym-pusht", "pymunk<7"]  # the physics, and what tests compare it and its pictures with
+WORLDS = {  # physics, and what tests compare it and its pictures with
+    "gym": ["gymnasium[classic-control]"],  # what draws Pendulum and CartPole
+    "mazes": ["gymnasium-robotics", "mujoco<4"],
+    "pusht": ["gym-pusht", "pymunk<7"],
+    "reacher": ["dm_control", "mujoco<4"],
+    "minigrid": ["minigrid"],
+}
 
 
 def packages() -> list[str]:
@@ -78,11 +83,9 @@ setup(
         "pillow",
     ],
     extras_require={
-        "gym": ["gymnasium[classic-control]"],  # what draws Pendulum and CartPole
-        "reacher": ["dm_control", "mujoco<4"],
+        **WORLDS,
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
-        "pusht": PUSHT,
         "docs": DOCS,
         # setuptools and wheel: one test builds a wheel without asking the registry for a builder.
         "dev": [
@@ -96,8 +99,11 @@ setup(
             "wheel",
         ]
         + ["zarr", "pyarrow"]
-        + ["dm_control", "mujoco<4"]
-        + PUSHT
+        + [
+            package
+            for world in ("mazes", "pusht", "reacher", "minigrid")
+            for package in WORLDS[world]
+        ]
         + DOCS,
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},

@@ -372,7 +372,7 @@ def test_positions_that_are_no_places_in_a_frame_are_shown_without_a_trail(tmp_p
     shown = SimpleNamespace(**recorded, unit="")
     assert np.array_equal(_with_trail(recorded["frames"][0, 1], shown, 0, 1, 1),
                           recorded["frames"][0, 1])  # fmt: skip
-    assert _counter(shown, 0, K).endswith(f" · {recorded['distance'][0, -1]:.1f}")
+    assert _counter(shown, 0, K).endswith(f" · {recorded['distance'][0, -1]:.3g}")
 
 
 @pytest.mark.parametrize("harm", ["cut short", "other shape", "no such array"])

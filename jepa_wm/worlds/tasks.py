@@ -29,6 +29,7 @@ TASKS: Registry[type[TaskSettings]] = Registry("tasks", "task", {
     "four_rooms": "jepa_wm.worlds.four_rooms.tasks",
     "reacher": "jepa_wm.worlds.reacher.tasks",
     "pusht": "jepa_wm.worlds.pusht.tasks",
+    "point_maze": "jepa_wm.worlds.point_maze.tasks",
 })  # fmt: skip
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set

@@ -24,6 +24,7 @@ WORLDS: Registry[type[WorldSettings]] = Registry("worlds", "world", {
     "four_rooms": "jepa_wm.worlds.four_rooms.world",
     "reacher": "jepa_wm.worlds.reacher.world",
     "pusht": "jepa_wm.worlds.pusht.world",
+    "point_maze": "jepa_wm.worlds.point_maze.world",
 })  # fmt: skip
 
 
