@@ -69,12 +69,15 @@ def plan(
     `shard` (k, n): only the k-th of n equal parts of the episodes, others playing theirs
     meanwhile."""
     model = WorldModel.load(run.path)
+    data = Path(data_path) if data_path else run.path / "collect"
+    if evaluation.task is not None:
+        task = evaluation.task.of_data(data / "heldout.h5")
+        evaluation = evaluation.model_copy(update={"task": task})
     kind = RewardPlay if planner.cost.objective == "reward" else GoalPlay
     play = kind(run, model, world, planner, evaluation, dynamics_frameskip)
     layouts = play.layouts()
     met: dict[str, object] = {}
     if layouts:
-        data = Path(data_path) if data_path else run.path / "collect"
         met = {"layouts": layouts_met(data / "train.h5", *layouts)}
     elif data_path is None:
         refuse_seeds_of_data(play.seeds, collect, seed, evaluation)

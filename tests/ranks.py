@@ -70,6 +70,7 @@ CURVES = ("pretrain", "dynamics_latent", "dynamics_dynamics", "dynamics_distance
 EVERY_TERM = (
     "episode_contrast=0.3",
     "temporal_contrast=0.3",
+    "masks=[{frames: 1}, {num_blocks: 2, image: true}]",
     "inverse_dynamics=3",
     "center_targets=true",
 )

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,7 @@ from jepa_wm.worlds.world import Split, World, WorldSettings
 TASKS: Registry[type[TaskSettings]] = Registry("tasks", "task", {
     "two_rooms": "jepa_wm.worlds.two_rooms.tasks",
     "wall": "jepa_wm.worlds.two_rooms.tasks",
+    "recorded": "jepa_wm.worlds.recorded",
     "four_rooms": "jepa_wm.worlds.four_rooms.tasks",
     "reacher": "jepa_wm.worlds.reacher.tasks",
     "pusht": "jepa_wm.worlds.pusht.tasks",
@@ -210,9 +211,14 @@ class TaskSettings(Section):
     """What every goal task of the table declares: its name, what makes it and when a goal is
     reached, in the task's unit."""
 
+    anywhere: ClassVar[bool] = False  # whether every world that has a task of its own has it too
     name: str
-    radius: float = Field(1.0, gt=0)  # nearer than this is success
+    radius: float | None = Field(None, gt=0)  # nearer than this is success; most have one
     strict_radius: float | None = Field(None, gt=0)  # reported beside; null: not
+
+    def of_data(self, heldout: Path) -> TaskSettings:
+        """The same, for tasks out of a recording that name none: of these trajectories."""
+        return self
 
     def make(self, world: WorldSettings) -> Task:
         """The task in a world that names it; UserError for a world that does not fit."""
@@ -230,7 +236,7 @@ def make_task(world: WorldSettings, settings: TaskSettings | None) -> Task:
         )
     if settings is None:
         settings = TASKS.get(world.tasks[0]).model_validate({})
-    if settings.name not in world.tasks:
+    if settings.name not in world.tasks and not settings.anywhere:
         raise UserError(
             f"evaluation.task.name {settings.name} is no task of the world {world.name}; it has "
             f"{', '.join(world.tasks)}"

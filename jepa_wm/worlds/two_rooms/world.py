@@ -76,9 +76,11 @@ class TwoRooms(PointAgents):
         noise_seeds: np.ndarray | None = None,
     ) -> None:
         """Draw a layout, an agent position (uniform in the free space) and a distraction per seed,
-        but what is given: `start` [B, 2] are agent positions, `layout` [B, 2] wall x and door y,
-        `noise_seeds` seeds of the distractions' own. Raises ValueError for what is not one pair
-        per seed."""
+        but what is given: `start` are agent positions [B, 2] or whole states [B, 4], `layout` [B,
+        2] wall x and door y, `noise_seeds` seeds of the distractions' own. Raises ValueError for
+        what is not one pair, or state, per seed."""
+        if start is not None and np.shape(start) == (len(seeds), 4):
+            start, layout = start[:, :2], start[:, 2:]
         for name, given in (("start", start), ("layout", layout)):
             if given is not None and np.shape(given) != (len(seeds), 2):
                 raise ValueError(
