@@ -54,11 +54,11 @@ def draw_things(env: Env, grid: int, rooms: np.ndarray, state: np.ndarray) -> np
     canvas = Canvas(rooms, grid)
     if env == "door_key":
         door, latch = state[:, kind.layout], state[:, LATCH]
-        for number, shape in ((OPEN, _opened), (CLOSED, _closed), (LOCKED, _locked)):
-            canvas.draw(shape, cell, YELLOW, door, latch == number)
+        for number, leaf in ((OPEN, _opened), (CLOSED, _closed), (LOCKED, _locked)):
+            canvas.draw(leaf, cell, YELLOW, door, latch == number)
         canvas.draw(_key, cell, YELLOW, state[:, KEY], state[:, CARRIED] == 0)
-    for number, shape in enumerate(POINTED):
-        canvas.draw(shape, agent, RED, state[:, AGENT], state[:, DIRECTION] == QUARTER * number)
+    for number, pointed in enumerate(POINTED):
+        canvas.draw(pointed, agent, RED, state[:, AGENT], state[:, DIRECTION] == QUARTER * number)
     if env == "door_key":
         canvas.draw(_disc, agent, YELLOW, state[:, AGENT], state[:, CARRIED] == 1)
     return canvas.frames()

@@ -68,17 +68,17 @@ class ExplorationPolicy:
         # A way ends with its steps, or at its cell; one of random actions has no cell.
         arrived = (state[:, AGENT] == self._target).all(1)
         renewed = np.nonzero((self._steps_left <= 0) | arrived)[0]
-        for b in renewed:
-            self._new_way(int(b), state[b])
+        for b in map(int, renewed):
+            self._new_way(b, state[b])
         self._map(state, renewed)
         self._steps_left -= 1
 
         # The package's numbers of the next actions, then those that chance puts in their place.
         costs = at_pose(self._costs, state)
         numbers = next_action(costs, state, self._target)
-        choices = np.searchsorted(self.kind.actions, numbers)
+        choices: np.ndarray = np.searchsorted(self.kind.actions, numbers)
         for b, generator in enumerate(self._generators):
-            strays, drawn = generator.random(), int(generator.integers(len(self.kind.actions)))
+            strays, drawn = generator.random(), generator.integers(len(self.kind.actions))
             if strays < self._noise[b]:
                 choices[b] = drawn
         if self.env == "door_key":

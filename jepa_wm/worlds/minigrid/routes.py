@@ -1,8 +1,8 @@
 """Shortest ways in MiniGrid's rooms, by the key and through the door where they lead there: how
 many actions each pose is from a goal cell, and which action is next.
 
-R rows, a state and a goal each, X state numbers, g cells a side. A pose is a direction and a cell:
-arrays of poses are [R, 4, g, g], y before x."""
+R rows, a state and a goal each, B worlds, X state numbers, g cells a side. A pose is a direction
+and a cell: arrays of poses are [R, 4, g, g], y before x."""
 
 from __future__ import annotations
 
@@ -76,11 +76,13 @@ def routes(env: Env, grid: int, state: np.ndarray, goal: np.ndarray) -> np.ndarr
     return actions
 
 
-def at_pose(values: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """[R, ...] what arrays [R, ..., 4, g, g] of poses hold for the agents of states [R, X]."""
+def at_pose(values: np.ndarray, state: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """[B, ...] what arrays [R, ..., 4, g, g] of poses hold for the agents of states [B, X], in the
+    arrays of numbers `rows` [B], or one each."""
     direction = (state[:, DIRECTION] / QUARTER).astype(np.int64)
     x, y = state[:, AGENT].astype(np.int64).T
-    return np.asarray(values[np.arange(len(state)), ..., direction, y, x])
+    which = np.arange(len(state)) if rows is None else rows
+    return np.asarray(values[which, ..., direction, y, x])
 
 
 def next_action(costs: np.ndarray, state: np.ndarray, goal: np.ndarray) -> np.ndarray:

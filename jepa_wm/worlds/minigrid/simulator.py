@@ -5,7 +5,6 @@ X state numbers, g cells a side."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,8 @@ class Simulator:
                 "'jepa-wm[minigrid]'"
             ) from error
         self.env, self.grid, self.kind = env, grid, KINDS[env]
-        self.package: Any = FourRoomsEnv() if env == "four_rooms" else DoorKeyEnv(size=grid)
+        package: Any = FourRoomsEnv if env == "four_rooms" else DoorKeyEnv
+        self.package = package() if env == "four_rooms" else package(size=grid)
         # FourRooms takes no size of its own, but lays out any odd one.
         self.package.width = self.package.height = grid
         self.package.max_steps = ENDLESS
@@ -124,19 +124,6 @@ class Simulator:
             row[CARRIED] = held
             door = self._door
             row[LATCH] = OPEN if door.is_open else LOCKED if door.is_locked else CLOSED
-
-    def copied(self) -> Simulator:
-        """Another one in the same state."""
-        other = copy.copy(self)
-        other.package = copy.copy(self.package)
-        if self.env == "door_key":  # in four rooms no action of ours changes a cell
-            other.package.grid = copy.copy(self.package.grid)
-            other._key, other._door = copy.copy(self._key), copy.copy(self._door)
-            swap = {id(self._key): other._key, id(self._door): other._door}
-            cells = self.package.grid.grid
-            other.package.grid.grid = [swap.get(id(cell), cell) for cell in cells]
-            other.package.carrying = swap.get(id(self.package.carrying))
-        return other
 
 
 def _nothing() -> dict[str, Any]:

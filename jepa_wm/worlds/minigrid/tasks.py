@@ -132,7 +132,7 @@ class OtherCell(PositionTask):
             ways = routes(self.env, self.grid, state[rows], goal[rows])
             self._ways.update(zip((keys[i] for i in new), ways, strict=True))
         costs = np.stack([self._ways[key] for key in keys])
-        return at_pose(costs[inverse.reshape(-1)], state)
+        return at_pose(costs, state, inverse.reshape(-1))
 
 
 @TASKS.register("minigrid")

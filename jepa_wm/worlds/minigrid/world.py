@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 
 from jepa_wm.worlds import gym_checks as checks
 from jepa_wm.worlds.minigrid.drawing import draw_things, draw_walls
-from jepa_wm.worlds.minigrid.layouts import KINDS, Env, wrong
+from jepa_wm.worlds.minigrid.layouts import KINDS, Env, walls, wrong
 from jepa_wm.worlds.minigrid.policies import Exploration, ExplorationPolicy
+from jepa_wm.worlds.minigrid.rules import stepped
 from jepa_wm.worlds.minigrid.simulator import Simulator
 from jepa_wm.worlds.world import WORLDS, Actions, NewPolicy, Split, WorldSettings
 
@@ -47,6 +48,7 @@ class MiniGrid:
         # Environments are kept from one reset to the next; one draws the starts of all.
         self._drawing = Simulator(self.env, self.grid)
         self._simulators: list[Simulator] = []
+        self._solid: np.ndarray | None = None  # [B, g, g] bool: walls, of copies alone
         self._state = np.zeros((0, len(self.state_names)), np.float32)
 
     @property
@@ -62,8 +64,7 @@ class MiniGrid:
     def of_split(self, split: Split) -> MiniGrid:
         """The same world, whose resets draw layouts of one split alone."""
         world = copy.copy(self)
-        world._simulators = []
-        world.split = split
+        world._simulators, world.split = [], split
         return world
 
     def reset(self, seeds: np.ndarray, *, start: np.ndarray | None = None) -> None:
@@ -87,16 +88,17 @@ class MiniGrid:
             self._simulators.append(Simulator(self.env, self.grid))
         for simulator, row in zip(self._simulators, given, strict=False):
             simulator.place(row)
-        self._state = given.copy()
+        self._state, self._solid = given.copy(), None
         self._rooms = draw_walls(
             self.env, self.grid, self.settings.size, given[:, self.kind.layout]
         )
 
     def copies(self, times: int) -> MiniGrid:
-        """`times` copies of each world, one after the other, to be stepped and not rendered."""
+        """`times` copies of each world, one after the other, to be stepped by the same rules in
+        one go (`stepped`), and not rendered."""
         world = copy.copy(self)
-        worlds = self._simulators[: len(self)]
-        world._simulators = [one.copied() for one in worlds for _ in range(times)]
+        solid = walls(self.env, self.grid, self._state[:, self.kind.layout])
+        world._simulators, world._solid = [], np.repeat(solid, times, 0)
         world._state = np.repeat(self._state, times, 0)
         return world
 
@@ -107,10 +109,14 @@ class MiniGrid:
     def step(self, action: np.ndarray) -> None:
         """Act with [B, n], or numbers of choices [B, 1], in every world. Raises ValueError for
         other shapes and for numbers that are not finite."""
+        numbers = np.array(self.kind.actions)[self.taken(action).argmax(1)]
+        if self._solid is not None:
+            self._state = stepped(self.env, self._solid, self._state, numbers)
+            return
         state = self._state.copy()  # that of before may be in somebody's hands
-        for i, choice in enumerate(self.taken(action).argmax(1)):
-            self._simulators[i].act(self.kind.actions[choice])
-            self._simulators[i].read(state[i])
+        for simulator, number, row in zip(self._simulators, numbers, state, strict=False):
+            simulator.act(int(number))
+            simulator.read(row)
         self._state = state
 
     def render(self) -> np.ndarray:
