@@ -171,7 +171,7 @@ def _with_trail(
 ) -> np.ndarray:
     """The frame with the path so far and the success radius drawn in, for the reader only; as it
     is where a position is no place in the frame."""
-    if episodes.positions.shape[-1] != 2:
+    if episodes.positions.shape[-1] != 2 or episodes.unit != "px":
         return _enlarged(frame, scale)
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)

@@ -31,6 +31,7 @@ TASKS: Registry[type[TaskSettings]] = Registry("tasks", "task", {
     "reacher": "jepa_wm.worlds.reacher.tasks",
     "pusht": "jepa_wm.worlds.pusht.tasks",
     "point_maze": "jepa_wm.worlds.point_maze.tasks",
+    "minigrid": "jepa_wm.worlds.minigrid.tasks",
 })  # fmt: skip
 
 SPLITS: tuple[Split, ...] = ("heldout", "train")  # the order of the episodes in a set

@@ -25,6 +25,7 @@ WORLDS: Registry[type[WorldSettings]] = Registry("worlds", "world", {
     "reacher": "jepa_wm.worlds.reacher.world",
     "pusht": "jepa_wm.worlds.pusht.world",
     "point_maze": "jepa_wm.worlds.point_maze.world",
+    "minigrid": "jepa_wm.worlds.minigrid.world",
 })  # fmt: skip
 
 
