@@ -84,7 +84,8 @@ def check_heldout(train: Trajectories, heldout: Trajectories) -> int | None:
 def layouts_met(train: Path, heldout: np.ndarray, training: np.ndarray) -> dict[str, object]:
     """What a training file says of the layouts [R, L] of held-out and of training episodes: for
     each of the two how many `episodes` there are, how many `met` a layout of the file, and how far
-    the `nearest` of them is from one, in the `unit` of the layouts.
+    the `nearest` of them is from one, in the `unit` of the layouts; of no
+    episodes the last two are null.
 
     Of the held-out none has: one that has raises UserError. The figures are null, which is warned
     of, where the file is not there or does not tell layouts."""
@@ -99,7 +100,7 @@ def layouts_met(train: Path, heldout: np.ndarray, training: np.ndarray) -> dict[
     result: dict[str, object] = {"unit": "" if known is None else known.unit}
     for part, layouts in (("heldout", heldout), ("training", training)):
         result[part] = {"episodes": len(layouts), "met": None, "nearest": None}
-        if known is None:
+        if known is None or not len(layouts):
             continue
         # Held-out layouts must all be new; of training ones it is told how many are, to compare.
         inside = known.met(layouts)

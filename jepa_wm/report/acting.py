@@ -169,11 +169,13 @@ def _layouts(plan: Mapping[str, Any]) -> str:
             "was not checked."
         )
     nearest = f"{heldout['nearest']:g} {layouts.get('unit', '')}".rstrip()
-    return (
+    text = (
         f"Of the {heldout['episodes']} held-out layouts none is in the training data, and none is "
-        f"nearer than {nearest} to one that is; of the {training['episodes']} on training layouts "
-        f"{training['met']} are."
+        f"nearer than {nearest} to one that is"
     )
+    if not training["episodes"]:
+        return f"{text}."
+    return f"{text}; of the {training['episodes']} on training layouts {training['met']} are."
 
 
 def _search(episodes: Episodes) -> page.Grid:

@@ -171,7 +171,7 @@ def _with_trail(
 ) -> np.ndarray:
     """The frame with the path so far and the success radius drawn in, for the reader only; as it
     is where a position is no place in the frame."""
-    if episodes.positions.shape[-1] != 2 or episodes.unit != "px":
+    if not _in_frame(episodes):
         return _enlarged(frame, scale)
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
@@ -187,20 +187,23 @@ def _with_trail(
 
 
 def _counter(episodes: Episodes, index: int, k: int) -> str:
-    """ "step 40/200, 12.3 px": environment steps where every decision has as many, else
-    decisions; without the distance where neither the step nor a place in the frame tells it."""
+    """ "step 40/200 · 12.3 px": environment steps where every decision has as many, else
+    decisions, with the distance that is left where a place in the frame or the step tells it."""
     decisions, steps = episodes.cost.shape[1], episodes.distance.shape[1] - 1
-    if episodes.positions.shape[-1] != 2:
-        if steps % decisions:
-            return f"decision {k}/{decisions}"
-        step = k * steps // decisions
-        return (
-            f"step {step}/{steps} · {episodes.distance[index, step]:.3g} {episodes.unit}".rstrip()
-        )
-    left = float(np.linalg.norm(episodes.positions[index, k] - episodes.goal_position[index]))
-    if steps % decisions == 0:
-        return f"step {k * steps // decisions}/{steps} · {left:.1f} {episodes.unit}"
-    return f"decision {k}/{decisions} · {left:.1f} {episodes.unit}"
+    even = steps % decisions == 0
+    step = k * steps // decisions
+    text = f"step {step}/{steps}" if even else f"decision {k}/{decisions}"
+    if _in_frame(episodes):
+        apart = episodes.positions[index, k] - episodes.goal_position[index]
+        return f"{text} · {np.linalg.norm(apart):.1f} px"
+    if not even:
+        return text
+    return f"{text} · {episodes.distance[index, step]:.3g} {episodes.unit}".rstrip()
+
+
+def _in_frame(episodes: Episodes) -> bool:
+    """Whether positions are places in the frames, which can be drawn into them."""
+    return episodes.positions.shape[-1] == 2 and episodes.unit == "px"
 
 
 def _side_by_side(pictures: tuple[np.ndarray, ...], labels: tuple[str, ...]) -> np.ndarray:
