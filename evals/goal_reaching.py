@@ -30,6 +30,7 @@ from jepa_wm.evals.episodes import (
     read_chunks,
     shard_of,
 )
+from jepa_wm.evals.frozen_tasks import frozen_tasks, refuse_recording_of_data, refuse_seeds_of_data
 from jepa_wm.evals.returns import RewardPlay
 from jepa_wm.evals.scores import success
 from jepa_wm.evals.settings import EvaluationSettings
@@ -37,7 +38,7 @@ from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
-from jepa_wm.worlds.collect import data_seeds
+from jepa_wm.worlds.recorded import RecordedTask
 from jepa_wm.worlds.tasks import SPLITS, Episodes, HasPlane, judge, make_task
 from jepa_wm.worlds.world import CollectSettings, WorldSettings
 
@@ -73,6 +74,8 @@ def plan(
     if evaluation.task is not None:
         task = evaluation.task.of_data(data / "heldout.h5")
         evaluation = evaluation.model_copy(update={"task": task})
+        if isinstance(task, RecordedTask):
+            refuse_recording_of_data(data / "train.h5", Path(str(task.path)))
     kind = RewardPlay if planner.cost.objective == "reward" else GoalPlay
     play = kind(run, model, world, planner, evaluation, dynamics_frameskip)
     layouts = play.layouts()
@@ -84,18 +87,6 @@ def plan(
     if shard is not None:
         return {"shard": shard[0], "shards": shard[1], "episodes": play.share(*shard)}
     return {**met, **play.judge()}
-
-
-def refuse_seeds_of_data(
-    seeds: np.ndarray, collect: CollectSettings, seed: int, evaluation: EvaluationSettings
-) -> None:
-    """UserError where episodes of a world without layouts have the seeds of the data's."""
-    for taken in data_seeds(collect, seed).values():
-        if len(np.intersect1d(seeds, taken)):
-            raise UserError(
-                f"evaluation.task_seed {evaluation.task_seed}: its episodes are in the "
-                "data; choose another"
-            )
 
 
 class GoalPlay:
@@ -126,10 +117,7 @@ class GoalPlay:
             ) from error
         # The stage is begun once all of this is known to fit.
         self.folder = run.stage_dir("plan")
-        file = self.folder / "tasks.json"
-        if not file.exists():
-            self.task.sample(evaluation.episodes, evaluation.task_seed).save(file)
-        self.episodes = Episodes.load(file)
+        self.episodes = frozen_tasks(self.folder / "tasks.json", self.task, evaluation)
 
     @property
     def seeds(self) -> np.ndarray:

@@ -406,7 +406,7 @@ def test_goals_are_in_another_room_and_shown_as_a_way_leaves_them(env):
     images = task.goal_images(episodes)
     assert images.shape == (60, 64, 64, 3) and images.dtype == np.uint8
     for _ in range(60):
-        world.step(task.baselines()["shortest_path"](world, goal))
+        world.step(task.baselines()["shortest_way"](world, goal))
     assert np.array_equal(images, world.render())
     if env == "door_key":
         assert (world.state()[:, 5] == 1).all() and (world.state()[:, 6] == layouts.OPEN).all()
@@ -416,7 +416,7 @@ def test_goals_are_in_another_room_and_shown_as_a_way_leaves_them(env):
 def test_the_shortest_way_wins_and_a_straight_line_does_not(env):
     task = the_task(env)
     episodes = task.sample(30, 0)
-    shortest, straight = (task.baselines()[name] for name in ("shortest_path", "straight_line"))
+    shortest, straight = (task.baselines()[name] for name in ("shortest_way", "straight_line"))
     won = reached(task, episodes, shortest)
     assert won[:, -1].all() and not won[:, 0].any()
     # Not a step longer than the cost said.

@@ -7,6 +7,8 @@ import pytest
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.evals.frozen_tasks import frozen_tasks, refuse_recording_of_data
+from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.worlds.collect import record_parts
 from jepa_wm.worlds.gym import GymSettings
 from jepa_wm.worlds.recorded import RecordedTask
@@ -82,6 +84,16 @@ def test_the_tasks_are_frozen_and_a_longer_set_holds_the_shorter(rooms, tmp_path
     assert np.array_equal(long.layout, long.start[:, 2:]) and set(long.split) == {"heldout"}
 
 
+def test_a_file_of_other_tasks_is_not_taken_for_these(rooms, tmp_path):
+    ten, twelve = (task_of(rooms, offset=offset) for offset in (10, 12))
+    few = EvaluationSettings(episodes=3)
+    first = frozen_tasks(tmp_path / "tasks.json", ten, few)
+    assert frozen_tasks(tmp_path / "tasks.json", ten, few).digest == first.digest
+    for other in (twelve, make_task(TwoRoomsSettings(), None), task_of(rooms, radius=2.0)):
+        with pytest.raises(UserError, match="its tasks are recorded with .* plan in another"):
+            frozen_tasks(tmp_path / "tasks.json", other, few)
+
+
 def test_a_goal_of_another_episode_is_where_no_layout_is(tmp_path):
     pytest.importorskip("mujoco", reason="needs pip install 'jepa-wm[reacher]'")
     world = WORLDS.get("reacher")()
@@ -95,7 +107,7 @@ def test_a_goal_of_another_episode_is_where_no_layout_is(tmp_path):
 
 
 def test_what_cannot_be_begun_at_is_refused(rooms, tmp_path):
-    with pytest.raises(UserError, match="has layouts, and another episode has another: set"):
+    with pytest.raises(UserError, match="has layouts, and another episode has another; set"):
         task_of(rooms, offset=None).sample(2, 0)
     with pytest.raises(UserError, match=r"steps on; .* or name longer recordings"):
         task_of(rooms, offset=30).sample(2, 0)
@@ -112,9 +124,20 @@ def test_what_cannot_be_begun_at_is_refused(rooms, tmp_path):
     with pytest.raises(UserError, match="two_rooms looks otherwise, by "):
         task_of(rooms, TwoRoomsSettings(render_style="ebjepa")).sample(2, 0)
     noisy = TwoRoomsSettings(noise=NoiseLevels(pixel=0.2))
-    assert len(task_of(rooms, noisy).sample(2, 0)) == 2, "which noise it is cannot be told"
+    task = task_of(rooms, noisy)
+    episodes = task.sample(2, 0)  # which noise it is cannot be told
+    goals = rows_of(rooms, episodes.goal)
+    assert np.array_equal(task.goal_images(episodes, clean=True), rooms.frames[goals])
     with pytest.raises(UserError, match="the world gym has no goal tasks"):
         task_of(rooms, GymSettings())
+
+
+def test_a_recording_that_the_model_was_trained_on_is_refused(rooms):
+    train = rooms.path.with_name("train.h5")
+    with pytest.raises(UserError, match="4 of its episodes are in .*train.h5, which the model"):
+        refuse_recording_of_data(train, train)
+    refuse_recording_of_data(train, rooms.path)
+    assert task_of(rooms, offset=20, radius=1.0).strict_radius is None
 
 
 def test_the_run_s_own_held_out_file_is_what_is_meant_where_none_is_named(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from jepa_wm.report import page, plots
 from jepa_wm.report.artifacts import Energy, Episodes, Film, RunArtifacts
 from jepa_wm.report.page import PARTS, Block, Cell, Figure, Group, Image, Section, Table, Text
-from jepa_wm.report.pictures import energy_map, episode_gif, played_gif
+from jepa_wm.report.pictures import energy_map, episode_gif, in_frame, played_gif
 
 TRAINING = "_training_layouts"  # what the keys end in that are of episodes on training layouts
 SHOWN_OF_EACH = 3  # GIFs of won and of lost episodes
@@ -46,9 +46,14 @@ def _toward_goals(plan: Mapping[str, Any] | None, artifacts: RunArtifacts) -> li
         Section(
             "episodes",
             "Episodes",
-            "The planner is given the goal image alone. The line of the path taken and the ring "
-            "around the goal are drawn for you; it sees neither. Shown are the first of the task "
-            "list, not the best.",
+            "The planner is given the goal image alone. "
+            + (
+                "The line of the path taken and the ring around the goal are drawn for you; it "
+                "sees neither. "
+                if episodes and in_frame(episodes)
+                else ""
+            )
+            + "Shown are the first of the task list, not the best.",
             _episodes(episodes) if episodes else [],
             "plan",
         ),
@@ -101,10 +106,13 @@ def _episodes(episodes: Episodes) -> list[Block]:
 
 
 def _episode(episodes: Episodes, index: int, name: str) -> Figure:
-    distance, unit = episodes.distance[index], episodes.unit
-    text = f"episode {index + 1}, {distance[-1]:.1f} {unit} from the goal at the end"
+    distance = episodes.distance[index]
+    left, least = (
+        f"{value:.3g} {episodes.unit}".rstrip() for value in (distance[-1], np.nanmin(distance))
+    )
+    text = f"episode {index + 1}, {left} from the goal at the end"
     if name == "lost":
-        nearest = f"never nearer than {np.nanmin(distance):.1f} {unit}"
+        nearest = f"never nearer than {least}"
         text += f", {'after it had been there' if episodes.success_any[index] else nearest}"
     alt = f"episode {index + 1}, {name}: start, now and goal side by side"
     return Figure(Image("gif", episode_gif(episodes, index), alt), name, text, name)

@@ -171,7 +171,7 @@ def _with_trail(
 ) -> np.ndarray:
     """The frame with the path so far and the success radius drawn in, for the reader only; as it
     is where a position is no place in the frame."""
-    if not _in_frame(episodes):
+    if not in_frame(episodes):
         return _enlarged(frame, scale)
     image = Image.fromarray(_enlarged(frame, scale))
     pen = ImageDraw.Draw(image)
@@ -193,7 +193,7 @@ def _counter(episodes: Episodes, index: int, k: int) -> str:
     even = steps % decisions == 0
     step = k * steps // decisions
     text = f"step {step}/{steps}" if even else f"decision {k}/{decisions}"
-    if _in_frame(episodes):
+    if in_frame(episodes):
         apart = episodes.positions[index, k] - episodes.goal_position[index]
         return f"{text} · {np.linalg.norm(apart):.1f} px"
     if not even:
@@ -201,7 +201,7 @@ def _counter(episodes: Episodes, index: int, k: int) -> str:
     return f"{text} · {episodes.distance[index, step]:.3g} {episodes.unit}".rstrip()
 
 
-def _in_frame(episodes: Episodes) -> bool:
+def in_frame(episodes: Episodes) -> bool:
     """Whether positions are places in the frames, which can be drawn into them."""
     return episodes.positions.shape[-1] == 2 and episodes.unit == "px"
 

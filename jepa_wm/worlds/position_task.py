@@ -20,6 +20,8 @@ class PositionTask:
 
     def __init__(self, settings: Any, world: Any) -> None:
         self.settings, self.world = settings, world
+        if settings.radius is None:
+            raise ValueError(f"task {settings.name}: give its settings a radius")
         self.name, self.radius = settings.name, settings.radius
         self.strict_radius = settings.strict_radius
         self.unit = (*world.make().state_units, "")[0]

@@ -26,6 +26,7 @@ from jepa_wm.worlds.tasks import (
 from jepa_wm.worlds.world import Splitting, World, WorldSettings
 
 TRIES = 1000  # draws of an episode's start and goal before the recording is given up
+AGAIN = 20  # draws of a pair that no earlier episode has
 NEAR = 1e-3  # share of a state number that a world may be off after a reset to it
 ALIKE = 4.0  # mean difference of pixel values, of 255, up to which a picture is the same
 
@@ -43,7 +44,8 @@ class Recorded:
         self.name, self.unit = settings.name, judged_by.unit
         own = settings.radius, settings.strict_radius
         self.radius = judged_by.radius if own[0] is None else own[0]
-        self.strict_radius = judged_by.strict_radius if own[1] is None else own[1]
+        strict = judged_by.strict_radius if own[1] is None else own[1]
+        self.strict_radius = strict if strict is not None and strict < self.radius else None
         self.data = Trajectories(settings.path)
         names = self.world.make().state_names
         self._state = self.data.states()
@@ -60,7 +62,7 @@ class Recorded:
         the goal than the radius. Episode i depends on (file, seed, i) alone."""
         if episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {episodes}")
-        rows = np.array([self._pair(np.random.default_rng([seed, i, 4])) for i in range(episodes)])
+        rows = np.array(self._pairs(episodes, seed))
         seeds = [np.random.default_rng([seed, i, 5]).integers(2**31) for i in range(episodes)]
         start, goal = self._state[rows[:, 0]], self._state[rows[:, 1]]
         world, layout = self.world.make(), start[:, :0]
@@ -79,7 +81,10 @@ class Recorded:
 
     def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
         """[E, h, w, 3] uint8 the worlds in the states of the goals."""
-        return self._at(episodes.seeds + 1, episodes.goal).render()
+        world = (self.world.clean() if clean else self.world).make()
+        # Distractors are the last numbers of a state, and a clean world has none.
+        world.reset(episodes.seeds + 1, start=episodes.goal[:, : len(world.state_names)])
+        return world.render()
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., X] the state itself."""
@@ -105,6 +110,19 @@ class Recorded:
     def _about(self) -> dict[str, object]:
         recording = {"recording": self.data.digest, "offset": self.settings.offset}
         return {**recording, "radius": self.radius, "judged_by": self.own.name}
+
+    def _pairs(self, episodes: int, seed: int) -> list[tuple[int, int]]:
+        """Rows of starts and goals, none twice as long as there are others."""
+        pairs: list[tuple[int, int]] = []
+        for i in range(episodes):
+            r = np.random.default_rng([seed, i, 4])
+            pair = self._pair(r)
+            for _ in range(AGAIN):
+                if pair not in pairs:
+                    break
+                pair = self._pair(r)
+            pairs.append(pair)
+        return pairs
 
     def _pair(self, r: np.random.Generator) -> tuple[int, int]:
         """(row of the start, row of the goal)."""
@@ -141,8 +159,11 @@ class Recorded:
         elif np.array_equal(frames, again.render()):
             apart = np.abs(frames.astype(np.float32) - recorded).mean()
             wrong = f"looks otherwise, by {apart:.0f} of 255" if apart > ALIKE else None
-        if wrong is None and not self.settings.offset and episodes.layout.shape[1]:
-            wrong = "has layouts, and another episode has another: set evaluation.task.offset"
+        if not self.settings.offset and episodes.layout.shape[1]:
+            raise UserError(
+                f"evaluation.task.offset null: the world {self.world.name} has layouts, and "
+                "another episode has another; set evaluation.task.offset"
+            )
         if wrong is not None:
             raise UserError(
                 f"{self.data.path}: the world {self.world.name} {wrong}; name a recording of this "

@@ -73,6 +73,12 @@ class Episodes:
         return replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     @property
+    def plain_settings(self) -> dict[str, Any]:
+        """What else the set was drawn for, as it is read from a file."""
+        plain: dict[str, Any] = json.loads(json.dumps(dict(self.settings)))
+        return plain
+
+    @property
     def digest(self) -> str:
         """Sixteen hex digits that change with anything in the set."""
         plain = json.dumps(self._plain(), sort_keys=True)

@@ -159,6 +159,10 @@ class WorldSettings(Section):
         """A batch of this world; UserError for one that cannot be made."""
         raise NotImplementedError
 
+    def clean(self) -> WorldSettings:
+        """The same world without distractions, for people to look at."""
+        return self
+
     def explore(self) -> NewPolicy:
         """The policy that collects data in it: random actions, where a world has no better."""
         return RandomExploration().make

@@ -92,7 +92,7 @@ class OtherCell(PositionTask):
 
     def baselines(self) -> Mapping[str, GoalPolicy]:
         """The shortest way, which knows all, and a straight line, which knows no walls."""
-        return {"shortest_path": self._shortest, "straight_line": self._straight}
+        return {"shortest_way": self._shortest, "straight_line": self._straight}
 
     def _shortest(self, world: World, goal: np.ndarray) -> np.ndarray:
         state = world.state()

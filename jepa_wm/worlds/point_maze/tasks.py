@@ -103,10 +103,6 @@ class PlaceInMaze(PositionTask):
         """[B] m to go, through free cells."""
         return self.maze.way(state[:, :2], goal)[1]
 
-    def to_pixels(self, position: np.ndarray) -> np.ndarray:
-        """[..., 2] where positions [..., 2] are in the pictures."""
-        return self.maze.to_pixels(position, self.world.size)
-
 
 def _at_rest(position: np.ndarray) -> np.ndarray:
     """[E, 4] states."""

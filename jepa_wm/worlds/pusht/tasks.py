@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from jepa_wm.core.errors import UserError
 from jepa_wm.worlds.position_task import PositionTask
 from jepa_wm.worlds.pusht.policies import as_actions
 from jepa_wm.worlds.pusht.world import PushT, PushTSettings
@@ -21,6 +22,7 @@ from jepa_wm.worlds.world import World, WorldSettings
 
 TOGETHER = 20.0  # px that agent and block may be off: the norm over their four numbers
 TURNED = math.pi / 9  # rad that the block's angle may be off
+ATTEMPTS = 100  # episodes that are played for a start and a goal
 LEAD_IN = 60  # steps, at most, that the policy plays before a start
 
 
@@ -43,9 +45,17 @@ class ReachPlayed(PositionTask):
         seeds = np.array([r.integers(2**31) for r in generators], np.int64)
         start, goal = self._played(seeds)
         # Where the goal is reached at the start, another episode is played.
-        while len(near := np.nonzero(self.distance(start, goal) < self.radius)[0]):
+        for _ in range(ATTEMPTS):
+            if not len(near := np.nonzero(self.distance(start, goal) < self.radius)[0]):
+                break
             seeds[near] = [generators[i].integers(2**31) for i in near]
             start[near], goal[near] = self._played(seeds[near])
+        else:
+            raise UserError(
+                f"evaluation.task.offset {self.settings.offset}: in {ATTEMPTS} episodes no goal "
+                f"was evaluation.task.radius {self.radius:g} from its start; raise offset or "
+                "lower radius"
+            )
         split, layout = np.array(["heldout"] * episodes), np.zeros((episodes, 0), np.float32)
         about = {"radius": self.radius, "offset": self.settings.offset}
         about["world"] = self.world.model_dump()
@@ -111,6 +121,7 @@ class PushTTask(TaskSettings):
     """Reach what the exploring policy reached."""
 
     name: Literal["pusht"] = "pusht"
+    radius: float = Field(1.0, gt=0)  # of the distance, which is in units of what is allowed
     offset: int = Field(25, ge=1)  # steps of the exploring policy between start and goal
     oracle: bool = False  # measure the oracle too, in many minutes
 
