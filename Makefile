@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+WORLDS := $(VENV)/.worlds
 
 .PHONY: demo test
 
 demo: $(INSTALLED)
 	$(VENV)/bin/jepa-wm demo
 
-test: $(INSTALLED)
+test: $(WORLDS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
@@ -18,4 +19,9 @@ test: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -e '.[dev]'
+	touch $@
+
+# The physics of all worlds, which only their tests need.
+$(WORLDS): $(INSTALLED)
+	$(VENV)/bin/pip install -e '.[dev,worlds]'
 	touch $@

@@ -84,6 +84,7 @@ setup(
     ],
     extras_require={
         **WORLDS,
+        "worlds": sorted({package for extra in WORLDS.values() for package in extra}),
         "zarr": ["zarr"],
         "lerobot": ["pyarrow"],
         "docs": DOCS,
@@ -99,11 +100,6 @@ setup(
             "wheel",
         ]
         + ["zarr", "pyarrow"]
-        + [
-            package
-            for world in ("mazes", "pusht", "reacher", "minigrid")
-            for package in WORLDS[world]
-        ]
         + DOCS,
     },
     entry_points={"console_scripts": ["jepa-wm = jepa_wm.cli:main"]},
