@@ -1,4 +1,5 @@
-"""Goal tasks of a world whose whole state is a position: the part that most tasks share.
+"""Goal tasks of a world whose whole state is a position: the part that most tasks share; and
+starts and goals out of a play of the exploring policy.
 
 E episodes, B worlds in a batch, X state numbers, P numbers of a position."""
 
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.worlds.tasks import Episodes, GoalPolicy
-from jepa_wm.worlds.world import World
+from jepa_wm.worlds.world import World, WorldSettings
 
 
 class PositionTask:
@@ -72,3 +73,19 @@ class PositionTask:
     def baselines(self) -> Mapping[str, GoalPolicy]:
         """None."""
         return {}
+
+
+def two_moments(
+    settings: WorldSettings, seeds: np.ndarray, *, lead_in: int, offset: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """[E, X] states of one play of the exploring policy per seed: one of its first `lead_in`
+    steps, and `offset` steps later."""
+    world, policy = settings.make(), settings.explore()(seeds)
+    world.reset(seeds)
+    first = np.array([np.random.default_rng([int(s), 5]).integers(lead_in) for s in seeds])
+    states = [world.state()]
+    for _ in range(int(first.max()) + offset):
+        world.step(policy(world))
+        states.append(world.state())
+    played, rows = np.stack(states), np.arange(len(seeds))  # [T, E, X]
+    return played[first, rows], played[first + offset, rows]

@@ -59,7 +59,8 @@ class Recorded:
 
     def sample(self, episodes: int, seed: int) -> Episodes:
         """Frames drawn uniformly over the episodes that are long enough; the start is no nearer to
-        the goal than the radius. Episode i depends on (file, seed, i) alone."""
+        the goal than the radius. Depends on (file, seed) alone; a longer set holds the
+        shorter."""
         if episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {episodes}")
         rows = np.array(self._pairs(episodes, seed))

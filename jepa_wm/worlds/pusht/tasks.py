@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.worlds.position_task import PositionTask
+from jepa_wm.worlds.position_task import PositionTask, two_moments
 from jepa_wm.worlds.pusht.policies import as_actions
 from jepa_wm.worlds.pusht.world import PushT, PushTSettings
 from jepa_wm.worlds.tasks import TASKS, Episodes, GoalPolicy, TaskSettings
@@ -63,16 +63,7 @@ class ReachPlayed(PositionTask):
 
     def _played(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[E, X] starts, some steps into an episode, and goals."""
-        offset = self.settings.offset
-        first = np.array([np.random.default_rng([int(s), 5]).integers(LEAD_IN) for s in seeds])
-        world, policy = self.world.make(), self.world.explore()(seeds)
-        world.reset(seeds)
-        states = [world.state()]
-        for _ in range(int(first.max()) + offset):
-            world.step(policy(world))
-            states.append(world.state())
-        played, rows = np.stack(states), np.arange(len(seeds))  # [T, E, X]
-        return played[first, rows], played[first + offset, rows]
+        return two_moments(self.world, seeds, lead_in=LEAD_IN, offset=self.settings.offset)
 
     def distance(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """[...] the larger of what agent and block are off together, in 20 px, and of what the

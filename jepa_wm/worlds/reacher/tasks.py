@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.worlds.position_task import PositionTask
+from jepa_wm.worlds.position_task import PositionTask, two_moments
 from jepa_wm.worlds.reacher.drawing import LINK
 from jepa_wm.worlds.reacher.policies import control, straight_line
 from jepa_wm.worlds.reacher.world import Reacher, ReacherSettings
@@ -78,15 +78,7 @@ class ReachImage(PositionTask):
     def _moments(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """([B, X] start, [B, X] goal) of a play per seed, `offset` steps apart."""
         assert self.offset is not None
-        world, policy = Reacher(self.world), self.world.explore()(seeds)
-        world.reset(seeds)
-        first = np.array([np.random.default_rng([seed, 5]).integers(FIRST) for seed in seeds])
-        states = [world.state()]
-        for _ in range(FIRST + self.offset):
-            world.step(policy(world))
-            states.append(world.state())
-        play, rows = np.stack(states), np.arange(len(seeds))
-        return play[first, rows], play[first + self.offset, rows]
+        return two_moments(self.world, seeds, lead_in=FIRST, offset=self.offset)
 
     def distance(self, position: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """[...] m between the fingers of states [..., X]."""
