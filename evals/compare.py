@@ -31,6 +31,7 @@ MAY_DIFFER = (
     "planner.mpc.also_evaluate",
     "planner.mpc.memory_mb",
     "evaluation.random_encoder_baseline",
+    "evaluation.policies",
 )
 
 

@@ -1,5 +1,5 @@
-"""The `plan` stage: goal-image episodes on frozen tasks, judged beside baselines and an oracle; or
-episodes for reward.
+"""The `plan` stage: goal-image episodes on frozen tasks, judged beside baselines, policies and an
+oracle; or episodes for reward.
 
 Every figure is of episodes on held-out layouts; what ends in `_training_layouts` is the same on
 those of training.
@@ -20,7 +20,7 @@ import torch
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.held_out import TRAINING, layouts_met
+from jepa_wm.data.held_out import layouts_met
 from jepa_wm.evals.episodes import (
     AgentPolicy,
     Watch,
@@ -31,10 +31,11 @@ from jepa_wm.evals.episodes import (
     shard_of,
 )
 from jepa_wm.evals.frozen_tasks import frozen_tasks, refuse_recording_of_data, refuse_seeds_of_data
+from jepa_wm.evals.plays import MAIN, Play, beaten_by, beside_search, plays
 from jepa_wm.evals.returns import RewardPlay
 from jepa_wm.evals.scores import success
 from jepa_wm.evals.settings import EvaluationSettings
-from jepa_wm.planning.action_space import space_of
+from jepa_wm.planning.action_space import Space, space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
@@ -42,14 +43,13 @@ from jepa_wm.worlds.recorded import RecordedTask
 from jepa_wm.worlds.tasks import SPLITS, Episodes, HasPlane, judge, make_task
 from jepa_wm.worlds.world import CollectSettings, WorldSettings
 
-MAIN = "main"  # folder of the episodes played with the main objective
-
 
 @stage(
     after="heads",
     headline=(
         "success", "success_by", "success_training_layouts", "return", "return_training_layouts",
-        "baselines", "baselines_training_layouts", "oracle", "oracle_training_layouts",
+        "baselines", "baselines_training_layouts", "policies", "policies_training_layouts",
+        "search_beaten", "search_beaten_training_layouts", "oracle", "oracle_training_layouts",
         "seconds_per_decision",
     ),
 )  # fmt: skip
@@ -64,8 +64,9 @@ def plan(
     evaluation: EvaluationSettings,
     shard: tuple[int, int] | None = None,
 ) -> dict[str, object]:
-    """Play all episodes with the main objective and those to compare, then the baselines and the
-    oracle; chunks of episodes that an interrupted run has finished are kept.
+    """Play all episodes with the main objective and those to compare, and with policies alone,
+    then the baselines and the oracle; chunks of episodes that an interrupted run has finished are
+    kept.
 
     `shard` (k, n): only the k-th of n equal parts of the episodes, others playing theirs
     meanwhile."""
@@ -104,13 +105,12 @@ class GoalPlay:
         evaluation: EvaluationSettings,
         frameskip: int,
     ) -> None:
-        self.model, self.planner = model, planner
-        self.budget, self.frameskip = evaluation.budget, frameskip
+        self.model, self.planner, self.policies = model, planner, evaluation.policies
+        self.budget, self.frameskip, self.world = evaluation.budget, frameskip, world.make()
         self.task = make_task(world, evaluation.task)
-        repeat = planner.mpc.action_repeat
         try:
-            self.space = space_of(world.make(), frameskip=frameskip, action_repeat=repeat)
-            Agent(model, self.space, planner)
+            for settings in (planner, *map(planner.alone, self.policies)):
+                Agent(model, self._space(settings), settings)
         except ValueError as error:
             raise UserError(
                 f"{run.path}: this model cannot act in the world {world.name!r}: {error}"
@@ -135,19 +135,26 @@ class GoalPlay:
         the report shows is written down."""
         result: dict[str, object] = {}
         by_objective: dict[str, object] = {}
-        for name, planner, part, suffix in plays(self.planner, self.episodes):
-            reached = success(self._distances(name, planner, part), self.task)
+        by_search: dict[str, np.ndarray] = {}  # distances of the main objective, by suffix
+        alone: dict[str, dict[str, dict[str, object]]] = {}  # policies, by suffix
+        for one in plays(self.planner, self.policies, self.episodes):
+            distance = self._distances(one)
+            if one.policy is not None:
+                beside = beside_search(distance, by_search[one.suffix], self.task)
+                alone.setdefault(one.suffix, {})[one.policy] = beside
+                continue
+            reached = success(distance, self.task)
             # Baselines and oracle stand beside the main objective, on both kinds of layouts.
-            if name.startswith(MAIN):
-                result[f"success{suffix}"] = reached
-                result[f"baselines{suffix}"] = baselines(
-                    self.task, part, budget=self.budget, repeat=self.frameskip
-                )
-                result[f"oracle{suffix}"] = oracle(
-                    self.task, part, self.space, planner, budget=self.budget
-                )
-            if not suffix:
-                by_objective[planner.cost.objective] = reached
+            if one.folder.startswith(MAIN):
+                by_search[one.suffix] = distance
+                result[f"success{one.suffix}"] = reached
+                result |= self._beside(one)
+            if not one.suffix:
+                by_objective[one.planner.cost.objective] = reached
+        for suffix, policies in alone.items():
+            result[f"policies{suffix}"] = policies
+            if text := beaten_by(policies):
+                result[f"search_beaten{suffix}"] = text
         # The report shows held-out layouts.
         tasks, held_out = self.episodes, self.episodes.of("heldout")
         self._keep_first(held_out)
@@ -163,21 +170,26 @@ class GoalPlay:
         """Play one of `shards` equal parts of the episodes, for `judge` to find; how many they
         were."""
         played = 0
-        for name, planner, part, _ in plays(self.planner, self.episodes):
-            rows = shard_of(len(part), shard, shards)
-            played += len(self._distances(name, planner, part, rows)) if rows else 0
+        for one in plays(self.planner, self.policies, self.episodes):
+            rows = shard_of(len(one.episodes), shard, shards)
+            played += len(self._distances(one, rows)) if rows else 0
         return played
 
-    def _distances(
-        self, name: str, planner: PlannerSettings, episodes: Episodes, rows: range | None = None
-    ) -> np.ndarray:
-        """[B, T+1] to the goal in all episodes, or in `rows`, played in the folder `name`."""
+    def _beside(self, one: Play) -> dict[str, object]:
+        """Baselines and oracle on the episodes of the main objective."""
+        task, episodes, budget = self.task, one.episodes, self.budget
+        beside = baselines(task, episodes, budget=budget, repeat=self.frameskip)
+        best = oracle(task, episodes, self._space(one.planner), one.planner, budget=budget)
+        return {f"baselines{one.suffix}": beside, f"oracle{one.suffix}": best}
+
+    def _distances(self, one: Play, rows: range | None = None) -> np.ndarray:
+        """[B, T+1] to the goal in all its episodes, or in `rows`."""
         played = play_in_chunks(
-            self.folder / name,
-            range(len(episodes)) if rows is None else rows,
-            partial(self._chunk, planner, episodes),
+            self.folder / one.folder,
+            range(len(one.episodes)) if rows is None else rows,
+            partial(self._chunk, one.planner, one.episodes),
             keys=("distance",),
-            label=f"plan {planner.cost.objective}",
+            label=f"plan {one.name}",
             budget=self.budget,
         )
         return played["distance"]
@@ -201,9 +213,14 @@ class GoalPlay:
 
     def _agent(self, planner: PlannerSettings, episodes: Episodes, seeds: list[int]) -> Agent:
         """An agent that was shown the goals."""
-        agent = Agent(self.model, self.space, planner)
+        agent = Agent(self.model, self._space(planner), planner)
         agent.reset(self.task.goal_images(episodes), seeds)
         return agent
+
+    def _space(self, planner: PlannerSettings) -> Space:
+        """What is searched of the world's actions."""
+        repeat = planner.mpc.action_repeat
+        return space_of(self.world, frameskip=self.frameskip, action_repeat=repeat)
 
     def _seconds_per_decision(self, episode: Episodes) -> float:
         """Median time of one decision for one episode: encode, imagine and search."""
@@ -268,20 +285,3 @@ class GoalPlay:
             frame=task.goal_images(shown, clean=True),
             goal=shown.goal,
         )
-
-
-def plays(
-    main: PlannerSettings, episodes: Episodes
-) -> list[tuple[str, PlannerSettings, Episodes, str]]:
-    """What is played: (folder of its episodes, settings, episodes, what the keys of its figures
-    end in).
-
-    The main objective on both kinds of layouts, where there are two, those to compare on held-out
-    ones."""
-    held_out, training = episodes.of("heldout"), episodes.of("train")
-    played = [(MAIN, main, held_out, "")]
-    for objective in main.mpc.also_evaluate:
-        played.append((objective, main.toward(objective), held_out, ""))
-    if len(training):
-        played.append((f"{MAIN}{TRAINING}", main, training, TRAINING))
-    return played

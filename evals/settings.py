@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jepa_wm.core.settings import Section
+from jepa_wm.core.settings import PolicyName, Section
 from jepa_wm.worlds.tasks import ChosenTask
 
 
@@ -62,5 +62,7 @@ class EvaluationSettings(Section):
     episodes: int = Field(100, ge=1)  # of each kind of layouts
     task_seed: int = 0  # draws the episodes
     budget: int = Field(200, ge=1)  # environment steps
+    # policies of the heads that play the same goal episodes alone, beside the search
+    policies: tuple[PolicyName, ...] = ()
     # `demo` also runs the whole pipeline on an encoder that was never trained
     random_encoder_baseline: bool = False

@@ -177,3 +177,28 @@ class Config(Section):
                 "planner.cost.objective=l1, and a solver that searches"
             )
         return self
+
+    @model_validator(mode="after")
+    def _policies_fit(self) -> Config:
+        alone, trained = self.evaluation.policies, self.train.heads.sizes.policies
+        if alone and not self.dynamics.has_heads:
+            raise ValueError(
+                f"evaluation.policies are heads, and dynamics.name {self.dynamics.name} has none: "
+                "set evaluation.policies=[]"
+            )
+        if alone and self.planner.cost.objective == "reward":
+            raise ValueError(
+                "evaluation.policies play toward goal images, and planner.cost.objective is "
+                "reward: set evaluation.policies=[]"
+            )
+        # Whoever asks for a policy, it has to be trained.
+        asked = [("evaluation.policies", name) for name in alone]
+        asked += [("planner.solver.policy", self.planner.solver.played)]
+        asked += [("planner.mpc.warm_start", self.planner.mpc.warm_start)]
+        for field, name in asked:
+            if name is not None and name not in trained:
+                raise ValueError(
+                    f"{field} asks for {name}, which is not among train.heads.sizes.policies "
+                    f"[{', '.join(trained)}]: add it there, or ask for another"
+                )
+        return self

@@ -56,6 +56,7 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
             "planner": config.planner.model_copy(
                 update={"mpc": config.planner.mpc.model_copy(update={"also_evaluate": ()})}
             ),
+            "evaluation": config.evaluation.model_copy(update={"policies": ()}),
         }
     )
     with Run.open(run.path / "random_encoder", changed) as beside:

@@ -1,6 +1,7 @@
 """Settings of planners for tests: small searches, keys without their sections."""
 
-from jepa_wm.planning.settings import CostSettings, MPCSettings, PlannerSettings
+from jepa_wm.planning.cost_settings import CostSettings
+from jepa_wm.planning.settings import MPCSettings, PlannerSettings
 
 
 def planner(solver="cem", *, samples=(12, 2, 3), descent=(4, 3), **keys):

@@ -139,11 +139,19 @@ def test_static_numbers_on_the_way_to_a_goal_are_those_of_an_agent(data, stride)
     with torch.no_grad():
         own = model.latent.static_of(model.latent.encode(features.store))
     first, goal = 8, 8 + 2 * stride
-    pair = latents.toward(np.array([0, 1]), np.array([[first, first], [goal, goal]]))
+    episode, ends = np.array([0, 1]), np.array([[first, first], [goal, goal]])
+    pair = latents.flat_together(episode, ends.T, *ends).transpose(0, 1)
     assert pair.shape == (2, 2, 5)
     for i, e in enumerate((0, 1)):
         seen = [int(features.index(np.array(e), np.array(f))) for f in (0, 4, 8, goal)]
         torch.testing.assert_close(pair[:, i, 2:], own[seen].mean(0).expand(2, -1))
+
+    # What is read of another episode's frame is its dynamic numbers alone.
+    of, frames = np.array([[0, 2], [1, 3]]), np.array([[first, 24]] * 2)
+    beside = latents.together(episode, frames, *ends, of=of)
+    assert torch.equal(beside[:, 1, 0, 2:], pair[0, :, 2:])
+    others = latents.at(of[:, 1], frames[:, 1])
+    assert torch.equal(beside[:, 1, :, :2], others[..., :2])
 
     # Frames of an episode together: all as an agent believes that stands at one of them.
     frames = np.array([[0, first, goal, 24], [first, first, goal, 24]])

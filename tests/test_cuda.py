@@ -23,18 +23,19 @@ from jepa_wm.models import fast_rollout
 from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.dynamics import Noise
 from jepa_wm.models.encoder_settings import EncoderSettings
+from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.jepa import JEPA, Batch
 from jepa_wm.models.masks import draw_masks
 from jepa_wm.models.predictor import ActionPredictor, ActionPredictorSizes
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.vjepa2_ac import VJEPA2AC, normalised, with_pose
-from jepa_wm.models.world_model_settings import DistanceSettings, HeadSettings
+from jepa_wm.models.world_model_settings import DistanceSettings
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import search
 from jepa_wm.planning.settings import CEM, MPPI, RandomShooting
-from jepa_wm.training import heads, loop
+from jepa_wm.training import head_scores, loop
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -244,7 +245,13 @@ def test_the_metric_and_the_heads_read_the_same():
         truth = reward if head is read.reward else (reward > 0).float()
         known = head.cpu().loss(before, after, actions, truth)
         assert_near(head.to(GPU).loss(*on_gpu(before, after, actions, truth)), known)
-    for head, inputs in ((read.state, (before,)), (read.policy, (before, after))):
+    steps = torch.arange(20.0)
+    for head, inputs in (
+        (read.state, (before,)),
+        (read.policy("gcbc"), (before, after)),
+        (read.policy("gc_idm"), (before, after, steps)),
+        (read.policy("gcivl"), (before, after)),
+    ):
         known, there = both(head.cpu(), *inputs)
         assert_near(there, known)
 
@@ -255,8 +262,8 @@ def test_chances_are_judged_in_mixed_precision_too():
         (drawn(50) > 0).float(),
     )
     with autocast(GPU, "bf16"):
-        there = heads._log_loss(*on_gpu(guess, truth))
-    assert_near(there, heads._log_loss(guess, truth))
+        there = head_scores._log_loss(*on_gpu(guess, truth))
+    assert_near(there, head_scores._log_loss(guess, truth))
 
 
 def cem(**changes):
@@ -387,7 +394,7 @@ def test_the_whole_story_ends_as_promised(tmp_path):
         row["relative_error"] > 0 and row["state_errors"]["agent"]["error"] > 0
         for row in result["rollout"]
     )
-    assert learned["heads"]["policy"]["error"] > 0
+    assert learned["heads"]["policy/gcbc"]["error"] > 0
     for stage in ("collect", "pretrain", "features", "dynamics", "plan"):
         assert json.loads((tmp_path / "run" / stage / "result.json").read_text())
     assert json.loads((tmp_path / "run" / "precision.json").read_text())["precision"] == "bf16"

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
+from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import RewardHead, TerminationHead
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import (
     DeterministicSettings,
     DistanceSettings,
-    HeadSettings,
     TokenLatentSettings,
     WorldModelSettings,
 )

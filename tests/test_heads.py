@@ -18,9 +18,9 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.data.windows import GoalSampler
+from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import (
     Heads,
-    Policy,
     Present,
     RewardHead,
     StateHead,
@@ -29,10 +29,9 @@ from jepa_wm.models.heads import (
     symlog,
     two_hot,
 )
-from jepa_wm.models.world_model_settings import HeadSettings
 from jepa_wm.planning.action_space import ActionSpace, space_of
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.settings import Limits
+from jepa_wm.planning.cost_settings import Limits
 from jepa_wm.training import samples
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.two_rooms.world import TwoRooms
@@ -132,33 +131,6 @@ def test_the_hazard_is_the_share_that_ends_and_states_are_read_in_their_units():
         torch.testing.assert_close(state(places), where, atol=15, rtol=0)
 
 
-def test_the_policy_learns_which_actions_lead_toward_a_goal():
-    """On a line, with steps of at most 1: full speed until the goal is near, then what is left,
-    then nothing counts."""
-    torch.manual_seed(0)
-    policy, g = (
-        Policy(1, 1, HeadSettings(width=32, policy_steps=3)),
-        torch.Generator().manual_seed(0),
-    )
-
-    def ways(count):
-        here, gap = torch.randn(count, 1, generator=g), 4 * torch.rand(count, 1, generator=g) - 2
-        left = [gap.abs() - step for step in range(3)]
-        blocks = torch.stack([gap.sign() * part.clamp(0, 1) for part in left], 1)  # [B, 3, 1]
-        return (
-            here,
-            here + gap,
-            blocks,
-            torch.stack([(part > 0).float()[:, 0] for part in left], 1),
-        )
-
-    fit(policy, lambda step: policy.loss(*ways(128)))
-    here, there, blocks, counts = ways(500)
-    with torch.no_grad():
-        wrong = (policy(here, there) - blocks)[counts > 0].abs()
-    assert wrong.mean() < 0.12 and (counts.sum(1) < 3).any()
-
-
 def test_goals_are_later_frames_and_actions_count_until_them(tiny_data):
     data = Trajectories(tiny_data / "train.h5")
     sampler = GoalSampler(data, steps=4, frameskip=3, stride=3, seed=0)
@@ -180,7 +152,10 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
     assert scores.keys() == {
         "reward",
         "termination",
-        "policy",
+        "policy/gcbc",
+        "policy/gc_idm",
+        "policy/gcivl",
+        "value/gcivl",
         "state/agent",
         "state/wall",
         "state/door",
@@ -192,9 +167,9 @@ def test_every_head_beats_a_constant_on_heldout_trajectories(trained):
         ("state/door", 0.9),
     ):
         assert 0 < scores[name]["error"] < share * scores[name]["constant"], name
-    assert scores["policy"]["error"] > 0 and scores["policy"]["constant"] == pytest.approx(
-        1, abs=0.2
-    )
+    for name in ("gcbc", "gc_idm", "gcivl"):
+        score = scores[f"policy/{name}"]
+        assert score["error"] > 0 and score["constant"] == pytest.approx(1, abs=0.2)
     assert scores["termination"]["constant"] < 1e-4, "nothing ever ends in two rooms"
     loaded = Heads.load(folder / "heads")
     assert loaded.present == Present(True, True, ("agent_x", "agent_y", "wall_x", "door_y"))
@@ -223,9 +198,13 @@ def test_only_what_the_file_teaches_is_trained_and_the_plan_says_what_is_missing
         for name in ("collect", "features", "dynamics"):
             run_stage(name, run)
         space = ActionSpace.of_block([-1.0] * 2, [1.0] * 2, block=5, action_repeat=True)
-        with pytest.raises(UserError, match="policy head.*jepa-wm heads"):
-            WorldModel.load(run.path).propose(torch.zeros(1, 25, 64), torch.zeros(1, 25, 64), 2)
-        assert run_stage("heads", run)["heads"].keys() == {"policy"}
+        nothing = torch.zeros(1, 25, 64)
+        with pytest.raises(
+            UserError, match=r"needs policy gcbc.*\(trained: none\).*jepa-wm heads"
+        ):
+            WorldModel.load(run.path).propose(nothing, nothing, 2, policy="gcbc")
+        known = {"policy/gcbc", "policy/gc_idm", "policy/gcivl", "value/gcivl"}
+        assert run_stage("heads", run)["heads"].keys() == known
         model = WorldModel.load(run.path)
         for wanted, name in (("reward", "reward"), ("state", "state")):
             with pytest.raises(
@@ -267,8 +246,10 @@ def agent(folder, **plan):
         {"objective": "reward", "solver": "gradient"},
         {"objective": "state"},
         {"solver": "policy"},
-        {"warm_start": True},
-        {"warm_start": True, "solver": "icem"},
+        {"solver": "policy", "policy": "gc_idm"},
+        {"solver": "policy", "policy": "gcivl"},
+        {"warm_start": "gcbc"},
+        {"warm_start": "gc_idm", "solver": "icem"},
         {
             "reward": 0.5,
             "state": 0.1,
@@ -298,12 +279,13 @@ def test_the_policy_alone_hands_out_what_it_proposes(trained):
     world.reset(np.arange(2, 4))
     a.reset(world.render(), [0, 1])
     here, there = (a.model.encode(torch.from_numpy(frames)) for frames in (seen, world.render()))
-    held = a.model.propose(here, there, 3)[:, 0].unflatten(-1, (5, 2)).mean(1)
+    held = a.model.propose(here, there, 3, policy="gcbc")[:, 0].unflatten(-1, (5, 2)).mean(1)
     norm = held.norm(dim=-1, keepdim=True)
     np.testing.assert_allclose(a.act(seen)[:, 0], held * (2.45 / norm).clamp(max=1), atol=1e-4)
-    assert a.model.propose(here, there, 9).shape == (2, 9, 10), "the last block is repeated"
+    longer = a.model.propose(here, there, 9, policy="gcbc")
+    assert longer.shape == (2, 9, 10), "the last block is repeated"
     with pytest.raises(UserError, match="a policy toward goals needs a goal image"):
-        b = agent(trained[0], objective="reward", warm_start=True)
+        b = agent(trained[0], objective="reward", warm_start="gcbc")
         b.reset(None, [0, 1])
         b.act(seen)
 

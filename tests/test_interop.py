@@ -341,7 +341,8 @@ from stable_worldmodel.policy import PlanConfig, WorldModelPolicy
 from stable_worldmodel.solver import CEMSolver
 from test_interop import world_model, pictures
 from jepa_wm.integrations.stable_worldmodel import CostServer, serve_to
-from jepa_wm.planning.settings import CostSettings, PlannerSettings
+from jepa_wm.planning.cost_settings import CostSettings
+from jepa_wm.planning.settings import PlannerSettings
 settings = PlannerSettings(cost=CostSettings(objective="l2"))
 server = CostServer(world_model(), settings)
 solver = serve_to(CEMSolver, server, num_samples=16, n_steps=2, topk=4)

@@ -9,11 +9,11 @@ import torch
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
+from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.token_map import MapField, TokenMap, width_near
 from jepa_wm.models.world_model_settings import (
     DistanceSettings,
-    HeadSettings,
     KeypointLatentSettings,
     MLPSettings,
     WorldModelSettings,
@@ -161,11 +161,17 @@ def test_the_distance_reads_places_and_the_whole_map_and_no_other_static_number(
 
 
 def test_heads_that_know_nothing_of_the_layout_are_warned_of():
-    taught = types.SimpleNamespace(columns={})
-    make_heads(HeadSettings(width=8), keypoints(tokens=9), taught)
+    """Policies are not: they read the map."""
+    sizes = HeadSettings(width=8, policies=("gcbc",))
+    policies = types.SimpleNamespace(columns={})
+    taught = types.SimpleNamespace(columns={"terminated": np.zeros(3)})
     blind = keypoints(tokens=9, static_points=0)
+    for model, samples in ((keypoints(tokens=9), taught), (blind, policies)):
+        made = make_heads(sizes, model, samples, None)
+        assert made.policy("gcbc").net[0].in_features == 2 * model.policy_inputs
+    assert blind.policy_inputs > blind.flat_width
     with pytest.warns(UserWarning, match="set latent.static_points=8"):
-        make_heads(HeadSettings(width=8), blind, taught)
+        make_heads(sizes, blind, taught, None)
 
 
 def rooms(count, side=6):

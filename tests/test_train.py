@@ -110,7 +110,7 @@ def at_steps(monkeypatch, steps, act):
 def test_a_signal_at_any_stage_and_again_gives_the_same_bits(
     tmp_path, tiny_data, whole, monkeypatch
 ):
-    stops = (3, 17, 30, 60, 80)  # twice in pretraining, once in summary, dynamics and metric
+    stops = (3, 17, 30, 60, 80, 100)  # twice in pretraining, once in all that follows
     taken = at_steps(monkeypatch, stops, lambda: signal.raise_signal(signal.SIGTERM))
     for _ in stops:
         with pytest.raises(Interrupted):

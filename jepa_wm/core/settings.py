@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# Policies toward goals: heads are trained to be them, planners and evaluations play them.
+PolicyName = Literal["gcbc", "gc_idm", "gcivl"]
+
 
 class Section(BaseModel):
     """Unknown keys are refused; a section never changes once it is made."""

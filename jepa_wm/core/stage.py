@@ -64,7 +64,7 @@ OWN = {  # in the order of the pipeline
         "jepa_wm.training.heads",
         "train heads: rewards, ends, states and a policy, from the columns there are",
         ranks=True,
-        when=lambda planner: planner.needs_heads,
+        when=lambda planner, evaluation_policies: planner.needs_heads or bool(evaluation_policies),
     ),
     "plan": OwnStage(
         "jepa_wm.evals.goal_reaching",

@@ -14,6 +14,10 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.data.sampling import EvenDraw, leave_out_short
 from jepa_wm.data.trajectories import Trajectories
 
+# Of the goals that values are trained with: the start itself, one later in the episode; the rest
+# is of anywhere (as in OGBench, Park et al., 2025).
+VALUE_GOALS = (0.2, 0.5)
+
 
 class WindowSampler:
     """Draws windows of T frames, `frameskip` environment steps apart, starting at multiples of
@@ -110,6 +114,7 @@ class GoalSampler:
         self.data, self.steps, self.frameskip = data, steps, frameskip
         self.stride, self.seed = stride, seed
         self._starts = EvenDraw(np.maximum((data.lengths - 1 - frameskip) // stride + 1, 0))
+        self._frames = EvenDraw(-(-data.lengths // stride))
 
     def batch(
         self, step: int, batch: int
@@ -129,6 +134,18 @@ class GoalSampler:
         blocks = self.data.actions[rows].reshape(batch, self.steps, -1)
         counts = (np.arange(self.steps) < gap[:, None]).astype(np.float32)
         return episode, np.stack([first, first + gap * self.frameskip]), blocks, counts
+
+    def value_goals(
+        self, step: int, episode: np.ndarray, frames: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(episode [B], frame [B]) of goals that values are trained with, for the `episode` [B]
+        and `frames` [2, B] of batch `step`: by the shares of VALUE_GOALS the start itself, the
+        goal, or any frame of the file at a multiple of `stride`."""
+        r = np.random.default_rng([self.seed, 18, step])
+        kind, (elsewhere, number) = r.random(len(episode)), self._frames.at(r.random(len(episode)))
+        here, later = kind < VALUE_GOALS[0], kind < VALUE_GOALS[0] + VALUE_GOALS[1]
+        goal = np.where(here, frames[0], np.where(later, frames[1], number * self.stride))
+        return np.where(here | later, episode, elsewhere), goal
 
 
 class StepSampler:

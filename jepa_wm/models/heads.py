@@ -1,8 +1,7 @@
-"""Heads on frozen latents: reward, end of the episode, physical state, and the action that leads
-toward a goal.
+"""Heads on frozen latents: reward, end of the episode, physical state, and policies toward goals.
 
-B samples, F flattened latent width, A action numbers of a model step, K bins, Y state numbers, H
-model steps."""
+B samples, F flattened latent width, P numbers that policies read of a latent, A action numbers
+of a model step, K bins, Y state numbers."""
 
 from __future__ import annotations
 
@@ -13,15 +12,16 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import all_mean
+from jepa_wm.core.settings import PolicyName
 from jepa_wm.models.blocks import mlp
+from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.latent_model import fill, read_sizes, save_sized
-from jepa_wm.models.world_model_settings import HeadSettings
+from jepa_wm.models.policies import GCIVL, POLICIES, Policy
 
 
 @dataclass(frozen=True)
 class Present:
-    """Which heads there are beside the policy, as the columns of a trajectory file allow."""
+    """Which heads there are beside policies, as the columns of a trajectory file allow."""
 
     reward: bool = False
     termination: bool = False
@@ -31,15 +31,39 @@ class Present:
 class Heads(nn.Module):
     """All heads of a world model; those that the data has no column for are None."""
 
-    def __init__(self, latent: int, action: int, present: Present, settings: HeadSettings) -> None:
+    def __init__(
+        self, latent: int, action: int, present: Present, settings: HeadSettings,
+        *, policy_inputs: int | None = None,
+    ) -> None:  # fmt: skip
+        """For latents of F numbers, of which policies read P = `policy_inputs`, all if None."""
         super().__init__()
-        self.sizes = {"latent": latent, "action": action}
+        inputs = latent if policy_inputs is None else policy_inputs
+        self.sizes = {"latent": latent, "action": action, "policy_inputs": inputs}
         self.present, self.settings = present, settings
         width = settings.width
-        self.policy = Policy(latent, action, settings)
+        self.policies = nn.ModuleDict(
+            {str(name): POLICIES[name](inputs, action, settings) for name in settings.policies}
+        )
         self.reward = RewardHead(latent, action, width, settings.bins) if present.reward else None
         self.termination = TerminationHead(latent, action, width) if present.termination else None
         self.state = StateHead(latent, len(present.state), width) if present.state else None
+
+    def policy(self, name: PolicyName) -> Policy | None:
+        """The policy of that name; None: it was not trained."""
+        policy = dict(self.policies.items()).get(name)
+        assert policy is None or isinstance(policy, Policy)
+        return policy
+
+    def all_policies(self) -> list[tuple[str, Policy]]:
+        """Each with its name."""
+        policies = ((name, self.policy(name)) for name in self.settings.policies)
+        return [(name, policy) for name, policy in policies if policy is not None]
+
+    def update_target(self) -> None:
+        """Move what follows values after a step of the training."""
+        policy = self.policy("gcivl")
+        if isinstance(policy, GCIVL):
+            policy.update_target()
 
     def save(self, folder: Path) -> None:
         """`heads.safetensors` and `heads.json` in `folder`; each appears whole or not at all."""
@@ -147,31 +171,6 @@ class StateHead(nn.Module):
         linearly."""
         target = (state - self.mean) / self.scale
         return nnf.smooth_l1_loss(self.net(latents).float(), target, beta=0.2)
-
-
-class Policy(nn.Module):
-    """Inverse dynamics over many steps: the actions that lead from a latent toward a later one
-    (goals in hindsight).
-
-    It answers with a plan of H scaled action blocks at once. Source: goal-conditioned supervised
-    learning (Ghosh et al., 2021), with inverse dynamics (Agrawal et al., 2016) as its one-step
-    case."""
-
-    def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
-        super().__init__()
-        self.horizon, width = settings.policy_steps, settings.width
-        self.net = mlp(2 * latent, self.horizon * action, width, depth=3, norm=True)
-
-    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
-        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
-        return self.net(torch.cat([start, goal], -1)).float().unflatten(-1, (self.horizon, -1))
-
-    def loss(self, start: Tensor, goal: Tensor, actions: Tensor, counts: Tensor) -> Tensor:
-        """Mean squared error for the blocks [B, H, A] that were taken, where `counts` [B, H] says
-        they led to the goal."""
-        error = (self(start, goal) - actions).square().mean(-1)
-        # Over the ranks' count, not this rank's: the mean must be the same however many share it.
-        return (error * counts).mean() / all_mean(counts.mean())
 
 
 def symlog(x: Tensor) -> Tensor:

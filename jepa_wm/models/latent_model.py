@@ -3,7 +3,7 @@ it, and how far two latents are apart. Saved as safetensors with the weights and
 sizes; no pickles.
 
 B batch, T frames, n frozen tokens of width E, N latent tokens of width D, F numbers that distance
-and heads read, A action numbers between two frames."""
+and heads read, P that policies read, A action numbers between two frames."""
 
 from __future__ import annotations
 
@@ -104,6 +104,24 @@ class LatentModel(nn.Module):
             return self.flat(latents)
         dynamic = latents[..., 0, : self.latent.dynamic_dim]
         return torch.cat([dynamic, self.latent.near(latents, field)], -1)
+
+    @property
+    def policy_inputs(self) -> int:
+        """How many numbers `policy_input` gives."""
+        if not self.latent.map_dim:
+            return self.flat_width
+        net = None if self.distance is None else self.distance.field
+        return self.flat_width + self.latent.near_dim(
+            self.latent.map_channels if net is None else net.channels
+        )
+
+    def policy_input(self, latents: Tensor, field: Tensor | None) -> Tensor:
+        """[..., P] what policies read of latents [..., N, D]: as `flat`, and where there is a map
+        what of it, or of the distance's `map_field` [..., *] (it broadcasts), lies around the
+        dynamic numbers."""
+        if not self.latent.map_dim:
+            return self.flat(latents)
+        return torch.cat([self.flat(latents), self.latent.near(latents, field)], -1)
 
     def _distance(self, tokens: int, settings: DistanceSettings) -> TemporalDistance:
         if not self.latent.map_dim:

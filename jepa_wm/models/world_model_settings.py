@@ -1,5 +1,5 @@
-"""Settings of what is trained on frozen features: latent, dynamics, temporal distance, heads. An
-entry of LATENTS or DYNAMICS is the class that a config's `latent.name` or `dynamics.name` chooses;
+"""Settings of what is trained on frozen features: latent, dynamics, temporal distance. An entry
+of LATENTS or DYNAMICS is the class that a config's `latent.name` or `dynamics.name` chooses;
 its `make` gives the module."""
 
 from __future__ import annotations
@@ -289,12 +289,3 @@ class WorldModelSettings(Section):
     latent: AnyLatent = FactoredLatentSettings()
     dynamics: AnyDynamics = DeterministicSettings()
     distance: DistanceSettings | None = DistanceSettings()  # null: none is learned
-
-
-class HeadSettings(Section):
-    """Heads on frozen latents: reward, termination, state, and a policy toward goals."""
-
-    width: int = Field(256, ge=1)
-    bins: int = Field(63, ge=2)  # of the reward's distribution
-    # model steps the policy answers with; a longer plan repeats its last
-    policy_steps: int = Field(6, ge=1)

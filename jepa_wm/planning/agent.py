@@ -217,11 +217,11 @@ class Agent:
         )
 
     def _proposal(self, context: PlanningContext) -> Tensor | None:
-        """[B, H, A] the plan of the policy, on the CPU, where it has a say."""
-        if not self.settings.asks_policy:
+        """[B, H, A] the plan of the policy that has a say, on the CPU; None: none has."""
+        policy, horizon = self.settings.policy, self.settings.mpc.horizon
+        if policy is None:
             return None
-        horizon = self.settings.mpc.horizon
-        toward = self.model.propose(context.now, context.goal_latent(), horizon)
+        toward = self.model.propose(context.now, context.goal_latent(), horizon, policy=policy)
         return self.space.to_plan(toward).cpu()
 
     def _staying(self) -> Tensor | None:

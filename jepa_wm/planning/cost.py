@@ -62,7 +62,7 @@ class PlanningContext:
             raise UserError(
                 f"{named if objective != 'reward' else 'a policy toward goals'} needs a goal "
                 "image: give one to Agent.reset, or plan for reward alone "
-                "(planner.cost.objective=reward, planner.mpc.warm_start=false and a solver that "
+                "(planner.cost.objective=reward, planner.mpc.warm_start=null and a solver that "
                 "searches)"
             )
         return self.goal
@@ -145,8 +145,8 @@ def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
             "without (distance: null); set planner.cost.objective=l1"
         )
     # Heads that were not trained are named before anything is planned.
-    if settings.asks_policy:
-        model.needed("policy")
+    if settings.policy is not None:
+        model.needed_policy(settings.policy)
     if cost.objective == "reward" or cost.reward:
         model.needed("reward")
     if cost.objective == "state" or cost.state:

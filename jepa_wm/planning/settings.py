@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.registry import Registry, chosen
-from jepa_wm.core.settings import Section
+from jepa_wm.core.settings import PolicyName, Section
+from jepa_wm.planning.cost_settings import CostSettings, Goal
 
 if TYPE_CHECKING:
     from jepa_wm.planning.action_space import Space
     from jepa_wm.planning.search import Solver
-
-Reduction = Literal["last", "all", "rising"]
-Goal = Literal["temporal", "l1", "l2", "cosine", "state"]
 
 
 class SolverSettings(Section):
     """What every solver's settings say beside their numbers; `make` is theirs to define."""
 
     needs_gradient: ClassVar[bool] = False  # whether the cost has to be differentiable
-    uses_policy: ClassVar[bool] = False  # whether the policy of the heads proposes its plans
     name: str
+
+    @property
+    def played(self) -> PolicyName | None:
+        """The policy of the heads whose plans are its own; None: it searches."""
+        return None
 
     def make(self, space: Space, horizon: int) -> Solver:
         """The solver of plans of `horizon` model steps; ValueError where it cannot search the
@@ -32,7 +34,7 @@ class SolverSettings(Section):
 
     def by_costs(self) -> SolverSettings:
         """The solver that stands in where there are costs alone, neither gradient nor policy."""
-        return CEM() if self.needs_gradient or self.uses_policy else self
+        return CEM() if self.needs_gradient or self.played else self
 
 
 _OWN = ("cem", "icem", "mppi", "random", "gradient", "cem_gradient", "policy")
@@ -175,54 +177,19 @@ class CEMGradient(SolverSettings):
 
 @SOLVERS.register("policy")
 class Policy(SolverSettings):
-    """No search: the plan is that of the policy which `jepa-wm heads` trained."""
+    """No search: the plan is that of a policy which `jepa-wm heads` trained."""
 
-    uses_policy: ClassVar[bool] = True
     name: Literal["policy"] = "policy"
+    policy: PolicyName = "gcbc"
+
+    @property
+    def played(self) -> PolicyName:
+        return self.policy
 
     def make(self, space: Space, horizon: int) -> Solver:
         from jepa_wm.planning.solvers import PolicySolver
 
         return PolicySolver(self, space, horizon)
-
-
-class Limits(Section):
-    """Linear limits A x <= b on every environment action x, priced where a plan exceeds them."""
-
-    matrix: tuple[tuple[float, ...], ...] = Field(min_length=1)  # A, a row a limit
-    bound: tuple[float, ...]  # b, a number a limit
-    weight: float = Field(
-        1e3, gt=0
-    )  # of the mean excess: so large that what is allowed stays best
-
-    @model_validator(mode="after")
-    def _fits(self) -> Limits:
-        if len(self.bound) != len(self.matrix) or len({len(row) for row in self.matrix}) > 1:
-            raise ValueError(
-                f"matrix has {len(self.matrix)} rows and bound {len(self.bound)} numbers: one "
-                "each, rows of one length"
-            )
-        return self
-
-
-class CostSettings(Section):
-    """What a search minimises: the objective, and terms beside it, each with its weight."""
-
-    # A distance to the goal image's latent (temporal: the learned one), to the state that is read
-    # from it, or reward with a minus.
-    objective: Literal["temporal", "l1", "l2", "cosine", "state", "reward"] = "temporal"
-    steps: Reduction = "all"  # which imagined steps are compared with the goal
-    # The temporal distance is read at its worst within so much of each dynamic number (spread 1).
-    robust_radius: float = Field(0.0, ge=0)
-    reward: float = Field(0.0, ge=0)  # weight of the expected reward beside the objective
-    discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
-    state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state
-    state_names: tuple[str, ...] = ()  # the numbers of the state that count; empty: all
-    uncertainty_weight: float = 0.0  # of the disagreement of an ensemble; below 0 it is sought
-    num_futures: int = Field(4, ge=1)  # imagined a plan where dynamics are a mixture; averaged
-    limits: Limits | None = None  # on environment actions
-    effort: float = Field(0.0, ge=0)  # weight of the mean squared difference from doing nothing
-    smoothness: float = Field(0.0, ge=0)  # weight of the mean squared change between actions
 
 
 class MPCSettings(Section):
@@ -232,7 +199,8 @@ class MPCSettings(Section):
     horizon: int = Field(6, ge=1)  # model steps
     execute: int = Field(1, ge=1)  # model steps executed before planning again
     action_repeat: bool = True  # one action a model step, taken `frameskip` times; false: all are
-    warm_start: bool = False  # the plan of the policy of the heads is where each search starts
+    # the policy of the heads whose plan is where each search starts; null: the last plan is
+    warm_start: PolicyName | None = None
     also_evaluate: tuple[Goal, ...] = ("l2",)  # objectives reported beside that of the cost
     truncate: int = Field(0, ge=0)  # gradients are cut every so many model steps; 0: never
     compile: bool = False  # torch.compile makes the dynamics' layers: for GPUs
@@ -265,12 +233,17 @@ class PlannerSettings(Section):
         """Whether planning reads a head (command heads)."""
         cost = self.cost
         by_terms = cost.objective in ("state", "reward") or cost.reward > 0 or cost.state > 0
-        return by_terms or self.asks_policy
+        return by_terms or self.policy is not None
 
     @property
-    def asks_policy(self) -> bool:
-        """Whether the policy toward goals has a say."""
-        return self.mpc.warm_start or self.solver.uses_policy
+    def policy(self) -> PolicyName | None:
+        """The policy toward goals that has a say."""
+        return self.solver.played or self.mpc.warm_start
+
+    def alone(self, policy: PolicyName) -> PlannerSettings:
+        """The same with a policy in place of the search, each action of its plan as it answers."""
+        mpc = self.mpc.model_copy(update={"warm_start": None, "action_repeat": False})
+        return self.model_copy(update={"solver": Policy(policy=policy), "mpc": mpc})
 
     def toward(self, objective: str) -> PlannerSettings:
         """The same with another objective."""
@@ -279,6 +252,11 @@ class PlannerSettings(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> PlannerSettings:
+        if self.solver.played and self.mpc.warm_start:
+            raise ValueError(
+                f"mpc.warm_start {self.mpc.warm_start} is where a search starts, and solver "
+                f"{self.solver.name} searches nothing; set mpc.warm_start=null"
+            )
         cut, horizon = self.mpc.truncate, self.mpc.horizon
         if self.solver.needs_gradient and self.cost.steps == "last" and 0 < cut < horizon:
             raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.planning.settings import CostSettings, Reduction
+from jepa_wm.planning.cost_settings import CostSettings, Reduction
 
 if TYPE_CHECKING:
     from jepa_wm.planning.cost import PlanningContext

@@ -12,6 +12,7 @@ from jepa_wm.report import page, plots
 from jepa_wm.report.artifacts import Energy, Episodes, Film, RunArtifacts
 from jepa_wm.report.page import PARTS, Block, Cell, Figure, Group, Image, Section, Table, Text
 from jepa_wm.report.pictures import energy_map, episode_gif, in_frame, played_gif
+from jepa_wm.report.policies import beside_search
 
 TRAINING = "_training_layouts"  # what the keys end in that are of episodes on training layouts
 SHOWN_OF_EACH = 3  # GIFs of won and of lost episodes
@@ -131,12 +132,15 @@ def _success(plan: Mapping[str, Any]) -> list[Block]:
     if training:
         rows += _beside(plan, TRAINING, "baselines and oracle, same tasks on training layouts")
     layouts = _layouts(plan)
-    return [*([Text(layouts)] if layouts else []), Table(SUCCESS_COLUMNS, rows)]
+    table = Table(SUCCESS_COLUMNS, rows)
+    return [*([Text(layouts)] if layouts else []), table, *beside_search(plan)]
 
 
 def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[page.Row]:
-    """Rows of the baselines and of the oracle."""
+    """Rows of the baselines, policies alone among them, and of the oracle."""
     rates = {baseline_name(key): s for key, s in (plan.get(f"baselines{suffix}") or {}).items()}
+    policies = plan.get(f"policies{suffix}") or {}
+    rates |= {f"policy {name}, no search": success for name, success in policies.items()}
     rates["same planner in the true simulator"] = plan.get(f"oracle{suffix}")
     rows = [_success_row(name, success, "baseline") for name, success in rates.items()]
     return [page.Row([heading], "head"), *rows]

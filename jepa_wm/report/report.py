@@ -173,10 +173,11 @@ def _outcome(plan: Mapping[str, Any]) -> str:
     beside_training = (
         f", on training layouts in {percent(training['success_final'])}" if training else ""
     )
+    beaten = f" {plan['search_beaten']}" if "search_beaten" in plan else ""
     return (
         f"plans to goal images and is there at the end in {percent(success['success_final'])} of "
         f"{success['episodes']} episodes{' on held-out layouts' if checked else ''} "
-        f"(95 % interval {acting.interval(success)}){beside_training}."
+        f"(95 % interval {acting.interval(success)}){beside_training}.{beaten}"
     )
 
 

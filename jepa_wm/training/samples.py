@@ -2,7 +2,7 @@
 a trajectory file beside the columns it has.
 
 B samples, T frames, R distant frames, px side of a picture of C channels, h x w px as stored; E
-episodes, C context frames, N latent tokens of width D, F flattened latent width, H model steps, k
+episodes, C context frames, N latent tokens of width D, F flattened latent width, k
 frameskip, A = action size a x k, Y state numbers."""
 
 from __future__ import annotations
@@ -175,16 +175,6 @@ class Samples:
         episode, frame = (drawn[part] for drawn in self.frames.batch(step, batch))
         state = self.columns["state"][self.data.offsets[episode] + frame]
         return on_device(self.latents.flat(episode, frame)), on_device(state)
-
-    def goals(
-        self, step: int, batch: int, part: slice = slice(None)
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(start [B, F], goal [B, F], scaled blocks [B, H, A], which of them count [B, H]) of
-        batch `step`, or of some of its samples."""
-        episode, frames, blocks, counts = self.pairs.batch(step, batch)
-        start, goal = on_device(self.latents.toward(episode[part], frames[:, part]))
-        scaled = self.model.scaled(on_device(blocks[part]))
-        return start, goal, scaled, on_device(counts[part])
 
     def step_rewards(self) -> np.ndarray:
         """What each model step that may be drawn earns, in no particular order."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.settings import OptimiserSettings, Section
-from jepa_wm.models.world_model_settings import HeadSettings
+from jepa_wm.models.head_settings import HeadSettings
 
 
 class TrainPretraining(OptimiserSettings):

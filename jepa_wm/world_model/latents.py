@@ -138,13 +138,18 @@ class Latents:
                 )
         return self._components[torch.from_numpy(self.features.index(episode, frame))]
 
-    @torch.no_grad()
     def path(self) -> Tensor:
         """[R] how far the dynamic numbers (where they are many, their components) had moved since
         its episode began when each frame was met, in steps of a fast mover (`fast_step`).
 
         A way has a length however slowly it is walked, so that chance says less of it than of the
         time that passes."""
+        moved, fast = self.moved()
+        return moved / fast
+
+    @torch.no_grad()
+    def moved(self) -> tuple[Tensor, float]:
+        """(the same [R] in units of the latent, a step of a fast mover in these)."""
         model, stride = self._model, self.features.stride
         moves, ways = [], []
         for number, count in enumerate(self.features.counts.tolist()):
@@ -160,14 +165,16 @@ class Latents:
             moves.append(moved[: (count - 1) // self._every])
             way = np.concatenate([[0.0], moved.cumsum()])
             ways.append(np.interp(np.arange(count), known, way))
-        return torch.from_numpy(np.concatenate(ways) / fast_step(np.concatenate(moves)))
+        return torch.from_numpy(np.concatenate(ways)), fast_step(np.concatenate(moves))
 
     def together(
-        self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray
-    ) -> Tensor:
-        """[B, T, N, D] latents of frames [B, T] of episodes [B], with the static numbers of an
-        agent that stands at frame `standing` [B] and was given frame `goal` [B] as its goal."""
-        latents = self.at(np.broadcast_to(episode[:, None], frames.shape), frames)
+        self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray,
+        *, of: np.ndarray | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, T, N, D] latents of frames [B, T] of episodes [B], or of [B, T] others that are
+        named by `of`, all with the static numbers of an agent that stands at frame `standing` [B]
+        of episodes [B] and was given frame `goal` [B] of these as its goal."""
+        latents = self.at(_each(episode, frames) if of is None else of, frames)
         if self._held is None:
             return latents
         latent = self._model.latent
@@ -177,24 +184,18 @@ class Latents:
         return latent.with_static(latents, latent.static_of(believed)[:, None])
 
     def flat_together(
-        self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray
-    ) -> Tensor:
-        """[B, T, F] what the distance reads of them where there is no map."""
+        self, episode: np.ndarray, frames: np.ndarray, standing: np.ndarray, goal: np.ndarray,
+        *, of: np.ndarray | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, T, F] what the distance and heads read of them where there is no map."""
         if self._held is None:
-            return self.flat(np.broadcast_to(episode[:, None], frames.shape), frames)
-        return self._model.flat(self.together(episode, frames, standing, goal))
+            return self.flat(_each(episode, frames) if of is None else of, frames)
+        return self._model.flat(self.together(episode, frames, standing, goal, of=of))
 
-    def toward(self, episode: np.ndarray, frames: np.ndarray) -> Tensor:
-        """[2, B, F] what the distance and heads read of frames [2, B] of episodes [B]: of one, and
-        of a later one that is the goal. Both have the static numbers of an agent that stands at
-        the first and was given the second as its goal."""
-        both = np.broadcast_to(episode, frames.shape)
-        if self._held is None:
-            return self.flat(both, frames)
-        start = self.at(episode, frames[0])
-        goal = self._own[torch.from_numpy(self.features.index(episode, frames[1]))]  # [B, N, D]
-        seen = torch.from_numpy(frames[0] // self.features.stride // self._every + 1)
-        return self._model.flat(self._model.latent.believed_with_goal(start, seen, goal))
+
+def _each(episode: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """[B, T] the episodes [B] for each of their frames [B, T]."""
+    return np.broadcast_to(episode[:, None], frames.shape)
 
 
 def fast_step(moves: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
+from jepa_wm.core.settings import PolicyName
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.distance import latent_distance
 from jepa_wm.models.dynamics import Noise
@@ -22,8 +23,9 @@ from jepa_wm.models.heads import Heads
 from jepa_wm.models.latent import Belief as Belief  # which an agent holds
 from jepa_wm.models.latent import Latent
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.policies import GCIDM, Policy
 
-COLUMNS = {"reward": "reward", "termination": "terminated", "state": "state", "policy": "action"}
+COLUMNS = {"reward": "reward", "termination": "terminated", "state": "state"}
 
 
 class WorldModel(nn.Module):
@@ -191,23 +193,49 @@ class WorldModel(nn.Module):
             return head(self.latent_model.flat(latents))
 
     @torch.no_grad()
-    def propose(self, start: Tensor, goal: Tensor, horizon: int) -> Tensor:
-        """[B, H, A] raw action blocks from latents start [B, N, D] toward goal [B, N, D], by the
-        policy alone."""
-        policy, flat = self.needed("policy").policy, self.latent_model.flat
+    def propose(self, start: Tensor, goal: Tensor, horizon: int, *, policy: PolicyName) -> Tensor:
+        """[B, H, A] raw action blocks from latents start [B, N, D] toward goal [B, N, D], by a
+        policy alone. Both are to be believed together. UserError where it was not trained."""
+        model, played = self.latent_model, self.needed_policy(policy)
         with autocast(start.device, self.encoder.precision):
-            blocks = policy(flat(start), flat(goal))
+            field = model.map_field(goal)
+            inputs = [model.policy_input(latents, field) for latents in (start, goal)]
+            if isinstance(played, GCIDM):
+                if model.distance is None:
+                    remaining = played.straight(model.flat(start), model.flat(goal))
+                else:
+                    remaining = self.distance(start[:, None], goal)[:, 0]
+                inputs.append(remaining)
+            blocks = played(*inputs)
         longer = blocks[:, -1:].expand(-1, max(0, horizon - blocks.shape[1]), -1)
-        return self.latent_model.unscaled(torch.cat([blocks, longer], 1)[:, :horizon])
+        return model.unscaled(torch.cat([blocks, longer], 1)[:, :horizon])
 
-    def needed(self, name: str) -> Heads:
-        """The heads, if one of that name is among them; else UserError with the remedy."""
+    def needed_policy(self, name: PolicyName) -> Policy:
+        """The policy of that name; UserError with the remedy where it was not trained."""
+        self._check_heads(f"policy {name}")
+        policy = None if self.heads is None else self.heads.policy(name)
+        if policy is None:
+            trained = [] if self.heads is None else self.heads.settings.policies
+            raise UserError(
+                f"the plan needs policy {name}, which this run has not (trained: "
+                f"{', '.join(trained) or 'none'}): train it with `jepa-wm heads`, "
+                "named in train.heads.sizes.policies, or choose another in planner.solver.policy, "
+                "planner.mpc.warm_start or evaluation.policies"
+            )
+        return policy
+
+    def _check_heads(self, what: str) -> None:
+        """UserError where the dynamics have no heads."""
         dynamics = self.latent_model.settings.dynamics
         if not dynamics.has_heads:
             raise UserError(
-                f"the plan needs a {name} head, and dynamics.name {dynamics.name} has no heads: "
-                "plan toward a goal image (planner.cost.objective=l1) with a solver that searches"
+                f"the plan needs a {what}, and dynamics.name {dynamics.name} has no heads: plan "
+                "toward a goal image (planner.cost.objective=l1) with a solver that searches"
             )
+
+    def needed(self, name: str) -> Heads:
+        """The heads, if one of that name is among them; else UserError with the remedy."""
+        self._check_heads(f"{name} head")
         if self.heads is None or getattr(self.heads, name) is None:
             raise UserError(
                 f"the plan needs a {name} head, which this run has not: train it with `jepa-wm "
