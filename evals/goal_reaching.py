@@ -257,9 +257,9 @@ class GoalPlay:
     def _map_energy(self, episodes: Episodes, *, maps: int = 3, grid: int = 28) -> None:
         """`energy.npz`: energy of every position of the first episodes against their goal images,
         the learned distance beside the raw L2 one; nothing for a task whose positions lie in no
-        plane."""
+        plane, or where no distance was learned."""
         task, model = self.task, self.model
-        if not isinstance(task, HasPlane):
+        if not isinstance(task, HasPlane) or model.latent_model.distance is None:
             return
         xs, ys = task.axes(grid)
         places = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)  # along y
