@@ -17,6 +17,7 @@ from jepa_wm.core.stage import pipeline
 from jepa_wm.data.windows import GoalSampler
 from jepa_wm.evals.plays import beaten_by, beside_search, plays
 from jepa_wm.evals.scores import paired_difference
+from jepa_wm.features.cache import Features
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.policies import DISCOUNT, GCBC, GCIDM, GCIVL, Legs
 from jepa_wm.planning.settings import PlannerSettings
@@ -321,13 +322,59 @@ SMALL = [
 ]  # fmt: skip
 
 
+MAP = [
+    "latent={name: keypoints, dynamic_points: 2, static_points: 0, map_channels: 2}",
+    "dynamics={name: mlp, width: 16}",
+    "distance.field_depth=1",
+]
+
+
+def trained(folder, *words):
+    """An open run with heads, of SMALL settings and others."""
+    run = Run.open(folder, load_config("debug", [*SMALL, *words]))
+    with run:
+        for name in ("collect", "features", "dynamics", "heads"):
+            run_stage(name, run)
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:heads of rewards", "ignore:latent.name keypoints")
+@pytest.mark.parametrize("words", [[], MAP, ["distance=null", "planner.cost.objective=l1"]])
+def test_a_planner_asks_policies_what_they_were_taught(words, tmp_path):
+    """The same answer on the way from recorded frames to legs, and from latents to a plan; with a
+    map, and without a distance."""
+    run = trained(tmp_path / "run", "train.precision=fp32", *words)
+    model, features = WorldModel.load(run.path), Features.of_run(run.path, None, "heldout")
+    model.encoder.precision = "fp32"
+    sizes = {"policy_steps": 6, "seed": 3, "precision": "fp32"}
+    samples = Samples.of(features, model.latent_model, **sizes)
+    drawn = LegSampler(samples).batch(0, 16)
+    episode, frames, _, _ = samples.pairs.batch(0, 16)
+    start, goal = samples.latents.together(episode, frames.T, *frames).unbind(1)
+    for name in ("gcbc", "gc_idm", "gcivl"):
+        policy = model.needed_policy(name)
+        inputs = [drawn.start, drawn.goal]
+        if name == "gc_idm" and words[:1] == ["distance=null"]:
+            inputs.append(policy.straight(*inputs))
+            assert policy.fast_step > 0 and policy.most > 1
+        elif name == "gc_idm":
+            inputs.append(model.distance(start[:, None], goal)[:, 0])
+        with torch.no_grad():
+            answered = model.latent_model.unscaled(policy(*inputs))
+        proposed = model.propose(start, goal, 6, policy=name)
+        torch.testing.assert_close(proposed, answered, atol=1e-5, rtol=1e-5)
+    if words[:1] == ["distance=null"]:
+        config = load_config("debug", [*SMALL, "train.precision=fp32", *words])
+        with Run.open(run.path, config) as again:
+            assert run_stage("plan", again)["policies"].keys() == {"gcbc", "gc_idm", "gcivl"}
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     """(run folder, result of plan) of a debug run with the three policies."""
     folder = tmp_path_factory.mktemp("policies") / "run"
+    trained(folder)
     with Run.open(folder, load_config("debug", SMALL)) as run:
-        for name in ("collect", "features", "dynamics", "heads"):
-            run_stage(name, run)
         return folder, run_stage("plan", run)
 
 

@@ -53,10 +53,12 @@ def test_many_train_what_one_does(tmp_path, alone, tiny_data, size, fsdp):
     assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[:4])
 
 
-def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data):
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_many_train_the_heads_that_one_does(tmp_path, alone, tiny_data, fsdp):
     for stage in ("features", "dynamics"):
         shutil.copytree(alone / stage, tmp_path / "run" / stage)
-    words = ["heads", "--config", "debug", "--run", str(tmp_path / "run"), *overrides(tiny_data)]
+    words = ["heads", "--config", "debug", "--run", str(tmp_path / "run")]
+    words += overrides(tiny_data, fsdp=fsdp)
     assert run_ranks(2, words, tmp_path / "meet", log=tmp_path / "log") == [0, 0]
     assert_equal_to_rounding(tmp_path / "run", alone, curves=CURVES[4:])
     assert (tmp_path / "run/heads/heads.safetensors").exists()

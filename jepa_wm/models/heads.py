@@ -50,8 +50,10 @@ class Heads(nn.Module):
 
     def policy(self, name: PolicyName) -> Policy | None:
         """The policy of that name; None: it was not trained."""
-        policy = dict(self.policies.items()).get(name)
-        assert policy is None or isinstance(policy, Policy)
+        if name not in self.policies:
+            return None
+        policy = self.policies[name]
+        assert isinstance(policy, Policy)
         return policy
 
     def all_policies(self) -> list[tuple[str, Policy]]:

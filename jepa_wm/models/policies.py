@@ -40,20 +40,30 @@ class Legs:
     steps: Tensor  # [B] model steps from start to goal
     efficient: Tensor  # [B] 1 where little more passed than the distance between the two
 
+    @property
+    def efficient_counts(self) -> Tensor:
+        """[B, H] the counts of efficient legs, 0 of others."""
+        return self.counts * self.efficient[:, None]
+
 
 class Policy(nn.Module):
     """Answers a start and a goal with a plan of H scaled action blocks at once."""
 
     extra_inputs = 0  # numbers that are read beside start and goal
+    seeks_efficient = True  # whether efficient legs show how good it is; else all legs do
 
     def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
         super().__init__()
         self.horizon, inputs = settings.policy_steps, 2 * latent + self.extra_inputs
         self.net = mlp(inputs, self.horizon * action, settings.width, depth=3, norm=True)
 
-    def answer(self, *inputs: Tensor) -> Tensor:
-        """[..., H, A] of inputs that are joined."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
         return self.net(torch.cat(inputs, -1)).float().unflatten(-1, (self.horizon, -1))
+
+    def along(self, legs: Legs) -> Tensor:
+        """[B, H, A] what it answers at the start of legs."""
+        return self(legs.start, legs.goal)
 
     def losses(self, legs: Legs) -> dict[str, Tensor]:
         """What is summed to train it, by the ending of its name in the metrics."""
@@ -67,13 +77,11 @@ class GCBC(Policy):
     Source: goal-conditioned supervised learning (Ghosh et al., 2021), with inverse dynamics
     (Agrawal et al., 2016) as its one-step case."""
 
-    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
-        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
-        return self.answer(start, goal)
+    seeks_efficient = False
 
     def losses(self, legs: Legs) -> dict[str, Tensor]:
         """Mean squared error of the blocks that led to the goal."""
-        return {"": weighted_error(self(legs.start, legs.goal), legs.blocks, legs.counts)}
+        return {"": weighted_error(self.along(legs), legs.blocks, legs.counts)}
 
 
 class GCIDM(Policy):
@@ -95,11 +103,15 @@ class GCIDM(Policy):
         self.register_buffer("most", torch.ones(()))  # model steps of an efficient leg
         self.register_buffer("fast_step", torch.ones(()))  # of the latent, where none is learned
 
-    def forward(self, start: Tensor, goal: Tensor, remaining: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F] that are to
-        be reached in `remaining` [...] model steps."""
+        be reached in so many model steps [...]: of these three inputs."""
+        start, goal, remaining = inputs
         steps = remaining.float().clamp(min=1).minimum(self.most)[..., None]
-        return self.answer(start, goal, steps.log(), 1 / steps)
+        return super().forward(start, goal, steps.log(), 1 / steps)
+
+    def along(self, legs: Legs) -> Tensor:
+        return self(legs.start, legs.goal, legs.steps)
 
     def straight(self, start: Tensor, goal: Tensor) -> Tensor:
         """[...] the straight line between latents [..., F], in steps of a fast mover: how many
@@ -108,9 +120,7 @@ class GCIDM(Policy):
 
     def losses(self, legs: Legs) -> dict[str, Tensor]:
         """Mean squared error of the blocks of efficient legs."""
-        answered = self(legs.start, legs.goal, legs.steps)
-        counts = legs.counts * legs.efficient[:, None]
-        return {"": weighted_error(answered, legs.blocks, counts)}
+        return {"": weighted_error(self.along(legs), legs.blocks, legs.efficient_counts)}
 
 
 class GCIVL(Policy):
@@ -132,10 +142,6 @@ class GCIVL(Policy):
         )
         self.targets = copy.deepcopy(self.values).requires_grad_(False)
 
-    def forward(self, start: Tensor, goal: Tensor) -> Tensor:
-        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
-        return self.answer(start, goal)
-
     def value(self, start: Tensor, goal: Tensor, *, target: bool = False) -> Tensor:
         """[2, ...] what each network says of latents [..., F] and goals [..., F]."""
         both = torch.cat([start, goal], -1).float()
@@ -151,11 +157,8 @@ class GCIVL(Policy):
     def losses(self, legs: Legs) -> dict[str, Tensor]:
         """The error of the values, in units of VALUE_UNIT, and of the actions by their weights."""
         weights = legs.counts * self.weights(legs)[:, None]
-        answered = self(legs.start, legs.goal)
-        return {
-            "/value": self.value_loss(legs),
-            "": weighted_error(answered, legs.blocks, weights),
-        }
+        cloned = weighted_error(self.along(legs), legs.blocks, weights)
+        return {"": cloned, "/value": self.value_loss(legs)}
 
     def value_loss(self, legs: Legs) -> Tensor:
         """Mean expectile error of the values."""

@@ -13,7 +13,7 @@ from jepa_wm.core.distributed import dist
 from jepa_wm.core.precision import autocast
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.models.heads import Heads
-from jepa_wm.models.policies import GCBC, GCIDM, GCIVL, Legs
+from jepa_wm.models.policies import GCIVL, Legs
 from jepa_wm.training.legs import LegSampler
 from jepa_wm.training.samples import Samples
 
@@ -64,25 +64,21 @@ def judge_policies(
     with autocast(dist().device, precision):
         legs, taught = heldout.batch(0, JUDGED), train.batch(0, JUDGED)
         for name, policy in heads.all_policies():
-            if isinstance(policy, GCBC):
-                answered, which = policy(legs.start, legs.goal), "all legs"
-                counts, of_taught = legs.counts, taught.counts
-            else:
-                which, counts, of_taught = "efficient legs", _efficient(legs), _efficient(taught)
-            if isinstance(policy, GCIDM):
-                answered = policy(legs.start, legs.goal, legs.steps)
-            if isinstance(policy, GCIVL):
-                answered = policy(legs.start, legs.goal)
-
             # A plan goes on past its goal; blocks from there on answer no question.
-            if bool((counts > 0).any()) and bool((of_taught > 0).any()):
-                scores[f"policy/{name}"] = _score(
-                    _rms, legs.blocks[counts > 0], answered[counts > 0],
-                    taught.blocks[of_taught > 0].mean(0),
-                    f"root mean squared error, scaled actions of {which}",
-                )  # fmt: skip
-                if isinstance(policy, GCIVL):
-                    scores[f"value/{name}"] = _value_score(policy, legs, taught)
+            which = "efficient legs" if policy.seeks_efficient else "all legs"
+            counted, of_taught = (
+                (one.efficient_counts if policy.seeks_efficient else one.counts) > 0
+                for one in (legs, taught)
+            )
+            if not bool(counted.any()) or not bool(of_taught.any()):
+                continue
+            scores[f"policy/{name}"] = _score(
+                _rms, legs.blocks[counted], policy.along(legs)[counted],
+                taught.blocks[of_taught].mean(0),
+                f"root mean squared error, scaled actions of {which}",
+            )  # fmt: skip
+            if isinstance(policy, GCIVL):
+                scores[f"value/{name}"] = _value_score(policy, legs, taught)
     return scores
 
 
@@ -94,11 +90,6 @@ def _value_score(policy: GCIVL, legs: Legs, taught: Legs) -> dict[str, object]:
         _rms, legs.steps[chosen].float(), guess, known.mean(),
         "root mean squared error, model steps of efficient legs",
     )  # fmt: skip
-
-
-def _efficient(legs: Legs) -> Tensor:
-    """[B, H] 1 for blocks of efficient legs that were taken before the goal."""
-    return legs.counts * legs.efficient[:, None]
 
 
 def _state_scores(

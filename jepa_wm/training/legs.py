@@ -69,20 +69,21 @@ class LegSampler:
         own, standing, goal = episodes[:, 0], frames[:, 0], frames[:, 2]
         if not model.latent.map_dim:
             read = on_device(latents.flat_together(own, frames, standing, goal, of=episodes))
-            if model.distance is None:
-                return read, (read[:, 2] - read[:, 0]).norm(dim=-1) / self.fast_step
-            return read, model.distance(read[:, 0], read[:, 2])
+            return read, self._apart(read)
 
         # Of a map the field is made once a leg: all four have the same.
         at = on_device(latents.together(own, frames, standing, goal, of=episodes))
         field = model.map_field(at[:, 2])
         around = None if field is None else field[:, None]
-        read = model.policy_input(at, around)
-        if model.distance is None:
-            flat = model.flat(at)
-            return read, (flat[:, 2] - flat[:, 0]).norm(dim=-1) / self.fast_step
-        start, end = model.distance_input(at[:, ::2], around).unbind(1)
-        return read, model.distance(start, end)
+        compared = model.flat(at) if field is None else model.distance_input(at, around)
+        return model.policy_input(at, around), self._apart(compared)
+
+    def _apart(self, compared: Tensor) -> Tensor:
+        """[B] the distance from the first to the third of what it reads [B, T, F]."""
+        start, goal = compared[:, 0], compared[:, 2]
+        if self.model.distance is None:
+            return (goal - start).norm(dim=-1) / self.fast_step
+        return self.model.distance(start, goal)
 
     def _passed(
         self, episode: np.ndarray, first: np.ndarray, last: np.ndarray, steps: np.ndarray
