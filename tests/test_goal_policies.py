@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from planners import planner
 from pydantic import ValidationError
 from rooms import rooms_task
+from small_models import small_world_model
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
@@ -19,7 +21,10 @@ from jepa_wm.evals.plays import beaten_by, beside_search, plays
 from jepa_wm.evals.scores import paired_difference
 from jepa_wm.features.cache import Features
 from jepa_wm.models.head_settings import HeadSettings
+from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.policies import DISCOUNT, GCBC, GCIDM, GCIVL, Legs
+from jepa_wm.planning.action_space import DiscreteSpace
+from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.legs import ALLOWANCE, SLACK, LegSampler
 from jepa_wm.training.samples import Samples
@@ -293,6 +298,28 @@ def test_a_policy_alone_takes_the_place_of_the_search():
     assert not alone.mpc.action_repeat, "each action is its own"
     with pytest.raises(ValidationError):
         PlannerSettings.model_validate({"solver": {"name": "policy", "policy": "bc"}})
+
+
+@pytest.mark.parametrize("name", ["gcbc", "gc_idm", "gcivl"])
+@pytest.mark.parametrize("role", ["alone", "warm start"])
+def test_discrete_actions_are_those_nearest_to_what_a_policy_answers(name, role):
+    model = small_world_model(frameskip=2)
+    width, block = model.latent_model.policy_inputs, model.block
+    model.heads = Heads(width, block, Present(), HeadSettings(width=8)).eval()
+    vectors = [[0, 0], [1, 0], [0, 1]]
+    space = DiscreteSpace.of_block(3, block=2, action_repeat=False, vectors=vectors)
+    main = planner(horizon=3, warm_start=name if role == "warm start" else None)
+    agent = Agent(model, space, main.alone(name) if role == "alone" else main)
+    goals, seen = np.random.default_rng(0).integers(256, size=(2, 2, 12, 12, 3), dtype=np.uint8)
+    agent.reset(goals, [0, 1])
+    chosen = agent.act(seen)
+    assert chosen.shape == (2, 2, 1) and set(chosen.flatten()) <= {0, 1, 2}
+    if role == "alone":
+        start, goal = (model.encode(torch.from_numpy(frames)) for frames in (seen, goals))
+        both = model.latent.believed_together(torch.stack([start, goal], 1)).unbind(1)
+        answered = model.propose(*both, 3, policy=name)[:, 0].unflatten(-1, (2, 2))
+        gaps = (answered[..., None, :] - torch.tensor(vectors)).norm(dim=-1)
+        assert np.array_equal(chosen[..., 0], gaps.argmin(-1))
 
 
 # ---------------------------------------------------------------- beside the search

@@ -248,7 +248,7 @@ def test_what_it_has_not_is_said_with_what_to_do(trained):
             "set planner.cost.objective=l1",
         ),
         ({"objective": "reward"}, "needs a reward head, and dynamics.name vjepa2_ac has no heads"),
-        ({"solver": "policy"}, "needs a policy head, and dynamics.name vjepa2_ac has no heads"),
+        ({"solver": "policy"}, "needs a policy gcbc, and dynamics.name vjepa2_ac has no heads"),
         (
             {"uncertainty_weight": 1.0},
             "planner.cost.uncertainty_weight 1 needs models that can disagree",
