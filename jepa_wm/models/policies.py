@@ -7,6 +7,7 @@ steps."""
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -152,7 +153,7 @@ class GCIVL(Policy):
     def steps(self, start: Tensor, goal: Tensor) -> Tensor:
         """[...] model steps to the goal that the mean value stands for."""
         left = 1 + (1 - DISCOUNT) * self.value(start, goal).mean(0)
-        return left.clamp(min=DISCOUNT**1000, max=1).log() / torch.tensor(DISCOUNT).log().item()
+        return left.clamp(min=DISCOUNT**1000, max=1).log() / math.log(DISCOUNT)
 
     def losses(self, legs: Legs) -> dict[str, Tensor]:
         """The error of the values, in units of VALUE_UNIT, and of the actions by their weights."""
