@@ -47,6 +47,7 @@ def legs(start, goal, blocks, *, counts=None, steps=None, efficient=None, **valu
         counts=torch.ones(blocks.shape[:2]) if counts is None else counts,
         steps=torch.ones(count) if steps is None else steps,
         efficient=torch.ones(count) if efficient is None else efficient,
+        fast=torch.ones(count),
         **given,
     )
 
@@ -229,6 +230,7 @@ def test_exactly_the_efficient_legs_are_kept(measure):
         path = np.abs(np.diff(places[e, a : b + 1])).sum()
         passed = b - a if measure == "steps" else path
         assert drawn.efficient[i] == (passed <= (1 + SLACK) * apart + ALLOWANCE), (e, a, b)
+        assert drawn.fast[i] == (b - a <= (1 + SLACK) * apart + ALLOWANCE)
         assert drawn.steps[i] == b - a and drawn.start[i] == pytest.approx(places[e, a])
     by_episode = [drawn.efficient[torch.from_numpy(episode == e)].mean() for e in range(4)]
     assert by_episode[0] == 1 and 0 < by_episode[2] < 1

@@ -40,6 +40,7 @@ class Legs:
     counts: Tensor  # [B, H] 1 for blocks that were taken before the goal was reached
     steps: Tensor  # [B] model steps from start to goal
     efficient: Tensor  # [B] 1 where little more passed than the distance between the two
+    fast: Tensor  # [B] 1 where so few model steps did; of distances in steps the same
 
     @property
     def efficient_counts(self) -> Tensor:

@@ -57,7 +57,7 @@ def judge_policies(
     heads: Heads, heldout: LegSampler, train: LegSampler, precision: str
 ) -> dict[str, dict[str, object]]:
     """{policy: as of `judge`} on held-out legs: of cloning on all, of inverse dynamics and of
-    implicit values on efficient ones; and how well values tell how long these are."""
+    implicit values on efficient ones; and how well values tell how long fast ones are."""
     scores: dict[str, dict[str, object]] = {}
     if not heads.settings.policies:
         return scores
@@ -77,18 +77,21 @@ def judge_policies(
                 taught.blocks[of_taught].mean(0),
                 f"root mean squared error, scaled actions of {which}",
             )  # fmt: skip
-            if isinstance(policy, GCIVL):
+            fast = all(bool((one.efficient * one.fast).any()) for one in (legs, taught))
+            if isinstance(policy, GCIVL) and fast:
                 scores[f"value/{name}"] = _value_score(policy, legs, taught)
     return scores
 
 
 def _value_score(policy: GCIVL, legs: Legs, taught: Legs) -> dict[str, object]:
-    """How far the steps that values stand for are from those of efficient legs."""
-    chosen, known = legs.efficient > 0, taught.steps[taught.efficient > 0].float()
+    """How far the steps that values stand for are from those of fast efficient legs: a value
+    tells the fewest, and a leg that is efficient by its path may be a slow one."""
+    chosen, of_taught = ((one.efficient * one.fast) > 0 for one in (legs, taught))
+    known = taught.steps[of_taught].float()
     guess = policy.steps(legs.start[chosen], legs.goal[chosen])
     return _score(
         _rms, legs.steps[chosen].float(), guess, known.mean(),
-        "root mean squared error, model steps of efficient legs",
+        "root mean squared error, model steps of fast efficient legs",
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class LegSampler:
         of = np.stack([episode, episode, episode, value_episode], 1)
         inputs, apart = self._read(of, np.stack([first, first + skip, last, value_goal], 1))
         passed = self._passed(episode, first, last, steps)
-        same = episode == value_episode
+        most, same = (1 + SLACK) * apart + ALLOWANCE, episode == value_episode
         return Legs(
             start=inputs[:, 0],
             after=inputs[:, 1],
@@ -58,7 +58,8 @@ class LegSampler:
             blocks=self.model.scaled(on_device(blocks)),
             counts=on_device(counts[part]),
             steps=on_device(steps),
-            efficient=(on_device(passed) <= (1 + SLACK) * apart + ALLOWANCE).float(),
+            efficient=(on_device(passed) <= most).float(),
+            fast=(on_device(steps) <= most).float(),
         )
 
     @torch.no_grad()
