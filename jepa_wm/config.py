@@ -15,12 +15,11 @@ from jepa_wm.evals.settings import EvaluationSettings, ProbeSettings
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.launch.settings import LaunchSettings
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
+from jepa_wm.models.latent_settings import AnyLatent, FactoredLatentSettings
 from jepa_wm.models.world_model_settings import (
     AnyDynamics,
-    AnyLatent,
     DeterministicSettings,
     DistanceSettings,
-    FactoredLatentSettings,
 )
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.training.settings import TrainSettings

@@ -6,12 +6,12 @@ from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.latent import Latent, LatentShape
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.latent_settings import FactoredLatentSettings
 from jepa_wm.models.vit import Encoder
 from jepa_wm.models.world_model_settings import (
     DeterministicSettings,
     DistanceSettings,
     DynamicsSettings,
-    FactoredLatentSettings,
     MixtureSettings,
     WorldModelSettings,
 )

@@ -10,14 +10,12 @@ from jepa_wm.config import load_config
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.models.latent import Latent, running_mean
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
+from jepa_wm.models.latent_settings import (
     FactoredLatentSettings,
     KeypointLatentSettings,
-    MLPSettings,
     TokenLatentSettings,
-    WorldModelSettings,
 )
+from jepa_wm.models.world_model_settings import DistanceSettings, MLPSettings, WorldModelSettings
 from jepa_wm.training import dynamics, samples
 from jepa_wm.training.settings import TrainDistance
 from jepa_wm.world_model import rollout_error as rollout_errors

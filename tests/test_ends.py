@@ -11,10 +11,10 @@ from jepa_wm.data.windows import FrameSampler, GoalSampler, StepSampler
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import RewardHead, TerminationHead
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.latent_settings import TokenLatentSettings
 from jepa_wm.models.world_model_settings import (
     DeterministicSettings,
     DistanceSettings,
-    TokenLatentSettings,
     WorldModelSettings,
 )
 from jepa_wm.training import samples

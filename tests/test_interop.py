@@ -19,7 +19,7 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.integrations.eb_jepa import EbJepa
 from jepa_wm.integrations.stable_worldmodel import CostServer, PolicyServer, serve_to
-from jepa_wm.models.world_model_settings import TokenLatentSettings
+from jepa_wm.models.latent_settings import TokenLatentSettings
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings

@@ -18,16 +18,16 @@ from jepa_wm.models.factored_latent import FactoredLatent, curvature
 from jepa_wm.models.keypoint_latent import KeypointLatent
 from jepa_wm.models.latent import LatentBatch
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.latent_settings import (
+    FactoredLatentSettings,
+    KeypointLatentSettings,
+    StateTokenSettings,
+    TokenLatentSettings,
+)
 from jepa_wm.models.losses import EpisodeContrast, PredictiveContrast, TemporalContrast
 from jepa_wm.models.pooling import Components, Keypoints
 from jepa_wm.models.vit import Encoder
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
-    FactoredLatentSettings,
-    KeypointLatentSettings,
-    TokenLatentSettings,
-    WorldModelSettings,
-)
+from jepa_wm.models.world_model_settings import DistanceSettings, WorldModelSettings
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -135,6 +135,8 @@ KINDS = [
     SMALL.model_copy(update={"static_dim": 0}),
     KeypointLatentSettings(dynamic_points=2, static_points=2),
     KeypointLatentSettings(dynamic_points=2, static_points=0),
+    StateTokenSettings(dim=4),
+    StateTokenSettings(dim=4, static_dim=2),
     TokenLatentSettings(),
 ]
 
@@ -165,13 +167,19 @@ def latent_batch(frames, displacement, *, distant=3, actions=None, gap=9.0):
 def test_losses_are_finite_and_reach_every_part(latent_settings):
     model = latent_model(latent_settings=latent_settings)
     tokens, actions = torch.randn(4, 5, 9, 8), torch.randn(4, 4, 6)
-    rounds = [model.dynamics_losses(model.latent.encode(tokens), actions, rollout=1.0)]
+    window = model.latent.encode(tokens)
+    rounds = [model.dynamics_losses(window, actions, rollout=1.0)]
+    if model.latent.joint:
+        beside = model.latent.joint_losses(
+            window, window[:, 1:3, :, : model.latent.dynamic_dim], 0
+        )
+        rounds.append({"loss": beside["sigreg"]})
     training = model.latent.training_of(2, model.block)
     if training is not None:
         frames = model.latent.compress(tokens)
         rounds.append(training.losses(latent_batch(frames, torch.randn(4, 5, 2))))
     for losses in rounds:
-        losses["loss"].backward()
+        losses["loss"].backward(retain_graph=True)
         assert all(torch.isfinite(v) for v in losses.values())
     parts = nn.ModuleList([model, *([training] if training else [])])
     assert [n for n, p in parts.named_parameters() if p.grad is None and "distance" not in n] == []

@@ -15,7 +15,8 @@ from jepa_wm.features import cache
 from jepa_wm.features.probes import RidgeProbe
 from jepa_wm.features.ridge import fit_ridge
 from jepa_wm.models.latent_model import COMPONENTS, LatentModel
-from jepa_wm.models.world_model_settings import TokenLatentSettings, WorldModelSettings
+from jepa_wm.models.latent_settings import TokenLatentSettings
+from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.world_model.world_model import WorldModel
 

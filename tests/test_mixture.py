@@ -9,8 +9,8 @@ import torch
 from small_models import small_dynamics, small_latent_model
 
 from jepa_wm.models.dynamics import Noise, StepNoise
+from jepa_wm.models.latent_settings import FactoredLatentSettings, TokenLatentSettings
 from jepa_wm.models.mixture import MixturePrediction
-from jepa_wm.models.world_model_settings import FactoredLatentSettings, TokenLatentSettings
 from jepa_wm.planning.terms import expected_cost
 from jepa_wm.worlds.two_rooms.policies import Exploration, ExplorationPolicy
 from jepa_wm.worlds.two_rooms.world import TwoRoomsSettings

@@ -11,13 +11,9 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.models.latent_settings import KeypointLatentSettings
 from jepa_wm.models.token_map import MapField, TokenMap, width_near
-from jepa_wm.models.world_model_settings import (
-    DistanceSettings,
-    KeypointLatentSettings,
-    MLPSettings,
-    WorldModelSettings,
-)
+from jepa_wm.models.world_model_settings import DistanceSettings, MLPSettings, WorldModelSettings
 from jepa_wm.training.heads import make_heads
 from jepa_wm.world_model.world_model import WorldModel
 

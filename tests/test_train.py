@@ -21,7 +21,7 @@ from jepa_wm.core.settings import OptimiserSettings
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features import cache
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.world_model_settings import TokenLatentSettings
+from jepa_wm.models.latent_settings import TokenLatentSettings
 from jepa_wm.training import dynamics, loop, pretrain
 from jepa_wm.world_model import rollout_error as rollout_errors
 from jepa_wm.worlds.collect import record

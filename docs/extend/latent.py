@@ -7,7 +7,7 @@ import torch
 
 from jepa_wm import register
 from jepa_wm.models.latent import Latent
-from jepa_wm.models.world_model_settings import LatentSettings
+from jepa_wm.models.latent_settings import LatentSettings
 
 
 class PooledLatent(Latent):

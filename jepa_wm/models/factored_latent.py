@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import all_gather, all_mean
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
+from jepa_wm.models.latent_settings import FactoredLatentSettings
 from jepa_wm.models.losses import LinearInverseDynamics
 from jepa_wm.models.pooling import Components
-from jepa_wm.models.world_model_settings import FactoredLatentSettings
 
 
 class FactoredLatent(CompactLatent):

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import dist
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.latent import CompactLatent, LatentBatch, LatentTraining
+from jepa_wm.models.latent_settings import KeypointLatentSettings
 from jepa_wm.models.losses import PROJECTED, EpisodeContrast, PredictiveContrast
 from jepa_wm.models.point_motion import STILL, share_told, start_points
 from jepa_wm.models.pooling import Keypoints
 from jepa_wm.models.token_map import TokenMap, width_near
-from jepa_wm.models.world_model_settings import KeypointLatentSettings
 
 WIDTH = 256  # of the networks that are kept in training only
 FOLLOWS = 0.5  # share of a point's variance in an episode that is told, from which on it counts

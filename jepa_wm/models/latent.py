@@ -71,6 +71,7 @@ class Latent(nn.Module):
     static_frames = 1  # frames that a training window's static numbers are read from
     fitted = False  # whether `fit` has to be called
     held = False  # whether a training holds the compressed frames of a whole file in memory
+    joint = False  # whether its dynamic numbers are trained with the dynamics
     # Whether a training holds in memory, of all frames of a file, what the dynamics do not train.
     early_held = False
     # The last static numbers, if they are a map of so many numbers for each frozen token, which
@@ -206,6 +207,12 @@ class Latent(nn.Module):
         """What trains it before there are dynamics, for actions of a numbers and blocks of A;
         None: nothing has to."""
         return None
+
+    def joint_losses(self, latents: Tensor, distant: Tensor, step: int) -> dict[str, Tensor]:
+        """What keeps a `joint` latent from collapsing, with its weight, for latents of windows [B,
+        T, N, D] and the dynamic numbers of distant frames of their episodes [B, R, N, M]; what is
+        random is drawn from the step."""
+        return {}
 
     def select(self, batches: Iterable[LatentBatch]) -> dict[str, object]:
         """Leave out, once it is trained, what batches show to be of no use; returns what is to be

@@ -157,14 +157,14 @@ class Frames:
         on this rank's device."""
         return self._compressed(self.features.index(episode, frame))
 
-    @torch.no_grad()
     def dynamic(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., N, M] dynamic numbers of such frames."""
+        """[..., N, M] dynamic numbers of such frames, with a gradient where the dynamics train
+        them."""
         rows = self.features.index(episode, frame)
         if self._known is not None:
             known = self._known[torch.from_numpy(rows)][..., : self.latent.dynamic_dim]
             return known.to(dist().device)
-        with exact(dist().device):
+        with exact(dist().device), torch.set_grad_enabled(self.latent.joint):
             return self.latent.dynamic(self._compressed(rows))
 
     def static(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
@@ -225,16 +225,25 @@ def dynamics_task(
         blocks = frames.recording.blocks(episode[rows], frame[rows], actions[rows])
         window = latents(drawn, rows, episode, frame)
         with autocast(dist().device, precision):
-            return model.dynamics_losses(
+            parts = model.dynamics_losses(
                 window, blocks.to(dist().device), rollout=settings.rollout, member=member
             )
+        if latent.joint:
+            # From anywhere in the episode, so that what differs there has to differ in the latent.
+            far = sampler.elsewhere(drawn, episode[:, 0], count=2)[rows]
+            distant = frames.dynamic(np.broadcast_to(episode[rows, :1], far.shape), far)
+            parts |= latent.joint_losses(window, distant, drawn)
+            parts["loss"] = parts["loss"] + parts["sigreg"]
+        return parts
 
     def losses(step: int, rows: slice) -> Losses:
         each = [of_member(step, rows, member) for member in range(members)]
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
 
     trained: list[nn.Module] = [*model.ensemble]
-    if latent.static is not None:
+    if latent.joint:
+        trained.append(latent)
+    elif latent.static is not None:
         trained.append(latent.static)
     together = trained[0] if len(trained) == 1 else nn.ModuleList(trained)
     return TrainingTask("dynamics", together, losses, part="dynamics")

@@ -98,7 +98,7 @@ class Latents:
         self._held: Tensor | None = None
         self._components: Tensor | None = None
         latent = model.latent
-        if latent.held or latent.static_dim:
+        if latent.held or latent.joint or latent.static_dim:
             with torch.no_grad():
                 self._own = of_all_frames(features, latent.encode, self.recording)
             each = self._own.split(features.counts.tolist())
