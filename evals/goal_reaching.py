@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import layouts_met
+from jepa_wm.evals.energy import map_energy
 from jepa_wm.evals.episodes import (
     AgentPolicy,
     Watch,
@@ -40,7 +40,7 @@ from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.recorded import RecordedTask
-from jepa_wm.worlds.tasks import SPLITS, Episodes, HasPlane, judge, make_task
+from jepa_wm.worlds.tasks import SPLITS, Episodes, judge, make_task
 from jepa_wm.worlds.world import CollectSettings, WorldSettings
 
 
@@ -70,6 +70,27 @@ def plan(
 
     `shard` (k, n): only the k-th of n equal parts of the episodes, others playing theirs
     meanwhile."""
+    play, met = begin(
+        run, "plan", seed, world, data_path, collect, dynamics_frameskip, planner, evaluation
+    )
+    if shard is not None:
+        return {"shard": shard[0], "shards": shard[1], "episodes": play.share(*shard)}
+    return {**met, **play.judge()}
+
+
+def begin(
+    run: Run,
+    place: str,
+    seed: int,
+    world: WorldSettings,
+    data_path: str | None,
+    collect: CollectSettings,
+    frameskip: int,
+    planner: PlannerSettings,
+    evaluation: EvaluationSettings,
+) -> tuple[GoalPlay | RewardPlay, dict[str, object]]:
+    """(the episodes of a run's model, kept in its folder `place`; what of the data their layouts
+    were met in, where the world has any). UserError for tasks of what was trained on."""
     model = WorldModel.load(run.path)
     data = Path(data_path) if data_path else run.path / "collect"
     if evaluation.task is not None:
@@ -77,21 +98,21 @@ def plan(
         evaluation = evaluation.model_copy(update={"task": task})
         if isinstance(task, RecordedTask):
             refuse_recording_of_data(data / "train.h5", Path(str(task.path)))
-    kind = RewardPlay if planner.cost.objective == "reward" else GoalPlay
-    play = kind(run, model, world, planner, evaluation, dynamics_frameskip)
+    play: GoalPlay | RewardPlay
+    if planner.cost.objective == "reward":
+        play = RewardPlay(run, model, world, planner, evaluation, frameskip)
+    else:
+        play = GoalPlay(run, model, world, planner, evaluation, frameskip, place=place)
     layouts = play.layouts()
-    met: dict[str, object] = {}
     if layouts:
-        met = {"layouts": layouts_met(data / "train.h5", *layouts)}
-    elif data_path is None:
+        return play, {"layouts": layouts_met(data / "train.h5", *layouts)}
+    if data_path is None:
         refuse_seeds_of_data(play.seeds, collect, seed, evaluation)
-    if shard is not None:
-        return {"shard": shard[0], "shards": shard[1], "episodes": play.share(*shard)}
-    return {**met, **play.judge()}
+    return play, {}
 
 
 class GoalPlay:
-    """Goal episodes of one model: those frozen in the stage's folder, drawn now if there are none.
+    """Goal episodes of one model: those frozen in the folder `place`, drawn now if there are none.
 
     Raises UserError for a world without goal tasks, and for a model that was trained on actions of
     another size than the world's."""
@@ -104,6 +125,8 @@ class GoalPlay:
         planner: PlannerSettings,
         evaluation: EvaluationSettings,
         frameskip: int,
+        *,
+        place: str,
     ) -> None:
         self.model, self.planner, self.policies = model, planner, evaluation.policies
         self.budget, self.frameskip, self.world = evaluation.budget, frameskip, world.make()
@@ -116,7 +139,7 @@ class GoalPlay:
                 f"{run.path}: this model cannot act in the world {world.name!r}: {error}"
             ) from error
         # The stage is begun once all of this is known to fit.
-        self.folder = run.stage_dir("plan")
+        self.folder = run.stage_dir(place)
         self.episodes = frozen_tasks(self.folder / "tasks.json", self.task, evaluation)
 
     @property
@@ -158,7 +181,10 @@ class GoalPlay:
         # The report shows held-out layouts.
         tasks, held_out = self.episodes, self.episodes.of("heldout")
         self._keep_first(held_out)
-        self._map_energy(held_out)
+        map_energy(
+            self.folder / "energy.npz", self.task, self.model, held_out,
+            robust_radius=self.planner.cost.robust_radius,
+        )  # fmt: skip
         return {
             **result,
             "success_by": by_objective,
@@ -251,37 +277,4 @@ class GoalPlay:
             success_any=outcome.success_any,
             cost=played["cost"],
             radius=self.task.radius,
-        )
-
-    @torch.no_grad()
-    def _map_energy(self, episodes: Episodes, *, maps: int = 3, grid: int = 28) -> None:
-        """`energy.npz`: energy of every position of the first episodes against their goal images,
-        the learned distance beside the raw L2 one; nothing for a task whose positions lie in no
-        plane, or where no distance was learned."""
-        task, model = self.task, self.model
-        if not isinstance(task, HasPlane) or model.latent_model.distance is None:
-            return
-        xs, ys = task.axes(grid)
-        places = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)  # along y
-        shown = episodes.part(0, maps)
-        learned, raw = [], []
-        for i in range(len(shown)):
-            one = shown.part(i, i + 1)
-            latents = model.encode(torch.from_numpy(task.pictures(one, places)))
-            goal = model.encode(torch.from_numpy(task.goal_images(one)))
-            # All as believed by an agent that has seen them all.
-            believed = model.latent.believed_together(torch.cat([goal, latents])[None])[0]
-            goal, latents = believed[:1], believed[1:]
-            radius = self.planner.cost.robust_radius
-            steps = model.distance(latents[None], goal, robust_radius=radius)[0]
-            learned.append(steps.view(grid, grid).cpu().numpy())
-            raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
-        np.savez_compressed(
-            self.folder / "energy.npz",
-            learned=np.stack(learned),
-            raw=np.stack(raw),
-            xs=xs,
-            ys=ys,
-            frame=task.goal_images(shown, clean=True),
-            goal=shown.goal,
         )

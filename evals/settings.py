@@ -66,3 +66,19 @@ class EvaluationSettings(Section):
     policies: tuple[PolicyName, ...] = ()
     # `demo` also runs the whole pipeline on an encoder that was never trained
     random_encoder_baseline: bool = False
+
+
+class AllEvaluationSettings(EvaluationSettings):
+    """The same, and what `eval offsets` reads beside them, which `plan` does not."""
+
+    # environment steps from start to goal, each a row; the budget is twice as many
+    offsets: tuple[int, ...] = (25, 50, 100)
+
+    @model_validator(mode="after")
+    def _ahead(self) -> AllEvaluationSettings:
+        if not self.offsets or min(self.offsets) < 1 or len(set(self.offsets)) < len(self.offsets):
+            raise ValueError(
+                f"offsets {list(self.offsets)}: give one or more numbers of steps from 1 on, none "
+                "twice"
+            )
+        return self

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from jepa_wm.core.config import load_yaml_config
 from jepa_wm.core.settings import Section
 from jepa_wm.data.settings import DataSettings
-from jepa_wm.evals.settings import EvaluationSettings, ProbeSettings
+from jepa_wm.evals.settings import AllEvaluationSettings, ProbeSettings
 from jepa_wm.features.settings import FeatureSettings
 from jepa_wm.launch.settings import LaunchSettings
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
@@ -48,7 +48,7 @@ class Config(Section):
     dynamics: AnyDynamics = DeterministicSettings()
     distance: DistanceSettings | None = DistanceSettings()  # null: none is learned
     planner: PlannerSettings = PlannerSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: AllEvaluationSettings = AllEvaluationSettings()
     train: TrainSettings = TrainSettings()
     probes: ProbeSettings = ProbeSettings()
     launch: LaunchSettings = LaunchSettings()

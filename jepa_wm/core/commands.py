@@ -97,6 +97,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         arguments.stage = command
     elif command == "eval" and not arguments.files:
         arguments.stage = ALSO.get(arguments.name, EVAL + arguments.name)
+        if arguments.offsets is not None:
+            if arguments.name != "planning":
+                parser.error(f"{arguments.name} takes no --offsets: planning does")
+            arguments.stage = f"{EVAL}offsets"
+            arguments.overrides.append(f"evaluation.offsets=[{arguments.offsets}]")
     arguments.runless = arguments.stage is None and command not in ("demo", "launch")
     return arguments
 
@@ -126,6 +131,10 @@ def command_parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "name", type=_evaluation, choices=evaluations(), help="which evaluation"
         )
+        parser.add_argument(
+            "--offsets", metavar="K,K,...",
+            help="planning only: success against so many environment steps from start to goal",
+        )  # fmt: skip
         for name, files in FILES.items():
             for file, meaning in files.items():
                 parser.add_argument(

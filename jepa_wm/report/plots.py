@@ -169,6 +169,27 @@ def against_horizon(
 
 
 @plot
+def success_by_offset(
+    axes: Axes, offsets: Sequence[int], rates: Mapping[str, Sequence[Mapping[str, float] | None]]
+) -> None:
+    """Success at the end against the steps from start to goal, a line a method {"search": its
+    outcomes with intervals}; None was not measured."""
+    for number, (name, each) in enumerate(rates.items()):
+        known = [(k, one) for k, one in zip(offsets, each, strict=True) if one is not None]
+        if not known:
+            continue
+        colour = SERIES[number % len(SERIES)]
+        steps, rate = [k for k, _ in known], [one["success_final"] for _, one in known]
+        axes.plot(steps, rate, color=colour, label=name, marker="o", markersize=3)
+        low, high = ([one[end] for _, one in known] for end in ("low", "high"))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xticks(offsets, [str(offset) for offset in offsets])
+    axes.set_xlabel("environment steps from start to goal")
+    axes.set_ylabel("success at the end")
+
+
+@plot
 def distance_over_time(axes: Axes, episodes: Episodes) -> None:
     """Distance to the goal at every environment step, a thin line an episode; the lost ones lie on
     top."""
