@@ -73,8 +73,7 @@ OWN = {  # in the order of the pipeline
     ),
     "report": OwnStage("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
     **{f"{EVAL}{name}": OwnStage("jepa_wm.evals.probes") for name in _EVALUATIONS},
-    f"{EVAL}pretext": OwnStage("jepa_wm.evals.pretext"),
-    f"{EVAL}offsets": OwnStage("jepa_wm.evals.offsets"),
+    **{f"{EVAL}{name}": OwnStage(f"jepa_wm.evals.{name}") for name in ("pretext", "offsets")},
 }
 
 
