@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from jepa_wm.core.settings import PolicyName, Section
+from jepa_wm.core.settings import PolicyName, Section, none_twice
 from jepa_wm.worlds.tasks import ChosenTask
 
 
@@ -66,6 +66,8 @@ class EvaluationSettings(Section):
     policies: tuple[PolicyName, ...] = ()
     # `demo` also runs the whole pipeline on an encoder that was never trained
     random_encoder_baseline: bool = False
+
+    _once = field_validator("policies")(none_twice)
 
 
 class AllEvaluationSettings(EvaluationSettings):

@@ -47,11 +47,15 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
     # Random in its patches too, which may start from the data.
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     random = config.jepa.model_copy(update={"patch_init": "normal"})
+    # Of policies those alone that the search asks for.
+    asked = {config.planner.solver.played, config.planner.mpc.warm_start} - {None}
+    sizes = config.train.heads.sizes.model_copy(update={"policies": tuple(sorted(asked))})
+    heads = config.train.heads.model_copy(update={"sizes": sizes})
     # Its data are the run's own, and of the objectives only that which the run is judged by.
     changed = config.model_copy(
         update={
             "data": config.data.model_copy(update={"path": str((run.path / "collect").resolve())}),
-            "train": config.train.model_copy(update={"pretrain": untrained}),
+            "train": config.train.model_copy(update={"pretrain": untrained, "heads": heads}),
             "jepa": random,
             "planner": config.planner.model_copy(
                 update={"mpc": config.planner.mpc.model_copy(update={"also_evaluate": ()})}

@@ -46,6 +46,7 @@ def legs(start, goal, blocks, *, counts=None, steps=None, efficient=None, **valu
         blocks=blocks,
         counts=torch.ones(blocks.shape[:2]) if counts is None else counts,
         steps=torch.ones(count) if steps is None else steps,
+        remaining=torch.ones(count) if steps is None else steps.float(),
         efficient=torch.ones(count) if efficient is None else efficient,
         fast=torch.ones(count),
         **given,

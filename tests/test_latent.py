@@ -170,9 +170,9 @@ def test_losses_are_finite_and_reach_every_part(latent_settings):
     window = model.latent.encode(tokens)
     rounds = [model.dynamics_losses(window, actions, rollout=1.0)]
     if model.latent.joint:
-        beside = model.latent.joint_losses(
-            window, window[:, 1:3, :, : model.latent.dynamic_dim], 0
-        )
+        distant = window[:, 1:3, :, : model.latent.dynamic_dim]
+        apart = torch.ones(4, 2, dtype=torch.bool)
+        beside = model.latent.joint_losses(window, distant, apart, 0)
         rounds.append({"loss": beside["sigreg"]})
     training = model.latent.training_of(2, model.block)
     if training is not None:

@@ -145,6 +145,23 @@ def test_what_is_applied_from_outside_changes_nothing(tmp_path, alone, tiny_data
 
 
 @pytest.mark.slow
+def test_what_stands_on_features_is_sharded_in_bf16(tmp_path, tiny_data):
+    """Where some of it is computed in fp32, its weights are there in fp32 too."""
+    words = [word for word in overrides(tiny_data) if "precision" not in word]
+    words.append("train.precision=bf16")
+    folder = tmp_path / "run"
+    with Run.open(folder, load_config("debug", words)) as run:
+        for stage in ("pretrain", "features"):
+            run_stage(stage, run)
+    for stage in ("dynamics", "heads"):
+        command = [stage, "--config", "debug", "--run", str(folder), *words]
+        command.append("train.parallel.fsdp=true")
+        meeting = tmp_path / f"meet_{stage}"
+        assert run_ranks(2, command, meeting, log=tmp_path / "log") == [0, 0]
+    assert (folder / "heads/heads.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_sharded_in_bf16_recomputed_and_compiled_is_the_same_training(tmp_path, alone, tiny_data):
     words = [
         word

@@ -18,6 +18,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
+def none_twice(names: tuple[PolicyName, ...]) -> tuple[PolicyName, ...]:
+    """The names; raises ValueError where one of them stands twice."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"[{', '.join(names)}] names one twice; leave it out")
+    return names
+
+
 def check_heads(width: int, num_heads: int) -> None:
     """Raises ValueError unless every head gets an equal and even number of channels, which RoPE
     turns in pairs."""

@@ -36,6 +36,7 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
+        x = x.to(self.norm1.weight.dtype)  # which is lower where weights are sharded so
         x = x + self.attn(self.norm1(x), rope, bias, cache)
         return x + self.mlp(self.norm2(x))
 

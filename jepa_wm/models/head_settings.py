@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from jepa_wm.core.settings import PolicyName, Section
+from jepa_wm.core.settings import PolicyName, Section, none_twice
 
 
 class HeadSettings(Section):
@@ -16,3 +16,5 @@ class HeadSettings(Section):
     policies: tuple[PolicyName, ...] = ("gcbc", "gc_idm", "gcivl")
     # model steps a policy answers with; a longer plan repeats its last
     policy_steps: int = Field(6, ge=1)
+
+    _once = field_validator("policies")(none_twice)

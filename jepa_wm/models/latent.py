@@ -208,9 +208,12 @@ class Latent(nn.Module):
         None: nothing has to."""
         return None
 
-    def joint_losses(self, latents: Tensor, distant: Tensor, step: int) -> dict[str, Tensor]:
-        """What keeps a `joint` latent from collapsing, with its weight, for latents of windows [B,
-        T, N, D] and the dynamic numbers of distant frames of their episodes [B, R, N, M]; what is
+    def joint_losses(
+        self, latents: Tensor, distant: Tensor, apart: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        """What keeps a `joint` latent from collapsing, each part with its weight, for latents of
+        windows [B, T, N, D], the dynamic numbers of two distant frames of their episodes [B, 2, N,
+        M], and whether these are other frames than the window's first and last [B, 2]; what is
         random is drawn from the step."""
         return {}
 

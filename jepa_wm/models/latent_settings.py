@@ -95,7 +95,7 @@ class StateTokenSettings(LatentSettings):
 
     name: Literal["state_token"] = "state_token"
     dim: int = Field(64, ge=1)  # numbers that actions change
-    sigreg: float = Field(0.3, ge=0)  # weight of what keeps them from collapsing
+    sigreg: float = Field(60.0, gt=0)  # weight of what keeps them from collapsing
     # numbers that are constant in an episode and condition how the others change
     static_dim: int = Field(0, ge=0)
     # frames, up to a window's first, that static numbers are read from in training dynamics

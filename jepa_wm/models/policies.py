@@ -22,7 +22,7 @@ EXPECTILE = 0.9  # of values: above one half it leans to the best that followed
 DISCOUNT = 0.99  # of values, a model step
 MOMENTUM = 0.95  # share of itself that the target of the values keeps a training step
 VALUE_UNIT = 10.0  # model steps that a value network's output of 1 stands for
-TEMPERATURE = 3.0  # of an advantage in the weight exp(TEMPERATURE * advantage), a model step
+INVERSE_TEMPERATURE = 3.0  # of advantages, which are in model steps, in the weight exp(3 A)
 MAX_WEIGHT = 100.0  # the most that such a weight may be
 
 
@@ -39,6 +39,7 @@ class Legs:
     blocks: Tensor  # [B, H, A] scaled action blocks, taken from the start on
     counts: Tensor  # [B, H] 1 for blocks that were taken before the goal was reached
     steps: Tensor  # [B] model steps from start to goal
+    remaining: Tensor  # [B] what passed until then, in the unit of the distance
     efficient: Tensor  # [B] 1 where little more passed than the distance between the two
     fast: Tensor  # [B] 1 where so few model steps did; of distances in steps the same
 
@@ -90,11 +91,12 @@ class GCIDM(Policy):
     """Goal-conditioned inverse dynamics: the actions that lead to a goal in so many model steps,
     learned from efficient legs alone.
 
-    Of the many ways to a goal that a recording has, the number of steps tells the direct one from
-    the others, which behaviour cloning averages. When it acts, the temporal distance says how many
-    remain, cut to what training met; without a learned one, the straight line in the latent, in
-    steps of a fast mover. Source: inverse dynamics (Agrawal et al., 2016), conditioned on a goal
-    and on the steps to it."""
+    Of the many ways to a goal that a recording has, what remains tells the direct one from the
+    others, which behaviour cloning averages. It is in the unit of the temporal distance: steps,
+    or where that was fitted to paths the length of the path in steps of a fast mover. When it
+    acts, the distance says it, cut to what training met; without a learned one, the straight line
+    in the latent does. Source: inverse dynamics (Agrawal et al., 2016), conditioned on a goal and
+    on the steps to it."""
 
     extra_inputs = 2
     most: Tensor
@@ -102,18 +104,18 @@ class GCIDM(Policy):
 
     def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
         super().__init__(latent, action, settings)
-        self.register_buffer("most", torch.ones(()))  # model steps of an efficient leg
+        self.register_buffer("most", torch.ones(()))  # that remain of an efficient leg
         self.register_buffer("fast_step", torch.ones(()))  # of the latent, where none is learned
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F] that are to
-        be reached in so many model steps [...]: of these three inputs."""
+        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F] of which so
+        much remains [...]: of these three inputs."""
         start, goal, remaining = inputs
         steps = remaining.float().clamp(min=1).minimum(self.most)[..., None]
         return super().forward(start, goal, steps.log(), 1 / steps)
 
     def along(self, legs: Legs) -> Tensor:
-        return self(legs.start, legs.goal, legs.steps)
+        return self(legs.start, legs.goal, legs.remaining)
 
     def straight(self, start: Tensor, goal: Tensor) -> Tensor:
         """[...] the straight line between latents [..., F], in steps of a fast mover: how many
@@ -131,10 +133,10 @@ class GCIVL(Policy):
 
     Values are fitted by expectile regression to -1 + DISCOUNT * V(next, g), 0 at the goal, against
     a moving average of themselves; of two networks the target is each one's own, and which side of
-    the expectile counts is judged by the smaller. Actions are weighted by exp(TEMPERATURE * A) of
-    the first model step's advantage A (advantage-weighted regression). Source: implicit Q-learning
-    (Kostrikov et al., 2022), its goal-conditioned form in HIQL (Park et al., 2023) and OGBench
-    (Park et al., 2025)."""
+    the expectile counts is judged by the smaller. Actions are weighted by exp(INVERSE_TEMPERATURE
+    * A) of the first model step's advantage A (advantage-weighted regression). Source: implicit
+    Q-learning (Kostrikov et al., 2022), its goal-conditioned form in HIQL (Park et al., 2023) and
+    OGBench (Park et al., 2025)."""
 
     def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
         super().__init__(latent, action, settings)
@@ -178,7 +180,7 @@ class GCIVL(Policy):
         """[B] of legs by the advantage of their first model step."""
         after = self.value(legs.after, legs.goal).mean(0).masked_fill(legs.steps == 1, 0)
         advantage = -1 + DISCOUNT * after - self.value(legs.start, legs.goal).mean(0)
-        return (TEMPERATURE * advantage).exp().clamp(max=MAX_WEIGHT)
+        return (INVERSE_TEMPERATURE * advantage).exp().clamp(max=MAX_WEIGHT)
 
     @torch.no_grad()
     def update_target(self) -> None:

@@ -41,12 +41,14 @@ class StateTokenLatent(CompactLatent):
         if settings.static_dim:
             self.static = FramePool(tokens, token_width, settings.static_dim, as_token=True)
 
-    def joint_losses(self, latents: Tensor, distant: Tensor, step: int) -> dict[str, Tensor]:
+    def joint_losses(
+        self, latents: Tensor, distant: Tensor, apart: Tensor, step: int
+    ) -> dict[str, Tensor]:
         # The first and the last frame of a window, each beside a distant one.
         ends = latents[:, [0, -1], 0, : self.dynamic_dim]  # [B, 2, M]
-        apart = all_gather((ends - distant[:, :2, 0]).flatten(0, 1)) / 2**0.5  # [P, M]
+        gaps = all_gather((ends - distant[:, :, 0]).flatten(0, 1)) / 2**0.5  # [P, M]
         # A frame beside itself tells nothing.
-        differing = apart[apart.detach().any(-1)]
+        differing = gaps[all_gather(apart.flatten().float()) > 0]
         whole = all_gather(ends.flatten(0, 1))
         return {"sigreg": self.weight * (sigreg(differing, step) + SHARE * sigreg(whole, step))}
 
@@ -67,7 +69,8 @@ class FramePool(nn.Module):
 
 def sigreg(states: Tensor, step: int) -> Tensor:
     """How far states [P, M] are from standard normal ones: the Epps-Pulley statistic along random
-    directions, which depend on the step alone, as their mean; 0 of no states.
+    directions, which depend on the step alone, as their mean and a share of the number of
+    states, so that no weight depends on the batch; 0 of no states.
 
     Source: LeJEPA (Balestriero and LeCun, 2025)."""
     if not len(states):
@@ -81,4 +84,4 @@ def sigreg(states: Tensor, step: int) -> Tensor:
     real, imaginary = angles.cos().mean(0), angles.sin().mean(0)  # [S, Q]
     apart = (real - normal).square() + imaginary.square()
     # Both sides of 0 are the same.
-    return 2 * len(states) * torch.trapezoid(apart * normal, points, dim=-1).mean()
+    return 2 * torch.trapezoid(apart * normal, points, dim=-1).mean()

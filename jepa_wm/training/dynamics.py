@@ -121,8 +121,8 @@ def windows(
 
 class Frames:
     """The frames of a features file as trainings read them: compressed by the latent, and held in
-    memory where it says so; then their dynamic numbers, which are fixed by the time the dynamics
-    are trained."""
+    memory where it says so; then, but of a joint latent, their dynamic numbers, which are fixed by
+    the time the dynamics are trained."""
 
     def __init__(self, model: LatentModel, features: Features) -> None:
         self.latent, self.features = model.latent, features
@@ -164,7 +164,8 @@ class Frames:
         if self._known is not None:
             known = self._known[torch.from_numpy(rows)][..., : self.latent.dynamic_dim]
             return known.to(dist().device)
-        with exact(dist().device), torch.set_grad_enabled(self.latent.joint):
+        trained = self.latent.joint and torch.is_grad_enabled()
+        with exact(dist().device), torch.set_grad_enabled(trained):
             return self.latent.dynamic(self._compressed(rows))
 
     def static(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
@@ -202,8 +203,8 @@ def dynamics_task(
     model: LatentModel, frames: Frames, sampler: WindowSampler, settings: TrainDynamics,
     precision: str,
 ) -> TrainingTask:  # fmt: skip
-    """Trains the dynamics, and with them the static numbers that the latent leaves to them: these
-    are whatever tells best where actions lead.
+    """Trains the dynamics, and with them what the latent leaves to them: all of a joint one, and
+    static numbers, which are whatever tells best where actions lead.
 
     A window's are read from frames of the episode up to its first one, and averaged over these: an
     agent has no later ones, and read from frames that are to be foretold they would tell of what
@@ -232,8 +233,9 @@ def dynamics_task(
             # From anywhere in the episode, so that what differs there has to differ in the latent.
             far = sampler.elsewhere(drawn, episode[:, 0], count=2)[rows]
             distant = frames.dynamic(np.broadcast_to(episode[rows, :1], far.shape), far)
-            parts |= latent.joint_losses(window, distant, drawn)
-            parts["loss"] = parts["loss"] + parts["sigreg"]
+            apart = torch.from_numpy(far != frame[rows][:, [0, -1]]).to(dist().device)
+            joint = latent.joint_losses(window, distant, apart, drawn)
+            parts |= joint | {"loss": torch.stack([parts["loss"], *joint.values()]).sum()}
         return parts
 
     def losses(step: int, rows: slice) -> Losses:

@@ -63,7 +63,7 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     # Scored on every rank, before they are moved for saving: judging asks the device.
     fresh.eval()
     scores = judge(fresh, heldout, taught, precision)
-    scores |= judge_policies(fresh, LegSampler(heldout), legs, precision)
+    scores |= judge_policies(fresh, LegSampler(heldout, fast_step=legs.fast_step), legs, precision)
     if dist().first:
         fresh.cpu().save(run.stage_dir("heads"))
     return {"heads": scores, "training_seconds": seconds}
@@ -141,14 +141,14 @@ def heads_task(
 
 
 def take_range(policy: GCIDM, legs: LegSampler) -> None:
-    """Give inverse dynamics the longest efficient leg that it may meet, and the unit of straight
-    lines; UserError where no leg is efficient."""
+    """Give inverse dynamics how long efficient legs are, but for the longest of a hundred, and the
+    unit of straight lines; UserError where no leg is efficient."""
     drawn = legs.batch(0, JUDGED)
     if not bool(drawn.efficient.any()):
         raise UserError(
             "gc_idm of train.heads.sizes.policies learns from legs that are about as short as the "
-            "distance says, and of the recorded ones none is: leave it out there, or train the "
-            "distance longer (train.distance.steps)"
+            "distance says (without one, as the straight line in the latent), and of the recorded "
+            "ones none is: leave it out there, or train the distance longer (train.distance.steps)"
         )
-    policy.most.fill_(float((drawn.steps * drawn.efficient).max()))
+    policy.most.fill_(drawn.remaining[drawn.efficient > 0].quantile(0.99))
     policy.fast_step.fill_(legs.fast_step)

@@ -25,13 +25,16 @@ class LegSampler:
     the length of the path where it was fitted to paths. Where none was learned, it is the path,
     beside the straight line in the latent."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, *, fast_step: float | None = None) -> None:
+        """Of held-out samples, paths are measured in the `fast_step` of those that were trained
+        on, as distances are."""
         self.samples, self.model = samples, samples.model
         self.fast_step = 1.0  # of the latent, in whose units a straight line is measured
         self._path: Tensor | None = None  # [R]
         distance = self.model.distance
         if distance is None or distance.settings.measure == "path":
-            moved, self.fast_step = samples.latents.moved()
+            moved, own = samples.latents.moved()
+            self.fast_step = own if fast_step is None else fast_step
             self._path = moved / self.fast_step
 
     def batch(self, step: int, batch: int, part: slice = slice(None)) -> Legs:
@@ -58,6 +61,7 @@ class LegSampler:
             blocks=self.model.scaled(on_device(blocks)),
             counts=on_device(counts[part]),
             steps=on_device(steps),
+            remaining=on_device(passed).float(),
             efficient=(on_device(passed) <= most).float(),
             fast=(on_device(steps) <= most).float(),
         )

@@ -115,8 +115,9 @@ def _sharded(
     policy = MixedPrecisionPolicy() if precision == "fp32" else mixed
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
+    # What is no block is small, and some of it is computed in fp32 whatever the precision is.
     wrapped = Step(task)
-    step = fully_shard(wrapped, mesh=mesh, mp_policy=policy)
+    step = fully_shard(wrapped, mesh=mesh)
     assert isinstance(step, FSDPModule)
 
     @contextmanager
