@@ -29,7 +29,13 @@ from jepa_wm.evals.plays import Play
 from jepa_wm.evals.scores import paired_difference, success
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.evals.state_kept import StatesRead
-from jepa_wm.evals.true_parts import Drawing, ReadCost, SimulatedCost, why_not_simulated
+from jepa_wm.evals.true_parts import (
+    Drawing,
+    ReadCost,
+    SimulatedCost,
+    why_not_simulated,
+    why_refused,
+)
 from jepa_wm.evals.verdict import verdict
 from jepa_wm.features.cache import PARTS, Features
 from jepa_wm.planning.cost import PlanningContext
@@ -66,6 +72,7 @@ def diagnose(
             "eval diagnose plays toward goal images, and planner.cost.objective is reward: name "
             "another objective, such as temporal"
         )
+    # Whatever it depends on names its folder, so that other settings lie beside it.
     place = f"{STAGE}/{digest({'depends': run.recorded(STAGE)})}"
     few = {"episodes": min(evaluation.episodes, EPISODES), "policies": ()}
 
@@ -214,7 +221,7 @@ class Diagnosis:
             return "a state that is read from a latent is none that a world of cells can be in"
         if world.state().shape[1] != self.readers.train.data.state_size:
             return "the data's state has other numbers than the world's"
-        return None
+        return why_refused(task, self.readers.states, self.episodes)
 
     # ------------------------------------------------------------------ readers of the state
 

@@ -106,6 +106,12 @@ class StatesRead:
         self._drawn = FrameSampler(train.data, stride=train.stride, seed=6).batch(0, count)
 
     @cached_property
+    def states(self) -> np.ndarray:
+        """[n, X] of the training frames that readers are fitted on."""
+        data, (episode, frame) = self.train.data, self._drawn
+        return data.states()[data.offsets[episode] + frame]
+
+    @cached_property
     def features(self) -> StateReader:
         """Of frozen tokens: the online probe's attentive pool."""
         return self._fit(self.train.tokens(*self._drawn), "read features")
@@ -200,7 +206,7 @@ class StatesRead:
     ) -> list[dict[str, object]]:
         """A row for each group, of states [W, X] that were read."""
         known = self.known
-        mean = known.rolled(known.unrolled(self.features.states).mean(0))
+        mean = known.rolled(known.unrolled(self.states).mean(0))
         normalised = {
             name: known.normalised_errors(read, truth, mean) for name, read in states.items()
         }
@@ -215,13 +221,11 @@ class StatesRead:
 
     def _fit(self, tokens: Tensor, label: str, map_dim: int = 0) -> StateReader:
         """A reader of tokens [n, N, D] of the frames that were drawn."""
-        data, (episode, frame) = self.train.data, self._drawn
-        states = data.states()[data.offsets[episode] + frame]
-        target = torch.from_numpy(self.known.unrolled(states)).float()
+        target = torch.from_numpy(self.known.unrolled(self.states)).float()
         tokens = tokens.to(dist().device)
         if tokens.shape[1] > 1:
             probe = fit_attentive(tokens, target, steps=self.steps, label=label)
-            return StateReader(probe, self.known, states)
+            return StateReader(probe, self.known, self.states)
         flat, size = tokens.flatten(1).float(), target.shape[1]
         module = seeded(lambda: FlatReader(flat.cpu(), size, map_dim), 0).to(tokens.device)
         head, scale = Head("flat", RATE, DECAY, module), TargetScale.of(target)
@@ -229,7 +233,7 @@ class StatesRead:
             [head], tokens, scale.standardise(target), steps=self.steps, batch_size=128, seed=0,
             loss=attentive_loss, max_norm=MAX_NORM, label=label,
         )  # fmt: skip
-        return StateReader(AttentiveProbe(head, scale), self.known, states)
+        return StateReader(AttentiveProbe(head, scale), self.known, self.states)
 
 
 def groups_of_task(

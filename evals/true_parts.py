@@ -127,3 +127,15 @@ def why_not_simulated(task: Task, episodes: Episodes) -> str | None:
     if off > ALIKE:
         return f"task {task.name}: a world that begins in the same state looks otherwise"
     return None
+
+
+def why_refused(task: HasOracle, states: np.ndarray, episodes: Episodes) -> str | None:
+    """Why the true cost cannot be told of states that are read, here each number of another of
+    states [n, X] of the data; None: it can."""
+    mixed = np.stack([np.roll(column, 7 * k) for k, column in enumerate(states.T)], 1)
+    goal = episodes.goal[np.arange(len(mixed)) % len(episodes)]
+    try:
+        task.oracle_cost(mixed, goal)
+    except ValueError as error:
+        return f"the true cost refuses states that may be read from a latent: {error}"
+    return None

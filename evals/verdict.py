@@ -57,7 +57,10 @@ def verdict(state: Sequence[Row], plans: Sequence[Row]) -> tuple[Weakest, str]:
     reached = f"The search reaches {_percent(rows['search']['success_final'])} of the goals"
     oracle, simulated = rows.get("oracle"), rows.get("true_dynamics")
     if oracle is not None and oracle["low_difference"] <= 0 and oracle["difference"] < ABOUT:
-        return "none", f"{reached}, about as many as the oracle ({_against(oracle)}): no stage is."
+        return (
+            "none",
+            f"{reached}, about as many as the oracle ({_against(oracle)}): no stage is at fault.",
+        )
 
     # What an earlier stage does not show, no later one can mend.
     sees = (

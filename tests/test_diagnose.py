@@ -16,13 +16,20 @@ from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.evals import diagnose, goal_reaching
 from jepa_wm.evals.state_kept import groups_of_task
-from jepa_wm.evals.true_parts import Drawing, ReadCost, SimulatedCost, why_not_simulated
+from jepa_wm.evals.true_parts import (
+    Drawing,
+    ReadCost,
+    SimulatedCost,
+    why_not_simulated,
+    why_refused,
+)
 from jepa_wm.evals.verdict import verdict
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.tasks import make_task
+from jepa_wm.worlds.two_rooms.tasks import OtherRoom, TwoRoomsTask
 
 SMALL = [
     "train.pretrain.steps=0", "train.pretrain.final_probe_steps=20", "collect.episodes=40",
@@ -266,17 +273,54 @@ def test_a_world_without_an_oracle_gives_reasons(played):
     assert "task mine has no simulator" in why_not_simulated(blind, part)
 
 
+class NoOracle(OtherRoom):
+    """The task in a world that cannot be copied."""
+
+    simulate = None
+
+
+def test_rows_that_cannot_be_played_have_no_success(folder, monkeypatch):
+    """A task without an oracle, data without groups of a state, a solver that is no sampler."""
+    monkeypatch.setattr(
+        goal_reaching, "make_task", lambda world, task: NoOracle(TwoRoomsTask(), world)
+    )
+    monkeypatch.setattr(diagnose.Diagnosis, "_stateless", lambda self: "no state")
+    solver = "planner.solver={name: policy, policy: gcbc}"
+    words = [word for word in SMALL if not word.startswith("planner.solver")]
+    with Run.open(folder, load_config("debug", [*words, solver])) as run:
+        result = run_stage("eval_diagnose", run)
+    rows = {row["plan"]: row for row in result["plans"]}
+    for name in ("more_search", "true_dynamics", "true_cost", "oracle"):
+        assert rows[name]["success_final"] is None and rows[name]["n"] == 0
+        assert rows[name]["reason"]
+    assert "has no samples" in rows["more_search"]["reason"]
+    assert result["state"] == [] and result["state_reason"] == "no state"
+    with Run.open(folder, CONFIG) as run:
+        assert run_stage("report", run)["report"]
+
+
+def test_states_that_a_cost_refuses_are_a_reason(played):
+    _, task, part, _, _ = played
+    states = np.random.default_rng(0).uniform(10, 50, (20, 4)).astype(np.float32)
+    assert why_refused(task, states, part) is None
+
+    def strict(state, goal):
+        raise ValueError("in a wall")
+
+    assert "in a wall" in why_refused(SimpleNamespace(oracle_cost=strict), states, part)
+
+
 @pytest.mark.parametrize("world", ["four_rooms", "point_maze", "reacher", "pusht", "minigrid"])
 def test_simulated_copies_look_as_the_world_does(world):
     pytest.importorskip(
         {"reacher": "dm_control", "pusht": "pymunk", "minigrid": "minigrid"}.get(world, "numpy")
     )
-    config = load_config("debug", [f"world={{name: {world}}}"])
-    task = make_task(config.world, None)
+    words = [f"world={{name: {world}}}"]
+    words += ["evaluation.task={name: pusht, oracle: true}"] if world == "pusht" else []
+    config = load_config("debug", words)
+    task = make_task(config.world, config.evaluation.task)
     part = task.sample(2, 0).of("heldout")
-    assert why_not_simulated(task, part) is None or world == "pusht"
-    if world == "pusht":
-        return
+    assert why_not_simulated(task, part) is None
     drawing, begun = Drawing(task, part), task.begin(part)
     copies = task.simulate(begun, 3)
     pictures = drawing(copies.state(), begun.state())
