@@ -1,6 +1,6 @@
 """Closed-loop episodes, toward goals and for reward: one player, an agent as its policy, finished
-chunks that are kept, and what a model is measured against in goal tasks: random actions and the
-task's scripted policies below, the same planner in the true simulator above.
+chunks that are kept, and what a model must beat in goal tasks: random actions and the task's
+scripted policies.
 
 B episodes, T environment steps, J decisions, I solver iterations, S plan samples, H horizon, X
 state numbers, P numbers of a position, A action numbers, h and w frame height and width."""
@@ -15,19 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from jepa_wm.core.errors import StopFlag, UserError, catching_signals
 from jepa_wm.core.files import written_whole
 from jepa_wm.core.progress import Progress
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals.scores import success
-from jepa_wm.planning.action_space import Space
 from jepa_wm.planning.agent import Agent
-from jepa_wm.planning.search import RecedingHorizon
-from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.worlds.tasks import Episodes, GoalPolicy, HasOracle, Task
+from jepa_wm.worlds.tasks import Episodes, GoalPolicy, Task
 from jepa_wm.worlds.world import Rewarding, Split, World
 
 # what folders and keys of the episodes of a split end in
@@ -160,9 +155,10 @@ def play_in_chunks(
     keys: tuple[str, ...],
     label: str,
     budget: int,
+    together: int = CHUNK,
 ) -> dict[str, np.ndarray]:
-    """The arrays `keys` of episodes `rows`; each finished chunk is kept in a file that is named by
-    its first episode, so an interrupt costs at most one.
+    """The arrays `keys` of episodes `rows`, `together` at a time; each finished chunk is kept in a
+    file that is named by its first episode, so an interrupt costs at most one.
 
     Chunks that others have played of them, of whatever size, are not played again."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +168,9 @@ def play_in_chunks(
             file = folder / f"{first:05d}.npz"
             if not file.exists():
                 starts = (int(chunk.stem) for chunk in folder.glob("*[0-9].npz"))
-                last = min(first + CHUNK, rows.stop, *(start for start in starts if start > first))
+                last = min(
+                    first + together, rows.stop, *(start for start in starts if start > first)
+                )
                 watch = Watch(stop, bar, first - rows.start, last - first, budget)
                 played = dict(play_rows(first, last, watch))
                 with written_whole(file) as temporary:
@@ -215,28 +213,16 @@ def baselines(task: Task, episodes: Episodes, *, budget: int, repeat: int) -> di
     return {**measured, "random_encoder": None}
 
 
-def oracle(
-    task: Task, episodes: Episodes, space: Space, planner: PlannerSettings, *, budget: int
-) -> dict[str, float | int | str] | None:
-    """Success of the same solver with the simulator as its dynamics and the true cost to go as its
-    cost; None for a task that knows none.
-
-    The simulator has no gradient and knows no policy, so cem stands in for solvers that need
-    one."""
-    if not isinstance(task, HasOracle):
-        return None
-    solver = planner.solver.by_costs()
-    search = RecedingHorizon(solver.make(space, planner.mpc.horizon), execute=planner.mpc.execute)
-    search.reset(episodes.seeds.tolist(), device=torch.device("cpu"))
-    act = Oracle(task, space, search, episodes.goal, last=planner.cost.steps == "last")
-    return _success(task, episodes, act, budget)
-
-
 def _success(
     task: Task, episodes: Episodes, act: Act, budget: int
 ) -> dict[str, float | int | str]:
+    return success(distances_of(task, episodes, act, budget=budget), task)
+
+
+def distances_of(task: Task, episodes: Episodes, act: Act, *, budget: int) -> np.ndarray:
+    """[B, T+1] to the goal in episodes that `act` plays."""
     track = play(task.begin(episodes), act, budget=budget)
-    return success(task.distance(task.position(track.state), episodes.goal[:, None]), task)
+    return task.distance(task.position(track.state), episodes.goal[:, None])
 
 
 def _scripted(policy: GoalPolicy, goal: np.ndarray, world: World) -> np.ndarray:
@@ -255,42 +241,3 @@ class UniformActions:
         low, high = world.action_space.low, world.action_space.high
         action = self._generator.uniform(low, high, (len(world), len(low))).astype(np.float32)
         return np.repeat(action[:, None], self.repeat, 1)
-
-
-class Oracle:
-    """The planner in the true simulator as a policy of `play`."""
-
-    def __init__(
-        self,
-        task: HasOracle,
-        space: Space,
-        search: RecedingHorizon,
-        goal: np.ndarray,
-        *,
-        last: bool,
-    ) -> None:
-        self.task, self.space, self.search, self.goal = task, space, search, goal
-        self.last = last  # the cost is of the last step of a plan, instead of the mean over all
-        self._world: World | None = None  # as it stands at this decision
-
-    def __call__(self, world: World) -> np.ndarray:
-        """[B, k, A] of the plan whose true cost is least."""
-        self._world = world
-        steps: np.ndarray = self.space.to_env(self.search.plan(self.cost)).numpy()
-        return steps
-
-    def cost(self, plans: Tensor) -> Tensor:
-        """[B, S] true cost to go of plans [B, S, H, A * frameskip]."""
-        assert self._world is not None
-        b, s, horizon = plans.shape[:3]
-        actions = self.space.to_env(plans.flatten(0, 1)).numpy()  # [B*S, H*frameskip, A]
-        copies = self.task.simulate(self._world, s)
-        goal = np.repeat(self.goal, s, 0)
-        # The cost is read after each model step.
-        costs = []
-        for step in range(actions.shape[1]):
-            copies.step(actions[:, step])
-            if (step + 1) % (actions.shape[1] // horizon) == 0:
-                costs.append(self.task.oracle_cost(copies.state(), goal))
-        total = np.stack(costs, 1)  # [B*S, H]
-        return torch.from_numpy(total[:, -1] if self.last else total.mean(1)).view(b, s)

@@ -10,7 +10,7 @@ layout, G grid side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +22,24 @@ from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import layouts_met
 from jepa_wm.evals.energy import map_energy
 from jepa_wm.evals.episodes import (
+    CHUNK,
     AgentPolicy,
     Watch,
     baselines,
-    oracle,
     play_in_chunks,
     read_chunks,
     shard_of,
 )
 from jepa_wm.evals.frozen_tasks import frozen_tasks, refuse_recording_of_data, refuse_seeds_of_data
+from jepa_wm.evals.oracle import oracle
 from jepa_wm.evals.plays import MAIN, Play, beaten_by, beside_search, plays
 from jepa_wm.evals.returns import RewardPlay
 from jepa_wm.evals.scores import success
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.action_space import Space, space_of
 from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.cost import PlanningContext
+from jepa_wm.planning.search import Cost
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.recorded import RecordedTask
@@ -133,7 +136,7 @@ class GoalPlay:
         self.task = make_task(world, evaluation.task)
         try:
             for settings in (planner, *map(planner.alone, self.policies)):
-                Agent(model, self._space(settings), settings)
+                Agent(model, self.space(settings), settings)
         except ValueError as error:
             raise UserError(
                 f"{run.path}: this model cannot act in the world {world.name!r}: {error}"
@@ -161,7 +164,7 @@ class GoalPlay:
         by_search: dict[str, np.ndarray] = {}  # distances of the main objective, by suffix
         alone: dict[str, dict[str, dict[str, object]]] = {}  # policies, by suffix
         for one in plays(self.planner, self.policies, self.episodes):
-            distance = self._distances(one)
+            distance = self.distances(one)
             if one.policy is not None:
                 beside = beside_search(distance, by_search[one.suffix], self.task)
                 alone.setdefault(one.suffix, {})[one.policy] = beside
@@ -198,35 +201,39 @@ class GoalPlay:
         played = 0
         for one in plays(self.planner, self.policies, self.episodes):
             rows = shard_of(len(one.episodes), shard, shards)
-            played += len(self._distances(one, rows)) if rows else 0
+            played += len(self.distances(one, rows)) if rows else 0
         return played
 
     def _beside(self, one: Play) -> dict[str, object]:
         """Baselines and oracle on the episodes of the main objective."""
         task, episodes, budget = self.task, one.episodes, self.budget
         beside = baselines(task, episodes, budget=budget, repeat=self.frameskip)
-        best = oracle(task, episodes, self._space(one.planner), one.planner, budget=budget)
+        best = oracle(task, episodes, self.space(one.planner), one.planner, budget=budget)
         return {f"baselines{one.suffix}": beside, f"oracle{one.suffix}": best}
 
-    def _distances(self, one: Play, rows: range | None = None) -> np.ndarray:
-        """[B, T+1] to the goal in all its episodes, or in `rows`."""
+    def distances(
+        self, one: Play, rows: range | None = None, *, together: int = CHUNK, label: str = ""
+    ) -> np.ndarray:
+        """[B, T+1] to the goal in all its episodes, or in `rows`; `together` at a time."""
         played = play_in_chunks(
             self.folder / one.folder,
             range(len(one.episodes)) if rows is None else rows,
-            partial(self._chunk, one.planner, one.episodes),
+            partial(self._chunk, one),
             keys=("distance",),
-            label=f"plan {one.name}",
+            label=label or f"plan {one.name}",
             budget=self.budget,
+            together=together,
         )
         return played["distance"]
 
-    def _chunk(
-        self, planner: PlannerSettings, episodes: Episodes, first: int, last: int, watch: Watch
-    ) -> Mapping[str, np.ndarray]:
+    def _chunk(self, one: Play, first: int, last: int, watch: Watch) -> Mapping[str, np.ndarray]:
         """What is kept of episodes `first` to `last` (excluded)."""
-        part = episodes.part(first, last)
-        policy = AgentPolicy(self._agent(planner, part, part.seeds.tolist()), watch=watch)
-        track = policy.play(self.task.begin(part), budget=self.budget, every=self.frameskip)
+        part = one.episodes.part(first, last)
+        world = self.task.begin(part)
+        cost = None if one.cost is None else partial(one.cost, world, part)
+        agent = self._agent(one.planner, part, part.seeds.tolist(), cost)
+        policy = AgentPolicy(agent, watch=watch)
+        track = policy.play(world, budget=self.budget, every=self.frameskip)
         position = self.task.position(track.state)
         return {
             "frames": np.stack(policy.frames, 1),  # [B, J+1, h, w, 3]
@@ -237,13 +244,19 @@ class GoalPlay:
             "decision_steps": track.decision_steps,  # [J+1]
         }
 
-    def _agent(self, planner: PlannerSettings, episodes: Episodes, seeds: list[int]) -> Agent:
+    def _agent(
+        self,
+        planner: PlannerSettings,
+        episodes: Episodes,
+        seeds: list[int],
+        cost: Callable[[PlanningContext], Cost] | None = None,
+    ) -> Agent:
         """An agent that was shown the goals."""
-        agent = Agent(self.model, self._space(planner), planner)
+        agent = Agent(self.model, self.space(planner), planner, cost=cost)
         agent.reset(self.task.goal_images(episodes), seeds)
         return agent
 
-    def _space(self, planner: PlannerSettings) -> Space:
+    def space(self, planner: PlannerSettings) -> Space:
         """What is searched of the world's actions."""
         repeat = planner.mpc.action_repeat
         return space_of(self.world, frameskip=self.frameskip, action_repeat=repeat)

@@ -5,7 +5,7 @@ B episodes, T environment steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +13,16 @@ import numpy as np
 from jepa_wm.core.settings import PolicyName
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals.scores import paired_difference, success
+from jepa_wm.planning.cost import PlanningContext
+from jepa_wm.planning.search import Cost
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.worlds.tasks import Episodes, Task, judge
+from jepa_wm.worlds.world import World
 
 MAIN = "main"  # folder of the episodes played with the main objective
+# The cost of plans at one decision, of the worlds as they stand, the tasks played in them and what
+# the agent knows.
+MakeCost = Callable[[World, Episodes, PlanningContext], Cost]
 
 
 class Play(NamedTuple):
@@ -27,6 +33,7 @@ class Play(NamedTuple):
     episodes: Episodes
     suffix: str = ""  # what the keys of its figures end in
     policy: PolicyName | None = None  # that plays alone; None: the search does
+    cost: MakeCost | None = None  # of plans, in place of the planner's own
 
     @property
     def name(self) -> str:

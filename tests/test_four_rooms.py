@@ -8,7 +8,8 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.held_out import Layouts, check_heldout
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.evals.episodes import oracle, play
+from jepa_wm.evals.episodes import play
+from jepa_wm.evals.oracle import oracle
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.worlds.collect import record_parts
 from jepa_wm.worlds.four_rooms.rooms import (

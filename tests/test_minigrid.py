@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.held_out import check_heldout
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.evals.episodes import oracle, play
+from jepa_wm.evals.episodes import play
+from jepa_wm.evals.oracle import oracle
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.worlds.collect import record_parts

@@ -52,6 +52,8 @@ def test_a_row_for_each_offset_with_twice_as_many_steps(folder):
     assert len(list(folder.glob("eval_offsets/*/tasks.json"))) == 3
     other = measured(folder, "evaluation.offsets=[12]", "planner.solver.iterations=1")
     assert other["rows"][0]["success"]["episodes"] == 3
+    with Run.open(folder, load_config("debug", SMALL)) as run:
+        assert run_stage("report", run)["report"]  # rows are no evaluation of frozen features
     assert len(list(folder.glob("eval_offsets/*/tasks.json"))) == 4
 
 

@@ -347,3 +347,14 @@ def test_the_config_is_for_every_maze():
         assert config.world.maze == maze and config.features.stride == 5
         assert config.dynamics.frameskip == 5
         make_task(config.world, config.evaluation.task).sample(3, 0)
+
+
+def test_a_place_in_a_wall_costs_the_way_from_the_nearest_free_one():
+    task = make_task(PointMazeSettings(maze="u"), None)
+    free = np.array([[-1.0, 1.0], [1.0, -1.0]], np.float32)
+    assert np.array_equal(task.maze.nearest_free(free), free)
+    wall = np.array([[0.0, 0.0]], np.float32)  # the u's middle
+    assert task.maze.cell(wall) < 0 <= task.maze.cell(task.maze.nearest_free(wall))
+    goal = np.array([[-1.0, -1.0]], np.float32)
+    costs = task.oracle_cost(np.concatenate([wall, wall * 0], 1), goal)
+    assert np.isfinite(costs).all() and costs[0] > np.linalg.norm(goal - wall)

@@ -13,7 +13,8 @@ from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.quantities import Quantities, grouped
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.evals.episodes import baselines, oracle
+from jepa_wm.evals.episodes import baselines
+from jepa_wm.evals.oracle import oracle
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.report.artifacts import Episodes as Played
 from jepa_wm.report.pictures import episode_gif

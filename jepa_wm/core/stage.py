@@ -73,7 +73,7 @@ OWN = {  # in the order of the pipeline
     ),
     "report": OwnStage("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
     **{f"{EVAL}{name}": OwnStage("jepa_wm.evals.probes") for name in _EVALUATIONS},
-    **{f"{EVAL}{name}": OwnStage(f"jepa_wm.evals.{name}") for name in ("pretext", "offsets")},
+    **{f"{EVAL}{k}": OwnStage(f"jepa_wm.evals.{k}") for k in ("pretext", "offsets", "diagnose")},
 }
 
 

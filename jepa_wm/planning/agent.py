@@ -7,6 +7,7 @@ action numbers a model step, a of one action."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.action_space import Space, space_of
 from jepa_wm.planning.cost import CostTerm, PlanningContext, PlanningCost, check_cost
-from jepa_wm.planning.search import RecedingHorizon
+from jepa_wm.planning.search import Cost, RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import Belief, WorldModel
 from jepa_wm.worlds.world import World
@@ -26,12 +27,13 @@ class Agent:
     """Plans for a batch of episodes, remembering the last frames and the actions between them.
 
     Toward goal images, for reward, or for whatever else the terms of the cost ask; `extra_costs`
-    adds terms to those that the settings name. What is searched is the part of `space` that the
-    data of the model reach: an action number that they never varied stays as it was. Where several
-    model steps are executed at once (planner.mpc.execute), `observe` takes the frames between
-    decisions; those that nobody shows are imagined. A model whose latent reads proprioception asks
-    for `proprio` [B, P], read with every frame, such as a world's `state`. UserError for a term
-    that needs a head the model has not, and for a space that the data lie outside of.
+    adds terms to those that the settings name, and `cost` prices plans in place of all of them.
+    What is searched is the part of `space` that the data of the model reach: an action number that
+    they never varied stays as it was. Where several model steps are executed at once
+    (planner.mpc.execute), `observe` takes the frames between decisions; those that nobody shows
+    are imagined. A model whose latent reads proprioception asks for `proprio` [B, P], read with
+    every frame, such as a world's `state`. UserError for a term that needs a head the model has
+    not, and for a space that the data lie outside of.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Agent:
         *,
         extra_costs: Sequence[tuple[float, CostTerm]] = (),
         proprio: Callable[[], np.ndarray] | None = None,
+        cost: Callable[[PlanningContext], Cost] | None = None,
     ) -> None:
         if space.model_action_dim != model.block:
             raise ValueError(
@@ -52,6 +55,7 @@ class Agent:
         check_cost(model, settings)
         self.model, self.settings = model, settings
         self.extra_costs, self.proprio = extra_costs, proprio
+        self.cost = cost or partial(PlanningCost, extra_costs=extra_costs)
         units = model.latent_model
         self.space = space.within(units.action_low.tolist(), units.action_high.tolist())
         if settings.mpc.compile and not model.compiled:
@@ -119,9 +123,8 @@ class Agent:
         _, self._belief = self.model.latent.update_belief(latents, self._belief)
         context = self._context(self._belief)
         # Search for the cheapest plan, from where the last one, a policy or staying would lead.
-        cost = PlanningCost(context, extra_costs=self.extra_costs)
         blocks = self.mpc.plan(
-            cost, proposal=self._proposal(context), known=self._staying()
+            self.cost(context), proposal=self._proposal(context), known=self._staying()
         )  # [B, K, A]
         # The first step is taken from here; where more are, their frames come by `observe`.
         on_device = blocks.to(self.model.device)

@@ -91,7 +91,9 @@ class RunArtifacts:
 
     results: Mapping[str, Mapping[str, Any]]  # of the finished stages, the report aside
     metrics: Mapping[str, list[dict[str, Any]]]  # of pretrain and dynamics
-    evaluations: Sequence[tuple[str, Mapping[str, Any]]]  # (linear, its result), ...
+    # (linear, its result), ... of frozen features
+    evaluations: Sequence[tuple[str, Mapping[str, Any]]]
+    diagnoses: Sequence[Mapping[str, Any]]  # results of `eval diagnose`, by their settings
     episodes: Episodes | None
     energy: Energy | None
     film: Film | None
@@ -107,7 +109,14 @@ class RunArtifacts:
         return cls(
             results=results,
             metrics={stage: read_metrics(run.path, name) for stage, name in METRICS.items()},
-            evaluations=list(read_results(run.path, "eval_*/*/result.json")),
+            evaluations=[
+                (name, result)
+                for name, result in read_results(run.path, "eval_*/*/result.json")
+                if "evaluated" in result
+            ],
+            diagnoses=[
+                result for _, result in read_results(run.path, "eval_diagnose/*/result.json")
+            ],
             episodes=_arrays(Episodes, plan / "episodes.npz", unit=success.get("unit") or ""),
             energy=_arrays(Energy, plan / "energy.npz"),
             film=_arrays(Film, plan / "film.npz"),

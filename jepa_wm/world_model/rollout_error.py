@@ -71,7 +71,7 @@ def rollout_errors(
     # Another window's actions from the last frame seen on; what led there stays true.
     plans = {"": ahead, "_shuffled": ahead.roll(1, 0)}
     believed, known = Latents(model, heldout), Latents(model, train)
-    decode, read_state = _decoder(model, known), _state_reader(model, heldout, known)
+    decode, read_state = feature_decoder(model, known), _state_reader(model, heldout, known)
     total: Totals = defaultdict(lambda: np.zeros(horizon))
 
     def add(name: str, guess: Tensor, truth: Tensor) -> None:
@@ -83,7 +83,7 @@ def rollout_errors(
     for start in range(0, windows, together):
         rows = slice(start, start + together)
         e, f = episode[rows], frame[rows]  # [e, C+H]
-        tokens, latents = _encoded(model, believed, e, f, seen)
+        tokens, latents = encoded_windows(model, believed, e, f, seen)
         truth = latent.compared(latents[..., : latent.dynamic_dim])
         features = decode(latents) if latent.lossless else tokens.flatten(2)
         # What it would be to copy the last frame seen, and what the latent dropped.
@@ -114,7 +114,7 @@ def span(data: Trajectories, settings: DynamicsSettings, *, most: int = 32) -> t
     return seen, min(most, steps - seen + 1)
 
 
-def _encoded(
+def encoded_windows(
     model: LatentModel, believed: Latents, episode: np.ndarray, frame: np.ndarray, seen: int
 ) -> tuple[Tensor, Tensor]:
     """(frozen tokens [e, C+H, n, W], latents [e, C+H, N, D]) of frames [e, C+H] of episodes; the
@@ -152,7 +152,7 @@ def _row(total: Totals, latents: Latents, h: int, windows: int) -> dict[str, obj
 # ---------------------------------------------------------------- linear maps of latents
 
 
-def _decoder(model: LatentModel, latents: Latents) -> Decoder:
+def feature_decoder(model: LatentModel, latents: Latents) -> Decoder:
     """A linear map from latents to frozen features, fitted on training frames; nothing to do where
     the latent is all of these."""
     if model.latent.lossless:

@@ -180,7 +180,8 @@ class HasOracle(Protocol):
         rendered."""
 
     def oracle_cost(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """[B] float32 the true cost to go from states [B, X] to goals [B, P]."""
+        """[B] float32 the true cost to go from states [B, X] to goals [B, P]; also of states that
+        are read from latents, which need be none that the world can be in."""
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ SCALING, HEIGHT = 1.0, 0.4
 
 INSET = 0.35  # m, places are drawn so far from the middle of their cell: the ball touches no wall
 BEYOND = 0.25  # m behind a gate, where whoever passes it aims at
+INSIDE = 0.499  # m, from the middle of a cell to where its edge is still inside
 SIDES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # rows and columns to a cell's neighbours
 
 FLOOR, WALL, BALL = (24, 26, 38), (84, 150, 190), (255, 120, 60)
@@ -92,6 +93,14 @@ class Maze:
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         held: np.ndarray = self._number[np.where(inside, row, 0), np.where(inside, column, 0)]
         return held
+
+    def nearest_free(self, position: np.ndarray) -> np.ndarray:
+        """[B, 2] the places in free cells that are nearest to positions [B, 2]."""
+        middles = self.middle(self.cells)  # [N, 2]
+        inside = np.clip(position[:, None], middles - INSIDE, middles + INSIDE)  # [B, N, 2]
+        nearest = np.linalg.norm(inside - position[:, None], axis=2).argmin(1)
+        places: np.ndarray = inside[np.arange(len(position)), nearest].astype(np.float32)
+        return places
 
     def place(self, r: np.random.Generator, cell: int) -> np.ndarray:
         """[2] a place in a cell, uniform where the ball touches no wall."""

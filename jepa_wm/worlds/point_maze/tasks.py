@@ -100,8 +100,11 @@ class PlaceInMaze(PositionTask):
         return copies
 
     def oracle_cost(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """[B] m to go, through free cells."""
-        return self.maze.way(state[:, :2], goal)[1]
+        """[B] m to go, through free cells; of what lies in a wall, from the nearest of them."""
+        free = self.maze.nearest_free(state[:, :2])
+        outside = np.linalg.norm(state[:, :2] - free, axis=1)
+        length: np.ndarray = self.maze.way(free, goal)[1] + outside.astype(np.float32)
+        return length
 
 
 def _at_rest(position: np.ndarray) -> np.ndarray:
