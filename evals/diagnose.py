@@ -40,6 +40,7 @@ from jepa_wm.evals.verdict import verdict
 from jepa_wm.features.cache import PARTS, Features
 from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.tasks import Episodes, HasOracle, judge
 from jepa_wm.worlds.world import CollectSettings, World, WorldSettings
 
@@ -73,7 +74,10 @@ def diagnose(
             "another objective, such as temporal"
         )
     # Whatever it depends on names its folder, so that other settings lie beside it.
-    place = f"{STAGE}/{digest({'depends': run.recorded(STAGE)})}"
+    model = WorldModel.load(run.path)
+    policies = () if model.heads is None else model.heads.settings.policies
+    depends = {"depends": run.recorded(STAGE), "policies": policies}
+    place = f"{STAGE}/{digest(depends)}"
     few = {"episodes": min(evaluation.episodes, EPISODES), "policies": ()}
 
     def work(run: Run) -> dict[str, object]:
@@ -121,18 +125,30 @@ class Diagnosis:
         more, why = more_search(planner)
         rows.append(self._played("more_search", more, searched, why))
 
+        # True parts have no gradient and know no policy: what stands in for a solver that needs
+        # one has a row of its own, with which they are compared.
+        solver, beside = planner.solver.by_costs(), searched
+        by_costs = planner.model_copy(update={"solver": solver})
+        if solver != planner.solver:
+            beside = self._distances(Play("search_by_costs", by_costs, self.episodes))
+            rows.append(self._row("search_by_costs", beside, searched))
+        oracle = self._oracle() if isinstance(task, HasOracle) else None
+
         # The true parts, then policies alone.
-        by_costs = planner.model_copy(update={"solver": planner.solver.by_costs()})
         why = why_not_simulated(task, self.episodes.part(0, 1))
         few = self.episodes.part(0, SIMULATED)
         simulated = Play("true_dynamics", by_costs, few, cost=self._simulated)
-        rows.append(self._played("true_dynamics", simulated, searched, why))
+        row = self._played("true_dynamics", simulated, beside, why)
+        if oracle is not None and why is None:
+            best = self._row("oracle", oracle[: len(few)], beside)
+            row |= {f"oracle_{key}": best[key] for key in ("difference", "low_difference")}
+        rows.append(row)
         read = Play("true_cost", by_costs, self.episodes, cost=self._read)
-        rows.append(self._played("true_cost", read, searched, self._unread()))
-        why = None if isinstance(task, HasOracle) else f"task {task.name} has no oracle"
-        rows.append(
-            self._row("oracle", self._oracle(), searched) if why is None else _null("oracle", why)
-        )
+        rows.append(self._played("true_cost", read, beside, self._unread()))
+        if oracle is None:
+            rows.append(_null("oracle", f"task {task.name} has no oracle"))
+        else:
+            rows.append(self._row("oracle", oracle, beside))
         for name in self._policies():
             alone = Play(f"policy_{name}", planner.alone(name), self.episodes, policy=name)
             rows.append(self._played(name, alone, searched, None))
@@ -219,8 +235,8 @@ class Diagnosis:
             return why
         if world.action_space.choices is not None:
             return "a state that is read from a latent is none that a world of cells can be in"
-        if world.state().shape[1] != self.readers.train.data.state_size:
-            return "the data's state has other numbers than the world's"
+        if self.readers.names != world.state_names:
+            return "the data's state has other numbers than the world's (state_names)"
         return why_refused(task, self.readers.states, self.episodes)
 
     # ------------------------------------------------------------------ readers of the state
@@ -243,7 +259,10 @@ def more_search(planner: PlannerSettings) -> tuple[PlannerSettings | None, str |
     solver = planner.solver
     plain = solver.model_dump()
     if not {"num_samples", "iterations"} <= plain.keys():
-        return None, f"solver {solver.name} has no samples and iterations of its own"
+        return None, (
+            f"solver {solver.name} has no samples and iterations at its own level that more could "
+            "be made of"
+        )
     more = {
         "num_samples": SAMPLES * plain["num_samples"],
         "iterations": ITERATIONS * plain["iterations"],

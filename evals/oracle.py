@@ -11,8 +11,10 @@ from torch import Tensor
 from jepa_wm.evals.episodes import distances_of
 from jepa_wm.evals.scores import success
 from jepa_wm.planning.action_space import Space
+from jepa_wm.planning.cost_settings import Reduction
 from jepa_wm.planning.search import RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.planning.terms import over_steps
 from jepa_wm.worlds.tasks import Episodes, HasOracle, Task
 from jepa_wm.worlds.world import World
 
@@ -38,7 +40,7 @@ def oracle_distances(
     solver = planner.solver.by_costs()
     search = RecedingHorizon(solver.make(space, planner.mpc.horizon), execute=planner.mpc.execute)
     search.reset(episodes.seeds.tolist(), device=torch.device("cpu"))
-    act = Oracle(task, space, search, episodes.goal, last=planner.cost.steps == "last")
+    act = Oracle(task, space, search, episodes.goal, steps=planner.cost.steps)
     return distances_of(task, episodes, act, budget=budget)
 
 
@@ -52,10 +54,10 @@ class Oracle:
         search: RecedingHorizon,
         goal: np.ndarray,
         *,
-        last: bool,
+        steps: Reduction,
     ) -> None:
         self.task, self.space, self.search, self.goal = task, space, search, goal
-        self.last = last  # the cost is of the last step of a plan, instead of the mean over all
+        self.steps = steps  # of a plan that count
         self._world: World | None = None  # as it stands at this decision
 
     def __call__(self, world: World) -> np.ndarray:
@@ -77,5 +79,5 @@ class Oracle:
             copies.step(actions[:, step])
             if (step + 1) % (actions.shape[1] // horizon) == 0:
                 costs.append(self.task.oracle_cost(copies.state(), goal))
-        total = np.stack(costs, 1)  # [B*S, H]
-        return torch.from_numpy(total[:, -1] if self.last else total.mean(1)).view(b, s)
+        total = torch.from_numpy(np.stack(costs, 1)).view(b, s, horizon)
+        return over_steps(total, mode=self.steps)

@@ -88,7 +88,12 @@ class StateReader:
         state = self(tokens)
         whole = (self.states == self.states.round()).all(0)
         state = np.where(whole, state.round(), state)
-        return np.clip(state, self.states.min(0), self.states.max(0)).astype(np.float32)
+        low, high = self.states.min(0), self.states.max(0)
+        # An angle is as good a turn further on, where the data count from 0, say.
+        for number, turn in self.known.angles().items():
+            state[..., number] = low[number] + (state[..., number] - low[number]) % turn
+            high[number] = max(high[number], low[number] + turn)
+        return np.clip(state, low, high).astype(np.float32)
 
 
 class StatesRead:
@@ -104,6 +109,11 @@ class StatesRead:
         self.known, self.believed = train.data.quantities, Latents(model, heldout)
         count = min(PROBE_FRAMES, max(500, HELD // train.numbers))
         self._drawn = FrameSampler(train.data, stride=train.stride, seed=6).batch(0, count)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the state numbers, where the data name them."""
+        return tuple(self.train.data.text("state_names").split())
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -160,7 +170,9 @@ class StatesRead:
         truth = data.states()[data.offsets[episode[:, -1]] + frame[:, -1]]
         states, kept = self._read(episode, frame, past, ahead)
         return {
-            "state": self._rows(states, truth, groups_of_task(task, episodes, truth, self.known)),
+            "state": self._rows(
+                states, truth, groups_of_task(task, episodes, truth, self.known, self.names)
+            ),
             "horizon": horizon,
             "feature_variance_kept": kept,
             "latent_read": self.latent_read,
@@ -237,12 +249,13 @@ class StatesRead:
 
 
 def groups_of_task(
-    task: Task, episodes: Episodes, states: np.ndarray, known: Quantities
-) -> set[str]:
+    task: Task, episodes: Episodes, states: np.ndarray, known: Quantities,
+    names: tuple[str, ...],
+) -> set[str]:  # fmt: skip
     """The groups of states [W, X] that the task's distance to the goals of episodes depends on;
-    all, where the data's state has other numbers than the world's."""
-    if states.shape[1] != task.begin(episodes.part(0, 1)).state().shape[1]:
-        return set(known.groups)
+    none, where the data's state has other numbers than the world's, so that it is not known."""
+    if names != task.begin(episodes.part(0, 1)).state_names:
+        return set()
     goal = episodes.goal[np.arange(len(states)) % len(episodes)]
     distance = task.distance(task.position(states), goal)
     counting = set()

@@ -122,7 +122,10 @@ def why_not_simulated(task: Task, episodes: Episodes) -> str | None:
     world = task.begin(episodes)
     if not world.state().shape[1]:
         return f"task {task.name}: the world shows no state that could be drawn"
-    drawn = Drawing(task, episodes)(world.state(), world.state())
+    try:
+        drawn = Drawing(task, episodes)(world.state(), world.state())
+    except ValueError as error:
+        return f"task {task.name}: the world cannot begin in a whole state: {error}"
     off = np.abs(drawn.astype(np.float32) - world.render()).mean()
     if off > ALIKE:
         return f"task {task.name}: a world that begins in the same state looks otherwise"

@@ -75,7 +75,7 @@ class Quantities:
     def difference(self, guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """[..., Y] guess minus truth; of angles the shorter way round."""
         difference = np.asarray(guess - truth)
-        for i, turn in self._angles().items():
+        for i, turn in self.angles().items():
             difference[..., i] = (difference[..., i] + turn / 2) % turn - turn / 2
         return difference
 
@@ -107,7 +107,7 @@ class Quantities:
     def unrolled(self, state: np.ndarray) -> np.ndarray:
         """[..., Z] what is to be fitted for states [..., Y]: angles as cosines, then their sines
         behind all numbers."""
-        angles = self._angles()
+        angles = self.angles()
         if not angles:
             return state
         turned = state[..., list(angles)] * np.array(
@@ -119,7 +119,7 @@ class Quantities:
 
     def unrolled_groups(self, count: int) -> dict[str, list[int]]:
         """The numbers of each group among the `count` of what is `unrolled`."""
-        angles = list(self._angles())
+        angles = list(self.angles())
         first = count - len(angles)
         return {
             name: [*ids, *(first + angles.index(i) for i in ids if i in angles)]
@@ -128,7 +128,7 @@ class Quantities:
 
     def rolled(self, values: np.ndarray) -> np.ndarray:
         """[..., Y] the inverse of `unrolled`; angles in half a turn either way."""
-        angles = self._angles()
+        angles = self.angles()
         if not angles:
             return values
         count = values.shape[-1] - len(angles)
@@ -139,7 +139,7 @@ class Quantities:
             )
         return state
 
-    def _angles(self) -> dict[int, float]:
+    def angles(self) -> dict[int, float]:
         """{number: a whole turn of it}."""
         return {
             i: TURN[self.unit(name)]
