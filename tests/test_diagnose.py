@@ -175,7 +175,7 @@ def test_an_interrupted_diagnosis_finds_its_rows_again(folder, monkeypatch):
         assert row["unit"] == "px"
     assert result["horizon"] == 2 and result["feature_variance_kept"] < 1
     assert "2 dynamic numbers and 4 static numbers" in result["latent_read"]
-    assert result["weakest"] in (*result["sentence"].split(), "none", "unknown")
+    assert result["weakest"] in ("none", "unknown") or result["weakest"] in result["sentence"]
 
     # What was measured is stored by its settings; other settings are measured beside it.
     count = len(played)
