@@ -26,6 +26,7 @@ from jepa_wm.models.policies import DISCOUNT, GCBC, GCIDM, GCIVL, Legs
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.training.heads import take_range
 from jepa_wm.training.legs import ALLOWANCE, SLACK, LegSampler
 from jepa_wm.training.samples import Samples
 from jepa_wm.world_model.world_model import WorldModel
@@ -220,6 +221,15 @@ def line_legs(measure, count=400):
     samples = Samples(data, Recorded(places), model, "fp32", {}, None, pairs, None)
     sampler = LegSampler(samples)
     return sampler.batch(0, count), sampler, places, pairs.batch(0, count)
+
+
+def test_inverse_dynamics_of_legs_that_go_nowhere_is_finite():
+    """By the path of a latent that hardly moves nothing remains of any leg."""
+    start = torch.randn(8, 2)
+    drawn = legs(start, start, torch.randn(8, 3, 2), steps=torch.zeros(8))
+    policy = GCIDM(2, 2, SIZES)
+    take_range(policy, SimpleNamespace(batch=lambda *drawing: drawn, fast_step=1.0))
+    assert policy.most == 1 and torch.isfinite(policy.losses(drawn)[""])
 
 
 @pytest.mark.parametrize("measure", ["steps", "path", None])

@@ -223,10 +223,11 @@ def test_a_frozen_file_names_the_split_of_each_task(tmp_path):
 def test_every_job_plays_both_kinds_and_what_is_compared_on_held_out_ones_alone():
     tasks = frozen(episodes=4)
     config = load_config("two_rooms", ["planner.mpc.also_evaluate=[l2,l1]"])
-    plays = evaluate.plays(config.planner, tasks)
-    assert [(name, set(some.split)) for name, _, some, _ in plays] == [
+    plays = evaluate.plays(config.planner, ("gcbc",), tasks)
+    assert [(one.folder, set(one.episodes.split)) for one in plays] == [
         ("main", {"heldout"}), ("l2", {"heldout"}), ("l1", {"heldout"}),
         ("main_training_layouts", {"train"}),
+        ("policy_gcbc", {"heldout"}), ("policy_gcbc_training_layouts", {"train"}),
     ]  # fmt: skip
 
 

@@ -150,5 +150,5 @@ def take_range(policy: GCIDM, legs: LegSampler) -> None:
             "distance says (without one, as the straight line in the latent), and of the recorded "
             "ones none is: leave it out there, or train the distance longer (train.distance.steps)"
         )
-    policy.most.fill_(drawn.remaining[drawn.efficient > 0].quantile(0.99))
+    policy.most.fill_(drawn.remaining[drawn.efficient > 0].quantile(0.99).clamp(min=1))
     policy.fast_step.fill_(legs.fast_step)
