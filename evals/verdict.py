@@ -83,17 +83,23 @@ def verdict(state: Sequence[Row], plans: Sequence[Row]) -> tuple[Weakest, str]:
     # Of the rest, whatever wins the most when it is replaced.
     best = max(gains, key=lambda gain: (gain.clear, gain.difference), default=None)
     if best is None or not (best.clear or best.difference >= ABOUT):
-        dead = [row for row in state if row["of_task"] and _dead(row)]
-        if dead and "true_dynamics" not in rows:
-            return "dynamics", (
-                f"{reached}; the weakest stage is the dynamics: {dead[0]['group']!r} is imagined "
-                f"with a normalised error of {dead[0]['imagined']:.2f}, with shuffled actions "
-                f"{dead[0]['shuffled']:.2f} ({dead[0]['latent']:.2f} in the latent)."
-            )
-        beside = f", the oracle {_against(oracle)}" if oracle is not None else ""
-        return "unknown", f"{reached}{beside}, and no part that could be replaced wins clearly."
+        return _untold(state, rows, reached)
     unsure = "" if best.clear else " The interval holds 0: play more episodes to be sure."
     return best.stage, f"{reached}; the weakest stage is the {best.stage}: {best.text}.{unsure}"
+
+
+def _untold(state: Sequence[Row], rows: Mapping[str, Row], reached: str) -> tuple[Weakest, str]:
+    """The verdict where no part that was replaced wins."""
+    oracle = rows.get("oracle")
+    dead = [row for row in state if row["of_task"] and _dead(row)]
+    if dead and "true_dynamics" not in rows:
+        return "dynamics", (
+            f"{reached}; the weakest stage is the dynamics: {dead[0]['group']!r} is imagined "
+            f"with a normalised error of {dead[0]['imagined']:.2f}, with shuffled actions "
+            f"{dead[0]['shuffled']:.2f} ({dead[0]['latent']:.2f} in the latent)."
+        )
+    beside = f", the oracle {_against(oracle)}" if oracle is not None else ""
+    return "unknown", f"{reached}{beside}, and no part that could be replaced wins clearly."
 
 
 def _gains(rows: Mapping[str, Row]) -> list[Gain]:
