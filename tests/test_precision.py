@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from jepa_wm.core import precision
+from jepa_wm.models.blocks import Block
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,19 @@ def test_autocast_computes_in_what_it_says():
         with precision.autocast("cpu", name):
             assert (a @ a).dtype == dtype
     assert precision.matmul_rate(torch.float32) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("weights", "given", "expected"),
+    [
+        (torch.float32, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.bfloat16),  # as under autocast: it stays narrow
+        (torch.bfloat16, torch.float32, torch.bfloat16),  # as sharded in bf16
+    ],
+)
+def test_blocks_never_widen_what_they_are_given(weights, given, expected):
+    block = Block(16, 2).to(weights)
+    angles = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.bfloat16 in (weights, given)):
+        out = block(torch.randn(1, 4, 16).to(given), angles)
+    assert out.dtype == expected

@@ -36,7 +36,9 @@ class Block(nn.Module):
         bias: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        x = x.to(self.norm1.weight.dtype)  # which is lower where weights are sharded so
+        # Weights sharded in bf16 take no fp32; never the other way, which would widen all else.
+        if self.norm1.weight.dtype.itemsize < x.dtype.itemsize:
+            x = x.to(self.norm1.weight.dtype)
         x = x + self.attn(self.norm1(x), rope, bias, cache)
         return x + self.mlp(self.norm2(x))
 
