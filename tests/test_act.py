@@ -96,7 +96,7 @@ def test_an_episode_plans_as_if_it_were_alone(solver):
         np.testing.assert_allclose(together.act(seen)[1:2], alone.act(seen[1:2]), atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["temporal", "l1", "l2", "cosine"])
+@pytest.mark.parametrize("objective", ["temporal", "l1", "l2", "cosine", "near_far"])
 @pytest.mark.parametrize("execute", [1, 2])
 def test_every_objective_plans_and_several_steps_can_be_taken_at_once(objective, execute):
     a = agent(objective=objective, execute=execute)

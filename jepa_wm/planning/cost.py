@@ -16,6 +16,7 @@ from torch import Tensor
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning import terms
 from jepa_wm.planning.action_space import Space
+from jepa_wm.planning.near_far import difference_bytes
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel, wants_gradient
 
@@ -139,10 +140,10 @@ def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
             "disagree: train with dynamics.ensemble_size of at least 2, or set "
             "planner.cost.uncertainty_weight 0"
         )
-    if cost.objective == "temporal" and model.latent_model.distance is None:
+    if cost.objective in ("temporal", "near_far") and model.latent_model.distance is None:
         raise UserError(
-            "planner.cost.objective temporal is a learned distance, which this model was trained "
-            "without (distance: null); set planner.cost.objective=l1"
+            f"planner.cost.objective {cost.objective} is a learned distance, which this model "
+            "was trained without (distance: null); set planner.cost.objective=l1"
         )
     # Heads that were not trained are named before anything is planned.
     if settings.policy is not None:
@@ -172,6 +173,8 @@ def plans_at_once(model: WorldModel, settings: PlannerSettings, *, gradients: bo
         num_futures=cost.num_futures,
         robust_radius=cost.robust_radius,
     )
+    if cost.objective == "near_far":
+        each += difference_bytes(model, mpc.horizon, gradients=gradients)
     return plans_within(mpc.memory_mb, each, fixed)
 
 

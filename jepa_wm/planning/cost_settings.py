@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from jepa_wm.core.settings import Section
 
 Reduction = Literal["last", "all", "rising"]
-Goal = Literal["temporal", "l1", "l2", "cosine", "state"]
+Goal = Literal["temporal", "l1", "l2", "cosine", "near_far", "state"]
 
 
 class Limits(Section):
@@ -35,9 +35,12 @@ class Limits(Section):
 class CostSettings(Section):
     """What a search minimises: the objective, and terms beside it, each with its weight."""
 
-    # A distance to the goal image's latent (temporal: the learned one), to the state that is read
-    # from it, or reward with a minus.
-    objective: Literal["temporal", "l1", "l2", "cosine", "state", "reward"] = "temporal"
+    # A distance to the goal image's latent (temporal: the learned one; near_far: that one far from
+    # the goal, the latent's own within one plan of it), to the state that is read from it, or
+    # reward with a minus.
+    objective: Literal["temporal", "l1", "l2", "cosine", "near_far", "state", "reward"] = (
+        "temporal"
+    )
     steps: Reduction = "all"  # which imagined steps are compared with the goal
     # The temporal distance is read at its worst within so much of each dynamic number (spread 1).
     robust_radius: float = Field(0.0, ge=0)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from jepa_wm.core.errors import UserError
 from jepa_wm.planning.cost_settings import CostSettings, Reduction
+from jepa_wm.planning.near_far import near_far
 
 if TYPE_CHECKING:
     from jepa_wm.planning.cost import PlanningContext
@@ -89,8 +90,11 @@ class ToGoal:
 def to_goal(context: PlanningContext) -> Term:
     """Distance to the goal image's latent, the one that the objective names."""
     cost = context.settings.cost
-    kind, radius = cost.objective, cost.robust_radius
-    distance = partial(context.model.distance, kind=kind, robust_radius=radius)
+    both = cost.objective == "near_far"
+    kind, radius = "temporal" if both else cost.objective, cost.robust_radius
+    distance: Distance = partial(context.model.distance, kind=kind, robust_radius=radius)
+    if both:
+        distance = near_far(context, distance)
     return ToGoal(goal=context.goal_latent(), distance=distance, mode=cost.steps)
 
 
