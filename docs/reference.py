@@ -15,17 +15,17 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jepa_wm import cli
 from jepa_wm.config import Config
-from jepa_wm.core.registry import Choice
+from jepa_wm.core.registry import Choice, EntryName
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >="}
@@ -90,7 +90,7 @@ def type_of(field: FieldInfo) -> str:
     if choices(field):
         names = choices(field)[0].registry.names()
         return "a section with a `name`: " + ", ".join(f"`{name}`" for name in names)
-    kind = named(field.annotation)
+    kind = names_of(field.metadata) or named(field.annotation)
     for part in field.metadata:
         for bound, sign in BOUNDS.items():
             if getattr(part, bound, None) is not None:
@@ -101,6 +101,8 @@ def type_of(field: FieldInfo) -> str:
 def named(kind: Any) -> str:
     """A type as a reader of YAML would say it."""
     origin, inside = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return names_of(kind.__metadata__) or named(inside[0])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inside)
     if origin in (Union, UnionType):
@@ -116,6 +118,13 @@ def named(kind: Any) -> str:
     if models_of(kind):
         return "section"
     return str(getattr(kind, "__name__", kind))
+
+
+def names_of(metadata: Iterable[Any]) -> str:
+    """The names that a value is chosen from, if it is the name of an entry of a table; else
+    nothing."""
+    tables = [part.registry for part in metadata if isinstance(part, EntryName)]
+    return " or ".join(f"`{name}`" for table in tables for name in table.names())
 
 
 def default(field: FieldInfo) -> str:

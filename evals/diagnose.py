@@ -19,7 +19,6 @@ import numpy as np
 from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
-from jepa_wm.core.settings import PolicyName
 from jepa_wm.core.stage import stage
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.episodes import Watch, play_in_chunks
@@ -206,7 +205,7 @@ class Diagnosis:
             label="plan oracle", budget=play.budget, together=TOGETHER,
         )["distance"]  # fmt: skip
 
-    def _policies(self) -> tuple[PolicyName, ...]:
+    def _policies(self) -> tuple[str, ...]:
         """Those that the heads have."""
         heads = self.play.model.heads
         return () if heads is None else tuple(heads.settings.policies)

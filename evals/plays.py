@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jepa_wm.core.settings import PolicyName
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals.scores import paired_difference, success
 from jepa_wm.planning.cost import PlanningContext
@@ -32,7 +31,7 @@ class Play(NamedTuple):
     planner: PlannerSettings
     episodes: Episodes
     suffix: str = ""  # what the keys of its figures end in
-    policy: PolicyName | None = None  # that plays alone; None: the search does
+    policy: str | None = None  # that plays alone; None: the search does
     cost: MakeCost | None = None  # of plans, in place of the planner's own
 
     @property
@@ -41,9 +40,7 @@ class Play(NamedTuple):
         return self.policy or self.planner.cost.objective
 
 
-def plays(
-    main: PlannerSettings, policies: tuple[PolicyName, ...], episodes: Episodes
-) -> list[Play]:
+def plays(main: PlannerSettings, policies: tuple[str, ...], episodes: Episodes) -> list[Play]:
     """All that is played. The main objective and the policies on both kinds of layouts, where
     there are two, the objectives to compare on held-out ones."""
     held_out, training = episodes.of("heldout"), episodes.of("train")

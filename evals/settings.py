@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jepa_wm.core.settings import PolicyName, Section, none_twice
+from jepa_wm.core.settings import Section, none_twice
+from jepa_wm.models.head_settings import PolicyName
 from jepa_wm.worlds.tasks import ChosenTask
 
 

@@ -33,6 +33,7 @@ _HOME = {  # public name -> module that defines it; where it has another name th
 _TABLES = {  # open table -> where it stands; stages enter theirs by `stage`
     "dynamics": "jepa_wm.models.world_model_settings:DYNAMICS",
     "latents": "jepa_wm.models.latent_settings:LATENTS",
+    "policies": "jepa_wm.models.head_settings:POLICIES",
     "readers": "jepa_wm.data.readers.registry:READERS",
     "solvers": "jepa_wm.planning.settings:SOLVERS",
     "tasks": "jepa_wm.worlds.tasks:TASKS",

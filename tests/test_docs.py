@@ -16,6 +16,7 @@ from test_weights import SIZE, models, pretrained  # noqa: F401  (models is a fi
 from jepa_wm.config import Config, load_config
 from jepa_wm.core import commands as table
 from jepa_wm.core.commands import parse
+from jepa_wm.models.head_settings import POLICIES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -156,6 +157,14 @@ def test_the_config_reference_names_every_key():
     [probes] = [m for name, m in reference.sections(Config, "") if name == "probes"]
     row = next(line for line in reference.described(probes) if line.startswith("| `batch"))
     assert "int, >= 1" in row
+    # The names of entries are those of the table, alone, in a list and where there may be none.
+    policies = " or ".join(f"`{name}`" for name in POLICIES.names())
+    for kind, key in (
+        (policies, "policy"),
+        (f"list of {policies}", "policies"),
+        (f"{policies} or null", "warm_start"),
+    ):
+        assert f"| `{key}` | {kind} |" in page
 
 
 def test_the_command_reference_is_the_command_line():

@@ -17,6 +17,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.stage import STAGES, pipeline
 from jepa_wm.data.readers.registry import READERS, format_of, open_trajectories
 from jepa_wm.evals.compare import read_run
+from jepa_wm.models.head_settings import POLICIES
 from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.search import search
@@ -30,7 +31,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "extend"
 @pytest.fixture
 def extend(monkeypatch, restore):
     """Loads an example; the tables are afterwards as they were."""
-    restore(READERS, SOLVERS, STAGES, TASKS, WORLDS)
+    restore(POLICIES, READERS, SOLVERS, STAGES, TASKS, WORLDS)
 
     def load(name):
         spec = importlib.util.spec_from_file_location(f"extend_{name}", EXAMPLES / f"{name}.py")
@@ -90,6 +91,35 @@ def test_a_latent_and_dynamics_of_ones_own_are_trained_and_planned_with(
     frames = np.random.default_rng(0).integers(0, 255, (2, 65, 65, 3), np.uint8)
     agent.reset(frames[::-1].copy(), seeds=[0, 1])
     assert agent.act(frames).shape == (2, model.frameskip, 2)
+
+
+def test_a_policy_of_ones_own_is_trained_scored_and_plays(extend, alone, tiny_data, tmp_path):
+    words = [
+        *overrides(tiny_data), "train.heads={steps: 20, batch: 32, warmup: 2}",
+        "train.heads.sizes={width: 16, policies: [gcbc, near_bc]}",
+        "evaluation.policies=[near_bc]", "planner.solver={name: policy, policy: near_bc}",
+        "planner.mpc.also_evaluate=[]",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"no policy is named 'near_bc'.*there are gc_idm, gcbc"):
+        load_config("debug", words)
+    extend("policy")
+    config = load_config("debug", words)
+    shutil.copytree(alone, tmp_path / "run")
+    for stage in ("heads", "plan", "report"):
+        shutil.rmtree(tmp_path / "run" / stage, ignore_errors=True)
+    with Run.open(tmp_path / "run", config) as run:
+        scores = run_stage("heads", run)["heads"]
+    assert "all legs" in scores["policy/near_bc"]["measure"] and "policy/gcbc" in scores
+    # Loaded from the files, its answer is the plan, and not that of the other policy.
+    model = WorldModel.load(tmp_path / "run")
+    space = ActionSpace.of_block([-1] * 2, [1] * 2, block=model.frameskip, action_repeat=True)
+    frames = np.random.default_rng(0).integers(0, 255, (2, 65, 65, 3), np.uint8)
+    acted = []
+    for name in ("near_bc", "gcbc"):
+        agent = Agent(model, space, config.planner.alone(name))
+        agent.reset(frames[::-1].copy(), seeds=[0, 1])
+        acted.append(agent.act(frames))
+    assert acted[0].shape == (2, model.frameskip, 2) and not np.array_equal(*acted)
 
 
 def test_latents_of_ones_own_are_fp32_whatever_the_precision(extend):

@@ -26,7 +26,6 @@ from jepa_wm.models.policies import DISCOUNT, GCBC, GCIDM, GCIVL, Legs
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
-from jepa_wm.training.heads import take_range
 from jepa_wm.training.legs import ALLOWANCE, SLACK, LegSampler
 from jepa_wm.training.samples import Samples
 from jepa_wm.world_model.world_model import WorldModel
@@ -228,7 +227,7 @@ def test_inverse_dynamics_of_legs_that_go_nowhere_is_finite():
     start = torch.randn(8, 2)
     drawn = legs(start, start, torch.randn(8, 3, 2), steps=torch.zeros(8))
     policy = GCIDM(2, 2, SIZES)
-    take_range(policy, SimpleNamespace(batch=lambda *drawing: drawn, fast_step=1.0))
+    policy.fit(drawn, fast_step=1.0)
     assert policy.most == 1 and torch.isfinite(policy.losses(drawn)[""])
 
 
@@ -295,7 +294,16 @@ def test_heads_are_trained_where_policies_are_evaluated():
             "play toward goal images.*set evaluation.policies=",
         ),
         (["planner.mpc.warm_start=true"], "warm_start"),
-        (["evaluation.policies=[gcbd]"], "evaluation.policies"),
+        (
+            ["evaluation.policies=[gcbd]"],
+            "evaluation.policies.*no policy is named 'gcbd'; nearest: gcbc; there are gc_idm",
+        ),
+        (["planner.mpc.warm_start=gcdm"], "mpc.warm_start.*'gcdm'; nearest: gc_idm"),
+        (["train.heads.sizes.policies=[gcivk]"], "sizes.policies.*nearest: gcivl"),
+        (
+            ["planner.solver={name: policy, policy: gcibl}"],
+            "planner.solver.*no policy is named 'gcibl'; nearest: gcivl",
+        ),
     ],
 )
 def test_policies_that_are_not_trained_or_do_not_fit_are_refused(words, message):

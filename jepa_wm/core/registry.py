@@ -1,5 +1,5 @@
-"""Open tables: one form of registration for worlds, tasks, latents, dynamics, solvers, readers and
-evaluations.
+"""Open tables: one form of registration for worlds, tasks, latents, dynamics, solvers, policies,
+readers and evaluations.
 
 A table knows its own entries by the module that registers each, so that nothing is imported before
 it is asked for; third parties add theirs by `register`, or by an entry point of the group
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import SerializeAsAny, ValidationInfo, WrapValidator
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler, SerializeAsAny, ValidationInfo, WrapValidator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from jepa_wm.core.errors import UserError, nearest
 from jepa_wm.core.settings import Section
@@ -56,13 +56,8 @@ class Registry(Generic[Entry]):
         """The entry of this name; raises UserError with the nearest name for one that nobody
         registered."""
         # What is not entered yet is so by the import of its module.
-        if name not in self._entries:
-            module = self._modules().get(name)
-            if module is None:
-                raise UserError(
-                    f"no {self.kind} is named {name!r}; {nearest(name, self.names())}there are "
-                    f"{', '.join(self.names())}"
-                )
+        if self.check(name) not in self._entries:
+            module = self._modules()[name]
             try:
                 importlib.import_module(module)
             except ImportError as error:
@@ -78,6 +73,15 @@ class Registry(Generic[Entry]):
                 )
         return self._entries[name]
 
+    def check(self, name: str) -> str:
+        """The name, if an entry has it; else as `get` has it. Imports no entry."""
+        if name not in self:
+            raise UserError(
+                f"no {self.kind} is named {name!r}; {nearest(name, self.names())}there are "
+                f"{', '.join(self.names())}"
+            )
+        return name
+
     def names(self) -> list[str]:
         """The names of all entries, sorted; imports none of them."""
         return sorted({*self._modules(), *self._entries})
@@ -86,7 +90,7 @@ class Registry(Generic[Entry]):
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or name in self._modules()
+        return name in self._entries or name in self._own or name in self._modules()
 
     def _modules(self) -> dict[str, str]:
         """Name -> module that registers it: the library's own, which cannot be replaced, and those
@@ -98,6 +102,19 @@ class Registry(Generic[Entry]):
 def _origin(entry: Any) -> tuple[str, str]:
     entry = getattr(entry, "function", entry)  # of a stage
     return entry.__module__, entry.__qualname__
+
+
+@dataclass(frozen=True)
+class EntryName:
+    """What marks a config value as the name of an entry: `Annotated[str, EntryName(POLICIES)]`."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The schema of a string that is checked; for pydantic."""
+        return core_schema.no_info_after_validator_function(self.registry.check, handler(source))
 
 
 @dataclass(frozen=True)

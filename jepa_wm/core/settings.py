@@ -8,9 +8,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Policies toward goals: heads are trained to be them, planners and evaluations play them.
-PolicyName = Literal["gcbc", "gc_idm", "gcivl"]
-
 
 class Section(BaseModel):
     """Unknown keys are refused; a section never changes once it is made."""
@@ -18,7 +15,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
-def none_twice(names: tuple[PolicyName, ...]) -> tuple[PolicyName, ...]:
+def none_twice(names: tuple[str, ...]) -> tuple[str, ...]:
     """The names; raises ValueError where one of them stands twice."""
     if len(set(names)) < len(names):
         raise ValueError(f"[{', '.join(names)}] names one twice; leave it out")

@@ -1,10 +1,24 @@
-"""Settings of what is trained on frozen latents: readers of them, and policies toward goals."""
+"""Settings of what is trained on frozen latents: readers of them, and policies toward goals, each
+an entry of POLICIES."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 from pydantic import Field, field_validator
 
-from jepa_wm.core.settings import PolicyName, Section, none_twice
+from jepa_wm.core.registry import EntryName, Registry
+from jepa_wm.core.settings import Section, none_twice
+
+if TYPE_CHECKING:
+    from jepa_wm.models.policies import Policy
+
+_OWN = ("gcbc", "gc_idm", "gcivl")
+POLICIES: Registry[type[Policy]] = Registry(
+    "policies", "policy", dict.fromkeys(_OWN, "jepa_wm.models.policies")
+)
+# Policies toward goals: heads are trained to be them, planners and evaluations play them.
+PolicyName = Annotated[str, EntryName(POLICIES)]
 
 
 class HeadSettings(Section):
@@ -13,7 +27,7 @@ class HeadSettings(Section):
     width: int = Field(256, ge=1)
     bins: int = Field(63, ge=2)  # of the reward's distribution
     # gcbc: behaviour cloning; gc_idm: inverse dynamics of efficient legs; gcivl: implicit values
-    policies: tuple[PolicyName, ...] = ("gcbc", "gc_idm", "gcivl")
+    policies: tuple[PolicyName, ...] = _OWN
     # model steps a policy answers with; a longer plan repeats its last
     policy_steps: int = Field(6, ge=1)
 

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from jepa_wm.core.settings import PolicyName
 from jepa_wm.models.blocks import mlp
-from jepa_wm.models.head_settings import HeadSettings
+from jepa_wm.models.head_settings import POLICIES, HeadSettings
 from jepa_wm.models.latent_model import fill, read_sizes, save_sized
-from jepa_wm.models.policies import GCIVL, POLICIES, Policy
+from jepa_wm.models.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ class Heads(nn.Module):
         self.present, self.settings = present, settings
         width = settings.width
         self.policies = nn.ModuleDict(
-            {str(name): POLICIES[name](inputs, action, settings) for name in settings.policies}
+            {name: POLICIES.get(name)(inputs, action, settings) for name in settings.policies}
         )
         self.reward = RewardHead(latent, action, width, settings.bins) if present.reward else None
         self.termination = TerminationHead(latent, action, width) if present.termination else None
         self.state = StateHead(latent, len(present.state), width) if present.state else None
 
-    def policy(self, name: PolicyName) -> Policy | None:
+    def policy(self, name: str) -> Policy | None:
         """The policy of that name; None: it was not trained."""
         if name not in self.policies:
             return None
@@ -62,9 +61,8 @@ class Heads(nn.Module):
         return [(name, policy) for name, policy in policies if policy is not None]
 
     def update_target(self) -> None:
-        """Move what follows values after a step of the training."""
-        policy = self.policy("gcivl")
-        if isinstance(policy, GCIVL):
+        """Move what follows the weights of policies after a step of the training."""
+        for _, policy in self.all_policies():
             policy.update_target()
 
     def save(self, folder: Path) -> None:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import all_mean
+from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import exact
 from jepa_wm.models.blocks import mlp
-from jepa_wm.models.head_settings import HeadSettings
+from jepa_wm.models.head_settings import POLICIES, HeadSettings
 
 EXPECTILE = 0.9  # of values: above one half it leans to the best that followed
 DISCOUNT = 0.99  # of values, a model step
@@ -50,7 +51,8 @@ class Legs:
 
 
 class Policy(nn.Module):
-    """Answers a start and a goal with a plan of H scaled action blocks at once."""
+    """Answers a start and a goal with a plan of H scaled action blocks at once. A policy of one's
+    own says its `losses`; the rest has defaults."""
 
     extra_inputs = 0  # numbers that are read beside start and goal
     seeks_efficient = True  # whether efficient legs show how good it is; else all legs do
@@ -72,7 +74,15 @@ class Policy(nn.Module):
         """What is summed to train it, by the ending of its name in the metrics."""
         raise NotImplementedError
 
+    def fit(self, legs: Legs, *, fast_step: float) -> None:
+        """Set what no gradient trains, from legs of the training data, whose paths are measured in
+        `fast_step` of the latent."""
 
+    def update_target(self) -> None:
+        """Move what follows the weights after a step of the training."""
+
+
+@POLICIES.register("gcbc")
 class GCBC(Policy):
     """Goal-conditioned behaviour cloning: the actions that were taken from a latent toward a later
     one of its episode (goals in hindsight).
@@ -87,6 +97,7 @@ class GCBC(Policy):
         return {"": weighted_error(self.along(legs), legs.blocks, legs.counts)}
 
 
+@POLICIES.register("gc_idm")
 class GCIDM(Policy):
     """Goal-conditioned inverse dynamics: the actions that lead to a goal in so many model steps,
     learned from efficient legs alone.
@@ -122,11 +133,25 @@ class GCIDM(Policy):
         remain where no distance was learned."""
         return (goal - start).float().norm(dim=-1) / self.fast_step
 
+    def fit(self, legs: Legs, *, fast_step: float) -> None:
+        """Take how long efficient legs are, but for the longest of a hundred, and the unit of
+        straight lines; UserError where no leg is efficient."""
+        if not bool(legs.efficient.any()):
+            raise UserError(
+                "gc_idm of train.heads.sizes.policies learns from legs that are about as short as "
+                "the distance says (without one, as the straight line in the latent), and of the "
+                "recorded ones none is: leave it out there, or train the distance longer "
+                "(train.distance.steps)"
+            )
+        self.most.fill_(legs.remaining[legs.efficient > 0].quantile(0.99).clamp(min=1))
+        self.fast_step.fill_(fast_step)
+
     def losses(self, legs: Legs) -> dict[str, Tensor]:
         """Mean squared error of the blocks of efficient legs."""
         return {"": weighted_error(self.along(legs), legs.blocks, legs.efficient_counts)}
 
 
+@POLICIES.register("gcivl")
 class GCIVL(Policy):
     """Goal-conditioned implicit value learning: V(s, g), minus the discounted number of model
     steps to a goal at best, and a policy that clones the actions which brought the goal nearer.
@@ -197,6 +222,3 @@ def weighted_error(answered: Tensor, blocks: Tensor, weights: Tensor) -> Tensor:
     # Over the ranks' weights, not this rank's: the mean must be the same however many share it.
     total = all_mean(weights.mean())
     return (error * weights).mean() / torch.where(total > 0, total, 1)
-
-
-POLICIES = {"gcbc": GCBC, "gc_idm": GCIDM, "gcivl": GCIVL}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from jepa_wm.core.registry import Registry, chosen
-from jepa_wm.core.settings import PolicyName, Section
+from jepa_wm.core.settings import Section
 from jepa_wm.planning.cost_settings import CostSettings, Goal
+from jepa_wm.world_model.policies import PolicyName
 
 if TYPE_CHECKING:
     from jepa_wm.planning.action_space import Space
@@ -23,7 +24,7 @@ class SolverSettings(Section):
     name: str
 
     @property
-    def played(self) -> PolicyName | None:
+    def played(self) -> str | None:
         """The policy of the heads whose plans are its own; None: it searches."""
         return None
 
@@ -183,7 +184,7 @@ class Policy(SolverSettings):
     policy: PolicyName = "gcbc"
 
     @property
-    def played(self) -> PolicyName:
+    def played(self) -> str:
         return self.policy
 
     def make(self, space: Space, horizon: int) -> Solver:
@@ -236,11 +237,11 @@ class PlannerSettings(Section):
         return by_terms or self.policy is not None
 
     @property
-    def policy(self) -> PolicyName | None:
+    def policy(self) -> str | None:
         """The policy toward goals that has a say."""
         return self.solver.played or self.mpc.warm_start
 
-    def alone(self, policy: PolicyName) -> PlannerSettings:
+    def alone(self, policy: str) -> PlannerSettings:
         """The same with a policy in place of the search, each action of its plan as it answers."""
         mpc = self.mpc.model_copy(update={"warm_start": None, "action_repeat": False})
         return self.model_copy(update={"solver": Policy(policy=policy), "mpc": mpc})

@@ -20,7 +20,6 @@ from jepa_wm.features.cache import PARTS, Features
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
-from jepa_wm.models.policies import GCIDM
 from jepa_wm.training.head_scores import JUDGED, judge, judge_policies
 from jepa_wm.training.legs import LegSampler
 from jepa_wm.training.loop import Losses, TrainingTask, fit
@@ -105,8 +104,10 @@ def make_heads(
     if heads.state is not None:
         heads.state.mean.copy_(torch.from_numpy(columns["state"].mean(0, dtype=np.float64)))
         heads.state.scale.copy_(own_scale(torch.from_numpy(columns["state"])))
-    if isinstance(policy := heads.policy("gc_idm"), GCIDM):
-        take_range(policy, legs)
+    if settings.policies:
+        drawn = legs.batch(0, JUDGED)
+        for _, policy in heads.all_policies():
+            policy.fit(drawn, fast_step=legs.fast_step)
     return heads
 
 
@@ -138,17 +139,3 @@ def heads_task(
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     return TrainingTask("heads", heads, losses, lambda step: heads.update_target())
-
-
-def take_range(policy: GCIDM, legs: LegSampler) -> None:
-    """Give inverse dynamics how long efficient legs are, but for the longest of a hundred, and the
-    unit of straight lines; UserError where no leg is efficient."""
-    drawn = legs.batch(0, JUDGED)
-    if not bool(drawn.efficient.any()):
-        raise UserError(
-            "gc_idm of train.heads.sizes.policies learns from legs that are about as short as the "
-            "distance says (without one, as the straight line in the latent), and of the recorded "
-            "ones none is: leave it out there, or train the distance longer (train.distance.steps)"
-        )
-    policy.most.fill_(drawn.remaining[drawn.efficient > 0].quantile(0.99).clamp(min=1))
-    policy.fast_step.fill_(legs.fast_step)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.precision import autocast
-from jepa_wm.core.settings import PolicyName
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.distance import latent_distance
 from jepa_wm.models.dynamics import Noise
@@ -193,7 +192,7 @@ class WorldModel(nn.Module):
             return head(self.latent_model.flat(latents))
 
     @torch.no_grad()
-    def propose(self, start: Tensor, goal: Tensor, horizon: int, *, policy: PolicyName) -> Tensor:
+    def propose(self, start: Tensor, goal: Tensor, horizon: int, *, policy: str) -> Tensor:
         """[B, H, A] raw action blocks from latents start [B, N, D] toward goal [B, N, D], by a
         policy alone. Both are to be believed together. UserError where it was not trained."""
         model, played = self.latent_model, self.needed_policy(policy)
@@ -210,7 +209,7 @@ class WorldModel(nn.Module):
         longer = blocks[:, -1:].expand(-1, max(0, horizon - blocks.shape[1]), -1)
         return model.unscaled(torch.cat([blocks, longer], 1)[:, :horizon])
 
-    def needed_policy(self, name: PolicyName) -> Policy:
+    def needed_policy(self, name: str) -> Policy:
         """The policy of that name; UserError with the remedy where it was not trained."""
         self._check_heads(f"policy {name}")
         policy = None if self.heads is None else self.heads.policy(name)
