@@ -6,6 +6,8 @@ model is replaced by the true one.
 <run>/eval_diagnose/<digest>/result.json   all of it, once it is done
 <run>/eval_diagnose/<digest>/state/        what is kept of the state
 <run>/eval_diagnose/<digest>/<plan>/       the episodes of each plan, found again when resumed
+
+B episodes, T environment steps.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from jepa_wm.evals.true_parts import (
 from jepa_wm.evals.verdict import verdict
 from jepa_wm.features.cache import PARTS, Features
 from jepa_wm.planning.cost import PlanningContext
-from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.planning.settings import PlannerSettings, SolverSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.tasks import Episodes, HasOracle, judge
 from jepa_wm.worlds.world import CollectSettings, World, WorldSettings
@@ -47,7 +49,7 @@ STAGE = "eval_diagnose"
 EPISODES = 20  # goal tasks at most, the first of those that `plan` plays by the same seed
 SIMULATED = 8  # of them with true dynamics, where each frame of each plan is rendered and encoded
 TOGETHER = 4  # episodes at a time, and the most that an interrupt can cost
-SAMPLES, ITERATIONS = 4, 2  # how many times as many `more_search` has
+MORE = {"num_samples": 4, "iterations": 2}  # how many times as many `more_search` has
 
 
 @stage(STAGE, after="heads", keep="own")
@@ -255,18 +257,22 @@ class Diagnosis:
 
 def more_search(planner: PlannerSettings) -> tuple[PlannerSettings | None, str | None]:
     """(the planner with more samples and iterations, why there is none)."""
-    solver = planner.solver
-    plain = solver.model_dump()
-    if not {"num_samples", "iterations"} <= plain.keys():
-        return None, (
-            f"solver {solver.name} has no samples and iterations at its own level that more could "
-            "be made of"
-        )
-    more = {
-        "num_samples": SAMPLES * plain["num_samples"],
-        "iterations": ITERATIONS * plain["iterations"],
-    }
-    return planner.model_copy(update={"solver": solver.model_copy(update=more)}), None
+    solver = with_more(planner.solver)
+    if solver == planner.solver:
+        return None, f"solver {solver.name} has no samples or iterations to be made more"
+    return planner.model_copy(update={"solver": solver}), None
+
+
+def with_more(solver: SolverSettings) -> SolverSettings:
+    """The solver with more samples and iterations, those of solvers inside it too."""
+    update: dict[str, Any] = {}
+    for name in type(solver).model_fields:
+        value = getattr(solver, name)
+        if isinstance(value, SolverSettings):
+            update[name] = with_more(value)
+        elif name in MORE:
+            update[name] = MORE[name] * value
+    return solver.model_copy(update=update)
 
 
 def _null(name: str, why: str) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What of the state each stage of a trained model keeps: the same small reader on frozen features,
 on the latent as an agent believes it, and on latents that are imagined.
 
-W held-out windows, w of them at a time, C frames seen, H horizon, n training frames, N tokens of
+B held-out windows, b of them at a time, C frames seen, H horizon, R rows of frames, N tokens of
 width D, X state numbers, Y the same unrolled."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FlatReader(nn.Module):
     scale: Tensor
 
     def __init__(self, sample: Tensor, outputs: int, map_dim: int) -> None:
-        """In the units of sample latents [n, D]."""
+        """In the units of sample latents [R, D]."""
         super().__init__()
         scale = own_scale(sample)
         if map_dim:
@@ -66,7 +66,7 @@ class FlatReader(nn.Module):
         self.net = mlp(sample.shape[1], outputs, WIDTH, depth=2)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[n, Y] from latents [n, 1, D]."""
+        """[R, Y] from latents [R, 1, D]."""
         out: Tensor = self.net((tokens.flatten(1) - self.centre) / self.scale)
         return out
 
@@ -77,14 +77,14 @@ class StateReader:
 
     probe: AttentiveProbe
     known: Quantities
-    states: np.ndarray  # [n, X] that it was fitted to
+    states: np.ndarray  # [R, X] that it was fitted to
 
     def __call__(self, tokens: Tensor) -> np.ndarray:
-        """[n, X] states in their own units from tokens [n, N, D]."""
+        """[R, X] states in their own units from tokens [R, N, D]."""
         return self.known.rolled(self.probe.predict(tokens).numpy()).astype(np.float32)
 
     def possible(self, tokens: Tensor) -> np.ndarray:
-        """[n, X] the same, moved to where the states of the data can be."""
+        """[R, X] the same, moved to where the states of the data can be."""
         state = self(tokens)
         whole = (self.states == self.states.round()).all(0)
         state = np.where(whole, state.round(), state)
@@ -117,7 +117,7 @@ class StatesRead:
 
     @cached_property
     def states(self) -> np.ndarray:
-        """[n, X] of the training frames that readers are fitted on."""
+        """[R, X] of the training frames that readers are fitted on."""
         data, (episode, frame) = self.train.data, self._drawn
         return data.states()[data.offsets[episode] + frame]
 
@@ -182,9 +182,9 @@ class StatesRead:
     def _read(
         self, episode: np.ndarray, frame: np.ndarray, past: Tensor, ahead: Tensor
     ) -> tuple[dict[str, np.ndarray], float | None]:
-        """(the states [W, X] that are read from the last frames of windows [W, C+H], by what they
+        """(the states [B, X] that are read from the last frames of windows [B, C+H], by what they
         are read from; the share of the features' variance that is kept) for scaled action blocks
-        past [W, C-1, A] and ahead [W, H, A]."""
+        past [B, C-1, A] and ahead [B, H, A]."""
         model, seen = self.model, past.shape[1] + 1
         decode = feature_decoder(model, self._trained)
         futures = {"imagined": ahead, "shuffled": ahead.roll(1, 0)}
@@ -204,7 +204,7 @@ class StatesRead:
                 parts.setdefault(name, []).append(values)
 
             # Sums over frames, since all features at once may be too many to hold.
-            features = tokens[:, -1].flatten(1)  # [w, N * D]
+            features = tokens[:, -1].flatten(1)  # [b, N * D]
             if not model.latent.lossless:
                 missed += float((decode(now) - features).double().square().sum())
             squares += float(features.double().square().sum())
@@ -216,7 +216,7 @@ class StatesRead:
     def _rows(
         self, states: dict[str, np.ndarray], truth: np.ndarray, of_task: set[str]
     ) -> list[dict[str, object]]:
-        """A row for each group, of states [W, X] that were read."""
+        """A row for each group, of states [B, X] that were read."""
         known = self.known
         mean = known.rolled(known.unrolled(self.states).mean(0))
         normalised = {
@@ -232,7 +232,7 @@ class StatesRead:
         ]
 
     def _fit(self, tokens: Tensor, label: str, map_dim: int = 0) -> StateReader:
-        """A reader of tokens [n, N, D] of the frames that were drawn."""
+        """A reader of tokens [R, N, D] of the frames that were drawn."""
         target = torch.from_numpy(self.known.unrolled(self.states)).float()
         tokens = tokens.to(dist().device)
         if tokens.shape[1] > 1:
@@ -252,7 +252,7 @@ def groups_of_task(
     task: Task, episodes: Episodes, states: np.ndarray, known: Quantities,
     names: tuple[str, ...],
 ) -> set[str]:  # fmt: skip
-    """The groups of states [W, X] that the task's distance to the goals of episodes depends on;
+    """The groups of states [B, X] that the task's distance to the goals of episodes depends on;
     none, where the data's state has other numbers than the world's, so that it is not known."""
     if names != task.begin(episodes.part(0, 1)).state_names:
         return set()

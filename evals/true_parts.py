@@ -2,25 +2,28 @@
 simulator's frames, and the true cost on states that are read from imagined latents.
 
 B episodes, b episodes of a piece, S plans, H horizon, N latent tokens of width D, A action numbers
-of a model step, X state numbers, h and w frame height and width."""
+of a model step, X state numbers, P those of a goal, R rows, h and w frame height and width."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jepa_wm.data.quantities import TURN
 from jepa_wm.planning.cost import PlanningContext, in_chunks, objective_of, plans_at_once
 from jepa_wm.planning.terms import over_steps
 from jepa_wm.worlds.tasks import Episodes, HasOracle, Task
-from jepa_wm.worlds.world import World
+from jepa_wm.worlds.world import RandomActions, World
 
 FRAMES = 128  # rendered and encoded in one go
 ALIKE = 4.0  # mean difference of pixel values, of 255, up to which a picture is the same
+SAME = 1e-3  # difference of state numbers, beside 1 and their size, up to which they are the same
+STEPS = 10  # random ones, after which a world is compared again with one that begins there
 FAR = 1e6  # cost of a state that is none
-# latents [n, N, D] to the state [n, X] in its own units
+# latents [R, N, D] to the state [R, X] in its own units
 ReadState = Callable[[Tensor], np.ndarray]
 
 
@@ -36,8 +39,24 @@ class Drawing:
         leave out, such as distractors, is as in the worlds' states [B, X] as they stand."""
         times = len(state) // len(standing)
         rest = np.repeat(standing[:, state.shape[1] :], times, 0)
-        start = np.concatenate([state, rest], 1)
-        self.world.reset(np.repeat(self.seeds, times), start=start)
+        return self._drawn(np.concatenate([state, rest], 1), np.repeat(self.seeds, times))
+
+    def why_otherwise(self, world: World, *, same_chance: bool) -> str | None:
+        """What is another in worlds that begin in the whole states of the given ones; None:
+        nothing is. With the `same_chance` pictures are equal though chance is in them; else they
+        may differ by as much more as by other seeds. ValueError from a world that refuses such a
+        state."""
+        state, seen = world.state(), world.render().astype(np.float32)
+        drawn = self._drawn(state, self.seeds).astype(np.float32)
+        if _apart(self.world.state(), state, world.state_units) > SAME:
+            return "is in another one"
+        chance = 0.0
+        if not same_chance:
+            chance = float(np.abs(self._drawn(state, self.seeds + 1) - drawn).mean())
+        return "looks otherwise" if np.abs(drawn - seen).mean() > ALIKE + chance else None
+
+    def _drawn(self, start: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        self.world.reset(seeds, start=start)
         return self.world.render()
 
 
@@ -103,7 +122,7 @@ class ReadCost:
         context, cost = self.context.of(rows), self.context.settings.cost
         futures = context.model.futures(
             context.latents, context.past, plans, num_futures=cost.num_futures
-        ).flatten(0, 1)  # [M*R, b, S, H, N, D]
+        ).flatten(0, 1)  # of all members: [*, b, S, H, N, D]
         goal = np.repeat(self.goal[rows], plans.shape[1] * plans.shape[2], 0)
         each = []
         for future in futures:
@@ -118,23 +137,29 @@ def why_not_simulated(task: Task, episodes: Episodes) -> str | None:
     """Why plans cannot be tried in the task's simulator and looked at; None: they can."""
     if not isinstance(task, HasOracle):
         return f"task {task.name} has no simulator to try plans in, and no true cost"
-    # A world may be put into a whole state and still look otherwise.
     world = task.begin(episodes)
     if not world.state().shape[1]:
         return f"task {task.name}: the world shows no state that could be drawn"
-    try:
-        drawn = Drawing(task, episodes)(world.state(), world.state())
-    except ValueError as error:
-        return f"task {task.name}: the world cannot begin in a whole state: {error}"
-    off = np.abs(drawn.astype(np.float32) - world.render()).mean()
-    if off > ALIKE:
-        return f"task {task.name}: a world that begins in the same state looks otherwise"
+
+    # A world may be put into a whole state and still be another; and what a reset does not set
+    # may show only once it was acted in, as it is when later decisions are made.
+    drawing, act = Drawing(task, episodes), RandomActions(episodes.seeds)
+    for steps in (0, STEPS):
+        for _ in range(steps):
+            world.step(act(world))
+        after = f" after {steps} steps" if steps else ""
+        try:
+            why = drawing.why_otherwise(world, same_chance=not steps)
+        except ValueError as error:
+            return f"task {task.name}: the world cannot begin in a whole state{after}: {error}"
+        if why:
+            return f"task {task.name}: a world that begins in the same state{after} {why}"
     return None
 
 
 def why_refused(task: HasOracle, states: np.ndarray, episodes: Episodes) -> str | None:
     """Why the true cost cannot be told of states that are read, here each number of another of
-    states [n, X] of the data; None: it can."""
+    states [R, X] of the data; None: it can."""
     mixed = np.stack([np.roll(column, 7 * k) for k, column in enumerate(states.T)], 1)
     goal = episodes.goal[np.arange(len(mixed)) % len(episodes)]
     try:
@@ -142,3 +167,14 @@ def why_refused(task: HasOracle, states: np.ndarray, episodes: Episodes) -> str 
     except ValueError as error:
         return f"the true cost refuses states that may be read from a latent: {error}"
     return None
+
+
+def _apart(state: np.ndarray, other: np.ndarray, units: Sequence[str]) -> float:
+    """The most that a number of states [B, X] is apart, beside 1 and its size; of angles the
+    shorter way round."""
+    off = np.abs(state.astype(np.float64) - other)
+    for number, unit in enumerate(units):
+        if unit in TURN:
+            turned = off[:, number] % TURN[unit]
+            off[:, number] = np.minimum(turned, TURN[unit] - turned)
+    return float((off / (1 + np.abs(other))).max())

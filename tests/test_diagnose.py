@@ -20,6 +20,7 @@ from jepa_wm.evals.true_parts import (
     Drawing,
     ReadCost,
     SimulatedCost,
+    _apart,
     why_not_simulated,
     why_refused,
 )
@@ -27,9 +28,11 @@ from jepa_wm.evals.verdict import verdict
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext
+from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.tasks import make_task
 from jepa_wm.worlds.two_rooms.tasks import OtherRoom, TwoRoomsTask
+from jepa_wm.worlds.world import RandomActions
 
 SMALL = [
     "train.pretrain.steps=0", "train.pretrain.final_probe_steps=20", "collect.episodes=40",
@@ -279,6 +282,75 @@ def test_the_true_cost_of_a_perfect_reader_picks_the_right_plan(monkeypatch):
     assert torch.isfinite(ReadCost(nowhere, cost.read, goal, context)(plans)).all()
 
 
+class Altered:
+    """A world with something that its state does not tell, or that its reset does not set."""
+
+    def __init__(self, world, fault):
+        self.world, self.fault, self.age, self.first = world, fault, 0, None
+
+    def __getattr__(self, name):
+        return getattr(self.world, name)
+
+    def __len__(self):
+        return len(self.world)
+
+    def reset(self, seeds, *, start=None):
+        if self.fault == "reset" and self.first is not None:
+            start = self.first[np.arange(len(seeds)) % len(self.first)]
+        self.first, self.age = start, 0
+        self.world.reset(seeds, start=start)
+
+    def step(self, action):
+        self.age += 1
+        self.world.step(action)
+
+    def render(self):
+        return self.world.render() // (2 if self.fault == "look" and self.age else 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("none", None),
+        ("look", "begins in the same state after 10 steps looks otherwise"),
+        ("reset", "begins in the same state after 10 steps is in another one"),
+    ],
+)
+def test_what_a_reset_does_not_set_shows_after_true_steps(played, fault, says):
+    _, task, part, _, _ = played
+    altered = SimpleNamespace(
+        name="mine", begin=lambda episodes: Altered(task.begin(episodes), fault),
+        simulate=task.simulate, oracle_cost=task.oracle_cost,
+    )  # fmt: skip
+    why = why_not_simulated(altered, part)
+    assert why is None if says is None else says in why
+
+
+def test_noise_in_pictures_is_no_reason():
+    config = load_config("two_rooms_noisy")
+    task = make_task(config.world, None)
+    assert why_not_simulated(task, task.sample(2, 0).of("heldout")) is None
+
+
+def test_a_whole_turn_is_no_other_state():
+    state = np.array([[6.28, 300.0]], np.float32)
+    assert _apart(state, state - np.float32(2 * np.pi), ("rad", "px")) > 0.01, "px are no angle"
+    turned = state - np.array([[2 * np.pi, 0]], np.float32)
+    assert _apart(state, turned, ("rad", "px")) < 1e-6 < _apart(state, turned, ())
+
+
+def test_more_search_is_of_solvers_inside_a_solver_too():
+    both = {"name": "cem_gradient", "cem": {"num_samples": 32, "iterations": 3}}
+    both["gradient"] = {"num_samples": 6, "iterations": 5}
+    more, why = diagnose.more_search(PlannerSettings.model_validate({"solver": both}))
+    assert why is None
+    sizes = [(one.num_samples, one.iterations) for one in (more.solver.cem, more.solver.gradient)]
+    assert sizes == [(128, 6), (24, 10)]
+    more, _ = diagnose.more_search(CONFIG.planner)
+    assert (more.solver.num_samples, more.solver.iterations) == (32, 4)
+    assert more.solver.elites == CONFIG.planner.solver.elites
+
+
 def test_a_world_without_an_oracle_gives_reasons(played):
     _, task, part, _, _ = played
     assert why_not_simulated(task, part) is None
@@ -338,6 +410,15 @@ def test_simulated_copies_look_as_the_world_does(world):
     copies = task.simulate(begun, 3)
     pictures = drawing(copies.state(), begun.state())
     assert np.array_equal(pictures[::3], begun.render())
+    # After true steps as well, and in copies that begin there, as far as contacts are repeated.
+    act = RandomActions(part.seeds)
+    for _ in range(2):
+        for _ in range(7):
+            action = act(begun)
+            begun.step(action), copies.step(np.repeat(action, 3, 0))
+        assert np.array_equal(drawing(begun.state(), begun.state()), begun.render())
+        np.testing.assert_allclose(copies.state()[::3], begun.state(), rtol=1e-3, atol=0.01)
+        copies = task.simulate(begun, 3)
 
 
 def test_the_groups_that_a_distance_depends_on(played):
