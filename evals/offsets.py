@@ -1,13 +1,14 @@
 """Success against the distance of goals: one model on goals that a recording or a play reached so
 many environment steps after the start, each with twice as many steps to get there.
 
-<run>/eval_offsets/<digest>/    a row of its own: its tasks and episodes as `plan` keeps them
+<run>/eval_offsets/<digest>/    a row of its own: its tasks and episodes as `plan` keeps them, and
+                                its result.json; rows of one `curve`, which the report draws, have
+                                all settings but the offset in common
 <run>/eval_offsets/success.png  all rows of the latest command
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from jepa_wm.core.stage import stage
 from jepa_wm.evals.goal_reaching import begin
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.report.offsets import outcomes
 from jepa_wm.report.plots import success_by_offset
 from jepa_wm.worlds.tasks import TASKS, TaskSettings
 from jepa_wm.worlds.world import CollectSettings, WorldSettings
@@ -55,11 +57,12 @@ def offsets(
         own = {"task": type(task).model_validate(there), "budget": BUDGET * offset}
         at = evaluation.model_copy(update=own)
         # Whatever the row depends on, beside what `run` compares itself.
-        name = digest({"offset": offset, "depends": run.recorded(STAGE)})
-        place = f"{STAGE}/{name}"
+        depends = run.recorded(STAGE)
+        place = f"{STAGE}/{digest({'offset': offset, 'depends': depends})}"
         play = partial(
-            _row, place=place, seed=seed, world=world, data_path=data_path, collect=collect,
-            frameskip=dynamics_frameskip, planner=planner, evaluation=at,
+            _row, offset=offset, curve=digest(depends), place=place, seed=seed, world=world,
+            data_path=data_path, collect=collect, frameskip=dynamics_frameskip, planner=planner,
+            evaluation=at,
         )  # fmt: skip
         row = run.once(place, play)
         rows.append(
@@ -68,13 +71,16 @@ def offsets(
 
     picture = run.path / STAGE / "success.png"
     with written_whole(picture) as temporary:
-        temporary.write_bytes(success_by_offset(list(evaluation_offsets), _lines(rows)).png())
+        temporary.write_bytes(success_by_offset(list(evaluation_offsets), outcomes(rows)).png())
     return {"rows": rows, "picture": str(picture)}
 
 
-def _row(run: Run, **given: Any) -> dict[str, object]:
-    play, met = begin(run, **given)
-    return {**met, **play.judge()}
+def _row(
+    run: Run, *, offset: int, curve: str, evaluation: EvaluationSettings, **given: Any
+) -> dict[str, object]:
+    play, met = begin(run, evaluation=evaluation, **given)
+    row = {"offset": offset, "curve": curve, "budget": evaluation.budget}
+    return {**row, **met, **play.judge()}
 
 
 def _offset_task(world: WorldSettings, task: TaskSettings | None) -> TaskSettings:
@@ -90,16 +96,3 @@ def _offset_task(world: WorldSettings, task: TaskSettings | None) -> TaskSetting
             "evaluation.task={name: recorded}"
         )
     return task
-
-
-def _lines(rows: list[dict[str, Any]]) -> dict[str, list[Mapping[str, float] | None]]:
-    """The outcomes of each method over the rows."""
-    methods: dict[str, None] = {}
-    each = []
-    for row in rows:
-        outcomes = {"search": row["success"], **row.get("policies", {})}
-        outcomes |= {name: one for name, one in row["baselines"].items() if one is not None}
-        outcomes["oracle"] = row.get("oracle")
-        methods |= dict.fromkeys(outcomes)
-        each.append(outcomes)
-    return {name.replace("_", " "): [row.get(name) for row in each] for name in methods}

@@ -122,34 +122,35 @@ def _episode(episodes: Episodes, index: int, name: str) -> Figure:
 def _success(plan: Mapping[str, Any]) -> list[Block]:
     """One table: the model, its objectives and planners, baselines and the oracle."""
     compared, training = plan.get("success_by") or {}, plan.get(f"success{TRAINING}")
-    rows = [_success_row("this model", plan["success"], "ours")]
+    rows = [success_row("this model", plan["success"], "ours")]
     if training:
-        rows.append(_success_row("this model, on training layouts", training, "ours"))
+        rows.append(success_row("this model, on training layouts", training, "ours"))
     if compared:
         rows.append(page.Row(["by objective and planner"], "head"))
-        rows += [_success_row(baseline_name(name), success) for name, success in compared.items()]
-    rows += _beside(plan, "", "baselines and oracle, same tasks")
+        rows += [success_row(baseline_name(name), success) for name, success in compared.items()]
+    heading = "baselines and oracle, same tasks"
+    rows += [page.Row([heading], "head"), *baseline_rows(plan)]
     if training:
-        rows += _beside(plan, TRAINING, "baselines and oracle, same tasks on training layouts")
+        rows.append(page.Row([f"{heading} on training layouts"], "head"))
+        rows += baseline_rows(plan, TRAINING)
     layouts = _layouts(plan)
     table = Table(SUCCESS_COLUMNS, rows)
     return [*([Text(layouts)] if layouts else []), table, *beside_search(plan)]
 
 
-def _beside(plan: Mapping[str, Any], suffix: str, heading: str) -> list[page.Row]:
-    """Rows of the baselines, policies alone among them, and of the oracle."""
+def baseline_rows(plan: Mapping[str, Any], suffix: str = "") -> list[page.Row]:
+    """Rows of the baselines, policies alone among them, and of the oracle, of the episodes whose
+    keys end in the suffix."""
     rates = {baseline_name(key): s for key, s in (plan.get(f"baselines{suffix}") or {}).items()}
     policies = plan.get(f"policies{suffix}") or {}
     rates |= {f"policy {name}, no search": success for name, success in policies.items()}
     rates["same planner in the true simulator"] = plan.get(f"oracle{suffix}")
-    rows = [_success_row(name, success, "baseline") for name, success in rates.items()]
-    return [page.Row([heading], "head"), *rows]
+    return [success_row(name, success, "baseline") for name, success in rates.items()]
 
 
-def _success_row(
-    name: str, success: Mapping[str, Any] | float | None, style: str = ""
-) -> page.Row:
-    """A rate of its own has no interval; None was not measured."""
+def success_row(name: str, success: Mapping[str, Any] | float | None, style: str = "") -> page.Row:
+    """The row of a method, in SUCCESS_COLUMNS. A rate of its own has no interval; None was not
+    measured."""
     if success is None:
         return page.Row([name, Cell("not measured", "quiet"), *["–"] * 7], style)
     if not isinstance(success, Mapping):

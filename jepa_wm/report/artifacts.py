@@ -94,6 +94,7 @@ class RunArtifacts:
     # (linear, its result), ... of frozen features
     evaluations: Sequence[tuple[str, Mapping[str, Any]]]
     diagnoses: Sequence[Mapping[str, Any]]  # results of `eval diagnose`, by their settings
+    offsets: Sequence[Mapping[str, Any]]  # rows of `eval offsets`, each of an offset and settings
     episodes: Episodes | None
     energy: Energy | None
     film: Film | None
@@ -106,6 +107,7 @@ class RunArtifacts:
         results = {stage: result for stage, result in finished.items() if result is not None}
         success = results.get("plan", {}).get("success") or {}
         plan = run.path / "plan"
+        # Evaluations keep a result for each of their settings, and not all have the same keys.
         return cls(
             results=results,
             metrics={stage: read_metrics(run.path, name) for stage, name in METRICS.items()},
@@ -116,6 +118,11 @@ class RunArtifacts:
             ],
             diagnoses=[
                 result for _, result in read_results(run.path, "eval_diagnose/*/result.json")
+            ],
+            offsets=[
+                result
+                for _, result in read_results(run.path, "eval_offsets/*/result.json")
+                if "curve" in result
             ],
             episodes=_arrays(Episodes, plan / "episodes.npz", unit=success.get("unit") or ""),
             energy=_arrays(Energy, plan / "energy.npz"),

@@ -21,7 +21,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, STAGES, stage
 from jepa_wm.core.supervision import supervision_of
 from jepa_wm.core.yaml_source import read_yaml
-from jepa_wm.report import acting, diagnosis, learning
+from jepa_wm.report import acting, diagnosis, learning, offsets
 from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
 from jepa_wm.report.page import (
     PARTS,
@@ -130,7 +130,7 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
         pictures = sorted((run.path / f"{EVAL}{name}").glob("*.png"))
         stored.append(_figures(f"eval {name}", text, result, pictures))
     groups += [
-        *(part(artifacts) for part in (learning.evaluations, diagnosis.group)),
+        *(part(artifacts) for part in (learning.evaluations, offsets.group, diagnosis.group)),
         Group("figures", "Other stages", unshown),
         Group("measured", "Further evaluations", stored),
         _made(run, artifacts),
