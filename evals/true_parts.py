@@ -42,10 +42,10 @@ class Drawing:
         return self._drawn(np.concatenate([state, rest], 1), np.repeat(self.seeds, times))
 
     def why_otherwise(self, world: World, *, same_chance: bool) -> str | None:
-        """What is another in worlds that begin in the whole states of the given ones; None:
-        nothing is. With the `same_chance` pictures are equal though chance is in them; else they
-        may differ by as much more as by other seeds. ValueError from a world that refuses such a
-        state."""
+        """What is another in worlds that begin in the whole states of these, in words; None:
+        nothing. Of pictures with chance in them, such as noise, no more is asked than that they
+        differ as two of other seeds do, unless both are of the `same_chance`, that of a reset.
+        ValueError from a world that refuses such a state."""
         state, seen = world.state(), world.render().astype(np.float32)
         drawn = self._drawn(state, self.seeds).astype(np.float32)
         if _apart(self.world.state(), state, world.state_units) > SAME:

@@ -3,14 +3,14 @@
 import importlib.metadata
 import sys
 from types import ModuleType
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
 from jepa_wm.core.config import load_yaml_config, save_config
 from jepa_wm.core.errors import UserError
-from jepa_wm.core.registry import Registry, chosen
+from jepa_wm.core.registry import EntryName, Registry, chosen
 from jepa_wm.core.settings import Section
 
 GROUP = ".".join(("jepa_wm", "test_solvers"))  # of entry points, no module
@@ -40,6 +40,8 @@ class Planner(Section):
 
 class Toy(Section):
     planner: Planner = Planner()
+    played: tuple[Annotated[str, EntryName(SOLVERS)], ...] = ()
+    first: Annotated[str, EntryName(SOLVERS)] | None = None
 
 
 def load(tmp_path, text, *overrides):
@@ -106,6 +108,18 @@ def test_a_mistake_inside_is_named_with_its_place(tmp_path, text, said):
     with pytest.raises(UserError) as error:
         load(tmp_path, text)
     assert said in str(error.value)
+
+
+def test_a_value_that_names_an_entry_is_checked_and_imports_nothing(tmp_path):
+    names = load(tmp_path, "played: [late, cem]\nfirst: mppi")
+    assert names.played == ("late", "cem") and names.first == "mppi"
+    assert "a_module_of_tests" not in sys.modules and load(tmp_path, "").first is None
+    message = "no solver is named 'mpi'; nearest: mppi; there are cem, late, mppi"
+    for text, place in (("played: [cem, mpi]", "played"), ("first: mpi", "first")):
+        with pytest.raises(UserError, match=rf"(?s)toy.yaml:1: {place}.*{message}"):
+            load(tmp_path, text)
+    with pytest.raises(UserError, match="'first' must be a valid string"):
+        load(tmp_path, "first: 3")
 
 
 def test_names_import_nothing_and_what_is_asked_for_is_imported(monkeypatch):
