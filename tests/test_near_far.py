@@ -3,12 +3,15 @@ and that it is a cost like others."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from planners import planner
 from small_models import FACTORED, small_world_model
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.planning.action_space import ActionSpace
+from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext, PlanningCost, check_cost, plans_at_once
 from jepa_wm.planning.near_far import LEAST_DIFFERENCE, SOFTNESS, dynamic_difference, near_far
 from jepa_wm.planning.terms import Objective, expected_cost, to_goal
@@ -133,6 +136,21 @@ def test_of_several_futures_it_is_the_mean():
     each = [term(future, actions) for future in futures[0]]
     torch.testing.assert_close(torch.cat(each), torch.tensor([[2.0], [1.0]]), atol=0.02, rtol=0)
     torch.testing.assert_close(expected_cost(futures, actions, term), sum(each) / 2)
+
+
+@pytest.mark.parametrize("solver", ["gradient", "cem_gradient"])
+@pytest.mark.parametrize("chance", [0, 2])
+def test_gradients_and_chance_plan_with_it(solver, chance):
+    settings = planner(
+        solver=solver, objective="near_far", horizon=3, robust_radius=0.1, num_futures=3
+    )
+    space = ActionSpace.of_block((-1.0, -1.0), (1.0, 1.0), block=2, action_repeat=True)
+    model = small_world_model(FACTORED, frameskip=2, mixture_components=chance)
+    agent, pictures = Agent(model, space, settings), np.random.default_rng(0)
+    agent.reset(pictures.integers(256, size=(2, 12, 12, 3), dtype=np.uint8), [0, 1])
+    acted = agent.act(pictures.integers(256, size=(2, 12, 12, 3), dtype=np.uint8))
+    assert np.isfinite(acted).all() and np.abs(acted).max() > 0
+    assert (agent.mpc.last.trace[:, -1] <= agent.mpc.last.trace[:, 0]).all()
 
 
 def test_what_it_holds_beside_the_temporal_distance_counts_as_memory():
