@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 
 from jepa_wm.core.config import digest
-from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.episodes import Watch, play_in_chunks
 from jepa_wm.evals.goal_reaching import GoalPlay, begin
 from jepa_wm.evals.oracle import oracle_distances
-from jepa_wm.evals.plays import Play
+from jepa_wm.evals.plays import Play, refuse_reward
 from jepa_wm.evals.scores import paired_difference, success
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.evals.state_kept import StatesRead
@@ -69,11 +68,7 @@ def diagnose(
     What was measured with the same settings is found again.
 
     UserError for planning by reward, and for a world without goal tasks."""
-    if planner.cost.objective == "reward":
-        raise UserError(
-            "eval diagnose plays toward goal images, and planner.cost.objective is reward: name "
-            "another objective, such as temporal"
-        )
+    refuse_reward(planner, "diagnose")
     # Whatever it depends on names its folder, so that other settings lie beside it.
     model = WorldModel.load(run.path)
     policies = () if model.heads is None else model.heads.settings.policies

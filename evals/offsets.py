@@ -18,6 +18,7 @@ from jepa_wm.core.files import written_whole
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.evals.goal_reaching import begin
+from jepa_wm.evals.plays import refuse_reward
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.settings import PlannerSettings
 from jepa_wm.report.offsets import outcomes
@@ -45,11 +46,7 @@ def offsets(
     `evaluation.offsets`; and a `picture` of them. A row that was played before is found again.
 
     UserError for planning by reward, and for tasks that draw no goal at an offset."""
-    if planner.cost.objective == "reward":
-        raise UserError(
-            "eval offsets plays toward goal images, and planner.cost.objective is reward: name "
-            "another objective, such as temporal"
-        )
+    refuse_reward(planner, "offsets")
     task = _offset_task(world, evaluation.task)
     rows = []
     for offset in evaluation_offsets:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jepa_wm.core.errors import UserError
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals.scores import paired_difference, success
 from jepa_wm.planning.cost import PlanningContext
@@ -38,6 +39,15 @@ class Play(NamedTuple):
     def name(self) -> str:
         """What is told to be played."""
         return self.policy or self.planner.cost.objective
+
+
+def refuse_reward(planner: PlannerSettings, evaluation: str) -> None:
+    """UserError where the planner of an evaluation toward goals plans by reward."""
+    if planner.cost.objective == "reward":
+        raise UserError(
+            f"eval {evaluation} plays toward goal images, and planner.cost.objective is reward: "
+            "name another objective, such as temporal"
+        )
 
 
 def plays(main: PlannerSettings, policies: tuple[str, ...], episodes: Episodes) -> list[Play]:

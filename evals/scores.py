@@ -105,6 +105,27 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
     return float(gap.mean()), low, high
 
 
+def over_episodes(
+    values: np.ndarray, episode: np.ndarray, *, rate: bool = False
+) -> tuple[float, float | None, float | None]:
+    """(mean, low, high) of values [n] of windows of episodes [n], with its 95 % interval: whole
+    episodes are drawn anew, since windows of one are not independent; None of a single episode.
+
+    Of rates, where fewer than FEW episodes have one above 0 or below 1, the interval is not
+    narrower than Wilson's of so many episodes."""
+    episodes, number = np.unique(episode, return_inverse=True)
+    total, count = np.bincount(number, values), np.bincount(number)
+    mean = float(values.mean())
+    if len(episodes) < 2:
+        return mean, None, None
+    drawn = np.random.default_rng(0).integers(len(episodes), size=(DRAWS // 10, len(episodes)))
+    low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), (0.025, 0.975)).tolist()
+    if rate and min((total > 0).sum(), (total < count).sum()) < FEW:
+        least, most = wilson(mean * len(episodes), len(episodes))
+        low, high = min(low, least), max(high, most)
+    return mean, low, high
+
+
 def success(distance: np.ndarray, task: Task) -> dict[str, float | int | str]:
     """Success at the end and at any step, with Wilson's 95 % interval of the former, for distances
     to the goal [B, T+1]."""

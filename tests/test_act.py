@@ -17,6 +17,7 @@ from jepa_wm.evals.episodes import play
 from jepa_wm.planning import settings as planning_settings
 from jepa_wm.planning.action_space import ActionSpace, DiscreteSpace
 from jepa_wm.planning.agent import Agent
+from jepa_wm.planning.cost import PlanningCost
 from jepa_wm.planning.search import Solver, noise
 from jepa_wm.planning.settings import ICEM, PlannerSettings, SolverSettings
 from jepa_wm.world_model.world_model import WorldModel
@@ -59,6 +60,34 @@ def test_the_memory_is_the_window_and_its_actions_fit_between(window, monkeypatc
         assert all(np.array_equal(x, y) for x, y in zip(past, taken[-len(past) :], strict=True)), (
             "the latest, in order"
         )
+
+
+def test_one_that_followed_stands_where_one_that_acted_does():
+    contexts = []
+
+    def noted(context):
+        contexts.append(context)
+        return PlanningCost(context)
+
+    model, settings = world_model(3), planner(horizon=3)
+    acting, following = (Agent(model, SPACE, settings, cost=noted) for _ in range(2))
+    for one in (acting, following):
+        one.reset(frames(2, 0), [0, 1])
+    for step in range(4):
+        taken = acting.act(frames(2, step + 1))
+        following.follow(frames(2, step + 1), torch.from_numpy(taken).flatten(1))
+    for one in (acting, following):
+        one.act(frames(2, 5))
+    for name in ("latents", "past", "goal", "last_action"):
+        first, second = (getattr(context, name) for context in contexts[-2:])
+        assert torch.equal(first, second), name
+
+    # Nobody else acts while a plan is carried out.
+    longer = Agent(model, SPACE, planner(horizon=3, execute=2))
+    longer.reset(frames(2, 0), [0, 1])
+    longer.act(frames(2, 1))
+    with pytest.raises(RuntimeError, match="hand its frames to observe"):
+        longer.follow(frames(2, 2), torch.zeros(2, 4))
 
 
 def test_what_lasts_is_the_mean_of_all_that_was_seen_in_the_context_and_in_the_goal(monkeypatch):

@@ -27,7 +27,8 @@ Keep = Literal["once", "newest", "own"]
 RUN, SHARD = "run", "shard"  # parameters that are no settings
 ALSO = {"planning": "plan"}  # evaluation -> the stage of the pipeline that it is
 EVAL = "eval_"  # what the names of evaluations begin with in the table of stages
-_EVALUATIONS = ("rollout", "collapse", "linear", "attentive", "knn", "state")
+_PROBES = ("rollout", "collapse", "linear", "attentive", "knn", "state")  # in one file
+_EVALS = (*_PROBES, "pretext", "offsets", "diagnose", "offline")
 
 
 class OwnStage(NamedTuple):
@@ -72,8 +73,7 @@ OWN = {  # in the order of the pipeline
         in_shards=True,
     ),
     "report": OwnStage("jepa_wm.report.report", "one HTML page: curves, GIFs, tables"),
-    **{f"{EVAL}{name}": OwnStage("jepa_wm.evals.probes") for name in _EVALUATIONS},
-    **{f"{EVAL}{k}": OwnStage(f"jepa_wm.evals.{k}") for k in ("pretext", "offsets", "diagnose")},
+    **{EVAL + k: OwnStage(f"jepa_wm.evals.{'probes' if k in _PROBES else k}") for k in _EVALS},
 }
 
 

@@ -143,10 +143,24 @@ class Agent:
             raise RuntimeError(
                 "no step of a plan is left to be executed after these frames; hand them to act"
             )
+        self._see(frames)
+        self._past.append(self._executing.pop(0))
+
+    def follow(self, frames: np.ndarray, blocks: Tensor) -> None:
+        """See frames [B, h, w, c] uint8, after which the action blocks [B, A] of somebody else
+        were taken, as in a recording; `act` then plans from the frames that they led to.
+
+        Raises RuntimeError while a plan of its own is being executed."""
+        if self._executing:
+            raise RuntimeError("a plan is being executed; hand its frames to observe, or reset")
+        self._see(frames)
+        self._past.append(blocks.to(self.model.device))
+        self._last_action = self._past[-1][:, -self.space.size :]
+
+    def _see(self, frames: np.ndarray) -> None:
         latents = self._encode(frames)
         _, self._belief = self.model.latent.update_belief(latents, self._belief)
         self._latents.append(latents)
-        self._past.append(self._executing.pop(0))
 
     def _encode(self, frames: np.ndarray) -> Tensor:
         """[B, N, D] latents of frames that fit the episodes."""

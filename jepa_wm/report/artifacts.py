@@ -94,6 +94,7 @@ class RunArtifacts:
     # (linear, its result), ... of frozen features
     evaluations: Sequence[tuple[str, Mapping[str, Any]]]
     diagnoses: Sequence[Mapping[str, Any]]  # results of `eval diagnose`, by their settings
+    offline: Sequence[Mapping[str, Any]]  # the same of `eval offline`
     offsets: Sequence[Mapping[str, Any]]  # rows of `eval offsets`, each of an offset and settings
     episodes: Episodes | None
     energy: Energy | None
@@ -107,7 +108,8 @@ class RunArtifacts:
         results = {stage: result for stage, result in finished.items() if result is not None}
         success = results.get("plan", {}).get("success") or {}
         plan = run.path / "plan"
-        # Evaluations keep a result for each of their settings, and not all have the same keys.
+        # What is not there is None or empty, and the page says which command makes it; evaluations
+        # keep a result for each of their settings, and not all have the same keys.
         return cls(
             results=results,
             metrics={stage: read_metrics(run.path, name) for stage, name in METRICS.items()},
@@ -124,6 +126,7 @@ class RunArtifacts:
                 for _, result in read_results(run.path, "eval_offsets/*/result.json")
                 if "curve" in result
             ],
+            offline=[result for _, result in read_results(run.path, "eval_offline/*/result.json")],
             episodes=_arrays(Episodes, plan / "episodes.npz", unit=success.get("unit") or ""),
             energy=_arrays(Energy, plan / "energy.npz"),
             film=_arrays(Film, plan / "film.npz"),

@@ -21,7 +21,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, STAGES, stage
 from jepa_wm.core.supervision import supervision_of
 from jepa_wm.core.yaml_source import read_yaml
-from jepa_wm.report import acting, diagnosis, learning, offsets
+from jepa_wm.report import acting, diagnosis, learning, offline, offsets
 from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
 from jepa_wm.report.page import (
     PARTS,
@@ -106,8 +106,7 @@ def report(
         "bytes": len(text.encode()),
         "sections": page.keys(present=True),
         "missing": page.keys(present=False),
-        # of the first writing, so that a rerun agrees
-        "seconds": before.get("seconds", time.monotonic() - began),
+        "seconds": before.get("seconds", time.monotonic() - began),  # of the first writing
     }
     run.write_result("report", result)
     return result
@@ -129,8 +128,9 @@ def _page(run: Run, artifacts: RunArtifacts, encoder: str) -> Page:
         text = f"By `jepa-wm eval {name}`."
         pictures = sorted((run.path / f"{EVAL}{name}").glob("*.png"))
         stored.append(_figures(f"eval {name}", text, result, pictures))
+    evaluated = (learning.evaluations, offsets.group, offline.group, diagnosis.group)
     groups += [
-        *(part(artifacts) for part in (learning.evaluations, offsets.group, diagnosis.group)),
+        *(part(artifacts) for part in evaluated),
         Group("figures", "Other stages", unshown),
         Group("measured", "Further evaluations", stored),
         _made(run, artifacts),
