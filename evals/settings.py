@@ -60,7 +60,7 @@ class EvaluationSettings(Section):
     budget."""
 
     task: ChosenTask = None  # null: the world's own; of episodes for reward there is none
-    episodes: int = Field(100, ge=1)  # of each kind of layouts
+    episodes: int = Field(100, ge=1)  # of each kind of layouts; windows of `eval offline`
     task_seed: int = 0  # draws the episodes
     budget: int = Field(200, ge=1)  # environment steps
     # policies of the heads that play the same goal episodes alone, beside the search

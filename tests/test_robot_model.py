@@ -307,3 +307,16 @@ def test_its_errors_are_measured_anew_and_it_is_reported(trained, capsys):
         assert json.loads(capsys.readouterr().out.splitlines()[-1])
     assert cli.main(["plan", "--config", "vjepa2_ac_droid", "--run", str(folder), *words]) == 2
     assert "this model cannot act in the world 'two_rooms'" in capsys.readouterr().err
+
+
+def test_its_plans_are_judged_on_a_recording(trained):
+    """What was done is told by the poses of the frames, and no world is asked."""
+    _, folder, words = trained
+    words = [*words, "evaluation.episodes=5", "planner.mpc.horizon=2"]
+    with Run.open(folder, load_config("vjepa2_ac_droid", words)) as run:
+        result = run_stage("eval_offline", run)
+    rows = {row["plan"]: row for row in result["rows"]}
+    assert result["windows"] == 5 and result["ranking"]["candidates"] == 30
+    for name, row in rows.items():
+        assert row["final_distance"] > 0 and row["temporal_distance"] is None, name
+    assert rows["search"]["action_error"] > 0 and rows["idle"]["action_error"] > 0

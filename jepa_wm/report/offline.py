@@ -3,7 +3,7 @@ a table of plans."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def rank_histogram(axes: Axes, counts: Sequence[int]) -> None:
     """In how many windows the recorded chunk has a rank, 0 for the cheapest to 1, in equal bins;
     the dashed line is chance."""
     edges = np.linspace(0, 1, len(counts) + 1)
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=GOOD, edgecolor="white")
+    axes.bar((edges[:-1] + edges[1:]) / 2, counts, 0.94 * np.diff(edges), color=GOOD)
     axes.axhline(sum(counts) / len(counts), color=INK, linewidth=0.9, linestyle=DASHED)
     axes.set_xlim(0, 1)
     axes.set_xlabel("rank of the recorded actions (0: cheapest)")
@@ -69,8 +69,9 @@ def _blocks(result: Mapping[str, Any]) -> list[Block]:
         f"{ranks['candidates']} candidates, {ranks['of_same_episode']:.1f} of them from the same "
         f"episode, the recorded chunk has the mean rank {number(ranks['rank'], 2)} "
         f"({_interval(ranks, 'rank')}; 0 is best, .5 chance) and is the cheapest in "
-        f"{percent(ranks['top1'])} ({_interval(ranks, 'top1')}; chance {percent(ranks['chance'])})"
-        f"; the search found a cheaper plan in {percent(result['search_cheaper']['share'])}."
+        f"{percent(ranks['top1'])} ({_interval(ranks, 'top1', percent)}; chance "
+        f"{percent(ranks['chance'])}). The search found a cheaper plan in "
+        f"{percent(result['search_cheaper']['share'])}."
     )
     picture = Figure(rank_histogram(ranks["histogram"]), "Rank of the recorded actions.")
     rows = [_row(row, "agreement" if discrete else "action_error") for row in result["rows"]]
@@ -84,6 +85,6 @@ def _row(row: Mapping[str, Any], first: str) -> Row:
     return Row(cells)
 
 
-def _interval(figures: Mapping[str, Any], name: str) -> str:
+def _interval(figures: Mapping[str, Any], name: str, show: Callable[[float], str] = number) -> str:
     low, high = (figures.get(f"{end}_{name}") for end in ("low", "high"))
-    return "–" if low is None else f"{number(low, 2)} to {number(high, 2)}"
+    return "–" if low is None or high is None else f"{show(low)} to {show(high)}"
