@@ -107,6 +107,8 @@ class OfflinePlans:
         try:
             for each in self.planners.values():
                 self._agent(each)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
                 f"{windows.data.path}: nothing can be planned in these actions: {error}"

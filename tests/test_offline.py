@@ -281,7 +281,7 @@ def test_what_does_not_fit_is_refused(walked, tmp_path):
     choices = walks(
         tmp_path / "c.h5", [30], act=lambda r, n: np.eye(2, dtype=int)[r.integers(2, size=n)]
     )
-    with pytest.raises(UserError, match="icem searches continuous actions; set planner.solver"):
+    with pytest.raises(UserError, match="c.h5: nothing can be planned.*icem searches"):
         judged(tmp_path / "f", choices, Adder(2, context_frames=1), solver="icem")
     with pytest.raises(UserError, match="are no choices"):
         judged(tmp_path / "d", walked, train=choices)
@@ -407,7 +407,9 @@ def test_a_run_without_dynamics_policies_or_held_out_data_says_what_to_do(record
     shutil.copytree(folder / "run", tmp_path / "headless", ignore=lambda *_: ["heads"])
     with (
         Run.open(tmp_path / "headless", load_config("debug", words)) as run,
-        pytest.raises(UserError, match="needs policy gcbc.*train it with `jepa-wm heads`"),
+        pytest.raises(
+            UserError, match="^the plan needs policy gcbc.*train it with `jepa-wm heads`"
+        ),
     ):
         run_stage("eval_offline", run)
     (folder / "data" / "heldout.h5").rename(folder / "data" / "gone.h5")
