@@ -22,7 +22,6 @@ from torch import Tensor
 from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
-from jepa_wm.core.settings import PolicyName
 from jepa_wm.core.stage import stage
 from jepa_wm.data.trajectories import Trajectories, data_folder, open_data
 from jepa_wm.evals.episodes import CHUNK, Watch, play_in_chunks
@@ -30,6 +29,7 @@ from jepa_wm.evals.frozen_tasks import refuse_recording_of_data
 from jepa_wm.evals.held_out_windows import HeldOutWindows, RecordedActions, Replay
 from jepa_wm.evals.plays import refuse_reward
 from jepa_wm.evals.scores import over_episodes
+from jepa_wm.models.head_settings import PolicyName
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext, PlanningCost
 from jepa_wm.planning.cost_settings import CostSettings, Goal
