@@ -37,7 +37,7 @@ from jepa_wm.evals.true_parts import (
     why_refused,
 )
 from jepa_wm.evals.verdict import verdict
-from jepa_wm.features.cache import PARTS, Features
+from jepa_wm.features.cache import Features
 from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.planning.settings import PlannerSettings, SolverSettings
 from jepa_wm.world_model.world_model import WorldModel
@@ -240,7 +240,7 @@ class Diagnosis:
     @cached_property
     def readers(self) -> StatesRead:
         """Of the run's trajectories, which must have a state."""
-        train, heldout = (Features.of_run(self.run.path, self.data_path, part) for part in PARTS)
+        train, heldout = Features.both_of_run(self.run.path, self.data_path)
         return StatesRead(self.play.model.latent_model, train, heldout, steps=self.steps)
 
     def _stateless(self) -> str | None:

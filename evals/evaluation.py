@@ -41,9 +41,10 @@ from jepa_wm.evals.labelled import Labelled, Part, batches, open_labelled
 from jepa_wm.evals.scores import Losses, losses, score
 from jepa_wm.evals.settings import ProbeSettings
 from jepa_wm.features.backbone import Backbone
-from jepa_wm.features.cache import encoder_of, weights_digest
+from jepa_wm.features.cache import encoder_of
 from jepa_wm.features.encoder import fresh_encoder
 from jepa_wm.features.settings import FeatureSettings
+from jepa_wm.features.store import weights_digest
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 

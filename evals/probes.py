@@ -27,7 +27,6 @@ from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.evaluation import Evaluation, Features, Rows, evaluation
 from jepa_wm.evals.scores import Losses, better_by
-from jepa_wm.features.cache import PARTS
 from jepa_wm.features.cache import Features as CachedFeatures
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import (
@@ -181,7 +180,7 @@ def collapse(
 def rollout(run: Run, data_path: str | None) -> dict[str, object]:
     """`rollout`: a row per horizon 1..32."""
     model = LatentModel.load(run.path / "dynamics").to(dist().device)
-    train, heldout = (CachedFeatures.of_run(run.path, data_path, part) for part in PARTS)
+    train, heldout = CachedFeatures.both_of_run(run.path, data_path)
     return {"rollout": rollout_errors(model, heldout, train)}
 
 

@@ -18,7 +18,7 @@ from jepa_wm.core.precision import KINDS, autocast, matmul_rate
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.core.settings import OptimiserSettings
-from jepa_wm.features.cache import weights_digest
+from jepa_wm.features.store import weights_digest
 from jepa_wm.models import fast_rollout
 from jepa_wm.models.distance import TemporalDistance
 from jepa_wm.models.dynamics import Noise

@@ -112,8 +112,8 @@ def test_features_are_cached_where_no_room_can_be_taken_and_nothing_mapped_for_s
     mine, its = (np.fromfile(file, np.int16) for file in made)
     assert len(mine) == len(its) and (mine == its).mean() > 0.99
     data = cache.open_data(whole, str(tiny_data), "train")
-    tokens = cache.Features(whole / "features/train", data)._store
-    assert np.array_equal(tokens.ravel(), mine) and not tokens.flags.writeable
+    kept = cache.Features(whole / "features/train", data)._source.numbers
+    assert np.array_equal(kept.ravel(), mine) and not kept.flags.writeable
     monkeypatch.setattr(np, "memmap", failing(errno.ENODEV))
     with pytest.raises(
         UserError, match="features.bf16: its disk offers no memory maps .*copy it to another disk"

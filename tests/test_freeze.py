@@ -12,10 +12,11 @@ from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.supervision import supervision_of
 from jepa_wm.data.quantities import Quantities
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.features import cache
-from jepa_wm.features.cache import Features, encoded_rows, weights_digest, write_features
+from jepa_wm.features import store
+from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.probes import RidgeProbe, fit_attentive
+from jepa_wm.features.store import encoded_rows, weights_digest, write_features
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.vit import Encoder
 
@@ -120,7 +121,7 @@ def test_rows_of_a_stride_begin_anew_in_each_episode(data):
 
 
 def test_an_interrupted_pass_goes_on_to_the_same_bytes(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "CHUNK", 40)
+    monkeypatch.setattr(store, "CHUNK", 40)
     encoder = make_encoder(data)
     write_features(tmp_path / "whole", encoder, data, stride=1)
     calls = []

@@ -392,7 +392,7 @@ def test_a_planner_asks_policies_what_they_were_taught(words, tmp_path):
     """The same answer on the way from recorded frames to legs, and from latents to a plan; with a
     map, and without a distance."""
     run = trained(tmp_path / "run", "train.precision=fp32", *words)
-    model, features = WorldModel.load(run.path), Features.of_run(run.path, None, "heldout")
+    model, features = WorldModel.load(run.path), Features.both_of_run(run.path, None)[1]
     model.encoder.precision = "fp32"
     sizes = {"policy_steps": 6, "seed": 3, "precision": "fp32"}
     samples = Samples.of(features, model.latent_model, **sizes)

@@ -10,6 +10,9 @@ from jepa_wm.core.settings import Section
 class FeatureSettings(Section):
     """The frozen encoder, and its features on disk."""
 
+    # whether the features of all frames are kept on disk; false: trainings encode the frames that
+    # they ask for, anew each time, which takes no room
+    store: bool = True
     # every how many frames are encoded; must divide dynamics.frameskip
     stride: int = Field(1, ge=1)
     num_norm_frames: int = 4000  # frames whose mean and spread standardise the features

@@ -113,7 +113,7 @@ class FastRollout:
 
     def __init__(self, weights: Weights, plans: int, *, frames: int) -> None:
         model, dtype = weights.model, weights.dtype
-        width, tokens = model.settings.width, model.tokens
+        width, tokens = model.width, model.tokens
         heads = width // model.head_dim
         self.model, self.dtype, self.weights = model, dtype, weights
         self.frames = min(frames, model.context_frames)

@@ -1,5 +1,5 @@
 """Latents: what of a frame's frozen tokens the dynamics, the distance and the planner work on;
-here what all have in common, and all tokens as they are.
+here what all have in common.
 
 B episodes or samples, T frames, n frozen tokens of width E, N latent tokens of D = M + L numbers,
 of which M are dynamic and L static, K principal components, R distant frames, a numbers of an
@@ -79,7 +79,8 @@ class Latent(nn.Module):
     map_dim = 0
     map_channels = 0
     proprio_size = 0  # numbers of proprioception that `encode` asks for beside the tokens
-    lossless = False  # whether `compared` is all that the frozen tokens say
+    lossless = False  # whether `decoded` is all that the frozen tokens say
+    decodes = False  # whether `decoded` gives frozen tokens, so that no map to them is fitted
     reads_raw = False  # whether it undoes the standardising of frozen tokens
 
     def __init__(self, tokens: int, dynamic_dim: int, static_dim: int = 0) -> None:
@@ -141,6 +142,11 @@ class Latent(nn.Module):
     def compared(self, latents: Tensor) -> Tensor:
         """[..., N', D] what of latents [..., N, D] is compared with that of other frames: all."""
         return latents
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """[..., n, E] the frozen tokens that latents [..., N, D] stand for, of a latent that
+        `decodes`."""
+        return self.compared(latents)
 
     def perturbations(self, latents: Tensor, radius: float) -> list[Tensor]:
         """Latents [..., N, D] with one dynamic number of every token more or less by the radius:
@@ -225,15 +231,6 @@ class Latent(nn.Module):
     def standardise(self, compressed: Tensor) -> None:
         """Set the units of the dynamic numbers, once they are trained, from compressed sample
         frames [S, ...]."""
-
-
-class TokenLatent(Latent):
-    """All frozen tokens of a frame, all of them dynamic."""
-
-    lossless = True
-
-    def dynamic(self, compressed: Tensor) -> Tensor:
-        return compressed
 
 
 class CompactLatent(Latent):

@@ -109,14 +109,15 @@ class StateTokenSettings(LatentSettings):
 
 @LATENTS.register("tokens")
 class TokenLatentSettings(LatentSettings):
-    """All frozen tokens of a frame as they are, as in DINO-WM."""
+    """All frozen tokens of a frame as they are, as in DINO-WM, or neighbours averaged."""
 
     name: Literal["tokens"] = "tokens"
+    merge: int = Field(1, ge=1)  # 2: of the frame's grid each 2 x 2 tokens become their mean
 
     def make(self, tokens: int, token_width: int) -> Latent:
-        from jepa_wm.models.latent import TokenLatent
+        from jepa_wm.models.token_latent import TokenLatent
 
-        return TokenLatent(tokens, token_width)
+        return TokenLatent(tokens, token_width, self.merge)
 
 
 @LATENTS.register("robot_tokens")

@@ -58,20 +58,19 @@ class TransformerDynamics(Dynamics):
         self, shape: LatentShape, action_size: int, settings: TransformerSettings
     ) -> None:
         super().__init__(action_size)
-        self.settings, width = settings, settings.width
+        self.settings = settings
+        width, self.num_heads = settings.size_for(shape.width)
+        self.width, self.head_dim = width, width // self.num_heads
         self.tokens, self.latent_width = shape.tokens, shape.width
         self.static_dim = shape.static_dim
         self.context_frames = settings.context_frames
-        self.head_dim = width // settings.num_heads
         # Attention knows relative positions only: where in its frame a token lies, a learned slot
         # says.
         self.embed = nn.Linear(shape.width, width)
         first, second = nn.Linear(action_size, width), nn.Linear(width, width)
         self.act = nn.Sequential(first, nn.GELU(), second)
         self.slot = nn.Parameter(torch.zeros(shape.tokens, width))
-        self.blocks = nn.ModuleList(
-            Block(width, settings.num_heads) for _ in range(settings.depth)
-        )
+        self.blocks = nn.ModuleList(Block(width, self.num_heads) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = self.make_head(width, shape.dynamic_dim)
         # Actions come in with as much variance as they have: with a transformer's small initial
@@ -165,10 +164,10 @@ class TransformerDynamics(Dynamics):
         It counts the memory of the context and all working memory for every plan, though plans of
         one episode share the former and a CPU has the latter for a few plans only. What is fixed
         are weights in bf16, twice, while they change hands."""
-        n, width = self.tokens, self.settings.width
+        n, width = self.tokens, self.width
         window, depth = self.context_frames, len(self.blocks)
         latents = 4 * horizon * n * self.latent_width  # futures, then differences and products
-        scores = self.settings.num_heads * n * window * n  # attention of one layer
+        scores = self.num_heads * n * window * n  # attention of one layer
         fixed = 0 if precision == "fp32" else 2 * 2 * sum(p.numel() for p in self.parameters())
         if gradients:
             kept = (24 + 4 * window) * width * n + 3 * scores  # of one layer of one step

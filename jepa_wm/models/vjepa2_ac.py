@@ -29,6 +29,7 @@ class RobotTokens(Latent):
 
     proprio_size = POSE
     lossless = True
+    decodes = True
     reads_raw = True
     mean: Tensor
     scale: Tensor

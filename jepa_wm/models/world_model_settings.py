@@ -69,19 +69,44 @@ def _check_rollout(key: str, context: int, frames: int, rollout: float) -> None:
         )
 
 
+HEAD_DIM = 64  # numbers of a head, where their number is not given
+# At least so many beside a token's own are for the action: DINO-WM's embedding of it (Zhou et al.,
+# 2024).
+ACTION_DIM = 10
+
+
 class TransformerSettings(DynamicsSettings):
     """Frame-causal transformers over latents and actions."""
 
-    width: int = 192
+    # null: as many heads of 64 as hold all numbers of a token and 10 of the action
+    width: int | None = 192
     depth: int = Field(3, ge=1)
-    num_heads: int = Field(3, ge=1)
+    num_heads: int | None = Field(3, ge=1)  # null: of 64 numbers each
     # frames of a training window that the rollout loss is given; one shows no speed
     rollout_context: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TransformerSettings:
-        check_heads(self.width, self.num_heads)
+        if self.width is None and self.num_heads is not None:
+            raise ValueError(
+                f"width null is of heads of {HEAD_DIM} numbers, as many as the latent needs, and "
+                f"num_heads is {self.num_heads}; set num_heads to null too, or give a width"
+            )
+        if self.width is not None:
+            if self.num_heads is None and self.width % HEAD_DIM:
+                raise ValueError(
+                    f"width {self.width} does not divide into heads of {HEAD_DIM} numbers; give "
+                    "num_heads"
+                )
+            check_heads(*self.size_for(0))
         return self
+
+    def size_for(self, latent_width: int) -> tuple[int, int]:
+        """(width, number of heads) for latents of such tokens."""
+        width = self.width
+        if width is None:
+            width = -(-(latent_width + ACTION_DIM) // HEAD_DIM) * HEAD_DIM
+        return width, self.num_heads or width // HEAD_DIM
 
     def check_frames(self, frames: int, rollout: float) -> None:
         _check_rollout("rollout_context", self.rollout_context, frames, rollout)

@@ -17,8 +17,9 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.sampling import spread
 from jepa_wm.data.windows import SpanSampler, WindowSampler
-from jepa_wm.features.cache import PARTS, Features, encoded_rows
+from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
+from jepa_wm.features.store import encoded_rows
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import WorldModelSettings
 from jepa_wm.training.latent_task import LatentBatches, begin, latent_task
@@ -48,7 +49,7 @@ def dynamics(
     """Train the latent, the dynamics on it and the temporal distance, save them, and measure the
     rollout error against the horizon; interrupted, it goes on from the newest checkpoint of any of
     these trainings."""
-    features, heldout = (Features.of_run(run.path, data_path, part) for part in PARTS)
+    features, heldout = Features.both_of_run(run.path, data_path)
     span(heldout.data, settings.dynamics)  # what is wrong with it is said before the training
     model, precision = make_model(settings, features).to(dist().device), train.precision
 

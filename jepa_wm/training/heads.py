@@ -16,7 +16,7 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
-from jepa_wm.features.cache import PARTS, Features
+from jepa_wm.features.cache import Features
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import Heads, Present
 from jepa_wm.models.latent_model import LatentModel
@@ -48,10 +48,10 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
         )
     taught, heldout = (
         Samples.of(
-            Features.of_run(run.path, data_path, part), model,
+            features, model,
             policy_steps=settings.sizes.policy_steps, seed=seed, precision=precision,
         )
-        for part in PARTS
+        for features in Features.both_of_run(run.path, data_path)
     )  # fmt: skip
 
     # The latents are frozen, so that all heads are one task over the same batches.

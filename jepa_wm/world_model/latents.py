@@ -16,7 +16,8 @@ from torch import Tensor
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
 from jepa_wm.data.trajectories import Trajectories
-from jepa_wm.features.cache import Features, encoded_rows
+from jepa_wm.features.cache import Features
+from jepa_wm.features.store import encoded_rows
 from jepa_wm.models.latent_model import LatentModel
 
 SLAB = 1024  # frames read in one go

@@ -153,14 +153,14 @@ def _row(total: Totals, latents: Latents, h: int, windows: int) -> dict[str, obj
 
 
 def feature_decoder(model: LatentModel, latents: Latents) -> Decoder:
-    """A linear map from latents to frozen features, fitted on training frames; nothing to do where
-    the latent is all of these."""
-    if model.latent.lossless:
-        return lambda latents: model.latent.compared(latents).flatten(-2)
+    """A linear map from latents to frozen features, fitted on training frames where the latent
+    has none of its own."""
+    if model.latent.decodes:
+        return lambda latents: model.latent.decoded(latents).flatten(-2)
     train, device = latents.features, model.action_scale.device
     count = min(PROBE_FRAMES, max(500, 4 * NUMBERS // train.numbers))
     episode, frame, flat = _sample(latents, count)
-    features = train.tokens(episode, frame).float().flatten(1).numpy()
+    features = train.tokens(episode, frame).float().flatten(1).cpu().numpy()
     (ridge,) = fit_ridge(flat.numpy(), features, (1e-2,), standardise=True)
     weight = torch.from_numpy(ridge.weight).float().to(device)
     constant = torch.from_numpy(ridge.constant - ridge.centre @ ridge.weight).float().to(device)
