@@ -115,9 +115,13 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    ("gradients", "precision"), [(False, "fp32"), (False, "bf16"), (True, "fp32")]
-)
-@pytest.mark.parametrize("tokens", [4, 49])
+    ("gradients", "precision", "tokens"),
+    [
+        (False, "fp32", 4), (False, "bf16", 4), (True, "fp32", 4),
+        (False, "fp32", 49), (False, "bf16", 49), (True, "fp32", 49),
+        (False, "fp32", 256),
+    ],
+)  # fmt: skip
 def test_the_bound_is_kept_by_what_is_alive(gradients, precision, tokens):
     torch.manual_seed(0)
     model = small_dynamics(

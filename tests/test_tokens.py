@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from ranks import run_ranks
 from small_models import same_weights
 
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.cache import Features
@@ -140,11 +142,14 @@ def test_plans_of_many_tokens_are_counted_by_the_width_that_there_is():
 # ---------------------------------------------------------------- without a store
 
 
+TOKENS = [
+    "latent={name: tokens, merge: 2}",
+    "dynamics={name: deterministic, width: null, num_heads: null, depth: 1}",
+]
 WORDS = [
     "data.image_size=64", "encoder.patch_size=16", "features.backbone=timm/test_vit",
     "features.num_norm_frames=20", "features.stride=5", "train.pretrain.steps=0",
-    "latent={name: tokens, merge: 2}",
-    "dynamics={name: deterministic, width: null, num_heads: null, depth: 1}",
+    *TOKENS,
     "planner.cost.robust_radius=0", "planner.solver={name: cem, num_samples: 6, iterations: 2, "
     "elites: 3}", "planner.mpc={horizon: 2, also_evaluate: []}",
     "evaluation={episodes: 2, budget: 10}", "train.precision=fp32",
@@ -196,6 +201,32 @@ def without_times(result):
             for key, value in result.items() if not any(word in key for word in clocked)
         }  # fmt: skip
     return result
+
+
+def test_two_ranks_without_a_store_train_what_one_process_does(both, tmp_path, tiny_data):
+    alone, run = both[False][0], tmp_path / "run"
+    shutil.copytree(alone / "features", run / "features")
+    words = [f"data.path={tiny_data}", *WORDS, "features.store=false"]
+    command = ["dynamics", "--config", "debug", "--run", str(run), *words]
+    assert run_ranks(2, command, tmp_path / "meet", log=tmp_path / "log") == [0, 0]
+    mine, its = (read_metrics(folder, "dynamics_dynamics") for folder in (run, alone))
+    assert mine[-1]["step"] == its[-1]["step"] == 3
+    assert mine[-1]["loss"] == pytest.approx(its[-1]["loss"], rel=1e-4)
+    weights = [LatentModel.load(folder / "dynamics").dynamics for folder in (run, alone)]
+    for a, b in zip(*(model.parameters() for model in weights), strict=True):
+        assert (a - b).square().mean().sqrt() < 1e-4
+
+
+def test_a_latent_that_is_trained_is_the_same_to_the_bit_without_a_store(tmp_path, tiny_data):
+    """Keypoints ask for distant frames too, and what is static is believed of all frames."""
+    latent = "latent={name: keypoints, dynamic_points: 2, static_points: 1, map_channels: 2}"
+    words = [latent, "dynamics={name: mlp, width: 16}", "train.latent={steps: 3, batch: 4}"]
+    models = []
+    for store in ("true", "false"):
+        config = config_of(tiny_data, *words, f"features.store={store}")
+        run_all(tmp_path / store, config, ["features", "dynamics"])
+        models.append(LatentModel.load(tmp_path / store / "dynamics"))
+    assert same_weights(*models)
 
 
 def test_encoded_rows_are_the_stored_ones_in_any_order_and_shape(both, tiny_data):
