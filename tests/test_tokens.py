@@ -17,6 +17,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
 from jepa_wm.data.trajectories import Trajectories
+from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.features.store import weights_digest
@@ -142,14 +143,11 @@ def test_plans_of_many_tokens_are_counted_by_the_width_that_there_is():
 # ---------------------------------------------------------------- without a store
 
 
-TOKENS = [
-    "latent={name: tokens, merge: 2}",
-    "dynamics={name: deterministic, width: null, num_heads: null, depth: 1}",
-]
 WORDS = [
     "data.image_size=64", "encoder.patch_size=16", "features.backbone=timm/test_vit",
     "features.num_norm_frames=20", "features.stride=5", "train.pretrain.steps=0",
-    *TOKENS,
+    "latent={name: tokens, merge: 2}",
+    "dynamics={name: deterministic, width: null, num_heads: null, depth: 1}",
     "planner.cost.robust_radius=0", "planner.solver={name: cem, num_samples: 6, iterations: 2, "
     "elites: 3}", "planner.mpc={horizon: 2, also_evaluate: []}",
     "evaluation={episodes: 2, budget: 10}", "train.precision=fp32",
@@ -276,6 +274,32 @@ def test_the_features_that_a_mean_stands_for_need_no_fitted_map(both):
     )
     row = both[True][1]["dynamics"]["rollout"][0]
     assert row["feature_error_encoded"] > 0 and row["feature_error"] > 0
+
+
+def test_the_recipe_of_dinov2_in_a_maze_plays_on_a_tiny_backbone(tmp_path):
+    """At reduced size by overrides alone: nothing is fetched."""
+    for package in ("mujoco", "gymnasium_robotics"):
+        pytest.importorskip(package, reason="needs pip install 'jepa-wm[mazes]'")
+    small = [word for word in WORDS if not word.startswith(("latent", "dynamics"))]
+    small += ["features.weights=null", "features.store=false", "dynamics.depth=1"]
+    small += ["collect={episodes: 4, episode_length: 61, heldout_episodes: 2, "
+              "heldout_episode_length: 61}", "evaluation.policies=[gcbc]",
+              "train.heads.sizes.policies=[gcbc]"]  # fmt: skip
+    config = load_config("point_maze_dinov2", small)
+    assert config.features.backbone == "timm/test_vit" and config.latent.merge == 2
+    results = run_all(tmp_path, config, ["collect", *STAGES])
+    model = LatentModel.load(tmp_path / "dynamics")
+    assert model.latent.tokens == 4 and model.dynamics.width == 128
+    assert results["plan"]["success"]["episodes"] == 2
+
+
+def test_the_encoder_that_the_recipe_names_has_the_grid_that_it_merges():
+    config = load_config("point_maze_dinov2")
+    name = config.features.backbone.partition("/")[2]
+    encoder = Backbone(name, config.data.image_size)
+    latent = config.latent.make(encoder.tokens_per_frame, encoder.width)
+    assert (encoder.tokens_per_frame, latent.shape) == (256, LatentShape(64, 384, 0))
+    assert config.dynamics.size_for(384) == (448, 7)
 
 
 # ---------------------------------------------------------------- a full disk

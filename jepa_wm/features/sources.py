@@ -37,7 +37,7 @@ class RunEncoder:
         """It, where this process computes; UserError names what is missing."""
         # The values drawn for an encoder that is about to be loaded must not shift those of what
         # is trained on it.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             return FrozenEncoder.load(self.folder).to(dist().device)
 
 
