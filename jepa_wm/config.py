@@ -178,6 +178,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _baseline_fits(self) -> Config:
+        backbone = self.features.backbone
+        if self.evaluation.random_encoder_baseline and (backbone or "").startswith("vjepa2/"):
+            raise ValueError(
+                f"evaluation.random_encoder_baseline is of random weights, and features.backbone "
+                f"{backbone} is read from a file; set evaluation.random_encoder_baseline=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _policies_fit(self) -> Config:
         alone, trained = self.evaluation.policies, self.train.heads.sizes.policies
         if alone and not self.dynamics.has_heads:

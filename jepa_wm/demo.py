@@ -44,7 +44,7 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
 
     The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on
     those of training."""
-    # Random in its patches too, which may start from the data.
+    # Random in its patches too, which may start from the data, and so where it is a backbone.
     untrained = config.train.pretrain.model_copy(update={"steps": 0})
     random = config.jepa.model_copy(update={"patch_init": "normal"})
     # Of policies those alone that the search asks for.
@@ -57,6 +57,7 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
             "data": config.data.model_copy(update={"path": str((run.path / "collect").resolve())}),
             "train": config.train.model_copy(update={"pretrain": untrained, "heads": heads}),
             "jepa": random,
+            "features": config.features.model_copy(update={"weights": None}),
             "planner": config.planner.model_copy(
                 update={"mpc": config.planner.mpc.model_copy(update={"also_evaluate": ()})}
             ),

@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from ranks import run_ranks
 from small_models import same_weights
 
+from jepa_wm import demo
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.progress import read_metrics
 from jepa_wm.core.run import Run, run_stage
+from jepa_wm.core.stage import pipeline
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.backbone import Backbone
 from jepa_wm.features.cache import Features
@@ -287,7 +289,10 @@ def test_the_recipe_of_dinov2_in_a_maze_plays_on_a_tiny_backbone(tmp_path):
               "train.heads.sizes.policies=[gcbc]"]  # fmt: skip
     config = load_config("point_maze_dinov2", small)
     assert config.features.backbone == "timm/test_vit" and config.latent.merge == 2
-    results = run_all(tmp_path, config, ["collect", *STAGES])
+    stages = [name for name in pipeline(config) if name != "report"]
+    assert stages == ["collect", *STAGES], "there is nothing to pretrain"
+    assert "pretrain" in pipeline(load_config("point_maze"))
+    results = run_all(tmp_path, config, stages)
     model = LatentModel.load(tmp_path / "dynamics")
     assert model.latent.tokens == 4 and model.dynamics.width == 128
     assert results["plan"]["success"]["episodes"] == 2
@@ -300,6 +305,27 @@ def test_the_encoder_that_the_recipe_names_has_the_grid_that_it_merges():
     latent = config.latent.make(encoder.tokens_per_frame, encoder.width)
     assert (encoder.tokens_per_frame, latent.shape) == (256, LatentShape(64, 384, 0))
     assert config.dynamics.size_for(384) == (448, 7)
+
+
+def test_the_random_encoder_beside_a_backbone_is_that_backbone_with_random_weights(
+    tmp_path, monkeypatch
+):
+    done = []
+
+    def note(name, run, before=""):
+        done.append((name, run._config.features))
+        return {"seconds": 1.0, "success": {}}
+
+    monkeypatch.setattr(demo, "_do", note)
+    config = load_config("point_maze_dinov2", ["evaluation.random_encoder_baseline=true"])
+    with Run.open(tmp_path, config) as run:
+        demo.random_encoder_baseline(run, config)
+    assert "pretrain" not in dict(done) and "plan" in dict(done)
+    assert {(f.backbone, f.weights) for _, f in done} == {(config.features.backbone, None)}
+    words = ["features={backbone: vjepa2/vit_large, weights: vitl.pt}"]
+    with pytest.raises(UserError, match="vjepa2/vit_large is read from a file; set evaluation"):
+        load_config("debug", [*words, "evaluation.random_encoder_baseline=true"])
+    assert load_config("debug", words).features.weights == "vitl.pt"
 
 
 # ---------------------------------------------------------------- a full disk

@@ -50,11 +50,10 @@ OWN = {  # in the order of the pipeline
         "jepa_wm.training.pretrain",
         "pretrain the encoder: masked latent prediction and the recipe's regularisers",
         ranks=True,
+        when=lambda features_backbone: features_backbone is None,
     ),
     "features": OwnStage(
-        "jepa_wm.features.cache",
-        "freeze the encoder and compute the features of all frames once",
-        in_shards=True,
+        "jepa_wm.features.cache", "freeze the encoder and encode all frames once", in_shards=True
     ),
     "dynamics": OwnStage(
         "jepa_wm.training.dynamics",

@@ -71,7 +71,7 @@ def features(
         )  # fmt: skip
         if features.store:
             rows = sum(len(encoded_rows(each, stride)) for each in data.values())
-            check_room(run.path, (rows, plain.tokens_per_frame, plain.width))
+            check_room(run.path / "features", (rows, plain.tokens_per_frame, plain.width))
     folder, train = run.stage_dir("features"), data["train"]
 
     # Made by whichever process comes first: of several shards' processes the others must encode

@@ -39,9 +39,10 @@ class StoredFeatures:
 
 
 def check_room(folder: Path, shape: tuple[int, int, int]) -> None:
-    """UserError where the disk of `folder` has no room for a store of R frames of N tokens of
-    width D."""
-    size, free = int(np.prod(shape)) * NUMBER, shutil.disk_usage(folder).free
+    """UserError where the disk of `folder`, or of the one above it where it is not there yet, has
+    no room for a store of R frames of N tokens of width D."""
+    disk = folder if folder.exists() else folder.parent
+    size, free = int(np.prod(shape)) * NUMBER, shutil.disk_usage(disk).free
     if size > free:
         rows, tokens, width = shape
         raise UserError(
