@@ -36,7 +36,8 @@ def map_energy(
         goal, latents = believed[:1], believed[1:]
         steps = model.distance(latents[None], goal, robust_radius=robust_radius)[0]
         learned.append(steps.view(grid, grid).cpu().numpy())
-        raw.append((latents - goal).square().mean((1, 2)).view(grid, grid).cpu().numpy())
+        apart = model.latent.compared(latents) - model.latent.compared(goal)
+        raw.append(apart.square().mean((1, 2)).view(grid, grid).cpu().numpy())
     np.savez_compressed(
         file,
         learned=np.stack(learned),

@@ -22,7 +22,9 @@ from jepa_wm.core.progress import Progress
 from jepa_wm.data.held_out import TRAINING
 from jepa_wm.evals.scores import success
 from jepa_wm.planning.agent import Agent
-from jepa_wm.worlds.tasks import Episodes, GoalPolicy, Task
+from jepa_wm.world_model.proprio import proprio_columns
+from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.worlds.tasks import Episodes, GoalPolicy, ShowsGoals, Task
 from jepa_wm.worlds.world import Rewarding, Split, World
 
 # what folders and keys of the episodes of a split end in
@@ -200,6 +202,20 @@ def read_chunks(folder: Path, rows: range, keys: tuple[str, ...]) -> dict[str, n
 def shard_of(count: int, shard: int, shards: int) -> range:
     """The episodes of one of `shards` equal parts."""
     return range(count * shard // shards, count * (shard + 1) // shards)
+
+
+def goal_proprio(model: WorldModel, task: Task, episodes: Episodes) -> np.ndarray:
+    """[B, P] the numbers of the goals' states that the model's latent names; no other reaches an
+    agent. UserError for a task whose goals are images alone."""
+    if not isinstance(task, ShowsGoals):
+        raise UserError(
+            f"planner.cost.proprio: the goals of the task {task.name} are images alone, which "
+            "carry no proprioception; set planner.cost.proprio=0"
+        )
+    world = task.at_goals(episodes)
+    columns = proprio_columns(model, world)
+    assert columns is not None, "check_cost refuses it"
+    return columns.read(world.state())
 
 
 def baselines(task: Task, episodes: Episodes, *, budget: int, repeat: int) -> dict[str, object]:

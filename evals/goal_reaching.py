@@ -19,6 +19,7 @@ import numpy as np
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
+from jepa_wm.core.supervision import states_read
 from jepa_wm.data.held_out import layouts_met
 from jepa_wm.evals.energy import map_energy
 from jepa_wm.evals.episodes import (
@@ -26,6 +27,7 @@ from jepa_wm.evals.episodes import (
     AgentPolicy,
     Watch,
     baselines,
+    goal_proprio,
     play_in_chunks,
     read_chunks,
     shard_of,
@@ -41,10 +43,11 @@ from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext
 from jepa_wm.planning.search import Cost
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.world_model.proprio import proprio_of
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.recorded import RecordedTask
 from jepa_wm.worlds.tasks import SPLITS, Episodes, judge, make_task
-from jepa_wm.worlds.world import CollectSettings, WorldSettings
+from jepa_wm.worlds.world import CollectSettings, World, WorldSettings
 
 
 @stage(
@@ -53,7 +56,7 @@ from jepa_wm.worlds.world import CollectSettings, WorldSettings
         "success", "success_by", "success_training_layouts", "return", "return_training_layouts",
         "baselines", "baselines_training_layouts", "policies", "policies_training_layouts",
         "search_beaten", "search_beaten_training_layouts", "oracle", "oracle_training_layouts",
-        "seconds_per_decision",
+        "seconds_per_decision", "states_read",
     ),
 )  # fmt: skip
 def plan(
@@ -93,7 +96,8 @@ def begin(
     evaluation: EvaluationSettings,
 ) -> tuple[GoalPlay | RewardPlay, dict[str, object]]:
     """(the episodes of a run's model, kept in its folder `place`; what of the data their layouts
-    were met in, where the world has any). UserError for tasks of what was trained on."""
+    were met in, where the world has any, and what of the state its latent reads). UserError for
+    tasks of what was trained on."""
     model = WorldModel.load(run.path)
     data = Path(data_path) if data_path else run.path / "collect"
     if evaluation.task is not None:
@@ -106,12 +110,12 @@ def begin(
         play = RewardPlay(run, model, world, planner, evaluation, frameskip)
     else:
         play = GoalPlay(run, model, world, planner, evaluation, frameskip, place=place)
-    layouts = play.layouts()
-    if layouts:
-        return play, {"layouts": layouts_met(data / "train.h5", *layouts)}
+    reads = states_read(model.latent_model.settings.latent.proprio)
+    if layouts := play.layouts():
+        return play, {"layouts": layouts_met(data / "train.h5", *layouts), **reads}
     if data_path is None:
         refuse_seeds_of_data(play.seeds, collect, seed, evaluation)
-    return play, {}
+    return play, reads
 
 
 class GoalPlay:
@@ -137,6 +141,7 @@ class GoalPlay:
         try:
             for settings in (planner, *map(planner.alone, self.policies)):
                 Agent(model, self.space(settings), settings)
+            proprio_of(model, self.world)
         except ValueError as error:
             raise UserError(
                 f"{run.path}: this model cannot act in the world {world.name!r}: {error}"
@@ -231,7 +236,7 @@ class GoalPlay:
         part = one.episodes.part(first, last)
         world = self.task.begin(part)
         cost = None if one.cost is None else partial(one.cost, world, part)
-        agent = self._agent(one.planner, part, part.seeds.tolist(), cost)
+        agent = self._agent(one.planner, part, part.seeds.tolist(), world, cost)
         policy = AgentPolicy(agent, watch=watch)
         track = policy.play(world, budget=self.budget, every=self.frameskip)
         position = self.task.position(track.state)
@@ -249,11 +254,14 @@ class GoalPlay:
         planner: PlannerSettings,
         episodes: Episodes,
         seeds: list[int],
+        world: World,
         cost: Callable[[PlanningContext], Cost] | None = None,
     ) -> Agent:
-        """An agent that was shown the goals."""
-        agent = Agent(self.model, self.space(planner), planner, cost=cost)
-        agent.reset(self.task.goal_images(episodes), seeds)
+        """An agent that was shown the goals, and of the state of `world` what its model reads."""
+        read = proprio_of(self.model, world)
+        agent = Agent(self.model, self.space(planner), planner, cost=cost, proprio=read)
+        carried = goal_proprio(self.model, self.task, episodes) if planner.cost.proprio else None
+        agent.reset(self.task.goal_images(episodes), seeds, goal_proprio=carried)
         return agent
 
     def space(self, planner: PlannerSettings) -> Space:
@@ -263,8 +271,8 @@ class GoalPlay:
 
     def _seconds_per_decision(self, episode: Episodes) -> float:
         """Median time of one decision for one episode: encode, imagine and search."""
-        policy = AgentPolicy(self._agent(self.planner, episode, [0]))
         world = self.task.begin(episode)
+        policy = AgentPolicy(self._agent(self.planner, episode, [0], world))
         for _ in range(7):
             policy(world)
         return float(np.median(policy.seconds[1:]))

@@ -27,7 +27,8 @@ from jepa_wm.worlds.tasks import TASKS, TaskSettings
 from jepa_wm.worlds.world import CollectSettings, WorldSettings
 
 STAGE, BUDGET = "eval_offsets", 2  # steps of the budget for each from start to goal
-KEPT = ("success", "policies", "search_beaten", "baselines", "oracle")  # of what `plan` tells
+# of what `plan` tells
+KEPT = ("success", "policies", "search_beaten", "baselines", "oracle", "states_read")
 
 
 @stage(STAGE, after="heads", keep="own", unrecorded=("evaluation.offsets",))

@@ -23,6 +23,7 @@ from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
+from jepa_wm.core.supervision import states_read
 from jepa_wm.data.sampling import spread
 from jepa_wm.data.trajectories import open_data
 from jepa_wm.evals.evaluation import Evaluation, Features, Rows, evaluation
@@ -181,7 +182,8 @@ def rollout(run: Run, data_path: str | None) -> dict[str, object]:
     """`rollout`: a row per horizon 1..32."""
     model = LatentModel.load(run.path / "dynamics").to(dist().device)
     train, heldout = CachedFeatures.both_of_run(run.path, data_path)
-    return {"rollout": rollout_errors(model, heldout, train)}
+    reads = states_read(model.settings.latent.proprio)
+    return {"rollout": rollout_errors(model, heldout, train), **reads}
 
 
 def pools(name: str) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.planning.action_space import space_of
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.world_model.proprio import proprio_of
 from jepa_wm.world_model.world_model import WorldModel
 from jepa_wm.worlds.world import RandomActions, Rewarding, Splitting, WorldSettings, of_split
 
@@ -145,7 +146,7 @@ class RewardPlay:
         episodes go into `film`."""
         seeds, repeat = self.seeds[first:last], self.planner.mpc.action_repeat
         space = space_of(world, frameskip=self.frameskip, action_repeat=repeat)
-        agent = Agent(self.model, space, self.planner)
+        agent = Agent(self.model, space, self.planner, proprio=proprio_of(self.model, world))
         agent.reset(None, seeds.tolist())
         world.reset(seeds)
         policy = AgentPolicy(agent, watch=watch, filmed=FILMED)

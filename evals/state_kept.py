@@ -140,7 +140,9 @@ class StatesRead:
     def latent_read(self) -> str:
         """What is read of a latent, in words."""
         latent = self.model.latent
-        parts = [f"{latent.dynamic_dim} dynamic numbers"]
+        parts = [f"{latent.visual_dim} dynamic numbers"]
+        if latent.proprio is not None:
+            parts.append(f"{latent.proprio.count} numbers of proprioception (states)")
         if static := latent.static_dim - latent.map_dim:
             parts.append(f"{static} static numbers")
         if latent.map_dim:

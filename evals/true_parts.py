@@ -15,6 +15,7 @@ from torch import Tensor
 from jepa_wm.data.quantities import TURN
 from jepa_wm.planning.cost import PlanningContext, in_chunks, objective_of, plans_at_once
 from jepa_wm.planning.terms import over_steps
+from jepa_wm.world_model.proprio import proprio_of
 from jepa_wm.worlds.tasks import Episodes, HasOracle, Task
 from jepa_wm.worlds.world import RandomActions, World
 
@@ -70,6 +71,7 @@ class SimulatedCost:
     ) -> None:
         self.task, self.drawing, self.world, self.context = task, drawing, world, context
         self.objective = objective_of(context)
+        self.proprio = proprio_of(context.model, drawing.world)
 
     def __call__(self, plans: Tensor) -> Tensor:
         """[B, S] costs of plans [B, S, H, A], where the plans are."""
@@ -93,7 +95,8 @@ class SimulatedCost:
             copies.step(actions[:, step])
             if (step + 1) % model.frameskip == 0:
                 frames = self.drawing(copies.state(), standing)
-                latents.append(model.encode(torch.from_numpy(frames)))
+                proprio = None if self.proprio is None else torch.from_numpy(self.proprio())
+                latents.append(model.encode(torch.from_numpy(frames), proprio))
         encoded = torch.stack(latents, 1).unflatten(0, plans.shape[:2])
 
         # Static numbers are those believed now, as they are while plans are imagined.

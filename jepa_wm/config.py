@@ -170,6 +170,11 @@ class Config(Section):
                 f"planner.cost.robust_radius {cost.robust_radius:g} is of a few dynamic numbers, "
                 f"which latent.name {self.latent.name} has not; set planner.cost.robust_radius=0"
             )
+        if cost.proprio and not self.latent.proprio:
+            raise ValueError(
+                f"planner.cost.proprio {cost.proprio:g} compares what latent.proprio names, which "
+                "is nothing; name numbers of the state there, or set planner.cost.proprio=0"
+            )
         if self.planner.needs_heads and not self.dynamics.has_heads:
             raise ValueError(
                 f"planner asks heads, and dynamics.name {self.dynamics.name} has none: set "

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TURN = {"rad": 2 * np.pi, "deg": 360.0}  # a whole turn in the units that are of angles
 # of its own size, what a number that never varied may vary by in fp32
 ROUNDING = 4 * torch.finfo(torch.float32).eps
 FAINT = 1e-3  # of the numbers' overall spread: less is what half precision makes up

@@ -1,6 +1,10 @@
-"""What an encoder was trained by, in the words of its file, its model card and the report."""
+"""What an encoder was trained by, in the words of its file, its model card and the report; and
+which figures are of models that read more than pictures and actions."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def supervision_of(
@@ -24,3 +28,15 @@ def supervision_of(
     else:
         by = "latent prediction, without actions or labels"
     return by + before
+
+
+def states_read(proprio: Sequence[str]) -> dict[str, object]:
+    """`states_read`, which a result has whose model reads these numbers of the state as
+    proprioception (latent.proprio): state supervision. Nothing where there are none."""
+    return {"states_read": list(proprio)} if proprio else {}
+
+
+def reading_states(result: Mapping[str, Any]) -> str:
+    """The same of a stored result, in words that follow what the model is."""
+    names = result.get("states_read")
+    return f", whose latent reads states as proprioception ({', '.join(names)})" if names else ""

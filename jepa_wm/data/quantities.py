@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.core.scaling import TURN
 
-TURN = {"rad": 2 * np.pi, "deg": 360.0}  # a whole turn in the units that are of angles
 UNKNOWN = "-"  # stands in a list of units where none is known
 
 

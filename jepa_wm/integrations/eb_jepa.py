@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.errors import UserError
+from jepa_wm.world_model.proprio import refuse_proprio
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -37,6 +38,7 @@ class EbJepa(nn.Module):
                 f"dynamics.frameskip {skip}: eb_jepa asks for a latent after every action; train "
                 "with dynamics.frameskip=1 (configs/two_rooms_ebjepa.yaml)"
             )
+        refuse_proprio(model)
         self.model = model
         for name, numbers in (("mean", mean), ("std", std)):
             channels = torch.tensor(numbers, dtype=torch.float32, device=model.device)

@@ -19,6 +19,7 @@ from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.cost import PlanningContext, PlanningCost, check_cost
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.world_model.proprio import refuse_proprio
 from jepa_wm.world_model.world_model import WorldModel
 
 
@@ -33,6 +34,7 @@ class CostServer:
         self, model: WorldModel, settings: PlannerSettings, space: ActionSpace | None = None
     ) -> None:
         check_cost(model, settings)
+        refuse_proprio(model)
         self.model, self.settings = model, settings
         units = model.latent_model
         reach = units.action_low.tolist(), units.action_high.tolist()

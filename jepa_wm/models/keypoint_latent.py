@@ -54,11 +54,11 @@ class KeypointLatent(CompactLatent):
     def near(self, latents: Tensor, numbers: Tensor | None = None) -> Tensor:
         if self.static is None:
             return super().near(latents)
-        places = latents[..., 0, : self.dynamic_dim] * self.scale + self.shift
+        places = latents[..., 0, : self.visual_dim] * self.scale + self.shift
         return self.static.near(self.map_of(latents) if numbers is None else numbers, places)
 
     def near_dim(self, channels: int) -> int:
-        return width_near(self.dynamic_dim // 2, channels) if self.map_dim else 0
+        return width_near(self.visual_dim // 2, channels) if self.map_dim else 0
 
     def dynamic(self, compressed: Tensor) -> Tensor:
         return super().dynamic(compressed) * self.counts
@@ -148,7 +148,7 @@ class KeypointLatentTraining(LatentTraining):
     def __init__(self, latent: KeypointLatent, block: int) -> None:
         super().__init__()
         self.places, self.points = latent.places, latent.points
-        moved = latent.dynamic_dim
+        moved = latent.visual_dim
         self.predict = mlp(moved + block, moved, WIDTH, depth=2)
         self.widen = mlp(moved, WIDTH, WIDTH, depth=1)
         self.temporal_contrast = PredictiveContrast(WIDTH, projected=PROJECTED)

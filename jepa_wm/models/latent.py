@@ -2,12 +2,13 @@
 here what all have in common.
 
 B episodes or samples, T frames, n frozen tokens of width E, N latent tokens of D = M + L numbers,
-of which M are dynamic and L static, K principal components, R distant frames, a numbers of an
+of which M are dynamic, M' of these read off the picture, and L static, P numbers of
+proprioception, K principal components, R distant frames, a numbers of an
 action, A of a block of them between two frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from jepa_wm.core.precision import exact
 from jepa_wm.core.scaling import shared_scale
+from jepa_wm.models.proprioception import Proprioception
 
 
 class Belief(NamedTuple):
@@ -78,7 +80,7 @@ class Latent(nn.Module):
     # only `near` and the distance's `map_field` read.
     map_dim = 0
     map_channels = 0
-    proprio_size = 0  # numbers of proprioception that `encode` asks for beside the tokens
+    proprio_size = 0  # P: numbers of proprioception that `encode` asks for beside the tokens
     lossless = False  # whether `decoded` is all that the frozen tokens say
     decodes = False  # whether `decoded` gives frozen tokens, so that no map to them is fitted
     reads_raw = False  # whether it undoes the standardising of frozen tokens
@@ -91,6 +93,8 @@ class Latent(nn.Module):
         # Of compressed frames to their static numbers [..., N, *], which come after those of
         # `early`; trained with the dynamics.
         self.static: nn.Module | None = None
+        # Named numbers of the state, joined to the dynamic ones of every token.
+        self.proprio: Proprioception | None = None
 
     # ------------------------------------------------------------------ frames to latents
 
@@ -99,16 +103,17 @@ class Latent(nn.Module):
         return tokens.float()
 
     def dynamic(self, compressed: Tensor) -> Tensor:
-        """[..., N, M] fp32 dynamic numbers of compressed frames."""
+        """[..., N, M'] fp32 dynamic numbers of compressed frames."""
         raise NotImplementedError
 
     def encode(self, tokens: Tensor, proprio: Tensor | None = None) -> Tensor:
         """[..., N, D] fp32 latents of frozen tokens [..., n, E], and of proprioception [..., P]
         where the latent asks for it."""
-        return self.own(self.compress(tokens, proprio))
+        return self.with_proprio(self.own(self.compress(tokens, proprio)), proprio)
 
     def own(self, compressed: Tensor) -> Tensor:
-        """[..., N, D] fp32 latents of compressed frames, each by itself."""
+        """[..., N, D] fp32 latents of compressed frames, each by itself, without named
+        proprioception."""
         with exact(compressed.device):
             early = self.early(compressed).float()
             if self.static is None:
@@ -120,10 +125,31 @@ class Latent(nn.Module):
         then static ones that the dynamics do not train, if there are any."""
         return self.dynamic(compressed)
 
+    def take_proprio(self, units: Sequence[str]) -> None:
+        """Join a number in each of these units to the dynamic ones."""
+        self.proprio = Proprioception(units, self.dynamic_dim)
+        self.proprio_size = len(units)
+        self.dynamic_dim += self.proprio.count
+        self.shape = self.shape._replace(dynamic_dim=self.dynamic_dim)
+
+    @property
+    def visual_dim(self) -> int:
+        """M': the dynamic numbers that are read off the picture, the first ones of a token."""
+        return self.dynamic_dim if self.proprio is None else self.proprio.first
+
+    def with_proprio(self, latents: Tensor, proprio: Tensor | None) -> Tensor:
+        """[..., N, D] of what pictures show, M' dynamic and any static numbers, and proprioception
+        [..., P]: NaN without it, where the latent asks for it by names."""
+        return latents if self.proprio is None else self.proprio.joined(latents, proprio)
+
+    def visual(self, latents: Tensor) -> Tensor:
+        """[..., N, *] what latents [..., N, D] say that a picture alone says too."""
+        return latents if self.proprio is None else self.proprio.left_out(latents)
+
     def without_map(self, latents: Tensor) -> Tensor:
-        """[..., N, D - map_dim] latents [..., N, D] as dynamics and heads read them, and the
-        distance where there is no map."""
-        return latents[..., : self.shape.width - self.map_dim]
+        """[..., N, D - map_dim] latents [..., N, D] as dynamics read them, and heads and, where
+        there is no map, the distance but for proprioception."""
+        return latents[..., : latents.shape[-1] - self.map_dim]
 
     def map_of(self, latents: Tensor) -> Tensor:
         """[..., map_dim] the map of latents [..., N, D]."""
@@ -140,8 +166,9 @@ class Latent(nn.Module):
         return 0
 
     def compared(self, latents: Tensor) -> Tensor:
-        """[..., N', D] what of latents [..., N, D] is compared with that of other frames: all."""
-        return latents
+        """[..., N', *] what of latents [..., N, D] is compared with that of other frames: all that
+        a goal image shows."""
+        return self.visual(latents)
 
     def decoded(self, latents: Tensor) -> Tensor:
         """[..., n, E] the frozen tokens that latents [..., N, D] stand for, of a latent that
@@ -149,9 +176,9 @@ class Latent(nn.Module):
         return self.compared(latents)
 
     def perturbations(self, latents: Tensor, radius: float) -> list[Tensor]:
-        """Latents [..., N, D] with one dynamic number of every token more or less by the radius:
-        two for each number."""
-        shifts = radius * torch.eye(latents.shape[-1], device=latents.device)[: self.dynamic_dim]
+        """Latents [..., N, D] with one dynamic number of every token, of those that the picture
+        shows, more or less by the radius: two for each number."""
+        shifts = radius * torch.eye(latents.shape[-1], device=latents.device)[: self.visual_dim]
         return [latents + sign * shift for shift in shifts for sign in (1, -1)]
 
     # ------------------------------------------------------------------ belief

@@ -8,6 +8,7 @@ and heads read, P that policies read, A action numbers between two frames."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +40,27 @@ class LatentModel(nn.Module):
     action_high: Tensor
 
     def __init__(
-        self, tokens: int, token_width: int, action_size: int, settings: WorldModelSettings
-    ) -> None:
-        """For frames of n tokens of width E, and environment actions of `action_size` numbers."""
+        self, tokens: int, token_width: int, action_size: int, settings: WorldModelSettings,
+        *, proprio_units: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """For frames of n tokens of width E, environment actions of `action_size` numbers, and
+        proprioception in `proprio_units`, one for each number that the latent's settings name."""
         super().__init__()
-        self.settings = settings
+        assert len(proprio_units) == len(settings.latent.proprio), proprio_units
+        self.settings, self.proprio_units = settings, tuple(proprio_units)
         self.sizes = {"tokens": tokens, "token_width": token_width, "action_size": action_size}
         self.frameskip = settings.dynamics.frameskip
         self.context_frames = settings.dynamics.context_frames
         self.block = action_size * self.frameskip
         self.latent = settings.latent.make(tokens, token_width)
+        if proprio_units:
+            self.latent.take_proprio(proprio_units)
         how = settings.dynamics
         members = [how.make(self.latent, self.block) for _ in range(how.ensemble_size)]
         self.dynamics, self.other_members = members[0], nn.ModuleList(members[1:])
-        # What distance and heads read.
-        self.numbers = self.latent.tokens * (self.latent.shape.width - self.latent.map_dim)
+        # What distance and heads read: what a goal image shows too.
+        seen = self.latent.visual_dim + self.latent.static_dim
+        self.numbers = self.latent.tokens * (seen - self.latent.map_dim)
         self.components = Components(self.numbers, COMPONENTS) if self.numbers > MANY else None
         self.flat_width = self.numbers if self.components is None else COMPONENTS
         self.distance: TemporalDistance | None = None
@@ -66,7 +73,8 @@ class LatentModel(nn.Module):
 
     def save(self, folder: Path) -> None:
         """`latent_model.safetensors` and `.json` in `folder`; each appears whole or not at all."""
-        save_sized(self, folder, "latent_model", settings=self.settings.model_dump(), **self.sizes)
+        about = {"settings": self.settings.model_dump(), "proprio_units": self.proprio_units}
+        save_sized(self, folder, "latent_model", **about, **self.sizes)
 
     @classmethod
     def load(cls, folder: Path) -> LatentModel:
@@ -85,9 +93,9 @@ class LatentModel(nn.Module):
 
     def flat(self, latents: Tensor) -> Tensor:
         """[..., F] what heads and, without a map, the distance read of latents [..., N, D]: all
-        their numbers end to end but a map's, or where these are many their principal components,
-        which keep where in the picture something is."""
-        read = self.latent.without_map(latents)
+        that pictures show, their numbers end to end but a map's, or where these are many their
+        principal components, which keep where in the picture something is."""
+        read = self.latent.without_map(self.latent.visual(latents))
         return read.flatten(-2) if self.components is None else self.components(read)
 
     def map_field(self, latents: Tensor) -> Tensor | None:
@@ -102,7 +110,7 @@ class LatentModel(nn.Module):
         static numbers beside a map tell layouts apart, and that is learned by heart."""
         if field is None:
             return self.flat(latents)
-        dynamic = latents[..., 0, : self.latent.dynamic_dim]
+        dynamic = latents[..., 0, : self.latent.visual_dim]
         return torch.cat([dynamic, self.latent.near(latents, field)], -1)
 
     @property
@@ -130,7 +138,7 @@ class LatentModel(nn.Module):
         field = MapField(tokens, self.latent.map_channels, width, depth)
         around = self.latent.near_dim(field.channels)
         return TemporalDistance(
-            self.latent.dynamic_dim + around, settings, field=field, around=around
+            self.latent.visual_dim + around, settings, field=field, around=around
         )
 
     def needed_distance(self) -> TemporalDistance:

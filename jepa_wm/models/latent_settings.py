@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jepa_wm.core.registry import Registry, chosen
 from jepa_wm.core.settings import Section
@@ -20,6 +20,21 @@ class LatentSettings(Section):
     perturbable: ClassVar[bool] = False  # whether its `perturbations` mean something
     proprio_size: ClassVar[int] = 0  # numbers of the column 'state' that it reads beside frames
     name: str
+    # numbers of the state, by name, that frames come with where a robot has them: the dynamics
+    # read and foretell them, planner.cost.proprio compares them
+    proprio: tuple[str, ...] = ()
+
+    @field_validator("proprio")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"[{', '.join(names)}] names one twice; leave it out")
+        if names and cls.proprio_size:
+            raise ValueError(
+                f"[{', '.join(names)}] are numbers beside what this latent reads, which is the "
+                "whole state, of a robot's hand; set latent.proprio=[]"
+            )
+        return names
 
     def make(self, tokens: int, token_width: int) -> Latent:
         """A fresh latent of frames of `tokens` frozen tokens of `token_width` numbers."""

@@ -45,8 +45,10 @@ class StateTokenLatent(CompactLatent):
         self, latents: Tensor, distant: Tensor, apart: Tensor, step: int
     ) -> dict[str, Tensor]:
         # The first and the last frame of a window, each beside a distant one.
-        ends = latents[:, [0, -1], 0, : self.dynamic_dim]  # [B, 2, M]
-        gaps = all_gather((ends - distant[:, :, 0]).flatten(0, 1)) / 2**0.5  # [P, M]
+        # Proprioception is not learned, and cannot collapse.
+        ends = latents[:, [0, -1], 0, : self.visual_dim]  # [B, 2, M']
+        gaps = ends - distant[:, :, 0, : self.visual_dim]
+        gaps = all_gather(gaps.flatten(0, 1)) / 2**0.5  # [P, M']
         # A frame beside itself tells nothing.
         differing = gaps[all_gather(apart.flatten().float()) > 0]
         whole = all_gather(ends.flatten(0, 1))

@@ -51,9 +51,10 @@ class TokenLatent(Latent):
 
     def decoded(self, latents: Tensor) -> Tensor:
         """[..., n, D] every frozen token as its mean."""
+        visual = self.visual(latents)
         if self.merge == 1:
-            return latents
-        grid = latents.unflatten(-2, (self.side, self.side))
+            return visual
+        grid = visual.unflatten(-2, (self.side, self.side))
         rows = grid.repeat_interleave(self.merge, -3)
         return rows.repeat_interleave(self.merge, -2).flatten(-3, -2)
 

@@ -19,6 +19,7 @@ from jepa_wm.planning.action_space import Space, space_of
 from jepa_wm.planning.cost import CostTerm, PlanningContext, PlanningCost, check_cost
 from jepa_wm.planning.search import Cost, RecedingHorizon
 from jepa_wm.planning.settings import PlannerSettings
+from jepa_wm.world_model.proprio import proprio_of
 from jepa_wm.world_model.world_model import Belief, WorldModel
 from jepa_wm.worlds.world import World
 
@@ -32,8 +33,9 @@ class Agent:
     they never varied stays as it was. Where several model steps are executed at once
     (planner.mpc.execute), `observe` takes the frames between decisions; those that nobody shows
     are imagined. A model whose latent reads proprioception asks for `proprio` [B, P], read with
-    every frame, such as a world's `state`. UserError for a term that needs a head the model has
-    not, and for a space that the data lie outside of.
+    every frame, as `proprio_of` reads a world's: the numbers that latent.proprio names, in its
+    order and their units. UserError for a term that needs a head the model has not, and for a
+    space that the data lie outside of.
     """
 
     def __init__(
@@ -84,28 +86,28 @@ class Agent:
         space = space_of(world, frameskip=frameskip, action_repeat=planner.mpc.action_repeat)
         model = WorldModel.load(Path(run))
         return cls(
-            model,
-            space,
-            planner,
-            extra_costs=extra_costs,
-            proprio=world.state if model.latent.proprio_size else None,
+            model, space, planner, extra_costs=extra_costs, proprio=proprio_of(model, world)
         )
 
-    def reset(self, goal_frames: np.ndarray | None, seeds: Sequence[int]) -> None:
+    def reset(
+        self, goal_frames: np.ndarray | None, seeds: Sequence[int], *,
+        goal_proprio: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """Begin one episode per seed, toward goal images [B, h, w, c] uint8 where the objective
-        has goals.
+        has goals, with their proprioception [B, P] or without; planner.cost.proprio asks for it.
 
         An episode's plans depend on its own seed alone. Raises ValueError for goals that are not
-        one per seed."""
+        one per seed, UserError for proprioception that the model does not read."""
         if goal_frames is not None and len(goal_frames) != len(seeds):
             raise ValueError(
                 f"{len(goal_frames)} goal images for {len(seeds)} seeds; give one each"
             )
-        self._goal = (
-            None if goal_frames is None else self.model.encode(torch.from_numpy(goal_frames))
-        )
-        self._goal_shape = () if goal_frames is None else goal_frames.shape[1:]
         self._latents, self._past, self._executing, self._count = [], [], [], len(seeds)
+        self._goal, self._goal_shape = None, ()
+        if goal_frames is not None:
+            carried = None if goal_proprio is None else self._checked(goal_proprio)
+            self._goal = self.model.encode(torch.from_numpy(goal_frames), carried)
+            self._goal_shape = goal_frames.shape[1:]
         self._last_action, self._belief = None, None
         if self._goal is not None:
             self._goal, self._belief = self.model.latent.update_belief(self._goal, None)
@@ -179,19 +181,24 @@ class Agent:
     def _read_proprio(self) -> Tensor | None:
         """[B, P] proprioception that belongs to the frames just seen; None: the model reads
         none."""
-        size = self.model.latent.proprio_size
-        if not size:
+        if not self.model.latent.proprio_size:
             return None
-        proprio = np.zeros((0, 0), np.float32)
-        if self.proprio is not None:
-            proprio = np.asarray(self.proprio(), np.float32)
+        return self._checked(np.zeros((0, 0)) if self.proprio is None else self.proprio())
+
+    def _checked(self, proprio: np.ndarray) -> Tensor:
+        """[B, P] proprioception; UserError where it is not what the model reads."""
+        size, proprio = self.model.latent.proprio_size, np.asarray(proprio, np.float32)
         if proprio.shape != (self._count, size) or not np.isfinite(proprio).all():
-            name = self.model.latent_model.settings.latent.name
+            latent = self.model.latent_model.settings.latent
+            which = ", ".join(latent.proprio) or (
+                "of a robot's hand: place, Euler angles, opening of the gripper"
+            )
+            which = f" ({which})" if size else ""
             raise UserError(
-                f"latent.name {name} reads {size} finite numbers of proprioception with each of "
-                f"{self._count} frames (of a robot's hand: place, Euler angles, opening of the "
-                f"gripper), and was given {list(proprio.shape)}: give Agent proprio=..., or a "
-                "world whose state they are"
+                f"latent.name {latent.name} reads {size} finite numbers of proprioception with "
+                f"each of {self._count} frames{which}, and was given {list(proprio.shape)}: give "
+                "Agent proprio=..., or a world whose state they are; and for the goal "
+                "reset(..., goal_proprio=...), or an image alone"
             )
         return torch.from_numpy(proprio)
 

@@ -120,6 +120,7 @@ def objective_of(
     beside: list[tuple[float, CostTerm]] = [
         (-cost.reward, terms.earned),
         (cost.state, terms.to_state),
+        (cost.proprio, terms.to_proprio),
         (cost.effort, terms.effortless),
         (cost.smoothness, terms.smooth),
         (cost.limits.weight if cost.limits else 0, terms.within_limits),
@@ -152,6 +153,11 @@ def check_cost(model: WorldModel, settings: PlannerSettings) -> None:
         model.needed("reward")
     if cost.objective == "state" or cost.state:
         terms.state_ids(model, cost)
+    if cost.proprio and model.latent.proprio is None:
+        raise UserError(
+            f"planner.cost.proprio {cost.proprio:g} needs a model that reads proprioception: "
+            "train with latent.proprio, or set planner.cost.proprio=0"
+        )
     size = model.block // model.frameskip
     if cost.limits and len(cost.limits.matrix[0]) != size:
         raise UserError(

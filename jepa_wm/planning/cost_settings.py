@@ -48,6 +48,8 @@ class CostSettings(Section):
     discount: float = Field(0.99, gt=0, le=1)  # of rewards, a model step
     state: float = Field(0.0, ge=0)  # weight of the distance to the goal's state
     state_names: tuple[str, ...] = ()  # the numbers of the state that count; empty: all
+    # weight of the distance to the goal's proprioception (latent.proprio), where goals carry it
+    proprio: float = Field(0.0, ge=0)
     uncertainty_weight: float = 0.0  # of the disagreement of an ensemble; below 0 it is sought
     num_futures: int = Field(4, ge=1)  # imagined a plan where dynamics are a mixture; averaged
     limits: Limits | None = None  # on environment actions

@@ -63,9 +63,10 @@ def near_far(context: PlanningContext, far: Distance) -> NearFar:
 
 def dynamic_difference(model: WorldModel, latents: Tensor, goal: Tensor) -> Tensor:
     """[B, S, H] the root mean square difference of the dynamic numbers of latents [B, S, H, N, D]
-    and goal [B, N, D]; never below LEAST_DIFFERENCE. Static numbers and the map have no part."""
+    and goal [B, N, D]; never below LEAST_DIFFERENCE. Static numbers, the map and proprioception,
+    which a goal need not carry, have no part."""
     latent = model.latent
-    at, to = (latent.compared(each)[..., : latent.dynamic_dim] for each in (latents, goal))
+    at, to = (latent.compared(each)[..., : latent.visual_dim] for each in (latents, goal))
     squared = (at - to[:, None, None]).square().mean((-2, -1))
     return (squared + LEAST_DIFFERENCE**2).sqrt()
 
@@ -74,4 +75,4 @@ def difference_bytes(model: WorldModel, horizon: int, *, gradients: bool) -> int
     """Bytes that `dynamic_difference` takes for one plan: the difference and its square, and what
     was cut out for it where gradients keep that."""
     latent = model.latent
-    return 4 * horizon * latent.tokens * latent.dynamic_dim * (3 if gradients else 2)
+    return 4 * horizon * latent.tokens * latent.visual_dim * (3 if gradients else 2)

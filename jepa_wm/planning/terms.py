@@ -127,6 +127,22 @@ def to_state(context: PlanningContext) -> Term:
     )
 
 
+def to_proprio(context: PlanningContext) -> Term:
+    """Distance to the goal's proprioception, in units of each number's spread; UserError where the
+    goal carries none."""
+    proprio, cost = context.model.latent.proprio, context.settings.cost
+    assert proprio is not None, "check_cost refuses it"
+    goal = proprio.of(context.goal_latent())
+    if bool(goal.isnan().any()):
+        names = ", ".join(context.model.latent_model.settings.latent.proprio)
+        raise UserError(
+            f"planner.cost.proprio {cost.proprio:g} compares {names} with the goal's, and the "
+            "goal is an image alone: give Agent.reset goal_proprio=..., or set "
+            "planner.cost.proprio=0"
+        )
+    return ToState(goal=goal, read=proprio.of, mode=cost.steps)
+
+
 def state_ids(model: WorldModel, cost: CostSettings) -> list[int]:
     """Which numbers of the state head count; UserError for names that it does not have."""
     names = model.needed("state").present.state

@@ -19,7 +19,7 @@ from jepa_wm.core.config import digest
 from jepa_wm.core.files import fingerprint, write_atomic
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import EVAL, STAGES, stage
-from jepa_wm.core.supervision import supervision_of
+from jepa_wm.core.supervision import reading_states, supervision_of
 from jepa_wm.core.yaml_source import read_yaml
 from jepa_wm.report import acting, diagnosis, learning, offline, offsets
 from jepa_wm.report.artifacts import RunArtifacts, make_strips, read_results
@@ -98,7 +98,7 @@ def report(
             backbone=None, weights=None, start=train_pretrain_start, steps=train_pretrain_steps,
             inverse_dynamics=jepa_inverse_dynamics,
         )  # fmt: skip
-    page = _page(run, artifacts, encoder)
+    page = _page(run, artifacts, encoder + reading_states(artifacts.results.get("dynamics", {})))
     path, text = folder / "index.html", page.html()
     write_atomic(path, text)
     result = {

@@ -1,7 +1,7 @@
 """Dynamics training: a latent of frozen features, dynamics on it, and the temporal distance.
 
-B batch, S sample frames, R frames of a file, T frames of a window, F earlier frames of its
-episode, N latent tokens, M dynamic numbers of each."""
+B batch, T frames of a window, F earlier frames of its episode, N latent tokens, M dynamic numbers
+of each."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from jepa_wm.core.distributed import dist
-from jepa_wm.core.precision import autocast, exact
+from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.sampling import spread
+from jepa_wm.core.supervision import states_read
+from jepa_wm.data.state_columns import StateColumns
 from jepa_wm.data.windows import SpanSampler, WindowSampler
 from jepa_wm.features.cache import Features
 from jepa_wm.features.encoder import FrozenEncoder
-from jepa_wm.features.store import encoded_rows
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.world_model_settings import WorldModelSettings
+from jepa_wm.training.frames import Frames
 from jepa_wm.training.latent_task import LatentBatches, begin, latent_task
 from jepa_wm.training.loop import Losses, TrainingTask, begun, fit
 from jepa_wm.training.settings import DynamicsTraining, TrainDistance, TrainDynamics
-from jepa_wm.world_model.latents import SLAB, Latents, Recording, of_all_frames
+from jepa_wm.world_model.latents import Latents, Recording
 from jepa_wm.world_model.rollout_error import rollout_errors, span
-
-SAMPLE = 3000  # frames that principal components are found in
 
 
 @stage(
@@ -36,7 +35,7 @@ SAMPLE = 3000  # frames that principal components are found in
     ranks=True,
     reads=("data.path",),
     unrecorded=("train.keep", "train.parallel"),
-    headline=("rollout",),
+    headline=("rollout", "states_read"),
     seed_offset=1,
 )
 def dynamics(
@@ -52,6 +51,7 @@ def dynamics(
     features, heldout = Features.both_of_run(run.path, data_path)
     span(heldout.data, settings.dynamics)  # what is wrong with it is said before the training
     model, precision = make_model(settings, features).to(dist().device), train.precision
+    Recording(heldout.data, model)  # as of what it shall read
 
     # The latent: what is found in sample frames, what is trained, its units.
     if model.latent.reads_raw:
@@ -85,19 +85,23 @@ def dynamics(
     if dist().first:
         model.save(run.stage_dir("dynamics"))
     rollout = rollout_errors(model, heldout, features)
-    return {"rollout": rollout, **figures, "training_seconds": seconds}
+    reads = states_read(settings.latent.proprio)
+    return {"rollout": rollout, **figures, **reads, "training_seconds": seconds}
 
 
 def make_model(settings: WorldModelSettings, features: Features) -> LatentModel:
-    """A fresh latent model, its units of actions taken from the data; warns of action numbers that
-    never or hardly vary there."""
+    """A fresh latent model, its units of actions and of proprioception taken from the data; warns
+    of action numbers that never or hardly vary there."""
     data = features.data
     tokens = features.tokens(np.zeros(1, np.int64), np.zeros(1, np.int64))
     size = data.actions.shape[1]
     if settings.dynamics.acts_by_proprio:
         size = settings.latent.proprio_size
-    model = LatentModel(tokens.shape[-2], tokens.shape[-1], size, settings)
-    steady = model.take_units(Recording(data, model).taken_actions())
+    units = StateColumns.of_data(settings.latent.proprio, data).units
+    model = LatentModel(tokens.shape[-2], tokens.shape[-1], size, settings, proprio_units=units)
+    recording = Recording(data, model)
+    recording.fit_proprio()
+    steady = model.take_units(recording.taken_actions())
     if steady and dist().first:
         numbers = ", ".join(f"number {i} is {value}" for i, value in steady.items())
         warnings.warn(
@@ -118,86 +122,6 @@ def windows(
         features.data, frames=frames, frameskip=settings.dynamics.frameskip,
         stride=features.stride, seed=seed, setting=f"train.{part}.frames",
     )  # fmt: skip
-
-
-class Frames:
-    """The frames of a features file as trainings read them: compressed by the latent, and held in
-    memory where it says so; then, but of a joint latent, their dynamic numbers, which are fixed by
-    the time the dynamics are trained."""
-
-    def __init__(self, model: LatentModel, features: Features) -> None:
-        self.latent, self.features = model.latent, features
-        self.recording = Recording(features.data, model)
-        self._file_rows = encoded_rows(features.data, features.stride)
-        self._few = spread(len(features), SAMPLE)
-        if self.latent.fitted:
-            self.latent.fit(features.rows(self._few).to(dist().device))
-        self._held: Tensor | None = None
-        self._known: Tensor | None = None  # [R, N, *] as `Latent.early` gives them
-        if self.latent.held:
-            with torch.no_grad():
-                self._held = of_all_frames(features, self.latent.compress, self.recording)
-
-    @torch.no_grad()
-    def hold_known(self) -> None:
-        """Read what the dynamics do not train of all frames, where that is held."""
-        latent = self.latent
-        if self._held is not None:
-            slabs = [slab.to(dist().device) for slab in self._held.split(SLAB)]
-            self._known = torch.cat([latent.early(slab).cpu() for slab in slabs])
-        elif latent.early_held:
-            with exact(dist().device):
-                self._known = of_all_frames(
-                    self.features,
-                    lambda *frame: latent.early(latent.compress(*frame)),
-                    self.recording,
-                )
-
-    def at(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., *] compressed frames (multiples of the stride) of episodes, arrays of one shape,
-        on this rank's device."""
-        return self._compressed(self.features.index(episode, frame))
-
-    def dynamic(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., N, M] dynamic numbers of such frames, with a gradient where the dynamics train
-        them."""
-        rows = self.features.index(episode, frame)
-        if self._known is not None:
-            known = self._known[torch.from_numpy(rows)][..., : self.latent.dynamic_dim]
-            return known.to(dist().device)
-        trained = self.latent.joint and torch.is_grad_enabled()
-        with exact(dist().device), torch.set_grad_enabled(trained):
-            return self.latent.dynamic(self._compressed(rows))
-
-    def static(self, episode: np.ndarray, frame: np.ndarray) -> Tensor:
-        """[..., N, L] static numbers of such frames, with a gradient where the dynamics train
-        them."""
-        latent, parts = self.latent, []
-        if self._known is not None:
-            rows = torch.from_numpy(self.features.index(episode, frame))
-            parts.append(latent.static_of(self._known[rows]).to(dist().device))
-        if latent.static is not None:
-            parts.append(latent.static(self.at(episode, frame)).float())
-        return torch.cat(parts, -1)
-
-    def sample(self) -> Tensor:
-        """[S, *] compressed frames from all over the file."""
-        return self._compressed(self._few)
-
-    @torch.no_grad()
-    def sample_latents(self) -> Tensor:
-        """[S, N, D] latents of such frames, each by itself."""
-        return self.latent.encode(*self._read(self._few))
-
-    def _compressed(self, rows: np.ndarray) -> Tensor:
-        if self._held is not None:
-            return self._held[torch.from_numpy(rows)].to(dist().device)
-        tokens, proprio = self._read(rows)
-        return self.latent.compress(tokens.float(), proprio)
-
-    def _read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        tokens = self.features.rows(rows).to(dist().device)
-        return tokens, self.recording.at_rows(self._file_rows[rows])
 
 
 def dynamics_task(

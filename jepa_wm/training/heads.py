@@ -16,6 +16,7 @@ from jepa_wm.core.precision import autocast
 from jepa_wm.core.run import Run
 from jepa_wm.core.scaling import own_scale
 from jepa_wm.core.stage import stage
+from jepa_wm.core.supervision import states_read
 from jepa_wm.features.cache import Features
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import Heads, Present
@@ -65,7 +66,8 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     scores |= judge_policies(fresh, LegSampler(heldout, fast_step=legs.fast_step), legs, precision)
     if dist().first:
         fresh.cpu().save(run.stage_dir("heads"))
-    return {"heads": scores, "training_seconds": seconds}
+    reads = states_read(model.settings.latent.proprio)
+    return {"heads": scores, **reads, "training_seconds": seconds}
 
 
 def make_heads(

@@ -5,7 +5,6 @@ B batch, T frames of a window, R distant frames of its episode."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from jepa_wm.data.clips import Displacement
 from jepa_wm.data.windows import WindowSampler
 from jepa_wm.models.latent import LatentBatch, LatentTraining
 from jepa_wm.models.latent_model import LatentModel
+from jepa_wm.training.frames import Frames
 from jepa_wm.training.loop import Losses, TrainingTask
-
-if TYPE_CHECKING:
-    from jepa_wm.training.dynamics import Frames
 
 APART = 2**39  # step whose batch is the first that no training draws
 JUDGED = 8  # batches there that what was learned is judged by

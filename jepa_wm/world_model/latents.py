@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jepa_wm.core.distributed import dist
 from jepa_wm.core.errors import UserError
+from jepa_wm.data.state_columns import StateColumns
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.features.cache import Features
 from jepa_wm.features.store import encoded_rows
@@ -31,8 +32,17 @@ class Recording:
     def __init__(self, data: Trajectories, model: LatentModel) -> None:
         self.data, self.model = data, model
         self._states: Tensor | None = None
-        if model.latent.proprio_size:
-            self._states = torch.from_numpy(self._proprio(model.latent.proprio_size))
+        if model.latent.proprio is not None:
+            columns = StateColumns.of_data(model.settings.latent.proprio, data)
+            columns.check_units(model.proprio_units, whose=str(data.path))
+            self._states = torch.from_numpy(self._finite(columns.read(data.states())))
+        elif model.latent.proprio_size:
+            self._states = torch.from_numpy(self._pose(model.latent.proprio_size))
+
+    def fit_proprio(self) -> None:
+        """Have the latent's named proprioception take its units from all rows."""
+        if self._states is not None and self.model.latent.proprio is not None:
+            self.model.latent.proprio.fit(self._states)
 
     def proprio(self, episode: np.ndarray, frame: np.ndarray) -> Tensor | None:
         """[..., P] of frames of episodes, arrays of one shape; None: the latent asks for none."""
@@ -67,7 +77,7 @@ class Recording:
         ]
         return torch.cat(each).numpy()
 
-    def _proprio(self, size: int) -> np.ndarray:
+    def _pose(self, size: int) -> np.ndarray:
         """[rows, P] the column 'state'; UserError where it is not what the latent asks for."""
         states = self.data.column("state").astype(np.float32)
         name = self.model.settings.latent.name
@@ -76,6 +86,10 @@ class Recording:
                 f"{self.data.path}: 'state' has shape {states.shape[1:]}; latent.name {name} "
                 f"reads {size} numbers a frame: place, Euler angles, opening of the gripper"
             )
+        return self._finite(states)
+
+    def _finite(self, states: np.ndarray) -> np.ndarray:
+        """The same [rows, P]; UserError where not all of it is finite."""
         if not np.isfinite(states).all():
             raise UserError(
                 f"{self.data.path}: 'state' is not finite in some rows; mend it, or leave such "
@@ -150,7 +164,8 @@ class Latents:
 
     @torch.no_grad()
     def moved(self) -> tuple[Tensor, float]:
-        """(the same [R] in units of the latent, a step of a fast mover in these)."""
+        """(the same [R] in units of the latent, a step of a fast mover in these). Proprioception
+        is no part of a way, as the distance does not read it."""
         model, stride = self._model, self.features.stride
         moves, ways = [], []
         for number, count in enumerate(self.features.counts.tolist()):
@@ -159,7 +174,7 @@ class Latents:
             known = np.union1d(np.arange(0, count, self._every), count - 1)
             each = np.full(len(known), number)
             if model.components is None:
-                at = self.at(each, known * stride)[..., : model.latent.dynamic_dim].flatten(1)
+                at = self.at(each, known * stride)[..., : model.latent.visual_dim].flatten(1)
             else:
                 at = self.flat(each, known * stride)
             moved = at.diff(dim=0).norm(dim=-1).double().numpy()

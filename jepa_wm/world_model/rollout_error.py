@@ -171,7 +171,10 @@ def _state_reader(model: LatentModel, heldout: Features, latents: Latents) -> St
     """The errors of a linear probe of the state (angles unrolled), on the CPU, that is fitted on
     latents of training frames."""
     train, known = latents.features.data, latents.features.data.quantities
-    if not known.groups or model.latent.proprio_size:  # of the latter the state is a part
+    whole = (
+        model.latent.proprio is None and model.latent.proprio_size
+    )  # the state is in the latent
+    if not known.groups or whole:
         return lambda *_: {}
     check_same_state(train, heldout.data)
     count = min(PROBE_FRAMES, max(1000, int((WORK / model.numbers) ** 0.5)))

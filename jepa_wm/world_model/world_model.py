@@ -109,6 +109,8 @@ class WorldModel(nn.Module):
         Where the actions want gradients the futures carry them, cut every `truncate` steps (0:
         nowhere). Of an ensemble one member imagines, of a mixture without noise the likeliest
         component comes about."""
+        if self.latent.proprio is not None:
+            self.latent.proprio.check_known(context)
         past, steps = self.latent_model.scaled(past), self.latent_model.scaled(actions)
         gradient, precision = wants_gradient(actions), self.encoder.precision
         dynamics = self.latent_model.ensemble[member]
@@ -276,7 +278,7 @@ class WorldModel(nn.Module):
             numbers = 12 * settings.width + 4 * settings.groups * settings.components + 3 * inputs
             judging = 4 * horizon * numbers
         if robust_radius:
-            readings = 2 * self.latent.dynamic_dim
+            readings = 2 * self.latent.visual_dim
             judging *= readings if gradients else 1
             judging += 4 * horizon * readings * self.latent.tokens * self.latent.shape.width
         if self.heads is not None:

@@ -16,6 +16,7 @@ from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
 from jepa_wm.data.held_out import check_heldout, common_episodes
 from jepa_wm.data.quantities import described
+from jepa_wm.data.state_columns import StateColumns
 from jepa_wm.data.trajectories import EpisodeWriter, open_data
 from jepa_wm.worlds.world import (
     Adjusting,
@@ -36,16 +37,23 @@ TOGETHER, MEMORY = 100, 2**28
 HELDOUT_SEEDS = 10**6
 
 
-@stage()
+@stage(unrecorded=("latent.proprio",))
 def collect(
-    run: Run, seed: int, world: WorldSettings, data_path: str | None, collect: CollectSettings
-) -> dict[str, object]:
+    run: Run, seed: int, world: WorldSettings, data_path: str | None, collect: CollectSettings,
+    latent_proprio: tuple[str, ...],
+) -> dict[str, object]:  # fmt: skip
     """Write `train.h5` and `heldout.h5` of the configured world; a file that is there already is
-    kept."""
+    kept. UserError for proprioception that the state has not, before anything is trained."""
     run.stage_dir("collect")
     if data_path is None:
-        record_parts(run.path / "collect", world.make(), world.explore(), collect, seed)
+        made = world.make()
+        StateColumns.named(
+            latent_proprio, made.state_names, made.state_units, whose=f"the world {world.name}"
+        )
+        record_parts(run.path / "collect", made, world.explore(), collect, seed)
     train, heldout = (open_data(run.path, data_path, part) for part in ("train", "heldout"))
+    for data in (train, heldout):
+        StateColumns.of_data(latent_proprio, data)
     result: dict[str, object] = {
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))

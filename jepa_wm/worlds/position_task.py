@@ -55,11 +55,15 @@ class PositionTask:
         world.reset(episodes.seeds, start=episodes.start)
         return world
 
-    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
-        """[E, h, w, 3] uint8 the worlds begun at their goals."""
+    def at_goals(self, episodes: Episodes, *, clean: bool = False) -> World:
+        """The worlds begun at their goals."""
         world: World = self.world.make()
         world.reset(episodes.seeds, start=episodes.goal)
-        return world.render()
+        return world
+
+    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
+        """[E, h, w, 3] uint8 of these."""
+        return self.at_goals(episodes, clean=clean).render()
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., P] the state itself."""

@@ -80,12 +80,16 @@ class Recorded:
         """The worlds in the states of the starts."""
         return self._at(episodes.seeds, episodes.start)
 
-    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
-        """[E, h, w, 3] uint8 the worlds in the states of the goals."""
+    def at_goals(self, episodes: Episodes, *, clean: bool = False) -> World:
+        """The worlds in the states of the goals."""
         world = (self.world.clean() if clean else self.world).make()
         # Distractors are the last numbers of a state, and a clean world has none.
         world.reset(episodes.seeds + 1, start=episodes.goal[:, : len(world.state_names)])
-        return world.render()
+        return world
+
+    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
+        """[E, h, w, 3] uint8 of these."""
+        return self.at_goals(episodes, clean=clean).render()
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., X] the state itself."""

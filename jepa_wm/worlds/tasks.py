@@ -185,6 +185,15 @@ class HasOracle(Protocol):
 
 
 @runtime_checkable
+class ShowsGoals(Protocol):
+    """A task whose goals are worlds, so that they can carry the proprioception that belongs to
+    their images."""
+
+    def at_goals(self, episodes: Episodes, *, clean: bool = False) -> World:
+        """The worlds of the episodes at their goals, as `goal_images` shows them."""
+
+
+@runtime_checkable
 class HasPlane(Protocol):
     """A task whose positions lie in a plane, over which an energy can be mapped."""
 

@@ -76,7 +76,8 @@ class World(Protocol):
         """[B, h, w, 3] uint8: what the agent sees."""
 
     def state(self) -> np.ndarray:
-        """[B, X] float32: for scoring and probes only; the planner never sees it."""
+        """[B, X] float32: for scoring and probes; the planner sees of it what latent.proprio
+        names, which is nothing by default."""
 
 
 @runtime_checkable

@@ -72,11 +72,11 @@ class PlaceInMaze(PositionTask):
         world.reset(episodes.seeds, start=_at_rest(episodes.start))
         return world
 
-    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
-        """[E, h, w, 3] uint8 the balls at rest at their goals."""
+    def at_goals(self, episodes: Episodes, *, clean: bool = False) -> PointMaze:
+        """The balls at rest at their goals."""
         world = PointMaze(self.world)
         world.reset(episodes.seeds, start=_at_rest(episodes.goal))
-        return world.render()
+        return world
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., 2] where the ball is."""

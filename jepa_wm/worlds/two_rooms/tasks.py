@@ -84,8 +84,8 @@ class OtherRoom(PositionTask):
         begun: World = world
         return begun
 
-    def goal_images(self, episodes: Episodes, *, clean: bool = False) -> np.ndarray:
-        """[E, h, w, 3] uint8 the same layouts with the agents at their goals."""
+    def at_goals(self, episodes: Episodes, *, clean: bool = False) -> World:
+        """The same layouts with the agents at their goals."""
         world = (self.world.clean() if clean else self.world).make()
         world.reset(
             episodes.seeds,
@@ -93,8 +93,8 @@ class OtherRoom(PositionTask):
             layout=episodes.layout,
             noise_seeds=episodes.seeds + GOAL_NOISE,
         )
-        images: np.ndarray = world.render()
-        return images
+        begun: World = world
+        return begun
 
     def position(self, state: np.ndarray) -> np.ndarray:
         """[..., 2] where the agent is."""
