@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jepa_wm.core.errors import UserError
-from jepa_wm.data.held_out import common_episodes
+from jepa_wm.data.held_out import check_same_cameras, common_episodes
 from jepa_wm.data.trajectories import Trajectories
 from jepa_wm.evals.settings import EvaluationSettings
 from jepa_wm.worlds.collect import data_seeds
@@ -45,12 +45,15 @@ def refuse_seeds_of_data(
 
 
 def refuse_recording_of_data(train: Path, recording: Path) -> None:
-    """UserError where goals are of a recording that has episodes of the training data."""
+    """UserError where goals are of a recording that has episodes of the training data, or shows
+    other cameras."""
     if not train.exists():
         return
+    data, goals = Trajectories(train), Trajectories(recording)
+    check_same_cameras(data, goals)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is refused here
-        common = common_episodes(Trajectories(train), Trajectories(recording))
+        common = common_episodes(data, goals)
     if common:
         raise UserError(
             f"evaluation.task.path {recording}: {common} of its episodes are in {train}, which "

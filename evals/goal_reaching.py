@@ -95,9 +95,8 @@ def begin(
     planner: PlannerSettings,
     evaluation: EvaluationSettings,
 ) -> tuple[GoalPlay | RewardPlay, dict[str, object]]:
-    """(the episodes of a run's model, kept in its folder `place`; what of the data their layouts
-    were met in, where the world has any, and what of the state its latent reads). UserError for
-    tasks of what was trained on."""
+    """(the episodes of a run's model, kept in its folder `place`; which layouts its data met and
+    which states are read, for its result). UserError for tasks of what was trained on."""
     model = WorldModel.load(run.path)
     data = Path(data_path) if data_path else run.path / "collect"
     if evaluation.task is not None:

@@ -15,6 +15,7 @@ from made_formats import LENGTHS, MAKERS, ROWS, make_npz, make_ogbench, rows, sp
 from jepa_wm import cli
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.data import convert
+from jepa_wm.data import converted as rows_written
 from jepa_wm.data.clips import ClipSampler
 from jepa_wm.data.convert import Conversion
 from jepa_wm.data.held_out import common_episodes
@@ -187,7 +188,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_long_episodes_are_copied_by_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "WINDOW", 4 * 16 * 20 * 3 * 2)  # two frames
+    monkeypatch.setattr(rows_written, "WINDOW", 4 * 16 * 20 * 3 * 2)  # two frames
     convert.convert(View(open_trajectories(make_npz(tmp_path))), Conversion(tmp_path / "out.h5"))
     data = Trajectories(tmp_path / "out.h5")
     assert (data.frames == rows()["img"]).all() and (data.column("state") == rows()["state"]).all()

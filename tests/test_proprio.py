@@ -2,14 +2,18 @@
 and reaches nothing that a goal image has to be compared by."""
 
 import math
+import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
 from planners import planner
+from ranks import run_ranks
+from safetensors.torch import load_file
 from small_models import dynamics_settings
 
+from jepa_wm import cli
 from jepa_wm.config import load_config
 from jepa_wm.core.errors import Interrupted, UserError
 from jepa_wm.core.run import Run, run_stage
@@ -18,6 +22,7 @@ from jepa_wm.data.quantities import described
 from jepa_wm.data.state_columns import StateColumns
 from jepa_wm.data.trajectories import Trajectories, TrajectoryWriter
 from jepa_wm.evals.episodes import goal_proprio
+from jepa_wm.features.cache import Features
 from jepa_wm.integrations.stable_worldmodel import CostServer
 from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.latent_settings import (
@@ -32,8 +37,10 @@ from jepa_wm.planning.action_space import ActionSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.training import loop
 from jepa_wm.training.dynamics import make_model
+from jepa_wm.world_model.latents import Latents
 from jepa_wm.world_model.proprio import proprio_columns, proprio_of
 from jepa_wm.world_model.world_model import WorldModel
+from jepa_wm.worlds.tasks import make_task
 from jepa_wm.worlds.world import Actions
 
 # ---------------------------------------------------------------- the numbers themselves
@@ -163,6 +170,7 @@ WORDS = [
     "train.distance={steps: 20, batch: 16, frames: 8, warmup: 5}",
     "train.heads.steps=5",
     "planner.mpc.also_evaluate=[]",
+    "train.precision=fp32",
 ]
 SPACE = ActionSpace.of_block([-0.1] * 2, [0.1] * 2, block=2, action_repeat=True)
 
@@ -271,6 +279,48 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(data, knowing, tmp_path, mon
     assert first == second
 
 
+@pytest.mark.parametrize(
+    "latent",
+    [
+        "{name: keypoints, dynamic_points: 2, static_points: 1, map_channels: 2}",
+        "{name: state_token, dim: 3, static_dim: 2}",
+        "{name: tokens}",
+    ],
+)
+def test_every_latent_is_trained_with_it(data, knowing, tmp_path, latent):
+    shutil.copytree(knowing[0] / "features", tmp_path / "run" / "features")
+    words = [f"latent={latent}", "latent.proprio=[height]", "train.latent.steps=4"]
+    result = learned(data, tmp_path / "run", *words, "train.dynamics.steps=6")
+    model = LatentModel.load(tmp_path / "run" / "dynamics")
+    train = Trajectories(data / "train.h5")
+    heights = model.latent.proprio(torch.from_numpy(train.states()[:, 1:2]))
+    features = Features.of_run(tmp_path / "run", str(data), "train")
+    read = Latents(model, features).at(np.array([3, 5]), np.array([0, 4]))
+    torch.testing.assert_close(model.latent.proprio.of(read), heights[[60, 104]])
+    assert all(math.isfinite(row["relative_error"]) for row in result["rollout"])
+
+
+def test_two_ranks_train_what_one_does(data, knowing, tmp_path):
+    few = [f"train.{part}.steps=3" for part in ("dynamics", "distance")]
+    words = [*WORDS, "latent={name: state_token, dim: 3, static_dim: 2, proprio: [height]}", *few]
+    words = [f"data.path={data}", *words]
+    weights = []
+    for name, fsdp in (("alone", None), ("ranks", "true")):
+        folder = tmp_path / name
+        shutil.copytree(knowing[0] / "features", folder / "features")
+        line = ["dynamics", "--config", "debug", "--run", str(folder), *words]
+        if fsdp is None:
+            assert cli.main(line) == 0
+        else:
+            line += [f"train.parallel.fsdp={fsdp}"]
+            assert run_ranks(2, line, tmp_path / "meet", log=tmp_path / "log") == [0, 0]
+        weights.append(load_file(folder / "dynamics" / "latent_model.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=2e-3, rtol=1e-3, msg=name)
+    for name in ("latent.proprio.centre", "latent.proprio.scale"):
+        assert torch.equal(weights[0][name], weights[1][name])
+
+
 # ---------------------------------------------------------------- acting
 
 PLAN = {"objective": "l1", "also_evaluate": (), "horizon": 3, "samples": (64, 4, 8)}
@@ -363,6 +413,21 @@ def test_names_that_are_not_there_are_refused_before_any_training(data, tmp_path
     assert not list((tmp_path / "rooms" / "collect").glob("*.h5")), "nothing was collected"
 
 
+def test_a_file_whose_names_are_not_one_a_number_is_refused(tmp_path):
+    columns = {"pixels": ((2, 2, 3), "u1"), "action": ((1,), "f4"), "state": ((3,), "f4")}
+    for about, message in (
+        ({"state_names": "a b"}, "the state has 3 numbers, state_names 2"),
+        ({"state_names": "a b c", "state_units": "m m"}, "state_units 2; convert the data again"),
+    ):
+        writer = TrajectoryWriter(tmp_path / "odd.h5", np.full(1, 2), columns)
+        for name, (shape, dtype) in columns.items():
+            writer.write(name, 0, np.zeros((2, *shape), dtype))
+        writer.close(**about)
+        with pytest.raises(UserError, match=message):
+            StateColumns.of_data(("a",), Trajectories(tmp_path / "odd.h5"))
+        assert StateColumns.of_data((), Trajectories(tmp_path / "odd.h5")).names == ()
+
+
 def test_a_world_without_the_number_or_with_another_unit_is_refused(knowing):
     model = WorldModel.load(knowing[0])
     other = type("Other", (Lift,), {"state_names": ("place", "width", "secret")})(START)
@@ -390,10 +455,8 @@ def test_settings_that_do_not_fit_are_refused(config, words, message):
         load_config(config, words)
 
 
-def test_a_model_that_reads_none_has_no_such_cost_and_tasks_carry_their_goals(knowing):
+def test_tasks_whose_goals_are_worlds_carry_the_named_numbers_and_others_none():
     config = load_config("debug", ["latent.proprio=[agent_x, agent_y]"])
-    from jepa_wm.worlds.tasks import make_task
-
     task = make_task(config.world, None)
     episodes = task.sample(3, 0)
     model = type("Model", (), {})()
@@ -404,4 +467,3 @@ def test_a_model_that_reads_none_has_no_such_cost_and_tasks_carry_their_goals(kn
     images = type("Images", (), {"name": "images"})()
     with pytest.raises(UserError, match="goals of the task images are images alone"):
         goal_proprio(model, images, episodes)
-    assert math.isfinite(float(carried.sum()))

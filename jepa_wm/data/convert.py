@@ -7,7 +7,7 @@ L frames of an episode, A action numbers, E episodes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,12 @@ import numpy as np
 
 from jepa_wm.core.errors import UserError, catching_signals
 from jepa_wm.core.progress import Progress
+from jepa_wm.data.converted import about, columns_of, refuse_one_camera, rows_of
 from jepa_wm.data.held_out import refuse_parted
-from jepa_wm.data.images import resized
-from jepa_wm.data.quantities import described
 from jepa_wm.data.readers.channels import UNITS
-from jepa_wm.data.readers.registry import formats, leave_out, open_trajectories
+from jepa_wm.data.readers.registry import formats, open_trajectories
 from jepa_wm.data.readers.view import Chosen, View
-from jepa_wm.data.trajectories import ACTION_KINDS, ActionKind, Columns, TrajectoryWriter
-
-WINDOW = 2**26  # bytes of frames read at a time
+from jepa_wm.data.trajectories import ACTION_KINDS, ActionKind, TrajectoryWriter
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Conversion:
     shortest: int = 2  # episodes of fewer frames are left out
     # moves or places to go to; None: what the source says, else moves
     action_kind: ActionKind | None = None
+    join_cameras: bool = False  # all cameras in one picture, instead of a column each
 
     def __post_init__(self) -> None:
         if self.target.suffix != ".h5":
@@ -78,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     # What of it is written, and how.
     add("--size", type=int, metavar="N", help="make frames N x N px; default: as they are")
+    add(
+        "--join-cameras", action="store_true",
+        help="all of --camera in one picture of --size, from left to right, each as high as the "
+        "picture and narrowed to its share of the width; default: a column each",
+    )  # fmt: skip
     add(
         "--heldout", type=float, default=0.0, metavar="SHARE_OR_K",
         help="episodes for heldout.h5: a share such as 0.1, or every k-th",
@@ -139,18 +142,20 @@ def chosen(a: argparse.Namespace) -> Chosen:
 def run(a: argparse.Namespace) -> dict[str, object]:
     """The command: open, convert, tell what was written."""
     conversion = Conversion(
-        Path(a.into), a.size, a.heldout, tuple(a.without), a.shortest, a.action_kind
-    )
+        Path(a.into), a.size, a.heldout, tuple(a.without), a.shortest, a.action_kind,
+        a.join_cameras,
+    )  # fmt: skip
     return convert(View(open_trajectories(a.source, a.format), chosen(a)), conversion)
 
 
 def convert(view: View, conversion: Conversion) -> dict[str, object]:
     """Write the parts; each file appears whole, all at the end of one pass over the source.
 
-    Columns: pixels (and one for each further camera), action; state, reward and terminated where
-    the source has them. Both files carry `action_mean`, `action_std`, `action_min` and
-    `action_max` of the training part. Raises UserError for a target that is there already, for a
-    broken episode, for copies of one in both parts, and where a part would have no episode."""
+    Columns: pixels (and one for each further camera that is not in it), action; state, reward and
+    terminated where the source has them. Both files carry `action_mean`, `action_std`,
+    `action_min` and `action_max` of the training part. Raises UserError for a target that is there
+    already, for a broken episode, for copies of one in both parts, and where a part would have no
+    episode."""
     for path in conversion.files.values():
         if path.exists():
             raise UserError(f"{path}: is there already; delete it or choose another target")
@@ -160,9 +165,12 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
     actions = {e: view.actions(e) for e in sorted(sum(parts.values(), []))}
     view.check_all(list(actions))
     refuse_parted(view, parts, actions)
-    columns = _columns(view, conversion.size, next(iter(actions)))
+    size, together = conversion.size, conversion.join_cameras
+    if together:
+        refuse_one_camera(view, size)
+    columns = columns_of(view, size, next(iter(actions)), together=together)
     statistics = action_statistics([actions[e] for e in parts["train"]])
-    about = {**statistics, **_about(view, conversion.action_kind)}
+    attributes = {**statistics, **about(view, conversion.action_kind, together=together)}
 
     with ExitStack() as on_failure:
         # The file of each episode, and its first row there.
@@ -179,14 +187,14 @@ def convert(view: View, conversion: Conversion) -> dict[str, object]:
             for done, e in enumerate(actions, 1):
                 writer, row = jobs[e]
                 writer.write("action", row, actions[e])
-                for start, name, values in _rows(view, conversion.size, e, columns):
+                for start, name, values in rows_of(view, size, e, columns, together=together):
                     writer.write(name, row + start, values)
                     stop.raise_if_requested()
                 bar.update(done)
 
         # The target last: once it is there, all is.
         for writer in reversed(writers):
-            writer.close(**about)
+            writer.close(**attributes)
         on_failure.pop_all()
 
     result: dict[str, object] = {"left_out": [view.called(e) for e in left_out]}
@@ -244,56 +252,3 @@ def action_statistics(episodes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     action of each leads nowhere and does not count."""
     actions = np.concatenate([actions[:-1] for actions in episodes]).astype(np.float64)
     return {f"action_{name}": getattr(actions, name)(0) for name in ("mean", "std", "min", "max")}
-
-
-def _columns(view: View, size: int | None, episode: int) -> Columns:
-    columns: dict[str, tuple[tuple[int, ...], str]] = {}
-    for name in view.pictures:
-        height, width = view.frames(name, episode, 0, 1).shape[1:3]
-        columns[name] = ((size or height, size or width, 3), "u1")
-    columns["action"] = ((view.action_size,), "f4")
-    if view.state is not None:
-        columns["state"] = ((len(view.state_names),), "f4")
-    kinds = {"reward": "f4", "terminated": "u1"}
-    return columns | {name: ((), kinds[name]) for name in view.pay}
-
-
-def _rows(
-    view: View, size: int | None, episode: int, columns: Columns
-) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(first row, column, values) of all columns of an episode but its actions, frames and states
-    a window at a time; UserError where frames are not of the columns' size."""
-    for name in view.pay:
-        earned = view.earned(name, episode)
-        yield 0, name, (earned > 0 if name == "terminated" else earned).astype(columns[name][1])
-
-    biggest = max(view.source.columns[name].size for name in view.pictures.values())
-    length, step = int(view.source.lengths[episode]), max(1, WINDOW // (4 * biggest))  # floats
-    for start in range(0, length, step):
-        stop = min(start + step, length)
-        for name in view.pictures:
-            frames = view.frames(name, episode, start, stop)
-            frames = resized(frames, size) if size else frames
-            if frames.shape[1:] != columns[name][0]:
-                number = view.called(episode)
-                raise UserError(
-                    f"{view.source.path}: '{name}' is {frames.shape[1:]} in episode {number}, but "
-                    f"{columns[name][0]} in the first; make frames equal with --size, or "
-                    f"{leave_out(number)}"
-                )
-            yield start, name, frames
-        if view.state is not None:
-            yield start, "state", view.states(episode, start, stop)
-
-
-def _about(view: View, kind: ActionKind | None) -> dict[str, Any]:
-    source = view.source
-    about: dict[str, Any] = {
-        "action_kind": kind or source.about.action_kind or "delta",
-        "source": source.path.name,
-    }
-    if source.about.fps:
-        about["fps"] = source.about.fps
-    if view.state is not None:
-        about |= described(view.state_names, view.state_units)
-    return about

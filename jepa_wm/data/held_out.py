@@ -124,6 +124,17 @@ def check_same_state(train: Trajectories, heldout: Trajectories) -> None:
         )
 
 
+def check_same_cameras(train: Trajectories, other: Trajectories) -> None:
+    """UserError where a file is known to show other cameras than that of training, by the
+    attribute `cameras` of both."""
+    known, shown = train.text("cameras"), other.text("cameras")
+    if known != shown and known and shown:
+        raise UserError(
+            f"{other.path}: its frames are of the cameras {shown}, those of {train.path} of "
+            f"{known}; convert both with the same --camera and --join-cameras"
+        )
+
+
 def refuse_parted(
     view: View, parts: Mapping[str, list[int]], actions: Mapping[int, np.ndarray]
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -186,14 +186,33 @@ def resized(frames: np.ndarray, size: int) -> np.ndarray:
     aspect may change."""
     if frames.shape[1:3] == (size, size):
         return frames
-    flat = antialiased(torch.from_numpy(frames.astype(np.float32)).movedim(-1, 1), size)
-    return flat.round_().clamp_(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
+    return _as_bytes(antialiased(_as_floats(frames), size))
 
 
-def antialiased(frames: Tensor, size: int) -> Tensor:
-    """float frames [n, c, h, w] as [n, c, size, size], the whole picture."""
+def joined_cameras(cameras: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """[n, size, size, c] uint8 one picture of the frames [n, h, w, c] of several cameras, from
+    left to right: each as high as the picture and narrowed to its share of the width, which is to
+    be a whole number of pixels."""
+    width = size // len(cameras)
+    assert width * len(cameras) == size, (size, len(cameras))
+    each = [_as_bytes(antialiased(_as_floats(frames), size, width)) for frames in cameras]
+    return np.concatenate(each, 2)
+
+
+def _as_floats(frames: np.ndarray) -> Tensor:
+    return torch.from_numpy(frames.astype(np.float32)).movedim(-1, 1)
+
+
+def _as_bytes(frames: Tensor) -> np.ndarray:
+    whole = frames.round_().clamp_(0, 255).to(torch.uint8)
+    return whole.movedim(1, -1).contiguous().numpy()
+
+
+def antialiased(frames: Tensor, height: int, width: int | None = None) -> Tensor:
+    """float frames [n, c, h, w] as [n, c, height, width], the whole picture; a square without a
+    width."""
     return torch.nn.functional.interpolate(
-        frames, (size, size), mode="bilinear", antialias=True, align_corners=False
+        frames, (height, width or height), mode="bilinear", antialias=True, align_corners=False
     )
 
 

@@ -43,10 +43,18 @@ class StateColumns:
     @classmethod
     def of_data(cls, names: Sequence[str], data: Trajectories) -> StateColumns:
         """Those of a trajectory file's column 'state', whose numbers are state_0, ... where it
-        does not name them."""
-        known = data.text("state_names").split()
-        known = known or [f"state_{i}" for i in range(data.state_size)]
+        does not name them. UserError also where its names or units are not one a number."""
+        if not names:
+            return cls((), (), ())
+        count = data.state_size
+        known = data.text("state_names").split() or [f"state_{i}" for i in range(count)]
         units = ["" if unit == UNKNOWN else unit for unit in data.text("state_units").split()]
+        if len(known) != count or len(units) not in (0, count):
+            raise UserError(
+                f"{data.path}: the state has {count} numbers, state_names {len(known)} and "
+                f"state_units {len(units)}; convert the data again with one --names and --units "
+                "for each"
+            )
         return cls.named(names, known, units, whose=str(data.path))
 
     def read(self, states: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def dynamics(
     features, heldout = Features.both_of_run(run.path, data_path)
     span(heldout.data, settings.dynamics)  # what is wrong with it is said before the training
     model, precision = make_model(settings, features).to(dist().device), train.precision
-    Recording(heldout.data, model)  # as of what it shall read
+    Recording(heldout.data, model)  # of which what is read has to be there
 
     # The latent: what is found in sample frames, what is trained, its units.
     if model.latent.reads_raw:

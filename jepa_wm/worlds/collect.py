@@ -14,7 +14,7 @@ from jepa_wm.core.errors import StopFlag, UserError, catching_signals
 from jepa_wm.core.progress import Progress
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
-from jepa_wm.data.held_out import check_heldout, common_episodes
+from jepa_wm.data.held_out import check_heldout, check_same_cameras, common_episodes
 from jepa_wm.data.quantities import described
 from jepa_wm.data.state_columns import StateColumns
 from jepa_wm.data.trajectories import EpisodeWriter, open_data
@@ -58,6 +58,7 @@ def collect(
         name: {"path": str(data.path), "episodes": data.episodes, "frames": len(data.actions)}
         for name, data in (("train", train), ("heldout", heldout))
     }
+    check_same_cameras(train, heldout)
     result["common_layouts"] = check_heldout(train, heldout)
     result["common_episodes"] = common_episodes(train, heldout)
     return result

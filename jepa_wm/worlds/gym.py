@@ -31,8 +31,9 @@ class GymSettings(WorldSettings):
     # as gymnasium.make takes it; "module:Name-v0" imports the module first
     id: str = "Pendulum-v1"
     options: dict[str, bool | int | float | str] = {}  # further arguments of the environment
-    # entry of an observation with several pictures, as a/b if nested; render: render()
-    picture: str | None = None
+    # entry of an observation with several pictures, as a/b if nested; render: render(); several:
+    # side by side, each narrowed to its share of `size`
+    picture: str | tuple[str, ...] | None = None
     size: int | None = 64  # px, side that frames are resized to; null: as they come
     # whether its actions are moves, which add up, or places to go to
     action_kind: Literal["delta", "absolute"] = "delta"
@@ -92,7 +93,8 @@ class GymWorld:
 
     A frame is the observation where that is a picture or holds one, in colour or grey, else
     `render()` (then make the environment with `render_mode="rgb_array"`), resized to `size` px if
-    given; `picture` names the entry of an observation that holds several, or says "render".
+    given; `picture` names the entry of an observation that holds several, or says "render", or
+    names several that are put side by side.
     `info["state"]`, where there is one, is the state, named by `state_names`, in `state_units`.
     `action_kind` says whether actions are moves or places to go to ("absolute"). Actions are a
     bounded Box of one axis, or Discrete: then one-hot of n numbers, or the choice's number, from
@@ -110,15 +112,22 @@ class GymWorld:
         state_units: tuple[str, ...] = (),
         size: int | None = None,
         action_kind: ActionKind = "delta",
-        picture: str | None = None,
+        picture: str | tuple[str, ...] | None = None,
     ) -> None:
         self._make, self._size, self._kind = make, size, action_kind
         self.state_names, self.state_units = state_names, state_units
         described(state_names, state_units)  # units that do not fit the names are refused
         self._envs: list[gymnasium.Env] = [make()]
         self._space = checks.plannable(self._envs[0])
-        self._asked = picture
-        self._source: str | None = None  # once there is an observation to find a picture in
+        self._asked = (picture,) if picture is None or isinstance(picture, str) else picture
+        count = len(self._asked)
+        if count > 1 and (size is None or size % count or checks.RENDER in self._asked):
+            raise UserError(
+                f"world.picture: {', '.join(map(str, self._asked))} side by side are entries of "
+                f"the observation, not {checks.RENDER!r}, and share world.size {size}: set it to "
+                f"a multiple of {count}"
+            )
+        self._source: list[str] | None = None  # once there is an observation to find a picture in
         self._shape: tuple[int, ...] | None = None  # of the latest picture
         self._begin(0)
 
@@ -190,7 +199,7 @@ class GymWorld:
             env, at = self._envs[i], None if start is None else start[i]
             observation, info = checks.begin(env, int(seed), at)
             if self._source is None:
-                self._source = checks.source(env, observation, self._asked)
+                self._source = [checks.source(env, observation, one) for one in self._asked]
             self._keep(i, observation, info)
             self._frames[i] = self._frame(i)
 
@@ -255,17 +264,17 @@ class GymWorld:
         """Keep what world i told, copied: an environment may write what comes next into the same
         arrays."""
         assert self._source is not None
-        env, drawn = self._envs[i], self._source == checks.RENDER
         self._observed[i] = observation
-        if not drawn:
-            self._observed[i] = checks.observed(env, observation, self._source).copy()
+        if self._source != [checks.RENDER]:
+            each = [checks.observed(self._envs[i], observation, one) for one in self._source]
+            self._observed[i] = each[0].copy() if len(each) == 1 else self._together(each)
         self._infos[i] = {**info, "state": copy(info["state"])} if "state" in info else info
         self._frames[i] = None
 
     def _frame(self, i: int) -> np.ndarray:
         """[h, w, 3] a copy of what world i shows, resized where a size is asked for."""
         picture: np.ndarray = self._observed[i]
-        if self._source == checks.RENDER:
+        if self._source == [checks.RENDER]:
             picture = checks.rendered(self._envs[i], picture)
         if self._size is None and self._shape not in (None, picture.shape):
             raise UserError(
@@ -277,3 +286,11 @@ class GymWorld:
             return picture.copy()
         to = (self._size, self._size)
         return np.asarray(Image.fromarray(picture).resize(to, Image.Resampling.BILINEAR))
+
+    def _together(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """[size, size, 3] pictures [h, w, 3] side by side, as `convert --join-cameras` has
+        them."""
+        from jepa_wm.data.images import joined_cameras  # which needs PyTorch
+
+        assert self._size is not None, "checked when it was made"
+        return joined_cameras([picture[None] for picture in pictures], self._size)[0]
