@@ -71,7 +71,12 @@ class HeldOutWindows:
 
     def goals(self, rows: range) -> np.ndarray:
         """[W, h, w, c] uint8 the goal images."""
-        return self.frames(rows, self.seen - 1 + self.reach // self.frameskip)
+        return self.frames(rows, self.goal_step)
+
+    @property
+    def goal_step(self) -> int:
+        """The number of the frame that is the goal."""
+        return self.seen - 1 + self.reach // self.frameskip
 
     def blocks(self, rows: range) -> tuple[Tensor, Tensor]:
         """(the action blocks [W, C-1, A] between the frames seen, the recorded chunks [W, H,
@@ -223,9 +228,12 @@ class Replay:
         assert read is not None
         return read
 
-    def act(self, agent: Agent) -> None:
-        """Have the agent plan from the last frame seen toward the goal images."""
-        agent.reset(self.windows.goals(self.rows), [self.windows.seeds[row] for row in self.rows])
+    def act(self, agent: Agent, *, goal_proprio: bool) -> None:
+        """Have the agent plan from the last frame seen toward the goal images, which carry their
+        proprioception or not."""
+        carried = self.windows.proprio(self.rows, self.windows.goal_step) if goal_proprio else None
+        seeds = [self.windows.seeds[row] for row in self.rows]
+        agent.reset(self.windows.goals(self.rows), seeds, goal_proprio=carried)
         past, _ = self.windows.blocks(self.rows)
         for self.step, block in enumerate(past.unbind(1)):
             agent.follow(self.windows.frames(self.rows, self.step), block)

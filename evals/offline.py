@@ -23,6 +23,7 @@ from jepa_wm.core.config import digest
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.run import Run
 from jepa_wm.core.stage import stage
+from jepa_wm.core.supervision import states_read
 from jepa_wm.data.trajectories import Trajectories, data_folder, open_data
 from jepa_wm.evals.episodes import CHUNK, Watch, play_in_chunks
 from jepa_wm.evals.frozen_tasks import refuse_recording_of_data
@@ -136,6 +137,7 @@ class OfflinePlans:
             "search_cheaper": self._figure("share", measured["search_cheaper"], rate=True),
             "rows": list(self._rows(measured, spread)),
             "latent_spread": spread,
+            **states_read(self.model.latent_model.settings.latent.proprio),
         }
 
     @torch.no_grad()
@@ -193,7 +195,7 @@ class OfflinePlans:
         plans = []
         for planner in self.planners.values():
             agent = self._agent(planner, replay, noted)
-            replay.act(agent)
+            replay.act(agent, goal_proprio=planner.cost.proprio > 0)
             assert agent.mpc.last is not None
             plans.append(agent.space.to_model(agent.mpc.last.actions))
 
