@@ -29,7 +29,7 @@ def away(latents, goal):
 class Line:
     """Latents of one dynamic number, a place, and one static one."""
 
-    latent = SimpleNamespace(compared=lambda latents: latents, dynamic_dim=1)
+    latent = SimpleNamespace(compared=lambda latents: latents, visual_dim=1)
 
     def distance(self, latents, goal, *, kind, robust_radius):
         assert kind == "temporal"

@@ -35,7 +35,9 @@ class Adder:
         self.latent_model = SimpleNamespace(
             latent=self.latent, ensemble=[None], distance=None,
             action_low=torch.full((size,), -torch.inf), action_high=torch.full((size,), torch.inf),
-            settings=SimpleNamespace(dynamics=SimpleNamespace(acts_by_proprio=False)),
+            settings=SimpleNamespace(
+                dynamics=SimpleNamespace(acts_by_proprio=False), latent=SimpleNamespace(proprio=())
+            ),
         )  # fmt: skip
 
     def encode(self, frames, proprio=None):
@@ -304,12 +306,15 @@ SMALL = [
 ]  # fmt: skip
 
 
-def film(file, seed, episodes):
-    """A square that three action numbers move, in a world that nobody has: no state, no groups."""
+def film(file, seed, episodes, *, states=False):
+    """A square that three action numbers move, in a world that nobody has: no groups, and no state
+    unless asked."""
     r, columns = (
         np.random.default_rng(seed),
         {"pixels": ((65, 65, 3), "u1"), "action": ((3,), "f4")},
     )
+    if states:
+        columns["state"] = ((2,), "f4")
     writer = EpisodeWriter(file, columns)
     for _ in range(episodes):
         actions = r.uniform(-1, 1, (30, 3)).astype(np.float32)
@@ -317,8 +322,9 @@ def film(file, seed, episodes):
         pixels = np.zeros((30, 65, 65, 3), np.uint8)
         for frame, (x, y) in zip(pixels, place, strict=True):
             frame[y - 4 : y + 5, x - 4 : x + 5] = 200
-        writer.add({"pixels": pixels, "action": actions})
-    writer.close(action_kind="delta")
+        shown = {"pixels": pixels, "action": actions} | ({"state": place} if states else {})
+        writer.add(shown)
+    writer.close(action_kind="delta", **({"state_names": "row column"} if states else {}))
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +376,20 @@ def test_a_run_of_a_recording_needs_no_world(recording, monkeypatch):
     assert {"offline", "offline_2"} <= set(made["sections"])
     page = (folder / "run" / "report" / "index.html").read_text()
     assert "Plans on a recording" in page and "rank of the recorded actions" in page
+
+
+def test_frames_and_goals_carry_the_named_numbers_of_the_state(tmp_path):
+    for part, seed, episodes in (("train", 0, 12), ("heldout", 1, 4)):
+        film(tmp_path / "data" / f"{part}.h5", seed, episodes, states=True)
+    words = [*SMALL, f"data.path={tmp_path / 'data'}", "latent.proprio=[row, column]"]
+    words.append("evaluation.policies=[]")
+    with Run.open(tmp_path / "run", load_config("debug", words)) as run:
+        for name in ("collect", "features", "dynamics"):
+            run_stage(name, run)
+    without = evaluated((tmp_path, words))
+    compared = evaluated((tmp_path, words), "planner.cost.proprio=5")
+    assert compared["states_read"] == without["states_read"] == ["row", "column"]
+    assert compared["ranking"] != without["ranking"], "the goal's numbers are priced"
 
 
 def test_another_recording_is_named_by_a_task(recording):
