@@ -37,6 +37,7 @@ from jepa_wm.features.probes import (
     train_heads,
 )
 from jepa_wm.features.ridge import fit_ridge
+from jepa_wm.features.store import weights_digest
 from jepa_wm.models.encoder_settings import EncoderSettings
 from jepa_wm.models.pooling import fourier_positions
 from jepa_wm.models.vit import Encoder
@@ -321,7 +322,7 @@ def test_a_random_backbone_is_evaluated_as_it_was_frozen(drives, tmp_path):
     words = [f"data.path={drives}", "probes.baselines=[]", "features.backbone=timm/test_resnet"]
     torch.manual_seed(7)  # whatever was drawn before
     evaluate("features", tmp_path / "run", *words)
-    frozen = cache.weights_digest(FrozenEncoder.load(tmp_path / "run" / "features").encoder)
+    frozen = weights_digest(FrozenEncoder.load(tmp_path / "run" / "features").encoder)
     assert (
         evaluate("eval_state", tmp_path / "run", *words)["evaluated"]["encoder"]["digest"]
         == frozen

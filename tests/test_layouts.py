@@ -2,6 +2,7 @@
 those of training."""
 
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -242,7 +243,9 @@ def test_rewards_are_earned_on_held_out_layouts_too():
 
 def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path, monkeypatch):
     """evaluation.task_seed=80 with seed=1 begins where the data of seed 1 do."""
-    monkeypatch.setattr(WorldModel, "load", lambda path: None)
+    settings = SimpleNamespace(latent=SimpleNamespace(proprio=()))
+    model = SimpleNamespace(latent_model=SimpleNamespace(settings=settings))
+    monkeypatch.setattr(WorldModel, "load", lambda path: model)
     monkeypatch.setattr(returns.RewardPlay, "judge", lambda self: {"judged": True})
     for seed, fine in ((0, True), (1, False)):
         config = load_config("pendulum", [f"seed={seed}", "evaluation.task_seed=80"])

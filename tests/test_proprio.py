@@ -294,7 +294,7 @@ def test_every_latent_is_trained_with_it(data, knowing, tmp_path, latent):
     model = LatentModel.load(tmp_path / "run" / "dynamics")
     train = Trajectories(data / "train.h5")
     heights = model.latent.proprio(torch.from_numpy(train.states()[:, 1:2]))
-    features = Features.of_run(tmp_path / "run", str(data), "train")
+    features, _ = Features.both_of_run(tmp_path / "run", str(data))
     read = Latents(model, features).at(np.array([3, 5]), np.array([0, 4]))
     torch.testing.assert_close(model.latent.proprio.of(read), heights[[60, 104]])
     assert all(math.isfinite(row["relative_error"]) for row in result["rollout"])

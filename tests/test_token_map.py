@@ -162,12 +162,13 @@ def test_heads_that_know_nothing_of_the_layout_are_warned_of():
     policies = types.SimpleNamespace(columns={})
     taught = types.SimpleNamespace(columns={"terminated": np.zeros(3)})
     blind = keypoints(tokens=9, static_points=0)
+    legs = types.SimpleNamespace(batch=lambda step, rows: None, fast_step=1.0)
     for model, samples in ((keypoints(tokens=9), taught), (blind, policies)):
-        made = make_heads(sizes, model, samples, None)
+        made = make_heads(sizes, model, samples, legs)
         assert made.policy("gcbc").net[0].in_features == 2 * model.policy_inputs
     assert blind.policy_inputs > blind.flat_width
     with pytest.warns(UserWarning, match="set latent.static_points=8"):
-        make_heads(sizes, blind, taught, None)
+        make_heads(sizes, blind, taught, legs)
 
 
 def rooms(count, side=6):

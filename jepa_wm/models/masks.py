@@ -135,10 +135,17 @@ def split_tokens(
     drawn at random, never by position, so no part of the clip is dropped systematically."""
     in_view = ~hidden if in_view is None else in_view
     key = torch.rand(hidden.shape, generator=generator)
-    num_context, num_targets = int(in_view.sum(1).min()), int(hidden.sum(1).min())
-    context_ids = (key + ~in_view).argsort(1)[:, :num_context].sort(1).values
-    target_ids = (key + ~hidden).argsort(1)[:, :num_targets].sort(1).values
-    return context_ids, target_ids
+    return _least(in_view, key), _least(hidden, key)
+
+
+def _least(present: Tensor, key: Tensor) -> Tensor:
+    """Sorted token numbers [B, K] of those present [B, T*N], as many as the sample with the fewest
+    has; of more, those with the lowest keys [B, T*N]."""
+    counts = present.sum(1)
+    fewest = int(counts.min())
+    if bool((counts == fewest).all()):  # nothing to leave out, nor to sort for it
+        return present.nonzero()[:, 1].view(len(present), fewest)
+    return (key + ~present).argsort(1)[:, :fewest].sort(1).values
 
 
 def full_frames(hidden: Tensor, steps: int) -> Tensor | None:
