@@ -28,8 +28,16 @@ class StateColumns:
     ) -> StateColumns:
         """Those of `names` among the `known` ones with their `units` (empty: none is known).
 
-        UserError for a name that latent.proprio has and `whose` state has not."""
+        UserError for a name that latent.proprio has and `whose` state has not, or has twice."""
+        # As trajectory files write them, in which a space parts one from the next.
+        known = ["_".join(name.split()) for name in known]
+        units = ["" if unit == UNKNOWN else "".join(unit.split()) for unit in units]
         for name in names:
+            if known.count(name) > 1:
+                raise UserError(
+                    f"latent.proprio names {name!r}, which {known.count(name)} numbers of the "
+                    f"state of {whose} are called; give each a name of its own there"
+                )
             if name not in known:
                 there = listed(known) if known else "none"
                 raise UserError(
@@ -37,7 +45,7 @@ class StateColumns:
                     f"({nearest(name, known)}there: {there}); name one of these, or set "
                     "latent.proprio=[]"
                 )
-        ids = tuple(list(known).index(name) for name in names)
+        ids = tuple(known.index(name) for name in names)
         return cls(tuple(names), ids, tuple(units[i] if units else "" for i in ids))
 
     @classmethod

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from jepa_wm.core.scaling import TURN, own_scale
 
+STILL = 1e-4  # rad: an angle that varies by less never varied
+MOST = 10.0  # spreads that a number counts as off its mean, where little varied in the data
+
 
 class Proprioception(nn.Module):
     """Z numbers of every token, the last of its dynamic ones: each of mean 0 and spread 1 over the
-    training data, an angle as its cosine and its sine, so that nothing leaps where it does. To
-    join them to every token of a frame is DINO-WM's way (Zhou et al., 2025); here they are joined
-    as they are, and the dynamics embed them with the token."""
+    training data, an angle as its cosine and its sine of one unit, so that nothing leaps where it
+    does. To join them to every token of a frame is DINO-WM's way (Zhou et al., 2025); here they
+    are joined as they are, and the dynamics embed them with the token."""
 
     centre: Tensor
     scale: Tensor
@@ -35,15 +38,22 @@ class Proprioception(nn.Module):
 
     @torch.no_grad()
     def fit(self, values: Tensor) -> None:
-        """Take the units from training frames' [n, P]; a number that never varied is 0."""
+        """Take the units from training frames' [n, P]; a number that never varied is 0. The cosine
+        and the sine of an angle share one, or the one that hardly varies would count most."""
         numbers = self._unrolled(values.double())
         self.centre.copy_(numbers.mean(0))
         self.scale.copy_(own_scale(numbers))
+        first = 0
+        for turn in self.turns:
+            if turn is not None:
+                both = numbers[:, first : first + 2].var(0, correction=0).mean().sqrt()
+                self.scale[first : first + 2] = both if both > STILL else 1.0
+            first += 1 if turn is None else 2
 
     def forward(self, values: Tensor) -> Tensor:
-        """[..., Z] of values [..., P] in their own units."""
+        """[..., Z] of values [..., P] in their own units, at most MOST spreads from the mean."""
         numbers: Tensor = (self._unrolled(values.to(self.centre)) - self.centre) / self.scale
-        return numbers
+        return numbers.clamp(-MOST, MOST)
 
     def joined(self, latents: Tensor, values: Tensor | None) -> Tensor:
         """[..., N, *] latents [..., N, *] without these numbers, with those of values [..., P];

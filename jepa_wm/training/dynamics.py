@@ -77,7 +77,8 @@ def dynamics(
 
     # The distance, which reads latents as an agent believes them.
     if model.components is not None:
-        model.components.fit(frames.sample_latents())
+        latents_read = model.latent.visual(frames.sample_latents())
+        model.components.fit(model.latent.without_map(latents_read))
     if model.distance is not None:
         latents = Latents(model, features)
         task = distance_task(model, latents, train.distance, seed, precision)

@@ -121,6 +121,8 @@ class GymWorld:
         self._space = checks.plannable(self._envs[0])
         self._asked = (picture,) if picture is None or isinstance(picture, str) else picture
         count = len(self._asked)
+        if not count:
+            raise UserError("world.picture is empty; name an entry of the observation, or null")
         if count > 1 and (size is None or size % count or checks.RENDER in self._asked):
             raise UserError(
                 f"world.picture: {', '.join(map(str, self._asked))} side by side are entries of "
