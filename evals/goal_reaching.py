@@ -109,7 +109,7 @@ def begin(
         play = RewardPlay(run, model, world, planner, evaluation, frameskip)
     else:
         play = GoalPlay(run, model, world, planner, evaluation, frameskip, place=place)
-    reads = states_read(model.latent_model.settings.latent.proprio)
+    reads = states_read(model.latent_model.settings.latent.read_states)
     if layouts := play.layouts():
         return play, {"layouts": layouts_met(data / "train.h5", *layouts), **reads}
     if data_path is None:

@@ -154,6 +154,9 @@ class RecordedActions:
 
     def __init__(self, train: Recording, heldout: Recording) -> None:
         self.taken, self.data = train.taken_actions(), train.data  # [n, a]
+        # What proprioception says was done is a change, whatever the file calls its actions.
+        changes = train.model.settings.dynamics.acts_by_proprio
+        self.absolute = self.data.action_kind == "absolute" and not changes
         held = heldout.taken_actions()
         if held.shape[1] != self.taken.shape[1]:
             raise UserError(
@@ -185,7 +188,7 @@ class RecordedActions:
         size = len(self.mean)
         if self.discrete:
             return DiscreteSpace.of_block(size, block=frameskip, action_repeat=action_repeat)
-        absolute = self.data.action_kind == "absolute"
+        absolute = self.absolute
         inside = (self.low < 0) & (self.high > 0)
         known = not absolute and bool((inside | ~self.varied).all())
         return ActionSpace.of_block(

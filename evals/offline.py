@@ -95,8 +95,9 @@ def open_heldout(run: Path, data_path: str | None, task: TaskSettings | None) ->
 
 class OfflinePlans:
     """What a model plans and what it thinks of recorded actions, in held-out windows. The planner
-    is shown frames, the goal image and the actions taken between the frames seen, never a state;
-    a latent that reads proprioception is given that of the frames seen."""
+    is shown frames, the goal image and the actions taken between the frames seen; of the state a
+    latent that reads proprioception is given that of the frames seen, and of the goal where
+    planner.cost.proprio asks for it."""
 
     def __init__(
         self, model: WorldModel, windows: HeldOutWindows, actions: RecordedActions,
@@ -137,7 +138,7 @@ class OfflinePlans:
             "search_cheaper": self._figure("share", measured["search_cheaper"], rate=True),
             "rows": list(self._rows(measured, spread)),
             "latent_spread": spread,
-            **states_read(self.model.latent_model.settings.latent.proprio),
+            **states_read(self.model.latent_model.settings.latent.read_states),
         }
 
     @torch.no_grad()

@@ -182,7 +182,7 @@ def rollout(run: Run, data_path: str | None) -> dict[str, object]:
     """`rollout`: a row per horizon 1..32."""
     model = LatentModel.load(run.path / "dynamics").to(dist().device)
     train, heldout = CachedFeatures.both_of_run(run.path, data_path)
-    reads = states_read(model.settings.latent.proprio)
+    reads = states_read(model.settings.latent.read_states)
     return {"rollout": rollout_errors(model, heldout, train), **reads}
 
 

@@ -45,7 +45,7 @@ def random_encoder_baseline(run: Run, config: Config) -> tuple[dict[str, object]
     The first is {what the key ends in: outcome}: "" on held-out layouts, "_training_layouts" on
     those of training."""
     # Random in its patches too, which may start from the data, and so where it is a backbone.
-    untrained = config.train.pretrain.model_copy(update={"steps": 0})
+    untrained = config.train.pretrain.model_copy(update={"steps": 0, "start": None})
     random = config.jepa.model_copy(update={"patch_init": "normal"})
     # Of policies those alone that the search asks for.
     asked = {config.planner.solver.played, config.planner.mpc.warm_start} - {None}

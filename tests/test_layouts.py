@@ -243,7 +243,7 @@ def test_rewards_are_earned_on_held_out_layouts_too():
 
 def test_episodes_of_a_world_without_splits_are_not_those_of_its_data(tmp_path, monkeypatch):
     """evaluation.task_seed=80 with seed=1 begins where the data of seed 1 do."""
-    settings = SimpleNamespace(latent=SimpleNamespace(proprio=()))
+    settings = SimpleNamespace(latent=SimpleNamespace(read_states=()))
     model = SimpleNamespace(latent_model=SimpleNamespace(settings=settings))
     monkeypatch.setattr(WorldModel, "load", lambda path: model)
     monkeypatch.setattr(returns.RewardPlay, "judge", lambda self: {"judged": True})

@@ -36,7 +36,8 @@ class Adder:
             latent=self.latent, ensemble=[None], distance=None,
             action_low=torch.full((size,), -torch.inf), action_high=torch.full((size,), torch.inf),
             settings=SimpleNamespace(
-                dynamics=SimpleNamespace(acts_by_proprio=False), latent=SimpleNamespace(proprio=())
+                dynamics=SimpleNamespace(acts_by_proprio=False),
+                latent=SimpleNamespace(read_states=()),
             ),
         )  # fmt: skip
 
@@ -209,6 +210,19 @@ def test_doing_nothing_is_the_last_action_where_actions_are_places(tmp_path):
 
 
 # ---------------------------------------------------------------- windows and intervals
+
+
+def test_what_proprioception_says_was_done_is_no_place(tmp_path):
+    data = walks(tmp_path / "a.h5", [40, 41], action_kind="absolute")
+    model = Adder(2)
+    assert RecordedActions(
+        Recording(data, model.latent_model), Recording(data, model.latent_model)
+    ).absolute
+    model.latent_model.settings.dynamics.acts_by_proprio = True
+    model.latent_model.dynamics = SimpleNamespace(actions_of=lambda states: states)
+    train = Recording(data, model.latent_model)
+    train.taken_actions = lambda: data.taken_actions
+    assert not RecordedActions(train, train).absolute
 
 
 def test_windows_are_drawn_by_seed_and_row(walked):

@@ -28,6 +28,7 @@ from jepa_wm.models.latent_model import LatentModel
 from jepa_wm.models.latent_settings import (
     FactoredLatentSettings,
     KeypointLatentSettings,
+    RobotTokensSettings,
     StateTokenSettings,
     TokenLatentSettings,
 )
@@ -499,3 +500,9 @@ def test_tasks_whose_goals_are_worlds_carry_the_named_numbers_and_others_none():
     images = type("Images", (), {"name": "images"})()
     with pytest.raises(UserError, match="goals of the task images are images alone"):
         goal_proprio(model, images, episodes)
+
+
+def test_results_name_what_of_the_state_is_read():
+    assert TokenLatentSettings().read_states == ()
+    assert TokenLatentSettings(proprio=("height",)).read_states == ("height",)
+    assert RobotTokensSettings().read_states == ("pose",)

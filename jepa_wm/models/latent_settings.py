@@ -36,6 +36,11 @@ class LatentSettings(Section):
             )
         return names
 
+    @property
+    def read_states(self) -> tuple[str, ...]:
+        """What of the state is read beside frames, in words for results; nothing by default."""
+        return self.proprio or (("pose",) if self.proprio_size else ())
+
     def make(self, tokens: int, token_width: int) -> Latent:
         """A fresh latent of frames of `tokens` frozen tokens of `token_width` numbers."""
         raise NotImplementedError

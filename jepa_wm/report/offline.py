@@ -24,7 +24,7 @@ from jepa_wm.report.page import (
 )
 from jepa_wm.report.plots import DASHED, GOOD, INK, plot
 
-END = ("imagined end to goal", "95 % interval", "the same in model steps", "95 % interval")
+END = ("imagined end to goal", "95 % interval", "by the temporal distance", "95 % interval")
 
 
 def group(artifacts: RunArtifacts) -> Group:

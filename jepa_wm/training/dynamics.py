@@ -86,7 +86,7 @@ def dynamics(
     if dist().first:
         model.save(run.stage_dir("dynamics"))
     rollout = rollout_errors(model, heldout, features)
-    reads = states_read(settings.latent.proprio)
+    reads = states_read(settings.latent.read_states)
     return {"rollout": rollout, **figures, **reads, "training_seconds": seconds}
 
 

@@ -66,7 +66,7 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     scores |= judge_policies(fresh, LegSampler(heldout, fast_step=legs.fast_step), legs, precision)
     if dist().first:
         fresh.cpu().save(run.stage_dir("heads"))
-    reads = states_read(model.settings.latent.proprio)
+    reads = states_read(model.settings.latent.read_states)
     return {"heads": scores, **reads, "training_seconds": seconds}
 
 
