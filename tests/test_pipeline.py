@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from jepa_wm import cli
+from jepa_wm import cli, demo
 from jepa_wm.config import load_config
 from jepa_wm.features.encoder import FrozenEncoder
 from jepa_wm.models.vit import Encoder
@@ -263,3 +264,18 @@ def test_no_plan_knows_the_true_state(story, tmp_path, capsys):
     assert result["stages"]["plan"]["layouts"]["heldout"]["met"] is None, (
         "it cannot be known and is not claimed"
     )
+
+
+def test_a_random_baseline_starts_from_no_weights(monkeypatch, tmp_path):
+    class Opened(Exception):
+        pass
+
+    def opened(path, config):
+        raise Opened(config.train.pretrain, config.features.weights)
+
+    monkeypatch.setattr(demo.Run, "open", opened)
+    config = load_config("debug", ["train.pretrain.start=runs/other"])
+    with pytest.raises(Opened) as error:
+        demo.random_encoder_baseline(SimpleNamespace(path=tmp_path), config)
+    pretrain, weights = error.value.args
+    assert (pretrain.start, pretrain.steps, weights) == (None, 0, None)
