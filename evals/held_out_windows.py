@@ -43,18 +43,24 @@ class HeldOutWindows:
         )  # fmt: skip
         self._starts = np.maximum(data.lengths - self._sampler.span, 0)  # [E]
         self.episode, self.first = draw_windows(self._starts, count, seed)  # [W] each
+
+        # A window in the middle of the only episode may have no chunk to be compared with.
+        spare = np.array(
+            [len(self._apart(row)) + self._elsewhere(row) for row in range(len(self))]
+        )
+        self.episode, self.first = self.episode[spare > 0], self.first[spare > 0]
+        spare = spare[spare > 0]
         streams = ([seed, row, 23] for row in range(len(self)))
         self.seeds = [int(np.random.default_rng(s).integers(2**31)) for s in streams]
 
         # As many other chunks for all windows, so that all have the same chance.
-        spare = [len(self._apart(row)) + self._elsewhere(row) for row in range(len(self))]
-        if not min(spare):
+        if not len(spare):
             raise UserError(
                 f"{data.path}: has no second chunk of planner.mpc.horizon model steps to compare "
                 "a recorded one with; give more or longer held-out episodes, or lower "
                 "planner.mpc.horizon"
             )
-        self.candidates = min(CANDIDATES, 1 + min(spare))
+        self.candidates = min(CANDIDATES, 1 + int(spare.min()))
 
     def __len__(self) -> int:
         return len(self.episode)

@@ -261,6 +261,13 @@ def test_few_windows_have_fewer_candidates_for_all(tmp_path):
     with pytest.raises(UserError, match=r"alone.h5: has no second chunk of planner.mpc.horizon"):
         judged(tmp_path / "none", alone)
 
+    # In the middle of an only episode every other chunk shares an action.
+    middle = HeldOutWindows(
+        walks(tmp_path / "middle.h5", [19]), Adder(2), horizon=3, count=50, seed=0
+    )
+    assert sorted(middle.first.tolist()) == [0, 1, 2, 6, 7, 8] and middle.candidates == 2
+    assert len(middle.seeds) == 6
+
 
 def test_the_same_settings_give_the_same_figures(walked, tmp_path):
     first, again = (judged(tmp_path / name, walked, count=30) for name in ("a", "b"))
