@@ -122,6 +122,9 @@ def assert_equal_to_rounding(folder, alone, *, curves=CURVES):
                 curve,
                 a["step"],
             )
+            shares = {name: b[name] for name in b if name.startswith("gradient_share/")}
+            assert {name: a.get(name) for name in shares} == pytest.approx(shares, abs=1e-3)
+        assert shares or curve != "pretrain", "which loss trains the encoder is told of every run"
         stage, _, of_stage = curve.partition("_")
         part = f"{stage}/checkpoints/{of_stage}"
         (weights, state), (expected, other) = (

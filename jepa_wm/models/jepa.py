@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jepa_wm.core.distributed import all_mean
 from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.losses import (
     EpisodeContrast,
@@ -175,23 +174,6 @@ class JEPA(nn.Module):
         for name, value in losses.items():
             loss = loss + self.weights[name] * value
         return losses | {"loss": loss}
-
-    def gradient_shares(self, batch: Batch) -> dict[str, float]:
-        """What each weighted loss has of the sum of their gradients' norms, in the context
-        encoder's parameters and over all ranks: which of them it is that trains the encoder."""
-        parameters, norms = list(self.encoder.parameters()), {}
-        for name, weight in self.weights.items():
-            losses = self(batch) if weight else {}
-            if name not in losses:
-                continue
-            # A forward pass for each: compiled blocks keep nothing for a second backward pass.
-            gradients = torch.autograd.grad(
-                weight * losses[name], parameters, allow_unused=True, materialize_grads=True
-            )
-            with torch.no_grad():
-                norms[name] = float(all_mean(torch.cat([g.flatten() for g in gradients])).norm())
-        total = max(sum(norms.values()), 1e-30)
-        return {name: norm / total for name, norm in norms.items()}
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

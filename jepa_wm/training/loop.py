@@ -38,7 +38,8 @@ class TrainingTask:
     model: nn.Module  # all that is saved
     losses: Callable[[int, slice], Losses]
     after_step: Callable[[int], None] = lambda step: None
-    evaluate: Callable[[], Mapping[str, float]] | None = None
+    # Metrics beside the losses, from `losses` as these ranks compute them.
+    evaluate: Callable[[Callable[[int, slice], Losses]], Mapping[str, float]] | None = None
     part: str = ""  # names one of several trainings of a stage, and its settings
     # What many ranks and little memory ask for; `parallel.applied` sets them.
     accumulate: int = 1  # parts that a batch is computed in, their gradients summed
@@ -89,7 +90,7 @@ def fit(
             # Evaluate and show.
             evaluated = task.evaluate is not None and (last or done % settings.eval_every == 0)
             if task.evaluate and evaluated:
-                metrics |= task.evaluate()
+                metrics |= task.evaluate(task.losses)
             if ctx.first and (evaluated or last or done % SHOW_EVERY == 0):
                 metrics_file.log(done, metrics)
                 hidden = ("lr", "gradient_norm")

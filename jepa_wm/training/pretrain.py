@@ -5,14 +5,13 @@ n frames of the training part, m held-out ones, h x w px, C channels, Y numbers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from jepa_wm.core.checkpoint import load_checkpoint, load_strict, newest_checkpoint
 from jepa_wm.core.distributed import dist
@@ -35,6 +34,7 @@ from jepa_wm.models.encoder_settings import EncoderSettings, JepaSettings
 from jepa_wm.models.jepa import JEPA
 from jepa_wm.models.losses import SAMPLES
 from jepa_wm.models.vit import Encoder
+from jepa_wm.training.gradient_shares import gradient_shares, is_sharded
 from jepa_wm.training.loop import TrainingTask, begun, fit
 from jepa_wm.training.online_probe import OnlineProbe, ProbedFrames, ProbedStates, probe_once
 from jepa_wm.training.patch_init import init_patches
@@ -204,7 +204,8 @@ def make_task(
     batch_of = Prefetcher(reader.read).batch if reader.source.decodes else reader.read
 
     def losses(step: int, rows: slice) -> dict[str, Tensor]:
-        batch = batch_of(step, rows)
+        # The watched clips are read by themselves: nothing is to be read ahead of them.
+        batch = reader.read(step, rows) if step == WATCHED else batch_of(step, rows)
         with autocast(batch.clip.device, precision):
             return model(batch)
 
@@ -212,19 +213,16 @@ def make_task(
         start, end = model.settings.ema
         model.update_target(linear(step, steps=settings.steps, start=start, end=end))
 
-    def watch() -> dict[str, float]:
+    def watch(trained: Callable[[int, slice], dict[str, Tensor]]) -> dict[str, float]:
         """The probe's figures, and which loss it is that trains the encoder, always told on the
-        same clips (shards of weights have no gradient to ask for)."""
+        same clips."""
         assert probe is not None
+        rows = dist().rows(settings.batch, 0, 1)
+        few = slice(rows.start, min(rows.stop, rows.start + WATCHED_CLIPS))
         metrics = probe.metrics(model.target, steps=settings.probe_steps)
-        if not any(isinstance(p, DTensor) for p in model.encoder.parameters()):
-            rows = dist().rows(settings.batch, 0, 1)
-            few = slice(rows.start, min(rows.stop, rows.start + WATCHED_CLIPS))
-            batch = reader.read(WATCHED, few)
-            with autocast(batch.clip.device, precision):
-                shares = model.gradient_shares(batch)
-            metrics |= {f"gradient_share/{name}": share for name, share in shares.items()}
-        return metrics
+        compute = trained if is_sharded(model) else losses
+        shares = gradient_shares(model, lambda: compute(WATCHED, few))
+        return metrics | {f"gradient_share/{name}": share for name, share in shares.items()}
 
     watched = None if probe is None else watch
     return TrainingTask("pretrain", model, losses, update_target, watched)
