@@ -204,15 +204,21 @@ def shard_of(count: int, shard: int, shards: int) -> range:
     return range(count * shard // shards, count * (shard + 1) // shards)
 
 
-def goal_proprio(model: WorldModel, task: Task, episodes: Episodes) -> np.ndarray:
-    """[B, P] the numbers of the goals' states that the model's latent names; no other reaches an
-    agent. UserError for a task whose goals are images alone."""
+def showing_goals(task: Task) -> ShowsGoals:
+    """The task, whose goals carry proprioception; UserError for one whose goals are images
+    alone."""
     if not isinstance(task, ShowsGoals):
         raise UserError(
             f"planner.cost.proprio: the goals of the task {task.name} are images alone, which "
             "carry no proprioception; set planner.cost.proprio=0"
         )
-    world = task.at_goals(episodes)
+    return task
+
+
+def goal_proprio(model: WorldModel, task: Task, episodes: Episodes) -> np.ndarray:
+    """[B, P] the numbers of the goals' states that the model's latent names; no other reaches an
+    agent. UserError as `showing_goals`."""
+    world = showing_goals(task).at_goals(episodes)
     columns = proprio_columns(model, world)
     assert columns is not None, "check_cost refuses it"
     return columns.read(world.state())

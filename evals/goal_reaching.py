@@ -31,6 +31,7 @@ from jepa_wm.evals.episodes import (
     play_in_chunks,
     read_chunks,
     shard_of,
+    showing_goals,
 )
 from jepa_wm.evals.frozen_tasks import frozen_tasks, refuse_recording_of_data, refuse_seeds_of_data
 from jepa_wm.evals.oracle import oracle
@@ -145,6 +146,8 @@ class GoalPlay:
             raise UserError(
                 f"{run.path}: this model cannot act in the world {world.name!r}: {error}"
             ) from error
+        if planner.cost.proprio:
+            showing_goals(self.task)
         # The stage is begun once all of this is known to fit.
         self.folder = run.stage_dir(place)
         self.episodes = frozen_tasks(self.folder / "tasks.json", self.task, evaluation)
@@ -220,14 +223,10 @@ class GoalPlay:
     ) -> np.ndarray:
         """[B, T+1] to the goal in all its episodes, or in `rows`; `together` at a time."""
         played = play_in_chunks(
-            self.folder / one.folder,
-            range(len(one.episodes)) if rows is None else rows,
-            partial(self._chunk, one),
-            keys=("distance",),
-            label=label or f"plan {one.name}",
-            budget=self.budget,
-            together=together,
-        )
+            self.folder / one.folder, range(len(one.episodes)) if rows is None else rows,
+            partial(self._chunk, one), keys=("distance",), label=label or f"plan {one.name}",
+            budget=self.budget, together=together,
+        )  # fmt: skip
         return played["distance"]
 
     def _chunk(self, one: Play, first: int, last: int, watch: Watch) -> Mapping[str, np.ndarray]:

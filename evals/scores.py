@@ -109,14 +109,15 @@ def over_episodes(
     values: np.ndarray, episode: np.ndarray, *, rate: bool = False
 ) -> tuple[float, float | None, float | None]:
     """(mean, low, high) of values [n] of windows of episodes [n], with its 95 % interval: whole
-    episodes are drawn anew, since windows of one are not independent; None of a single episode.
+    episodes are drawn anew, since windows of one are not independent. None of fewer than FEW
+    episodes, which drawn anew show too little of their spread.
 
     Of rates, where fewer than FEW episodes have one above 0 or below 1, the interval is not
     narrower than Wilson's of so many episodes."""
     episodes, number = np.unique(episode, return_inverse=True)
     total, count = np.bincount(number, values), np.bincount(number)
     mean = float(values.mean())
-    if len(episodes) < 2:
+    if len(episodes) < FEW:
         return mean, None, None
     drawn = np.random.default_rng(0).integers(len(episodes), size=(DRAWS // 10, len(episodes)))
     low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), (0.025, 0.975)).tolist()

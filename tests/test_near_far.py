@@ -31,7 +31,7 @@ class Line:
 
     latent = SimpleNamespace(compared=lambda latents: latents, visual_dim=1)
 
-    def distance(self, latents, goal, *, kind, robust_radius):
+    def distance(self, latents, goal, *, kind, robust_radius=0.0):
         assert kind == "temporal"
         return away(latents, goal)
 
@@ -76,6 +76,15 @@ def test_both_agree_where_the_episode_stands_and_a_step_is_the_least():
     here = both(context.now[:, None, None], context.goal)[:, 0, 0]
     torch.testing.assert_close(here[:2], torch.tensor([20.0, 2.0]))
     assert both.scale[2] == pytest.approx(1 / LEAST_DIFFERENCE), "at the goal: finite, above 0"
+
+
+def test_the_worst_reading_within_a_radius_switches_no_later():
+    """Where a radius reads more steps, a goal is within one plan as it is without."""
+    context = context_on_the_line([0.1, 0.1, 0.1], [1.9, 0.5, 0.2])
+    plain, worst = (near_far(context, far) for far in (away, lambda *at: away(*at) + 30))
+    assert torch.equal(plain.weight, worst.weight)
+    here = worst(context.now[:, None, None], context.goal)[:, 0, 0]
+    torch.testing.assert_close(here, worst.far(context.now[:, None, None], context.goal)[:, 0, 0])
 
 
 def test_it_has_a_gradient_at_the_goal_and_at_the_reach():

@@ -79,6 +79,17 @@ def test_what_hardly_varied_does_not_outweigh_all_else():
     assert float(rest(torch.tensor([0.1]))) == 10
 
 
+def test_an_angle_counts_as_one_number_of_a_cost():
+    torch.manual_seed(0)
+    proprio = Proprioception(("m", "rad", "m"), first=0)
+    values = torch.randn(5000, 3) * torch.tensor([2.0, 30.0, 0.1])  # the angle points anywhere
+    proprio.fit(values)
+    apart = (proprio(values[::2]) - proprio(values[1::2])) / proprio.spread
+    lift, cosine, sine, grip = (apart.square() / 4).mean(0)  # [Z], a share of the mean each
+    for share in (lift, cosine + sine, grip):
+        assert share * 3 == pytest.approx(2.0, rel=0.08), "of three numbers, not of four"
+
+
 def test_a_name_that_two_numbers_have_is_refused():
     known, units = ("arm angle", "gripper", "gripper"), ("rad ", "-", "m / s")
     read = StateColumns.named(["arm_angle"], known, units, whose="this")

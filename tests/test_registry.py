@@ -12,6 +12,7 @@ from jepa_wm.core.config import load_yaml_config, save_config
 from jepa_wm.core.errors import UserError
 from jepa_wm.core.registry import EntryName, Registry, chosen
 from jepa_wm.core.settings import Section
+from jepa_wm.models.head_settings import POLICIES
 
 GROUP = ".".join(("jepa_wm", "test_solvers"))  # of entry points, no module
 
@@ -140,6 +141,12 @@ def test_a_name_is_taken_once():
     with pytest.raises(ValueError, match="a solver named 'cem' is registered already"):
         SOLVERS.register("cem")(MPPI)
     assert SOLVERS.register("cem")(CEM) is CEM
+
+
+@pytest.mark.parametrize("name", ["search", "oracle", "idle", "true_cost"])
+def test_a_policy_takes_no_other_row_of_results(name):
+    with pytest.raises(ValueError, match=f"cannot be named '{name}': in results .* another row"):
+        POLICIES.register(name)
 
 
 def test_others_add_theirs_by_entry_points(monkeypatch):

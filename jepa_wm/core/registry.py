@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -28,16 +28,24 @@ class Registry(Generic[Entry]):
 
     `table` names them in the entry points of others ("solvers": group `jepa_wm.solvers`), `kind`
     one of them in messages ("solver"); `own` maps the names of the library's own entries to the
-    modules that register them."""
+    modules that register them. `reserved` names stand for something else beside entries in tables
+    of results."""
 
-    def __init__(self, table: str, kind: str, own: Mapping[str, str]) -> None:
-        self.table, self.kind = table, kind
+    def __init__(
+        self, table: str, kind: str, own: Mapping[str, str], *, reserved: Collection[str] = ()
+    ) -> None:
+        self.table, self.kind, self.reserved = table, kind, frozenset(reserved)
         self._own = dict(own)
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """A decorator that enters a class or function under `name`. Raises ValueError for a name
-        that is taken."""
+        that is taken or reserved."""
+        if name in self.reserved:
+            raise ValueError(
+                f"a {self.kind} cannot be named {name!r}: in results that is another row; choose "
+                "another name"
+            )
 
         def enter(entry: Entry) -> Entry:
             held = self._entries.get(name)

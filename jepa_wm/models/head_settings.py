@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from jepa_wm.models.policies import Policy
 
 _OWN = ("gcbc", "gc_idm", "gcivl")
+# Rows beside policies: what evaluations compare them with.
+_OTHERS = (
+    "search", "oracle", "random", "random_encoder", "straight_line", "idle", "recorded",
+    "mean_action", "another_window", "no_motion", "more_search", "search_by_costs",
+    "true_dynamics", "true_cost",
+)  # fmt: skip
 POLICIES: Registry[type[Policy]] = Registry(
-    "policies", "policy", dict.fromkeys(_OWN, "jepa_wm.models.policies")
+    "policies", "policy", dict.fromkeys(_OWN, "jepa_wm.models.policies"), reserved=_OTHERS
 )
 # Policies toward goals: heads are trained to be them, planners and evaluations play them.
 PolicyName = Annotated[str, EntryName(POLICIES)]

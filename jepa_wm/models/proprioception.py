@@ -70,6 +70,14 @@ class Proprioception(nn.Module):
         """[..., Z] of latents [..., N, D]: the mean of what their tokens say."""
         return latents[..., self.first : self.first + self.count].mean(-2)
 
+    @property
+    def spread(self) -> Tensor:
+        """[Z] what differences are divided by, so that the mean of their squares over Z is that
+        over the numbers that were named: an angle's two count as one."""
+        shares = [1.0 if turn is None else 2.0 for turn in self.turns]
+        each = [share for share in shares for _ in range(int(share))]
+        return self.scale.new_tensor(each).mul(self.size / self.count).sqrt()
+
     def left_out(self, latents: Tensor) -> Tensor:
         """[..., N, D - Z] what else there is of latents [..., N, D]."""
         rest = latents[..., self.first + self.count :]

@@ -51,13 +51,14 @@ def near_far(context: PlanningContext, far: Distance) -> NearFar:
     scale makes both distances agree where the episode stands. UserError without a goal."""
     now, goal = context.now[:, None, None], context.goal_latent()
     near = partial(dynamic_difference, context.model)
-    away = far(now, goal)[:, 0, 0]
+    # How far it is, whatever the worst reading within a radius says.
+    away = context.model.distance(now, goal, kind="temporal")[:, 0, 0]
     reach = float(context.settings.mpc.horizon)
     return NearFar(
         far=far,
         near=near,
         weight=torch.sigmoid((away - reach) / (SOFTNESS * reach)),
-        scale=away.clamp(min=LEAST_STEPS) / near(now, goal)[:, 0, 0],
+        scale=far(now, goal)[:, 0, 0].clamp(min=LEAST_STEPS) / near(now, goal)[:, 0, 0],
     )
 
 

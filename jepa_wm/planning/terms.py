@@ -128,8 +128,8 @@ def to_state(context: PlanningContext) -> Term:
 
 
 def to_proprio(context: PlanningContext) -> Term:
-    """Distance to the goal's proprioception, in units of each number's spread; UserError where the
-    goal carries none."""
+    """Distance to the goal's proprioception, in units of each number's spread, an angle counting
+    as one number; UserError where the goal carries none."""
     proprio, cost = context.model.latent.proprio, context.settings.cost
     assert proprio is not None, "check_cost refuses it"
     goal = proprio.of(context.goal_latent())
@@ -140,7 +140,7 @@ def to_proprio(context: PlanningContext) -> Term:
             "goal is an image alone: give Agent.reset goal_proprio=..., or set "
             "planner.cost.proprio=0"
         )
-    return ToState(goal=goal, read=proprio.of, mode=cost.steps)
+    return ToState(goal=goal, read=proprio.of, scale=proprio.spread, mode=cost.steps)
 
 
 def state_ids(model: WorldModel, cost: CostSettings) -> list[int]:
