@@ -205,6 +205,12 @@ class Config(Section):
                 "evaluation.policies play toward goal images, and planner.cost.objective is "
                 "reward: set evaluation.policies=[]"
             )
+        frames, seen = self.train.heads.sizes.policy_frames, self.dynamics.context_frames
+        if frames is not None and frames > seen:
+            raise ValueError(
+                f"train.heads.sizes.policy_frames {frames} are more than the {seen} of "
+                f"dynamics.context_frames, which is all that an agent remembers; set it to {seen}"
+            )
         # Whoever asks for a policy, it has to be trained.
         asked = [("evaluation.policies", name) for name in alone]
         asked += [("planner.solver.policy", self.planner.solver.played)]

@@ -22,7 +22,7 @@ from jepa_wm.evals.scores import paired_difference
 from jepa_wm.features.cache import Features
 from jepa_wm.models.head_settings import HeadSettings
 from jepa_wm.models.heads import Heads, Present
-from jepa_wm.models.policies import DISCOUNT, GCBC, GCIDM, GCIVL, Legs
+from jepa_wm.models.policies import DISCOUNT, GCBC, GCIDM, GCIVL, Legs, PolicySizes
 from jepa_wm.planning.action_space import DiscreteSpace
 from jepa_wm.planning.agent import Agent
 from jepa_wm.planning.settings import PlannerSettings
@@ -73,7 +73,7 @@ def test_cloning_learns_which_actions_lead_toward_a_goal():
     """On a line, with steps of at most 1: full speed until the goal is near, then what is left,
     then nothing counts."""
     torch.manual_seed(0)
-    policy, g = GCBC(1, 1, SIZES), torch.Generator().manual_seed(0)
+    policy, g = GCBC(PolicySizes(1, 1, 1), SIZES), torch.Generator().manual_seed(0)
 
     def ways(count):
         here, gap = torch.randn(count, 1, generator=g), 4 * torch.rand(count, 1, generator=g) - 2
@@ -93,7 +93,11 @@ def test_inverse_dynamics_tells_a_slow_leg_from_a_fast_one_to_the_same_goal():
     """Cloning answers with the mean of both; told the steps, each is its own. What is not
     efficient is not learned from."""
     torch.manual_seed(0)
-    idm, cloned, g = GCIDM(1, 1, SIZES), GCBC(1, 1, SIZES), torch.Generator().manual_seed(0)
+    idm, cloned, g = (
+        GCIDM(PolicySizes(1, 1, 1), SIZES),
+        GCBC(PolicySizes(1, 1, 1), SIZES),
+        torch.Generator().manual_seed(0),
+    )
     idm.most.fill_(6)
 
     def ways(step):
@@ -132,7 +136,7 @@ def on_a_chain(g, count=256, length=12, forward=1.0):
 
 def test_values_are_those_of_a_chain_and_tell_the_steps():
     torch.manual_seed(0)
-    policy, g, length = GCIVL(12, 1, SIZES), torch.Generator().manual_seed(0), 12
+    policy, g, length = GCIVL(PolicySizes(12, 12, 1), SIZES), torch.Generator().manual_seed(0), 12
     fit(policy, lambda step: on_a_chain(g, forward=0.7), steps=1500, lr=1e-3)
     places = torch.eye(length)
     start, goal = torch.triu_indices(length, length)
@@ -152,7 +156,7 @@ def test_implicit_values_take_the_shorter_of_two_ways_where_the_data_have_both()
     after = {0: (1, 2), 1: (6, 6), 2: (3, 3), 3: (4, 4), 4: (5, 5), 5: (6, 6)}
     table = torch.tensor([after[place] for place in range(6)])
     places, g = torch.eye(7), torch.Generator().manual_seed(0)
-    implicit, cloned = GCIVL(7, 1, SIZES), GCBC(7, 1, SIZES)
+    implicit, cloned = GCIVL(PolicySizes(7, 7, 1), SIZES), GCBC(PolicySizes(7, 7, 1), SIZES)
 
     def ways(step):
         start = torch.randint(6, (256,), generator=g)
@@ -226,7 +230,7 @@ def test_inverse_dynamics_of_legs_that_go_nowhere_is_finite():
     """By the path of a latent that hardly moves nothing remains of any leg."""
     start = torch.randn(8, 2)
     drawn = legs(start, start, torch.randn(8, 3, 2), steps=torch.zeros(8))
-    policy = GCIDM(2, 2, SIZES)
+    policy = GCIDM(PolicySizes(2, 2, 2), SIZES)
     policy.fit(drawn, fast_step=1.0)
     assert policy.most == 1 and torch.isfinite(policy.losses(drawn)[""])
 
@@ -295,6 +299,10 @@ def test_heads_are_trained_where_policies_are_evaluated():
         ),
         (["planner.mpc.warm_start=true"], "warm_start"),
         (
+            ["train.heads.sizes.policy_frames=4"],
+            "policy_frames 4 are more than the 3 of dynamics.context_frames.*set it to 3",
+        ),
+        (
             ["evaluation.policies=[gcbd]"],
             "evaluation.policies.*no policy is named 'gcbd'; nearest: gcbc; there are gc_idm",
         ),
@@ -337,8 +345,8 @@ def test_discrete_actions_are_those_nearest_to_what_a_policy_answers(name, role)
     assert chosen.shape == (2, 2, 1) and set(chosen.flatten()) <= {0, 1, 2}
     if role == "alone":
         start, goal = (model.encode(torch.from_numpy(frames)) for frames in (seen, goals))
-        both = model.latent.believed_together(torch.stack([start, goal], 1)).unbind(1)
-        answered = model.propose(*both, 3, policy=name)[:, 0].unflatten(-1, (2, 2))
+        start, goal = model.latent.believed_together(torch.stack([start, goal], 1)).unbind(1)
+        answered = model.propose(start[:, None], goal, 3, policy=name)[:, 0].unflatten(-1, (2, 2))
         gaps = (answered[..., None, :] - torch.tensor(vectors)).norm(dim=-1)
         assert np.array_equal(chosen[..., 0], gaps.argmin(-1))
 
@@ -396,21 +404,33 @@ def test_a_planner_asks_policies_what_they_were_taught(words, tmp_path):
     model.encoder.precision = "fp32"
     sizes = {"policy_steps": 6, "seed": 3, "precision": "fp32"}
     samples = Samples.of(features, model.latent_model, **sizes)
-    drawn = LegSampler(samples).batch(0, 16)
+    count, skip = model.context_frames, model.frameskip
+    assert model.heads.policy_frames == count == 3
+    drawn = LegSampler(samples, frames=count).batch(0, 16)
     episode, frames, _, _ = samples.pairs.batch(0, 16)
-    start, goal = samples.latents.together(episode, frames.T, *frames).unbind(1)
+    # What an agent has seen that began where the episode did: of the first frames fewer.
+    back = [np.maximum(frames[0] - skip * i, frames[0] % skip) for i in (2, 1)]
+    seen, goal = samples.latents.together(episode, np.stack([*back, *frames], 1), *frames).split(
+        [count, 1], 1
+    )
+    start, goal = seen[:, -1], goal[:, 0]
+    new = torch.from_numpy(frames[0] < skip)
+    assert new.any() and (drawn.start[new, model.latent_model.policy_inputs :] == 0).all()
+    assert (drawn.start[~new, model.latent_model.policy_inputs :] != 0).any()
     for name in ("gcbc", "gc_idm", "gcivl"):
         policy = model.needed_policy(name)
         inputs = [drawn.start, drawn.goal]
         if name == "gc_idm" and words[:1] == ["distance=null"]:
-            inputs.append(policy.straight(*inputs))
+            inputs.append(policy.straight(*map(model.latent_model.flat, (start, goal))))
             assert policy.fast_step > 0 and policy.most > 1
         elif name == "gc_idm":
             inputs.append(model.distance(start[:, None], goal)[:, 0])
         with torch.no_grad():
             answered = model.latent_model.unscaled(policy(*inputs))
-        proposed = model.propose(start, goal, 6, policy=name)
+        proposed = model.propose(seen, goal, 6, policy=name)
         torch.testing.assert_close(proposed, answered, atol=1e-5, rtol=1e-5)
+        first = model.propose(start[new, None], goal[new], 6, policy=name)
+        torch.testing.assert_close(first, answered[new], atol=1e-5, rtol=1e-5)
     if words[:1] == ["distance=null"]:
         config = load_config("debug", [*SMALL, "train.precision=fp32", *words])
         with Run.open(run.path, config) as again:

@@ -279,10 +279,13 @@ def test_the_policy_alone_hands_out_what_it_proposes(trained):
     world.reset(np.arange(2, 4))
     a.reset(world.render(), [0, 1])
     here, there = (a.model.encode(torch.from_numpy(frames)) for frames in (seen, world.render()))
-    held = a.model.propose(here, there, 3, policy="gcbc")[:, 0].unflatten(-1, (5, 2)).mean(1)
+    proposed = a.model.propose(here[:, None], there, 3, policy="gcbc")
+    held = proposed[:, 0].unflatten(-1, (5, 2)).mean(1)
+    units = a.model.latent_model  # in the box of the world and of the data, then in the ball
+    held = held.clamp(units.action_low, units.action_high).clamp(-2.45, 2.45)
     norm = held.norm(dim=-1, keepdim=True)
     np.testing.assert_allclose(a.act(seen)[:, 0], held * (2.45 / norm).clamp(max=1), atol=1e-4)
-    longer = a.model.propose(here, there, 9, policy="gcbc")
+    longer = a.model.propose(here[:, None], there, 9, policy="gcbc")
     assert longer.shape == (2, 9, 10), "the last block is repeated"
     with pytest.raises(UserError, match="a policy toward goals needs a goal image"):
         b = agent(trained[0], objective="reward", warm_start="gcbc")

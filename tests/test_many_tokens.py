@@ -128,7 +128,8 @@ def test_a_run_on_all_tokens_of_a_backbone_passes(run_of_many):
     )
     latents = model.encode(frames)
     assert model.distance(latents[:1, None], latents[1:]).shape == (1, 1)
-    assert model.propose(latents[:1], latents[1:], 3, policy="gcbc").shape == (1, 3, model.block)
+    planned = model.propose(latents[:1, None], latents[1:], 3, policy="gcbc")
+    assert planned.shape == (1, 3, model.block)
     assert model.state(latents).shape[0] == 2
 
 

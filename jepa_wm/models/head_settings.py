@@ -34,6 +34,9 @@ class HeadSettings(Section):
     bins: int = Field(63, ge=2)  # of the reward's distribution
     # gcbc: behaviour cloning; gc_idm: inverse dynamics of efficient legs; gcivl: implicit values
     policies: tuple[PolicyName, ...] = _OWN
+    # frames, model steps apart, that a policy reads at the start: one shows no speed; null: as
+    # many as the dynamics
+    policy_frames: int | None = Field(None, ge=1)
     # model steps a policy answers with; a longer plan repeats its last
     policy_steps: int = Field(6, ge=1)
 

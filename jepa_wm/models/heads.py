@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jepa_wm.models.blocks import mlp
 from jepa_wm.models.head_settings import POLICIES, HeadSettings
 from jepa_wm.models.latent_model import fill, read_sizes, save_sized
-from jepa_wm.models.policies import Policy
+from jepa_wm.models.policies import Policy, PolicySizes
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,19 @@ class Heads(nn.Module):
         self, latent: int, action: int, present: Present, settings: HeadSettings,
         *, policy_inputs: int | None = None,
     ) -> None:  # fmt: skip
-        """For latents of F numbers, of which policies read P = `policy_inputs`, all if None."""
+        """For latents of F numbers, of which policies read P = `policy_inputs`, all if None, and
+        at the start how these F changed in the model steps before. Files of before have no
+        `policy_frames`: their policies read one."""
         super().__init__()
         inputs = latent if policy_inputs is None else policy_inputs
+        self.policy_frames = settings.policy_frames or 1
+        start = inputs + (self.policy_frames - 1) * latent
+        read = PolicySizes(start=start, goal=inputs, action=action)
         self.sizes = {"latent": latent, "action": action, "policy_inputs": inputs}
         self.present, self.settings = present, settings
         width = settings.width
         self.policies = nn.ModuleDict(
-            {name: POLICIES.get(name)(inputs, action, settings) for name in settings.policies}
+            {name: POLICIES.get(name)(read, settings) for name in settings.policies}
         )
         self.reward = RewardHead(latent, action, width, settings.bins) if present.reward else None
         self.termination = TerminationHead(latent, action, width) if present.termination else None

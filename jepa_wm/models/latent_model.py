@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -124,12 +125,18 @@ class LatentModel(nn.Module):
         )
 
     def policy_input(self, latents: Tensor, field: Tensor | None) -> Tensor:
-        """[..., P] what policies read of latents [..., N, D]: as `flat`, and where there is a map
+        """[..., P] what policies read of goals [..., N, D]: as `flat`, and where there is a map
         what of it, or of the distance's `map_field` [..., *] (it broadcasts), lies around the
         dynamic numbers."""
         if not self.latent.map_dim:
             return self.flat(latents)
         return torch.cat([self.flat(latents), self.latent.near(latents, field)], -1)
+
+    def policy_start(self, seen: Tensor, field: Tensor | None, frames: int) -> Tensor:
+        """[B, S] what policies read of starts, the last of latents seen [B, C, N, D]: as of goals,
+        and what moved before."""
+        now, moves = self.policy_input(seen[:, -1], field), moved_before(self.flat(seen), frames)
+        return torch.cat([now, moves], -1)
 
     def _distance(self, tokens: int, settings: DistanceSettings) -> TemporalDistance:
         if not self.latent.map_dim:
@@ -218,3 +225,11 @@ def fill(model: nn.Module, folder: Path, name: str) -> None:
     """Load the weights that lie in `folder`."""
     file = folder / f"{name}.safetensors"
     load_strict(model, load_file(file), source=str(file))
+
+
+def moved_before(flat: Tensor, frames: int) -> Tensor:
+    """[..., (frames - 1) * F] how the last of `flat` latents [..., C, F], a model step apart, came
+    about: the change in each of the `frames` - 1 steps before it, the latest first; 0 before the
+    first frame."""
+    moves = flat[..., -frames:, :].diff(dim=-2).flip(-2).flatten(-2)
+    return F.pad(moves, (0, (frames - 1) * flat.shape[-1] - moves.shape[-1]))

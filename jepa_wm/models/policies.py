@@ -1,8 +1,8 @@
 """Policies toward goals on frozen latents, trained from recordings alone: behaviour cloning,
 inverse dynamics that is told how many steps remain, and implicit values.
 
-B samples, F numbers that policies read of a latent, A action numbers of a model step, H model
-steps."""
+B samples, F numbers that policies read of a latent, S of a start with what it moved before, A
+action numbers of a model step, H model steps."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MAX_WEIGHT = 100.0  # the most that such a weight may be
 class Legs:
     """Parts of episodes from a start to a later goal, goals in hindsight."""
 
-    start: Tensor  # [B, F]
-    after: Tensor  # [B, F] a model step after the start
+    start: Tensor  # [B, S]
+    after: Tensor  # [B, S] a model step after the start
     goal: Tensor  # [B, F]
     value_goal: Tensor  # [B, F] the start itself, the goal, or any frame of the data
     at_value_goal: Tensor  # [B] bool: it is the start itself
@@ -50,6 +50,15 @@ class Legs:
         return self.counts * self.efficient[:, None]
 
 
+@dataclass(frozen=True)
+class PolicySizes:
+    """How many numbers a policy reads and answers with."""
+
+    start: int  # S
+    goal: int  # F
+    action: int  # A
+
+
 class Policy(nn.Module):
     """Answers a start and a goal with a plan of H scaled action blocks at once. A policy of one's
     own says its `losses`; the rest has defaults."""
@@ -57,13 +66,14 @@ class Policy(nn.Module):
     extra_inputs = 0  # numbers that are read beside start and goal
     seeks_efficient = True  # whether efficient legs show how good it is; else all legs do
 
-    def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
+    def __init__(self, sizes: PolicySizes, settings: HeadSettings) -> None:
         super().__init__()
-        self.horizon, inputs = settings.policy_steps, 2 * latent + self.extra_inputs
-        self.net = mlp(inputs, self.horizon * action, settings.width, depth=3, norm=True)
+        self.horizon = settings.policy_steps
+        inputs = sizes.start + sizes.goal + self.extra_inputs
+        self.net = mlp(inputs, self.horizon * sizes.action, settings.width, depth=3, norm=True)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F]."""
+        """[..., H, A] scaled action blocks from starts [..., S] toward goals [..., F]."""
         return self.net(torch.cat(inputs, -1)).float().unflatten(-1, (self.horizon, -1))
 
     def along(self, legs: Legs) -> Tensor:
@@ -113,13 +123,13 @@ class GCIDM(Policy):
     most: Tensor
     fast_step: Tensor
 
-    def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
-        super().__init__(latent, action, settings)
+    def __init__(self, sizes: PolicySizes, settings: HeadSettings) -> None:
+        super().__init__(sizes, settings)
         self.register_buffer("most", torch.ones(()))  # that remain of an efficient leg
         self.register_buffer("fast_step", torch.ones(()))  # of the latent, where none is learned
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """[..., H, A] scaled action blocks from latents [..., F] toward goals [..., F] of which so
+        """[..., H, A] scaled action blocks from starts [..., S] toward goals [..., F] of which so
         much remains [...]: of these three inputs."""
         start, goal, remaining = inputs
         steps = remaining.float().clamp(min=1).minimum(self.most)[..., None]
@@ -163,16 +173,14 @@ class GCIVL(Policy):
     Q-learning (Kostrikov et al., 2022), its goal-conditioned form in HIQL (Park et al., 2023) and
     OGBench (Park et al., 2025)."""
 
-    def __init__(self, latent: int, action: int, settings: HeadSettings) -> None:
-        super().__init__(latent, action, settings)
-        width = settings.width
-        self.values = nn.ModuleList(
-            mlp(2 * latent, 1, width, depth=3, norm=True) for _ in range(2)
-        )
+    def __init__(self, sizes: PolicySizes, settings: HeadSettings) -> None:
+        super().__init__(sizes, settings)
+        inputs, width = sizes.start + sizes.goal, settings.width
+        self.values = nn.ModuleList(mlp(inputs, 1, width, depth=3, norm=True) for _ in range(2))
         self.targets = copy.deepcopy(self.values).requires_grad_(False)
 
     def value(self, start: Tensor, goal: Tensor, *, target: bool = False) -> Tensor:
-        """[2, ...] what each network says of latents [..., F] and goals [..., F]."""
+        """[2, ...] what each network says of starts [..., S] and goals [..., F]."""
         both = torch.cat([start, goal], -1).float()
         with exact(both.device):  # an advantage is the difference of two large numbers
             each = [net(both)[..., 0] for net in (self.targets if target else self.values)]

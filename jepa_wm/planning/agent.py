@@ -245,7 +245,7 @@ class Agent:
         policy, horizon = self.settings.policy, self.settings.mpc.horizon
         if policy is None:
             return None
-        toward = self.model.propose(context.now, context.goal_latent(), horizon, policy=policy)
+        toward = self.model.propose(context.latents, context.goal_latent(), horizon, policy=policy)
         return self.space.to_plan(toward).cpu()
 
     def _staying(self) -> Tensor | None:

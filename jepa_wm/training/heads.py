@@ -56,14 +56,18 @@ def heads(run: Run, seed: int, data_path: str | None, train: HeadsTraining) -> d
     )  # fmt: skip
 
     # The latents are frozen, so that all heads are one task over the same batches.
-    legs = LegSampler(taught)
-    fresh = make_heads(settings.sizes, model, taught, legs).to(dist().device)
+    sizes = settings.sizes
+    if sizes.policy_frames is None:
+        sizes = sizes.model_copy(update={"policy_frames": model.context_frames})
+    legs = LegSampler(taught, frames=sizes.policy_frames or 1)
+    fresh = make_heads(sizes, model, taught, legs).to(dist().device)
     seconds = fit(run, heads_task(fresh, taught, legs, settings, precision), settings, train)
 
     # Scored on every rank, before they are moved for saving: judging asks the device.
     fresh.eval()
     scores = judge(fresh, heldout, taught, precision)
-    scores |= judge_policies(fresh, LegSampler(heldout, fast_step=legs.fast_step), legs, precision)
+    unseen = LegSampler(heldout, frames=legs.frames, fast_step=legs.fast_step)
+    scores |= judge_policies(fresh, unseen, legs, precision)
     if dist().first:
         fresh.cpu().save(run.stage_dir("heads"))
     reads = states_read(model.settings.latent.read_states)

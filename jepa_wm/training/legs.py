@@ -1,8 +1,8 @@
 """What policies toward goals are trained on, as pure functions of the step: legs of episodes, each
 with whether it is efficient.
 
-B samples, T frames, F numbers that policies read, N latent tokens of width D, R frames of a
-file."""
+B samples, T frames, C frames seen, F numbers that policies read of a goal and S of a start, N
+latent tokens of width D, R frames of a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jepa_wm.models.latent_model import moved_before
 from jepa_wm.models.policies import Legs
 from jepa_wm.training.samples import Samples, on_device
 
@@ -25,10 +26,12 @@ class LegSampler:
     the length of the path where it was fitted to paths. Where none was learned, it is the path,
     beside the straight line in the latent."""
 
-    def __init__(self, samples: Samples, *, fast_step: float | None = None) -> None:
-        """Of held-out samples, paths are measured in the `fast_step` of those that were trained
-        on, as distances are."""
-        self.samples, self.model = samples, samples.model
+    def __init__(
+        self, samples: Samples, *, frames: int = 1, fast_step: float | None = None
+    ) -> None:
+        """Starts are read off `frames`, a model step apart. Of held-out samples, paths are
+        measured in the `fast_step` of those that were trained on, as distances are."""
+        self.samples, self.model, self.frames = samples, samples.model, frames
         self.fast_step = 1.0  # of the latent, in whose units a straight line is measured
         self._path: Tensor | None = None  # [R]
         distance = self.model.distance
@@ -46,16 +49,22 @@ class LegSampler:
         episode, (first, last), blocks = episode[part], frames[:, part], blocks[part]
         steps = (last - first) // skip
 
-        # Four frames a leg, all as an agent believes them that stands at the first.
-        of = np.stack([episode, episode, episode, value_episode], 1)
-        inputs, apart = self._read(of, np.stack([first, first + skip, last, value_goal], 1))
+        # All as an agent believes them that stands at the start, and has seen no frame before the
+        # episode's first.
+        back = skip * np.arange(self.frames - 1, -1, -1)
+        seen, later = (
+            np.maximum(at[:, None] - back, at[:, None] % skip) for at in (first, first + skip)
+        )
+        shown = np.concatenate([seen, later, np.stack([last, value_goal], 1)], 1)
+        of = np.repeat(np.stack([episode, value_episode], 1), [2 * self.frames + 1, 1], axis=1)
+        starts, goals, apart = self._read(of, shown)
         passed = self._passed(episode, first, last, steps)
         most, same = (1 + SLACK) * apart + ALLOWANCE, episode == value_episode
         return Legs(
-            start=inputs[:, 0],
-            after=inputs[:, 1],
-            goal=inputs[:, 2],
-            value_goal=inputs[:, 3],
+            start=starts[:, 0],
+            after=starts[:, 1],
+            goal=goals[:, 0],
+            value_goal=goals[:, 1],
             at_value_goal=on_device(same & (first == value_goal)),
             after_at_value_goal=on_device(same & (first + skip == value_goal)),
             blocks=self.model.scaled(on_device(blocks)),
@@ -67,21 +76,24 @@ class LegSampler:
         )
 
     @torch.no_grad()
-    def _read(self, episodes: np.ndarray, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(what policies read [B, T, F] of frames [B, T], the distance [B] from the first to the
-        third, which is its goal)."""
-        model, latents = self.model, self.samples.latents
-        own, standing, goal = episodes[:, 0], frames[:, 0], frames[:, 2]
+    def _read(self, episodes: np.ndarray, frames: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """(starts [B, 2, S], goals [B, 2, F], the distance [B] from the first start to the first
+        goal) of frames [B, T]: C seen up to the one start, C up to the other, then both goals."""
+        model, latents, c = self.model, self.samples.latents, self.frames
+        own, standing, goal = episodes[:, 0], frames[:, c - 1], frames[:, 2 * c]
+        ends = [c - 1, 2 * c - 1, 2 * c, 2 * c + 1]
         if not model.latent.map_dim:
-            read = on_device(latents.flat_together(own, frames, standing, goal, of=episodes))
-            return read, self._apart(read)
-
-        # Of a map the field is made once a leg: all four have the same.
-        at = on_device(latents.together(own, frames, standing, goal, of=episodes))
-        field = model.map_field(at[:, 2])
-        around = None if field is None else field[:, None]
-        compared = model.flat(at) if field is None else model.distance_input(at, around)
-        return model.policy_input(at, around), self._apart(compared)
+            flat = on_device(latents.flat_together(own, frames, standing, goal, of=episodes))
+            inputs = compared = flat[:, ends]
+        else:
+            # Of a map the field is made once a leg: all have the same.
+            at = on_device(latents.together(own, frames, standing, goal, of=episodes))
+            flat, at, field = model.flat(at), at[:, ends], model.map_field(at[:, 2 * c])
+            around = None if field is None else field[:, None]
+            compared = model.flat(at) if field is None else model.distance_input(at, around)
+            inputs = model.policy_input(at, around)
+        moves = moved_before(flat[:, : 2 * c].unflatten(1, (2, c)), c)
+        return torch.cat([inputs[:, :2], moves], -1), inputs[:, 2:], self._apart(compared)
 
     def _apart(self, compared: Tensor) -> Tensor:
         """[B] the distance from the first to the third of what it reads [B, T, F]."""

@@ -194,13 +194,17 @@ class WorldModel(nn.Module):
             return head(self.latent_model.flat(latents))
 
     @torch.no_grad()
-    def propose(self, start: Tensor, goal: Tensor, horizon: int, *, policy: str) -> Tensor:
-        """[B, H, A] raw action blocks from latents start [B, N, D] toward goal [B, N, D], by a
-        policy alone. Both are to be believed together. UserError where it was not trained."""
-        model, played = self.latent_model, self.needed_policy(policy)
-        with autocast(start.device, self.encoder.precision):
+    def propose(self, seen: Tensor, goal: Tensor, horizon: int, *, policy: str) -> Tensor:
+        """[B, H, A] raw action blocks from the last of latents seen [B, C, N, D], a model step
+        apart, toward goal [B, N, D], by a policy alone. All are to be believed together. UserError
+        where it was not trained."""
+        model, played, heads = self.latent_model, self.needed_policy(policy), self.heads
+        assert heads is not None
+        with autocast(seen.device, self.encoder.precision):
             field = model.map_field(goal)
-            inputs = [model.policy_input(latents, field) for latents in (start, goal)]
+            start = seen[:, -1]
+            read = model.policy_start(seen, field, heads.policy_frames)
+            inputs = [read, model.policy_input(goal, field)]
             if isinstance(played, GCIDM):
                 if model.distance is None:
                     remaining = played.straight(model.flat(start), model.flat(goal))
