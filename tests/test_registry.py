@@ -143,7 +143,7 @@ def test_a_name_is_taken_once():
     assert SOLVERS.register("cem")(CEM) is CEM
 
 
-@pytest.mark.parametrize("name", ["search", "oracle", "idle", "true_cost"])
+@pytest.mark.parametrize("name", ["search", "oracle", "shortest_way", "idle", "true_cost"])
 def test_a_policy_takes_no_other_row_of_results(name):
     with pytest.raises(ValueError, match=f"cannot be named '{name}': in results .* another row"):
         POLICIES.register(name)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _OWN = ("gcbc", "gc_idm", "gcivl")
 # Rows beside policies: what evaluations compare them with.
 _OTHERS = (
-    "search", "oracle", "random", "random_encoder", "straight_line", "idle", "recorded",
+    "search", "oracle", "random", "random_encoder", "straight_line", "shortest_way",
+    "joint_control", "idle", "recorded",
     "mean_action", "another_window", "no_motion", "more_search", "search_by_costs",
     "true_dynamics", "true_cost",
 )  # fmt: skip
